@@ -1,0 +1,1 @@
+"""Questions about open checkpoints; answers are data."""

@@ -1,0 +1,145 @@
+"""The one place where bytes become arrays: element types as numpy and torch spell them.
+
+numpy and ml_dtypes take 0.1 s to import and torch 2 s, so both are imported when an array is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DType
+from ckptconv.errors import MissingExtraError, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ckptconv.core.tensor import LazyTensor
+
+NUMPY_NAMES: dict[DType, str] = {
+    DType.F64: "float64",
+    DType.F32: "float32",
+    DType.F16: "float16",
+    DType.BF16: "ml_dtypes.bfloat16",
+    DType.F8_E5M2: "ml_dtypes.float8_e5m2",
+    DType.F8_E4M3: "ml_dtypes.float8_e4m3fn",
+    DType.F8_E5M2FNUZ: "ml_dtypes.float8_e5m2fnuz",
+    DType.F8_E4M3FNUZ: "ml_dtypes.float8_e4m3fnuz",
+    DType.F8_E8M0: "ml_dtypes.float8_e8m0fnu",
+    DType.F6_E2M3: "ml_dtypes.float6_e2m3fn",
+    DType.F6_E3M2: "ml_dtypes.float6_e3m2fn",
+    DType.F4: "ml_dtypes.float4_e2m1fn",
+    DType.I64: "int64",
+    DType.I32: "int32",
+    DType.I16: "int16",
+    DType.I8: "int8",
+    DType.I4: "ml_dtypes.int4",
+    DType.I2: "ml_dtypes.int2",
+    DType.U64: "uint64",
+    DType.U32: "uint32",
+    DType.U16: "uint16",
+    DType.U8: "uint8",
+    DType.U4: "ml_dtypes.uint4",
+    DType.U2: "ml_dtypes.uint2",
+    DType.BOOL: "bool",
+    DType.C128: "complex128",
+    DType.C64: "complex64",
+}
+"""numpy's dtype for each of ours; ``ml_dtypes.`` where that package brings it. C32 has none."""
+
+TORCH_NAMES: dict[DType, str] = {
+    DType.F64: "float64",
+    DType.F32: "float32",
+    DType.F16: "float16",
+    DType.BF16: "bfloat16",
+    DType.F8_E5M2: "float8_e5m2",
+    DType.F8_E4M3: "float8_e4m3fn",
+    DType.F8_E5M2FNUZ: "float8_e5m2fnuz",
+    DType.F8_E4M3FNUZ: "float8_e4m3fnuz",
+    DType.F8_E8M0: "float8_e8m0fnu",
+    DType.F4: "float4_e2m1fn_x2",
+    DType.I64: "int64",
+    DType.I32: "int32",
+    DType.I16: "int16",
+    DType.I8: "int8",
+    DType.U64: "uint64",
+    DType.U32: "uint32",
+    DType.U16: "uint16",
+    DType.U8: "uint8",
+    DType.BOOL: "bool",
+    DType.C128: "complex128",
+    DType.C64: "complex64",
+    DType.C32: "complex32",
+}
+"""torch's dtype for each of ours. F4 holds two elements in one of torch's (``_x2``)."""
+
+
+def numpy_dtype(dtype: DType) -> np.dtype[Any]:
+    """Numpy's dtype. Raises UnsupportedError where numpy and ml_dtypes have none."""
+    import ml_dtypes
+    import numpy as np
+
+    name = NUMPY_NAMES.get(dtype)
+    if name is None:
+        raise UnsupportedError(f"numpy has no element type for {dtype}", hint="read its bytes with .read()")
+    package, _, plain = name.rpartition(".")
+    return np.dtype(getattr(ml_dtypes, plain) if package else plain)
+
+
+def from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...] | int) -> np.ndarray[Any, Any]:
+    """A part of an image as a numpy array. Elements under 8 bits are unpacked to one byte each, as ml_dtypes has them."""
+    import numpy as np
+
+    target = numpy_dtype(dtype)
+    if dtype.bits in (2, 4):
+        count = len(data) * 8 // dtype.bits
+        raw = np.frombuffer(data, dtype=np.uint8)
+        shifts = np.arange(0, 8, dtype.bits, dtype=np.uint8)
+        wanted = int(np.prod(shape, dtype=np.int64))
+        codes = ((raw[:, None] >> shifts) & ((1 << dtype.bits) - 1)).reshape(count)[:wanted]
+        if dtype.kind == "int":  # ml_dtypes keeps these sign-extended
+            half = 1 << (dtype.bits - 1)
+            codes = ((codes ^ half) - np.uint8(half)).astype(np.uint8)
+        return codes.view(target).reshape(shape)
+    if dtype.bits == 6:
+        return _unpack_6(np.frombuffer(data, dtype=np.uint8), shape).view(target)
+    if sys.byteorder == "big":
+        return np.frombuffer(data, dtype=target.newbyteorder("<")).astype(target).reshape(shape)
+    return np.frombuffer(data, dtype=target).reshape(shape)
+
+
+def _unpack_6(raw: np.ndarray[Any, Any], shape: tuple[int, ...] | int) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    bits = np.unpackbits(raw, bitorder="little")
+    wanted = int(np.prod(shape, dtype=np.int64))
+    six = bits[: wanted * 6].reshape(wanted, 6)
+    return (six << np.arange(6, dtype=np.uint8)).sum(axis=1, dtype=np.uint8).reshape(shape)
+
+
+def to_numpy(tensor: LazyTensor) -> np.ndarray[Any, Any]:
+    """The whole tensor as a numpy array of its own memory; read-only where that saves a copy."""
+    return from_bytes(tensor.read(), tensor.info.dtype, tensor.info.shape)
+
+
+def to_torch(tensor: LazyTensor, device: str = "cpu") -> torch.Tensor:
+    """The whole tensor as a torch tensor on `device`. Raises MissingExtraError, UnsupportedError."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torch", "verify") from error
+    info = tensor.info
+    name = TORCH_NAMES.get(info.dtype)
+    if name is None:
+        raise UnsupportedError(f"torch has no element type for {info.dtype}", hint="read its bytes with .read()")
+    shape = info.shape
+    if info.dtype is DType.F4:
+        shape = (*shape[:-1], shape[-1] // 2)
+    if info.nbytes == 0:
+        return torch.empty(shape, dtype=getattr(torch, name), device=device)
+    data = tensor.read()
+    if data.readonly:  # torch warns about memory that it must not write to
+        data = memoryview(bytearray(data))
+    flat = torch.frombuffer(data, dtype=torch.uint8)
+    return flat.view(getattr(torch, name)).reshape(shape).to(device)

@@ -1,0 +1,237 @@
+"""A checkpoint: the model's tensors by name, and everything else that the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
+from ckptconv.core.spelling import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+    from types import TracebackType
+
+    from ckptconv.core.report import Finding
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+
+
+class OpenFile(Protocol):
+    """What a checkpoint's tensors are read from, as far as `core` has to know it."""
+
+    def close(self) -> None: ...
+
+    def check_unchanged(self) -> None: ...
+
+
+MetaDict = dict["Hashable", MetaNode]
+"""Metadata by top-level key: strings nearly always; positions where the file's root was a list or a tuple."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNote:
+    """Bookkeeping of one tensor: whether it was an ``nn.Parameter``, its ``requires_grad``, the device it was on."""
+
+    parameter: bool = False
+    requires_grad: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalUse:
+    """A name that a pickle mentions, and whether loading the file with `pickle` would call it."""
+
+    name: str
+    called: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Bookkeeping: kept where the target can, shown by `inspect`, never part of digest, equality or diff.
+
+    source:     the format that the values first came from.
+    tensors:    notes of the tensors that have any, by name.
+    strides:    strides in elements, of tensors that were not C-contiguous.
+    attributes: Python attributes that were set on a tensor, by its name.
+    globals:    what the pickle names.
+    arch:       which architecture spec this is, with which params.
+    digest:     the content digest that was recorded in the file, unchecked.
+    """
+
+    source: str = ""
+    tensors: Mapping[str, TensorNote] = field(default_factory=dict)
+    strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, MetaNode] = field(default_factory=dict)
+    globals: tuple[GlobalUse, ...] = ()
+    arch: MetaNode = None
+    digest: str | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """The notes as `inspect --json` shows them."""
+        document: dict[str, Json] = {
+            "source": self.source,
+            "parameters": [name for name, note in self.tensors.items() if note.parameter],
+            "requires_grad": [name for name, note in self.tensors.items() if note.requires_grad],
+            "devices": {name: note.device for name, note in self.tensors.items() if note.device != "cpu"},
+            "strides": {name: list(strides) for name, strides in self.strides.items()},
+            "attributes": {name: to_json(node) for name, node in self.attributes.items()},
+            "arch": to_json(self.arch),
+            "digest": self.digest,
+        }
+        return {key: value for key, value in document.items() if value not in (None, "", [], {})}
+
+
+class Checkpoint(Mapping[str, "LazyTensor"]):
+    """The model's own tensors, under the state_dict's names and in its order. A context manager.
+
+    extras:   tensors outside the state_dict (an optimizer's), named by their path.
+    root:     the whole file as a metadata tree in which `StateDict` stands for the model's tensors and
+              `TensorRef` for single ones. `metadata` is this tree without the model's tensors.
+    format:   the reader's name.
+    findings: what the reader noticed and could live with.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, LazyTensor],
+        *,
+        extras: Mapping[str, LazyTensor] | None = None,
+        root: MetaNode = StateDict(),  # noqa: B008 (frozen)
+        format: str = "",
+        notes: Notes = Notes(),
+        findings: tuple[Finding, ...] = (),
+        file: OpenFile | None = None,
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.extras: dict[str, LazyTensor] = dict(extras or {})
+        self.root = root
+        self.format = format
+        self.notes = notes
+        self.findings = findings
+        self._file = file
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; tensors can no longer be read. Closing twice is harmless."""
+        if self._file is not None:
+            self._file.close()
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if the file was written to since it was opened."""
+        if self._file is not None:
+            self._file.check_unchanged()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.format}: {len(self)} tensors, {len(self.extras)} extras>"
+
+    @property
+    def all_tensors(self) -> dict[str, LazyTensor]:
+        """The model's tensors, then the extras; no name is in both."""
+        return {**self._tensors, **self.extras}
+
+    @property
+    def metadata(self) -> MetaDict:
+        """Everything that is neither a tensor of the model nor bookkeeping, by top-level key."""
+        match without_model(self.root, self._tensors.keys()):
+            case dict() as entries:
+                return dict(entries)
+            case list() | tuple() as entries:
+                return {i: entry for i, entry in enumerate(entries) if entry is not _NOTHING}
+            case _:
+                return {}
+
+    @property
+    def ties(self) -> list[list[str]]:
+        """Groups of two and more names that share one tensor, in the order of their first names."""
+        groups: dict[Hashable, list[str]] = {}
+        for name, tensor in self.all_tensors.items():
+            if tensor.alias is not None:
+                groups.setdefault(tensor.alias, []).append(name)
+        return [names for names in groups.values() if len(names) > 1]
+
+    @property
+    def tied_to(self) -> dict[str, str]:
+        """Every tied name that is not the first of its group, with that first name."""
+        return {name: names[0] for names in self.ties for name in names[1:]}
+
+    def bare(self) -> Checkpoint:
+        """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
+        kept = [node for _, node in walk(self.root) if isinstance(node, StateDict)]
+        hole = kept[0] if len(kept) == 1 else StateDict()
+        notes = replace(
+            self.notes,
+            tensors={name: note for name, note in self.notes.tensors.items() if name in self._tensors},
+            strides={name: strides for name, strides in self.notes.strides.items() if name in self._tensors},
+            attributes={},
+            globals=(),
+            digest=None,
+        )
+        root = StateDict(container=hole.container, versions=hole.versions)
+        return Checkpoint(self._tensors, root=root, format=self.format, notes=notes, findings=self.findings)
+
+    def with_metadata(self, values: Mapping[str, MetaNode]) -> Checkpoint:
+        """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata."""
+        if not values:
+            return self
+        match self.root:
+            case dict() as root:
+                changed: MetaNode = type(root)(root) if type(root) is dict else root.copy()
+                assert isinstance(changed, dict)
+                changed.update(values)
+            case StateDict() | TensorRef():
+                changed = {**values, "state_dict": self.root}
+            case _:
+                changed = {**values, "data": self.root}
+        return Checkpoint(
+            self._tensors,
+            extras=self.extras,
+            root=changed,
+            format=self.format,
+            notes=replace(self.notes, digest=None),
+            findings=self.findings,
+        )
+
+
+_NOTHING = object()
+
+
+def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaNode:
+    """The tree without the model's tensors; a container that held nothing else goes with them."""
+    match node:
+        case StateDict(plain=plain):
+            return {key: value for _, key, value in plain} or _NOTHING
+        case TensorRef(name) if name in model:  # type: ignore[operator]
+            return _NOTHING
+        case dict():
+            kept = {key: without_model(value, model) for key, value in node.items()}
+            if all(kept[key] is value for key, value in node.items()):
+                return node
+            left = {key: value for key, value in kept.items() if value is not _NOTHING}
+            return (type(node)(left) if type(node) is not dict and not hasattr(node, "default_factory") else left) or (
+                _NOTHING
+            )
+        case list() | tuple():
+            entries = [without_model(child, model) for child in node]
+            if all(new is old for new, old in zip(entries, node, strict=True)):
+                return node
+            return entries if any(entry is not _NOTHING for entry in entries) else _NOTHING
+        case _:
+            return node

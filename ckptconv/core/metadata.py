@@ -1,0 +1,220 @@
+"""The metadata tree: everything in a checkpoint that is neither a tensor nor bookkeeping, with its types.
+
+A node is one of
+
+    None bool int float complex str bytes bytearray
+    list tuple set frozenset dict OrderedDict defaultdict Counter        (Python's own)
+    TorchSize TorchValue NumpyScalar NumpyArray                          (values of other libraries, as data)
+    TensorRef                                                            (stands for a tensor of the checkpoint)
+    StateDict                                                            (stands for the model's tensors)
+    Opaque                                                               (a class that we refuse to build, as data)
+
+Nodes are data: holding one imports neither torch nor numpy. Trees have no cycles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+MetaNode = object
+"""Any node of the list above. Python's type system cannot say this recursive, invariant union usefully."""
+
+Key = object
+"""A dictionary key or a sequence index on the path to a node."""
+
+
+class TorchSize(tuple[int, ...]):
+    """A ``torch.Size``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"torch.Size({list(self)})"
+
+
+@dataclass(frozen=True, slots=True)
+class TorchValue:
+    """A named torch constant or a device: ``TorchValue("dtype", "float32")``, ``TorchValue("device", "cuda:0")``."""
+
+    kind: Literal["dtype", "device", "layout", "qscheme", "memory_format"]
+    name: str
+
+    def __repr__(self) -> str:
+        return f"torch.device({self.name!r})" if self.kind == "device" else f"torch.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyScalar:
+    """A numpy scalar: its dtype as numpy's array protocol spells it (``"<f8"``), and its bytes."""
+
+    dtype: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyArray:
+    """A numpy array of a plain dtype; `data` is in C order, or in Fortran order if `fortran`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+    fortran: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """Stands where a tensor stood; `name` is its name in the checkpoint or its extras."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Stands in a written file for bytes that are kept in the tensor `name`; `like` is the value without its bytes."""
+
+    name: str
+    like: bytes | bytearray | NumpyArray
+
+
+Container = Literal["OrderedDict", "dict"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateDict:
+    """Stands where the model's tensors stood: those whose names start with `prefix`, in the checkpoint's order.
+
+    container: the type of the mapping.
+    plain:     what it held that is no tensor: (position among its entries, key, value).
+    versions:  its ``_metadata`` attribute (module versions), bookkeeping; None where it had none.
+    """
+
+    prefix: str = ""
+    container: Container = "OrderedDict"
+    plain: tuple[tuple[int, str, MetaNode], ...] = ()
+    versions: MetaNode = None
+
+
+How = Literal["named", "object", "constructed", "called"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Opaque:
+    """An object of a class that is not built here, as data.
+
+    name: ``module.qualified_name``.
+    how:  "named", only mentioned; "object", created without a call of its own (``__new__``);
+          "constructed", by a constructor known to be harmless; "called", by a call that would run code.
+    """
+
+    name: str
+    how: How
+    args: tuple[MetaNode, ...] = ()
+    kwargs: dict[str, MetaNode] = field(default_factory=dict)
+    state: MetaNode = None
+    items: list[MetaNode] = field(default_factory=list)
+    pairs: list[tuple[MetaNode, MetaNode]] = field(default_factory=list)
+
+
+FACTORIES: dict[str, Callable[[], object] | None] = {
+    "builtins.list": list,
+    "builtins.dict": dict,
+    "builtins.set": set,
+    "builtins.tuple": tuple,
+    "builtins.int": int,
+    "builtins.float": float,
+    "builtins.str": str,
+    "builtins.bool": bool,
+    "collections.OrderedDict": OrderedDict,
+}
+"""What a ``defaultdict`` may make; with any other factory it is Opaque."""
+
+FACTORY_NAMES = {factory: name for name, factory in FACTORIES.items()}
+
+
+def children(node: MetaNode) -> Iterator[tuple[Key, MetaNode]]:
+    """The nodes directly under `node`, each with its key; dictionary keys are not nodes of their own."""
+    match node:
+        case dict():
+            yield from node.items()
+        case TorchSize():
+            return
+        case list() | tuple() | set() | frozenset():
+            yield from enumerate(node)
+        case Opaque():
+            yield from ((f"args[{i}]", child) for i, child in enumerate(node.args))
+            yield from node.kwargs.items()
+            if node.state is not None:
+                yield "state", node.state
+            yield from ((f"items[{i}]", child) for i, child in enumerate(node.items))
+            yield from ((f"pairs[{key!r}]", child) for key, child in node.pairs)
+        case StateDict():
+            yield from ((key, value) for _, key, value in node.plain)
+
+
+def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], MetaNode]]:
+    """`node` and every node under it, parents first, each with its path."""
+    yield path, node
+    for key, child in children(node):
+        yield from walk(child, (*path, key))
+
+
+def spell_path(path: tuple[Key, ...]) -> str:
+    """A path for people: ``("hidden", 0, "a b")`` is ``hidden[0]['a b']``."""
+    parts: list[str] = []
+    for key in path:
+        if isinstance(key, str) and (key.isidentifier() or key.replace(".", "_").replace("[", "_").isidentifier()):
+            parts.append(f".{key}" if parts else key)
+        elif isinstance(key, str) and not parts:
+            parts.append(key)
+        else:
+            parts.append(f"[{key!r}]")
+    return "".join(parts)
+
+
+def rebuilt(node: MetaNode, replace: Callable[[MetaNode], MetaNode]) -> MetaNode:
+    """A copy of the tree with `replace` applied to every leaf that is no container."""
+
+    def again(child: MetaNode) -> MetaNode:
+        return rebuilt(child, replace)
+
+    match node:
+        case Counter():
+            return Counter({key: again(value) for key, value in node.items()})
+        case OrderedDict():
+            return OrderedDict((key, again(value)) for key, value in node.items())
+        case defaultdict():
+            return defaultdict(node.default_factory, {key: again(value) for key, value in node.items()})
+        case dict():
+            return {key: again(value) for key, value in node.items()}
+        case list():
+            return [again(child) for child in node]
+        case TorchSize() | set() | frozenset():
+            return node
+        case tuple():
+            return tuple(again(child) for child in node)
+        case Opaque():
+            return Opaque(
+                node.name,
+                node.how,
+                tuple(again(child) for child in node.args),
+                {key: again(child) for key, child in node.kwargs.items()},
+                again(node.state),
+                [again(child) for child in node.items],
+                [(key, again(child)) for key, child in node.pairs],
+            )
+        case StateDict():
+            plain = tuple((position, key, again(value)) for position, key, value in node.plain)
+            return StateDict(node.prefix, node.container, plain, node.versions)
+        case _:
+            return replace(node)
+
+
+def hashable(node: MetaNode) -> Hashable:
+    """`node` itself if it may be a dictionary key; raises TypeError otherwise."""
+    hash(node)
+    return node

@@ -1,0 +1,302 @@
+"""Metadata and bookkeeping in a format that holds nothing but strings.
+
+safetensors' ``__metadata__`` and ONNX's ``metadata_props`` map strings to strings. There we write
+
+    KEY       one readable string for each top-level key: text as it is, anything else as JSON
+    format    "pt", unless the checkpoint has a string under that key
+    DROPPED   for each tied name that is stored once: the name that it is stored under
+    ckptconv  the record: a JSON document with what those strings cannot say
+
+The record's keys, all optional but the first:
+
+    version        1
+    root           the metadata tree (spelled as in `ckptconv.core.spelling`); absent: a bare OrderedDict
+    refs           "model" where the tree's single tensors are the model's; else they are extras
+    ties           [[dropped, kept, position in the state_dict]…]
+    names          stored name → name, where the format refuses the name
+    encodings      name → {"dtype", "shape"} of tensors stored as another type
+    parameters, requires_grad       names, or "*" for all
+    devices, strides, attributes    by name
+    source, arch, digest
+
+Reading takes edits by other tools into account: a string that is unchanged stands for the typed value; a changed one is
+read as JSON and takes the old type where that is exact, else it stays a string; a new one is a string; a missing one
+is deleted. Keys that cannot be strings there (no str, ``ckptconv``, a tie's name) live in the record alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, walk
+from ckptconv.core.report import Finding
+from ckptconv.core.spelling import Json, dumps, from_json, to_json
+from ckptconv.errors import CorruptFileError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+KEY = "ckptconv"
+VERSION = 1
+FORMAT = "pt"
+
+_BARE = StateDict()
+
+
+def readable(value: MetaNode) -> str:
+    """The string that stands for a value in the eyes of other tools."""
+    if type(value) is str:
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return json.dumps(to_json(value), ensure_ascii=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A tensor stored as another type: what it really is."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Record:
+    """The record as data; `ties` are (dropped, kept, position)."""
+
+    root: MetaNode = _BARE
+    refs_are_model: bool = False
+    ties: list[tuple[str, str, int]] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    encodings: dict[str, Encoding] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
+    digest: str | None = None
+
+    def spell(self, tensors: Iterable[str]) -> str:
+        """The JSON document. `tensors` are all names, for saying "*" where a note holds for every one."""
+        everyone = set(tensors)
+        notes = self.notes
+        document: dict[str, Json] = {
+            "root": None if self.root == _BARE else to_json(self.root),
+            "refs": "model" if self.refs_are_model else None,
+            "ties": [list(tie) for tie in self.ties],
+            "names": self.names,
+            "encodings": {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in self.encodings.items()},
+            "parameters": _names([n for n, note in notes.tensors.items() if note.parameter], everyone),
+            "requires_grad": _names([n for n, note in notes.tensors.items() if note.requires_grad], everyone),
+            "devices": {name: note.device for name, note in notes.tensors.items() if note.device != "cpu"},
+            "strides": {name: list(strides) for name, strides in notes.strides.items()},
+            "attributes": {name: to_json(node) for name, node in notes.attributes.items()},
+            "source": notes.source,
+            "arch": to_json(notes.arch),
+            "digest": self.digest,
+        }
+        said = {key: value for key, value in document.items() if value not in (None, "", [], {})}
+        return dumps({"version": VERSION, **said})
+
+
+def _names(names: list[str], everyone: set[str]) -> Json:
+    return "*" if names and set(names) == everyone else names
+
+
+def parse(text: str) -> Record:
+    """Read a record. Raises UnsupportedError on a newer version, CorruptFileError on a malformed one."""
+    try:
+        document = json.loads(text)
+        version = document["version"]
+        if type(version) is not int or version < 1:
+            raise ValueError("its version is no number")
+        if version > VERSION:
+            raise UnsupportedError(
+                f"its record has version {version}, and this ckptconv knows up to {VERSION}",
+                hint="pip install --upgrade ckptconv",
+            )
+        return _parse(document)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(
+            f"the metadata key {KEY!r} holds no valid record: {error}",
+            hint="save the file again without that key; its tensors are not affected",
+        ) from error
+
+
+def _parse(document: dict[str, Any]) -> Record:
+    strides = {name: tuple(map(_int, value)) for name, value in document.get("strides", {}).items()}
+    notes = Notes(
+        source=_str(document.get("source", "")),
+        strides=strides,
+        attributes={name: from_json(node) for name, node in document.get("attributes", {}).items()},
+        arch=from_json(document.get("arch")),
+        digest=None if document.get("digest") is None else _str(document["digest"]),
+    )
+    flags = {key: document.get(key, []) for key in ("parameters", "requires_grad")}
+    devices = {name: _str(device) for name, device in document.get("devices", {}).items()}
+    named = {name for names in flags.values() for name in (names if names != "*" else ["*"])} | devices.keys()
+    tensors = {
+        _str(name): TensorNote(
+            _has(flags["parameters"], name), _has(flags["requires_grad"], name), devices.get(name, "cpu")
+        )
+        for name in sorted(named)
+    }
+    return Record(
+        root=from_json(document["root"]) if "root" in document else _BARE,
+        refs_are_model=document.get("refs") == "model",
+        ties=[(_str(dropped), _str(kept), _int(position)) for dropped, kept, position in document.get("ties", [])],
+        names={_str(stored): _str(name) for stored, name in document.get("names", {}).items()},
+        encodings={
+            name: Encoding(_str(e["dtype"]), tuple(map(_int, e["shape"])))
+            for name, e in document.get("encodings", {}).items()
+        },
+        notes=replace(notes, tensors=tensors),
+        digest=notes.digest,
+    )
+
+
+def _has(names: Json, name: str) -> bool:
+    return names == "*" or name in names
+
+
+def _str(value: Json) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no string")
+    return value
+
+
+def _int(value: Json) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def strings_of(record: Record, tensors: Iterable[str]) -> dict[str, str]:
+    """The string map for a checkpoint with this record: readable strings, format, ties, and the record itself."""
+    strings = {key: readable(value) for key, value in _visible(record)}
+    strings.setdefault("format", FORMAT)
+    strings |= tie_strings(record)
+    strings[KEY] = record.spell(tensors)
+    return strings
+
+
+def tie_strings(record: Record) -> dict[str, str]:
+    """The ties as the safetensors package notes them; names that cannot be strings there are in the record alone."""
+    return {
+        dropped: kept
+        for dropped, kept, _ in record.ties
+        if _is_utf8(dropped) and _is_utf8(kept) and dropped not in (KEY, "format")
+    }
+
+
+def _visible(record: Record) -> list[tuple[str, MetaNode]]:
+    """The top-level metadata that has a readable string of its own."""
+    if not isinstance(record.root, dict):
+        return []
+    hidden = {KEY, *(dropped for dropped, _, _ in record.ties)}
+    return [
+        (key, value)
+        for key, value in record.root.items()
+        if type(key) is str
+        and key not in hidden
+        and _is_utf8(key)
+        and not isinstance(value, StateDict)
+        and (key != "format" or type(value) is str)
+    ]
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def take_edits(record: Record, strings: Mapping[str, str]) -> MetaNode:
+    """The record's tree after what other tools did to the readable strings."""
+    known = dict(_visible(record))
+    reserved = {KEY, *(dropped for dropped, _, _ in record.ties)}
+    new = {key: text for key, text in strings.items() if key not in known and key not in reserved}
+    if new.get("format") == FORMAT:
+        del new["format"]
+    if not isinstance(record.root, dict):
+        return add_strings(record.root, new)
+    hidden = record.root.keys() - known.keys()
+    new = {key: text for key, text in new.items() if key not in hidden}
+    root = {
+        key: value if key not in known else _edited(strings[key], value)
+        for key, value in record.root.items()
+        if key not in known or key in strings
+    }
+    return _like(record.root, {**root, **new})
+
+
+def add_strings(root: MetaNode, strings: Mapping[str, str]) -> MetaNode:
+    """`root` with string metadata beside it; the root itself where there is none."""
+    if not strings:
+        return root
+    key = "state_dict" if isinstance(root, StateDict) else "data"
+    return {**strings, key: root}
+
+
+def _like(old: dict[Any, MetaNode], items: dict[Any, MetaNode]) -> MetaNode:
+    if type(old) is OrderedDict:
+        return OrderedDict(items)
+    if type(old) is dict:
+        return items
+    copy = old.copy()
+    copy.clear()
+    copy.update(items)
+    return copy
+
+
+def _edited(text: str, old: MetaNode) -> MetaNode:
+    if text == readable(old):
+        return old
+    if type(old) is str:
+        return text
+    try:
+        return _cast(from_json(json.loads(text)), old)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _cast(new: MetaNode, old: MetaNode) -> MetaNode:
+    """`new` as the old type where that is exact. Raises ValueError elsewhere."""
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
+        items = [_cast(item, old[min(i, len(old) - 1)]) if old else item for i, item in enumerate(new)]
+        return TorchSize(items) if isinstance(old, TorchSize) else type(old)(items)
+    if isinstance(old, (set, frozenset)) and isinstance(new, list):
+        return type(old)(new)
+    if isinstance(old, dict) and type(new) is dict:
+        return _like(old, {key: _cast(value, old[key]) if key in old else value for key, value in new.items()})
+    if type(old) is float and type(new) is int and float(new) == new:
+        return float(new)
+    if type(new) is not type(old):
+        raise ValueError("another type")
+    return new
+
+
+def prune(root: MetaNode, names: Mapping[str, object], findings: list[Finding]) -> MetaNode:
+    """The tree without references to tensors that are not in the file; each is a finding."""
+    missing = {node.name for _, node in walk(root) if isinstance(node, TensorRef) and node.name not in names}
+    for name in sorted(missing):
+        findings.append(
+            Finding("lost-tensor", "warning", name, f"the record mentions {name!r}, which is not in the file")
+        )
+    return _without(root, missing) if missing else root
+
+
+def _without(node: MetaNode, missing: set[str]) -> MetaNode:
+    def gone(child: MetaNode) -> bool:
+        return isinstance(child, TensorRef) and child.name in missing
+
+    match node:
+        case dict():
+            return _like(node, {key: _without(value, missing) for key, value in node.items() if not gone(value)})
+        case list():
+            return [None if gone(child) else _without(child, missing) for child in node]
+        case tuple() if not isinstance(node, TorchSize):
+            return tuple(None if gone(child) else _without(child, missing) for child in node)
+        case _:
+            return node
+
+
+def refs_are_model(checkpoint: Checkpoint) -> bool:
+    """Whether the single tensors in the checkpoint's tree are the model's own."""
+    return any(isinstance(node, TensorRef) and node.name in checkpoint for _, node in walk(checkpoint.root))

@@ -1,0 +1,54 @@
+"""What a check found: one result type for losses, validation, diff and verify."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found.
+
+    code:     a stable, lower-case word (``"tie"``, ``"shape-mismatch"``); never worded differently.
+    where:    the tensor, metadata path or file that it is about; "" for the whole checkpoint.
+    expected: what should be there; None where the code says it all.
+    found:    what is there.
+    message:  one line for people.
+    """
+
+    code: str
+    severity: Severity
+    where: str
+    message: str
+    expected: str | None = None
+    found: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """The finding as the JSON documents spell it."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+            "message": self.message,
+        }
+
+
+@dataclass(slots=True)
+class Report:
+    """Findings in the order they were made. Ask it for what you mean: it has no verdict of its own."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """The findings of one severity."""
+        return [finding for finding in self.findings if finding.severity == severity]
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether any finding is an error."""
+        return bool(self.of("error"))

@@ -1,0 +1,151 @@
+"""A tensor whose header is known and whose bytes have not been read.
+
+``tensor.info.shape`` is free; ``tensor.read()`` does I/O. Every tensor, however it lies in its file (transposed,
+expanded, big-endian), reads as *its image*: its elements in C order, little-endian, packed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    import numpy as np
+    import torch
+
+    from ckptconv.core.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a tensor's header says.
+
+    `shape` counts logical elements, also where several are packed into a byte. `nbytes` is the size of the image.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @classmethod
+    def of(cls, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
+        """The header of a plain (not block-quantised) tensor."""
+        return cls(dtype, shape, dtype.nbytes(prod(shape)))
+
+    @property
+    def numel(self) -> int:
+        """Number of elements; 1 for shape ``()``."""
+        return prod(self.shape)
+
+
+class SpanFile(Protocol):
+    """An open file as `core` knows it: something that `io` can read from, equal to itself alone."""
+
+    def read_at(self, offset: int, length: int) -> memoryview:
+        """Exactly `length` bytes at `offset`, in new memory."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteSpan:
+    """`length` bytes at `offset` of an open file, and the CRC-32 recorded for them (None: none was)."""
+
+    file: SpanFile
+    offset: int
+    length: int
+    crc32: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpanReader:
+    """Reads ranges of an image that lies in its file as one run."""
+
+    span: ByteSpan
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        return self.span.file.read_at(self.span.offset + start, stop - start)
+
+
+class RangeReader(Protocol):
+    """Bytes ``[start, stop)`` of a tensor's image, in memory O(stop - start)."""
+
+    def __call__(self, start: int, stop: int) -> memoryview: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of elements that one or several tensors view.
+
+    `span` holds `numel` units of `unit` bytes, elements of `dtype`. `swapped` units are big-endian in the file.
+    """
+
+    key: Hashable
+    span: ByteSpan
+    unit: int
+    numel: int
+    dtype: DType
+    swapped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a tensor lies in its storage; `offset` and `strides` count the storage's units.
+
+    `shape` is the stored shape: the logical one but for packed types, whose units hold several elements.
+    `conj` and `neg`: the storage holds the conjugate, the negative of the values (torch's lazy views).
+    """
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    conj: bool = False
+    neg: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LazyTensor:
+    """A tensor that has not been read.
+
+    info:      its header.
+    reader:    gives any range of its image.
+    span:      where its image lies in a file, when it lies there as one run; None otherwise.
+    alias:     equal for tied tensors; None is equal to nothing.
+    depends:   the file spans that its values come from, for checking their checksums.
+    placement: its view of a storage, for writers that keep strides and shared storage.
+    """
+
+    info: TensorInfo
+    reader: RangeReader
+    span: ByteSpan | None = None
+    alias: Hashable = None
+    depends: tuple[ByteSpan, ...] = field(default=(), repr=False)
+    placement: Placement | None = field(default=None, repr=False)
+
+    def read(self, start: int = 0, stop: int | None = None) -> memoryview:
+        """Bytes ``[start, stop)`` of the image: C order, little-endian, packed.
+
+        Costs I/O for that range and memory O(stop - start), whatever the strides. Checksums are not looked at.
+        Raises IndexError outside ``0 <= start <= stop <= nbytes``.
+        """
+        stop = self.info.nbytes if stop is None else stop
+        if not 0 <= start <= stop <= self.info.nbytes:
+            raise IndexError(f"range [{start}, {stop}) of a tensor of {self.info.nbytes} bytes")
+        return self.reader(start, stop) if start < stop else memoryview(b"")
+
+    def numpy(self) -> np.ndarray:
+        """The whole tensor as a numpy array (ml_dtypes' element types where numpy has none); maybe read-only."""
+        from ckptconv.core.arrays import to_numpy
+
+        return to_numpy(self)
+
+    def to_torch(self, device: str = "cpu") -> torch.Tensor:
+        """The whole tensor as a torch tensor on `device`."""
+        from ckptconv.core.arrays import to_torch
+
+        return to_torch(self, device)

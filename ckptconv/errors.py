@@ -1,0 +1,173 @@
+"""Every exception that ckptconv raises on purpose.
+
+    CkptconvError                 what is wrong, the file, a hint
+    ├── UsageError                the request makes no sense (an option, a name)
+    ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
+    │   ├── TargetExistsError     the target is there and --force was not given
+    │   └── SourceChangedError    the source was written to while it was being read
+    ├── UnknownFormatError        no format claims these bytes
+    ├── UnsupportedError          recognised, and refused by name
+    ├── CorruptFileError          the bytes contradict their own format
+    │   ├── DamagedTensorError    a tensor's bytes fail their recorded checksum
+    │   └── LimitError            a number in the file is past what any honest file needs
+    ├── UnsafeError               reading on would mean running code from the file
+    ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
+    ├── RejectedOutputError       the format's reference reader refused what we had written
+    ├── PluginError               an installed plug-in does not load
+    └── MissingExtraError         an optional package is needed and absent
+
+``str(error)`` is one line without the file's name. ``error.path`` is the file, ``error.hint`` what to do about it;
+``error.details`` are the lines that stand between the two (a list of losses, of colliding names).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
+    from ckptconv.core.report import Finding
+
+
+class CkptconvError(Exception):
+    """Base of every error that ckptconv raises on purpose."""
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | PathLike[str] | None = None,
+        hint: str | None = None,
+        details: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.hint = hint
+        self.details = tuple(details)
+
+    def at(self, path: str | PathLike[str]) -> CkptconvError:
+        """This error with the file named, where it had none yet."""
+        if self.path is None:
+            self.path = path
+        return self
+
+
+class UsageError(CkptconvError):
+    """The request makes no sense, whatever the file holds."""
+
+    code = "usage"
+
+
+class FileAccessError(CkptconvError):
+    """The operating system refused, or the path is not a file."""
+
+    code = "file-access"
+
+
+class TargetExistsError(FileAccessError):
+    """The target is there already and replacing it was not asked for."""
+
+    code = "target-exists"
+
+
+class SourceChangedError(FileAccessError):
+    """The source was written to, or cut, while it was being read."""
+
+    code = "source-changed"
+
+
+class UnknownFormatError(CkptconvError):
+    """No format claims these bytes."""
+
+    code = "unknown-format"
+
+
+class UnsupportedError(CkptconvError):
+    """The file is understood so far as to name what is not supported."""
+
+    code = "unsupported"
+
+
+class CorruptFileError(CkptconvError):
+    """The bytes contradict their own format."""
+
+    code = "corrupt"
+
+
+class LimitError(CorruptFileError):
+    """A number in the file is past what any honest file needs."""
+
+    code = "limit"
+
+
+class DamagedTensorError(CorruptFileError):
+    """A tensor's bytes do not match the checksum that its container recorded."""
+
+    code = "damaged-tensor"
+
+    def __init__(self, name: str, *, path: str | PathLike[str] | None = None) -> None:
+        super().__init__(
+            f"tensor {name!r} is damaged: its bytes fail their recorded CRC-32",
+            path=path,
+            hint="copy the file again from where it came",
+        )
+        self.name = name
+
+
+class UnsafeError(CkptconvError):
+    """Going on would mean trusting a call that the file asks for."""
+
+    code = "would-run-code"
+
+
+class LossError(CkptconvError):
+    """The target cannot give back all of the source."""
+
+    code = "loss"
+
+    def __init__(
+        self,
+        losses: Sequence[Finding],
+        *,
+        path: str | PathLike[str] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        count = len(losses)
+        super().__init__(
+            f"the target cannot hold everything: {count} loss{'es' if count != 1 else ''}, none agreed to",
+            path=path,
+            hint=hint,
+            details=[f"{loss.code}: {loss.message}" for loss in losses],
+        )
+        self.losses = tuple(losses)
+
+
+class RejectedOutputError(CkptconvError):
+    """The format's own reference reader refused what was written; the target is untouched."""
+
+    code = "rejected-output"
+
+
+class PluginError(CkptconvError):
+    """An installed plug-in does not load."""
+
+    code = "plugin"
+
+
+class MissingExtraError(CkptconvError):
+    """An optional package is needed and absent."""
+
+    code = "missing-extra"
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed",
+            hint=f"pip install 'ckptconv[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra

@@ -1,0 +1,154 @@
+"""What a format is: a passport of plain data, and the two functions that it names.
+
+Nothing here imports a format. A `Format` names its functions as ``"package.module:function"``, and they are imported
+when they are called for the first time; listing all formats costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+from ckptconv.core.dtypes import DType
+from ckptconv.errors import MissingExtraError, PluginError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.report import Finding
+    from ckptconv.io.source import Source
+    from ckptconv.io.target import Target
+
+MetadataSupport = Literal["typed", "record", "none"]
+"""How a format keeps metadata: with its own types; in our record; not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    """What a format can give back, which is what the preflight compares a checkpoint with.
+
+    dtypes:   element types, natively or by a recorded encoding.
+    metadata: see MetadataSupport.
+    extras:   tensors outside of the state_dict.
+    ties:     that two names share one tensor.
+    opaque:   objects of unknown classes, as data.
+    """
+
+    dtypes: Collection[DType] = field(default=(), repr=False)
+    metadata: MetadataSupport = "none"
+    extras: bool = False
+    ties: bool = False
+    opaque: bool = False
+
+
+class Claims(Protocol):
+    """Whether the file's bytes are of this format. Reads a few hundred bytes at most; raises nothing on foreign ones."""
+
+    def __call__(self, source: Source) -> bool: ...
+
+
+class Reader(Protocol):
+    """Open a checkpoint: headers only, no tensor byte is read. Raises CkptconvError on anything malformed."""
+
+    def __call__(self, source: Source) -> Checkpoint: ...
+
+
+class Writer(Protocol):
+    """Write a checkpoint into a target that is already open; the caller commits it.
+
+    What the format cannot hold has been agreed to by then. Before it returns, the format's reference reader has
+    accepted the file. Equal checkpoints give equal bytes.
+    """
+
+    def __call__(self, checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult: ...
+
+
+class Notices(Protocol):
+    """Findings of severity "info" about a file that would be written."""
+
+    def __call__(self, checkpoint: Checkpoint) -> list[Finding]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """What every writer is told.
+
+    plain:    leave out our record, where the format has one (the tensors' own needs excepted).
+    progress: called with bytes done and bytes in all.
+    """
+
+    plain: bool = False
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a writer did: bytes of the file, and the digest where it recorded one."""
+
+    nbytes: int
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The passport of a format.
+
+    name:     what ``--from`` and ``--to`` take.
+    summary:  one line for the table of formats.
+    suffixes: choose a format for a new file; never decide how an existing one is read.
+    magic:    (offset, bytes) pairs, any of which a file must match before `claims` is imported; empty: always asked.
+    claims:   reader: writer: ``"module:function"``; an empty writer means read-only.
+    notices:  an optional function from a checkpoint to findings that its writer wants said.
+    extra:    the pip extra that the functions need, "" for none.
+    """
+
+    name: str
+    summary: str
+    suffixes: tuple[str, ...]
+    claims: str
+    reader: str
+    writer: str = ""
+    magic: tuple[tuple[int, bytes], ...] = ()
+    holds: Holds = Holds()
+    notices: str = ""
+    extra: str = ""
+
+    def claims_file(self, source: Source) -> bool:
+        """Whether the file's bytes are of this format."""
+        if self.magic and not any(_starts(source, offset, magic) for offset, magic in self.magic):
+            return False
+        return cast("Claims", self._load(self.claims))(source)
+
+    def read(self, source: Source) -> Checkpoint:
+        """Open `source`, which stays open as long as the checkpoint is."""
+        return cast("Reader", self._load(self.reader))(source)
+
+    def write(self, checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
+        """Write into `target`. Raises UsageError where the format cannot be written."""
+        if not self.writer:
+            raise UsageError(f"the format {self.name!r} can be read but not written", hint="ckptconv formats")
+        return cast("Writer", self._load(self.writer))(checkpoint, target, options)
+
+    def notices_for(self, checkpoint: Checkpoint) -> list[Finding]:
+        """What a person should know about the file that would be written, although nothing is lost."""
+        return cast("Notices", self._load(self.notices))(checkpoint) if self.notices else []
+
+    def _load(self, reference: str) -> object:
+        module, _, function = reference.partition(":")
+        try:
+            return getattr(import_module(module), function)
+        except ModuleNotFoundError as error:
+            if self.extra and error.name and not error.name.startswith(module.partition(".")[0]):
+                raise MissingExtraError(error.name, self.extra) from error
+            raise self._broken(reference, error) from error
+        except (AttributeError, ImportError) as error:
+            raise self._broken(reference, error) from error
+
+    def _broken(self, reference: str, error: Exception) -> PluginError:
+        return PluginError(f"the format {self.name!r} names {reference!r}, which does not load: {error}")
+
+
+def _starts(source: Source, offset: int, magic: bytes) -> bool:
+    return offset + len(magic) <= source.size and bytes(source.read_at(offset, len(magic))) == magic

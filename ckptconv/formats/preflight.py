@@ -1,0 +1,83 @@
+"""What a target format cannot give back of a checkpoint, found before the first byte is written.
+
+One generic check against `Format.holds`; nothing here knows any format. A loss is an error-severity `Finding` whose
+code is what ``--allow-loss`` takes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import Opaque, spell_path, walk
+from ckptconv.core.report import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.base import Format
+
+CODES = ("metadata", "extras", "opaque", "tie", "dtype", "overflow")
+"""Every code of a loss."""
+
+
+def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
+    """Everything that writing `checkpoint` as `target` would lose; [] means that nothing is lost."""
+    holds = target.holds
+    found = _dtypes(checkpoint, target)
+    if not holds.ties:
+        for names in checkpoint.ties:
+            found.append(_loss("tie", names[0], f"{_list(names)} share one tensor; {target.name} stores it for each"))
+    if not holds.extras and checkpoint.extras:
+        found.append(
+            _loss(
+                "extras",
+                "",
+                f"{len(checkpoint.extras)} tensors outside of the state_dict: {_list(list(checkpoint.extras))}",
+            )
+        )
+    if holds.metadata == "none" and checkpoint.metadata:
+        found.append(_loss("metadata", "", f"the metadata: {_list([str(key) for key in checkpoint.metadata])}"))
+    return found + _opaque(checkpoint, keeps=holds.opaque)
+
+
+def _loss(code: str, where: str, message: str) -> Finding:
+    return Finding(code, "error", where, message)
+
+
+def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, tensor in checkpoint.all_tensors.items():
+        if tensor.info.dtype not in target.holds.dtypes:
+            names[tensor.info.dtype.name].append(name)
+    return [
+        _loss("dtype", where[0], f"{target.name} has no {dtype}; its bytes would be kept as U8: {_list(where)}")
+        for dtype, where in names.items()
+    ]
+
+
+def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
+    found = []
+    for path, node in walk(checkpoint.root):
+        if isinstance(node, Opaque) and node.how == "called":
+            where = spell_path(path)
+            found.append(
+                _loss("opaque", where, f"{where or 'the root'} is made by a call of {node.name}, which is not made")
+            )
+        elif isinstance(node, Opaque) and not keeps:
+            where = spell_path(path)
+            found.append(
+                _loss("opaque", where, f"{where or 'the root'} is a {node.name}, which would become a plain dict")
+            )
+    for name, attributes in checkpoint.notes.attributes.items():
+        if isinstance(attributes, dict) and "__class__" in attributes:
+            found.append(
+                _loss("opaque", name, f"{name!r} is of a tensor class of its own, which would become torch.Tensor")
+            )
+    return found
+
+
+def _list(names: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

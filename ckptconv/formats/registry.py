@@ -1,0 +1,116 @@
+"""Which formats there are, and which one a file is.
+
+The built-in table is data. Plug-ins announce theirs under the entry-point group ``ckptconv.formats``, each entry a
+`Format` or a sequence of them; they are loaded when one is asked for by name, or when no built-in format claims a file.
+A plug-in that does not load is named and passed over.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import PluginError, UnknownFormatError, UsageError
+from ckptconv.formats import safetensors, torch
+from ckptconv.formats.base import Format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptconv.io.source import Source
+
+GROUP = "ckptconv.formats"
+
+BUILTIN: tuple[Format, ...] = (*torch.FORMATS, *safetensors.FORMATS)
+
+_LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
+    (0, b"\x89HDF\r\n", "an HDF5 file (Keras, h5py)", "load it with its own framework, and save a state_dict"),
+    (0, b"GGUF", "a GGUF file", "convert it with the tools of llama.cpp"),
+    (0, b"\x93NUMPY", "a single numpy array", "torch.save({'name': tensor}, FILE) makes a checkpoint of it"),
+    (0, b"\x1f\x8b", "a gzip file", "gunzip it first"),
+    (0, b"\xfd7zXZ", "an xz file", "unxz it first"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first"),
+    (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
+    (0, b"<html", "a web page", "download the file itself; a login may be needed"),
+    (257, b"ustar", "a tar archive", "unpack it; torch before 0.1.12 wrote checkpoints like this"),
+    (0, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", "torch's format before 1.6, not read yet",
+     "torch.save(torch.load(FILE, weights_only=True), NEW) makes one that is"),
+    (0, b"\x80", "a bare pickle, not a torch checkpoint", "torch.save the state_dict in it"),
+)  # fmt: skip
+"""Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do)."""
+
+
+@cache
+def plugins() -> tuple[tuple[Format, ...], tuple[PluginError, ...]]:
+    """The formats of installed plug-ins, and an error for each that does not load."""
+    from importlib.metadata import entry_points
+
+    formats: list[Format] = []
+    errors: list[PluginError] = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            loaded = entry.load()
+            found = (loaded,) if isinstance(loaded, Format) else tuple(loaded)
+            if not all(isinstance(one, Format) for one in found):
+                raise TypeError("it is no Format")
+        except Exception as error:  # whatever someone else's package raises, the others still work
+            errors.append(PluginError(f"the plug-in {entry.name!r} ({entry.value}) does not load: {error}"))
+            continue
+        formats += found
+    return tuple(formats), tuple(errors)
+
+
+def all_formats() -> tuple[Format, ...]:
+    """Built-in formats, then those of plug-ins."""
+    return (*BUILTIN, *plugins()[0])
+
+
+def by_name(name: str) -> Format:
+    """The format of that name. Raises UsageError, with the nearest names."""
+    for known in (lambda: BUILTIN, all_formats):
+        for one in known():
+            if one.name == name:
+                return one
+    names = [one.name for one in all_formats()]
+    near = get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(names)}"
+    raise UsageError(f"there is no format {name!r}", hint=hint)
+
+
+def by_suffix(path: Path) -> Format:
+    """The format that a new file of this name gets. Raises UsageError."""
+    for known in (lambda: BUILTIN, all_formats):
+        for one in known():
+            if one.writer and path.name.lower().endswith(one.suffixes):
+                return one
+    known_suffixes = " ".join(suffix for one in all_formats() if one.writer for suffix in one.suffixes)
+    raise UsageError(
+        f"no format is known for the name {path.name!r}",
+        hint=f"use --to FORMAT, or one of the suffixes {known_suffixes}",
+    )
+
+
+def detect(source: Source) -> Format:
+    """The format that the file's bytes are of, whatever its name. Raises UnknownFormatError."""
+    for one in BUILTIN:
+        if one.claims_file(source):
+            return one
+    for one in plugins()[0]:
+        if one.claims_file(source):
+            return one
+    raise _unknown(source)
+
+
+def _unknown(source: Source) -> UnknownFormatError:
+    if source.size == 0:
+        return UnknownFormatError("the file is empty", hint="copy it again from where it came")
+    start = bytes(source.read_at(0, min(512, source.size)))
+    for offset, magic, what, hint in _LOOKALIKES:
+        if start[offset : offset + len(magic)] == magic:
+            return UnknownFormatError(f"this is {what}", hint=hint)
+    hint = "check that the download is complete; 'ckptconv formats' lists what is read"
+    if broken := plugins()[1]:
+        hint += f"; {broken[0].message}"
+    return UnknownFormatError("no known format starts like this file", hint=hint)

@@ -1,0 +1,69 @@
+"""Metadata too large for the header: bytes and arrays that are moved into tensors of their own.
+
+In the tree `Stored` stands in for such a value; the tensor is U8 and holds its bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.metadata import MetaNode, NumpyArray, Stored, rebuilt
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import LazyTensor, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+LARGE = 64 << 10
+"""Bytes above which a value leaves the header, where it would take a third more as base64."""
+
+NAME = "ckptconv.bytes."
+
+
+def move_out(root: MetaNode, taken: Container[str]) -> tuple[MetaNode, dict[str, LazyTensor]]:
+    """The tree with large values replaced, and the tensors that hold them."""
+    moved: dict[str, LazyTensor] = {}
+
+    def replaced(node: MetaNode) -> MetaNode:
+        data = node.data if isinstance(node, NumpyArray) else node
+        if not isinstance(data, (bytes, bytearray)) or len(data) <= LARGE:
+            return node
+        name = f"{NAME}{len(moved)}"
+        while name in taken:
+            name += "#"
+        moved[name] = _in_memory(bytes(data))
+        if isinstance(node, NumpyArray):
+            return Stored(name, replace(node, data=b""))
+        return Stored(name, type(data)())
+
+    return rebuilt(root, replaced), moved
+
+
+def _in_memory(data: bytes) -> LazyTensor:
+    return LazyTensor(TensorInfo.of(DType.U8, (len(data),)), lambda start, stop: memoryview(data)[start:stop])
+
+
+def restore(root: MetaNode, tensors: dict[str, LazyTensor], findings: list[Finding]) -> MetaNode:
+    """The tree with those values back in it, and their tensors taken out of `tensors`. Reads their bytes."""
+    used: set[str] = set()
+
+    def replaced(node: MetaNode) -> MetaNode:
+        if not isinstance(node, Stored):
+            return node
+        tensor = tensors.get(node.name)
+        if tensor is None:
+            message = f"the record keeps bytes in {node.name!r}, which is not in the file"
+            findings.append(Finding("lost-tensor", "warning", node.name, message))
+            return node.like
+        used.add(node.name)
+        data = bytes(tensor.read())
+        if isinstance(node.like, NumpyArray):
+            return replace(node.like, data=data)
+        return type(node.like)(data)
+
+    restored = rebuilt(root, replaced)
+    for name in used:
+        del tensors[name]
+    return restored

@@ -1,0 +1,176 @@
+"""The layout of a safetensors file.
+
+    8 bytes   u64 little-endian: length N of the header, N ≤ 100,000,000
+    N bytes   UTF-8 JSON object: name → {"dtype", "shape", "data_offsets": [begin, end]},
+              and "__metadata__" → an object of strings; may be padded with spaces
+    rest      the tensors' bytes, little-endian, C order; offsets count from here
+
+Refused: a name that comes twice, an unknown dtype, a size that is not the product of shape and width, overlaps, gaps,
+bytes after the last tensor. Unknown fields of a tensor are passed over, as the reference reader does.
+
+Source: github.com/huggingface/safetensors, README and safetensors/src/tensor.rs (0.8.0).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from math import prod
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.spelling import Json
+    from ckptconv.io.source import Source
+
+LENGTH = Struct("<Q")
+METADATA = "__metadata__"
+ALIGNMENT = 8
+"""Where the tensors start; with the wide types first, every tensor is aligned to its own width."""
+
+DTYPE_BY_CODE: dict[str, DType] = {
+    dtype.name: dtype
+    for dtype in (
+        DType.BOOL, DType.F4, DType.F6_E2M3, DType.F6_E3M2, DType.U8, DType.I8, DType.F8_E5M2, DType.F8_E4M3,
+        DType.F8_E5M2FNUZ, DType.F8_E4M3FNUZ, DType.F8_E8M0, DType.I16, DType.U16, DType.F16, DType.BF16, DType.I32,
+        DType.U32, DType.F32, DType.C64, DType.F64, DType.I64, DType.U64,
+    )
+}  # fmt: skip
+"""Every element type that the format has a code for; our names are its codes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One tensor of the header: `start` counts from the file's first byte."""
+
+    info: TensorInfo
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A parsed header: tensors in the order in which it names them, and its string metadata."""
+
+    slots: dict[str, Slot]
+    metadata: dict[str, str]
+
+
+def _bad(what: str) -> CorruptFileError:
+    return CorruptFileError(f"the safetensors header is invalid: {what}", hint="copy the file again from where it came")
+
+
+def claims(source: Source) -> bool:
+    """Whether the first bytes are a plausible length and the start of a JSON object."""
+    if source.size < LENGTH.size + 2:
+        return False
+    (length,) = LENGTH.unpack(source.read_at(0, LENGTH.size))
+    start = bytes(source.read_at(LENGTH.size, min(64, source.size - LENGTH.size)))
+    return length >= 2 and start.lstrip(b" ").startswith(b"{")
+
+
+def read_header(source: Source) -> Header:
+    """Read and check the header. Raises CorruptFileError, LimitError."""
+    if source.size < LENGTH.size:
+        raise _bad("the file is too short for its length")
+    (length,) = LENGTH.unpack(source.read_at(0, LENGTH.size))
+    if length > MAX_SAFETENSORS_HEADER:
+        raise LimitError(f"the header claims {length:,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}")
+    if LENGTH.size + length > source.size:
+        raise _bad(f"it claims {length:,} bytes, and the file has {source.size - LENGTH.size:,} after the length")
+    document = _parse(bytes(source.read_at(LENGTH.size, length)))
+    metadata = _metadata(document.pop(METADATA, {}))
+    if len(document) > MAX_TENSORS:
+        raise LimitError(f"the header names {len(document):,} tensors; the limit is {MAX_TENSORS:,}")
+    data_start = LENGTH.size + length
+    slots = {name: _slot(name, entry, data_start) for name, entry in document.items()}
+    _check_coverage(slots, data_start, source.size)
+    return Header(slots, metadata)
+
+
+def _parse(text: bytes) -> dict[str, Json]:
+    try:
+        document = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _bad(str(error) or "nested too deeply") from error
+    if not isinstance(document, dict):
+        raise _bad("it is no JSON object")
+    return document
+
+
+def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} comes twice")
+    return document
+
+
+def _metadata(entry: Json) -> dict[str, str]:
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise _bad(f"{METADATA} is no map of strings to strings")
+    return entry
+
+
+def _slot(name: str, entry: Json, data_start: int) -> Slot:
+    match entry:
+        case {"dtype": str() as code, "shape": list() as shape, "data_offsets": [int() as begin, int() as end]}:
+            pass
+        case _:
+            raise _bad(f"the entry of {name!r} lacks dtype, shape or data_offsets")
+    dtype = DTYPE_BY_CODE.get(code)
+    if dtype is None:
+        raise _bad(f"{name!r} has the unknown dtype {code!r}")
+    if not all(type(n) is int and 0 <= n <= MAX_DIM for n in (*shape, begin, end)) or len(shape) > MAX_RANK:
+        raise _bad(f"{name!r} has a shape or an offset out of range")
+    bits = prod(shape) * dtype.bits
+    if bits > MAX_DIM or bits % 8 or begin > end or (end - begin) * 8 != bits:
+        raise _bad(f"{name!r} has {end - begin:,} bytes, and {code} of shape {shape} takes {bits / 8:,.10g}")
+    return Slot(TensorInfo(dtype, tuple(shape), bits // 8), data_start + begin)
+
+
+def _check_coverage(slots: Mapping[str, Slot], data_start: int, size: int) -> None:
+    position = data_start
+    for name, slot in sorted(slots.items(), key=lambda item: (item[1].start, item[1].info.nbytes)):
+        if slot.start != position:
+            raise _bad(f"{name!r} {'overlaps the tensor before it' if slot.start < position else 'follows a gap'}")
+        position += slot.info.nbytes
+    if position != size:
+        more = size - position
+        raise _bad(f"{more:,} bytes follow the last tensor" if more > 0 else f"{-more:,} bytes are missing at the end")
+
+
+def arrange(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """Offsets within the data, by name: wide types first, then in the order given, so that all are aligned."""
+    offsets, position = {}, 0
+    for name, info in sorted(infos.items(), key=lambda item: -item[1].dtype.bits):
+        offsets[name] = position
+        position += info.nbytes
+    return {name: offsets[name] for name in infos}
+
+
+def spell_header(infos: Mapping[str, TensorInfo], offsets: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
+    """Length and header, padded. Raises LimitError where the header outgrows what the format allows."""
+    document: dict[str, Json] = {METADATA: dict(metadata)} if metadata else {}
+    for name, info in infos.items():
+        begin = offsets[name]
+        document[name] = {
+            "dtype": info.dtype.name,
+            "shape": list(info.shape),
+            "data_offsets": [begin, begin + info.nbytes],
+        }
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-(LENGTH.size + len(text)) % ALIGNMENT)
+    if len(text) > MAX_SAFETENSORS_HEADER:
+        raise LimitError(
+            f"the header would have {len(text):,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}",
+            hint="--bare leaves the metadata out",
+        )
+    return LENGTH.pack(len(text)) + text

@@ -1,0 +1,127 @@
+"""Reader of one safetensors file: the header, and our record where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core import record as records
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
+from ckptconv.core.record import Record
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.formats.safetensors.blobs import restore
+from ckptconv.formats.safetensors.encodings import can_decode
+from ckptconv.formats.safetensors.layout import Header, Slot, read_header
+
+if TYPE_CHECKING:
+    from ckptconv.io.source import Source
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the file: its header, and metadata that was too large for it; no tensor byte.
+
+    Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
+    """
+    header = read_header(source)
+    text = header.metadata.get(records.KEY)
+    if text is None or not text.startswith("{"):
+        return _foreign(source, header)
+    return _ours(source, header, records.parse(text))
+
+
+def _tensor(source: Source, name: str, slot: Slot, info: TensorInfo | None = None) -> LazyTensor:
+    span = ByteSpan(source, slot.start, slot.info.nbytes)
+    return LazyTensor(info or slot.info, SpanReader(span), span, (id(source), name), (span,))
+
+
+def _foreign(source: Source, header: Header) -> Checkpoint:
+    """A file that others wrote: its strings stay strings; ``format: pt`` alone is bookkeeping."""
+    findings: list[Finding] = []
+    strings = dict(header.metadata)
+    tensors = {name: _tensor(source, name, slot) for name, slot in header.slots.items()}
+    for dropped, kept in header.metadata.items():
+        if _looks_like_a_tie(dropped, kept, tensors):
+            tensors[dropped] = tensors[kept]
+            del strings[dropped]
+            findings.append(
+                Finding("tie", "info", dropped, f"{dropped!r} is read as tied to {kept!r}, as the metadata says")
+            )
+    if strings == {"format": records.FORMAT}:
+        strings = {}
+    root = records.add_strings(StateDict(), strings)
+    notes = Notes(source="safetensors")
+    return Checkpoint(tensors, root=root, format="safetensors", notes=notes, findings=tuple(findings), file=source)
+
+
+def _looks_like_a_tie(dropped: str, kept: str, tensors: dict[str, LazyTensor]) -> bool:
+    """How the package's `save_model` notes a tied name: the name, mapped to the one that is stored."""
+    same_end = dropped.rpartition(".")[2] == kept.rpartition(".")[2]
+    return "." in dropped and same_end and kept in tensors and dropped not in tensors
+
+
+def _ours(source: Source, header: Header, record: Record) -> Checkpoint:
+    findings: list[Finding] = []
+    tensors: dict[str, LazyTensor] = {}
+    for stored, slot in header.slots.items():
+        tensors[record.names.get(stored, stored)] = _decoded(source, stored, slot, record, findings)
+    root = restore(records.take_edits(record, header.metadata), tensors, findings)
+    tensors = _with_ties(tensors, record, findings)
+    root = records.prune(root, tensors, findings)
+    refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
+    outside = set() if record.refs_are_model else refs
+    model = {name: tensor for name, tensor in tensors.items() if name not in outside}
+    notes = replace(record.notes, tensors=_expand(record, tensors), digest=record.digest)
+    return Checkpoint(
+        model,
+        extras={name: tensors[name] for name in tensors if name in outside},
+        root=_with_room(root, model, refs),
+        format="safetensors",
+        notes=notes,
+        findings=tuple(findings),
+        file=source,
+    )
+
+
+def _decoded(source: Source, stored: str, slot: Slot, record: Record, findings: list[Finding]) -> LazyTensor:
+    encoding = record.encodings.get(record.names.get(stored, stored))
+    if encoding is None:
+        return _tensor(source, stored, slot)
+    dtype = DTYPES.get(encoding.dtype)
+    if dtype is None or not can_decode(slot.info, dtype, encoding.shape):
+        message = f"the record says {stored!r} is {encoding.dtype}, which its header contradicts; it is read as it lies"
+        findings.append(Finding("encoding", "warning", stored, message, encoding.dtype, slot.info.dtype.name))
+        return _tensor(source, stored, slot)
+    return _tensor(source, stored, slot, TensorInfo(dtype, encoding.shape, slot.info.nbytes))
+
+
+def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:
+    """The tensors with tied names back in their places."""
+    names = list(tensors)
+    for dropped, kept, position in sorted(record.ties, key=lambda tie: tie[2]):
+        if dropped in tensors or kept not in tensors:
+            message = f"the record ties {dropped!r} to {kept!r}, which the header contradicts; it is ignored"
+            findings.append(Finding("tie", "warning", dropped, message, expected=kept))
+            continue
+        tensors[dropped] = tensors[kept]
+        names.insert(position, dropped)
+    return {name: tensors[name] for name in names}
+
+
+def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, records.TensorNote]:
+    """Notes by name; what the record says of "*" holds for every tensor."""
+    noted = record.notes.tensors
+    everyone = noted.get("*")
+    if everyone is None:
+        return {name: note for name, note in noted.items() if name in tensors}
+    return {name: replace(everyone, device=noted[name].device) if name in noted else everyone for name in tensors}
+
+
+def _with_room(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:
+    """A tensor that another tool has added, in a file that had no state_dict, needs one to stand in."""
+    holes = [node.prefix for _, node in walk(root) if isinstance(node, StateDict)]
+    if all(name in refs or any(name.startswith(prefix) for prefix in holes) for name in model):
+        return root
+    return {**root, "state_dict": StateDict()} if type(root) is dict else {"data": root, "state_dict": StateDict()}

@@ -1,0 +1,119 @@
+"""Writer of one safetensors file.
+
+Everything is planned from headers: which names are stored, as what, where. Then the tensors are streamed to their
+places, the header goes in last, with the content digest, and the safetensors package has to open the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core import record as records
+from ckptconv.core.record import Encoding, Record
+from ckptconv.errors import RejectedOutputError
+from ckptconv.formats.base import WriteResult
+from ckptconv.formats.safetensors.blobs import move_out
+from ckptconv.formats.safetensors.encodings import stored_as
+from ckptconv.formats.safetensors.layout import METADATA, arrange, spell_header
+from ckptconv.io.digest import PLACEHOLDER, combine
+from ckptconv.io.stream import Job, Streamer
+
+if TYPE_CHECKING:
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.formats.base import WriteOptions
+    from ckptconv.io.target import Target
+
+
+@dataclass(slots=True)
+class Plan:
+    """What will be in the file: tensors by the name they are stored under, and the string metadata."""
+
+    stored: dict[str, LazyTensor]
+    infos: dict[str, TensorInfo]
+    record: Record
+    root: MetaNode
+    keeps_record: bool
+
+    def strings(self, digest: str | None) -> dict[str, str]:
+        """The file's ``__metadata__``."""
+        if self.keeps_record:
+            return records.strings_of(replace(self.record, root=self.root, digest=digest), self.infos)
+        return {"format": records.FORMAT, **records.tie_strings(self.record)}
+
+
+def plan(checkpoint: Checkpoint, *, plain: bool) -> Plan:
+    """Decide names, types and metadata. `plain` leaves the record out where the tensors can do without it."""
+    tensors = checkpoint.all_tensors
+    tied = checkpoint.tied_to
+    root, moved = move_out(checkpoint.root, tensors)
+    record = Record(refs_are_model=records.refs_are_model(checkpoint), notes=checkpoint.notes)
+    stored: dict[str, LazyTensor] = {}
+    infos: dict[str, TensorInfo] = {}
+    names: dict[str, str] = {}
+    for position, (name, tensor) in enumerate({**tensors, **moved}.items()):
+        if name in tied:
+            record.ties.append((name, tied[name], position))
+            continue
+        spelled = names[name] = _accepted(name, tensors)
+        info = stored_as(tensor.info)
+        stored[spelled], infos[spelled] = tensor, info
+        if spelled != name:
+            record.names[spelled] = name
+        if info != tensor.info:
+            record.encodings[name] = Encoding(tensor.info.dtype.name, tensor.info.shape)
+    return Plan(stored, infos, record, root, not plain or bool(record.names or record.encodings))
+
+
+def _accepted(name: str, taken: dict[str, LazyTensor]) -> str:
+    """The name as the format takes it: valid UTF-8, and not the header's own key."""
+    if _plain_text(name) and name != METADATA:
+        return name
+    spelled = name.encode("utf-8", "backslashreplace").decode("utf-8") + "#"
+    while spelled in taken:
+        spelled += "#"
+    return spelled
+
+
+def _plain_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
+    """Write the checkpoint. Raises LimitError (header past 100 MB), DamagedTensorError, RejectedOutputError."""
+    planned = plan(checkpoint, plain=options.plain)
+    offsets = arrange(planned.infos)
+    header = spell_header(planned.infos, offsets, planned.strings(PLACEHOLDER))
+    size = len(header) + sum(info.nbytes for info in planned.infos.values())
+    target.reserve(size)
+    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in planned.stored.items()]
+    jobs.sort(key=lambda job: job.offset)
+    sums = Streamer(target, crc=False, content=planned.keeps_record, progress=options.progress).run(jobs)
+    digest = None
+    if planned.keeps_record:
+        hashes = {planned.record.names.get(job.name, job.name): s.content for job, s in zip(jobs, sums, strict=True)}
+        tied = checkpoint.tied_to
+        digest = combine(checkpoint, {name: hashes[tied.get(name, name)] for name in checkpoint.all_tensors})
+        header = spell_header(planned.infos, offsets, planned.strings(digest))
+    target.write_at(0, header)
+    _check(target)
+    return WriteResult(size, digest)
+
+
+def _check(target: Target) -> None:
+    """Let the reference reader open the file before it gets its name."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(target.readable_path, framework="np") as file:
+            file.keys()
+    except SafetensorError as error:
+        raise RejectedOutputError(
+            f"the safetensors package refuses what was written: {error}", hint="please report this with the file"
+        ) from error

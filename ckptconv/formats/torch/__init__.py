@@ -1,0 +1,18 @@
+"""torch.save's containers, read and written without torch."""
+
+from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.formats.base import Format, Holds
+
+FORMATS = (
+    Format(
+        name="torch",
+        summary="torch.save's zip archive: a bare state_dict, or one with metadata around it",
+        suffixes=(".pth", ".pt", ".bin", ".ckpt"),
+        magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
+        claims="ckptconv.formats.torch.read:claims",
+        reader="ckptconv.formats.torch.read:read",
+        writer="ckptconv.formats.torch.write:write",
+        notices="ckptconv.formats.torch.notices:notices",
+        holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True),
+    ),
+)

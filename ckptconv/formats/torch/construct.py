@@ -1,0 +1,371 @@
+"""What a torch pickle may build: an exact list of names, each with a constructor of ours.
+
+None of torch's or numpy's functions runs. A tensor becomes a `TensorStub`: its storage's key and four numbers.
+
+Sources: torch/_utils.py (`_rebuild_*`), torch/_weights_only_unpickler.py (which names torch itself lets through),
+numpy/_core/multiarray (`_reconstruct`, `scalar`), numpy/_core/numeric (`_frombuffer`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import FACTORIES, NumpyArray, NumpyScalar, TorchSize, TorchValue
+from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.core.dtypes import DType
+
+Args = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageStub:
+    """A persistent id: which record holds the elements. `dtype` is None where the tensor says it (UntypedStorage)."""
+
+    key: str
+    dtype: DType | None
+    device: str
+    numel: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorStub:
+    """A pickled tensor. `offset` and `strides` count elements of `dtype` in the storage."""
+
+    storage: StorageStub
+    dtype: DType
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    requires_grad: bool = False
+    parameter: bool = False
+    conj: bool = False
+    neg: bool = False
+    attributes: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefusedTensor:
+    """A tensor of a kind that is not read: `kind` says which, for the error that names the tensor."""
+
+    kind: str
+
+
+@dataclass(slots=True, eq=False)
+class _NumpyDType:
+    """``numpy.dtype(code)``, still without its byte order, which comes as state."""
+
+    code: str
+    order: str = "|"
+    plain: bool = True
+
+    @property
+    def itemsize(self) -> int:
+        digits = self.code[1:]
+        if not self.plain or self.code[:1] not in "biufcSUVmM" or not digits.isdigit():
+            return 0
+        return int(digits) * (4 if self.code[0] == "U" else 1)
+
+    @property
+    def spelled(self) -> str:
+        return ("|" if self.itemsize == 1 or self.code[0] in "SV" else self.order.replace("=", "<")) + self.code
+
+
+@dataclass(slots=True, eq=False)
+class NumpyStub:
+    """A pickled array, before and after it is given its state; None while it has none, or holds objects."""
+
+    array: NumpyArray | None = None
+    state: Value = None
+
+
+def _exact(values: Value) -> tuple[int, ...]:
+    if not isinstance(values, (tuple, list)) or not all(type(n) is int for n in values):
+        raise TypeError("sizes and strides are tuples of ints")
+    return tuple(values)
+
+
+def _flag(value: Value) -> bool:
+    if type(value) is not bool:
+        raise TypeError("a flag is no bool")
+    return value
+
+
+def _storage(value: Value) -> StorageStub:
+    if not isinstance(value, StorageStub):
+        raise TypeError("a tensor has no storage")
+    return value
+
+
+def _tensor(
+    storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool = False, hooks: Value = None,
+    metadata: Value = None, dtype: DType | None = None,
+) -> TensorStub:  # fmt: skip
+    stub = _storage(storage)
+    element = dtype or stub.dtype
+    if element is None or type(offset) is not int:
+        raise TypeError("a tensor names no element type, or its offset is no int")
+    bits = metadata or {}
+    if not isinstance(bits, dict) or bits.keys() - {"conj", "neg"}:
+        raise TypeError("unknown tensor metadata")
+    return TensorStub(
+        stub, element, offset, _exact(size), _exact(stride), _flag(requires_grad),
+        conj=_flag(bits.get("conj", False)), neg=_flag(bits.get("neg", False)),
+    )  # fmt: skip
+
+
+def _tensor_v3(
+    storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool, hooks: Value, dtype: Value,
+    metadata: Value = None,
+) -> TensorStub | RefusedTensor:  # fmt: skip
+    if not isinstance(dtype, TorchValue) or dtype.kind != "dtype":
+        raise TypeError("a tensor's dtype is none")
+    element = dtypes.DTYPE_BY_NAME.get(dtype.name)
+    if element is None:
+        return RefusedTensor(f"element type torch.{dtype.name}")
+    return _tensor(storage, offset, size, stride, requires_grad, hooks, metadata, element)
+
+
+def _parameter(data: Value, requires_grad: bool, hooks: Value, state: Value = None) -> TensorStub | RefusedTensor:
+    if isinstance(data, RefusedTensor):
+        return data
+    if not isinstance(data, TensorStub):
+        raise TypeError("a Parameter holds no tensor")
+    attributes = state if isinstance(state, dict) else {}
+    return replace(
+        data, parameter=True, requires_grad=_flag(requires_grad), attributes={**data.attributes, **attributes}
+    )
+
+
+def _numpy_dtype(code: str, align: Value = False, copy: Value = True) -> _NumpyDType:
+    if type(code) is not str:
+        raise TypeError("a numpy dtype's code is no string")
+    return _NumpyDType(code)
+
+
+def _numpy_scalar(dtype: Value, data: Value = None) -> Value:
+    if not isinstance(dtype, _NumpyDType) or not dtype.itemsize or not isinstance(data, bytes):
+        return NotImplemented
+    if len(data) != dtype.itemsize:
+        raise ValueError("a numpy scalar has the wrong length")
+    return NumpyScalar(dtype.spelled, data)
+
+
+def _numpy_frombuffer(buffer: Value, dtype: Value, shape: Value, order: Value) -> Value:
+    if not isinstance(dtype, _NumpyDType) or not dtype.itemsize or not isinstance(buffer, (bytes, bytearray)):
+        return NotImplemented
+    return NumpyStub(_numpy_array(dtype, _exact(shape), bytes(buffer), order == "F"))
+
+
+def _numpy_array(dtype: _NumpyDType, shape: tuple[int, ...], data: bytes, fortran: bool) -> NumpyArray:
+    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(data):
+        raise ValueError("a numpy array's data does not have the size of its shape")
+    return NumpyArray(dtype.spelled, shape, data, fortran and len(shape) > 1)
+
+
+def _sequence(values: Value = ()) -> Value:
+    if not isinstance(values, (list, tuple, set, frozenset)):
+        raise TypeError("a container is made of something that is no sequence")
+    return values
+
+
+def _encode(text: Value, encoding: Value = "latin1") -> bytes:
+    """Python 3's protocol 2 spells bytes as text in Latin-1."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise TypeError("bytes are spelled in another encoding than Latin-1")
+    return text.encode("latin-1")
+
+
+def _bytearray(data: Value = b"", encoding: Value = "latin-1") -> bytearray:
+    if isinstance(data, str):
+        return bytearray(_encode(data, encoding))
+    if not isinstance(data, (bytes, bytearray)):  # bytearray(n) would allocate n bytes
+        raise TypeError("a bytearray is made of something that is no bytes")
+    return bytearray(data)
+
+
+def _defaultdict(*args: Value) -> Value:
+    factory = args[0] if args else None
+    if isinstance(factory, Global):
+        factory = FACTORIES.get(str(factory), NotImplemented)
+    if factory is NotImplemented or len(args) > 1:
+        return Thing("collections.defaultdict", "constructed", args)
+    return defaultdict(factory)
+
+
+def _ordered(items: Value = ()) -> StateOrderedDict:
+    if not items:
+        return StateOrderedDict()
+    return StateOrderedDict(items if isinstance(items, dict) else [(key, value) for key, value in items])
+
+
+def _counter(items: Value = ()) -> Counter[Value]:
+    if not isinstance(items, dict):
+        raise TypeError("a Counter is made of something that is no dict")
+    return Counter(items)
+
+
+def _device(kind: Value, index: Value = None) -> TorchValue:
+    if type(kind) is not str or not (index is None or type(index) is int):
+        raise TypeError("a torch.device is made of something else than a name and a number")
+    return TorchValue("device", kind if index is None else f"{kind}:{index}")
+
+
+def _layout(name: Value) -> TorchValue:
+    if name not in dtypes.LAYOUTS:
+        raise ValueError(f"unknown layout {name!r}")
+    return TorchValue("layout", name.removeprefix("torch."))
+
+
+def _refuse(kind: str) -> Callable[..., RefusedTensor]:
+    return lambda *args: RefusedTensor(kind)
+
+
+def _complex(real: Value, imag: Value = 0.0) -> complex:
+    if not isinstance(real, (int, float)) or not isinstance(imag, (int, float)):
+        raise TypeError("a complex number's parts are no numbers")
+    return complex(real, imag)
+
+
+_U = "torch._utils."
+_BY_PATH: dict[str, Callable[..., Value]] = {
+    "collections.OrderedDict": _ordered,
+    "collections.defaultdict": _defaultdict,
+    "collections.Counter": _counter,
+    "builtins.set": lambda values=(): set(_sequence(values)),
+    "builtins.frozenset": lambda values=(): frozenset(_sequence(values)),
+    "builtins.list": lambda values=(): list(_sequence(values)),
+    "builtins.tuple": lambda values=(): tuple(_sequence(values)),
+    "builtins.bytearray": _bytearray,
+    "builtins.bytes": lambda data=b"", encoding="latin-1": bytes(_bytearray(data, encoding)),
+    "builtins.complex": _complex,
+    "_codecs.encode": _encode,
+    "torch.Size": lambda sizes=(): TorchSize(_exact(sizes)),
+    "torch.device": _device,
+    "torch.serialization._get_layout": _layout,
+    _U + "_rebuild_tensor": lambda storage, offset, size, stride: _tensor(storage, offset, size, stride),
+    _U + "_rebuild_tensor_v2": lambda *args: _tensor(*args[:7]),
+    _U + "_rebuild_tensor_v3": _tensor_v3,
+    _U + "_rebuild_parameter": _parameter,
+    _U + "_rebuild_parameter_with_state": _parameter,
+    _U + "_rebuild_qtensor": _refuse("quantized"),
+    _U + "_rebuild_sparse_tensor": _refuse("sparse"),
+    _U + "_rebuild_nested_tensor": _refuse("nested"),
+    _U + "_rebuild_wrapper_subclass": _refuse("a wrapper subclass"),
+    _U + "_rebuild_meta_tensor_no_storage": _refuse("on the meta device, without values,"),
+    _U + "_rebuild_device_tensor_from_numpy": _refuse("kept as a numpy array of another device"),
+    _U + "_rebuild_device_tensor_from_cpu_tensor": _refuse("of another device"),
+    "numpy.dtype": _numpy_dtype,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray._reconstruct": lambda *args: NumpyStub(),
+    "numpy._core.multiarray._reconstruct": lambda *args: NumpyStub(),
+    "numpy.core.numeric._frombuffer": _numpy_frombuffer,
+    "numpy._core.numeric._frombuffer": _numpy_frombuffer,
+}
+CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constructor in _BY_PATH.items()}
+"""The whole list of what is built, by exact module and name."""
+
+_HARMLESS_MODULES = ("pathlib", "pathlib._local", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "ipaddress")
+_HARMLESS = frozenset(
+    ["builtins.range", "builtins.slice", "collections.deque", "types.SimpleNamespace", "argparse.Namespace", "re._compile",
+     "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
+     "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
+     "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
+     "collections.defaultdict"]
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class TorchConstructors:
+    """The `Constructors` of torch's files."""
+
+    storages: dict[str, StorageStub] = field(default_factory=dict)
+
+    def value(self, name: Global) -> Value:
+        """dtypes, quantisation schemes and memory formats are values; every other name stays a name."""
+        if name.module == "torch":
+            if name.name in dtypes.ALL_DTYPE_NAMES:
+                return TorchValue("dtype", name.name)
+            if name.name in dtypes.QSCHEMES:
+                return TorchValue("qscheme", name.name)
+            if name.name in dtypes.MEMORY_FORMATS:
+                return TorchValue("memory_format", name.name)
+        return name
+
+    def call(self, name: Global, args: Args) -> Value:
+        if name == Global("torch._tensor", "_rebuild_from_type_v2"):
+            return self._from_type(*args)
+        constructor = CONSTRUCTORS.get(name)
+        return NotImplemented if constructor is None else constructor(*args)
+
+    def _from_type(self, function: Value, cls: Value, args: Value, state: Value) -> Value:
+        """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
+        made = self.call(function, args) if isinstance(function, Global) and isinstance(args, tuple) else NotImplemented
+        if not isinstance(made, TensorStub):
+            return made
+        attributes = dict(state) if isinstance(state, dict) else {}
+        if isinstance(cls, Global) and str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+            attributes["__class__"] = cls
+        parameter = made.parameter or cls == Global("torch.nn.parameter", "Parameter")
+        return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
+
+    def is_harmless(self, name: Global, args: Args) -> bool:
+        if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
+            return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
+        return (name.module in _HARMLESS_MODULES and "." not in name.name) or str(name) in _HARMLESS
+
+    def build(self, instance: Value, state: Value) -> bool:
+        match instance:
+            case _NumpyDType() if isinstance(state, tuple) and len(state) >= 5:
+                instance.order = state[1] if state[1] in ("<", ">", "|", "=") else "|"
+                instance.plain = state[2] is None and state[3] is None and state[4] is None
+                if instance.code[:1] in "mM":  # the unit of a datetime64 stands in a ninth field
+                    instance.plain = False
+            case NumpyStub():
+                instance.state = state
+                instance.array = self._array(state)
+            case TensorStub() if isinstance(state, dict):
+                instance.attributes.update(state)
+            case _:
+                return False
+        return True
+
+    def _array(self, state: Value) -> NumpyArray | None:
+        match state:
+            case (int(), shape, _NumpyDType() as dtype, fortran, bytes() as data) if dtype.itemsize:
+                return _numpy_array(dtype, _exact(shape), data, bool(fortran))
+            case _:
+                return None
+
+    def persistent(self, identifier: Value) -> StorageStub:
+        match identifier:
+            case ("storage", Global() as cls, str() as key, str() as device, int() as numel) if numel >= 0:
+                return self._storage(cls, key, device, numel)
+            case _:
+                raise CorruptFileError(
+                    "a persistent id in the pickle names no storage", hint="copy the file again from where it came"
+                )
+
+    def _storage(self, cls: Global, key: str, device: str, numel: int) -> StorageStub:
+        if cls.name in dtypes.REFUSED_STORAGES:
+            raise UnsupportedError(
+                f"quantized tensors ({cls.name}) are not supported", hint="dequantize() them before saving"
+            )
+        if cls.name not in dtypes.STORAGE_CLASSES and cls.name != dtypes.UNTYPED:
+            raise UnsupportedError(f"storages of class {cls} are not supported", hint="save plain tensors")
+        stub = StorageStub(key, dtypes.STORAGE_CLASSES.get(cls.name), device, numel)
+        known = self.storages.setdefault(key, stub)
+        if known != stub:
+            raise CorruptFileError(
+                f"the pickle describes storage {key!r} in two ways", hint="copy the file again from where it came"
+            )
+        return known

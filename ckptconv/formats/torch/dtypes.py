@@ -1,0 +1,70 @@
+"""torch's spellings of element types: dtype names, storage classes, and which of them are refused.
+
+Sources: torch/storage.py (`_dtype_to_storage_type_map`, `_new_dtypes`), c10/core/ScalarType.h.
+"""
+
+from __future__ import annotations
+
+from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.core.dtypes import DType
+
+DTYPE_BY_NAME = {name: dtype for dtype, name in TORCH_NAMES.items()}
+
+STORAGE_CLASSES: dict[str, DType] = {
+    "DoubleStorage": DType.F64,
+    "FloatStorage": DType.F32,
+    "HalfStorage": DType.F16,
+    "BFloat16Storage": DType.BF16,
+    "LongStorage": DType.I64,
+    "IntStorage": DType.I32,
+    "ShortStorage": DType.I16,
+    "CharStorage": DType.I8,
+    "ByteStorage": DType.U8,
+    "BoolStorage": DType.BOOL,
+    "ComplexDoubleStorage": DType.C128,
+    "ComplexFloatStorage": DType.C64,
+}
+"""The class that a pickled storage names, where it implies the element type; the others go with UntypedStorage."""
+
+STORAGE_CLASS_BY_DTYPE = {dtype: name for name, dtype in STORAGE_CLASSES.items()}
+
+REFUSED_STORAGES = ("QInt8Storage", "QInt32Storage", "QUInt8Storage", "QUInt4x2Storage", "QUInt2x4Storage")
+
+UNTYPED = "UntypedStorage"
+
+PACKED: dict[DType, int] = {DType.F4: 2}
+"""Logical elements in one element of torch's, which halves the last dimension."""
+
+ALL_DTYPE_NAMES = frozenset(
+    [
+        *DTYPE_BY_NAME,
+        "qint8",
+        "quint8",
+        "qint32",
+        "quint4x2",
+        "quint2x4",
+        "bits8",
+        "bits16",
+        "bits1x8",
+        "bits2x4",
+        "bits4x2",
+    ]
+    + [f"{sign}int{n}" for sign in ("", "u") for n in range(1, 8)]
+)
+"""Every name that ``torch.<name>`` gives a dtype: a dtype may be metadata even where no tensor of it can be read."""
+
+QSCHEMES = frozenset(
+    f"per_{what}"
+    for what in (
+        "tensor_affine",
+        "tensor_symmetric",
+        "channel_affine",
+        "channel_symmetric",
+        "channel_affine_float_qparams",
+    )
+)
+MEMORY_FORMATS = frozenset(["contiguous_format", "preserve_format", "channels_last", "channels_last_3d"])
+LAYOUTS = frozenset(
+    f"torch.{n}"
+    for n in ("strided", "sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc", "_mkldnn", "jagged")
+)

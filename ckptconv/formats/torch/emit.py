@@ -1,0 +1,275 @@
+"""Spelling a metadata tree as a pickle that torch.load takes, with globals from a fixed list alone.
+
+Protocol 2, as torch.save writes by default and as ``weights_only`` reads. Globals and strings are memoised, so that
+30,000 tensors do not repeat ``torch._utils._rebuild_tensor_v2`` as many times.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from dataclasses import dataclass
+from struct import pack
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import (
+    FACTORY_NAMES,
+    MetaNode,
+    NumpyArray,
+    NumpyScalar,
+    Opaque,
+    StateDict,
+    TensorRef,
+    TorchSize,
+    TorchValue,
+)
+from ckptconv.core.spelling import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_BUILTINS = "__builtin__"  # what protocol 2 calls `builtins`
+
+GLOBALS = frozenset(
+    ["collections OrderedDict", "collections defaultdict", "collections Counter", "_codecs encode",
+     "torch Size", "torch device", "torch.serialization _get_layout", "torch._utils _rebuild_tensor_v2",
+     "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2",
+     "torch Tensor", "torch.nn.parameter Parameter", "torch.storage UntypedStorage",
+     "numpy dtype", "numpy ndarray", "numpy.core.multiarray scalar", "numpy.core.multiarray _reconstruct"]
+    + [f"{_BUILTINS} {name}" for name in
+       ("set", "frozenset", "bytearray", "complex", "list", "dict", "tuple", "int", "float", "str", "bool")]
+)  # fmt: skip
+"""Every "module name" that may be emitted, but for torch's constants and storage classes (`Emitter.constant`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRef:
+    """A storage in the archive: its class, its key and how many elements it has."""
+
+    cls: tuple[str, str]
+    key: str
+    numel: int
+
+
+class Emitter:
+    """Builds one pickle. `tensor` emits a tensor by name, `state_dict` a `StateDict`: both are the writer's."""
+
+    def __init__(
+        self, tensor: Callable[[Emitter, str], None], state_dict: Callable[[Emitter, StateDict], None]
+    ) -> None:
+        self._out: list[bytes] = [b"\x80\x02"]
+        self._memo: dict[bytes, bytes] = {}
+        self._tensor = tensor
+        self._state_dict = state_dict
+
+    def finish(self) -> bytes:
+        """The whole pickle."""
+        return b"".join([*self._out, b"."])
+
+    def op(self, code: bytes) -> None:
+        """Emit an opcode that stands alone."""
+        self._out.append(code)
+
+    def _memoised(self, piece: bytes) -> None:
+        """Emit `piece`, or fetch what it made the first time."""
+        known = self._memo.get(piece)
+        if known is not None:
+            self._out.append(known)
+            return
+        index = len(self._memo)
+        put, get = (b"q%c", b"h%c") if index < 256 else (b"r", b"j")
+        number = bytes([index]) if index < 256 else pack("<I", index)
+        self._out += [piece, put[:1] + number]
+        self._memo[piece] = get[:1] + number
+
+    def named(self, module: str, name: str) -> None:
+        """Emit a global of the fixed list."""
+        if f"{module} {name}" not in GLOBALS:
+            raise AssertionError(f"{module}.{name} is not on the list of globals that may be written")
+        self._memoised(f"c{module}\n{name}\n".encode("ascii"))
+
+    def constant(self, name: str, module: str = "torch") -> None:
+        """Emit one of torch's dtypes, schemes, formats or storage classes: a plain name, never a call."""
+        if not name.isidentifier():
+            raise AssertionError(f"{name!r} is no name of a torch constant")
+        self._memoised(f"c{module}\n{name}\n".encode("ascii"))
+
+    def call(self, module: str, name: str, *args: MetaNode) -> None:
+        """Emit a call of a global of the fixed list."""
+        self.named(module, name)
+        self.node(args)
+        self.op(b"R")
+
+    def text(self, text: str) -> None:
+        """Emit a string; equal ones are shared."""
+        raw = text.encode("utf-8", "surrogatepass")
+        self._memoised(b"X" + pack("<I", len(raw)) + raw)
+
+    def pairs(self, items: Iterable[tuple[MetaNode, MetaNode]]) -> None:
+        """Set items on the mapping on top of the stack."""
+        self.op(b"(")
+        for key, value in items:
+            self.node(key)
+            self.node(value)
+        self.op(b"u")
+
+    def node(self, node: MetaNode) -> None:
+        """Emit any node of a metadata tree."""
+        match node:
+            case None:
+                self.op(b"N")
+            case bool():
+                self.op(b"\x88" if node else b"\x89")
+            case int():
+                self.integer(node)
+            case float():
+                self.op(b"G" + pack(">d", node))
+            case str():
+                self.text(node)
+            case complex():
+                self.call(_BUILTINS, "complex", node.real, node.imag)
+            case bytes():
+                self.call("_codecs", "encode", node.decode("latin-1"), "latin1")
+            case bytearray():
+                self.call(_BUILTINS, "bytearray", *((node.decode("latin-1"), "latin-1") if node else ()))
+            case TensorRef(name):
+                self._tensor(self, name)
+            case StateDict():
+                self._state_dict(self, node)
+            case StorageRef(cls, key, numel):
+                self._storage(cls, key, numel)
+            case _:
+                self._compound(node)
+
+    def integer(self, value: int) -> None:
+        """Emit an int of any size."""
+        if 0 <= value < 256:
+            self.op(b"K%c" % value)
+        elif 0 <= value < 65536:
+            self.op(b"M" + pack("<H", value))
+        elif -(2**31) <= value < 2**31:
+            self.op(b"J" + pack("<i", value))
+        else:
+            raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            self.op((b"\x8a" + bytes([len(raw)]) if len(raw) < 256 else b"\x8b" + pack("<I", len(raw))) + raw)
+
+    def _compound(self, node: MetaNode) -> None:
+        match node:
+            case TorchSize():
+                self.call("torch", "Size", tuple(node))
+            case TorchValue("device", name):
+                kind, _, index = name.partition(":")
+                self.call("torch", "device", *((kind, int(index)) if index else (kind,)))
+            case TorchValue("layout", name):
+                self.call("torch.serialization", "_get_layout", f"torch.{name}")
+            case TorchValue(_, name):
+                self.constant(name)
+            case tuple():
+                self._tuple(node)
+            case list():
+                self._list(node)
+            case set() | frozenset():
+                # A set iterates in an order that differs from process to process; the file must not.
+                self.call(_BUILTINS, type(node).__name__, sorted(node, key=canonical))
+            case dict():
+                self._mapping(node)
+            case NumpyScalar(dtype, data):
+                self.named("numpy.core.multiarray", "scalar")
+                self.op(b"(")
+                self._numpy_dtype(dtype)
+                self.node(data)
+                self.op(b"tR")
+            case NumpyArray():
+                self._numpy_array(node)
+            case Opaque():
+                self.node(as_plain(node))
+            case _:
+                raise TypeError(f"{type(node).__name__} is no metadata node")
+
+    def _tuple(self, items: tuple[MetaNode, ...]) -> None:
+        if len(items) > 3:
+            self.op(b"(")
+        for item in items:
+            self.node(item)
+        self.op((b")", b"\x85", b"\x86", b"\x87")[len(items)] if len(items) <= 3 else b"t")
+
+    def _list(self, items: list[MetaNode]) -> None:
+        self.op(b"]")
+        if items:
+            self.op(b"(")
+            for item in items:
+                self.node(item)
+            self.op(b"e")
+
+    def _mapping(self, node: dict[MetaNode, MetaNode]) -> None:
+        match node:
+            case Counter():
+                self.call("collections", "Counter", dict(node))
+                return
+            case OrderedDict():
+                self.call("collections", "OrderedDict")
+            case defaultdict():
+                self._defaultdict(node)
+            case _:
+                self.op(b"}")
+        if node:
+            self.pairs(node.items())
+
+    def _defaultdict(self, node: defaultdict[MetaNode, MetaNode]) -> None:
+        self.named("collections", "defaultdict")
+        if node.default_factory is None:
+            self.op(b")R")
+            return
+        module, _, name = FACTORY_NAMES[node.default_factory].rpartition(".")
+        self.named(_BUILTINS if module == "builtins" else module, name)
+        self.op(b"\x85R")
+
+    def _storage(self, cls: tuple[str, str], key: str, numel: int) -> None:
+        """A persistent id; "cpu" whatever the device was, so that the file loads on any machine."""
+        self.op(b"(")
+        self.text("storage")
+        self.constant(cls[1], cls[0])
+        self.text(key)
+        self.text("cpu")
+        self.integer(numel)
+        self.op(b"tQ")
+
+    def _numpy_dtype(self, spelled: str) -> None:
+        """A dtype and its state, field by field as numpy's ``__reduce__`` has them."""
+        order, code = spelled[0], spelled[1:]
+        sized = code[0] in "USV"
+        width = int(code[1:]) * (4 if code[0] == "U" else 1)
+        self.call("numpy", "dtype", code, False, True)
+        # version, byte order, subdtype, names, fields, item size, alignment, flags (8: U needs init)
+        size, align, flags = (width, 4 if code[0] == "U" else 1, 8 if code[0] == "U" else 0) if sized else (-1, -1, 0)
+        self.node((3, order, None, None, None, size, align, flags))
+        self.op(b"b")
+
+    def _numpy_array(self, array: NumpyArray) -> None:
+        self.named("numpy.core.multiarray", "_reconstruct")
+        self.op(b"(")
+        self.named("numpy", "ndarray")
+        self.node((0,))
+        self.node(b"b")
+        self.op(b"tR(")
+        self.node(1)
+        self.node(array.shape)
+        self._numpy_dtype(array.dtype)
+        self.node(array.fortran)
+        self.node(array.data)
+        self.op(b"tb")
+
+
+def as_plain(opaque: Opaque) -> MetaNode:
+    """An object of an unknown class as a plain dict: a writer never names the class as one."""
+    described: dict[str, MetaNode] = {"class": opaque.name, "how": opaque.how}
+    if opaque.args:
+        described["args"] = opaque.args
+    if opaque.kwargs:
+        described["kwargs"] = opaque.kwargs
+    if opaque.state is not None:
+        described["state"] = opaque.state
+    if opaque.items:
+        described["items"] = opaque.items
+    if opaque.pairs:
+        described["pairs"] = opaque.pairs
+    return described

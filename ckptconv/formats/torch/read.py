@@ -1,0 +1,214 @@
+"""Reader of torch.save's zip archive (torch 1.6 and later).
+
+    NAME/data.pkl               the pickled object; its tensors refer to storages by key
+    NAME/data/KEY               one storage each: the elements as they lay in memory, 64-byte aligned
+    NAME/byteorder              "little" or "big", of every storage; absent: little
+    NAME/version                "3"; NAME/.format_version, NAME/.storage_alignment, NAME/.data/serialization_id: not needed
+    NAME/ckptconv/notes.json    ours, see `ckptconv.formats.torch.write`
+
+NAME is whatever the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
+caffe2/serialize/inline_container.cc.
+
+Refused by name: TorchScript archives, torch.export archives, quantized and sparse tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes, TensorNote
+from ckptconv.core.dtypes import COMPONENT
+from ckptconv.core.spelling import from_json
+from ckptconv.core.strided import extent, is_contiguous
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.torch.construct import TensorStub, TorchConstructors
+from ckptconv.formats.torch.dtypes import PACKED
+from ckptconv.formats.torch.pickle import Machine
+from ckptconv.formats.torch.roots import plant
+from ckptconv.formats.torch.zip import ZipArchive
+from ckptconv.io.gather import Gather
+from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
+
+if TYPE_CHECKING:
+    from ckptconv.core.dtypes import DType
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.torch.construct import StorageStub
+    from ckptconv.io.source import Source
+
+NOTES_RECORD = "ckptconv/notes.json"
+
+_COPY_AGAIN = "copy the file again from where it came"
+
+
+def claims(source: Source) -> bool:
+    """Whether this is a zip archive with a ``data.pkl`` one level down."""
+    try:
+        return _root_of(ZipArchive(source)) is not None
+    except CorruptFileError:
+        return True  # it starts as a zip; reading it will say what is wrong
+    except CkptconvError:
+        return False
+
+
+def _root_of(archive: ZipArchive) -> str | None:
+    """The archive's one top folder that holds a data.pkl, with its slash."""
+    roots = [
+        name[: -len("data.pkl")] for name in archive.entries if name.endswith("/data.pkl") and name.count("/") == 1
+    ]
+    return roots[0] if len(roots) == 1 else None
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the archive: its directory, its pickle and the storages' local headers; no tensor byte.
+
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    """
+    archive = ZipArchive(source)
+    root = _root_of(archive)
+    if root is None:
+        raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
+    _refuse_other_archives(archive, root)
+    constructors = TorchConstructors()
+    machine = Machine(archive.read(root + "data.pkl", MAX_PICKLE_BYTES), constructors)
+    tree = plant(machine.run())
+    if len(tree.model) + len(tree.extras) > MAX_TENSORS:
+        raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+    swapped = _is_big_endian(archive, root)
+    placer = _Placer(archive, root, swapped)
+    stubs = {**tree.model, **tree.extras}
+    tensors = {name: placer.place(name, stub) for name, stub in stubs.items()}
+    uses = tuple(GlobalUse(str(name), called) for name, called in machine.globals.items())
+    return Checkpoint(
+        {name: tensors[name] for name in tree.model},
+        extras={name: tensors[name] for name in tree.extras},
+        root=tree.root,
+        format="torch",
+        notes=_notes(stubs, tensors, uses, _arch(archive, root)),
+        file=source,
+    )
+
+
+def _refuse_other_archives(archive: ZipArchive, root: str) -> None:
+    if root + "constants.pkl" in archive.entries:
+        raise UnsupportedError(
+            "this is a TorchScript archive (torch.jit.save), which is not read yet",
+            hint="torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') makes one that is",
+        )
+
+
+def _is_big_endian(archive: ZipArchive, root: str) -> bool:
+    if root + "byteorder" not in archive.entries:
+        return False
+    order = archive.read(root + "byteorder", 16)
+    if order not in (b"little", b"big"):
+        raise CorruptFileError(f"unknown byte order {order!r}", hint=_COPY_AGAIN)
+    return order == b"big"
+
+
+def _arch(archive: ZipArchive, root: str) -> MetaNode:
+    name = root + NOTES_RECORD
+    if name not in archive.entries:
+        return None
+    try:
+        return from_json(json.loads(archive.read(name, MAX_PICKLE_BYTES)).get("arch"))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(f"the record {NOTES_RECORD} is malformed: {error}", hint=_COPY_AGAIN) from error
+
+
+def _notes(
+    stubs: dict[str, TensorStub], tensors: dict[str, LazyTensor], uses: tuple[GlobalUse, ...], arch: MetaNode
+) -> Notes:
+    notes, strides, attributes = {}, {}, {}
+    for name, stub in stubs.items():
+        if stub.parameter or stub.requires_grad or stub.storage.device != "cpu":
+            notes[name] = TensorNote(stub.parameter, stub.requires_grad, stub.storage.device)
+        tensor = tensors[name]
+        place = tensor.placement
+        if tensor.span is None and place is not None and not is_contiguous(place.shape, place.strides):
+            strides[name] = place.strides
+        if stub.attributes:
+            attributes[name] = plant(stub.attributes).root
+    return Notes("torch", notes, strides, attributes, uses, arch)
+
+
+@dataclass(slots=True)
+class _Placer:
+    """Puts pickled tensors onto the archive's records, checking every number on the way."""
+
+    archive: ZipArchive
+    root: str
+    swapped: bool
+    storages: dict[str, Storage] = field(default_factory=dict)
+
+    def place(self, name: str, stub: TensorStub) -> LazyTensor:
+        try:
+            return self._place(stub)
+        except CkptconvError as error:
+            error.message = f"tensor {name!r}: {error.message}"
+            error.args = (error.message,)
+            raise
+
+    def _place(self, stub: TensorStub) -> LazyTensor:
+        dtype, shape, strides = stub.dtype, stub.shape, stub.strides
+        storage = self._storage(stub.storage, dtype)
+        _check_view(shape, strides, stub.offset, storage.numel)
+        logical = shape
+        if dtype in PACKED:
+            if not shape:
+                raise UnsupportedError(
+                    f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]"
+                )
+            logical = (*shape[:-1], shape[-1] * PACKED[dtype])
+        nbytes = prod(shape) * storage.unit
+        info = TensorInfo(dtype, logical, nbytes)
+        placement = Placement(storage, stub.offset, shape, strides, stub.conj, stub.neg)
+        alias = (storage.key, stub.offset, shape, strides, dtype, stub.conj, stub.neg)
+        as_it_lies = not (stub.conj or stub.neg) and (
+            not self.swapped or (storage.unit == 1 and dtype not in COMPONENT)
+        )
+        if as_it_lies and is_contiguous(shape, strides):
+            whole = storage.span
+            span = whole
+            if nbytes != whole.length:
+                span = ByteSpan(whole.file, whole.offset + stub.offset * storage.unit * (nbytes > 0), nbytes)
+            return LazyTensor(info, SpanReader(span), span, alias, (whole,), placement)
+        return LazyTensor(info, Gather(placement, dtype), None, alias, (storage.span,), placement)
+
+    def _storage(self, stub: StorageStub, dtype: DType) -> Storage:
+        unit = max(1, dtype.bits // 8)
+        known = self.storages.get(stub.key)
+        if known is not None:
+            if known.dtype is not dtype:
+                raise UnsupportedError("it shares its storage with a tensor of another dtype", hint="clone() it first")
+            return known
+        name = f"{self.root}data/{stub.key}"
+        if name not in self.archive.entries:
+            raise CorruptFileError(f"its storage {name!r} is not in the archive", hint=_COPY_AGAIN)
+        span = self.archive.span(name)
+        expected = stub.numel * (unit if stub.dtype is not None else 1)
+        if span.length != expected:
+            raise CorruptFileError(
+                f"its storage has {span.length:,} bytes, and the pickle says {expected:,}", hint=_COPY_AGAIN
+            )
+        storage = Storage((id(self.archive), stub.key), span, unit, span.length // unit, dtype, self.swapped)
+        self.storages[stub.key] = storage
+        return storage
+
+
+def _check_view(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, numel: int) -> None:
+    """Every element that the view can reach lies inside the storage."""
+    if len(shape) != len(strides) or len(shape) > MAX_RANK:
+        raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=_COPY_AGAIN)
+    if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides, offset)):
+        raise CorruptFileError("a size, a stride or the offset is out of range", hint=_COPY_AGAIN)
+    if prod(shape) > MAX_DIM:
+        raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=_COPY_AGAIN)
+    reach = extent(shape, strides)
+    if reach and offset + reach > numel:
+        raise CorruptFileError(
+            f"it reaches element {offset + reach:,} of a storage that has {numel:,}", hint=_COPY_AGAIN
+        )

@@ -1,0 +1,165 @@
+"""Writer of torch.save's zip archive, without torch.
+
+    archive/data.pkl, archive/.format_version, archive/.storage_alignment, archive/byteorder,
+    archive/data/0 …, archive/version                        as torch.save writes them
+    archive/ckptconv/notes.json                              {"version": 1, "arch": …}, where there is an arch note
+
+The folder is always called "archive", so that equal checkpoints give equal bytes under any file name. Storages are
+tagged "cpu" whatever device they were on: the file loads on any machine, and onto any device with ``map_location``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchValue, walk
+from ckptconv.core.spelling import dumps, to_json
+from ckptconv.formats.base import WriteResult
+from ckptconv.formats.torch.archive import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
+from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
+from ckptconv.formats.torch.emit import Emitter, StorageRef
+from ckptconv.formats.torch.read import NOTES_RECORD
+from ckptconv.formats.torch.storages import Stored, View, plan_storages
+from ckptconv.io.checksum import crc32
+from ckptconv.io.stream import Job, Streamer
+
+if TYPE_CHECKING:
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.base import WriteOptions
+    from ckptconv.io.target import Target
+
+ROOT = "archive/"
+
+
+def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
+    """Write the checkpoint. Raises DamagedTensorError where a source's tensor fails its checksum."""
+    views, storages = plan_storages(checkpoint)
+    before, after = _records(checkpoint, views, storages)
+    sizes = [(ROOT + name, len(data)) for name, data in before.items()]
+    sizes += [(f"{ROOT}data/{key}", stored.image.info.nbytes) for key, stored in enumerate(storages)]
+    sizes += [(ROOT + name, len(data)) for name, data in after.items()]
+    entries = plan_entries(sizes)
+    target.reserve(end_of(entries) + directory_size(entries))
+    crcs = {}
+    for entry in entries:
+        data = {**before, **after}.get(entry.name.decode("utf-8").removeprefix(ROOT))
+        if data is not None:
+            target.write_at(entry.data, data)
+            crcs[entry.name] = crc32(data)
+    places = entries[len(before) : len(before) + len(storages)]
+    jobs = [Job(stored.name, stored.image, entry.data) for stored, entry in zip(storages, places, strict=True)]
+    sums = Streamer(target, crc=True, content=False, progress=options.progress).run(jobs)
+    crcs |= {entry.name: one.crc32 for entry, one in zip(places, sums, strict=True)}
+    return WriteResult(write_headers(target, entries, crcs))
+
+
+def _records(
+    checkpoint: Checkpoint, views: dict[str, View], storages: list[Stored]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The small records, before and after the storages, in torch.save's order."""
+    before = {
+        "data.pkl": _Pickler(checkpoint, views, storages).pickle(),
+        ".format_version": b"1",
+        ".storage_alignment": str(RECORD_ALIGNMENT).encode("ascii"),
+        "byteorder": b"little",
+    }
+    after = {"version": b"3\n"}
+    if checkpoint.notes.arch is not None:
+        after[NOTES_RECORD] = dumps({"version": 1, "arch": to_json(checkpoint.notes.arch)}).encode("ascii")
+    return before, after
+
+
+class _Pickler:
+    """Spells the checkpoint's tree, with its tensors in their places."""
+
+    def __init__(self, checkpoint: Checkpoint, views: dict[str, View], storages: list[Stored]) -> None:
+        self._checkpoint = checkpoint
+        self._views = views
+        self._storages = storages
+        self._members = _members(checkpoint)
+
+    def pickle(self) -> bytes:
+        emitter = Emitter(self._tensor, self._state_dict)
+        emitter.node(self._checkpoint.root)
+        return emitter.finish()
+
+    def _state_dict(self, emitter: Emitter, hole: StateDict) -> None:
+        items: list[tuple[MetaNode, MetaNode]] = [
+            (name.removeprefix(hole.prefix), TensorRef(name)) for name in self._members.get(hole.prefix, [])
+        ]
+        for position, key, value in hole.plain:
+            items.insert(position, (key, value))
+        if hole.container == "OrderedDict":
+            emitter.call("collections", "OrderedDict")
+        else:
+            emitter.op(b"}")
+        if items:
+            emitter.pairs(items)
+        if hole.versions is not None:
+            emitter.node({"_metadata": hole.versions})
+            emitter.op(b"b")
+
+    def _tensor(self, emitter: Emitter, name: str) -> None:
+        note = self._checkpoint.notes.tensors.get(name)
+        attributes = self._checkpoint.notes.attributes.get(name)
+        if note is not None and note.parameter:
+            emitter.named("torch._utils", "_rebuild_parameter")
+            emitter.op(b"(")
+            self._plain_tensor(emitter, self._views[name], requires_grad=False)
+            emitter.node(note.requires_grad)
+            emitter.call("collections", "OrderedDict")
+            emitter.op(b"tR")
+        elif isinstance(attributes, dict) and "__class__" not in attributes:
+            emitter.named("torch._tensor", "_rebuild_from_type_v2")
+            emitter.op(b"(")
+            function = self._function(self._views[name])
+            emitter.named("torch._utils", function)
+            emitter.named("torch", "Tensor")
+            self._arguments(emitter, self._views[name], requires_grad=note is not None and note.requires_grad)
+            emitter.node(attributes)
+            emitter.op(b"tR")
+        else:
+            self._plain_tensor(emitter, self._views[name], requires_grad=note is not None and note.requires_grad)
+
+    def _function(self, view: View) -> str:
+        return "_rebuild_tensor_v2" if view.dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
+
+    def _plain_tensor(self, emitter: Emitter, view: View, *, requires_grad: bool) -> None:
+        emitter.named("torch._utils", self._function(view))
+        self._arguments(emitter, view, requires_grad=requires_grad)
+        emitter.op(b"R")
+
+    def _arguments(self, emitter: Emitter, view: View, *, requires_grad: bool) -> None:
+        cls = STORAGE_CLASS_BY_DTYPE.get(view.dtype)
+        nbytes = self._storages[view.key].image.info.nbytes
+        emitter.op(b"(")
+        if cls is not None:
+            emitter.node(StorageRef(("torch", cls), str(view.key), nbytes * 8 // view.dtype.bits))
+        else:
+            emitter.node(StorageRef(("torch.storage", UNTYPED), str(view.key), nbytes))
+        emitter.integer(view.offset)
+        emitter.node(view.shape)
+        emitter.node(view.strides)
+        emitter.node(requires_grad)
+        emitter.call("collections", "OrderedDict")
+        if cls is None:
+            emitter.node(TorchValue("dtype", TORCH_NAMES[view.dtype]))
+        if view.conj or view.neg:
+            emitter.node({key: True for key, on in (("conj", view.conj), ("neg", view.neg)) if on})
+        emitter.op(b"t")
+
+
+def _members(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """The names of the model's tensors by the prefix of the state_dict that they stand in: the longest that fits."""
+    prefixes = sorted(
+        (node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)), key=len, reverse=True
+    )
+    single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef)}
+    members: dict[str, list[str]] = {}
+    for name in checkpoint:
+        if name in single:
+            continue
+        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
+        members.setdefault(prefix, []).append(name)
+    return members

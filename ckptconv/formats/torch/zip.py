@@ -1,0 +1,275 @@
+"""The zip container of torch.save, read once and strictly.
+
+    local entry    "PK\\3\\4" … name, extra field (padding up to the storage's alignment), data
+    …
+    central        "PK\\1\\2" one header for each entry: name, method, sizes, CRC-32, offset of the local entry
+    [zip64 end     "PK\\6\\6" and its locator "PK\\6\\7", where a count, size or offset does not fit]
+    end            "PK\\5\\6" counts, the central directory's size and offset, a comment
+
+All numbers are little-endian. Source: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
+
+Readers disagree on files in which the two headers of an entry differ, entries overlap or share a name; torch reads
+them in silence. Here they are refused: local and central name, method and sizes must agree, no name may come twice,
+entries may not overlap, encryption and methods other than stored (0) and deflated (8) are refused by name.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from ckptconv.core.tensor import ByteSpan
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.io.checksum import CHUNK, crc32
+from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_ZIP_ENTRIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from ckptconv.io.source import Source
+
+LOCAL = Struct("<4s5H3I2H")
+CENTRAL = Struct("<4s6H3I5H2I")
+END = Struct("<4s4H2IH")
+END64 = Struct("<4sQ2H2I4Q")
+LOCATOR64 = Struct("<4sIQI")
+
+LOCAL_MAGIC, CENTRAL_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+END64_MAGIC, LOCATOR64_MAGIC = b"PK\x06\x06", b"PK\x06\x07"
+
+FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
+"""In a 16- or 32-bit field: the value stands in a zip64 record."""
+
+ENCRYPTED, SIZES_FOLLOW = 1 << 0, 1 << 3
+STORED, DEFLATED = 0, 8
+ZIP64_EXTRA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the central directory. `header` is where its local entry starts."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc32: int
+    packed: int
+    size: int
+    header: int
+
+
+def _bad(what: str) -> CorruptFileError:
+    return CorruptFileError(f"the zip archive is damaged: {what}", hint="copy the file again from where it came")
+
+
+class ZipArchive:
+    """The entries of a zip file, by name. Opening reads the central directory alone."""
+
+    def __init__(self, source: Source) -> None:
+        """Read the directory. Raises CorruptFileError, UnsupportedError, LimitError."""
+        self._source = source
+        offset, size, count = self._find_directory()
+        self._directory = offset
+        if count > MAX_ZIP_ENTRIES or size < count * CENTRAL.size:
+            raise LimitError(f"the zip archive claims {count:,} entries in {size:,} bytes", hint="do not trust it")
+        self.entries: dict[str, Entry] = {}
+        for entry in self._read_directory(source.read_at(offset, size), count):
+            name = entry.name.decode("utf-8", "surrogateescape")
+            if name in self.entries:
+                raise _bad(f"it has two entries {name!r}")
+            self.entries[name] = entry
+        self._check_overlap()
+
+    def _find_directory(self) -> tuple[int, int, int]:
+        """Offset and size of the central directory, and its number of entries."""
+        source = self._source
+        tail_size = min(source.size, END.size + FULL16)
+        tail = bytes(source.read_at(source.size - tail_size, tail_size))
+        at = tail.rfind(END_MAGIC)
+        while at >= 0:
+            if at + END.size <= len(tail) and at + END.size + END.unpack_from(tail, at)[7] == len(tail):
+                break
+            at = tail.rfind(END_MAGIC, 0, at)
+        if at < 0:
+            raise _bad("its end record is missing")
+        _, disk, first_disk, here, count, size, offset, _ = END.unpack_from(tail, at)
+        end = source.size - tail_size + at
+        wide = self._find_directory64(end)  # torch writes one always, needed or not
+        if wide is not None:
+            narrow = (disk, first_disk, here, count, size, offset)
+            disk, first_disk, here, count, size, offset, end = wide
+            if any(n not in (w, FULL16, FULL32) for n, w in zip(narrow, wide, strict=False)):
+                raise _bad("its two end records differ")
+        if disk or first_disk or here != count:
+            raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
+        if offset + size != end:
+            raise _bad("its directory does not end where its end record starts")
+        return offset, size, count
+
+    def _find_directory64(self, end: int) -> tuple[int, ...] | None:
+        """The zip64 end record's numbers and its offset, where there is one before the end record."""
+        if end < LOCATOR64.size:
+            return None
+        magic, _, at, _ = LOCATOR64.unpack(self._source.read_at(end - LOCATOR64.size, LOCATOR64.size))
+        if magic != LOCATOR64_MAGIC:
+            return None
+        if at + END64.size > end - LOCATOR64.size:
+            raise _bad("its zip64 locator points past it")
+        fields = END64.unpack(self._source.read_at(at, END64.size))
+        if fields[0] != END64_MAGIC or fields[1] + 12 != end - LOCATOR64.size - at:
+            raise _bad("its zip64 end record is not where the locator says")
+        return (*fields[4:], at)
+
+    def _read_directory(self, data: memoryview, count: int) -> Iterator[Entry]:
+        at = 0
+        for _ in range(count):
+            if at + CENTRAL.size > len(data):
+                raise _bad("its directory is cut short")
+            fields = CENTRAL.unpack_from(data, at)
+            magic, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[:13]
+            disk, _, _, header = fields[13:]
+            end = at + CENTRAL.size + name_len + extra_len + comment_len
+            if magic != CENTRAL_MAGIC or end > len(data):
+                raise _bad("its directory holds something else than entries")
+            name = bytes(data[at + CENTRAL.size : at + CENTRAL.size + name_len])
+            if FULL32 in (packed, size, header) or disk == FULL16:
+                extra = data[at + CENTRAL.size + name_len : end - comment_len]
+                size, packed, header = _widen(extra, size, packed, header)
+            yield Entry(name, flags, method, crc, packed, size, header)
+            at = end
+        if at != len(data):
+            raise _bad("its directory is longer than its entries")
+
+    def _check_overlap(self) -> None:
+        position = 0
+        for entry in sorted(self.entries.values(), key=lambda entry: entry.header):
+            if entry.header < position:
+                raise _bad(f"its entry {_show(entry)} overlaps another")
+            position = entry.header + LOCAL.size + len(entry.name) + entry.packed
+        if position > self._directory:
+            raise _bad("its entries run into its directory")
+
+    def span(self, name: str) -> ByteSpan:
+        """Where the entry's contents lie. A compressed entry is inflated into a temporary file when it is first read.
+
+        Costs one small read. Raises CorruptFileError where the local header says something else, KeyError.
+        """
+        entry = self.entries[name]
+        header = self._source.read_at(entry.header, LOCAL.size + len(entry.name))
+        magic, _, flags, method, _, _, crc, packed, size, name_len, extra_len = LOCAL.unpack_from(header)
+        if magic != LOCAL_MAGIC or method != entry.method or name_len != len(entry.name):
+            raise _bad(f"the two headers of {_show(entry)} differ")
+        if header[LOCAL.size :] != entry.name:
+            raise _bad(f"the two headers of {_show(entry)} have different names")
+        if (flags | entry.flags) & ENCRYPTED:
+            raise UnsupportedError(f"{_show(entry)} is encrypted", hint="decrypt the archive first")
+        if method not in (STORED, DEFLATED):
+            raise UnsupportedError(f"{_show(entry)} uses zip method {method}", hint="pack it stored or deflated")
+        if not flags & SIZES_FOLLOW and (
+            packed not in (entry.packed, FULL32) or size not in (entry.size, FULL32) or crc != entry.crc32
+        ):
+            raise _bad(f"the two headers of {_show(entry)} give different sizes or checksums")
+        start = entry.header + LOCAL.size + name_len + extra_len
+        if start + entry.packed > self._directory:
+            raise _bad(f"{_show(entry)} runs into the directory")
+        return self._contents(entry, start)
+
+    def _contents(self, entry: Entry, start: int) -> ByteSpan:
+        recorded = entry.crc32 or None  # torch writes 0 for "not computed"
+        if entry.method == DEFLATED:
+            if entry.size > entry.packed * MAX_INFLATED_RATIO:
+                raise LimitError(f"{_show(entry)} claims to inflate beyond what deflate can", hint="do not trust it")
+            return ByteSpan(Inflated(self._source, entry, start), 0, entry.size, recorded)
+        if entry.packed != entry.size:
+            raise _bad(f"{_show(entry)} is stored and has two different sizes")
+        return ByteSpan(self._source, start, entry.size, recorded)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """A whole entry, checked against its CRC-32. Raises LimitError past `limit` bytes, CorruptFileError."""
+        span = self.span(name)
+        if span.length > limit:
+            raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
+        data = bytes(span.file.read_at(span.offset, span.length))
+        if span.crc32 is not None and crc32(data) != span.crc32:
+            raise _bad(f"{name!r} fails its CRC-32")
+        return data
+
+
+class Inflated:
+    """The contents of a compressed entry, inflated once into an unnamed temporary file."""
+
+    def __init__(self, source: Source, entry: Entry, start: int) -> None:
+        self._source, self._entry, self._start = source, entry, start
+        self._file: IO[bytes] | None = None
+
+    @property
+    def path(self) -> object:
+        """The archive's path, for errors."""
+        return self._source.path
+
+    def _inflated(self) -> IO[bytes]:
+        if self._file is None:
+            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
+            stream = zlib.decompressobj(-zlib.MAX_WBITS)
+            written = 0
+            for at in range(0, self._entry.packed, CHUNK):
+                piece: bytes = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
+                while piece:
+                    data = self._step(stream, piece)
+                    written += len(data)
+                    if written > self._entry.size:
+                        raise _bad(f"{_show(self._entry)} inflates to more than it claims")
+                    file.write(data)
+                    piece = stream.unconsumed_tail
+            if written != self._entry.size or not stream.eof:
+                raise _bad(f"{_show(self._entry)} inflates to less than it claims")
+            self._file = file
+        return self._file
+
+    def _step(self, stream: zlib._Decompress, piece: bytes) -> bytes:
+        try:
+            return stream.decompress(piece, CHUNK)
+        except zlib.error as error:
+            raise _bad(f"{_show(self._entry)} does not inflate") from error
+
+    def read_at(self, offset: int, length: int) -> memoryview:
+        buffer = bytearray(length)
+        self.read_into(memoryview(buffer), offset)
+        return memoryview(buffer)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        import os
+
+        file = self._inflated()
+        if offset < 0 or offset + len(buffer) > self._entry.size:
+            raise _bad(f"bytes past the end of {_show(self._entry)} are asked for")
+        done = 0
+        while done < len(buffer):
+            done += os.preadv(file.fileno(), [buffer[done:]], offset + done)
+
+
+def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int, int, int]:
+    """Take from the zip64 extra field whatever did not fit, in the order that the format fixes."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = int.from_bytes(extra[at : at + 2], "little"), int.from_bytes(extra[at + 2 : at + 4], "little")
+        if kind == ZIP64_EXTRA:
+            field = extra[at + 4 : at + 4 + length]
+            wide = [int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)]
+            values = [size, packed, header]
+            for i, value in enumerate(values):
+                if value == FULL32:
+                    if not wide:
+                        raise _bad("a zip64 field is too short")
+                    values[i] = wide.pop(0)
+            return values[0], values[1], values[2]
+        at += 4 + length
+    return size, packed, header
+
+
+def _show(entry: Entry) -> str:
+    return repr(entry.name.decode("utf-8", "replace"))

@@ -1,0 +1,138 @@
+"""A file that is read in ranges and never mapped.
+
+A map of a file that someone truncates kills the process; a read does not. Mapped pages count as resident memory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UsageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Source:
+    """A regular file opened for reading in ranges, from any thread. A context manager.
+
+    path: as it was given; size: bytes, when it was opened; bytes_read: what has been read so far, for tests.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open `path`. Raises FileAccessError where it is missing, unreadable, a folder, a pipe or a device."""
+        if os.fspath(path) == "-":
+            raise UsageError("reading from standard input is not supported", hint="give the path of a file")
+        self.path = Path(path)
+        try:
+            self._fd = os.open(self.path, _OPEN_FLAGS)
+        except ValueError as error:  # a NUL in the path
+            raise FileAccessError(f"cannot open this path: {error}", path=path, hint="check the path") from error
+        except OSError as error:
+            if self.path.is_dir():
+                raise _not_a_file(self.path, "a folder") from error
+            hint = "check the path" if isinstance(error, FileNotFoundError) else "check the file's permissions"
+            raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=hint) from error
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise _not_a_file(self.path, _kind(status.st_mode))
+        self.size = status.st_size
+        self._identity = _identity(status)
+        self._lock = Lock()
+        self.bytes_read = 0
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Closing twice is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read_at(self, offset: int, length: int) -> memoryview:
+        """Exactly `length` bytes at `offset`, in new memory of that size. Raises CorruptFileError past the end."""
+        self._check_range(offset, length)
+        buffer = bytearray(length)
+        self.read_into(memoryview(buffer), offset)
+        return memoryview(buffer)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset`. Raises SourceChangedError where the file has become shorter."""
+        self._check_range(offset, len(buffer))
+        done = 0
+        while done < len(buffer):
+            try:
+                count = self._pread(buffer[done:], offset + done)
+            except OSError as error:
+                raise FileAccessError(f"cannot read: {reason(error)}", path=self.path, hint="check the disk") from error
+            if count == 0:
+                raise self._changed("became shorter")
+            done += count
+        self.bytes_read += done
+
+    def _pread(self, buffer: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [buffer], offset)
+        with self._lock:  # Windows has no pread
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            data = os.read(self._fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise CorruptFileError(
+                f"the file ends at byte {self.size}, and bytes {offset} to {offset + length} are asked for",
+                path=self.path,
+                hint="the file is cut short: copy it again from where it came",
+            )
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if the file was written to since it was opened."""
+        if _identity(os.fstat(self._fd)) != self._identity:
+            raise self._changed("was written to")
+
+    def _changed(self, how: str) -> SourceChangedError:
+        return SourceChangedError(
+            f"the file {how} while it was being read", path=self.path, hint="wait for its writer to finish, then again"
+        )
+
+    def is_file_at(self, path: Path) -> bool:
+        """Whether `path` leads to this very file (by another name, a hard link, a symlink)."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(path))
+        except OSError:
+            return False
+
+
+def reason(error: OSError) -> str:
+    """The operating system's words, in lower case and without the path."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "a folder")
+
+
+def _not_a_file(path: Path, what: str) -> FileAccessError:
+    hint = "name a file inside it" if what == "a folder" else "write it to a file first, and give that file's path"
+    return FileAccessError(f"this is {what}, not a file", path=path, hint=hint)

@@ -1,0 +1,159 @@
+"""Copying tensors into a target: constant memory, every core, checksums on the way.
+
+Each worker takes the next tensor and moves it through one buffer of its own. Whole tensors are the unit, so that a
+checksum is a running value and needs no combining.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Event, Lock
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import DamagedTensorError
+from ckptconv.io.checksum import CHUNK, ContentHash, crc32, span_crc32
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ckptconv.core.tensor import ByteSpan, LazyTensor
+    from ckptconv.io.target import Target
+
+GATHER_BLOCK = 8 << 20
+"""Bytes of a strided tensor that are gathered at a time: the more, the longer the runs in the file."""
+
+Progress = "Callable[[int, int], None]"
+"""Called with the bytes done and the bytes in all, from one thread at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Write `tensor` at `offset` of the target. `name` is what an error calls it."""
+
+    name: str
+    tensor: LazyTensor
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Checksums of what was written for one job: the CRC-32, and the content hash in hexadecimal."""
+
+    crc32: int
+    content: str
+
+
+class Streamer:
+    """Copies jobs into a target and checks each tensor against the checksum that its file recorded."""
+
+    def __init__(
+        self, target: Target, *, crc: bool, content: bool, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._target = target
+        self._crc = crc
+        self._content = content
+        self._progress = progress
+        self._done = 0
+        self._total = 0
+        self._lock = Lock()
+        self._gathering = Lock()
+        self._stop = Event()
+        self._checked: set[ByteSpan] = set()
+
+    def run(self, jobs: Sequence[Job]) -> list[Sums]:
+        """Copy every job; the sums come in the jobs' order. Raises DamagedTensorError, naming the tensor."""
+        self._total = sum(job.tensor.info.nbytes for job in jobs)
+        workers = min(4, os.cpu_count() or 1, max(1, self._total >> 22))
+        if workers == 1:
+            return [self._copy(job, memoryview(bytearray(CHUNK))) for job in jobs]
+        sums: list[Sums | None] = [None] * len(jobs)
+        queue = iter(enumerate(jobs))
+        with ThreadPoolExecutor(workers) as pool:
+            tasks = [pool.submit(self._work, queue, sums) for _ in range(workers)]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:  # Ctrl-C included: let the workers end at their next chunk
+                self._stop.set()
+                raise
+        return [one for one in sums if one is not None]
+
+    def _work(self, queue: Iterator[tuple[int, Job]], sums: list[Sums | None]) -> None:
+        buffer = memoryview(bytearray(CHUNK))
+        try:
+            while not self._stop.is_set():
+                with self._lock:
+                    index, job = next(queue, (-1, None))
+                if job is None:
+                    return
+                sums[index] = self._copy(job, buffer)
+        except BaseException:
+            self._stop.set()
+            raise
+
+    def _copy(self, job: Job, buffer: memoryview) -> Sums:
+        span = job.tensor.span
+        own_check = span is not None and job.tensor.depends == (span,) and span.crc32 is not None
+        if not own_check:
+            self._check_dependencies(job)
+        crc = 0
+        content = ContentHash() if self._content else None
+        position = job.offset
+        for chunk in chunks(job.tensor, buffer, self._gathering):
+            if self._stop.is_set():
+                break
+            if self._crc or own_check:
+                crc = crc32(chunk, crc)
+            if content is not None:
+                content.update(chunk)
+            self._target.write_at(position, chunk)
+            position += len(chunk)
+            self._advance(len(chunk))
+        else:
+            if own_check and span is not None and crc != span.crc32:
+                raise DamagedTensorError(job.name, path=_path_of(span))
+        return Sums(crc, content.hexdigest() if content else "")
+
+    def _check_dependencies(self, job: Job) -> None:
+        """Check a storage that several tensors view, or that is gathered, once, before anything is taken from it."""
+        for span in job.tensor.depends:
+            with self._lock:
+                if span.crc32 is None or span in self._checked:
+                    continue
+                self._checked.add(span)
+            if span_crc32(span) != span.crc32:
+                raise DamagedTensorError(job.name, path=_path_of(span))
+
+    def _advance(self, count: int) -> None:
+        if self._progress is not None:
+            with self._lock:
+                self._done += count
+                self._progress(self._done, self._total)
+
+
+def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None) -> Iterable[memoryview]:
+    """The tensor's image in order, in pieces of bounded size; a piece is valid until the next one is asked for.
+
+    One run in a file goes through `buffer`; anything else is gathered in blocks, by one thread at a time.
+    """
+    span = tensor.span
+    size = tensor.info.nbytes
+    if span is not None:
+        for start in range(0, size, len(buffer)):
+            piece = buffer[: min(len(buffer), size - start)]
+            span.file.read_into(piece, span.offset + start)
+            yield piece
+        return
+    for start in range(0, size, GATHER_BLOCK):
+        if gathering is None:
+            yield tensor.read(start, min(start + GATHER_BLOCK, size))
+            continue
+        with gathering:
+            yield tensor.read(start, min(start + GATHER_BLOCK, size))
+
+
+def _path_of(span: ByteSpan) -> str | None:
+    return str(span.file.path) if isinstance(span.file, Source) else None

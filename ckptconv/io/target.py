@@ -1,0 +1,247 @@
+"""Writing a file so that it is either not there, the old one, or whole.
+
+The data goes into an unnamed file in the target's folder (``O_TMPFILE``), which the kernel frees if the process is
+killed. Where a file system has none, it is a named one beside the target, held by a lock; the next run removes those
+that nobody holds. Either way: fsync, then one link or rename, then fsync of the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
+from ckptconv.io.source import reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+try:
+    import fcntl
+except ImportError:  # Windows keeps an open file from being removed, which serves as the lock
+    fcntl = None  # type: ignore[assignment]
+
+_MARK = ".ckptconv-tmp-"
+_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Target:
+    """The file to be written. A context manager: leaving it without `commit` leaves the disk as it was.
+
+    path:    as it was given.
+    replace: whether an existing file may be replaced; it keeps its mode. A symlink keeps pointing where it points.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
+        """Check that `path` can be written, and touch nothing. Raises TargetExistsError, FileAccessError."""
+        if os.fspath(path) == "-":
+            raise UsageError("writing to standard output is not supported", hint="give the path of a file")
+        self.path = Path(path)
+        self.replace = replace
+        self._fd = -1
+        self._temp: Path | None = None
+        with _translated(self.path):
+            self._real = Path(os.path.realpath(self.path))
+            self._old = self._look()
+            if not self._real.parent.is_dir():
+                raise FileAccessError(
+                    "the target's folder does not exist", path=self.path, hint=f"mkdir -p {str(self._real.parent)!r}"
+                )
+
+    def _look(self) -> os.stat_result | None:
+        try:
+            status = os.stat(self._real)
+        except FileNotFoundError:
+            if self._real.is_symlink():
+                raise FileAccessError("this symlink leads in a circle", path=self.path, hint="remove it") from None
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+            raise FileAccessError(f"the target is {what}", path=self.path, hint="give the path of a file")
+        if not self.replace:
+            raise _exists(self.path)
+        return status
+
+    def __enter__(self) -> Target:
+        with _translated(self.path):
+            _sweep(self._real)
+            self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._discard()
+
+    def _open(self) -> None:
+        folder = self._real.parent
+        if hasattr(os, "O_TMPFILE"):
+            with suppress(OSError):
+                self._fd = os.open(folder, _FLAGS | os.O_TMPFILE, 0o666)
+                return
+        while self._fd < 0:
+            temp = _beside(self._real)
+            fd = os.open(temp, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+            if _locked(fd):
+                self._fd, self._temp = fd, temp
+            else:  # another run's sweep was faster than our lock, and removed it
+                os.close(fd)
+
+    def reserve(self, size: int) -> None:
+        """Set the file's size. Raises FileAccessError where the disk has less room than that."""
+        with _translated(self.path):
+            if hasattr(os, "fstatvfs"):
+                room = os.fstatvfs(self._fd)
+                free = room.f_bavail * room.f_frsize
+                if size > free:
+                    raise FileAccessError(
+                        f"no space left: {size:,} bytes are needed and {free:,} are free",
+                        path=self.path,
+                        hint="free some space, or write to another disk",
+                    )
+            os.ftruncate(self._fd, size)
+
+    def write_at(self, offset: int, data: memoryview | bytes) -> None:
+        """Write all of `data` at `offset`; from any thread."""
+        view = memoryview(data)
+        done = 0
+        with _translated(self.path):
+            while done < len(view):
+                done += self._pwrite(view[done:], offset + done)
+
+    def _pwrite(self, data: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._fd, data, offset)
+        os.lseek(self._fd, offset, os.SEEK_SET)
+        return os.write(self._fd, data)
+
+    @property
+    def readable_path(self) -> Path:
+        """A path under which the unfinished file can be opened for reading by another library."""
+        return self._temp or Path(f"/proc/self/fd/{self._fd}")
+
+    def commit(self) -> None:
+        """Make the file whole on disk and put it in its place."""
+        with _translated(self.path):
+            if self._old is not None:
+                os.chmod(
+                    self._fd if os.chmod in os.supports_fd else self.readable_path, stat.S_IMODE(self._old.st_mode)
+                )
+            os.fsync(self._fd)
+            self._place()
+            _sync_folder(self._real.parent)
+        self._temp = None
+        self._discard()
+
+    def _place(self) -> None:
+        """One atomic step: a link fails where the target has appeared meanwhile, a rename replaces it."""
+        if self._old is None and not self.replace:
+            try:
+                self._link(self._real)
+            except FileExistsError:
+                raise _exists(self.path) from None
+            if self._temp is not None:
+                os.unlink(self._temp)
+            return
+        if self._temp is None:
+            named = _beside(self._real)
+            _lock(self._fd)
+            self._link(named)
+            self._temp = named
+        os.replace(self._temp, self._real)
+
+    def _link(self, name: Path) -> None:
+        if self._temp is not None:
+            os.link(self._temp, name)
+        else:  # the unnamed file is reached through a symlink, which link(2) follows only by way of linkat(2)
+            os.link(self.readable_path, name, src_dir_fd=self._fd, follow_symlinks=True)
+
+    def _discard(self) -> None:
+        if self._temp is not None:
+            with suppress(OSError):
+                os.unlink(self._temp)
+            self._temp = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _exists(path: Path) -> TargetExistsError:
+    return TargetExistsError("the target exists already", path=path, hint="add --force to replace it")
+
+
+def _beside(path: Path) -> Path:
+    """A name of our own in the same folder, within the 255 bytes that file systems allow."""
+    stem = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
+    return path.with_name(f".{stem}{_MARK}{secrets.token_hex(6)}")
+
+
+def _lock(fd: int) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _locked(fd: int) -> bool:
+    """Lock a file that we have just created; False if someone removed it first."""
+    return _lock(fd) and os.fstat(fd).st_nlink > 0
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed runs left beside `path`; a file that a live run holds its lock on stays."""
+    start = _beside(path).name.rsplit(_MARK, 1)[0] + _MARK
+    for name in _names(path.parent):
+        if not name.startswith(start):
+            continue
+        leftover = path.parent / name
+        with suppress(OSError):
+            fd = os.open(leftover, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _lock(fd):
+                    os.unlink(leftover)
+            finally:
+                os.close(fd)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # not every file system lets a folder be synced
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+class _translated:
+    """Turns the operating system's errors into ours, with a hint that fits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        match error:
+            case OSError():
+                hint = "free some space, or write to another disk" if error.errno in (28, 122) else "check the folder"
+                raise FileAccessError(f"cannot write: {reason(error)}", path=self.path, hint=hint) from error
+            case ValueError():
+                raise FileAccessError(f"cannot write: {error}", path=self.path, hint="check the path") from error
