@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format
 
 PathText = str | PathLike[str]
-Progress = "Callable[[int, int], None]"
 Verdict = Literal["plain", "opaque", "would run code"]
 
 
@@ -112,7 +112,7 @@ def convert(
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError and others of CkptconvError.
     """
     if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
-        raise UsageError(f"there is no loss {sorted(unknown)[0]!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
+        raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))
     with open(source, format=from_format) as opened:
         checkpoint = opened.bare() if bare else opened
@@ -143,7 +143,7 @@ def _write(
     return replace(result, nbytes=written.nbytes, digest=written.digest)
 
 
-def _stored(checkpoint: Checkpoint) -> dict[str, object]:
+def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
     tied = checkpoint.tied_to
     return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
 
@@ -170,7 +170,7 @@ def _refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -
         raise UnsafeError(
             f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
             path=source,
-            hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data; neither makes them",
+            hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
             details=[call.message for call in calls[:20]],
         )
     if left:

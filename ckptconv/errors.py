@@ -51,7 +51,7 @@ class CkptconvError(Exception):
         self.details = tuple(details)
 
     def at(self, path: str | PathLike[str]) -> CkptconvError:
-        """This error with the file named, where it had none yet."""
+        """The same error with the file named, where it had none yet."""
         if self.path is None:
             self.path = path
         return self

@@ -84,11 +84,12 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     if name is None:
         raise UnsupportedError(f"numpy has no element type for {dtype}", hint="read its bytes with .read()")
     package, _, plain = name.rpartition(".")
-    return np.dtype(getattr(ml_dtypes, plain) if package else plain)
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, plain) if package else plain)
+    return found
 
 
 def from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...] | int) -> np.ndarray[Any, Any]:
-    """A part of an image as a numpy array. Elements under 8 bits are unpacked to one byte each, as ml_dtypes has them."""
+    """A part of an image as a numpy array. Elements under 8 bits take one byte each, as in ml_dtypes."""
     import numpy as np
 
     target = numpy_dtype(dtype)
@@ -115,7 +116,8 @@ def _unpack_6(raw: np.ndarray[Any, Any], shape: tuple[int, ...] | int) -> np.nda
     bits = np.unpackbits(raw, bitorder="little")
     wanted = int(np.prod(shape, dtype=np.int64))
     six = bits[: wanted * 6].reshape(wanted, 6)
-    return (six << np.arange(6, dtype=np.uint8)).sum(axis=1, dtype=np.uint8).reshape(shape)
+    codes: np.ndarray[Any, Any] = (six << np.arange(6, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    return codes.reshape(shape)
 
 
 def to_numpy(tensor: LazyTensor) -> np.ndarray[Any, Any]:

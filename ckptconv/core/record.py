@@ -260,7 +260,7 @@ def _cast(new: MetaNode, old: MetaNode) -> MetaNode:
     """`new` as the old type where that is exact. Raises ValueError elsewhere."""
     if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)):
         items = [_cast(item, old[min(i, len(old) - 1)]) if old else item for i, item in enumerate(new)]
-        return TorchSize(items) if isinstance(old, TorchSize) else type(old)(items)
+        return TorchSize(_sizes(items)) if isinstance(old, TorchSize) else type(old)(items)
     if isinstance(old, (set, frozenset)) and isinstance(new, list):
         return type(old)(new)
     if isinstance(old, dict) and type(new) is dict:
@@ -272,13 +272,20 @@ def _cast(new: MetaNode, old: MetaNode) -> MetaNode:
     return new
 
 
+def _sizes(items: list[MetaNode]) -> list[int]:
+    sizes = [item for item in items if type(item) is int]
+    if len(sizes) != len(items):
+        raise ValueError("not a list of ints")
+    return sizes
+
+
 def prune(root: MetaNode, names: Mapping[str, object], findings: list[Finding]) -> MetaNode:
     """The tree without references to tensors that are not in the file; each is a finding."""
     missing = {node.name for _, node in walk(root) if isinstance(node, TensorRef) and node.name not in names}
-    for name in sorted(missing):
-        findings.append(
-            Finding("lost-tensor", "warning", name, f"the record mentions {name!r}, which is not in the file")
-        )
+    findings += [
+        Finding("lost-tensor", "warning", name, f"the record mentions {name!r}, which is not in the file")
+        for name in sorted(missing)
+    ]
     return _without(root, missing) if missing else root
 
 

@@ -64,7 +64,7 @@ def same(a: MetaNode, b: MetaNode) -> bool:
     return canonical(a) == canonical(b)
 
 
-def to_json(node: MetaNode, *, sort: bool = False) -> Json:
+def to_json(node: MetaNode, *, sort: bool = False) -> Json:  # noqa: C901 (one line for each kind of node)
     """The node as JSON data. With `sort`, plain dicts are ordered by their spelling. Raises TypeError on no node."""
 
     def again(child: MetaNode) -> Json:

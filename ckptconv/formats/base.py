@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from ckptconv.core.dtypes import DType
 from ckptconv.errors import MissingExtraError, PluginError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.dtypes import DType
     from ckptconv.core.report import Finding
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
@@ -44,7 +44,7 @@ class Holds:
 
 
 class Claims(Protocol):
-    """Whether the file's bytes are of this format. Reads a few hundred bytes at most; raises nothing on foreign ones."""
+    """Whether the file's bytes are of this format. Reads little; raises nothing on foreign ones."""
 
     def __call__(self, source: Source) -> bool: ...
 

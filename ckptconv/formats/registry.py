@@ -16,6 +16,7 @@ from ckptconv.formats import safetensors, torch
 from ckptconv.formats.base import Format
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckptconv.io.source import Source
@@ -67,12 +68,17 @@ def all_formats() -> tuple[Format, ...]:
     return (*BUILTIN, *plugins()[0])
 
 
+def _cheapest_first() -> Iterator[Format]:
+    """The built-in formats, and only then, for those who go on asking, the plug-ins."""
+    yield from BUILTIN
+    yield from plugins()[0]
+
+
 def by_name(name: str) -> Format:
     """The format of that name. Raises UsageError, with the nearest names."""
-    for known in (lambda: BUILTIN, all_formats):
-        for one in known():
-            if one.name == name:
-                return one
+    for one in _cheapest_first():
+        if one.name == name:
+            return one
     names = [one.name for one in all_formats()]
     near = get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(names)}"
@@ -81,10 +87,9 @@ def by_name(name: str) -> Format:
 
 def by_suffix(path: Path) -> Format:
     """The format that a new file of this name gets. Raises UsageError."""
-    for known in (lambda: BUILTIN, all_formats):
-        for one in known():
-            if one.writer and path.name.lower().endswith(one.suffixes):
-                return one
+    for one in _cheapest_first():
+        if one.writer and path.name.lower().endswith(one.suffixes):
+            return one
     known_suffixes = " ".join(suffix for one in all_formats() if one.writer for suffix in one.suffixes)
     raise UsageError(
         f"no format is known for the name {path.name!r}",
@@ -94,10 +99,7 @@ def by_suffix(path: Path) -> Format:
 
 def detect(source: Source) -> Format:
     """The format that the file's bytes are of, whatever its name. Raises UnknownFormatError."""
-    for one in BUILTIN:
-        if one.claims_file(source):
-            return one
-    for one in plugins()[0]:
+    for one in _cheapest_first():
         if one.claims_file(source):
             return one
     raise _unknown(source)

@@ -6,7 +6,7 @@ tensors, sharding, strides and bookkeeping. Anyone can recompute it:
     one line for each tensor, sorted by name in UTF-8:
         ["NAME","DTYPE",[SHAPE…],"xxh3-128 of its little-endian C-order bytes, in hexadecimal"]
     one line for each group of tied names, sorted:   ["tie",["NAME","NAME"…]]      (names sorted)
-    one line for the metadata, unless it is empty:   ["metadata",{…}]              (as the record spells it, keys sorted)
+    one line for the metadata, unless it is empty:   ["metadata",{…}]      (as the record spells it, keys sorted)
 
 Each line is JSON without spaces, non-ASCII characters escaped, and ends in a line feed. The digest is ``xxh3-128:``
 and the xxh3-128 of these lines, in hexadecimal.

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 GATHER_BLOCK = 8 << 20
 """Bytes of a strided tensor that are gathered at a time: the more, the longer the runs in the file."""
 
-Progress = "Callable[[int, int], None]"
-"""Called with the bytes done and the bytes in all, from one thread at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows keeps an open file from being removed, which serves as the lock
-    fcntl = None  # type: ignore[assignment]
 
 _MARK = ".ckptconv-tmp-"
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -182,7 +181,7 @@ def _beside(path: Path) -> Path:
 
 
 def _lock(fd: int) -> bool:
-    if fcntl is None:
+    if sys.platform == "win32":  # an open file cannot be removed there, which serves as the lock
         return True
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
-from ckptconv.core.record import Record
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.formats.safetensors.blobs import restore
@@ -17,6 +16,7 @@ from ckptconv.formats.safetensors.encodings import can_decode
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
 
 if TYPE_CHECKING:
+    from ckptconv.core.record import Record
     from ckptconv.io.source import Source
 
 
@@ -110,7 +110,7 @@ def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Fi
     return {name: tensors[name] for name in names}
 
 
-def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, records.TensorNote]:
+def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:
     """Notes by name; what the record says of "*" holds for every tensor."""
     noted = record.notes.tensors
     everyone = noted.get("*")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Args = tuple[Value, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StorageStub:
     """A persistent id: which record holds the elements. `dtype` is None where the tensor says it (UntypedStorage)."""
 
@@ -36,7 +36,7 @@ class StorageStub:
     numel: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class TensorStub:
     """A pickled tensor. `offset` and `strides` count elements of `dtype` in the storage."""
 
@@ -88,8 +88,11 @@ class NumpyStub:
 
 
 def _exact(values: Value) -> tuple[int, ...]:
-    if not isinstance(values, (tuple, list)) or not all(type(n) is int for n in values):
-        raise TypeError("sizes and strides are tuples of ints")
+    if not isinstance(values, (tuple, list)):
+        raise TypeError("sizes and strides are tuples")
+    for n in values:
+        if type(n) is not int:
+            raise TypeError("sizes and strides are ints")
     return tuple(values)
 
 
@@ -113,13 +116,12 @@ def _tensor(
     element = dtype or stub.dtype
     if element is None or type(offset) is not int:
         raise TypeError("a tensor names no element type, or its offset is no int")
-    bits = metadata or {}
-    if not isinstance(bits, dict) or bits.keys() - {"conj", "neg"}:
+    plain = TensorStub(stub, element, offset, _exact(size), _exact(stride), _flag(requires_grad))
+    if not metadata:
+        return plain
+    if not isinstance(metadata, dict) or metadata.keys() - {"conj", "neg"}:
         raise TypeError("unknown tensor metadata")
-    return TensorStub(
-        stub, element, offset, _exact(size), _exact(stride), _flag(requires_grad),
-        conj=_flag(bits.get("conj", False)), neg=_flag(bits.get("neg", False)),
-    )  # fmt: skip
+    return replace(plain, conj=_flag(metadata.get("conj", False)), neg=_flag(metadata.get("neg", False)))
 
 
 def _tensor_v3(
@@ -229,6 +231,19 @@ def _refuse(kind: str) -> Callable[..., RefusedTensor]:
     return lambda *args: RefusedTensor(kind)
 
 
+def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
+    """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
+    constructor = CONSTRUCTORS.get(function) if isinstance(function, Global) else None
+    made = constructor(*args) if constructor else NotImplemented
+    if not isinstance(made, TensorStub):
+        return made
+    attributes = dict(state) if isinstance(state, dict) else {}
+    if isinstance(cls, Global) and str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+        attributes["__class__"] = cls
+    parameter = made.parameter or cls == Global("torch.nn.parameter", "Parameter")
+    return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
+
+
 def _complex(real: Value, imag: Value = 0.0) -> complex:
     if not isinstance(real, (int, float)) or not isinstance(imag, (int, float)):
         raise TypeError("a complex number's parts are no numbers")
@@ -263,6 +278,7 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     _U + "_rebuild_meta_tensor_no_storage": _refuse("on the meta device, without values,"),
     _U + "_rebuild_device_tensor_from_numpy": _refuse("kept as a numpy array of another device"),
     _U + "_rebuild_device_tensor_from_cpu_tensor": _refuse("of another device"),
+    "torch._tensor._rebuild_from_type_v2": _from_type,
     "numpy.dtype": _numpy_dtype,
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy._core.multiarray.scalar": _numpy_scalar,
@@ -276,8 +292,8 @@ CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constr
 
 _HARMLESS_MODULES = ("pathlib", "pathlib._local", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "ipaddress")
 _HARMLESS = frozenset(
-    ["builtins.range", "builtins.slice", "collections.deque", "types.SimpleNamespace", "argparse.Namespace", "re._compile",
-     "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
+    ["builtins.range", "builtins.slice", "collections.deque", "types.SimpleNamespace", "argparse.Namespace",
+     "re._compile", "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
      "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
      "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
      "collections.defaultdict"]
@@ -301,22 +317,8 @@ class TorchConstructors:
                 return TorchValue("memory_format", name.name)
         return name
 
-    def call(self, name: Global, args: Args) -> Value:
-        if name == Global("torch._tensor", "_rebuild_from_type_v2"):
-            return self._from_type(*args)
-        constructor = CONSTRUCTORS.get(name)
-        return NotImplemented if constructor is None else constructor(*args)
-
-    def _from_type(self, function: Value, cls: Value, args: Value, state: Value) -> Value:
-        """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
-        made = self.call(function, args) if isinstance(function, Global) and isinstance(args, tuple) else NotImplemented
-        if not isinstance(made, TensorStub):
-            return made
-        attributes = dict(state) if isinstance(state, dict) else {}
-        if isinstance(cls, Global) and str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
-            attributes["__class__"] = cls
-        parameter = made.parameter or cls == Global("torch.nn.parameter", "Parameter")
-        return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
+    def constructor(self, name: Global) -> Callable[..., Value] | None:
+        return CONSTRUCTORS.get(name)
 
     def is_harmless(self, name: Global, args: Args) -> bool:
         if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member

@@ -23,6 +23,7 @@ from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.io.limits import MAX_INT_DIGITS, MAX_NODES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
 
     from ckptconv.core.metadata import How
 
@@ -65,8 +66,8 @@ class Constructors(Protocol):
     def value(self, name: Global) -> Value:
         """What a name that is only mentioned stands for; the Global itself where it is not known."""
 
-    def call(self, name: Global, args: tuple[Value, ...]) -> Value:
-        """The result of our constructor, or NotImplemented where there is none. ValueError and TypeError: bad args."""
+    def constructor(self, name: Global) -> Callable[..., Value] | None:
+        """Our constructor for a name, where there is one; its result may be NotImplemented, for "not with these"."""
 
     def is_harmless(self, name: Global, args: tuple[Value, ...]) -> bool:
         """Whether a call of `name` only makes a plain value, so that it is worth no alarm."""
@@ -93,7 +94,8 @@ class Machine:
         self._memo: dict[int, Value] = {}
         self._protocol = 0
         self._make = constructors
-        self._known: dict[tuple[str, str], Value] = {}
+        self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
+        self._constructors: dict[int, Callable[..., Value] | None] = {}
         self._budget = MAX_NODES
         self.globals: dict[Global, bool] = {}
 
@@ -111,13 +113,38 @@ class Machine:
         return result
 
     def _loop(self) -> None:
-        data, handlers = self._data, [getattr(self, f"_op_{name}") if name else self._unknown for name in _OPCODES]
+        """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""
+        data, memo = self._data, self._memo
+        handlers = [getattr(self, f"_op_{name}") if name else self._unknown for name in _OPCODES]
+        stack, pos = self._stack, 0
         while True:
-            opcode = data[self._pos]
-            self._pos += 1
-            if opcode == 0x2E:  # STOP
+            opcode = data[pos]
+            pos += 1
+            if opcode == 0x72:  # LONG_BINPUT; an index that is cut short is noticed at the next opcode
+                memo[int.from_bytes(data[pos : pos + 4], "little")] = stack[-1]
+                pos += 4
+            elif opcode == 0x71:  # BINPUT
+                memo[data[pos]] = stack[-1]
+                pos += 1
+            elif opcode == 0x68:  # BINGET
+                stack.append(memo[data[pos]])
+                pos += 1
+            elif opcode == 0x6A:  # LONG_BINGET
+                stack.append(memo[int.from_bytes(data[pos : pos + 4], "little")])
+                pos += 4
+            elif opcode == 0x4B:  # BININT1
+                stack.append(data[pos])
+                pos += 1
+            elif opcode == 0x28:  # MARK
+                self._marks.append(stack)
+                stack = self._stack = []
+            elif opcode == 0x2E:  # STOP
+                self._pos = pos
                 return
-            handlers[opcode]()
+            else:
+                self._pos = pos
+                handlers[opcode]()
+                stack, pos = self._stack, self._pos
 
     def _bad(self, why: str) -> CorruptFileError:
         return CorruptFileError(
@@ -169,10 +196,6 @@ class Machine:
 
     # Stack and memo
 
-    def _op_MARK(self) -> None:
-        self._marks.append(self._stack)
-        self._stack = []
-
     def _op_POP(self) -> None:
         if self._stack:
             self._stack.pop()
@@ -188,27 +211,11 @@ class Machine:
     def _op_PUT(self) -> None:
         self._memo[self._decimal(self._line())] = self._stack[-1]
 
-    def _op_BINPUT(self) -> None:
-        self._memo[self._data[self._pos]] = self._stack[-1]
-        self._pos += 1
-
-    def _op_LONG_BINPUT(self) -> None:
-        pos = self._pos
-        self._memo[int.from_bytes(self._data[pos : pos + 4], "little")] = self._stack[-1]
-        self._pos = pos + 4
-
     def _op_MEMOIZE(self) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
 
     def _op_GET(self) -> None:
         self._stack.append(self._memo[self._decimal(self._line())])
-
-    def _op_BINGET(self) -> None:
-        self._stack.append(self._memo[self._data[self._pos]])
-        self._pos += 1
-
-    def _op_LONG_BINGET(self) -> None:
-        self._stack.append(self._memo[self._uint(4)])
 
     def _op_PROTO(self) -> None:
         self._protocol = self._uint(1)
@@ -239,10 +246,6 @@ class Machine:
 
     def _op_BININT(self) -> None:
         self._stack.append(int.from_bytes(self._take(4), "little", signed=True))
-
-    def _op_BININT1(self) -> None:
-        self._stack.append(self._data[self._pos])
-        self._pos += 1
 
     def _op_BININT2(self) -> None:
         self._stack.append(self._uint(2))
@@ -439,15 +442,23 @@ class Machine:
             # calling something that was itself computed: getattr(x, "system")(…)
             name = function.name if isinstance(function, Thing) else repr(function)
             return Thing(str(name), "called", args)
-        self.globals[function] = True
+        constructor = self._constructor(function)
         if function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
-        made = self._make.call(function, args)
+        made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
         if function == Global("copyreg", "_reconstructor") and args and type(args[0]) is Global:
             return Thing(str(args[0]), "object")
         return Thing(str(function), "constructed" if self._make.is_harmless(function, args) else "called", args)
+
+    def _constructor(self, function: Global) -> Callable[..., Value] | None:
+        """Remembered by identity, since hashing the name a hundred thousand times is felt."""
+        try:
+            return self._constructors[id(function)]
+        except KeyError:
+            self.globals[function] = True
+            return self._constructors.setdefault(id(function), self._make.constructor(function))
 
     def _op_NEWOBJ(self) -> None:
         args = self._stack.pop()
@@ -464,7 +475,8 @@ class Machine:
         if type(cls) is not Global:
             self._stack.append(Thing(repr(cls), "called", args, kwargs))
             return
-        made = NotImplemented if kwargs else self._make.call(cls, args)
+        constructor = None if kwargs else self._make.constructor(cls)
+        made = constructor(*args) if constructor else NotImplemented
         self._stack.append(Thing(str(cls), "object", args, kwargs) if made is NotImplemented else made)
 
     def _op_INST(self) -> None:
@@ -481,7 +493,7 @@ class Machine:
     def _op_BUILD(self) -> None:
         state = self._stack.pop()
         instance = self._stack[-1]
-        if isinstance(instance, StateOrderedDict) or isinstance(instance, Thing):
+        if isinstance(instance, (StateOrderedDict, Thing)):
             instance.state = state
         elif not self._make.build(instance, state):
             raise self._bad(f"a {type(instance).__name__} is given a state")
@@ -494,15 +506,15 @@ class Machine:
 
 
 def _opcode_names() -> list[str]:
-    """Opcode name by byte, "" where there is none; STOP is the loop's business."""
+    """Opcode name by byte, "" where there is none, or where it is followed in the loop itself."""
     codes = (
-        "( MARK|0 POP|1 POP_MARK|2 DUP|p PUT|q BINPUT|r LONG_BINPUT|\x94 MEMOIZE|g GET|h BINGET|j LONG_BINGET|\x80 PROTO|"
-        "\x95 FRAME|N NONE|\x88 NEWTRUE|\x89 NEWFALSE|I INT|L LONG|J BININT|K BININT1|M BININT2|\x8a LONG1|\x8b LONG4|"
-        "F FLOAT|G BINFLOAT|V UNICODE|X BINUNICODE|\x8c SHORT_BINUNICODE|\x8d BINUNICODE8|S STRING|T BINSTRING|"
-        "U SHORT_BINSTRING|B BINBYTES|C SHORT_BINBYTES|\x8e BINBYTES8|\x96 BYTEARRAY8|) EMPTY_TUPLE|t TUPLE|\x85 TUPLE1|"
-        "\x86 TUPLE2|\x87 TUPLE3|] EMPTY_LIST|l LIST|} EMPTY_DICT|d DICT|\x8f EMPTY_SET|\x91 FROZENSET|a APPEND|"
-        "e APPENDS|s SETITEM|u SETITEMS|\x90 ADDITEMS|c GLOBAL|\x93 STACK_GLOBAL|R REDUCE|\x81 NEWOBJ|\x92 NEWOBJ_EX|"
-        "i INST|o OBJ|b BUILD|P PERSID|Q BINPERSID"
+        "0 POP|1 POP_MARK|2 DUP|p PUT|\x94 MEMOIZE|g GET|"
+        "\x80 PROTO|\x95 FRAME|N NONE|\x88 NEWTRUE|\x89 NEWFALSE|I INT|L LONG|J BININT|M BININT2|"
+        "\x8a LONG1|\x8b LONG4|F FLOAT|G BINFLOAT|V UNICODE|X BINUNICODE|\x8c SHORT_BINUNICODE|\x8d BINUNICODE8|"
+        "S STRING|T BINSTRING|U SHORT_BINSTRING|B BINBYTES|C SHORT_BINBYTES|\x8e BINBYTES8|\x96 BYTEARRAY8|"
+        ") EMPTY_TUPLE|t TUPLE|\x85 TUPLE1|\x86 TUPLE2|\x87 TUPLE3|] EMPTY_LIST|l LIST|} EMPTY_DICT|d DICT|"
+        "\x8f EMPTY_SET|\x91 FROZENSET|a APPEND|e APPENDS|s SETITEM|u SETITEMS|\x90 ADDITEMS|c GLOBAL|"
+        "\x93 STACK_GLOBAL|R REDUCE|\x81 NEWOBJ|\x92 NEWOBJ_EX|i INST|o OBJ|b BUILD|P PERSID|Q BINPERSID"
     )
     names = [""] * 256
     for entry in codes.split("|"):

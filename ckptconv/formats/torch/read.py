@@ -3,7 +3,7 @@
     NAME/data.pkl               the pickled object; its tensors refer to storages by key
     NAME/data/KEY               one storage each: the elements as they lay in memory, 64-byte aligned
     NAME/byteorder              "little" or "big", of every storage; absent: little
-    NAME/version                "3"; NAME/.format_version, NAME/.storage_alignment, NAME/.data/serialization_id: not needed
+    NAME/version                "3"; NAME/.format_version, NAME/.storage_alignment, NAME/.data/…: not needed
     NAME/ckptconv/notes.json    ours, see `ckptconv.formats.torch.write`
 
 NAME is whatever the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 NOTES_RECORD = "ckptconv/notes.json"
 
+MAX_VERSION = 10
+"""The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
+
 _COPY_AGAIN = "copy the file again from where it came"
 
 
@@ -72,6 +75,7 @@ def read(source: Source) -> Checkpoint:
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
     _refuse_other_archives(archive, root)
+    _check_small_records(archive, root)
     constructors = TorchConstructors()
     machine = Machine(archive.read(root + "data.pkl", MAX_PICKLE_BYTES), constructors)
     tree = plant(machine.run())
@@ -98,6 +102,14 @@ def _refuse_other_archives(archive: ZipArchive, root: str) -> None:
             "this is a TorchScript archive (torch.jit.save), which is not read yet",
             hint="torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') makes one that is",
         )
+
+
+def _check_small_records(archive: ZipArchive, root: str) -> None:
+    """The records that torch reads besides; a version that torch would not read is refused here too."""
+    for name in (".format_version", ".storage_alignment", "version"):
+        text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
+        if not text.strip().isdigit() or (name == "version" and not 1 <= int(text) <= MAX_VERSION):
+            raise CorruptFileError(f"the record {name} says {text!r}", hint=_COPY_AGAIN)
 
 
 def _is_big_endian(archive: ZipArchive, root: str) -> bool:
@@ -203,7 +215,7 @@ def _check_view(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, n
     """Every element that the view can reach lies inside the storage."""
     if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=_COPY_AGAIN)
-    if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides, offset)):
+    if min((*shape, *strides, offset)) < 0 or max((*shape, *strides, offset)) > MAX_DIM:
         raise CorruptFileError("a size, a stride or the offset is out of range", hint=_COPY_AGAIN)
     if prod(shape) > MAX_DIM:
         raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=_COPY_AGAIN)

@@ -217,7 +217,9 @@ class _Planter:
             if not isinstance(item, TensorStub):
                 plain.append((position, key, self._node(item, (*path, key))))
         state = value.state if isinstance(value, StateOrderedDict) else None
-        versions = self._node(state["_metadata"], (*path, "_metadata")) if _has_versions(state) else None
+        versions = None
+        if isinstance(state, dict) and "_metadata" in state:
+            versions = self._node(state["_metadata"], (*path, "_metadata"))
         return StateDict(
             hole.prefix, "OrderedDict" if isinstance(value, OrderedDict) else "dict", tuple(plain), versions
         )
@@ -264,10 +266,6 @@ class _Planter:
             [self._node(item, (*path, f"items[{i}]")) for i, item in enumerate(thing.items)],
             [(self._node(key, (*path, "key")), self._node(item, (*path, key))) for key, item in thing.pairs],
         )
-
-
-def _has_versions(state: Value) -> bool:
-    return isinstance(state, dict) and "_metadata" in state
 
 
 def _depends_on_tensor(thing: Thing) -> bool:

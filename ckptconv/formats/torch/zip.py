@@ -1,4 +1,4 @@
-"""The zip container of torch.save, read once and strictly.
+r"""The zip container of torch.save, read once and strictly.
 
     local entry    "PK\\3\\4" … name, extra field (padding up to the storage's alignment), data
     …
@@ -49,7 +49,7 @@ STORED, DEFLATED = 0, 8
 ZIP64_EXTRA = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One entry of the central directory. `header` is where its local entry starts."""
 

@@ -1,0 +1,115 @@
+"""Whole processes, measured: wall time and peak memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+MIB = 1 << 20
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process: seconds from its start to its end, and the most memory it held, in bytes."""
+
+    seconds: float
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Runs of ours and of the peer; the n-th of each ran right after another."""
+
+    ours: Sequence[Run]
+    peers: Sequence[Run]
+
+    @property
+    def seconds(self) -> float:
+        """Our median wall time."""
+        return median(run.seconds for run in self.ours)
+
+    @property
+    def peer_seconds(self) -> float:
+        """The peer's median wall time."""
+        return median(run.seconds for run in self.peers)
+
+    @property
+    def ratio(self) -> float:
+        """The median, over the pairs, of our time through the peer's: what slows a pair slows both of it."""
+        return median(ours.seconds / peer.seconds for ours, peer in zip(self.ours, self.peers, strict=True))
+
+    @property
+    def peak_mib(self) -> float:
+        """The most memory that any of our runs held."""
+        return max(run.peak for run in self.ours) / MIB
+
+    @property
+    def peer_peak_mib(self) -> float:
+        """The most memory that any of the peer's runs held."""
+        return max(run.peak for run in self.peers) / MIB
+
+
+class FailedRunError(Exception):
+    """A measured process ended with an error."""
+
+
+def run(command: Sequence[str]) -> Run:
+    """Run `command` to its end; its output goes nowhere."""
+    with tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it again
+        if process.returncode != 0:
+            errors.seek(0)
+            text = errors.read().decode(errors="replace")
+            raise FailedRunError(f"{' '.join(command)}: exit code {process.returncode}\n{text}")
+    return Run(seconds, usage.ru_maxrss * MAXRSS_UNIT)
+
+
+def measure(ours: Sequence[str], peer: Sequence[str] | None, target: Path | None, times: int) -> Measured:
+    """Run ours and the peer in turn, each into a file that does not exist yet.
+
+    One more run of ours comes first and is not counted: it brings the program into the page cache.
+    """
+    runs: list[Run] = []
+    peers: list[Run] = []
+    fresh_run(ours, target)
+    for _ in range(times):
+        runs.append(fresh_run(ours, target))
+        if peer is not None:
+            peers.append(fresh_run(peer, target))
+    remove(target)
+    return Measured(runs, peers)
+
+
+def fresh_run(command: Sequence[str], target: Path | None) -> Run:
+    """Measure `command` after its target is gone; freeing a big file costs the kernel time that is not its own."""
+    remove(target)
+    return run(command)
+
+
+def remove(target: Path | None) -> None:
+    """Unlink the target, if there is one."""
+    if target is not None:
+        target.unlink(missing_ok=True)
+
+
+def warm(path: Path) -> None:
+    """Read a file once, so that the first of two programs is not the one that waits for the disk."""
+    buffer = bytearray(MIB)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
