@@ -58,7 +58,7 @@ class Gather:
         axes.sort(key=lambda axis: strides[axis], reverse=True)
         # An expanded axis (stride 0) repeats one element: gather it once, let assignment spread it.
         once = tuple(slice(None) if axis in axes else slice(0, 1) for axis in range(out.ndim))
-        core = out[once]
+        core = out[(*once, ...)]  # the ellipsis keeps a 0-d view a view
         self._gather(core, offset, strides, axes, unit)
         if core.shape != out.shape:
             out[...] = core
@@ -70,11 +70,36 @@ class Gather:
             return
         axis, inner = axes[0], axes[1:]
         below = extent([n if a != axis else 1 for a, n in enumerate(out.shape)], strides)
+        if (
+            below * unit <= SCRATCH
+            and (strides[axis] - below) * unit > CHEAP_GAP
+            and self._dense(out.shape, strides, inner, unit)
+        ):
+            self._runs(out, offset, strides, axis, below)
+            return
         gap = (strides[axis] - below) * unit
         step = max(1, (SCRATCH // unit - below) // strides[axis]) if gap <= CHEAP_GAP else 1
         for index in range(0, out.shape[axis], step):
             part = out[(slice(None),) * axis + (slice(index, index + step),)]
             self._gather(part, offset + index * strides[axis], strides, axes if step > 1 else inner, unit)
+
+    def _runs(self, out: np.ndarray, offset: int, strides: tuple[int, ...], axis: int, run: int) -> None:
+        """Read one run of `run` units for each index of `axis`, many into one scratch buffer, and place them at once."""
+        import numpy as np
+
+        storage = self.placement.storage
+        unit, file, base = storage.unit, storage.span.file, storage.span.offset
+        many = max(1, SCRATCH // (run * unit))
+        scratch = bytearray(min(many, out.shape[axis]) * run * unit)
+        rows = memoryview(scratch)
+        steps = [0 if n == 1 else s * unit for n, s in zip(out.shape, strides, strict=True)]
+        steps[axis] = run * unit
+        for first in range(0, out.shape[axis], many):
+            part = out[(slice(None),) * axis + (slice(first, first + many),)]
+            at = base + (offset + first * strides[axis]) * unit
+            for row in range(part.shape[axis]):
+                file.read_into(rows[row * run * unit : (row + 1) * run * unit], at + row * strides[axis] * unit)
+            part[...] = np.ndarray(part.shape, dtype=_UNSIGNED[unit], buffer=scratch, strides=steps)
 
     def _dense(self, shape: tuple[int, ...], strides: tuple[int, ...], axes: list[int], unit: int) -> bool:
         """Whether no gap between runs is worth a system call of its own."""

@@ -44,7 +44,8 @@ END64_MAGIC, LOCATOR64_MAGIC = b"PK\x06\x06", b"PK\x06\x07"
 FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 """In a 16- or 32-bit field: the value stands in a zip64 record."""
 
-ENCRYPTED, SIZES_FOLLOW = 1 << 0, 1 << 3
+ENCRYPTED, SIZES_FOLLOW = 1 << 0 | 1 << 6 | 1 << 13, 1 << 3
+PATCHED = 1 << 5
 STORED, DEFLATED = 0, 8
 ZIP64_EXTRA = 1
 
@@ -139,6 +140,8 @@ class ZipArchive:
             if FULL32 in (packed, size, header) or disk == FULL16:
                 extra = data[at + CENTRAL.size + name_len : end - comment_len]
                 size, packed, header = _widen(extra, size, packed, header)
+            if disk not in (0, FULL16):
+                raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
             yield Entry(name, flags, method, crc, packed, size, header)
             at = end
         if at != len(data):
@@ -167,6 +170,8 @@ class ZipArchive:
             raise _bad(f"the two headers of {_show(entry)} have different names")
         if (flags | entry.flags) & ENCRYPTED:
             raise UnsupportedError(f"{_show(entry)} is encrypted", hint="decrypt the archive first")
+        if (flags | entry.flags) & PATCHED:
+            raise UnsupportedError(f"{_show(entry)} is patch data", hint="pack the archive again")
         if method not in (STORED, DEFLATED):
             raise UnsupportedError(f"{_show(entry)} uses zip method {method}", hint="pack it stored or deflated")
         if not flags & SIZES_FOLLOW and (
