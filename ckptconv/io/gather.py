@@ -79,12 +79,14 @@ class Gather:
             return
         gap = (strides[axis] - below) * unit
         step = max(1, (SCRATCH // unit - below) // strides[axis]) if gap <= CHEAP_GAP else 1
+        if step >= out.shape[axis]:  # it is an inner axis that has to be cut
+            step = 1
         for index in range(0, out.shape[axis], step):
             part = out[(slice(None),) * axis + (slice(index, index + step),)]
             self._gather(part, offset + index * strides[axis], strides, axes if step > 1 else inner, unit)
 
     def _runs(self, out: np.ndarray, offset: int, strides: tuple[int, ...], axis: int, run: int) -> None:
-        """Read one run of `run` units for each index of `axis`, many into one scratch buffer, and place them at once."""
+        """Read a run of `run` units for each index of `axis`, many into one scratch buffer, and place them at once."""
         import numpy as np
 
         storage = self.placement.storage

@@ -105,7 +105,11 @@ def _refuse_other_archives(archive: ZipArchive, root: str) -> None:
 
 
 def _check_small_records(archive: ZipArchive, root: str) -> None:
-    """The records that torch reads besides; a version that torch would not read is refused here too."""
+    """What torch asks of an archive besides: entries in one folder, a version that it knows."""
+    if strays := [name for name in archive.entries if not name.startswith(root)]:
+        raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=_COPY_AGAIN)
+    if root + "version" not in archive.entries and root + ".data/version" not in archive.entries:
+        raise CorruptFileError("the archive has no version record", hint=_COPY_AGAIN)
     for name in (".format_version", ".storage_alignment", "version"):
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
         if not text.strip().isdigit() or (name == "version" and not 1 <= int(text) <= MAX_VERSION):

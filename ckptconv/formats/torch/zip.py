@@ -79,7 +79,10 @@ class ZipArchive:
             raise LimitError(f"the zip archive claims {count:,} entries in {size:,} bytes", hint="do not trust it")
         self.entries: dict[str, Entry] = {}
         for entry in self._read_directory(source.read_at(offset, size), count):
-            name = entry.name.decode("utf-8", "surrogateescape")
+            try:
+                name = entry.name.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise _bad(f"the name of its entry {_show(entry)} is not UTF-8") from error
             if name in self.entries:
                 raise _bad(f"it has two entries {name!r}")
             self.entries[name] = entry
