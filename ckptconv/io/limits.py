@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ckptconv.core.metadata import MAX_DEPTH as MAX_DEPTH
+
 MAX_PICKLE_BYTES = 1 << 30
 """One ``data.pkl``: a checkpoint of 1,000,000 tensors takes 0.2 GB."""
 
@@ -10,11 +12,12 @@ MAX_INFLATED_RATIO = 1032
 
 MAX_TENSORS = 1_000_000
 
-MAX_DEPTH = 200
-"""Nesting of metadata; Python's own recursion limit is 1,000 frames."""
-
 MAX_NODES = 5_000_000
 """Nodes of a metadata tree once shared parts are written out (a billion-laughs pickle has 10^9 of them)."""
+
+FREE_NODES = 100_000
+NODES_A_BYTE = 4
+"""A value takes a byte of pickle and more; only what is shared and written out again can outgrow that."""
 
 MAX_RANK = 64
 """Dimensions of a tensor, as in torch."""
