@@ -17,6 +17,7 @@ class Finding:
     expected: what should be there; None where the code says it all.
     found:    what is there.
     message:  one line for people.
+    hint:     what would mend it, ready to be pasted; None where that is not known.
     """
 
     code: str
@@ -25,10 +26,11 @@ class Finding:
     message: str
     expected: str | None = None
     found: str | None = None
+    hint: str | None = None
 
     def to_dict(self) -> dict[str, str | None]:
         """The finding as the JSON documents spell it."""
-        return {
+        document = {
             "code": self.code,
             "severity": self.severity,
             "where": self.where,
@@ -36,6 +38,7 @@ class Finding:
             "found": self.found,
             "message": self.message,
         }
+        return document if self.hint is None else {**document, "hint": self.hint}
 
 
 @dataclass(slots=True)

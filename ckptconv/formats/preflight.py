@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
-CODES = ("metadata", "extras", "opaque", "tie", "dtype", "overflow")
+CODES = ("metadata", "extras", "opaque", "tie", "dtype")
 """Every code of a loss."""
 
 

@@ -1,0 +1,1 @@
+"""Which change explains the difference between two sets of tensors."""

@@ -1,0 +1,178 @@
+"""Matching the names of one set of tensors with those of another.
+
+Three questions, from the most to the least certain: is it the same names under another prefix; which tensor was
+renamed to which; and which few substitutions say all of those renames at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+Shape = tuple[int | None, ...]
+"""A dimension that is None fits any size."""
+
+_DIGITS = re.compile(r"\d+")
+
+ALIKE = 0.3
+"""How alike two names must be, of 0 to 1 (difflib's ratio of their components), to be taken for a rename."""
+
+MANY = 40
+"""Candidates of one shape beyond which names are no longer all compared with each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Names that are the same but for their start: `found` stands where `expected` should ("" for nothing)."""
+
+    found: str
+    expected: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+def find_prefix(expected: Collection[str], found: Collection[str]) -> Prefix | None:
+    """The prefix that turns most of `found` into names of `expected`, or the other way round.
+
+    Both are names that have no partner yet. None unless it explains at least half of either side.
+    """
+    too_much = _stripped(found, set(expected))
+    too_little = _stripped(expected, set(found))
+    best = max((*too_much.items(), *too_little.items()), key=lambda item: len(item[1]), default=None)
+    if best is None or 2 * len(best[1]) < min(len(expected), len(found)):
+        return None
+    prefix, pairs = best
+    if prefix in too_much and too_much[prefix] is pairs:
+        return Prefix(prefix, "", tuple(pairs))
+    return Prefix("", prefix, tuple((short, long) for long, short in pairs))
+
+
+def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[str, str]]]:
+    """By prefix, the (name, rest) pairs whose rest is wanted; the shortest such prefix of each name counts."""
+    by_prefix: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for name in names:
+        dot = name.find(".")
+        while dot >= 0:
+            if name[dot + 1 :] in wanted:
+                by_prefix[name[: dot + 1]].append((name, name[dot + 1 :]))
+                break
+            dot = name.find(".", dot + 1)
+    return by_prefix
+
+
+def pair_renames(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], fits: Callable[[Shape, Shape], bool]
+) -> list[tuple[str, str]]:
+    """Pairs (found, expected) of names without a partner that are likely the same tensor.
+
+    Only tensors whose shapes fit are paired, those with the same numbers in their names first, the most alike first,
+    each once. Near linear where numbers tell the layers apart.
+    """
+    pairs: list[tuple[str, str]] = []
+    left, right = dict(expected), dict(found)
+    for key in (_numbers, lambda name: ()):
+        for here, there in _buckets(left, right, key):
+            for a, b in _best_pairs(here, there, fits):
+                if a in right and b in left:
+                    pairs.append((a, b))
+                    del right[a], left[b]
+    order = {name: i for i, name in enumerate(found)}
+    return sorted(pairs, key=lambda pair: order[pair[0]])
+
+
+def _numbers(name: str) -> tuple[str, ...]:
+    return tuple(_DIGITS.findall(name))
+
+
+def _buckets(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], key: Callable[[str], tuple[str, ...]]
+) -> list[tuple[dict[str, Shape], dict[str, Shape]]]:
+    """Names that may be each other's partners: of one key and rank."""
+    groups: dict[object, tuple[dict[str, Shape], dict[str, Shape]]] = defaultdict(lambda: ({}, {}))
+    for name, shape in expected.items():
+        groups[key(name), len(shape)][0][name] = shape
+    for name, shape in found.items():
+        groups[key(name), len(shape)][1][name] = shape
+    return [(here, there) for here, there in groups.values() if here and there]
+
+
+def _best_pairs(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], fits: Callable[[Shape, Shape], bool]
+) -> list[tuple[str, str]]:
+    if len(expected) * len(found) > MANY * MANY:
+        return []
+    scored = []
+    for a, shape in found.items():
+        for b, wanted in expected.items():
+            if fits(wanted, shape):
+                score = _likeness(a, b)
+                if score >= ALIKE:
+                    scored.append((score, a, b))
+    scored.sort(key=lambda item: -item[0])
+    used: set[str] = set()
+    pairs = []
+    for _, a, b in scored:
+        if a not in used and b not in used:
+            used |= {a, b}
+            pairs.append((a, b))
+    return pairs
+
+
+def _likeness(a: str, b: str) -> float:
+    """How alike two names are: by components, and by letters; the same last component weighs most."""
+    one, two = a.split("."), b.split(".")
+    components = SequenceMatcher(None, one, two, autojunk=False).ratio()
+    letters = SequenceMatcher(None, a, b, autojunk=False).ratio()
+    return (components + letters) / 2 + (0.2 if one[-1] == two[-1] else 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Substitution:
+    """Renames that are one and the same change: `found` stands where `expected` should, ``{}`` for any number."""
+
+    found: str
+    expected: str
+    pairs: tuple[tuple[str, str], ...]
+
+
+def substitutions(pairs: Sequence[tuple[str, str]]) -> list[Substitution]:
+    """The fewest component-wise substitutions that say all renames, the commonest first."""
+    by_change: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for found, expected in pairs:
+        by_change[_change(found, expected)].append((found, expected))
+    changes = [Substitution(a, b, tuple(group)) for (a, b), group in by_change.items()]
+    return sorted(changes, key=lambda change: -len(change.pairs))
+
+
+def _change(found: str, expected: str) -> tuple[str, str]:
+    """What is left of two names without the components that they begin and end with alike."""
+    one, two = found.split("."), expected.split(".")
+    start = 0
+    while start < min(len(one), len(two)) and one[start] == two[start]:
+        start += 1
+    end = 0
+    while end < min(len(one), len(two)) - start and one[-1 - end] == two[-1 - end]:
+        end += 1
+    middle = [".".join(parts[start : len(parts) - end]) for parts in (one, two)]
+    if _numbers(middle[0]) == _numbers(middle[1]):
+        middle = [_DIGITS.sub("{}", text) for text in middle]
+    return middle[0], middle[1]
+
+
+def skeleton(name: str) -> str:
+    """The name with every number replaced by ``{}``."""
+    return _DIGITS.sub("{}", name)
+
+
+def numbered_blocks(names: Iterable[str]) -> dict[str, Counter[int]]:
+    """How many names stand under each number of each numbered stack: ``{"model.layers.": {0: 9, 1: 9, …}}``."""
+    stacks: dict[str, Counter[int]] = defaultdict(Counter)
+    for name in names:
+        for match in re.finditer(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", name):
+            stacks[name[: match.start()]][int(match.group())] += 1
+    return stacks

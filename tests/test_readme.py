@@ -1,0 +1,114 @@
+"""What README says is true: its commands run, its tables are the registry's, its golden example is what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+import xxhash
+
+import ckptconv
+from ckptconv.formats.preflight import CODES
+from ckptconv.formats.registry import BUILTIN
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIXTURES = ROOT / "fixtures"
+
+PLAYED_BY = {
+    "model.pth": "digits-metadata.pth",
+    "training.pth": "digits-training.pth",
+    "raw.pth": "digits-raw.pth",
+    "downloads/a.pth": "views.pth",
+    "downloads/b.pth": "tied.pth",
+}
+"""Which fixture plays each file that README's commands name."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
+    return [line[2:].split(" #")[0].strip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that README's commands name, and `ckptconv` and `python` on the path."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, fixture in PLAYED_BY.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(FIXTURES / fixture, folder / name)
+    ckptconv.convert(FIXTURES / "digits-metadata.pth", folder / "digits.safetensors")
+    tools = folder / "bin"
+    tools.mkdir()
+    for name, what in {"ckptconv": f"{sys.executable} -m ckptconv", "python": sys.executable}.items():
+        (tools / name).write_text(f'#!/bin/sh\nexec {what} "$@"\n')
+        (tools / name).chmod(0o755)
+    return folder
+
+
+def test_every_command_of_the_readme_runs_in_its_order(place: Path) -> None:
+    environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    assert len(commands()) >= 10
+    for command in commands():
+        done = subprocess.run(command, shell=True, cwd=place, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        if command.startswith("python -c"):
+            assert f"\n{done.stdout}" in README
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(FIXTURES, tmp_path / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["tensor"].info.shape == (10, 32)
+
+
+def test_the_table_of_formats_is_the_registry() -> None:
+    table = README.split("<!-- table: formats -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    rows = [
+        f"| `{one.name}` | yes | {'yes' if one.writer else 'no'} | {' '.join(f'`{s}`' for s in one.suffixes)} | {one.summary} |"
+        for one in BUILTIN
+    ]
+    assert table == rows
+
+
+def test_the_table_of_losses_has_every_code_that_can_occur() -> None:
+    section = README.split("## What is lost")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == set(CODES)
+
+
+def test_the_golden_record_is_what_is_written(tmp_path: Path) -> None:
+    checkpoint = {"input_size": 784, "hidden_layers": (512, 256), "state_dict": OrderedDict(weight=torch.zeros(2))}
+    torch.save(checkpoint, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.safetensors")
+    written = (tmp_path / "a.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", written[:8])
+    metadata = json.loads(written[8 : 8 + length])["__metadata__"]
+    (golden,) = blocks("json")
+    assert metadata == json.loads(golden)
+    assert list(metadata) == list(json.loads(golden))
+
+
+def test_the_digest_is_what_the_readme_says_how_to_compute() -> None:
+    def line(*cells: object) -> str:
+        return json.dumps(cells, separators=(",", ":")) + "\n"
+
+    zeros = xxhash.xxh3_128_hexdigest(bytes(8))
+    metadata = {"hidden_layers": {"$tuple": [512, 256]}, "input_size": 784}
+    lines = line("weight", "F32", [2], zeros) + line("metadata", metadata)
+    assert f"xxh3-128:{xxhash.xxh3_128_hexdigest(lines.encode())}" in blocks("json")[0]
