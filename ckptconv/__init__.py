@@ -13,12 +13,29 @@
 Every error is a `ckptconv.CkptconvError` with `.path` and `.hint`.
 """
 
-from ckptconv.api import Conversion, Inspection, convert, inspect, open
-from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.tensor import LazyTensor, TensorInfo
-from ckptconv.errors import CkptconvError
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptconv.api import Conversion, Inspection, convert, inspect, open
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.errors import CkptconvError
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "ckptconv.core.checkpoint",
+    "CkptconvError": "ckptconv.errors",
+    "Conversion": "ckptconv.api",
+    "Inspection": "ckptconv.api",
+    "LazyTensor": "ckptconv.core.tensor",
+    "TensorInfo": "ckptconv.core.tensor",
+    "convert": "ckptconv.api",
+    "inspect": "ckptconv.api",
+    "open": "ckptconv.api",
+}
 
 __all__ = [
     "Checkpoint",
@@ -32,3 +49,13 @@ __all__ = [
     "inspect",
     "open",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for (PEP 562): ``ckptconv --help`` has to wait for nothing."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ckptconv' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)

@@ -127,7 +127,9 @@ def convert(
             return replace(result, nbytes=planned)
         _refuse(losses, allow_loss, source)
         try:
-            return _write(opened, checkpoint, wanted, Target(target, replace=force), result, progress, plain=bare)
+            return _write(
+                opened, checkpoint, wanted, Target(target, replace=force), result, progress, plain=bare and not metadata
+            )
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
 
@@ -234,7 +236,9 @@ class Inspection:
         document: dict[str, Json] = {
             "path": str(self.path),
             "format": self.checkpoint.format,
-            "tensors": [self._tensor(name, partners.get(name)) for name in self.checkpoint.all_tensors],
+            "tensors": [
+                self._tensor(name, tensor, partners.get(name)) for name, tensor in self.checkpoint.all_tensors.items()
+            ],
             "metadata": to_json(self.checkpoint.metadata),
             "notes": self.checkpoint.notes.to_dict(),
             "parameters": self.parameters,
@@ -248,8 +252,8 @@ class Inspection:
             document |= {"digest": self.digest, "digest_holds": self.digest_holds}
         return document
 
-    def _tensor(self, name: str, partner: str | None) -> dict[str, Json]:
-        info = self.checkpoint.all_tensors[name].info
+    def _tensor(self, name: str, tensor: LazyTensor, partner: str | None) -> dict[str, Json]:
+        info = tensor.info
         entry: dict[str, Json] = {
             "name": name,
             "dtype": info.dtype.name,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from ckptconv.edits.match import Shape
 
+    Found = Mapping[str, tuple[int, ...]]
+    Fits = Callable[[Shape, tuple[int, ...]], bool]
+
 ORDER = (
     "param-conflict", "constraint", "prefixed", "layer-count", "renamed", "swapped", "transposed", "not-a-tensor",
     "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch", "tie-broken",
@@ -28,8 +31,8 @@ ORDER = (
 def explain(
     findings: Iterable[Finding],
     expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    fits: Callable[[Shape, Shape], bool],
+    found: Found,
+    fits: Fits,
 ) -> list[Finding]:
     """The findings, with those that share a cause replaced by it, and sorted by `ORDER`.
 
@@ -67,8 +70,8 @@ def _mismatch(name: str, as_found: str, wanted: Shape, shape: Shape) -> Finding:
 def _prefixed(
     findings: list[Finding],
     expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    fits: Callable[[Shape, Shape], bool],
+    found: Found,
+    fits: Fits,
 ) -> list[Finding]:
     """``module.layer.weight`` for ``layer.weight``: one finding instead of two for each name."""
     missing, unexpected = _names(findings, "missing-tensor"), _names(findings, "unexpected-tensor")
@@ -94,8 +97,8 @@ def _prefixed(
 def _layer_counts(
     findings: list[Finding],
     expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    fits: Callable[[Shape, Shape], bool],
+    found: Found,
+    fits: Fits,
 ) -> list[Finding]:
     """A whole layer too few or too many in a numbered stack, outermost stacks first."""
     missing, unexpected = set(_names(findings, "missing-tensor")), set(_names(findings, "unexpected-tensor"))
@@ -139,8 +142,8 @@ def _layer_count(stack: str, numbers: list[int], wanted: int, there: int, tensor
 def _renamed(
     findings: list[Finding],
     expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    fits: Callable[[Shape, Shape], bool],
+    found: Found,
+    fits: Fits,
 ) -> list[Finding]:
     """A name that is missing and one that is unexpected, of the same shape and alike: said as one substitution."""
     missing = {name: expected[name] for name in _names(findings, "missing-tensor")}
@@ -164,8 +167,8 @@ def _renamed(
 def _swapped(
     findings: list[Finding],
     expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    fits: Callable[[Shape, Shape], bool],
+    found: Found,
+    fits: Fits,
 ) -> list[Finding]:
     """Two tensors that each have the shape of the other."""
     wrong = {finding.where: finding for finding in findings if finding.code == "shape-mismatch"}
@@ -191,8 +194,8 @@ def _swapped(
 def _transposed(
     findings: list[Finding],
     expected: Mapping[str, Shape],
-    found: Mapping[str, Shape],
-    fits: Callable[[Shape, Shape], bool],
+    found: Found,
+    fits: Fits,
 ) -> list[Finding]:
     """A matrix with its two sizes exchanged."""
     explained = []

@@ -44,6 +44,8 @@ def stats(tensor: LazyTensor) -> Stats | None:
     dtype = tensor.info.dtype
     if dtype not in NUMPY_NAMES and dtype not in COMPONENT:
         return None
+    import numpy as np
+
     result, count, spread = Stats(), 0, 0.0
     for chunk in chunks(tensor, memoryview(bytearray(CHUNK))):
         values = _numbers(chunk, dtype)
@@ -55,7 +57,8 @@ def stats(tensor: LazyTensor) -> Stats | None:
         result.min = low if result.min is None else min(result.min, low)
         result.max = high if result.max is None else max(result.max, high)
         mean, here = float(finite.mean(dtype="f8")), finite.size
-        squares = float(((finite - mean) ** 2).sum(dtype="f8"))
+        with np.errstate(over="ignore"):  # a spread beyond F64 is inf
+            squares = float(((finite.astype("f8") - mean) ** 2).sum())
         # Chan, Golub and LeVeque's update of mean and squared deviations by a further group of values
         delta, total = mean - (result.mean or 0.0), count + here
         result.mean = (result.mean or 0.0) + delta * here / total

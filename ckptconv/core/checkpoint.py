@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
@@ -142,7 +143,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def __repr__(self) -> str:
         return f"<Checkpoint {self.format}: {len(self)} tensors, {len(self.extras)} extras>"
 
-    @property
+    @cached_property
     def all_tensors(self) -> dict[str, LazyTensor]:
         """The model's tensors, then the extras; no name is in both."""
         return {**self._tensors, **self.extras}
@@ -158,7 +159,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             case _:
                 return {}
 
-    @property
+    @cached_property
     def ties(self) -> list[list[str]]:
         """Groups of two and more names that share one tensor, in the order of their first names."""
         groups: dict[Hashable, list[str]] = {}
@@ -167,7 +168,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
                 groups.setdefault(tensor.alias, []).append(name)
         return [names for names in groups.values() if len(names) > 1]
 
-    @property
+    @cached_property
     def tied_to(self) -> dict[str, str]:
         """Every tied name that is not the first of its group, with that first name."""
         return {name: names[0] for names in self.ties for name in names[1:]}

@@ -81,6 +81,9 @@ class Stored:
     like: bytes | bytearray | NumpyArray
 
 
+MAX_DEPTH = 64
+"""Nesting of metadata. Python's recursion limit is 1,000 frames, and spelling one level takes up to nine."""
+
 Container = Literal["OrderedDict", "dict"]
 
 
@@ -154,6 +157,19 @@ def children(node: MetaNode) -> Iterator[tuple[Key, MetaNode]]:
             yield from ((f"pairs[{key!r}]", child) for key, child in node.pairs)
         case StateDict():
             yield from ((key, value) for _, key, value in node.plain)
+
+
+def is_too_deep(node: MetaNode) -> bool:
+    """Whether anything lies deeper than MAX_DEPTH under `node`. Does not recurse."""
+    waiting = [(node, 0)]
+    while waiting:
+        parent, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            return True
+        waiting += [(child, depth + 1) for _, child in children(parent)]
+        if isinstance(parent, StateDict):
+            waiting.append((parent.versions, depth + 1))
+    return False
 
 
 def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], MetaNode]]:

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, walk
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, is_too_deep, walk
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import Json, dumps, from_json, to_json
 from ckptconv.errors import CorruptFileError, UnsupportedError
@@ -79,7 +79,6 @@ class Record:
         everyone = set(tensors)
         notes = self.notes
         document: dict[str, Json] = {
-            "root": None if self.root == _BARE else to_json(self.root),
             "refs": "model" if self.refs_are_model else None,
             "ties": [list(tie) for tie in self.ties],
             "names": self.names,
@@ -94,7 +93,8 @@ class Record:
             "digest": self.digest,
         }
         said = {key: value for key, value in document.items() if value not in (None, "", [], {})}
-        return dumps({"version": VERSION, **said})
+        root = {} if self.root == _BARE else {"root": to_json(self.root)}
+        return dumps({"version": VERSION, **root, **said})
 
 
 def _names(names: list[str], everyone: set[str]) -> Json:
@@ -113,7 +113,9 @@ def parse(text: str) -> Record:
                 f"its record has version {version}, and this ckptconv knows up to {VERSION}",
                 hint="pip install --upgrade ckptconv",
             )
-        return _parse(document)
+        record = _parse(document)
+        _check_depth(record)
+        return record
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CorruptFileError(
             f"the metadata key {KEY!r} holds no valid record: {error}",
@@ -153,6 +155,12 @@ def _parse(document: dict[str, Any]) -> Record:
     )
 
 
+def _check_depth(record: Record) -> None:
+    notes = record.notes
+    if any(is_too_deep(node) for node in (record.root, notes.arch, *notes.attributes.values())):
+        raise ValueError("it is nested too deeply")
+
+
 def _has(names: Json, name: str) -> bool:
     return names == "*" or name in names
 
@@ -185,6 +193,14 @@ def tie_strings(record: Record) -> dict[str, str]:
         for dropped, kept, _ in record.ties
         if _is_utf8(dropped) and _is_utf8(kept) and dropped not in (KEY, "format")
     }
+
+
+def reads_as_tie(dropped: str, kept: str) -> bool:
+    """Whether a string that maps one tensor's name to another is taken for a tie where no record says so.
+
+    The package's `save_model` writes such strings. A key without a dot might be anything: ``"best": "layer.weight"``.
+    """
+    return "." in dropped and ("." in kept or dropped.rpartition(".")[2] == kept)
 
 
 def _visible(record: Record) -> list[tuple[str, MetaNode]]:

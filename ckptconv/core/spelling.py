@@ -22,9 +22,10 @@ Sets are sorted by their spelling, so that equal trees have equal spellings.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections import Counter, OrderedDict, defaultdict
-from math import isfinite
+from math import isfinite, prod
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,6 +46,9 @@ from ckptconv.core.metadata import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+_NUMPY_DTYPE = re.compile(r"[<>|][biufcSUVmM][0-9]{1,9}")
+_TORCH_NAME = re.compile(r"[A-Za-z_0-9]{1,64}(:[0-9]{1,9})?")
 
 Json = Any  # what json.loads returns: checked node by node in `from_json`
 
@@ -202,9 +206,40 @@ def _complex(parts: Json) -> complex:
     return complex(real, imag)
 
 
+def numpy_nbytes(dtype: Json, shape: Json = ()) -> int:
+    """Bytes of an array; raises ValueError on a dtype that is not plain."""
+    if not _NUMPY_DTYPE.fullmatch(_text(dtype)) or min(_ints(shape), default=0) < 0:
+        raise ValueError("not a plain numpy dtype and shape")
+    return int(dtype[2:]) * (4 if dtype[1] == "U" else 1) * prod(shape)
+
+
+def _numpy_scalar(parts: Json) -> NumpyScalar:
+    dtype, data = parts[0], _bytes(parts[1])
+    if len(data) != numpy_nbytes(dtype):
+        raise ValueError("a numpy scalar of the wrong length")
+    return NumpyScalar(dtype, data)
+
+
 def _numpy_array(parts: Json) -> NumpyArray:
+    array = _numpy_header(parts)
+    if len(array.data) != numpy_nbytes(array.dtype, array.shape):
+        raise ValueError("a numpy array of the wrong length")
+    return array
+
+
+def _numpy_header(parts: Json) -> NumpyArray:
     dtype, shape, order, data = parts
-    return NumpyArray(_text(dtype), _ints(shape), _bytes(data), {"C": False, "F": True}[order])
+    numpy_nbytes(dtype, shape)
+    return NumpyArray(dtype, _ints(shape), _bytes(data), {"C": False, "F": True}[order])
+
+
+def _stored(parts: Json) -> Stored:
+    name, like = parts
+    array = like.get("$numpy.array")
+    value = from_json(like) if array is None else _numpy_header(array)
+    if not isinstance(value, (bytes, bytearray, NumpyArray)):
+        raise ValueError("only bytes and arrays are stored apart")
+    return Stored(_text(name), value)
 
 
 def _state_dict(entry: Json) -> StateDict:
@@ -243,17 +278,22 @@ _DECODERS: dict[str, Callable[[Json], MetaNode]] = {
     "$Counter": lambda items: Counter(dict(_pairs(items))),
     "$defaultdict": _defaultdict,
     "$torch.Size": lambda items: TorchSize(_ints(items)),
-    "$numpy.scalar": lambda parts: NumpyScalar(_text(parts[0]), _bytes(parts[1])),
+    "$numpy.scalar": _numpy_scalar,
     "$numpy.array": _numpy_array,
     "$tensor": lambda name: TensorRef(_text(name)),
-    "$stored": lambda parts: Stored(_text(parts[0]), cast("Any", from_json(parts[1]))),
+    "$stored": _stored,
     "$state_dict": _state_dict,
     "$opaque": _opaque,
 }
 
 
 def _torch_value(kind: Any) -> Callable[[Json], MetaNode]:
-    return lambda name: TorchValue(kind, _text(name))
+    def named(name: Json) -> TorchValue:
+        if not _TORCH_NAME.fullmatch(_text(name)):
+            raise ValueError(f"no name of a torch {kind}")
+        return TorchValue(kind, name)
+
+    return named
 
 
 _DECODERS |= {

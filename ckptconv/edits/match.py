@@ -66,7 +66,7 @@ def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[st
 
 
 def pair_renames(
-    expected: Mapping[str, Shape], found: Mapping[str, Shape], fits: Callable[[Shape, Shape], bool]
+    expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], fits: Callable[[Shape, tuple[int, ...]], bool]
 ) -> list[tuple[str, str]]:
     """Pairs (found, expected) of names without a partner that are likely the same tensor.
 
@@ -90,10 +90,10 @@ def _numbers(name: str) -> tuple[str, ...]:
 
 
 def _buckets(
-    expected: Mapping[str, Shape], found: Mapping[str, Shape], key: Callable[[str], tuple[str, ...]]
-) -> list[tuple[dict[str, Shape], dict[str, Shape]]]:
+    expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], key: Callable[[str], tuple[str, ...]]
+) -> list[tuple[dict[str, Shape], dict[str, tuple[int, ...]]]]:
     """Names that may be each other's partners: of one key and rank."""
-    groups: dict[object, tuple[dict[str, Shape], dict[str, Shape]]] = defaultdict(lambda: ({}, {}))
+    groups: dict[object, tuple[dict[str, Shape], dict[str, tuple[int, ...]]]] = defaultdict(lambda: ({}, {}))
     for name, shape in expected.items():
         groups[key(name), len(shape)][0][name] = shape
     for name, shape in found.items():
@@ -102,7 +102,7 @@ def _buckets(
 
 
 def _best_pairs(
-    expected: Mapping[str, Shape], found: Mapping[str, Shape], fits: Callable[[Shape, Shape], bool]
+    expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], fits: Callable[[Shape, tuple[int, ...]], bool]
 ) -> list[tuple[str, str]]:
     if len(expected) * len(found) > MANY * MANY:
         return []

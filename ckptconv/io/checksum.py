@@ -10,8 +10,9 @@ from zlib_ng import zlib_ng
 if TYPE_CHECKING:
     from ckptconv.core.tensor import ByteSpan
 
-CHUNK = 1 << 20
-"""Bytes that go through one buffer at a time: larger ones fall out of the second-level cache."""
+CHUNK = 1 << 18
+"""Bytes that go through one buffer at a time. They stay in the second-level cache, and the kernel's page cache takes
+them without hunting for larger free blocks, which cost writes of 1 MiB and more up to three times the system time."""
 
 
 def crc32(data: memoryview | bytes, value: int = 0) -> int:

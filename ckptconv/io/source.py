@@ -35,7 +35,7 @@ class Source:
         except ValueError as error:  # a NUL in the path
             raise FileAccessError(f"cannot open this path: {error}", path=path, hint="check the path") from error
         except OSError as error:
-            if self.path.is_dir():
+            if os.path.isdir(self.path):
                 raise _not_a_file(self.path, "a folder") from error
             hint = "check the path" if isinstance(error, FileNotFoundError) else "check the file's permissions"
             raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=hint) from error

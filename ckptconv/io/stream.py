@@ -57,8 +57,6 @@ class Streamer:
         self._total = 0
         self._lock = Lock()
         self._gathering = Lock()
-        # Kernels let one thread write to a file at a time, and those that wait spin: waiting here costs nothing.
-        self._writing = Lock()
         self._stop = Event()
         self._checked: set[ByteSpan] = set()
 
@@ -108,8 +106,7 @@ class Streamer:
                 crc = crc32(chunk, crc)
             if content is not None:
                 content.update(chunk)
-            with self._writing:
-                self._target.write_at(position, chunk)
+            self._target.write_at(position, chunk)
             position += len(chunk)
             self._advance(len(chunk))
         else:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, NumpyArray, Stored, rebuilt
 from ckptconv.core.report import Finding
+from ckptconv.core.spelling import numpy_nbytes
 from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.errors import LimitError
+from ckptconv.io.limits import MAX_STORED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -46,18 +49,27 @@ def _in_memory(data: bytes) -> LazyTensor:
 
 
 def restore(root: MetaNode, tensors: dict[str, LazyTensor], findings: list[Finding]) -> MetaNode:
-    """The tree with those values back in it, and their tensors taken out of `tensors`. Reads their bytes."""
+    """The tree with those values back in it, and their tensors taken out of `tensors`. Reads their bytes.
+
+    Raises LimitError where a record asks for more of them than any pickle could have held.
+    """
     used: set[str] = set()
+    total = 0
 
     def replaced(node: MetaNode) -> MetaNode:
+        nonlocal total
         if not isinstance(node, Stored):
             return node
         tensor = tensors.get(node.name)
-        if tensor is None:
-            message = f"the record keeps bytes in {node.name!r}, which is not in the file"
+        expected = numpy_nbytes(node.like.dtype, node.like.shape) if isinstance(node.like, NumpyArray) else None
+        if tensor is None or expected not in (None, tensor.info.nbytes):
+            message = f"the record keeps bytes in {node.name!r}, which the file does not have"
             findings.append(Finding("lost-tensor", "warning", node.name, message))
-            return node.like
+            return None
         used.add(node.name)
+        total += tensor.info.nbytes
+        if total > MAX_STORED_BYTES:
+            raise LimitError(f"the record keeps more than {MAX_STORED_BYTES:,} bytes apart", hint="do not trust it")
         data = bytes(tensor.read())
         if isinstance(node.like, NumpyArray):
             return replace(node.like, data=data)

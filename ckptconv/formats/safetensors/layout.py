@@ -62,8 +62,11 @@ class Header:
     metadata: dict[str, str]
 
 
+_HINT = "copy the file again from where it came"
+
+
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the safetensors header is invalid: {what}", hint="copy the file again from where it came")
+    return CorruptFileError(f"the safetensors header is invalid: {what}", hint=_HINT)
 
 
 def claims(source: Source) -> bool:
@@ -81,13 +84,15 @@ def read_header(source: Source) -> Header:
         raise _bad("the file is too short for its length")
     (length,) = LENGTH.unpack(source.read_at(0, LENGTH.size))
     if length > MAX_SAFETENSORS_HEADER:
-        raise LimitError(f"the header claims {length:,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}")
+        raise LimitError(
+            f"the header claims {length:,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}", hint=_HINT
+        )
     if LENGTH.size + length > source.size:
         raise _bad(f"it claims {length:,} bytes, and the file has {source.size - LENGTH.size:,} after the length")
     document = _parse(bytes(source.read_at(LENGTH.size, length)))
     metadata = _metadata(document.pop(METADATA, {}))
     if len(document) > MAX_TENSORS:
-        raise LimitError(f"the header names {len(document):,} tensors; the limit is {MAX_TENSORS:,}")
+        raise LimitError(f"the header names {len(document):,} tensors; the limit is {MAX_TENSORS:,}", hint=_HINT)
     data_start = LENGTH.size + length
     slots = {name: _slot(name, entry, data_start) for name, entry in document.items()}
     _check_coverage(slots, data_start, source.size)

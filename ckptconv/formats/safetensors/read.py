@@ -58,8 +58,7 @@ def _foreign(source: Source, header: Header) -> Checkpoint:
 
 def _looks_like_a_tie(dropped: str, kept: str, tensors: dict[str, LazyTensor]) -> bool:
     """How the package's `save_model` notes a tied name: the name, mapped to the one that is stored."""
-    same_end = dropped.rpartition(".")[2] == kept.rpartition(".")[2]
-    return "." in dropped and same_end and kept in tensors and dropped not in tensors
+    return kept in tensors and dropped not in tensors and records.reads_as_tie(dropped, kept)
 
 
 def _ours(source: Source, header: Header, record: Record) -> Checkpoint:
@@ -116,7 +115,7 @@ def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorN
     everyone = noted.get("*")
     if everyone is None:
         return {name: note for name, note in noted.items() if name in tensors}
-    return {name: replace(everyone, device=noted[name].device) if name in noted else everyone for name in tensors}
+    return {name: noted.get(name, everyone) for name in tensors}
 
 
 def _with_room(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:

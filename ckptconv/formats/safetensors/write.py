@@ -64,7 +64,8 @@ def plan(checkpoint: Checkpoint, *, plain: bool) -> Plan:
             record.names[spelled] = name
         if info != tensor.info:
             record.encodings[name] = Encoding(tensor.info.dtype.name, tensor.info.shape)
-    return Plan(stored, infos, record, root, not plain or bool(record.names or record.encodings))
+    silent = all(records.reads_as_tie(dropped, kept) for dropped, kept, _ in record.ties)
+    return Plan(stored, infos, record, root, not plain or bool(record.names or record.encodings) or not silent)
 
 
 def _accepted(name: str, taken: dict[str, LazyTensor]) -> str:

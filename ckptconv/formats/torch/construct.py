@@ -222,8 +222,8 @@ def _device(kind: Value, index: Value = None) -> TorchValue:
 
 
 def _layout(name: Value) -> TorchValue:
-    if name not in dtypes.LAYOUTS:
-        raise ValueError(f"unknown layout {name!r}")
+    if type(name) is not str or name not in dtypes.LAYOUTS:
+        raise ValueError("unknown layout")
     return TorchValue("layout", name.removeprefix("torch."))
 
 

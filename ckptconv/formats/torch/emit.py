@@ -23,6 +23,8 @@ from ckptconv.core.metadata import (
     TorchValue,
 )
 from ckptconv.core.spelling import canonical
+from ckptconv.errors import CorruptFileError
+from ckptconv.formats.torch import dtypes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,6 +41,10 @@ GLOBALS = frozenset(
        ("set", "frozenset", "bytearray", "complex", "list", "dict", "tuple", "int", "float", "str", "bool")]
 )  # fmt: skip
 """Every "module name" that may be emitted, but for torch's constants and storage classes (`Emitter.constant`)."""
+
+CONSTANTS = frozenset(
+    [*dtypes.ALL_DTYPE_NAMES, *dtypes.QSCHEMES, *dtypes.MEMORY_FORMATS, *dtypes.STORAGE_CLASSES, dtypes.UNTYPED]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,8 @@ class Emitter:
 
     def constant(self, name: str, module: str = "torch") -> None:
         """Emit one of torch's dtypes, schemes, formats or storage classes: a plain name, never a call."""
-        if not name.isidentifier():
-            raise AssertionError(f"{name!r} is no name of a torch constant")
+        if name not in CONSTANTS:  # a record that someone else wrote may say anything
+            raise CorruptFileError(f"{name!r} is no constant of torch", hint="do not trust the file")
         self._memoised(f"c{module}\n{name}\n".encode("ascii"))
 
     def call(self, module: str, name: str, *args: MetaNode) -> None:
@@ -159,7 +165,7 @@ class Emitter:
             case TorchValue("device", name):
                 kind, _, index = name.partition(":")
                 self.call("torch", "device", *((kind, int(index)) if index else (kind,)))
-            case TorchValue("layout", name):
+            case TorchValue("layout", name) if f"torch.{name}" in dtypes.LAYOUTS:
                 self.call("torch.serialization", "_get_layout", f"torch.{name}")
             case TorchValue(_, name):
                 self.constant(name)

@@ -20,10 +20,10 @@ from struct import unpack_from
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.io.limits import MAX_INT_DIGITS, MAX_NODES
+from ckptconv.io.limits import FREE_NODES, MAX_DEPTH, MAX_INT_DIGITS, MAX_NODES, NODES_A_BYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ckptconv.core.metadata import How
 
@@ -79,6 +79,19 @@ class Constructors(Protocol):
         """What a persistent id stands for."""
 
 
+class Budget:
+    """How many values a pickle of `size` bytes may come to: a short one can ask for one list a million times."""
+
+    def __init__(self, size: int) -> None:
+        self._most = self._left = min(MAX_NODES, FREE_NODES + NODES_A_BYTE * size)
+
+    def take(self, count: int) -> None:
+        """Count values. Raises LimitError once there are too many."""
+        self._left -= count
+        if self._left < 0:
+            raise LimitError(f"the pickle comes to more than {self._most:,} values", hint="do not trust it")
+
+
 _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
 
@@ -96,7 +109,7 @@ class Machine:
         self._make = constructors
         self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
         self._constructors: dict[int, Callable[..., Value] | None] = {}
-        self._budget = MAX_NODES
+        self._charge = Budget(len(data)).take
         self.globals: dict[Global, bool] = {}
 
     def run(self) -> Value:
@@ -155,13 +168,15 @@ class Machine:
         opcode = self._data[self._pos - 1]
         raise self._bad(f"opcode {bytes([opcode])!r} is none, or needs what is not in the file")
 
-    def _charge(self, count: int) -> None:
-        """Count what a constructor copies: a short pickle may ask for one long list a million times."""
-        self._budget -= count
-        if self._budget < 0:
-            raise LimitError(
-                f"the pickle builds more than {MAX_NODES:,} values out of few bytes", hint="do not trust it"
-            )
+    def _check_keys(self, keys: Iterable[Value]) -> None:
+        """Bound tuples before they are hashed: that recurses in C without a check, and anew for every shared part."""
+        waiting = [(key, 1) for key in keys if type(key) is tuple]
+        while waiting:
+            items, depth = waiting.pop()
+            if depth > MAX_DEPTH:
+                raise LimitError(f"a key is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
+            self._charge(len(items))
+            waiting += [(item, depth + 1) for item in items if type(item) is tuple]
 
     # Bytes of the program
 
@@ -348,14 +363,16 @@ class Machine:
 
     def _op_DICT(self) -> None:
         items = self._pop_mark()
+        self._check_keys(items[::2])
         self._stack.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     def _op_EMPTY_SET(self) -> None:
         self._stack.append(set())
 
     def _op_FROZENSET(self) -> None:
-        items = frozenset(self._pop_mark())
-        self._stack.append(items)
+        items = self._pop_mark()
+        self._check_keys(items)
+        self._stack.append(frozenset(items))
 
     def _op_APPEND(self) -> None:
         item = self._stack.pop()
@@ -382,6 +399,7 @@ class Machine:
         self._update(self._pop_mark())
 
     def _update(self, flat: list[Value]) -> None:
+        self._check_keys(flat[::2])
         pairs = zip(flat[::2], flat[1::2], strict=True)
         match self._stack[-1]:
             case dict() as target:
@@ -393,6 +411,7 @@ class Machine:
 
     def _op_ADDITEMS(self) -> None:
         items = self._pop_mark()
+        self._check_keys(items)
         match self._stack[-1]:
             case set() as target:
                 target.update(items)
@@ -440,11 +459,13 @@ class Machine:
     def _call(self, function: Value, args: tuple[Value, ...]) -> Value:
         if type(function) is not Global:
             # calling something that was itself computed: getattr(x, "system")(…)
-            name = function.name if isinstance(function, Thing) else repr(function)
-            return Thing(str(name), "called", args)
+            return Thing(_described(function), "called", args)
         constructor = self._constructor(function)
         if function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
+            for arg in args:
+                if isinstance(arg, (list, tuple)):
+                    self._check_keys(arg)
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
@@ -473,7 +494,7 @@ class Machine:
         if type(args) is not tuple or type(kwargs) is not dict:
             raise self._bad("the arguments of a new object are no tuple and dict")
         if type(cls) is not Global:
-            self._stack.append(Thing(repr(cls), "called", args, kwargs))
+            self._stack.append(Thing(_described(cls), "called", args, kwargs))
             return
         constructor = None if kwargs else self._make.constructor(cls)
         made = constructor(*args) if constructor else NotImplemented
@@ -503,6 +524,11 @@ class Machine:
 
     def _op_BINPERSID(self) -> None:
         self._stack.append(self._make.persistent(self._stack.pop()))
+
+
+def _described(function: Value) -> str:
+    """What to call something that was computed and is then called: never its whole value."""
+    return function.name if isinstance(function, Thing) else f"a {type(function).__name__}"
 
 
 def _opcode_names() -> list[str]:

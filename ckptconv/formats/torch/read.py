@@ -21,14 +21,16 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes, TensorNote
 from ckptconv.core.dtypes import COMPONENT
+from ckptconv.core.metadata import is_too_deep
+from ckptconv.core.report import Finding
 from ckptconv.core.spelling import from_json
 from ckptconv.core.strided import extent, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.construct import TensorStub, TorchConstructors
 from ckptconv.formats.torch.dtypes import PACKED
-from ckptconv.formats.torch.pickle import Machine
-from ckptconv.formats.torch.roots import plant
+from ckptconv.formats.torch.pickle import Budget, Machine
+from ckptconv.formats.torch.roots import plant, plant_attributes
 from ckptconv.formats.torch.zip import ZipArchive
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
@@ -77,8 +79,10 @@ def read(source: Source) -> Checkpoint:
     _refuse_other_archives(archive, root)
     _check_small_records(archive, root)
     constructors = TorchConstructors()
-    machine = Machine(archive.read(root + "data.pkl", MAX_PICKLE_BYTES), constructors)
-    tree = plant(machine.run())
+    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
+    budget = Budget(len(data))
+    machine = Machine(data, constructors)
+    tree = plant(machine.run(), budget)
     if len(tree.model) + len(tree.extras) > MAX_TENSORS:
         raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
     swapped = _is_big_endian(archive, root)
@@ -86,12 +90,15 @@ def read(source: Source) -> Checkpoint:
     stubs = {**tree.model, **tree.extras}
     tensors = {name: placer.place(name, stub) for name, stub in stubs.items()}
     uses = tuple(GlobalUse(str(name), called) for name, called in machine.globals.items())
+    findings: list[Finding] = []
+    notes = _notes(stubs, tensors, budget, uses, _arch(archive, root), findings)
     return Checkpoint(
         {name: tensors[name] for name in tree.model},
         extras={name: tensors[name] for name in tree.extras},
         root=tree.root,
         format="torch",
-        notes=_notes(stubs, tensors, uses, _arch(archive, root)),
+        notes=notes,
+        findings=tuple(findings),
         file=source,
     )
 
@@ -130,15 +137,21 @@ def _arch(archive: ZipArchive, root: str) -> MetaNode:
     if name not in archive.entries:
         return None
     try:
-        return from_json(json.loads(archive.read(name, MAX_PICKLE_BYTES)).get("arch"))
+        arch = from_json(json.loads(archive.read(name, MAX_PICKLE_BYTES)).get("arch"))
+        if is_too_deep(arch):
+            raise ValueError("it is nested too deeply")
+        return arch
     except (ValueError, AttributeError, RecursionError) as error:
         raise CorruptFileError(f"the record {NOTES_RECORD} is malformed: {error}", hint=_COPY_AGAIN) from error
 
 
 def _notes(
-    stubs: dict[str, TensorStub], tensors: dict[str, LazyTensor], uses: tuple[GlobalUse, ...], arch: MetaNode
-) -> Notes:
-    notes, strides, attributes = {}, {}, {}
+    stubs: dict[str, TensorStub], tensors: dict[str, LazyTensor], budget: Budget, uses: tuple[GlobalUse, ...],
+    arch: MetaNode, findings: list[Finding],
+) -> Notes:  # fmt: skip
+    notes: dict[str, TensorNote] = {}
+    strides: dict[str, tuple[int, ...]] = {}
+    attributes: dict[str, MetaNode] = {}
     for name, stub in stubs.items():
         if stub.parameter or stub.requires_grad or stub.storage.device != "cpu":
             notes[name] = TensorNote(stub.parameter, stub.requires_grad, stub.storage.device)
@@ -147,8 +160,14 @@ def _notes(
         if tensor.span is None and place is not None and not is_contiguous(place.shape, place.strides):
             strides[name] = place.strides
         if stub.attributes:
-            attributes[name] = plant(stub.attributes).root
-    return Notes("torch", notes, strides, attributes, uses, arch)
+            attributes[name], lost = plant_attributes(stub.attributes, budget)
+            findings += [_attribute(name, key) for key in lost]
+    return Notes("torch", notes, strides, {name: kept for name, kept in attributes.items() if kept}, uses, arch)
+
+
+def _attribute(name: str, key: str) -> Finding:
+    message = f"the attribute {key!r} of {name!r} holds a tensor and is left out"
+    return Finding("attribute", "warning", name, message)
 
 
 @dataclass(slots=True)
@@ -180,6 +199,8 @@ class _Placer:
                 )
             logical = (*shape[:-1], shape[-1] * PACKED[dtype])
         nbytes = prod(shape) * storage.unit
+        if nbytes > MAX_DIM:
+            raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=_COPY_AGAIN)
         info = TensorInfo(dtype, logical, nbytes)
         placement = Placement(storage, stub.offset, shape, strides, stub.conj, stub.neg)
         alias = (storage.key, stub.offset, shape, strides, dtype, stub.conj, stub.neg)

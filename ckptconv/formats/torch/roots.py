@@ -24,8 +24,8 @@ from ckptconv.core.metadata import (
 )
 from ckptconv.errors import LimitError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch.construct import NumpyStub, RefusedTensor, StorageStub, TensorStub
-from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
-from ckptconv.io.limits import MAX_DEPTH, MAX_NODES
+from ckptconv.formats.torch.pickle import Budget, Global, StateOrderedDict, Thing, Value
+from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def find_state_dicts(root: Value) -> tuple[list[Hole], bool]:
 
 def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]]]:
     """The path of the innermost well-known key, and the dicts of tensors under it."""
-    if isinstance(node, dict):
+    if isinstance(node, dict) and len(base) < MAX_DEPTH:
         for key in WELL_KNOWN:
             below = node.get(key)
             if isinstance(below, dict) and any(True for _ in _tensor_dicts(below, (), set())):
@@ -123,18 +123,25 @@ class Tree:
     extras: dict[str, TensorStub] = field(default_factory=dict)
 
 
-def plant(value: Value) -> Tree:
+def plant(value: Value, budget: Budget) -> Tree:
     """Turn what the pickle left into a tree. Raises UnsupportedError, UnsafeError, LimitError, naming the place."""
-    return _Planter(*find_state_dicts(value)).plant(value)
+    return _Planter(*find_state_dicts(value), budget).plant(value)
+
+
+def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict[str, MetaNode], list[str]]:
+    """What was set on a tensor as Python attributes, and the names of those that hold tensors, which are left out."""
+    trees = {str(key): _Planter([], False, budget).plant(value) for key, value in attributes.items()}
+    kept = {key: tree.root for key, tree in trees.items() if not tree.extras}
+    return kept, [key for key in trees if key not in kept]
 
 
 class _Planter:
-    def __init__(self, holes: list[Hole], all_are_the_models: bool) -> None:
+    def __init__(self, holes: list[Hole], all_are_the_models: bool, budget: Budget) -> None:
         self._holes = {hole.path: hole for hole in holes}
         self._tree = Tree()
         self._strays = self._tree.model if all_are_the_models else self._tree.extras
         self._open: set[int] = set()
-        self._nodes = 0
+        self._budget = budget
         # Names of the model first: an extra whose path reads the same has to give way.
         for hole in holes:
             for key, value in hole.mapping.items():
@@ -146,11 +153,7 @@ class _Planter:
         return self._tree
 
     def _node(self, value: Value, path: Path) -> MetaNode:
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
-            raise LimitError(
-                f"the metadata has more than {MAX_NODES:,} values once written out", hint="do not trust it"
-            )
+        self._budget.take(1)
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
             return value
         if isinstance(value, (TorchValue, TorchSize, NumpyScalar)):

@@ -15,16 +15,20 @@ entries may not overlap, encryption and methods other than stored (0) and deflat
 
 from __future__ import annotations
 
+import os
 import tempfile
+import weakref
 import zlib
 from dataclasses import dataclass
 from struct import Struct
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.io.checksum import CHUNK, crc32
 from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_ZIP_ENTRIES
+from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +52,7 @@ ENCRYPTED, SIZES_FOLLOW = 1 << 0 | 1 << 6 | 1 << 13, 1 << 3
 PATCHED = 1 << 5
 STORED, DEFLATED = 0, 8
 ZIP64_EXTRA = 1
+FOLDER = 0x10  # MS-DOS's attribute
 
 
 @dataclass(slots=True)
@@ -73,6 +78,7 @@ class ZipArchive:
     def __init__(self, source: Source) -> None:
         """Read the directory. Raises CorruptFileError, UnsupportedError, LimitError."""
         self._source = source
+        self._spool = Spool()
         offset, size, count = self._find_directory()
         self._directory = offset
         if count > MAX_ZIP_ENTRIES or size < count * CENTRAL.size:
@@ -135,7 +141,7 @@ class ZipArchive:
                 raise _bad("its directory is cut short")
             fields = CENTRAL.unpack_from(data, at)
             magic, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[:13]
-            disk, _, _, header = fields[13:]
+            disk, _, attributes, header = fields[13:]
             end = at + CENTRAL.size + name_len + extra_len + comment_len
             if magic != CENTRAL_MAGIC or end > len(data):
                 raise _bad("its directory holds something else than entries")
@@ -145,6 +151,8 @@ class ZipArchive:
                 size, packed, header = _widen(extra, size, packed, header)
             if disk not in (0, FULL16):
                 raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
+            if attributes & FOLDER and not name.endswith(b"/"):  # torch takes its contents from uninitialised memory
+                raise _bad(f"its entry {name.decode('utf-8', 'replace')!r} is marked as a folder")
             yield Entry(name, flags, method, crc, packed, size, header)
             at = end
         if at != len(data):
@@ -191,7 +199,7 @@ class ZipArchive:
         if entry.method == DEFLATED:
             if entry.size > entry.packed * MAX_INFLATED_RATIO:
                 raise LimitError(f"{_show(entry)} claims to inflate beyond what deflate can", hint="do not trust it")
-            return ByteSpan(Inflated(self._source, entry, start), 0, entry.size, recorded)
+            return ByteSpan(Inflated(self._source, entry, start, self._spool), 0, entry.size, recorded)
         if entry.packed != entry.size:
             raise _bad(f"{_show(entry)} is stored and has two different sizes")
         return ByteSpan(self._source, start, entry.size, recorded)
@@ -207,36 +215,59 @@ class ZipArchive:
         return data
 
 
-class Inflated:
-    """The contents of a compressed entry, inflated once into an unnamed temporary file."""
+class Spool:
+    """One unnamed temporary file for all that is inflated, however many entries there are."""
 
-    def __init__(self, source: Source, entry: Entry, start: int) -> None:
-        self._source, self._entry, self._start = source, entry, start
+    def __init__(self) -> None:
         self._file: IO[bytes] | None = None
+        self._end = 0
+        self._lock = Lock()
+
+    def take(self, size: int) -> tuple[int, int]:
+        """The file's descriptor, and the offset of `size` bytes in it that are the caller's."""
+        with self._lock:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
+                weakref.finalize(self, self._file.close)
+            start, self._end = self._end, self._end + size
+            return self._file.fileno(), start
+
+
+class Inflated:
+    """The contents of a compressed entry, inflated into the spool when they are first read."""
+
+    def __init__(self, source: Source, entry: Entry, start: int, spool: Spool) -> None:
+        self._source, self._entry, self._start, self._spool = source, entry, start, spool
+        self._place: tuple[int, int] | None = None
+        self._lock = Lock()
 
     @property
     def path(self) -> object:
         """The archive's path, for errors."""
         return self._source.path
 
-    def _inflated(self) -> IO[bytes]:
-        if self._file is None:
-            file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
-            stream = zlib.decompressobj(-zlib.MAX_WBITS)
-            written = 0
-            for at in range(0, self._entry.packed, CHUNK):
-                piece: bytes = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
-                while piece:
-                    data = self._step(stream, piece)
-                    written += len(data)
-                    if written > self._entry.size:
-                        raise _bad(f"{_show(self._entry)} inflates to more than it claims")
-                    file.write(data)
-                    piece = stream.unconsumed_tail
-            if written != self._entry.size or not stream.eof:
-                raise _bad(f"{_show(self._entry)} inflates to less than it claims")
-            self._file = file
-        return self._file
+    def _inflated(self) -> tuple[int, int]:
+        with self._lock:
+            if self._place is None:
+                place = self._spool.take(self._entry.size)
+                self._inflate(*place)
+                self._place = place
+            return self._place
+
+    def _inflate(self, fd: int, start: int) -> None:
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        written = 0
+        for at in range(0, self._entry.packed, CHUNK):
+            piece: bytes = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
+            while piece:
+                data = self._step(stream, piece)
+                if written + len(data) > self._entry.size:
+                    raise _bad(f"{_show(self._entry)} inflates to more than it claims")
+                _write(fd, data, start + written)
+                written += len(data)
+                piece = stream.unconsumed_tail
+        if written != self._entry.size or not stream.eof:
+            raise _bad(f"{_show(self._entry)} inflates to less than it claims")
 
     def _step(self, stream: zlib._Decompress, piece: bytes) -> bytes:
         try:
@@ -250,14 +281,24 @@ class Inflated:
         return memoryview(buffer)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        import os
-
-        file = self._inflated()
+        fd, start = self._inflated()
         if offset < 0 or offset + len(buffer) > self._entry.size:
             raise _bad(f"bytes past the end of {_show(self._entry)} are asked for")
         done = 0
         while done < len(buffer):
-            done += os.preadv(file.fileno(), [buffer[done:]], offset + done)
+            done += os.preadv(fd, [buffer[done:]], start + offset + done)
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            count = os.pwrite(fd, view, offset)
+        except OSError as error:
+            raise FileAccessError(
+                f"cannot write to a temporary file: {reason(error)}", hint="set TMPDIR to a folder with more room"
+            ) from error
+        view, offset = view[count:], offset + count
 
 
 def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int, int, int]:

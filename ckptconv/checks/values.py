@@ -1,0 +1,52 @@
+"""Values that no trained model should hold, found by reading every tensor once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.checks.stats import stats
+from ckptconv.core.report import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+
+ZEROS_ARE_FINE = ("bias", "running_mean", "num_batches_tracked", "beta", "mask", "zero_point", "position_ids")
+"""Last components of names whose tensors are often all zero in a healthy model."""
+
+
+def check_values(
+    tensors: Mapping[str, LazyTensor], progress: Callable[[int, int], None] | None = None
+) -> list[Finding]:
+    """NaN and Inf are errors; weights that are all zero and negative running variances are warnings."""
+    findings: list[Finding] = []
+    total, done = sum(tensor.info.nbytes for tensor in tensors.values()), 0
+    seen: set[object] = set()
+    for name, tensor in tensors.items():
+        if tensor.alias is None or tensor.alias not in seen:
+            seen.add(tensor.alias)
+            findings += _check(name, tensor)
+        done += tensor.info.nbytes
+        if progress is not None:
+            progress(done, total)
+    return findings
+
+
+def _check(name: str, tensor: LazyTensor) -> list[Finding]:
+    figures = stats(tensor)
+    if figures is None or tensor.info.numel == 0:
+        return []
+    found = []
+    if figures.nan or figures.inf:
+        said = " and ".join(f"{count} {what}" for count, what in ((figures.nan, "NaN"), (figures.inf, "Inf")) if count)
+        message = f"{name} holds {said} among {tensor.info.numel:,} values"
+        found.append(Finding("non-finite", "error", name, message, "finite values", said))
+    last = name.rpartition(".")[2]
+    if figures.zeros == tensor.info.numel > 1 and last not in ZEROS_ARE_FINE:
+        message = f"{name} is all zero, as if it had never been trained or loaded"
+        found.append(Finding("all-zero", "warning", name, message, "weights", "zeros"))
+    if last == "running_var" and figures.min is not None and figures.min < 0:
+        message = f"{name} holds a negative variance ({figures.min:g})"
+        found.append(Finding("negative-variance", "warning", name, message, "≥ 0", f"{figures.min:g}"))
+    return found

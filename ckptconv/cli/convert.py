@@ -1,0 +1,108 @@
+"""``ckptconv convert``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli import options, output, render, trouble
+from ckptconv.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from ckptconv.api import Conversion
+    from ckptconv.core.metadata import MetaNode
+
+LOSSES = ("metadata", "extras", "opaque", "tie", "dtype", "all")
+"""What --allow-loss takes."""
+
+EPILOG = """\b
+Exit codes:
+  0    converted; with --dry-run, checked
+  2    trouble: usage, unreadable, damaged, refused; nothing was written
+  130  interrupted; nothing was written
+\b
+Examples:
+  ckptconv convert checkpoint.pth model.safetensors
+  ckptconv convert model.safetensors model.pth --meta input_size=784 --meta 'hidden_layers=[512, 256]'
+  ckptconv convert training.ckpt weights.safetensors --bare
+"""
+
+
+def _loss_code(word: str) -> str:
+    if word not in LOSSES:
+        raise trouble.unknown("loss", word, LOSSES, otherwise=f"the losses are {', '.join(LOSSES)}")
+    return word
+
+
+@click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.argument("source", metavar="SRC", type=options.path_text)
+@click.argument("target", metavar="DST", type=options.path_text)
+@click.option("--from", "from_format", metavar="FORMAT", help="Read SRC as this format, whatever its bytes say.")
+@click.option("--to", "to_format", metavar="FORMAT", help="Write this format, whatever DST's suffix says.")
+@click.option("--force", is_flag=True, help="Replace DST if it exists.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; list what would be lost.")
+@click.option("--bare", is_flag=True, help="Write the model's tensors alone: no metadata, no other tensors.")
+@click.option(
+    "--meta", metavar="K=V", type=options.key_value, multiple=True,
+    help="Set a top-level key of the metadata. V is read as JSON if it is, else as a string. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--allow-loss", metavar="CODE", type=_loss_code, multiple=True,
+    help=f"Agree to a loss: {', '.join(LOSSES[:-1])}, or all. Repeatable.",
+)  # fmt: skip
+@options.json_
+@options.debug
+@options.help_
+def command(
+    source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, bare: bool,
+    meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
+    """Convert the checkpoint SRC into a new file DST.
+
+    SRC's format is told from its bytes, DST's from its suffix. What DST could not give back is listed and refused,
+    unless you agree with --allow-loss, or ask for the model's tensors alone with --bare. DST appears whole or not at
+    all.
+    """
+    from ckptconv import api
+
+    metadata = dict(meta)
+    if len(metadata) < len(meta):
+        raise click.UsageError("--meta sets the same key twice", click.get_current_context())
+    before = _identity(target)
+    try:
+        with Bar("converting") as bar:
+            result = api.convert(
+                source,
+                target,
+                from_format=from_format,
+                to_format=to_format,
+                force=force,
+                dry_run=dry_run,
+                bare=bare,
+                metadata=metadata,
+                allow_loss=allow_loss,
+                progress=bar,
+            )
+    except KeyboardInterrupt as stop:
+        if _identity(target) != before:  # it came between the rename and here
+            stop.add_note(f"{target} is written, and whole")
+        raise
+    _show(result, dry_run=dry_run, as_json=as_json)
+    return 0
+
+
+def _show(result: Conversion, *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        output.emit_json(result.to_dict())
+    else:
+        output.emit_lines(render.conversion(result, dry_run=dry_run))
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

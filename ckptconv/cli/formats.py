@@ -1,0 +1,67 @@
+"""``ckptconv formats``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli import options, output, render, trouble
+
+if TYPE_CHECKING:
+    from ckptconv.core.spelling import Json
+    from ckptconv.formats.base import Format
+
+EPILOG = """\b
+Exit codes:
+  0  fine
+  2  there is no such format
+\b
+Examples:
+  ckptconv formats
+  ckptconv formats safetensors
+"""
+
+
+@click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.argument("name", metavar="[NAME]", required=False)
+@options.json_
+@options.debug
+@options.help_
+def command(name: str | None, as_json: bool) -> int:
+    """List the formats that are read and written, those of plug-ins too.
+
+    With a NAME: what that format holds. A plug-in that does not load is named below the table.
+    """
+    from ckptconv.formats import registry
+
+    if name is not None:
+        one = registry.by_name(name)
+        if as_json:
+            output.emit_json(_as_dict(one))
+        else:
+            output.emit_lines(render.one_format(one))
+        return 0
+    known, (_, broken) = registry.all_formats(), registry.plugins()
+    if as_json:
+        errors: list[Json] = [trouble.as_dict(error) for error in broken]
+        output.emit_json({"formats": [_as_dict(one) for one in known], "broken": errors})
+    else:
+        output.emit_lines(render.formats(known, broken))
+    return 0
+
+
+def _as_dict(one: Format) -> dict[str, Json]:
+    return {
+        "name": one.name,
+        "summary": one.summary,
+        "suffixes": list(one.suffixes),
+        "read": True,
+        "write": bool(one.writer),
+        "dtypes": [dtype.name for dtype in one.holds.dtypes],
+        "metadata": one.holds.metadata,
+        "extras": one.holds.extras,
+        "ties": one.holds.ties,
+        "opaque": one.holds.opaque,
+        "extra": one.extra or None,
+    }

@@ -1,0 +1,152 @@
+"""``ckptconv inspect``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli import options, output, trouble
+from ckptconv.cli.progress import Bar
+from ckptconv.errors import CkptconvError
+
+if TYPE_CHECKING:
+    from ckptconv.api import Inspection
+    from ckptconv.core.spelling import Json
+
+EPILOG = """\b
+Exit codes:
+  0  fine
+  1  with --fail-on-code: a file would run code;
+     with --digest: a file is not what its recorded digest says
+  2  trouble: usage, unreadable, refused; other files are still inspected
+\b
+Examples:
+  ckptconv inspect checkpoint.pth
+  ckptconv inspect --fail-on-code downloads/*.pth
+  ckptconv inspect --list model.safetensors | grep bias
+  ckptconv inspect --tensor layers.0.weight --stats model.safetensors
+"""
+
+
+@click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=options.path_text)
+@click.option(
+    "--tree", "as_tree", is_flag=True, help="Show the tensors as a tree with repeated layers folded (default)."
+)
+@click.option("--list", "as_list", is_flag=True, help="Show one line for each tensor, full names, and nothing else.")
+@click.option("--stats", is_flag=True, help="Add min, max, mean, std, counts of NaN, Inf and zeros. Reads all values.")
+@click.option("--tensor", metavar="NAME", help="Show one tensor: its header and its first and last values.")
+@click.option("--digest", is_flag=True, help="Compute the content digest, and compare it with a recorded one.")
+@click.option("--fail-on-code", is_flag=True, help="Exit with 1 if loading a file with pickle would run code from it.")
+@options.json_
+@options.debug
+@options.help_
+@click.pass_obj
+def command(
+    debug: bool, sources: tuple[str, ...], as_tree: bool, as_list: bool, stats: bool, tensor: str | None,
+    digest: bool, fail_on_code: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Say what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
+
+    Only headers are read, unless --stats, --tensor or --digest ask for values. Nothing from the file is run.
+    """
+    if as_tree + as_list + (tensor is not None) > 1:
+        message = "--tree, --list and --tensor exclude each other"
+        raise click.UsageError(message, click.get_current_context())
+    view = _View(as_list, stats, tensor, digest, fail_on_code)
+    documents: list[Json] = []
+    worst = 0
+    for i, source in enumerate(sources):
+        try:
+            document, lines, code = view.of(source, as_json=as_json)
+        except (CkptconvError, MemoryError, RecursionError) as error:
+            if len(sources) == 1:
+                raise
+            trouble.report(error, debug=debug)
+            document, lines, code = {"path": source, "error": trouble.as_dict(trouble.understood(error))}, [], 2
+        documents.append(document)
+        worst = max(worst, code)
+        if lines:
+            titled = len(sources) > 1 and (as_list or tensor is not None)  # a page has its path as its first line
+            title = [output.style(f"{output.printable(source)}:", "bold")] if titled else []
+            output.emit_lines([*([""] if i else []), *title, *lines])
+    if as_json:
+        output.emit_json({"files": documents} if len(sources) > 1 else documents[0])
+    return worst
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is asked of every file."""
+
+    as_list: bool
+    stats: bool
+    tensor: str | None
+    digest: bool
+    fail_on_code: bool
+
+    def of(self, source: str, *, as_json: bool) -> tuple[dict[str, Json], list[str], int]:
+        """One file: its JSON document (empty where text is wanted), its text, its exit code."""
+        from ckptconv import api
+
+        with Bar("reading") as bar:
+            found = api.inspect(source, stats=self.stats and self.tensor is None, digest=self.digest, progress=bar)
+        code = int((self.fail_on_code and found.verdict == "would run code") or found.digest_holds is False)
+        if self.tensor is not None:
+            document, lines = self._one_tensor(found, self.tensor, as_json=as_json)
+            return document, lines, code
+        if as_json:
+            return _document(found), [], code
+        return {}, self._page(found), code
+
+    def _page(self, found: Inspection) -> list[str]:
+        from ckptconv.cli import render, render_inspect
+
+        if not self.as_list:
+            return render_inspect.page(found)
+        _warn(found)
+        lines = render_inspect.listing(found)
+        return [*lines, *render.fields(render_inspect.digest(found), indent="")] if self.digest else lines
+
+    def _one_tensor(self, found: Inspection, name: str, *, as_json: bool) -> tuple[dict[str, Json], list[str]]:
+        from ckptconv import api
+        from ckptconv.checks.stats import stats
+        from ckptconv.cli import render_inspect, render_tensor
+        from ckptconv.core.spelling import to_json
+
+        with api.open(found.path) as checkpoint:
+            name = render_tensor.find(checkpoint, name, found.path)
+            figures = stats(checkpoint.all_tensors[name]) if self.stats else None
+            if not as_json:
+                _warn(found)
+                more = render_inspect.statistics(figures) if self.stats else []
+                more += render_inspect.digest(found) if self.digest else []
+                return {}, render_tensor.view(checkpoint, name, more)
+            first, last = render_tensor.ends(checkpoint.all_tensors[name])
+        document = _document(found)
+        entry = next(entry for entry in document["tensors"] if entry["name"] == name)
+        if self.stats:
+            entry["stats"] = None if figures is None else to_json(figures.to_dict())
+        entry["values"] = {"first": to_json(first), "last": to_json(last)}
+        return {**document, "tensors": [entry]}, []
+
+
+def _document(found: Inspection) -> dict[str, Json]:
+    """The inspection as JSON can say it: a mean may be infinite."""
+    from ckptconv.core.spelling import to_json
+
+    document = found.to_dict()
+    for entry in document["tensors"]:
+        if entry.get("stats"):
+            entry["stats"] = to_json(entry["stats"])
+    return document
+
+
+def _warn(found: Inspection) -> None:
+    """Where the page with the verdict is not shown, a bad one is told on standard error."""
+    from ckptconv.cli.render_inspect import verdict
+
+    if found.verdict == "would run code":
+        output.complain([f"ckptconv: warning: {output.printable(str(found.path))}: {verdict(found)}"])

@@ -1,0 +1,153 @@
+"""The entry point: finds the command, and turns every way to end into a line of text and an exit code.
+
+    0    fine
+    1    a check found something
+    2    trouble: usage, unreadable, refused
+    130  interrupted (Ctrl-C); 128 + the signal's number for the others
+    141  whoever read standard output stopped reading
+
+A command's module is imported when that command is run: ``ckptconv --help`` loads none of them.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import warnings
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import click
+
+from ckptconv.cli import options, output, trouble
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+COMMANDS = {
+    "convert": "Convert a checkpoint into another format.",
+    "inspect": "Say what is in a checkpoint, and whether it is safe.",
+    "formats": "List the formats, or say what one of them holds.",
+}
+"""Every command, with the first line of its help; its module in this package has the same name."""
+
+_KNOWN = f"the commands are {', '.join(COMMANDS)}"
+
+EPILOG = """\b
+Exit codes:
+  0  fine
+  1  a check found something
+  2  trouble: usage, unreadable, refused
+\b
+Example:
+  ckptconv inspect checkpoint.pth
+  ckptconv convert checkpoint.pth model.safetensors
+"""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end by a signal other than Ctrl-C's; everything cleans up as it does for that."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+class Program(click.Group):
+    """The group of commands. Each is a function that returns its exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return cast("click.Command", import_module(f"ckptconv.cli.{cmd_name}").command)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            raise UsageError("no command was given", hint=f"{_KNOWN}; 'ckptconv --help' says more")
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            raise trouble.unknown("command", args[0], COMMANDS, otherwise=_KNOWN)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
+        """Run the command that `args` name, and exit."""
+        sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
+
+    def _run(self, args: list[str]) -> int:
+        plain = args[: args.index("--")] if "--" in args else args  # usage errors come before options are parsed
+        debug, as_json = "--debug" in plain, "--json" in plain
+        try:
+            with self.make_context("ckptconv", list(args), obj=debug) as context:
+                return int(self.invoke(context) or 0)
+        except click.exceptions.Exit as end:
+            return end.exit_code
+        except BrokenPipeError:
+            output.silence()
+            return 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+        except KeyboardInterrupt as stop:
+            trouble.report_stop(stop, as_json=as_json)
+            return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
+        except Exception as error:  # whatever it is, a person gets a sentence and a script its exit code
+            trouble.report(error, debug=debug, as_json=as_json)
+            return 2
+
+
+@click.group(
+    cls=Program, epilog=EPILOG, context_settings=options.SETTINGS, no_args_is_help=False, add_help_option=False
+)
+@options.help_
+@options.version
+def program() -> None:
+    """Any checkpoint in, any checkpoint out: convert and inspect files of model weights.
+
+    Nothing from a file is ever run, and nothing is lost without your consent.
+    """
+
+
+def run() -> NoReturn:
+    """The process's entry point."""
+    # A checkpoint's headers are many small objects without cycles. The collector would walk all of them again and
+    # again (40 % of the time that 30,000 tensors take), to find nothing; and the process is short.
+    gc.disable()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # a library's remark to its programmers is none of the user's business
+    _open_standard_files()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup's choice is kept
+            signal.signal(number, _terminate)
+    try:
+        program.main()
+    finally:
+        gc.freeze()  # nor does the collection at the interpreter's end find anything
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated(number)
+
+
+def _open_standard_files() -> None:
+    """Give a closed stdin, stdout or stderr to /dev/null: the next file that is opened would get its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -1,0 +1,72 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli import output
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from ckptconv.core.metadata import MetaNode
+
+SETTINGS = {"max_content_width": 100}
+
+
+def _show_help(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        output.emit(context.get_help() + "\n")
+        context.exit()
+
+
+def _show_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from ckptconv import __version__
+
+        output.emit(f"ckptconv {__version__}\n")
+        context.exit()
+
+
+# click's own --help and --version print by themselves, and would not tell of a full disk
+help_ = click.option(
+    "-h", "--help", is_flag=True, is_eager=True, expose_value=False, callback=_show_help,
+    help="Show this page and exit.",
+)  # fmt: skip
+version = click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+json_ = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+# the program looks for it by itself, since errors come before options are parsed, and hands it on as the context's obj
+debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+def path_text(value: str) -> str:
+    """A path, as it was typed. Whether it is a file is the library's business."""
+    if not value:
+        raise click.BadParameter("the path is empty")
+    if value == "-":
+        raise UsageError(
+            "'-' is not supported: checkpoints are not read from or written to pipes", hint="give a file's path"
+        )
+    return value
+
+
+def key_value(value: str) -> tuple[str, MetaNode]:
+    """``K=V``, where V is read as JSON if it is, and as a string if not."""
+    key, equals, text = value.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"{value!r} is not of the form K=V")
+    try:
+        return key, json.loads(text, parse_constant=_no_constant)
+    except ValueError:
+        return key, text
+    except RecursionError:
+        raise click.BadParameter(f"the value of {key!r} is nested too deeply") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

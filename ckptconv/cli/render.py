@@ -1,0 +1,159 @@
+"""Results as text: numbers for people, tables, findings, what `convert` and `formats` print."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.cli.output import printable, style
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ckptconv.api import Conversion
+    from ckptconv.core.report import Finding
+    from ckptconv.errors import PluginError
+    from ckptconv.formats.base import Format
+
+MOST_FINDINGS = 20
+"""Findings that are listed for people; --json has all of them."""
+
+MOST_PADDING = 60
+"""Columns that a table pads a cell to at most, so that one long name does not push all others apart."""
+
+_WIDE = re.compile(
+    "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
+    "\U0001f300-\U0001faff\U00020000-\U0003fffd]"
+)
+"""Characters that take two columns (Unicode's East Asian Width W and F, in blocks)."""
+
+_HUES = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def size(nbytes: int) -> str:
+    """A number of bytes, three digits of it: ``68.9 kB``."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    return f"{_three_digits(nbytes, ['kB', 'MB', 'GB', 'TB', 'PB', 'EB'])}"
+
+
+def approximately(count: int) -> str:
+    """A large count, three digits of it: ``124 M``."""
+    return _three_digits(count, ["k", "M", "G", "T", "P", "E"])
+
+
+def _three_digits(number: int, units: list[str]) -> str:
+    value, left = number / 1000, list(units)
+    while value >= 999.5 and len(left) > 1:
+        value /= 1000
+        left.pop(0)
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {left[0]}"
+
+
+def plural(count: int, word: str, words: str = "") -> str:
+    """``1 tensor``, ``12 tensors``."""
+    return f"{count:,} {word if count == 1 else words or word + 's'}"
+
+
+def listed(items: Sequence[str], most: int = 4) -> str:
+    """The first few of many, and how many more there are."""
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+def width(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+
+
+def table(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows as lines with aligned columns, those in `right` to the right. Nothing is cut off."""
+    columns = max((len(row) for row in rows), default=0)
+    widths = [min(MOST_PADDING, max(width(row[i]) for row in rows if i < len(row))) for i in range(columns)]
+    return ["  ".join(_cells(row, widths, right)).rstrip() for row in rows]
+
+
+def _cells(row: Sequence[str], widths: list[int], right: Collection[int]) -> list[str]:
+    cells = []
+    for i, cell in enumerate(row):
+        padding = " " * (widths[i] - width(cell))
+        cells.append(padding + cell if i in right else cell + padding)
+    return cells
+
+
+def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:
+    """Labels and texts, a line each, the texts aligned."""
+    wide = max((len(label) for label, _ in rows), default=0)
+    return [f"{indent}{style(label.ljust(wide), 'dim')}  {text}" for label, text in rows]
+
+
+def findings(found: Sequence[Finding], label: str = "") -> list[str]:
+    """A line for each finding, its severity first; `label` replaces the severity."""
+    lines = [
+        style(f"{label or finding.severity}:", _HUES[finding.severity]) + f" {printable(finding.message)}"
+        for finding in found[:MOST_FINDINGS]
+    ]
+    if len(found) > MOST_FINDINGS:
+        lines.append(f"… and {len(found) - MOST_FINDINGS:,} more; --json lists all")
+    return lines
+
+
+def conversion(result: Conversion, *, dry_run: bool) -> list[str]:
+    """What `convert` prints."""
+    source, target = (printable(os.fspath(path)) for path in (result.source, result.target))
+    amount = f"{plural(result.tensors, 'tensor')}, {size(result.nbytes)}"
+    if dry_run:
+        amount = f"would be {result.target_format}, {amount}"
+    lines = [f"{source} → {style(target, 'bold')}: {amount}"]
+    label = "would be lost" if dry_run else "lost"
+    lines += findings(result.losses, label)
+    lines += findings(result.findings)
+    if result.digest is not None:
+        lines.append(style(f"digest: {printable(result.digest)}", "dim"))
+    if dry_run:
+        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in result.losses))
+        lines.append("nothing was written" + (f"; to convert, agree with {codes}" if codes else ""))
+    return lines
+
+
+def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> list[str]:
+    """The table that `formats` prints."""
+    rows = [["NAME", "READ", "WRITE", "SUFFIXES", "SUMMARY"]]
+    rows += [
+        [printable(cell) for cell in (one.name, "yes", _yes(one.writer), " ".join(one.suffixes), one.summary)]
+        for one in all_formats
+    ]
+    head, *lines = table(rows)
+    return [style(head, "bold"), *lines, *(f"warning: {printable(error.message)}" for error in broken)]
+
+
+def one_format(one: Format) -> list[str]:
+    """What `formats NAME` prints."""
+    holds = one.holds
+    metadata = {
+        "typed": "every value with its own type",
+        "record": "readable strings, and a record of their types",
+        "none": "none",
+    }
+    rows = [
+        ("suffixes", " ".join(one.suffixes)),
+        ("read", "yes"),
+        ("write", _yes(one.writer)),
+        ("metadata", metadata[holds.metadata]),
+        ("extras", "tensors outside of the state_dict are kept" if holds.extras else "no tensors outside of the model"),
+        ("ties", "names that share a tensor still do" if holds.ties else "each name gets its own copy"),
+        ("opaque", "kept as data" if holds.opaque else "objects of unknown classes are not kept without consent"),
+        ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
+    ]
+    if one.extra:
+        rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))
+    return [
+        f"{style(printable(one.name), 'bold')}: {printable(one.summary)}",
+        *fields([(label, printable(text)) for label, text in rows]),
+    ]
+
+
+def _yes(function: str) -> str:
+    return "yes" if function else "no"

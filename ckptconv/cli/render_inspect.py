@@ -1,0 +1,223 @@
+"""What `inspect` prints of a checkpoint: a header, the tensors, the metadata, the bookkeeping."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ckptconv.cli.output import printable, style
+from ckptconv.cli.render import approximately, fields, findings, listed, plural, size, table
+from ckptconv.cli.render_metadata import entries, shortened, spelled
+from ckptconv.cli.render_tree import Columns, flat, tree
+from ckptconv.core.metadata import StateDict, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptconv.api import Inspection
+    from ckptconv.checks.stats import Stats
+    from ckptconv.core.tensor import LazyTensor
+
+STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
+"""The columns that --stats adds."""
+
+MOST_OBJECTS = 20
+"""Opaque objects and calls that are listed; --json has all of them."""
+
+_HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
+
+
+def verdict(inspection: Inspection) -> str:
+    """The verdict and what it means."""
+    uses = inspection.opaque
+    calls = sum(use.node.how == "called" for use in uses)
+    match inspection.verdict:
+        case "plain":
+            return "tensors and plain data, nothing that runs"
+        case "opaque":
+            return f"{plural(len(uses), 'object')} of unknown classes, shown as data; nothing was found that runs"
+        case _:
+            return f"loading it with pickle would make {plural(calls, 'call')}; none was made here"
+
+
+def page(inspection: Inspection) -> list[str]:
+    """Everything that a person wants to know first."""
+    checkpoint, stats = inspection.checkpoint, inspection.stats
+    ties = checkpoint.ties
+    tied = {name: names[0] for names in ties for name in names[1:]}
+    lines = [style(printable(os.fspath(inspection.path)), "bold"), *fields(_header(inspection, ties, tied))]
+    lines += findings(checkpoint.findings)
+    columns = _tree_columns(checkpoint.all_tensors, tied, stats)
+    for title, tensors in (("tensors", dict(checkpoint)), ("tensors outside of the model", checkpoint.extras)):
+        if tensors:
+            rows = tree(tensors, tied, columns, fold=stats is None, heads=stats is not None)
+            lines += _section(title, rows)
+    lines += _section("metadata", entries(checkpoint.metadata))
+    lines += _section("objects that were not built", _objects(inspection))
+    lines += _section("notes", fields(_notes(inspection), indent=""))
+    return lines
+
+
+def listing(inspection: Inspection) -> list[str]:
+    """One line for each tensor, extras too."""
+    tensors, stats = inspection.checkpoint.all_tensors, inspection.stats
+    columns = _list_columns(inspection, stats)
+    return flat(list(tensors), columns)
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
+
+
+def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, str]) -> list[tuple[str, str]]:
+    checkpoint = inspection.checkpoint
+    nbytes = sum(tensor.info.nbytes for name, tensor in checkpoint.items() if name not in tied)
+    rows = [
+        ("format", printable(checkpoint.format)),
+        ("file size", _file_size(inspection.file_size)),
+        ("model", _parameters(inspection.parameters, nbytes)),
+        ("tensors", _tensors(checkpoint)),
+    ]
+    if checkpoint.extras:
+        outside = sum(tensor.info.nbytes for name, tensor in checkpoint.extras.items() if name not in tied)
+        rows.append(("extras", f"{_tensors(checkpoint.extras)} ({size(outside)})"))
+    if tied:
+        groups = [" = ".join(printable(name) for name in names) for names in ties]
+        rows.append(("ties", listed(groups, 2)))
+    said = inspection.verdict
+    rows.append(("verdict", f"{style(said, _HUES[said])}: {verdict(inspection)}"))
+    return rows + digest(inspection)
+
+
+def _file_size(nbytes: int) -> str:
+    return size(nbytes) if nbytes < 1000 else f"{size(nbytes)} ({nbytes:,} bytes)"
+
+
+def _parameters(count: int, nbytes: int) -> str:
+    about = f"{approximately(count)}, " if count >= 1_000_000 else ""
+    return f"{plural(count, 'parameter')} ({about}{size(nbytes)})"
+
+
+def _tensors(tensors: Mapping[str, LazyTensor]) -> str:
+    dtypes = Counter(tensor.info.dtype.name for tensor in tensors.values())
+    kinds = listed([f"{printable(name)} ×{count:,}" for name, count in dtypes.most_common()], 8)
+    return f"{len(tensors):,}: {kinds}" if kinds else "none"
+
+
+def digest(inspection: Inspection) -> list[tuple[str, str]]:
+    """The digest's row of the header: what was computed, what the file records, whether they agree."""
+    recorded = inspection.checkpoint.notes.digest
+    if inspection.digest is None:
+        return [("digest", f"{printable(recorded)} (recorded; --digest checks it)")] if recorded else []
+    if inspection.digest_holds is None:
+        return [("digest", f"{inspection.digest} (the file records none)")]
+    if inspection.digest_holds:
+        return [("digest", f"{inspection.digest} ({style('as recorded', 'green')})")]
+    told = style("NOT AS RECORDED", "red")
+    return [("digest", f"{inspection.digest} ({told}: the file says {printable(str(recorded))})")]
+
+
+def _shape(shape: Iterable[int], comma: str = ", ") -> str:
+    return f"[{comma.join(map(str, shape))}]"
+
+
+def _tree_columns(
+    tensors: Mapping[str, LazyTensor], tied: Mapping[str, str], stats: Mapping[str, Stats | None] | None
+) -> Columns:
+    def cells(name: str) -> list[str]:
+        info = tensors[name].info
+        note = [f"= {printable(tied[name])}"] if name in tied else []
+        return [info.dtype.name, _shape(info.shape), *_figures(stats, name), *note]
+
+    return Columns(["DTYPE", "SHAPE", *_heads(stats)], frozenset(range(2, 2 + len(_heads(stats)))), cells)
+
+
+def _list_columns(inspection: Inspection, stats: Mapping[str, Stats | None] | None) -> Columns:
+    tensors, extras, tied = (
+        inspection.checkpoint.all_tensors, inspection.checkpoint.extras, inspection.checkpoint.tied_to,
+    )  # fmt: skip
+
+    def cells(name: str) -> list[str]:
+        info = tensors[name].info
+        notes = [f"={printable(tied[name])}"] if name in tied else []
+        notes += ["extra"] if name in extras else []
+        return [info.dtype.name, _shape(info.shape, ","), str(info.nbytes), *_figures(stats, name), *notes]
+
+    heads = ["DTYPE", "SHAPE", "BYTES", *_heads(stats)]
+    return Columns(heads, frozenset(range(2, len(heads))), cells)
+
+
+def _heads(stats: Mapping[str, Stats | None] | None) -> list[str]:
+    return [] if stats is None else [name.upper() for name in STATS]
+
+
+def _figures(stats: Mapping[str, Stats | None] | None, name: str) -> list[str]:
+    return [] if stats is None else [text for _, text in statistics(stats[name])]
+
+
+def statistics(stats: Stats | None) -> list[tuple[str, str]]:
+    """The statistics of a tensor, by name."""
+    values = {} if stats is None else stats.to_dict()
+    return [(name, number(values.get(name))) for name in STATS]
+
+
+def number(value: float | int | None) -> str:
+    """A statistic, four digits of it; counts and other whole numbers in full."""
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _objects(inspection: Inspection) -> list[str]:
+    uses = sorted(inspection.opaque, key=lambda use: use.node.how != "called")
+    rows = []
+    for use in uses[:MOST_OBJECTS]:
+        where = shortened(printable(use.where)) or "the root"
+        what = "a call, not made" if use.node.how == "called" else "kept as data"
+        rows.append([where, what, shortened(spelled(use.node))])
+    lines = table(rows)
+    if len(uses) > MOST_OBJECTS:
+        lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")
+    return lines
+
+
+def _notes(inspection: Inspection) -> list[tuple[str, str]]:
+    checkpoint, notes = inspection.checkpoint, inspection.checkpoint.notes
+    rows = []
+    if notes.source and notes.source != checkpoint.format:
+        rows.append(("converted from", printable(notes.source)))
+    if notes.arch is not None:
+        rows.append(("architecture", shortened(spelled(notes.arch), notes.arch)))
+    devices = Counter(note.device for note in notes.tensors.values() if note.device != "cpu")
+    if devices:
+        rows.append(("devices", ", ".join(f"{printable(name)} ×{count:,}" for name, count in devices.most_common(8))))
+    for label, names in (
+        ("nn.Parameter", [name for name, note in notes.tensors.items() if note.parameter]),
+        ("requires_grad", [name for name, note in notes.tensors.items() if note.requires_grad]),
+        ("not contiguous", list(notes.strides)),
+        ("attributes", list(notes.attributes)),
+    ):
+        if names:
+            rows.append((label, _which(names, len(checkpoint.all_tensors))))
+    if versions := _versions(inspection):
+        rows.append(("module versions", versions))
+    return rows
+
+
+def _which(names: list[str], of: int) -> str:
+    if len(names) == of:
+        return f"all {plural(of, 'tensor')}"
+    return f"{plural(len(names), 'tensor')}: {listed([printable(name) for name in islice(names, 5)] + names[5:], 4)}"
+
+
+def _versions(inspection: Inspection) -> str:
+    """The versions of the modules that the state_dict's ``_metadata`` lists, a few words of them."""
+    counts: Counter[str] = Counter()
+    for _, node in walk(inspection.checkpoint.root):
+        if isinstance(node, StateDict) and isinstance(node.versions, dict):
+            for entry in node.versions.values():
+                version = entry.get("version") if isinstance(entry, dict) else entry
+                counts[shortened(spelled(version))] += 1
+    return ", ".join(f"{plural(count, 'module')} of version {version}" for version, count in counts.most_common(4))

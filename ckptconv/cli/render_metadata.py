@@ -1,0 +1,223 @@
+"""Metadata as text, in Python's spelling, so that a tuple is not a list; cut where it grows long.
+
+The cost is bounded by what is shown, not by what the file holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ckptconv.cli.output import printable
+from ckptconv.cli.render import plural
+from ckptconv.core.metadata import (
+    FACTORY_NAMES,
+    MetaNode,
+    NumpyArray,
+    NumpyScalar,
+    Opaque,
+    StateDict,
+    TensorRef,
+    TorchSize,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LINE = 96
+"""Characters of a value that are shown on its line."""
+
+LEVELS = 4
+"""How deep long containers are opened."""
+
+MOST_KEYS = 200
+MOST_CHILDREN = 20
+"""Entries that are shown of the metadata, and of a container in it."""
+
+MOST_LOOKED_AT = 200_000
+"""Nodes that are visited to see whether a container holds tensors alone."""
+
+
+def entries(tree: dict[object, MetaNode], indent: str = "", levels: int = LEVELS) -> list[str]:
+    """A line for each key and its value. A container too long for its line is opened, `levels` deep."""
+    lines: list[str] = []
+    shown = list(islice(tree.items(), MOST_KEYS if levels == LEVELS else MOST_CHILDREN))
+    labels = [shortened(printable(key) if isinstance(key, str) else spelled(key)) for key, _ in shown]
+    wide = max((len(label) for label in labels if len(label) <= 24), default=0)
+    for label, (_, value) in zip(labels, shown, strict=True):
+        text = spelled(value)
+        start = f"{indent}{label.ljust(wide)}  "
+        below = _children(value) if len(text) > LINE and levels > 1 else {}
+        lines.append(start + (_summary(value) if below else shortened(text, value)))
+        if below:
+            lines += entries(below, indent + "  ", levels - 1)
+    if len(tree) > len(shown):
+        lines.append(f"{indent}… and {len(tree) - len(shown):,} more")
+    return lines
+
+
+def shortened(text: str, value: MetaNode = None) -> str:
+    """The text as far as it fits on a line, and how much there is in all."""
+    if len(text) <= LINE:
+        return text
+    match value:
+        case str() | bytes() | bytearray():
+            note = f"({plural(len(value), 'character' if isinstance(value, str) else 'byte')})"
+        case dict() | list() | tuple() | set() | frozenset():
+            note = f"({plural(len(value), 'item')})"
+        case _:
+            note = ""
+    return f"{text[:LINE]}… {note}".rstrip()
+
+
+def _children(node: MetaNode) -> dict[object, MetaNode]:
+    """What opening a container shows: a dict's entries by their names, the containers in a list; else nothing."""
+    if not isinstance(node, (dict, list, tuple)) or _only_tensors(node):
+        return {}
+    entries: dict[object, MetaNode] = dict(node) if isinstance(node, dict) else dict(enumerate(node))
+    named = isinstance(node, dict) and all(isinstance(key, str) for key in entries)
+    nested = any(isinstance(child, (dict, list, tuple, Opaque)) for child in entries.values())
+    return entries if named or nested else {}
+
+
+def _summary(node: MetaNode) -> str:
+    kind = type(node).__name__
+    size = len(node) if isinstance(node, (dict, list, tuple)) else 0
+    return f"{kind} of {plural(size, 'item')}"
+
+
+def spelled(node: MetaNode, most: int = LINE) -> str:
+    """The node in Python's spelling, printable, and only so long that it can be seen where it exceeds `most`."""
+    parts: list[str] = []
+    length = 0
+    for part in _parts(node, most):
+        parts.append(part)
+        length += len(part)
+        if length > most:
+            break
+    return printable("".join(parts))
+
+
+def _parts(node: MetaNode, most: int) -> Iterator[str]:
+    match node:
+        case str() | bytes() | bytearray():
+            yield repr(node[: most + 8])
+        case int() if node.bit_length() > 4 * most:
+            yield hex(node)  # decimal digits of a huge int take quadratic time
+        case dict() | list() | tuple() | set() | frozenset():
+            yield from _container(node, most)
+        case TensorRef(name):
+            yield f"<tensor {name}>"
+        case StateDict():
+            yield "<the model's tensors>"
+        case NumpyScalar() | NumpyArray():
+            yield from _numpy(node, most)
+        case Opaque():
+            yield from _opaque(node, most)
+        case _:
+            yield repr(node)
+
+
+def _container(node: MetaNode, most: int) -> Iterator[str]:
+    match node:
+        case TorchSize():
+            yield from _row("torch.Size([", node, "])", most)
+        case OrderedDict() | Counter():
+            yield from _mapping(f"{type(node).__name__}({{", node.items(), "})", most)
+        case defaultdict():
+            factory = None if node.default_factory is None else FACTORY_NAMES[node.default_factory]
+            yield from _mapping(f"defaultdict({str(factory).removeprefix('builtins.')}, {{", node.items(), "})", most)
+        case dict():
+            count = _only_tensors(node)
+            if count:
+                yield f"<{plural(count, 'tensor')}>"
+            else:
+                yield from _mapping("{", node.items(), "}", most)
+        case list():
+            yield from _row("[", node, "]", most)
+        case tuple():
+            yield from _row("(", node, ",)" if len(node) == 1 else ")", most)
+        case set():
+            yield from _row("{", node, "}", most) if node else iter(["set()"])
+        case frozenset():
+            yield from _row("frozenset({", node, "})", most)
+
+
+def _row(start: str, nodes: Iterable[MetaNode], end: str, most: int) -> Iterator[str]:
+    yield start
+    for i, node in enumerate(nodes):
+        if i:
+            yield ", "
+        yield from _parts(node, most)
+    yield end
+
+
+def _mapping(start: str, items: Iterable[tuple[MetaNode, MetaNode]], end: str, most: int) -> Iterator[str]:
+    yield start
+    for i, (key, value) in enumerate(items):
+        if i:
+            yield ", "
+        yield from _parts(key, most)
+        yield ": "
+        yield from _parts(value, most)
+    yield end
+
+
+def _numpy(node: NumpyScalar | NumpyArray, most: int) -> Iterator[str]:
+    """A numpy value; only few of an array's elements are made, and only of types that are numbers or text."""
+    import numpy as np
+
+    try:
+        dtype = np.dtype(node.dtype)
+        data = node.data[: dtype.itemsize * most]
+        values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype).tolist()
+    except (TypeError, ValueError, ZeroDivisionError):
+        yield f"<numpy {node.dtype}, {plural(len(node.data), 'byte')}>"
+        return
+    if isinstance(node, NumpyScalar):
+        yield f"numpy.{dtype.name}({values[0] if values else ''!r})"
+        return
+    yield f"numpy.array({dtype.name}, shape {list(node.shape)}: "
+    yield ", ".join(repr(value) for value in values)
+    yield ")"
+
+
+def _opaque(node: Opaque, most: int) -> Iterator[str]:
+    if node.how == "named":
+        yield f"<{node.name}>"
+        return
+    yield f"<{node.name}" if node.how == "object" else node.name
+    if node.how != "object" or node.args or node.kwargs:
+        yield from _row("(", node.args, "", most)
+        for i, (name, argument) in enumerate(node.kwargs.items()):
+            yield f"{', ' if i or node.args else ''}{name}="
+            yield from _parts(argument, most)
+        yield ")"
+    if node.state is not None:
+        yield " with state "
+        yield from _parts(node.state, most)
+    if node.items:
+        yield from _row(" with items [", node.items, "]", most)
+    if node.pairs:
+        yield from _mapping(" with {", node.pairs, "}", most)
+    if node.how == "object":
+        yield ">"
+
+
+def _only_tensors(node: MetaNode) -> int:
+    """How many tensors a container holds, if it holds nothing else; 0 otherwise, and past `MOST_LOOKED_AT` nodes."""
+    total, left = 0, [node]
+    for _ in range(MOST_LOOKED_AT):
+        if not left:
+            return total
+        match left.pop():
+            case TensorRef() | StateDict(plain=()):
+                total += 1
+            case dict() as mapping if mapping:
+                left += mapping.values()
+            case list() | tuple() as sequence if sequence:
+                left += sequence
+            case _:
+                return 0
+    return 0

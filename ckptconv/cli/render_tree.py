@@ -1,0 +1,179 @@
+"""Tensors as text: a tree in which repeated layers are folded, and a flat list.
+
+    layers.0–31 ×32              consecutive numbers whose subtrees have equal names, element types and shapes
+    ├─ attn.weight  F32  [64, 64]
+    └─ mlp
+       ├─ up        F32  [256, 64]
+       └─ down      F32  [64, 256]  = layers.0.mlp.up      (one tensor under two names)
+
+Written by hand: rich takes as long to be imported as this takes for ten thousand tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeGuard
+
+from ckptconv.cli.output import printable, style
+from ckptconv.cli.render import table
+
+if TYPE_CHECKING:
+    from ckptconv.core.tensor import LazyTensor
+
+MAX_LEVELS = 40
+"""Dots that a name is split at; what is behind the last of them stays in one piece."""
+
+_SELF = None
+"""The key, in a branch, of a tensor whose own name is the branch's (``a`` beside ``a.b``)."""
+
+Branch = dict[str | None, "Node"]
+Node = Branch | str
+"""A leaf is the tensor's full name."""
+
+Cells = Callable[[str], Sequence[str]]
+"""The columns behind a tensor's name, by that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What stands behind a tensor's name: the heads, which columns are numbers, and a function to fill them."""
+
+    heads: Sequence[str]
+    numeric: frozenset[int]
+    cells: Cells
+
+
+def flat(names: Sequence[str], columns: Columns) -> list[str]:
+    """A line for each tensor under a line of heads, full names first."""
+    rows = [["NAME", *columns.heads]]
+    rows += [[printable(name), *columns.cells(name)] for name in names]
+    head, *lines = table(rows, {i + 1 for i in columns.numeric})
+    return [style(head, "bold"), *lines]
+
+
+def tree(
+    tensors: Mapping[str, LazyTensor], tied: Mapping[str, str], columns: Columns, *, fold: bool, heads: bool
+) -> list[str]:
+    """The tensors by the dots in their names; with `fold`, equal numbered siblings are one line."""
+    forest = _Forest(tensors, tied, columns.cells, fold)
+    if heads:
+        forest.rows.append(["", *columns.heads])
+    forest.draw(forest.groups(_grown(tensors)), "", root=True)
+    lines = table(forest.rows, {i + 1 for i in columns.numeric})
+    return [style(lines[0], "bold"), *lines[1:]] if heads else lines
+
+
+def _grown(names: Mapping[str, object]) -> Branch:
+    root: Branch = {}
+    for name in names:
+        branch = root
+        *path, last = name.split(".", MAX_LEVELS)
+        for part in path:
+            child = branch.get(part)
+            if not isinstance(child, dict):
+                child = branch[part] = {} if child is None else {_SELF: child}
+            branch = child
+        there = branch.get(last)
+        if isinstance(there, dict):
+            there[_SELF] = name
+        else:
+            branch[last] = name
+    return root
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Siblings that share a line: the first and the last of them, how many, and the first one's subtree."""
+
+    first: str
+    last: str
+    count: int
+    node: Node
+
+    @property
+    def label(self) -> str:
+        return self.first if self.count == 1 else f"{self.first}–{self.last}"
+
+
+@dataclass(slots=True)
+class _Forest:
+    tensors: Mapping[str, LazyTensor]
+    tied: Mapping[str, str]
+    cells: Cells
+    fold: bool
+    rows: list[list[str]] = field(default_factory=list)
+    _ids: dict[Hashable, int] = field(default_factory=dict)
+
+    def draw(self, groups: list[_Group], guide: str, *, root: bool = False) -> None:
+        """Add a row for each group, and under it those of its subtree."""
+        for group in groups:
+            ending = group is groups[-1]
+            label, counts, node, below = self._collapsed(group)
+            mark = "" if root else "└─ " if ending else "├─ "
+            own = node if isinstance(node, str) else node.get(_SELF)
+            text = guide + mark + (printable(label) or "''") + counts
+            self.rows.append([text, *self.cells(own)] if isinstance(own, str) else [text])
+            self.draw(below, guide + ("" if root else "   " if ending else "│  "))
+
+    def _collapsed(self, group: _Group) -> tuple[str, str, Node, list[_Group]]:
+        """The group joined with all below it that stand alone: ``encoder.layer.0–11``."""
+        label, counts, node = group.label, _times(group), group.node
+        while isinstance(node, dict):
+            below = self.groups(node)
+            if len(below) != 1 or _SELF in node:
+                return label, counts, node, below
+            label, counts, node = f"{label}.{below[0].label}", counts + _times(below[0]), below[0].node
+        return label, counts, node, []
+
+    def groups(self, branch: Branch) -> list[_Group]:
+        """The branch's children in order, numbered ones sorted, equal runs of them as one."""
+        numbers = sorted(int(key) for key in branch if _is_number(key))
+        if len(numbers) < 2:
+            return [_Group(key, key, 1, node) for key, node in branch.items() if key is not _SELF]
+        found: list[_Group] = []
+        upcoming = iter(numbers)
+        continued, last = -1, 0  # the number that would continue the run, and the shape of the run's subtrees
+        for key in branch:
+            if key is _SELF:
+                continue
+            if not _is_number(key):
+                found.append(_Group(key, key, 1, branch[key]))
+                continued = -1
+                continue
+            number = next(upcoming)
+            node = branch[str(number)]
+            shape = self._shape_of(node) if self.fold else 0
+            if self.fold and number == continued and shape == last:
+                run = found[-1]
+                found[-1] = _Group(run.first, str(number), run.count + 1, run.node)
+            else:
+                found.append(_Group(str(number), str(number), 1, node))
+            continued, last = number + 1, shape
+        return found
+
+    def _shape_of(self, node: Node) -> int:
+        """A number that is equal for subtrees of equal names, element types, shapes and ties."""
+        if isinstance(node, str):
+            info = self.tensors[node].info
+            key: Hashable = (info.dtype.name, info.shape, _relative(node, self.tied[node]) if node in self.tied else 0)
+        else:
+            key = frozenset([(name, self._shape_of(child)) for name, child in node.items()])
+        return self._ids.setdefault(key, len(self._ids))
+
+
+def _times(group: _Group) -> str:
+    return f" ×{group.count}" if group.count > 1 else ""
+
+
+def _is_number(key: str | None) -> TypeGuard[str]:
+    return key is not None and key.isdigit() and key.isascii() and len(key) < 10 and (key == "0" or key[0] != "0")
+
+
+def _relative(name: str, target: str) -> tuple[int, tuple[str, ...]]:
+    """The way from one name to another, so that ties inside of ``layers.0`` and inside of ``layers.7`` are equal."""
+    here, there = name.split("."), target.split(".")
+    common = 0
+    while common < min(len(here), len(there)) and here[common] == there[common]:
+        common += 1
+    return len(here) - common, tuple(there[common:])

@@ -1,0 +1,129 @@
+"""How an error looks: one line that names the file, its details indented, one line with what to do."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli.output import OutputError, complain, emit_json, printable
+from ckptconv.errors import CkptconvError, FileAccessError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ckptconv.core.spelling import Json
+
+HINTS = {
+    "usage": "'ckptconv --help' lists the commands, 'ckptconv COMMAND --help' a command's options",
+    "file-access": "check the path and its permissions",
+    "corrupt": "copy the file again from where it came",
+    "limit": "do not trust the file",
+    "unknown-format": "'ckptconv formats' lists what is read",
+    "unsupported": "'ckptconv formats' lists what is read and written",
+    "would-run-code": "do not load this file with pickle unless you trust whoever made it",
+    "loss": "--allow-loss CODE goes on without; --dry-run lists what would be lost",
+    "rejected-output": "the target is untouched; please report this with what --debug shows",
+    "plugin": "update the plug-in, or remove it",
+}
+"""What to do about an error that says nothing of it, by the error's code."""
+
+
+class BugError(CkptconvError):
+    """An exception that nobody raised on purpose."""
+
+    code = "bug"
+
+
+class MemoryLimitError(CkptconvError):
+    """The machine has not enough memory for this file."""
+
+    code = "memory"
+
+
+def unknown(kind: str, word: str, known: Collection[str], *, otherwise: str) -> UsageError:
+    """The error for a word that is none of the known ones, with the nearest as its hint."""
+    near = get_close_matches(word, known, n=1)
+    return UsageError(f"there is no {kind} {word!r}", hint=f"did you mean {near[0]!r}?" if near else otherwise)
+
+
+def understood(error: Exception) -> CkptconvError:
+    """Any exception as one of ours."""
+    match error:
+        case CkptconvError():
+            return error
+        case click.ClickException():
+            return _usage(error)
+        case MemoryError():
+            return MemoryLimitError(
+                "there is not enough memory for this", hint="close other programs, or use a larger machine"
+            )
+        case OSError(filename=path) if error.strerror:
+            return FileAccessError(error.strerror.lower(), path=os.fsdecode(path) if path else None)
+        case _:
+            text = f"{type(error).__name__}: {error}".rstrip(": ")
+            hint = "run it again with --debug, and report what that shows"
+            return BugError(f"this is a bug in ckptconv: {text}", hint=hint)
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    message = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    hint = f"'{context.command_path} --help' shows how it is used" if context else None
+    if isinstance(error, click.NoSuchOption):
+        message = f"there is no option {error.option_name!r}"
+        known = [name for param in context.command.params for name in param.opts] if context else []
+        if near := get_close_matches(error.option_name, known, n=1):
+            hint = f"did you mean {near[0]}?"
+    return UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def hint_of(error: CkptconvError) -> str:
+    """What to do about an error."""
+    return error.hint or HINTS.get(error.code, "run it again with --debug to see where this comes from")
+
+
+def as_dict(error: CkptconvError) -> dict[str, Json]:
+    """The error as the JSON documents spell it."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "path": None if error.path is None else os.fspath(error.path),
+        "hint": hint_of(error),
+        "details": list(error.details),
+    }
+
+
+def report(error: Exception, *, debug: bool, as_json: bool = False) -> None:
+    """Say what went wrong on standard error, and with `as_json` on standard output as well."""
+    ours = understood(error)
+    where = "" if ours.path is None else f"{printable(os.fspath(ours.path))}: "
+    lines = [f"ckptconv: error: {where}{printable(ours.message)}"]
+    lines += [f"  {printable(line)}" for line in ours.details]
+    lines.append(f"hint: {printable(hint_of(ours))}")
+    if debug:
+        lines = [*(printable(line) for line in "".join(traceback.format_exception(error)).splitlines()), *lines]
+    complain(lines)
+    if as_json and not isinstance(ours, OutputError):
+        _emit_error(as_dict(ours))
+
+
+def report_stop(stop: KeyboardInterrupt, *, as_json: bool) -> None:
+    """Say that a signal ended the run, and what that means for the target."""
+    notes = getattr(stop, "__notes__", None) or ["nothing was written"]
+    word = "interrupted" if type(stop) is KeyboardInterrupt else "terminated"
+    message = f"{word}; {printable(notes[0])}"
+    complain([f"ckptconv: {message}"])
+    if as_json:
+        _emit_error({"code": word, "message": message, "path": None, "hint": None, "details": []})
+
+
+def _emit_error(error: dict[str, Json]) -> None:
+    """Standard output may be what is broken; then the exit code and standard error have to do."""
+    try:
+        emit_json({"error": error})
+    except (OutputError, BrokenPipeError):
+        return

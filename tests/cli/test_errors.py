@@ -1,0 +1,117 @@
+"""How the program ends: one line for an error, a hint, an exit code, whatever went wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckptconv import api
+
+from .conftest import Run, strict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ([], "no command was given", "the commands are convert, inspect, formats; 'ckptconv --help' says more"),
+        (["convrt"], "there is no command 'convrt'", "did you mean 'convert'?"),
+        (["--verison"], "there is no option '--verison'", "did you mean --version?"),
+        (["convert", "--forse", "a", "b"], "there is no option '--forse'", "did you mean --force?"),
+        (["convert", "a"], "missing argument 'DST'", "'ckptconv convert --help' shows how it is used"),
+        (["inspect"], "missing argument 'SRC...'", "'ckptconv inspect --help' shows how it is used"),
+        (["formats", "a", "b"], "got unexpected extra argument (b)", "'ckptconv formats --help' shows how it is used"),
+    ],
+)  # fmt: skip
+def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], message: str, hint: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"ckptconv: error: {message}\nhint: {hint}\n"
+
+
+def test_a_usage_error_is_told_in_json_too(run: Run) -> None:
+    error = strict(run("convert", "--json", "--forse").stdout)["error"]
+    assert isinstance(error, dict)
+    assert (error["code"], error["hint"]) == ("usage", "did you mean --force?")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF1234", b"\x80\x04.", b"PK\x03\x04", b"nonsense"])
+def test_a_file_that_is_no_checkpoint_is_a_line_and_a_hint(run: Run, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    for arguments in (["inspect", path], ["convert", path, tmp_path / "out.safetensors"]):
+        result = run(*arguments)
+        assert result.exit_code == 2
+        error, hint = result.stderr.splitlines()
+        assert error.startswith(f"ckptconv: error: {path}: ")
+        assert hint.startswith("hint: ")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (ZeroDivisionError("by \x1b[31mzero\n"), r"this is a bug in ckptconv: ZeroDivisionError: by \x1b[31mzero\n"),
+        (RecursionError("too deep"), "this is a bug in ckptconv: RecursionError: too deep"),
+        (MemoryError(), "there is not enough memory for this"),
+        (OSError(24, "Too many open files"), "too many open files"),
+    ],
+)
+def test_an_unexpected_error_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "inspect", fail)
+    result = run("inspect", "file")
+    line, hint = result.stderr.splitlines()
+    assert (result.exit_code, line) == (2, f"ckptconv: error: {wanted}")
+    assert hint.startswith("hint: ")
+
+
+def test_debug_shows_the_traceback_with_nothing_raw_in_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by \x1b[31mzero")
+
+    monkeypatch.setattr(api, "inspect", fail)
+    result = run("inspect", "file", "--debug")
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert result.stderr.splitlines()[-2].startswith("ckptconv: error: this is a bug")
+
+
+def test_no_traceback_without_debug(run: Run, tmp_path: Path) -> None:
+    assert "Traceback" not in run("inspect", tmp_path).stderr
+    assert "Traceback" in run("inspect", tmp_path, "--debug").stderr
+
+
+def test_nothing_raw_from_a_file_reaches_the_terminal(run: Run, hostile: Path, tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[31mname\n\u202e.pth"
+    hostile.rename(path)
+    for arguments in (
+        ["inspect", path],
+        ["inspect", "--list", "--stats", path],
+        ["inspect", "--tensor", "\x1b[31mred\n.w", path],
+        ["inspect", "--tensor", "\x1b[31mnone", path],
+        ["inspect", "--json", path],
+        ["convert", path, tmp_path / "\x1b.safetensors"],
+        ["convert", path, tmp_path / "\x1b.safetensors", "--dry-run"],
+        ["convert", path, tmp_path / "\x1b.safetensors", "--allow-loss", "all"],
+        ["convert", path, path],
+        ["inspect", "\x1b[31m"],
+        ["\x1b[31m"],
+        ["convert", "--\x1b[31m"],
+        ["formats", "\x1b[31m"],
+    ):
+        result = run(*arguments)
+        text = result.stdout + result.stderr
+        assert text
+        assert all(line.isprintable() for line in text.splitlines()), arguments
+
+
+def test_markup_in_a_name_is_text(run: Run, hostile: Path) -> None:
+    assert "[red]markup[/red]" in run("inspect", hostile).stdout

@@ -1,0 +1,52 @@
+"""``ckptconv formats``: the table, one format, plug-ins that are broken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import PluginError
+from ckptconv.formats import registry
+
+from .conftest import Run, strict
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_the_table_has_a_row_for_each_format(run: Run) -> None:
+    result = run("formats")
+    assert result.exit_code == 0
+    head, *rows = result.stdout.splitlines()
+    assert head.split() == ["NAME", "READ", "WRITE", "SUFFIXES", "SUMMARY"]
+    assert [row.split()[0] for row in rows] == [one.name for one in registry.BUILTIN]
+    assert all(one.summary in result.stdout for one in registry.BUILTIN)
+
+
+def test_one_format_says_what_it_holds(run: Run) -> None:
+    result = run("formats", "safetensors")
+    assert result.exit_code == 0
+    for word in ("suffixes", "dtypes", "ties", "metadata", "extras", "BF16"):
+        assert word in result.stdout
+
+
+def test_a_misspelt_format_gets_the_nearest(run: Run) -> None:
+    result = run("formats", "safetensor")
+    assert result.exit_code == 2
+    assert result.stderr == "ckptconv: error: there is no format 'safetensor'\nhint: did you mean 'safetensors'?\n"
+
+
+def test_a_broken_plug_in_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = PluginError("the plug-in 'gguf\x1b[31m' does not load: no module")
+    monkeypatch.setattr(registry, "plugins", lambda: ((), (broken,)))
+    result = run("formats")
+    assert result.exit_code == 0
+    assert r"warning: the plug-in 'gguf\x1b[31m' does not load: no module" in result.stdout
+    assert strict(run("formats", "--json").stdout)["broken"][0]["code"] == "plugin"  # type: ignore[index]
+
+
+def test_json_describes_each_format(run: Run) -> None:
+    formats = strict(run("formats", "--json").stdout)["formats"]
+    assert isinstance(formats, list)
+    assert [one["name"] for one in formats] == [one.name for one in registry.BUILTIN]
+    alone = strict(run("formats", "torch", "--json").stdout)
+    assert {key: value for key, value in alone.items() if key != "schema"} == formats[0]

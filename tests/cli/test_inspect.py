@@ -1,0 +1,233 @@
+"""``ckptconv inspect``: the page, the list, one tensor, JSON, exit codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ckptconv import convert
+from ckptconv.checks import stats
+from ckptconv.cli import render_tensor
+
+from .conftest import Run, strict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def lines(path: Path, run: Run, *options: str) -> list[str]:
+    result = run("inspect", path, *options)
+    assert result.exit_code == 0, result.stderr
+    return [" ".join(line.split()) for line in result.stdout.splitlines()]
+
+
+def save(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def test_the_header_says_what_a_person_wants_first(run: Run, model: Path) -> None:
+    page = lines(model, run)
+    assert page[0] == str(model)
+    assert "format torch" in page
+    assert "model 15 parameters (60 B)" in page
+    assert "tensors 2: F32 ×2" in page
+    assert "verdict plain: tensors and plain data, nothing that runs" in page
+    assert any(line.startswith("file size ") for line in page)
+
+
+def test_metadata_keeps_its_types_in_sight(run: Run, model: Path) -> None:
+    page = lines(model, run)
+    assert {"input_size 4", "hidden [3]", "betas (0.9, 0.999)"} <= set(page)
+
+
+def test_repeated_layers_are_folded(run: Run, tmp_path: Path) -> None:
+    state = {f"layers.{i}.{name}": torch.zeros(2, 2) for i in range(32) for name in ("q", "k")}
+    page = lines(save(tmp_path / "m.pth", state), run)
+    assert "layers.0–31 ×32" in page
+    assert {"├─ q F32 [2, 2]", "└─ k F32 [2, 2]"} <= set(page)
+    assert sum("F32 [" in line for line in page) == 2
+
+
+def test_layers_in_the_order_of_their_names_are_folded_too(run: Run, tmp_path: Path) -> None:
+    state = {f"layers.{i}.q": torch.zeros(2) for i in sorted(range(12), key=str)}
+    assert "layers.0–11.q ×12 F32 [2]" in lines(save(tmp_path / "m.pth", state), run)
+
+
+def test_widths_dtypes_and_gaps_that_differ_are_not_folded(run: Run, tmp_path: Path) -> None:
+    tensors = [torch.zeros(2), torch.zeros(3), torch.zeros(3, dtype=torch.float16), torch.zeros(3, dtype=torch.float16)]
+    state = {f"net.{i}.w": tensor for i, tensor in enumerate(tensors)} | {"net.7.w": tensors[-1]}
+    page = lines(save(tmp_path / "m.pth", state), run)
+    wanted = ["├─ 0.w F32 [2]", "├─ 1.w F32 [3]", "├─ 2–3.w ×2 F16 [3]", "└─ 7.w F16 [3] = net.3.w"]
+    assert [line for line in page if ".w " in line and "─" in line] == wanted
+
+
+def test_layers_that_tie_tensors_inside_of_themselves_are_folded(run: Run, tmp_path: Path) -> None:
+    state = {}
+    for i in range(3):
+        state[f"layers.{i}.a"] = state[f"layers.{i}.b"] = torch.zeros(2)
+    assert "└─ b F32 [2] = layers.0.a" in lines(save(tmp_path / "m.pth", state), run)
+
+
+def test_a_name_that_is_also_a_prefix_is_shown_once_with_what_is_below_it(run: Run, tmp_path: Path) -> None:
+    state = {"a": torch.zeros(1), "a.b": torch.zeros(2), "c.d": torch.zeros(3), "c": torch.zeros(4)}
+    page = lines(save(tmp_path / "m.pth", state), run)
+    assert page[page.index("tensors") + 1 :][:4] == ["a F32 [1]", "└─ b F32 [2]", "c F32 [4]", "└─ d F32 [3]"]
+
+
+def test_names_of_dots_alone_do_no_harm(run: Run, tmp_path: Path) -> None:
+    state = {name: torch.zeros(1) for name in ("", ".", "..", "a." * 5000, "a..b", "0", "00", "١.w")}
+    path = save(tmp_path / "m.pth", state)
+    assert len(lines(path, run)) > 8
+    assert len(lines(path, run, "--list")) == 1 + len(state)
+
+
+def test_ties_and_extras_are_shown(run: Run, training: Path, tmp_path: Path) -> None:
+    shared = torch.zeros(4)
+    path = save(tmp_path / "tied.pth", {"embed": shared, "head": shared})
+    assert "ties embed = head" in lines(path, run)
+    assert "model 4 parameters (16 B)" in lines(path, run)
+    assert "tensors outside of the model" in lines(training, run)
+    assert "optimizer.state.0.exp_avg F32 [2, 2]" in lines(training, run)
+
+
+def test_calls_and_unknown_classes_are_listed_with_their_arguments(run: Run, hostile: Path) -> None:
+    result = run("inspect", hostile)
+    assert result.exit_code == 0
+    assert "would run code: loading it with pickle would make 1 call; none was made here" in result.stdout
+    assert r"system('echo \x1b[31mpwned')" in result.stdout
+    assert "Settings with state {'rate': 0.1}>" in result.stdout
+
+
+def test_fail_on_code_exits_with_1_for_code_alone(run: Run, hostile: Path, model: Path) -> None:
+    assert run("inspect", "--fail-on-code", hostile).exit_code == 1
+    assert run("inspect", "--fail-on-code", model).exit_code == 0
+    assert run("inspect", "--fail-on-code", model, hostile).exit_code == 1
+
+
+def test_the_list_warns_of_code_on_stderr(run: Run, hostile: Path) -> None:
+    result = run("inspect", "--list", hostile)
+    assert "ckptconv: warning: " in result.stderr
+    assert "warning" not in result.stdout
+
+
+def test_the_list_is_one_line_for_each_tensor(run: Run, training: Path, tmp_path: Path) -> None:
+    assert lines(training, run, "--list") == [
+        "NAME DTYPE SHAPE BYTES",
+        "weight F32 [2,2] 16",
+        "optimizer.state.0.exp_avg F32 [2,2] 16 extra",
+    ]
+    long = "layer." * 60 + "weight"
+    assert any(
+        line.startswith(long + " ") for line in lines(save(tmp_path / "l.pth", {long: torch.ones(1)}), run, "--list")
+    )
+
+
+def test_stats_add_columns(run: Run, tmp_path: Path) -> None:
+    values = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, 1.0, 3.0])
+    path = save(tmp_path / "m.pth", {"x": values, "flag": torch.tensor([True, False])})
+    page = lines(path, run, "--stats")
+    assert "DTYPE SHAPE MIN MAX MEAN STD NAN INF ZEROS" in page
+    assert "x F32 [6] 0 3 1.333 1.247 1 2 1" in page
+    assert "x F32 [6] 24 0 3 1.333 1.247 1 2 1" in lines(path, run, "--list", "--stats")
+
+
+def test_stats_that_json_has_no_number_for_are_spelled(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "stats", lambda tensor: stats.Stats(mean=float("inf"), std=float("nan")))
+    for options in ([], ["--tensor", "fc.bias"]):
+        tensors = strict(run("inspect", "--stats", "--json", model, *options).stdout)["tensors"]
+        assert isinstance(tensors, list)
+        assert tensors[0]["stats"]["mean"] == {"$float": "7ff0000000000000"}
+        assert tensors[0]["stats"]["std"] == {"$float": "7ff8000000000000"}
+
+
+def test_one_tensor_shows_its_first_and_last_values(run: Run, tmp_path: Path) -> None:
+    state = {"t": torch.arange(40.0).reshape(8, 5).T, "p": torch.nn.Parameter(torch.ones(2))}
+    path = save(tmp_path / "m.pth", state)
+    page = lines(path, run, "--tensor", "t")
+    assert page[:5] == ["t", "dtype F32", "shape [5, 8]", "elements 40 (160 B)", "strides [1, 5]"]
+    assert "first 8 values 0 5 10 15 20 25 30 35" in page
+    assert "last 8 values 4 9 14 19 24 29 34 39" in page
+    assert "kind nn.Parameter, requires_grad" in lines(path, run, "--tensor", "p")
+    assert "values 1 1" in lines(path, run, "--tensor", "p")
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 24, 1001])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_the_preview_is_what_torch_has_there(tmp_path: Path, count: int, dtype: torch.dtype) -> None:
+    from ckptconv import open as open_checkpoint
+
+    tensor = (torch.arange(count) % 5).to(dtype)
+    with open_checkpoint(save(tmp_path / "m.pth", {"t": tensor})) as checkpoint:
+        first, last = render_tensor.ends(checkpoint["t"])
+    values = (tensor if dtype in {torch.int64, torch.bool, torch.complex64} else tensor.float()).tolist()
+    assert (first, last) == ((values, []) if count <= 16 else (values[:8], values[-8:]))
+
+
+def test_an_unknown_tensor_gets_the_nearest_names(run: Run, model: Path) -> None:
+    result = run("inspect", "--tensor", "fc.wieght", model)
+    assert result.exit_code == 2
+    error, hint = result.stderr.splitlines()
+    assert error == f"ckptconv: error: {model}: there is no tensor 'fc.wieght'"
+    assert hint.startswith("hint: did you mean 'fc.weight'")
+
+
+def test_a_tensor_can_be_named_as_it_is_printed(run: Run, hostile: Path) -> None:
+    result = run("inspect", "--tensor", r"\x1b[31mred\n.w", hostile)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(r"\x1b[31mred\n.w" + "\n")
+
+
+def test_json_of_one_tensor_has_its_values(run: Run, model: Path) -> None:
+    document = strict(run("inspect", "--json", "--tensor", "fc.bias", "--stats", model).stdout)
+    (tensor,) = document["tensors"]  # type: ignore[misc]
+    assert tensor["values"] == {"first": [1.0, -2.0, 0.0], "last": []}
+    assert tensor["stats"]["zeros"] == 1
+
+
+def test_a_digest_that_no_longer_holds_exits_with_1(run: Run, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    convert(model, path)
+    assert "(recorded; --digest checks it)" in run("inspect", path).stdout
+    good = run("inspect", "--digest", "--stats", path)
+    assert (good.exit_code, "(as recorded)" in good.stdout) == (0, True)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    bad = run("inspect", "--digest", path)
+    assert (bad.exit_code, "NOT AS RECORDED" in bad.stdout) == (1, True)
+    assert strict(run("inspect", "--digest", "--json", path).stdout)["digest_holds"] is False
+    assert "digest " in run("inspect", "--digest", "--list", path).stdout
+
+
+def test_one_bad_file_among_several_does_not_hide_the_others(run: Run, model: Path, tmp_path: Path) -> None:
+    absent = tmp_path / "absent.pth"
+    result = run("inspect", model, absent, model)
+    assert result.exit_code == 2
+    assert result.stdout.count("format") == 2
+    assert result.stderr.startswith(f"ckptconv: error: {absent}: cannot open")
+    files = strict(run("inspect", "--json", model, absent).stdout)["files"]
+    assert isinstance(files, list)
+    assert files[0]["format"] == "torch"
+    assert files[1]["error"]["code"] == "file-access"
+
+
+def test_lists_of_several_files_say_which_is_which(run: Run, model: Path, training: Path) -> None:
+    text = run("inspect", "--list", model, training).stdout
+    assert [line for line in text.splitlines() if line.endswith(":")] == [f"{model}:", f"{training}:"]
+
+
+def test_json_has_the_documented_keys(run: Run, hostile: Path) -> None:
+    document = strict(run("inspect", "--json", hostile).stdout)
+    assert document["verdict"] == "would run code"
+    wanted = {"path", "format", "tensors", "metadata", "notes", "parameters", "nbytes", "verdict", "opaque", "globals"}
+    assert wanted <= document.keys()
+
+
+@pytest.mark.parametrize("options", [["--tree", "--list"], ["--list", "--tensor", "fc.bias"]])
+def test_views_exclude_each_other(run: Run, model: Path, options: list[str]) -> None:
+    result = run("inspect", model, *options)
+    assert result.exit_code == 2
+    assert "exclude each other" in result.stderr

@@ -1,0 +1,142 @@
+"""The program as a process: exit codes, broken outputs, signals, terminals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import Process, strict
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev/full and pseudo-terminals")
+
+SLOW = """
+import os, sys, time
+from ckptconv.io import target
+if {named}:
+    del os.O_TMPFILE
+def slow(self, offset, data):
+    print("writing", file=sys.stderr, flush=True)
+    time.sleep(60)
+target.Target.write_at = slow
+sys.argv = ["ckptconv", "convert", *{arguments!r}]
+from ckptconv.cli.main import run
+run()
+"""
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated"), (signal.SIGHUP, 129, "terminated")],
+)
+def test_a_signal_during_a_convert_leaves_no_file(
+    model: Path, tmp_path: Path, named: bool, number: signal.Signals, code: int, word: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    script = SLOW.format(named=named, arguments=[str(model), str(folder / "m.safetensors"), "--json"])
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == "writing\n"
+        running.send_signal(number)
+        stdout, stderr = running.communicate(timeout=60)
+    assert stderr == f"ckptconv: {word}; nothing was written\n"
+    assert running.returncode == code
+    assert strict(stdout)["error"]["code"] == word  # type: ignore[index]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_behind_stdout_is_one_error_line(process: Process, model: Path) -> None:
+    for arguments in (["inspect", model], ["inspect", "--json", model], ["--help"], ["--version"], ["formats"]):
+        with Path("/dev/full").open("w") as full:
+            done = process(*arguments, stdout=full)
+        assert done.returncode == 2
+        error, hint = done.stderr.splitlines()
+        assert error == "ckptconv: error: cannot write to standard output: no space left on device"
+        assert hint.startswith("hint: ")
+
+
+def test_a_closed_stdout_is_quiet(model: Path) -> None:
+    line = f"{sys.executable} -m ckptconv inspect {model} >&-"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_stderr_harms_no_file(model: Path, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m ckptconv convert {model} {tmp_path / 'm.safetensors'} >&- 2>&- <&-"
+    assert subprocess.run(["sh", "-c", line], timeout=60, check=False).returncode == 0
+    assert (tmp_path / "m.safetensors").stat().st_size > 60
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, unbuffered: str) -> None:
+    path = tmp_path / "many.pth"
+    torch.save({f"a.rather.long.name.{i}.of.a.tensor": torch.zeros(1) for i in range(3000)}, path)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ckptconv", "inspect", "--list", path],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    assert running.stdout is not None
+    assert running.stderr is not None
+    assert running.stdout.read(4) == b"NAME"
+    running.stdout.close()
+    assert (running.wait(timeout=60), running.stderr.read()) == (141, b"")
+    running.stderr.close()
+
+
+def test_pipes_and_folders_are_refused_by_name(process: Process, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder"), ("/dev/null", "a device")):
+        done = process("inspect", path)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"ckptconv: error: {path}: this is {what}, not a file\n")
+
+
+def test_exit_codes_are_0_1_and_2(process: Process, model: Path, hostile: Path) -> None:
+    assert process("inspect", model).returncode == 0
+    assert process("inspect", hostile, "--fail-on-code").returncode == 1
+    assert process("inspect", hostile, model / "nothing", "--fail-on-code").returncode == 2
+
+
+def test_a_path_that_is_no_text_is_spelled_out(tmp_path: Path, process: Process) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff.pth"
+    done = process("inspect", os.fsdecode(name))
+    assert (done.returncode, r"\udcff.pth: cannot open" in done.stderr) == (2, True)
+
+
+def test_plainer_signs_serve_where_the_encoding_has_no_others(tmp_path: Path, process: Process) -> None:
+    path = tmp_path / "m.pth"
+    torch.save({f"layers.{i}.w": torch.zeros(1) for i in range(2)} | {"é.a": torch.zeros(1)}, path)
+    done = process("inspect", path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "layers.0-1.w x2" in done.stdout
+    assert r"\xe9.a" in done.stdout
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_that_want_them(model: Path, no_color: str, coloured: bool) -> None:
+    import pty
+
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "ckptconv", "inspect", model], stdout=follower, timeout=60, check=False,
+        env={**os.environ, "NO_COLOR": no_color, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(follower)
+    text = os.read(leader, 100_000).decode()
+    os.close(leader)
+    assert done.returncode == 0
+    assert ("\x1b[32mplain\x1b[0m" in text) is coloured
+    assert ("\x1b" in text) is coloured
+
+
+def test_a_pipe_gets_no_colour(process: Process, model: Path) -> None:
+    assert "\x1b" not in process("inspect", model, env={**os.environ, "TERM": "xterm", "FORCE_COLOR": "1"}).stdout
