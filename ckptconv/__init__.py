@@ -9,6 +9,7 @@
 
     ckptconv.convert("model.pth", "model.safetensors")
     ckptconv.inspect("model.pth").verdict              # "plain", "opaque" or "would run code"
+    ckptconv.validate("model.pth").valid               # does it fit its architecture, and if not, why not?
 
 Every error is a `ckptconv.CkptconvError` with `.path` and `.hint`.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptconv.api import Conversion, Inspection, convert, inspect, open
+    from ckptconv.api import Conversion, Inspection, Validation, convert, inspect, open, validate
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.errors import CkptconvError
@@ -32,9 +33,11 @@ _HOMES = {
     "Inspection": "ckptconv.api",
     "LazyTensor": "ckptconv.core.tensor",
     "TensorInfo": "ckptconv.core.tensor",
+    "Validation": "ckptconv.api",
     "convert": "ckptconv.api",
     "inspect": "ckptconv.api",
     "open": "ckptconv.api",
+    "validate": "ckptconv.api",
 }
 
 __all__ = [
@@ -44,10 +47,12 @@ __all__ = [
     "Inspection",
     "LazyTensor",
     "TensorInfo",
+    "Validation",
     "__version__",
     "convert",
     "inspect",
     "open",
+    "validate",
 ]
 
 

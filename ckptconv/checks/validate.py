@@ -106,14 +106,3 @@ def _common_starts(names: Iterable[str]) -> list[str]:
         parts = name.split(".")
         counts.update(".".join(parts[:depth]) + "." for depth in range(1, min(4, len(parts))))
     return [start for start, count in counts.items() if 2 * count >= total]
-
-
-def assumed(params: Mapping[str, ParamValue], origins: Mapping[str, str]) -> list[Finding]:
-    """An "info" finding for each param that is the spec's default, because nothing says it."""
-    return [
-        Finding(
-            "assumed", "info", name, f"{name} = {params[name]!r} is assumed: neither the tensors nor the metadata say"
-        )
-        for name, origin in origins.items()
-        if origin == "default" and name in params
-    ]

@@ -1,0 +1,105 @@
+"""Which architecture ``--arch`` means, or the evidence in and beside a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.open import open
+from ckptconv.arch.bind import from_config, from_metadata, from_settings
+from ckptconv.arch.choose import choose
+from ckptconv.arch.factory import factory_table, is_reference
+from ckptconv.arch.load import library_names, load_spec
+from ckptconv.arch.spec import Spec
+from ckptconv.arch.table import Expected, Table
+from ckptconv.core.report import Finding
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptconv.arch.bind import Source
+    from ckptconv.core.checkpoint import Checkpoint
+
+MAX_CONFIG = 16 << 20
+"""Bytes of a config.json that is read; real ones have some kilobytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An architecture: a spec whose params are still to be bound, or a table that is known already."""
+
+    name: str
+    evidence: str
+    spec: Spec | None = None
+    table: Table | None = None
+    sources: tuple[Source, ...] = ()
+    findings: tuple[Finding, ...] = field(default=())
+
+
+def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
+    """What to compare the checkpoint with.
+
+    Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
+    """
+    config, findings = read_config(path.parent / "config.json")
+    if arch is None:
+        infos = {name: tensor.info for name, tensor in checkpoint.items()}
+        note = checkpoint.notes.arch
+        choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
+        sources = _sources(choice.spec, checkpoint, config, settings)
+        return Resolved(choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings))
+    if arch in library_names() or arch.endswith(".toml"):
+        spec = load_spec(arch if arch in library_names() else Path(arch))
+        return Resolved(spec.name, "--arch", spec, None, _sources(spec, checkpoint, config, settings), findings)
+    if is_reference(arch):
+        return Resolved(arch, "--arch", table=factory_table(arch, checkpoint.metadata, settings))
+    if Path(arch).is_file():
+        return Resolved(arch, "--arch", table=_table_of(arch))
+    near = get_close_matches(arch, library_names(), n=1)
+    hint = (
+        f"did you mean {near[0]!r}?"
+        if near
+        else "a library name (ckptconv arch list), spec.toml, a checkpoint, or FILE.py:CLASS"
+    )
+    raise UsageError(f"there is no architecture {arch!r}", hint=hint)
+
+
+def _sources(
+    spec: Spec, checkpoint: Checkpoint, config: Mapping[str, object] | None, settings: Sequence[str]
+) -> tuple[Source, ...]:
+    """What is said about the params outside of the tensors, the strongest first."""
+    sources = [from_settings(spec, settings)]
+    note = checkpoint.notes.arch
+    if isinstance(note, dict) and note.get("name") == spec.name and isinstance(note.get("params"), dict):
+        sources.append(from_metadata(spec, note["params"], "arch note"))
+    sources.append(from_metadata(spec, dict(checkpoint.metadata)))
+    if config is not None:
+        sources.append(from_config(spec, config))
+    return tuple(sources)
+
+
+def _table_of(path: str) -> Table:
+    """Another checkpoint's names, shapes and ties as the architecture."""
+    with open(path) as other:
+        tied = other.tied_to
+        tensors = {name: Expected(tensor.info.shape, tied_to=tied.get(name)) for name, tensor in other.items()}
+    return Table(Spec(name=path), {}, tensors)
+
+
+def read_config(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
+    """A Hugging Face configuration beside a checkpoint; a file that is none is passed over, with a finding."""
+    try:
+        if not path.is_file():
+            return None, ()
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError("it is too large")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        return None, (Finding("config", "warning", str(path), f"{path.name} beside the file is passed over: {error}"),)
+    return document, ()

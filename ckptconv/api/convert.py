@@ -1,0 +1,149 @@
+"""Converting a checkpoint into another file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.open import open
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError, LossError, UnsafeError, UsageError
+from ckptconv.formats import preflight, registry
+from ckptconv.formats.base import WriteOptions
+from ckptconv.io.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from ckptconv.api.open import PathText
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.base import Format
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What `convert` did, or with `dry_run` would have done.
+
+    losses:   what the target cannot give back; all of it was agreed to, unless this was a dry run.
+    findings: what a person should know besides.
+    digest:   the content digest, where the written file records one.
+    """
+
+    source: Path
+    target: Path
+    source_format: str
+    target_format: str
+    tensors: int
+    nbytes: int
+    losses: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    digest: str | None = None
+
+    def to_dict(self) -> dict[str, Json]:
+        """The conversion as ``convert --json`` prints it."""
+        document = {
+            "source": str(self.source),
+            "target": str(self.target),
+            "tensors": self.tensors,
+            "nbytes": self.nbytes,
+            "losses": [loss.to_dict() for loss in self.losses],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+        return document | ({"digest": self.digest} if self.digest else {})
+
+
+def convert(
+    source: PathText,
+    target: PathText,
+    *,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    bare: bool = False,
+    metadata: Mapping[str, MetaNode] | None = None,
+    allow_loss: Collection[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Conversion:
+    """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
+
+    force:      replace an existing target.
+    dry_run:    write nothing; list what would be lost.
+    bare:       the model's tensors alone, without metadata and extras.
+    metadata:   top-level keys to set.
+    allow_loss: codes of losses that are agreed to (`preflight.CODES`), or "all".
+
+    The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
+    Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError and others of CkptconvError.
+    """
+    if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
+        raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
+    wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))
+    with open(source, format=from_format) as opened:
+        checkpoint = opened.bare() if bare else opened
+        checkpoint = checkpoint.with_metadata(metadata or {})
+        losses = preflight.losses(checkpoint, wanted)
+        result = Conversion(
+            Path(source), Path(target), opened.format, wanted.name, len(checkpoint), 0, losses,
+            _findings(checkpoint, wanted, bare=bare),
+        )  # fmt: skip
+        if dry_run:
+            planned = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
+            return replace(result, nbytes=planned)
+        _refuse(losses, allow_loss, source)
+        try:
+            return _write(
+                opened, checkpoint, wanted, Target(target, replace=force), result, progress, plain=bare and not metadata
+            )
+        except CkptconvError as error:
+            raise error.at(source) from error.__cause__
+
+
+def _write(
+    opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion,
+    progress: Callable[[int, int], None] | None, *, plain: bool,
+) -> Conversion:  # fmt: skip
+    with target:
+        written = wanted.write(checkpoint, target, WriteOptions(plain=plain, progress=progress))
+        opened.check_unchanged()
+        target.commit()
+    return replace(result, nbytes=written.nbytes, digest=written.digest)
+
+
+def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    tied = checkpoint.tied_to
+    return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
+
+
+def _findings(checkpoint: Checkpoint, wanted: Format, *, bare: bool) -> list[Finding]:
+    findings = [*checkpoint.findings, *wanted.notices_for(checkpoint)]
+    if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":
+        message = (
+            f"{len(checkpoint.extras)} tensors outside of the state_dict are carried along; --bare leaves them out"
+        )
+        findings.append(Finding("extras", "info", "", message))
+    if not checkpoint.all_tensors:
+        findings.append(Finding("no-tensors", "warning", "", "the source holds no tensor at all"))
+    return findings
+
+
+def _refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -> None:
+    """Raise unless every loss was agreed to."""
+    if "all" in allowed:
+        return
+    left = [loss for loss in losses if loss.code not in allowed]
+    calls = [loss for loss in left if loss.code == "opaque" and loss.message.endswith("which is not made")]
+    if calls:
+        raise UnsafeError(
+            f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
+            path=source,
+            hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
+            details=[call.message for call in calls[:20]],
+        )
+    if left:
+        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
+        raise LossError(left, path=source, hint=f"{codes} goes on without; --bare takes the model's tensors alone")

@@ -1,0 +1,151 @@
+"""Saying what is in a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ckptconv.api.open import open
+from ckptconv.core.metadata import Opaque, spell_path, walk
+from ckptconv.core.spelling import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.api.open import PathText
+    from ckptconv.checks.stats import Stats
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+
+Verdict = Literal["plain", "opaque", "would run code"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueUse:
+    """An object that was not built: where it stands and how the pickle would have made it."""
+
+    where: str
+    node: Opaque
+
+    def to_dict(self) -> dict[str, Json]:
+        """As ``inspect --json`` prints it."""
+        return {
+            "class": self.node.name,
+            "where": self.where,
+            "called": self.node.how == "called",
+            "how": self.node.how,
+            "args": [to_json(arg) for arg in self.node.args],
+            "state": to_json(self.node.state),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What is in a checkpoint. `checkpoint` is closed unless statistics or a digest were asked for by the caller."""
+
+    path: Path
+    file_size: int
+    checkpoint: Checkpoint
+    opaque: list[OpaqueUse]
+    stats: dict[str, Stats | None] | None = None
+    digest: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether loading the file with pickle would run code from it."""
+        if any(use.node.how == "called" for use in self.opaque):
+            return "would run code"
+        return "opaque" if self.opaque else "plain"
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the model's tensors, a tied one counted once."""
+        tied = self.checkpoint.tied_to
+        return sum(prod(tensor.info.shape) for name, tensor in self.checkpoint.items() if name not in tied)
+
+    @property
+    def digest_holds(self) -> bool | None:
+        """Whether the digest that the file records is that of its contents; None where it records none."""
+        recorded = self.checkpoint.notes.digest
+        return None if recorded is None or self.digest is None else recorded == self.digest
+
+    def to_dict(self) -> dict[str, Json]:
+        """The inspection as ``inspect --json`` prints it."""
+        partners = {name: group[0] for group in self.checkpoint.ties for name in group[1:]}
+        partners |= {group[0]: group[1] for group in self.checkpoint.ties}
+        document: dict[str, Json] = {
+            "path": str(self.path),
+            "format": self.checkpoint.format,
+            "tensors": [
+                self._tensor(name, tensor, partners.get(name)) for name, tensor in self.checkpoint.all_tensors.items()
+            ],
+            "metadata": to_json(self.checkpoint.metadata),
+            "notes": self.checkpoint.notes.to_dict(),
+            "parameters": self.parameters,
+            "nbytes": self.file_size,
+            "verdict": self.verdict,
+            "opaque": [use.to_dict() for use in self.opaque],
+            "globals": [{"name": use.name, "called": use.called} for use in self.checkpoint.notes.globals],
+            "findings": [finding.to_dict() for finding in self.checkpoint.findings],
+        }
+        if self.digest is not None:
+            document |= {"digest": self.digest, "digest_holds": self.digest_holds}
+        return document
+
+    def _tensor(self, name: str, tensor: LazyTensor, partner: str | None) -> dict[str, Json]:
+        info = tensor.info
+        entry: dict[str, Json] = {
+            "name": name,
+            "dtype": info.dtype.name,
+            "shape": list(info.shape),
+            "nbytes": info.nbytes,
+            "tied_to": partner,
+            "extra": name in self.checkpoint.extras,
+        }
+        if self.stats is not None:
+            figures = self.stats[name]
+            entry["stats"] = None if figures is None else figures.to_dict()
+        return entry
+
+
+def inspect(
+    path: PathText,
+    *,
+    format: str | None = None,
+    stats: bool = False,
+    digest: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Inspection:
+    """Say what is in a checkpoint, from its headers alone unless `stats` or `digest` ask for values.
+
+    Nothing of the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up.
+    """
+    from ckptconv.io.digest import digest as digest_of
+
+    with open(path, format=format) as checkpoint:
+        opaque = [
+            OpaqueUse(spell_path(where), node) for where, node in walk(checkpoint.root) if isinstance(node, Opaque)
+        ]
+        result = Inspection(Path(path), Path(path).stat().st_size, checkpoint, opaque)
+        if stats:
+            result = replace(result, stats=_stats(checkpoint, progress))
+        if digest:
+            result = replace(result, digest=digest_of(checkpoint, progress))
+        return result
+
+
+def _stats(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> dict[str, Stats | None]:
+    from ckptconv.checks.stats import stats
+
+    tensors = checkpoint.all_tensors
+    total, done = sum(tensor.info.nbytes for tensor in tensors.values()), 0
+    figures = {}
+    for name, tensor in tensors.items():
+        figures[name] = stats(tensor)
+        done += tensor.info.nbytes
+        if progress is not None:
+            progress(done, total)
+    return figures

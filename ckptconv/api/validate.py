@@ -1,0 +1,94 @@
+"""Checking a checkpoint against an architecture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.open import open
+from ckptconv.core.spelling import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ckptconv.api.open import PathText
+    from ckptconv.arch.spec import ParamValue
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.report import Finding
+    from ckptconv.core.spelling import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Whether a checkpoint fits an architecture.
+
+    arch:     what it was compared with: a spec's name, another checkpoint's path, a Python reference.
+    evidence: why that one.
+    params:   what was bound, and in `origins` from where.
+    findings: causes before symptoms; valid means that none of them is an error.
+    """
+
+    path: Path
+    arch: str
+    evidence: str
+    findings: list[Finding]
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> bool:
+        """Whether ``load_state_dict(strict=True)`` would take it, and nothing contradicts itself."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Json]:
+        """The validation as ``validate --json`` prints it."""
+        return {
+            "path": str(self.path),
+            "valid": self.valid,
+            "arch": self.arch,
+            "evidence": self.evidence,
+            "params": {name: to_json(value) for name, value in self.params.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def validate(
+    path: PathText,
+    *,
+    arch: str | None = None,
+    settings: Sequence[str] = (),
+    values: bool = False,
+    format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Validation:
+    """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is asked for.
+
+    arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, or Python that you vouch for
+              (``"models.py:Net"``, which is imported and called). None: chosen by evidence (`ckptconv.arch.choose`).
+    settings: ``"name=value"`` params, which outrank everything else.
+    values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances.
+
+    Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
+    """
+    from ckptconv.checks.values import check_values
+
+    with open(path, format=format) as checkpoint:
+        result = _compare(Path(path), checkpoint, arch, settings)
+        if values:
+            result.findings.extend(check_values(checkpoint, progress))
+        return result
+
+
+def _compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
+    from ckptconv.api.arch import resolve
+    from ckptconv.checks.validate import validate_spec, validate_table
+
+    chosen = resolve(arch, path, checkpoint, settings)
+    if chosen.table is not None:
+        verdict = validate_table(checkpoint, chosen.table)
+    else:
+        assert chosen.spec is not None
+        verdict = validate_spec(checkpoint, chosen.spec, chosen.sources)
+    findings = [*chosen.findings, *verdict.findings]
+    return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins)

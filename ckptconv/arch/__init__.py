@@ -1,0 +1,64 @@
+"""Architectures as data: what a checkpoint must hold, and which architecture one holds.
+
+A *spec* (TOML, see `parse` for the format and `expressions` for its formulas) names the tensors of a family of models
+and gives their shapes in named *params*. Nothing here reads a tensor's bytes, runs code from a file, or needs a
+framework.
+
+    spec = load_spec("mlp")                            # a library name, or a path to a .toml file
+    library()                                          # names and summaries of what ships with ckptconv
+    choice = choose(tensors, metadata=…, config=…, note=…)          # which library spec, and by what evidence
+
+    sources = [from_settings(spec, ["layers=12"]),     # strongest first: --set, arch note, metadata, config.json
+               from_metadata(spec, checkpoint.metadata), from_config(spec, config)]
+    solution = solve(spec, tensors, sources)           # params, where each is from, who was outvoted, conflicts
+    findings = [*solution.findings, *check(solution.table, tensors)]    # valid: none is of severity "error"
+
+    table = expand(spec, {"layers": 12, …})            # every expected tensor: shape, optional, tie, element types
+    text = infer([tensors_a, tensors_b])               # a new spec from checkpoints of one family
+
+`tensors` is a mapping of names to `TensorInfo`, as in ``{name: tensor.info for name, tensor in checkpoint.items()}``.
+A spec's `digest` says which version of it was used.
+"""
+
+from __future__ import annotations
+
+from ckptconv.arch.bind import Source, from_config, from_metadata, from_settings
+from ckptconv.arch.check import check, fits, shape_text
+from ckptconv.arch.choose import WRAPPERS, Choice, choose, find_wrapper, overlap, unwrapped
+from ckptconv.arch.infer import infer
+from ckptconv.arch.load import LibraryEntry, library, library_names, library_text, load_spec, parse_text
+from ckptconv.arch.solver import Disagreement, Solution, solve
+from ckptconv.arch.spec import Param, Spec, TensorRule
+from ckptconv.arch.table import Expected, Table, expand
+
+__all__ = [
+    "WRAPPERS",
+    "Choice",
+    "Disagreement",
+    "Expected",
+    "LibraryEntry",
+    "Param",
+    "Solution",
+    "Source",
+    "Spec",
+    "Table",
+    "TensorRule",
+    "check",
+    "choose",
+    "expand",
+    "find_wrapper",
+    "fits",
+    "from_config",
+    "from_metadata",
+    "from_settings",
+    "infer",
+    "library",
+    "library_names",
+    "library_text",
+    "load_spec",
+    "overlap",
+    "parse_text",
+    "shape_text",
+    "solve",
+    "unwrapped",
+]

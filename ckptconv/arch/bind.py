@@ -1,0 +1,243 @@
+"""What is said about a spec's params outside the tensors: metadata, a config.json, ``--set``, an arch note.
+
+Each becomes a `Source` of typed values. A value that is stated and cannot be the param's is a `param-conflict` of its
+own. Where a file has only strings (a safetensors that others wrote), they are read as JSON: ``"[512, 256]"``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.arch.evaluate import Budget
+from ckptconv.arch.expressions import MAX_INTEGER
+from ckptconv.arch.operations import EvaluationError, Value
+from ckptconv.arch.polynomial import UndeterminedError
+from ckptconv.arch.scope import MAX_ELEMENTS
+from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar
+from ckptconv.core.report import Finding
+from ckptconv.errors import LimitError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.arch.spec import Param, ParamValue, Spec
+
+MAX_STRING = 1_000_000
+"""Characters of a string that is read as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Values that one source states.
+
+    name:  what to call it ("metadata", "config.json", "--set").
+    firm:  the user's own word: it binds, and is never outvoted.
+    """
+
+    name: str
+    values: Mapping[str, ParamValue] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    firm: bool = False
+
+
+def from_metadata(spec: Spec, metadata: Mapping[object, MetaNode], name: str = "metadata") -> Source:
+    """The params that a checkpoint's metadata states, under their names or aliases.
+
+    A mounted param ``text.width`` may stand as that key or as ``metadata["text"]["width"]``.
+    """
+    values: dict[str, ParamValue] = {}
+    findings: list[Finding] = []
+    for param in spec.params.values():
+        stated = _stated(param, metadata)
+        if stated is None or (stated[1] is None and not param.required):
+            continue
+        key, node = stated
+        try:
+            values[param.name] = read_value(param, node)
+        except ValueError as error:
+            findings.append(conflict(param.name, name, f"{key} is {_short(node)}", str(error)))
+    return Source(name, values, tuple(findings))
+
+
+def _stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, MetaNode] | None:
+    for key in (param.name, *param.aliases):
+        if key in metadata:
+            return key, metadata[key]
+    node: MetaNode = metadata
+    for part in param.name.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None
+        node = node[part]
+    return param.name, node
+
+
+def from_config(spec: Spec, config: Mapping[str, object], name: str = "config.json") -> Source:
+    """The params that a Hugging Face configuration states, by the spec's ``[config]``.
+
+    A key that is absent or null says nothing, and so does an expression over it.
+    """
+    scope = _ConfigScope(config)
+    values: dict[str, ParamValue] = {}
+    findings: list[Finding] = []
+    for param, formulas in spec.config.params.items():
+        for formula in formulas:
+            try:
+                values[param] = read_value(spec.params[param], formula(scope))
+            except (UndeterminedError, EvaluationError):
+                continue
+            except ValueError as error:
+                findings.append(conflict(param, name, formula.text, str(error)))
+            break
+    return Source(name, values, tuple(findings))
+
+
+class _ConfigScope:
+    """The keys of a configuration, nested ones with dots, as names in expressions."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self.config = config
+        self.budget = Budget()
+
+    def lookup(self, name: str) -> Value:
+        node: object = self.config
+        for part in name.split("."):
+            if not isinstance(node, Mapping) or part not in node:
+                raise UndeterminedError
+            node = node[part]
+        if isinstance(node, list) and len(node) <= MAX_ELEMENTS and all(type(item) is int for item in node):
+            return node
+        if isinstance(node, int) and abs(node) > MAX_INTEGER:
+            raise LimitError(f"config.json: {name!r} is outside 64 bits")
+        if not isinstance(node, bool | int | str):
+            raise UndeterminedError
+        return node
+
+
+def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) -> Source:
+    """``--set KEY=VALUE`` options, or a mapping. Raises UsageError for a name or value that the spec does not take."""
+    values: dict[str, ParamValue] = {}
+    pairs = list(settings.items()) if isinstance(settings, Mapping) else [_pair(text) for text in settings]
+    for key, value in pairs:
+        if key not in spec.params:
+            raise UsageError(f"{spec.name!r} has no param {key!r}", hint=f"it has {', '.join(spec.params) or 'none'}")
+        try:
+            values[key] = read_value(spec.params[key], value)
+        except ValueError as error:
+            raise UsageError(f"--set {key}: {error}") from None
+    return Source("--set", values, firm=True)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text!r}: expected KEY=VALUE")
+    return key.strip(), value.strip()
+
+
+def conflict(param: str, source: str, said: str, problem: str) -> Finding:
+    """A `param-conflict`: `source` states something that cannot be."""
+    return Finding("param-conflict", "error", param, f"{param}: {source} says {said}; {problem}", problem, said)
+
+
+def read_value(param: Param, node: object) -> ParamValue:
+    """`node` as a value of the param's type; strings are read as JSON but for ``str``. Raises ValueError."""
+    value = _READERS[param.type](node)
+    if param.choices is not None and param.type != "bool" and value not in param.choices:
+        raise ValueError(f"expected one of {', '.join(str(choice) for choice in param.choices)}")
+    return value
+
+
+def _parsed(node: object, *expected: type) -> object:
+    """A string's JSON value where it is of an expected type; anything else as it is."""
+    if not isinstance(node, str) or len(node) > MAX_STRING:
+        return node
+    try:
+        value = json.loads(node)
+    except (ValueError, RecursionError):
+        value = {"True": True, "False": False}.get(node, node)
+    return value if isinstance(value, expected) else node
+
+
+def _int(node: object) -> int:
+    node = _parsed(_numpy(node), int, float)
+    if isinstance(node, float) and node.is_integer() and abs(node) < 2**53:
+        node = int(node)
+    if not isinstance(node, int) or isinstance(node, bool):
+        raise ValueError("expected an integer")
+    if not 0 <= node <= MAX_INTEGER:
+        raise ValueError("expected an integer from 0 to 2^63 - 1")
+    return int(node)
+
+
+def _ints(node: object) -> list[int]:
+    return [_int(item) for item in _items(node, "integers")]
+
+
+def _str(node: object) -> str:
+    if not isinstance(node, str):
+        raise ValueError("expected a string")
+    return node
+
+
+def _strs(node: object) -> list[str]:
+    return [_str(item) for item in _items(node, "strings")]
+
+
+def _bool(node: object) -> bool:
+    node = _parsed(_numpy(node), bool)
+    if isinstance(node, str) and node.lower() in ("true", "false"):
+        return node.lower() == "true"
+    if not isinstance(node, bool):
+        raise ValueError("expected true or false")
+    return node
+
+
+def _float(node: object) -> float:
+    node = _parsed(_numpy(node), float, int)
+    if isinstance(node, bool) or not isinstance(node, float | int):
+        raise ValueError("expected a number")
+    return float(node)
+
+
+def _items(node: object, what: str) -> Sequence[object]:
+    node = _numpy(_parsed(node, list))
+    if not isinstance(node, list | tuple):
+        raise ValueError(f"expected a list of {what}")
+    if len(node) > MAX_ELEMENTS:
+        raise ValueError(f"a list of more than {MAX_ELEMENTS} items")
+    return node
+
+
+_READERS: dict[str, Callable[[object], ParamValue]] = {
+    "int": _int,
+    "ints": _ints,
+    "str": _str,
+    "strs": _strs,
+    "bool": _bool,
+    "float": _float,
+}
+
+
+def _numpy(node: object) -> object:
+    """A numpy integer, boolean or row of integers as Python's; anything else as it is."""
+    match node:
+        case NumpyScalar(dtype=dtype, data=data) if dtype[1:2] in ("i", "u", "b"):
+            return _number(dtype, data)
+        case NumpyArray(dtype=dtype, shape=(length,), data=data) if dtype[1:2] in ("i", "u") and length:
+            size = len(data) // length
+            return [_number(dtype, data[start : start + size]) for start in range(0, len(data), size or 1)]
+        case _:
+            return node
+
+
+def _number(dtype: str, data: bytes) -> int:
+    value = int.from_bytes(data, "big" if dtype[0] == ">" else "little", signed=dtype[1] == "i")
+    return bool(value) if dtype[1] == "b" else value
+
+
+def _short(node: object) -> str:
+    text = repr(node)
+    return text if len(text) <= 60 else f"{text[:57]}..."

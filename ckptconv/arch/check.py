@@ -1,0 +1,159 @@
+"""Check a checkpoint's tensors against a table, strictly.
+
+The verdict is that of ``module.load_state_dict(state_dict, strict=True)`` (torch 2.13, ``torch/nn/modules/module.py``,
+``Module._load_from_state_dict``) for the module that the table describes, with two allowances: a tensor that is absent
+through a declared or recorded tie counts as present, and a dimension that the params leave open fits anything.
+As there:
+
+- a tensor of shape [1] fits a parameter of shape [] (files from before torch 0.4);
+- ``num_batches_tracked`` may be absent where the module's recorded version is below 2 or not recorded
+  (``torch/nn/modules/batchnorm.py``, ``_NormBase._load_from_state_dict``).
+
+Element types and broken ties are warnings: torch casts and copies in silence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterator, Mapping
+
+    from ckptconv.arch.table import Expected, Shape, Table
+    from ckptconv.core.tensor import TensorInfo
+
+BATCHES = "num_batches_tracked"
+BATCHES_VERSION = 2
+"""Since this version of the batch-norm modules, the buffer must be there."""
+
+
+def check(
+    table: Table,
+    tensors: Mapping[str, TensorInfo],
+    *,
+    aliases: Mapping[str, Hashable] | None = None,
+    recorded_ties: Mapping[str, str] | None = None,
+    versions: object = None,
+    plain: Collection[str] = (),
+) -> list[Finding]:
+    """Everything that does not fit, in the table's order, then what is too much, in the checkpoint's.
+
+    aliases:       equal for names that share a storage; None: not known, ties are not checked.
+    recorded_ties: names that the file left out because they are tied, with the name that it kept.
+    versions:      the state_dict's ``_metadata``: module path → ``{"version": n}``.
+    plain:         names of entries of the state_dict that are no tensors.
+
+    Valid means that no finding is of severity error. Costs O(tensors); reads nothing.
+    """
+    return list(_Check(table, tensors, aliases, recorded_ties or {}, versions, plain).findings())
+
+
+def fits(expected: Shape, found: tuple[int, ...]) -> bool:
+    """Whether a tensor of shape `found` loads into a parameter of shape `expected`."""
+    if expected == found or (expected == () and found == (1,)):
+        return True
+    return len(expected) == len(found) and all(
+        wanted is None or wanted == size for wanted, size in zip(expected, found, strict=True)
+    )
+
+
+def shape_text(shape: Shape) -> str:
+    """``[512, 784]``, an open dimension as ``?``."""
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+class _Check:
+    def __init__(
+        self,
+        table: Table,
+        tensors: Mapping[str, TensorInfo],
+        aliases: Mapping[str, Hashable] | None,
+        recorded: Mapping[str, str],
+        versions: object,
+        plain: Collection[str],
+    ) -> None:
+        self.table, self.tensors, self.aliases = table, tensors, aliases
+        self.versions, self.plain = versions, plain
+        self.groups = _groups(table, recorded)
+
+    def findings(self) -> Iterator[Finding]:
+        yield from self.table.findings
+        for name, expected in self.table.tensors.items():
+            info = self.tensors.get(name)
+            if info is not None:
+                yield from self.present(name, expected, info)
+            elif name in self.plain:
+                wanted = shape_text(expected.shape)
+                message = f"{name}: expected a tensor of shape {wanted}, found a plain value"
+                yield Finding("not-a-tensor", "error", name, message, wanted, "a plain value")
+            elif not self.excused(name, expected):
+                wanted = shape_text(expected.shape)
+                yield Finding("missing-tensor", "error", name, f"{name} is missing (shape {wanted})", wanted)
+        for name, info in self.tensors.items():
+            if name not in self.table.tensors:
+                found = shape_text(info.shape)
+                yield Finding(
+                    "unexpected-tensor",
+                    "error",
+                    name,
+                    f"{name} is not in the architecture (shape {found})",
+                    None,
+                    found,
+                )
+        for name in self.plain:
+            if name not in self.table.tensors:
+                message = f"{name} is not in the architecture (a plain value)"
+                yield Finding("unexpected-tensor", "error", name, message, None, "a plain value")
+
+    def present(self, name: str, expected: Expected, info: TensorInfo) -> Iterator[Finding]:
+        if not fits(expected.shape, info.shape):
+            wanted, found = shape_text(expected.shape), shape_text(info.shape)
+            message = f"{name}: expected shape {wanted}, found {found}"
+            yield Finding("shape-mismatch", "error", name, message, wanted, found)
+        if expected.dtypes is not None and info.dtype.name not in expected.dtypes:
+            wanted = _dtypes_text(expected.dtypes)
+            message = f"{name}: expected {wanted}, found {info.dtype.name}"
+            yield Finding("dtype-mismatch", "warning", name, message, wanted, info.dtype.name)
+        other = expected.tied_to
+        if self.aliases is None or other is None or expected.loose or other not in self.tensors:
+            return
+        if self.aliases.get(name) is None or self.aliases.get(name) != self.aliases.get(other):
+            message = f"{name} should share its storage with {other}, but holds its own"
+            yield Finding("tie-broken", "warning", name, message, f"tied to {other}", "its own storage")
+
+    def excused(self, name: str, expected: Expected) -> bool:
+        """Whether a tensor may be absent."""
+        if expected.optional:
+            return True
+        if any(other in self.tensors for other in self.groups.get(name, ())):
+            return True
+        module, _, last = name.rpartition(".")
+        return last == BATCHES and self.version(module) < BATCHES_VERSION
+
+    def version(self, module: str) -> int:
+        """The recorded version of a module; 0 where there is none."""
+        versions = self.versions
+        recorded = versions.get(module) if isinstance(versions, dict) else None
+        version = recorded.get("version") if isinstance(recorded, dict) else None
+        return version if isinstance(version, int) else 0
+
+
+def _groups(table: Table, recorded: Mapping[str, str]) -> dict[str, list[str]]:
+    """Every tied name with all names that are tied together with it."""
+    groups: dict[str, list[str]] = {}
+    declared = ((name, entry.tied_to) for name, entry in table.tensors.items() if entry.tied_to is not None)
+    for name, other in (*declared, *recorded.items()):
+        one, two = groups.get(name, [name]), groups.get(other, [other])
+        if one is two:
+            continue
+        merged = [*one, *two]
+        for member in merged:
+            groups[member] = merged
+    return groups
+
+
+def _dtypes_text(names: frozenset[str]) -> str:
+    shown = sorted(names)
+    return " or ".join(shown) if len(shown) <= 3 else f"one of {', '.join(shown)}"

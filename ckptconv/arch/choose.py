@@ -1,0 +1,209 @@
+"""Which library spec is a checkpoint of? By evidence, strongest first, and never by which one happens to fit.
+
+    1. the arch that is noted in the file
+    2. a config.json beside it: its model_type and architectures
+    3. the metadata's keys: a spec all of whose required params it states
+    4. the names: the spec that has most of them in common, if it is the only one and has at least half
+
+A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ckptconv.arch.load import library_names, load_spec
+from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
+from ckptconv.arch.solver import solve
+from ckptconv.core.report import Finding
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.arch.spec import Spec
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import TensorInfo
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of torch's DataParallel and DistributedDataParallel, and of torch.compile."""
+
+ENOUGH = 0.5
+"""Share of all names, the checkpoint's and the spec's together, that both must have."""
+
+CLOSE = 4
+"""Specs that are solved to compare their names exactly; the others have fewer in common already by their patterns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A spec and why it was chosen.
+
+    evidence: "arch note", "config.json", "metadata" or "names".
+    wrapper:  the prefix that all names have and the spec does not; "" mostly.
+    overlap:  share of names in common, where that was the evidence.
+    """
+
+    spec: Spec
+    evidence: str
+    wrapper: str = ""
+    overlap: float | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+def choose(
+    tensors: Mapping[str, TensorInfo],
+    *,
+    metadata: Mapping[object, MetaNode] | None = None,
+    config: Mapping[str, object] | None = None,
+    note: MetaNode = None,
+) -> Choice:
+    """The library spec that the evidence names.
+
+    note: the file's arch note, ``{"name": …, "params": {…}, "digest": …}``. Raises UsageError where nothing is found.
+    """
+    noted, findings = _by_note(note)
+    if noted is not None:
+        return Choice(noted, "arch note", find_wrapper(noted, tensors), findings=findings)
+    for evidence, specs in (("config.json", _by_config(config)), ("metadata", _by_metadata(metadata))):
+        if specs:
+            spec = specs[0] if len(specs) == 1 else _best(specs, tensors)[0][1]
+            return Choice(spec, evidence, find_wrapper(spec, tensors), findings=findings)
+    return _by_names(tensors, findings)
+
+
+def _by_note(note: MetaNode) -> tuple[Spec | None, tuple[Finding, ...]]:
+    if not isinstance(note, Mapping) or not isinstance(note.get("name"), str):
+        return None, ()
+    name = note["name"]
+    if name not in library_names():
+        message = f"the file notes the architecture {name!r}, which is not in the library"
+        return None, (Finding("arch-note", "info", "", message, None, str(name)),)
+    spec = load_spec(str(name))
+    digest = note.get("digest")
+    if not isinstance(digest, str) or digest == spec.digest:
+        return spec, ()
+    message = f"the file notes another version of the architecture {name!r}"
+    return spec, (Finding("arch-note", "info", "", message, spec.digest, digest),)
+
+
+def _by_config(config: Mapping[str, object] | None) -> list[Spec]:
+    if config is None:
+        return []
+    architectures = config.get("architectures")
+    named = set(architectures) if isinstance(architectures, list) and all(map(_is_text, architectures)) else set()
+    specs = [load_spec(name) for name in library_names()]
+    by_class = [spec for spec in specs if named & set(spec.config.architectures)]
+    return by_class or [spec for spec in specs if config.get("model_type") in spec.config.model_types]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _by_metadata(metadata: Mapping[object, MetaNode] | None) -> list[Spec]:
+    """The specs with most required params, all of which the metadata states, whatever their values."""
+    if not metadata:
+        return []
+    stated: list[tuple[int, Spec]] = []
+    for name in library_names():
+        spec = load_spec(name)
+        keys = [{param, *spec.params[param].aliases} for param in spec.required]
+        if keys and all(any(key in metadata for key in names) for names in keys):
+            stated.append((len(keys), spec))
+    most = max((count for count, _ in stated), default=0)
+    return [spec for count, spec in stated if count == most]
+
+
+def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
+    likely = [load_spec(name) for name in library_names()]
+    ranked = _best(likely, tensors)
+    wrapper = ""
+    for prefix in _wrappers(tensors):
+        inner = _best(likely, unwrapped(tensors, prefix))
+        if inner and (not ranked or inner[0][0] > ranked[0][0]):
+            ranked, wrapper = inner, prefix
+    if not ranked or ranked[0][0] < ENOUGH:
+        raise UsageError(
+            "nothing says which architecture this is",
+            hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, or Python",
+        )
+    best = [spec for score, spec in ranked if score == ranked[0][0]]
+    names = {spec.name for spec in best}
+    left = [spec for spec in best if not names & set(spec.yields_to)]
+    if len(left) != 1:
+        raise UsageError(
+            f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
+        )
+    return Choice(left[0], "names", wrapper, ranked[0][0], findings)
+
+
+def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[tuple[float, Spec]]:
+    """(overlap, spec) of the likeliest specs, best first."""
+    shares = sorted(((_likely(spec, tensors), spec) for spec in specs), key=lambda entry: -entry[0])
+    close = [spec for share, spec in shares if share >= ENOUGH][:CLOSE] or [spec for _, spec in shares[:1]]
+    return sorted(((overlap(spec, tensors), spec) for spec in close), key=lambda entry: -entry[0])
+
+
+@lru_cache(maxsize=64)
+def _patterns(name: str) -> list[Pattern]:
+    return compile_patterns(load_spec(name))
+
+
+def _likely(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
+    """Share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have."""
+    kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
+    patterns = _patterns(spec.name)
+    known = sum(
+        count
+        for (skeleton, rank), count in kinds.items()
+        if any(pattern.rule.rank == rank and pattern.skeleton.fullmatch(skeleton) for pattern in patterns)
+    )
+    return known / len(tensors) if tensors else 0.0
+
+
+def overlap(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
+    """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent."""
+    table = solve(spec, tensors).table
+    if table is None:
+        return 0.0
+    common = sum(
+        name in table.tensors and len(table.tensors[name].shape) == len(info.shape) for name, info in tensors.items()
+    )
+    missing = sum(
+        name not in tensors and not entry.optional and entry.tied_to is None for name, entry in table.tensors.items()
+    )
+    return common / (len(tensors) + missing) if tensors else 0.0
+
+
+def find_wrapper(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:
+    """The wrapper's prefix without which more of the names are the spec's; "" where there is none."""
+    best, found = None, ""
+    for prefix in _wrappers(tensors):
+        best = overlap(spec, tensors) if best is None else best
+        inner = overlap(spec, unwrapped(tensors, prefix))
+        if inner > best:
+            best, found = inner, prefix
+    return found
+
+
+def _wrappers(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Wrappers' prefixes that every name has, one inside the other too."""
+    found: list[str] = []
+    prefix = ""
+    while tensors and len(found) < 4:
+        inner = next((word for word in WRAPPERS if all(name.startswith(prefix + word) for name in tensors)), None)
+        if inner is None:
+            break
+        prefix += inner
+        found.append(prefix)
+    return found
+
+
+def unwrapped(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
+    """The tensors without a prefix that all of their names have."""
+    return {name[len(prefix) :]: info for name, info in tensors.items()}

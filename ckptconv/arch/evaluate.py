@@ -1,0 +1,277 @@
+"""Evaluate an expression of an architecture spec, within bounds.
+
+A `Formula` is an expression compiled once to nested closures, because the same shape is evaluated for thousands of
+tensors. Names are looked up in a `Scope`, which may answer with an unknown: then the result is a polynomial (see
+`polynomial`) or, where that cannot be, `UndeterminedError` is raised.
+
+Bounds: results stay within 64 bits, lists within `MAX_LIST` items, and every evaluation spends steps of the scope's
+`Budget`, so that no spec computes for longer than about a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from ckptconv.arch.expressions import parse
+from ckptconv.arch.operations import (
+    EvaluationError,
+    UnknownList,
+    Value,
+    arithmetic,
+    compare,
+    contains,
+    describe,
+    known_integer,
+    known_list,
+    truth,
+)
+from ckptconv.arch.polynomial import LENGTH, Polynomial, UndeterminedError, atom
+from ckptconv.arch.tree import (
+    Binary,
+    Call,
+    Choice,
+    Index,
+    ListDisplay,
+    Literal,
+    Name,
+    Node,
+    Slice,
+    Unary,
+    nodes,
+    renamed,
+    unparse,
+)
+from ckptconv.errors import LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+MAX_LIST = 100_000
+"""Items of a list: a model of 100,000 layers is past anything built."""
+
+MAX_STEPS = 4_000_000
+"""Steps that one use of a spec may take: about a second of Python. The largest library table takes 300,000."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Steps that are left; shared by everything that one request evaluates."""
+
+    steps: int = MAX_STEPS
+
+    def spend(self, steps: int) -> None:
+        """Take `steps`. Raises LimitError when they are used up."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise LimitError("the spec takes too many steps to evaluate", hint="simplify its expressions or loops")
+
+
+class Scope(Protocol):
+    """Where names get their values."""
+
+    budget: Budget
+
+    def lookup(self, name: str) -> Value:
+        """The value of `name`. Raises UndeterminedError where nothing can be said."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """An expression, ready to run."""
+
+    text: str
+    node: Node = field(repr=False)
+    names: frozenset[str] = field(repr=False, compare=False)
+    cost: int = field(repr=False, compare=False)
+    run: Callable[[Scope], Value] = field(repr=False, compare=False)
+
+    def __call__(self, scope: Scope) -> Value:
+        """The value in `scope`. Raises UndeterminedError, EvaluationError or LimitError."""
+        scope.budget.spend(self.cost)
+        return self.run(scope)
+
+    def renamed(self, rename: Callable[[str], str]) -> Formula:
+        """The same expression over other names."""
+        return _formula(renamed(self.node, rename))
+
+    def joined(self, operator: str, other: Formula) -> Formula:
+        """``self and other``, ``self or other``."""
+        return _formula(Binary(operator, self.node, other.node, 1))
+
+    def negated(self) -> Formula:
+        """``not self``."""
+        return _formula(Unary("not", self.node, 1))
+
+
+def formula(text: str) -> Formula:
+    """Parse and compile `text`. Raises CorruptFileError or LimitError naming the column."""
+    expression = parse(text)
+    return _formula(expression.node, expression.text)
+
+
+def constant(value: int | str) -> Formula:
+    """A formula that is `value`."""
+    return _formula(Literal(value, 1))
+
+
+def _formula(node: Node, text: str | None = None) -> Formula:
+    every = list(nodes(node))
+    names = frozenset(item.name for item in every if isinstance(item, Name))
+    return Formula(unparse(node) if text is None else text, node, names, len(every), _compile(node))
+
+
+def _compile(node: Node) -> Callable[[Scope], Value]:
+    match node:
+        case Literal(value=value):
+            return lambda scope: value
+        case Name(name=name):
+            return lambda scope: scope.lookup(name)
+        case ListDisplay():
+            return _compile_list(node)
+        case Index():
+            return _compile_index(node)
+        case Slice():
+            return _compile_slice(node)
+        case Call():
+            function, arguments = _FUNCTIONS[node.function], [_compile(argument) for argument in node.arguments]
+            return lambda scope: function([argument(scope) for argument in arguments], scope)
+        case Unary(operator="not"):
+            operand = _compile(node.operand)
+            return lambda scope: not truth(operand(scope))
+        case Unary():
+            operand = _compile(node.operand)
+            return lambda scope: arithmetic("-", 0, operand(scope))
+        case Choice():
+            then, test, otherwise = _compile(node.then), _compile(node.test), _compile(node.otherwise)
+            return lambda scope: then(scope) if truth(test(scope)) else otherwise(scope)
+        case Binary():
+            return _compile_binary(node)
+
+
+def _compile_binary(node: Binary) -> Callable[[Scope], Value]:
+    operator, left, right = node.operator, _compile(node.left), _compile(node.right)
+    match operator:
+        case "and" | "or":
+            return lambda scope: _logic(operator, left, right, scope)
+        case "+" | "-" | "*" | "//" | "%":
+            return lambda scope: arithmetic(operator, left(scope), right(scope))
+        case "in":
+            return lambda scope: _contains(left(scope), known_list(right(scope)), scope)
+        case _:
+            return lambda scope: compare(operator, left(scope), right(scope))
+
+
+def _compile_list(node: ListDisplay) -> Callable[[Scope], Value]:
+    items = [(spread, _compile(item)) for spread, item in node.items]
+
+    def run(scope: Scope) -> Value:
+        made: list[Value] = []
+        for spread, item in items:
+            value = item(scope)
+            if not spread:
+                made.append(value)
+                continue
+            found = known_list(value)
+            if len(made) + len(found) > MAX_LIST:
+                raise LimitError(f"a list of more than {MAX_LIST} items")
+            scope.budget.spend(len(found) // 8)
+            made.extend(found)
+        return made
+
+    return run
+
+
+def _compile_index(node: Index) -> Callable[[Scope], Value]:
+    target, index = _compile(node.target), _compile(node.index)
+
+    def run(scope: Scope) -> Value:
+        items, position = target(scope), index(scope)
+        if isinstance(position, Polynomial):
+            raise UndeterminedError
+        if not isinstance(position, int) or isinstance(position, bool):
+            raise EvaluationError(f"an index must be an integer, not {describe(position)}")
+        if isinstance(items, UnknownList):
+            if position < 0 or position >= MAX_LIST:
+                raise UndeterminedError
+            return atom(items.name, position)
+        items = known_list(items)
+        if not -len(items) <= position < len(items):
+            raise EvaluationError(f"index {position} is outside a list of {len(items)}")
+        return items[position]
+
+    return run
+
+
+def _compile_slice(node: Slice) -> Callable[[Scope], Value]:
+    target = _compile(node.target)
+    start = None if node.start is None else _compile(node.start)
+    stop = None if node.stop is None else _compile(node.stop)
+
+    def run(scope: Scope) -> Value:
+        items = known_list(target(scope))
+        first = None if start is None else known_integer(start(scope))
+        last = None if stop is None else known_integer(stop(scope))
+        made = items[first:last]
+        scope.budget.spend(len(made) // 8)
+        return made
+
+    return run
+
+
+def _logic(operator: str, left: Callable[[Scope], Value], right: Callable[[Scope], Value], scope: Scope) -> bool:
+    """``and`` and ``or`` of three values: the known side may decide where the other is unknown."""
+    decides = operator == "or"
+    try:
+        if truth(left(scope)) is decides:
+            return decides
+    except UndeterminedError:
+        if truth(right(scope)) is decides:
+            return decides
+        raise
+    return truth(right(scope))
+
+
+def _len(arguments: Sequence[Value], scope: Scope) -> Value:
+    (value,) = _exactly_one("len", arguments)
+    if isinstance(value, UnknownList):
+        return atom(value.name, LENGTH)
+    return len(known_list(value))
+
+
+def _sum(arguments: Sequence[Value], scope: Scope) -> Value:
+    (value,) = _exactly_one("sum", arguments)
+    total: Value = 0
+    items = known_list(value)
+    scope.budget.spend(len(items))
+    for item in items:
+        total = arithmetic("+", total, item)
+    return total
+
+
+def _extreme(pick: Callable[[list[int]], int], arguments: Sequence[Value], scope: Scope) -> Value:
+    values = known_list(arguments[0]) if len(arguments) == 1 else list(arguments)
+    scope.budget.spend(len(values))
+    if not values:
+        raise EvaluationError("min and max need at least one value")
+    return pick([known_integer(value) for value in values])
+
+
+def _contains(item: Value, items: list[Value], scope: Scope) -> bool:
+    scope.budget.spend(len(items))
+    return contains(item, items)
+
+
+def _exactly_one(name: str, arguments: Sequence[Value]) -> Sequence[Value]:
+    if len(arguments) != 1:
+        raise EvaluationError(f"{name} takes one list, not {len(arguments)} arguments")
+    return arguments
+
+
+_FUNCTIONS: dict[str, Callable[[Sequence[Value], Scope], Value]] = {
+    "len": _len,
+    "sum": _sum,
+    "min": lambda arguments, scope: _extreme(min, arguments, scope),
+    "max": lambda arguments, scope: _extreme(max, arguments, scope),
+}

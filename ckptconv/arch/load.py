@@ -1,0 +1,122 @@
+"""Find specs: the library's by name, a file by its path, and what they mount."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.arch.parse import parse_spec
+from ckptconv.arch.rows import MAX_TEXT
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageError
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from ckptconv.arch.spec import Spec
+
+MAX_MOUNTS = 8
+"""Specs inside one another."""
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryEntry:
+    """A spec that ships with ckptconv."""
+
+    name: str
+    summary: str
+
+
+@cache
+def library_names() -> tuple[str, ...]:
+    """Names of the specs that ship with ckptconv, sorted."""
+    folder = resources.files("ckptconv.arch") / "library"
+    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def library() -> list[LibraryEntry]:
+    """The specs that ship with ckptconv. Costs reading all of them."""
+    return [LibraryEntry(name, load_spec(name).summary) for name in library_names()]
+
+
+@cache
+def library_text(name: str) -> str:
+    """The TOML of a library spec. Raises UsageError for another name."""
+    if name not in library_names():
+        raise UsageError(f"no architecture {name!r} in the library", hint=f"there are {', '.join(library_names())}")
+    return (resources.files("ckptconv.arch") / "library" / f"{name}.toml").read_text("utf-8")
+
+
+def load_spec(name: str | Path) -> Spec:
+    """A library spec by name, or a spec file by its path (anything with a separator or ending in ``.toml``).
+
+    Raises UsageError for an unknown name, FileAccessError, CorruptFileError or LimitError with the path named.
+    """
+    text = str(name)
+    if isinstance(name, str) and not text.endswith(".toml") and "/" not in text and "\\" not in text:
+        return _library_spec(text)
+    return _Loader(Path(name).parent).file(Path(name))
+
+
+def parse_text(text: str, source: str = "") -> Spec:
+    """A spec from TOML text; it may mount library specs only."""
+    return _Loader(None).parsed(text, source)
+
+
+@cache
+def _library_spec(name: str) -> Spec:
+    return _Loader(None).library(name)
+
+
+class _Loader:
+    """Loads one spec and what it mounts; each is parsed once, however often it is mounted."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.done: dict[str, Spec] = {}
+        self.open: list[str] = []
+
+    def library(self, name: str) -> Spec:
+        return self.parsed(library_text(name), name)
+
+    def file(self, path: Path) -> Spec:
+        try:
+            return self.parsed(_read(path), str(path))
+        except CkptconvError as error:
+            raise error.at(path) from None
+
+    def parsed(self, text: str, source: str) -> Spec:
+        if source in self.open:
+            raise CorruptFileError(f"{source!r} mounts itself: {' → '.join([*self.open, source])}")
+        if len(self.open) >= MAX_MOUNTS:
+            raise LimitError(f"more than {MAX_MOUNTS} specs mounted inside one another")
+        self.open.append(source)
+        try:
+            return parse_spec(text, resolve=self.resolve, source=source)
+        finally:
+            self.open.pop()
+
+    def resolve(self, use: str) -> Spec:
+        """What ``use = "…"`` names: the library, or a file beside the one that mounts it; never another folder."""
+        if use not in self.done:
+            self.done[use] = self.found(use)
+        return self.done[use]
+
+    def found(self, use: str) -> Spec:
+        if not use.endswith(".toml"):
+            return self.library(use)
+        if self.folder is None or Path(use).name != use or "\\" in use:
+            raise UsageError(f"{use!r} is not a library name nor a file beside the spec")
+        return self.file(self.folder / use)
+
+
+def _read(path: Path) -> str:
+    with Source(path) as source:
+        if source.size > 4 * MAX_TEXT:
+            raise LimitError(f"a spec of more than {4 * MAX_TEXT} bytes", path=path)
+        data = bytes(source.read_at(0, source.size))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError("not UTF-8 text", path=path) from error

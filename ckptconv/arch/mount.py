@@ -1,0 +1,102 @@
+"""Mount one spec inside another: its tensors under a prefix, its names under an alias.
+
+A param ``width`` of a spec that is mounted as ``text`` is ``text.width`` outside, a param of the whole unless `set`
+gives it by an expression. Mounting is done when a spec is read: what comes out is one flat spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptconv.arch.rows import MAX_ROWS
+from ckptconv.arch.spec import Constraint, Loop, Param, Spec, Template, TensorRule, Tie
+from ckptconv.errors import LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptconv.arch.evaluate import Formula
+
+
+def mounted(
+    outer: Spec,
+    alias: str,
+    inner: Spec,
+    prefix: Template,
+    given: Mapping[str, Formula],
+    when: Formula | None,
+    fail: Callable[[str], NoReturn],
+) -> Spec:
+    """`outer` with all of `inner` in it. `fail` is called with what is wrong; LimitError past the bounds of a spec."""
+    unknown = [name for name in given if name not in inner.params]
+    if unknown:
+        fail(f"{inner.name!r} has no param {unknown[0]!r}; it has {', '.join(inner.params) or 'none'}")
+
+    def rename(name: str) -> str:
+        return f"{alias}.{name}"
+
+    spec = replace(
+        outer,
+        params={
+            **outer.params,
+            **{rename(name): _param(param, rename) for name, param in inner.params.items() if name not in given},
+        },
+        lets={
+            **outer.lets,
+            **{rename(name): value for name, value in given.items()},
+            **{rename(name): value.renamed(rename) for name, value in inner.lets.items()},
+        },
+        loops={**outer.loops, **{rename(name): _loop(loop, rename) for name, loop in inner.loops.items()}},
+        rules=(*outer.rules, *(_rule(rule, rename, prefix, when, alias) for rule in inner.rules)),
+        constraints=(*outer.constraints, *(_constraint(entry, rename, when, alias) for entry in inner.constraints)),
+    )
+    if max(len(spec.rules), len(spec.params), len(spec.lets), len(spec.loops)) > MAX_ROWS:
+        raise LimitError(f"more than {MAX_ROWS} entries once everything is mounted")
+    return spec
+
+
+def _param(param: Param, rename: Callable[[str], str]) -> Param:
+    default = None if param.default is None else param.default.renamed(rename)
+    return replace(param, name=rename(param.name), default=default, aliases=())
+
+
+def _loop(loop: Loop, rename: Callable[[str], str]) -> Loop:
+    start = None if loop.start is None else loop.start.renamed(rename)
+    step = None if loop.step is None else loop.step.renamed(rename)
+    return Loop(rename(loop.name), loop.stop.renamed(rename), start, step)
+
+
+def _rule(
+    rule: TensorRule, rename: Callable[[str], str], prefix: Template, when: Formula | None, alias: str
+) -> TensorRule:
+    own = None if rule.when is None else rule.when.renamed(rename)
+    tie = rule.tie
+    if tie is not None:
+        tie = Tie(_template(tie.to, rename, prefix), None if tie.when is None else tie.when.renamed(rename))
+    return replace(
+        rule,
+        name=_template(rule.name, rename, prefix),
+        shape=tuple(dimension.renamed(rename) for dimension in rule.shape),
+        tie=tie,
+        when=both(when, own),
+        where=f"{rule.where}, mounted as {alias}",
+    )
+
+
+def _template(template: Template, rename: Callable[[str], str], prefix: Template) -> Template:
+    parts = [part if isinstance(part, str) else part.renamed(rename) for part in template.parts]
+    text = "".join(part if isinstance(part, str) else f"{{{part.text}}}" for part in parts)
+    return Template(prefix.text + text, (*prefix.parts, *parts))
+
+
+def _constraint(entry: Constraint, rename: Callable[[str], str], when: Formula | None, alias: str) -> Constraint:
+    formula = entry.formula.renamed(rename)
+    return Constraint(f"{alias}: {entry.name}", formula if when is None else when.negated().joined("or", formula))
+
+
+def both(first: Formula | None, second: Formula | None) -> Formula | None:
+    """The condition that both hold; None: no condition."""
+    if first is None or second is None:
+        return first or second
+    return first.joined("and", second)

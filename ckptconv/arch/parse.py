@@ -1,0 +1,314 @@
+"""Read a spec from TOML.
+
+    spec    = 1                          the language's version
+    name    = "mlp"
+    summary = "one line"
+    dtype   = "float"                    what element types fit: names (F32) or kinds (float int uint bool complex)
+
+    [params]
+    width  = "int"                       int, ints, str, strs, bool, float
+    head   = { type = "str", default = "relu", choices = ["relu", "tanh"], optional = true,
+               aliases = ["act"], summary = "…" }              (a default in quotes is an expression, but for str)
+    [let]
+    widths = "[input_size, *hidden, output_size]"
+    [repeat]
+    layer  = "layers"                    0, 1, … layers-1        "1:layers", "0:2*layers:2", or a list of values
+    [tensors]
+    "h.{layer}.weight" = "width 3*width"                       a name with {expressions}, and its dimensions
+    "head.weight" = { shape = "…", optional = true, tied = "embed.weight", dtype = "I64", when = "bias" }
+    "conv.weight" = [{ shape = "…", when = "a" }, { shape = "…", when = "not a" }]
+    [constraints]
+    "heads divide the width" = "width % heads == 0"
+    [variants.gated]                     one of them holds; `variant` is a param like any other
+    summary = "…"                        and it may have [variants.gated.tensors] and [variants.gated.constraints]
+    [mount.text]                         all of another spec, its params known here as text.width, …
+    use = "encoder"                      a library name, or a .toml file beside this one
+    prefix = "text_model."
+    set = { width = "hidden" }           params given by expressions of this spec
+    when = "…"
+    [config]                             how a Hugging Face config.json states the params
+    model_type = ["llama"]
+    architectures = ["LlamaForCausalLM"]
+    params = { width = "hidden_size", heads = ["n_head", "12"] }   the first that the file can answer
+    [evidence]
+    yields_to = ["bert"]                 the better answer where both fit the names equally
+
+`tied` may be ``{ to = "embed.weight", when = "tie_embeddings" }``. Expressions are described in `expressions`.
+Every mistake is refused with its line and key; unknown keys with the nearest that exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import partial
+
+from ckptconv.arch.closure import check_names
+from ckptconv.arch.evaluate import Formula, formula
+from ckptconv.arch.expressions import FUNCTIONS, KEYWORDS, split_range, split_shape
+from ckptconv.arch.mount import both, mounted
+from ckptconv.arch.rows import Rows, Toml
+from ckptconv.arch.spec import VARIANT, ConfigMap, Constraint, Loop, Param, ParamType, Spec, Template, TensorRule, Tie
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.errors import LimitError, UnsupportedError
+
+VERSION = 1
+
+Resolve = Callable[[str], Spec]
+
+_TYPES: tuple[ParamType, ...] = ("int", "ints", "str", "strs", "bool", "float")
+_TABLES = ("params", "let", "repeat", "tensors", "constraints", "variants", "mount", "config", "evidence")
+_TOP = ("spec", "name", "summary", "dtype", *_TABLES)
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+def parse_spec(text: str, *, resolve: Resolve | None = None, source: str = "") -> Spec:
+    """The spec that `text` says. `resolve` finds the specs that it mounts; `source` names it in messages.
+
+    Raises CorruptFileError (with line and key), LimitError, or UnsupportedError for a newer version.
+    """
+    return _Reader(text, resolve, source).spec()
+
+
+class _Reader(Rows):
+    """Reads one spec."""
+
+    def __init__(self, text: str, resolve: Resolve | None, source: str) -> None:
+        super().__init__(text)
+        self.resolve, self.source = resolve, source
+        self.dtypes: frozenset[str] | None = None
+
+    def spec(self) -> Spec:
+        version = self.document.get("spec")
+        if version != VERSION or isinstance(version, bool):
+            if isinstance(version, int) and version > VERSION:
+                raise UnsupportedError(f"spec version {version} is newer than {VERSION}", hint="upgrade ckptconv")
+            self.fail(["spec"], f"expected {VERSION}, the language's version", "is this an architecture spec?")
+        top = self.table(self.document, (), _TOP)
+        name = self.text(top.get("name", ""), ["name"])
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+            self.fail(["name"], "expected a name of letters, digits, '_', '.' and '-'")
+        if "dtype" in top:
+            self.dtypes = self.dtype_set(top["dtype"], ["dtype"])
+        variants, rules, constraints = self.variants()
+        params = dict(self.params())
+        if variants:
+            if VARIANT in params:
+                self.fail(["params", VARIANT], "[variants] makes a param of this name")
+            params[VARIANT] = Param(VARIANT, "str", literal=next(iter(variants)), choices=tuple(variants))
+        spec = Spec(
+            name=name,
+            summary=self.text(top.get("summary", ""), ["summary"]),
+            params=params,
+            lets={key: self.formula(value, path) for key, value, path in self.rows("let")},
+            loops={key: self.loop(key, value, path) for key, value, path in self.rows("repeat")},
+            rules=(*self.rules(("tensors",), top.get("tensors", {})), *rules),
+            constraints=(*self.constraints(("constraints",), top.get("constraints", {})), *constraints),
+            variants=variants,
+            config=self.config(),
+            yields_to=self.evidence(),
+            source=self.source,
+        )
+        return check_names(self.mounts(spec), self.place)
+
+    def rows(self, table: str) -> Iterator[tuple[str, Toml, tuple[str, str]]]:
+        """The rows of a table whose keys are names of our own."""
+        for key, value in self.table(self.document.get(table, {}), [table]).items():
+            path = (table, key)
+            if not _IDENTIFIER.fullmatch(key) or key in KEYWORDS or key in FUNCTIONS:
+                self.fail(path, "expected a name of letters, digits and '_', and no word of the language")
+            yield key, value, path
+
+    def params(self) -> Iterator[tuple[str, Param]]:
+        for key, value, path in self.rows("params"):
+            yield key, self.param(key, value, path)
+
+    def param(self, name: str, value: Toml, path: Sequence[str]) -> Param:
+        if isinstance(value, str):
+            value = {"type": value}
+        allowed = ("type", "default", "optional", "choices", "aliases", "summary")
+        row = self.table(value, path, allowed)
+        kind = self.text(row.get("type", ""), path)
+        if kind not in _TYPES:
+            near = get_close_matches(kind, _TYPES, 1)
+            self.fail(
+                path, f"no type {kind!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(_TYPES)}"
+            )
+        choices = self.choices(row["choices"], kind, path) if "choices" in row else None
+        default, literal = self.default(row.get("default"), kind, path)
+        if choices and literal is not None and literal not in choices:
+            self.fail(path, f"the default {literal!r} is none of the choices")
+        return Param(
+            name,
+            kind,
+            default,
+            literal,  # type: ignore[arg-type]
+            self.flag(row.get("optional", False), path),
+            (bool(literal), not literal) if kind == "bool" else choices,
+            self.texts(row.get("aliases", []), path),
+            self.text(row.get("summary", ""), path),
+        )
+
+    def choices(self, value: Toml, kind: str, path: Sequence[str]) -> tuple[int | str, ...]:
+        if kind not in ("int", "str"):
+            self.fail(path, f"choices are for int and str, not {kind}")
+        if not isinstance(value, list) or not value or not all(type(item).__name__ == kind for item in value):
+            self.fail(path, f"choices must be a list of {kind} values")
+        if len(value) > 64:
+            raise LimitError(f"{self.place(path)}: more than 64 choices")
+        return tuple(value)
+
+    def default(self, value: Toml, kind: str, path: Sequence[str]) -> tuple[Formula | None, Toml]:
+        """A default as (expression, None) or (None, plain value)."""
+        if value is None:
+            return None, None
+        if isinstance(value, str) and kind not in ("str", "strs"):
+            return self.formula(value, path), None
+        items = value if isinstance(value, list) else [value]
+        many, item = isinstance(value, list), kind.removesuffix("s")
+        if many != (kind in ("ints", "strs")) or any(type(entry).__name__ not in (item, "int") for entry in items):
+            self.fail(path, f"the default is no {kind}")
+        if item in ("str", "bool") and any(type(entry).__name__ != item for entry in items):
+            self.fail(path, f"the default is no {kind}")
+        return None, value
+
+    def loop(self, name: str, value: Toml, path: Sequence[str]) -> Loop:
+        if isinstance(value, list):
+            return Loop(name, self.formula(_list_text(value), path))
+        if not isinstance(value, str):
+            return Loop(name, self.formula(value, path))
+        parts = [self.formula(part, path) for part in self.at(path, split_range, value)]
+        if len(parts) > 3:
+            self.fail(path, "expected a count, start:stop or start:stop:step")
+        start, stop, step = [None, *parts, None][-3:] if len(parts) == 1 else [*parts, None][:3]
+        assert stop is not None
+        return Loop(name, stop, start, step)
+
+    def rules(self, path: tuple[str, ...], value: Toml, when: Formula | None = None) -> Iterator[TensorRule]:
+        for name, row in self.table(value, path).items():
+            for entry in row if isinstance(row, list) else [row]:
+                yield self.rule(name, entry, (*path, name), when)
+
+    def rule(self, name: str, value: Toml, path: tuple[str, ...], when: Formula | None) -> TensorRule:
+        if isinstance(value, str):
+            value = {"shape": value}
+        row = self.table(value, path, ("shape", "optional", "tied", "dtype", "when"))
+        if "shape" not in row:
+            self.fail(path, "a tensor needs a shape")
+        own = self.formula(row["when"], path) if "when" in row else None
+        dimensions = self.at(path, split_shape, self.text(row["shape"], path))
+        return TensorRule(
+            name=self.template(name, path),
+            shape=tuple(self.formula(dimension, path) for dimension in dimensions),
+            optional=self.flag(row.get("optional", False), path),
+            tie=self.tie(row["tied"], path) if "tied" in row else None,
+            dtypes=self.dtype_set(row["dtype"], path) if "dtype" in row else self.dtypes,
+            when=both(when, own),
+            where=self.place(path),
+        )
+
+    def tie(self, value: Toml, path: Sequence[str]) -> Tie:
+        if isinstance(value, str):
+            value = {"to": value}
+        row = self.table(value, path, ("to", "when"))
+        when = self.formula(row["when"], path) if "when" in row else None
+        return Tie(self.template(self.text(row.get("to"), path), path), when)
+
+    def template(self, text: str, path: Sequence[str]) -> Template:
+        if len(text) > 500:
+            raise LimitError(f"{self.place(path)}: a name of more than 500 characters")
+        parts: list[str | Formula] = []
+        for position, piece in enumerate(_PLACEHOLDER.split(text)):
+            if position % 2:
+                parts.append(self.formula(piece, path))
+            elif "{" in piece or "}" in piece:
+                self.fail(path, "a brace without its partner")
+            elif piece:
+                parts.append(piece)
+        return Template(text, tuple(parts))
+
+    def dtype_set(self, value: Toml, path: Sequence[str]) -> frozenset[str]:
+        words = [word for text in self.texts(value, path) for word in text.split()]
+        kinds = {dtype.kind for dtype in DTYPES.values()}
+        for word in words:
+            if word not in DTYPES and word not in kinds:
+                near = get_close_matches(word, [*DTYPES, *kinds], 1)
+                self.fail(path, f"no element type {word!r}", f"did you mean {near[0]!r}?" if near else None)
+        return frozenset(dtype.name for dtype in DTYPES.values() if dtype.name in words or dtype.kind in words)
+
+    def constraints(self, path: tuple[str, ...], value: Toml, when: Formula | None = None) -> Iterator[Constraint]:
+        for name, row in self.table(value, path).items():
+            condition = self.formula(row, (*path, name))
+            if when is not None:
+                condition = when.negated().joined("or", condition)
+            yield Constraint(name, condition)
+
+    def variants(self) -> tuple[dict[str, str], list[TensorRule], list[Constraint]]:
+        """Summaries by name; the rules and constraints of all variants, each under its condition."""
+        summaries: dict[str, str] = {}
+        rules: list[TensorRule] = []
+        constraints: list[Constraint] = []
+        for name, value in self.table(self.document.get("variants", {}), ["variants"]).items():
+            path = ("variants", name)
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                self.fail(path, "expected a name of letters, digits, '_', '.' and '-'")
+            row = self.table(value, path, ("summary", "tensors", "constraints"))
+            summaries[name] = self.text(row.get("summary", ""), (*path, "summary"))
+            when = formula(f"{VARIANT} == '{name}'")
+            rules += self.rules((*path, "tensors"), row.get("tensors", {}), when)
+            constraints += self.constraints((*path, "constraints"), row.get("constraints", {}), when)
+        if len(summaries) > 64:
+            raise LimitError("more than 64 variants")
+        return summaries, rules, constraints
+
+    def config(self) -> ConfigMap:
+        keys = ("model_type", "architectures", "params")
+        row = self.table(self.document.get("config", {}), ["config"], keys)
+        params: dict[str, tuple[Formula, ...]] = {}
+        for name, value in self.table(row.get("params", {}), ["config", "params"]).items():
+            path = ("config", "params", name)
+            params[name] = tuple(self.formula(item, path) for item in (value if isinstance(value, list) else [value]))
+        return ConfigMap(
+            self.texts(row.get("model_type", []), ["config", "model_type"]),
+            self.texts(row.get("architectures", []), ["config", "architectures"]),
+            params,
+        )
+
+    def evidence(self) -> tuple[str, ...]:
+        row = self.table(self.document.get("evidence", {}), ["evidence"], ("yields_to",))
+        return self.texts(row.get("yields_to", []), ["evidence", "yields_to"])
+
+    def mounts(self, spec: Spec) -> Spec:
+        inner: list[Spec] = []
+        for alias, value, path in self.rows("mount"):
+            row = self.table(value, path, ("use", "prefix", "set", "when"))
+            use = self.text(row.get("use"), path)
+            if self.resolve is None:
+                self.fail(path, f"cannot find {use!r} from here")
+            given = self.table(row.get("set", {}), (*path, "set"))
+            inner.append(self.at(path, self.resolve, use))
+            spec = mounted(
+                spec,
+                alias,
+                inner[-1],
+                self.template(self.text(row.get("prefix", ""), path), path),
+                {key: self.formula(item, (*path, "set", key)) for key, item in given.items()},
+                self.formula(row["when"], path) if "when" in row else None,
+                partial(self.fail, path),
+            )
+        return replace(spec, digest=_digest(self.document, inner))
+
+
+def _digest(document: Mapping[str, Toml], mounts: Sequence[Spec]) -> str:
+    said = json.dumps([document, [spec.digest for spec in mounts]], sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(said.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def _list_text(values: Sequence[Toml]) -> str:
+    """A TOML list of integers and strings as an expression."""
+    return f"[{', '.join(json.dumps(value) if isinstance(value, str) else str(value) for value in values)}]"

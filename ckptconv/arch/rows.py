@@ -1,0 +1,111 @@
+"""Rows of a TOML document, typed: every mistake is refused with its line and key, unknown keys with the nearest."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from ckptconv.arch.evaluate import Formula, formula
+from ckptconv.arch.lines import KeyLines
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MAX_TEXT = 1 << 18
+"""Characters of a spec; the largest in the library has 8,000."""
+
+MAX_ROWS = 5_000
+"""Entries of one table: more tensors than that are written with loops."""
+
+MAX_DOTS = 40
+"""Dots of one line outside strings and comments: the standard parser takes quadratic time for the parts of a key."""
+
+_QUOTED = re.compile(r"\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|#[^\n]*", re.DOTALL)
+
+Toml = object  # what tomllib gives: checked node by node
+
+T = TypeVar("T")
+
+
+class Rows:
+    """A TOML document and where its keys stand."""
+
+    def __init__(self, text: str) -> None:
+        self.document = load_toml(text)
+        self.lines = KeyLines(text)
+
+    def fail(self, path: Sequence[str], problem: str, hint: str | None = None) -> NoReturn:
+        raise CorruptFileError(f"{self.place(path)}: {problem}", hint=hint)
+
+    def place(self, path: Sequence[str]) -> str:
+        """``line 12, [tensors] "a.weight"``."""
+        line = self.lines.line(*path)
+        *tables, key = path
+        named = f"[{'.'.join(tables)}] {json.dumps(key)}" if tables else json.dumps(key)
+        return f"line {line}, {named}" if line else named
+
+    def table(self, value: Toml, path: Sequence[str], allowed: Sequence[str] | None = None) -> dict[str, Toml]:
+        if not isinstance(value, dict):
+            self.fail(path, f"expected a table, found {kind_of(value)}")
+        if len(value) > MAX_ROWS:
+            raise LimitError(f"{self.place(path)}: more than {MAX_ROWS} entries")
+        for key in value:
+            if allowed is not None and key not in allowed:
+                near = get_close_matches(key, allowed, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(allowed)}"
+                self.fail((*path, key), "unknown key", hint)
+        return value
+
+    def text(self, value: Toml, path: Sequence[str]) -> str:
+        if not isinstance(value, str):
+            self.fail(path, f"expected a string, found {kind_of(value)}")
+        return value
+
+    def flag(self, value: Toml, path: Sequence[str]) -> bool:
+        if not isinstance(value, bool):
+            self.fail(path, f"expected true or false, found {kind_of(value)}")
+        return value
+
+    def texts(self, value: Toml, path: Sequence[str]) -> tuple[str, ...]:
+        """A string, or a list of strings."""
+        values = value if isinstance(value, list) else [value]
+        return tuple(self.text(item, path) for item in values)
+
+    def formula(self, value: Toml, path: Sequence[str]) -> Formula:
+        """An expression; integers and booleans may stand without quotes."""
+        if isinstance(value, bool | int):
+            value = str(value).lower()
+        return self.at(path, formula, self.text(value, path))
+
+    def at(self, path: Sequence[str], make: Callable[[str], T], text: str) -> T:
+        """``make(text)``, its errors told where they are."""
+        try:
+            return make(text)
+        except CkptconvError as error:
+            raise type(error)(f"{self.place(path)}: {error.message}", hint=error.hint) from None
+
+
+def load_toml(text: str) -> Mapping[str, Toml]:
+    """The document. Raises CorruptFileError, or LimitError past a bound."""
+    if len(text) > MAX_TEXT:
+        raise LimitError(f"a spec of more than {MAX_TEXT} characters")
+    if any(line.count(".") > MAX_DOTS for line in _QUOTED.sub("", text).split("\n")):
+        raise LimitError(f"a key of more than {MAX_DOTS} parts")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CorruptFileError(f"not TOML: {error}") from error
+    except RecursionError as error:
+        raise LimitError("nested too deeply") from error
+    except ValueError as error:
+        raise CorruptFileError(f"not TOML: {error}") from error
+
+
+def kind_of(value: Toml) -> str:
+    """What a TOML value is, for messages."""
+    names = {str: "a string", bool: "a boolean", int: "an integer", float: "a float", list: "a list", dict: "a table"}
+    return names.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")

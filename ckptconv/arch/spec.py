@@ -1,0 +1,175 @@
+"""An architecture spec: the names, shapes and relations of a family of models, as data.
+
+This module holds the parsed form; the TOML that it comes from is described, and read, in `parse`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ckptconv.arch.evaluate import Formula
+
+ParamType = Literal["int", "ints", "str", "strs", "bool", "float"]
+
+ParamValue = int | float | str | list[int] | list[str]
+"""A bound param; a bool is an int here as in Python."""
+
+VARIANT = "variant"
+"""The implicit param that says which of ``[variants]`` a model is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A named quantity of the architecture.
+
+    default:  its value where nothing else says one: a formula over other params, evaluated last; None: it has none.
+    optional: it may stay without a value.
+    choices:  its only values, in order of preference; a bool has (False, True) by its default.
+    aliases:  further metadata keys that state it.
+    """
+
+    name: str
+    type: ParamType
+    default: Formula | None = None
+    literal: ParamValue | None = None
+    optional: bool = False
+    choices: tuple[int | str, ...] | None = None
+    aliases: tuple[str, ...] = ()
+    summary: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether a model cannot be described without it."""
+        return self.default is None and self.literal is None and not self.optional
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop variable: integers from `start` in steps of `step` to before `stop`, or the items of a list."""
+
+    name: str
+    stop: Formula
+    start: Formula | None = None
+    step: Formula | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it simply counts from 0."""
+        return self.start is None and self.step is None
+
+    @property
+    def formulas(self) -> Iterator[Formula]:
+        """Its bounds."""
+        yield from (bound for bound in (self.start, self.stop, self.step) if bound is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A tensor's name with its placeholders: literal text and formulas in turn."""
+
+    text: str
+    parts: tuple[str | Formula, ...]
+
+    @property
+    def formulas(self) -> tuple[Formula, ...]:
+        """The placeholders."""
+        return tuple(part for part in self.parts if not isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """That a tensor shares its storage with another, always or under a condition."""
+
+    to: Template
+    when: Formula | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRule:
+    """A family of tensors: one for every value of its loops.
+
+    loops:  the loop variables, outermost first.
+    dtypes: names of the element types that fit; None: any.
+    where:  the spec's file and line, for messages.
+    """
+
+    name: Template
+    shape: tuple[Formula, ...]
+    loops: tuple[str, ...] = ()
+    optional: bool = False
+    tie: Tie | None = None
+    dtypes: frozenset[str] | None = None
+    when: Formula | None = None
+    where: str = ""
+
+    @property
+    def rank(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def formulas(self) -> Iterator[Formula]:
+        """Everything in it that is evaluated."""
+        yield from self.name.formulas
+        yield from self.shape
+        if self.when is not None:
+            yield self.when
+        if self.tie is not None:
+            yield from self.tie.to.formulas
+            if self.tie.when is not None:
+                yield self.tie.when
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """Something that must hold between the params."""
+
+    name: str
+    formula: Formula
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMap:
+    """How a Hugging Face ``config.json`` states the params.
+
+    model_types, architectures: values of those two keys that mean this spec.
+    params: formulas over the configuration's keys; the first of a param's that has a value counts.
+    """
+
+    model_types: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
+    params: Mapping[str, tuple[Formula, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One architecture.
+
+    varying:   names of the lets that depend on a loop variable.
+    yields_to: specs that are the better answer where both fit a checkpoint's names equally.
+    variants:  summaries of the variants by name.
+    digest:    "sha256:…" of what it says; comments and layout do not count.
+    """
+
+    name: str
+    summary: str = ""
+    params: Mapping[str, Param] = field(default_factory=dict)
+    lets: Mapping[str, Formula] = field(default_factory=dict)
+    varying: frozenset[str] = frozenset()
+    loops: Mapping[str, Loop] = field(default_factory=dict)
+    rules: tuple[TensorRule, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
+    config: ConfigMap = ConfigMap()
+    yields_to: tuple[str, ...] = ()
+    digest: str = ""
+    source: str = ""
+
+    @property
+    def required(self) -> list[str]:
+        """Names of the params that a model cannot be described without."""
+        return [name for name, param in self.params.items() if param.required]

@@ -1,0 +1,211 @@
+"""Which variant is it? Params with a few possible values that decide which tensors there are.
+
+A *switch* is a bool, or a param with choices, that a condition, a name or a shape depends on. Assignments are ranked
+by the names: those that they explain, less those that they miss. Those that the names cannot tell apart are all
+solved, and the fewest errors win. What a source states counts for half a name: it decides draws, and no more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
+
+from ckptconv.arch.indices import made_texts
+from ckptconv.arch.operations import EvaluationError
+from ckptconv.arch.scope import Bindings, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.arch.bind import Source
+    from ckptconv.arch.evaluate import Budget
+    from ckptconv.arch.match import RuleMatches
+    from ckptconv.arch.spec import ParamValue, Spec, TensorRule
+
+MAX_PRODUCT = 256
+"""Assignments that are all tried; past that, one switch is changed at a time."""
+
+MAX_DRAWS = 12
+"""Assignments equal by their names that are solved and compared."""
+
+Assignment = dict[str, "ParamValue"]
+
+
+def switch_values(spec: Spec) -> dict[str, tuple[int | str, ...]]:
+    """The switches of a spec, each with its values in order of preference."""
+    names = {name for rule in spec.rules for name in deciding(spec, rule)}
+    return {name: param.choices for name, param in spec.params.items() if param.choices is not None and name in names}
+
+
+def deciding(spec: Spec, rule: TensorRule) -> set[str]:
+    """Every name that decides about a rule's names or shapes, through lets and loops."""
+    tie = () if rule.tie is None else rule.tie.to.formulas
+    when = () if rule.when is None else (rule.when,)
+    stack = [name for formula in (*rule.name.formulas, *rule.shape, *when, *tie) for name in formula.names]
+    seen: set[str] = set()
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            stack += spec.lets[name].names if name in spec.lets else ()
+            stack += (
+                (other for bound in spec.loops[name].formulas for other in bound.names) if name in spec.loops else ()
+            )
+    return seen
+
+
+@dataclass(slots=True)
+class _Found:
+    """A rule's names counted by their captured texts, those of the right rank apart."""
+
+    rule: TensorRule
+    strings: tuple[tuple[int, str], ...]
+    counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+
+class Ranking:
+    """Ranks assignments of the switches by a checkpoint's names."""
+
+    def __init__(self, spec: Spec, matches: Sequence[RuleMatches], sources: Sequence[Source], budget: Budget) -> None:
+        self.spec, self.matches, self.budget = spec, matches, budget
+        self.domains = switch_values(spec)
+        self.stated = {
+            name: [source.values[name] for source in sources if name in source.values] for name in self.domains
+        }
+        for source in sources:
+            for name in self.domains:
+                if source.firm and name in source.values:
+                    self.domains[name] = (source.values[name],)  # type: ignore[assignment]
+        self.rules = [self.found(match) for match in matches]
+        self.groups = self.grouped()
+        self.deciding = [deciding(spec, entry.rule) & set(self.domains) for entry in self.rules]
+
+    def found(self, match: RuleMatches) -> _Found:
+        entry = _Found(match.pattern.rule, match.pattern.strings)
+        slots = [slot for slot, _ in entry.strings]
+        rank = match.pattern.rule.rank
+        entry.counts.update(tuple(row[1][slot] for slot in slots) for row in match.found if len(row[2]) == rank)
+        return entry
+
+    def grouped(self) -> Counter[tuple[tuple[int, tuple[str, ...]], ...]]:
+        """How many names are matched by each set of (rule, captured texts)."""
+        owners: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+        for index, match in enumerate(self.matches):
+            slots, rank = [slot for slot, _ in match.pattern.strings], match.pattern.rule.rank
+            for name, captures, shape in match.found:
+                if len(shape) == rank:
+                    owners.setdefault(name, []).append((index, tuple(captures[slot] for slot in slots)))
+        return Counter(tuple(owner) for owner in owners.values())
+
+    def best(self) -> list[Assignment]:
+        """The assignments that explain the names best, at most `MAX_DRAWS`, in order of preference."""
+        names = list(self.domains)
+        total = 1
+        for values in self.domains.values():
+            total *= len(values)
+        if total <= MAX_PRODUCT:
+            candidates: list[Assignment] = [
+                dict(zip(names, values, strict=True)) for values in product(*self.domains.values())
+            ]
+        else:
+            candidates = self.climbed()
+        scores = [self.score(candidate) for candidate in candidates]
+        top = max(scores, default=0.0)
+        different: dict[object, Assignment] = {}
+        for candidate, score in zip(candidates, scores, strict=True):
+            if score == top:
+                different.setdefault(self.effect(candidate), candidate)
+        return list(different.values())[:MAX_DRAWS]
+
+    def effect(self, assignment: Assignment) -> object:
+        """What an assignment changes: equal for those that differ only in switches of rules that are not active."""
+        scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
+        active = [self.active(entry.rule, scope) for entry in self.rules]
+        deciding = {name for index, names in enumerate(self.deciding) if active[index] is not False for name in names}
+        return tuple(active), tuple((name, value) for name, value in assignment.items() if name in deciding)
+
+    def climbed(self) -> list[Assignment]:
+        """The neighbours of the best assignment that changing one switch at a time reaches, and itself first."""
+        current: Assignment = {name: values[0] for name, values in self.domains.items()}
+        best = self.score(current)
+        for _ in range(4):
+            before = dict(current)
+            for name, values in self.domains.items():
+                for value in values:
+                    trial = {**current, name: value}
+                    if (score := self.score(trial)) > best:
+                        current, best = trial, score
+            if current == before:
+                break
+        neighbours = [
+            {**current, name: value}
+            for name, values in self.domains.items()
+            for value in values
+            if value != current[name]
+        ]
+        return [current, *neighbours]
+
+    def score(self, assignment: Assignment) -> float:
+        """Names explained, less names missed, and half a point for each value that a source states."""
+        scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
+        active = [self.active(entry.rule, scope) for entry in self.rules]
+        wanted = [tuple(assignment.get(name) for _, name in entry.strings) for entry in self.rules]
+        explained = sum(
+            count
+            for owners, count in self.groups.items()
+            if any(active[index] is not False and _fits(texts, wanted[index]) for index, texts in owners)
+        )
+        exact, missed = self.exact(scope, active)
+        stated = sum(values.count(assignment[name]) for name, values in self.stated.items())
+        return explained - missed - self.absent(active, wanted) + exact + stated / 2
+
+    def active(self, rule: TensorRule, scope: Scope) -> bool | None:
+        try:
+            return scope.truth(rule.when)
+        except EvaluationError:
+            return False
+
+    def absent(self, active: Sequence[bool | None], wanted: Sequence[tuple[ParamValue | None, ...]]) -> int:
+        """Tensors that are missing because a rule has none at all: as many as its loops' other rules have."""
+        counts = [
+            sum(count for texts, count in entry.counts.items() if _fits(texts, wanted[index]))
+            for index, entry in enumerate(self.rules)
+        ]
+        usual: dict[tuple[str, ...], int] = {}
+        for index, entry in enumerate(self.rules):
+            if active[index]:
+                usual[entry.rule.loops] = max(usual.get(entry.rule.loops, 1), counts[index])
+        return sum(
+            usual[entry.rule.loops]
+            for index, entry in enumerate(self.rules)
+            if active[index] and not counts[index] and not entry.rule.optional and entry.rule.tie is None
+        )
+
+    def exact(self, scope: Scope, active: Sequence[bool | None]) -> tuple[int, int]:
+        """For rules whose numbers cannot be inverted: (what their exact names change about the explained, missed)."""
+        change = missed = 0
+        for index, match in enumerate(self.matches):
+            rule, numbers = match.pattern.rule, match.pattern.numbers
+            if active[index] is False or not any(self.computed(formula.names) for _, formula in numbers):
+                continue
+            made = made_texts(self.spec, scope, match)
+            if made is None:
+                continue
+            found = Counter(
+                tuple(captures[slot] for slot, _ in numbers)
+                for _, captures, shape in match.found
+                if len(shape) == rule.rank
+            )
+            change -= sum(count for key, count in found.items() if key not in made)
+            missed += len(set(made) - set(found))
+        return change, missed
+
+    def computed(self, names: frozenset[str]) -> bool:
+        """Whether a placeholder depends on lets or several loops."""
+        return any(name in self.spec.lets for name in names) or sum(name in self.spec.loops for name in names) > 1
+
+
+def _fits(texts: Sequence[str], wanted: Sequence[ParamValue | None]) -> bool:
+    return all(value is None or text == value for text, value in zip(texts, wanted, strict=True))
