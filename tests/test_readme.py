@@ -17,6 +17,7 @@ import torch
 import xxhash
 
 import ckptconv
+from ckptconv.formats.base import Format
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 
@@ -78,10 +79,18 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert names["tensor"].info.shape == (10, 32)
 
 
+def yes_no(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def suffixes(one: Format) -> str:
+    return " ".join(f"`{suffix}`" for suffix in one.suffixes)
+
+
 def test_the_table_of_formats_is_the_registry() -> None:
     table = README.split("<!-- table: formats -->")[1].split("\n\n")[0].strip().splitlines()[2:]
     rows = [
-        f"| `{one.name}` | yes | {'yes' if one.writer else 'no'} | {' '.join(f'`{s}`' for s in one.suffixes)} | {one.summary} |"
+        f"| `{one.name}` | yes | {yes_no(one.writer)} | {suffixes(one)} | {one.summary} |"
         for one in BUILTIN
     ]
     assert table == rows

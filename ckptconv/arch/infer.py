@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.check import check
 from ckptconv.arch.folding import Folded, Leaf, fold
 from ckptconv.arch.load import parse_text
-from ckptconv.arch.naming import Namer, loop_names, role
+from ckptconv.arch.naming import Namer, loop_names, presence, role
 from ckptconv.arch.solver import solve
 from ckptconv.errors import CkptconvError, UnsupportedError, UsageError
 
@@ -276,7 +276,7 @@ class _Writer:
         key = tuple(int(file in files) for file in range(self.files))
         switch = self.switches.get(key)
         if switch is None:
-            switch = self.switches[key] = self.namer.fresh(f"has_{role(_plain_name(leaf), 0, 1)}")
+            switch = self.switches[key] = self.namer.fresh(presence(_plain_name(leaf)))
             self.params[switch] = '{ type = "bool", default = true }'
         return switch
 

@@ -59,8 +59,18 @@ def role(name: str, axis: int, rank: int) -> str:
     for pattern, where, word in _ROLES:
         if where == axis and re.search(pattern, name):
             return word
-    words = [word for word in _WORD.findall(name) if word not in ("weight", "bias", "running_mean", "running_var")]
-    stem = words[-1].strip("_").lower() if words else ""
+    stem = _stem(name)
     if not stem:
         return ("width", "inputs", "kernel")[min(axis, 2)]
     return f"{stem}_{('out', 'in', 'size')[min(axis, 2)] if rank > 1 else 'size'}"
+
+
+def presence(name: str) -> str:
+    """What a switch is called that says whether a tensor is there."""
+    return "has_bias" if name.endswith("bias") else f"has_{_stem(name) or 'it'}"
+
+
+def _stem(name: str) -> str:
+    """The last word of a name that says what the tensor belongs to; "" where there is none."""
+    words = [word for word in _WORD.findall(name) if word not in ("weight", "bias", "running_mean", "running_var")]
+    return words[-1].strip("_").lower() if words else ""

@@ -26,6 +26,7 @@ import re
 from base64 import b64decode, b64encode
 from collections import Counter, OrderedDict, defaultdict
 from math import isfinite, prod
+from struct import error as struct_error
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,7 +130,7 @@ def to_json(node: MetaNode, *, sort: bool = False) -> Json:  # noqa: C901 (one l
                 "plain": [[position, key, again(value)] for position, key, value in plain],
                 "versions": None if versions is None else again(versions),
             }
-            return {"$state_dict": {key: value for key, value in entry.items() if value}}
+            return {"$state_dict": {key: value for key, value in entry.items() if value not in (None, "", [])}}
         case Opaque():
             entry = {
                 "class": node.name,
@@ -167,7 +168,7 @@ def from_json(document: Json) -> MetaNode:
                 raise ValueError(f"unknown spelling {tag!r}")
             try:
                 return decode(document[tag])
-            except (TypeError, KeyError, AttributeError) as error:
+            except (TypeError, KeyError, AttributeError, struct_error) as error:
                 raise ValueError(f"malformed {tag!r}") from error
     raise ValueError(f"{type(document).__name__} is not JSON")
 

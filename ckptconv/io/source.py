@@ -22,7 +22,10 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXE
 class Source:
     """A regular file opened for reading in ranges, from any thread. A context manager.
 
-    path: as it was given; size: bytes, when it was opened; bytes_read: what has been read so far, for tests.
+    path:       as it was given.
+    size:       bytes, when it was opened.
+    bytes_read: what has been read so far, for tests.
+    parsed:     what a format has made of the file's directory while detecting it, for its reader.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -47,6 +50,7 @@ class Source:
         self._identity = _identity(status)
         self._lock = Lock()
         self.bytes_read = 0
+        self.parsed: dict[object, object] = {}
 
     def __enter__(self) -> Source:
         return self

@@ -52,7 +52,7 @@ _COPY_AGAIN = "copy the file again from where it came"
 def claims(source: Source) -> bool:
     """Whether this is a zip archive with a ``data.pkl`` one level down."""
     try:
-        return _root_of(ZipArchive(source)) is not None
+        return _root_of(ZipArchive.of(source)) is not None
     except CorruptFileError:
         return True  # it starts as a zip; reading it will say what is wrong
     except CkptconvError:
@@ -72,7 +72,7 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
-    archive = ZipArchive(source)
+    archive = ZipArchive.of(source)
     root = _root_of(archive)
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")

@@ -94,6 +94,14 @@ class ZipArchive:
             self.entries[name] = entry
         self._check_overlap()
 
+    @classmethod
+    def of(cls, source: Source) -> ZipArchive:
+        """The archive of a source, parsed once however many ask: first whoever detects the format, then its reader."""
+        known = source.parsed.get(cls)
+        if not isinstance(known, cls):
+            known = source.parsed[cls] = cls(source)
+        return known
+
     def _find_directory(self) -> tuple[int, int, int]:
         """Offset and size of the central directory, and its number of entries."""
         source = self._source

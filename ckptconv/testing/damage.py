@@ -1,0 +1,169 @@
+"""Cutting a file short and flipping its bits, and judging what a reader makes of the result.
+
+A reader may refuse with a CkptconvError, or read exactly what the format's reference reader reads. Anything else is a
+failure: another exception, short data, more than `SECONDS` of time or `BYTES` of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import MetaNode, Opaque, walk
+from ckptconv.core.spelling import same
+from ckptconv.errors import CkptconvError
+from ckptconv.formats.base import WriteOptions
+from ckptconv.io.source import Source
+from ckptconv.io.target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.base import Format
+
+SECONDS = 2.0
+BYTES = 256 << 20
+
+Seen = tuple[str, tuple[int, ...], bytes]
+"""A tensor that was read: name of its dtype, shape, image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader makes of a file. `metadata` is None where the reference does not say, and is not compared."""
+
+    tensors: Mapping[str, Seen]
+    metadata: MetaNode = None
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """How many damaged files were refused and read; `failures` has a line for each that ended otherwise."""
+
+    refused: int = 0
+    read: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The failures for an assertion's message, the first of them in full."""
+        return f"{len(self.failures)} of {self.refused + self.read} damaged files:\n" + "\n".join(self.failures[:12])
+
+
+class Judge:
+    """Reads damaged versions of one file, and collects the verdicts."""
+
+    def __init__(self, format: Format, path: Path, reference: Callable[[Path], Reading | None]) -> None:
+        """`path` is a whole file of the format; it is copied beside itself, and the copy is damaged."""
+        self.verdicts = Verdicts()
+        self._format = format
+        self._reference = reference
+        self._whole = path.read_bytes()
+        self._victim = path.with_name("damaged" + path.suffix)
+        self._outcome(path)  # whatever is imported late is imported now
+
+    def header_bytes(self, path: Path) -> list[int]:
+        """Offsets of all bytes of the file that are no tensor's."""
+        with Source(path) as source, self._format.read(source) as checkpoint:
+            spans = [span for tensor in checkpoint.all_tensors.values() for span in tensor.depends]
+            data = {at for span in spans if span.file is source for at in range(span.offset, span.offset + span.length)}
+        return [at for at in range(len(self._whole)) if at not in data]
+
+    def truncations(self) -> None:
+        """Judge the file cut at every length."""
+        self._victim.write_bytes(self._whole)
+        for size in reversed(range(len(self._whole))):
+            os.truncate(self._victim, size)
+            self._judge(f"cut to {size} bytes")
+
+    def bit_flips(self, offsets: list[int]) -> None:
+        """Judge the file with each bit of each of these bytes flipped."""
+        self._victim.write_bytes(self._whole)
+        with self._victim.open("r+b", buffering=0) as file:
+            for at in offsets:
+                for bit in range(8):
+                    file.seek(at)
+                    file.write(bytes([self._whole[at] ^ 1 << bit]))
+                    self._judge(f"bit {bit} of byte {at} ({self._whole[at : at + 1]!r}) flipped")
+                file.seek(at)
+                file.write(self._whole[at : at + 1])
+
+    def _judge(self, damage: str) -> None:
+        start = perf_counter()
+        try:
+            with limited_memory(BYTES):
+                ours = self._outcome(self._victim)
+        except Exception as error:  # the very thing that is looked for
+            self.verdicts.failures.append(f"{damage}: {type(error).__name__}: {error}")
+            return
+        if perf_counter() - start > SECONDS:
+            self.verdicts.failures.append(f"{damage}: it took {perf_counter() - start:.1f} s")
+        if ours is None:
+            self.verdicts.refused += 1
+            return
+        self.verdicts.read += 1
+        if what := disagreement(ours, self._victim, self._reference):
+            self.verdicts.failures.append(f"{damage}: {what}")
+
+    def _outcome(self, path: Path) -> Reading | None:
+        """What our reader reads, and our writer can write again; None where either refuses."""
+        try:
+            with Source(path) as source, self._format.read(source) as checkpoint:
+                if any(isinstance(node, Opaque) for _, node in walk(checkpoint.root)):
+                    return None
+                with Target(path.with_name("again" + path.suffix)) as target:
+                    self._format.write(checkpoint, target, WriteOptions())
+                return reading(checkpoint)
+        except CkptconvError:
+            return None
+
+
+def reading(checkpoint: Checkpoint) -> Reading:
+    """Everything in the checkpoint. Raises AssertionError where a tensor gives fewer bytes than its header says."""
+    tensors = {}
+    for name, tensor in checkpoint.all_tensors.items():
+        image = bytes(tensor.read())
+        assert len(image) == tensor.info.nbytes, f"{name!r} gives {len(image)} of {tensor.info.nbytes} bytes"
+        tensors[name] = tensor.info.dtype.name, tensor.info.shape, image
+    return Reading(tensors, checkpoint.metadata)
+
+
+def disagreement(ours: Reading, path: Path, reference: Callable[[Path], Reading | None]) -> str | None:
+    """How the reference reader's view of the file differs from ours; None where it does not."""
+    try:
+        theirs = reference(path)
+    except Exception as error:
+        return f"it is read, and the reference refuses it: {type(error).__name__}: {str(error)[:200]}"
+    if theirs is None:
+        return None
+    if ours.tensors.keys() != theirs.tensors.keys():
+        return f"we read the names {sorted(ours.tensors)}, the reference {sorted(theirs.tensors)}"
+    for name, seen in ours.tensors.items():
+        if seen != theirs.tensors[name]:
+            return f"we read {name!r} as {seen}, the reference as {theirs.tensors[name]}"
+    if theirs.metadata is not None and not same(ours.metadata, theirs.metadata):
+        return f"we read the metadata {ours.metadata!r}, the reference {theirs.metadata!r}"
+    return None
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Within the block the process may take `more` bytes than it has; past that comes MemoryError. Linux alone."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    with open("/proc/self/statm", "rb") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,0 +1,67 @@
+"""Making the operating system fail at a chosen call, to see what is left on the disk."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+CALLS = ("open", "pwrite", "write", "ftruncate", "fstatvfs", "fchmod", "chmod", "fsync", "link", "rename", "replace")
+"""Functions of `os` with which a file is made; those that clean up are left alone."""
+
+
+class Counter:
+    """How many of the calls were made; the one numbered `fail_at` raises `error`, which happens before its effect."""
+
+    def __init__(self, fail_at: int = 0, error: BaseException | None = None) -> None:
+        self.calls = 0
+        self._fail_at = fail_at
+        self._error = error
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, counted."""
+
+        def counted(*args: Any, **keywords: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._fail_at and self._error is not None:
+                raise self._error
+            return function(*args, **keywords)
+
+        return counted
+
+
+@contextmanager
+def failing(fail_at: int = 0, error: BaseException | None = None) -> Iterator[Counter]:
+    """Within the block, the `fail_at`-th of the CALLS raises `error`; with the defaults they are only counted."""
+    counter = Counter(fail_at, error)
+    with _replaced({name: counter.wrap(getattr(os, name)) for name in CALLS if hasattr(os, name)}):
+        yield counter
+
+
+@contextmanager
+def short_writes(most: int = 7) -> Iterator[None]:
+    """Within the block, no write takes more than `most` bytes, as a kernel may do."""
+    write, pwrite = os.write, getattr(os, "pwrite", None)
+    functions: dict[str, Callable[..., Any]] = {"write": lambda fd, data: write(fd, memoryview(data)[:most])}
+    if pwrite is not None:
+        functions["pwrite"] = lambda fd, data, offset: pwrite(fd, memoryview(data)[:most], offset)
+    with _replaced(functions):
+        yield
+
+
+@contextmanager
+def _replaced(functions: dict[str, Callable[..., Any]]) -> Iterator[None]:
+    supported = [(getattr(os, name), functions[name]) for name in functions]
+    with ExitStack() as stack:
+        for name, new in functions.items():
+            stack.enter_context(patch.object(os, name, new))
+        # `os.chmod in os.supports_fd` asks for the function itself
+        for group in ("supports_fd", "supports_follow_symlinks", "supports_dir_fd"):
+            members = getattr(os, group)
+            stack.enter_context(patch.object(os, group, members | {new for old, new in supported if old in members}))
+        yield

@@ -1,0 +1,209 @@
+"""Checkpoints in memory, made to find out what a format gives back."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from math import inf, nan, prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.core.metadata import (
+    MetaNode,
+    NumpyArray,
+    NumpyScalar,
+    Opaque,
+    StateDict,
+    TensorRef,
+    TorchSize,
+    TorchValue,
+)
+from ckptconv.core.tensor import LazyTensor, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from ckptconv.formats.base import Holds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plain:
+    """A tensor as it is: `data` is its image. The same object under two names is a tie."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def counting(cls, dtype: DType, *shape: int) -> Plain:
+        """A tensor with bytes that show where they belong; booleans are 0 and 1."""
+        top = 2 if dtype.kind == "bool" else 251
+        return cls(dtype, shape, bytes(islice(cycle(range(top)), dtype.nbytes(prod(shape)))))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A checkpoint to be written: `tensors` in their order, and the tree around them as in `Checkpoint.root`."""
+
+    name: str
+    tensors: Mapping[str, Plain]
+    root: MetaNode = StateDict()  # noqa: RUF009 (frozen)
+    extras: Mapping[str, Plain] = field(default_factory=dict)
+
+    def open(self) -> Checkpoint:
+        """The sample as a checkpoint."""
+        return Checkpoint(
+            {name: _lazy(plain) for name, plain in self.tensors.items()},
+            extras={name: _lazy(plain) for name, plain in self.extras.items()},
+            root=self.root,
+            format="memory",
+        )
+
+
+def _lazy(plain: Plain) -> LazyTensor:
+    dtype = DTYPES.get(plain.dtype.name, plain.dtype)  # a copy from another process stands for the one in the table
+    info = TensorInfo.of(dtype, plain.shape)
+    return LazyTensor(info, lambda start, stop: memoryview(plain.data)[start:stop], alias=id(plain))
+
+
+NAMES = (
+    "weight",
+    "layers.0.weight",
+    "layers.0",
+    "layers.10.weight",
+    "ünïcødé.权重.🙂",
+    " spaces and\ttabs ",
+    "line\nfeed",
+    "nul\0byte",
+    'quote"backslash\\',
+    "../../etc/passwd",
+    "__metadata__",
+    "ckptconv",
+    "format",
+    "state_dict",
+    "",
+    "lone\ud800surrogate",
+    "x" * 300,
+)
+"""Names that formats trip over. A state_dict may hold any string."""
+
+_F32, _I64 = DType.F32, DType.I64
+
+
+def samples_for(holds: Holds) -> list[Sample]:
+    """The samples that a format which holds that much has to give back."""
+    plain = next((dtype for dtype in (_F32, DType.U8) if dtype in holds.dtypes), next(iter(holds.dtypes)))
+    found = [
+        Sample("no-tensors", {}),
+        Sample("dtypes", {dtype.name: Plain.counting(dtype, 3, 8) for dtype in holds.dtypes}),
+        Sample("shapes", {str(shape): Plain.counting(plain, *shape) for shape in _SHAPES}),
+        Sample("names", {name: Plain.counting(plain, 2, 1 + at) for at, name in enumerate(NAMES)}),
+    ]
+    if holds.ties:
+        found.append(_tied(plain))
+    if holds.metadata != "none":
+        found.append(Sample("metadata", {"weight": Plain.counting(plain, 2)}, {**METADATA, "state_dict": StateDict()}))
+    if holds.metadata != "none" and holds.extras:
+        found += [_training(plain), _listed(plain)]
+    if holds.opaque:
+        found.append(Sample("opaque", {"weight": Plain.counting(plain, 2)}, {"o": _OPAQUE, "state_dict": StateDict()}))
+    return found
+
+
+def small_sample(holds: Holds) -> Sample:
+    """One small enough for damaging every bit of its header."""
+    plain = _F32 if _F32 in holds.dtypes else next(iter(holds.dtypes))
+    tensors = {"a.weight": Plain.counting(plain, 2, 3), "b": Plain.counting(plain), "c": Plain.counting(plain, 0, 2)}
+    if holds.metadata == "none":
+        return Sample("small", tensors)
+    return Sample("small", tensors, {"widths": [784, -1], "name": "net", "rate": 0.5, "state_dict": StateDict()})
+
+
+def large_sample(holds: Holds) -> Sample:
+    """One with much more data than any header."""
+    plain = _F32 if _F32 in holds.dtypes else next(iter(holds.dtypes))
+    return Sample("large", {"a": Plain.counting(plain, 1 << 20), "b": Plain.counting(plain, 1 << 10, 1 << 8)})
+
+
+def rich_sample(holds: Holds) -> Sample:
+    """One with a tie, an extra and metadata, whether the format holds them or not."""
+    tied = _training(_F32 if _F32 in holds.dtypes else next(iter(holds.dtypes)))
+    shared = next(iter(tied.tensors.values()))
+    return Sample("rich", {**tied.tensors, "head.weight": shared}, tied.root, tied.extras)
+
+
+_SHAPES = ((), (1,), (0,), (3, 0, 4), (1, 1, 1), (2, 3), (2, 3, 4, 6), (1,) * 12)
+
+
+def _tied(dtype: DType) -> Sample:
+    shared, other = Plain.counting(dtype, 4, 2), Plain.counting(dtype, 3, 1)
+    names = {"embed.weight": shared, "x.weight": other, "head.weight": shared, "y": other, "last.weight": shared}
+    return Sample("ties", {**names, "alone": Plain.counting(dtype, 4, 2)})
+
+
+def _training(dtype: DType) -> Sample:
+    moments = {f"optimizer.state.0.exp_avg{end}": Plain.counting(dtype, 2, 2) for end in ("", "_sq")}
+    state = {"step": 3.0, "exp_avg": TensorRef(next(iter(moments))), "exp_avg_sq": TensorRef(list(moments)[1])}
+    root = {
+        "epoch": 3,
+        "state_dict": StateDict(versions=OrderedDict({"": {"version": 1}, "bn": {"version": 2}})),
+        "optimizer": {"state": {0: state}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [0]}]},
+    }
+    return Sample("training", {"bn.weight": Plain.counting(dtype, 2, 2)}, root, moments)
+
+
+def _listed(dtype: DType) -> Sample:
+    plain = ((1, "extra_state", {"calls": 2}), (3, "note", "text"))
+    root: MetaNode = [StateDict(container="dict", plain=plain), {"lr": 0.1}, ("a", TensorRef("2.1"))]
+    return Sample("list", {"w": Plain.counting(dtype, 2), "b": Plain.counting(dtype)}, root, {
+        "2.1": Plain.counting(dtype, 5)
+    })  # fmt: skip
+
+
+METADATA: dict[Hashable, MetaNode] = {
+    "none": None,
+    "true": True,
+    "ints": [0, -1, 2**31, -(2**63), 2**64, -(2**100), 7**9000],
+    "floats": [0.0, -0.0, 1e-310, 0.1, inf, -inf, nan],
+    "complex": complex(-0.0, nan),
+    "text": ["", "a\0b\n", "权重", "\ud800", '"quoted"', "3", "[1]"],
+    "bytes": [b"", bytes(range(256)), bytearray(b"\0\xff")],
+    "tuple": (1, (), ("nested", [2.0])),
+    "sets": [set(), {1, "a", (2, None)}, frozenset([b"x", 1.5]), frozenset()],
+    "dict": {1: "int", "1": "text", None: 0, (1, 2): {}, 1.5: [], False: {"": 1}} | {"$int": "0x10", "$": {}},
+    "ordered": OrderedDict([("z", 1), ("a", OrderedDict())]),
+    "counter": Counter({"b": 2, "a": -1}),
+    "defaultdict": [defaultdict(list, {"k": [1]}), defaultdict(None, {1: 2}), defaultdict(OrderedDict)],
+    "size": [TorchSize((2, 3)), TorchSize()],
+    "torch": [
+        TorchValue("dtype", "bfloat16"),
+        TorchValue("device", "cuda:1"),
+        TorchValue("device", "cpu"),
+        TorchValue("layout", "strided"),
+        TorchValue("memory_format", "channels_last"),
+        TorchValue("qscheme", "per_tensor_affine"),
+    ],
+    "numpy": [
+        NumpyScalar("<f8", bytes(7) + b"\x40"),
+        NumpyScalar("|b1", b"\1"),
+        NumpyArray("<i4", (2, 3), bytes(range(24))),
+        NumpyArray(">f4", (3, 2), bytes(range(24)), fortran=True),
+        NumpyArray("<U2", (1,), b"a\0\0\0b\0\0\0"),
+        NumpyArray("<f8", (0, 4), b""),
+    ],
+    "large": b"\xa5" * 100_000,
+    "format": "a string of the user's",
+    "ckptconv": {"a key": "of the user's"},
+    "a.b": 1,
+    "a": {"b": 2},
+    "": "empty key",
+    "\ud800": "key with a lone surrogate",
+    7: "an int key",
+}
+"""One of everything that a metadata tree may hold."""
+
+_OPAQUE = Opaque(
+    "some.module.Config", "object", ("arg",), {"key": 1}, {"width": 3}, [1, (2,)], [("k", OrderedDict([(1, 2)]))]
+)

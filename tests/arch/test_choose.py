@@ -1,0 +1,84 @@
+"""Which spec: by evidence, in order, and never by fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckptconv.arch import choose, load_spec
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.errors import UsageError
+from tests.arch.real_models import ALL, Case, built, infos
+
+CASES = {str(case): case for case in ALL}
+SAME_NAMES = {"gemma": "llama", "roberta": "bert"}
+"""The first Gemma has Llama's names, a bare RoBERTa BERT's: only a config.json can tell them apart."""
+
+
+def tensors(name: str) -> dict[str, TensorInfo]:
+    return infos(built(CASES[name]).state_dict())
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_a_real_model_is_known_by_its_names(case: Case) -> None:
+    choice = choose(infos(built(case).state_dict()))
+    same = case.name.startswith(("GemmaFor", "RobertaModel"))
+    assert choice.spec.name == (SAME_NAMES[case.spec] if same else case.spec)
+    assert choice.evidence == "names"
+    assert choice.overlap == 1.0
+
+
+@pytest.mark.parametrize("case", [case for case in ALL if case.config], ids=str)
+def test_a_real_model_is_known_by_its_config(case: Case) -> None:
+    assert case.config is not None
+    choice = choose(infos(built(case).state_dict()), config=case.config())
+    assert (choice.spec.name, choice.evidence) == (case.spec, "config.json")
+
+
+def test_evidence_counts_in_its_order() -> None:
+    names = tensors("gpt2-GPT2Model-0")
+    meta = {"input_size": 1, "hidden_layers": [], "output_size": 2}
+    config = {"model_type": "t5"}
+    note = {"name": "vgg", "digest": load_spec("vgg").digest}
+    assert choose(names, metadata=meta, config=config, note=note).spec.name == "vgg"
+    assert choose(names, metadata=meta, config=config).spec.name == "t5"
+    assert choose(names, metadata=meta).spec.name == "mlp"
+    assert choose(names, metadata={"input_size": 1, "epoch": 3}).spec.name == "gpt2"
+
+
+def test_metadata_names_its_spec_whatever_its_values() -> None:
+    choice = choose({}, metadata={"input_size": None, "hidden_layers": "x", "output_size": -1})
+    assert (choice.spec.name, choice.evidence) == ("mlp", "metadata")
+
+
+def test_a_note_of_another_version_or_an_unknown_spec_is_said() -> None:
+    names = tensors("gpt2-GPT2Model-0")
+    old = choose(names, note={"name": "gpt2", "digest": "sha256:0"})
+    assert old.spec.name == "gpt2"
+    assert [finding.code for finding in old.findings] == ["arch-note"]
+    unknown = choose(names, note={"name": "mine"})
+    assert (unknown.spec.name, unknown.evidence) == ("gpt2", "names")
+    assert "'mine'" in unknown.findings[0].message
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_a_wrapper_is_seen_through(prefix: str) -> None:
+    wrapped = {prefix + name: value for name, value in tensors("resnet-resnet18").items()}
+    choice = choose(wrapped)
+    assert (choice.spec.name, choice.wrapper) == ("resnet", prefix)
+    stated = choose(wrapped, note={"name": "resnet"})
+    assert stated.wrapper == prefix
+    assert choose(tensors("resnet-resnet18")).wrapper == ""
+
+
+def test_half_of_the_names_is_enough_and_less_is_not() -> None:
+    names = tensors("gpt2-GPT2Model-1")
+    most = dict(list(names.items())[: len(names) * 2 // 3])
+    assert choose(most).spec.name == "gpt2"
+    stray = {f"x{i}.y": value for i, value in enumerate(names.values())}
+    with pytest.raises(UsageError, match="nothing says"):
+        choose({**most, **stray})
+    with pytest.raises(UsageError):
+        choose({"weight": TensorInfo.of(DType.F32, (3, 3))})
+    with pytest.raises(UsageError):
+        choose({})

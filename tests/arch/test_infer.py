@@ -1,0 +1,95 @@
+"""Specs from checkpoints: two sizes of a family accept a third, and refuse what is foreign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckptconv.arch import check, infer, parse_text, solve
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.errors import UnsupportedError, UsageError
+from tests.arch.real_models import ALL, built, infos
+
+if TYPE_CHECKING:
+    from ckptconv.arch import Spec
+
+CASES = {str(case): case for case in ALL}
+
+FAMILIES = [
+    ("mlp-modules0", "mlp-modules1", "mlp-modules2"),
+    ("mlp-plain0", "mlp-plain1", "mlp-plain2"),
+    ("mlp-batch0", "mlp-batch1", "mlp-batch2"),
+    ("resnet-resnet50", "resnet-resnet101", "resnet-resnet152"),
+    ("resnet-resnet18", "resnet-resnet34", "resnet-resnet18(num_classes=7)"),
+    ("vit-vit_b_32", "vit-vit_l_16", "vit-vit_h_14"),
+    *(
+        tuple(f"{name}-{size}" for size in range(3))
+        for name in (
+            "llama-LlamaForCausalLM", "llama-Qwen3ForCausalLM", "mixtral-MixtralForCausalLM", "gpt2-GPT2Model",
+            "bert-BertForMaskedLM", "roberta-RobertaForSequenceClassification", "distilbert-DistilBertForMaskedLM",
+            "t5-T5ForConditionalGeneration", "t5-T5ForConditionalGeneration-v1.1", "gemma-Gemma3ForCausalLM",
+            "whisper-WhisperForConditionalGeneration", "clip-CLIPModel", "vit-ViTForImageClassification",
+        )
+    ),
+]  # fmt: skip
+
+
+def tensors(name: str) -> dict[str, TensorInfo]:
+    return infos(built(CASES[name]).state_dict())
+
+
+def faults(spec: Spec, found: dict[str, TensorInfo]) -> int:
+    solution = solve(spec, found)
+    assert solution.table is not None
+    return len([*solution.findings, *check(solution.table, found)])
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family[0])
+def test_two_sizes_accept_the_third_and_refuse_another_model(family: tuple[str, str, str]) -> None:
+    first, second, third = (tensors(name) for name in family)
+    spec = parse_text(infer([first, second]))
+    assert [faults(spec, found) for found in (first, second, third)] == [0, 0, 0]
+    foreign = "distilbert-DistilBertModel-1" if "gpt2" in family[0] else "gpt2-GPT2Model-1"
+    assert faults(spec, tensors(foreign)) > 10
+    name = next(name for name in third if name.endswith("weight"))
+    assert faults(spec, {key: value for key, value in third.items() if key != name}) > 0
+
+
+def test_the_spec_of_a_fully_connected_network_reads_as_one_would_write_it() -> None:
+    text = infer([tensors("mlp-modules0"), tensors("mlp-modules2")], name="mlp", summary="Fully connected")
+    assert text == (
+        'spec = 1\nname = "mlp"\nsummary = "Fully connected"\n\n'
+        '[params]\nhidden_layers = "ints"\ninput_size = "int"\noutputs = "int"\n\n'
+        '[repeat]\nhidden_layer = "len(hidden_layers)"\n\n'
+        "[tensors]\n"
+        '"hidden_layers.{hidden_layer}.weight" = '
+        '"hidden_layers[hidden_layer] [input_size, *hidden_layers][hidden_layer]"\n'
+        '"hidden_layers.{hidden_layer}.bias" = "hidden_layers[hidden_layer]"\n'
+        '"output.weight" = "outputs hidden_layers[-1]"\n'
+        '"output.bias" = "outputs"\n'
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.endswith(("2", "_bn", "50", "_h_14"))])
+def test_one_checkpoint_gives_a_spec_that_it_fits(name: str) -> None:
+    found = tensors(name)
+    assert faults(parse_text(infer([found])), found) == 0
+
+
+def test_tensors_that_some_of_the_checkpoints_have_become_a_switch() -> None:
+    full = tensors("llama-LlamaForCausalLM-0")
+    tied = {name: value for name, value in tensors("llama-LlamaForCausalLM-2").items() if name != "lm_head.weight"}
+    spec = parse_text(infer([full, tied]))
+    assert [name for name, param in spec.params.items() if param.type == "bool"] == ["has_lm_head"]
+    assert faults(spec, tensors("llama-LlamaForCausalLM-1")) == 0
+
+
+def test_what_cannot_be_said_is_refused_by_name() -> None:
+    with pytest.raises(UsageError):
+        infer([])
+    with pytest.raises(UsageError):
+        infer([{}])
+    with pytest.raises(UnsupportedError, match="spell"):
+        infer([{"a{b}": TensorInfo.of(DType.F32, (3,))}])

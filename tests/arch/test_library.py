@@ -1,0 +1,103 @@
+"""Every library spec against the real classes: the model as it is fits, and with any one tensor changed it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckptconv.arch import Source, check, from_config, from_metadata, library, load_spec, solve
+from tests.arch.real_models import ALL, Case, aliases, built, infos
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.arch import Solution, Table
+    from ckptconv.core.report import Finding
+    from ckptconv.core.tensor import TensorInfo
+
+SAMPLE = 8
+"""Tensors of one model that are changed and solved for again, spread evenly; the table meets them all."""
+
+
+def stated(case: Case) -> list[Source]:
+    spec = load_spec(case.spec)
+    return [from_config(spec, case.config()) if case.config else from_metadata(spec, case.params)]
+
+
+def errors(case: Case, tensors: dict[str, TensorInfo], sources: list[Source]) -> tuple[Solution, list[Finding]]:
+    module = built(case)
+    shared = {name: key for name, key in aliases(module).items() if name in tensors}
+    solution = solve(load_spec(case.spec), tensors, sources, aliases=shared)
+    assert solution.table is not None, solution.problem
+    found = [
+        *solution.findings,
+        *check(solution.table, tensors, aliases=shared, versions=module.state_dict()._metadata),
+    ]
+    return solution, [finding for finding in found if finding.severity == "error"]
+
+
+def test_the_library_has_what_the_readme_names() -> None:
+    names = [entry.name for entry in library()]
+    assert names == sorted({case.spec for case in ALL})
+    assert all(entry.summary for entry in library())
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_a_real_model_fits_its_spec_from_its_tensors_alone(case: Case) -> None:
+    tensors = infos(built(case).state_dict())
+    solution, found = errors(case, tensors, [])
+    assert found == []
+    assert case.spec == "mlp" or not solution.disagreements
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_a_real_model_fits_its_spec_and_what_its_configuration_says(case: Case) -> None:
+    tensors = infos(built(case).state_dict())
+    sources = stated(case)
+    solution, found = errors(case, tensors, sources)
+    assert found == []
+    assert {name: solution.params[name] for name in sources[0].values} == sources[0].values
+
+
+def changed(tensors: dict[str, TensorInfo], name: str) -> Iterator[tuple[str, dict[str, TensorInfo]]]:
+    """One tensor removed, renamed, with a dimension more, with one dimension larger."""
+    info = tensors[name]
+    yield "removed", {key: value for key, value in tensors.items() if key != name}
+    yield "renamed", {key if key != name else f"{name}_": value for key, value in tensors.items()}
+    yield "rank", {**tensors, name: replace(info, shape=(*info.shape, 2))}
+    for axis, size in enumerate(info.shape):
+        shape = (*info.shape[:axis], size + 1, *info.shape[axis + 1 :])
+        yield f"axis {axis}", {**tensors, name: replace(info, shape=shape)}
+
+
+def noted(case: Case) -> Solution:
+    """What a note in the file would say: without one, a change of what a single tensor says is another model."""
+    return solve(load_spec(case.spec), infos(built(case).state_dict()), stated(case), aliases=aliases(built(case)))
+
+
+def is_tied(table: Table, name: str) -> bool:
+    """Whether a tensor may be absent because another that is there is tied to it."""
+    return table.tensors[name].tied_to is not None or any(entry.tied_to == name for entry in table.tensors.values())
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_the_table_refuses_any_single_changed_tensor(case: Case) -> None:
+    tensors, table = infos(built(case).state_dict()), noted(case).table
+    assert table is not None
+    versions = built(case).state_dict()._metadata
+    for name in list(tensors)[:: max(1, len(tensors) // 300)]:
+        for how, mutant in changed(tensors, name):
+            found = [finding for finding in check(table, mutant, versions=versions) if finding.severity == "error"]
+            assert bool(found) != (how == "removed" and is_tied(table, name)), f"{name}: {how}"
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_solving_again_refuses_any_single_changed_tensor(case: Case) -> None:
+    tensors, intact = infos(built(case).state_dict()), noted(case)
+    assert intact.table is not None
+    for name in list(tensors)[:: max(1, len(tensors) // SAMPLE)]:
+        for how, mutant in changed(tensors, name):
+            _, found = errors(case, mutant, [Source("arch note", intact.params)])
+            assert bool(found) != (how == "removed" and is_tied(intact.table, name)), f"{name}: {how}"

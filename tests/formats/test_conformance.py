@@ -1,0 +1,73 @@
+"""Our own formats pass the suite that we ask a plug-in's to pass, with their reference readers beside them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import deserialize
+
+from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.core.dtypes import DType
+from ckptconv.formats import safetensors as our_safetensors
+from ckptconv.formats import torch as our_torch
+from ckptconv.testing import FormatTests, Reading
+from tests.support.nodes import as_node, image, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DTYPE_NAMES = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
+GONE = object()
+
+
+class TestTorch(FormatTests):
+    format = our_torch.FORMATS[0]
+
+    def reference(self, path: Path) -> Reading:
+        """torch.load; numpy values, which the sample of all metadata has, need `weights_only=False`."""
+        return of_torch(load(path, weights_only=path.stem != "metadata"))
+
+
+class TestSafetensors(FormatTests):
+    format = our_safetensors.FORMATS[0]
+
+    def reference(self, path: Path) -> Reading:
+        entries = deserialize(path.read_bytes())
+        return Reading({name: (e["dtype"], tuple(e["shape"]), bytes(e["data"])) for name, e in entries})
+
+
+def of_torch(content: object) -> Reading:
+    """Tensors by the names that we give them, and all the rest."""
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+
+    def rest(node: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(node, torch.Tensor):
+            tensors[".".join(path)] = seen(node)
+            return GONE
+        if isinstance(node, dict):
+            model = "state_dict" in node
+            items = [
+                (key, rest(child, () if key == "state_dict" else (*path, str(key)))) for key, child in node.items()
+            ]
+            kept = [(key, child) for key, child in items if child is not GONE]
+            if isinstance(node, defaultdict):
+                return defaultdict(node.default_factory, kept)
+            return type(node)(dict(kept)) if kept or (not items and not model) else GONE
+        if type(node) in (list, tuple):
+            inner = [
+                rest(child, (*path, str(i)) if path or not isinstance(child, dict) else ())
+                for i, child in enumerate(node)
+            ]
+            return type(node)(child for child in inner if child is not GONE)
+        return node
+
+    left = rest(content, ())
+    return Reading(tensors, as_node(left) if isinstance(left, dict) else {} if left is GONE else None)
+
+
+def seen(tensor: torch.Tensor) -> tuple[str, tuple[int, ...], bytes]:
+    dtype = DTYPE_NAMES[tensor.dtype]
+    shape = tuple(tensor.shape)
+    return dtype.name, (*shape[:-1], shape[-1] * 2) if dtype is DType.F4 else shape, image(tensor)

@@ -1,0 +1,145 @@
+"""One file of each format, spelled out by hand: it is read as what it says, and written exactly so."""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import torch
+import xxhash
+from safetensors.torch import load_file
+
+import ckptconv
+from ckptconv.core.dtypes import DType
+from ckptconv.core.metadata import StateDict
+from ckptconv.formats import registry
+from ckptconv.testing import Plain, Sample
+from ckptconv.testing.worker import write
+from tests.support.nodes import load, same_object
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE_TWO = bytes.fromhex("0000803f00000040")  # 1.0, 2.0
+SHARED = Plain(DType.F32, (2,), ONE_TWO)
+SAMPLE = Sample(
+    "golden", {"w": SHARED, "v": SHARED}, {"widths": [3, 4], "shape": (2,), "name": "net", "state_dict": StateDict()}
+)
+VALUE = {
+    "widths": [3, 4], "shape": (2,), "name": "net", "state_dict": {"w": torch.tensor([1.0, 2.0])}
+}  # fmt: skip
+
+
+def xxh3(data: bytes) -> str:
+    return xxhash.xxh3_128(data).hexdigest()
+
+
+DIGEST = xxh3(
+    b'["v","F32",[2],"%(w)s"]\n["w","F32",[2],"%(w)s"]\n["tie",["v","w"]]\n'
+    b'["metadata",{"name":"net","shape":{"$tuple":[2]},"widths":[3,4]}]\n' % {b"w": xxh3(ONE_TWO).encode()}
+)
+
+SAFETENSORS_HEADER = (
+    '{"__metadata__":{"widths":"[3, 4]",'
+    '"shape":"{\\"$tuple\\": [2]}",'
+    '"name":"net",'
+    '"format":"pt",'
+    '"v":"w",'
+    '"ckptconv":"{'
+    '\\"version\\":1,'
+    '\\"root\\":{\\"widths\\":[3,4],\\"shape\\":{\\"$tuple\\":[2]},\\"name\\":\\"net\\",'
+    '\\"state_dict\\":{\\"$state_dict\\":{}}},'
+    '\\"ties\\":[[\\"v\\",\\"w\\",1]],'
+    f'\\"digest\\":\\"xxh3-128:{DIGEST}\\"'
+    '}"},'
+    '"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+).encode("ascii")
+SAFETENSORS_HEADER += b" " * (-len(SAFETENSORS_HEADER) % 8)
+SAFETENSORS = pack("<Q", len(SAFETENSORS_HEADER)) + SAFETENSORS_HEADER + ONE_TWO
+
+
+def text(value: bytes, memo: int) -> bytes:
+    return b"X" + pack("<I", len(value)) + value + b"q" + bytes([memo])
+
+
+STORAGE_0 = b"K\x02tQ"  # two elements; end of the tuple; a persistent id
+VIEW = (
+    b"K\x00"  # offset
+    b"K\x02\x85"  # size (2,)
+    b"K\x01\x85"  # stride (1,)
+    b"\x89"  # requires_grad: False
+    b"h\x05)R"  # hooks: OrderedDict()
+    b"tR"
+)
+PICKLE = b"".join(
+    [
+        b"\x80\x02}(",
+        text(b"widths", 0), b"](K\x03K\x04e",
+        text(b"shape", 1), b"K\x02\x85",
+        text(b"name", 2), text(b"net", 3),
+        text(b"state_dict", 4), b"ccollections\nOrderedDict\nq\x05)R(",
+        text(b"w", 6),
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\x07(",
+        b"(", text(b"storage", 8), b"ctorch\nFloatStorage\nq\x09", text(b"0", 10), text(b"cpu", 11), STORAGE_0,
+        VIEW,
+        text(b"v", 12),
+        b"h\x07(", b"(h\x08h\x09h\x0ah\x0b", STORAGE_0, VIEW,
+        b"uu.",
+    ]
+)  # fmt: skip
+RECORDS = [
+    (b"archive/data.pkl", PICKLE),
+    (b"archive/.format_version", b"1"),
+    (b"archive/.storage_alignment", b"64"),
+    (b"archive/byteorder", b"little"),
+    (b"archive/data/0", ONE_TWO),
+    (b"archive/version", b"3\n"),
+]
+
+
+def torch_archive() -> bytes:
+    """Version needed 2.0, flag: UTF-8 names, stored, 1980-01-01, data on 64-byte boundaries behind an "FB" field."""
+    local, directory = b"", b""
+    for name, data in RECORDS:
+        start = len(local)
+        room = -(start + 30 + len(name) + 4) % 64
+        extra = b"FB" + pack("<H", room) + b"Z" * room
+        common = pack("<5H3I", 20, 0x0800, 0, 0, 0x0021, crc32(data), len(data), len(data))
+        local += b"PK\3\4" + common + pack("<2H", len(name), len(extra)) + name + extra
+        assert len(local) % 64 == 0
+        local += data
+        directory += b"PK\1\2" + pack("<H", 20) + common + pack("<5H2I", len(name), 0, 0, 0, 0, 0, start) + name
+    end = pack("<4H2IH", 0, 0, len(RECORDS), len(RECORDS), len(directory), len(local), 0)
+    return local + directory + b"PK\5\6" + end
+
+
+def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:
+    write(registry.by_name("safetensors"), SAMPLE, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == SAFETENSORS
+
+
+def test_a_safetensors_file_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(SAFETENSORS)
+    assert load_file(tmp_path / "x.safetensors")["w"].tolist() == [1, 2]
+    with ckptconv.open(tmp_path / "x.safetensors") as checkpoint:
+        assert checkpoint.metadata == {"widths": [3, 4], "shape": (2,), "name": "net"}
+        assert checkpoint.ties == [["w", "v"]]
+        assert bytes(checkpoint["v"].read()) == ONE_TWO
+        assert checkpoint.notes.digest == f"xxh3-128:{DIGEST}"
+
+
+def test_a_torch_archive_is_written_exactly_so(tmp_path: Path) -> None:
+    write(registry.by_name("torch"), SAMPLE, tmp_path / "x.pth")
+    assert (tmp_path / "x.pth").read_bytes() == torch_archive()
+
+
+def test_a_torch_archive_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(torch_archive())
+    found = load(tmp_path / "x.pth")
+    assert found["state_dict"].pop("v").data_ptr() == found["state_dict"]["w"].data_ptr()  # type: ignore[index]
+    assert same_object({**found, "state_dict": dict(found["state_dict"])}, VALUE)  # type: ignore[dict-item, index]
+    with ckptconv.open(tmp_path / "x.pth") as checkpoint:
+        assert checkpoint.metadata == {"widths": [3, 4], "shape": (2,), "name": "net"}
+        assert checkpoint.ties == [["w", "v"]]
+        assert bytes(checkpoint["v"].read()) == ONE_TWO

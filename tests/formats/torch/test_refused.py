@@ -1,0 +1,115 @@
+"""Files that people have and that are not read: each is called by its name, and the hint says what to do."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import ckptconv
+from ckptconv.errors import CkptconvError, UnknownFormatError, UnsupportedError
+from tests.support.craft import FOUR_FLOATS, archive, saved, state_dict, tensor, zip_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def error_of(path: Path) -> CkptconvError:
+    with pytest.raises(CkptconvError) as error:
+        ckptconv.open(path)
+    assert error.value.hint
+    assert error.value.path == path
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_quantized_tensor(tmp_path: Path) -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
+    assert "quantized" in str(error_of(saved(tmp_path / "x.pth", {"w": quantized})))
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_sparse_tensor(layout: str, tmp_path: Path) -> None:
+    dense = torch.eye(3)
+    sparse = dense.to_sparse() if layout == "coo" else dense.to_sparse_csr()
+    error = error_of(saved(tmp_path / "x.pth", {"layer.w": sparse}))
+    assert isinstance(error, UnsupportedError)
+    assert "sparse" in str(error)
+    assert "'layer.w'" in str(error)
+
+
+def test_a_tensor_on_the_meta_device(tmp_path: Path) -> None:
+    assert "meta" in str(error_of(saved(tmp_path / "x.pth", {"w": torch.empty(3, device="meta")})))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_nested_tensor(tmp_path: Path) -> None:
+    nested = torch._nested_tensor_from_tensor_list([torch.ones(2), torch.ones(3)])
+    assert "nested" in str(error_of(saved(tmp_path / "x.pth", {"w": nested})))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_torchscript_archive(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
+    assert "TorchScript" in str(error_of(tmp_path / "x.pt"))
+
+
+def test_a_file_of_torch_before_1_6(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", {"w": torch.ones(2)}, _use_new_zipfile_serialization=False)
+    assert "1.6" in str(error_of(path))
+
+
+def test_a_bare_storage(tmp_path: Path) -> None:
+    error_of(saved(tmp_path / "x.pth", {"s": torch.ones(2).untyped_storage()}))
+
+
+def test_a_quantized_storage_class(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.pth", state_dict(w=tensor(storage="QInt8Storage")), {"0": FOUR_FLOATS})
+    assert "quantized" in str(error_of(path))
+
+
+def test_a_storage_class_that_is_none(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.pth", state_dict(w=tensor(storage="Foo")), {"0": FOUR_FLOATS})
+    assert isinstance(error_of(path), UnsupportedError)
+
+
+def test_a_tar_archive(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.add(saved(tmp_path / "y.pth", {}), "sys_info")
+    assert "tar" in str(error_of(tmp_path / "x.tar"))
+
+
+def test_a_plain_pickle(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"\x80\x04N.")
+    assert "pickle" in str(error_of(tmp_path / "x.pth"))
+
+
+def test_another_zip(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(zip_bytes([("hello.txt", b"hi")]))
+    assert isinstance(error_of(tmp_path / "x.pth"), UnknownFormatError | UnsupportedError)
+
+
+OTHERS = {
+    "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    "a web page": (b"<!DOCTYPE html><html></html>", "download"),
+    "a web page in lower case": (b"<!doctype html><html></html>", "download"),
+    "an empty file": (b"", "copy it again"),
+    "a gzip file": (b"\x1f\x8b\x08" + bytes(20), "gunzip"),
+    "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(20), "framework"),
+    "a GGUF file": (b"GGUF" + bytes(20), "llama"),
+    "a numpy array": (b"\x93NUMPY" + bytes(20), "torch.save"),
+    "noise": (b"\x17\x23" * 100, "ckptconv formats"),
+}
+
+
+@pytest.mark.parametrize(("data", "hint"), OTHERS.values(), ids=OTHERS.keys())
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x"])
+def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hint: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    error = error_of(tmp_path / name)
+    assert isinstance(error, UnknownFormatError)
+    assert hint in str(error.hint)

@@ -1,0 +1,111 @@
+"""Reading in ranges: exactly what is asked for, counted, or an error that says why not."""
+
+from __future__ import annotations
+
+import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+import ckptconv
+from ckptconv.errors import CorruptFileError, FileAccessError
+from ckptconv.io.source import Source
+from tests.support.craft import saved
+from tests.support.nodes import image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "x").write_bytes(bytes(range(256)))
+    return tmp_path / "x"
+
+
+def test_a_range_is_exactly_what_is_asked_for_and_is_counted(path: Path) -> None:
+    with Source(path) as source:
+        assert (source.size, source.bytes_read) == (256, 0)
+        assert bytes(source.read_at(250, 6)) == bytes(range(250, 256))
+        buffer = bytearray(4)
+        source.read_into(memoryview(buffer), 0)
+        assert bytes(buffer) == bytes(range(4))
+        assert source.bytes_read == 10
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 257), (256, 1), (-1, 1), (0, -1), (2**70, 1), (1, 2**70)])
+def test_a_range_outside_of_the_file_is_refused_before_memory_is_taken(offset: int, length: int, path: Path) -> None:
+    with Source(path) as source, pytest.raises(CorruptFileError):
+        source.read_at(offset, length)
+
+
+def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:3]], offset))
+    with Source(path) as source:
+        assert bytes(source.read_at(0, 256)) == bytes(range(256))
+
+
+def test_a_disk_that_fails_is_an_error_of_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int, buffers: list[memoryview], offset: int) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with Source(path) as source, pytest.raises(FileAccessError, match="input/output error") as error:
+        source.read_at(0, 1)
+    assert error.value.path == path
+
+
+def test_the_same_file_is_known_by_any_of_its_names(path: Path, tmp_path: Path) -> None:
+    os.link(path, tmp_path / "hard")
+    (tmp_path / "soft").symlink_to(path)
+    (tmp_path / "other").write_bytes(b"")
+    with Source(path) as source:
+        names = ("x", "hard", "soft", "other", "missing")
+        assert [source.is_file_at(tmp_path / name) for name in names] == [True, True, True, False, False]
+
+
+def test_many_threads_may_read_at_once(tmp_path: Path) -> None:
+    values = torch.arange(1 << 16, dtype=torch.int32).reshape(256, 256)
+    with ckptconv.open(saved(tmp_path / "t.pth", {"w": values, "t": values.t()})) as checkpoint:
+        images = {"w": image(values), "t": image(values.t())}
+        ranges = [(name, start) for name in ("w", "t") for start in range(0, 1 << 18, 1 << 13)]
+
+        def right(one: tuple[str, int]) -> bool:
+            name, start = one
+            return bytes(checkpoint[name].read(start, start + 999)) == images[name][start : start + 999]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(right, ranges))
+
+
+def test_a_transposed_tensor_is_gathered_in_bounded_memory(tmp_path: Path) -> None:
+    values = np.arange(1 << 22, dtype=np.float32).reshape(1 << 11, 1 << 11)
+    path = saved(tmp_path / "t.pth", {"w": torch.from_numpy(values).t()})
+    ckptconv.convert(path, tmp_path / "warm.safetensors")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with ckptconv.open(path) as checkpoint:
+        tensor = checkpoint["w"]
+        for start in range(0, tensor.info.nbytes, 1 << 20):
+            part = np.frombuffer(tensor.read(start, start + (1 << 20)), dtype=np.float32)
+            assert np.array_equal(part, values.T.ravel()[start // 4 : start // 4 + len(part)])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+def test_thousands_of_compressed_storages_take_one_temporary_file(tmp_path: Path) -> None:
+    import zipfile
+
+    from tests.support.craft import repacked
+
+    state = {f"t{i}": torch.full((3,), float(i)) for i in range(1500)}
+    path = repacked(saved(tmp_path / "s.pth", state), tmp_path / "z.pth", method=zipfile.ZIP_DEFLATED)
+    before = len(os.listdir("/proc/self/fd"))
+    with ckptconv.open(path) as checkpoint:
+        for name, tensor in checkpoint.items():
+            assert bytes(tensor.read()) == image(state[name])
+        assert len(os.listdir("/proc/self/fd")) <= before + 3
+    ckptconv.convert(path, tmp_path / "z.safetensors")

@@ -1,0 +1,221 @@
+"""What `import ckptconv` gives: open, convert, inspect; nothing printed, nothing heavy imported."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ckptconv
+from ckptconv.errors import CkptconvError, UsageError
+from tests.support.craft import saved
+from tests.support.nodes import image, load, plain_text, same_object
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATE = OrderedDict([("a.weight", torch.arange(6.0).reshape(2, 3)), ("a.bias", torch.ones(2).bfloat16())])
+VALUE = {"epoch": 3, "state_dict": STATE}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return saved(tmp_path / "in.pth", VALUE)
+
+
+def test_an_open_checkpoint_is_a_mapping_of_lazy_tensors(path: Path) -> None:
+    with ckptconv.open(path) as checkpoint:
+        assert list(checkpoint) == list(STATE)
+        assert len(checkpoint) == 2
+        assert "a.weight" in checkpoint
+        assert checkpoint["a.weight"].info.shape == (2, 3)
+        assert checkpoint.metadata == {"epoch": 3}
+        assert np.array_equal(checkpoint["a.weight"].numpy(), STATE["a.weight"].numpy())
+        assert checkpoint["a.bias"].numpy().dtype.name == "bfloat16"
+        assert torch.equal(checkpoint["a.bias"].to_torch(), STATE["a.bias"])
+        with pytest.raises(KeyError):
+            checkpoint["b"]
+        with pytest.raises(IndexError):
+            checkpoint["a.weight"].read(0, 25)
+    checkpoint.close()
+
+
+def test_a_closed_checkpoint_cannot_be_read(path: Path) -> None:
+    with ckptconv.open(path) as checkpoint:
+        pass
+    with pytest.raises(CkptconvError):
+        checkpoint["a.weight"].read()
+
+
+def test_the_source_format_may_be_forced(path: Path) -> None:
+    with pytest.raises(CkptconvError):
+        ckptconv.open(path, format="safetensors")
+    with pytest.raises(UsageError):
+        ckptconv.open(path, format="nonsense")
+
+
+def test_convert_says_what_it_did(path: Path, tmp_path: Path) -> None:
+    result = ckptconv.convert(path, tmp_path / "out.safetensors")
+    assert (result.source_format, result.target_format, result.tensors) == ("torch", "safetensors", 2)
+    assert result.nbytes == (tmp_path / "out.safetensors").stat().st_size
+    assert result.digest == ckptconv.inspect(path, digest=True).digest
+    assert (result.losses, result.findings) == ([], [])
+    assert json.loads(json.dumps(result.to_dict()))["target"] == str(tmp_path / "out.safetensors")
+
+
+def test_a_dry_run_writes_nothing(path: Path, tmp_path: Path) -> None:
+    result = ckptconv.convert(path, tmp_path / "out.safetensors", dry_run=True)
+    assert result.nbytes == 28
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_target_format_is_what_the_name_or_the_caller_says(path: Path, tmp_path: Path) -> None:
+    for name in ("a.pt", "a.bin", "a.ckpt", "a.PTH"):
+        assert ckptconv.convert(path, tmp_path / name).target_format == "torch"
+    assert ckptconv.convert(path, tmp_path / "a.dat", to_format="safetensors").target_format == "safetensors"
+    with pytest.raises(UsageError):
+        ckptconv.convert(path, tmp_path / "a.dat2")
+    with pytest.raises(UsageError, match="no loss"):
+        ckptconv.convert(path, tmp_path / "x.pth", allow_loss=["metdata"])
+
+
+def test_metadata_can_be_set_on_a_bare_state_dict(tmp_path: Path) -> None:
+    path = saved(tmp_path / "bare.pth", STATE)
+    ckptconv.convert(path, tmp_path / "out.pth", metadata={"sizes": [1, 2], "name": "x"})
+    assert same_object(load(tmp_path / "out.pth"), {"sizes": [1, 2], "name": "x", "state_dict": STATE})
+    ckptconv.convert(tmp_path / "out.pth", tmp_path / "two.safetensors", metadata={"name": "y"})
+    ckptconv.convert(tmp_path / "two.safetensors", tmp_path / "three.pth")
+    assert same_object(load(tmp_path / "three.pth"), {"sizes": [1, 2], "name": "y", "state_dict": STATE})
+
+
+def test_metadata_set_with_bare_stands_beside_the_models_tensors_alone(path: Path, tmp_path: Path) -> None:
+    ckptconv.convert(path, tmp_path / "out.pth", bare=True, metadata={"name": "x"})
+    assert same_object(load(tmp_path / "out.pth"), {"name": "x", "state_dict": STATE})
+
+
+def test_a_bare_conversion_is_what_the_usual_script_writes(path: Path, tmp_path: Path) -> None:
+    ckptconv.convert(path, tmp_path / "bare.safetensors", bare=True)
+    assert same_object(dict(load_file(tmp_path / "bare.safetensors")), dict(STATE)) or set(
+        load_file(tmp_path / "bare.safetensors")
+    ) == set(STATE)
+    ckptconv.convert(path, tmp_path / "bare.pth", bare=True)
+    assert same_object(load(tmp_path / "bare.pth"), STATE)
+
+
+def test_inspect_reads_headers_alone_and_gives_plain_data(path: Path) -> None:
+    found = ckptconv.inspect(path)
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (found.verdict, document["parameters"], document["nbytes"]) == ("plain", 8, path.stat().st_size)
+    assert [(entry["name"], entry["dtype"], entry["shape"], entry["tied_to"]) for entry in document["tensors"]] == [
+        ("a.weight", "F32", [2, 3], None), ("a.bias", "BF16", [2], None)
+    ]  # fmt: skip
+    assert document["metadata"] == {"epoch": 3}
+
+
+def test_the_digest_is_the_same_in_every_format_and_changes_with_every_value(path: Path, tmp_path: Path) -> None:
+    digests = {ckptconv.inspect(path, digest=True).digest}
+    ckptconv.convert(path, tmp_path / "a.safetensors")
+    ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.pth")
+    digests |= {ckptconv.inspect(tmp_path / name, digest=True).digest for name in ("a.safetensors", "b.pth")}
+    assert len(digests) == 1
+    others = [
+        {**VALUE, "epoch": 4}, {**VALUE, "epoch": 3.0}, {"epoch": 3, "state_dict": {**STATE, "a.bias": torch.ones(2)}},
+        {"epoch": 3, "state_dict": {**STATE, "c": torch.ones(1)}}, {"state_dict": STATE},
+        {"epoch": 3, "state_dict": {"a.weight": STATE["a.weight"].reshape(3, 2), "a.bias": STATE["a.bias"]}},
+    ]  # fmt: skip
+    for other in others:
+        digests.add(ckptconv.inspect(saved(tmp_path / "o.pth", other), digest=True).digest)
+    assert len(digests) == 1 + len(others)
+
+
+def test_the_digest_does_not_depend_on_order_strides_or_bookkeeping(path: Path, tmp_path: Path) -> None:
+    state = {"a.bias": torch.nn.Parameter(STATE["a.bias"]), "a.weight": STATE["a.weight"].t().contiguous().t()}
+    other = saved(tmp_path / "o.pth", {"epoch": 3, "state_dict": state})
+    assert ckptconv.inspect(other, digest=True).digest == ckptconv.inspect(path, digest=True).digest
+
+
+def test_statistics_are_torchs_own(tmp_path: Path) -> None:
+    value = torch.tensor([1.0, -3.0, 0.0, float("nan"), float("inf"), -float("inf"), 5.0])
+    found = ckptconv.inspect(saved(tmp_path / "s.pth", {"w": value, "e": torch.empty(0)}), stats=True)
+    assert found.stats is not None
+    figures = found.stats["w"].to_dict()  # type: ignore[union-attr]
+    assert (figures["nan"], figures["inf"], figures["zeros"]) == (1, 2, 1)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_every_error_reads_as_one_line_with_a_hint_and_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"noise" * 10)
+    for source in (tmp_path / "x.pth", tmp_path / "missing.pth", tmp_path):
+        with pytest.raises(CkptconvError) as error:
+            ckptconv.convert(source, tmp_path / "out.pth")
+        assert plain_text(error.value)
+        assert error.value.hint
+        assert error.value.path == source
+
+
+def test_nothing_is_printed(path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    ckptconv.convert(path, tmp_path / "out.safetensors")
+    ckptconv.inspect(path, stats=True, digest=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tensor_without_a_numpy_type_says_how_to_read_it(tmp_path: Path) -> None:
+    value = torch.ones(2, dtype=torch.complex32)
+    with ckptconv.open(saved(tmp_path / "h.pth", {"w": value})) as checkpoint:
+        with pytest.raises(CkptconvError, match="C32"):
+            checkpoint["w"].numpy()
+        assert bytes(checkpoint["w"].read()) == image(value)
+
+
+BARE = """
+import importlib, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Refuse())
+for name in {modules}:
+    importlib.import_module(name)
+print(sorted(name for name in ("torch", "numpy", "ml_dtypes", "onnx", "onnxruntime", "safetensors", "rich")
+             if name in sys.modules))
+"""
+
+
+def run_bare(modules: list[str], blocked: set[str]) -> str:
+    program = BARE.format(modules=modules, blocked=blocked)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_library_imports_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "ml_dtypes", "onnx", "onnxruntime", "safetensors", "rich"}
+    assert run_bare(["ckptconv", "ckptconv.cli.main"], heavy) == "[]\n"
+
+
+def test_every_module_is_importable_without_torch_numpy_and_pytest() -> None:
+    names = [one.name for one in pkgutil.walk_packages(ckptconv.__path__, "ckptconv.") if "__main__" not in one.name]
+    assert len(names) > 40
+    assert run_bare(names, {"torch", "numpy", "ml_dtypes", "onnx", "onnxruntime", "safetensors", "pytest"}) in (
+        "[]\n",
+        "['rich']\n",
+    )
+
+
+def test_a_whole_conversion_works_without_torch(path: Path, tmp_path: Path) -> None:
+    program = BARE.format(modules=["ckptconv"], blocked={"torch"}) + (
+        "import ckptconv; ckptconv.convert(sys.argv[1], sys.argv[2]); ckptconv.convert(sys.argv[2], sys.argv[3]);"
+        "print(ckptconv.inspect(sys.argv[3]).verdict)"
+    )
+    files = [str(path), str(tmp_path / "m.safetensors"), str(tmp_path / "back.pth")]
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("plain\n")
+    assert same_object(load(tmp_path / "back.pth"), VALUE)

@@ -1,0 +1,138 @@
+"""A format of another package: found by its entry point, as good as ours; a broken one is named, never fatal."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import ckptconv
+from ckptconv.errors import LossError, PluginError, UnknownFormatError, UsageError
+from ckptconv.formats import preflight, registry
+from ckptconv.formats.base import Format
+from ckptconv.testing import FormatTests
+from tests.support.craft import saved
+from tests.support.nodes import load, same_object
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGES = Path(__file__).parent / "plugin_package"
+if str(PACKAGES) not in sys.path:
+    sys.path.append(str(PACKAGES))
+
+
+class TestJsonRaw(FormatTests):
+    """The conformance suite, as the plug-in's own tests would run it."""
+
+    format = importlib.import_module("ckptconv_jsonraw").FORMAT
+
+
+@pytest.fixture(autouse=True)
+def fresh_registry() -> Iterator[None]:
+    importlib.invalidate_caches()
+    registry.plugins.cache_clear()
+    yield
+    registry.plugins.cache_clear()
+
+
+VALUE = {"epoch": 3, "state_dict": {"w": torch.ones(2), "v": torch.zeros(3)}}
+
+
+def test_it_is_found_by_name_by_suffix_and_by_its_bytes(tmp_path: Path) -> None:
+    state = {"w": torch.ones(2), "v": torch.zeros(3).half()}
+    path = saved(tmp_path / "in.pth", state)
+    ckptconv.convert(path, tmp_path / "a.jsonraw")
+    ckptconv.convert(path, tmp_path / "b.bin", to_format="jsonraw")
+    assert (tmp_path / "a.jsonraw").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    with ckptconv.open(tmp_path / "b.bin") as checkpoint:
+        assert checkpoint.format == "jsonraw"
+    ckptconv.convert(tmp_path / "b.bin", tmp_path / "back.pth")
+    assert set(load(tmp_path / "back.pth")) == set(state)  # type: ignore[call-overload]
+    assert registry.by_name("jsonraw") in registry.all_formats()
+
+
+def test_what_it_cannot_hold_needs_consent_code_by_code(tmp_path: Path) -> None:
+    shared = torch.ones(2)
+    value = {"epoch": 3, "state_dict": {"a": shared, "b": shared, "c": torch.ones(1, dtype=torch.complex128)}, "ema": {
+        "a": torch.zeros(2)
+    }}  # fmt: skip
+    path = saved(tmp_path / "in.pth", value)
+    target = tmp_path / "out.jsonraw"
+    with pytest.raises(LossError) as error:
+        ckptconv.convert(path, target)
+    assert {loss.code for loss in error.value.losses} == {"dtype", "tie", "extras", "metadata"}
+    assert all(f"--allow-loss {loss.code}" in str(error.value.hint) for loss in error.value.losses)
+    assert len(error.value.details) == 4
+    with pytest.raises(LossError) as error:
+        ckptconv.convert(path, target, allow_loss=["metadata", "extras", "dtype"])
+    assert [loss.code for loss in error.value.losses] == ["tie"]
+    dry = ckptconv.convert(path, target, dry_run=True)
+    assert {loss.code for loss in dry.losses} == {"dtype", "tie", "extras", "metadata"}
+    assert not target.exists()
+    with pytest.raises(LossError) as error:
+        ckptconv.convert(path, target, bare=True)
+    assert {loss.code for loss in error.value.losses} == {"dtype", "tie"}
+    assert set(preflight.CODES) >= {loss.code for loss in dry.losses}
+
+
+def test_consent_to_all_goes_on_without(tmp_path: Path) -> None:
+    path = saved(tmp_path / "in.pth", VALUE)
+    for number, allowed in enumerate((["metadata"], ["all"])):
+        result = ckptconv.convert(path, tmp_path / f"{number}.jsonraw", allow_loss=allowed)
+        assert [loss.code for loss in result.losses] == ["metadata"]
+    ckptconv.convert(tmp_path / "1.jsonraw", tmp_path / "back.pth")
+    assert same_object(dict(load(tmp_path / "back.pth")), VALUE["state_dict"])  # type: ignore[call-overload]
+
+
+def test_broken_plug_ins_are_named_and_the_others_still_work(tmp_path: Path) -> None:
+    formats, errors = registry.plugins()
+    assert [one.name for one in formats] == ["jsonraw"]
+    assert len(errors) == 3
+    for name, error in zip(("absent", "raising", "wrong"), errors, strict=True):
+        assert isinstance(error, PluginError)
+        assert repr(name) in str(error)
+    (tmp_path / "noise").write_bytes(b"\x17\x23" * 50)
+    with pytest.raises(UnknownFormatError) as unknown:
+        ckptconv.open(tmp_path / "noise")
+    assert "absent" in str(unknown.value.hint)
+
+
+def test_a_name_that_is_nearly_one_is_suggested() -> None:
+    with pytest.raises(UsageError) as error:
+        registry.by_name("jsonrow")
+    assert "jsonraw" in str(error.value.hint)
+    with pytest.raises(UsageError) as error:
+        registry.by_name("zzz")
+    assert "torch" in str(error.value.hint)
+    with pytest.raises(UsageError) as error:
+        registry.by_suffix(Path("model.h5"))
+    assert ".safetensors" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("missing", ["no_such_module:read", "ckptconv_jsonraw.files:no_such_function"])
+def test_a_passport_that_names_what_is_not_there_is_a_plug_in_error(missing: str, tmp_path: Path) -> None:
+    odd = Format(name="odd", summary="odd", suffixes=(".odd",), claims=missing, reader=missing, writer=missing)
+    (tmp_path / "x.odd").write_bytes(b"abc")
+    from ckptconv.io.source import Source
+
+    with Source(tmp_path / "x.odd") as source:
+        for function in (odd.claims_file, odd.read):
+            with pytest.raises(PluginError, match="'odd'"):
+                function(source)
+
+
+def test_listing_the_built_in_formats_and_using_them_loads_no_plug_in() -> None:
+    program = (
+        "import sys, ckptconv.formats.registry as r; r.by_name('torch'); r.by_name('safetensors'); "
+        "print([m for m in sys.modules if 'jsonraw' in m or m.startswith('ckptconv.formats.torch.r')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(PACKAGES)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
