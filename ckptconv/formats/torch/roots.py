@@ -228,7 +228,7 @@ class _Planter:
         )
 
     def _ref(self, stub: TensorStub, path: Path) -> TensorRef:
-        name = ".".join(str(key) for key in path) or "tensor"
+        name = ".".join(_without_plumbing(path)) or "tensor"
         free, number = name, 2
         while free in self._tree.model or free in self._tree.extras:
             free, number = f"{name}#{number}", number + 1
@@ -269,6 +269,17 @@ class _Planter:
             [self._node(item, (*path, f"items[{i}]")) for i, item in enumerate(thing.items)],
             [(self._node(key, (*path, "key")), self._node(item, (*path, key))) for key, item in thing.pairs],
         )
+
+
+_PLUMBING = ("_parameters", "_buffers", "_modules")
+
+
+def _without_plumbing(path: Path) -> list[str]:
+    """A path as `state_dict` would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
+    names = [str(key) for key in path]
+    inside = [i for i, (a, b) in enumerate(zip(names, names[1:], strict=False)) if a == "state" and b in _PLUMBING]
+    left_out = {*inside, *(i + 1 for i in inside)}
+    return [name for i, name in enumerate(names) if i not in left_out]
 
 
 def _depends_on_tensor(thing: Thing) -> bool:
