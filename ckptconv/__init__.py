@@ -10,6 +10,7 @@
     ckptconv.convert("model.pth", "model.safetensors")
     ckptconv.inspect("model.pth").verdict              # "plain", "opaque" or "would run code"
     ckptconv.validate("model.pth").valid               # does it fit its architecture, and if not, why not?
+    ckptconv.architecture("mlp").spec.required         # what a model of an architecture is described by
 
 Every error is a `ckptconv.CkptconvError` with `.path` and `.hint`.
 """
@@ -19,7 +20,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptconv.api import Conversion, Inspection, Validation, convert, inspect, open, validate
+    from ckptconv.api import (
+        Architecture,
+        Conversion,
+        Inferred,
+        Inspection,
+        Validation,
+        architecture,
+        architectures,
+        convert,
+        infer_architecture,
+        inspect,
+        open,
+        validate,
+    )
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.errors import CkptconvError
@@ -27,29 +41,39 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Architecture": "ckptconv.api",
     "Checkpoint": "ckptconv.core.checkpoint",
     "CkptconvError": "ckptconv.errors",
     "Conversion": "ckptconv.api",
+    "Inferred": "ckptconv.api",
     "Inspection": "ckptconv.api",
     "LazyTensor": "ckptconv.core.tensor",
     "TensorInfo": "ckptconv.core.tensor",
     "Validation": "ckptconv.api",
+    "architecture": "ckptconv.api",
+    "architectures": "ckptconv.api",
     "convert": "ckptconv.api",
+    "infer_architecture": "ckptconv.api",
     "inspect": "ckptconv.api",
     "open": "ckptconv.api",
     "validate": "ckptconv.api",
 }
 
 __all__ = [
+    "Architecture",
     "Checkpoint",
     "CkptconvError",
     "Conversion",
+    "Inferred",
     "Inspection",
     "LazyTensor",
     "TensorInfo",
     "Validation",
     "__version__",
+    "architecture",
+    "architectures",
     "convert",
+    "infer_architecture",
     "inspect",
     "open",
     "validate",

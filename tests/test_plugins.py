@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,22 +24,36 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGES = Path(__file__).parent / "plugin_package"
-if str(PACKAGES) not in sys.path:
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """The plug-in's packages are there for these tests, and for no other: they run in one process."""
     sys.path.append(str(PACKAGES))
+    importlib.invalidate_caches()
+    registry.plugins.cache_clear()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(PACKAGES))
+        registry.plugins.cache_clear()
+
+
+def plugin_format() -> Format:
+    with installed():
+        return importlib.import_module("ckptconv_jsonraw").FORMAT
 
 
 class TestJsonRaw(FormatTests):
     """The conformance suite, as the plug-in's own tests would run it."""
 
-    format = importlib.import_module("ckptconv_jsonraw").FORMAT
+    format = plugin_format()
 
 
 @pytest.fixture(autouse=True)
-def fresh_registry() -> Iterator[None]:
-    importlib.invalidate_caches()
-    registry.plugins.cache_clear()
-    yield
-    registry.plugins.cache_clear()
+def with_the_plugin() -> Iterator[None]:
+    with installed():
+        yield
 
 
 VALUE = {"epoch": 3, "state_dict": {"w": torch.ones(2), "v": torch.zeros(3)}}

@@ -1,11 +1,25 @@
-"""What ``import ckptconv`` gives: open, convert, inspect, validate.
+"""What ``import ckptconv`` gives: open, convert, inspect, validate, and what is known of architectures.
 
 Results are data; nothing is printed. A `progress` callback is told the bytes done and the bytes in all.
 """
 
+from ckptconv.api.architectures import Architecture, Inferred, architecture, architectures, infer_architecture
 from ckptconv.api.convert import Conversion, convert
 from ckptconv.api.inspect import Inspection, inspect
 from ckptconv.api.open import open
 from ckptconv.api.validate import Validation, validate
 
-__all__ = ["Conversion", "Inspection", "Validation", "convert", "inspect", "open", "validate"]
+__all__ = [
+    "Architecture",
+    "Conversion",
+    "Inferred",
+    "Inspection",
+    "Validation",
+    "architecture",
+    "architectures",
+    "convert",
+    "infer_architecture",
+    "inspect",
+    "open",
+    "validate",
+]

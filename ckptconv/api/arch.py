@@ -49,7 +49,10 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
     if arch is None:
         infos = {name: tensor.info for name, tensor in checkpoint.items()}
         note = checkpoint.notes.arch
-        choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
+        try:
+            choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
+        except UsageError as error:
+            raise error.at(path) from None
         sources = _sources(choice.spec, checkpoint, config, settings)
         return Resolved(choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings))
     if arch in library_names() or arch.endswith(".toml"):
@@ -58,14 +61,16 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
     if is_reference(arch):
         return Resolved(arch, "--arch", table=factory_table(arch, checkpoint.metadata, settings))
     if Path(arch).is_file():
+        if settings:
+            raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=_table_of(arch))
+    raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, or FILE.py:CLASS")
+
+
+def unknown(arch: str, otherwise: str) -> UsageError:
+    """The error for a name that no spec has, with the nearest that one has as its hint."""
     near = get_close_matches(arch, library_names(), n=1)
-    hint = (
-        f"did you mean {near[0]!r}?"
-        if near
-        else "a library name (ckptconv arch list), spec.toml, a checkpoint, or FILE.py:CLASS"
-    )
-    raise UsageError(f"there is no architecture {arch!r}", hint=hint)
+    return UsageError(f"there is no architecture {arch!r}", hint=f"did you mean {near[0]!r}?" if near else otherwise)
 
 
 def _sources(

@@ -14,7 +14,7 @@ from ckptconv.formats.base import WriteOptions
 from ckptconv.io.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
@@ -67,6 +67,9 @@ def convert(
     bare: bool = False,
     metadata: Mapping[str, MetaNode] | None = None,
     allow_loss: Collection[str] = (),
+    arch: str | None = None,
+    settings: Sequence[str] = (),
+    with_params: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
@@ -77,19 +80,32 @@ def convert(
     metadata:   top-level keys to set.
     allow_loss: codes of losses that are agreed to (`preflight.CODES`), or "all".
 
+    arch:        the architecture that the source must fit, as in `validate`; the target remembers it as a note.
+    settings:    ``"name=value"`` params of that architecture, which outrank everything else.
+    with_params: also write the architecture's required params into the metadata, as far as they are not there yet.
+                 Without `arch` it is chosen by evidence.
+
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
-    Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError and others of CkptconvError.
+    Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
     """
     if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
+    if settings and arch is None and not with_params:
+        raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
     wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))
     with open(source, format=from_format) as opened:
-        checkpoint = opened.bare() if bare else opened
-        checkpoint = checkpoint.with_metadata(metadata or {})
+        fitting = None
+        if arch is not None or with_params:
+            from ckptconv.api.fitting import fit
+
+            said = opened.with_metadata(metadata or {})
+            fitting = fit(Path(source), said, arch, settings, params=with_params)
+        values = {**(fitting.params if fitting else {}), **(metadata or {})}
+        checkpoint = _prepared(opened, values, bare=bare, note=fitting.note if fitting else None)
         losses = preflight.losses(checkpoint, wanted)
         result = Conversion(
             Path(source), Path(target), opened.format, wanted.name, len(checkpoint), 0, losses,
-            _findings(checkpoint, wanted, bare=bare),
+            [*(fitting.findings if fitting else ()), *_findings(checkpoint, wanted, bare=bare)],
         )  # fmt: skip
         if dry_run:
             planned = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
@@ -97,10 +113,20 @@ def convert(
         _refuse(losses, allow_loss, source)
         try:
             return _write(
-                opened, checkpoint, wanted, Target(target, replace=force), result, progress, plain=bare and not metadata
+                opened, checkpoint, wanted, Target(target, replace=force), result, progress, plain=bare and not values
             )
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
+
+
+def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
+    """What is to be written. The model's tensors alone carry no note of their architecture."""
+    checkpoint = (opened.bare() if bare else opened).with_metadata(values)
+    if note is None or (bare and not values):
+        return checkpoint
+    from ckptconv.api.fitting import noted
+
+    return noted(checkpoint, note)
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ckptconv.api.open import PathText
-    from ckptconv.arch.spec import ParamValue
+    from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
@@ -27,6 +27,7 @@ class Validation:
     evidence: why that one.
     params:   what was bound, and in `origins` from where.
     findings: causes before symptoms; valid means that none of them is an error.
+    spec:     the spec, where it was compared with one.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Validation:
     findings: list[Finding]
     params: Mapping[str, ParamValue] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    spec: Spec | None = field(default=None, repr=False)
 
     @property
     def valid(self) -> bool:
@@ -71,16 +73,18 @@ def validate(
 
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """
-    from ckptconv.checks.values import check_values
-
     with open(path, format=format) as checkpoint:
-        result = _compare(Path(path), checkpoint, arch, settings)
+        result = compare(Path(path), checkpoint, arch, settings)
         if values:
-            result.findings.extend(check_values(checkpoint, progress))
+            from ckptconv.checks.values import check_values
+
+            found = [*result.findings, *check_values(checkpoint, progress)]
+            return replace(result, findings=_sorted(found))
         return result
 
 
-def _compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
+def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
+    """Check a checkpoint that is open; `path` says where a config.json may lie beside it."""
     from ckptconv.api.arch import resolve
     from ckptconv.checks.validate import validate_spec, validate_table
 
@@ -90,5 +94,14 @@ def _compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Seq
     else:
         assert chosen.spec is not None
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources)
-    findings = [*chosen.findings, *verdict.findings]
-    return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins)
+    findings = _sorted([*chosen.findings, *verdict.findings])
+    return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
+
+
+def _sorted(findings: list[Finding]) -> list[Finding]:
+    """Causes before symptoms, whichever check they are from."""
+    from ckptconv.checks.blame import ORDER
+
+    rank = {code: i for i, code in enumerate(ORDER)}
+    severity = ("error", "warning", "info")
+    return sorted(findings, key=lambda found: (severity.index(found.severity), rank.get(found.code, len(ORDER))))

@@ -144,7 +144,8 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
 
 def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[tuple[float, Spec]]:
     """(overlap, spec) of the likeliest specs, best first."""
-    shares = sorted(((_likely(spec, tensors), spec) for spec in specs), key=lambda entry: -entry[0])
+    kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
+    shares = sorted(((_likely(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
     close = [spec for share, spec in shares if share >= ENOUGH][:CLOSE] or [spec for _, spec in shares[:1]]
     return sorted(((overlap(spec, tensors), spec) for spec in close), key=lambda entry: -entry[0])
 
@@ -154,16 +155,18 @@ def _patterns(name: str) -> list[Pattern]:
     return compile_patterns(load_spec(name))
 
 
-def _likely(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
-    """Share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have."""
-    kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
+def _likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
+    """Share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have.
+
+    kinds: how many tensors have each (skeleton of the name, number of dimensions).
+    """
     patterns = _patterns(spec.name)
     known = sum(
         count
         for (skeleton, rank), count in kinds.items()
         if any(pattern.rule.rank == rank and pattern.skeleton.fullmatch(skeleton) for pattern in patterns)
     )
-    return known / len(tensors) if tensors else 0.0
+    return known / max(sum(kinds.values()), 1)
 
 
 def overlap(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:

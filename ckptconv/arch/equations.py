@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.indices import Located, locate, vote_counts, vote_strides
+from ckptconv.arch.match import free_texts
 from ckptconv.arch.operations import EvaluationError, UnknownList, Value, known_integer
 from ckptconv.arch.polynomial import LENGTH, SCALAR, Atom, Monomial, Polynomial, UndeterminedError
 from ckptconv.arch.scope import Bindings, Scope
@@ -109,17 +110,9 @@ class Solving:
 
     def free_texts(self) -> None:
         """Texts without choices, such as a prefix: the one that most names have."""
-        votes: dict[str, Counter[str]] = {}
-        for match in self.matches:
-            for slot, name in match.pattern.strings:
-                if self.spec.params[name].choices is None and name not in self.bindings.values:
-                    rank = match.pattern.rule.rank
-                    texts = (captures[slot] for _, captures, shape in match.found if len(shape) == rank)
-                    votes.setdefault(name, Counter()).update(texts)
-        for name, counts in votes.items():
-            if counts:
-                best = max(counts.values())
-                self.bind(name, min(text for text, count in counts.items() if count == best), TENSORS)
+        for name, text in free_texts(self.spec, self.matches).items():
+            if name not in self.bindings.values:
+                self.bind(name, text, TENSORS)
 
     def chosen(self, match: RuleMatches) -> list[Match]:
         """The rule's names that have the texts which are bound."""
@@ -296,6 +289,8 @@ class Solving:
         for loop in self.spec.loops.values():
             for name in sorted(loop.stop.names & set(self.spec.params)):
                 self.fill(name, DEFAULT, default_value(self.spec, name, self.scope))
+                for position in range(self.bindings.lengths.get(name, 0)):
+                    self.bindings.elements.setdefault((name, position), 0)
             ballots: dict[Monomial, Ballot] = {}
             try:
                 start = 0 if loop.start is None else known_integer(loop.start(self.scope))

@@ -1,6 +1,6 @@
 """Match a checkpoint's names with a spec's name templates, before any param is known.
 
-``model.layers.{layer}.mlp.weight`` becomes the pattern ``model\\.layers\\.(\\d{1,9})\\.mlp\\.weight``: every number is
+``model.layers.{layer}.mlp.weight`` becomes a regular expression in which every number is
 a capture, to be solved for the loop variables; a ``str`` param with choices is an alternation, one without is any
 text. A name's *skeleton* (digits replaced) decides which rules can match it, so that the rules are tried once for each
 skeleton and not for each name.
@@ -9,6 +9,7 @@ skeleton and not for each name.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -124,3 +125,16 @@ def _text(choices: Sequence[int | str] | None) -> str:
     if choices is None:
         return "(.*?)"
     return f"({'|'.join(re.escape(str(choice)) for choice in sorted(choices, key=lambda choice: -len(str(choice))))})"
+
+
+def free_texts(spec: Spec, matches: Sequence[RuleMatches]) -> dict[str, str]:
+    """Of each ``str`` param without choices in names, such as a prefix, the text that most names have."""
+    votes: dict[str, Counter[str]] = {}
+    for match in matches:
+        for slot, name in match.pattern.strings:
+            if spec.params[name].choices is None:
+                rank = match.pattern.rule.rank
+                texts = (captures[slot] for _, captures, shape in match.found if len(shape) == rank)
+                votes.setdefault(name, Counter()).update(texts)
+    most = {name: max(counts.values()) for name, counts in votes.items() if counts}
+    return {name: min(text for text, count in votes[name].items() if count == best) for name, best in most.items()}

@@ -13,11 +13,12 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.indices import made_texts
+from ckptconv.arch.match import free_texts
 from ckptconv.arch.operations import EvaluationError
 from ckptconv.arch.scope import Bindings, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ckptconv.arch.bind import Source
     from ckptconv.arch.evaluate import Budget
@@ -78,26 +79,31 @@ class Ranking:
             for name in self.domains:
                 if source.firm and name in source.values:
                     self.domains[name] = (source.values[name],)  # type: ignore[assignment]
+        self.texts = free_texts(spec, matches)
         self.rules = [self.found(match) for match in matches]
         self.groups = self.grouped()
         self.deciding = [deciding(spec, entry.rule) & set(self.domains) for entry in self.rules]
 
     def found(self, match: RuleMatches) -> _Found:
         entry = _Found(match.pattern.rule, match.pattern.strings)
-        slots = [slot for slot, _ in entry.strings]
-        rank = match.pattern.rule.rank
-        entry.counts.update(tuple(row[1][slot] for slot in slots) for row in match.found if len(row[2]) == rank)
+        entry.counts.update(texts for _, texts in self.candidates(match))
         return entry
+
+    def candidates(self, match: RuleMatches) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """(name, captured texts) of a rule's names of the right rank, those with other free texts left out."""
+        rank, slots = match.pattern.rule.rank, [slot for slot, _ in match.pattern.strings]
+        free = [(slot, self.texts.get(name)) for slot, name in match.pattern.strings if name in self.texts]
+        for name, captures, shape in match.found:
+            if len(shape) == rank and all(captures[slot] == text for slot, text in free):
+                yield name, tuple([captures[slot] for slot in slots])
 
     def grouped(self) -> Counter[tuple[tuple[int, tuple[str, ...]], ...]]:
         """How many names are matched by each set of (rule, captured texts)."""
-        owners: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+        owners: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {}
         for index, match in enumerate(self.matches):
-            slots, rank = [slot for slot, _ in match.pattern.strings], match.pattern.rule.rank
-            for name, captures, shape in match.found:
-                if len(shape) == rank:
-                    owners.setdefault(name, []).append((index, tuple(captures[slot] for slot in slots)))
-        return Counter(tuple(owner) for owner in owners.values())
+            for name, texts in self.candidates(match):
+                owners[name] = (*owners.get(name, ()), (index, texts))
+        return Counter(owners.values())
 
     def best(self) -> list[Assignment]:
         """The assignments that explain the names best, at most `MAX_DRAWS`, in order of preference."""

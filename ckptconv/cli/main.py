@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import click
 
 from ckptconv.cli import options, output, trouble
-from ckptconv.errors import UsageError
+from ckptconv.cli.groups import Group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 COMMANDS = {
     "convert": "Convert a checkpoint into another format.",
     "inspect": "Say what is in a checkpoint, and whether it is safe.",
+    "validate": "Say whether a checkpoint fits its architecture, and why not.",
+    "arch": "List, show and infer architecture specs.",
     "formats": "List the formats, or say what one of them holds.",
 }
 """Every command, with the first line of its help; its module in this package has the same name."""
-
-_KNOWN = f"the commands are {', '.join(COMMANDS)}"
 
 EPILOG = """\b
 Exit codes:
@@ -46,6 +46,7 @@ Exit codes:
 Example:
   ckptconv inspect checkpoint.pth
   ckptconv convert checkpoint.pth model.safetensors
+  ckptconv validate model.safetensors
 """
 
 
@@ -57,32 +58,15 @@ class Terminated(KeyboardInterrupt):
         self.number = number
 
 
-class Program(click.Group):
+class Program(Group):
     """The group of commands. Each is a function that returns its exit code."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+    summaries = COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
         return cast("click.Command", import_module(f"ckptconv.cli.{cmd_name}").command)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:
-            raise UsageError("no command was given", hint=f"{_KNOWN}; 'ckptconv --help' says more")
-        return super().parse_args(ctx, args)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS:
-            raise trouble.unknown("command", args[0], COMMANDS, otherwise=_KNOWN)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
         """Run the command that `args` name, and exit."""
@@ -113,7 +97,7 @@ class Program(click.Group):
 @options.help_
 @options.version
 def program() -> None:
-    """Any checkpoint in, any checkpoint out: convert and inspect files of model weights.
+    """Any checkpoint in, any checkpoint out: convert, inspect and check files of model weights.
 
     Nothing from a file is ever run, and nothing is lost without your consent.
     """

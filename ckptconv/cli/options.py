@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,7 +11,11 @@ from ckptconv.cli import output
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptconv.core.metadata import MetaNode
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
 
 SETTINGS = {"max_content_width": 100}
 
@@ -42,6 +46,33 @@ version = click.option(
 json_ = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 # the program looks for it by itself, since errors come before options are parsed, and hands it on as the context's obj
 debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+arch = click.option(
+    "--arch", metavar="A",
+    help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, or Python that you "
+    "vouch for (models.py:Net, pkg.mod:factory).",
+)  # fmt: skip
+
+
+def set_(help: str) -> Callable[[Command], Command]:
+    """``--set K=V``, a param of an architecture; the library reads V by the param's type."""
+    return click.option(
+        "--set", "settings", metavar="K=V", type=_setting, multiple=True, callback=_distinct, help=help + " Repeatable."
+    )
+
+
+def _setting(value: str) -> str:
+    key, equals, _ = value.partition("=")
+    if not key.strip() or not equals:
+        raise click.BadParameter(f"{value!r} is not of the form K=V")
+    return value
+
+
+def _distinct(context: click.Context, option: click.Parameter, settings: tuple[str, ...]) -> tuple[str, ...]:
+    if len({text.partition("=")[0].strip() for text in settings}) < len(settings):
+        raise click.UsageError("--set sets the same param twice", context)
+    return settings
 
 
 def path_text(value: str) -> str:

@@ -14,6 +14,7 @@ Nodes are data: holding one imports neither torch nor numpy. Trees have no cycle
 
 from __future__ import annotations
 
+import re
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -179,14 +180,17 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
         yield from walk(child, (*path, key))
 
 
+_ACCESS = re.compile(r"(args|items|pairs)\[[\x20-\x7e]*\]")
+"""How `children` names the parts of an Opaque."""
+
+
 def spell_path(path: tuple[Key, ...]) -> str:
     """A path for people: ``("hidden", 0, "a b")`` is ``hidden[0]['a b']``."""
     parts: list[str] = []
     for key in path:
-        if isinstance(key, str) and (key.isidentifier() or key.replace(".", "_").replace("[", "_").isidentifier()):
-            parts.append(f".{key}" if parts else key)
-        elif isinstance(key, str) and not parts:
-            parts.append(key)
+        plain = isinstance(key, str) and key.replace(".", "_").isidentifier()
+        if plain or (isinstance(key, str) and _ACCESS.fullmatch(key)):
+            parts.append(f".{key}" if parts else str(key))
         else:
             parts.append(f"[{key!r}]")
     return "".join(parts)

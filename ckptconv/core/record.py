@@ -2,7 +2,7 @@
 
 safetensors' ``__metadata__`` and ONNX's ``metadata_props`` map strings to strings. There we write
 
-    KEY       one readable string for each top-level key: text as it is, anything else as JSON
+    KEY       one readable string for each top-level key: text as it is, anything else as JSON (tuples as lists)
     format    "pt", unless the checkpoint has a string under that key
     DROPPED   for each tied name that is stored once: the name that it is stored under
     ckptconv  the record: a JSON document with what those strings cannot say
@@ -27,14 +27,14 @@ is deleted. Keys that cannot be strings there (no str, ``ckptconv``, a tie's nam
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, is_too_deep, walk
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, is_too_deep, walk
 from ckptconv.core.report import Finding
-from ckptconv.core.spelling import Json, dumps, from_json, to_json
+from ckptconv.core.spelling import Json, canonical, dumps, from_json, to_json
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -51,7 +51,22 @@ def readable(value: MetaNode) -> str:
     """The string that stands for a value in the eyes of other tools."""
     if type(value) is str:
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return json.dumps(to_json(value), ensure_ascii=True)
+    return json.dumps(_plainly(value), ensure_ascii=True)
+
+
+def _plainly(value: MetaNode) -> Json:
+    """A value as other tools read it: a tuple is a list, a dtype its name. What that leaves out, the record says."""
+    match value:
+        case OrderedDict() | Counter() | defaultdict() | dict():
+            return {_plain_key(key): _plainly(item) for key, item in value.items()}
+        case TorchSize() | tuple() | list():
+            return [_plainly(item) for item in value]
+        case set() | frozenset():
+            return [_plainly(item) for item in sorted(value, key=canonical)]
+        case TorchValue(name=name):
+            return name
+        case _:
+            return to_json(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +234,10 @@ def _visible(record: Record) -> list[tuple[str, MetaNode]]:
     ]
 
 
+def _plain_key(key: MetaNode) -> str:
+    return key if isinstance(key, str) else dumps(to_json(key))
+
+
 def _is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
@@ -280,7 +299,9 @@ def _cast(new: MetaNode, old: MetaNode) -> MetaNode:
     if isinstance(old, (set, frozenset)) and isinstance(new, list):
         return type(old)(new)
     if isinstance(old, dict) and type(new) is dict:
-        return _like(old, {key: _cast(value, old[key]) if key in old else value for key, value in new.items()})
+        keys = {_plain_key(key): key for key in old}
+        items = {keys.get(key, key): value for key, value in new.items()}
+        return _like(old, {key: _cast(value, old[key]) if key in old else value for key, value in items.items()})
     if type(old) is float and type(new) is int and float(new) == new:
         return float(new)
     if type(new) is not type(old):

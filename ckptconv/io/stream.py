@@ -18,6 +18,7 @@ from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from ckptconv.core.tensor import ByteSpan, LazyTensor
     from ckptconv.io.target import Target
@@ -152,5 +153,5 @@ def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None
             yield tensor.read(start, min(start + GATHER_BLOCK, size))
 
 
-def _path_of(span: ByteSpan) -> str | None:
-    return str(span.file.path) if isinstance(span.file, Source) else None
+def _path_of(span: ByteSpan) -> Path | None:
+    return span.file.path if isinstance(span.file, Source) else None

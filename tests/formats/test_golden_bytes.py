@@ -42,7 +42,7 @@ DIGEST = xxh3(
 
 SAFETENSORS_HEADER = (
     '{"__metadata__":{"widths":"[3, 4]",'
-    '"shape":"{\\"$tuple\\": [2]}",'
+    '"shape":"[2]",'
     '"name":"net",'
     '"format":"pt",'
     '"v":"w",'

@@ -1,0 +1,103 @@
+"""What `convert` does once it knows an architecture: refuse what does not fit, and write down what does."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from os import fspath
+from typing import TYPE_CHECKING
+
+from ckptconv.api.validate import compare
+from ckptconv.arch.bind import from_metadata
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+    from pathlib import Path
+
+    from ckptconv.api.validate import Validation
+    from ckptconv.core.metadata import MetaNode
+
+MOST_DETAILS = 20
+"""Findings that an error lists."""
+
+
+class MisfitError(CkptconvError):
+    """The checkpoint does not fit the architecture that it is said to have."""
+
+    code = "misfit"
+
+    def __init__(self, result: Validation, *, path: str | PathLike[str], hint: str) -> None:
+        errors = [finding for finding in result.findings if finding.severity == "error"]
+        details = [f"{finding.code}: {finding.message}" for finding in errors[:MOST_DETAILS]]
+        if len(errors) > MOST_DETAILS:
+            details.append(f"… and {len(errors) - MOST_DETAILS:,} more")
+        count = f"{len(errors):,} error{'s' if len(errors) != 1 else ''}"
+        super().__init__(f"it does not fit {result.arch}: {count}", path=path, hint=hint, details=details)
+        self.findings = tuple(result.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """A checkpoint that fits: what the metadata lacks of its params, the note of its architecture, what else to know."""
+
+    params: Mapping[str, MetaNode]
+    note: MetaNode
+    findings: Sequence[Finding]
+
+
+def fit(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str], *, params: bool) -> Fitting:
+    """Compare with the architecture that `arch`, or else the evidence, names; with `params`, to write those down.
+
+    Raises MisfitError where it does not fit, UsageError where there is nothing to compare with or to write.
+    """
+    result = compare(path, checkpoint, arch, settings)
+    if not result.valid:
+        chosen = [] if arch is None else ["--arch", arch]
+        line = ["ckptconv", "validate", fspath(path), *chosen, *(part for text in settings for part in ("--set", text))]
+        raise MisfitError(result, path=path, hint=f"{shlex.join(line)} says why")
+    if not params:
+        return Fitting({}, _note(result), result.findings)
+    if result.spec is None and not result.params:
+        raise UsageError(f"{result.arch!r} has no params to write", hint="name an architecture spec with --arch")
+    return Fitting(_missing(result, checkpoint.metadata), _note(result), [*result.findings, *_open(result)])
+
+
+def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:
+    """The same checkpoint with a note of its architecture."""
+    return Checkpoint(
+        dict(checkpoint), extras=checkpoint.extras, root=checkpoint.root, format=checkpoint.format,
+        notes=replace(checkpoint.notes, arch=note), findings=checkpoint.findings,
+    )  # fmt: skip
+
+
+def _open(result: Validation) -> list[Finding]:
+    """A warning for each param that a model cannot be described without and that nothing determines."""
+    names = result.spec.required if result.spec else []
+    return [
+        Finding("param-open", "warning", name, f"nothing says {name}, so it is not written", hint=f"--set {name}=VALUE")
+        for name in names
+        if name not in result.params
+    ]
+
+
+def _missing(result: Validation, metadata: Mapping[object, MetaNode]) -> dict[str, MetaNode]:
+    """The required params that the metadata does not state yet; a string that says one gives way to its value."""
+    if result.spec is None:
+        return {name: value for name, value in result.params.items() if name not in metadata}
+    spec = result.spec
+    stated = from_metadata(spec, metadata).values
+    texts = {name for name in stated if isinstance(metadata.get(name), str) and spec.params[name].type != "str"}
+    wanted = [name for name in spec.required if name in result.params and (name not in stated or name in texts)]
+    return {name: result.params[name] for name in wanted}
+
+
+def _note(result: Validation) -> MetaNode:
+    """What the written file remembers; params that are mere defaults are not in it, for nothing stated them."""
+    if result.spec is None:
+        return None
+    params = {name: value for name, value in result.params.items() if result.origins.get(name) != "default"}
+    return {"name": result.spec.name, "params": params, "digest": result.spec.digest}

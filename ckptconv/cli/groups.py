@@ -1,0 +1,41 @@
+"""A group of commands: what it says where none was given, or one that there is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli import trouble
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Group(click.Group):
+    """Commands by name, with the first line of each one's help."""
+
+    summaries: Mapping[str, str] = {}  # noqa: RUF012 (never changed)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.summaries)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args:
+            raise UsageError("no command was given", hint=f"{self._known()}; '{ctx.command_path} --help' says more")
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.summaries:
+            raise trouble.unknown("command", args[0], self.summaries, otherwise=self._known())
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.summaries.items()))
+
+    def _known(self) -> str:
+        return f"the commands are {', '.join(self.summaries)}"
