@@ -9,6 +9,7 @@ from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
+from ckptconv.core.record_edits import add_strings, prune, take_edits
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.formats.safetensors.blobs import restore
@@ -51,7 +52,7 @@ def _foreign(source: Source, header: Header) -> Checkpoint:
             )
     if strings == {"format": records.FORMAT}:
         strings = {}
-    root = records.add_strings(StateDict(), strings)
+    root = add_strings(StateDict(), strings)
     notes = Notes(source="safetensors")
     return Checkpoint(tensors, root=root, format="safetensors", notes=notes, findings=tuple(findings), file=source)
 
@@ -66,9 +67,9 @@ def _ours(source: Source, header: Header, record: Record) -> Checkpoint:
     tensors: dict[str, LazyTensor] = {}
     for stored, slot in header.slots.items():
         tensors[record.names.get(stored, stored)] = _decoded(source, stored, slot, record, findings)
-    root = restore(records.take_edits(record, header.metadata), tensors, findings)
+    root = restore(take_edits(record, header.metadata), tensors, findings)
     tensors = _with_ties(tensors, record, findings)
-    root = records.prune(root, tensors, findings)
+    root = prune(root, tensors, findings)
     refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
     outside = set() if record.refs_are_model else refs
     model = {name: tensor for name, tensor in tensors.items() if name not in outside}

@@ -2,175 +2,41 @@
 
 None of torch's or numpy's functions runs. A tensor becomes a `TensorStub`: its storage's key and four numbers.
 
-Sources: torch/_utils.py (`_rebuild_*`), torch/_weights_only_unpickler.py (which names torch itself lets through),
-numpy/_core/multiarray (`_reconstruct`, `scalar`), numpy/_core/numeric (`_frombuffer`).
+Source: torch/_weights_only_unpickler.py (which names torch itself lets through).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import FACTORIES, NumpyArray, NumpyScalar, TorchSize, TorchValue
+from ckptconv.core.metadata import FACTORIES, NumpyArray, TorchSize, TorchValue
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.numpy_values import (
+    NumpyDType,
+    NumpyStub,
+    numpy_array,
+    numpy_dtype,
+    numpy_frombuffer,
+    numpy_scalar,
+)
 from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.stubs import (
+    StorageStub,
+    TensorStub,
+    exact_sizes,
+    rebuild_parameter,
+    rebuild_tensor,
+    rebuild_tensor_v3,
+    refused_kind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.core.dtypes import DType
-
 Args = tuple[Value, ...]
-
-
-@dataclass(slots=True)
-class StorageStub:
-    """A persistent id: which record holds the elements. `dtype` is None where the tensor says it (UntypedStorage)."""
-
-    key: str
-    dtype: DType | None
-    device: str
-    numel: int
-
-
-@dataclass(slots=True, eq=False)
-class TensorStub:
-    """A pickled tensor. `offset` and `strides` count elements of `dtype` in the storage."""
-
-    storage: StorageStub
-    dtype: DType
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    requires_grad: bool = False
-    parameter: bool = False
-    conj: bool = False
-    neg: bool = False
-    attributes: dict[str, Value] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RefusedTensor:
-    """A tensor of a kind that is not read: `kind` says which, for the error that names the tensor."""
-
-    kind: str
-
-
-@dataclass(slots=True, eq=False)
-class _NumpyDType:
-    """``numpy.dtype(code)``, still without its byte order, which comes as state."""
-
-    code: str
-    order: str = "|"
-    plain: bool = True
-
-    @property
-    def itemsize(self) -> int:
-        digits = self.code[1:]
-        if not self.plain or self.code[:1] not in "biufcSUVmM" or not digits.isdigit():
-            return 0
-        return int(digits) * (4 if self.code[0] == "U" else 1)
-
-    @property
-    def spelled(self) -> str:
-        return ("|" if self.itemsize == 1 or self.code[0] in "SV" else self.order.replace("=", "<")) + self.code
-
-
-@dataclass(slots=True, eq=False)
-class NumpyStub:
-    """A pickled array, before and after it is given its state; None while it has none, or holds objects."""
-
-    array: NumpyArray | None = None
-    state: Value = None
-
-
-def _exact(values: Value) -> tuple[int, ...]:
-    if not isinstance(values, (tuple, list)):
-        raise TypeError("sizes and strides are tuples")
-    for n in values:
-        if type(n) is not int:
-            raise TypeError("sizes and strides are ints")
-    return tuple(values)
-
-
-def _flag(value: Value) -> bool:
-    if type(value) is not bool:
-        raise TypeError("a flag is no bool")
-    return value
-
-
-def _storage(value: Value) -> StorageStub:
-    if not isinstance(value, StorageStub):
-        raise TypeError("a tensor has no storage")
-    return value
-
-
-def _tensor(
-    storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool = False, hooks: Value = None,
-    metadata: Value = None, dtype: DType | None = None,
-) -> TensorStub:  # fmt: skip
-    stub = _storage(storage)
-    element = dtype or stub.dtype
-    if element is None or type(offset) is not int:
-        raise TypeError("a tensor names no element type, or its offset is no int")
-    plain = TensorStub(stub, element, offset, _exact(size), _exact(stride), _flag(requires_grad))
-    if not metadata:
-        return plain
-    if not isinstance(metadata, dict) or metadata.keys() - {"conj", "neg"}:
-        raise TypeError("unknown tensor metadata")
-    return replace(plain, conj=_flag(metadata.get("conj", False)), neg=_flag(metadata.get("neg", False)))
-
-
-def _tensor_v3(
-    storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool, hooks: Value, dtype: Value,
-    metadata: Value = None,
-) -> TensorStub | RefusedTensor:  # fmt: skip
-    if not isinstance(dtype, TorchValue) or dtype.kind != "dtype":
-        raise TypeError("a tensor's dtype is none")
-    element = dtypes.DTYPE_BY_NAME.get(dtype.name)
-    if element is None:
-        return RefusedTensor(f"element type torch.{dtype.name}")
-    return _tensor(storage, offset, size, stride, requires_grad, hooks, metadata, element)
-
-
-def _parameter(data: Value, requires_grad: bool, hooks: Value, state: Value = None) -> TensorStub | RefusedTensor:
-    if isinstance(data, RefusedTensor):
-        return data
-    if not isinstance(data, TensorStub):
-        raise TypeError("a Parameter holds no tensor")
-    attributes = state if isinstance(state, dict) else {}
-    return replace(
-        data, parameter=True, requires_grad=_flag(requires_grad), attributes={**data.attributes, **attributes}
-    )
-
-
-def _numpy_dtype(code: str, align: Value = False, copy: Value = True) -> _NumpyDType:
-    if type(code) is not str:
-        raise TypeError("a numpy dtype's code is no string")
-    return _NumpyDType(code)
-
-
-def _numpy_scalar(dtype: Value, data: Value = None) -> Value:
-    if not isinstance(dtype, _NumpyDType) or not dtype.itemsize or not isinstance(data, bytes):
-        return NotImplemented
-    if len(data) != dtype.itemsize:
-        raise ValueError("a numpy scalar has the wrong length")
-    return NumpyScalar(dtype.spelled, data)
-
-
-def _numpy_frombuffer(buffer: Value, dtype: Value, shape: Value, order: Value) -> Value:
-    if not isinstance(dtype, _NumpyDType) or not dtype.itemsize or not isinstance(buffer, (bytes, bytearray)):
-        return NotImplemented
-    return NumpyStub(_numpy_array(dtype, _exact(shape), bytes(buffer), order == "F"))
-
-
-def _numpy_array(dtype: _NumpyDType, shape: tuple[int, ...], data: bytes, fortran: bool) -> NumpyArray:
-    if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(data):
-        raise ValueError("a numpy array's data does not have the size of its shape")
-    return NumpyArray(dtype.spelled, shape, data, fortran and len(shape) > 1)
 
 
 def _sequence(values: Value = ()) -> Value:
@@ -227,10 +93,6 @@ def _layout(name: Value) -> TorchValue:
     return TorchValue("layout", name.removeprefix("torch."))
 
 
-def _refuse(kind: str) -> Callable[..., RefusedTensor]:
-    return lambda *args: RefusedTensor(kind)
-
-
 def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
     constructor = CONSTRUCTORS.get(function) if isinstance(function, Global) else None
@@ -263,29 +125,29 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "builtins.bytes": lambda data=b"", encoding="latin-1": bytes(_bytearray(data, encoding)),
     "builtins.complex": _complex,
     "_codecs.encode": _encode,
-    "torch.Size": lambda sizes=(): TorchSize(_exact(sizes)),
+    "torch.Size": lambda sizes=(): TorchSize(exact_sizes(sizes)),
     "torch.device": _device,
     "torch.serialization._get_layout": _layout,
-    _U + "_rebuild_tensor": lambda storage, offset, size, stride: _tensor(storage, offset, size, stride),
-    _U + "_rebuild_tensor_v2": lambda *args: _tensor(*args[:7]),
-    _U + "_rebuild_tensor_v3": _tensor_v3,
-    _U + "_rebuild_parameter": _parameter,
-    _U + "_rebuild_parameter_with_state": _parameter,
-    _U + "_rebuild_qtensor": _refuse("quantized"),
-    _U + "_rebuild_sparse_tensor": _refuse("sparse"),
-    _U + "_rebuild_nested_tensor": _refuse("nested"),
-    _U + "_rebuild_wrapper_subclass": _refuse("a wrapper subclass"),
-    _U + "_rebuild_meta_tensor_no_storage": _refuse("on the meta device, without values,"),
-    _U + "_rebuild_device_tensor_from_numpy": _refuse("kept as a numpy array of another device"),
-    _U + "_rebuild_device_tensor_from_cpu_tensor": _refuse("of another device"),
+    _U + "_rebuild_tensor": lambda storage, offset, size, stride: rebuild_tensor(storage, offset, size, stride),
+    _U + "_rebuild_tensor_v2": lambda *args: rebuild_tensor(*args[:7]),
+    _U + "_rebuild_tensor_v3": rebuild_tensor_v3,
+    _U + "_rebuild_parameter": rebuild_parameter,
+    _U + "_rebuild_parameter_with_state": rebuild_parameter,
+    _U + "_rebuild_qtensor": refused_kind("quantized"),
+    _U + "_rebuild_sparse_tensor": refused_kind("sparse"),
+    _U + "_rebuild_nested_tensor": refused_kind("nested"),
+    _U + "_rebuild_wrapper_subclass": refused_kind("a wrapper subclass"),
+    _U + "_rebuild_meta_tensor_no_storage": refused_kind("on the meta device, without values,"),
+    _U + "_rebuild_device_tensor_from_numpy": refused_kind("kept as a numpy array of another device"),
+    _U + "_rebuild_device_tensor_from_cpu_tensor": refused_kind("of another device"),
     "torch._tensor._rebuild_from_type_v2": _from_type,
-    "numpy.dtype": _numpy_dtype,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": numpy_dtype,
+    "numpy.core.multiarray.scalar": numpy_scalar,
+    "numpy._core.multiarray.scalar": numpy_scalar,
     "numpy.core.multiarray._reconstruct": lambda *args: NumpyStub(),
     "numpy._core.multiarray._reconstruct": lambda *args: NumpyStub(),
-    "numpy.core.numeric._frombuffer": _numpy_frombuffer,
-    "numpy._core.numeric._frombuffer": _numpy_frombuffer,
+    "numpy.core.numeric._frombuffer": numpy_frombuffer,
+    "numpy._core.numeric._frombuffer": numpy_frombuffer,
 }
 CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constructor in _BY_PATH.items()}
 """The whole list of what is built, by exact module and name."""
@@ -327,7 +189,7 @@ class TorchConstructors:
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:
-            case _NumpyDType() if isinstance(state, tuple) and len(state) >= 5:
+            case NumpyDType() if isinstance(state, tuple) and len(state) >= 5:
                 instance.order = state[1] if state[1] in ("<", ">", "|", "=") else "|"
                 instance.plain = state[2] is None and state[3] is None and state[4] is None
                 if instance.code[:1] in "mM":  # the unit of a datetime64 stands in a ninth field
@@ -343,8 +205,8 @@ class TorchConstructors:
 
     def _array(self, state: Value) -> NumpyArray | None:
         match state:
-            case (int(), shape, _NumpyDType() as dtype, fortran, bytes() as data) if dtype.itemsize:
-                return _numpy_array(dtype, _exact(shape), data, bool(fortran))
+            case (int(), shape, NumpyDType() as dtype, fortran, bytes() as data) if dtype.itemsize:
+                return numpy_array(dtype, exact_sizes(shape), data, bool(fortran))
             case _:
                 return None
 

@@ -27,7 +27,7 @@ from ckptconv.core.spelling import from_json
 from ckptconv.core.strided import extent, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.torch.construct import TensorStub, TorchConstructors
+from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.roots import plant, plant_attributes
@@ -38,7 +38,7 @@ from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
 if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.torch.construct import StorageStub
+    from ckptconv.formats.torch.stubs import StorageStub, TensorStub
     from ckptconv.io.source import Source
 
 NOTES_RECORD = "ckptconv/notes.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import (
@@ -23,8 +24,9 @@ from ckptconv.core.metadata import (
     spell_path,
 )
 from ckptconv.errors import LimitError, UnsafeError, UnsupportedError
-from ckptconv.formats.torch.construct import NumpyStub, RefusedTensor, StorageStub, TensorStub
+from ckptconv.formats.torch.numpy_values import NumpyDType, NumpyStub
 from ckptconv.formats.torch.pickle import Budget, Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -254,7 +256,7 @@ class _Planter:
                 raise UnsupportedError(
                     f"{spell_path(path) or 'the root'} is a bare storage without a tensor", hint="save tensors"
                 )
-            case _ if type(value).__name__ == "_NumpyDType":
+            case NumpyDType():
                 return Opaque("numpy.dtype", "constructed", (value.order + value.code,))
             case _:
                 raise UnsupportedError(f"{spell_path(path)} is a {type(value).__name__}", hint="save plain metadata")
@@ -277,7 +279,7 @@ _PLUMBING = ("_parameters", "_buffers", "_modules")
 def _without_plumbing(path: Path) -> list[str]:
     """A path as `state_dict` would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
     names = [str(key) for key in path]
-    inside = [i for i, (a, b) in enumerate(zip(names, names[1:], strict=False)) if a == "state" and b in _PLUMBING]
+    inside = [i for i, (a, b) in enumerate(pairwise(names)) if a == "state" and b in _PLUMBING]
     left_out = {*inside, *(i + 1 for i in inside)}
     return [name for i, name in enumerate(names) if i not in left_out]
 

@@ -1,0 +1,17 @@
+"""A machine for pickles that builds data and never calls anything that the file names.
+
+A pickle is a program for a stack machine (opcodes: CPython's ``pickletools``). This one follows it to its end and
+builds only what is listed here: Python's own containers and numbers, and whatever a `Constructors` table of *ours*
+answers for an exact (module, name) pair. All else becomes a `Thing`: the class's name, the arguments and the state, as
+data. Nothing is ever imported because a file says so.
+
+Memory and time are linear in the pickle's length: the memo is a dict (its indices may be huge), and constructors are
+charged for what they copy.
+
+Refused: opcodes that need a registry or buffers outside of the file (EXT, NEXT_BUFFER), bytes after STOP.
+"""
+
+from ckptconv.formats.torch.pickle.machine import Machine
+from ckptconv.formats.torch.pickle.values import Budget, Constructors, Global, StateOrderedDict, Thing, Value
+
+__all__ = ["Budget", "Constructors", "Global", "Machine", "StateOrderedDict", "Thing", "Value"]

@@ -1,0 +1,144 @@
+"""The opcodes that move values about and put them into containers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import LimitError
+from ckptconv.formats.torch.pickle.program import Program
+from ckptconv.formats.torch.pickle.values import Thing, Value
+from ckptconv.io.limits import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Containers(Program):
+    """Stack, memo and containers. The memo is a dict: its indices may be huge."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._memo: dict[int, Value] = {}
+
+    def _check_keys(self, keys: Iterable[Value]) -> None:
+        """Bound tuples before they are hashed: that recurses in C without a check, and anew for every shared part."""
+        waiting = [(key, 1) for key in keys if type(key) is tuple]
+        while waiting:
+            items, depth = waiting.pop()
+            if depth > MAX_DEPTH:
+                raise LimitError(f"a key is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
+            self._charge(len(items))
+            waiting += [(item, depth + 1) for item in items if type(item) is tuple]
+
+    # Stack and memo
+
+    def _op_POP(self) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._pop_mark()
+
+    def _op_POP_MARK(self) -> None:
+        self._pop_mark()
+
+    def _op_DUP(self) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _op_PUT(self) -> None:
+        self._memo[self._decimal(self._line())] = self._stack[-1]
+
+    def _op_MEMOIZE(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _op_GET(self) -> None:
+        self._stack.append(self._memo[self._decimal(self._line())])
+
+    # Containers
+
+    def _op_EMPTY_TUPLE(self) -> None:
+        self._stack.append(())
+
+    def _op_TUPLE(self) -> None:
+        items = tuple(self._pop_mark())
+        self._stack.append(items)
+
+    def _op_TUPLE1(self) -> None:
+        self._stack[-1] = (self._stack[-1],)
+
+    def _op_TUPLE2(self) -> None:
+        last = self._stack.pop()
+        self._stack[-1] = (self._stack[-1], last)
+
+    def _op_TUPLE3(self) -> None:
+        last = self._stack.pop()
+        middle = self._stack.pop()
+        self._stack[-1] = (self._stack[-1], middle, last)
+
+    def _op_EMPTY_LIST(self) -> None:
+        self._stack.append([])
+
+    def _op_LIST(self) -> None:
+        items = self._pop_mark()
+        self._stack.append(items)
+
+    def _op_EMPTY_DICT(self) -> None:
+        self._stack.append({})
+
+    def _op_DICT(self) -> None:
+        items = self._pop_mark()
+        self._check_keys(items[::2])
+        self._stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+
+    def _op_EMPTY_SET(self) -> None:
+        self._stack.append(set())
+
+    def _op_FROZENSET(self) -> None:
+        items = self._pop_mark()
+        self._check_keys(items)
+        self._stack.append(frozenset(items))
+
+    def _op_APPEND(self) -> None:
+        item = self._stack.pop()
+        self._extend([item])
+
+    def _op_APPENDS(self) -> None:
+        self._extend(self._pop_mark())
+
+    def _extend(self, items: list[Value]) -> None:
+        match self._stack[-1]:
+            case list() as target:
+                target.extend(items)
+            case Thing() as target:
+                target.items.extend(items)
+            case other:
+                raise self._bad(f"items are appended to a {type(other).__name__}")
+
+    def _op_SETITEM(self) -> None:
+        value = self._stack.pop()
+        key = self._stack.pop()
+        self._update([key, value])
+
+    def _op_SETITEMS(self) -> None:
+        self._update(self._pop_mark())
+
+    def _update(self, flat: list[Value]) -> None:
+        self._check_keys(flat[::2])
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        match self._stack[-1]:
+            case dict() as target:
+                target.update(pairs)
+            case Thing() as target:
+                target.pairs.extend(pairs)
+            case other:
+                raise self._bad(f"keys are set on a {type(other).__name__}")
+
+    def _op_ADDITEMS(self) -> None:
+        items = self._pop_mark()
+        self._check_keys(items)
+        match self._stack[-1]:
+            case set() as target:
+                target.update(items)
+            case Thing() as target:
+                target.items.extend(items)
+            case other:
+                raise self._bad(f"items are added to a {type(other).__name__}")

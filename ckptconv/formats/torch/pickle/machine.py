@@ -1,0 +1,207 @@
+"""The machine itself: the loop, and the opcodes that name things and would call them."""
+
+from __future__ import annotations
+
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptconv.formats.torch.pickle.containers import Containers
+from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIZED = (list, tuple, dict, set, frozenset, str, bytes)
+
+
+class Machine(Containers):
+    """One run over one pickle. `globals` holds each name that was mentioned, and whether it was called."""
+
+    def __init__(self, data: bytes, constructors: Constructors) -> None:
+        super().__init__(data)
+        self._make = constructors
+        self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
+        self._constructors: dict[int, Callable[..., Value] | None] = {}
+        self.globals: dict[Global, bool] = {}
+
+    def run(self) -> Value:
+        """Follow the pickle to its STOP and give what it left. Raises CorruptFileError, LimitError."""
+        try:
+            self._loop()
+            result = self._stack.pop()
+        except (IndexError, KeyError, TypeError, ValueError, UnicodeError, OverflowError, AttributeError) as error:
+            raise self._bad(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+        if self._stack or self._marks:
+            raise self._bad("values are left on the stack")
+        if self._pos != self._size:
+            raise self._bad(f"{self._size - self._pos} bytes follow its end")
+        return result
+
+    def _loop(self) -> None:
+        """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""
+        data, memo = self._data, self._memo
+        handlers = [getattr(self, f"_op_{name}") if name else self._unknown for name in _OPCODES]
+        stack, pos = self._stack, 0
+        while True:
+            opcode = data[pos]
+            pos += 1
+            if opcode == 0x72:  # LONG_BINPUT; an index that is cut short is noticed at the next opcode
+                memo[int.from_bytes(data[pos : pos + 4], "little")] = stack[-1]
+                pos += 4
+            elif opcode == 0x71:  # BINPUT
+                memo[data[pos]] = stack[-1]
+                pos += 1
+            elif opcode == 0x68:  # BINGET
+                stack.append(memo[data[pos]])
+                pos += 1
+            elif opcode == 0x6A:  # LONG_BINGET
+                stack.append(memo[int.from_bytes(data[pos : pos + 4], "little")])
+                pos += 4
+            elif opcode == 0x4B:  # BININT1
+                stack.append(data[pos])
+                pos += 1
+            elif opcode == 0x28:  # MARK
+                self._marks.append(stack)
+                stack = self._stack = []
+            elif opcode == 0x2E:  # STOP
+                self._pos = pos
+                return
+            else:
+                self._pos = pos
+                handlers[opcode]()
+                stack, pos = self._stack, self._pos
+
+    def _unknown(self) -> NoReturn:
+        opcode = self._data[self._pos - 1]
+        raise self._bad(f"opcode {bytes([opcode])!r} is none, or needs what is not in the file")
+
+    # Names, and what would be calls
+
+    def _name(self, module: str, name: str) -> None:
+        known = self._known.get((module, name))
+        if known is None:
+            known = self._known[module, name] = self._lookup(module, name)
+        self._stack.append(known)
+
+    def _lookup(self, module: str, name: str) -> Value:
+        if self._protocol < 3:  # what Python 2 called them, as every unpickler translates
+            if (module, name) in NAME_MAPPING:
+                module, name = NAME_MAPPING[module, name]
+            elif module in IMPORT_MAPPING:
+                module = IMPORT_MAPPING[module]
+        named = Global(module, name)
+        self.globals.setdefault(named, False)
+        return self._make.value(named)
+
+    def _op_GLOBAL(self) -> None:
+        module = self._line().decode("utf-8")
+        self._name(module, self._line().decode("utf-8"))
+
+    def _op_STACK_GLOBAL(self) -> None:
+        name = self._stack.pop()
+        module = self._stack.pop()
+        if type(module) is not str or type(name) is not str:
+            raise self._bad("a global's name is no string")
+        self._name(module, name)
+
+    def _op_REDUCE(self) -> None:
+        args = self._stack.pop()
+        function = self._stack.pop()
+        if type(args) is not tuple:
+            raise self._bad("the arguments of a call are no tuple")
+        self._stack.append(self._call(function, args))
+
+    def _call(self, function: Value, args: tuple[Value, ...]) -> Value:
+        if type(function) is not Global:
+            # calling something that was itself computed: getattr(x, "system")(…)
+            return Thing(_described(function), "called", args)
+        constructor = self._constructor(function)
+        if function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
+            self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
+            for arg in args:
+                if isinstance(arg, (list, tuple)):
+                    self._check_keys(arg)
+        made = constructor(*args) if constructor else NotImplemented
+        if made is not NotImplemented:
+            return made
+        if function == Global("copyreg", "_reconstructor") and args and type(args[0]) is Global:
+            return Thing(str(args[0]), "object")
+        return Thing(str(function), "constructed" if self._make.is_harmless(function, args) else "called", args)
+
+    def _constructor(self, function: Global) -> Callable[..., Value] | None:
+        """Remembered by identity, since hashing the name a hundred thousand times is felt."""
+        try:
+            return self._constructors[id(function)]
+        except KeyError:
+            self.globals[function] = True
+            return self._constructors.setdefault(id(function), self._make.constructor(function))
+
+    def _op_NEWOBJ(self) -> None:
+        args = self._stack.pop()
+        self._new(self._stack.pop(), args, {})
+
+    def _op_NEWOBJ_EX(self) -> None:
+        kwargs = self._stack.pop()
+        args = self._stack.pop()
+        self._new(self._stack.pop(), args, kwargs)
+
+    def _new(self, cls: Value, args: Value, kwargs: Value) -> None:
+        if type(args) is not tuple or type(kwargs) is not dict:
+            raise self._bad("the arguments of a new object are no tuple and dict")
+        if type(cls) is not Global:
+            self._stack.append(Thing(_described(cls), "called", args, kwargs))
+            return
+        constructor = None if kwargs else self._make.constructor(cls)
+        made = constructor(*args) if constructor else NotImplemented
+        self._stack.append(Thing(str(cls), "object", args, kwargs) if made is NotImplemented else made)
+
+    def _op_INST(self) -> None:
+        module = self._line().decode("utf-8")
+        name = self._line().decode("utf-8")
+        args = tuple(self._pop_mark())
+        self._name(module, name)
+        self._stack.append(self._call(self._stack.pop(), args))
+
+    def _op_OBJ(self) -> None:
+        cls, *args = self._pop_mark()
+        self._stack.append(self._call(cls, tuple(args)))
+
+    def _op_BUILD(self) -> None:
+        state = self._stack.pop()
+        instance = self._stack[-1]
+        if isinstance(instance, (StateOrderedDict, Thing)):
+            instance.state = state
+        elif not self._make.build(instance, state):
+            raise self._bad(f"a {type(instance).__name__} is given a state")
+
+    def _op_PERSID(self) -> None:
+        self._stack.append(self._make.persistent(self._line().decode("ascii")))
+
+    def _op_BINPERSID(self) -> None:
+        self._stack.append(self._make.persistent(self._stack.pop()))
+
+
+def _described(function: Value) -> str:
+    """What to call something that was computed and is then called: never its whole value."""
+    return function.name if isinstance(function, Thing) else f"a {type(function).__name__}"
+
+
+def _opcode_names() -> list[str]:
+    """Opcode name by byte, "" where there is none, or where it is followed in the loop itself."""
+    codes = (
+        "0 POP|1 POP_MARK|2 DUP|p PUT|\x94 MEMOIZE|g GET|"
+        "\x80 PROTO|\x95 FRAME|N NONE|\x88 NEWTRUE|\x89 NEWFALSE|I INT|L LONG|J BININT|M BININT2|"
+        "\x8a LONG1|\x8b LONG4|F FLOAT|G BINFLOAT|V UNICODE|X BINUNICODE|\x8c SHORT_BINUNICODE|\x8d BINUNICODE8|"
+        "S STRING|T BINSTRING|U SHORT_BINSTRING|B BINBYTES|C SHORT_BINBYTES|\x8e BINBYTES8|\x96 BYTEARRAY8|"
+        ") EMPTY_TUPLE|t TUPLE|\x85 TUPLE1|\x86 TUPLE2|\x87 TUPLE3|] EMPTY_LIST|l LIST|} EMPTY_DICT|d DICT|"
+        "\x8f EMPTY_SET|\x91 FROZENSET|a APPEND|e APPENDS|s SETITEM|u SETITEMS|\x90 ADDITEMS|c GLOBAL|"
+        "\x93 STACK_GLOBAL|R REDUCE|\x81 NEWOBJ|\x92 NEWOBJ_EX|i INST|o OBJ|b BUILD|P PERSID|Q BINPERSID"
+    )
+    names = [""] * 256
+    for entry in codes.split("|"):
+        code, name = entry.split(" ")
+        names[ord(code)] = name
+    return names
+
+
+_OPCODES = _opcode_names()

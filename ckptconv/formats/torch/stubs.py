@@ -1,0 +1,123 @@
+"""A pickled tensor before it is placed on its storage, and our versions of torch's ``_rebuild_*`` functions.
+
+Sources: torch/_utils.py, torch/_tensor.py (`_reduce_ex_internal`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import TorchValue
+from ckptconv.formats.torch import dtypes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.core.dtypes import DType
+    from ckptconv.formats.torch.pickle import Value
+
+
+@dataclass(slots=True)
+class StorageStub:
+    """A persistent id: which record holds the elements. `dtype` is None where the tensor says it (UntypedStorage)."""
+
+    key: str
+    dtype: DType | None
+    device: str
+    numel: int
+
+
+@dataclass(slots=True, eq=False)
+class TensorStub:
+    """A pickled tensor. `offset` and `strides` count elements of `dtype` in the storage."""
+
+    storage: StorageStub
+    dtype: DType
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    requires_grad: bool = False
+    parameter: bool = False
+    conj: bool = False
+    neg: bool = False
+    attributes: dict[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RefusedTensor:
+    """A tensor of a kind that is not read: `kind` says which, for the error that names the tensor."""
+
+    kind: str
+
+
+def exact_sizes(values: Value) -> tuple[int, ...]:
+    """Sizes or strides as a tuple of ints. Raises TypeError."""
+    if not isinstance(values, (tuple, list)):
+        raise TypeError("sizes and strides are tuples")
+    for n in values:
+        if type(n) is not int:
+            raise TypeError("sizes and strides are ints")
+    return tuple(values)
+
+
+def exact_flag(value: Value) -> bool:
+    """A bool. Raises TypeError."""
+    if type(value) is not bool:
+        raise TypeError("a flag is no bool")
+    return value
+
+
+def _storage(value: Value) -> StorageStub:
+    if not isinstance(value, StorageStub):
+        raise TypeError("a tensor has no storage")
+    return value
+
+
+def rebuild_tensor(
+    storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool = False, hooks: Value = None,
+    metadata: Value = None, dtype: DType | None = None,
+) -> TensorStub:  # fmt: skip
+    """``torch._utils._rebuild_tensor`` and ``_v2``. Raises TypeError on arguments of other types."""
+    stub = _storage(storage)
+    element = dtype or stub.dtype
+    if element is None or type(offset) is not int:
+        raise TypeError("a tensor names no element type, or its offset is no int")
+    plain = TensorStub(stub, element, offset, exact_sizes(size), exact_sizes(stride), exact_flag(requires_grad))
+    if not metadata:
+        return plain
+    if not isinstance(metadata, dict) or metadata.keys() - {"conj", "neg"}:
+        raise TypeError("unknown tensor metadata")
+    return replace(plain, conj=exact_flag(metadata.get("conj", False)), neg=exact_flag(metadata.get("neg", False)))
+
+
+def rebuild_tensor_v3(
+    storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool, hooks: Value, dtype: Value,
+    metadata: Value = None,
+) -> TensorStub | RefusedTensor:  # fmt: skip
+    """``torch._utils._rebuild_tensor_v3``: the element type is an argument of its own."""
+    if not isinstance(dtype, TorchValue) or dtype.kind != "dtype":
+        raise TypeError("a tensor's dtype is none")
+    element = dtypes.DTYPE_BY_NAME.get(dtype.name)
+    if element is None:
+        return RefusedTensor(f"element type torch.{dtype.name}")
+    return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata, element)
+
+
+def rebuild_parameter(
+    data: Value, requires_grad: bool, hooks: Value, state: Value = None
+) -> TensorStub | RefusedTensor:
+    """``torch._utils._rebuild_parameter``, with and without state."""
+    if isinstance(data, RefusedTensor):
+        return data
+    if not isinstance(data, TensorStub):
+        raise TypeError("a Parameter holds no tensor")
+    attributes = state if isinstance(state, dict) else {}
+    return replace(
+        data, parameter=True, requires_grad=exact_flag(requires_grad), attributes={**data.attributes, **attributes}
+    )
+
+
+def refused_kind(kind: str) -> Callable[..., RefusedTensor]:
+    """A constructor of tensors that are refused by name once it is known where they stand."""
+    return lambda *args: RefusedTensor(kind)
