@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
+_HAS_PREAD = hasattr(os, "preadv")
+
+SMALL = 4096
+"""Bytes up to which a read is worth no buffer of its own."""
+
 
 class Source:
     """A regular file opened for reading in ranges, from any thread. A context manager.
@@ -68,10 +73,23 @@ class Source:
 
     def read_at(self, offset: int, length: int) -> memoryview:
         """Exactly `length` bytes at `offset`, in new memory of that size. Raises CorruptFileError past the end."""
+        if length <= SMALL and _HAS_PREAD and offset >= 0 and 0 <= length <= self.size - offset:
+            data = self._small(offset, length)
+            if len(data) == length:
+                return memoryview(data)
         self._check_range(offset, length)
         buffer = bytearray(length)
         self.read_into(memoryview(buffer), offset)
         return memoryview(buffer)
+
+    def _small(self, offset: int, length: int) -> bytes:
+        """One call, for the headers of which a file may have a million."""
+        try:
+            data = os.pread(self._fd, length, offset)
+        except OSError:  # said in full by the longer way round
+            return b""
+        self.bytes_read += len(data)
+        return data
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset`. Raises SourceChangedError where the file has become shorter."""
@@ -88,7 +106,7 @@ class Source:
         self.bytes_read += done
 
     def _pread(self, buffer: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):
+        if _HAS_PREAD:
             return os.preadv(self._fd, [buffer], offset)
         with self._lock:  # Windows has no pread
             os.lseek(self._fd, offset, os.SEEK_SET)

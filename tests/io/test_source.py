@@ -51,9 +51,10 @@ def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_disk_that_fails_is_an_error_of_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def fail(fd: int, what: object, offset: int) -> int:
         raise OSError(5, "Input/output error")
 
+    monkeypatch.setattr(os, "pread", fail)
     monkeypatch.setattr(os, "preadv", fail)
     with Source(path) as source, pytest.raises(FileAccessError, match="input/output error") as error:
         source.read_at(0, 1)

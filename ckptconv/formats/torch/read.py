@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -190,7 +191,11 @@ class _Placer:
     def _place(self, stub: TensorStub) -> LazyTensor:
         dtype, shape, strides = stub.dtype, stub.shape, stub.strides
         storage = self._storage(stub.storage, dtype)
-        _check_view(shape, strides, stub.offset, storage.numel)
+        numel, reach, contiguous = _geometry(shape, strides)
+        if stub.offset < 0 or (reach and stub.offset + reach > storage.numel):
+            raise CorruptFileError(
+                f"it reaches element {stub.offset + reach:,} of a storage that has {storage.numel:,}", hint=_COPY_AGAIN
+            )
         logical = shape
         if dtype in PACKED:
             if not shape:
@@ -198,7 +203,7 @@ class _Placer:
                     f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]"
                 )
             logical = (*shape[:-1], shape[-1] * PACKED[dtype])
-        nbytes = prod(shape) * storage.unit
+        nbytes = numel * storage.unit
         if nbytes > MAX_DIM:
             raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=_COPY_AGAIN)
         info = TensorInfo(dtype, logical, nbytes)
@@ -207,7 +212,7 @@ class _Placer:
         as_it_lies = not (stub.conj or stub.neg) and (
             not self.swapped or (storage.unit == 1 and dtype not in COMPONENT)
         )
-        if as_it_lies and is_contiguous(shape, strides):
+        if as_it_lies and contiguous:
             whole = storage.span
             span = whole
             if nbytes != whole.length:
@@ -236,16 +241,16 @@ class _Placer:
         return storage
 
 
-def _check_view(shape: tuple[int, ...], strides: tuple[int, ...], offset: int, numel: int) -> None:
-    """Every element that the view can reach lies inside the storage."""
+@lru_cache(maxsize=4096)
+def _geometry(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, bool]:
+    """Elements of a view, how far it reaches, and whether it is one run; remembered, since layers repeat their shapes.
+
+    Raises CorruptFileError on numbers that no view can have.
+    """
     if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=_COPY_AGAIN)
-    if min((*shape, *strides, offset)) < 0 or max((*shape, *strides, offset)) > MAX_DIM:
-        raise CorruptFileError("a size, a stride or the offset is out of range", hint=_COPY_AGAIN)
+    if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides)):
+        raise CorruptFileError("a size or a stride is out of range", hint=_COPY_AGAIN)
     if prod(shape) > MAX_DIM:
         raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=_COPY_AGAIN)
-    reach = extent(shape, strides)
-    if reach and offset + reach > numel:
-        raise CorruptFileError(
-            f"it reaches element {offset + reach:,} of a storage that has {numel:,}", hint=_COPY_AGAIN
-        )
+    return prod(shape), extent(shape, strides), is_contiguous(shape, strides)

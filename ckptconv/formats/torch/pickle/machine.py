@@ -116,7 +116,7 @@ class Machine(Containers):
             # calling something that was itself computed: getattr(x, "system")(…)
             return Thing(_described(function), "called", args)
         constructor = self._constructor(function)
-        if function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
+        if args and function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
             for arg in args:
                 if isinstance(arg, (list, tuple)):
