@@ -44,7 +44,8 @@ def test_a_range_outside_of_the_file_is_refused_before_memory_is_taken(offset: i
 
 
 def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    preadv = os.preadv
+    pread, preadv = os.pread, os.preadv
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: pread(fd, 3, offset))
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:3]], offset))
     with Source(path) as source:
         assert bytes(source.read_at(0, 256)) == bytes(range(256))
