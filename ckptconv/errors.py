@@ -12,6 +12,7 @@
     │   └── LimitError            a number in the file is past what any honest file needs
     ├── UnsafeError               reading on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
+    ├── MisfitError               the checkpoint does not fit the architecture that it is said to have
     ├── RejectedOutputError       the format's reference reader refused what we had written
     ├── PluginError               an installed plug-in does not load
     └── MissingExtraError         an optional package is needed and absent
@@ -145,6 +146,24 @@ class LossError(CkptconvError):
             details=[f"{loss.code}: {loss.message}" for loss in losses],
         )
         self.losses = tuple(losses)
+
+
+class MisfitError(CkptconvError):
+    """The checkpoint does not fit the architecture that it is said to have."""
+
+    code = "misfit"
+    most_details = 20
+
+    def __init__(
+        self, arch: str, findings: Sequence[Finding], *, path: str | PathLike[str], hint: str | None = None
+    ) -> None:
+        errors = [finding for finding in findings if finding.severity == "error"]
+        details = [f"{finding.code}: {finding.message}" for finding in errors[: self.most_details]]
+        if len(errors) > self.most_details:
+            details.append(f"… and {len(errors) - self.most_details:,} more")
+        count = f"{len(errors):,} error{'s' if len(errors) != 1 else ''}"
+        super().__init__(f"it does not fit {arch}: {count}", path=path, hint=hint, details=details)
+        self.findings = tuple(findings)
 
 
 class RejectedOutputError(CkptconvError):

@@ -11,15 +11,19 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 import xxhash
 
 import ckptconv
-from ckptconv.formats.base import Format
+from ckptconv.arch import expand, library, parse_text
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
+
+if TYPE_CHECKING:
+    from ckptconv.formats.base import Format
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,9 +43,14 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    lines = [line for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
-    return [line[2:].split(" #")[0].strip() for line in lines]
+def commands() -> list[tuple[str, str]]:
+    """Every command of the README, and what it shows below as its output."""
+    found: list[tuple[str, str]] = []
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, _, shown = part.partition("\n")
+            found.append((line.split(" #")[0].strip(), shown.rstrip("\n")))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +72,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_of_the_readme_runs_in_its_order(place: Path) -> None:
     environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     assert len(commands()) >= 10
-    for command in commands():
+    for command, shown in commands():
         done = subprocess.run(command, shell=True, cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        if command.startswith("python -c"):
-            assert f"\n{done.stdout}" in README
+        assert not shown or done.stdout.rstrip("\n") == shown, command
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,11 +97,39 @@ def suffixes(one: Format) -> str:
 
 def test_the_table_of_formats_is_the_registry() -> None:
     table = README.split("<!-- table: formats -->")[1].split("\n\n")[0].strip().splitlines()[2:]
-    rows = [
-        f"| `{one.name}` | yes | {yes_no(one.writer)} | {suffixes(one)} | {one.summary} |"
-        for one in BUILTIN
-    ]
+    rows = [f"| `{one.name}` | yes | {yes_no(one.writer)} | {suffixes(one)} | {one.summary} |" for one in BUILTIN]
     assert table == rows
+
+
+def test_the_table_of_architectures_is_the_library() -> None:
+    table = README.split("<!-- table: architectures -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    assert table == [f"| `{entry.name}` | {entry.summary} |" for entry in library()]
+
+
+def test_the_spec_of_the_readme_is_one() -> None:
+    (text,) = blocks("toml")
+    spec = parse_text(text)
+    values = {"vocab": 9, "hidden": 4, "layers": 2, "widths": [8, 6], "variant": "norm"}
+    head = {"classifier.hidden_layers": [3], "classifier.output_size": 2}
+    table = expand(spec, {**values, **head})  # type: ignore[arg-type]
+    assert table.findings == ()
+    shapes = {name: entry.shape for name, entry in table.tensors.items()}
+    assert shapes["layers.1.up.weight"] == (6, 4)
+    assert shapes["classifier.hidden_layers.0.weight"] == (3, 4)
+    assert (shapes["layers.0.norm.weight"], shapes["layers.1.scale"], "pool.weight" in shapes) == ((4,), (), False)
+
+
+def test_the_invalid_checkpoint_of_the_readme_is_told_as_it_says(place: Path) -> None:
+    checkpoint = torch.load(place / "model.pth", weights_only=True)
+    state = checkpoint["state_dict"]
+    state["hidden_layers.1.weight"] = state["hidden_layers.1.weight"].T.contiguous()
+    broken = {"output_size": 12, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+    torch.save({**checkpoint, **broken}, place / "broken.pth")
+    line = [sys.executable, "-m", "ckptconv", "validate", str(place / "broken.pth")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    (shown,) = blocks("text")
+    assert (done.stdout, done.returncode) == (shown, 1)
 
 
 def test_the_table_of_losses_has_every_code_that_can_occur() -> None:

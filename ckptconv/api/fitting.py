@@ -11,38 +11,19 @@ from ckptconv.api.validate import compare
 from ckptconv.arch.bind import from_metadata
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, UsageError
+from ckptconv.errors import MisfitError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from os import PathLike
     from pathlib import Path
 
     from ckptconv.api.validate import Validation
     from ckptconv.core.metadata import MetaNode
 
-MOST_DETAILS = 20
-"""Findings that an error lists."""
-
-
-class MisfitError(CkptconvError):
-    """The checkpoint does not fit the architecture that it is said to have."""
-
-    code = "misfit"
-
-    def __init__(self, result: Validation, *, path: str | PathLike[str], hint: str) -> None:
-        errors = [finding for finding in result.findings if finding.severity == "error"]
-        details = [f"{finding.code}: {finding.message}" for finding in errors[:MOST_DETAILS]]
-        if len(errors) > MOST_DETAILS:
-            details.append(f"… and {len(errors) - MOST_DETAILS:,} more")
-        count = f"{len(errors):,} error{'s' if len(errors) != 1 else ''}"
-        super().__init__(f"it does not fit {result.arch}: {count}", path=path, hint=hint, details=details)
-        self.findings = tuple(result.findings)
-
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """A checkpoint that fits: what the metadata lacks of its params, the note of its architecture, what else to know."""
+    """A checkpoint that fits: the params that its metadata lacks, its architecture as a note, what else to know."""
 
     params: Mapping[str, MetaNode]
     note: MetaNode
@@ -58,7 +39,7 @@ def fit(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence
     if not result.valid:
         chosen = [] if arch is None else ["--arch", arch]
         line = ["ckptconv", "validate", fspath(path), *chosen, *(part for text in settings for part in ("--set", text))]
-        raise MisfitError(result, path=path, hint=f"{shlex.join(line)} says why")
+        raise MisfitError(result.arch, result.findings, path=path, hint=f"{shlex.join(line)} says more")
     if not params:
         return Fitting({}, _note(result), result.findings)
     if result.spec is None and not result.params:

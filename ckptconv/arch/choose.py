@@ -146,8 +146,15 @@ def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[tupl
     """(overlap, spec) of the likeliest specs, best first."""
     kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
     shares = sorted(((_likely(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
-    close = [spec for share, spec in shares if share >= ENOUGH][:CLOSE] or [spec for _, spec in shares[:1]]
-    return sorted(((overlap(spec, tensors), spec) for spec in close), key=lambda entry: -entry[0])
+    close = [entry for entry in shares if entry[0] >= ENOUGH][:CLOSE] or shares[:1]
+    found: dict[str, tuple[float, Spec]] = {}
+    # An overlap is never larger than the share by patterns: what cannot win any more need not be solved.
+    for share, spec in sorted(close, key=lambda entry: (-entry[0], len(entry[1].yields_to))):
+        most = max((score for score, _ in found.values()), default=0.0)
+        yields = any(other in found and found[other][0] >= share for other in spec.yields_to)
+        if share >= most and not yields:
+            found[spec.name] = overlap(spec, tensors), spec
+    return sorted(found.values(), key=lambda entry: -entry[0])
 
 
 @lru_cache(maxsize=64)

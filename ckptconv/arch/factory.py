@@ -13,18 +13,22 @@ import inspect
 import json
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.table import Expected, Table
+from ckptconv.core.metadata import NumpyArray, NumpyScalar, TorchSize, TorchValue
 from ckptconv.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
+
+MOST_TEXT = 60
+"""Characters of an argument's value in a message."""
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
 
@@ -37,29 +41,38 @@ def is_reference(text: str) -> bool:
 def factory_table(reference: str, metadata: Mapping[Any, object], settings: Sequence[str] = ()) -> Table:
     """Build the module on the meta device and list what its `state_dict` holds.
 
-    Raises MissingExtraError without torch, UsageError where the reference does not lead to a module or its factory
-    fails; the factory's own exception is the cause.
+    What the code prints goes to stderr. Raises MissingExtraError without torch, UsageError where the reference does
+    not lead to a module or its factory fails; the factory's own exception is the cause.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise MissingExtraError("torch", "verify") from error
-    factory = _find(reference)
-    arguments = _arguments(factory, reference, metadata, settings)
-    try:
-        with torch.device("meta"):
-            module = factory(**arguments)
-    except Exception as error:
-        called = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise UsageError(
-            f"{reference}({called}) raises {type(error).__name__}: {error}",
-            hint="check its arguments, or --set NAME=VALUE",
-        ) from error
+    with _importable(_folder(reference)), redirect_stdout(sys.stderr):
+        factory = _find(reference)
+        arguments = _arguments(factory, reference, metadata, settings)
+        try:
+            with torch.device("meta"):
+                module = factory(**arguments)
+        except (Exception, SystemExit) as error:
+            called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
+            raise UsageError(
+                f"{reference}({called}) raises {_said(error)}", hint="check its arguments, or --set NAME=VALUE"
+            ) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
             f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
         )
     return module_table(module, reference, arguments)
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
 
 
 def module_table(module: torch.nn.Module, name: str, params: Mapping[str, Any]) -> Table:
@@ -73,11 +86,13 @@ def module_table(module: torch.nn.Module, name: str, params: Mapping[str, Any]) 
             first = kept.setdefault(id(tensor), key)
             if first != key:
                 tied[key] = first
-    tensors = {
-        key: Expected(tuple(value.shape), tied_to=tied.get(key))
-        for key, value in module.state_dict().items()
-        if isinstance(value, torch.Tensor)
-    }
+    state = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    lazy = [key for key, value in state.items() if torch.nn.parameter.is_lazy(value)]
+    if lazy:
+        raise UsageError(
+            f"{name}: {lazy[0]} has no shape before the module has run", hint="name a factory that runs it once"
+        )
+    tensors = {key: Expected(tuple(value.shape), tied_to=tied.get(key)) for key, value in state.items()}
     return Table(Spec(name=name), dict(params), tensors)
 
 
@@ -94,10 +109,9 @@ def _find(reference: str) -> Callable[..., object]:
             found = getattr(found, part)
     except UsageError:
         raise
-    except Exception as error:
-        raise UsageError(
-            f"{reference} cannot be loaded: {type(error).__name__}: {error}", hint="python -c 'import …' shows why"
-        ) from error
+    except (Exception, SystemExit) as error:
+        hint = f"python {path}" if path.endswith(".py") else f"python -c 'import {path}'"
+        raise UsageError(f"{reference} cannot be loaded: {_said(error)}", hint=f"{hint} shows why") from error
     if not callable(found):
         raise UsageError(
             f"{reference} is no class or function", hint="name a torch.nn.Module class or a factory of one"
@@ -112,33 +126,49 @@ def _load_file(path: Path) -> object:
     if spec is None or spec.loader is None:
         raise UsageError(f"{str(path)!r} is no Python file", hint="name a .py file")
     module = importlib.util.module_from_spec(spec)
-    with _importable(path.resolve().parent):
-        # dataclasses and pickling look a class's module up by name while it is being defined
-        previous = sys.modules.get(spec.name)
-        sys.modules[spec.name] = module
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            if previous is not None:
-                sys.modules[spec.name] = previous
+    # dataclasses and pickling look a class's module up by name, while it is being defined and when it is called
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
     return module
+
+
+def _folder(reference: str) -> Path:
+    """Where a reference's own modules are: the file's folder; for a package the one that we are in."""
+    path = reference.rpartition(":")[0]
+    return Path(path).resolve().parent if path.endswith(".py") else Path.cwd()
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Lets a file import its neighbours, as running it would."""
-    sys.path.insert(0, str(folder))
+    """Lets a file import its neighbours, as running it would, also while its class is called.
+
+    They are forgotten afterwards: another file of the same name, in another folder, has neighbours of its own.
+    """
+    entry, before = str(folder), dict(sys.modules)
+    sys.path.insert(0, entry)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        if entry in sys.path:
+            sys.path.remove(entry)
+        for name, module in list(sys.modules.items()):
+            if module is not before.get(name) and _lies_in(module, folder):
+                if name in before:
+                    sys.modules[name] = before[name]
+                else:
+                    del sys.modules[name]
+
+
+def _lies_in(module: object, folder: Path) -> bool:
+    path = getattr(module, "__file__", None)
+    return isinstance(path, str) and Path(path).parent == folder and "." not in getattr(module, "__name__", "")
 
 
 def _arguments(
     factory: Callable[..., object], reference: str, metadata: Mapping[Any, object], settings: Sequence[str]
 ) -> dict[str, object]:
     """The values whose names the factory knows; ``--set`` comes before metadata."""
-    stated = {key: value for key, value in metadata.items() if isinstance(key, str)}
+    stated = {key: _plain(value) for key, value in metadata.items() if isinstance(key, str)}
     given = dict(_setting(text) for text in settings)
     try:
         parameters = inspect.signature(factory).parameters.values()
@@ -156,6 +186,38 @@ def _arguments(
             hint=" ".join(f"--set {name}=VALUE" for name in missing),
         )
     return arguments
+
+
+def _plain(value: object) -> object:
+    """A value of metadata as the code that stored it had it: numbers of numpy, dtypes and sizes of torch."""
+    import torch
+
+    match value:
+        case NumpyScalar() | NumpyArray():
+            return _numpy(value)
+        case TorchValue(kind="device", name=name):
+            return torch.device(name)
+        case TorchValue(name=name):
+            return getattr(torch, name, value)
+        case TorchSize():
+            return torch.Size(value)
+        case list():
+            return [_plain(item) for item in value]
+        case tuple():
+            return tuple(_plain(item) for item in value)
+        case dict() if type(value) is dict:
+            return {key: _plain(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _numpy(value: NumpyScalar | NumpyArray) -> object:
+    import numpy as np
+
+    flat = np.frombuffer(value.data, np.dtype(value.dtype))
+    if isinstance(value, NumpyScalar):
+        return flat[0]
+    return flat.reshape(value.shape, order="F" if value.fortran else "C").copy()
 
 
 def _setting(text: str) -> tuple[str, object]:

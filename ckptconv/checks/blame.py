@@ -2,214 +2,289 @@
 
 `explain` takes what a strict comparison found and says the same in fewer words. It never changes the verdict: errors
 are replaced by errors that explain them, and what it cannot explain stays as it was. Causes come before symptoms.
+
+Hints are Python that mends a ``state_dict``, to be pasted in the order of the findings: each speaks of the names that
+there are once the hints before it were followed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.edits.match import find_prefix, numbered_blocks, pair_renames, substitutions
+from ckptconv.edits.match import find_prefix, numbered_blocks, numbers_in, pair_renames, substitutions
+from ckptconv.edits.python import drops, python, renames, single
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from ckptconv.edits.match import Shape
+    from ckptconv.edits.match import Prefix, Shape
 
     Found = Mapping[str, tuple[int, ...]]
     Fits = Callable[[Shape, tuple[int, ...]], bool]
 
 ORDER = (
-    "param-conflict", "constraint", "prefixed", "layer-count", "renamed", "swapped", "transposed", "not-a-tensor",
-    "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch", "tie-broken",
-    "all-zero", "negative-variance", "assumed",
+    "param-conflict", "param-missing", "constraint", "prefixed", "layer-count", "renamed", "swapped", "transposed",
+    "not-a-tensor", "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch",
+    "tie-broken", "all-zero", "negative-variance", "assumed",
 )  # fmt: skip
 """Causes before symptoms, errors before warnings."""
 
+LAYOUTS = ((3, 2, 0, 1), (4, 3, 0, 1, 2), (2, 1, 0))
+"""From the convolution kernels of other frameworks, [height, width, in, out], to torch's [out, in, height, width]."""
 
-def explain(
-    findings: Iterable[Finding],
-    expected: Mapping[str, Shape],
-    found: Found,
-    fits: Fits,
-) -> list[Finding]:
+CANDIDATES = 20
+"""Tensors of one shape among which the other half of a swap is looked for."""
+
+
+def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: Found, fits: Fits) -> list[Finding]:
     """The findings, with those that share a cause replaced by it, and sorted by `ORDER`.
 
     expected: shapes by name, of the architecture. found: of the checkpoint. fits(expected, found): whether one loads.
+    Costs O(tensors) but for the comparison of names without a partner.
     """
-    left = list(findings)
-    for step in (_prefixed, _layer_counts, _renamed, _swapped, _transposed):
-        left = step(left, expected, found, fits)
+    case = _Case(list(findings), expected, found, fits)
+    for step in (_layer_counts, _renamed, _swapped, _transposed):
+        step(case)
     rank = {code: i for i, code in enumerate(ORDER)}
-    return sorted(left, key=lambda finding: rank.get(finding.code, len(ORDER)))
+    hinted = [finding if finding.hint else _hinted(finding, found, expected) for finding in case.findings]
+    return sorted([*case.causes, *hinted], key=lambda finding: rank.get(finding.code, len(ORDER)))
 
 
-def _names(findings: Iterable[Finding], code: str) -> list[str]:
-    return [finding.where for finding in findings if finding.code == code]
+@dataclass(slots=True)
+class _Case:
+    """What is still to be explained, and the causes found so far."""
+
+    findings: list[Finding]
+    expected: Mapping[str, Shape]
+    found: Found
+    fits: Fits
+    causes: list[Finding] = field(default_factory=list)
+    names: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        self.names = self.found
+
+    def named(self, code: str) -> list[str]:
+        """The tensors that findings of a code are about, those that have a shape here."""
+        shapes = self.found if code == "unexpected-tensor" else self.expected
+        return [finding.where for finding in self.findings if finding.code == code and finding.where in shapes]
+
+    def explained(self, code: str, names: Collection[str]) -> None:
+        self.findings = [f for f in self.findings if f.code != code or f.where not in names]
 
 
-def _without(findings: list[Finding], missing: set[str], unexpected: set[str]) -> list[Finding]:
-    return [
-        finding
-        for finding in findings
-        if not (finding.code == "missing-tensor" and finding.where in missing)
-        and not (finding.code == "unexpected-tensor" and finding.where in unexpected)
-    ]
-
-
-def _shape_text(shape: Shape) -> str:
+def shape_text(shape: Shape) -> str:
+    """``[512, 784]``, an open dimension as ``?``."""
     return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"
 
 
-def _mismatch(name: str, as_found: str, wanted: Shape, shape: Shape) -> Finding:
-    message = f"{as_found}: expected shape {_shape_text(wanted)} (as {name}), found {_shape_text(shape)}"
-    return Finding("shape-mismatch", "error", as_found, message, _shape_text(wanted), _shape_text(shape))
+def prefixed(symptoms: Sequence[Finding], names: Collection[str]) -> tuple[Finding, dict[str, str]] | None:
+    """``module.layer.weight`` for ``layer.weight``: one finding instead of two for each name, and the names to go by.
 
-
-def _prefixed(
-    findings: list[Finding],
-    expected: Mapping[str, Shape],
-    found: Found,
-    fits: Fits,
-) -> list[Finding]:
-    """``module.layer.weight`` for ``layer.weight``: one finding instead of two for each name."""
-    missing, unexpected = _names(findings, "missing-tensor"), _names(findings, "unexpected-tensor")
+    names: all that the state_dict holds. None where no prefix explains two names and half of those without a partner.
+    """
+    missing = [finding.where for finding in symptoms if finding.code == "missing-tensor"]
+    unexpected = [finding.where for finding in symptoms if finding.code == "unexpected-tensor"]
     prefix = find_prefix(missing, unexpected)
     if prefix is None or (len(prefix.pairs) < 2 and len(missing) > 1):
-        return findings
-    count = len(prefix.pairs)
+        return None
+    pairs = _all_under(prefix, unexpected, names)
+    count = f"{len(pairs)} names" if len(pairs) > 1 else pairs[0][0]
+    s = "" if len(pairs) > 1 else "s"
     if prefix.found:
-        example = f"{{name.removeprefix({prefix.found!r}): tensor for name, tensor in state_dict.items()}}"
-        message = f"{count} names start with {prefix.found!r}, which the architecture does not have"
+        message = f"{count} start{s} with {prefix.found!r}, which the architecture does not have"
     else:
-        example = f"{{{prefix.expected!r} + name: tensor for name, tensor in state_dict.items()}}"
-        message = f"{count} names lack the prefix {prefix.expected!r} of the architecture"
-    cause = Finding(
-        "prefixed", "error", prefix.pairs[0][0], message, prefix.expected or "no prefix", prefix.found or "no prefix",
-        hint=example,
-    )  # fmt: skip
-    explained = _without(findings, {b for _, b in prefix.pairs}, {a for a, _ in prefix.pairs})
-    wrong = [_mismatch(b, a, expected[b], found[a]) for a, b in prefix.pairs if not fits(expected[b], found[a])]
-    return [cause, *explained, *wrong]
+        message = f"{count} lack{s} the prefix {prefix.expected!r} of the architecture"
+    wanted, there = prefix.expected or "no prefix", prefix.found or "no prefix"
+    hint = python(renames(pairs), names)
+    return Finding("prefixed", "error", pairs[0][0], message, wanted, there, hint), dict(pairs)
 
 
-def _layer_counts(
-    findings: list[Finding],
-    expected: Mapping[str, Shape],
-    found: Found,
-    fits: Fits,
-) -> list[Finding]:
+def _all_under(prefix: Prefix, unexpected: Sequence[str], names: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs, and what else has the same prefix or lacks it: a layer too many has it like all the others."""
+    pairs, taken = dict(prefix.pairs), {*names, *(b for _, b in prefix.pairs)}
+    starts = {a.partition(".")[0] for a in pairs}
+    for name in unexpected:
+        if prefix.found:
+            new = name.removeprefix(prefix.found)
+        else:
+            new = prefix.expected + name if name.partition(".")[0] in starts else name
+        if new and new not in taken:
+            pairs[name] = new
+            taken.add(new)
+    return tuple(pairs.items())
+
+
+def _layer_counts(case: _Case) -> None:
     """A whole layer too few or too many in a numbered stack, outermost stacks first."""
-    missing, unexpected = set(_names(findings, "missing-tensor")), set(_names(findings, "unexpected-tensor"))
-    wanted, there = numbered_blocks(expected), numbered_blocks(found)
+    missing, unexpected = set(case.named("missing-tensor")), set(case.named("unexpected-tensor"))
     lost, extra = numbered_blocks(missing), numbered_blocks(unexpected)
-    for stack in sorted(lost.keys() | extra.keys(), key=len):
-        gone = {
-            n for n, count in lost.get(stack, {}).items() if count == wanted[stack][n] and n not in there.get(stack, {})
-        }
-        more = {
-            n
-            for n, count in extra.get(stack, {}).items()
-            if count == there[stack][n] and n not in wanted.get(stack, {})
-        }
-        if not (gone or more) or not (wanted.get(stack, {}).keys() & there.get(stack, {}).keys()) or (gone and more):
-            continue
-        numbers = sorted(gone or more)
-        names = {name for name in (missing if gone else unexpected) if _number_in(name, stack) in numbers}
-        if not names:
-            continue
-        findings = _without(findings, names if gone else set(), set() if gone else names)
-        missing, unexpected = missing - names, unexpected - names
-        findings.append(_layer_count(stack, numbers, len(wanted[stack]), len(there[stack]), len(names), bool(gone)))
-    return findings
+    if not lost and not extra:
+        return
+    both = numbered_blocks(name for name in case.expected if name in case.found)
+    excused = numbered_blocks(name for name in case.expected if name not in case.found and name not in missing)
+    wanted, there = _sum(both, lost, excused), _sum(both, extra)
+    gone = {(s, n) for s in lost for n, count in lost[s].items() if count == wanted[s][n] and n not in there.get(s, ())}
+    more = {
+        (s, n) for s in extra for n, count in extra[s].items() if count == there[s][n] and n not in wanted.get(s, ())
+    }
+    changed = {stack for stack, _ in gone} ^ {stack for stack, _ in more}  # one that lost and won layers is renumbered
+    whole = {stack for stack in changed if wanted.get(stack, {}).keys() & there.get(stack, {}).keys()}
+    for blocks, names, code in ((gone, missing, "missing-tensor"), (more, unexpected, "unexpected-tensor")):
+        stacks: dict[str, list[tuple[int, str]]] = {}
+        for name in names:
+            at = next(((s, n) for s, n in numbers_in(name) if s in whole and (s, n) in blocks), None)
+            if at is not None:
+                stacks.setdefault(at[0], []).append((at[1], name))
+        for stack in sorted(stacks, key=lambda stack: (len(stack), stack)):
+            layers = len(wanted[stack]), len(there[stack])
+            case.causes.append(_layer_count(case, stack, sorted(stacks[stack]), layers))
+        case.explained(code, {name for members in stacks.values() for _, name in members})
 
 
-def _number_in(name: str, stack: str) -> int | None:
-    number = name[len(stack) :].partition(".")[0] if name.startswith(stack) else ""
-    return int(number) if number.isdigit() else None
+def _sum(*counted: Mapping[str, Counter[int]]) -> dict[str, Counter[int]]:
+    total: dict[str, Counter[int]] = {}
+    for stacks in counted:
+        for stack, counts in stacks.items():
+            total.setdefault(stack, Counter()).update(counts)
+    return total
 
 
-def _layer_count(stack: str, numbers: list[int], wanted: int, there: int, tensors: int, gone: bool) -> Finding:
+def _layer_count(case: _Case, stack: str, members: Sequence[tuple[int, str]], layers: tuple[int, int]) -> Finding:
+    numbers = sorted({number for number, _ in members})
     shown = ", ".join(f"{stack}{n}" for n in numbers[:3]) + (f" … {stack}{numbers[-1]}" if len(numbers) > 3 else "")
-    verb = "missing" if gone else "too many"
-    message = (
-        f"{stack.rstrip('.') or 'the stack'} has {there} layers, expected {wanted}: {verb} {shown} ({tensors} tensors)"
-    )
-    return Finding("layer-count", "error", f"{stack}{numbers[0]}", message, str(wanted), str(there))
+    gone = members[0][1] not in case.found
+    wanted, there = layers
+    problem = f"{'missing' if gone else 'too many'} {shown} ({len(members)} tensors)"
+    message = f"{stack.rstrip('.') or 'the stack'} has {there} layers, expected {wanted}: {problem}"
+    hint = None if gone else python(drops(name for _, name in members), case.names)
+    return Finding("layer-count", "error", f"{stack}{numbers[0]}", message, str(wanted), str(there), hint)
 
 
-def _renamed(
-    findings: list[Finding],
-    expected: Mapping[str, Shape],
-    found: Found,
-    fits: Fits,
-) -> list[Finding]:
-    """A name that is missing and one that is unexpected, of the same shape and alike: said as one substitution."""
-    missing = {name: expected[name] for name in _names(findings, "missing-tensor")}
-    unexpected = {name: found[name] for name in _names(findings, "unexpected-tensor") if name in found}
-    pairs = pair_renames(missing, unexpected, fits)
-    causes = []
-    for change in substitutions(pairs):
+def _renamed(case: _Case) -> None:
+    """A name that is missing and one that is unexpected, of the same shape and alike: said as one substitution.
+
+    Those whose shapes are each other's transposes come second: other frameworks keep matrices so.
+    """
+    missing = {name: case.expected[name] for name in case.named("missing-tensor")}
+    unexpected = {name: case.found[name] for name in case.named("unexpected-tensor")}
+    if not missing or not unexpected:
+        return
+
+    def turned(wanted: Shape, shape: tuple[int, ...]) -> bool:
+        return _axes(wanted, shape, case.fits) is not None
+
+    pairs = pair_renames(missing, unexpected, case.fits)
+    known = {a for a, _ in pairs}, {b for _, b in pairs}
+    rest = {a: s for a, s in unexpected.items() if a not in known[0]}
+    turns = pair_renames({b: s for b, s in missing.items() if b not in known[1]}, rest, turned)
+    for change in substitutions([*pairs, *turns]):
         a, b = change.pairs[0]
         message = f"{a} is likely {b}"
-        hint = f"state_dict[{b!r}] = state_dict.pop({a!r})"
         if len(change.pairs) > 1:
-            message = f"{len(change.pairs)} names have {change.found!r} for {change.expected!r}: {message}"
-            replaced = f"name.replace({change.found!r}, {change.expected!r})"
-            hint = f"{{{replaced}: tensor for name, tensor in state_dict.items()}}"
-        if not change.found or not change.expected or "{}" in change.found + change.expected:
-            hint = f"state_dict[{b!r}] = state_dict.pop({a!r})"
-        causes.append(Finding("renamed", "error", a, message, b, a, hint=hint))
-    return causes + _without(findings, {b for _, b in pairs}, {a for a, _ in pairs})
+            old, new = change.found or "nothing", change.expected or "nothing"
+            message = f"{len(change.pairs)} names have {old!r} for {new!r}: {message}"
+        hint = python(renames(change.pairs), case.names)
+        case.causes.append(Finding("renamed", "error", a, message, b, a, hint))
+    for a, b in turns:
+        case.findings.append(_mismatch(b, missing[b], unexpected[a]))
+    case.found = {**case.found, **{b: unexpected[a] for a, b in turns}}
+    case.explained("missing-tensor", {b for _, b in (*pairs, *turns)})
+    case.explained("unexpected-tensor", {a for a, _ in (*pairs, *turns)})
 
 
-def _swapped(
-    findings: list[Finding],
-    expected: Mapping[str, Shape],
-    found: Found,
-    fits: Fits,
-) -> list[Finding]:
-    """Two tensors that each have the shape of the other."""
-    wrong = {finding.where: finding for finding in findings if finding.code == "shape-mismatch"}
-    names = [name for name in wrong if name in expected and name in found]
-    by_shape: dict[Shape, list[str]] = {}
+def _mismatch(name: str, wanted: Shape, shape: tuple[int, ...]) -> Finding:
+    texts = shape_text(wanted), shape_text(shape)
+    message = f"{name}: expected shape {texts[0]}, found {texts[1]}"
+    return Finding("shape-mismatch", "error", name, message, *texts)
+
+
+def _swapped(case: _Case) -> None:
+    """Two tensors that each have the shape of the other; of several such, those whose names have most in common."""
+    names = [name for name in case.named("shape-mismatch") if name in case.found]
+    waiting: dict[tuple[Shape, Shape], dict[str, None]] = {}
     for name in names:
-        by_shape.setdefault(found[name], []).append(name)
+        waiting.setdefault((case.expected[name], case.found[name]), {})[name] = None
     done: set[str] = set()
-    causes = []
     for a in names:
-        partners = [b for b in by_shape.get(expected[a], []) if b != a and found[a] == expected[b] and b not in done]
-        if a in done or not partners or found[a][::-1] == expected[a]:
-            continue
-        b = partners[0]
+        wanted, shape = case.expected[a], case.found[a]
+        partners = waiting.get((shape, wanted))
+        if a in done or not partners or (shape[::-1] == wanted and len(names) > 2):
+            continue  # many matrices, each as its transpose should be, are transposed
+        b = max(islice(partners, CANDIDATES), key=lambda name: _shared(a, name))
+        for name in (a, b):
+            del waiting[case.expected[name], case.found[name]][name]
         done |= {a, b}
-        message = f"{a} and {b} have each other's shapes"
-        hint = f"state_dict[{a!r}], state_dict[{b!r}] = state_dict[{b!r}], state_dict[{a!r}]"
-        wanted, shape = _shape_text(expected[a]), _shape_text(found[a])
-        causes.append(Finding("swapped", "error", a, message, wanted, shape, hint=hint))
-    return causes + [f for f in findings if not (f.code == "shape-mismatch" and f.where in done)]
+        message, texts = f"{a} and {b} have each other's shapes", (shape_text(wanted), shape_text(shape))
+        case.causes.append(Finding("swapped", "error", a, message, *texts, python(renames([(a, b), (b, a)]))))
+    case.explained("shape-mismatch", done)
 
 
-def _transposed(
-    findings: list[Finding],
-    expected: Mapping[str, Shape],
-    found: Found,
-    fits: Fits,
-) -> list[Finding]:
-    """A matrix with its two sizes exchanged."""
-    explained = []
-    for finding in findings:
+def _shared(a: str, b: str) -> int:
+    """How many components two names share, place by place."""
+    return sum(x == y for x, y in zip(a.split("."), b.split("."), strict=False))
+
+
+def _transposed(case: _Case) -> None:
+    """A matrix with its two sizes exchanged, a kernel with its dimensions in another framework's order."""
+    for i, finding in enumerate(case.findings):
         name = finding.where
-        shape = found.get(name, ())
-        if (
-            finding.code == "shape-mismatch"
-            and len(shape) == 2
-            and name in expected
-            and fits(expected[name], shape[::-1])
-        ):
+        if finding.code != "shape-mismatch" or name not in case.found or name not in case.expected:
+            continue
+        axes = _axes(case.expected[name], case.found[name], case.fits)
+        if axes is not None:
             message = f"{name} is transposed: expected {finding.expected}, found {finding.found}"
-            hint = f"state_dict[{name!r}] = state_dict[{name!r}].T.contiguous()"
-            finding = replace(finding, code="transposed", message=message, hint=hint)
-        explained.append(finding)
-    return explained
+            hint = python(single("transpose", name, axes=list(axes)))
+            case.findings[i] = replace(finding, code="transposed", message=message, hint=hint)
+
+
+def _axes(wanted: Shape, shape: tuple[int, ...], fits: Fits) -> tuple[int, ...] | None:
+    """The order of dimensions in which a shape would fit; None where it fits as it is, or in no order known."""
+    if len(shape) != len(wanted) or len(shape) < 2 or fits(wanted, shape):
+        return None
+    for axes in (tuple(range(len(shape)))[::-1] if len(shape) == 2 else (), *LAYOUTS):
+        if len(axes) == len(shape) and fits(wanted, tuple(shape[axis] for axis in axes)):
+            return axes
+    return None
+
+
+def _hinted(finding: Finding, found: Found, expected: Mapping[str, Shape]) -> Finding:
+    """The finding with what would mend it, where that is known."""
+    name = finding.where
+    match finding.code:
+        case "unexpected-tensor":
+            hint = python(single("drop", name))
+        case "missing-tensor" if name.endswith("num_batches_tracked"):
+            hint = f"state_dict[{name!r}] = torch.tensor(0)"
+        case "shape-mismatch" if name in found and name in expected:
+            hint = _reshape(name, expected[name], found[name])
+        case "dtype-mismatch" if finding.expected is not None:
+            hint = _cast(name, finding.expected)
+        case "tie-broken" if finding.expected is not None:
+            hint = python(single("tie", finding.expected.removeprefix("tied to "), name))
+        case _:
+            return finding
+    return replace(finding, hint=hint)
+
+
+def _reshape(name: str, wanted: Shape, shape: tuple[int, ...]) -> str | None:
+    """For shapes that differ in dimensions of size 1 alone: those of a scalar, a bias, a 1 × 1 convolution."""
+    sizes = [size for size in wanted if size is not None]
+    if len(sizes) < len(wanted) or prod(sizes) != prod(shape):
+        return None
+    if [size for size in sizes if size != 1] != [size for size in shape if size != 1]:
+        return None
+    return python(single("reshape", name, shape=list(sizes)))
+
+
+def _cast(name: str, wanted: str) -> str | None:
+    from ckptconv.core.arrays import TORCH_NAMES
+
+    first = wanted.removeprefix("one of ").split(" or ")[0].split(", ")[0]
+    dtype = next((torch for dtype, torch in TORCH_NAMES.items() if dtype.name == first), None)
+    return None if dtype is None else python(single("cast", name, dtype=dtype))

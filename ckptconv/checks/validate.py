@@ -1,31 +1,33 @@
 """Does a checkpoint fit an architecture, and if not, why not?
 
 The verdict is that of a strict comparison (`ckptconv.arch.check`); `ckptconv.checks.blame` says it in fewer words.
-A prefix that a wrapper left on every name is looked through first, so that the params can be solved at all; it stays
-an error, because ``load_state_dict(strict=True)`` would refuse the names.
+A prefix that a wrapper left on every name, or that was cut off, is looked through first, so that the params can be
+solved at all; it stays an error, because ``load_state_dict(strict=True)`` would refuse the names.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.check import check, fits
-from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.arch.solver import solve
-from ckptconv.checks.blame import explain
+from ckptconv.checks.blame import explain, prefixed
+from ckptconv.checks.hypotheses import fewest_causes
+from ckptconv.checks.prefixes import spec_names
 from ckptconv.core.metadata import StateDict, walk
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.arch.bind import Source
     from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.arch.table import Table
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.tensor import LazyTensor, TensorInfo
+
+MAX_PREFIXES = 3
+"""Prefixes that are looked through, one inside the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +45,44 @@ class Verdict:
 
 
 def validate_spec(checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]) -> Verdict:
-    """Bind the spec's params for this checkpoint, and compare. Reads no tensor."""
-    prefix = foreign_prefix(spec, {name: tensor.info for name, tensor in checkpoint.items()})
-    tensors: dict[str, LazyTensor] = {name.removeprefix(prefix): tensor for name, tensor in checkpoint.items()}
-    aliases = {name: tensor.alias for name, tensor in tensors.items()}
-    solution = solve(spec, {name: tensor.info for name, tensor in tensors.items()}, sources, aliases=aliases)
-    findings = list(solution.findings)
-    if solution.table is None:
-        problem = solution.problem
-        message = problem.message if problem else "the params do not determine a table"
-        hint = problem.hint if problem else None
-        findings.append(Finding("param-missing", "error", spec.name, message, hint=hint))
-    else:
-        findings += compare(checkpoint, solution.table)
-    return Verdict(findings, solution.params, solution.origins)
+    """Bind the spec's params for this checkpoint, and compare. Reads no tensor.
+
+    Where the params contradict what is stated, or much does not fit, other ways to bind them are tried, and the one
+    that leaves fewest errors is told.
+    """
+    names = spec_names(spec, {name: tensor.info for name, tensor in checkpoint.items()})
+    infos = {names.get(name, name): tensor.info for name, tensor in checkpoint.items()}
+    aliases = {names.get(name, name): tensor.alias for name, tensor in checkpoint.items()}
+
+    def attempt(sources: Sequence[Source], more: Mapping[str, str]) -> Verdict:
+        tensors = {more.get(name, name): info for name, info in infos.items()}
+        shared = {more.get(name, name): alias for name, alias in aliases.items()}
+        solution = solve(spec, tensors, sources, aliases=shared)
+        if solution.table is not None:
+            findings = [*solution.findings, *compare(checkpoint, solution.table)]
+        else:
+            problem = solution.problem
+            message = problem.message if problem else "the params do not determine a table"
+            missing = Finding("param-missing", "error", spec.name, message, hint=problem.hint if problem else None)
+            findings = [*solution.findings, missing]
+        return Verdict(findings, solution.params, solution.origins)
+
+    verdict = fewest_causes(spec, infos, sources, attempt)
+    mended = [_mended(finding, spec, verdict.params, checkpoint.metadata) for finding in verdict.findings]
+    return replace(verdict, findings=mended)
+
+
+def _mended(
+    finding: Finding, spec: Spec, params: Mapping[str, ParamValue], metadata: Mapping[object, object]
+) -> Finding:
+    """A conflict with how the metadata would agree with the tensors."""
+    if finding.code != "param-conflict" or finding.hint is not None or finding.where not in params:
+        return finding
+    param, value = spec.params[finding.where], params[finding.where]
+    key = next((key for key in (param.name, *param.aliases) if key in metadata), None)
+    if key is None or metadata[key] == value:
+        return finding
+    return replace(finding, hint=f"checkpoint[{key!r}] = {value!r}")
 
 
 def validate_table(checkpoint: Checkpoint, table: Table) -> Verdict:
@@ -66,43 +92,51 @@ def validate_table(checkpoint: Checkpoint, table: Table) -> Verdict:
 
 def compare(checkpoint: Checkpoint, table: Table) -> list[Finding]:
     """What does not fit, explained."""
-    infos: dict[str, TensorInfo] = {name: tensor.info for name, tensor in checkpoint.items()}
     holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
-    symptoms = check(
-        table,
-        infos,
-        aliases={name: tensor.alias for name, tensor in checkpoint.items()},
-        recorded_ties=checkpoint.tied_to,
-        versions=holes[0].versions if len(holes) == 1 else None,
-        plain=[key for hole in holes for _, key, _ in hole.plain if hole.prefix == ""],
-    )
+    plain = [hole.prefix + key for hole in holes for _, key, _ in hole.plain]
+    versions = _versions(holes)
+    all_names = [*checkpoint, *plain]
+    names = {name: name for name in all_names}
+    causes: list[Finding] = []
+    while True:
+        symptoms = check(
+            table,
+            {names[name]: tensor.info for name, tensor in checkpoint.items()},
+            aliases={names[name]: tensor.alias for name, tensor in checkpoint.items()},
+            recorded_ties={
+                names[name]: names[other]
+                for name, other in checkpoint.tied_to.items()
+                if name in names and other in names
+            },
+            versions=_respelled(versions, names),
+            plain=[names[name] for name in plain],
+        )
+        found = prefixed(symptoms, list(names.values())) if len(causes) < MAX_PREFIXES else None
+        if found is None:
+            break
+        causes.append(found[0])
+        names = {name: found[1].get(now, now) for name, now in names.items()}
     expected = {name: entry.shape for name, entry in table.tensors.items()}
-    return explain(symptoms, expected, {name: info.shape for name, info in infos.items()}, fits)
+    shapes = {names[name]: tensor.info.shape for name, tensor in checkpoint.items()}
+    return [*causes, *explain(symptoms, expected, shapes, fits)]
 
 
-def foreign_prefix(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:
-    """The start that most names have and that the spec lacks, "" where the names match better as they are."""
-    patterns = compile_patterns(spec)
-
-    def matched(candidates: Mapping[str, TensorInfo]) -> int:
-        return len({name for rule in match_names(patterns, candidates) for name, _, _ in rule.found})
-
-    best, most = "", matched(tensors)
-    if most == len(tensors):
-        return best
-    for prefix in _common_starts(tensors):
-        count = matched({name.removeprefix(prefix): info for name, info in tensors.items()})
-        if count > most:
-            best, most = prefix, count
-    return best
+def _versions(holes: Sequence[StateDict]) -> dict[str, object]:
+    """Module versions by the module's full path."""
+    versions: dict[str, object] = {}
+    for hole in holes:
+        if isinstance(hole.versions, dict):
+            versions.update(
+                {
+                    (hole.prefix + path).rstrip("."): entry
+                    for path, entry in hole.versions.items()
+                    if isinstance(path, str)
+                }
+            )
+    return versions
 
 
-def _common_starts(names: Iterable[str]) -> list[str]:
-    """Leading components that at least half of the names share, to a depth of three."""
-    counts: Counter[str] = Counter()
-    total = 0
-    for name in names:
-        total += 1
-        parts = name.split(".")
-        counts.update(".".join(parts[:depth]) + "." for depth in range(1, min(4, len(parts))))
-    return [start for start, count in counts.items() if 2 * count >= total]
+def _respelled(versions: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    """The versions under the paths that modules have once their tensors are renamed."""
+    changed = {old.rpartition(".")[0]: new.rpartition(".")[0] for old, new in names.items() if old != new}
+    return {changed.get(path, path): entry for path, entry in versions.items()}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 ZEROS_ARE_FINE = ("bias", "running_mean", "num_batches_tracked", "beta", "mask", "zero_point", "position_ids")
-"""Last components of names whose tensors are often all zero in a healthy model."""
+"""Words in the last components of names whose tensors are often all zero in a healthy model."""
 
 
 def check_values(
@@ -41,12 +41,15 @@ def _check(name: str, tensor: LazyTensor) -> list[Finding]:
     if figures.nan or figures.inf:
         said = " and ".join(f"{count} {what}" for count, what in ((figures.nan, "NaN"), (figures.inf, "Inf")) if count)
         message = f"{name} holds {said} among {tensor.info.numel:,} values"
-        found.append(Finding("non-finite", "error", name, message, "finite values", said))
+        hint = f"(~state_dict[{name!r}].to(torch.complex128).isfinite()).nonzero()"
+        found.append(Finding("non-finite", "error", name, message, "finite values", said, hint))
     last = name.rpartition(".")[2]
-    if figures.zeros == tensor.info.numel > 1 and last not in ZEROS_ARE_FINE:
+    numbers = tensor.info.dtype.kind in ("float", "complex")
+    if numbers and figures.zeros == tensor.info.numel > 1 and not any(word in last for word in ZEROS_ARE_FINE):
         message = f"{name} is all zero, as if it had never been trained or loaded"
         found.append(Finding("all-zero", "warning", name, message, "weights", "zeros"))
     if last == "running_var" and figures.min is not None and figures.min < 0:
         message = f"{name} holds a negative variance ({figures.min:g})"
-        found.append(Finding("negative-variance", "warning", name, message, "≥ 0", f"{figures.min:g}"))
+        hint = f"state_dict[{name!r}].clamp_(min=0)"
+        found.append(Finding("negative-variance", "warning", name, message, "≥ 0", f"{figures.min:g}", hint))
     return found

@@ -27,6 +27,7 @@ Examples:
   ckptconv convert checkpoint.pth model.safetensors
   ckptconv convert model.safetensors model.pth --meta input_size=784 --meta 'hidden_layers=[512, 256]'
   ckptconv convert training.ckpt weights.safetensors --bare
+  ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
 """
 
 
@@ -52,24 +53,33 @@ def _loss_code(word: str) -> str:
     "--allow-loss", metavar="CODE", type=_loss_code, multiple=True,
     help=f"Agree to a loss: {', '.join(LOSSES[:-1])}, or all. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "--with-params", is_flag=True,
+    help="Write the architecture's required params into the metadata; without --arch it is chosen by evidence.",
+)  # fmt: skip
+@options.arch
+@options.set_("With --arch or --with-params: give a param its value.")
 @options.json_
 @options.debug
 @options.help_
 def command(
     source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, bare: bool,
-    meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], as_json: bool,
+    meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool, arch: str | None,
+    settings: tuple[str, ...], as_json: bool,
 ) -> int:  # fmt: skip
     """Convert the checkpoint SRC into a new file DST.
 
     SRC's format is told from its bytes, DST's from its suffix. What DST could not give back is listed and refused,
-    unless you agree with --allow-loss, or ask for the model's tensors alone with --bare. DST appears whole or not at
-    all.
+    unless you agree with --allow-loss, or ask for the model's tensors alone with --bare. With --arch or --with-params
+    a SRC that does not fit its architecture is refused too. DST appears whole or not at all.
     """
     from ckptconv import api
 
     metadata = dict(meta)
     if len(metadata) < len(meta):
         raise click.UsageError("--meta sets the same key twice", click.get_current_context())
+    if settings and arch is None and not with_params:
+        raise click.UsageError("--set needs --arch or --with-params", click.get_current_context())
     before = _identity(target)
     try:
         with Bar("converting") as bar:
@@ -83,6 +93,9 @@ def command(
                 bare=bare,
                 metadata=metadata,
                 allow_loss=allow_loss,
+                arch=arch,
+                settings=settings,
+                with_params=with_params,
                 progress=bar,
             )
     except KeyboardInterrupt as stop:

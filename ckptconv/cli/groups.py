@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Group(click.Group):
     """Commands by name, with the first line of each one's help."""
 
-    summaries: Mapping[str, str] = {}  # noqa: RUF012 (never changed)
+    summaries: Mapping[str, str] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.summaries)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "convert": "Convert a checkpoint into another format.",
     "inspect": "Say what is in a checkpoint, and whether it is safe.",
+    "diff": "Say what changed between two checkpoints.",
     "validate": "Say whether a checkpoint fits its architecture, and why not.",
     "arch": "List, show and infer architecture specs.",
     "formats": "List the formats, or say what one of them holds.",

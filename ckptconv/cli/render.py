@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ckptconv.api import Conversion
+    from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding
     from ckptconv.errors import PluginError
     from ckptconv.formats.base import Format
@@ -21,6 +22,10 @@ MOST_FINDINGS = 20
 
 MOST_PADDING = 60
 """Columns that a table pads a cell to at most, so that one long name does not push all others apart."""
+
+MOST_VALUE = 60
+MOST_ITEMS = 12
+"""Characters of a param's value that are shown, and items of one that is a list."""
 
 _WIDE = re.compile(
     "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\ua960-\ua97f\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\uffe0-\uffe6"
@@ -61,6 +66,17 @@ def listed(items: Sequence[str], most: int = 4) -> str:
     """The first few of many, and how many more there are."""
     shown = ", ".join(items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
+
+
+def value(param: ParamValue) -> str:
+    """A param's value: words bare, long lists cut."""
+    if isinstance(param, str) and (param == "" or not param.replace("_", "").replace("-", "").isalnum()):
+        return printable(repr(param if len(param) <= MOST_VALUE else f"{param[:MOST_VALUE]}…"))
+    if isinstance(param, list):
+        shown = ", ".join(value(item) for item in param[:MOST_ITEMS])
+        return f"[{shown}]" if len(param) <= MOST_ITEMS else f"[{shown}, … {plural(len(param), 'item')}]"
+    text = printable(str(param).lower() if isinstance(param, bool) else str(param))
+    return text if len(text) <= MOST_VALUE else f"{text[:MOST_VALUE]}…"
 
 
 def width(text: str) -> int:

@@ -14,10 +14,11 @@ from ckptconv.cli.render_tree import Columns, flat, tree
 from ckptconv.core.metadata import StateDict, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
     from ckptconv.api import Inspection
     from ckptconv.checks.stats import Stats
+    from ckptconv.cli.render_tree import Kind
     from ckptconv.core.tensor import LazyTensor
 
 STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
@@ -52,7 +53,7 @@ def page(inspection: Inspection) -> list[str]:
     columns = _tree_columns(checkpoint.all_tensors, tied, stats)
     for title, tensors in (("tensors", dict(checkpoint)), ("tensors outside of the model", checkpoint.extras)):
         if tensors:
-            rows = tree(tensors, tied, columns, fold=stats is None, heads=stats is not None)
+            rows = tree(tensors, tied, columns, _kind(tensors), fold=stats is None, heads=stats is not None)
             lines += _section(title, rows)
     lines += _section("metadata", entries(checkpoint.metadata))
     lines += _section("objects that were not built", _objects(inspection))
@@ -132,6 +133,14 @@ def _tree_columns(
         return [info.dtype.name, _shape(info.shape), *_figures(stats, name), *note]
 
     return Columns(["DTYPE", "SHAPE", *_heads(stats)], frozenset(range(2, 2 + len(_heads(stats)))), cells)
+
+
+def _kind(tensors: Mapping[str, LazyTensor]) -> Kind:
+    def kind(name: str) -> Hashable:
+        info = tensors[name].info
+        return info.dtype.name, info.shape
+
+    return kind
 
 
 def _list_columns(inspection: Inspection, stats: Mapping[str, Stats | None] | None) -> Columns:

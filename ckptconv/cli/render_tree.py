@@ -11,15 +11,12 @@ Written by hand: rich takes as long to be imported as this takes for ten thousan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import table
-
-if TYPE_CHECKING:
-    from ckptconv.core.tensor import LazyTensor
 
 MAX_LEVELS = 40
 """Dots that a name is split at; what is behind the last of them stays in one piece."""
@@ -33,6 +30,9 @@ Node = Branch | str
 
 Cells = Callable[[str], Sequence[str]]
 """The columns behind a tensor's name, by that name."""
+
+Kind = Callable[[str], Hashable]
+"""What must be equal for two tensors to be folded, by a tensor's name: its element type and shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ def flat(names: Sequence[str], columns: Columns) -> list[str]:
 
 
 def tree(
-    tensors: Mapping[str, LazyTensor], tied: Mapping[str, str], columns: Columns, *, fold: bool, heads: bool
+    names: Iterable[str], tied: Mapping[str, str], columns: Columns, kind: Kind, *, fold: bool, heads: bool
 ) -> list[str]:
-    """The tensors by the dots in their names; with `fold`, equal numbered siblings are one line."""
-    forest = _Forest(tensors, tied, columns.cells, fold)
+    """The tensors by the dots in their names; with `fold`, numbered siblings of equal kinds are one line."""
+    forest = _Forest(kind, tied, columns.cells, fold)
     if heads:
         forest.rows.append(["", *columns.heads])
-    forest.draw(forest.groups(_grown(tensors)), "", root=True)
+    forest.draw(forest.groups(_grown(names)), "", root=True)
     lines = table(forest.rows, {i + 1 for i in columns.numeric})
     return [style(lines[0], "bold"), *lines[1:]] if heads else lines
 
 
-def _grown(names: Mapping[str, object]) -> Branch:
+def _grown(names: Iterable[str]) -> Branch:
     root: Branch = {}
     for name in names:
         branch = root
@@ -98,7 +98,7 @@ class _Group:
 
 @dataclass(slots=True)
 class _Forest:
-    tensors: Mapping[str, LazyTensor]
+    kind: Kind
     tied: Mapping[str, str]
     cells: Cells
     fold: bool
@@ -153,10 +153,9 @@ class _Forest:
         return found
 
     def _shape_of(self, node: Node) -> int:
-        """A number that is equal for subtrees of equal names, element types, shapes and ties."""
+        """A number that is equal for subtrees of equal names, kinds and ties."""
         if isinstance(node, str):
-            info = self.tensors[node].info
-            key: Hashable = (info.dtype.name, info.shape, _relative(node, self.tied[node]) if node in self.tied else 0)
+            key: Hashable = (self.kind(node), _relative(node, self.tied[node]) if node in self.tied else 0)
         else:
             key = frozenset([(name, self._shape_of(child)) for name, child in node.items()])
         return self._ids.setdefault(key, len(self._ids))

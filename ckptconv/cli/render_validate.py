@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import fields, plural
-from ckptconv.cli.render_metadata import spelled
+from ckptconv.cli.render import fields, plural, value
 from ckptconv.edits.match import skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ckptconv.api import Validation
+    from ckptconv.arch.evaluate import Formula
+    from ckptconv.arch.spec import Spec
     from ckptconv.core.report import Finding, Severity
 
 MOST_LINES = 36
@@ -24,8 +25,8 @@ MOST_LINES = 36
 MOST_TEXT = 240
 """Characters of a line; names in files may be of any length."""
 
-MOST_VALUE = 60
-"""Characters of a param's value."""
+MOST_DIGITS = 18
+"""Digits of a number that becomes part of a range; Python refuses to read very long ones."""
 
 _HUES = {"error": "red", "warning": "yellow", "info": "dim"}
 _DIGITS = re.compile(r"\d+")
@@ -59,8 +60,7 @@ def _verdict(result: Validation) -> str:
 
 
 def _param(result: Validation, name: str) -> str:
-    text = spelled(result.params[name], MOST_VALUE)
-    return printable(name) + " " + (text if len(text) <= MOST_VALUE else f"{text[:MOST_VALUE]}…")
+    return f"{printable(name)} {value(result.params[name])}"
 
 
 def _more(result: Validation) -> list[tuple[str, str]]:
@@ -68,6 +68,7 @@ def _more(result: Validation) -> list[tuple[str, str]]:
     if result.spec is None:
         return []
     spec, origins = result.spec, result.origins
+    asked = {name for formula in _formulas(spec) for name in formula.names}
     also = [
         _param(result, name)
         for name, param in spec.params.items()
@@ -77,7 +78,114 @@ def _more(result: Validation) -> list[tuple[str, str]]:
     silent = [
         _param(result, name)
         for name in spec.params
-        if origins.get(name) == "default" and name in result.params and name not in spec.asked
+        if origins.get(name) == "default" and name in result.params and name not in asked
     ]
     rows = [("also", ", ".join(also)), ("assumed", f"{', '.join(silent)} (tensors do not say)")]
     return [row for row, shown in zip(rows, (also, silent), strict=True) if shown]
+
+
+def _formulas(spec: Spec) -> Iterator[Formula]:
+    """Everything that decides which tensors there are, and their shapes."""
+    for rule in spec.rules:
+        yield from rule.formulas
+    for loop in spec.loops.values():
+        yield from loop.formulas
+    yield from spec.lets.values()
+    yield from (entry.formula for entry in spec.constraints)
+
+
+@dataclass(slots=True)
+class _Cause:
+    """The findings of one code: one entry for those that differ only in their numbers; the first `shown` are shown."""
+
+    severity: Severity
+    code: str
+    entries: list[list[Finding]] = field(default_factory=list)
+    texts: list[list[str]] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        count = sum(map(len, self.entries))
+        head = style(f"{self.severity}:", _HUES[self.severity]) + f" {printable(self.code)}"
+        head += f" ({count:,})" if count > 1 else ""
+        return [head, *(line for text in self.texts for line in text)]
+
+
+def findings(found: Sequence[Finding]) -> list[str]:
+    """Findings by code, in the order that they come in; every code gets its lines before one gets all of them."""
+    causes = _causes(found)
+    left, waiting = MOST_LINES, list(causes)
+    while waiting:
+        again = []
+        for cause in waiting:
+            position = len(cause.texts)
+            text = _entry(cause.entries[position])
+            cost = len(text) + (position == 0)
+            if cost <= left:
+                left -= cost
+                cause.texts.append(text)
+                if position + 1 < len(cause.entries):
+                    again.append(cause)
+        waiting = again
+    lines = [line for cause in causes if cause.texts for line in cause.lines]
+    hidden = sum(len(entry) for cause in causes for entry in cause.entries[len(cause.texts) :])
+    return [*lines, f"… and {hidden:,} more; --json has all"] if hidden else lines
+
+
+def _causes(found: Iterable[Finding]) -> list[_Cause]:
+    causes: dict[str, _Cause] = {}
+    entries: dict[tuple[str, str, str], list[Finding]] = {}
+    for finding in found:
+        cause = causes.setdefault(finding.code, _Cause(finding.severity, finding.code))
+        key = finding.code, skeleton(finding.where), skeleton(finding.message)
+        if key not in entries:
+            entries[key] = []
+            cause.entries.append(entries[key])
+        entries[key].append(finding)
+    return list(causes.values())
+
+
+def _entry(alike: Sequence[Finding]) -> list[str]:
+    """What is wrong, with what was expected and found; what to do about it."""
+    first = alike[0]
+    lines = [f"  {_shortened(_message(alike))}"]
+    if any(text is not None and text not in first.message for text in (first.expected, first.found)):
+        wanted, there = (_shortened(text or "nothing") for text in (first.expected, first.found))
+        lines.append(f"    expected {wanted}, found {there}")
+    if first.hint is not None:
+        likewise = "  # likewise for the others" if len(alike) > 1 else ""
+        lines.append(style(f"    hint: {_shortened(first.hint)}{likewise}", "dim"))
+    return lines
+
+
+def _message(alike: Sequence[Finding]) -> str:
+    first = alike[0]
+    if len(alike) == 1:
+        return first.message
+    if not first.where or first.where not in first.message:
+        return f"{first.message} (and {len(alike) - 1:,} more like it)"
+    name = f"{_range([finding.where for finding in alike])} ×{len(alike):,}"
+    rest = {finding.message.replace(finding.where, "") for finding in alike}
+    return first.message.replace(first.where, name) + (" (the first of them)" if len(rest) > 1 else "")
+
+
+def _range(names: Sequence[str]) -> str:
+    """Names of one skeleton as one: ``layers.0–31.weight``, or ``layers.{0,4}.weight`` where few are far apart."""
+    texts = _DIGITS.split(names[0])
+    columns = zip(*(_DIGITS.findall(name) for name in names), strict=True)
+    return texts[0] + "".join(_numbers(set(digits)) + text for digits, text in zip(columns, texts[1:], strict=True))
+
+
+def _numbers(digits: set[str]) -> str:
+    if len(digits) == 1 or max(map(len, digits)) > MOST_DIGITS:
+        return min(digits) if len(digits) == 1 else "…"
+    numbers = {int(text) for text in digits}
+    low, high = min(numbers), max(numbers)
+    if len(numbers) <= 4 and high - low >= len(numbers):
+        return f"{{{','.join(map(str, sorted(numbers)))}}}"
+    return f"{low}–{high}"
+
+
+def _shortened(text: str) -> str:
+    shown = printable(text[:MOST_TEXT])
+    return shown if len(text) <= MOST_TEXT else f"{shown}… ({plural(len(text), 'character')})"

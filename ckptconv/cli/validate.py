@@ -33,7 +33,9 @@ Examples:
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=options.path_text)
 @options.arch
 @options.set_("Give a param of the architecture its value; it outranks what the file says.")
-@click.option("--values", is_flag=True, help="Look for NaN, Inf, all-zero weights, negative variances. Reads all values.")
+@click.option(
+    "--values", is_flag=True, help="Look for NaN, Inf, all-zero weights, negative variances. Reads all values."
+)
 @options.json_
 @options.debug
 @options.help_

@@ -59,6 +59,7 @@ class Notes:
     globals:    what the pickle names.
     arch:       which architecture spec this is, with which params.
     digest:     the content digest that was recorded in the file, unchecked.
+    graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
     """
 
     source: str = ""
@@ -68,6 +69,7 @@ class Notes:
     globals: tuple[GlobalUse, ...] = ()
     arch: MetaNode = None
     digest: str | None = None
+    graph: MetaNode = None
 
     def to_dict(self) -> dict[str, Json]:
         """The notes as `inspect --json` shows them."""
@@ -80,6 +82,7 @@ class Notes:
             "attributes": {name: to_json(node) for name, node in self.attributes.items()},
             "arch": to_json(self.arch),
             "digest": self.digest,
+            "graph": to_json(self.graph),
         }
         return {key: value for key, value in document.items() if value not in (None, "", [], {})}
 

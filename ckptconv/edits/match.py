@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,12 +20,19 @@ Shape = tuple[int | None, ...]
 """A dimension that is None fits any size."""
 
 _DIGITS = re.compile(r"\d+")
+_INDEX = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,8})(?=\.)")
 
 ALIKE = 0.3
 """How alike two names must be, of 0 to 1 (difflib's ratio of their components), to be taken for a rename."""
 
 MANY = 40
-"""Candidates of one shape beyond which names are no longer all compared with each other."""
+"""Candidates of one rank beyond which names are no longer all compared with each other."""
+
+LONG = 300
+"""Letters of a name that are compared; real ones have fewer than 120."""
+
+DEEP = 12
+"""Components of a prefix, and numbers in a name, that are looked at; real ones have fewer than five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,9 @@ def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[st
     by_prefix: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name in names:
         dot = name.find(".")
-        while dot >= 0:
+        for _ in range(DEEP):
+            if dot < 0:
+                break
             if name[dot + 1 :] in wanted:
                 by_prefix[name[: dot + 1]].append((name, name[dot + 1 :]))
                 break
@@ -68,19 +78,19 @@ def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[st
 def pair_renames(
     expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], fits: Callable[[Shape, tuple[int, ...]], bool]
 ) -> list[tuple[str, str]]:
-    """Pairs (found, expected) of names without a partner that are likely the same tensor.
+    """Pairs (found, expected) of names without a partner that are likely the same tensor, in the order of `found`.
 
     Only tensors whose shapes fit are paired, those with the same numbers in their names first, the most alike first,
-    each once. Near linear where numbers tell the layers apart.
+    each once. Near linear where numbers or shapes tell the tensors apart; where they do not, nothing is paired.
     """
     pairs: list[tuple[str, str]] = []
     left, right = dict(expected), dict(found)
+    alike = _Likeness()
     for key in (_numbers, lambda name: ()):
         for here, there in _buckets(left, right, key):
-            for a, b in _best_pairs(here, there, fits):
-                if a in right and b in left:
-                    pairs.append((a, b))
-                    del right[a], left[b]
+            for a, b in _best_pairs(here, there, fits, alike):
+                pairs.append((a, b))
+                del right[a], left[b]
     order = {name: i for i, name in enumerate(found)}
     return sorted(pairs, key=lambda pair: order[pair[0]])
 
@@ -102,17 +112,19 @@ def _buckets(
 
 
 def _best_pairs(
-    expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], fits: Callable[[Shape, tuple[int, ...]], bool]
+    expected: Mapping[str, Shape],
+    found: Mapping[str, tuple[int, ...]],
+    fits: Callable[[Shape, tuple[int, ...]], bool],
+    alike: _Likeness,
 ) -> list[tuple[str, str]]:
     if len(expected) * len(found) > MANY * MANY:
         return []
-    scored = []
-    for a, shape in found.items():
-        for b, wanted in expected.items():
-            if fits(wanted, shape):
-                score = _likeness(a, b)
-                if score >= ALIKE:
-                    scored.append((score, a, b))
+    scored = [
+        (score, a, b)
+        for a, shape in found.items()
+        for b, wanted in expected.items()
+        if fits(wanted, shape) and (score := alike(a, b)) >= ALIKE
+    ]
     scored.sort(key=lambda item: -item[0])
     used: set[str] = set()
     pairs = []
@@ -123,11 +135,33 @@ def _best_pairs(
     return pairs
 
 
-def _likeness(a: str, b: str) -> float:
-    """How alike two names are: by components, and by letters; the same last component weighs most."""
-    one, two = a.split("."), b.split(".")
+class _Likeness:
+    """How alike two names are but for their numbers: by components, and by letters.
+
+    The same last component weighs most. Kept for each pair of skeletons, of which there are few.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], float] = {}
+        self.skeletons: dict[str, str] = {}
+
+    def __call__(self, a: str, b: str) -> float:
+        key = self.skeleton(a), self.skeleton(b)
+        if key not in self.known:
+            self.known[key] = likeness(*key)
+        return self.known[key]
+
+    def skeleton(self, name: str) -> str:
+        if name not in self.skeletons:
+            self.skeletons[name] = skeleton(name)
+        return self.skeletons[name]
+
+
+def likeness(a: str, b: str) -> float:
+    """From 0 to 1.2."""
+    one, two = a[:LONG].split("."), b[:LONG].split(".")
     components = SequenceMatcher(None, one, two, autojunk=False).ratio()
-    letters = SequenceMatcher(None, a, b, autojunk=False).ratio()
+    letters = SequenceMatcher(None, a[:LONG], b[:LONG], autojunk=False).ratio()
     return (components + letters) / 2 + (0.2 if one[-1] == two[-1] else 0.0)
 
 
@@ -173,6 +207,11 @@ def numbered_blocks(names: Iterable[str]) -> dict[str, Counter[int]]:
     """How many names stand under each number of each numbered stack: ``{"model.layers.": {0: 9, 1: 9, …}}``."""
     stacks: dict[str, Counter[int]] = defaultdict(Counter)
     for name in names:
-        for match in re.finditer(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", name):
-            stacks[name[: match.start()]][int(match.group())] += 1
+        for stack, number in numbers_in(name):
+            stacks[stack][number] += 1
     return stacks
+
+
+def numbers_in(name: str) -> list[tuple[str, int]]:
+    """The stacks that a name is in and its number in each, the outermost first."""
+    return [(name[: match.start()], int(match.group())) for match in islice(_INDEX.finditer(name), DEEP)]

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from random import Random
 
-NETWORKS = ((64, [64, 32], 10), (784, [512, 256, 128], 10), (30, [40, 40, 40], 5), (20, [16, 24, 12, 18, 9], 2), (7, [11], 3))
+NETWORKS = (
+    (64, [64, 32], 10),
+    (784, [512, 256, 128], 10),
+    (30, [40, 40, 40], 5),
+    (20, [16, 24, 12, 18, 9], 2),
+    (7, [11], 3),
+)
 """(inputs, hidden widths, outputs)."""
 
 
@@ -67,7 +73,9 @@ def a_size(mutant: Mutant, random: Random) -> None:
 def a_rank(mutant: Mutant, random: Random) -> None:
     name = _any(mutant, random)
     tensor = mutant.state[name]
-    changed = random.choice([tensor.unsqueeze(0), tensor.unsqueeze(-1), tensor.flatten() if tensor.ndim > 1 else tensor[None]])
+    changed = random.choice(
+        [tensor.unsqueeze(0), tensor.unsqueeze(-1), tensor.flatten() if tensor.ndim > 1 else tensor[None]]
+    )
     mutant.state[name] = changed.contiguous()
     mutant.fault(f"{name} made {list(changed.shape)}", name)
 
@@ -75,7 +83,16 @@ def a_rank(mutant: Mutant, random: Random) -> None:
 def a_name(mutant: Mutant, random: Random) -> None:
     name = _any(mutant, random)
     module, _, last = name.rpartition(".")
-    new = random.choice([f"{module}.{last[:-1]}", f"{module}.{'gamma' if last == 'weight' else 'beta'}", f"{module}_{last}", f"{module}.linear.{last}", f"{name}_orig", f"x{name}"])
+    new = random.choice(
+        [
+            f"{module}.{last[:-1]}",
+            f"{module}.{'gamma' if last == 'weight' else 'beta'}",
+            f"{module}_{last}",
+            f"{module}.linear.{last}",
+            f"{name}_orig",
+            f"x{name}",
+        ]
+    )
     _rename(mutant, {name: new})
     mutant.fault(f"{name} renamed {new}", name, new)
 
@@ -126,7 +143,9 @@ def a_metadata_field(mutant: Mutant, random: Random) -> None:
     value = document[field]
     if isinstance(value, list):
         at = random.randrange(len(value))
-        changed = random.choice([[*value, value[-1]], value[:-1], [*value[:at], value[at] + 1, *value[at + 1 :]], "many", 3])
+        changed = random.choice(
+            [[*value, value[-1]], value[:-1], [*value[:at], value[at] + 1, *value[at + 1 :]], "many", 3]
+        )
     else:
         changed = random.choice([value + 1, value * 2, value - 1, "many", [value]])
     document[field] = changed
@@ -172,9 +191,20 @@ FAULTS: tuple[Callable[[Mutant, Random], None], ...] = (
     a_size, a_rank, a_name, a_module_name, a_lost_tensor, an_added_tensor, a_lost_layer, an_added_layer,
     a_metadata_field, a_transpose, every_transpose, a_swap, a_prefix, a_lost_prefix,
 )  # fmt: skip
-PAIRS = ((a_prefix, a_size), (a_prefix, a_transpose), (a_prefix, a_name), (a_size, a_metadata_field), (a_name, a_transpose),
-         (a_lost_tensor, a_size), (a_swap, a_metadata_field), (a_name, a_name), (a_lost_layer, a_metadata_field),
-         (a_prefix, a_lost_tensor), (an_added_tensor, a_transpose), (a_prefix, a_swap))
+PAIRS = (
+    (a_prefix, a_size),
+    (a_prefix, a_transpose),
+    (a_prefix, a_name),
+    (a_size, a_metadata_field),
+    (a_name, a_transpose),
+    (a_lost_tensor, a_size),
+    (a_swap, a_metadata_field),
+    (a_name, a_name),
+    (a_lost_layer, a_metadata_field),
+    (a_prefix, a_lost_tensor),
+    (an_added_tensor, a_transpose),
+    (a_prefix, a_swap),
+)
 
 
 def mutants(count: int, random: Random) -> Iterator[Mutant]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ckptconv import open as open_checkpoint
 from ckptconv.cli.convert import LOSSES
@@ -155,3 +156,99 @@ def test_pipes_are_refused_by_name(run: Run, arguments: list[str]) -> None:
     result = run("convert", *arguments)
     assert result.exit_code == 2
     assert "'-' is not supported" in result.stderr
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A bare state_dict of a network of linear layers."""
+    path = tmp_path / "raw.pth"
+    torch.save(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).state_dict(), path)
+    return path
+
+
+def test_with_params_makes_a_metadata_checkpoint_of_a_raw_one(run: Run, raw: Path, tmp_path: Path) -> None:
+    target = tmp_path / "meta.pth"
+    assert run("convert", raw, target, "--arch", "mlp", "--with-params").exit_code == 0
+    loaded = torch.load(target, weights_only=True)
+    state = loaded.pop("state_dict")
+    assert loaded == {"input_size": 8, "hidden_layers": [6], "output_size": 3}
+    assert list(state) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_without_arch_the_params_are_those_that_the_evidence_names(run: Run, raw: Path, tmp_path: Path) -> None:
+    target = tmp_path / "meta.safetensors"
+    assert run("convert", raw, target, "--with-params").exit_code == 0
+    with open_checkpoint(target) as checkpoint:
+        assert checkpoint.metadata == {"input_size": 8, "hidden_layers": [6], "output_size": 3}
+
+
+def test_what_is_written_remembers_its_architecture_in_every_format(run: Run, raw: Path, tmp_path: Path) -> None:
+    path = raw
+    for name, options in (("a.pth", ["--arch", "mlp"]), ("b.safetensors", []), ("c.pth", [])):
+        assert run("convert", path, tmp_path / name, *options).exit_code == 0
+        path = tmp_path / name
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.notes.arch["name"] == "mlp"  # type: ignore[index,call-overload]
+            assert checkpoint.notes.arch["params"]["hidden_layers"] == [6]  # type: ignore[index,call-overload]
+            assert "activation" not in checkpoint.notes.arch["params"], "nothing stated it"  # type: ignore[index,call-overload,operator]
+        assert ", by the note in it" in run("validate", path).stdout
+    assert list(torch.load(path, weights_only=True)) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_what_does_not_fit_is_refused_with_its_findings(run: Run, raw: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.pth"
+    result = run("convert", raw, target, "--arch", "mlp", "--set", "output_size=4")
+    assert (result.exit_code, result.stdout, target.exists()) == (2, "", False)
+    error, *details, hint = result.stderr.splitlines()
+    assert error == f"ckptconv: error: {raw}: it does not fit mlp: {len(details)} errors"
+    assert all(line.startswith("  ") for line in details)
+    assert hint == f"hint: ckptconv validate {raw} --arch mlp --set output_size=4 says more"
+    document = strict(run("convert", raw, target, "--arch", "mlp", "--set", "output_size=4", "--json").stdout)
+    assert document["error"]["code"] == "misfit"  # type: ignore[index]
+
+
+def test_metadata_that_contradicts_the_tensors_is_refused_and_meta_mends(run: Run, raw: Path, tmp_path: Path) -> None:
+    wrong, target = tmp_path / "wrong.pth", tmp_path / "out.pth"
+    params = ["--meta", "hidden_layers=[6]", "--meta", "output_size=3"]
+    assert run("convert", raw, wrong, "--meta", "input_size=9", *params).exit_code == 0
+    assert "param-conflict: input_size" in run("convert", wrong, target, "--with-params").stderr
+    assert run("convert", wrong, target, "--with-params", "--meta", "input_size=8").exit_code == 0
+    assert torch.load(target, weights_only=True)["input_size"] == 8
+
+
+def test_params_that_the_metadata_states_are_kept_with_their_types(run: Run, raw: Path, tmp_path: Path) -> None:
+    with_tuple, target = tmp_path / "tuple.pth", tmp_path / "out.pth"
+    torch.save({"hidden_layers": (6,), "epoch": 3, "state_dict": torch.load(raw, weights_only=True)}, with_tuple)
+    assert run("convert", with_tuple, target, "--arch", "mlp", "--with-params").exit_code == 0
+    loaded = torch.load(target, weights_only=True)
+    assert {key: loaded[key] for key in loaded if key != "state_dict"} == {
+        "hidden_layers": (6,), "epoch": 3, "input_size": 8, "output_size": 3,
+    }  # fmt: skip
+
+
+def test_strings_of_others_become_typed_params(run: Run, raw: Path, tmp_path: Path) -> None:
+    strings, target = tmp_path / "strings.safetensors", tmp_path / "out.pth"
+    save_file(torch.load(raw, weights_only=True), strings, {"input_size": "8", "hidden_layers": "[6]", "note": "7"})
+    assert run("convert", strings, target, "--arch", "mlp", "--with-params").exit_code == 0
+    loaded = torch.load(target, weights_only=True)
+    assert (loaded["input_size"], loaded["hidden_layers"], loaded["note"]) == (8, [6], "7")
+
+
+def test_bare_with_params_keeps_the_params_alone(run: Run, raw: Path, tmp_path: Path) -> None:
+    epoch, target = tmp_path / "epoch.pth", tmp_path / "out.safetensors"
+    assert run("convert", raw, epoch, "--meta", "epoch=3").exit_code == 0
+    assert run("convert", epoch, target, "--bare", "--arch", "mlp", "--with-params").exit_code == 0
+    with open_checkpoint(target) as checkpoint:
+        assert checkpoint.metadata == {"input_size": 8, "hidden_layers": [6], "output_size": 3}
+    assert run("convert", epoch, target, "--bare", "--arch", "mlp", "--force").exit_code == 0
+    with open_checkpoint(target) as checkpoint:
+        assert (checkpoint.metadata, checkpoint.notes.arch) == ({}, None)
+
+
+def test_a_checkpoint_as_architecture_has_no_params_to_write(run: Run, raw: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.pth"
+    assert run("convert", raw, target, "--arch", raw).exit_code == 0
+    result = run("convert", raw, target, "--arch", raw, "--with-params", "--force")
+    assert result.exit_code == 2
+    assert "has no params to write" in result.stderr
+    assert run("convert", raw, raw.with_name("b.pth"), "--dry-run", "--arch", "lenet").exit_code == 2

@@ -11,18 +11,30 @@ import click
 import pytest
 
 import ckptconv
+from ckptconv.cli.arch import COMMANDS as ARCH
 from ckptconv.cli.main import COMMANDS, program
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .conftest import Process, Run
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "ml_dtypes", "rich", "safetensors")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_and_option_is_documented(run: Run, name: str) -> None:
-    command = import_module(f"ckptconv.cli.{name}").command
-    text = run(name, "--help").stdout
+def every_command() -> dict[str, click.Command]:
+    """Each command by what is typed for it, those of groups too."""
+    found: dict[str, click.Command] = {}
+    for name in COMMANDS:
+        command = import_module(f"ckptconv.cli.{name}").command
+        inner = command.commands if isinstance(command, click.Group) else {}
+        found |= {f"{name} {word}": one for word, one in inner.items()} if inner else {name: command}
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), every_command().items())
+def test_every_command_and_option_is_documented(run: Run, name: str, command: click.Command) -> None:
+    text = run(*name.split(), "--help").stdout
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
@@ -32,17 +44,19 @@ def test_every_command_and_option_is_documented(run: Run, name: str) -> None:
     assert {"--debug", "--help", "--json"} <= {option for parameter in command.params for option in parameter.opts}
 
 
-@pytest.mark.parametrize("name", [None, *COMMANDS])
-def test_help_ends_with_exit_codes_and_an_example(run: Run, name: str | None) -> None:
-    result = run(*([name] if name else []), "--help")
+@pytest.mark.parametrize("name", ["", "arch", *every_command()])
+def test_help_ends_with_exit_codes_and_an_example(run: Run, name: str) -> None:
+    result = run(*name.split(), "--help")
     assert result.exit_code == 0
     assert result.stdout.index("Exit codes:") < result.stdout.index("Example")
     assert result.stdout.splitlines()[-1].startswith("    ckptconv ")
 
 
 def test_the_overview_names_every_command(run: Run) -> None:
-    text = run("--help").stdout
-    assert all(f"  {name}  {summary}" in text for name, summary in COMMANDS.items())
+    for group, commands in ((["--help"], COMMANDS), (["arch", "--help"], ARCH)):
+        lines = [line.split(maxsplit=1) for line in run(*group).stdout.splitlines()]
+        assert all([name, summary] in lines for name, summary in commands.items())
+    assert list(import_module("ckptconv.cli.arch").command.commands) == list(ARCH)
     assert program.list_commands(click.Context(program)) == list(COMMANDS)
 
 
@@ -50,27 +64,35 @@ def test_the_version_is_the_packages(run: Run) -> None:
     assert run("--version").stdout == f"ckptconv {ckptconv.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"], ["inspect", "--help"], ["formats"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+def heavy_imports(*arguments: object) -> str:
+    """Which heavy packages a run of the program has imported."""
     script = (
         "import sys\nfrom ckptconv.cli.main import run\n"
-        f"sys.argv = {['ckptconv', *arguments]!r}\n"
-        "try:\n    run()\nexcept SystemExit:\n"
-        f"    print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+        f"sys.argv = {['ckptconv', *map(str, arguments)]!r}\n"
+        "try:\n    run()\nexcept SystemExit as end:\n"
+        f"    print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules], end.code)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "HEAVY []"
+    return done.stdout.splitlines()[-1]
 
 
-def test_inspecting_headers_imports_nothing_heavy(model: object) -> None:
-    script = (
-        "import sys\nfrom ckptconv.cli.main import run\n"
-        f"sys.argv = ['ckptconv', 'inspect', {str(model)!r}]\n"
-        "try:\n    run()\nexcept SystemExit:\n"
-        f"    print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "HEAVY []"
+@pytest.mark.parametrize(
+    "line",
+    ["--help", "convert --help", "inspect --help", "validate --help", "arch --help", "formats", "arch list",
+     "arch show resnet --set depths=[1,1] --set widths=[8,16]"],
+)  # fmt: skip
+def test_help_and_lists_import_nothing_heavy(line: str) -> None:
+    assert heavy_imports(*line.split()) == "HEAVY [] 0"
+
+
+@pytest.mark.parametrize("command", ["inspect", "arch infer"])
+def test_reading_headers_imports_nothing_heavy(model: Path, command: str) -> None:
+    assert heavy_imports(*command.split(), model) == "HEAVY [] 0"
+
+
+def test_validating_imports_nothing_heavy(model: Path) -> None:
+    assert heavy_imports("validate", model, "--arch", "mlp") == "HEAVY [] 1"
+    assert heavy_imports("validate", model, "--arch", model, "--json") == "HEAVY [] 0"
 
 
 def test_python_m_is_the_same_program(process: Process) -> None:

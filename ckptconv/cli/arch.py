@@ -1,0 +1,137 @@
+"""``ckptconv arch``: list, show, infer."""
+
+from __future__ import annotations
+
+import click
+
+from ckptconv.cli import options, output
+from ckptconv.cli.groups import Group
+
+COMMANDS = {
+    "list": "List the architectures of the library.",
+    "show": "Say what an architecture is described by, and which tensors it has.",
+    "infer": "Write a spec from checkpoints of one family.",
+}
+"""Every command of the group, with the first line of its help."""
+
+EPILOG = """\b
+Exit codes:
+  0  fine
+  1  arch show: the params contradict the architecture
+  2  trouble: usage, unreadable, refused
+\b
+Examples:
+  ckptconv arch list
+  ckptconv arch show mlp --set input_size=784 --set 'hidden_layers=[512, 256]' --set output_size=10
+  ckptconv arch infer small.pth large.pth -o family.toml
+"""
+
+
+class _Arch(Group):
+    """The group of commands about architecture specs."""
+
+    summaries = COMMANDS
+
+
+@click.group(cls=_Arch, epilog=EPILOG, context_settings=options.SETTINGS, no_args_is_help=False, add_help_option=False)
+@options.help_
+def command() -> None:
+    """List, show and infer architecture specs: what tensors a family of models has, as data."""
+
+
+@command.command(
+    "list", epilog="\b\nExit codes:\n  0  fine\n\b\nExample:\n  ckptconv arch list\n", add_help_option=False
+)
+@options.json_
+@options.debug
+@options.help_
+def list_(as_json: bool) -> int:
+    """List the architectures of the library, which --arch and 'arch show' take by name."""
+    from ckptconv import api
+
+    known = api.architectures()
+    if as_json:
+        specs = [one.spec for one in known]
+        entries = [
+            {"name": spec.name, "summary": spec.summary, "required": spec.required, "digest": spec.digest}
+            for spec in specs
+        ]
+        output.emit_json({"architectures": entries})
+        return 0
+    from ckptconv.cli import render_arch
+
+    output.emit_lines(render_arch.listing(known))
+    return 0
+
+
+SHOW_EPILOG = """\b
+Exit codes:
+  0  fine
+  1  the params contradict the architecture
+  2  trouble: there is no such architecture, a malformed spec, params missing
+\b
+Examples:
+  ckptconv arch show resnet
+  ckptconv arch show mine.toml --set width=64 --json
+"""
+
+
+@command.command("show", epilog=SHOW_EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.argument("name", metavar="NAME", type=options.path_text)
+@options.set_("Give a param its value; all that are required together show the tensors.")
+@options.json_
+@options.debug
+@options.help_
+def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
+    """Say what params the architecture NAME is described by, and its variants. NAME may be a SPEC.toml.
+
+    With a value for every required param: every tensor, with its shape, ties, and whether it may be absent.
+    """
+    from ckptconv import api
+
+    found = api.architecture(name, settings=settings)
+    if as_json:
+        output.emit_json(found.to_dict())
+    else:
+        from ckptconv.cli import render_arch
+
+        output.emit_lines(render_arch.page(found, name))
+    return int(found.table is not None and any(finding.severity == "error" for finding in found.table.findings))
+
+
+INFER_EPILOG = """\b
+Exit codes:
+  0  fine
+  2  trouble: unreadable, no rule says these checkpoints, the target exists
+\b
+Examples:
+  ckptconv arch infer small.pth large.pth
+  ckptconv arch infer small.pth large.pth -o family.toml
+"""
+
+
+@command.command("infer", epilog=INFER_EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=options.path_text)
+@click.option("-o", "--output", "target", metavar="SPEC.toml", type=options.path_text, help="Write the spec there.")
+@click.option("--force", is_flag=True, help="Replace SPEC.toml if it exists.")
+@options.json_
+@options.debug
+@options.help_
+def infer(sources: tuple[str, ...], target: str | None, force: bool, as_json: bool) -> int:
+    """Write an architecture spec that every SRC fits, to standard output or with -o to a file.
+
+    Repeated layers become loops, dimensions get names. One SRC says which sizes are equal, two sizes of one family
+    which of them only happened to be: give it two or more where you can. Only headers are read.
+    """
+    from ckptconv import api
+
+    made = api.infer_architecture(sources, target=target, force=force)
+    if as_json:
+        output.emit_json(made.to_dict())
+    elif target is None:
+        output.emit(made.text)
+    else:
+        from ckptconv.cli import render_arch
+
+        output.emit_lines(render_arch.inferred(made))
+    return 0

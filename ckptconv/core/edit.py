@@ -1,0 +1,66 @@
+"""What turns one set of tensors into another, as data.
+
+One edit says one change once, however many tensors it is made to:
+
+    Edit("rename", ("model.{*}",), ("{*}",), …)                               model.a.weight → a.weight, and 99 more
+    Edit("concat", ("{*}.q", "{*}.k", "{*}.v"), ("{*}.qkv",), {"axis": 0}, …)
+
+``{*}`` stands for any text; what the first, second, … of a source's stand for, those of its targets stand for too.
+`steps` lists every single change by its names, and is what is meant where a pattern could be read in two ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.spelling import Json
+
+Kind = Literal[
+    "rename", "transpose", "reshape", "cast", "split", "concat", "tie", "untie", "drop", "remove-layers",
+    "insert-layers",
+]  # fmt: skip
+"""transpose: dimension i of a target is dimension ``details["axes"][i]`` of its source.
+reshape: the same elements in the same order. cast: to ``details["dtype"]``, with rounding alone.
+split, concat: one source into several targets along ``details["axis"]``, and the other way round.
+tie, untie: names that share one tensor in the one, and each have their own in the other.
+remove-layers, insert-layers: all tensors of the layers ``details["layers"]`` of the stack ``details["stack"]``. The
+layers behind them get other numbers by a rename, ``layers.{4-7}.{*} → layers.{3-6}.{*}``.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change: the names before it and after it."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One change to one or many tensors.
+
+    sources, targets: names before and after, as patterns.
+    details:          what the kind needs to be known besides.
+    steps:            every change that the patterns stand for.
+    """
+
+    kind: Kind
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    details: Mapping[str, Json] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
+
+    def to_dict(self) -> dict[str, Json]:
+        """The edit as JSON documents spell it."""
+        return {
+            "kind": self.kind,
+            "sources": list(self.sources),
+            "targets": list(self.targets),
+            **self.details,
+            "steps": [[list(step.sources), list(step.targets)] for step in self.steps],
+        }
