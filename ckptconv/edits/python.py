@@ -146,7 +146,7 @@ def _replacements(a: str, b: str) -> Iterator[Pair]:
 def _pattern(old: str, new: str) -> Iterator[Candidate]:
     """The same with the numbers left open, where both sides have the same ones."""
     numbers = _DIGITS.findall(old)
-    if not numbers or numbers != _DIGITS.findall(new):
+    if not numbers or numbers != _DIGITS.findall(new) or "\\" in new:
         return
     pattern = r"\b" + r"(\d+)".join(map(re.escape, _DIGITS.split(old))) + (r"\b" if old[-1].isalnum() else "")
     pieces = _DIGITS.split(new)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import safetensors, torch
+from ckptconv.formats import onnx, safetensors, torch
 from ckptconv.formats.base import Format
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GROUP = "ckptconv.formats"
 
-BUILTIN: tuple[Format, ...] = (*torch.FORMATS, *safetensors.FORMATS)
+BUILTIN: tuple[Format, ...] = (*torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS)
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
+from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.dtypes import DTYPES
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
-from ckptconv.core.record_edits import add_strings, prune, take_edits
+from ckptconv.core.metadata import StateDict
+from ckptconv.core.record_edits import add_strings, take_edits
+from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.formats.safetensors.blobs import restore
@@ -68,21 +68,7 @@ def _ours(source: Source, header: Header, record: Record) -> Checkpoint:
     for stored, slot in header.slots.items():
         tensors[record.names.get(stored, stored)] = _decoded(source, stored, slot, record, findings)
     root = restore(take_edits(record, header.metadata), tensors, findings)
-    tensors = _with_ties(tensors, record, findings)
-    root = prune(root, tensors, findings)
-    refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
-    outside = set() if record.refs_are_model else refs
-    model = {name: tensor for name, tensor in tensors.items() if name not in outside}
-    notes = replace(record.notes, tensors=_expand(record, tensors), digest=record.digest)
-    return Checkpoint(
-        model,
-        extras={name: tensors[name] for name in tensors if name in outside},
-        root=_with_room(root, model, refs),
-        format="safetensors",
-        notes=notes,
-        findings=tuple(findings),
-        file=source,
-    )
+    return recorded_checkpoint(record, root, tensors, findings, format="safetensors", file=source)
 
 
 def _decoded(source: Source, stored: str, slot: Slot, record: Record, findings: list[Finding]) -> LazyTensor:
@@ -95,33 +81,3 @@ def _decoded(source: Source, stored: str, slot: Slot, record: Record, findings: 
         findings.append(Finding("encoding", "warning", stored, message, encoding.dtype, slot.info.dtype.name))
         return _tensor(source, stored, slot)
     return _tensor(source, stored, slot, TensorInfo(dtype, encoding.shape, slot.info.nbytes))
-
-
-def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:
-    """The tensors with tied names back in their places."""
-    names = list(tensors)
-    for dropped, kept, position in sorted(record.ties, key=lambda tie: tie[2]):
-        if dropped in tensors or kept not in tensors:
-            message = f"the record ties {dropped!r} to {kept!r}, which the header contradicts; it is ignored"
-            findings.append(Finding("tie", "warning", dropped, message, expected=kept))
-            continue
-        tensors[dropped] = tensors[kept]
-        names.insert(position, dropped)
-    return {name: tensors[name] for name in names}
-
-
-def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:
-    """Notes by name; what the record says of "*" holds for every tensor."""
-    noted = record.notes.tensors
-    everyone = noted.get("*")
-    if everyone is None:
-        return {name: note for name, note in noted.items() if name in tensors}
-    return {name: noted.get(name, everyone) for name in tensors}
-
-
-def _with_room(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:
-    """A tensor that another tool has added, in a file that had no state_dict, needs one to stand in."""
-    holes = [node.prefix for _, node in walk(root) if isinstance(node, StateDict)]
-    if all(name in refs or any(name.startswith(prefix) for prefix in holes) for name in model):
-        return root
-    return {**root, "state_dict": StateDict()} if type(root) is dict else {"data": root, "state_dict": StateDict()}

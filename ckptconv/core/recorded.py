@@ -1,0 +1,77 @@
+"""A checkpoint from its stored tensors and the record beside them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, TensorNote
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
+from ckptconv.core.record_edits import prune
+from ckptconv.core.report import Finding
+
+if TYPE_CHECKING:
+    from ckptconv.core.checkpoint import OpenFile
+    from ckptconv.core.record import Record
+    from ckptconv.core.tensor import LazyTensor
+
+
+def recorded_checkpoint(
+    record: Record,
+    root: MetaNode,
+    stored: dict[str, LazyTensor],
+    findings: list[Finding],
+    *,
+    format: str,
+    file: OpenFile,
+) -> Checkpoint:
+    """Put tied names back in their places, and extras out of the model's.
+
+    root:   the record's tree, after what other tools did to it (`record_edits.take_edits`).
+    stored: tensors by their names, tied ones once. Whatever the record says that the file contradicts is ignored,
+            with a finding.
+    """
+    tensors = _with_ties(stored, record, findings)
+    root = prune(root, tensors, findings)
+    refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
+    outside = set() if record.refs_are_model else refs
+    model = {name: tensor for name, tensor in tensors.items() if name not in outside}
+    return Checkpoint(
+        model,
+        extras={name: tensors[name] for name in tensors if name in outside},
+        root=_with_room(root, model, refs),
+        format=format,
+        notes=replace(record.notes, tensors=_expand(record, tensors), digest=record.digest),
+        findings=tuple(findings),
+        file=file,
+    )
+
+
+def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:
+    """The tensors with tied names back in their places."""
+    names = list(tensors)
+    for dropped, kept, position in sorted(record.ties, key=lambda tie: tie[2]):
+        if dropped in tensors or kept not in tensors:
+            message = f"the record ties {dropped!r} to {kept!r}, which the file contradicts; it is ignored"
+            findings.append(Finding("tie", "warning", dropped, message, expected=kept))
+            continue
+        tensors[dropped] = tensors[kept]
+        names.insert(position, dropped)
+    return {name: tensors[name] for name in names}
+
+
+def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:
+    """Notes by name; what the record says of "*" holds for every tensor."""
+    noted = record.notes.tensors
+    everyone = noted.get("*")
+    if everyone is None:
+        return {name: note for name, note in noted.items() if name in tensors}
+    return {name: noted.get(name, everyone) for name in tensors}
+
+
+def _with_room(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:
+    """A tensor that another tool has added, in a file that had no state_dict, needs one to stand in."""
+    holes = [node.prefix for _, node in walk(root) if isinstance(node, StateDict)]
+    if all(name in refs or any(name.startswith(prefix) for prefix in holes) for name in model):
+        return root
+    return {**root, "state_dict": StateDict()} if type(root) is dict else {"data": root, "state_dict": StateDict()}

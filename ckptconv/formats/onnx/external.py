@@ -1,0 +1,156 @@
+"""Tensors' bytes in files beside the model.
+
+    location   a relative path with forward slashes, from the model's folder
+    offset     decimal, 0 where it is absent
+    length     decimal; where it is absent, what the tensor's type and shape ask for
+    checksum   passed over, as by every reader of ONNX
+
+A location that is absolute, has a ``..``, a backslash, a NUL or leads out of the folder by a link is refused: a model
+from a stranger has no business in other folders.
+
+Source: github.com/onnx/onnx, docs/ExternalData.md.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UnsupportedError
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ckptconv.core.tensor import SpanFile
+
+MAX_OPEN = 100
+"""Files that stay open; some exporters write one for each tensor, and a process may open about 1,000."""
+
+_DIGITS = 19
+_FORBIDDEN = "\0\\" if os.name != "nt" else "\0\\:"
+
+
+class Reopened:
+    """A file that is opened for each read, because too many others are open. It has to stay the same file."""
+
+    def __init__(self, source: Source) -> None:
+        self.path = source.path
+        self.size = source.size
+        self._identity = _identity(source.path)
+
+    def read_at(self, offset: int, length: int) -> memoryview:
+        """As `Source.read_at`."""
+        with self._opened() as source:
+            return source.read_at(offset, length)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """As `Source.read_into`."""
+        with self._opened() as source:
+            source.read_into(buffer, offset)
+
+    def check_unchanged(self) -> None:
+        """As `Source.check_unchanged`."""
+        if _identity(self.path) != self._identity:
+            raise SourceChangedError(
+                "the file was written to while it was being read", path=self.path, hint="wait for its writer to finish"
+            )
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _opened(self) -> Source:
+        source = Source(self.path)
+        try:
+            self.check_unchanged()
+        except BaseException:
+            source.close()
+            raise
+        return source
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class ModelFiles:
+    """The model's file and those that its tensors lie in, opened when the first tensor names them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._folder = os.path.dirname(os.path.abspath(source.path))
+        self._others: dict[str, Source | Reopened] = {}
+
+    def close(self) -> None:
+        """Close all of them."""
+        self.source.close()
+        for other in self._others.values():
+            other.close()
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if any was written to since it was opened."""
+        self.source.check_unchanged()
+        for other in self._others.values():
+            other.check_unchanged()
+
+    def locate(self, name: str, entries: Mapping[str, str], nbytes: int) -> tuple[SpanFile, int]:
+        """The file and the offset of a tensor's `nbytes` bytes. Raises UnsupportedError, CorruptFileError."""
+        offset = _number(name, "offset", entries.get("offset", "0"))
+        length = _number(name, "length", entries.get("length", str(nbytes)))
+        if length != nbytes:
+            raise _bad(name, f"its length is {length:,}, and its type and shape ask for {nbytes:,}")
+        file = self._open(name, entries.get("location", ""))
+        if offset + length > file.size:
+            raise _bad(name, f"it ends at byte {offset + length:,} of a file of {file.size:,}, {file.path.name!r}")
+        return file, offset
+
+    def _open(self, name: str, location: str) -> Source | Reopened:
+        if location in self._others:
+            return self._others[location]
+        path = self._resolved(name, location)
+        try:
+            source = Source(path)
+        except FileAccessError as error:
+            raise FileAccessError(
+                f"the data of {name!r} is in {location!r}, which does not open: {error.message}",
+                hint="a model with external data is moved together with those files",
+            ) from error
+        file: Source | Reopened = source
+        if len(self._others) >= MAX_OPEN:
+            file = Reopened(source)
+            source.close()
+        self._others[location] = file
+        return file
+
+    def _resolved(self, name: str, location: str) -> str:
+        parts = location.split("/")
+        if not location or location.startswith("/") or ".." in parts or any(c in location for c in _FORBIDDEN):
+            raise _unsafe(name, location)
+        path = os.path.realpath(os.path.join(self._folder, *parts))
+        if not path.startswith(os.path.join(os.path.realpath(self._folder), "")):
+            raise _unsafe(name, location)
+        return path
+
+
+def _number(name: str, key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        raise _bad(name, f"its {key} {text[:40]!r} is no size")
+    return int(text)
+
+
+def _bad(name: str, what: str) -> CorruptFileError:
+    return CorruptFileError(
+        f"the external data of {name!r} is invalid: {what}", hint="copy the model and its data files again"
+    )
+
+
+def _unsafe(name: str, location: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the data of {name!r} is said to be in {location[:200]!r}, which is not inside the model's folder",
+        hint="put the data file itself, not a link, into the model's folder, if you trust the model",
+    )

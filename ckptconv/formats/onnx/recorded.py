@@ -1,0 +1,41 @@
+"""What `metadata_props` say: strings that others wrote, or our record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core import record as records
+from ckptconv.core import record_edits
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.metadata import StateDict
+from ckptconv.core.recorded import recorded_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.checkpoint import OpenFile
+    from ckptconv.core.record import Record
+    from ckptconv.core.report import Finding
+    from ckptconv.core.tensor import LazyTensor
+
+
+def as_recorded(
+    tensors: dict[str, LazyTensor], strings: Mapping[str, str], findings: list[Finding], file: OpenFile
+) -> Checkpoint:
+    """The checkpoint, with its metadata. Raises UnsupportedError for a record of a newer version."""
+    text = strings.get(records.KEY)
+    if text is None or not text.startswith("{"):
+        kept = {} if strings == {"format": records.FORMAT} else dict(strings)
+        root = record_edits.add_strings(StateDict(), kept)
+        return Checkpoint(
+            tensors, root=root, format="onnx", notes=Notes(source="onnx"), findings=tuple(findings), file=file
+        )
+    return _ours(tensors, strings, records.parse(text), findings, file)
+
+
+def _ours(
+    stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, findings: list[Finding], file: OpenFile
+) -> Checkpoint:
+    root = record_edits.take_edits(record, strings)
+    named = {record.names.get(name, name): tensor for name, tensor in stored.items()}
+    return recorded_checkpoint(record, root, named, findings, format="onnx", file=file)

@@ -1,0 +1,293 @@
+"""From the wire to the parts of a model: messages are walked, payloads passed over, names and numbers checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.onnx.graph import FLOAT_DATA, NUMBER_WIRES, Graph, Model, Node, Segment, TensorHeader
+from ckptconv.formats.onnx.plain import plain_node
+from ckptconv.formats.onnx.wire import LEN, VARINT, WIDTH, Window, bad, expect, signed, varint
+from ckptconv.io.limits import MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_SUBGRAPHS = 30
+"""Graphs within graphs: protobuf's own limit of 100 nested messages allows about as many."""
+
+MAX_SEGMENTS = 10_000
+"""Pieces that one tensor's numbers may come in; writers make one."""
+
+MAX_TEXTS = MAX_SAFETENSORS_HEADER
+"""Bytes of one string of metadata: what a safetensors file could have held."""
+
+MAX_PAIRS = 100_000
+
+ASKED_FOR_PROPERTIES = ("MatMul", "Conv", "ConvTranspose", "Gemm")
+"""Operators whose properties may name or explain a weight; those of others are forgotten."""
+
+
+class Walker:
+    """Reads one model. Counts what it has met, so that no number in the file decides how much memory it takes."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._tensors = 0
+
+    def model(self) -> Model:
+        """The whole file."""
+        model, window = Model(), self._window
+        once: set[int] = set()
+        for number, wire, begin, end in window.fields(0, window.source.size):
+            if number in (1, 2, 3, 4, 5, 7):
+                expect(number, wire, VARINT if number in (1, 5) else LEN)
+                _only_once(number, once, "the model")
+            if number == 1:
+                model.ir_version = signed(begin)
+            elif number == 5:
+                model.model_version = signed(begin)
+            elif number in (2, 3, 4):
+                model.texts[number] = window.text(begin, end)
+            elif number == 7:
+                model.graph = self._graph(begin, end, 0)
+            elif number in (8, 14, 20, 25, 26):
+                expect(number, wire, LEN)
+                self._repeated(model, number, begin, end)
+        return model
+
+    def _repeated(self, model: Model, number: int, begin: int, end: int) -> None:
+        if number == 8:
+            domain, version = self._opset(begin, end)
+            model.opsets[domain] = version
+        elif number == 14:
+            key, value = self.pair(begin, end)
+            if key in model.metadata:
+                raise bad(f"the metadata key {key!r} comes twice")
+            model.metadata[key] = value
+        elif number in (20, 26):
+            self._window.check(begin, end)
+        else:
+            name, body = self._function(begin, end)
+            if name in model.functions:
+                raise bad(f"the function {name!r} comes twice")
+            model.functions[name] = body
+        if max(len(model.opsets), len(model.metadata), len(model.functions)) > MAX_PAIRS:
+            raise LimitError(f"more than {MAX_PAIRS:,} entries of one kind", hint="no honest model has so many")
+
+    def _opset(self, start: int, stop: int) -> tuple[str, int]:
+        domain, version = "", 0
+        for number, wire, begin, end in self._window.fields(start, stop):
+            if number == 1 and wire == LEN:
+                domain = self._window.text(begin, end)
+            elif number == 2 and wire == VARINT:
+                version = signed(begin)
+        return domain, version
+
+    def pair(self, start: int, stop: int) -> tuple[str, str]:
+        """A StringStringEntryProto."""
+        texts: dict[int, str] = {}
+        for number, wire, begin, end in self._window.fields(start, stop):
+            if number in (1, 2):
+                expect(number, wire, LEN)
+                if number in texts:
+                    raise bad("a string pair has two keys or two values")
+                texts[number] = self._window.text(begin, end, MAX_TEXTS)
+        return texts.get(1, ""), texts.get(2, "")
+
+    def _function(self, start: int, stop: int) -> tuple[str, Graph]:
+        body, texts = Graph(), {1: "", 10: "", 13: ""}
+        for number, wire, begin, end in self._window.fields(start, stop):
+            if number in (9, 11, 12, 14) and wire == LEN:
+                self._window.check(begin, end)
+            if number in (1, 7, 10, 13):
+                expect(number, wire, LEN)
+                if number == 7:
+                    body.nodes.append(self._node(begin, end, 0))
+                else:
+                    texts[number] = self._window.text(begin, end)
+        body.name = ".".join(text for text in (texts[10], texts[1], texts[13]) if text)
+        return body.name, body
+
+    def _graph(self, start: int, stop: int, depth: int) -> Graph:
+        if depth > MAX_SUBGRAPHS:
+            raise LimitError(f"graphs within graphs, more than {MAX_SUBGRAPHS} deep", hint="do not trust this file")
+        graph = Graph()
+        for number, wire, begin, end in self._window.fields(start, stop):
+            if number in (13, 14, 16) and wire == LEN:
+                self._window.check(begin, end)
+            if number not in (1, 2, 5, 11, 12, 15):
+                continue
+            expect(number, wire, LEN)
+            if number == 1:
+                graph.nodes.append(self._node(begin, end, depth))
+            elif number == 5:
+                graph.initializers.append(self._tensor(begin, end))
+            elif number == 2:
+                graph.name = self._window.text(begin, end)
+            else:
+                {11: graph.inputs, 12: graph.outputs, 15: graph.sparse}[number].append((begin, end))
+        return graph
+
+    def _node(self, start: int, stop: int, depth: int) -> Node:
+        node = plain_node(self._window, start, stop) or self._any_node(start, stop, depth)
+        if node.op not in ASKED_FOR_PROPERTIES:
+            node.properties = ()
+        return node
+
+    def _any_node(self, start: int, stop: int, depth: int) -> Node:
+        node, window = Node(), self._window
+        for number, wire, begin, end in window.fields(start, stop):
+            if number > 10:
+                continue
+            expect(number, wire, LEN)
+            if number == 1:
+                node.inputs += (window.text(begin, end),)
+            elif number == 2:
+                node.outputs += (window.text(begin, end),)
+            elif number == 3:
+                node.name = window.text(begin, end)
+            elif number == 4:
+                node.op = window.text(begin, end)
+            elif number == 5:
+                self._attribute(begin, end, node, depth)
+            elif number == 7:
+                node.domain = window.text(begin, end)
+            elif number in (9, 10):
+                window.check(begin, end)
+                node.properties += ((begin, end),) if number == 9 else ()
+        return node
+
+    def _attribute(self, start: int, stop: int, node: Node, depth: int) -> None:
+        """Tensors, lists of floats and graphs of one attribute; its other values say nothing about weights."""
+        window = self._window
+        name, once = "", set[int]()
+        graphs: list[Graph] = []
+        tensors: list[TensorHeader] = []
+        floats = TensorHeader(code=1)
+        at = start
+        while at < stop:
+            for number, wire, begin, end in window.fields(at, stop):
+                if number in (1, 5, 6):
+                    _only_once(number, once, "an attribute")
+                if number in (1, 5, 6, 10, 11, 22, 23):
+                    expect(number, wire, LEN)
+                if number == 1:
+                    name = window.text(begin, end)
+                elif number in (5, 10):
+                    tensors.append(self._tensor(begin, end))
+                elif number in (6, 11):
+                    graphs.append(self._graph(begin, end, depth + 1))
+                elif number == 7:
+                    at = self._numbers(floats.numbers, FLOAT_DATA, (at, begin, end, stop), wire, number)
+                    break
+                elif number in (22, 23):
+                    node.sparse = True
+                elif number in (14, 15) and wire == LEN:
+                    window.check(begin, end)
+                at = end
+        node.graphs += tuple((name if len(graphs) == 1 else f"{name}.{i}", graph) for i, graph in enumerate(graphs))
+        if floats.numbers:
+            count = sum((one.stop - one.start) // (4 if one.packed else 5) for one in floats.numbers[FLOAT_DATA])
+            floats.dims.append(count)
+            tensors.append(floats)
+        node.tensors += tuple(tensors)
+
+    def _tensor(self, start: int, stop: int) -> TensorHeader:
+        self._tensors += 1
+        if self._tensors > MAX_TENSORS:
+            raise LimitError(f"more than {MAX_TENSORS:,} tensors", hint="no honest model has so many")
+        header, once = TensorHeader(), set[int]()
+        at = start
+        while at < stop:
+            for number, wire, begin, end in self._window.fields(at, stop):
+                if number in NUMBER_WIRES:
+                    at = self._numbers(header.numbers, number, (at, begin, end, stop), wire, number)
+                    break
+                if number in (2, 3, 8, 9, 14):
+                    _only_once(number, once, "a tensor")
+                self._tensor_field(header, number, wire, begin, end)
+                at = end
+        return header
+
+    def _tensor_field(self, header: TensorHeader, number: int, wire: int, begin: int, end: int) -> None:
+        match number:
+            case 1:
+                header.dims += self._dims(wire, begin, end)
+                if len(header.dims) > MAX_RANK:
+                    raise LimitError(f"a tensor of more than {MAX_RANK} dimensions", hint="do not trust this file")
+            case 2 | 14:
+                expect(number, wire, VARINT)
+                if number == 2:
+                    header.code = begin
+                elif begin > 1:
+                    raise bad(f"a tensor's data_location is {begin}")
+                else:
+                    header.is_external = begin == 1
+            case 3:
+                raise UnsupportedError("a tensor that is stored in segments", hint="onnx itself reads none either")
+            case 6:
+                header.has_strings = True
+            case 16 if wire == LEN:
+                self._window.check(begin, end)
+            case 8 | 9 | 13:
+                expect(number, wire, LEN)
+                if number == 8:
+                    header.name = self._window.text(begin, end)
+                elif number == 9:
+                    header.raw = begin, end
+                else:
+                    self._external(header.external, begin, end)
+
+    def _external(self, entries: dict[str, str], begin: int, end: int) -> None:
+        key, value = self.pair(begin, end)
+        if key in entries:
+            raise bad(f"the external data entry {key!r} comes twice")
+        entries[key] = value
+
+    def _dims(self, wire: int, begin: int, end: int) -> list[int]:
+        if wire == VARINT:
+            return [signed(begin)]
+        expect(1, wire, LEN)
+        data = self._window.read(begin, end, MAX_RANK * 10)
+        dims, at = [], 0
+        while at < len(data):
+            try:
+                value, at = varint(data, at)
+            except IndexError:
+                raise bad("a tensor's dims are cut short") from None
+            dims.append(signed(value))
+        return dims
+
+    def _numbers(
+        self, numbers: dict[int, list[Segment]], key: int, at: tuple[int, int, int, int], wire: int, number: int
+    ) -> int:
+        """Note a field of repeated numbers, or a run of such fields; says where it ends."""
+        start, begin, end, stop = at
+        segments = numbers.setdefault(key, [])
+        if len(segments) >= MAX_SEGMENTS:
+            raise LimitError(f"a tensor's numbers in more than {MAX_SEGMENTS:,} pieces", hint="do not trust this file")
+        if wire == LEN:
+            if (width := WIDTH.get(NUMBER_WIRES[key])) and (end - begin) % width:
+                raise bad(f"{end - begin:,} bytes of packed numbers of {width} bytes each")
+            if end > begin:
+                segments.append(Segment(begin, end, packed=True))
+            return end
+        expect(number, wire, NUMBER_WIRES[key])
+        end = self._window.run(start, stop, number, wire)
+        if end == start:
+            raise bad("a number is overlong")
+        segments.append(Segment(start, end, packed=False))
+        return end
+
+
+def _only_once(number: int, seen: set[int], where: str) -> None:
+    if number in seen:
+        raise bad(f"field {number} of {where} comes twice")
+    seen.add(number)
+
+
+def properties(window: Window, node: Node) -> Mapping[str, str]:
+    """A node's metadata_props, read now."""
+    walker = Walker(window)
+    return dict(walker.pair(begin, end) for begin, end in node.properties)

@@ -1,0 +1,249 @@
+"""The layout of an ONNX file: one protobuf message, walked in ranges, its payloads skipped.
+
+    message    fields, one after the other, in any order, to the end of its range
+    field      tag: a varint, number × 8 + wire type; then by wire type
+                   0  a varint             1  8 bytes              5  4 bytes
+                   2  a varint, the length, and that many bytes: text, a message, or packed numbers
+    varint     7 bits a byte, the lowest first, the top bit set on all but the last; at most 10 bytes;
+               negative numbers as their 64-bit two's complement
+
+Fields by number, as far as they are used (a star: repeated):
+
+    ModelProto        1 ir_version  2 producer_name  3 producer_version  4 domain  5 model_version  7 graph
+                      8* opset_import  14* metadata_props  20* training_info  25* functions
+    GraphProto        1* node  2 name  5* initializer  11* input  12* output  15* sparse_initializer
+    NodeProto         1* input  2* output  3 name  4 op_type  5* attribute  7 domain
+    AttributeProto    1 name  2 f  3 i  5 t  6 g  7* floats  8* ints  10* tensors  11* graphs  21 ref_attr_name
+                      22 sparse_tensor
+    TensorProto       1* dims  2 data_type  3 segment  4* float_data  5* int32_data  6* string_data  7* int64_data
+                      8 name  9 raw_data  10* double_data  11* uint64_data  13* external_data  14 data_location
+    FunctionProto     1 name  7* node  10 domain  13 overload
+    ValueInfoProto    1 name  2 type
+    TypeProto         1 tensor  4 sequence  5 map  8 sparse tensor  9 optional; of a tensor: 1 elem_type  2 shape
+    TensorShapeProto  1* dim: 1 dim_value  2 dim_param
+    String pairs      1 key  2 value            OperatorSetId  1 domain  2 version
+
+Repeated numbers come packed into one field, or as a field each, or as any mix of both. Other fields are passed over.
+Refused: groups (wire types 3 and 4, never used by ONNX), a known field with another wire type, a singular one that
+comes twice, overlong tags, varints of more than 64 bits, ranges past their message's end.
+
+Source: github.com/onnx/onnx, onnx/onnx.proto (1.23); protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.io.source import Source
+
+VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
+WIDTH = {FIXED64: 8, FIXED32: 4}
+
+Field = tuple[int, int, int, int]
+"""Number, wire type, and the payload's range; of a varint its value, and where the field ends."""
+
+MAX_FIELDS = 8_000_000
+"""A graph of 100,000 nodes and 30,000 tensors has some 4,000,000."""
+
+MAX_TEXT = 1 << 16
+"""Bytes of a name."""
+
+HEAD = 24
+"""Bytes that a tag and a length, or a tag and a number, can take together, rounded up."""
+
+FIRST_BLOCK, MAX_BLOCK = 4 << 10, 256 << 10
+"""After a jump little is read at first: another jump may follow. Blocks that are read in a row double."""
+
+HINT = "the file is damaged: copy it again from where it came"
+
+_CLAIMED_FIELDS = 64
+_MAX_IR_VERSION = 1000
+_MODEL_WIRES = dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), LEN) | {1: VARINT, 5: VARINT}
+_GRAPH_FIELDS = (1, 2, 5, 10, 11, 12, 13, 14, 15, 16)
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a file that contradicts the layout."""
+    return CorruptFileError(f"the ONNX file is invalid: {what}", hint=HINT)
+
+
+def expect(number: int, wire: int, wanted: int) -> None:
+    """Raise CorruptFileError unless a known field has its wire type."""
+    if wire != wanted:
+        raise bad(f"field {number} has the wire type {wire}, not {wanted}")
+
+
+def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """The varint at `at`, and where it ends. Raises IndexError past the end, CorruptFileError over 64 bits."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >> 64:
+                break
+            return value, at
+        shift += 7
+        if shift > 63:
+            break
+    raise bad("a number has more than 64 bits")
+
+
+def signed(value: int) -> int:
+    """A varint's value as the int64 that it stands for."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+class Window:
+    """A view of a file that moves forward in blocks; memory and reads stay bounded whatever the payloads' size."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._base = 0
+        self._data = b""
+        self._block = FIRST_BLOCK
+        self._left = MAX_FIELDS
+
+    def fields(self, start: int, stop: int) -> Iterator[Field]:
+        """The fields of the message in ``[start, stop)``. Other ranges may be walked in between."""
+        position = start
+        while position < stop:
+            at = position - self._base
+            if at < 0 or at + HEAD > len(self._data):
+                self._load(position)
+                at = 0
+            data, base = self._data, self._base
+            try:
+                tag = data[at]
+                at += 1
+                if tag >= 0x80:
+                    tag, at = _long_tag(data, at - 1)
+                wire = tag & 7
+                if wire == LEN:
+                    begin = data[at]
+                    at += 1
+                    if begin >= 0x80:
+                        begin, at = varint(data, at - 1)
+                    position = base + at + begin
+                    begin = base + at
+                elif wire == VARINT:
+                    begin, at = varint(data, at)
+                    position = base + at
+                elif wire in WIDTH:
+                    begin = base + at
+                    position = begin + WIDTH[wire]
+                else:
+                    raise bad(f"wire type {wire} at byte {base + at - 1:,}")
+            except IndexError:
+                raise self._past(stop) from None
+            if position > stop or tag < 8:
+                raise self._past(stop) if position > stop else bad("a field has the number 0")
+            self._left -= 1
+            if self._left < 0:
+                raise LimitError(f"more than {MAX_FIELDS:,} fields", hint="no honest model has so many")
+            yield tag >> 3, wire, begin, position
+
+    def check(self, start: int, stop: int) -> None:
+        """Raise CorruptFileError unless the range, which is passed over, is made of fields."""
+        for _ in self.fields(start, stop):
+            pass
+
+    def _past(self, stop: int) -> CorruptFileError:
+        if stop >= self.source.size:
+            return CorruptFileError(
+                f"the ONNX file is invalid: it ends at byte {self.source.size:,}, within a field",
+                hint="the file is cut short: copy it again from where it came",
+            )
+        return bad(f"a field reaches past its message's end at byte {stop:,}")
+
+    def _load(self, position: int) -> None:
+        in_a_row = self._base <= position <= self._base + len(self._data) + HEAD
+        self._block = min(self._block * 2, MAX_BLOCK) if in_a_row else FIRST_BLOCK
+        length = min(self._block, self.source.size - position)
+        self._base, self._data = position, bytes(self.source.read_at(position, length))
+
+    def read(self, start: int, stop: int, most: int = MAX_TEXT) -> bytes:
+        """The bytes of a range. Raises LimitError over `most` of them."""
+        if stop - start > most:
+            raise LimitError(f"a text of {stop - start:,} bytes; the limit is {most:,}", hint="do not trust this file")
+        at = start - self._base
+        if at < 0 or at + stop - start > len(self._data):
+            if stop - start > MAX_BLOCK:
+                return bytes(self.source.read_at(start, stop - start))
+            self._load(start)
+            if stop - start > len(self._data):
+                return bytes(self.source.read_at(start, stop - start))
+            at = 0
+        return self._data[at : at + stop - start]
+
+    def text(self, start: int, stop: int, most: int = MAX_TEXT) -> str:
+        """The text in a range. Raises CorruptFileError where it is no UTF-8."""
+        try:
+            return self.read(start, stop, most).decode("utf-8")
+        except UnicodeDecodeError:
+            raise bad(f"the text at byte {start:,} is no UTF-8") from None
+
+    def run(self, start: int, stop: int, number: int, wire: int) -> int:
+        """Where a run of fields with the same one-byte tag ends; it starts at `start`. At the speed of a scan."""
+        tag = bytes([number << 3 | wire])
+        if wire in WIDTH:
+            width = 1 + WIDTH[wire]
+            pattern = re.compile(b"(?s:%s.{%d})++" % (re.escape(tag), width - 1))
+        else:
+            pattern = re.compile(b"(?:%s[\x80-\xff]{0,9}[\x00-\x7f])++" % re.escape(tag))
+        position = start
+        while position < stop:
+            chunk = self.source.read_at(position, min(MAX_BLOCK, stop - position))
+            found = pattern.match(chunk)
+            if found is None:
+                break
+            position += found.end()
+        return position
+
+
+def _long_tag(data: bytes, at: int) -> tuple[int, int]:
+    tag, end = varint(data, at)
+    if data[end - 1] == 0 or tag >> 32:
+        raise bad("a field's tag is overlong")
+    return tag, end
+
+
+def claims(source: Source) -> bool:
+    """Whether the first fields are those of a model: an IR version of a plausible size, then a graph."""
+    if source.size < 4:
+        return False
+    try:
+        return _looks_like_a_model(Window(source), source.size)
+    except CorruptFileError:
+        return False
+
+
+def _looks_like_a_model(window: Window, size: int) -> bool:
+    """A graph that is cut short is still claimed, so that the reader can say that it is."""
+    versioned = False
+    for count, (number, wire, begin, end) in enumerate(window.fields(0, 1 << 62)):
+        if count == _CLAIMED_FIELDS or _MODEL_WIRES.get(number, wire) != wire:
+            return False
+        if number == 1:
+            versioned = 0 < begin <= _MAX_IR_VERSION
+        elif number == 7:
+            return versioned and _looks_like_a_graph(window, begin, min(end, size))
+        elif number in (2, 3, 4):
+            window.text(begin, min(end, size))
+        if end >= size:
+            return False
+    return False
+
+
+def _looks_like_a_graph(window: Window, begin: int, end: int) -> bool:
+    if begin >= end:
+        return True
+    number, wire, _, _ = next(window.fields(begin, 1 << 62))
+    return number in _GRAPH_FIELDS and wire == LEN
