@@ -9,6 +9,7 @@
 
     ckptconv.convert("model.pth", "model.safetensors")
     ckptconv.inspect("model.pth").verdict              # "plain", "opaque" or "would run code"
+    ckptconv.diff("a.pth", "b.safetensors").equal      # and if not, .edits and .findings say what changed
     ckptconv.validate("model.pth").valid               # does it fit its architecture, and if not, why not?
     ckptconv.architecture("mlp").spec.required         # what a model of an architecture is described by
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from ckptconv.api import (
         Architecture,
         Conversion,
+        Difference,
         Inferred,
         Inspection,
         Validation,
         architecture,
         architectures,
         convert,
+        diff,
         infer_architecture,
         inspect,
         open,
@@ -45,6 +48,7 @@ _HOMES = {
     "Checkpoint": "ckptconv.core.checkpoint",
     "CkptconvError": "ckptconv.errors",
     "Conversion": "ckptconv.api",
+    "Difference": "ckptconv.api",
     "Inferred": "ckptconv.api",
     "Inspection": "ckptconv.api",
     "LazyTensor": "ckptconv.core.tensor",
@@ -53,6 +57,7 @@ _HOMES = {
     "architecture": "ckptconv.api",
     "architectures": "ckptconv.api",
     "convert": "ckptconv.api",
+    "diff": "ckptconv.api",
     "infer_architecture": "ckptconv.api",
     "inspect": "ckptconv.api",
     "open": "ckptconv.api",
@@ -64,6 +69,7 @@ __all__ = [
     "Checkpoint",
     "CkptconvError",
     "Conversion",
+    "Difference",
     "Inferred",
     "Inspection",
     "LazyTensor",
@@ -73,6 +79,7 @@ __all__ = [
     "architecture",
     "architectures",
     "convert",
+    "diff",
     "infer_architecture",
     "inspect",
     "open",

@@ -1,0 +1,103 @@
+"""Saying what differs between two checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.open import open
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ckptconv.api.open import PathText
+    from ckptconv.checks.compare_metadata import MetadataChange
+    from ckptconv.checks.compare_values import Values
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.report import Finding
+    from ckptconv.core.spelling import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs between two checkpoints, `expected` and `found`.
+
+    findings: everything that differs; of severity "info" where a tolerance covers it.
+    edits:    what would turn the one into the other, one after another: each speaks of the names that those before it
+              leave. What they do not cover is in the findings alone: added tensors, and changed values.
+    values:   the figures behind the findings of values and casts.
+    metadata: the values behind the findings of metadata.
+    tensors:  how many each side has. headers: whether headers alone were compared.
+    """
+
+    expected: Path
+    found: Path
+    findings: list[Finding]
+    edits: list[Edit]
+    values: Mapping[Finding, Values] = field(repr=False)
+    metadata: list[MetadataChange] = field(repr=False)
+    tensors: tuple[int, int] = (0, 0)
+    nbytes: int = 0
+    headers: bool = False
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs that a tolerance does not cover."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Json]:
+        """The difference as ``diff --json`` prints it."""
+        return {
+            "expected": str(self.expected),
+            "found": str(self.found),
+            "equal": self.equal,
+            "headers": self.headers,
+            "findings": [self._finding(finding) for finding in self.findings],
+            "edits": [edit.to_dict() for edit in self.edits],
+        }
+
+    def _finding(self, finding: Finding) -> dict[str, Json]:
+        values = self.values.get(finding)
+        return finding.to_dict() if values is None else {**finding.to_dict(), "values": values.to_dict()}
+
+
+def diff(
+    expected: PathText,
+    found: PathText,
+    *,
+    headers: bool = False,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    ulp: int = 0,
+    tolerances: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Difference:
+    """Compare two checkpoints of any formats: names, shapes, element types, bits, ties and typed metadata.
+
+    headers:         read no tensor; values are not compared.
+    rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
+                     representable steps. All 0: bits must be equal, so that -0.0 is not 0.0.
+    tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.
+
+    Raises CkptconvError, with the file named, where one of them cannot be read.
+    """
+    from ckptconv.checks.diff import compare
+    from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
+
+    allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(tolerances))
+    with open(expected) as a, open(found) as b:
+        differences = compare(a, b, allowed, headers=headers, progress=progress)
+        for checkpoint in (a, b):
+            checkpoint.check_unchanged()
+        return Difference(
+            Path(expected),
+            Path(found),
+            differences.findings,
+            differences.edits,
+            differences.values,
+            differences.metadata,
+            (len(a.all_tensors), len(b.all_tensors)),
+            sum(tensor.info.nbytes for tensor in a.all_tensors.values()),
+            headers,
+        )

@@ -1,0 +1,138 @@
+"""Where two metadata trees differ, by path, in value or in type: 3 is not 3.0, and a tuple is not a list."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, rebuilt, spell_path
+from ckptconv.core.spelling import canonical, dumps, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Mapping
+
+    from ckptconv.core.checkpoint import MetaDict
+
+MOST_TEXT = 200
+"""Characters of a value in a finding."""
+
+LONG_INT = 400
+"""Bits of an int that is spelled in decimal; Python refuses to spell very long ones."""
+
+
+class Missing:
+    """Stands for the side that has nothing there."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+MISSING = Missing()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MetadataChange:
+    """A path at which two trees differ, with what is there on either side; `MISSING` for nothing."""
+
+    path: tuple[object, ...]
+    expected: MetaNode
+    found: MetaNode
+
+    @property
+    def where(self) -> str:
+        """The path for people."""
+        return spell_path(self.path)
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Both values, with their types where these differ."""
+        return typed(self.expected, self.found, spell(self.expected), spell(self.found))
+
+
+def compare_metadata(a: MetaDict, b: MetaDict, names: Mapping[str, str]) -> list[MetadataChange]:
+    """The changes from `a` to `b`, where `names` says what tensors of `a` are called in `b`."""
+
+    def renamed(leaf: MetaNode) -> MetaNode:
+        return TensorRef(names.get(leaf.name, leaf.name)) if isinstance(leaf, TensorRef) else leaf
+
+    left = rebuilt(a, renamed) if any(old != new for old, new in names.items()) else a
+    return list(_changes(left, b, ()))
+
+
+def typed(a: MetaNode, b: MetaNode, one: str, other: str) -> tuple[str, str]:
+    """The spelled values, each with the name of its type in front if it is not the other's."""
+    if type(a) is type(b) or None in (a, b) or isinstance(a, Missing) or isinstance(b, Missing):
+        return one, other
+    return f"{type(a).__name__} {one}", f"{type(b).__name__} {other}"
+
+
+def _changes(a: MetaNode, b: MetaNode, path: tuple[object, ...]) -> Iterator[MetadataChange]:
+    if canonical(a) == canonical(b):
+        return
+    below = list(_below(a, b, path)) if type(a) is type(b) else []
+    yield from below or [MetadataChange(path, a, b)]
+
+
+def _below(a: MetaNode, b: MetaNode, path: tuple[object, ...]) -> Iterator[MetadataChange]:
+    match a, b:
+        case (defaultdict(), defaultdict()) if a.default_factory is not b.default_factory:
+            return
+        case (dict(), dict()):
+            yield from _keys(a, b, path)
+        case (TorchSize(), _):
+            return
+        case (list() | tuple(), list() | tuple()):
+            if len(a) == len(b) or not _are_scalars((*a, *b)) or a[: len(b)] == b[: len(a)]:
+                yield from _keys(dict(enumerate(a)), dict(enumerate(b)), path)
+        case (Opaque(), Opaque()) if (a.name, a.how) == (b.name, b.how):
+            yield from _keys(_parts(a), _parts(b), path)
+
+
+def _keys(
+    a: Mapping[Hashable, MetaNode], b: Mapping[Hashable, MetaNode], path: tuple[object, ...]
+) -> Iterator[MetadataChange]:
+    """Key by key, keys by their types as well: 1 is not True."""
+    left, right = ({_key(key): (key, value) for key, value in side.items()} for side in (a, b))
+    for mark, (key, value) in left.items():
+        if mark not in right:
+            yield MetadataChange((*path, key), value, MISSING)
+        else:
+            yield from _changes(value, right[mark][1], (*path, key))
+    for mark, (key, value) in right.items():
+        if mark not in left:
+            yield MetadataChange((*path, key), MISSING, value)
+
+
+def _key(key: Hashable) -> object:
+    return key if isinstance(key, str) else (type(key), canonical(key))
+
+
+def _parts(node: Opaque) -> dict[Hashable, MetaNode]:
+    pairs: dict[Hashable, MetaNode] = {f"pairs[{key!r}]": value for key, value in node.pairs}
+    named: list[tuple[Hashable, MetaNode]] = [("args", node.args), *node.kwargs.items(), ("state", node.state)]
+    return {**dict(named), "items": node.items, **pairs}
+
+
+def _are_scalars(nodes: tuple[MetaNode, ...]) -> bool:
+    return all(node is None or isinstance(node, (bool, int, float, complex, str)) for node in nodes)
+
+
+def spell(node: MetaNode) -> str:
+    """A value in Python's spelling, cut where it grows long."""
+    if isinstance(node, Missing):
+        return "nothing"
+    if isinstance(node, int) and not isinstance(node, bool) and node.bit_length() > LONG_INT:
+        text = hex(node)
+    elif node is None or isinstance(node, (bool, int, float, complex, str, bytes, bytearray, Missing)):
+        text = repr(node[:MOST_TEXT] if isinstance(node, (str, bytes, bytearray)) else node)
+    elif type(node) in (list, tuple) and _are_scalars(tuple(node[:MOST_TEXT])):  # type: ignore[index]
+        parts = ", ".join(spell(child) for child in node[:MOST_TEXT])  # type: ignore[index]
+        text = f"[{parts}]" if isinstance(node, list) else f"({parts}{',' if len(node) == 1 else ''})"  # type: ignore[arg-type]
+    elif isinstance(node, (TensorRef, StateDict)):
+        text = f"<tensor {node.name}>" if isinstance(node, TensorRef) else "<the model's tensors>"
+    elif isinstance(node, (dict, list, tuple, set, frozenset, OrderedDict, Opaque)) or hasattr(node, "data"):
+        text = dumps(to_json(node))
+    else:
+        text = repr(node)
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"

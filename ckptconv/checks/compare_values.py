@@ -1,0 +1,168 @@
+"""How the values of two tensors differ: chunk by chunk, on every core, in constant memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.checks.compare_bytes import PIECE
+from ckptconv.checks.figures import Figures, figures, is_number
+from ckptconv.core.spelling import to_json
+from ckptconv.io.stream import GATHER_BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptconv.checks.compare_bytes import Pool, Scratch
+    from ckptconv.checks.figures import Scalar
+    from ckptconv.checks.tolerance import Tolerance
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+
+STEP = 1 << 13
+"""Elements that are computed with at a time. The dozen temporary arrays stay in the cache, and below the 128 KiB from
+which malloc asks the kernel for new pages every time, which took five times as long as the sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """How two tensors of one shape differ.
+
+    elements:     how many there are. differing: how many have other bits (other values, across element types).
+    outside:      how many of them the tolerance does not cover.
+    max_abs:      the largest ``|b - a|``; exact for integers. max_rel: the largest ``|b - a| / |a|``.
+    max_ulp:      the largest number of representable steps; None across element types.
+    rms:          root mean square of ``b - a``. cosine: of the angle between both. change: ``‖b - a‖ / ‖a‖``. These
+                  three are taken of the pairs that are both finite, and None where they mean nothing.
+    nan:          pairs of which one is NaN; no distance is taken of them.
+    signs:        differing pairs that are equal as numbers: 0.0 and -0.0.
+    cast:         the element types differ, and rounding is all that happened.
+    first:        the index of the first differing element, and its values.
+    """
+
+    elements: int
+    differing: int
+    outside: int
+    max_abs: float | int | None
+    max_rel: float | None
+    max_ulp: int | None
+    rms: float | None
+    cosine: float | None
+    change: float | None
+    nan: int
+    signs: int
+    cast: bool
+    first: tuple[int, ...] | None
+    first_values: tuple[Scalar, Scalar] | None
+
+    def to_dict(self) -> dict[str, Json]:
+        """The figures as JSON documents spell them."""
+        document: dict[str, Json] = {
+            name: to_json(getattr(self, name)) for name in self.__slots__ if name not in ("first", "first_values")
+        }
+        first = None
+        if self.first is not None and self.first_values is not None:
+            a, b = self.first_values
+            first = {"index": list(self.first), "expected": to_json(a), "found": to_json(b)}
+        return {**document, "first": first}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tensors of one shape, and how far they may be apart."""
+
+    a: LazyTensor
+    b: LazyTensor
+    tolerance: Tolerance
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether both are numbers."""
+        return is_number(self.a.info.dtype) and is_number(self.b.info.dtype)
+
+
+def compare_values(pairs: Sequence[Pair], pool: Pool) -> list[Values]:
+    """The figures of every pair; reads all of both. Pairs have to have figures."""
+    jobs: list[tuple[int, int, int]] = []
+    for i, pair in enumerate(pairs):
+        step = PIECE // max(1, pair.a.info.dtype.bits // 8)
+        jobs += [(i, at, min(at + step, pair.a.info.numel)) for at in range(0, pair.a.info.numel, step)]
+    parts: dict[tuple[int, int], Figures] = {}
+
+    def work(job: tuple[int, int, int], scratch: Scratch) -> None:
+        i, start, stop = job
+        parts[i, start] = _figures(pairs[i], start, stop, scratch)
+        pool.advance(pairs[i].a.info.dtype.nbytes(stop - start))
+
+    pool.run(jobs, work, sum(pair.a.info.nbytes for pair in pairs))
+    totals = [Figures() for _ in pairs]
+    for i, start, _ in jobs:
+        totals[i].add(parts[i, start])
+    return [_values(pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+
+def _figures(pair: Pair, start: int, stop: int, scratch: Scratch) -> Figures:
+    total = Figures()
+    types = pair.a.info.dtype, pair.b.info.dtype
+    for count, left, right in _chunks(pair, start, stop, scratch):
+        for at in range(0, count, STEP):
+            end = min(at + STEP, count)
+            a, b = (
+                data[at * dtype.bits // 8 : dtype.nbytes(end)] for data, dtype in zip((left, right), types, strict=True)
+            )
+            total.add(figures(a, b, *types, end - at, pair.tolerance))
+    return total
+
+
+def _chunks(pair: Pair, start: int, stop: int, scratch: Scratch) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Elements [start, stop) of both, as many at a time as fit; `start` is a multiple of eight."""
+    a, b = pair.a, pair.b
+    bits = max(a.info.dtype.bits, b.info.dtype.bits)
+    if a.span is None or b.span is None:
+        step = GATHER_BLOCK // 2 * 8 // bits // 8 * 8
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            with scratch.gathering:
+                left, right = (t.read(at * t.info.dtype.bits // 8, t.info.dtype.nbytes(end)) for t in (a, b))
+            yield end - at, left, right
+        return
+    step = len(scratch.left) * 8 // bits // 8 * 8
+    for at in range(start, stop, step):
+        end = min(at + step, stop)
+        views = []
+        for span, dtype, buffer in ((a.span, a.info.dtype, scratch.left), (b.span, b.info.dtype, scratch.right)):
+            first = at * dtype.bits // 8
+            view = memoryview(buffer)[: dtype.nbytes(end) - first]
+            span.file.read_into(view, span.offset + first)
+            views.append(view)
+        yield end - at, views[0], views[1]
+
+
+def _values(pair: Pair, total: Figures) -> Values:
+    first = None if total.first is None else _unravelled(total.first, pair.a.info.shape)
+    same_type = pair.a.info.dtype == pair.b.info.dtype
+    measured = total.differing > total.nan
+    return Values(
+        elements=total.elements,
+        differing=total.differing,
+        outside=total.outside,
+        max_abs=total.max_abs if measured or not total.differing else None,
+        max_rel=total.max_rel if measured or not total.differing else None,
+        max_ulp=total.max_ulp if same_type and (measured or not total.differing) else None,
+        rms=total.rms,
+        cosine=total.cosine,
+        change=total.change,
+        nan=total.nan,
+        signs=total.signs,
+        cast=not same_type and (total.narrowed or total.widened),
+        first=first,
+        first_values=total.first_values,
+    )
+
+
+def _unravelled(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    index = []
+    for n in reversed(shape):
+        position, here = divmod(position, n)
+        index.append(here)
+    return tuple(reversed(index))

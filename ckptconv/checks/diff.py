@@ -1,0 +1,194 @@
+"""What differs between two checkpoints: edits first, then what is left of tensors, values, ties and metadata.
+
+Equal means names, shapes, element types, bits, ties and typed metadata; not container, order, strides, bookkeeping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.checks.compare_bytes import Pool, find_unequal
+from ckptconv.checks.compare_metadata import compare_metadata
+from ckptconv.checks.compare_values import Pair, compare_values
+from ckptconv.checks.ties import compare_ties
+from ckptconv.checks.wording import shape_text, value_finding
+from ckptconv.core.edit import Edit, Step
+from ckptconv.core.report import Finding
+from ckptconv.edits.content import Content
+from ckptconv.edits.explain import Explanation, explain
+from ckptconv.edits.patterns import ANY, edits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ckptconv.checks.compare_metadata import MetadataChange
+    from ckptconv.checks.compare_values import Values
+    from ckptconv.checks.tolerance import Tolerances
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.edits.explain import Comparison
+
+CODES = {
+    "rename": "renamed", "transpose": "transposed", "reshape": "reshaped", "split": "split", "concat": "concatenated",
+    "remove-layers": "layers-removed", "insert-layers": "layers-inserted",
+}  # fmt: skip
+"""The findings of edits that are no findings of single tensors."""
+
+
+@dataclass(slots=True)
+class Differences:
+    """What was found. `values` has the figures behind the findings of values and casts; `metadata`, the values behind
+    those of metadata; `compared` counts the pairs of tensors whose values were compared.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    edits: list[Edit] = field(default_factory=list)
+    values: dict[Finding, Values] = field(default_factory=dict)
+    metadata: list[MetadataChange] = field(default_factory=list)
+    compared: int = 0
+
+
+def compare(
+    a: Checkpoint, b: Checkpoint, tolerances: Tolerances, *, headers: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Differences:  # fmt: skip
+    """Everything that differs. With `headers`, no tensor byte is read; else all are, in constant memory."""
+    explained = _explained(a, b, None if headers else Content())
+    found = Differences(edits=[edit for edit in explained.edits if edit.kind != "drop"])
+    found.findings += [_edit_finding(edit) for edit in found.edits]
+    drops = [edit for edit in explained.edits if edit.kind == "drop"]
+    _one_sided(found, a, b, explained)
+    for old, name in explained.unlike:
+        one, other = shape_text(a.all_tensors[old].info.shape), shape_text(b.all_tensors[name].info.shape)
+        found.findings.append(Finding("shape-changed", "error", old, f"{old}: shape {one} → {other}", one, other))
+    _dtypes_alone(found, a, b, [] if not headers else explained.comparisons, explained.unlike)
+    if not headers:
+        _values(found, explained.comparisons, tolerances, progress)
+    found.edits += _casts(a, b, explained)
+    _ties(found, a, b, explained)
+    found.edits += drops
+    found.metadata = compare_metadata(a.metadata, b.metadata, explained.names)
+    for change in found.metadata:
+        one, other = change.texts
+        message = f"{change.where}: {one} → {other}"
+        found.findings.append(Finding("metadata-changed", "error", change.where, message, one, other))
+    return found
+
+
+def _explained(a: Checkpoint, b: Checkpoint, content: Content | None) -> Explanation:
+    """The model's tensors among themselves, and the extras; all at once where a name changed its role."""
+    if any(name in b.extras for name in a) or any(name in a.extras for name in b):
+        return explain(a.all_tensors, b.all_tensors, content)
+    model = explain(a, b, content)
+    extras = explain(a.extras, b.extras, content) if a.extras or b.extras else Explanation()
+    return Explanation(
+        [*model.edits, *extras.edits], {**model.names, **extras.names}, [*model.comparisons, *extras.comparisons],
+        [*model.unlike, *extras.unlike], [*model.removed, *extras.removed], [*model.added, *extras.added],
+    )  # fmt: skip
+
+
+def _edit_finding(edit: Edit) -> Finding:
+    sources, targets = " + ".join(edit.sources), " + ".join(edit.targets)
+    first = edit.steps[0]
+    where = (first.sources or first.targets)[0]
+    count = len(edit.steps)
+    text = f"{sources} → {targets}" if sources and targets else sources or targets
+    word = CODES[edit.kind].replace("-", " ")
+    message = f"{word}: {text}" + (f" ({count:,} tensors)" if count > 1 else "")
+    return Finding(CODES[edit.kind], "error", where, message, sources or None, targets or None)
+
+
+def _one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:
+    partners = {name: other for group in a.ties for name in group for other in group if other != name}
+    for name in explained.removed:
+        shape = _header(a, name)
+        note = f"; it shared the tensor of {partners[name]}" if name in partners else ""
+        found.findings.append(Finding("removed", "error", name, f"{name}: removed, {shape}{note}", shape, None))
+    shared = set(explained.names.values())
+    steps = []
+    for name in explained.added:
+        shape = _header(b, name)
+        keeper = next((other for group in b.ties if name in group for other in group if other in shared), None)
+        if keeper is None:
+            found.findings.append(Finding("added", "error", name, f"{name}: added, {shape}", None, shape))
+            continue
+        steps.append(Step((keeper,), (name,)))
+        message = f"{name}: added, sharing the tensor of {keeper}"
+        found.findings.append(Finding("tie-made", "error", name, message, None, f"{name} = {keeper}"))
+    found.edits += edits("tie", steps)
+
+
+def _header(checkpoint: Checkpoint, name: str) -> str:
+    info = checkpoint.all_tensors[name].info
+    return f"{info.dtype} {shape_text(info.shape)}"
+
+
+def _dtypes_alone(
+    found: Differences, a: Checkpoint, b: Checkpoint, comparisons: Sequence[Comparison],
+    unlike: Sequence[tuple[str, str]],
+) -> None:  # fmt: skip
+    """Element types that changed, of tensors whose values are not compared."""
+    for old, name in [*((c.a_name, c.b_name) for c in comparisons), *unlike]:
+        one, other = (side.all_tensors[key].info.dtype.name for side, key in ((a, old), (b, name)))
+        if one != other:
+            message = f"{old}: {one} → {other}"
+            found.findings.append(Finding("dtype-changed", "error", old, message, one, other))
+
+
+def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
+    groups: dict[tuple[str, str], list[Step]] = {}
+    for old, name in explained.names.items():
+        one, other = a.all_tensors[old].info.dtype.name, b.all_tensors[name].info.dtype.name
+        if one != other:
+            groups.setdefault((one, other), []).append(Step((name,), (name,)))
+    found: list[Edit] = []
+    for (one, other), steps in groups.items():
+        details = {"from": one, "dtype": other}
+        if len(steps) == len(b.all_tensors) > 1:
+            found.append(Edit("cast", (ANY,), (ANY,), details, tuple(steps)))
+        else:
+            found += edits("cast", steps, details)
+    return found
+
+
+def _values(
+    found: Differences, comparisons: Sequence[Comparison], tolerances: Tolerances,
+    progress: Callable[[int, int], None] | None,
+) -> None:  # fmt: skip
+    """Compare bytes, then take figures of what differs. A pair that stands under several names is compared once."""
+    unique: dict[object, list[Comparison]] = {}
+    for one in comparisons:
+        key: object = (one.a_name, one.b_name)
+        if one.a.alias is not None and one.b.alias is not None:
+            key = (one.a.alias, one.b.alias, one.b.info.shape, tolerances.of(one.a_name, one.b_name))
+        unique.setdefault(key, []).append(one)
+    pool = Pool(sum(groups[0].a.info.nbytes for groups in unique.values()), progress)
+    same = [group for group in unique.values() if group[0].a.info.dtype == group[0].b.info.dtype]
+    cast = [group for group in unique.values() if group[0].a.info.dtype != group[0].b.info.dtype]
+    unequal = find_unequal([(group[0].a, group[0].b) for group in same], pool)
+    changed = [*(group for i, group in enumerate(same) if i in unequal), *cast]
+    pairs = [Pair(g[0].a, g[0].b, tolerances.of(g[0].a_name, g[0].b_name)) for g in changed]
+    measured = [i for i, pair in enumerate(pairs) if pair.has_figures]
+    figures = dict(zip(measured, compare_values([pairs[i] for i in measured], pool), strict=True))
+    order = {id(one): i for i, one in enumerate(comparisons)}
+    entries = [(order[id(one)], one, figures.get(i)) for i, group in enumerate(changed) for one in group]
+    for _, one, values in sorted(entries, key=lambda entry: entry[0]):
+        for finding in value_finding(one, values):
+            found.findings.append(finding)
+            if values is not None:
+                found.values[finding] = values
+    found.compared = len(comparisons)
+
+
+def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:
+    for change in compare_ties(a, b, explained.names):
+        together = " = ".join(change.names)
+        apart = ", ".join(" = ".join(group) for group in change.groups)
+        if change.made:
+            message = f"tied: {together} share one tensor, and did not before"
+            found.findings.append(Finding("tie-made", "error", change.names[0], message, apart, together))
+        else:
+            message = f"untied: {together} shared one tensor, and do not any more"
+            found.findings.append(Finding("tie-broken", "error", change.names[0], message, together, apart))
+        firsts = [group[0] for group in change.groups]
+        found.edits += edits("tie" if change.made else "untie", [Step((firsts[0],), (other,)) for other in firsts[1:]])

@@ -1,0 +1,42 @@
+"""Which names share one tensor in one checkpoint and not in the other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from ckptconv.core.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TieChange:
+    """Names (of B) that share one tensor on one side alone; `groups` are those that still do on the other."""
+
+    made: bool
+    names: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...]
+
+
+def compare_ties(a: Checkpoint, b: Checkpoint, names: Mapping[str, str]) -> list[TieChange]:
+    """Ties broken, then ties made, among names that both have; `names` says what those of `a` are called in `b`."""
+    ours = [[names[name] for name in group if name in names] for group in a.ties]
+    shared = set(names.values())
+    theirs = [[name for name in group if name in shared] for group in b.ties]
+    return [*_split(ours, theirs, made=False), *_split(theirs, ours, made=True)]
+
+
+def _split(groups: Sequence[Sequence[str]], others: Sequence[Sequence[str]], *, made: bool) -> list[TieChange]:
+    """The groups that fall apart on the other side."""
+    home: dict[str, int] = {name: i for i, group in enumerate(others) for name in group}
+    found = []
+    for group in groups:
+        parts: dict[Hashable, list[str]] = defaultdict(list)
+        for name in group:
+            parts[home.get(name, name)].append(name)
+        if len(parts) > 1:
+            found.append(TieChange(made, tuple(group), tuple(tuple(part) for part in parts.values())))
+    return found

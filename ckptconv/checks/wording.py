@@ -1,0 +1,79 @@
+"""How a difference of two tensors is said in one line."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ckptconv.checks.compare_values import Values
+    from ckptconv.checks.figures import Scalar
+    from ckptconv.edits.explain import Comparison
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """``[64, 3, 7, 7]``."""
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def scalar(value: Scalar, digits: int = 9) -> str:
+    """A value in so many digits, -0.0 with its sign."""
+    if isinstance(value, (bool, int)):
+        return str(value)
+    if isinstance(value, complex):
+        return f"({scalar(value.real, digits)}, {scalar(value.imag, digits)}j)"
+    text = f"{value:.{digits}g}"
+    return text if isnan(value) or not text.lstrip("-").isdigit() else f"{text}.0"
+
+
+def value_finding(one: Comparison, values: Values | None) -> Iterator[Finding]:
+    """The findings of a pair whose bytes differ: of its element type, of its values."""
+    name = one.a_name if one.a_name == one.b_name else f"{one.a_name} → {one.b_name}"
+    a_type, b_type = one.a.info.dtype.name, one.b.info.dtype.name
+    if a_type != b_type:
+        how = _cast(values)
+        message = f"{name}: {a_type} → {b_type}{how}"
+        yield Finding("dtype-changed", "error", one.a_name, message, a_type, b_type)
+        if values is None or values.cast or not values.differing:
+            return
+    if values is None:
+        yield Finding("value-changed", "error", one.a_name, f"{name}: other bytes ({a_type} is compared as bytes)")
+        return
+    expected, found = _first(values)
+    within = values.outside == 0
+    message = f"{name}: {_differing(values)}{', all within the tolerance' if within else ''}"
+    yield Finding("value-changed", "info" if within else "error", one.a_name, message, expected, found)
+
+
+def _cast(values: Values | None) -> str:
+    if values is None:
+        return ""
+    if values.differing == 0:
+        return ", cast, every value kept"
+    return ", cast, rounding only" if values.cast else ", and other values than a cast gives"
+
+
+def _first(values: Values) -> tuple[str | None, str | None]:
+    if values.first is None or values.first_values is None:
+        return None, None
+    a, b = values.first_values
+    return scalar(a), scalar(b)
+
+
+def _differing(values: Values) -> str:
+    count = f"{values.differing:,} of {values.elements:,}"
+    text = f"{count} {'value differs' if values.differing == 1 else 'values differ'}"
+    if values.signs == values.differing:
+        text += " in the sign of zero alone"
+    elif values.max_abs is not None:
+        text += f", by up to {scalar(values.max_abs, 3)}"
+    if values.nan:
+        text += f", {values.nan:,} in being NaN"
+    expected, found = _first(values)
+    if values.first is not None:
+        text += f"; first at {shape_text(values.first)}: {expected} → {found}"
+    return text

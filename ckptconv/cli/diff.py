@@ -1,0 +1,74 @@
+"""``ckptconv diff``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptconv.cli import options, output
+from ckptconv.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from ckptconv.api import Difference
+
+EPILOG = """\b
+A tolerance of its own for some tensors; the last GLOB that matches a name counts:
+  --tol '*.bias=atol:1e-6'
+  --tol 'encoder.*=rtol:1e-3,atol:1e-5,ulp:4'
+\b
+Exit codes:
+  0  equal, as far as the tolerances go
+  1  different
+  2  trouble: usage, unreadable, refused
+\b
+Examples:
+  ckptconv diff before.pth after.safetensors
+  ckptconv diff --headers theirs.pth mine.pth
+  ckptconv diff a.safetensors b.safetensors --rtol 1e-3 --atol 1e-5 --tol 'head.*=ulp:1'
+  ckptconv diff --json a.pth b.pth
+"""
+
+
+@click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.argument("a", metavar="A", type=options.path_text)
+@click.argument("b", metavar="B", type=options.path_text)
+@click.option("--headers", is_flag=True, help="Compare names, shapes, types, ties and metadata; read no values.")
+@click.option("--rtol", type=float, metavar="X", help="Allow |b - a| <= atol + X * |a|, as numpy.isclose; NaN is NaN.")
+@click.option("--atol", type=float, metavar="X", help="Allow |b - a| <= X + rtol * |a|.")
+@click.option("--ulp", type=int, metavar="N", help="Allow N representable values from one to the other.")
+@click.option(
+    "--tol", "tolerances", metavar="GLOB=…", multiple=True,
+    help="Allow other bounds for the tensors whose names match: rtol:X,atol:X,ulp:N, any of the three. Repeatable.",
+)  # fmt: skip
+@options.json_
+@options.debug
+@options.help_
+def command(
+    a: str, b: str, headers: bool, rtol: float | None, atol: float | None, ulp: int | None,
+    tolerances: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
+    """Say what changed from A to B: renames and other edits, values, ties, metadata. Any two formats.
+
+    Equal means equal names, shapes, element types, bits, ties and typed metadata; the container, the order of tensors
+    and strides do not count. Without tolerances bits must be equal: 0.0 is not -0.0, and a NaN equals one of its bits.
+    """
+    if headers and (tolerances or any(bound is not None for bound in (rtol, atol, ulp))):
+        raise click.UsageError("--headers reads no values: tolerances say nothing", click.get_current_context())
+    from ckptconv import api
+
+    with Bar("comparing") as bar:
+        result = api.diff(
+            a, b, headers=headers, rtol=rtol or 0.0, atol=atol or 0.0, ulp=ulp or 0, tolerances=tolerances, progress=bar
+        )
+    if as_json:
+        output.emit_json(result.to_dict())
+    else:
+        _show(result)
+    return int(not result.equal)
+
+
+def _show(result: Difference) -> None:
+    from ckptconv.cli import render_diff
+
+    output.emit_lines(render_diff.page(result))

@@ -1,0 +1,326 @@
+"""What a person would say was done to one set of tensors to get another: few edits, not many removed and added.
+
+From the most to the least certain: names under another prefix; a numbered stack under another name, with layers
+removed or inserted; tensors found by their content under another name, as parts of a fused tensor, transposed; and
+last, shapes and names that are alike. Without `content` no tensor byte is read, and only names and shapes speak.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.match import find_prefix, pair_renames
+from ckptconv.edits.parts import find_parts
+from ckptconv.edits.patterns import ANY, edits, open_numbers
+from ckptconv.edits.stacks import align, rename_stacks
+from ckptconv.edits.views import permuted, reshaped, sliced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.content import Content
+    from ckptconv.edits.match import Shape
+    from ckptconv.edits.parts import Parts
+
+    Tensors = Mapping[str, LazyTensor]
+
+_DIGITS = re.compile(r"\d+")
+
+MOST_ROUNDS = 3
+"""Prefixes upon prefixes that are looked through."""
+
+MOST_AXES = 4
+"""Dimensions of which all permutations are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two views of one shape whose values are to be compared, and the names of the tensors that they are of."""
+
+    a_name: str
+    b_name: str
+    a: LazyTensor
+    b: LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The edits, one after another: each speaks of the names that those before it leave.
+
+    names:          what tensors of the one are called in the other, where one is one.
+    comparisons:    what is left to compare; tensors of unlike shapes are in `unlike` instead.
+    removed, added: names without a partner, in order, but for those of whole layers that edits tell of.
+    """
+
+    edits: list[Edit] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    unlike: list[tuple[str, str]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+
+
+def explain(a: Tensors, b: Tensors, content: Content | None = None) -> Explanation:
+    """How `a` became `b`. With `content`, reads some 200 bytes of each tensor whose name or shape is not the same."""
+    return _Explainer(a, b, content).run()
+
+
+class _Explainer:
+    def __init__(self, a: Tensors, b: Tensors, content: Content | None) -> None:
+        self.a, self.b, self.content = a, b, content
+        self.now: dict[str, str] = {name: name for name in a}  # by the name after the edits so far, that in `a`
+        self.gone: set[str] = set()
+        self.come: set[str] = set()
+        self.found = Explanation()
+
+    def run(self) -> Explanation:
+        self._prefixes()
+        if self.content is not None and (self._lost or self._new):
+            self._stacks(self.content)
+        self._layers()
+        if self.content is not None:
+            self._same_content(self.content)
+        self._parts()
+        if self.content is not None:
+            self._transposed_content(self.content)
+        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), _equal))
+        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), _reversed))
+        self._pair_up()
+        self.found.removed.extend(self.now[name] for name in self._lost)
+        self.found.added.extend(self._new)
+        self.found.edits.extend(edits("drop", [Step((name,), ()) for name in self._lost]))
+        return self.found
+
+    @property
+    def _lost(self) -> dict[str, LazyTensor]:
+        return {name: self.a[old] for name, old in self.now.items() if name not in self.b and name not in self.gone}
+
+    @property
+    def _new(self) -> dict[str, LazyTensor]:
+        return {name: tensor for name, tensor in self.b.items() if name not in self.now and name not in self.come}
+
+    @staticmethod
+    def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.info.shape for name, tensor in tensors.items()}
+
+    def _move(self, pairs: Mapping[str, str]) -> None:
+        self.now = {pairs.get(name, name): old for name, old in self.now.items()}
+
+    def _rename(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Tensors that go by another name, of names without a partner."""
+        done = dict(pairs)
+        self.found.edits.extend(edits("rename", [Step((old,), (new,)) for old, new in done.items()]))
+        self._move(done)
+
+    def _prefixes(self) -> None:
+        for _ in range(MOST_ROUNDS):
+            lost, new = self._lost, self._new
+            prefix = find_prefix(new.keys(), lost.keys())
+            if prefix is None or (len(prefix.pairs) < 2 and len(lost) > 1):
+                return
+            if prefix.found:
+                renamed = {name: name.removeprefix(prefix.found) for name in lost if name.startswith(prefix.found)}
+                sides = f"{prefix.found}{ANY}", ANY
+            else:
+                starts = {name.partition(".")[0] for name, _ in prefix.pairs}
+                renamed = {name: prefix.expected + name for name in lost if name.partition(".")[0] in starts}
+                sides = ANY, f"{prefix.expected}{ANY}"
+            self._move_start(renamed, *sides)
+
+    def _move_start(self, renamed: Mapping[str, str], source: str, target: str) -> None:
+        moved = {old: name for old, name in renamed.items() if name and name not in self.now}
+        steps = tuple(Step((old,), (name,)) for old, name in moved.items())
+        if len(steps) == 1:
+            source, target = steps[0].sources[0], steps[0].targets[0]
+        if steps:
+            self.found.edits.append(Edit("rename", (source,), (target,), {}, steps))
+            self._move(moved)
+
+    def _stacks(self, content: Content) -> None:
+        for old, new in rename_stacks(self._lost, self._new, content):
+            renamed = {name: new + name[len(old) :] for name in self._lost if name.startswith(old)}
+            self._move_start(renamed, f"{old}{ANY}", f"{new}{ANY}")
+
+    def _layers(self) -> None:
+        here = {name: self.a[old] for name, old in self.now.items()}
+        for aligned in align(here, self.b, self.content):
+            self.found.edits.extend(aligned.edits)
+            self.now = {
+                aligned.renamed.get(name, name): old for name, old in self.now.items() if name not in aligned.removed
+            }
+            self.come |= aligned.inserted
+
+    def _same_content(self, content: Content) -> None:
+        """Names with content that one of the other side's has: first what tells, then what these renames tell."""
+        pairs: list[tuple[str, str]] = []
+        lost, new = self._lost, self._new
+        groups: dict[Hashable, tuple[dict[str, LazyTensor], dict[str, LazyTensor]]] = defaultdict(lambda: ({}, {}))
+        for side, tensors in enumerate((lost, new)):
+            for name, tensor in tensors.items():
+                groups[tensor.info.dtype.name, tensor.info.shape, content(tensor)][side][name] = tensor
+        vague = []
+        for here, there in groups.values():
+            if here and there and content.is_telling(next(iter(here.values()))):
+                pairs += _one_to_one(here, there, _zip=True)
+            elif here and there:
+                vague.append((here, there))
+        likewise = _likewise(pairs, lost, new)
+        pairs += likewise
+        done = {name for pair in pairs for name in pair}
+        for here, there in vague:
+            left = ({name: t for name, t in side.items() if name not in done} for side in (here, there))
+            pairs += _one_to_one(*left, _zip=False)
+        self._rename(pairs)
+
+    def _parts(self) -> None:
+        lost, new = self._lost, self._new
+        joined = find_parts(new, lost, self.content)
+        used = {name for one in joined for name in (one.whole, *one.parts)}
+        lost, new = ({n: t for n, t in side.items() if n not in used} for side in (lost, new))
+        cut = find_parts(lost, new, self.content)
+        for kind, found in (("concat", joined), ("split", cut)):
+            groups: dict[tuple[int, tuple[int, ...]], list[Step]] = defaultdict(list)
+            for one in found:
+                step = Step(one.parts, (one.whole,)) if kind == "concat" else Step((one.whole,), one.parts)
+                sizes = tuple(self.b[part].info.shape[one.axis] for part in one.parts if kind == "split")
+                groups[one.axis, sizes].append(step)
+            for (axis, sizes), steps in groups.items():
+                details = {"axis": axis, "sizes": list(sizes)} if sizes else {"axis": axis}
+                self.found.edits.extend(edits("concat" if kind == "concat" else "split", steps, details))
+        self._compare_parts(joined, wholes=self.b, parts=self.a, old=self.now.__getitem__, flipped=False)
+        self._compare_parts(cut, wholes=self.a, parts=self.b, old=self.now.__getitem__, flipped=True)
+        for one in joined:
+            self.gone |= {*one.parts}
+            self.come.add(one.whole)
+        for one in cut:
+            self.gone.add(one.whole)
+            self.come |= {*one.parts}
+
+    def _compare_parts(
+        self, found: list[Parts], *, wholes: Tensors, parts: Tensors, old: Callable[[str], str], flipped: bool
+    ) -> None:
+        for one in found:
+            whole = wholes[old(one.whole) if flipped else one.whole]
+            at = 0
+            for part in one.parts:
+                tensor = parts[part if flipped else old(part)]
+                size = tensor.info.shape[one.axis]
+                view = sliced(whole, one.axis, at, at + size)
+                at += size
+                if view is not None:
+                    names = (old(one.whole), part) if flipped else (old(part), one.whole)
+                    views = (view, tensor) if flipped else (tensor, view)
+                    self.found.comparisons.append(Comparison(*names, *views))
+
+    def _transposed_content(self, content: Content) -> None:
+        homes: dict[Hashable, list[str]] = defaultdict(list)
+        for name, tensor in self._new.items():
+            if len(tensor.info.shape) == 2 and content.is_telling(tensor):
+                homes[tensor.info.dtype.name, tensor.info.shape, content(tensor)].append(name)
+        pairs = []
+        for name, tensor in self._lost.items() if homes else ():
+            view = permuted(tensor, (1, 0)) if len(tensor.info.shape) == 2 else None
+            names = homes.get((view.info.dtype.name, view.info.shape, content(view)), []) if view else []
+            if names:
+                pairs.append((name, names.pop(0)))
+        self._rename(pairs)
+
+    def _pair_up(self) -> None:
+        """Names that both sides have by now: how the shapes of each are related, and what is left to compare."""
+        turned: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        flat: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for name, old in self.now.items():
+            if name not in self.b:
+                continue
+            self.found.names[old] = name
+            a, b = self.a[old], self.b[name]
+            axes = _axes(a, b, self.content)
+            view = permuted(a, axes) if axes else None
+            if view is not None:
+                turned[axes].append(name)
+            elif a.info.shape == b.info.shape:
+                view = a
+            elif _is_reshape(a, b, self.content):
+                view = reshaped(a, b.info.shape)
+                flat[b.info.shape].append(name)
+            if view is None:
+                self.found.unlike.append((old, name))
+            else:
+                self.found.comparisons.append(Comparison(old, name, view, b))
+        for axes, names in turned.items():
+            self.found.edits.extend(edits("transpose", [Step((n,), (n,)) for n in names], {"axes": list(axes)}))
+        for shape, names in flat.items():
+            self.found.edits.extend(edits("reshape", [Step((n,), (n,)) for n in names], {"shape": list(shape)}))
+
+
+def _equal(wanted: object, shape: object) -> bool:
+    return wanted == shape
+
+
+def _reversed(wanted: Shape, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and wanted == shape[::-1]
+
+
+def _one_to_one(here: Tensors, there: Tensors, *, _zip: bool) -> list[tuple[str, str]]:
+    """Pairs of names of equal content: the likeliest names first; with `_zip`, the others as they come."""
+    if len(here) == len(there) == 1 and _zip:
+        return [(next(iter(here)), next(iter(there)))]
+    shapes: tuple[dict[str, tuple[int, ...]], ...] = tuple(dict.fromkeys(side, ()) for side in (there, here))
+    pairs = pair_renames(shapes[0], shapes[1], _equal)
+    if _zip:
+        used = {name for pair in pairs for name in pair}
+        pairs += zip([n for n in here if n not in used], [n for n in there if n not in used], strict=False)
+    return pairs
+
+
+def _likewise(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[tuple[str, str]]:
+    """Further renames that are as those found: a module whose weight has another name gives its bias that one too."""
+    changes: dict[str, str] = {}
+    for a, b in pairs:
+        if _DIGITS.findall(a) == _DIGITS.findall(b):
+            changes.setdefault(open_numbers(a).rpartition(".")[0], open_numbers(b).rpartition(".")[0])
+    used = {name for pair in pairs for name in pair}
+    homes = {(open_numbers(name), *_DIGITS.findall(name)): name for name in new if name not in used}
+    found = []
+    for name, tensor in lost.items():
+        module, _, own = open_numbers(name).rpartition(".")
+        if name in used or module not in changes:
+            continue
+        target = homes.get((f"{changes[module]}.{own}" if changes[module] else own, *_DIGITS.findall(name)))
+        if target is not None and new[target].info.shape == tensor.info.shape:
+            found.append((name, target))
+            del homes[open_numbers(target), *_DIGITS.findall(target)]
+    return found
+
+
+def _axes(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, ...]:
+    """How the dimensions of `a` were permuted to give `b`; () where they were not."""
+    shape, wanted = a.info.shape, b.info.shape
+    if len(shape) != len(wanted) or not 2 <= len(shape) <= MOST_AXES or sorted(shape) != sorted(wanted):
+        return ()
+    if shape == wanted and (len(shape) > 2 or shape[0] != shape[1] or 1 in shape):
+        return ()
+    if content is not None and a.info.dtype == b.info.dtype and content.is_telling(b):
+        if content(a) == content(b):
+            return ()
+        for axes in permutations(range(len(shape))):
+            view = permuted(a, axes) if tuple(shape[axis] for axis in axes) == wanted else None
+            if view is not None and axes != tuple(range(len(shape))) and content(view) == content(b):
+                return axes
+    return (1, 0) if len(shape) == 2 and shape != wanted and 1 not in shape else ()
+
+
+def _is_reshape(a: LazyTensor, b: LazyTensor, content: Content | None) -> bool:
+    """Whether only the shape differs: told by content, or where dimensions of size 1 are all that differs."""
+    if a.info.numel != b.info.numel:
+        return False
+    squeezed = [[n for n in t.info.shape if n != 1] for t in (a, b)]
+    if squeezed[0] == squeezed[1]:
+        return True
+    return content is not None and a.info.dtype == b.info.dtype and content(a) == content(b)

@@ -1,0 +1,151 @@
+"""Several tensors that are one on the other side: q, k and v against a fused qkv, gate and up against gate_up."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.views import sliced
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.content import Content, Print
+
+    Tensors = Mapping[str, LazyTensor]
+
+_DIGITS = re.compile(r"\d+")
+
+MOST_SIZES = 8
+"""Different sizes of parts that are tried; real ones have two."""
+
+MOST_PARTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The names of the parts of `whole`, in their order along `axis`."""
+
+    whole: str
+    parts: tuple[str, ...]
+    axis: int
+
+
+def find_parts(wholes: Tensors, parts: Tensors, content: Content | None) -> list[Parts]:
+    """Which of `wholes` is which of `parts` joined: by content, else by sizes among names of one parent.
+
+    Each part is used once.
+    """
+    left = dict(parts)
+    found: list[Parts] = []
+    for how in [_ByContent(left, content)] if content is not None else []:
+        for telling in (True, False):
+            for name, whole in wholes.items():
+                if content is not None and content.is_telling(whole) is telling:
+                    found += _taken(how.parts_of(name, whole), left)
+    done = {one.whole for one in found}
+    by_parent = _by_parent(left)
+    for name, whole in wholes.items():
+        if name not in done:
+            found += _taken(_by_sizes(name, whole, by_parent, left), left)
+    return found
+
+
+def _taken(found: Parts | None, left: dict[str, LazyTensor]) -> Iterator[Parts]:
+    if found is not None:
+        for part in found.parts:
+            del left[part]
+        yield found
+
+
+class _ByContent:
+    """Parts by what they must have in common with a whole, their size, and their contents."""
+
+    def __init__(self, left: Mapping[str, LazyTensor], content: Content) -> None:
+        self._left = left
+        self._content = content
+        self._index: dict[object, dict[int, dict[Print, list[str]]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(list))
+        )
+        for name, tensor in left.items():
+            for axis in range(min(2, len(tensor.info.shape))):
+                self._index[_frame(tensor, axis)][tensor.info.shape[axis]][content(tensor)].append(name)
+
+    def parts_of(self, name: str, whole: LazyTensor) -> Parts | None:
+        for axis in range(min(2, len(whole.info.shape))):
+            sizes = self._index.get(_frame(whole, axis))
+            if sizes is None or len(sizes) > MOST_SIZES:
+                continue
+            chosen = self._cut(name, whole, axis, sizes)
+            if chosen is not None:
+                return Parts(name, chosen, axis)
+        return None
+
+    def _cut(
+        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, list[str]]]
+    ) -> tuple[str, ...] | None:
+        chosen: list[str] = []
+        at = 0
+        while at < whole.info.shape[axis] and len(chosen) < MOST_PARTS:
+            part = self._next(name, whole, axis, at, sizes, chosen)
+            if part is None:
+                return None
+            chosen.append(part)
+            at += self._left[part].info.shape[axis]
+        return tuple(chosen) if len(chosen) > 1 and at == whole.info.shape[axis] else None
+
+    def _next(
+        self, name: str, whole: LazyTensor, axis: int, at: int, sizes: Mapping[int, Mapping[Print, list[str]]],
+        chosen: list[str],
+    ) -> str | None:  # fmt: skip
+        for size in sorted(sizes, reverse=True):
+            view = sliced(whole, axis, at, at + size) if size > 0 and at + size <= whole.info.shape[axis] else None
+            if view is None:
+                continue
+            options = [
+                one
+                for one in sizes[size].get(self._content(view), ())
+                if one in self._left and one not in chosen and (self._content.is_telling(view) or _kin(one, name))
+            ]
+            if options:
+                return max(options, key=lambda one: _kin(one, name))
+        return None
+
+
+def _frame(tensor: LazyTensor, axis: int) -> object:
+    """What the parts and the whole have in common."""
+    shape = tensor.info.shape
+    return tensor.info.dtype.name, axis, shape[:axis], shape[axis + 1 :]
+
+
+def _kin(part: str, whole: str) -> bool:
+    """Whether two names have the same numbers and end alike."""
+    return _DIGITS.findall(part) == _DIGITS.findall(whole) and part.rpartition(".")[2] == whole.rpartition(".")[2]
+
+
+def _family(name: str) -> tuple[str, str]:
+    """The module's parent and the tensor's own name: ``layers.0.attn`` and ``weight`` of ``layers.0.attn.q.weight``."""
+    module, _, own = name.rpartition(".")
+    return module.rpartition(".")[0], own
+
+
+def _by_parent(left: Tensors) -> dict[tuple[str, str], list[str]]:
+    families: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name in left:
+        families[_family(name)].append(name)
+    return families
+
+
+def _by_sizes(
+    name: str, whole: LazyTensor, by_parent: Mapping[tuple[str, str], list[str]], left: Tensors
+) -> Parts | None:
+    names = by_parent.get(_family(name), [])
+    for axis in range(min(2, len(whole.info.shape))):
+        fitting = [one for one in names if one in left and _frame(left[one], axis) == _frame(whole, axis)]
+        total = sum(left[one].info.shape[axis] for one in fitting)
+        if 1 < len(fitting) <= 4 and total == whole.info.shape[axis]:
+            return Parts(name, tuple(fitting), axis)
+    return None

@@ -1,0 +1,135 @@
+"""Many changes of names, said as few patterns: ``layers.{*}.attn.q.weight → layers.{*}.attention.q.weight``."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ckptconv.core.edit import Edit, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from ckptconv.core.edit import Kind
+    from ckptconv.core.spelling import Json
+
+ANY = "{*}"
+"""Stands for any text."""
+
+_DIGITS = re.compile(r"\d+")
+
+
+def open_numbers(name: str) -> str:
+    """The name with every number replaced by ``{*}``."""
+    return _DIGITS.sub(ANY, name)
+
+
+def edits(kind: Kind, steps: Iterable[Step], details: Mapping[str, Json] | None = None) -> list[Edit]:
+    """The steps as edits, those of one pattern as one, the commonest first."""
+    groups: dict[Hashable, list[Step]] = defaultdict(list)
+    for step in steps:
+        groups[_shape(step)].append(step)
+    found = [_edit(kind, group, details or {}) for group in groups.values()]
+    return sorted(found, key=lambda edit: -len(edit.steps))
+
+
+def _shape(step: Step) -> Hashable:
+    """What steps of one pattern have in common."""
+    if len(step.sources) == len(step.targets) == 1:
+        if step.sources == step.targets:
+            return open_numbers(step.sources[0])
+        return _change(step.sources[0], step.targets[0])
+    numbers = {tuple(_DIGITS.findall(name)) for name in (*step.sources, *step.targets)}
+    names = (step.sources, step.targets)
+    return tuple(tuple(map(open_numbers, side)) for side in names) if len(numbers) == 1 else names
+
+
+def _change(a: str, b: str) -> tuple[str, str]:
+    """What is left of two names without the components that they begin and end with alike, numbers left open."""
+    one, two = _middle(a, b)
+    if _DIGITS.findall(one) == _DIGITS.findall(two):
+        return open_numbers(one), open_numbers(two)
+    return one, two
+
+
+def _ends(a: str, b: str) -> tuple[int, int]:
+    """How many components two names begin, and end, with alike."""
+    one, two = a.split("."), b.split(".")
+    least = min(len(one), len(two))
+    end = 0
+    while end < least and one[-1 - end] == two[-1 - end]:
+        end += 1
+    start = 0
+    while start < least - end and one[start] == two[start]:
+        start += 1
+    return start, end
+
+
+def _middle(a: str, b: str) -> tuple[str, str]:
+    start, end = _ends(a, b)
+    one, two = (".".join(name.split(".")[start : len(name.split(".")) - end]) for name in (a, b))
+    return one, two
+
+
+def _edit(kind: Kind, group: Sequence[Step], details: Mapping[str, Json]) -> Edit:
+    if len(group) == 1:
+        return Edit(kind, group[0].sources, group[0].targets, details, tuple(group))
+    first = group[0]
+    if len(first.sources) == len(first.targets) == 1 and first.sources != first.targets:
+        sources, targets = _pattern([(step.sources[0], step.targets[0]) for step in group])
+        return Edit(kind, (sources,), (targets,), details, tuple(group))
+    sides = ([*zip(*(step.sources for step in group), strict=True)], [*zip(*(s.targets for s in group), strict=True)])
+    joined = [tuple(_common(names) for names in side) for side in sides]
+    return Edit(kind, joined[0], joined[1], details, tuple(group))
+
+
+def _pattern(pairs: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """One pattern for renames of the same change."""
+    heads, tails = [], []
+    for a, b in pairs:
+        start, end = _ends(a, b)
+        parts = a.split(".")
+        heads.append(tuple(parts[:start]))
+        tails.append(tuple(parts[len(parts) - end :]))
+    head, tail = _common_parts(heads), _common_parts(tails)
+    if head is None and all(heads):
+        head = (ANY,)
+    if tail is None and all(tails):
+        tail = (ANY,)
+    middle = _change(*pairs[0])
+    if len({_middle(a, b) for a, b in pairs}) == 1:
+        middle = _middle(*pairs[0])
+    if head is None or tail is None:  # some names have nothing before it, or behind it
+        return (f"{'' if head == () else ANY}{middle[0]}{ANY}", f"{'' if head == () else ANY}{middle[1]}{ANY}")
+    sides = [".".join((*head, *([part] if part else []), *tail)) for part in middle]
+    return sides[0], sides[1]
+
+
+def _common_parts(rows: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Components that all have, numbers and single words left open where they differ; None where that says little."""
+    if len(set(rows)) == 1:
+        return rows[0]
+    if len({len(row) for row in rows}) > 1:
+        return None
+    columns = [set(column) for column in zip(*rows, strict=True)]
+    joined = tuple(min(column) if len(column) == 1 else ANY for column in columns)
+    return (ANY,) if all(part == ANY for part in joined) else joined
+
+
+def _common(names: Sequence[str]) -> str:
+    """One pattern for names of one skeleton: numbers that differ are open."""
+    if len(set(names)) == 1:
+        return names[0]
+    texts = _DIGITS.split(names[0])
+    columns = zip(*(_DIGITS.findall(name) for name in names), strict=True)
+    numbers = [column[0] if len(set(column)) == 1 else ANY for column in columns]
+    return texts[0] + "".join(number + text for number, text in zip(numbers, texts[1:], strict=True))
+
+
+def group_names(names: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Names by pattern, those that differ in numbers alone as one."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[open_numbers(name)].append(name)
+    return [(_common(group), group) for group in groups.values()]

@@ -1,0 +1,184 @@
+"""Layers that were removed from, or inserted into, a numbered stack, and those behind them that moved up or down."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.match import numbered_blocks, numbers_in
+from ckptconv.edits.patterns import ANY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.content import Content
+
+    Tensors = Mapping[str, LazyTensor]
+
+Item = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """New names by old ones for tensors that stay; those that go; those that come; and all this as edits."""
+
+    renamed: Mapping[str, str]
+    removed: frozenset[str]
+    inserted: frozenset[str]
+    edits: tuple[Edit, ...]
+
+
+def rename_stacks(a: Tensors, b: Tensors, content: Content) -> list[tuple[str, str]]:
+    """Stacks that go by another name, as starts of names: those that share most of their tensors' contents."""
+    ours, theirs = ({stack: set(numbers) for stack, numbers in numbered_blocks(names).items()} for names in (a, b))
+    mine = {stack for stack in ours if stack not in theirs and not any(c.isdigit() for c in stack)}
+    other = {stack for stack in theirs if stack not in ours and not any(c.isdigit() for c in stack)}
+    if not mine or not other:
+        return []
+    homes: dict[Item, Counter[str]] = defaultdict(Counter)
+    sizes: Counter[str] = Counter()
+    for stack, name in _within(b, other):
+        if content.is_telling(b[name]):
+            homes[_item(b[name], content)][stack] += 1
+            sizes[stack] += 1
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    for stack, name in _within(a, mine):
+        if content.is_telling(a[name]):
+            sizes[stack] += 1
+            votes[stack].update(homes.get(_item(a[name], content), {}).keys())
+    found: list[tuple[str, str]] = []
+    for stack, counts in votes.items():
+        for best, count in counts.most_common(1):
+            if 3 * count >= min(sizes[stack], sizes[best]) and best not in dict(found).values():
+                found.append((stack, best))
+    return found
+
+
+def _within(names: Tensors, stacks: set[str]) -> list[tuple[str, str]]:
+    return [(stack, name) for name in names for stack, _ in numbers_in(name)[:1] if stack in stacks]
+
+
+def _item(tensor: LazyTensor, content: Content) -> Item:
+    """What two layers have in common even where one of them has its tensors transposed and fused."""
+    return (tensor.info.dtype.name, content.first(tensor))
+
+
+def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
+    """For each stack that has other layers on one side, outermost first, which layer is which.
+
+    Layers are told by their tensors' contents; without these, and where they say nothing, by their order.
+    """
+    found: list[Aligned] = []
+    done: list[str] = []
+    ours, theirs = numbered_blocks(a), numbered_blocks(b)
+    for stack in sorted(ours.keys() & theirs.keys(), key=len):
+        if ours[stack].keys() == theirs[stack].keys() or stack.startswith(tuple(done)):
+            continue
+        aligned = _align(stack, _layers(a, stack), _layers(b, stack), content)
+        done.append(stack)
+        found.append(aligned)
+    return found
+
+
+_Layers = dict[int, dict[str, "LazyTensor"]]
+
+
+def _layers(tensors: Tensors, stack: str) -> _Layers:
+    layers: _Layers = defaultdict(dict)
+    for name, tensor in tensors.items():
+        if name.startswith(stack):
+            number, dot, _ = name[len(stack) :].partition(".")
+            if dot and number.isdigit() and number.isascii() and len(number) < 10:
+                layers[int(number)][name] = tensor
+    return dict(sorted(layers.items()))
+
+
+def _align(stack: str, a: _Layers, b: _Layers, content: Content | None) -> Aligned:
+    pairs = _fill(list(a), list(b), _alike(a, b, content) if content else [])
+    moved = {i: j for i, j in pairs if i != j}
+    kept, met = {i for i, _ in pairs}, {j for _, j in pairs}
+    gone, new = [i for i in a if i not in kept], [j for j in b if j not in met]
+    removed = [name for i in gone for name in a[i]]
+    inserted = [name for j in new for name in b[j]]
+    renamed = {name: f"{stack}{j}{name[len(stack) + len(str(i)) :]}" for i, j in moved.items() for name in a[i]}
+    edits = []
+    if gone:
+        sources = f"{stack}{_braced(gone)}.{ANY}"
+        steps = tuple(Step((name,), ()) for name in removed)
+        edits.append(Edit("remove-layers", (sources,), (), {"stack": stack, "layers": gone}, steps))
+    if moved:
+        sides = [f"{stack}{_braced(list(numbers))}.{ANY}" for numbers in (moved, moved.values())]
+        steps = tuple(Step((old,), (name,)) for old, name in renamed.items())
+        details = {"stack": stack, "renumbered": [[i, j] for i, j in moved.items()]}
+        edits.append(Edit("rename", (sides[0],), (sides[1],), details, steps))
+    if new:
+        targets = f"{stack}{_braced(new)}.{ANY}"
+        steps = tuple(Step((), (name,)) for name in inserted)
+        edits.append(Edit("insert-layers", (), (targets,), {"stack": stack, "layers": new}, steps))
+    return Aligned(renamed, frozenset(removed), frozenset(inserted), tuple(edits))
+
+
+def _braced(numbers: Sequence[int]) -> str:
+    text = spell_numbers(numbers)
+    return text if len(numbers) == 1 else f"{{{text}}}"
+
+
+def spell_numbers(numbers: Sequence[int]) -> str:
+    """Numbers in order, runs as ranges: ``0-3,7``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _alike(a: _Layers, b: _Layers, content: Content) -> list[tuple[int, int]]:
+    """Layers that share contents, in an order that both sides have."""
+    homes: dict[Item, set[int]] = defaultdict(set)
+    for j, tensors in b.items():
+        for tensor in tensors.values():
+            if content.is_telling(tensor):
+                homes[_item(tensor, content)].add(j)
+    pairs = []
+    for i, tensors in a.items():
+        votes = Counter(j for tensor in tensors.values() for j in homes.get(_item(tensor, content), ()))
+        if votes:
+            pairs.append((i, max(votes, key=lambda j: (votes[j], j == i))))
+    return _increasing(pairs)
+
+
+def _increasing(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The longest choice of pairs whose second numbers increase (patience sorting)."""
+    tops: list[int] = []
+    ends: list[int] = []
+    before: list[int] = []
+    for at, (_, j) in enumerate(pairs):
+        place = bisect_left(tops, j)
+        before.append(ends[place - 1] if place else -1)
+        tops[place : place + 1] = [j]
+        ends[place : place + 1] = [at]
+    chosen = []
+    at = ends[-1] if ends else -1
+    while at >= 0:
+        chosen.append(pairs[at])
+        at = before[at]
+    return chosen[::-1]
+
+
+def _fill(a: list[int], b: list[int], anchors: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The anchors, and in the gaps between them equal numbers, then the others in order."""
+    pairs: list[tuple[int, int]] = []
+    low_a, low_b = -1, -1
+    for i, j in [*anchors, (1 << 40, 1 << 40)]:
+        here, there = [n for n in a if low_a < n < i], [n for n in b if low_b < n < j]
+        shared = [n for n in here if n in there] if len(here) != len(there) else []
+        pairs += zip(shared, shared, strict=True) if shared else zip(here, there, strict=False)
+        pairs.append((i, j))
+        low_a, low_b = i, j
+    return pairs[:-1]

@@ -1,0 +1,64 @@
+"""Tensors seen otherwise, without reading them: permuted, cut, under another shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.io.gather import Gather
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """The same image under another shape of as many elements."""
+    return replace(tensor, info=replace(tensor.info, shape=shape), placement=None, alias=None)
+
+
+def permuted(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
+    """Dimension `i` of the result is dimension ``axes[i]``. None where the tensor cannot be read with strides."""
+    place = _placement(tensor)
+    if place is None:
+        return None
+    shape, strides = (tuple(row[axis] for axis in axes) for row in (place.shape, place.strides))
+    return _placed(tensor, replace(place, shape=shape, strides=strides))
+
+
+def sliced(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor | None:
+    """Indices [start, stop) of one dimension. None where the tensor cannot be read with strides."""
+    shape = tensor.info.shape
+    shape = (*shape[:axis], stop - start, *shape[axis + 1 :])
+    span, bits = tensor.span, tensor.info.dtype.bits
+    if span is not None and bits % 8 == 0 and prod(tensor.info.shape[:axis]) == 1:  # it stays one run
+        info = TensorInfo.of(tensor.info.dtype, shape)
+        part = ByteSpan(span.file, span.offset + start * prod(shape[axis + 1 :]) * bits // 8, info.nbytes)
+        return LazyTensor(info, SpanReader(part), part, depends=tensor.depends)
+    place = _placement(tensor)
+    if place is None:
+        return None
+    return _placed(tensor, replace(place, shape=shape, offset=place.offset + start * place.strides[axis]))
+
+
+def _placement(tensor: LazyTensor) -> Placement | None:
+    """How the tensor lies in its file, as a view of a storage; elements of under 8 bits have no strides."""
+    dtype, span = tensor.info.dtype, tensor.span
+    if dtype.bits % 8 or dtype.kind == "block":
+        return None
+    if tensor.placement is not None:
+        return tensor.placement if tensor.placement.shape == tensor.info.shape else None
+    if span is None:
+        return None
+    storage = Storage((span.file, span.offset), span, dtype.bits // 8, tensor.info.numel, dtype)
+    shape, strides, step = tensor.info.shape, [0] * len(tensor.info.shape), 1
+    for axis in reversed(range(len(shape))):
+        strides[axis] = step
+        step *= shape[axis]
+    return Placement(storage, 0, shape, tuple(strides))
+
+
+def _placed(tensor: LazyTensor, place: Placement) -> LazyTensor:
+    dtype = tensor.info.dtype
+    return LazyTensor(TensorInfo.of(dtype, place.shape), Gather(place, dtype), depends=tensor.depends, placement=place)
