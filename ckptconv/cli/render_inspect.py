@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import approximately, fields, findings, listed, plural, size, table
+from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
 from ckptconv.core.metadata import StateDict, walk
@@ -57,6 +58,7 @@ def page(inspection: Inspection) -> list[str]:
             lines += _section(title, rows)
     lines += _section("metadata", entries(checkpoint.metadata))
     lines += _section("objects that were not built", _objects(inspection))
+    lines += _section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
     lines += _section("notes", fields(_notes(inspection), indent=""))
     return lines
 
