@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["error", "warning", "info"]
@@ -39,19 +39,3 @@ class Finding:
             "message": self.message,
         }
         return document if self.hint is None else {**document, "hint": self.hint}
-
-
-@dataclass(slots=True)
-class Report:
-    """Findings in the order they were made. Ask it for what you mean: it has no verdict of its own."""
-
-    findings: list[Finding] = field(default_factory=list)
-
-    def of(self, severity: Severity) -> list[Finding]:
-        """The findings of one severity."""
-        return [finding for finding in self.findings if finding.severity == severity]
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether any finding is an error."""
-        return bool(self.of("error"))

@@ -59,7 +59,8 @@ class Writer(Protocol):
     """Write a checkpoint into a target that is already open; the caller commits it.
 
     What the format cannot hold has been agreed to by then. Before it returns, the format's reference reader has
-    accepted the file. Equal checkpoints give equal bytes.
+    accepted the file, where there is one that is no framework (torch is one: the tests ask it). Equal checkpoints
+    give equal bytes.
     """
 
     def __call__(self, checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult: ...

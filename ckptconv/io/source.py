@@ -132,13 +132,6 @@ class Source:
             f"the file {how} while it was being read", path=self.path, hint="wait for its writer to finish, then again"
         )
 
-    def is_file_at(self, path: Path) -> bool:
-        """Whether `path` leads to this very file (by another name, a hard link, a symlink)."""
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(path))
-        except OSError:
-            return False
-
 
 def reason(error: OSError) -> str:
     """The operating system's words, in lower case and without the path."""

@@ -62,15 +62,6 @@ def test_a_disk_that_fails_is_an_error_of_ours(path: Path, monkeypatch: pytest.M
     assert error.value.path == path
 
 
-def test_the_same_file_is_known_by_any_of_its_names(path: Path, tmp_path: Path) -> None:
-    os.link(path, tmp_path / "hard")
-    (tmp_path / "soft").symlink_to(path)
-    (tmp_path / "other").write_bytes(b"")
-    with Source(path) as source:
-        names = ("x", "hard", "soft", "other", "missing")
-        assert [source.is_file_at(tmp_path / name) for name in names] == [True, True, True, False, False]
-
-
 def test_many_threads_may_read_at_once(tmp_path: Path) -> None:
     values = torch.arange(1 << 16, dtype=torch.int32).reshape(256, 256)
     with ckptconv.open(saved(tmp_path / "t.pth", {"w": values, "t": values.t()})) as checkpoint:
