@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptconv.arch.bind import Source
+    from ckptconv.arch.solver import Solution
     from ckptconv.core.checkpoint import Checkpoint
 
 MAX_CONFIG = 16 << 20
@@ -30,7 +31,10 @@ MAX_CONFIG = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An architecture: a spec whose params are still to be bound, or a table that is known already."""
+    """An architecture: a spec whose params are still to be bound, or a table that is known already.
+
+    solution: what the tensors alone say about the spec's params, where choosing it had to solve for them.
+    """
 
     name: str
     evidence: str
@@ -38,6 +42,7 @@ class Resolved:
     table: Table | None = None
     sources: tuple[Source, ...] = ()
     findings: tuple[Finding, ...] = field(default=())
+    solution: Solution | None = None
 
 
 def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
@@ -54,7 +59,8 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         except UsageError as error:
             raise error.at(path) from None
         sources = _sources(choice.spec, checkpoint, config, settings)
-        return Resolved(choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings))
+        found = (*findings, *choice.findings)
+        return Resolved(choice.spec.name, choice.evidence, choice.spec, None, sources, found, choice.solution)
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
         return Resolved(spec.name, "--arch", spec, None, _sources(spec, checkpoint, config, settings), findings)

@@ -93,7 +93,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
         verdict = validate_table(checkpoint, chosen.table)
     else:
         assert chosen.spec is not None
-        verdict = validate_spec(checkpoint, chosen.spec, chosen.sources)
+        verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
     findings = _sorted([*chosen.findings, *verdict.findings])
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
@@ -25,6 +25,7 @@ from ckptconv.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptconv.arch.solver import Solution
     from ckptconv.arch.spec import Spec
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import TensorInfo
@@ -46,6 +47,7 @@ class Choice:
     evidence: "arch note", "config.json", "metadata" or "names".
     wrapper:  the prefix that all names have and the spec does not; "" mostly.
     overlap:  share of names in common, where that was the evidence.
+    solution: the params that the tensors alone say, where they had to be solved for and no wrapper is in the way.
     """
 
     spec: Spec
@@ -53,6 +55,15 @@ class Choice:
     wrapper: str = ""
     overlap: float | None = None
     findings: tuple[Finding, ...] = ()
+    solution: Solution | None = None
+
+
+class Rated(NamedTuple):
+    """A spec, its share of names in common, and the solution that this was counted with."""
+
+    share: float
+    spec: Spec
+    solution: Solution
 
 
 def choose(
@@ -71,7 +82,7 @@ def choose(
         return Choice(noted, "arch note", find_wrapper(noted, tensors), findings=findings)
     for evidence, specs in (("config.json", _by_config(config)), ("metadata", _by_metadata(metadata))):
         if specs:
-            spec = specs[0] if len(specs) == 1 else _best(specs, tensors)[0][1]
+            spec = specs[0] if len(specs) == 1 else _best(specs, tensors)[0].spec
             return Choice(spec, evidence, find_wrapper(spec, tensors), findings=findings)
     return _by_names(tensors, findings)
 
@@ -125,36 +136,38 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
     wrapper = ""
     for prefix in _wrappers(tensors):
         inner = _best(likely, unwrapped(tensors, prefix))
-        if inner and (not ranked or inner[0][0] > ranked[0][0]):
+        if inner and (not ranked or inner[0].share > ranked[0].share):
             ranked, wrapper = inner, prefix
-    if not ranked or ranked[0][0] < ENOUGH:
+    if not ranked or ranked[0].share < ENOUGH:
         raise UsageError(
             "nothing says which architecture this is",
             hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, or Python",
         )
-    best = [spec for score, spec in ranked if score == ranked[0][0]]
-    names = {spec.name for spec in best}
-    left = [spec for spec in best if not names & set(spec.yields_to)]
+    best = [rated for rated in ranked if rated.share == ranked[0].share]
+    names = {rated.spec.name for rated in best}
+    left = [rated for rated in best if not names & set(rated.spec.yields_to)]
     if len(left) != 1:
         raise UsageError(
             f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
         )
-    return Choice(left[0], "names", wrapper, ranked[0][0], findings)
+    share, spec, solution = left[0]
+    return Choice(spec, "names", wrapper, share, findings, None if wrapper else solution)
 
 
-def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[tuple[float, Spec]]:
-    """(overlap, spec) of the likeliest specs, best first."""
+def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated]:
+    """The likeliest specs, best first."""
     kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
     shares = sorted(((_likely(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
     close = [entry for entry in shares if entry[0] >= ENOUGH][:CLOSE] or shares[:1]
-    found: dict[str, tuple[float, Spec]] = {}
+    found: dict[str, Rated] = {}
     # An overlap is never larger than the share by patterns: what cannot win any more need not be solved.
     for share, spec in sorted(close, key=lambda entry: (-entry[0], len(entry[1].yields_to))):
-        most = max((score for score, _ in found.values()), default=0.0)
-        yields = any(other in found and found[other][0] >= share for other in spec.yields_to)
+        most = max((rated.share for rated in found.values()), default=0.0)
+        yields = any(other in found and found[other].share >= share for other in spec.yields_to)
         if share >= most and not yields:
-            found[spec.name] = overlap(spec, tensors), spec
-    return sorted(found.values(), key=lambda entry: -entry[0])
+            solution = solve(spec, tensors)
+            found[spec.name] = Rated(overlap(solution, tensors), spec, solution)
+    return sorted(found.values(), key=lambda rated: -rated.share)
 
 
 @lru_cache(maxsize=64)
@@ -176,9 +189,9 @@ def _likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
     return known / max(sum(kinds.values()), 1)
 
 
-def overlap(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
+def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
     """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent."""
-    table = solve(spec, tensors).table
+    table = solution.table
     if table is None:
         return 0.0
     common = sum(
@@ -194,8 +207,9 @@ def find_wrapper(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:
     """The wrapper's prefix without which more of the names are the spec's; "" where there is none."""
     best, found = None, ""
     for prefix in _wrappers(tensors):
-        best = overlap(spec, tensors) if best is None else best
-        inner = overlap(spec, unwrapped(tensors, prefix))
+        best = overlap(solve(spec, tensors), tensors) if best is None else best
+        bare = unwrapped(tensors, prefix)
+        inner = overlap(solve(spec, bare), bare)
         if inner > best:
             best, found = inner, prefix
     return found
