@@ -166,6 +166,19 @@ class MisfitError(CkptconvError):
         self.findings = tuple(findings)
 
 
+class TemplateError(CkptconvError):
+    """The checkpoint's tensors and a template's do not correspond."""
+
+    code = "template"
+
+    def __init__(self, count: int, *, details: Sequence[str]) -> None:
+        shown = list(details[:20]) + ([f"… and {count - 20:,} more"] if count > 20 else [])
+        super().__init__(
+            f"{count:,} tensor{'s do' if count != 1 else ' does'} not fit the template's graph",
+            hint="ckptconv diff CHECKPOINT TEMPLATE explains what differs", details=shown,
+        )  # fmt: skip
+
+
 class RejectedOutputError(CkptconvError):
     """The format's own reference reader refused what was written; the target is untouched."""
 

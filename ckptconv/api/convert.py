@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.open import open
 from ckptconv.core.report import Finding
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.base import Format
+    from ckptconv.formats.base import Format, WriteResult
+    from ckptconv.formats.onnx.plan import OnnxOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ def convert(
     arch: str | None = None,
     settings: Sequence[str] = (),
     with_params: bool = False,
+    inputs: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
@@ -84,6 +87,8 @@ def convert(
     settings:    ``"name=value"`` params of that architecture, which outrank everything else.
     with_params: also write the architecture's required params into the metadata, as far as they are not there yet.
                  Without `arch` it is chosen by evidence.
+    inputs:      ``"x:F32[N,3,224,224]"`` for each input of Python that `arch` names, where a graph is made of it.
+    options:     the target format's own options by name, as ``ckptconv formats NAME`` lists them.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
@@ -93,28 +98,38 @@ def convert(
     if settings and arch is None and not with_params:
         raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
     wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))
+    own = wanted.parse_options(options or {})
+    if inputs and not (wanted.graph and arch is not None):
+        raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
-        fitting = None
+        said = opened.with_metadata(metadata or {})
+        fitting, graph = None, None
         if arch is not None or with_params:
             from ckptconv.api.fitting import fit
 
-            said = opened.with_metadata(metadata or {})
             fitting = fit(Path(source), said, arch, settings, params=with_params)
+        if wanted.graph:
+            from ckptconv.api.graph import Request, plan_graph
+
+            graph = plan_graph(Request(source, target, arch, settings, inputs), said, cast("OnnxOptions", own))
         values = {**(fitting.params if fitting else {}), **(metadata or {})}
-        checkpoint = _prepared(opened, values, bare=bare, note=fitting.note if fitting else None)
+        note = graph.note if graph and graph.note else fitting.note if fitting else None
+        checkpoint = _prepared(opened, values, bare=bare, note=note)
         losses = preflight.losses(checkpoint, wanted)
+        noticed = graph.findings if graph else fitting.findings if fitting else ()
         result = Conversion(
             Path(source), Path(target), opened.format, wanted.name, len(checkpoint), 0, losses,
-            [*(fitting.findings if fitting else ()), *_findings(checkpoint, wanted, bare=bare)],
+            [*noticed, *_findings(checkpoint, wanted, bare=bare)],
         )  # fmt: skip
         if dry_run:
             planned = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
             return replace(result, nbytes=planned)
         _refuse(losses, allow_loss, source)
         try:
-            return _write(
-                opened, checkpoint, wanted, Target(target, replace=force), result, progress, plain=bare and not values
+            how = WriteOptions(
+                plain=bare and not values, progress=progress, own=own, graph=graph, write_as=_write_as(progress)
             )
+            return _write(opened, checkpoint, wanted, Target(target, replace=force), result, how)
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
 
@@ -130,14 +145,23 @@ def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool,
 
 
 def _write(
-    opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion,
-    progress: Callable[[int, int], None] | None, *, plain: bool,
-) -> Conversion:  # fmt: skip
+    opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions
+) -> Conversion:
     with target:
-        written = wanted.write(checkpoint, target, WriteOptions(plain=plain, progress=progress))
+        written = wanted.write(checkpoint, target, how)
         opened.check_unchanged()
         target.commit()
-    return replace(result, nbytes=written.nbytes, digest=written.digest)
+    findings = [*result.findings, *written.findings]
+    return replace(result, nbytes=written.nbytes, digest=written.digest, findings=findings)
+
+
+def _write_as(progress: Callable[[int, int], None] | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
+    """How one format has a file of another written beside its own."""
+
+    def write(name: str, checkpoint: Checkpoint, target: Target) -> WriteResult:
+        return registry.by_name(name).write(checkpoint, target, WriteOptions(progress=progress))
+
+    return write
 
 
 def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:

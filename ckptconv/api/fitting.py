@@ -28,6 +28,7 @@ class Fitting:
     params: Mapping[str, MetaNode]
     note: MetaNode
     findings: Sequence[Finding]
+    result: Validation
 
 
 def fit(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str], *, params: bool) -> Fitting:
@@ -35,16 +36,23 @@ def fit(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence
 
     Raises MisfitError where it does not fit, UsageError where there is nothing to compare with or to write.
     """
+    result = fitted(path, checkpoint, arch, settings)
+    if not params:
+        return Fitting({}, _note(result), result.findings, result)
+    if result.spec is None and not result.params:
+        raise UsageError(f"{result.arch!r} has no params to write", hint="name an architecture spec with --arch")
+    findings = [*result.findings, *_open(result)]
+    return Fitting(_missing(result, checkpoint.metadata), _note(result), findings, result)
+
+
+def fitted(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
+    """The comparison with an architecture. Raises MisfitError where the checkpoint does not fit it."""
     result = compare(path, checkpoint, arch, settings)
     if not result.valid:
         chosen = [] if arch is None else ["--arch", arch]
         line = ["ckptconv", "validate", fspath(path), *chosen, *(part for text in settings for part in ("--set", text))]
         raise MisfitError(result.arch, result.findings, path=path, hint=f"{shlex.join(line)} says more")
-    if not params:
-        return Fitting({}, _note(result), result.findings)
-    if result.spec is None and not result.params:
-        raise UsageError(f"{result.arch!r} has no params to write", hint="name an architecture spec with --arch")
-    return Fitting(_missing(result, checkpoint.metadata), _note(result), [*result.findings, *_open(result)])
+    return result
 
 
 def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:

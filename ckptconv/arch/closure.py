@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
+from ckptconv.arch.recipe.notation import check_loops
 from ckptconv.arch.tree import Name, depth
 from ckptconv.errors import CorruptFileError, LimitError
 
@@ -54,8 +56,19 @@ class _Closure:
         for name in spec.config.params:
             if name not in spec.params:
                 self.unknown(name, self.place(("config", "params", name)), spec.params)
+        self.recipe()
         varying = frozenset(name for name, loops in self.let_loops.items() if loops)
         return replace(spec, rules=tuple(self.rule(rule) for rule in spec.rules), varying=varying)
+
+    def recipe(self) -> None:
+        recipe = self.spec.forward
+        if recipe is None:
+            return
+        check_loops(recipe, tuple(self.spec.loops), self.loops_behind, partial(self.fail, recipe.where))
+        for formula, loops, text in recipe.formulas:
+            where = f"{recipe.where}: {text!r}"
+            if left := self.used(formula, where) - set(loops):
+                self.fail(where, f"uses the loop {min(left)!r}, which is not around it")
 
     def no_name_twice(self) -> None:
         spec = self.spec

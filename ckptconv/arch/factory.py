@@ -44,6 +44,18 @@ def factory_table(reference: str, metadata: Mapping[Any, object], settings: Sequ
     What the code prints goes to stderr. Raises MissingExtraError without torch, UsageError where the reference does
     not lead to a module or its factory fails; the factory's own exception is the cause.
     """
+    with made(reference, metadata, settings, device="meta") as (module, arguments):
+        return module_table(module, reference, arguments)
+
+
+@contextmanager
+def made(
+    reference: str, metadata: Mapping[Any, object], settings: Sequence[str], *, device: str
+) -> Iterator[tuple[torch.nn.Module, Mapping[str, object]]]:
+    """The module that the reference makes on `device`, and what it was called with.
+
+    Within the context its code can import its neighbours, and what it prints goes to stderr. Raises as `factory_table`.
+    """
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -52,21 +64,22 @@ def factory_table(reference: str, metadata: Mapping[Any, object], settings: Sequ
         factory = _find(reference)
         arguments = _arguments(factory, reference, metadata, settings)
         try:
-            with torch.device("meta"):
+            with torch.device(device):
                 module = factory(**arguments)
         except (Exception, SystemExit) as error:
             called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
             raise UsageError(
-                f"{reference}({called}) raises {_said(error)}", hint="check its arguments, or --set NAME=VALUE"
+                f"{reference}({called}) raises {said(error)}", hint="check its arguments, or --set NAME=VALUE"
             ) from error
-    if not isinstance(module, torch.nn.Module):
-        raise UsageError(
-            f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
-        )
-    return module_table(module, reference, arguments)
+        if not isinstance(module, torch.nn.Module):
+            raise UsageError(
+                f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
+            )
+        yield module, arguments
 
 
-def _said(error: BaseException) -> str:
+def said(error: BaseException) -> str:
+    """The class and message of someone else's exception."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -111,7 +124,7 @@ def _find(reference: str) -> Callable[..., object]:
         raise
     except (Exception, SystemExit) as error:
         hint = f"python {path}" if path.endswith(".py") else f"python -c 'import {path}'"
-        raise UsageError(f"{reference} cannot be loaded: {_said(error)}", hint=f"{hint} shows why") from error
+        raise UsageError(f"{reference} cannot be loaded: {said(error)}", hint=f"{hint} shows why") from error
     if not callable(found):
         raise UsageError(
             f"{reference} is no class or function", hint="name a torch.nn.Module class or a factory of one"

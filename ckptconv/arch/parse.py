@@ -32,6 +32,7 @@
     params = { width = "hidden_size", heads = ["n_head", "12"] }   the first that the file can answer
     [evidence]
     yields_to = ["bert"]                 the better answer where both fit the names equally
+    [forward]                            what a sequential network computes: see `recipe.tree`
 
 `tied` may be ``{ to = "embed.weight", when = "tie_embeddings" }``. Expressions are described in `expressions`.
 Every mistake is refused with its line and key; unknown keys with the nearest that exists.
@@ -46,22 +47,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ckptconv.arch.closure import check_names
 from ckptconv.arch.evaluate import Formula, formula
 from ckptconv.arch.expressions import FUNCTIONS, KEYWORDS, split_range, split_shape
 from ckptconv.arch.mount import both, mounted
+from ckptconv.arch.recipe.notation import RecipeReader
 from ckptconv.arch.rows import Rows, Toml
 from ckptconv.arch.spec import VARIANT, ConfigMap, Constraint, Loop, Param, ParamType, Spec, Template, TensorRule, Tie
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.errors import LimitError, UnsupportedError
+
+if TYPE_CHECKING:
+    from ckptconv.arch.recipe.tree import Recipe
 
 VERSION = 1
 
 Resolve = Callable[[str], Spec]
 
 _TYPES: tuple[ParamType, ...] = ("int", "ints", "str", "strs", "bool", "float")
-_TABLES = ("params", "let", "repeat", "tensors", "constraints", "variants", "mount", "config", "evidence")
+_TABLES = ("params", "let", "repeat", "tensors", "constraints", "variants", "mount", "config", "evidence", "forward")
 _TOP = ("spec", "name", "summary", "dtype", *_TABLES)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -72,10 +78,10 @@ def parse_spec(text: str, *, resolve: Resolve | None = None, source: str = "") -
 
     Raises CorruptFileError (with line and key), LimitError, or UnsupportedError for a newer version.
     """
-    return _Reader(text, resolve, source).spec()
+    return SpecReader(text, resolve, source).spec()
 
 
-class _Reader(Rows):
+class SpecReader(Rows):
     """Reads one spec."""
 
     def __init__(self, text: str, resolve: Resolve | None, source: str) -> None:
@@ -112,6 +118,7 @@ class _Reader(Rows):
             variants=variants,
             config=self.config(),
             yields_to=self.evidence(),
+            forward=self.forward(params),
             source=self.source,
         )
         return check_names(self.mounts(spec), self.place)
@@ -282,6 +289,12 @@ class _Reader(Rows):
     def evidence(self) -> tuple[str, ...]:
         row = self.table(self.document.get("evidence", {}), ["evidence"], ("yields_to",))
         return self.texts(row.get("yields_to", []), ["evidence", "yields_to"])
+
+    def forward(self, params: Mapping[str, Param]) -> Recipe | None:
+        if "forward" not in self.document:
+            return None
+        lets = self.table(self.document.get("let", {}), ["let"])
+        return RecipeReader(self).recipe(self.document["forward"], [*params, *lets])
 
     def mounts(self, spec: Spec) -> Spec:
         inner: list[Spec] = []

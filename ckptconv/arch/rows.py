@@ -13,7 +13,7 @@ from ckptconv.arch.lines import KeyLines
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 MAX_TEXT = 1 << 18
 """Characters of a spec; the largest in the library has 8,000."""
@@ -55,10 +55,13 @@ class Rows:
             raise LimitError(f"{self.place(path)}: more than {MAX_ROWS} entries")
         for key in value:
             if allowed is not None and key not in allowed:
-                near = get_close_matches(key, allowed, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(allowed)}"
-                self.fail((*path, key), "unknown key", hint)
+                self.fail((*path, key), "unknown key", self.nearest(key, allowed))
         return value
+
+    def nearest(self, word: str, known: Iterable[str]) -> str:
+        """The hint for a word that is none of those known."""
+        near = get_close_matches(word, list(known), 1)
+        return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
 
     def text(self, value: Toml, path: Sequence[str]) -> str:
         if not isinstance(value, str):

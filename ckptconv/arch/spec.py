@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptconv.arch.evaluate import Formula
+    from ckptconv.arch.recipe.tree import Recipe
 
 ParamType = Literal["int", "ints", "str", "strs", "bool", "float"]
 
@@ -152,6 +153,7 @@ class Spec:
     varying:   names of the lets that depend on a loop variable.
     yields_to: specs that are the better answer where both fit a checkpoint's names equally.
     variants:  summaries of the variants by name.
+    forward:   what the network computes, where the spec says it.
     digest:    "sha256:…" of what it says; comments and layout do not count.
     """
 
@@ -166,6 +168,7 @@ class Spec:
     variants: Mapping[str, str] = field(default_factory=dict)
     config: ConfigMap = ConfigMap()
     yields_to: tuple[str, ...] = ()
+    forward: Recipe | None = None
     digest: str = ""
     source: str = ""
 

@@ -28,6 +28,7 @@ Examples:
   ckptconv convert model.safetensors model.pth --meta input_size=784 --meta 'hidden_layers=[512, 256]'
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
+  ckptconv convert checkpoint.pth model.onnx --arch mlp
 """
 
 
@@ -57,6 +58,14 @@ def _loss_code(word: str) -> str:
     "--with-params", is_flag=True,
     help="Write the architecture's required params into the metadata; without --arch it is chosen by evidence.",
 )  # fmt: skip
+@click.option(
+    "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,
+    help="An option of DST's format; 'ckptconv formats NAME' lists them. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--input", "inputs", metavar="SPEC", multiple=True,
+    help="With --arch FILE.py:CLASS and an ONNX target: an input, 'x:F32[N,3,224,224]' or 'ids:I64[N,T]<50257'.",
+)  # fmt: skip
 @options.arch
 @options.set_("With --arch or --with-params: give a param its value.")
 @options.json_
@@ -64,8 +73,9 @@ def _loss_code(word: str) -> str:
 @options.help_
 def command(
     source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, bare: bool,
-    meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool, arch: str | None,
-    settings: tuple[str, ...], as_json: bool,
+    meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool,
+    format_options: tuple[tuple[str, str], ...], inputs: tuple[str, ...], arch: str | None, settings: tuple[str, ...],
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Convert the checkpoint SRC into a new file DST.
 
@@ -78,6 +88,8 @@ def command(
     metadata = dict(meta)
     if len(metadata) < len(meta):
         raise click.UsageError("--meta sets the same key twice", click.get_current_context())
+    if len(dict(format_options)) < len(format_options):
+        raise click.UsageError("-O sets the same option twice", click.get_current_context())
     if settings and arch is None and not with_params:
         raise click.UsageError("--set needs --arch or --with-params", click.get_current_context())
     before = _identity(target)
@@ -96,6 +108,8 @@ def command(
                 arch=arch,
                 settings=settings,
                 with_params=with_params,
+                inputs=inputs,
+                options=dict(format_options),
                 progress=bar,
             )
     except KeyboardInterrupt as stop:

@@ -86,6 +86,14 @@ def path_text(value: str) -> str:
     return value
 
 
+def pair(value: str) -> tuple[str, str]:
+    """``K=V``, both as they are."""
+    key, equals, text = value.partition("=")
+    if not key or not equals:
+        raise click.BadParameter(f"{value!r} is not of the form KEY=VALUE")
+    return key, text
+
+
 def key_value(value: str) -> tuple[str, MetaNode]:
     """``K=V``, where V is read as JSON if it is, and as a string if not."""
     key, equals, text = value.partition("=")

@@ -15,6 +15,8 @@ The record's keys, all optional but the first:
     ties           [[dropped, kept, position in the state_dict]…]
     names          stored name → name, where the format refuses the name
     encodings      name → {"dtype", "shape"} of tensors stored as another type
+    tensors        [[name, position, dtype, shape, bytes in base64]…] of small ones that have no other place
+    constants      names of tensors that are the graph's, not the model's; `strings`: keys of such metadata
     parameters, requires_grad       names, or "*" for all
     devices, strides, attributes    by name
     source, arch, digest
@@ -25,13 +27,16 @@ What other tools may do to such a file, and how it is read then, stands in `ckpt
 from __future__ import annotations
 
 import json
+from base64 import b64decode, b64encode
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
+from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, is_too_deep, walk
 from ckptconv.core.spelling import Json, canonical, dumps, from_json, to_json
+from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -74,6 +79,16 @@ class Encoding:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A small tensor that is in the record itself: its place in the state_dict, and its image."""
+
+    name: str
+    position: int
+    info: TensorInfo
+    data: bytes
+
+
 @dataclass(slots=True)
 class Record:
     """The record as data; `ties` are (dropped, kept, position)."""
@@ -83,6 +98,9 @@ class Record:
     ties: list[tuple[str, str, int]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, Encoding] = field(default_factory=dict)
+    inline: list[Inline] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+    strings: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
     digest: str | None = None
 
@@ -95,6 +113,12 @@ class Record:
             "ties": [list(tie) for tie in self.ties],
             "names": self.names,
             "encodings": {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in self.encodings.items()},
+            "tensors": [
+                [one.name, one.position, one.info.dtype.name, list(one.info.shape), b64encode(one.data).decode("ascii")]
+                for one in self.inline
+            ],
+            "constants": self.constants,
+            "strings": self.strings,
             "parameters": _names([n for n, note in notes.tensors.items() if note.parameter], everyone),
             "requires_grad": _names([n for n, note in notes.tensors.items() if note.requires_grad], everyone),
             "devices": {name: note.device for name, note in notes.tensors.items() if note.device != "cpu"},
@@ -162,9 +186,22 @@ def _parse(document: dict[str, Any]) -> Record:
             name: Encoding(_str(e["dtype"]), tuple(map(_int, e["shape"])))
             for name, e in document.get("encodings", {}).items()
         },
+        inline=[_inline(*row) for row in document.get("tensors", [])],
+        constants=[_str(name) for name in document.get("constants", [])],
+        strings=[_str(key) for key in document.get("strings", [])],
         notes=replace(notes, tensors=tensors),
         digest=notes.digest,
     )
+
+
+def _inline(name: Json, position: Json, dtype: Json, shape: Json, text: Json) -> Inline:
+    known = DTYPES.get(_str(dtype))
+    if known is None:
+        raise ValueError(f"{dtype!r} is no element type")
+    info, data = TensorInfo.of(known, tuple(map(_int, shape))), b64decode(_str(text), validate=True)
+    if len(data) != info.nbytes:
+        raise ValueError(f"{name!r} has {len(data)} bytes, and its type and shape ask for {info.nbytes}")
+    return Inline(_str(name), _int(position), info, data)
 
 
 def _check_depth(record: Record) -> None:

@@ -9,11 +9,11 @@ from ckptconv.core.checkpoint import Checkpoint, TensorNote
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
 from ckptconv.core.record_edits import prune
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import LazyTensor
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import OpenFile
-    from ckptconv.core.record import Record
-    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.core.record import Inline, Record
 
 
 def recorded_checkpoint(
@@ -48,9 +48,15 @@ def recorded_checkpoint(
 
 
 def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:
-    """The tensors with tied names back in their places."""
+    """The tensors with tied names, and those that the record holds itself, back in their places."""
     names = list(tensors)
-    for dropped, kept, position in sorted(record.ties, key=lambda tie: tie[2]):
+    inline = {one.name: one for one in record.inline if one.name not in tensors}
+    tensors.update({name: _small(one, record) for name, one in inline.items()})
+    rows = [*record.ties, *((name, None, one.position) for name, one in inline.items())]
+    for dropped, kept, position in sorted(rows, key=lambda row: row[2]):
+        if kept is None:
+            names.insert(position, dropped)
+            continue
         if dropped in tensors or kept not in tensors:
             message = f"the record ties {dropped!r} to {kept!r}, which the file contradicts; it is ignored"
             findings.append(Finding("tie", "warning", dropped, message, expected=kept))
@@ -58,6 +64,10 @@ def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Fi
         tensors[dropped] = tensors[kept]
         names.insert(position, dropped)
     return {name: tensors[name] for name in names}
+
+
+def _small(one: Inline, record: Record) -> LazyTensor:
+    return LazyTensor(one.info, lambda start, stop: memoryview(one.data)[start:stop], alias=(id(record), one.name))
 
 
 def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:

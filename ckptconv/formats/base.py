@@ -11,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from ckptconv.errors import MissingExtraError, PluginError, UsageError
+from ckptconv.formats.options import OptionRow, option_rows, parse_options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.dtypes import DType
@@ -78,18 +79,25 @@ class WriteOptions:
 
     plain:    leave out our record, where the format has one (the tensors' own needs excepted).
     progress: called with bytes done and bytes in all.
+    own:      the format's own options, an instance of the class that `Format.options` names; None: it has none.
+    graph:    what the tensors are the weights of, where the format stores that too (`Format.graph`).
+    write_as: writes a checkpoint as another format into another target, for files that stand side by side.
     """
 
     plain: bool = False
     progress: Callable[[int, int], None] | None = None
+    own: object = None
+    graph: object = None
+    write_as: Callable[[str, Checkpoint, Target], WriteResult] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a writer did: bytes of the file, and the digest where it recorded one."""
+    """What a writer did: bytes written, the digest where it recorded one, and what a person should know of it."""
 
     nbytes: int
     digest: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,9 @@ class Format:
     claims:   reader: writer: ``"module:function"``; an empty writer means read-only.
     notices:  an optional function from a checkpoint to findings that its writer wants said.
     extra:    the pip extra that the functions need, "" for none.
+    options:  ``"module:Class"`` of its own options, a frozen dataclass of strings, integers and booleans that have
+              defaults; `option_table` describes them.
+    graph:    whether it stores what the network computes, not its tensors alone.
     """
 
     name: str
@@ -115,6 +126,8 @@ class Format:
     holds: Holds = Holds()
     notices: str = ""
     extra: str = ""
+    options: str = ""
+    graph: bool = False
 
     def claims_file(self, source: Source) -> bool:
         """Whether the file's bytes are of this format."""
@@ -135,6 +148,18 @@ class Format:
     def notices_for(self, checkpoint: Checkpoint) -> list[Finding]:
         """What a person should know about the file that would be written, although nothing is lost."""
         return cast("Notices", self._load(self.notices))(checkpoint) if self.notices else []
+
+    def option_table(self) -> list[OptionRow]:
+        """What ``-O`` takes."""
+        return option_rows(cast("type", self._load(self.options))) if self.options else []
+
+    def parse_options(self, given: Mapping[str, str]) -> object:
+        """The format's own options from strings. Raises UsageError, with the names that there are."""
+        if not self.options:
+            if given:
+                raise UsageError(f"the format {self.name!r} has no options of its own", hint="leave -O out")
+            return None
+        return parse_options(cast("type", self._load(self.options)), given)
 
     def _load(self, reference: str) -> object:
         module, _, function = reference.partition(":")

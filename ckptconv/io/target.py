@@ -42,6 +42,8 @@ class Target:
             raise UsageError("writing to standard output is not supported", hint="give the path of a file")
         self.path = Path(path)
         self.replace = replace
+        self.size = 0
+        self._beside: list[Target] = []
         self._fd = -1
         self._temp: Path | None = None
         with _translated(self.path):
@@ -91,8 +93,25 @@ class Target:
             else:  # another run's sweep was faster than our lock, and removed it
                 os.close(fd)
 
+    def beside(self, path: str | os.PathLike[str]) -> Target:
+        """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
+        before this one, which points at it, and stays as it was where this one is not committed.
+        """
+        other = Target(self.path.parent / path, replace=self.replace)
+        if other._real == self._real:
+            raise UsageError(f"{self.path.name!r} cannot be its own data file", hint="give another name")
+        other.__enter__()
+        self._beside.append(other)
+        return other
+
+    @property
+    def companions(self) -> tuple[Target, ...]:
+        """The files that are written with this one."""
+        return tuple(self._beside)
+
     def reserve(self, size: int) -> None:
         """Set the file's size. Raises FileAccessError where the disk has less room than that."""
+        self.size = size
         with _translated(self.path):
             if hasattr(os, "fstatvfs"):
                 room = os.fstatvfs(self._fd)
@@ -125,7 +144,24 @@ class Target:
         return self._temp or Path(f"/proc/self/fd/{self._fd}")
 
     def commit(self) -> None:
-        """Make the file whole on disk and put it in its place."""
+        """Make the file whole on disk and put it in its place, those beside it first."""
+        for other in self._beside:
+            other.commit()
+        try:
+            self._commit()
+        except BaseException:
+            for other in self._beside:
+                other._withdraw()
+            raise
+        self._beside.clear()
+
+    def _withdraw(self) -> None:
+        """Take a new file away again, because the one that points at it could not be placed."""
+        if self._old is None:
+            with suppress(OSError):
+                os.unlink(self._real)
+
+    def _commit(self) -> None:
         with _translated(self.path):
             if self._old is not None:
                 os.chmod(
@@ -161,6 +197,8 @@ class Target:
             os.link(self.readable_path, name, src_dir_fd=self._fd, follow_symlinks=True)
 
     def _discard(self) -> None:
+        for other in self._beside:
+            other._discard()
         if self._temp is not None:
             with suppress(OSError):
                 os.unlink(self._temp)

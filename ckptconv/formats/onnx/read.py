@@ -63,7 +63,7 @@ def read(source: Source) -> Checkpoint:
 
 def _checkpoint(model: Model, graph: Graph, window: Window, files: ModelFiles) -> Checkpoint:
     _refuse_sparse(model, graph)
-    headers = _named(model, graph)
+    headers = named(model, graph)
     tensors = {name: build(header, name, files) for name, header in headers.items()}
     found = naming.find(model, graph, window)
     noted = facts(model, graph, window)
@@ -86,7 +86,7 @@ def _refuse_sparse(model: Model, graph: Graph) -> None:
             )
 
 
-def _named(model: Model, graph: Graph) -> dict[str, TensorHeader]:
+def named(model: Model, graph: Graph) -> dict[str, TensorHeader]:
     """The headers of the model's tensors, by names of their own."""
     main: dict[str, TensorHeader] = {}
     for header in graph.initializers:
@@ -97,15 +97,15 @@ def _named(model: Model, graph: Graph) -> dict[str, TensorHeader]:
         main[header.name] = header
     others = list(_others(model, graph))
     count = Counter([*main, *(name for _, name, _ in others)])
-    named = {name: header for name, header in main.items() if header.code != STRING}
+    found = {name: header for name, header in main.items() if header.code != STRING}
     for path, own, header in others:
         name = own if count[own] == 1 or not path else f"{path}.{own}"
         if not own:
             raise bad(f"a tensor in {path or 'a Constant'} has no name")
-        if name in named or name in main:
+        if name in found or name in main:
             raise bad(f"two tensors are called {name!r}")
-        named[name] = header
-    return named
+        found[name] = header
+    return found
 
 
 def _others(model: Model, graph: Graph) -> Iterator[tuple[str, str, TensorHeader]]:

@@ -36,6 +36,7 @@ def as_recorded(
 def _ours(
     stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, findings: list[Finding], file: OpenFile
 ) -> Checkpoint:
-    root = record_edits.take_edits(record, strings)
-    named = {record.names.get(name, name): tensor for name, tensor in stored.items()}
+    root = record_edits.take_edits(record, {key: text for key, text in strings.items() if key not in record.strings})
+    constants = set(record.constants)
+    named = {record.names.get(name, name): tensor for name, tensor in stored.items() if name not in constants}
     return recorded_checkpoint(record, root, named, findings, format="onnx", file=file)

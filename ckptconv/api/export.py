@@ -1,0 +1,29 @@
+"""A graph from Python that the user vouches for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
+
+if TYPE_CHECKING:
+    from ckptconv.api.graph import Request
+    from ckptconv.core.checkpoint import Checkpoint
+
+
+def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
+    """The graph that torch's exporter makes of ``request.arch``. Runs that code; memory: that of the whole model."""
+    from ckptconv.arch.export import export_module
+    from ckptconv.arch.factory import made
+    from ckptconv.arch.recipe.graph import DEFAULT_OPSET
+    from ckptconv.arch.samples import parse_input
+
+    assert request.arch is not None
+    inputs = [parse_input(text) for text in request.inputs]
+    with made(request.arch, checkpoint.metadata, request.settings, device="cpu") as (module, _):
+        model, names = export_module(
+            module, checkpoint, inputs, same=checkpoint.tied_to, name=request.arch, opset=own.opset or DEFAULT_OPSET
+        )
+    message = f"torch's exporter made the graph of {request.arch}: {len(model.graph.node)} nodes"
+    return GraphPlan(model, {name: Hole(name) for name in names}, (Finding("exported", "info", "", message),))

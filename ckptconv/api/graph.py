@@ -1,0 +1,135 @@
+"""What a checkpoint's tensors are the weights of, for a format that stores the computation too.
+
+A weight file does not say what it computes: relu or tanh, logits or log-softmax. Those are params of an architecture;
+each has to be stated, by the user, the metadata or a note in the file, or the architecture is named by the user, who is
+told then which defaults were used.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.fitting import fitted
+from ckptconv.arch.factory import is_reference
+from ckptconv.core.report import Finding
+from ckptconv.errors import MisfitError, UsageError
+from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.api.open import PathText
+    from ckptconv.api.validate import Validation
+    from ckptconv.arch.recipe.program import Program
+    from ckptconv.core.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A conversion whose target holds a graph: where from and to, and what was said of the architecture."""
+
+    source: PathText
+    target: PathText
+    arch: str | None = None
+    settings: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+
+    def command(self, *more: str) -> str:
+        """The command line of this conversion, with more options; to be pasted."""
+        given = [part for text in self.settings for part in ("--set", text)]
+        chosen = ["--arch", self.arch] if self.arch and "--arch" not in more else []
+        return shlex.join(["ckptconv", "convert", fspath(self.source), fspath(self.target), *chosen, *given, *more])
+
+
+def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
+    """The graph for `checkpoint`, its initializers still empty.
+
+    From a template, from Python that `request.arch` names, or from the forward recipe of an architecture. Raises
+    UsageError with the whole command line where nothing says what is computed; MisfitError, TemplateError.
+    """
+    if own.template:
+        from ckptconv.formats.onnx.template import fill_template
+
+        return fill_template(own.template, checkpoint)
+    if request.arch is not None and is_reference(request.arch):
+        from ckptconv.api.export import export_python
+
+        return export_python(request, checkpoint, own)
+    return _from_recipe(request, checkpoint, own)
+
+
+def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
+    from ckptconv.arch.recipe.graph import DEFAULT_OPSET, build_graph
+
+    result, run = program_of(request, checkpoint)
+    assumed = [name for name in run.params if result.origins.get(name) == "default"]
+    if assumed and request.arch is None:
+        settings = [part for name in assumed for part in ("--set", f"{name}={_spelled(result.params[name])}")]
+        raise UsageError(
+            f"the names and shapes are those of {result.arch!r}, and nothing says its {_and(assumed)}",
+            path=request.source,
+            hint=request.command("--arch", result.arch, *settings),
+        )
+    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    model, findings = build_graph(run, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)
+    assert result.spec is not None
+    note = {"name": result.spec.name, "params": dict(result.params), "digest": result.spec.digest}
+    return GraphPlan(
+        model,
+        {hole.name: Hole(hole.name) for hole in model.graph.initializer},
+        (*result.findings, *(_assumption(name, result) for name in assumed), *findings),
+        note,
+    )
+
+
+def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Program]:
+    """The architecture that is asked for or evident, and what it computes with this checkpoint's params.
+
+    Raises UsageError where there is none, or where it has no forward recipe; MisfitError where it does not fit.
+    """
+    from ckptconv.arch.recipe.program import program
+    from ckptconv.arch.table import expand
+
+    try:
+        result = fitted(Path(request.source), checkpoint, request.arch, request.settings)
+    except MisfitError:
+        raise
+    except UsageError as error:
+        if request.arch is not None:
+            raise
+        raise UsageError(
+            f"a graph says what is computed, and {error.message}", path=request.source,
+            hint=request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)",
+        ) from None  # fmt: skip
+    if result.spec is None:
+        raise UsageError(
+            f"{request.arch!r} has names and shapes alone, and a graph says what is computed",
+            hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
+        )
+    if result.spec.forward is None:
+        raise UsageError(
+            f"the architecture {result.spec.name!r} has no forward recipe: it says nothing of what is computed",
+            path=request.source,
+            hint=request.command("--arch", "FILE.py:CLASS") + ", where FILE.py defines the network",
+        )
+    return result, program(expand(result.spec, result.params), checkpoint)
+
+
+def _assumption(name: str, result: Validation) -> Finding:
+    value = _spelled(result.params[name])
+    message = f"{name} = {value} is assumed: nothing in the file says it"
+    return Finding("assumed", "warning", name, message, None, value, f"--set {name}=VALUE")
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value).replace(" ", "") if isinstance(value, list) else str(value)
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,173 @@
+"""The operations of a forward recipe: their attributes, the tensors that they use, and the shapes that they make.
+
+Names and defaults are those of ``torch.nn``; a size that torch takes for each axis is one integer for all axes here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+Dim = int | str | None
+"""A dimension: a number, the name of a free one, or unknown."""
+
+Dims = tuple[Dim, ...]
+Attribute = int | float | str | bool
+Weights = dict[str, tuple[int | None, ...]]
+"""Shapes of an operation's tensors by role (``weight``, ``bias``, ``running_mean`` …)."""
+
+REQUIRED = object()
+"""In place of a default: the attribute has to be given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an operation is.
+
+    rank:       ranks of its input that it takes; (): any.
+    attributes: defaults by name; a default that is `REQUIRED` is none, one that is None follows from another.
+    weights:    roles of the tensors that it must have.
+    optional:   roles of those that it may have.
+    state:      roles of tensors that it has and does not compute with.
+    shape:      the shape of what it gives. Raises CorruptFileError where the input does not fit.
+    """
+
+    shape: Callable[[Dims, Mapping[str, Attribute], Weights], Dims]
+    rank: tuple[int, ...] = ()
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+
+
+def _same(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    return dims
+
+
+def _agree(found: Dim, expected: int | None, what: str) -> None:
+    if isinstance(found, int) and expected is not None and found != expected:
+        raise CorruptFileError(f"takes {expected} {what} and is given {found}")
+
+
+def _linear(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    outputs, inputs = weights["weight"]
+    _agree(dims[-1], inputs, "features")
+    return (*dims[:-1], outputs)
+
+
+def _window(size: Dim, kernel: int, attributes: Mapping[str, Attribute]) -> Dim:
+    """The length of an axis after a window has moved over it (the formula of torch.nn.Conv2d and MaxPool2d)."""
+    if not isinstance(size, int):
+        return None
+    stride, padding = int(attributes["stride"]), int(attributes["padding"])
+    room = size + 2 * padding - int(attributes.get("dilation", 1)) * (kernel - 1) - 1
+    if room < 0:
+        raise CorruptFileError(f"a window of {kernel} does not fit into {size} with a padding of {padding}")
+    if not attributes.get("ceil_mode"):
+        return room // stride + 1
+    made = -(-room // stride) + 1
+    return made if (made - 1) * stride < size + padding else made - 1  # the last window starts inside
+
+
+def _conv(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    outputs, inputs, *kernel = weights["weight"]
+    _agree(dims[1], None if inputs is None else inputs * int(attributes["groups"]), "channels")
+    sizes = [
+        None if side is None else _window(dim, side, attributes) for dim, side in zip(dims[2:], kernel, strict=True)
+    ]
+    return (dims[0], outputs, *sizes)
+
+
+def _pool(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    kernel = int(attributes["kernel"])
+    if 2 * int(attributes["padding"]) > kernel:
+        raise CorruptFileError(f"a padding of {attributes['padding']} is more than half of the window of {kernel}")
+    return (*dims[:2], *(_window(dim, kernel, attributes) for dim in dims[2:]))
+
+
+def _adaptive(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    size = int(attributes["size"])
+    return (*dims[:2], *(size for _ in dims[2:]))
+
+
+def _batch_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    _agree(dims[1], weights["running_mean"][0], "channels")
+    return dims
+
+
+def _layer_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    sizes = weights["weight"]
+    if len(sizes) > len(dims):
+        raise CorruptFileError(f"normalises {len(sizes)} dimensions and is given {len(dims)}")
+    for dim, size in zip(dims[-len(sizes) :], sizes, strict=True):
+        _agree(dim, size, "features")
+    return dims
+
+
+def _embedding(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    return (*dims, weights["weight"][1])
+
+
+def _flatten(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    start = int(attributes["start"])
+    if not 0 <= start < len(dims):
+        raise CorruptFileError(f"flattens from dimension {start} of {len(dims)}")
+    total: Dim = 1
+    for dim in dims[start:]:
+        total = total * dim if isinstance(dim, int) and isinstance(total, int) else None
+    return (*dims[:start], total)
+
+
+_WINDOW = {"stride": 1, "padding": 0}
+_CONV = {**_WINDOW, "dilation": 1, "groups": 1}
+_POOL = {"kernel": REQUIRED, "stride": None, "padding": 0, "ceil_mode": False}
+_NORM = {"eps": 1e-5}
+
+KINDS: dict[str, Kind] = {
+    "linear": Kind(_linear, weights=("weight",), optional=("bias",)),
+    "conv1d": Kind(_conv, (3,), _CONV, ("weight",), ("bias",)),
+    "conv2d": Kind(_conv, (4,), _CONV, ("weight",), ("bias",)),
+    "batch_norm": Kind(
+        _batch_norm, (2, 3, 4), _NORM, ("running_mean", "running_var"), ("weight", "bias"), ("num_batches_tracked",)
+    ),
+    "layer_norm": Kind(_layer_norm, (), _NORM, ("weight",), ("bias",)),
+    "embedding": Kind(_embedding, weights=("weight",)),
+    "relu": Kind(_same),
+    "gelu": Kind(_same),
+    "gelu_tanh": Kind(_same),
+    "tanh": Kind(_same),
+    "sigmoid": Kind(_same),
+    "silu": Kind(_same),
+    "identity": Kind(_same),
+    "dropout": Kind(_same),
+    "softmax": Kind(_same, attributes={"axis": -1}),
+    "log_softmax": Kind(_same, attributes={"axis": -1}),
+    "max_pool1d": Kind(_pool, (3,), {**_POOL, "dilation": 1}),
+    "max_pool2d": Kind(_pool, (4,), {**_POOL, "dilation": 1}),
+    "avg_pool1d": Kind(_pool, (3,), {**_POOL, "count_include_pad": True}),
+    "avg_pool2d": Kind(_pool, (4,), {**_POOL, "count_include_pad": True}),
+    "adaptive_avg_pool1d": Kind(_adaptive, (3,), {"size": REQUIRED}),
+    "adaptive_avg_pool2d": Kind(_adaptive, (4,), {"size": REQUIRED}),
+    "adaptive_max_pool1d": Kind(_adaptive, (3,), {"size": REQUIRED}),
+    "adaptive_max_pool2d": Kind(_adaptive, (4,), {"size": REQUIRED}),
+    "flatten": Kind(_flatten, attributes={"start": 1}),
+}
+"""Every operation that a step may name."""
+
+ADD = "add"
+"""The operation that ends a residual block; no step names it."""
+
+ACTIVATIONS: dict[str, str] = {
+    **{name: name for name in ("relu", "gelu", "gelu_tanh", "tanh", "sigmoid", "silu", "softmax", "log_softmax")},
+    "identity": "identity", "none": "identity", "logits": "identity", "linear": "identity", "swish": "silu",
+    "logsoftmax": "log_softmax", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+}  # fmt: skip
+"""What a param that names an activation may say (in any case), with the operation that it is."""
+
+POSITIVE = ("stride", "kernel", "dilation", "groups", "size")
+"""Attributes that are at least 1; the others are at least 0, but for `axis`."""

@@ -1,0 +1,156 @@
+"""A torch module of a program. Its ``state_dict()`` has the table's names, no more and no fewer.
+
+Needs torch, which is imported when a module is built.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.arch.recipe.catalog import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+    from torch import nn
+
+    from ckptconv.arch.recipe.program import Operation, Program
+
+Values = dict[str, "torch.Tensor"]
+
+
+def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    """The network, in eval mode, its weights not initialised (``device="meta"`` makes none at all).
+
+    Takes the program's input and gives its output. ``module.trace(x)`` gives every operation's output by its name, in
+    order. Dropout does nothing unless the module is put into train mode. Memory: that of the weights.
+    """
+    import torch
+    from torch import nn
+
+    class RecipeModule(nn.Module):
+        """A network that a forward recipe describes."""
+
+        def trace(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            values: Values = {program.input.name: x}
+            return {operation.output: _run(self, operation, values) for operation in program.operations}
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.trace(x)[program.output.name]
+
+    root = RecipeModule()
+    made: dict[str, nn.Module] = {}
+    order = {name: position for position, name in enumerate(program.table.tensors)}
+    with torch.device(device):
+        for operation in sorted(
+            program.operations, key=lambda one: min((order[n] for n in one.weights.values()), default=0)
+        ):
+            if operation.weights and operation.name not in made:
+                made[operation.name] = _leaf(operation, program)
+                _place(root, operation.name, made[operation.name])
+    if dtype is not None:
+        root.to(dtype)
+    _tie(root, program)
+    return root.eval()
+
+
+def _leaf(operation: Operation, program: Program) -> nn.Module:
+    """The layer of torch.nn with the tensors that the table has."""
+    from torch import nn
+
+    shape = {role: [dim or 0 for dim in program.table.tensors[name].shape] for role, name in operation.weights.items()}
+    said, bias = operation.attributes, "bias" in shape
+    layer: nn.Module
+    match operation.kind:
+        case "linear":
+            outputs, inputs = shape["weight"]
+            layer = nn.Linear(inputs, outputs, bias=bias)
+        case "conv1d" | "conv2d":
+            outputs, inputs, *kernel = shape["weight"]
+            kind = nn.Conv1d if operation.kind == "conv1d" else nn.Conv2d
+            groups = int(said["groups"])
+            layer = kind(
+                inputs * groups, outputs, tuple(kernel), int(said["stride"]), int(said["padding"]),  # type: ignore[arg-type]
+                int(said["dilation"]), groups, bias=bias,
+            )  # fmt: skip
+        case "batch_norm":
+            rank = len(_input_shape(operation, program))
+            norm = nn.BatchNorm2d if rank == 4 else nn.BatchNorm1d
+            layer = norm(shape["running_mean"][0], eps=float(said["eps"]), affine="weight" in shape)
+            if "num_batches_tracked" not in shape:
+                layer.num_batches_tracked = None
+        case "layer_norm":
+            layer = nn.LayerNorm(shape["weight"], eps=float(said["eps"]), bias=bias)
+        case "embedding":
+            layer = nn.Embedding(shape["weight"][0], shape["weight"][1])
+        case _:
+            raise AssertionError(operation.kind)
+    return layer
+
+
+def _input_shape(operation: Operation, program: Program) -> tuple[object, ...]:
+    if operation.inputs[0] == program.input.name:
+        return program.input.shape
+    return next(other.shape for other in program.operations if other.output == operation.inputs[0])
+
+
+def _place(root: nn.Module, name: str, layer: nn.Module) -> None:
+    from torch import nn
+
+    *path, last = name.split(".")
+    for part in path:
+        inner = root._modules.get(part)
+        if inner is None:
+            inner = nn.Module()
+            root.add_module(part, inner)
+        root = inner
+    root.add_module(last, layer)
+
+
+def _tie(root: nn.Module, program: Program) -> None:
+    for name, entry in program.table.tensors.items():
+        if entry.tied_to is not None and not entry.loose:
+            module, _, last = name.rpartition(".")
+            setattr(root.get_submodule(module), last, root.get_parameter(entry.tied_to))
+
+
+def _run(root: nn.Module, operation: Operation, values: Values) -> torch.Tensor:
+    inputs = [values[name] for name in operation.inputs]
+    if KINDS.get(operation.kind) is not None and KINDS[operation.kind].weights:
+        made: torch.Tensor = root.get_submodule(operation.name)(*inputs)
+    else:
+        made = _functions(operation, root.training)(*inputs)
+    values[operation.output] = made
+    return made
+
+
+def _functions(operation: Operation, training: bool) -> Callable[..., torch.Tensor]:
+    """The function that an operation without tensors is."""
+    import torch
+    from torch.nn import functional
+
+    said: Mapping[str, object] = operation.attributes
+    name = operation.kind
+    match name:
+        case "add":
+            return torch.add
+        case "identity":
+            return lambda x: x
+        case "dropout":
+            return lambda x: functional.dropout(x, training=training)
+        case "relu" | "tanh" | "sigmoid":
+            return getattr(torch, name)  # type: ignore[no-any-return]
+        case "silu":
+            return functional.silu
+        case "gelu" | "gelu_tanh":
+            return lambda x: functional.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
+        case "softmax" | "log_softmax":
+            return lambda x: getattr(torch, name)(x, dim=said["axis"])
+        case "flatten":
+            return lambda x: torch.flatten(x, said["start"])  # type: ignore[arg-type]
+    pool = getattr(functional, name)
+    if name.startswith("adaptive"):
+        return lambda x: pool(x, said["size"])
+    window = {"kernel_size": said["kernel"], **{key: value for key, value in said.items() if key != "kernel"}}
+    return lambda x: pool(x, **window)

@@ -1,0 +1,171 @@
+"""Read a ``[forward]`` table; see `tree` for what it may say."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptconv.arch.recipe.catalog import KINDS
+from ckptconv.arch.recipe.tree import MAX_DEPTH, MAX_STEPS, Block, Recipe, Step
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.errors import LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ckptconv.arch.evaluate import Formula
+    from ckptconv.arch.parse import SpecReader
+    from ckptconv.arch.rows import Toml
+    from ckptconv.arch.spec import Template
+
+_ATTRIBUTE = re.compile(r"([a-z_]+)=(.+)", re.DOTALL)
+_FLOAT = re.compile(r"[0-9]*\.[0-9]+(e-?[0-9]+)?|[0-9]+e-?[0-9]+")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+_OPEN, _CLOSE = "([{", ")]}"
+
+PATH = ("forward", "steps")
+
+
+class RecipeReader:
+    """Reads the forward recipe of one spec."""
+
+    def __init__(self, rows: SpecReader) -> None:
+        self.rows = rows
+        self.count = 0
+
+    def fail(self, text: str, problem: str, hint: str | None = None) -> NoReturn:
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        self.rows.fail(PATH, f"{shown!r}: {problem}", hint)
+
+    def recipe(self, value: Toml, known: Sequence[str]) -> Recipe:
+        """The recipe. `known`: names of params and lets; other names among the input's dimensions are free."""
+        rows = self.rows
+        row = rows.table(value, ("forward",), ("input", "dtype", "steps"))
+        for key in ("input", "steps"):
+            if key not in row:
+                rows.fail(("forward",), f"a recipe needs {key!r}")
+        path = ("forward", "input")
+        dimensions = rows.at(path, _words, rows.text(row["input"], path))
+        if not dimensions:
+            rows.fail(path, "an input has at least one dimension")
+        parts = tuple(
+            part if _IDENTIFIER.fullmatch(part) and part not in known else rows.formula(part, path)
+            for part in dimensions
+        )
+        dtype = None
+        if "dtype" in row:
+            dtype = rows.text(row["dtype"], ("forward", "dtype"))
+            if dtype not in DTYPES or DTYPES[dtype].kind not in ("float", "int"):
+                rows.fail(("forward", "dtype"), f"no element type of an input: {dtype!r}", "I64 for token numbers")
+        return Recipe(parts, self.steps(row["steps"], 0), dtype, rows.place(PATH))
+
+    def steps(self, value: Toml, depth: int) -> tuple[Step | Block, ...]:
+        if not isinstance(value, list):
+            self.rows.fail(PATH, "expected a list of steps")
+        if depth > MAX_DEPTH:
+            raise LimitError(f"{self.rows.place(PATH)}: blocks nested too deeply")
+        return tuple(self.step(item) if isinstance(item, str) else self.block(item, depth) for item in value)
+
+    def block(self, value: Toml, depth: int) -> Block:
+        if not isinstance(value, list) or not value or not isinstance(value[0], str):
+            self.rows.fail(PATH, "expected a step, or a list that starts with for, if, residual or shortcut")
+        heading, steps = value[0], self.steps(value[1:], depth + 1)
+        word, _, rest = heading.strip().partition(" ")
+        rest = rest.strip()
+        if word == "for" and rest:
+            return Block("for", steps, loops=tuple(rest.split()))
+        if word == "if" and rest:
+            return Block("if", steps, when=self.formula(rest))
+        if word == "residual" and not rest:
+            shortcuts = [step for step in steps if isinstance(step, Block) and step.kind == "shortcut"]
+            if len(shortcuts) > 1:
+                self.fail(heading, "two shortcuts in one residual block")
+            return Block("residual", steps)
+        if word == "shortcut" and (not rest or rest.startswith("if ")):
+            return Block("shortcut", steps, when=self.formula(rest[3:]) if rest else None)
+        return self.fail(heading, "no such block", "for LOOP, if CONDITION, residual, shortcut, shortcut if CONDITION")
+
+    def step(self, text: str) -> Step:
+        self.count += 1
+        if self.count > MAX_STEPS:
+            raise LimitError(f"{self.rows.place(PATH)}: more than {MAX_STEPS} steps")
+        words = self.rows.at(PATH, _words, text)
+        if not words:
+            self.fail(text, "an empty step")
+        operation, *rest = words
+        if "{" not in operation and operation not in KINDS:
+            self.fail(text, f"no operation {operation!r}", self.rows.nearest(operation, KINDS))
+        module: Template | None = None
+        if rest and not _ATTRIBUTE.fullmatch(rest[0]):
+            module = self.rows.template(rest.pop(0), PATH)
+        attributes: dict[str, Formula | float] = {}
+        for word in rest:
+            found = _ATTRIBUTE.fullmatch(word)
+            if found is None:
+                self.fail(text, f"expected an attribute such as stride=2, found {word!r}")
+            key, value = found.groups()
+            if key in attributes:
+                self.fail(text, f"{key!r} is given twice")
+            attributes[key] = float(value) if _FLOAT.fullmatch(value) else self.formula(value)
+        self.check(text, operation, module, attributes)
+        return Step(text, self.rows.template(operation, PATH), module, attributes)
+
+    def check(self, text: str, operation: str, module: Template | None, attributes: dict[str, Formula | float]) -> None:
+        kind = KINDS.get(operation)
+        if kind is None:
+            if module is not None or attributes:
+                self.fail(text, "an activation that a param names has no module and no attributes")
+            return
+        if bool(kind.weights) != (module is not None):
+            self.fail(
+                text, f"{operation} needs the name of its module" if kind.weights else f"{operation} has no tensors"
+            )
+        for key in attributes:
+            if key not in kind.attributes:
+                self.fail(
+                    text, f"{operation} has no attribute {key!r}", f"it has {', '.join(kind.attributes) or 'none'}"
+                )
+
+    def formula(self, value: str) -> Formula:
+        return self.rows.formula(value, PATH)
+
+
+def check_loops(
+    recipe: Recipe, loops: Sequence[str], behind: Callable[[str], set[str]], fail: Callable[[str], NoReturn]
+) -> None:
+    """Every ``for`` names loops, each once and below those that its bounds use."""
+    from ckptconv.arch.recipe.tree import all_loops
+
+    for names, around in all_loops(recipe):
+        seen = list(around)
+        for name in names:
+            if name not in loops:
+                fail(f"'for {' '.join(names)}': no loop {name!r} in [repeat]")
+            if name in seen:
+                fail(f"'for {' '.join(names)}': inside a loop over the same {name!r}")
+            if missing := behind(name) - set(seen):
+                fail(f"'for {' '.join(names)}': {name!r} depends on {min(missing)!r}, which is not around it")
+            seen.append(name)
+
+
+def _words(text: str) -> list[str]:
+    """`text` split at white space outside brackets, braces and quotes."""
+    if len(text) > 1_000:
+        raise LimitError("a step of more than 1000 characters")
+    words, depth, quote, start = [], 0, "", 0
+    for position, character in enumerate(f"{text} "):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in _OPEN:
+            depth += 1
+        elif character in _CLOSE:
+            depth -= 1
+        elif character.isspace() and depth <= 0:
+            if start < position:
+                words.append(text[start:position])
+            start = position + 1
+    if start < len(text):  # a bracket or a quote that nothing closes
+        words.append(text[start:])
+    return words

@@ -1,0 +1,284 @@
+"""A recipe with its params bound: a flat list of operations, each with its shapes and the names of its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptconv.arch.evaluate import Budget
+from ckptconv.arch.operations import EvaluationError
+from ckptconv.arch.polynomial import UndeterminedError
+from ckptconv.arch.recipe.catalog import ACTIVATIONS, ADD, KINDS, POSITIVE, REQUIRED, Attribute, Dims, Kind
+from ckptconv.arch.recipe.tree import Block, Recipe, Step
+from ckptconv.arch.scope import Bindings, Scope
+from ckptconv.arch.table import loop_values, missing_params, render
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
+    from ckptconv.arch.evaluate import Formula
+    from ckptconv.arch.operations import Value as Known
+    from ckptconv.arch.spec import Spec, Template
+    from ckptconv.arch.table import Table
+
+MAX_OPERATIONS = 100_000
+"""Operations of a program."""
+
+INPUT = "input"
+OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step of the computation.
+
+    kind:       a name of `catalog.KINDS`, or "add".
+    name:       where it stands: its module's name, or its number.
+    inputs:     names of values.
+    output:     the name of the value that it gives.
+    attributes: all of the kind's, defaults filled in.
+    weights:    names of its tensors by role.
+    shape:      of what it gives.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    shape: Dims = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """An input or output: its name, its dimensions, and its element type where the recipe says it."""
+
+    name: str
+    shape: Dims
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a network of known params computes, in an order in which every value is made before it is used.
+
+    params: names of the params that the computation was made from, of which the tensors may say nothing.
+    """
+
+    table: Table
+    operations: tuple[Operation, ...]
+    input: Value
+    output: Value
+    params: tuple[str, ...] = ()
+
+
+def program(table: Table, present: Container[str] | None = None) -> Program:
+    """The recipe of the table's spec, with the table's params.
+
+    present: the names that the checkpoint has; optional tensors that are not among them are not used.
+
+    Raises UsageError where the spec has no recipe, or a param that it needs has no value; CorruptFileError where the
+    recipe does not fit the table (a module without tensors, shapes that do not follow from one another).
+    """
+    recipe = table.spec.forward
+    if recipe is None:
+        raise UsageError(
+            f"the architecture {table.spec.name!r} says nothing of what the network computes: it has no forward recipe",
+            hint="name the network's own Python with --arch FILE.py:CLASS",
+        )
+    return _Expansion(table, recipe, present).run()
+
+
+class _Watched(Scope):
+    """A scope that remembers which names it was asked for."""
+
+    def __init__(self, spec: Spec, bindings: Bindings) -> None:
+        super().__init__(spec, bindings, Budget())
+        self.asked: set[str] = set()
+
+    def lookup(self, name: str) -> Known:
+        """As `Scope.lookup`."""
+        self.asked.add(name)
+        return super().lookup(name)
+
+
+class _Expansion:
+    def __init__(self, table: Table, recipe: Recipe, present: Container[str] | None) -> None:
+        self.table, self.recipe, self.spec, self.present = table, recipe, table.spec, present
+        self.scope = _Watched(self.spec, Bindings.of(self.spec, table.params))
+        self.operations: list[Operation] = []
+        self.shapes: dict[str, Dims] = {}
+
+    def fail(self, text: str, problem: str, hint: str | None = None) -> NoReturn:
+        raise CorruptFileError(f"{self.recipe.where}: {text!r}: {problem}", hint=hint)
+
+    def run(self) -> Program:
+        shape = tuple(part if isinstance(part, str) else self.integer(part, "input") for part in self.recipe.input)
+        self.shapes[INPUT] = shape
+        last = self.steps(self.recipe.steps, INPUT)
+        if last == INPUT:
+            self.fail("steps", "they do nothing with the input")
+        output = Value(OUTPUT, self.shapes[last])
+        renamed = [self.renamed(operation, last) for operation in self.operations]
+        asked = tuple(name for name in self.spec.params if name in self.scope.asked)
+        return Program(self.table, tuple(renamed), Value(INPUT, shape, self.recipe.dtype), output, asked)
+
+    def renamed(self, operation: Operation, last: str) -> Operation:
+        """The operation with the last value called as the output is."""
+        if last not in (operation.output, *operation.inputs):
+            return operation
+        inputs = tuple(OUTPUT if name == last else name for name in operation.inputs)
+        output = OUTPUT if operation.output == last else operation.output
+        return Operation(
+            operation.kind, operation.name, inputs, output, operation.attributes, operation.weights, operation.shape
+        )
+
+    def steps(self, steps: tuple[Step | Block, ...], value: str) -> str:
+        for step in steps:
+            value = self.block(step, value) if isinstance(step, Block) else self.step(step, value)
+        return value
+
+    def block(self, block: Block, value: str) -> str:
+        match block.kind:
+            case "for":
+                return self.turns(block, block.loops, value)
+            case "if":
+                return self.steps(block.steps, value) if self.holds(block.when) else value
+            case "residual":
+                return self.residual(block, value)
+        return value  # a shortcut runs beside the others, not after them
+
+    def turns(self, block: Block, loops: tuple[str, ...], value: str) -> str:
+        if not loops:
+            return self.steps(block.steps, value)
+        name, *inner = loops
+        for turn in loop_values(self.spec, self.spec.loops[name], self.scope):
+            self.scope.budget.spend(8)
+            self.scope.loops[name] = turn  # type: ignore[assignment]
+            value = self.turns(block, tuple(inner), value)
+        self.scope.loops.pop(name, None)
+        return value
+
+    def residual(self, block: Block, value: str) -> str:
+        shortcuts = [step for step in block.steps if isinstance(step, Block) and step.kind == "shortcut"]
+        main = self.steps(block.steps, value)
+        beside = value
+        for shortcut in shortcuts:
+            if shortcut.when is None or self.holds(shortcut.when):
+                beside = self.steps(shortcut.steps, value)
+        ours, theirs = self.shapes[main], self.shapes[beside]
+        if len(ours) != len(theirs) or any(
+            one != other
+            for one, other in zip(ours, theirs, strict=True)
+            if isinstance(one, int) and isinstance(other, int)
+        ):
+            self.fail("residual", f"adds {_spell(ours)} to {_spell(theirs)}")
+        return self.emit(Operation(ADD, "add", (main, beside), "", shape=ours))
+
+    def step(self, step: Step, value: str) -> str:
+        kind = self.operation(step)
+        attributes = self.attributes(step, KINDS[kind])
+        module = "" if step.module is None else self.text(step.module, step.text)
+        weights = self.weights(step, kind, module)
+        shapes = {role: self.table.tensors[name].shape for role, name in weights.items()}
+        dims = self.shapes[value]
+        ranks = KINDS[kind].rank
+        if ranks and len(dims) not in ranks:
+            self.fail(
+                step.text, f"takes an input of {' or '.join(map(str, ranks))} dimensions, and gets {_spell(dims)}"
+            )
+        try:
+            shape = KINDS[kind].shape(dims, attributes, shapes)
+        except CkptconvError as error:
+            self.fail(step.text, error.message)
+        except (ValueError, IndexError):
+            self.fail(step.text, f"{module}.weight has a shape of {len(shapes['weight'])} dimensions")
+        return self.emit(Operation(kind, module or kind, (value,), "", attributes, weights, shape))
+
+    def emit(self, operation: Operation) -> str:
+        if len(self.operations) >= MAX_OPERATIONS:
+            raise LimitError(f"{self.recipe.where}: more than {MAX_OPERATIONS} operations")
+        name = f"v{len(self.operations)}"
+        self.operations.append(
+            Operation(
+                operation.kind, operation.name, operation.inputs, name, operation.attributes, operation.weights,
+                operation.shape,
+            )
+        )  # fmt: skip
+        self.shapes[name] = operation.shape
+        return name
+
+    def operation(self, step: Step) -> str:
+        if not step.operation.formulas:
+            return step.operation.text
+        said = self.text(step.operation, step.text)
+        kind = ACTIVATIONS.get(said.lower())
+        if kind is None:
+            params = ", ".join(formula.text for formula in step.operation.formulas)
+            raise UsageError(
+                f"{self.spec.name!r} knows no activation {said!r} ({params})", hint=f"one of {', '.join(ACTIVATIONS)}"
+            )
+        return kind
+
+    def attributes(self, step: Step, kind: Kind) -> dict[str, Attribute]:
+        made: dict[str, Attribute] = {}
+        for key, default in kind.attributes.items():
+            given = step.attributes.get(key)
+            if given is None:
+                if default is REQUIRED:
+                    self.fail(step.text, f"needs {key}=…")
+                value = made["kernel"] if default is None else default
+            elif isinstance(default, bool):
+                value = not isinstance(given, float) and self.holds(given)
+            else:
+                value = given if isinstance(given, float) else self.integer(given, step.text)
+            assert isinstance(value, int | float | str)
+            low = None if key == "axis" else 1 if key in POSITIVE else 0
+            if low is not None and value < low:  # type: ignore[operator]
+                self.fail(step.text, f"{key} is {value}")
+            made[key] = value
+        return made
+
+    def weights(self, step: Step, kind: str, module: str) -> dict[str, str]:
+        what = KINDS[kind]
+        made: dict[str, str] = {}
+        for role in (*what.weights, *what.optional, *what.state):
+            name = f"{module}.{role}"
+            entry = self.table.tensors.get(name)
+            if entry is not None and (not entry.optional or self.present is None or name in self.present):
+                made[role] = name
+                if None in self.table.tensors[name].shape and role in what.weights:
+                    self.fail(step.text, f"the params leave the shape of {name!r} open")
+            elif role in what.weights:
+                self.fail(step.text, f"there is no tensor {name!r} in the table")
+        return made
+
+    def holds(self, condition: Formula | None) -> bool:
+        holds = self.scope.truth(condition)
+        if holds is None:
+            assert condition is not None
+            raise missing_params(self.spec, self.scope.bindings, [condition])
+        return holds
+
+    def integer(self, formula: Formula, text: str) -> int:
+        try:
+            value = self.scope.integer(formula)
+        except EvaluationError as error:
+            self.fail(text, str(error))
+        if value is None:
+            raise missing_params(self.spec, self.scope.bindings, [formula])
+        return value
+
+    def text(self, template: Template, text: str) -> str:
+        try:
+            return render(template, self.scope)
+        except UndeterminedError:
+            raise missing_params(self.spec, self.scope.bindings, template.formulas) from None
+        except EvaluationError as error:
+            self.fail(text, str(error))
+
+
+def _spell(dims: Dims) -> str:
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"

@@ -1,0 +1,103 @@
+"""Sample inputs for a network: what ``--input`` says, or what the module itself shows.
+
+x:F32[N,3,224,224]      name, element type, dimensions; a word is a dimension that may be of any size
+ids:I64[N,T]<50257      integers from 0 to before a limit
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+_SPEC = re.compile(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?:<(?P<limit>\d+))?")
+_SIZES = (2, 6, 5, 7, 9, 11)
+"""Sizes that free dimensions get in a sample: different ones, so that no two are taken for one. 1 would be special."""
+
+EXAMPLE = "--input 'x:F32[N,3,224,224]'"
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a network.
+
+    name:  the parameter of ``forward``; "" where its position says it.
+    dims:  numbers, and names of free dimensions.
+    limit: integers are below it; 0 where there is none.
+    """
+
+    name: str
+    dtype: DType
+    dims: tuple[int | str, ...]
+    limit: int = 0
+
+    def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
+        """The shape with its free dimensions set; new ones are added to `sizes`."""
+        return tuple(
+            dim if isinstance(dim, int) else sizes.setdefault(dim, _SIZES[len(sizes) % len(_SIZES)])
+            for dim in self.dims
+        )
+
+
+def parse_input(text: str) -> InputSpec:
+    """Read ``NAME:DTYPE[DIMS]<LIMIT``. Raises UsageError."""
+    found = _SPEC.fullmatch(text.strip())
+    hint = f"such as {EXAMPLE} or --input 'ids:I64[N,T]<50257'"
+    if found is None:
+        raise UsageError(f"{text!r} describes no input", hint=hint)
+    dtype = DTYPES.get(found["dtype"])
+    if dtype is None or dtype.kind not in ("float", "int", "uint", "bool"):
+        raise UsageError(f"{text!r}: {found['dtype']!r} is no element type of an input", hint=hint)
+    words = [word.strip() for word in found["dims"].split(",")] if found["dims"].strip() else []
+    if not all(re.fullmatch(r"[1-9]\d{0,8}|[A-Za-z_]\w*", word) for word in words):
+        raise UsageError(f"{text!r}: a dimension is a number from 1 on, or a word", hint=hint)
+    dims = tuple(int(word) if word.isdigit() else word for word in words)
+    return InputSpec(found["name"] or "", dtype, dims, int(found["limit"] or 0))
+
+
+def sample(spec: InputSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:
+    """A tensor as the spec says: normally distributed floats, uniform integers."""
+    import torch
+
+    from ckptconv.core.arrays import TORCH_NAMES
+
+    shape, dtype = spec.shape(sizes), getattr(torch, TORCH_NAMES[spec.dtype])
+    if spec.dtype.kind == "float":
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, spec.limit or 2, shape, generator=generator).to(dtype)
+
+
+def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
+    """What the module shows of its inputs by its first layer; [] where that does not say enough."""
+    from torch import nn
+
+    for layer in module.modules():
+        match layer:
+            case nn.Embedding():
+                return [InputSpec("", DType.I64, ("batch", "sequence"), layer.num_embeddings)]
+            case nn.Linear():
+                return [InputSpec("", DType.F32, ("batch", layer.in_features))]
+            case _ if any(True for _ in layer.parameters(recurse=False)):
+                return []
+    return []
+
+
+def example_inputs(module: torch.nn.Module) -> Sequence[torch.Tensor] | None:
+    """The module's own ``example_inputs``: a tensor or a tuple of them; None where it has none."""
+    import torch
+
+    found = getattr(module, "example_inputs", None)
+    found = found() if callable(found) else found
+    if isinstance(found, torch.Tensor):
+        return (found,)
+    if isinstance(found, tuple | list) and found and all(isinstance(one, torch.Tensor) for one in found):
+        return tuple(found)
+    return None
