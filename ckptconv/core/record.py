@@ -16,6 +16,7 @@ The record's keys, all optional but the first:
     names          stored name → name, where the format refuses the name
     encodings      name → {"dtype", "shape"} of tensors stored as another type
     tensors        [[name, position, dtype, shape, bytes in base64]…] of small ones that have no other place
+    turned         stored names of matrices that are stored transposed
     constants      names of tensors that are the graph's, not the model's; `strings`: keys of such metadata
     parameters, requires_grad       names, or "*" for all
     devices, strides, attributes    by name
@@ -99,6 +100,7 @@ class Record:
     names: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, Encoding] = field(default_factory=dict)
     inline: list[Inline] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     strings: list[str] = field(default_factory=list)
     notes: Notes = field(default_factory=Notes)
@@ -117,6 +119,7 @@ class Record:
                 [one.name, one.position, one.info.dtype.name, list(one.info.shape), b64encode(one.data).decode("ascii")]
                 for one in self.inline
             ],
+            "turned": self.turned,
             "constants": self.constants,
             "strings": self.strings,
             "parameters": _names([n for n, note in notes.tensors.items() if note.parameter], everyone),
@@ -187,6 +190,7 @@ def _parse(document: dict[str, Any]) -> Record:
             for name, e in document.get("encodings", {}).items()
         },
         inline=[_inline(*row) for row in document.get("tensors", [])],
+        turned=[_str(name) for name in document.get("turned", [])],
         constants=[_str(name) for name in document.get("constants", [])],
         strings=[_str(key) for key in document.get("strings", [])],
         notes=replace(notes, tensors=tensors),

@@ -168,24 +168,78 @@ n = "int"
 """
 
 OPERATIONS: dict[str, tuple[str, str, str, nn.Module, tuple[int, ...]]] = {
-    "conv1d": ('"m.weight" = "8 2 3"\n"m.bias" = "8"', "batch 4 n", "conv1d m stride=2 padding=1 dilation=2 groups=2",
-               nn.Conv1d(4, 8, 3, 2, 1, 2, 2), (2, 4, 11)),
-    "conv2d": ('"m.weight" = "6 3 3 2"', "batch 3 n n", "conv2d m padding=1", nn.Conv2d(3, 6, (3, 2), padding=1, bias=False),
-               (2, 3, 11, 11)),
-    "linear on three dimensions": ('"m.weight" = "5 4"\n"m.bias" = "5"', "batch n 4", "linear m", nn.Linear(4, 5), (2, 11, 4)),
+    "conv1d": (
+        '"m.weight" = "8 2 3"\n"m.bias" = "8"',
+        "batch 4 n",
+        "conv1d m stride=2 padding=1 dilation=2 groups=2",
+        nn.Conv1d(4, 8, 3, 2, 1, 2, 2),
+        (2, 4, 11),
+    ),
+    "conv2d": (
+        '"m.weight" = "6 3 3 2"',
+        "batch 3 n n",
+        "conv2d m padding=1",
+        nn.Conv2d(3, 6, (3, 2), padding=1, bias=False),
+        (2, 3, 11, 11),
+    ),
+    "linear on three dimensions": (
+        '"m.weight" = "5 4"\n"m.bias" = "5"',
+        "batch n 4",
+        "linear m",
+        nn.Linear(4, 5),
+        (2, 11, 4),
+    ),
     "linear without bias": ('"m.weight" = "5 4"', "batch n 4", "linear m", nn.Linear(4, 5, bias=False), (2, 11, 4)),
-    "batch_norm": ('"m.running_mean" = "4"\n"m.running_var" = "4"\n"m.num_batches_tracked" = ""', "batch 4 n",
-                   "batch_norm m eps=1e-3", nn.BatchNorm1d(4, eps=1e-3, affine=False), (2, 4, 11)),
-    "layer_norm": ('"m.weight" = "3 4"\n"m.bias" = "3 4"', "batch n 3 4", "layer_norm m eps=0.01", nn.LayerNorm((3, 4), 0.01),
-                   (2, 11, 3, 4)),
-    "max_pool1d": ("", "batch 4 n", "max_pool1d kernel=3 stride=2 padding=1 dilation=2", nn.MaxPool1d(3, 2, 1, 2), (2, 4, 11)),
-    "max_pool2d": ("", "batch 4 n n", "max_pool2d kernel=3 stride=2 ceil_mode=true", nn.MaxPool2d(3, 2, ceil_mode=True),
-                   (2, 4, 12, 12)),
+    "batch_norm": (
+        '"m.running_mean" = "4"\n"m.running_var" = "4"\n"m.num_batches_tracked" = ""',
+        "batch 4 n",
+        "batch_norm m eps=1e-3",
+        nn.BatchNorm1d(4, eps=1e-3, affine=False),
+        (2, 4, 11),
+    ),
+    "layer_norm": (
+        '"m.weight" = "3 4"\n"m.bias" = "3 4"',
+        "batch n 3 4",
+        "layer_norm m eps=0.01",
+        nn.LayerNorm((3, 4), 0.01),
+        (2, 11, 3, 4),
+    ),
+    "max_pool1d": (
+        "",
+        "batch 4 n",
+        "max_pool1d kernel=3 stride=2 padding=1 dilation=2",
+        nn.MaxPool1d(3, 2, 1, 2),
+        (2, 4, 11),
+    ),
+    "max_pool2d": (
+        "",
+        "batch 4 n n",
+        "max_pool2d kernel=3 stride=2 ceil_mode=true",
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        (2, 4, 12, 12),
+    ),
     "avg_pool1d": ("", "batch 4 n", "avg_pool1d kernel=3 padding=1", nn.AvgPool1d(3, padding=1), (2, 4, 11)),
-    "avg_pool2d": ("", "batch 4 n n", "avg_pool2d kernel=2 count_include_pad=false padding=1",
-                   nn.AvgPool2d(2, padding=1, count_include_pad=False), (2, 4, 11, 11)),
-    "adaptive_avg_pool2d evenly": ("", "batch 4 n n", "adaptive_avg_pool2d size=3", nn.AdaptiveAvgPool2d(3), (2, 4, 12, 12)),
-    "adaptive_avg_pool2d unevenly": ("", "batch 4 n n", "adaptive_avg_pool2d size=5", nn.AdaptiveAvgPool2d(5), (2, 4, 12, 12)),
+    "avg_pool2d": (
+        "",
+        "batch 4 n n",
+        "avg_pool2d kernel=2 count_include_pad=false padding=1",
+        nn.AvgPool2d(2, padding=1, count_include_pad=False),
+        (2, 4, 11, 11),
+    ),
+    "adaptive_avg_pool2d evenly": (
+        "",
+        "batch 4 n n",
+        "adaptive_avg_pool2d size=3",
+        nn.AdaptiveAvgPool2d(3),
+        (2, 4, 12, 12),
+    ),
+    "adaptive_avg_pool2d unevenly": (
+        "",
+        "batch 4 n n",
+        "adaptive_avg_pool2d size=5",
+        nn.AdaptiveAvgPool2d(5),
+        (2, 4, 12, 12),
+    ),
     "adaptive_avg_pool1d": ("", "batch 4 n", "adaptive_avg_pool1d size=4", nn.AdaptiveAvgPool1d(4), (2, 4, 11)),
     "adaptive_max_pool2d": ("", "batch 4 n n", "adaptive_max_pool2d size=4", nn.AdaptiveMaxPool2d(4), (2, 4, 11, 11)),
     "adaptive_max_pool1d": ("", "batch 4 n", "adaptive_max_pool1d size=1", nn.AdaptiveMaxPool1d(1), (2, 4, 11)),
@@ -194,7 +248,7 @@ OPERATIONS: dict[str, tuple[str, str, str, nn.Module, tuple[int, ...]]] = {
     "flatten": ("", "batch 4 n n", "flatten start=2", nn.Flatten(2), (2, 4, 11, 11)),
     "gelu": ("", "batch n", "gelu", nn.GELU(), (2, 11)),
     "silu": ("", "batch n", "silu", nn.SiLU(), (2, 11)),
-}  # fmt: skip
+}
 
 
 class At(nn.Module):

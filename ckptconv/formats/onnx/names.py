@@ -9,6 +9,7 @@ PyTorch's exporters keep a parameter's name unless they compute something from i
     equal tensors         the older exporter stores one of them, and makes the others by ``Identity_0`` nodes, whose
                           outputs carry their names. Whether they were tied or only equal is not known; they
                           are read as equal.
+    recurrent layers      are packed, their gates in another order: see `recurrent`.
     batch norm            is folded into the convolution before it: equivalent weights, not the model's own. The newer
                           exporter keeps the convolution's names, and notes the rewriting; the older makes new ones.
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.onnx.graph import subgraphs
+from ckptconv.formats.onnx.recurrent import Packed, find_packed
 from ckptconv.formats.onnx.walk import properties
 
 if TYPE_CHECKING:
@@ -51,11 +53,13 @@ class Names:
     transposed: the graph's name → the model's, of matrices that are stored transposed.
     same:       a further name → the initializer that it is equal to.
     folded:     initializers with batch norm folded into them.
+    packed:     names of a recurrent layer's tensors → where they are in its packed ones.
     """
 
     transposed: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    packed: dict[str, Packed] = field(default_factory=dict)
 
 
 def is_given(name: str) -> bool:
@@ -83,6 +87,7 @@ def find(model: Model, graph: Graph, window: Window) -> Names:
                 names.same[same] = kept
         elif node.op in ("Conv", "ConvTranspose", "Gemm"):
             names.folded += [name for name in _folded(node, window) if name in stored and name not in names.folded]
+    names.packed = find_packed(graph, uses, window)
     _drop_clashes(names, stored)
     return names
 
@@ -133,6 +138,8 @@ def _folded(node: Node, window: Window) -> Sequence[str]:
 
 def _drop_clashes(names: Names, stored: dict[str, TensorHeader]) -> None:
     """Keep only what gives every name to one tensor."""
-    wanted = Counter([*names.transposed.values(), *names.same])
+    wanted = Counter([*names.transposed.values(), *names.same, *names.packed])
     names.transposed = {old: new for old, new in names.transposed.items() if wanted[new] == 1 and new not in stored}
     names.same = {new: kept for new, kept in names.same.items() if wanted[new] == 1}
+    if any(wanted[new] > 1 for new in names.packed):  # a packed tensor is taken apart whole or not at all
+        names.packed = {}

@@ -27,7 +27,7 @@ from ckptconv.formats.onnx import names as naming
 from ckptconv.formats.onnx.external import ModelFiles
 from ckptconv.formats.onnx.facts import facts
 from ckptconv.formats.onnx.graph import subgraphs
-from ckptconv.formats.onnx.recorded import as_recorded
+from ckptconv.formats.onnx.recorded import as_recorded, our_record
 from ckptconv.formats.onnx.tensors import STRING, build, info_of
 from ckptconv.formats.onnx.walk import Walker
 from ckptconv.formats.onnx.wire import Window, bad
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.record import Record
     from ckptconv.formats.onnx.graph import Graph, Model, TensorHeader
     from ckptconv.formats.onnx.names import Names
     from ckptconv.io.source import Source
@@ -65,11 +66,12 @@ def _checkpoint(model: Model, graph: Graph, window: Window, files: ModelFiles) -
     _refuse_sparse(model, graph)
     headers = named(model, graph)
     tensors = {name: build(header, name, files) for name, header in headers.items()}
-    found = naming.find(model, graph, window)
     noted = facts(model, graph, window)
-    tensors = _renamed(tensors, found, noted)
-    findings = [*_about(graph, noted), *_about_names(tensors, found)]
-    checkpoint = as_recorded(tensors, model.metadata, findings, files)
+    record = our_record(model.metadata)
+    found = naming.Names() if record else naming.find(model, graph, window)
+    tensors = _turned(tensors, record) if record else _renamed(tensors, found, noted)
+    findings = [*_about(graph, noted), *([] if record else _about_names(tensors, found))]
+    checkpoint = as_recorded(tensors, model.metadata, record, findings, files)
     checkpoint.notes = replace(checkpoint.notes, source=checkpoint.notes.source or "onnx", graph=noted)
     return checkpoint
 
@@ -143,15 +145,28 @@ def _renamed(tensors: dict[str, LazyTensor], found: Names, noted: dict[str, obje
     for new, kept in found.same.items():
         if new not in named and kept in named:
             named[new] = replace(named[kept], alias=(named[kept].alias, new))
+    if found.packed and not found.packed.keys() & named.keys():
+        for new, packed in found.packed.items():
+            named[new] = packed.unpacked(tensors[packed.stored], new)
+        for stored in {packed.stored for packed in found.packed.values()}:
+            del named[stored]
+    else:
+        found.packed.clear()
     if found.transposed:
         noted["renamed"] = {new: old for old, new in found.transposed.items()}
     return named
 
 
+def _turned(tensors: dict[str, LazyTensor], record: Record) -> dict[str, LazyTensor]:
+    """The tensors as the record says that they were; one that cannot have been transposed stays as it is."""
+    turned = {name: _transposed(tensors[name]) for name in record.turned if name in tensors}
+    return {name: turned.get(name) or tensor for name, tensor in tensors.items()}
+
+
 def _transposed(tensor: LazyTensor) -> LazyTensor | None:
     """The matrix the other way round; None where its elements do not lie as one run of whole bytes."""
     info, span = tensor.info, tensor.span
-    if span is None or info.dtype.bits not in _GATHERED_BITS:
+    if span is None or len(info.shape) != 2 or info.dtype.bits not in _GATHERED_BITS:
         return None
     rows, columns = info.shape
     storage = Storage(tensor.alias, span, info.dtype.bits // 8, info.numel, info.dtype)
@@ -174,6 +189,12 @@ def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
         pairs = [f"{new!r} is the graph's {old!r}" for old, new in found.transposed.items()]
         message = f"{len(pairs)} weights of linear layers have their names back, and are transposed: {_join(pairs)}"
         findings.append(Finding("renamed", "info", next(iter(found.transposed.values())), message))
+    if found.packed:
+        message = (
+            f"{len(found.packed)} tensors of recurrent layers are unpacked, their gates in torch's order: "
+            f"{_list(list(found.packed))}"
+        )
+        findings.append(Finding("unpacked", "info", next(iter(found.packed)), message))
     if same := [f"{new!r} is {kept!r}" for new, kept in found.same.items() if new in tensors]:
         message = f"{len(same)} tensors are equal to others and not stored; they may have been tied: {_join(same)}"
         findings.append(Finding("equal", "info", next(iter(found.same)), message))

@@ -19,18 +19,27 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
 
-def as_recorded(
-    tensors: dict[str, LazyTensor], strings: Mapping[str, str], findings: list[Finding], file: OpenFile
-) -> Checkpoint:
-    """The checkpoint, with its metadata. Raises UnsupportedError for a record of a newer version."""
+def our_record(strings: Mapping[str, str]) -> Record | None:
+    """The record among the strings. Raises UnsupportedError for one of a newer version, CorruptFileError."""
     text = strings.get(records.KEY)
-    if text is None or not text.startswith("{"):
+    return None if text is None or not text.startswith("{") else records.parse(text)
+
+
+def as_recorded(
+    tensors: dict[str, LazyTensor],
+    strings: Mapping[str, str],
+    record: Record | None,
+    findings: list[Finding],
+    file: OpenFile,
+) -> Checkpoint:
+    """The checkpoint, with its metadata."""
+    if record is None:
         kept = {} if strings == {"format": records.FORMAT} else dict(strings)
         root = record_edits.add_strings(StateDict(), kept)
         return Checkpoint(
             tensors, root=root, format="onnx", notes=Notes(source="onnx"), findings=tuple(findings), file=file
         )
-    return _ours(tensors, strings, records.parse(text), findings, file)
+    return _ours(tensors, strings, record, findings, file)
 
 
 def _ours(

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
+from ckptconv.core.record import Record
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, TemplateError
 from ckptconv.formats.onnx import names as naming
 from ckptconv.formats.onnx.plan import CODE_OF, GraphPlan, Hole
+from ckptconv.formats.onnx.recorded import our_record
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
 from ckptconv.formats.onnx.walk import Walker
 from ckptconv.formats.onnx.wire import LEN, Window, bad
@@ -50,8 +52,9 @@ def fill_template(path: str, checkpoint: Checkpoint) -> GraphPlan:
             if read.graph is None:
                 raise bad("it holds no graph")
             headers = {header.name: header for header in read.graph.initializers}
-            found = naming.find(read, read.graph, window)
-            holes, problems = _match(checkpoint, headers, found, _recorded(read.metadata))
+            record = our_record(read.metadata)
+            found = naming.find(read, read.graph, window) if record is None else naming.Names()
+            holes, problems = _match(checkpoint, headers, found, record or Record())
             if problems:
                 raise TemplateError(len(problems), details=problems)
             model = _emptied(window, holes)
@@ -63,22 +66,16 @@ def fill_template(path: str, checkpoint: Checkpoint) -> GraphPlan:
     return GraphPlan(model, holes, (Finding("template", "info", "", message),))
 
 
-def _recorded(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Names that our record says are stored under others."""
-    text = metadata.get(records.KEY, "")
-    return records.parse(text).names if text.startswith("{") else {}
-
-
 def _match(
-    checkpoint: Checkpoint, headers: Mapping[str, TensorHeader], found: naming.Names, recorded: Mapping[str, str]
+    checkpoint: Checkpoint, headers: Mapping[str, TensorHeader], found: naming.Names, record: Record
 ) -> tuple[dict[str, Hole], list[str]]:
     holes: dict[str, Hole] = {}
     problems: list[str] = []
     used: set[str] = set()
     for stored, header in headers.items():
-        hole = _hole(checkpoint, stored, found, recorded)
+        hole = _hole(checkpoint, stored, found, record)
         if hole is None:
-            if _is_weight(header):
+            if _is_weight(header) and stored not in record.constants:
                 problems.append(f"the graph's {stored!r} {list(header.dims)} is none of the checkpoint's tensors")
             continue
         info = checkpoint[hole.tensor].info
@@ -99,10 +96,10 @@ def _match(
     return holes, problems
 
 
-def _hole(checkpoint: Checkpoint, stored: str, found: naming.Names, recorded: Mapping[str, str]) -> Hole | None:
-    name = recorded.get(stored, stored)
-    if name in checkpoint:
-        return Hole(name)
+def _hole(checkpoint: Checkpoint, stored: str, found: naming.Names, record: Record) -> Hole | None:
+    name = record.names.get(stored, stored)
+    if name in checkpoint and stored not in record.constants:
+        return Hole(name, turned=stored in record.turned)
     turned = found.transposed.get(stored)
     return Hole(turned, turned=True) if turned is not None and turned in checkpoint else None
 

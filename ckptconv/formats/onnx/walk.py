@@ -24,7 +24,7 @@ MAX_TEXTS = MAX_SAFETENSORS_HEADER
 
 MAX_PAIRS = 100_000
 
-ASKED_FOR_PROPERTIES = ("MatMul", "Conv", "ConvTranspose", "Gemm")
+ASKED_FOR_PROPERTIES = ("MatMul", "Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN")
 """Operators whose properties may name or explain a weight; those of others are forgotten."""
 
 

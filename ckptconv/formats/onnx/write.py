@@ -76,9 +76,12 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     weights = _weights(checkpoint, plan, model)
     record = _record(checkpoint, weights)
     record.constants = _constants(model, weights)
+    record.turned = [name for name, hole in plan.holes.items() if hole.turned]
     said = {key for key, _ in records.visible(record)}
     record.strings = [pair.key for pair in model.metadata_props if pair.key not in said]
-    keeps_record = not options.plain or bool(record.inline or record.names or record.ties or record.constants)
+    keeps_record = not options.plain or bool(
+        record.inline or record.names or record.ties or record.constants or record.turned
+    )
     _say(model, record, weights, PLACEHOLDER if keeps_record else None)
     sizes = {name: image.info.nbytes for name, image in weights.images.items()}
     total = sum(sizes.values()) + model.ByteSize() + METADATA_ROOM

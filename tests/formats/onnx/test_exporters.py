@@ -193,3 +193,48 @@ def test_the_graph_is_described(tmp_path: Path) -> None:
     assert graph["opset"] == {one.domain or "ai.onnx": one.version for one in loaded.opset_import}
     assert graph["nodes"] == len(loaded.graph.node)
     assert graph["inputs"] == [{"name": "x", "dtype": "F32", "shape": [2, 4]}]
+
+
+RECURRENT = {
+    "LSTM": (nn.LSTM, {}),
+    "LSTM of two layers, both ways": (nn.LSTM, {"num_layers": 2, "bidirectional": True}),
+    "LSTM without bias": (nn.LSTM, {"bias": False}),
+    "GRU": (nn.GRU, {"num_layers": 2}),
+    "GRU both ways": (nn.GRU, {"bidirectional": True}),
+    "RNN": (nn.RNN, {}),
+}
+
+
+class Tagger(nn.Module):
+    """A recurrent layer inside a module inside the model."""
+
+    def __init__(self, make: type[nn.Module], **options: object) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.rnn = make(4, 5, batch_first=True, **options)
+        self.head = nn.Linear(10 if options.get("bidirectional") else 5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder.rnn(x)[0])
+
+
+@pytest.mark.parametrize("way", ["old, folded", "new, optimised"])
+@pytest.mark.parametrize("which", RECURRENT)
+def test_recurrent_layers_are_unpacked_to_torchs_gates(tmp_path: Path, which: str, way: str) -> None:
+    make, options = RECURRENT[which]
+    module = shuffled(Tagger(make, **options))
+    path = export(module, (2, 3, 4), tmp_path / "m.onnx", **WAYS[way])
+    state = module.state_dict()
+    packed = make is not nn.RNN or way == "old, folded"  # the newer exporter takes an RNN apart, step by step
+    with ckptconv.open(path) as found:
+        # which modules were not called themselves, the older exporter does not say: the names stay the graph's
+        module_of = {"old, folded": f"/rnn/{make.__name__}", "new, optimised": "encoder.rnn"}[way]
+        ours = {f"encoder.rnn.{name.rpartition('.')[2]}": name for name in found if name.startswith(f"{module_of}.")}
+        for name, own in ours.items():
+            assert torch.equal(found[own].to_torch(), state[name]), name
+            assert bytes(found[own].read(3, 17)) == bytes(found[own].read())[3:17]
+        if packed:
+            assert set(ours) == {name for name in state if ".rnn." in name}
+            assert any(one.code == "unpacked" for one in found.findings)
+    done = ckptconv.convert(path, tmp_path / "m.safetensors")
+    assert done.tensors == len(found)

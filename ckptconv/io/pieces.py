@@ -1,0 +1,53 @@
+"""An image that is made of ranges of other tensors' images, one after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.core.tensor import ByteSpan, LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes ``[start, stop)`` of a tensor's image."""
+
+    tensor: LazyTensor
+    start: int
+    stop: int
+
+
+class Pieces:
+    """Reads ranges of the image that `pieces` make; memory for the range, and once more for what it is made of."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = [piece for piece in pieces if piece.start < piece.stop]
+        self._ends = list(accumulate(piece.stop - piece.start for piece in self._pieces))
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        index = bisect_right(self._ends, start)
+        first = self._ends[index] if index < len(self._ends) else 0
+        if stop <= first:
+            return self._read(index, start, stop)
+        made = bytearray(stop - start)
+        at = start
+        while at < stop:
+            end = min(self._ends[index], stop)
+            made[at - start : end - start] = self._read(index, at, end)
+            at, index = end, index + 1
+        return memoryview(made)
+
+    def _read(self, index: int, start: int, stop: int) -> memoryview:
+        piece = self._pieces[index]
+        base = piece.start - (self._ends[index] - (piece.stop - piece.start))
+        return piece.tensor.read(base + start, base + stop)
+
+    @property
+    def depends(self) -> tuple[ByteSpan, ...]:
+        """The file spans that the image comes from."""
+        return tuple(dict.fromkeys(span for piece in self._pieces for span in piece.tensor.depends))
