@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, LossError, UnsafeError, UsageError
@@ -102,6 +103,7 @@ def convert(
     if inputs and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
+        opened = named_by_architecture(opened, arch, Path(source), settings)
         said = opened.with_metadata(metadata or {})
         fitting, graph = None, None
         if arch is not None or with_params:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.spelling import to_json
 
@@ -73,7 +74,8 @@ def validate(
 
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """
-    with open(path, format=format) as checkpoint:
+    with open(path, format=format) as opened:
+        checkpoint = named_by_architecture(opened, arch, Path(path), settings)
         result = compare(Path(path), checkpoint, arch, settings)
         if values:
             from ckptconv.checks.values import check_values

@@ -138,6 +138,11 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         if self._file is not None:
             self._file.close()
 
+    @property
+    def file(self) -> OpenFile | None:
+        """What its tensors are read from, where it has to be closed."""
+        return self._file
+
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if the file was written to since it was opened."""
         if self._file is not None:

@@ -54,12 +54,15 @@ class Names:
     same:       a further name → the initializer that it is equal to.
     folded:     initializers with batch norm folded into them.
     packed:     names of a recurrent layer's tensors → where they are in its packed ones.
+    lost:       tensors that keep a name that was made up, in the order in which the graph uses them: the name, whether
+                a product takes it from the right, where linear layers have their weight transposed, and its role.
     """
 
     transposed: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
     packed: dict[str, Packed] = field(default_factory=dict)
+    lost: list[tuple[str, bool, str]] = field(default_factory=list)
 
 
 def is_given(name: str) -> bool:
@@ -89,7 +92,24 @@ def find(model: Model, graph: Graph, window: Window) -> Names:
             names.folded += [name for name in _folded(node, window) if name in stored and name not in names.folded]
     names.packed = find_packed(graph, uses, window)
     _drop_clashes(names, stored)
+    names.lost = _lost(graph, names, stored, uses)
     return names
+
+
+def _lost(
+    graph: Graph, names: Names, stored: dict[str, TensorHeader], uses: dict[str, list[Node]]
+) -> list[tuple[str, bool, str]]:
+    lost: dict[str, tuple[str, bool, str]] = {}
+    packed = {one.stored for one in names.packed.values()}
+    for node in graph.nodes:
+        for place, name in enumerate(node.inputs):
+            if name not in stored or not is_given(name) or name in names.transposed or name in packed:
+                continue
+            turned = node.op == "MatMul" and place == 1 and len(stored[name].dims) == 2
+            if len(uses[name]) == 1 and name not in names.folded:
+                lost[name] = name, turned, node.op
+    recurrent = [(name, False, f"recurrent:{name.rpartition('.')[2]}") for name in names.packed if is_given(name)]
+    return [*lost.values(), *recurrent]
 
 
 def _value_names(graph: Graph, window: Window) -> Iterable[str]:

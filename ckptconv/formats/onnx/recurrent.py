@@ -7,7 +7,7 @@
 
 The module's name is what torch's newer exporter notes on the node. The older one leaves the scopes of the modules that
 were called, which is not all of a name: what it packed is unpacked under the node's name. The layers of one module are
-its nodes in the graph's order. Nothing is unpacked where a node's tensors are used elsewhere too, or do not have these shapes.
+its nodes in the graph's order. Nothing is unpacked where a node's tensors are used elsewhere too, or have other shapes.
 
 Source: github.com/onnx/onnx, docs/Operators.md (LSTM, GRU, RNN); torch.nn.LSTM, torch.nn.GRU.
 """
