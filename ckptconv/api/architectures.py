@@ -51,6 +51,7 @@ class Architecture:
             "digest": self.spec.digest,
             "params": [_param(param) for param in self.spec.params.values()],
             "variants": dict(self.spec.variants),
+            "forward": self.spec.forward is not None,
             "constraints": {entry.name: entry.formula.text for entry in self.spec.constraints},
         }
         if self.table is None:

@@ -64,4 +64,5 @@ def _as_dict(one: Format) -> dict[str, Json]:
         "ties": one.holds.ties,
         "opaque": one.holds.opaque,
         "extra": one.extra or None,
+        "options": [{"name": row.name, "type": row.type, "summary": row.summary} for row in one.option_table()],
     }

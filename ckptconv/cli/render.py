@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
     from ckptconv.errors import PluginError
     from ckptconv.formats.base import Format
+    from ckptconv.formats.options import OptionRow
 
 MOST_FINDINGS = 20
 """Findings that are listed for people; --json has all of them."""
@@ -165,10 +166,16 @@ def one_format(one: Format) -> list[str]:
     ]
     if one.extra:
         rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))
-    return [
+    lines = [
         f"{style(printable(one.name), 'bold')}: {printable(one.summary)}",
         *fields([(label, printable(text)) for label, text in rows]),
     ]
+    own = [(f"-O {row.name}={_spelled(row)}", printable(row.summary)) for row in one.option_table()]
+    return lines if not own else [*lines, "options of its own", *fields(own)]
+
+
+def _spelled(row: OptionRow) -> str:
+    return {"str": "FILE", "int": "N", "bool": "true"}.get(row.type, "VALUE")
 
 
 def _yes(function: str) -> str:

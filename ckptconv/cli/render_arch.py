@@ -32,15 +32,22 @@ def page(found: Architecture, name: str) -> list[str]:
         lines += _section("params", table([_param(param) for param in spec.params.values()]))
         lines += _section("variants", table([[printable(key), printable(text)] for key, text in spec.variants.items()]))
         lines += _section("constraints", [printable(f"{one.name}: {one.formula.text}") for one in spec.constraints])
+        lines += _computes(spec)
         values = " ".join(f"--set {printable(param)}=VALUE" for param in found.missing)
         return [*lines, "", f"its tensors: ckptconv arch show {printable(name)} {values}"]
     lines += findings(found.table.findings)
-    lines += _section("params", _values(spec, found.table))
+    lines += _section("params", _values(spec, found.table)) + _computes(spec)
     return [*lines, *_section(_count(found.table), _tensors(found.table))]
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
     return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
+
+
+def _computes(spec: Spec) -> list[str]:
+    if spec.forward is None:
+        return []
+    return ["", "it has a forward recipe: convert SRC DST.onnx --arch makes a graph of it"]
 
 
 def _param(param: Param) -> list[str]:
