@@ -179,6 +179,12 @@ class TemplateError(CkptconvError):
         )  # fmt: skip
 
 
+class EditError(CkptconvError):
+    """An edit that cannot be made: what it names is missing, or comes twice."""
+
+    code = "edit"
+
+
 class RejectedOutputError(CkptconvError):
     """The format's own reference reader refused what was written; the target is untouched."""
 

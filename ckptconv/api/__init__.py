@@ -6,6 +6,7 @@ Results are data; nothing is printed. A `progress` callback is told the bytes do
 from ckptconv.api.architectures import Architecture, Inferred, architecture, architectures, infer_architecture
 from ckptconv.api.convert import Conversion, convert
 from ckptconv.api.diff import Difference, diff
+from ckptconv.api.edits import Edits
 from ckptconv.api.inspect import Inspection, inspect
 from ckptconv.api.open import open
 from ckptconv.api.validate import Validation, validate
@@ -14,6 +15,7 @@ __all__ = [
     "Architecture",
     "Conversion",
     "Difference",
+    "Edits",
     "Inferred",
     "Inspection",
     "Validation",

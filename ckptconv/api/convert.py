@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ckptconv.api.edits import check_casts, edited, plan_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.report import Finding
@@ -17,6 +18,7 @@ from ckptconv.io.target import Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ckptconv.api.edits import Edits, Move
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
@@ -33,6 +35,7 @@ class Conversion:
     losses:   what the target cannot give back; all of it was agreed to, unless this was a dry run.
     findings: what a person should know besides.
     digest:   the content digest, where the written file records one.
+    plan:     in a dry run, what becomes of every tensor.
     """
 
     source: Path
@@ -44,10 +47,11 @@ class Conversion:
     losses: list[Finding] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     digest: str | None = None
+    plan: list[Move] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Json]:
         """The conversion as ``convert --json`` prints it."""
-        document = {
+        document: dict[str, Json] = {
             "source": str(self.source),
             "target": str(self.target),
             "tensors": self.tensors,
@@ -55,6 +59,8 @@ class Conversion:
             "losses": [loss.to_dict() for loss in self.losses],
             "findings": [finding.to_dict() for finding in self.findings],
         }
+        if self.plan:
+            document["plan"] = [move.to_dict() for move in self.plan]
         return document | ({"digest": self.digest} if self.digest else {})
 
 
@@ -74,6 +80,7 @@ def convert(
     with_params: bool = False,
     inputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
+    edits: Edits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
@@ -90,12 +97,15 @@ def convert(
                  Without `arch` it is chosen by evidence.
     inputs:      ``"x:F32[N,3,224,224]"`` for each input of Python that `arch` names, where a graph is made of it.
     options:     the target format's own options by name, as ``ckptconv formats NAME`` lists them.
+    edits:       what is done to the model's tensors on their way (`Edits`); `arch` is that of the result.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
     """
-    if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
-        raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
+    if unknown := set(allow_loss) - {*preflight.CODES, "overflow", "all"}:
+        raise UsageError(
+            f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, overflow, all"
+        )
     if settings and arch is None and not with_params:
         raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
     wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))
@@ -104,6 +114,7 @@ def convert(
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
         opened = named_by_architecture(opened, arch, Path(source), settings)
+        opened, moves = _edited(opened, edits)
         said = opened.with_metadata(metadata or {})
         fitting, graph = None, None
         if arch is not None or with_params:
@@ -125,15 +136,19 @@ def convert(
         )  # fmt: skip
         if dry_run:
             planned = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
-            return replace(result, nbytes=planned)
+            return replace(result, nbytes=planned, plan=plan_of(checkpoint, moves))
         _refuse(losses, allow_loss, source)
         try:
             how = WriteOptions(
                 plain=bare and not values, progress=progress, own=own, graph=graph, write_as=_write_as(progress)
             )
-            return _write(opened, checkpoint, wanted, Target(target, replace=force), result, how)
+            return _write(opened, checkpoint, wanted, Target(target, replace=force), result, how, allow_loss)
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
+
+
+def _edited(opened: Checkpoint, edits: Edits | None) -> tuple[Checkpoint, dict[str, tuple[str, ...]]]:
+    return edited(opened, edits) if edits else (opened, {})
 
 
 def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
@@ -147,13 +162,15 @@ def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool,
 
 
 def _write(
-    opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions
-) -> Conversion:
+    opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions,
+    allow_loss: Collection[str],
+) -> Conversion:  # fmt: skip
     with target:
         written = wanted.write(checkpoint, target, how)
+        cast = check_casts(checkpoint, allow_loss)
         opened.check_unchanged()
         target.commit()
-    findings = [*result.findings, *written.findings]
+    findings = [*result.findings, *written.findings, *cast]
     return replace(result, nbytes=written.nbytes, digest=written.digest, findings=findings)
 
 

@@ -15,7 +15,7 @@ from ckptconv.checks.ties import compare_ties
 from ckptconv.checks.wording import shape_text, value_finding
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.content import Content
+from ckptconv.edits.content import Content, rounded_type
 from ckptconv.edits.explain import Explanation, explain
 from ckptconv.edits.patterns import ANY, edits
 
@@ -53,7 +53,8 @@ def compare(
     progress: Callable[[int, int], None] | None = None,
 ) -> Differences:  # fmt: skip
     """Everything that differs. With `headers`, no tensor byte is read; else all are, in constant memory."""
-    explained = _explained(a, b, None if headers else Content())
+    rounded = rounded_type(a.all_tensors.values(), b.all_tensors.values())
+    explained = _explained(a, b, None if headers else Content(rounded))
     found = Differences(edits=[edit for edit in explained.edits if edit.kind != "drop"])
     found.findings += [_edit_finding(edit) for edit in found.edits]
     drops = [edit for edit in explained.edits if edit.kind == "drop"]
@@ -115,7 +116,7 @@ def _one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explained: Expl
         steps.append(Step((keeper,), (name,)))
         message = f"{name}: added, sharing the tensor of {keeper}"
         found.findings.append(Finding("tie-made", "error", name, message, None, f"{name} = {keeper}"))
-    found.edits += edits("tie", steps)
+    found.edits += edits("tie", steps, {"new": True})
 
 
 def _header(checkpoint: Checkpoint, name: str) -> str:
@@ -136,11 +137,12 @@ def _dtypes_alone(
 
 
 def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
-    groups: dict[tuple[str, str], list[Step]] = {}
-    for old, name in explained.names.items():
+    groups: dict[tuple[str, str], dict[Step, None]] = {}
+    parts = [(one.a_name, one.b_name) for one in explained.comparisons if explained.names.get(one.a_name) != one.b_name]
+    for old, name in dict.fromkeys([*explained.names.items(), *parts]):
         one, other = a.all_tensors[old].info.dtype.name, b.all_tensors[name].info.dtype.name
         if one != other:
-            groups.setdefault((one, other), []).append(Step((name,), (name,)))
+            groups.setdefault((one, other), {})[Step((name,), (name,))] = None
     found: list[Edit] = []
     for (one, other), steps in groups.items():
         details = {"from": one, "dtype": other}

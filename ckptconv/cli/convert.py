@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ckptconv.cli import options, output, render, trouble
+from ckptconv.cli import edits, options, output, render, trouble
 from ckptconv.cli.progress import Bar
 
 if TYPE_CHECKING:
     from ckptconv.api import Conversion
     from ckptconv.core.metadata import MetaNode
 
-LOSSES = ("metadata", "extras", "opaque", "tie", "dtype", "all")
+LOSSES = ("metadata", "extras", "opaque", "tie", "dtype", "overflow", "all")
 """What --allow-loss takes."""
 
 EPILOG = """\b
@@ -29,6 +29,7 @@ Examples:
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
   ckptconv convert checkpoint.pth model.onnx --arch mlp
+  ckptconv convert training.ckpt half.safetensors --strip-prefix module. --drop '*.num_batches_tracked' --dtype BF16
 """
 
 
@@ -38,7 +39,7 @@ def _loss_code(word: str) -> str:
     return word
 
 
-@click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.command(cls=edits.OrderedCommand, epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
 @click.argument("source", metavar="SRC", type=options.path_text)
 @click.argument("target", metavar="DST", type=options.path_text)
 @click.option("--from", "from_format", metavar="FORMAT", help="Read SRC as this format, whatever its bytes say.")
@@ -58,6 +59,7 @@ def _loss_code(word: str) -> str:
     "--with-params", is_flag=True,
     help="Write the architecture's required params into the metadata; without --arch it is chosen by evidence.",
 )  # fmt: skip
+@edits.options
 @click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,
     help="An option of DST's format; 'ckptconv formats NAME' lists them. Repeatable.",
@@ -75,7 +77,7 @@ def command(
     source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, bare: bool,
     meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool,
     format_options: tuple[tuple[str, str], ...], inputs: tuple[str, ...], arch: str | None, settings: tuple[str, ...],
-    as_json: bool,
+    as_json: bool, **editing: Any,
 ) -> int:  # fmt: skip
     """Convert the checkpoint SRC into a new file DST.
 
@@ -110,6 +112,7 @@ def command(
                 with_params=with_params,
                 inputs=inputs,
                 options=dict(format_options),
+                edits=edits.wanted(click.get_current_context(), **editing),
                 progress=bar,
             )
     except KeyboardInterrupt as stop:

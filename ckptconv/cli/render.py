@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ckptconv.api import Conversion
+    from ckptconv.api.edits import Move
     from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding
     from ckptconv.errors import PluginError
@@ -124,6 +125,7 @@ def conversion(result: Conversion, *, dry_run: bool) -> list[str]:
     if dry_run:
         amount = f"would be {result.target_format}, {amount}"
     lines = [f"{source} → {style(target, 'bold')}: {amount}"]
+    lines += table([_move(move) for move in result.plan])
     label = "would be lost" if dry_run else "lost"
     lines += findings(result.losses, label)
     lines += findings(result.findings)
@@ -133,6 +135,17 @@ def conversion(result: Conversion, *, dry_run: bool) -> list[str]:
         codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in result.losses))
         lines.append("nothing was written" + (f"; to convert, agree with {codes}" if codes else ""))
     return lines
+
+
+def _move(move: Move) -> list[str]:
+    """``a + b → c``, or the name alone where it stays; type and shape."""
+    sources = " + ".join(map(printable, move.sources))
+    name = printable(move.target)
+    return [
+        f"  {name}" if move.sources == (move.target,) else f"  {sources} → {name}",
+        move.dtype,
+        str(list(move.shape)),
+    ]
 
 
 def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> list[str]:

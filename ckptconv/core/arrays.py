@@ -120,6 +120,18 @@ def _unpack_6(raw: np.ndarray[Any, Any], shape: tuple[int, ...] | int) -> np.nda
     return codes.reshape(shape)
 
 
+def to_bytes(values: np.ndarray[Any, Any], dtype: DType) -> bytes:
+    """A numpy array as the image of that element type: the inverse of `from_bytes`."""
+    import numpy as np
+
+    if dtype.bits % 8 == 0:
+        plain = np.ascontiguousarray(values)
+        return plain.astype(plain.dtype.newbyteorder("<")).tobytes() if sys.byteorder == "big" else plain.tobytes()
+    codes = values.reshape(-1).view(np.uint8) & np.uint8((1 << dtype.bits) - 1)
+    bits = np.unpackbits(codes.reshape(-1, 1), axis=1, bitorder="little")[:, : dtype.bits]
+    return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+
+
 def to_numpy(tensor: LazyTensor) -> np.ndarray[Any, Any]:
     """The whole tensor as a numpy array of its own memory; read-only where that saves a copy."""
     return from_bytes(tensor.read(), tensor.info.dtype, tensor.info.shape)

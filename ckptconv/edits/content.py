@@ -1,40 +1,82 @@
-"""A few bytes of a tensor that tell whether it can be the same as another."""
+"""A few numbers of a tensor that tell whether it can be the same as another.
+
+Where one side was cast as a whole, its wider numbers are rounded to the narrower type before they are compared, so that
+a tensor is known again under another name and another type.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.cast import FLOATS, cast_array
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import LazyTensor
 
 PROBE = 64
 """Bytes that are read at the start, in the middle and at the end."""
 
+NUMBERS = 16
+"""Elements that are read at each of these places where one side is rounded."""
+
 Print = tuple[bytes, ...]
 
 
 class Content:
-    """Reads some 200 bytes of each tensor it is asked about, once."""
+    """Reads some 200 bytes of each tensor it is asked about, once.
 
-    def __init__(self) -> None:
+    rounded: the type to which floats are rounded before they are compared; None: they are compared as they are.
+    """
+
+    def __init__(self, rounded: DType | None = None) -> None:
+        self.rounded = rounded
         self._known: dict[int, tuple[LazyTensor, Print]] = {}
 
     def __call__(self, tensor: LazyTensor) -> Print:
-        """Equal for tensors of one element type and equal images; different for nearly all others."""
+        """Equal for tensors of one `kind` and equal numbers; different for nearly all others."""
         known = self._known.get(id(tensor))
         if known is None:
-            known = self._known[id(tensor)] = (tensor, _print(tensor))
+            made = _print(tensor) if self.rounded is None else _numbers(tensor, self._type(tensor))
+            known = self._known[id(tensor)] = (tensor, made)
         return known[1]
+
+    def kind(self, tensor: LazyTensor) -> str:
+        """The element type as far as it tells tensors apart."""
+        return self._type(tensor).name
+
+    def _type(self, tensor: LazyTensor) -> DType:
+        dtype = tensor.info.dtype
+        return self.rounded if self.rounded is not None and dtype in FLOATS else dtype
 
     def first(self, tensor: LazyTensor) -> bytes:
         """The first element, which stays the first where a matrix is transposed, or others are put behind it."""
-        return self(tensor)[0][: max(1, tensor.info.dtype.bits // 8)]
+        return self(tensor)[0][: self._unit(tensor)]
 
     def is_telling(self, tensor: LazyTensor) -> bool:
         """Whether the bytes read hold several values: those of zeros or ones would fit any such tensor."""
-        unit = max(1, tensor.info.dtype.bits // 8)
+        unit = self._unit(tensor)
         data = b"".join(self(tensor))
         return len({data[i : i + unit] for i in range(0, len(data), unit)}) > 1
+
+    def _unit(self, tensor: LazyTensor) -> int:
+        return max(1, self._type(tensor).bits // 8)
+
+
+def rounded_type(a: Iterable[LazyTensor], b: Iterable[LazyTensor]) -> DType | None:
+    """The narrower of the types that most floats of the two sides have; None where they have the same."""
+    one, other = (_commonest(side) for side in (a, b))
+    if one is None or other is None or one is other:
+        return None
+    return one if one.bits < other.bits else other
+
+
+def _commonest(tensors: Iterable[LazyTensor]) -> DType | None:
+    counts = Counter(tensor.info.dtype for tensor in tensors if tensor.info.dtype in FLOATS)
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def _print(tensor: LazyTensor) -> Print:
@@ -43,3 +85,26 @@ def _print(tensor: LazyTensor) -> Print:
         return (bytes(tensor.read()),)
     middle = size // 2 // 48 * 48
     return tuple(bytes(tensor.read(at, at + PROBE)) for at in (0, min(middle, size - PROBE), size - PROBE))
+
+
+def _numbers(tensor: LazyTensor, dtype: DType) -> Print:
+    """The same elements of either side, as `dtype`."""
+    info = tensor.info
+    if info.dtype.bits < 8 or info.dtype is dtype:
+        return tuple(bytes(tensor.read(start, stop)) for start, stop in _places(info.numel, info.dtype.bits))
+    from ckptconv.core.arrays import from_bytes, to_bytes
+
+    made = []
+    for start, stop in _places(info.numel, info.dtype.bits):
+        values = from_bytes(tensor.read(start, stop), info.dtype, (stop - start) * 8 // info.dtype.bits)
+        made.append(to_bytes(cast_array(values, info.dtype, dtype)[0], dtype))
+    return tuple(made)
+
+
+def _places(numel: int, bits: int) -> list[tuple[int, int]]:
+    """Byte ranges of the first, the middle and the last elements; of all where there are few."""
+    if numel <= 3 * NUMBERS:
+        return [(0, (numel * bits + 7) // 8)]
+    middle = numel // 2 // NUMBERS * NUMBERS
+    starts = (0, middle, (numel - NUMBERS) // 8 * 8)
+    return [(at * bits // 8, (at + NUMBERS) * bits // 8) for at in starts]

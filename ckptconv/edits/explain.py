@@ -163,7 +163,7 @@ class _Explainer:
         groups: dict[Hashable, tuple[dict[str, LazyTensor], dict[str, LazyTensor]]] = defaultdict(lambda: ({}, {}))
         for side, tensors in enumerate((lost, new)):
             for name, tensor in tensors.items():
-                groups[tensor.info.dtype.name, tensor.info.shape, content(tensor)][side][name] = tensor
+                groups[content.kind(tensor), tensor.info.shape, content(tensor)][side][name] = tensor
         vague = []
         for here, there in groups.values():
             if here and there and content.is_telling(next(iter(here.values()))):
@@ -179,20 +179,13 @@ class _Explainer:
         self._rename(pairs)
 
     def _parts(self) -> None:
+        turned = self._turned_wholes()
         lost, new = self._lost, self._new
         joined = find_parts(new, lost, self.content)
         used = {name for one in joined for name in (one.whole, *one.parts)}
         lost, new = ({n: t for n, t in side.items() if n not in used} for side in (lost, new))
         cut = find_parts(lost, new, self.content)
-        for kind, found in (("concat", joined), ("split", cut)):
-            groups: dict[tuple[int, tuple[int, ...]], list[Step]] = defaultdict(list)
-            for one in found:
-                step = Step(one.parts, (one.whole,)) if kind == "concat" else Step((one.whole,), one.parts)
-                sizes = tuple(self.b[part].info.shape[one.axis] for part in one.parts if kind == "split")
-                groups[one.axis, sizes].append(step)
-            for (axis, sizes), steps in groups.items():
-                details = {"axis": axis, "sizes": list(sizes)} if sizes else {"axis": axis}
-                self.found.edits.extend(edits("concat" if kind == "concat" else "split", steps, details))
+        self._say_parts(joined, cut)
         self._compare_parts(joined, wholes=self.b, parts=self.a, old=self.now.__getitem__, flipped=False)
         self._compare_parts(cut, wholes=self.a, parts=self.b, old=self.now.__getitem__, flipped=True)
         for one in joined:
@@ -201,6 +194,37 @@ class _Explainer:
         for one in cut:
             self.gone.add(one.whole)
             self.come |= {*one.parts}
+        names = [Step((name,), (name,)) for name in turned]
+        self.found.edits.extend(edits("transpose", names, {"axes": [1, 0]}))
+
+    def _turned_wholes(self) -> list[str]:
+        """Matrices that were joined and then transposed, which content alone can tell; the transposing is said last."""
+        if self.content is None:
+            return []
+        straight = find_parts(self._new, self._lost, self.content, by_sizes=False)
+        known = {name for one in straight for name in (one.whole, *one.parts)}
+        views = {n: permuted(t, (1, 0)) for n, t in self._new.items() if len(t.info.shape) == 2 and n not in known}
+        wholes = {name: view for name, view in views.items() if view is not None}
+        left = {name: tensor for name, tensor in self._lost.items() if name not in known}
+        joined = find_parts(wholes, left, self.content, by_sizes=False)
+        self._say_parts(joined, [])
+        self._compare_parts(joined, wholes=wholes, parts=self.a, old=self.now.__getitem__, flipped=False)
+        for one in joined:
+            self.gone |= {*one.parts}
+            self.come.add(one.whole)
+        return [one.whole for one in joined]
+
+    def _say_parts(self, joined: list[Parts], cut: list[Parts]) -> None:
+        for kind, found in (("concat", joined), ("split", cut)):
+            groups: dict[tuple[int, tuple[int, ...]], list[Step]] = defaultdict(list)
+            for one in found:
+                step = Step(one.parts, (one.whole,)) if kind == "concat" else Step((one.whole,), one.parts)
+                side = self.b if kind == "split" else {part: self.a[self.now[part]] for part in one.parts}
+                sizes = tuple(side[part].info.shape[one.axis] for part in one.parts)
+                groups[one.axis, sizes].append(step)
+            for (axis, sizes), steps in groups.items():
+                details = {"axis": axis, "sizes": list(sizes)}
+                self.found.edits.extend(edits("concat" if kind == "concat" else "split", steps, details))
 
     def _compare_parts(
         self, found: list[Parts], *, wholes: Tensors, parts: Tensors, old: Callable[[str], str], flipped: bool
@@ -222,11 +246,11 @@ class _Explainer:
         homes: dict[Hashable, list[str]] = defaultdict(list)
         for name, tensor in self._new.items():
             if len(tensor.info.shape) == 2 and content.is_telling(tensor):
-                homes[tensor.info.dtype.name, tensor.info.shape, content(tensor)].append(name)
+                homes[content.kind(tensor), tensor.info.shape, content(tensor)].append(name)
         pairs = []
         for name, tensor in self._lost.items() if homes else ():
             view = permuted(tensor, (1, 0)) if len(tensor.info.shape) == 2 else None
-            names = homes.get((view.info.dtype.name, view.info.shape, content(view)), []) if view else []
+            names = homes.get((content.kind(view), view.info.shape, content(view)), []) if view else []
             if names:
                 pairs.append((name, names.pop(0)))
         self._rename(pairs)
@@ -234,7 +258,7 @@ class _Explainer:
     def _pair_up(self) -> None:
         """Names that both sides have by now: how the shapes of each are related, and what is left to compare."""
         turned: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        flat: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        flat: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = defaultdict(list)
         for name, old in self.now.items():
             if name not in self.b:
                 continue
@@ -248,15 +272,16 @@ class _Explainer:
                 view = a
             elif _is_reshape(a, b, self.content):
                 view = reshaped(a, b.info.shape)
-                flat[b.info.shape].append(name)
+                flat[a.info.shape, b.info.shape].append(name)
             if view is None:
                 self.found.unlike.append((old, name))
             else:
                 self.found.comparisons.append(Comparison(old, name, view, b))
         for axes, names in turned.items():
             self.found.edits.extend(edits("transpose", [Step((n,), (n,)) for n in names], {"axes": list(axes)}))
-        for shape, names in flat.items():
-            self.found.edits.extend(edits("reshape", [Step((n,), (n,)) for n in names], {"shape": list(shape)}))
+        for (before, shape), names in flat.items():
+            details = {"shape": list(shape), "from": list(before)}
+            self.found.edits.extend(edits("reshape", [Step((n,), (n,)) for n in names], details))
 
 
 def _equal(wanted: object, shape: object) -> bool:
@@ -306,7 +331,7 @@ def _axes(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, .
         return ()
     if shape == wanted and (len(shape) > 2 or shape[0] != shape[1] or 1 in shape):
         return ()
-    if content is not None and a.info.dtype == b.info.dtype and content.is_telling(b):
+    if content is not None and content.kind(a) == content.kind(b) and content.is_telling(b):
         if content(a) == content(b):
             return ()
         for axes in permutations(range(len(shape))):
@@ -323,4 +348,4 @@ def _is_reshape(a: LazyTensor, b: LazyTensor, content: Content | None) -> bool:
     squeezed = [[n for n in t.info.shape if n != 1] for t in (a, b)]
     if squeezed[0] == squeezed[1]:
         return True
-    return content is not None and a.info.dtype == b.info.dtype and content(a) == content(b)
+    return content is not None and content.kind(a) == content.kind(b) and content(a) == content(b)

@@ -34,10 +34,10 @@ class Parts:
     axis: int
 
 
-def find_parts(wholes: Tensors, parts: Tensors, content: Content | None) -> list[Parts]:
+def find_parts(wholes: Tensors, parts: Tensors, content: Content | None, *, by_sizes: bool = True) -> list[Parts]:
     """Which of `wholes` is which of `parts` joined: by content, else by sizes among names of one parent.
 
-    Each part is used once.
+    Each part is used once. Without `by_sizes`, content alone decides.
     """
     left = dict(parts)
     found: list[Parts] = []
@@ -46,11 +46,13 @@ def find_parts(wholes: Tensors, parts: Tensors, content: Content | None) -> list
             for name, whole in wholes.items():
                 if content is not None and content.is_telling(whole) is telling:
                     found += _taken(how.parts_of(name, whole), left)
+    if not by_sizes:
+        return found
     done = {one.whole for one in found}
     by_parent = _by_parent(left)
     for name, whole in wholes.items():
         if name not in done:
-            found += _taken(_by_sizes(name, whole, by_parent, left), left)
+            found += _taken(_by_sizes(name, whole, by_parent, left, content), left)
     return found
 
 
@@ -72,11 +74,11 @@ class _ByContent:
         )
         for name, tensor in left.items():
             for axis in range(min(2, len(tensor.info.shape))):
-                self._index[_frame(tensor, axis)][tensor.info.shape[axis]][content(tensor)].append(name)
+                self._index[_frame(tensor, axis, content)][tensor.info.shape[axis]][content(tensor)].append(name)
 
     def parts_of(self, name: str, whole: LazyTensor) -> Parts | None:
         for axis in range(min(2, len(whole.info.shape))):
-            sizes = self._index.get(_frame(whole, axis))
+            sizes = self._index.get(_frame(whole, axis, self._content))
             if sizes is None or len(sizes) > MOST_SIZES:
                 continue
             chosen = self._cut(name, whole, axis, sizes)
@@ -115,10 +117,11 @@ class _ByContent:
         return None
 
 
-def _frame(tensor: LazyTensor, axis: int) -> object:
+def _frame(tensor: LazyTensor, axis: int, content: Content | None) -> object:
     """What the parts and the whole have in common."""
     shape = tensor.info.shape
-    return tensor.info.dtype.name, axis, shape[:axis], shape[axis + 1 :]
+    kind = tensor.info.dtype.name if content is None else content.kind(tensor)
+    return kind, axis, shape[:axis], shape[axis + 1 :]
 
 
 def _kin(part: str, whole: str) -> bool:
@@ -140,11 +143,17 @@ def _by_parent(left: Tensors) -> dict[tuple[str, str], list[str]]:
 
 
 def _by_sizes(
-    name: str, whole: LazyTensor, by_parent: Mapping[tuple[str, str], list[str]], left: Tensors
+    name: str,
+    whole: LazyTensor,
+    by_parent: Mapping[tuple[str, str], list[str]],
+    left: Tensors,
+    content: Content | None,
 ) -> Parts | None:
     names = by_parent.get(_family(name), [])
     for axis in range(min(2, len(whole.info.shape))):
-        fitting = [one for one in names if one in left and _frame(left[one], axis) == _frame(whole, axis)]
+        fitting = [
+            one for one in names if one in left and _frame(left[one], axis, content) == _frame(whole, axis, content)
+        ]
         total = sum(left[one].info.shape[axis] for one in fitting)
         if 1 < len(fitting) <= 4 and total == whole.info.shape[axis]:
             return Parts(name, tuple(fitting), axis)

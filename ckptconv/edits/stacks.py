@@ -64,7 +64,7 @@ def _within(names: Tensors, stacks: set[str]) -> list[tuple[str, str]]:
 
 def _item(tensor: LazyTensor, content: Content) -> Item:
     """What two layers have in common even where one of them has its tensors transposed and fused."""
-    return (tensor.info.dtype.name, content.first(tensor))
+    return (content.kind(tensor), content.first(tensor))
 
 
 def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:

@@ -141,7 +141,7 @@ def test_each_edit_is_said_once_as_a_pattern(tmp_path: Path) -> None:
     ]
     assert found.edits[1].details == {"stack": "model.layers.", "layers": [1]}
     assert found.edits[2].details["renumbered"] == [[2, 1], [3, 2]]
-    assert found.edits[3].details == {"axis": 0}
+    assert found.edits[3].details == {"axis": 0, "sizes": [6, 2, 2]}
     assert found.edits[5].details == {"axes": [1, 0]}
 
 
@@ -167,7 +167,9 @@ def test_a_fused_matrix_may_lie_along_its_second_dimension(tmp_path: Path) -> No
         elif ".k." not in name and ".v." not in name:
             after[name] = tensor
     found = differ(tmp_path, turned, after)
-    assert [(edit.kind, edit.details, len(edit.steps)) for edit in found.edits] == [("concat", {"axis": 1}, 3)]
+    assert [(edit.kind, edit.details, len(edit.steps)) for edit in found.edits] == [
+        ("concat", {"axis": 1, "sizes": [6, 2, 2]}, 3)
+    ]
     assert {finding.code for finding in found.findings} == {"concatenated"}
 
 

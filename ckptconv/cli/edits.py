@@ -1,0 +1,86 @@
+"""Options of `convert` that change tensors on their way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.api import Edits
+    from ckptconv.cli.options import Command
+
+NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "rules")
+"""The options whose order counts."""
+
+_ORDER = "ckptconv.order"
+
+
+class OrderedCommand(click.Command):
+    """A command that knows in which order the options of `NAME_OPTIONS` were given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it; the order goes into ``ctx.meta``."""
+        ctx.meta[_ORDER] = list(self._order(ctx, args))
+        return super().parse_args(ctx, args)
+
+    def _order(self, ctx: click.Context, args: list[str]) -> Any:
+        taking = {
+            text: option for option in self.get_params(ctx) if isinstance(option, click.Option) and not option.is_flag
+            for text in option.opts
+        }  # fmt: skip
+        position = 0
+        while position < len(args) and args[position] != "--":
+            name, equals, _ = args[position].partition("=")
+            if name in taking:
+                if name.removeprefix("--") in NAME_OPTIONS:
+                    yield name.removeprefix("--")
+                position += 0 if equals and name.startswith("--") else 1
+            position += 1
+
+
+def options(command: Command) -> Command:
+    """The options themselves."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--select", metavar="GLOB", multiple=True,
+        help="Take these tensors alone, by SRC's names; * crosses dots. Repeatable.",
+    ),
+    click.option("--drop", metavar="GLOB", multiple=True, help="Leave these tensors out. Repeatable."),
+    click.option("--strip-prefix", metavar="P", multiple=True, help="Cut P off the names that start with it."),
+    click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),
+    click.option(
+        "--rename", metavar="REGEX=REPL", multiple=True,
+        help="Substitute in every name, as Python's re.sub; split at the last '='. Repeatable.",
+    ),
+    click.option(
+        "--rules", metavar="FILE", multiple=True,
+        help="Edits as TOML, or as 'ckptconv diff A B --json' prints them. Repeatable.",
+    ),
+    click.option("--reverse", is_flag=True, help="Undo the --rules instead."),
+    click.option(
+        "--dtype", metavar="[GLOB=]DTYPE", multiple=True,
+        help="Cast floats to DTYPE, or whatever GLOB matches; the last that matches counts. Repeatable.",
+    ),
+)  # fmt: skip
+
+
+def wanted(context: click.Context, *, reverse: bool, **given: tuple[str, ...]) -> Edits:
+    """What the options ask for, names in the order in which they were typed."""
+    from ckptconv.api import Edits
+    from ckptconv.edits.select import NameRule
+
+    left = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}
+    names: list[Any] = []
+    for name in context.meta.get(_ORDER, ()):
+        if left[name]:
+            text = left[name].pop(0)
+            names.append(text if name == "rules" else NameRule(name, text))
+    return Edits(select=given["select"], drop=given["drop"], names=names, reverse=reverse, dtype=given["dtype"])

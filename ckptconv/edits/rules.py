@@ -1,0 +1,126 @@
+"""Edits as a file: TOML that people write, or the JSON that ``ckptconv diff A B --json`` prints.
+
+    [[edits]]
+    kind    = "rename"                    rename transpose reshape split concat stack cast tie untie drop
+    sources = ["model.{*}"]               {*} stands for any text, the same in sources and targets
+    targets = ["{*}"]                     left out, the names stay
+
+    [[edits]]
+    kind    = "concat"
+    sources = ["{*}.q.weight", "{*}.k.weight", "{*}.v.weight"]
+    targets = ["{*}.qkv.weight"]
+    axis    = 0                           what the kind needs: axis, sizes, axes, shape, dtype, from
+
+``diff`` adds ``steps``: every change by its names, ``[[sources], [targets]]``, which are meant then.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from ckptconv.core.edit import Edit, Kind, Step
+from ckptconv.edits.apply import ARITY
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
+    from ckptconv.core.spelling import Json
+
+MAX_BYTES = 256 << 20
+"""Of a rules file: the diff of two checkpoints of a million tensors, every change with its names, has some 200 MB."""
+
+DETAILS: dict[str, tuple[str, ...]] = {
+    "transpose": ("axes",), "reshape": ("shape", "from"), "cast": ("dtype", "from"), "split": ("axis", "sizes"),
+    "concat": ("axis", "sizes"), "stack": ("axis",), "tie": ("new",),
+    "remove-layers": ("stack", "layers"), "insert-layers": ("stack", "layers"), "rename": ("stack", "renumbered"),
+}  # fmt: skip
+"""What a kind may say besides names."""
+
+_SAME_NAME = ("transpose", "reshape", "cast")
+
+
+def read_rules(path: str | PathLike[str]) -> list[Edit]:
+    """The edits of a file. Raises FileAccessError, CorruptFileError naming the edit and the key, LimitError."""
+    try:
+        with Source(path) as source:
+            if source.size > MAX_BYTES:
+                raise LimitError(f"rules of more than {MAX_BYTES:,} bytes")
+            text = bytes(source.read_at(0, source.size))
+        return parse_rules(text)
+    except CkptconvError as error:
+        raise error.at(path) from error.__cause__
+
+
+def parse_rules(text: bytes) -> list[Edit]:
+    """The edits of a document, JSON where it starts with a brace."""
+    try:
+        content = text.decode("utf-8-sig")
+        document = json.loads(content) if content.lstrip().startswith("{") else tomllib.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"neither TOML nor JSON: {error}", hint=_HINT) from error
+    rows = document.get("edits")
+    if not isinstance(rows, list):
+        raise CorruptFileError("it has no list of edits", hint=_HINT)
+    return [_Row(row, number).edit() for number, row in enumerate(rows, 1)]
+
+
+_HINT = "[[edits]] with kind, sources and targets; or what 'ckptconv diff A B --json' prints"
+
+
+class _Row:
+    def __init__(self, row: object, number: int) -> None:
+        self.number = number
+        if not isinstance(row, dict):
+            self.fail("it is no table")
+        self.row: Mapping[str, Json] = row
+
+    def fail(self, problem: str, hint: str | None = None) -> NoReturn:
+        raise CorruptFileError(f"edit {self.number}: {problem}", hint=hint or _HINT)
+
+    def edit(self) -> Edit:
+        kind = self.row.get("kind")
+        if kind not in ARITY:
+            near = get_close_matches(str(kind), ARITY, 1)
+            self.fail(f"no kind {kind!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(ARITY)}")
+        known = ("kind", "sources", "targets", "steps", *DETAILS.get(kind, ()))
+        for key in self.row:
+            if key not in known:
+                near = get_close_matches(key, known, 1)
+                self.fail(
+                    f"{kind} has no {key!r}", f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+                )
+        sources = self.names("sources")
+        targets = self.names("targets") if "targets" in self.row else sources if kind in _SAME_NAME else ()
+        details = {key: self.row[key] for key in DETAILS.get(kind, ()) if key in self.row}
+        steps = self.steps() if "steps" in self.row else ()
+        if not steps and not sources:
+            self.fail(f"{kind} needs sources")
+        if not steps and ARITY[kind][1] != "none" and not targets:
+            self.fail(f"{kind} needs targets")
+        return Edit(cast("Kind", kind), sources, targets, details, steps)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        value = self.row.get(key, [])
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self.fail(f"{key!r} is no list of names")
+        return tuple(cast("list[str]", names))
+
+    def steps(self) -> tuple[Step, ...]:
+        value = self.row["steps"]
+        if not isinstance(value, list):
+            self.fail("'steps' is no list")
+        made = []
+        for step in value:
+            match step:
+                case [list() as sources, list() as targets] if all(isinstance(n, str) for n in (*sources, *targets)):
+                    made.append(Step(tuple(sources), tuple(targets)))
+                case _:
+                    self.fail("a step is [[sources], [targets]]")
+        return tuple(made)

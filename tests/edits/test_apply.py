@@ -1,0 +1,347 @@
+"""Edits that are made, undone, and read from files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import ckptconv
+from ckptconv.api.edits import Edits, edited
+from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.apply import apply, inverted
+from ckptconv.edits.rules import parse_rules
+from ckptconv.edits.select import NameRule
+from ckptconv.errors import CkptconvError, CorruptFileError, EditError, LossError, UsageError
+from ckptconv.io.digest import digest
+from tests.edits import scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def saved(path: Path, state: Mapping[str, torch.Tensor]) -> Path:
+    torch.save(dict(state), path)
+    return path
+
+
+def after(source: Path, tmp_path: Path, **wanted: object) -> dict[str, torch.Tensor]:
+    target = tmp_path / "after.safetensors"
+    ckptconv.convert(source, target, force=True, edits=Edits(**wanted))  # type: ignore[arg-type]
+    return load_file(target)
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    made = {f"module.layers.{i}.{p}.weight": torch.randn(4, 6) for i in range(3) for p in "qkv"}
+    return {**made, "module.norm.weight": torch.randn(4), "module.norm.steps": torch.tensor(3)}
+
+
+@pytest.fixture
+def source(tmp_path: Path, state: dict[str, torch.Tensor]) -> Path:
+    return saved(tmp_path / "a.pth", state)
+
+
+def rules(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "rules.toml").write_text(text)
+    return tmp_path / "rules.toml"
+
+
+def test_tensors_are_selected_and_dropped_by_globs_that_cross_dots(
+    tmp_path: Path, source: Path, state: dict[str, torch.Tensor]
+) -> None:
+    found = after(source, tmp_path, select=["*.layers.*"], drop=["*.2.*", "*.v.weight"])
+    assert set(found) == {f"module.layers.{i}.{p}.weight" for i in (0, 1) for p in "qk"}
+    assert all(torch.equal(found[name], state[name]) for name in found)
+    for wanted in ({"select": ["Layers.*"]}, {"drop": ["x*"]}):
+        with pytest.raises(EditError, match="matches no tensor"):
+            after(source, tmp_path, **wanted)
+    with pytest.raises(EditError, match="leaves no tensor"):
+        after(source, tmp_path, drop=["*"])
+
+
+def test_names_change_in_the_order_given(tmp_path: Path, source: Path, state: dict[str, torch.Tensor]) -> None:
+    names = [
+        NameRule("strip-prefix", "module."),
+        NameRule("rename", r"^layers\.(\d+)=h.\1"),
+        NameRule("add-prefix", "x."),
+    ]
+    found = after(source, tmp_path, names=names)
+    assert torch.equal(found["x.h.1.q.weight"], state["module.layers.1.q.weight"])
+    assert len(found) == len(state)
+    with pytest.raises(EditError, match="changes no name"):
+        after(source, tmp_path, names=names[::-1][:2])
+    with pytest.raises(UsageError, match="REGEX=REPL"):
+        after(source, tmp_path, names=[NameRule("rename", "abc")])
+    with pytest.raises(UsageError, match="group reference"):
+        after(source, tmp_path, names=[NameRule("rename", r"layers=\7")])
+    with pytest.raises(EditError, match="one name"):
+        after(source, tmp_path, names=[NameRule("rename", r"\.[qkv]\.=.")])
+
+
+def test_rules_fuse_turn_reshape_and_tie(tmp_path: Path, source: Path, state: dict[str, torch.Tensor]) -> None:
+    path = rules(
+        tmp_path,
+        """
+[[edits]]
+kind = "rename"
+sources = ["module.{*}"]
+targets = ["{*}"]
+[[edits]]
+kind = "concat"
+sources = ["{*}.q.weight", "{*}.k.weight", "{*}.v.weight"]
+targets = ["{*}.qkv.weight"]
+axis = 1
+[[edits]]
+kind = "transpose"
+sources = ["layers.0.qkv.weight"]
+axes = [1, 0]
+[[edits]]
+kind = "reshape"
+sources = ["norm.weight"]
+shape = [2, 2]
+from = [4]
+[[edits]]
+kind = "tie"
+sources = ["norm.weight"]
+targets = ["norm.other"]
+new = true
+""",
+    )
+    found = after(source, tmp_path, names=[path])
+    fused = torch.cat([state[f"module.layers.0.{p}.weight"] for p in "qkv"], dim=1)
+    # a tensor that was joined just now is turned by a second conversion: that is said
+    assert torch.equal(
+        found["layers.1.qkv.weight"], torch.cat([state[f"module.layers.1.{p}.weight"] for p in "qkv"], 1)
+    )
+    assert torch.equal(found["layers.0.qkv.weight"], fused.T)
+    assert torch.equal(found["norm.weight"], state["module.norm.weight"].reshape(2, 2))
+    assert "norm.other" not in found  # stored once, as the package's save_model does
+    ckptconv.convert(tmp_path / "after.safetensors", tmp_path / "back.pth", edits=Edits(names=[path], reverse=True))
+    assert ckptconv.diff(source, tmp_path / "back.pth").equal
+
+
+def test_a_stack_and_a_split_are_torchs(tmp_path: Path) -> None:
+    experts = {f"e.{i}.w": torch.randn(3, 5) for i in range(4)}
+    source = saved(tmp_path / "a.pth", {**experts, "gate_up": torch.randn(8, 3)})
+    path = rules(
+        tmp_path,
+        """
+[[edits]]
+kind = "stack"
+sources = ["e.0.w", "e.1.w", "e.2.w", "e.3.w"]
+targets = ["experts"]
+[[edits]]
+kind = "split"
+sources = "gate_up"
+targets = ["gate", "up"]
+""",
+    )
+    found = after(source, tmp_path, names=[path])
+    assert torch.equal(found["experts"], torch.stack(list(experts.values())))
+    whole = torch.load(source, weights_only=True)["gate_up"]
+    assert torch.equal(torch.cat([found["gate"], found["up"]]), whole)
+
+
+BAD = [
+    ("edits = 3", "no list of edits"),
+    ("[[edits]]\nkind = 'renam'", "no kind 'renam'"),
+    ("[[edits]]\nkind = 'rename'\nsource = 'a'", "rename has no 'source'"),
+    ("[[edits]]\nkind = 'rename'\nsources = [1]\ntargets = 'b'", "no list of names"),
+    ("[[edits]]\nkind = 'rename'\nsources = 'a'", "needs targets"),
+    ("[[edits]]\nkind = 'drop'", "needs sources"),
+    ("[[edits]]\nkind = 'drop'\nsources = 'a'\nsteps = [1]", "a step is"),
+    ("= = =", "neither TOML nor JSON"),
+    ('{"edits": [', "neither TOML nor JSON"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BAD)
+def test_a_mistake_in_a_rules_file_is_named(text: str, words: str) -> None:
+    with pytest.raises(CorruptFileError) as caught:
+        parse_rules(text.encode())
+    assert words in caught.value.message
+
+
+WRONG = [
+    ("kind = 'rename'\nsources = 'x.{*}'\ntargets = 'y.{*}'", "matches no tensor"),
+    ("kind = 'rename'\nsources = '{*}'\ntargets = 'y'", "one name"),
+    ("kind = 'transpose'\nsources = 'module.norm.weight'\naxes = [1, 0]", "permutes no shape"),
+    ("kind = 'transpose'\nsources = 'module.norm.weight'", "needs 'axes'"),
+    ("kind = 'reshape'\nsources = 'module.norm.weight'\nshape = [3]", "does not reshape"),
+    ("kind = 'split'\nsources = 'module.norm.weight'\ntargets = ['a', 'b', 'c']", "equal parts"),
+    ("kind = 'split'\nsources = 'module.norm.weight'\ntargets = ['a', 'b']\nsizes = [1, 2]", "do not make 4"),
+    ("kind = 'concat'\nsources = ['module.norm.weight', 'module.norm.steps']\ntargets = 'a'", "do not go together"),
+    ("kind = 'concat'\nsources = ['{*}.q.weight', '{*}.z.weight']\ntargets = '{*}.a'", "there is no"),
+    ("kind = 'cast'\nsources = 'module.norm.weight'\ndtype = 'F99'", "no element type"),
+    ("kind = 'insert-layers'\ntargets = 'a'\nsteps = [[[], ['a']]]", "not in a list of edits"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG)
+def test_a_rule_that_cannot_be_made_is_refused(tmp_path: Path, source: Path, text: str, words: str) -> None:
+    path = rules(tmp_path, f"[[edits]]\n{text}\n")
+    with pytest.raises(CkptconvError) as caught:
+        after(source, tmp_path, names=[path])
+    assert words in caught.value.message
+    assert not (tmp_path / "after.safetensors").exists()
+
+
+def test_what_nothing_undoes_is_refused(tmp_path: Path, source: Path) -> None:
+    for text, words in (
+        ("kind = 'drop'\nsources = 'a'", "not in it"),
+        ("kind = 'reshape'\nsources = 'a'\nshape = [1]", "shape before"),
+        ("kind = 'cast'\nsources = 'a'\ndtype = 'BF16'\nfrom = 'F32'", "does not hold all"),
+    ):
+        with pytest.raises(EditError, match=words):
+            after(source, tmp_path, names=[rules(tmp_path, f"[[edits]]\n{text}\n")], reverse=True)
+    with pytest.raises(UsageError, match="no rules to reverse"):
+        after(source, tmp_path, reverse=True)
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_a_script_is_recovered_by_diff_and_replayed(tmp_path: Path, number: int) -> None:
+    """What a random script did is told as edits, not as removed and added; replayed, they give the same digest."""
+    before, now = scripts.make(number)
+    a, b = saved(tmp_path / "a.pth", before), saved(tmp_path / "b.pth", now)
+    found = ckptconv.diff(a, b)
+    codes = {finding.code for finding in found.findings if finding.severity == "error"}
+    assert not codes & {"added", "removed"}, found.findings
+    (tmp_path / "edits.json").write_text(json.dumps(found.to_dict()))
+    ckptconv.convert(a, tmp_path / "c.pth", edits=Edits(names=[tmp_path / "edits.json"]))
+    with ckptconv.open(b) as wanted, ckptconv.open(tmp_path / "c.pth") as made:
+        assert digest(made) == digest(wanted), [edit.to_dict() for edit in found.edits]
+
+
+PLAIN = st.sampled_from(["rename", "transpose", "split", "concat", "reshape", "widen"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kinds=st.lists(PLAIN, min_size=1, max_size=8), data=st.data())
+def test_reversed_rules_give_the_beginning_back(tmp_path: Path, kinds: list[str], data: st.DataObject) -> None:
+    state = {f"t{i}": torch.arange(24, dtype=torch.float16).reshape(4, 6) + 24 * i for i in range(4)}
+    with ckptconv.open(saved(tmp_path / "a.pth", state)) as checkpoint:
+        tensors, edits = dict(checkpoint), []
+        for number, kind in enumerate(kinds):
+            name = data.draw(st.sampled_from(sorted(tensors)))
+            shape, dtype = tensors[name].info.shape, tensors[name].info.dtype.name
+            straight = tensors[name].span is not None or tensors[name].placement is not None
+            new, other = f"n{number}", next((n for n in tensors if n != name and tensors[n].info.shape == shape), None)
+            if kind == "rename":
+                edit = Edit("rename", (name,), (new,))
+            elif kind == "transpose" and straight:
+                edit = Edit("transpose", (name,), (name,), {"axes": list(range(len(shape)))[::-1]})
+            elif kind == "split" and shape[0] > 1 and straight:
+                sizes = [1, shape[0] - 1]
+                edit = Edit("split", (name,), (new, f"{new}b"), {"axis": 0, "sizes": sizes})
+            elif kind == "concat" and other and len(tensors) > 2 and tensors[other].info.dtype.name == dtype:
+                edit = Edit("concat", (name, other), (new,), {"axis": 0, "sizes": [shape[0], shape[0]]})
+            elif kind == "reshape":
+                edit = Edit("reshape", (name,), (name,), {"shape": [tensors[name].info.numel], "from": list(shape)})
+            elif kind == "widen" and dtype == "F16":
+                edit = Edit("cast", (name,), (name,), {"dtype": "F32", "from": "F16"})
+            else:
+                continue
+            steps = (Step(edit.sources, edit.targets),)
+            edits.append(Edit(edit.kind, edit.sources, edit.targets, edit.details, steps))
+            tensors = apply(tensors, edits[-1:])
+        try:
+            back = apply(tensors, inverted(edits))
+        except CkptconvError as error:  # a view of what was joined or cast a moment ago is asked of a second conversion
+            assert "two conversions" in (error.hint or "")
+            return
+        assert {name: bytes(t.read()) for name, t in back.items()} == {
+            n: bytes(t.read()) for n, t in checkpoint.items()
+        }
+        assert {name: t.info for name, t in back.items()} == {name: t.info for name, t in checkpoint.items()}
+
+
+def test_ties_metadata_and_module_versions_stay(tmp_path: Path) -> None:
+    model = torch.nn.ModuleDict({"a": torch.nn.BatchNorm1d(3), "b": torch.nn.Linear(3, 3, bias=False)})
+    state = model.state_dict()
+    state["tied.weight"] = state["b.weight"]
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "a.pth")
+    wanted = Edits(names=[NameRule("add-prefix", "net.")], dtype=["BF16"])
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=wanted)
+    found = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert found["epoch"] == 3
+    assert found["state_dict"]._metadata["net.a"] == {"version": 2}
+    assert found["state_dict"]["net.tied.weight"].data_ptr() == found["state_dict"]["net.b.weight"].data_ptr()
+    assert found["state_dict"]["net.b.weight"].dtype is torch.bfloat16
+    assert found["state_dict"]["net.a.num_batches_tracked"].dtype is torch.int64  # floats alone, unless asked
+
+
+def test_what_is_changed_is_read_in_ranges(tmp_path: Path, source: Path) -> None:
+    path = rules(
+        tmp_path,
+        "[[edits]]\nkind = 'concat'\nsources = ['{*}.q.weight', '{*}.k.weight']\ntargets = '{*}.qk'\naxis = 1\n"
+        "[[edits]]\nkind = 'cast'\nsources = '{*}.qk'\ndtype = 'BF16'\n",
+    )
+    with ckptconv.open(source) as checkpoint:
+        made, _ = edited(checkpoint, Edits(names=[path]))
+        tensor = made["module.layers.0.qk"]
+        whole = bytes(tensor.read())
+        assert all(bytes(tensor.read(i, j)) == whole[i:j] for i in range(0, 96, 7) for j in range(i, 97, 5))
+
+
+# casts
+
+
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+          "F64": torch.float64, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_casts_are_torchs_bit_for_bit(tmp_path: Path, dtype: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    every = torch.arange(1 << 16, dtype=torch.int32)
+    state = {
+        "random": torch.randint(-(1 << 31), (1 << 31) - 1, (1 << 20,), generator=generator)
+        .to(torch.int32)
+        .view(torch.float32),
+        "usual": torch.randn(1 << 18, generator=generator),
+        "f16": every.to(torch.uint16).view(torch.float16),
+        "bf16": every.to(torch.uint16).view(torch.bfloat16),
+    }
+    state["random"] = state["random"][torch.isfinite(state["random"])]
+    source = saved(tmp_path / "a.pth", state)
+    ckptconv.convert(source, tmp_path / "b.pth", allow_loss=["overflow"], edits=Edits(dtype=[dtype]))
+    found = torch.load(tmp_path / "b.pth", weights_only=True)
+    width = {1: torch.uint8, 2: torch.int16, 8: torch.int64}[FLOATS[dtype].itemsize]
+    for name, tensor in state.items():
+        expected = tensor.to(FLOATS[dtype])
+        number = ~torch.isnan(expected.float())  # which NaN it is, torch does not promise
+        assert torch.equal(found[name].view(width)[number], expected.view(width)[number]), name
+        assert torch.equal(torch.isnan(found[name].float()), torch.isnan(expected.float())), name
+
+
+def test_fp4_packs_two_numbers_into_a_byte(tmp_path: Path) -> None:
+    values = torch.tensor([[0.0, 0.5, 1.0, 1.5], [2.0, 3.0, 4.0, -6.0]])
+    source = saved(tmp_path / "a.pth", {"w": values})
+    ckptconv.convert(source, tmp_path / "b.safetensors", edits=Edits(dtype=["F4"]))
+    with ckptconv.open(tmp_path / "b.safetensors") as found:
+        assert found["w"].info.nbytes == 4
+        assert found["w"].numpy().astype("float32").tolist() == values.tolist()
+
+
+def test_an_overflow_needs_consent_and_the_rest_is_reported(tmp_path: Path) -> None:
+    values = torch.tensor([1.0, 1e-8, 70000.0, float("inf"), float("nan"), 0.1, 0.0])
+    source = saved(tmp_path / "a.pth", {"big": values, "small": torch.ones(3)})
+    with pytest.raises(LossError) as caught:
+        ckptconv.convert(source, tmp_path / "b.pth", edits=Edits(dtype=["F16"]))
+    assert "big: 1 finite values are past the range of F16" in caught.value.details[0]
+    assert not (tmp_path / "b.pth").exists()
+    made = ckptconv.convert(source, tmp_path / "b.pth", allow_loss=["overflow"], edits=Edits(dtype=["F16"]))
+    (cast,) = [finding for finding in made.findings if finding.code == "cast"]
+    assert "1 values became 0" in cast.message
+    assert float(cast.found or 1) == pytest.approx(abs(float(torch.tensor(0.1).half()) - 0.1) / 0.1, rel=1e-3)
+    ckptconv.convert(source, tmp_path / "c.pth", edits=Edits(dtype=["F16", "big=F32"]))
+    with pytest.raises(UsageError, match="no element type 'F17'"):
+        ckptconv.convert(source, tmp_path / "d.pth", edits=Edits(dtype=["F17"]))
