@@ -107,7 +107,7 @@ def test_the_table_of_architectures_is_the_library() -> None:
 
 
 def test_the_spec_of_the_readme_is_one() -> None:
-    (text,) = blocks("toml")
+    text, _ = blocks("toml")
     spec = parse_text(text)
     values = {"vocab": 9, "hidden": 4, "layers": 2, "widths": [8, 6], "variant": "norm"}
     head = {"classifier.hidden_layers": [3], "classifier.output_size": 2}
@@ -117,6 +117,18 @@ def test_the_spec_of_the_readme_is_one() -> None:
     assert shapes["layers.1.up.weight"] == (6, 4)
     assert shapes["classifier.hidden_layers.0.weight"] == (3, 4)
     assert (shapes["layers.0.norm.weight"], shapes["layers.1.scale"], "pool.weight" in shapes) == ((4,), (), False)
+
+
+def test_the_rules_of_the_readme_are_made_and_undone(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(blocks("toml")[1])
+    state = {f"model.{i}.{part}.weight": torch.randn(64, 8) for i in range(2) for part in "qkv"}
+    torch.save(state, tmp_path / "a.pth")
+    rules = [tmp_path / "rules.toml"]
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=ckptconv.Edits(names=rules))
+    fused = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert torch.equal(fused["1.qkv.weight"], torch.cat([state[f"model.1.{part}.weight"] for part in "qkv"]))
+    ckptconv.convert(tmp_path / "b.pth", tmp_path / "c.pth", edits=ckptconv.Edits(names=rules, reverse=True))
+    assert ckptconv.diff(tmp_path / "a.pth", tmp_path / "c.pth").equal
 
 
 def test_the_invalid_checkpoint_of_the_readme_is_told_as_it_says(place: Path) -> None:

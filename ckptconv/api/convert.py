@@ -102,10 +102,8 @@ def convert(
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
     """
-    if unknown := set(allow_loss) - {*preflight.CODES, "overflow", "all"}:
-        raise UsageError(
-            f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, overflow, all"
-        )
+    if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
+        raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     if settings and arch is None and not with_params:
         raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
     wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))

@@ -80,6 +80,11 @@ class CastReader:
         return to_bytes(cast, self.dtype)
 
     @property
+    def light(self) -> bool:
+        """Whether a small range costs little memory and few calls."""
+        return self.source.span is not None
+
+    @property
     def loss(self) -> Loss:
         """What was lost in all that has been read."""
         total = Loss()

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
-CODES = ("metadata", "extras", "opaque", "tie", "dtype")
-"""Every code of a loss."""
+CODES = ("metadata", "extras", "opaque", "tie", "dtype", "overflow")
+"""Every code of a loss. Overflow, of a cast, is found while the values pass; the others before the first byte."""
 
 
 def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:

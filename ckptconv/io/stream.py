@@ -135,7 +135,8 @@ class Streamer:
 def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None) -> Iterable[memoryview]:
     """The tensor's image in order, in pieces of bounded size; a piece is valid until the next one is asked for.
 
-    One run in a file goes through `buffer`; anything else is gathered in blocks, by one thread at a time.
+    One run in a file goes through `buffer`. What is computed from one run (its reader is `light`) comes in small pieces;
+    anything else is gathered in large blocks, by one thread at a time.
     """
     span = tensor.span
     size = tensor.info.nbytes
@@ -144,6 +145,10 @@ def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None
             piece = buffer[: min(len(buffer), size - start)]
             span.file.read_into(piece, span.offset + start)
             yield piece
+        return
+    if getattr(tensor.reader, "light", False):
+        for start in range(0, size, len(buffer)):
+            yield tensor.read(start, min(start + len(buffer), size))
         return
     for start in range(0, size, GATHER_BLOCK):
         if gathering is None:

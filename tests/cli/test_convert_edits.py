@@ -1,0 +1,89 @@
+"""What `convert` does to tensors on their way, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    state = {f"module.net.{i}.{kind}": torch.randn(3, 3) for i in range(2) for kind in ("weight", "bias")}
+    torch.save(state, tmp_path / "a.pth")
+    return tmp_path / "a.pth"
+
+
+def test_names_change_in_the_order_in_which_they_are_typed(run: Run, tmp_path: Path, source: Path) -> None:
+    one = run("convert", source, tmp_path / "b.safetensors", "--strip-prefix", "module.", "--add-prefix", "x.",
+              "--rename", "^x=module", "--strip-prefix=module.net.")  # fmt: skip
+    assert one.exit_code == 0, one.output
+    assert sorted(load_file(tmp_path / "b.safetensors")) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    other = run("convert", source, tmp_path / "c.safetensors", "--add-prefix", "x.", "--strip-prefix", "module.")
+    assert other.exit_code == 2
+    assert "--strip-prefix 'module.' changes no name" in other.output
+
+
+def test_a_dry_run_prints_the_plan(run: Run, tmp_path: Path, source: Path) -> None:
+    typed = ["convert", source, tmp_path / "b.pth", "--dry-run", "--drop", "*.1.*", "--strip-prefix", "module."]
+    shown = run(*typed).output
+    assert "module.net.0.weight → net.0.weight  F32  [3, 3]" in shown
+    document = json.loads(run(*typed, "--dtype", "bf16", "--json").output)
+    assert document["plan"] == [
+        {"sources": [f"module.net.0.{kind}"], "target": f"net.0.{kind}", "dtype": "BF16", "shape": [3, 3]}
+        for kind in ("weight", "bias")
+    ]
+    assert not (tmp_path / "b.pth").exists()
+
+
+def test_what_diff_prints_is_replayed_and_undone(run: Run, tmp_path: Path, source: Path) -> None:
+    state = torch.load(source, weights_only=True)
+    torch.save({name.removeprefix("module."): tensor.double() for name, tensor in state.items()}, tmp_path / "b.pth")
+    (tmp_path / "edits.json").write_text(run("diff", source, tmp_path / "b.pth", "--json").output)
+    assert run("convert", source, tmp_path / "c.pth", "--rules", tmp_path / "edits.json").exit_code == 0
+    assert run("diff", tmp_path / "b.pth", tmp_path / "c.pth").exit_code == 0
+    undone = run("convert", tmp_path / "c.pth", tmp_path / "d.pth", "--rules", tmp_path / "edits.json", "--reverse")
+    assert undone.exit_code == 0, undone.output
+    assert run("diff", source, tmp_path / "d.pth").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--select", "nothing*"], "--select 'nothing*' matches no tensor"),
+        (["--drop", "*"], "leaves no tensor"),
+        (["--rename", "("], "REGEX=REPL"),
+        (["--rename", "(=x"], "unterminated subpattern"),
+        (["--dtype", "F31"], "no element type 'F31'"),
+        (["--dtype", "x*=F16"], "matches no tensor"),
+        (["--rules", "missing.toml"], "no such file"),
+        (["--reverse"], "no rules to reverse"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_a_hint(
+    run: Run, tmp_path: Path, source: Path, typed: list[str], words: str
+) -> None:
+    done = run("convert", source, tmp_path / "b.safetensors", *typed)
+    assert done.exit_code == 2
+    assert words in done.output
+    assert "hint: " in done.output
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_an_overflow_is_a_loss(run: Run, tmp_path: Path) -> None:
+    torch.save({"w": torch.tensor([1e5])}, tmp_path / "a.pth")
+    refused = run("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--dtype", "F16")
+    assert refused.exit_code == 2
+    assert "past the range of F16" in refused.output
+    assert "--allow-loss overflow" in refused.output
+    done = run("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--dtype", "F16", "--allow-loss", "overflow")
+    assert done.exit_code == 0
+    assert torch.load(tmp_path / "b.pth", weights_only=True)["w"].isinf().all()
