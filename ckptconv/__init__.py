@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Inferred,
         Inspection,
         Validation,
+        Verification,
         architecture,
         architectures,
         convert,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         inspect,
         open,
         validate,
+        verify,
     )
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
@@ -56,6 +58,7 @@ _HOMES = {
     "LazyTensor": "ckptconv.core.tensor",
     "TensorInfo": "ckptconv.core.tensor",
     "Validation": "ckptconv.api",
+    "Verification": "ckptconv.api",
     "architecture": "ckptconv.api",
     "architectures": "ckptconv.api",
     "convert": "ckptconv.api",
@@ -64,6 +67,7 @@ _HOMES = {
     "inspect": "ckptconv.api",
     "open": "ckptconv.api",
     "validate": "ckptconv.api",
+    "verify": "ckptconv.api",
 }
 
 __all__ = [
@@ -78,6 +82,7 @@ __all__ = [
     "LazyTensor",
     "TensorInfo",
     "Validation",
+    "Verification",
     "__version__",
     "architecture",
     "architectures",
@@ -87,6 +92,7 @@ __all__ = [
     "inspect",
     "open",
     "validate",
+    "verify",
 ]
 
 

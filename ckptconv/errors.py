@@ -179,6 +179,20 @@ class TemplateError(CkptconvError):
         )  # fmt: skip
 
 
+class RunError(CkptconvError):
+    """A network that does not load or run."""
+
+    code = "run"
+
+    def __init__(self, label: str, cause: BaseException) -> None:
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        said = lines[-1] if lines else type(cause).__name__
+        super().__init__(
+            f"{label} does not run: {said[:300]}",
+            hint="check --arch and --input; --debug shows where it fails",
+        )  # fmt: skip
+
+
 class EditError(CkptconvError):
     """An edit that cannot be made: what it names is missing, or comes twice."""
 

@@ -10,6 +10,7 @@ from ckptconv.api.edits import Edits
 from ckptconv.api.inspect import Inspection, inspect
 from ckptconv.api.open import open
 from ckptconv.api.validate import Validation, validate
+from ckptconv.api.verify import Verification, verify
 
 __all__ = [
     "Architecture",
@@ -19,6 +20,7 @@ __all__ = [
     "Inferred",
     "Inspection",
     "Validation",
+    "Verification",
     "architecture",
     "architectures",
     "convert",
@@ -27,4 +29,5 @@ __all__ = [
     "inspect",
     "open",
     "validate",
+    "verify",
 ]

@@ -32,6 +32,7 @@ COMMANDS = {
     "convert": "Convert a checkpoint into another format.",
     "inspect": "Say what is in a checkpoint, and whether it is safe.",
     "diff": "Say what changed between two checkpoints.",
+    "verify": "Run two checkpoints and compare what they compute.",
     "validate": "Say whether a checkpoint fits its architecture, and why not.",
     "arch": "List, show and infer architecture specs.",
     "formats": "List the formats, or say what one of them holds.",

@@ -135,8 +135,8 @@ class Streamer:
 def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None) -> Iterable[memoryview]:
     """The tensor's image in order, in pieces of bounded size; a piece is valid until the next one is asked for.
 
-    One run in a file goes through `buffer`. What is computed from one run (its reader is `light`) comes in small pieces;
-    anything else is gathered in large blocks, by one thread at a time.
+    One run in a file goes through `buffer`. What is computed from one run (its reader is `light`) comes in small
+    pieces; anything else is gathered in large blocks, by one thread at a time.
     """
     span = tensor.span
     size = tensor.info.nbytes

@@ -1,0 +1,156 @@
+"""How far rounding alone may take a network's outputs: a bound with a reason.
+
+The network is run in float64, once as it is and then several times with noise where the arithmetic of the narrower type
+would have rounded: behind every layer with weights, normally distributed, of the size
+
+    u / sqrt(3) * sqrt(n) * (|W| |x| + |b|)
+
+where u is the unit roundoff of that type and n the number of products that are summed. This is the standard deviation
+that n independent roundings of partial sums, each uniform within u, have at most (Higham and Mary, "A new approach to
+probabilistic rounding error analysis", 2019; worst-case bounds grow with n instead, and are useless past a few layers).
+What else a layer computes is given u times its result. The noise spreads through the network as rounding does, so the
+spread of the outputs is what two correct runs may differ by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import torch
+
+    from ckptconv.checks.runners import Arrays
+
+UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Unit roundoff: half the distance from 1 to the next number."""
+
+RUNS = 12
+"""Noisy runs. The largest spread of thousands of outputs is known to some 20 % then, which `SIGMAS` allows for."""
+
+SIGMAS = 6.0
+"""Standard deviations that are allowed: of the difference of two runs, each of which rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A float64 run and how far from it a correct one may be.
+
+    outputs: of the float64 run, by name. limits: the largest absolute difference between two correct runs, by name.
+    reason:  where the limits come from.
+    """
+
+    outputs: Arrays
+    limits: Mapping[str, np.ndarray[Any, Any]]
+    reason: str
+
+
+def bound(module: torch.nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]], unit: float, *, named: bool) -> Bound:
+    """Run `module`, which is changed to float64 for this, without noise and with it.
+
+    Limits are per output element along the last axis's row: the spread of a whole row, since an element near 0 says
+    nothing of what was cancelled in it. Costs `RUNS` + 1 runs in float64.
+    """
+    import torch
+
+    from ckptconv.checks.runners import exact, flat
+
+    wide = module.double()
+    device = next((p.device for p in wide.parameters()), torch.device("cpu"))
+    values = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
+    values = {name: value.double() if value.is_floating_point() else value for name, value in values.items()}
+
+    def run() -> dict[str, torch.Tensor]:
+        return flat(wide(**values) if named else wide(*values.values()))
+
+    generator = torch.Generator().manual_seed(0)
+    with exact(), torch.inference_mode():
+        plain = run()
+        noise = _Noise(unit, generator)
+        hooks = [layer.register_forward_hook(noise) for layer in wide.modules() if _has_weights(layer)]
+        try:
+            squares = {name: torch.zeros_like(value) for name, value in plain.items()}
+            for _ in range(RUNS):
+                for name, value in run().items():
+                    squares[name] += (value - plain[name]).abs() ** 2
+        finally:
+            for hook in hooks:
+                hook.remove()
+    limits = {}
+    for name, total in squares.items():
+        spread = (total / RUNS).sqrt()
+        row = spread.amax(dim=-1, keepdim=True) if spread.dim() else spread
+        size = plain[name].abs()
+        size = size.amax(dim=-1, keepdim=True) if size.dim() else size
+        # what the last operation and the storing of its result round, of both runs
+        limits[name] = (SIGMAS * sqrt(2) * row + 4 * unit * size).expand_as(total).cpu().numpy()
+    reason = (
+        f"{SIGMAS:g} standard deviations of rounding noise (u = 2^{_log2(unit)}) through {len(hooks)} layers, "
+        f"from {RUNS} runs in float64"
+    )
+    return Bound({name: value.cpu().numpy() for name, value in plain.items()}, limits, reason)
+
+
+def _log2(unit: float) -> int:
+    from math import log2
+
+    return round(log2(unit))
+
+
+def _has_weights(layer: torch.nn.Module) -> bool:
+    return any(True for _ in layer.parameters(recurse=False))
+
+
+class _Noise:
+    """A forward hook that adds what rounding would."""
+
+    def __init__(self, unit: float, generator: torch.Generator) -> None:
+        self.unit, self.generator = unit, generator
+
+    def __call__(self, layer: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        import torch
+
+        if isinstance(output, tuple):
+            return (self._noisy(output[0], output[0].abs()), *output[1:])
+        if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+            return output
+        return self._noisy(output, self._size(layer, inputs, output))
+
+    def _noisy(self, output: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        drawn = torch.randn(output.shape, generator=self.generator, dtype=torch.float64).to(output.device)
+        return output + self.unit / sqrt(3) * size * drawn
+
+    def _size(self, layer: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        """sqrt(n) times the sum of the products' magnitudes; the output's own where there are no products."""
+        import torch
+        from torch import nn
+        from torch.nn import functional
+
+        match layer:
+            case nn.Linear():
+                bias = None if layer.bias is None else layer.bias.abs()
+                return sqrt(layer.in_features) * functional.linear(inputs[0].abs(), layer.weight.abs(), bias)
+            case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+                shift = None if layer.bias is None else layer.bias.abs()
+                total: torch.Tensor = layer._conv_forward(inputs[0].abs(), layer.weight.abs(), shift)
+                return sqrt(prod(layer.weight.shape[1:])) * total
+            case nn.modules.batchnorm._BatchNorm():
+                shape = [1, -1, *[1] * (inputs[0].dim() - 2)]
+                mean, variance = layer.running_mean, layer.running_var
+                if mean is None or variance is None:
+                    return 3 * output.abs()
+                scale = (variance + layer.eps).rsqrt()
+                weight = torch.ones_like(scale) if layer.weight is None else layer.weight.abs()
+                shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.abs()
+                moved = (inputs[0].abs() + mean.abs().view(shape)) * (scale * weight).view(shape)
+                sized: torch.Tensor = 2 * (moved + shift.view(shape))
+                return sized
+            case nn.Embedding():
+                return torch.zeros_like(output)  # nothing is computed
+        return 3 * output.abs().amax(dim=-1, keepdim=True).expand_as(output) if output.dim() else output.abs()

@@ -1,0 +1,182 @@
+"""`verify`: no false alarm on clean conversions, no change missed that moves the outputs."""
+
+from __future__ import annotations
+
+import sys
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ckptconv
+from ckptconv.checks.rounding import UNIT, bound
+from ckptconv.errors import CkptconvError, MissingExtraError, RunError, UsageError
+from fixtures.network import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+class Convolutions(nn.Module):
+    """LeNet with torch's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 4, 5), nn.Conv2d(4, 6, 5)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(96, 20), nn.Linear(20, 12), nn.Linear(12, 10)
+
+
+def rows() -> nn.Module:
+    hidden = [nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 12), nn.BatchNorm1d(12), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(12, 4))
+
+
+NETWORKS = {"digits": (lambda: Network(16, 5, [12, 12]), "mlp", ()), "rows": (rows, "mlp", ()),
+            "lenet": (Convolutions, "lenet", ("x:F32[N,1,28,28]",))}  # fmt: skip
+
+
+def saved(path: Path, state: Mapping[str, torch.Tensor]) -> Path:
+    torch.save(dict(state), path)
+    return path
+
+
+def network(which: str, seed: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    state = NETWORKS[which][0]().state_dict()
+    for name, tensor in state.items():
+        if "running_var" in name:
+            tensor.uniform_(0.5, 1.5)
+    return state
+
+
+@pytest.mark.parametrize("which", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_clean_conversions_are_equivalent(tmp_path: Path, which: str, dtype: torch.dtype) -> None:
+    _, arch, inputs = NETWORKS[which]
+    for seed in range(5):
+        state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in network(which, seed).items()}
+        source = saved(tmp_path / "a.pth", state)
+        ckptconv.convert(source, tmp_path / "a.safetensors", force=True)
+        ckptconv.convert(source, tmp_path / "a.onnx", arch=arch, force=True)
+        same = ckptconv.verify(source, tmp_path / "a.safetensors", arch=arch, inputs=inputs, seed=seed)
+        assert same.equivalent
+        assert same.outputs[0].bound == 0
+        run = ckptconv.verify(source, tmp_path / "a.onnx", arch=arch, inputs=inputs, seed=seed)
+        assert run.equivalent, run.outputs
+        assert run.outputs[0].bound > 0
+        assert run.runtimes == ("torch", "onnxruntime")
+
+
+@pytest.mark.parametrize("which", NETWORKS)
+def test_a_change_that_moves_the_outputs_past_the_bound_is_detected(tmp_path: Path, which: str) -> None:
+    _, arch, inputs = NETWORKS[which]
+    found = 0
+    for seed in range(5):
+        state = network(which, seed)
+        source = saved(tmp_path / "a.pth", state)
+        ckptconv.convert(source, tmp_path / "a.onnx", arch=arch, force=True)
+        clean = ckptconv.verify(source, tmp_path / "a.onnx", arch=arch, inputs=inputs)
+        for size in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1):
+            name = [n for n, t in state.items() if t.dim() > 1][seed % 3]
+            changed = {**state, name: state[name] * (1 + size)}
+            other = saved(tmp_path / "b.pth", changed)
+            moved = ckptconv.verify(source, other, arch=arch, inputs=inputs, atol=1e30).outputs[0].max_abs
+            result = ckptconv.verify(other, tmp_path / "a.onnx", arch=arch, inputs=inputs)
+            if moved >= 4 * clean.outputs[0].bound:
+                assert not result.equivalent
+                assert name in " ".join(f.message for f in result.findings if f.code == "weights-differ")
+                found += 1
+            elif result.equivalent:
+                assert "without-effect" in {f.code for f in result.findings}
+    assert found >= 8
+
+
+def test_tensors_that_changed_places_are_named_in_every_try(tmp_path: Path) -> None:
+    tries = 0
+    for which, (_, arch, inputs) in NETWORKS.items():
+        for seed in range(7):
+            state = network(which, seed)
+            source = saved(tmp_path / "a.pth", state)
+            names = [n for n, t in state.items() if t.is_floating_point()]
+            pairs = [(x, y) for x, y in combinations(names, 2) if state[x].shape == state[y].shape]
+            pairs = [(x, y) for x, y in pairs if not torch.equal(state[x], state[y])]
+            for x, y in pairs[:5]:
+                other = saved(tmp_path / "b.pth", {**state, x: state[y], y: state[x]})
+                assert ckptconv.validate(other, arch=arch).valid
+                result = ckptconv.verify(source, other, arch=arch, inputs=inputs)
+                assert not result.equivalent
+                assert {(f.where, f.found) for f in result.findings if f.code == "swapped"} == {(x, y)}
+                tries += 1
+    assert tries >= 50
+
+
+def test_the_spread_is_what_rounding_does() -> None:
+    """The bound holds F32 runs of a deep network in any order of summation, and is no worst case."""
+    torch.manual_seed(0)
+    module = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.Tanh())]).eval()
+    x = torch.randn(40, 64)
+    with torch.inference_mode():
+        narrow = module(x)
+        order = torch.randperm(64)
+        first = module[0]
+        other = module[1:](nn.functional.linear(x[:, order], first.weight[:, order], first.bias))
+    found = bound(module, {"x": x.numpy()}, UNIT["float32"], named=False)
+    limits, exact = found.limits["output"], found.outputs["output"]
+    for run in (narrow, other):
+        assert (np.abs(run.double().numpy() - exact) <= limits).all()
+    error = np.abs(narrow.double().numpy() - exact).max()
+    assert error < limits.max() < 1000 * error
+
+
+def test_python_runs_beside_its_own_graph(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.embed = torch.nn.Embedding(50, 8)\n        self.out = torch.nn.Linear(8, 3)\n"
+        "    def forward(self, ids):\n        return self.out(self.embed(ids).mean(1))\n"
+    )
+    state = {"embed.weight": torch.randn(50, 8), "out.weight": torch.randn(3, 8), "out.bias": torch.randn(3)}
+    source, arch = saved(tmp_path / "a.pth", state), f"{tmp_path / 'models.py'}:Net"
+    ckptconv.convert(source, tmp_path / "a.onnx", arch=arch, inputs=["ids:I64[N,T]<50"])
+    assert ckptconv.verify(source, tmp_path / "a.onnx", arch=arch).equivalent
+    np.savez(tmp_path / "x.npz", ids=np.arange(8).reshape(2, 4))
+    given = ckptconv.verify(source, tmp_path / "a.onnx", arch=arch, arrays=tmp_path / "x.npz")
+    assert given.equivalent
+    assert given.runs == [(2, 4)]
+    wrong = saved(tmp_path / "b.pth", {**state, "out.bias": state["out.bias"] + 1})
+    assert not ckptconv.verify(wrong, tmp_path / "a.onnx", arch=arch).equivalent
+    assert ckptconv.verify(wrong, tmp_path / "a.onnx", arch=arch, atol=1.1).equivalent
+
+
+def test_two_graphs_are_compared_too(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.pth", network("digits", 0))
+    for name, opset in (("a.onnx", "17"), ("b.onnx", "20")):
+        ckptconv.convert(source, tmp_path / name, arch="mlp", options={"opset": opset}, settings=["activation=gelu"])
+    assert ckptconv.verify(tmp_path / "a.onnx", tmp_path / "b.onnx").equivalent
+    ckptconv.convert(source, tmp_path / "c.onnx", arch="mlp", settings=["activation=tanh"])
+    assert not ckptconv.verify(tmp_path / "a.onnx", tmp_path / "c.onnx").equivalent
+
+
+def test_what_cannot_be_verified_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = saved(tmp_path / "a.pth", network("lenet", 0))
+    with pytest.raises(RunError, match="does not run") as caught:
+        ckptconv.verify(source, source, arch="lenet", inputs=["x:F32[N,1,9,9]"])
+    assert "--input" in (caught.value.hint or "")
+    other = saved(tmp_path / "b.pth", network("digits", 0))
+    with pytest.raises(CkptconvError):
+        ckptconv.verify(source, other, inputs=["x:F32[N,1,28,28]"])
+    with pytest.raises(UsageError, match="no CUDA device"):
+        ckptconv.verify(source, source, arch="lenet", device="cuda")
+    (tmp_path / "x.npz").write_bytes(b"no zip")
+    with pytest.raises(UsageError, match=r"no \.npz"):
+        ckptconv.verify(other, other, arch="mlp", arrays=tmp_path / "x.npz")
+    ckptconv.convert(other, tmp_path / "b.onnx", arch="mlp")
+    for missing in ("onnxruntime", "torch"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            with pytest.raises(MissingExtraError, match=missing) as absent:
+                ckptconv.verify(other, tmp_path / "b.onnx", arch="mlp")
+            assert "ckptconv[verify]" in (absent.value.hint or "")

@@ -1,0 +1,42 @@
+"""``ckptconv verify`` as it is typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tests.cli.conftest import strict
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Run
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+def test_verify_says_what_it_found_and_exits_by_it(run: Run, tmp_path: Path) -> None:
+    source, graph = FIXTURES / "digits-metadata.pth", tmp_path / "a.onnx"
+    assert run("convert", source, graph, "--arch", "mlp").exit_code == 0
+    good = run("verify", source, graph)
+    assert good.exit_code == 0, good.output
+    assert good.output.startswith("equivalent: 36 samples in 3 batches on cpu, torch and onnxruntime\n")
+    document = strict(run("verify", source, graph, "--json").output)
+    assert document["equivalent"] is True
+    assert document["outputs"][0].keys() == {"name", "max_abs", "max_rel", "bound", "ok"}  # type: ignore[index]
+    state = torch.load(FIXTURES / "digits-raw.pth", weights_only=True)
+    state["output.bias"][0] += 0.01  # all of them together would have no effect on log-softmax
+    torch.save(state, tmp_path / "b.pth")
+    bad = run("verify", tmp_path / "b.pth", graph)
+    assert bad.exit_code == 1
+    assert bad.output.startswith("not equivalent: ")
+    assert "output.bias: the weights differ" in bad.output
+    assert run("verify", tmp_path / "b.pth", graph, "--atol", "1").exit_code == 0
+
+
+def test_trouble_is_one_line_and_a_hint(run: Run, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(3)}, tmp_path / "a.pth")
+    for typed in (["missing.pth", "a.pth"], [tmp_path / "a.pth", tmp_path / "a.pth"]):
+        done = run("verify", *typed)
+        assert done.exit_code == 2
+        assert "hint: " in done.output
