@@ -78,6 +78,29 @@ def test_every_command_of_the_readme_runs_in_its_order(place: Path) -> None:
         assert not shown or done.stdout.rstrip("\n") == shown, command
 
 
+def test_git_shows_what_changed_in_a_checkpoint(place: Path, tmp_path: Path) -> None:
+    lines = README.split("<!-- command: git -->")[1].split("```")[1].removeprefix("sh\n")
+    environment = {
+        **os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path),
+        **{f"GIT_{who}_{what}": "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }  # fmt: skip
+
+    def sh(command: str) -> str:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sh("git init -q .")
+    sh(lines)
+    torch.save({"a.weight": torch.zeros(2, 2), "b.weight": torch.ones(3)}, tmp_path / "model.pth")
+    sh("git add -A && git commit -qm one")
+    torch.save({"a.weight": torch.zeros(2, 2), "b.weight": torch.full((3,), 2.0)}, tmp_path / "model.pth")
+    changed = [line for line in sh("git diff").splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    assert [line[:9] for line in changed if "weight" in line] == ["-b.weight", "+b.weight"]
+    assert [line for line in changed if "digest" in line]
+    assert not [line for line in sh("git diff").splitlines() if "Binary files" in line]
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(FIXTURES, tmp_path / "fixtures")
     monkeypatch.chdir(tmp_path)

@@ -85,11 +85,8 @@ def test_every_hop_computes_the_same(tmp_path: Path, which: str, dtype: torch.dt
     module, x = made(which, dtype)
     _, arch, inputs, _ = NETWORKS[which]
     first = tmp_path / "a.pth"
-    torch.save(
-        {"input_size": 64, "output_size": 10, "hidden_layers": [64, 32], "state_dict": module.state_dict()}, first
-    )
-    if which != "digits":
-        torch.save(module.state_dict(), first)
+    params = {"input_size": 64, "output_size": 10, "hidden_layers": [64, 32]} if which == "digits" else {}
+    torch.save({**params, "state_dict": module.state_dict()}, first)
     expected = outputs(first, which, dtype, device, x)
     path = first
     hops = ["b.safetensors", "c.pth", "d.safetensors"]
@@ -115,7 +112,6 @@ def test_the_devices_agree_within_the_bound(which: str) -> None:
         there = module.cuda()(x.cuda()).cpu()
     limits = bound(module.cpu(), {"x": x.numpy()}, UNIT["float32"], named=False).limits["output"]
     difference = np.abs((here - there).double().numpy())
-    print(
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {which}: {difference.max():.3g} of {limits.max():.3g}"
-    )
+    figures = f"{difference.max():.3g} of {limits.max():.3g}"
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {which}: {figures}")
     assert (difference <= limits).all()
