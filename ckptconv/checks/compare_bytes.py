@@ -29,11 +29,15 @@ Job = TypeVar("Job")
 
 @dataclass(slots=True)
 class Scratch:
-    """A worker's buffers; `gathering` lets one worker at a time gather a strided tensor, which takes more memory."""
+    """A worker's buffers, `wide` ones where values are computed with.
+
+    gathering: lets one worker at a time gather a strided tensor, which takes more memory.
+    """
 
     gathering: Lock
     left: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
+    wide: tuple[bytearray, bytearray] | None = None
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.compare_bytes import PIECE
 from ckptconv.checks.figures import Figures, figures, is_number
+from ckptconv.checks.float_figures import BLOCK, FAST, FloatFigures
 from ckptconv.core.spelling import to_json
 from ckptconv.io.stream import GATHER_BLOCK
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from ckptconv.checks.tolerance import Tolerance
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+
+WIDE = 1 << 19
+"""Bytes of each side that are read at a time."""
 
 STEP = 1 << 13
 """Elements that are computed with at a time. The dozen temporary arrays stay in the cache, and below the 128 KiB from
@@ -104,13 +108,17 @@ def compare_values(pairs: Sequence[Pair], pool: Pool) -> list[Values]:
 def _figures(pair: Pair, start: int, stop: int, scratch: Scratch) -> Figures:
     total = Figures()
     types = pair.a.info.dtype, pair.b.info.dtype
+    usual = types[0] is types[1] and types[0] in FAST and pair.tolerance.is_exact
+    fast = FloatFigures(types[0]) if usual else None
+    step = STEP if fast is None else BLOCK
     for count, left, right in _chunks(pair, start, stop, scratch):
-        for at in range(0, count, STEP):
-            end = min(at + STEP, count)
+        for at in range(0, count, step):
+            end = min(at + step, count)
             a, b = (
                 data[at * dtype.bits // 8 : dtype.nbytes(end)] for data, dtype in zip((left, right), types, strict=True)
             )
-            total.add(figures(a, b, *types, end - at, pair.tolerance))
+            found = None if fast is None else fast(a, b, end - at)
+            total.add(found or figures(a, b, *types, end - at, pair.tolerance))
     return total
 
 
@@ -126,11 +134,13 @@ def _chunks(pair: Pair, start: int, stop: int, scratch: Scratch) -> Iterator[tup
                 left, right = (t.read(at * t.info.dtype.bits // 8, t.info.dtype.nbytes(end)) for t in (a, b))
             yield end - at, left, right
         return
-    step = len(scratch.left) * 8 // bits // 8 * 8
+    if scratch.wide is None:
+        scratch.wide = bytearray(WIDE), bytearray(WIDE)
+    step = WIDE * 8 // bits // 8 * 8
     for at in range(start, stop, step):
         end = min(at + step, stop)
         views = []
-        for span, dtype, buffer in ((a.span, a.info.dtype, scratch.left), (b.span, b.info.dtype, scratch.right)):
+        for span, dtype, buffer in ((a.span, a.info.dtype, scratch.wide[0]), (b.span, b.info.dtype, scratch.wide[1])):
             first = at * dtype.bits // 8
             view = memoryview(buffer)[: dtype.nbytes(end) - first]
             span.file.read_into(view, span.offset + first)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     [
         (
             [], "no command was given",
-            "the commands are convert, inspect, diff, validate, arch, formats; 'ckptconv --help' says more",
+            "the commands are convert, inspect, diff, verify, validate, arch, formats; 'ckptconv --help' says more",
         ),
         (["arch"], "no command was given", "the commands are list, show, infer; 'ckptconv arch --help' says more"),
         (["arch", "shw"], "there is no command 'shw'", "did you mean 'show'?"),

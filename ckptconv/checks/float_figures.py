@@ -1,0 +1,102 @@
+"""The figures of two blocks of F32 or F64, the usual case, in a fraction of the time: the same numbers, no new memory.
+
+`figures` makes an array for every step of the computation. Here a dozen buffers are filled again and again, so that
+blocks can be large enough for numpy's own calls to cost little, and stay in the cache of a core.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.checks.figures import Figures
+from ckptconv.core.dtypes import DType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+FAST = (DType.F32, DType.F64)
+
+BLOCK = 1 << 17
+"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower on
+several cores: after every call of numpy a thread may have to wait for the interpreter.
+"""
+
+DOT = 1 << 13
+"""Elements that are multiplied at a time: for rows of over 10,000 BLAS would start threads of its own."""
+
+
+def _dot(x: Array, y: Array) -> float:
+    return sum(float(x[at : at + DOT] @ y[at : at + DOT]) for at in range(0, len(x), DOT))
+
+
+class FloatFigures:
+    """Computes blocks of one element type; belongs to one thread."""
+
+    def __init__(self, dtype: DType) -> None:
+        import numpy as np
+
+        self.float, self.code = (np.dtype(f"<{kind}{dtype.bits // 8}") for kind in "fu")
+        self.top = self.code.type(1 << (dtype.bits - 1))
+        self.wide = [np.empty(BLOCK, np.float64) for _ in range(3)]
+        self.codes = [np.empty(BLOCK, self.code) for _ in range(3)]
+        self.flags = np.empty(BLOCK, bool)
+
+    def __call__(self, left: memoryview, right: memoryview, count: int) -> Figures | None:
+        """The figures of at most `BLOCK` elements; None where a value or a sum is not finite, which takes more care."""
+        import numpy as np
+
+        a, b = (np.frombuffer(data, self.float)[:count] for data in (left, right))
+        x, y, d = (buffer[:count] for buffer in self.wide)
+        with np.errstate(all="ignore"):
+            np.copyto(x, a)
+            np.copyto(y, b)
+            np.subtract(y, x, out=d)
+            sums = [_dot(p, q) for p, q in ((d, d), (x, x), (y, y), (x, y))]
+            if not all(map(isfinite, sums)):
+                return None
+            found = Figures(count, finite=count)
+            found.dd, found.aa, found.bb, found.ab = sums
+            one, other = a.view(self.code), b.view(self.code)
+            differ = np.not_equal(one, other, out=self.flags[:count])
+            found.differing = found.outside = int(np.count_nonzero(differ))
+            if not found.differing:
+                return found
+            found.first = int(differ.argmax())
+            found.first_values = (float(x[found.first]), float(y[found.first]))
+            np.abs(d, out=d)
+            found.max_abs = float(d.max())
+            equal = int(np.count_nonzero(np.equal(d, 0.0, out=self.flags[:count])))
+            found.signs = equal - (count - found.differing)
+            if found.max_abs:
+                np.divide(d, np.abs(x, out=x), out=d)  # 0 / 0 is NaN, which fmax passes over
+                found.max_rel = float(np.fmax.reduce(d))
+            found.max_ulp = self._ulp(one, other, count)
+        return found
+
+    def _ulp(self, one: Array, other: Array, count: int) -> int:
+        """The most representable values between two: by their bits, as in `figures`."""
+        import numpy as np
+
+        a, b, c = (buffer[:count] for buffer in self.codes)
+        np.bitwise_xor(one, other, out=c)
+        crossed = int(c.max()) >= int(self.top)
+        np.bitwise_and(one, self.top - 1, out=a)
+        np.bitwise_and(other, self.top - 1, out=b)
+        if crossed:
+            signs = np.greater_equal(c, self.top, out=self.flags[:count])
+            sums = np.add(a, b, out=c)
+            most = int(np.max(sums, where=signs, initial=0))
+            np.logical_not(signs, out=signs)
+            return max(most, self._apart(a, b, signs))
+        return self._apart(a, b, True)
+
+    def _apart(self, a: Array, b: Array, where: Any) -> int:
+        import numpy as np
+
+        high = np.maximum(a, b)
+        np.minimum(a, b, out=b)
+        np.subtract(high, b, out=high)
+        return int(np.max(high, where=where, initial=0)) if where is not True else int(high.max())
