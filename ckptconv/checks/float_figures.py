@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 FAST = (DType.F32, DType.F64)
 
 BLOCK = 1 << 17
-"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower on
-several cores: after every call of numpy a thread may have to wait for the interpreter.
+"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower
+on several cores: after every call of numpy a thread may have to wait for the interpreter.
 """
 
 DOT = 1 << 13
