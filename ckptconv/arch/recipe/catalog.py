@@ -6,7 +6,7 @@ Names and defaults are those of ``torch.nn``; a size that torch takes for each a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptconv.errors import CorruptFileError
 
@@ -34,6 +34,7 @@ class Kind:
     weights:    roles of the tensors that it must have.
     optional:   roles of those that it may have.
     state:      roles of tensors that it has and does not compute with.
+    takes:      the kind of numbers that go in; what comes out are floats, but for "any", which passes them on.
     shape:      the shape of what it gives. Raises CorruptFileError where the input does not fit.
     """
 
@@ -43,6 +44,7 @@ class Kind:
     weights: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    takes: Literal["float", "int", "any"] = "float"
 
 
 def _same(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
@@ -54,8 +56,19 @@ def _agree(found: Dim, expected: int | None, what: str) -> None:
         raise CorruptFileError(f"takes {expected} {what} and is given {found}")
 
 
+def _shaped(weights: Weights, expected: Mapping[str, tuple[int | None, ...]]) -> None:
+    """Refuse tensors of a shape that the operation's others do not allow; dimensions that are open fit."""
+    for role, dims in expected.items():
+        found = weights.get(role, dims)
+        if len(found) != len(dims) or any(
+            one is not None and other is not None and one != other for one, other in zip(found, dims, strict=True)
+        ):
+            raise CorruptFileError(f"its {role} has the shape {list(found)}, and {list(dims)} is needed")
+
+
 def _linear(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     outputs, inputs = weights["weight"]
+    _shaped(weights, {"bias": (outputs,)})
     _agree(dims[-1], inputs, "features")
     return (*dims[:-1], outputs)
 
@@ -76,7 +89,11 @@ def _window(size: Dim, kernel: int, attributes: Mapping[str, Attribute]) -> Dim:
 
 def _conv(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     outputs, inputs, *kernel = weights["weight"]
-    _agree(dims[1], None if inputs is None else inputs * int(attributes["groups"]), "channels")
+    groups = int(attributes["groups"])
+    _shaped(weights, {"bias": (outputs,)})
+    if outputs is not None and outputs % groups:
+        raise CorruptFileError(f"{outputs} output channels do not divide into {groups} groups")
+    _agree(dims[1], None if inputs is None else inputs * groups, "channels")
     sizes = [
         None if side is None else _window(dim, side, attributes) for dim, side in zip(dims[2:], kernel, strict=True)
     ]
@@ -96,12 +113,17 @@ def _adaptive(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights)
 
 
 def _batch_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
-    _agree(dims[1], weights["running_mean"][0], "channels")
+    (channels,) = weights["running_mean"]
+    _shaped(weights, {**dict.fromkeys(("running_var", "weight", "bias"), (channels,)), "num_batches_tracked": ()})
+    if ("weight" in weights) != ("bias" in weights):
+        raise CorruptFileError("it has a weight or a bias, and torch's has both or none")
+    _agree(dims[1], channels, "channels")
     return dims
 
 
 def _layer_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
     sizes = weights["weight"]
+    _shaped(weights, {"bias": sizes})
     if len(sizes) > len(dims):
         raise CorruptFileError(f"normalises {len(sizes)} dimensions and is given {len(dims)}")
     for dim, size in zip(dims[-len(sizes) :], sizes, strict=True):
@@ -110,7 +132,15 @@ def _layer_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weight
 
 
 def _embedding(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
-    return (*dims, weights["weight"][1])
+    _, width = weights["weight"]
+    return (*dims, width)
+
+
+def _softmax(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
+    axis = int(attributes["axis"])
+    if not -len(dims) <= axis < len(dims):
+        raise CorruptFileError(f"axis {axis} of an input of {len(dims)} dimensions")
+    return dims
 
 
 def _flatten(dims: Dims, attributes: Mapping[str, Attribute], weights: Weights) -> Dims:
@@ -136,17 +166,17 @@ KINDS: dict[str, Kind] = {
         _batch_norm, (2, 3, 4), _NORM, ("running_mean", "running_var"), ("weight", "bias"), ("num_batches_tracked",)
     ),
     "layer_norm": Kind(_layer_norm, (), _NORM, ("weight",), ("bias",)),
-    "embedding": Kind(_embedding, weights=("weight",)),
+    "embedding": Kind(_embedding, weights=("weight",), takes="int"),
     "relu": Kind(_same),
     "gelu": Kind(_same),
     "gelu_tanh": Kind(_same),
     "tanh": Kind(_same),
     "sigmoid": Kind(_same),
     "silu": Kind(_same),
-    "identity": Kind(_same),
+    "identity": Kind(_same, takes="any"),
     "dropout": Kind(_same),
-    "softmax": Kind(_same, attributes={"axis": -1}),
-    "log_softmax": Kind(_same, attributes={"axis": -1}),
+    "softmax": Kind(_softmax, attributes={"axis": -1}),
+    "log_softmax": Kind(_softmax, attributes={"axis": -1}),
     "max_pool1d": Kind(_pool, (3,), {**_POOL, "dilation": 1}),
     "max_pool2d": Kind(_pool, (4,), {**_POOL, "dilation": 1}),
     "avg_pool1d": Kind(_pool, (3,), {**_POOL, "count_include_pad": True}),
@@ -155,7 +185,7 @@ KINDS: dict[str, Kind] = {
     "adaptive_avg_pool2d": Kind(_adaptive, (4,), {"size": REQUIRED}),
     "adaptive_max_pool1d": Kind(_adaptive, (3,), {"size": REQUIRED}),
     "adaptive_max_pool2d": Kind(_adaptive, (4,), {"size": REQUIRED}),
-    "flatten": Kind(_flatten, attributes={"start": 1}),
+    "flatten": Kind(_flatten, attributes={"start": 1}, takes="any"),
 }
 """Every operation that a step may name."""
 
@@ -171,3 +201,6 @@ ACTIVATIONS: dict[str, str] = {
 
 POSITIVE = ("stride", "kernel", "dilation", "groups", "size")
 """Attributes that are at least 1; the others are at least 0, but for `axis`."""
+
+MAX_ATTRIBUTE = 1 << 20
+"""Largest value of an attribute: windows, strides, groups."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.recipe.catalog import KINDS
+from ckptconv.arch.recipe.program import stored_as
+from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +27,8 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
 
     Takes the program's input and gives its output. ``module.trace(x)`` gives every operation's output by its name, in
     order. Dropout does nothing unless the module is put into train mode. Memory: that of the weights.
+
+    Raises UnsupportedError for names that no torch module can have, such as ``forward.weight``.
     """
     import torch
     from torch import nn
@@ -96,23 +100,55 @@ def _input_shape(operation: Operation, program: Program) -> tuple[object, ...]:
 
 
 def _place(root: nn.Module, name: str, layer: nn.Module) -> None:
+    above, _, last = name.rpartition(".")
+    holder = _holder(root, above)
+    _check(holder, last, name)
+    inside = holder._modules.get(last)
+    for part, inner in inside.named_children() if inside is not None else ():  # "a.b" may come before "a"
+        layer.add_module(part, inner)
+    holder.add_module(last, layer)
+
+
+def _holder(root: nn.Module, path: str) -> nn.Module:
+    """The module of that name, made where it is not there."""
     from torch import nn
 
-    *path, last = name.split(".")
-    for part in path:
-        inner = root._modules.get(part)
-        if inner is None:
-            inner = nn.Module()
-            root.add_module(part, inner)
+    for part in path.split(".") if path else ():
+        if part not in root._modules:
+            _check(root, part, path)
+            root.add_module(part, nn.Module())
+        inner = root._modules[part]
+        assert inner is not None
         root = inner
-    root.add_module(last, layer)
+    return root
+
+
+def _check(holder: nn.Module, part: str, name: str) -> None:
+    """Refuse a name that torch refuses: an empty one, or one that the module has as something else."""
+    taken = hasattr(holder, part) and not any(
+        part in named for named in (holder._modules, holder._parameters, holder._buffers)
+    )
+    if not part or taken:
+        raise UnsupportedError(f"no torch module can have a part {part!r}, as in {name!r}", hint="--rename it")
 
 
 def _tie(root: nn.Module, program: Program) -> None:
-    for name, entry in program.table.tensors.items():
-        if entry.tied_to is not None and not entry.loose:
-            module, _, last = name.rpartition(".")
-            setattr(root.get_submodule(module), last, root.get_parameter(entry.tied_to))
+    """Names that share a tensor share it here too, those that no step uses as well."""
+    from torch import nn
+
+    firsts = {name: stored_as(program.table, name) for name in program.table.tensors}
+    held: dict[str, torch.Tensor] = {**dict(root.named_parameters()), **dict(root.named_buffers())}
+    for name, first in firsts.items():
+        shared = next(held[other] for other in (first, *firsts) if firsts[other] == first and other in held)
+        if held.get(name) is shared:
+            continue
+        above, _, last = name.rpartition(".")
+        holder = _holder(root, above)
+        _check(holder, last, name)
+        if isinstance(shared, nn.Parameter):
+            holder.register_parameter(last, shared)
+        else:
+            holder.register_buffer(last, shared)
 
 
 def _run(root: nn.Module, operation: Operation, values: Values) -> torch.Tensor:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.arch.recipe.catalog import KINDS
 from ckptconv.arch.recipe.tree import MAX_DEPTH, MAX_STEPS, Block, Recipe, Step
-from ckptconv.core.dtypes import DTYPES
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _OPEN, _CLOSE = "([{", ")]}"
 
 PATH = ("forward", "steps")
+INTEGERS = ("I64", "I32")
 
 
 class RecipeReader:
@@ -55,23 +55,29 @@ class RecipeReader:
         dtype = None
         if "dtype" in row:
             dtype = rows.text(row["dtype"], ("forward", "dtype"))
-            if dtype not in DTYPES or DTYPES[dtype].kind not in ("float", "int"):
-                rows.fail(("forward", "dtype"), f"no element type of an input: {dtype!r}", "I64 for token numbers")
+            if dtype not in INTEGERS:
+                rows.fail(
+                    ("forward", "dtype"), f"no element type of an input: {dtype!r}",
+                    "I64 or I32 for token numbers; left out, it is what the weights are",
+                )  # fmt: skip
         return Recipe(parts, self.steps(row["steps"], 0), dtype, rows.place(PATH))
 
-    def steps(self, value: Toml, depth: int) -> tuple[Step | Block, ...]:
+    def steps(self, value: Toml, depth: int, around: str = "") -> tuple[Step | Block, ...]:
         if not isinstance(value, list):
             self.rows.fail(PATH, "expected a list of steps")
         if depth > MAX_DEPTH:
             raise LimitError(f"{self.rows.place(PATH)}: blocks nested too deeply")
-        return tuple(self.step(item) if isinstance(item, str) else self.block(item, depth) for item in value)
+        return tuple(self.step(item) if isinstance(item, str) else self.block(item, depth, around) for item in value)
 
-    def block(self, value: Toml, depth: int) -> Block:
+    def block(self, value: Toml, depth: int, around: str) -> Block:
         if not isinstance(value, list) or not value or not isinstance(value[0], str):
             self.rows.fail(PATH, "expected a step, or a list that starts with for, if, residual or shortcut")
-        heading, steps = value[0], self.steps(value[1:], depth + 1)
+        heading = value[0]
         word, _, rest = heading.strip().partition(" ")
         rest = rest.strip()
+        steps = self.steps(value[1:], depth + 1, word)
+        if word == "shortcut" and around != "residual":
+            self.fail(heading, "a shortcut stands directly in a residual block", "shortcut if CONDITION")
         if word == "for" and rest:
             return Block("for", steps, loops=tuple(rest.split()))
         if word == "if" and rest:

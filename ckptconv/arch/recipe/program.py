@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.operations import EvaluationError
 from ckptconv.arch.polynomial import UndeterminedError
-from ckptconv.arch.recipe.catalog import ACTIVATIONS, ADD, KINDS, POSITIVE, REQUIRED, Attribute, Dims, Kind
+from ckptconv.arch.recipe.catalog import (
+    ACTIVATIONS,
+    ADD,
+    KINDS,
+    MAX_ATTRIBUTE,
+    POSITIVE,
+    REQUIRED,
+    Attribute,
+    Dims,
+    Kind,
+)  # fmt: skip
 from ckptconv.arch.recipe.tree import Block, Recipe, Step
 from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.table import loop_values, missing_params, render
@@ -80,7 +91,8 @@ def program(table: Table, present: Container[str] | None = None) -> Program:
     present: the names that the checkpoint has; optional tensors that are not among them are not used.
 
     Raises UsageError where the spec has no recipe, or a param that it needs has no value; CorruptFileError where the
-    recipe does not fit the table (a module without tensors, shapes that do not follow from one another).
+    recipe does not fit the table (a module without tensors, a tensor that no step uses, shapes that do not follow from
+    one another).
     """
     recipe = table.spec.forward
     if recipe is None:
@@ -89,6 +101,16 @@ def program(table: Table, present: Container[str] | None = None) -> Program:
             hint="name the network's own Python with --arch FILE.py:CLASS",
         )
     return _Expansion(table, recipe, present).run()
+
+
+def stored_as(table: Table, name: str) -> str:
+    """The name under which a tied tensor is stored; itself where it is not tied, or may be and need not."""
+    seen = {name}
+    while (entry := table.tensors[name]).tied_to in table.tensors and not entry.loose and entry.tied_to not in seen:
+        assert entry.tied_to is not None
+        name = entry.tied_to
+        seen.add(name)
+    return name
 
 
 class _Watched(Scope):
@@ -110,20 +132,35 @@ class _Expansion:
         self.scope = _Watched(self.spec, Bindings.of(self.spec, table.params))
         self.operations: list[Operation] = []
         self.shapes: dict[str, Dims] = {}
+        self.integers: set[str] = set()
+        self.modules: dict[str, tuple[object, ...]] = {}
 
     def fail(self, text: str, problem: str, hint: str | None = None) -> NoReturn:
         raise CorruptFileError(f"{self.recipe.where}: {text!r}: {problem}", hint=hint)
 
     def run(self) -> Program:
         shape = tuple(part if isinstance(part, str) else self.integer(part, "input") for part in self.recipe.input)
+        if low := [dim for dim in shape if isinstance(dim, int) and dim < 1]:
+            self.fail("input", f"a dimension of {low[0]}")
         self.shapes[INPUT] = shape
+        if self.recipe.dtype is not None:
+            self.integers.add(INPUT)
         last = self.steps(self.recipe.steps, INPUT)
         if last == INPUT:
             self.fail("steps", "they do nothing with the input")
+        self.all_used()
         output = Value(OUTPUT, self.shapes[last])
         renamed = [self.renamed(operation, last) for operation in self.operations]
         asked = tuple(name for name in self.spec.params if name in self.scope.asked)
         return Program(self.table, tuple(renamed), Value(INPUT, shape, self.recipe.dtype), output, asked)
+
+    def all_used(self) -> None:
+        """Refuse a tensor that no step uses: what is computed would not be what was trained."""
+        used = {stored_as(self.table, name) for operation in self.operations for name in operation.weights.values()}
+        for name, entry in self.table.tensors.items():
+            absent = entry.optional and self.present is not None and name not in self.present
+            if stored_as(self.table, name) not in used and not absent:
+                self.fail("steps", f"no step uses the tensor {name!r}")
 
     def renamed(self, operation: Operation, last: str) -> Operation:
         """The operation with the last value called as the output is."""
@@ -169,13 +206,22 @@ class _Expansion:
             if shortcut.when is None or self.holds(shortcut.when):
                 beside = self.steps(shortcut.steps, value)
         ours, theirs = self.shapes[main], self.shapes[beside]
+        if (main in self.integers) != (beside in self.integers):
+            self.fail("residual", "adds integers to floats")
         if len(ours) != len(theirs) or any(
             one != other
             for one, other in zip(ours, theirs, strict=True)
             if isinstance(one, int) and isinstance(other, int)
         ):
             self.fail("residual", f"adds {_spell(ours)} to {_spell(theirs)}")
-        return self.emit(Operation(ADD, "add", (main, beside), "", shape=ours))
+        made = self.emit(Operation(ADD, "add", (main, beside), "", shape=ours))
+        return self.passed_on(main, made)
+
+    def passed_on(self, value: str, made: str) -> str:
+        """`made`, known to be integers where `value` is."""
+        if value in self.integers:
+            self.integers.add(made)
+        return made
 
     def step(self, step: Step, value: str) -> str:
         kind = self.operation(step)
@@ -189,13 +235,25 @@ class _Expansion:
             self.fail(
                 step.text, f"takes an input of {' or '.join(map(str, ranks))} dimensions, and gets {_spell(dims)}"
             )
+        takes = KINDS[kind].takes
+        if takes != "any" and (takes == "int") != (value in self.integers):
+            words = (
+                ("integers", 'dtype = "I64" is what goes in') if takes == "int" else ("floats, and gets integers", None)
+            )
+            self.fail(step.text, f"takes {words[0]}", words[1])
         try:
             shape = KINDS[kind].shape(dims, attributes, shapes)
         except CkptconvError as error:
             self.fail(step.text, error.message)
-        except (ValueError, IndexError):
-            self.fail(step.text, f"{module}.weight has a shape of {len(shapes['weight'])} dimensions")
-        return self.emit(Operation(kind, module or kind, (value,), "", attributes, weights, shape))
+        except ValueError:  # the dimensions of the first tensor do not unpack
+            role = KINDS[kind].weights[0]
+            self.fail(step.text, f"{module}.{role} has a shape of {len(shapes[role])} dimensions")
+        if module:
+            said = (kind, attributes, len(dims) if kind == "batch_norm" else 0)
+            if self.modules.setdefault(module, said) != said:
+                self.fail(step.text, f"{module!r} is another operation, or has other attributes, in a step before it")
+        made = self.emit(Operation(kind, module or kind, (value,), "", attributes, weights, shape))
+        return self.passed_on(value, made) if takes == "any" else made
 
     def emit(self, operation: Operation) -> str:
         if len(self.operations) >= MAX_OPERATIONS:
@@ -234,12 +292,18 @@ class _Expansion:
                 value = not isinstance(given, float) and self.holds(given)
             else:
                 value = given if isinstance(given, float) else self.integer(given, step.text)
-            assert isinstance(value, int | float | str)
-            low = None if key == "axis" else 1 if key in POSITIVE else 0
-            if low is not None and value < low:  # type: ignore[operator]
-                self.fail(step.text, f"{key} is {value}")
-            made[key] = value
+            made[key] = self.bounded(step, key, value, whole=not isinstance(default, float))
         return made
+
+    def bounded(self, step: Step, key: str, value: object, *, whole: bool) -> Attribute:
+        """An attribute's value. Refuses what no operation can have."""
+        assert isinstance(value, int | float)
+        low = -MAX_ATTRIBUTE if key == "axis" else 1 if key in POSITIVE else 0
+        if value < low or not isfinite(value) or (whole and isinstance(value, float)):
+            self.fail(step.text, f"{key} is {value}")
+        if value > MAX_ATTRIBUTE:
+            raise LimitError(f"{self.recipe.where}: {step.text!r}: {key} is over {MAX_ATTRIBUTE}")
+        return value
 
     def weights(self, step: Step, kind: str, module: str) -> dict[str, str]:
         what = KINDS[kind]

@@ -2,7 +2,7 @@
 
     [forward]
     input = "batch in_channels height width"     dimensions; a name that is no param stays free
-    dtype = "I64"                                of the input; left out, a float
+    dtype = "I64"                                of the input, I64 or I32; left out, a float
     steps = [
         "conv2d conv1 stride=2 padding=3",       operation, module, attributes (expressions)
         "{activation}",                          an activation that a param of type str names
@@ -78,7 +78,7 @@ class Recipe:
     """What the network computes of one input.
 
     input: its dimensions: an expression, or the name of a free one.
-    dtype: the input's element type; None: that of the computation.
+    dtype: the input's element type, I64 or I32; None: that of the computation.
     where: the spec's file and line, for messages.
     """
 
