@@ -15,9 +15,10 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.recipe.pooling import adaptive_pool, pool
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
-from ckptconv.errors import UnsupportedError, UsageError
+from ckptconv.errors import LimitError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,9 @@ DEFAULT_OPSET = 18
 
 OLDEST_OPSET = 17
 """The first with LayerNormalization."""
+
+MAX_NODES = 200_000
+"""Nodes of a graph: a few hundred MB of Python objects while it is built."""
 
 _COMPUTED = (DType.F64, DType.F32, DType.F16, DType.BF16)
 _ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.F64: "DOUBLE", DType.I64: "INT64",
@@ -51,18 +55,21 @@ def build_graph(
     infos: headers of the checkpoint's tensors, by state_dict name; all that the program uses must be there.
     same:  tied names, with the name under which their tensor is stored.
 
-    Raises UsageError for an opset that is not known, UnsupportedError for a weight of no floating type.
+    Raises UsageError for an opset that is not known, UnsupportedError for a weight of no floating type, LimitError past
+    `MAX_NODES`.
     """
     from onnx import defs
 
     newest = defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise UsageError(f"no graph is made for opset {opset}", hint=f"{OLDEST_OPSET} to {newest}")
-    builder = _Builder(program, infos, same or {}, opset)
+    builder = GraphBuilder(program, infos, same or {}, opset)
     return builder.model(), builder.findings
 
 
-class _Builder:
+class GraphBuilder:
+    """Collects the nodes of one program's graph."""
+
     def __init__(self, program: Program, infos: Mapping[str, TensorInfo], same: Mapping[str, str], opset: int) -> None:
         self.program, self.infos, self.same, self.opset = program, infos, same, opset
         self.names = {name for operation in program.operations for name in operation.weights.values()}
@@ -136,6 +143,8 @@ class _Builder:
         """A node; the name of its output is made from where it stands, or given."""
         from onnx import helper
 
+        if len(self.nodes) >= MAX_NODES:
+            raise LimitError(f"the graph of {self.program.table.spec.name!r} has more than {MAX_NODES} nodes")
         place = f"/{scope}/{kind}"
         number = next(self.numbers.setdefault(place, count()))
         name = place if number == 0 else f"{place}_{number}"
@@ -264,75 +273,23 @@ class _Builder:
         return self.add("LogSoftmax", operation.name, inputs, output, axis=operation.attributes["axis"])
 
     def _max_pool1d(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
-        return self.pool("MaxPool", operation, inputs, output, dilations="dilation")
+        return pool(self, "MaxPool", operation, inputs[0], output)
 
     def _avg_pool1d(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
-        return self.pool("AveragePool", operation, inputs, output, count="count_include_pad")
-
-    _max_pool2d, _avg_pool2d = _max_pool1d, _avg_pool1d
-
-    def pool(
-        self,
-        kind: str,
-        operation: Operation,
-        inputs: list[str],
-        output: str | None,
-        dilations: str = "",
-        count: str = "",
-    ) -> str:
-        axes, said = self.rank(operation) - 2, operation.attributes
-        more: dict[str, object] = {"dilations": [said[dilations]] * axes} if dilations else {}
-        if count:
-            more["count_include_pad"] = int(said[count])
-        return self.add(
-            kind, operation.name, inputs, output, kernel_shape=[said["kernel"]] * axes, strides=[said["stride"]] * axes,
-            pads=[said["padding"]] * (2 * axes), ceil_mode=int(said["ceil_mode"]), **more,
-        )  # fmt: skip
+        return pool(self, "AveragePool", operation, inputs[0], output)
 
     def _adaptive_avg_pool1d(
         self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None
     ) -> str:
-        return self.adaptive(operation, inputs, output, "GlobalAveragePool", "AveragePool", "ReduceMean")
+        return adaptive_pool(self, "Average", operation, inputs[0], output)
 
     def _adaptive_max_pool1d(
         self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None
     ) -> str:
-        return self.adaptive(operation, inputs, output, "GlobalMaxPool", "MaxPool", "ReduceMax")
+        return adaptive_pool(self, "Max", operation, inputs[0], output)
 
+    _max_pool2d, _avg_pool2d = _max_pool1d, _avg_pool1d
     _adaptive_avg_pool2d, _adaptive_max_pool2d = _adaptive_avg_pool1d, _adaptive_max_pool1d
-
-    def adaptive(self, operation: Operation, inputs: list[str], output: str | None, *kinds: str) -> str:
-        """Pool to a given size. Windows of unequal lengths, which no ONNX operator has, are taken one by one."""
-        whole, even, reduce = kinds
-        size, where = int(operation.attributes["size"]), operation.name
-        if size == 1:
-            return self.add(whole, where, inputs, output)
-        dims = self.shapes[operation.inputs[0]][2:]
-        if not all(isinstance(dim, int) for dim in dims):
-            raise UsageError(
-                f"pooling to {size} needs an input of known size", hint="state the input's dimensions in the recipe"
-            )
-        lengths = [dim for dim in dims if isinstance(dim, int)]
-        if all(length == size for length in lengths):
-            return self.add("Identity", where, inputs, output)
-        if all(length % size == 0 for length in lengths):
-            steps = [length // size for length in lengths]
-            return self.add(even, where, inputs, output, kernel_shape=steps, strides=steps)
-        value = inputs[0]
-        for axis, length in enumerate(lengths, 2):
-            parts = []
-            for place in range(size):
-                start, stop = place * length // size, -(-(place + 1) * length // size)
-                bounds = [self.integers(start), self.integers(stop), self.integers(axis)]
-                part = self.add("Slice", where, [value, *bounds])
-                # axes are an input of ReduceMean and ReduceMax from opset 18 on
-                if self.opset >= 18:
-                    parts.append(self.add(reduce, where, [part, self.integers(axis)], keepdims=1))
-                else:
-                    parts.append(self.add(reduce, where, [part], axes=[axis], keepdims=1))
-            last = axis == len(lengths) + 1
-            value = self.add("Concat", where, parts, output if last else None, axis=axis)
-        return value
 
     def _flatten(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         start = int(operation.attributes["start"])

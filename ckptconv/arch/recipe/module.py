@@ -129,7 +129,9 @@ def _check(holder: nn.Module, part: str, name: str) -> None:
         part in named for named in (holder._modules, holder._parameters, holder._buffers)
     )
     if not part or taken:
-        raise UnsupportedError(f"no torch module can have a part {part!r}, as in {name!r}", hint="--rename it")
+        raise UnsupportedError(
+            f"no torch module can have a part {part!r}, as in {name!r}", hint="--rename gives it another name"
+        )
 
 
 def _tie(root: nn.Module, program: Program) -> None:
@@ -139,8 +141,10 @@ def _tie(root: nn.Module, program: Program) -> None:
     firsts = {name: stored_as(program.table, name) for name in program.table.tensors}
     held: dict[str, torch.Tensor] = {**dict(root.named_parameters()), **dict(root.named_buffers())}
     for name, first in firsts.items():
-        shared = next(held[other] for other in (first, *firsts) if firsts[other] == first and other in held)
-        if held.get(name) is shared:
+        if name == first and name in held:
+            continue
+        shared = next((held[other] for other in (first, *firsts) if firsts[other] == first and other in held), None)
+        if shared is None:  # an optional tensor that the checkpoint lacks
             continue
         above, _, last = name.rpartition(".")
         holder = _holder(root, above)

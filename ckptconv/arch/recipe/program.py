@@ -237,10 +237,9 @@ class _Expansion:
             )
         takes = KINDS[kind].takes
         if takes != "any" and (takes == "int") != (value in self.integers):
-            words = (
-                ("integers", 'dtype = "I64" is what goes in') if takes == "int" else ("floats, and gets integers", None)
-            )
-            self.fail(step.text, f"takes {words[0]}", words[1])
+            if takes == "float":
+                self.fail(step.text, "takes floats, and gets integers")
+            self.fail(step.text, "takes integers, and gets floats", 'dtype = "I64" says that integers go in')
         try:
             shape = KINDS[kind].shape(dims, attributes, shapes)
         except CkptconvError as error:
