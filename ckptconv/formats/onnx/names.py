@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.onnx.graph import subgraphs
+from ckptconv.formats.onnx.lost import Lost, find_lost
+from ckptconv.formats.onnx.lost import is_given as is_given
 from ckptconv.formats.onnx.recurrent import Packed, find_packed
 from ckptconv.formats.onnx.walk import properties
 
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
 
     from ckptconv.formats.onnx.graph import Graph, Model, Node, TensorHeader
     from ckptconv.formats.onnx.wire import Window
-
-_GIVEN = re.compile(r"onnx::\w+|val_\d+|\d+|/.*|.*_output_\d+")
-"""Names that exporters make up for what they computed."""
 
 _CONV_PARTS = re.compile(r"onnx::Conv(Transpose)?_\d+")
 _DEDUPLICATED = re.compile(r"Identity_\d+")
@@ -54,20 +53,14 @@ class Names:
     same:       a further name → the initializer that it is equal to.
     folded:     initializers with batch norm folded into them.
     packed:     names of a recurrent layer's tensors → where they are in its packed ones.
-    lost:       tensors that keep a name that was made up, in the order in which the graph uses them: the name, whether
-                a product takes it from the right, where linear layers have their weight transposed, and its role.
+    lost:       tensors that keep a name that was made up, in the order in which the graph uses them.
     """
 
     transposed: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
     packed: dict[str, Packed] = field(default_factory=dict)
-    lost: list[tuple[str, bool, str]] = field(default_factory=list)
-
-
-def is_given(name: str) -> bool:
-    """Whether an exporter made the name up."""
-    return _GIVEN.fullmatch(name) is not None
+    lost: list[Lost] = field(default_factory=list)
 
 
 def find(model: Model, graph: Graph, window: Window) -> Names:
@@ -92,24 +85,9 @@ def find(model: Model, graph: Graph, window: Window) -> Names:
             names.folded += [name for name in _folded(node, window) if name in stored and name not in names.folded]
     names.packed = find_packed(graph, uses, window)
     _drop_clashes(names, stored)
-    names.lost = _lost(graph, names, stored, uses)
+    known = {*names.transposed, *names.folded, *(one.stored for one in names.packed.values())}
+    names.lost = find_lost(graph, stored, uses, known, list(names.packed), window)
     return names
-
-
-def _lost(
-    graph: Graph, names: Names, stored: dict[str, TensorHeader], uses: dict[str, list[Node]]
-) -> list[tuple[str, bool, str]]:
-    lost: dict[str, tuple[str, bool, str]] = {}
-    packed = {one.stored for one in names.packed.values()}
-    for node in graph.nodes:
-        for place, name in enumerate(node.inputs):
-            if name not in stored or not is_given(name) or name in names.transposed or name in packed:
-                continue
-            turned = node.op == "MatMul" and place == 1 and len(stored[name].dims) == 2
-            if len(uses[name]) == 1 and name not in names.folded:
-                lost[name] = name, turned, node.op
-    recurrent = [(name, False, f"recurrent:{name.rpartition('.')[2]}") for name in names.packed if is_given(name)]
-    return [*lost.values(), *recurrent]
 
 
 def _value_names(graph: Graph, window: Window) -> Iterable[str]:

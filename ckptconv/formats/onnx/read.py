@@ -152,7 +152,7 @@ def _renamed(tensors: dict[str, LazyTensor], found: Names, noted: dict[str, obje
             del named[stored]
     else:
         found.packed.clear()
-    if lost := [[name, turned, role] for name, turned, role in found.lost if name in named]:
+    if lost := [one.to_dict() for one in found.lost if one.name in named]:
         noted["unnamed"] = lost
     if found.transposed:
         noted["renamed"] = {new: old for old, new in found.transposed.items()}

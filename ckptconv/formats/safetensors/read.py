@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint, Notes
-from ckptconv.core.dtypes import DTYPES
+from ckptconv.core.encodings import decoded
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
-from ckptconv.formats.safetensors.blobs import restore
+from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader
+from ckptconv.formats.blobs import restore
 from ckptconv.formats.safetensors.encodings import can_decode
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
 
@@ -33,9 +33,9 @@ def read(source: Source) -> Checkpoint:
     return _ours(source, header, records.parse(text))
 
 
-def _tensor(source: Source, name: str, slot: Slot, info: TensorInfo | None = None) -> LazyTensor:
+def _tensor(source: Source, name: str, slot: Slot) -> LazyTensor:
     span = ByteSpan(source, slot.start, slot.info.nbytes)
-    return LazyTensor(info or slot.info, SpanReader(span), span, (id(source), name), (span,))
+    return LazyTensor(slot.info, SpanReader(span), span, (id(source), name), (span,))
 
 
 def _foreign(source: Source, header: Header) -> Checkpoint:
@@ -66,18 +66,7 @@ def _ours(source: Source, header: Header, record: Record) -> Checkpoint:
     findings: list[Finding] = []
     tensors: dict[str, LazyTensor] = {}
     for stored, slot in header.slots.items():
-        tensors[record.names.get(stored, stored)] = _decoded(source, stored, slot, record, findings)
+        tensor = _tensor(source, stored, slot)
+        tensors[record.names.get(stored, stored)] = decoded(stored, tensor, record, findings, can_decode)
     root = restore(take_edits(record, header.metadata), tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format="safetensors", file=source)
-
-
-def _decoded(source: Source, stored: str, slot: Slot, record: Record, findings: list[Finding]) -> LazyTensor:
-    encoding = record.encodings.get(record.names.get(stored, stored))
-    if encoding is None:
-        return _tensor(source, stored, slot)
-    dtype = DTYPES.get(encoding.dtype)
-    if dtype is None or not can_decode(slot.info, dtype, encoding.shape):
-        message = f"the record says {stored!r} is {encoding.dtype}, which its header contradicts; it is read as it lies"
-        findings.append(Finding("encoding", "warning", stored, message, encoding.dtype, slot.info.dtype.name))
-        return _tensor(source, stored, slot)
-    return _tensor(source, stored, slot, TensorInfo(dtype, encoding.shape, slot.info.nbytes))

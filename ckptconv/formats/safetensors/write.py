@@ -13,7 +13,7 @@ from ckptconv.core import record as records
 from ckptconv.core.record import Encoding, Record
 from ckptconv.errors import RejectedOutputError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.safetensors.blobs import move_out
+from ckptconv.formats.blobs import move_out
 from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import METADATA, arrange, spell_header
 from ckptconv.io.digest import PLACEHOLDER, combine

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -105,6 +107,16 @@ def test_strings_of_others_are_metadata(tmp_path: Path) -> None:
         assert found.metadata == reference(path).metadata
 
 
+def beside(path: Path) -> Path:
+    """An ONNX file with the tensors and the strings of a safetensors file, as the two packages read and write them."""
+    with safe_open(path, framework="np") as file:
+        strings = file.metadata()
+        protos = [onnx.numpy_helper.from_array(file.get_tensor(name), name) for name in file.keys()]  # noqa: SIM118
+    made = model(initializers=protos)
+    helper.set_model_props(made, strings)
+    return write(path.with_suffix(".onnx"), made)
+
+
 def test_our_record_gives_back_types_names_and_ties(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
     value = {
@@ -112,12 +124,7 @@ def test_our_record_gives_back_types_names_and_ties(tmp_path: Path) -> None:
         "state_dict": {"a.weight": weight, "b.weight": weight, "odd\ud800": torch.ones(2)},
     }  # fmt: skip
     ckptconv.convert(saved(tmp_path / "v.pth", value), tmp_path / "v.safetensors")
-    with safe_open(tmp_path / "v.safetensors", framework="np") as file:
-        strings = file.metadata()
-        protos = [onnx.numpy_helper.from_array(file.get_tensor(name), name) for name in file.keys()]  # noqa: SIM118
-    made = model(initializers=protos)
-    helper.set_model_props(made, strings)
-    ckptconv.convert(write(tmp_path / "v.onnx", made), tmp_path / "back.pth")
+    ckptconv.convert(beside(tmp_path / "v.safetensors"), tmp_path / "back.pth")
     back, expected = load(tmp_path / "back.pth"), load(tmp_path / "v.pth")
     assert {key: back[key] for key in value if key != "state_dict"} == {
         key: item for key, item in value.items() if key != "state_dict"
@@ -130,6 +137,53 @@ def test_our_record_gives_back_types_names_and_ties(tmp_path: Path) -> None:
         assert found.ties == [["a.weight", "b.weight"]]
         assert found.notes.graph
         assert found.notes.source == "torch"
+
+
+def test_tensors_stored_as_another_type_and_bytes_kept_apart_come_back(tmp_path: Path) -> None:
+    value = {
+        "vocabulary": bytes(range(256)) * 300,
+        "scales": np.arange(20_000.0),
+        "state_dict": {
+            "spectrum": torch.complex(torch.rand(2, 3, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)),
+            "half": torch.rand(3, 2).half().to(torch.complex32),
+            "plain": torch.rand(2),
+        },
+    }
+    path = saved(tmp_path / "v.pth", value)
+    ckptconv.convert(path, tmp_path / "v.safetensors")
+    made = beside(tmp_path / "v.safetensors")
+    stored = {one.name: list(one.dims) for one in onnx.load(made).graph.initializer}
+    assert stored["half"] == [3, 2, 2]
+    assert stored["ckptconv.bytes.0"] == [76_800]
+    with ckptconv.open(made) as found:
+        assert {name: (one.info.dtype.name, one.info.shape) for name, one in found.items()} == {
+            "spectrum": ("C128", (2, 3)), "half": ("C32", (3, 2)), "plain": ("F32", (2,)),
+        }  # fmt: skip
+        assert bytes(found["half"].read(4, 10)) == bytes(found["half"].read())[4:10]
+        assert found.metadata["vocabulary"] == value["vocabulary"]
+    ckptconv.convert(made, tmp_path / "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=False)  # ours; numpy's arrays ask for it
+    back["state_dict"] = dict(sorted(back["state_dict"].items()))  # safe_open has an order of its own
+    value["state_dict"] = dict(sorted(value["state_dict"].items()))
+    assert same_object(back, value)
+    less = onnx.load(made)
+    (blob,) = [one for one in less.graph.initializer if one.name == "ckptconv.bytes.0"]
+    less.graph.initializer.remove(blob)
+    with ckptconv.open(write(tmp_path / "less.onnx", less)) as found:
+        assert found.metadata["vocabulary"] is None
+        assert "lost-tensor" in {one.code for one in found.findings}
+
+
+def test_a_record_that_the_tensors_contradict_is_said_and_the_tensors_are_read_as_they_lie(tmp_path: Path) -> None:
+    made = model(initializers=[tensor("w", 1, (2, 2))])
+    for claim in ("C32", "nonsense"):
+        del made.metadata_props[:]
+        record = {"version": 1, "encodings": {"w": {"dtype": claim, "shape": [2]}}}
+        made.metadata_props.add(key="ckptconv", value=json.dumps(record))
+        with ckptconv.open(write(tmp_path / "m.onnx", made)) as found:
+            assert found["w"].info.shape == (2, 2)
+            (finding,) = [one for one in found.findings if one.code == "encoding"]
+            assert f"'w' is {claim}, which its header contradicts" in finding.message
 
 
 def test_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:

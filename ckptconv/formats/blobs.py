@@ -1,4 +1,4 @@
-"""Metadata too large for the header: bytes and arrays that are moved into tensors of their own.
+"""Metadata too large for a header of strings: bytes and arrays that are moved into tensors of their own.
 
 In the tree `Stored` stands in for such a value; the tensor is U8 and holds its bytes.
 """

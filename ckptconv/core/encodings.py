@@ -1,0 +1,57 @@
+"""Tensors that are stored as another type, because a format has none such, and what the record says that they are.
+
+Complex numbers are stored as pairs of floats, with a last dimension of 2. Anything else (sub-byte integers, quantised
+and block types) is stored as its bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import COMPONENT, DTYPES, DType
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import LazyTensor, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.core.record import Record
+
+    Fits = Callable[[TensorInfo, DType, tuple[int, ...]], bool]
+
+
+def encoded(info: TensorInfo) -> TensorInfo:
+    """The header under which a tensor is stored where its type does not exist: pairs of floats, or bytes."""
+    if info.dtype in COMPONENT:
+        return TensorInfo(COMPONENT[info.dtype], (*info.shape, 2), info.nbytes)
+    return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
+
+
+def is_encoded(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool:
+    """Whether `stored` is what a tensor of this type and shape is encoded as."""
+    return encoded(claimed(stored, dtype, shape)) == stored
+
+
+def claimed(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
+    """The header that a record claims; a block type's size is that of what is stored."""
+    return TensorInfo(dtype, shape, stored.nbytes) if dtype.kind == "block" else TensorInfo.of(dtype, shape)
+
+
+def decoded(
+    stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], fits: Fits = is_encoded
+) -> LazyTensor:
+    """The tensor as what the record says that it is: the same bytes under another header.
+
+    stored: the name in the file. fits: whether a stored header, a type and a shape go together; where they do not, the
+            tensor stays as it is, with a finding.
+    """
+    encoding = record.encodings.get(record.names.get(stored, stored))
+    if encoding is None:
+        return tensor
+    dtype = DTYPES.get(encoding.dtype)
+    if dtype is None or not fits(tensor.info, dtype, encoding.shape):
+        message = f"the record says {stored!r} is {encoding.dtype}, which its header contradicts; it is read as it lies"
+        findings.append(Finding("encoding", "warning", stored, message, encoding.dtype, tensor.info.dtype.name))
+        return tensor
+    return replace(tensor, info=TensorInfo(dtype, encoding.shape, tensor.info.nbytes))
