@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from ckptconv.api.edits import check_casts, edited, plan_of
+from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.report import Finding
@@ -86,7 +86,7 @@ def convert(
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
 
     force:      replace an existing target.
-    dry_run:    write nothing; list what would be lost.
+    dry_run:    write nothing; list what would be lost. Tensors that are cast are read, for what overflows.
     bare:       the model's tensors alone, without metadata and extras.
     metadata:   top-level keys to set.
     allow_loss: codes of losses that are agreed to (`preflight.CODES`), or "all".
@@ -111,8 +111,8 @@ def convert(
     if inputs and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
-        opened = named_by_architecture(opened, arch, Path(source), settings)
-        opened, moves = _edited(opened, edits)
+        named = named_by_architecture(opened, arch, Path(source), settings)
+        opened, moves = edited(named, edits, bare=bare) if edits else (named, {})
         said = opened.with_metadata(metadata or {})
         fitting, graph = None, None
         if arch is not None or with_params:
@@ -133,8 +133,7 @@ def convert(
             [*noticed, *_findings(checkpoint, wanted, bare=bare)],
         )  # fmt: skip
         if dry_run:
-            planned = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
-            return replace(result, nbytes=planned, plan=plan_of(checkpoint, moves))
+            return _planned(result, checkpoint, plan_of(named, checkpoint, moves, str(target)), progress)
         _refuse(losses, allow_loss, source)
         try:
             how = WriteOptions(
@@ -143,10 +142,6 @@ def convert(
             return _write(opened, checkpoint, wanted, Target(target, replace=force), result, how, allow_loss)
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
-
-
-def _edited(opened: Checkpoint, edits: Edits | None) -> tuple[Checkpoint, dict[str, tuple[str, ...]]]:
-    return edited(opened, edits) if edits else (opened, {})
 
 
 def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
@@ -159,17 +154,30 @@ def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool,
     return noted(checkpoint, note)
 
 
+def _planned(
+    result: Conversion, checkpoint: Checkpoint, plan: list[Move], progress: Callable[[int, int], None] | None
+) -> Conversion:
+    """What a dry run says; the values of tensors that are cast are looked at for it."""
+    read_casts(checkpoint, progress)
+    over, cast = cast_losses(checkpoint)
+    nbytes = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
+    losses, findings = [*result.losses, *over], [*result.findings, *cast]
+    return replace(result, nbytes=nbytes, losses=losses, findings=findings, plan=plan)
+
+
 def _write(
     opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions,
     allow_loss: Collection[str],
 ) -> Conversion:  # fmt: skip
     with target:
         written = wanted.write(checkpoint, target, how)
-        cast = check_casts(checkpoint, allow_loss)
+        over, cast = cast_losses(checkpoint)  # known once the values have passed
+        if over and not {"overflow", "all"} & set(allow_loss):
+            raise LossError(over, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
         opened.check_unchanged()
         target.commit()
-    findings = [*result.findings, *written.findings, *cast]
-    return replace(result, nbytes=written.nbytes, digest=written.digest, findings=findings)
+    losses, findings = [*result.losses, *over], [*result.findings, *written.findings, *cast]
+    return replace(result, nbytes=written.nbytes, digest=written.digest, losses=losses, findings=findings)
 
 
 def _write_as(progress: Callable[[int, int], None] | None) -> Callable[[str, Checkpoint, Target], WriteResult]:

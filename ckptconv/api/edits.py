@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict, TensorRef, walk
 from ckptconv.core.report import Finding
-from ckptconv.edits.apply import apply, inverted, steps_of
-from ckptconv.edits.cast import Loss, loss_of
+from ckptconv.edits.apply import apply_edit, label
+from ckptconv.edits.cast import loss_of
+from ckptconv.edits.invert import inverted
+from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import NameRule, cast_edits, rename_edit, selected
-from ckptconv.errors import EditError, LossError, UsageError
+from ckptconv.edits.tree import rooted
+from ckptconv.errors import CkptconvError, EditError, UsageError
+from ckptconv.io.checksum import CHUNK
+from ckptconv.io.stream import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
     from ckptconv.core.edit import Edit
-    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+
+    Origins = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +34,9 @@ class Edits:
     """What is to be done to the model's tensors on their way.
 
     select, drop: globs over the source's names; ``*`` crosses dots.
-    names:        prefixes and substitutions, and rules files (their paths), in the order in which they are made.
+    names:        prefixes and substitutions, and rules files (their paths), in the order in which they are made. The
+                  substitutions are Python's regular expressions, and whoever writes one vouches for the time that it
+                  takes; the patterns of rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts.
     """
@@ -46,141 +53,167 @@ class Edits:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One row of the plan: the names a tensor comes from, its new name, type and shape."""
+    """One row of the plan: the names a tensor comes from, its new name, type and shape, and the file that it goes to.
+
+    A tensor that is left out has no target and no file; its type and shape are those that it had.
+    """
 
     sources: tuple[str, ...]
-    target: str
+    target: str | None
     dtype: str
     shape: tuple[int, ...]
+    file: str | None
 
     def to_dict(self) -> dict[str, Json]:
         """The row as ``convert --dry-run --json`` prints it."""
-        return {"sources": list(self.sources), "target": self.target, "dtype": self.dtype, "shape": list(self.shape)}
+        return {
+            "sources": list(self.sources), "target": self.target, "dtype": self.dtype, "shape": list(self.shape),
+            "file": self.file,
+        }  # fmt: skip
 
 
-def edited(checkpoint: Checkpoint, wanted: Edits) -> tuple[Checkpoint, dict[str, tuple[str, ...]]]:
-    """The checkpoint after `wanted`, no tensor read, and for each of its names those that it comes from.
+@dataclass(slots=True)
+class _State:
+    """Tensors on their way, and for each name those of the source that it comes from."""
+
+    tensors: dict[str, LazyTensor]
+    extras: dict[str, LazyTensor]
+    origins: Origins = field(default_factory=dict)
+
+    def make(self, edit: Edit, label: str) -> None:
+        """One edit. Tensors outside of the state_dict take part where a step names them, and stay where they are."""
+        named = {name for step in edit.steps for name in (*step.sources, *step.targets)}
+        outside = {name: tensor for name, tensor in self.extras.items() if name in named}
+        made, steps = apply_edit({**self.tensors, **outside}, edit, label)
+        if gone := [name for name in outside if name not in made]:
+            raise EditError(f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name")
+        self.extras.update({name: made.pop(name) for name in outside})
+        come = {
+            target: tuple(dict.fromkeys(old for name in step.sources for old in self.origins.get(name, (name,))))
+            for step in steps
+            for target in step.targets
+        }
+        self.origins = {name: come.get(name) or self.origins[name] for name in made}
+        self.tensors = made
+
+
+def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tuple[Checkpoint, Origins]:
+    """The checkpoint after `wanted`, no tensor read, and for each of its names those that it comes from. With `bare`,
+    metadata may be left out.
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
     if wanted.reverse and not any(not isinstance(rule, NameRule) for rule in wanted.names):
         raise UsageError("there are no rules to reverse", hint="--reverse goes with --rules FILE")
     chosen = selected(list(checkpoint), wanted.select, wanted.drop)
-    tensors = {name: checkpoint[name] for name in chosen}
-    origins: dict[str, tuple[str, ...]] = {name: (name,) for name in tensors}
+    state = _State({name: checkpoint[name] for name in chosen}, dict(checkpoint.extras), {n: (n,) for n in chosen})
     for rule in wanted.names:
         if isinstance(rule, NameRule):
-            edits = [rename_edit(rule, list(tensors))]
+            state.make(rename_edit(rule, list(state.tensors)), f"--{rule.how} {rule.text!r}")
         else:
-            edits = inverted(read_rules(rule)) if wanted.reverse else read_rules(rule)
-        for edit in edits:
-            tensors, origins = _applied(tensors, origins, edit)
-    for edit in cast_edits(wanted.dtype, tensors):
-        tensors, origins = _applied(tensors, origins, edit)
-    return _rebuilt(checkpoint, tensors, origins), origins
+            _make_rules(state, rule, reverse=wanted.reverse)
+    for edit in cast_edits(wanted.dtype, state.tensors):
+        state.make(edit, "--dtype")
+    return _rebuilt(checkpoint, state, bare=bare), state.origins
 
 
-def _applied(
-    tensors: Mapping[str, LazyTensor], origins: Mapping[str, tuple[str, ...]], edit: Edit
-) -> tuple[dict[str, LazyTensor], dict[str, tuple[str, ...]]]:
-    steps = steps_of(edit, list(tensors))
-    made = apply(tensors, [replace(edit, steps=steps)])
-    come = {
-        target: tuple(dict.fromkeys(old for source in step.sources for old in origins.get(source, (source,))))
-        for step in steps
-        for target in step.targets
-    }
-    return made, {name: come.get(name) or origins[name] for name in made}
+def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
+    try:
+        edits = read_rules(path)
+        numbers = range(1, len(edits) + 1)
+        for number, edit in zip(reversed(numbers) if reverse else numbers, inverted(edits) if reverse else edits):  # noqa: B905
+            state.make(edit, f"undoing {label(edits[number - 1], number)}" if reverse else label(edit, number))
+    except CkptconvError as error:
+        raise error.at(path) from error.__cause__
 
 
-def _rebuilt(
-    checkpoint: Checkpoint, tensors: dict[str, LazyTensor], origins: Mapping[str, tuple[str, ...]]
-) -> Checkpoint:
+def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool) -> Checkpoint:
     """The checkpoint around its new tensors: its metadata as it was, bookkeeping under the new names."""
+    tensors, origins, notes = state.tensors, state.origins, checkpoint.notes
     moved = {olds[0]: new for new, olds in origins.items() if len(olds) == 1}
-    unchanged = {new for new, olds in origins.items() if len(olds) == 1 and tensors[new] is checkpoint.get(olds[0])}
-    renamed = any(new != old for old, new in moved.items()) or len(moved) != len(checkpoint)
-    root = _rooted(checkpoint, tensors, moved) if renamed else checkpoint.root
-    notes = checkpoint.notes
-    findings = list(checkpoint.findings)
-    if notes.arch is not None and (renamed or len(unchanged) < len(tensors)):
-        findings.append(
-            Finding("arch-note", "info", "", "the note of its architecture is dropped: its tensors are others")
-        )
-        notes = replace(notes, arch=None)
-    extras = set(checkpoint.extras)
+    same = {new: olds[0] for new, olds in origins.items() if tensors[new] is checkpoint.get(olds[0])}
+    same |= {name: name for name, tensor in state.extras.items() if tensor is checkpoint.extras[name]}
+    findings = [*checkpoint.findings, *_broken_ties(checkpoint, tensors, moved)]
+    fits = {name: tensor.info.shape for name, tensor in tensors.items()} == {
+        name: tensor.info.shape for name, tensor in checkpoint.items()
+    }
+    if notes.arch is not None and not fits:
+        message = "the note of its architecture is dropped: its tensors are others now; --arch gives it one"
+        findings.append(Finding("arch-note", "info", "", message))
+    firsts = {**{new: olds[0] for new, olds in origins.items()}, **{name: name for name in state.extras}}
     notes = replace(
         notes,
-        tensors={moved.get(n, n): note for n, note in notes.tensors.items() if n in moved or n in extras},
-        strides={moved.get(n, n): row for n, row in notes.strides.items() if moved.get(n) in unchanged or n in extras},
-        attributes={moved.get(n, n): node for n, node in notes.attributes.items() if n in moved or n in extras},
+        arch=notes.arch if fits else None,
+        tensors={new: notes.tensors[old] for new, old in firsts.items() if old in notes.tensors},
+        strides={new: notes.strides[old] for new, old in same.items() if old in notes.strides},
+        attributes={new: notes.attributes[old] for new, old in firsts.items() if old in notes.attributes},
         digest=None,
     )
     return Checkpoint(
-        tensors, extras=checkpoint.extras, root=root, format=checkpoint.format, notes=notes, findings=tuple(findings),
-        file=checkpoint.file,
+        tensors, extras=state.extras, root=rooted(checkpoint, tensors.keys(), moved, bare=bare),
+        format=checkpoint.format, notes=notes, findings=tuple(findings), file=checkpoint.file,
     )  # fmt: skip
 
 
-def _rooted(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], moved: Mapping[str, str]) -> MetaNode:
-    """The tree with the module versions of renamed modules under their new paths."""
-    holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
-    single = [node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef) and node.name in checkpoint]
-    lost = [name for name in tensors if not any(name.startswith(hole.prefix) for hole in holes)]
-    if single and any(moved.get(name) != name for name in single):
-        raise EditError(f"{single[0]!r} is no part of a state_dict, and keeps its name", hint="--bare makes one of all")
-    if lost and not single:
-        prefixes = ", ".join(repr(hole.prefix) for hole in holes)
-        raise EditError(f"{lost[0]!r} would be in none of the file's dicts, {prefixes}", hint="--bare makes one of all")
-    old = holes[0].versions if len(holes) == 1 else None
-    if not isinstance(old, dict):
-        return checkpoint.root
-    paths = {before.rpartition(".")[0]: now.rpartition(".")[0] for before, now in moved.items() if before != now}
-    versions = old.copy()
-    versions.clear()
-    versions.update({paths.get(path, path) if isinstance(path, str) else path: entry for path, entry in old.items()})
-    return _replaced(checkpoint.root, holes[0], replace(holes[0], versions=versions))
+def _broken_ties(
+    checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], moved: Mapping[str, str]
+) -> Iterator[Finding]:
+    """A warning for names that shared one tensor, of which an edit has changed some alone."""
+    for group in checkpoint.ties:
+        left = [moved[name] for name in group if name in moved]
+        if len({tensors[name].alias for name in left}) > 1:
+            message = f"{' and '.join(left)} shared one tensor, and do not any more"
+            yield Finding("tie-broken", "warning", left[0], message, " = ".join(group))
 
 
-def _replaced(node: MetaNode, old: StateDict, new: StateDict) -> MetaNode:
-    """The tree with one hole in another's place; containers on the way are copied."""
-    if node is old:
-        return new
-    if isinstance(node, dict):
-        made = node.copy()
-        made.update({key: _replaced(value, old, new) for key, value in node.items()})
-        return made
-    if type(node) is list or type(node) is tuple:
-        return type(node)(_replaced(item, old, new) for item in node)
-    return node
-
-
-def plan_of(checkpoint: Checkpoint, origins: Mapping[str, tuple[str, ...]]) -> list[Move]:
-    """What becomes of what, in the target's order."""
-    return [
-        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape)
+def plan_of(source: Checkpoint, checkpoint: Checkpoint, origins: Origins, file: str) -> list[Move]:
+    """What becomes of every tensor of the model, in the target's order; then those that are left out."""
+    made = [
+        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape, file)
         for name, tensor in checkpoint.items()
     ]
+    used = {name for move in made for name in move.sources}
+    gone = [
+        Move((name,), None, tensor.info.dtype.name, tensor.info.shape, None)
+        for name, tensor in source.items()
+        if name not in used
+    ]
+    return [*made, *gone]
 
 
-def check_casts(checkpoint: Checkpoint, allowed: Collection[str]) -> list[Finding]:
-    """What casting lost, once everything has been read. Raises LossError where values overflowed without consent."""
-    found: list[Finding] = []
+def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
+    """Read every tensor that is cast, so that `cast_losses` knows what that costs; in constant memory."""
+    waiting = [tensor for _, tensor, _ in _casts(checkpoint)]
+    total, done = sum(tensor.info.nbytes for tensor in waiting), 0
+    for tensor in waiting:
+        for chunk in chunks(tensor, memoryview(bytearray(CHUNK))):
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+
+
+def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
+    """What casting lost, of all that has been read: what needs consent (values past the range), and what is said."""
     over: list[Finding] = []
     total, count = Loss(), 0
-    for name, tensor in checkpoint.items():
-        loss = loss_of(tensor)
-        if loss is None or name in checkpoint.tied_to:
-            continue
+    for name, tensor, loss in _casts(checkpoint):
         count += 1
         total.add(loss)
         if loss.overflowed:
-            message = f"{name}: {loss.overflowed:,} finite values are past the range of {tensor.info.dtype}"
+            many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
+            message = f"{name}: {many} past the range of {tensor.info.dtype}"
             over.append(Finding("overflow", "error", name, message, None, str(loss.overflowed)))
-    if over and not {"overflow", "all"} & set(allowed):
-        raise LossError(over, hint="--allow-loss overflow makes them infinite or NaN; or choose a wider type for these")
-    if count:
-        flushed = f", {total.flushed:,} values became 0" if total.flushed else ""
-        message = f"{count} tensors are cast: the largest relative error is {total.max_rel:.3g}{flushed}"
-        found.append(Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}"))
-    return [*found, *(replace(one, severity="warning") for one in over)]
+    if not count:
+        return [], []
+    flushed = f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
+    how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else "exactly"
+    message = f"{count:,} tensor{'s are' if count != 1 else ' is'} cast: {how}{flushed}"
+    return over, [Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")]
+
+
+def _casts(checkpoint: Checkpoint) -> Iterable[tuple[str, LazyTensor, Loss]]:
+    """Tensors that are cast, tied ones once, and what has been lost of each so far."""
+    for name, tensor in checkpoint.all_tensors.items():
+        loss = None if name in checkpoint.tied_to else loss_of(tensor)
+        if loss is not None:
+            yield name, tensor, loss

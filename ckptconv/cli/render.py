@@ -125,7 +125,7 @@ def conversion(result: Conversion, *, dry_run: bool) -> list[str]:
     if dry_run:
         amount = f"would be {result.target_format}, {amount}"
     lines = [f"{source} → {style(target, 'bold')}: {amount}"]
-    lines += table([_move(move) for move in result.plan])
+    lines += _plan(result.plan)
     label = "would be lost" if dry_run else "lost"
     lines += findings(result.losses, label)
     lines += findings(result.findings)
@@ -137,15 +137,21 @@ def conversion(result: Conversion, *, dry_run: bool) -> list[str]:
     return lines
 
 
-def _move(move: Move) -> list[str]:
-    """``a + b → c``, or the name alone where it stays; type and shape."""
+def _plan(moves: Sequence[Move]) -> list[str]:
+    """``a + b → c``, or the name alone where it stays; type, shape, and the file where there are several."""
+    several = len({move.file for move in moves if move.file is not None}) > 1
+    return table([_move(move, several=several) for move in moves])
+
+
+def _move(move: Move, *, several: bool) -> list[str]:
     sources = " + ".join(map(printable, move.sources))
-    name = printable(move.target)
-    return [
+    name = "left out" if move.target is None else printable(move.target)
+    row = [
         f"  {name}" if move.sources == (move.target,) else f"  {sources} → {name}",
         move.dtype,
         str(list(move.shape)),
     ]
+    return [*row, printable(move.file or "")] if several else row
 
 
 def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> list[str]:

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 Kind = Literal[
-    "rename", "transpose", "reshape", "cast", "split", "concat", "stack", "tie", "untie", "drop", "remove-layers",
-    "insert-layers",
+    "rename", "transpose", "permute", "reshape", "cast", "split", "concat", "stack", "unstack", "tie", "untie", "drop",
+    "remove-layers", "insert-layers",
 ]  # fmt: skip
 """transpose: dimension i of a target is dimension ``details["axes"][i]`` of its source.
-reshape: the same elements in the same order, in ``details["shape"]``; ``from`` is the shape before.
+permute: dimension ``details["axis"]`` is taken for several, of lengths ``shape``; these change places as ``axes`` says,
+and are one again. reshape: the same elements in the same order, in ``details["shape"]``; ``from`` is the shape before.
 cast: to ``details["dtype"]``, with rounding alone; ``from`` is the type before.
 split, concat: one source into several targets along ``details["axis"]``, of lengths ``sizes``, and the other way round.
-stack: sources of one shape along a new first dimension.
+With ``blocks``, the whole is that many blocks of equal length, and each has a piece of every part, as the heads of an
+interleaved q, k and v. stack, unstack: sources of one shape along a new dimension ``axis``, and the other way round.
 tie, untie: names that share one tensor in the one, and each have their own in the other; ``new``: the target is no
 tensor of the one.
 remove-layers, insert-layers: all tensors of the layers ``details["layers"]`` of the stack ``details["stack"]``. The

@@ -7,230 +7,58 @@ nothing matches is an error that lists the names.
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DTYPES, DType
-from ckptconv.core.edit import Edit, Step
-from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.cast import cast_tensor
+from ckptconv.edits.expand import listed, steps_of
 from ckptconv.edits.joined import joined
-from ckptconv.edits.patterns import ANY
 from ckptconv.edits.through import cut, turned
 from ckptconv.edits.views import reshaped
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from ckptconv.core.edit import Kind
-    from ckptconv.core.spelling import Json
+    from ckptconv.core.edit import Edit, Kind, Step
+    from ckptconv.core.tensor import LazyTensor
 
-Tensors = dict[str, LazyTensor]
+    Tensors = dict[str, LazyTensor]
 
 ARITY: dict[Kind, tuple[str, str]] = {
-    "rename": ("one", "one"), "transpose": ("one", "one"), "reshape": ("one", "one"), "cast": ("one", "one"),
-    "split": ("one", "many"), "concat": ("many", "one"), "stack": ("many", "one"), "tie": ("one", "one"),
-    "untie": ("one", "one"), "drop": ("one", "none"), "remove-layers": ("one", "none"),
-    "insert-layers": ("none", "one"),
+    "rename": ("one", "one"), "transpose": ("one", "one"), "permute": ("one", "one"), "reshape": ("one", "one"),
+    "cast": ("one", "one"), "split": ("one", "many"), "concat": ("many", "one"), "stack": ("many", "one"),
+    "unstack": ("one", "many"), "tie": ("one", "one"), "untie": ("one", "one"), "drop": ("one", "none"),
+    "remove-layers": ("one", "none"), "insert-layers": ("none", "one"),
 }  # fmt: skip
 """How many names each step of a kind has on its two sides."""
+
+_HINT = "ckptconv inspect --list shows the names"
 
 
 def apply(tensors: Mapping[str, LazyTensor], edits: Sequence[Edit]) -> Tensors:
     """The tensors after all edits, one after another. Raises EditError, UnsupportedError."""
     made = dict(tensors)
     for number, edit in enumerate(edits, 1):
-        made = _Application(made, edit, number).run()
+        made, _ = apply_edit(made, edit, label(edit, number))
     return made
 
 
-def steps_of(edit: Edit, names: Sequence[str]) -> tuple[Step, ...]:
-    """The edit's steps, or those that its patterns stand for among `names`. Raises EditError where there are none."""
-    if edit.steps:
-        return edit.steps
-    if not edit.sources:
-        return ()
-    first, *others = edit.sources
-    expression = re.compile("(.*?)".join(map(re.escape, first.split(ANY))), re.DOTALL)
-    known = set(names)
-    steps: list[Step] = []
-    for name in names:
-        found = expression.fullmatch(name)
-        if found is None:
-            continue
-        sources = (name, *(_filled(other, found.groups()) for other in others))
-        if missing := [other for other in sources if other not in known]:
-            raise EditError(f"{edit.kind} {first!r} matches {name!r}, and there is no {missing[0]!r}")
-        steps.append(Step(sources, tuple(_filled(target, found.groups()) for target in edit.targets or ())))
-    if not steps:
-        raise EditError(f"{edit.kind} {first!r} matches no tensor", hint="ckptconv inspect --list shows the names")
-    return tuple(steps)
+def label(edit: Edit, number: int) -> str:
+    """What errors call the `number`-th edit."""
+    return f"edit {number}, {edit.kind} {' + '.join(edit.sources or edit.targets)!r}"
 
 
-def _filled(pattern: str, texts: Sequence[str]) -> str:
-    made, *rest = pattern.split(ANY)
-    if len(rest) > len(texts):
-        raise EditError(f"{pattern!r} has more places than the pattern that it is filled from")
-    return made + "".join(text + part for text, part in zip(texts, rest, strict=False))
-
-
-@dataclass
-class _Application:
-    tensors: Tensors
-    edit: Edit
-    number: int
-
-    def fail(self, problem: str, names: Sequence[str] = (), hint: str | None = None) -> EditError:
-        shown = " + ".join(self.edit.sources) or " + ".join(self.edit.targets)
-        return EditError(
-            f"edit {self.number}, {self.edit.kind} {shown!r}: {problem}",
-            hint=hint,
-            details=[repr(n) for n in names[:20]],
-        )
-
-    def run(self) -> Tensors:
-        edit = self.edit
-        if edit.kind == "insert-layers":
-            raise self.fail("the values of layers that are inserted are not in a list of edits", list(edit.targets))
-        steps = steps_of(edit, list(self.tensors))
-        wanted = ARITY[edit.kind]
-        for step in steps:
-            for names, count in ((step.sources, wanted[0]), (step.targets, wanted[1])):
-                if (
-                    (count == "one" and len(names) != 1)
-                    or (count == "none" and names)
-                    or (count == "many" and not names)
-                ):
-                    raise self.fail(f"a step has {len(names)} names where it takes {count}")
-        if missing := [name for step in steps for name in step.sources if name not in self.tensors]:
-            raise self.fail(f"{len(missing)} tensors are missing", missing, "ckptconv inspect --list shows the names")
-        made: dict[str, Tensors] = {}
-        gone: set[str] = set()
-        for step in steps:
-            new = self.step(step)
-            if edit.kind in ("tie", "untie"):
-                gone |= set(step.targets)  # replaced where it stands, or put behind what it shares
-                place = step.targets[0] if step.targets[0] in self.tensors else step.sources[0]
-            else:
-                gone |= set(step.sources)
-                place = step.sources[0]
-            for name in new:
-                if any(name in others for others in made.values()):
-                    raise self.fail("two tensors would have one name", [name])
-            made.setdefault(place, {}).update(new)
-        return self.merged(made, gone)
-
-    def merged(self, made: Mapping[str, Tensors], gone: set[str]) -> Tensors:
-        result: Tensors = {}
-        for name, tensor in self.tensors.items():
-            entries = dict(made.get(name, {}))
-            if name not in gone:
-                entries = {name: tensor, **{key: value for key, value in entries.items() if key != name}}
-                if name in made.get(name, {}):
-                    raise self.fail("two tensors would have one name", [name])
-            for key, value in entries.items():
-                if key in result or (key != name and key in self.tensors and key not in gone):
-                    raise self.fail("two tensors would have one name", [key])
-                result[key] = value
-        return result
-
-    def step(self, step: Step) -> Tensors:
-        sources = [self.tensors[name] for name in step.sources]
-        details = self.edit.details
-        match self.edit.kind:
-            case "rename":
-                return {step.targets[0]: sources[0]}
-            case "transpose":
-                return {step.targets[0]: self.turned(step, sources[0], self.integers("axes"))}
-            case "reshape":
-                return {step.targets[0]: self.reshaped(step, sources[0], self.integers("shape"))}
-            case "cast":
-                return {step.targets[0]: self.cast(sources[0])}
-            case "split":
-                return self.split(step, sources[0])
-            case "concat" | "stack":
-                return {step.targets[0]: self.joined(step, sources)}
-            case "tie":
-                shared = (
-                    sources[0] if sources[0].alias is not None else replace(sources[0], alias=("tied", step.sources[0]))
-                )
-                return {step.targets[0]: shared}
-            case "untie":
-                kept = self.tensors.get(step.targets[0], sources[0])
-                return {step.targets[0]: replace(kept, alias=("untied", step.targets[0]), placement=None)}
-        assert not step.targets, details
-        return {}
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        value = self.edit.details.get(key)
-        if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
-            raise self.fail(f"it needs {key!r}, a list of sizes")
-        return tuple(item for item in value if isinstance(item, int))
-
-    def axis(self, shape: Sequence[int]) -> int:
-        axis: Json = self.edit.details.get("axis", 0)
-        if type(axis) is not int or not 0 <= axis < len(shape):
-            raise self.fail(f"there is no dimension {axis} in a shape of {len(shape)}")
-        return axis
-
-    def turned(self, step: Step, tensor: LazyTensor, axes: tuple[int, ...]) -> LazyTensor:
-        if sorted(axes) != list(range(len(tensor.info.shape))):
-            raise self.fail(f"{list(axes)} permutes no shape of {len(tensor.info.shape)} dimensions", step.sources)
-        return replace(self.viewed(step, turned(tensor, axes)), alias=self.alias(tensor, axes))
-
-    def reshaped(self, step: Step, tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
-        if TensorInfo.of(tensor.info.dtype, shape).numel != tensor.info.numel:
-            raise self.fail(f"{list(tensor.info.shape)} does not reshape to {list(shape)}", step.sources)
-        return replace(reshaped(tensor, shape), alias=self.alias(tensor, shape))
-
-    def alias(self, tensor: LazyTensor, *how: object) -> object:
-        """What tied tensors that are changed alike go on sharing."""
-        return None if tensor.alias is None else (self.edit.kind, tensor.alias, how)
-
-    def viewed(self, step: Step, view: LazyTensor | None) -> LazyTensor:
-        if view is None:
-            raise UnsupportedError(
-                f"{step.sources[0]!r} cannot be cut or turned: its elements are packed, or an edit before reshaped it",
-                hint="do it in two conversions",
-            )
-        return view
-
-    def cast(self, tensor: LazyTensor) -> LazyTensor:
-        name = self.edit.details.get("dtype")
-        dtype = DTYPES.get(name) if isinstance(name, str) else None
-        if dtype is None:
-            raise self.fail(f"there is no element type {name!r}")
-        return cast_to(tensor, dtype)
-
-    def split(self, step: Step, tensor: LazyTensor) -> Tensors:
-        axis = self.axis(tensor.info.shape)
-        length = tensor.info.shape[axis]
-        if "sizes" in self.edit.details:
-            sizes = self.integers("sizes")
-        elif length % len(step.targets):
-            raise self.fail(f"{length} cannot be split into {len(step.targets)} equal parts", step.sources)
-        else:
-            sizes = (length // len(step.targets),) * len(step.targets)
-        if len(sizes) != len(step.targets) or sum(sizes) != length:
-            raise self.fail(f"parts of {list(sizes)} do not make {length}", step.sources)
-        made: Tensors = {}
-        at = 0
-        for name, size in zip(step.targets, sizes, strict=True):
-            part = self.viewed(step, cut(tensor, axis, at, at + size))
-            made[name] = replace(part, alias=self.alias(tensor, axis, at, size))
-            at += size
-        return made
-
-    def joined(self, step: Step, tensors: Sequence[LazyTensor]) -> LazyTensor:
-        if self.edit.kind == "stack":
-            tensors = [reshaped(tensor, (1, *tensor.info.shape)) for tensor in tensors]
-        axis = self.axis(tensors[0].info.shape)
-        frames = {(t.info.dtype, t.info.shape[:axis], t.info.shape[axis + 1 :]) for t in tensors}
-        if len(frames) > 1:
-            raise self.fail("their types or shapes do not go together", step.sources)
-        return joined(tensors, axis)
+def apply_edit(tensors: Tensors, edit: Edit, label: str) -> tuple[Tensors, tuple[Step, ...]]:
+    """The tensors after one edit, and the steps that it took; `label` is what errors call it."""
+    one = _Application(tensors, edit, label)
+    if edit.kind == "insert-layers":
+        raise one.fail("the values of layers that are inserted are not in a list of edits", edit.targets)
+    steps = steps_of(edit, list(tensors), label)
+    return one.run(steps), steps
 
 
 def cast_to(tensor: LazyTensor, dtype: DType) -> LazyTensor:
@@ -241,54 +69,215 @@ def cast_to(tensor: LazyTensor, dtype: DType) -> LazyTensor:
     return replace(cast_tensor(tensor, dtype), alias=alias)
 
 
-def inverted(edits: Sequence[Edit]) -> list[Edit]:
-    """The edits that undo these. Raises EditError for one that nothing undoes, saying why."""
-    return [_inverse(edit, number) for number, edit in reversed(list(enumerate(edits, 1)))]
+@dataclass
+class _Application:
+    tensors: Tensors
+    edit: Edit
+    label: str
+
+    def fail(self, problem: str, names: Iterable[str] = (), hint: str | None = None) -> EditError:
+        return EditError(f"{self.label}: {problem}", hint=hint, details=listed(names))
+
+    def run(self, steps: Sequence[Step]) -> Tensors:
+        edit = self.edit
+        self.check(steps)
+        made: dict[str, Tensors] = {}
+        gone: set[str] = set()
+        for step in steps:
+            place = step.sources[0]
+            if edit.kind in ("tie", "untie"):
+                gone |= set(step.targets)  # replaced where it stands, or put behind what it shares
+                place = step.targets[0] if step.targets[0] in self.tensors else place
+            else:
+                gone |= set(step.sources)
+            made.setdefault(place, {}).update(self.step(step))
+        return self.merged(made, gone)
+
+    def check(self, steps: Sequence[Step]) -> None:
+        """Refuse names that are missing, used twice, or would be there twice."""
+        for step in steps:
+            for names, count in zip((step.sources, step.targets), ARITY[self.edit.kind], strict=True):
+                wrong = {"one": len(names) != 1, "none": bool(names), "many": not names}
+                if wrong[count]:
+                    raise self.fail(f"a step has {len(names)} names where it takes {count}", names)
+        missing = dict.fromkeys(name for step in steps for name in step.sources if name not in self.tensors)
+        if missing:
+            count = f"{len(missing)} tensors are" if len(missing) > 1 else "a tensor is"
+            raise self.fail(f"{count} missing", missing, _HINT)
+        replaces = self.edit.kind in ("tie", "untie")
+        taken = Counter(name for step in steps for name in step.sources) if not replaces else Counter[str]()
+        if twice := [name for name, count in taken.items() if count > 1]:
+            raise self.fail("two steps take one tensor", twice)
+        targets = Counter(name for step in steps for name in step.targets)
+        kept = set() if replaces and not self.edit.details.get("new") else self.tensors.keys() - taken.keys()
+        if twice := [name for name, count in targets.items() if count > 1 or name in kept]:
+            raise self.fail("two tensors would have one name", twice)
+        if self.edit.kind == "untie" and (lost := [name for name in targets if name not in self.tensors]):
+            raise self.fail("a tensor is missing", lost, _HINT)
+
+    def merged(self, made: Mapping[str, Tensors], gone: set[str]) -> Tensors:
+        result: Tensors = {}
+        for name, tensor in self.tensors.items():
+            if name not in gone:
+                result[name] = tensor
+            result.update(made.get(name, {}))
+        return result
+
+    def step(self, step: Step) -> Tensors:
+        sources = [self.tensors[name] for name in step.sources]
+        match self.edit.kind:
+            case "drop" | "remove-layers":
+                return {}
+            case "split" | "unstack":
+                return self.split(step, sources[0])
+            case "concat" | "stack":
+                return {step.targets[0]: self.joined(step, sources)}
+            case "tie":
+                return {step.targets[0]: self.tied(step, sources[0])}
+            case "untie":
+                alone = replace(self.tensors[step.targets[0]], alias=("untied", step.targets[0]), placement=None)
+                return {step.targets[0]: alone}
+        return {step.targets[0]: self.changed(step, sources[0])}
+
+    def changed(self, step: Step, tensor: LazyTensor) -> LazyTensor:
+        """What becomes of one tensor that stays one."""
+        match self.edit.kind:
+            case "transpose":
+                axes = self.integers("axes")
+                if sorted(axes) != list(range(len(tensor.info.shape))):
+                    raise self.fail(
+                        f"{list(axes)} permutes no shape of {len(tensor.info.shape)} dimensions", step.sources
+                    )
+                return replace(self.viewed(step, turned(tensor, axes)), alias=self.alias(tensor, axes))
+            case "permute":
+                return self.permuted(step, tensor)
+            case "reshape":
+                shape = self.sized(self.integers("shape"), tensor.info.numel, step)
+                return replace(reshaped(tensor, shape), alias=self.alias(tensor, shape))
+            case "cast":
+                name = self.edit.details.get("dtype")
+                dtype = DTYPES.get(name) if isinstance(name, str) else None
+                if dtype is None:
+                    raise self.fail(f"there is no element type {name!r}")
+                if tensor.info.dtype.kind in ("complex", "quantized", "block"):
+                    raise self.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
+                return cast_to(tensor, dtype)
+        return tensor
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        value = self.edit.details.get(key)
+        if not isinstance(value, list) or not all(type(item) is int and item >= -1 for item in value):
+            raise self.fail(f"it needs {key!r}, a list of sizes")
+        return tuple(item for item in value if isinstance(item, int))
+
+    def sized(self, shape: tuple[int, ...], numel: int, step: Step) -> tuple[int, ...]:
+        """The shape with its -1, if it has one, worked out."""
+        known = prod(n for n in shape if n >= 0)
+        if shape.count(-1) == 1 and known and numel % known == 0:
+            return tuple(numel // known if n < 0 else n for n in shape)
+        if -1 in shape or known != numel:
+            raise self.fail(f"{numel} elements are not what {list(shape)} has", step.sources)
+        return shape
+
+    def axis(self, dimensions: int) -> int:
+        axis = self.edit.details.get("axis", 0)
+        if type(axis) is not int or not 0 <= axis < dimensions:
+            raise self.fail(f"there is no dimension {axis} in a shape of {dimensions}")
+        return axis
+
+    def alias(self, tensor: LazyTensor, *how: object) -> object:
+        """What tied tensors that are changed alike go on sharing."""
+        return None if tensor.alias is None else (self.edit.kind, tensor.alias, how)
+
+    def viewed(self, step: Step, view: LazyTensor | None) -> LazyTensor:
+        if view is None:
+            raise UnsupportedError(
+                f"{step.sources[0]!r} cannot be cut or turned: its elements are packed, several to a byte",
+                hint="an edit of kind cast before this one gives them bytes of their own",
+            )
+        return view
+
+    def tied(self, step: Step, kept: LazyTensor) -> LazyTensor:
+        other = self.tensors.get(step.targets[0], kept)
+        if (other.info.dtype, other.info.shape) != (kept.info.dtype, kept.info.shape):
+            raise self.fail("tensors of unlike types or shapes cannot be one", (*step.sources, *step.targets))
+        return kept if kept.alias is not None else replace(kept, alias=("tied", step.sources[0]))
+
+    def permuted(self, step: Step, tensor: LazyTensor) -> LazyTensor:
+        """One dimension seen as several, which change places and are one again: the halves of rotary heads."""
+        shape, axis = tensor.info.shape, self.axis(len(tensor.info.shape))
+        sizes, axes = self.sized(self.integers("shape"), shape[axis], step), self.integers("axes")
+        if sorted(axes) != list(range(len(sizes))):
+            raise self.fail(f"{list(axes)} permutes no shape of {len(sizes)} dimensions", step.sources)
+        apart = reshaped(tensor, (*shape[:axis], *sizes, *shape[axis + 1 :]))
+        after = range(axis + len(sizes), len(apart.info.shape))
+        view = self.viewed(step, turned(apart, (*range(axis), *(axis + i for i in axes), *after)))
+        return replace(reshaped(view, shape), alias=self.alias(tensor, axis, sizes, axes))
+
+    def split(self, step: Step, tensor: LazyTensor) -> Tensors:
+        shape, axis = tensor.info.shape, self.axis(len(tensor.info.shape))
+        count = len(step.targets)
+        sizes = self.lengths(step, shape[axis], count)
+        blocks = self.blocks(step, (shape[axis], *sizes))
+        whole = tensor
+        if blocks > 1:
+            whole = reshaped(tensor, (*shape[:axis], blocks, shape[axis] // blocks, *shape[axis + 1 :]))
+        made: Tensors = {}
+        at = 0
+        for name, size in zip(step.targets, sizes, strict=True):
+            part = self.viewed(step, cut(whole, axis + (blocks > 1), at // blocks, (at + size) // blocks))
+            own = () if self.edit.kind == "unstack" else (size,)
+            part = reshaped(part, (*shape[:axis], *own, *shape[axis + 1 :]))
+            made[name] = replace(part, alias=self.alias(tensor, axis, blocks, at, size))
+            at += size
+        return made
+
+    def lengths(self, step: Step, whole: int, count: int) -> tuple[int, ...]:
+        """How long each part is."""
+        if self.edit.kind == "unstack":
+            sizes: tuple[int, ...] = (1,) * count
+        elif "sizes" in self.edit.details:
+            sizes = self.integers("sizes")
+        elif whole % count:
+            raise self.fail(f"{whole} cannot be split into {count} equal parts", step.sources)
+        else:
+            sizes = (whole // count,) * count
+        if len(sizes) != count or sum(sizes) != whole or min(sizes) < 0:
+            raise self.fail(f"parts of {list(sizes)} do not make {whole}", step.sources)
+        return sizes
+
+    def blocks(self, step: Step, lengths: Sequence[int]) -> int:
+        """In how many places a part lies in the whole: once, or once in every head of an interleaved q, k and v."""
+        blocks = self.edit.details.get("blocks", 1)
+        if type(blocks) is not int or blocks < 1 or any(length % blocks for length in lengths):
+            raise self.fail(f"{lengths[0]} is not made of {blocks} blocks of equal length", step.sources)
+        return blocks
+
+    def joined(self, step: Step, tensors: Sequence[LazyTensor]) -> LazyTensor:
+        shape, dtype = tensors[0].info.shape, tensors[0].info.dtype
+        stack = self.edit.kind == "stack"
+        axis = self.axis(len(shape) + stack)
+        if stack:
+            shape = (*shape[:axis], 1, *shape[axis:])
+        rest = {(t.info.dtype, t.info.shape if stack else _without(t.info.shape, axis)) for t in tensors}
+        if len(rest) > 1:
+            raise self.fail("their types or shapes do not go together", step.sources)
+        sizes = [1 if stack else tensor.info.shape[axis] for tensor in tensors]
+        if not stack and self.edit.details.get("sizes", sizes) != sizes:
+            raise self.fail(f"they are of lengths {sizes}, not {self.edit.details['sizes']}", step.sources)
+        blocks = self.blocks(step, sizes)
+        own = (blocks,) if blocks > 1 else ()
+        apart = [
+            reshaped(tensor, (*shape[:axis], *own, size // blocks, *shape[axis + 1 :])) if own or stack else tensor
+            for tensor, size in zip(tensors, sizes, strict=True)
+        ]
+        made = joined(apart, axis + len(own))
+        if own:
+            made = reshaped(made, (*shape[:axis], sum(sizes), *shape[axis + 1 :]))
+        known = [tensor.alias for tensor in tensors]
+        alias = None if None in known else (self.edit.kind, dtype.name, axis, blocks, *known)
+        return replace(made, alias=alias)
 
 
-_OPPOSITE: dict[Kind, Kind] = {
-    "rename": "rename", "transpose": "transpose", "reshape": "reshape", "cast": "cast", "split": "concat",
-    "concat": "split", "untie": "tie", "tie": "untie",
-}  # fmt: skip
-
-
-def _inverse(edit: Edit, number: int) -> Edit:
-    def fail(why: str) -> EditError:
-        return EditError(f"edit {number}, {edit.kind} {' + '.join(edit.sources)!r}, cannot be undone: {why}")
-
-    details = dict(edit.details)
-    match edit.kind:
-        case "transpose":
-            axes = details.get("axes")
-            if not isinstance(axes, list):
-                raise fail("it needs 'axes'")
-            details["axes"] = sorted(range(len(axes)), key=axes.__getitem__)
-        case "reshape":
-            if "from" not in details:
-                raise fail("it does not say the shape before: from = [...]")
-            details["from"], details["shape"] = details["shape"], details["from"]
-        case "cast":
-            before, after = DTYPES.get(str(details.get("from"))), DTYPES.get(str(details.get("dtype")))
-            if before is None or after is None:
-                raise fail("it does not say the type before: from = '…'")
-            if not _widens(before, after):
-                raise fail(f"{after} does not hold all that {before} held")
-            details["from"], details["dtype"] = after.name, before.name
-        case "tie" if details.get("new"):
-            return Edit("drop", edit.targets, (), {}, tuple(Step(step.targets, ()) for step in edit.steps))
-        case "tie" | "untie":
-            return Edit(_OPPOSITE[edit.kind], edit.sources, edit.targets, details, edit.steps)
-        case kind if kind not in _OPPOSITE:
-            raise fail("the values are not in it")
-    steps = tuple(Step(step.targets, step.sources) for step in edit.steps)
-    return Edit(_OPPOSITE[edit.kind], edit.targets, edit.sources, details, steps)
-
-
-def _widens(before: DType, after: DType) -> bool:
-    """Whether every value of the one is a value of the other."""
-    exact = {
-        DType.F16: (DType.F32, DType.F64), DType.BF16: (DType.F32, DType.F64), DType.F32: (DType.F64,),
-        DType.F8_E4M3: (DType.F16, DType.BF16, DType.F32, DType.F64),
-        DType.F8_E5M2: (DType.F16, DType.BF16, DType.F32, DType.F64),
-    }  # fmt: skip
-    return after in exact.get(before, ())
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.cast import FLOATS, cast_array
+from ckptconv.edits.cast import FLOATS
+from ckptconv.edits.rounding import cast_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

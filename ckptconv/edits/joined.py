@@ -19,14 +19,15 @@ def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
 
     Raises UnsupportedError for elements of under 8 bits whose rows end within a byte.
     """
+    if len(tensors) == 1:
+        return tensors[0]
     first = tensors[0].info
     shape = list(first.shape)
     shape[axis] = sum(tensor.info.shape[axis] for tensor in tensors)
     info = TensorInfo.of(first.dtype, tuple(shape))
     depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
-    rows = prod(first.shape[:axis])
     bits = [prod(tensor.info.shape[axis:]) * first.dtype.bits for tensor in tensors]
-    if any(size % 8 for size in bits) and rows * len(tensors) > 1:
+    if any(size % 8 for size in bits):
         raise UnsupportedError(
             f"rows of {first.dtype} that end within a byte cannot be joined", hint="--dtype casts them"
         )
@@ -37,7 +38,7 @@ def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
 
 @dataclass(frozen=True)
 class Joined:
-    """Reads ranges of an image whose every row is a row of each tensor, one after the other.
+    """Reads ranges of an image whose every row is a row of each tensor, one after the other; memory for the range.
 
     axis:   the dimension along which they are joined; a row is all that lies within one index of those before it.
     shape:  of the whole.
@@ -50,17 +51,39 @@ class Joined:
     widths: tuple[int, ...]
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        if prod(self.shape[: self.axis]) <= 1:
-            return Pieces([Piece(tensor, 0, tensor.info.nbytes) for tensor in self.tensors])(start, stop)
+        whole = sum(self.widths)
+        first, last = -(-start // whole), stop // whole  # the rows that are wanted whole
+        if first >= last:
+            rows = range(start // whole, -(-stop // whole))
+            return _together([self._row(row)(*_within(start, stop, row * whole, whole)) for row in rows])
+        return _together([
+            self._row(first - 1)(start - (first - 1) * whole, whole) if start < first * whole else memoryview(b""),
+            self._rows(first, last) if last - first > 1 else self._row(first)(0, whole),
+            self._row(last)(0, stop - last * whole) if last * whole < stop else memoryview(b""),
+        ])  # fmt: skip
+
+    def _row(self, row: int) -> Pieces:
+        places = zip(self.tensors, self.widths, strict=True)
+        return Pieces([Piece(tensor, row * width, (row + 1) * width) for tensor, width in places])
+
+    def _rows(self, first: int, last: int) -> memoryview:
         import numpy as np
 
-        whole = sum(self.widths)
-        first, last = start // whole, -(-stop // whole)
-        rows = np.empty((last - first, whole), dtype=np.uint8)
+        rows = np.empty((last - first, sum(self.widths)), dtype=np.uint8)
         at = 0
         for tensor, width in zip(self.tensors, self.widths, strict=True):
             if width:
                 part = np.frombuffer(tensor.read(first * width, last * width), dtype=np.uint8)
                 rows[:, at : at + width] = part.reshape(-1, width)
             at += width
-        return memoryview(rows.reshape(-1))[start - first * whole : stop - first * whole]  # type: ignore[arg-type]
+        return memoryview(rows.reshape(-1))  # type: ignore[arg-type]
+
+
+def _within(start: int, stop: int, base: int, length: int) -> tuple[int, int]:
+    """The part of a range that lies in a row, counted from the row's start."""
+    return max(start - base, 0), min(stop - base, length)
+
+
+def _together(parts: Sequence[memoryview]) -> memoryview:
+    filled = [part for part in parts if len(part)]
+    return filled[0] if len(filled) == 1 else memoryview(b"".join(filled))

@@ -1,8 +1,8 @@
 """Edits as a file: TOML that people write, or the JSON that ``ckptconv diff A B --json`` prints.
 
     [[edits]]
-    kind    = "rename"                    rename transpose reshape split concat stack cast tie untie drop
-    sources = ["model.{*}"]               {*} stands for any text, the same in sources and targets
+    kind    = "rename"                    the kinds and their details: core.edit
+    sources = ["model.{*}"]               {*} and {0-3} stand for any text and for numbers: edits.expand
     targets = ["{*}"]                     left out, the names stay
 
     [[edits]]
@@ -36,13 +36,17 @@ MAX_BYTES = 256 << 20
 """Of a rules file: the diff of two checkpoints of a million tensors, every change with its names, has some 200 MB."""
 
 DETAILS: dict[str, tuple[str, ...]] = {
-    "transpose": ("axes",), "reshape": ("shape", "from"), "cast": ("dtype", "from"), "split": ("axis", "sizes"),
-    "concat": ("axis", "sizes"), "stack": ("axis",), "tie": ("new",),
+    "transpose": ("axes",), "permute": ("axis", "shape", "axes"), "reshape": ("shape", "from"),
+    "cast": ("dtype", "from"), "split": ("axis", "sizes", "blocks"), "concat": ("axis", "sizes", "blocks"),
+    "stack": ("axis",), "unstack": ("axis",), "tie": ("new",),
     "remove-layers": ("stack", "layers"), "insert-layers": ("stack", "layers"), "rename": ("stack", "renumbered"),
 }  # fmt: skip
 """What a kind may say besides names."""
 
-_SAME_NAME = ("transpose", "reshape", "cast")
+TOP = ("edits", "schema", "equal", "headers", "expected", "found", "findings")
+"""Keys of the document: ``diff`` prints more than the edits."""
+
+_SAME_NAME = ("transpose", "permute", "reshape", "cast")
 
 
 def read_rules(path: str | PathLike[str]) -> list[Edit]:
@@ -61,13 +65,25 @@ def parse_rules(text: bytes) -> list[Edit]:
     """The edits of a document, JSON where it starts with a brace."""
     try:
         content = text.decode("utf-8-sig")
-        document = json.loads(content) if content.lstrip().startswith("{") else tomllib.loads(content)
+        is_json = content.lstrip().startswith("{")
+        document = json.loads(content, object_pairs_hook=_once) if is_json else tomllib.loads(content)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"neither TOML nor JSON: {error}", hint=_HINT) from error
+    if unknown := [key for key in document if key not in TOP]:
+        raise CorruptFileError(f"it has a key {unknown[0]!r}, and takes 'edits' alone", hint=_HINT)
+    if document.get("schema", 1) != 1:
+        raise CorruptFileError(f"its schema is {document['schema']!r}, and this ckptconv knows 1", hint=_HINT)
     rows = document.get("edits")
     if not isinstance(rows, list):
         raise CorruptFileError("it has no list of edits", hint=_HINT)
     return [_Row(row, number).edit() for number, row in enumerate(rows, 1)]
+
+
+def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return made
 
 
 _HINT = "[[edits]] with kind, sources and targets; or what 'ckptconv diff A B --json' prints"

@@ -38,9 +38,13 @@ def test_a_dry_run_prints_the_plan(run: Run, tmp_path: Path, source: Path) -> No
     assert "module.net.0.weight → net.0.weight  F32  [3, 3]" in shown
     document = json.loads(run(*typed, "--dtype", "bf16", "--json").output)
     assert document["plan"] == [
-        {"sources": [f"module.net.0.{kind}"], "target": f"net.0.{kind}", "dtype": "BF16", "shape": [3, 3]}
+        {"sources": [f"module.net.0.{kind}"], "target": f"net.0.{kind}", "dtype": "BF16", "shape": [3, 3],
+         "file": str(tmp_path / "b.pth")}
         for kind in ("weight", "bias")
-    ]
+    ] + [
+        {"sources": [f"module.net.1.{kind}"], "target": None, "dtype": "F32", "shape": [3, 3], "file": None}
+        for kind in ("weight", "bias")
+    ]  # fmt: skip
     assert not (tmp_path / "b.pth").exists()
 
 

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import ckptconv
 from ckptconv.api.edits import Edits, edited
-from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.apply import apply, inverted
 from ckptconv.edits.rules import parse_rules
 from ckptconv.edits.select import NameRule
-from ckptconv.errors import CkptconvError, CorruptFileError, EditError, LossError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UsageError
 from ckptconv.io.digest import digest
 from tests.edits import scripts
 
@@ -99,6 +95,7 @@ kind = "concat"
 sources = ["{*}.q.weight", "{*}.k.weight", "{*}.v.weight"]
 targets = ["{*}.qkv.weight"]
 axis = 1
+sizes = [6, 6, 6]
 [[edits]]
 kind = "transpose"
 sources = ["layers.0.qkv.weight"]
@@ -117,7 +114,6 @@ new = true
     )
     found = after(source, tmp_path, names=[path])
     fused = torch.cat([state[f"module.layers.0.{p}.weight"] for p in "qkv"], dim=1)
-    # a tensor that was joined just now is turned by a second conversion: that is said
     assert torch.equal(
         found["layers.1.qkv.weight"], torch.cat([state[f"module.layers.1.{p}.weight"] for p in "qkv"], 1)
     )
@@ -175,7 +171,7 @@ WRONG = [
     ("kind = 'rename'\nsources = '{*}'\ntargets = 'y'", "one name"),
     ("kind = 'transpose'\nsources = 'module.norm.weight'\naxes = [1, 0]", "permutes no shape"),
     ("kind = 'transpose'\nsources = 'module.norm.weight'", "needs 'axes'"),
-    ("kind = 'reshape'\nsources = 'module.norm.weight'\nshape = [3]", "does not reshape"),
+    ("kind = 'reshape'\nsources = 'module.norm.weight'\nshape = [3]", "elements are not what"),
     ("kind = 'split'\nsources = 'module.norm.weight'\ntargets = ['a', 'b', 'c']", "equal parts"),
     ("kind = 'split'\nsources = 'module.norm.weight'\ntargets = ['a', 'b']\nsizes = [1, 2]", "do not make 4"),
     ("kind = 'concat'\nsources = ['module.norm.weight', 'module.norm.steps']\ntargets = 'a'", "do not go together"),
@@ -220,49 +216,6 @@ def test_a_script_is_recovered_by_diff_and_replayed(tmp_path: Path, number: int)
         assert digest(made) == digest(wanted), [edit.to_dict() for edit in found.edits]
 
 
-PLAIN = st.sampled_from(["rename", "transpose", "split", "concat", "reshape", "widen"])
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kinds=st.lists(PLAIN, min_size=1, max_size=8), data=st.data())
-def test_reversed_rules_give_the_beginning_back(tmp_path: Path, kinds: list[str], data: st.DataObject) -> None:
-    state = {f"t{i}": torch.arange(24, dtype=torch.float16).reshape(4, 6) + 24 * i for i in range(4)}
-    with ckptconv.open(saved(tmp_path / "a.pth", state)) as checkpoint:
-        tensors, edits = dict(checkpoint), []
-        for number, kind in enumerate(kinds):
-            name = data.draw(st.sampled_from(sorted(tensors)))
-            shape, dtype = tensors[name].info.shape, tensors[name].info.dtype.name
-            straight = tensors[name].span is not None or tensors[name].placement is not None
-            new, other = f"n{number}", next((n for n in tensors if n != name and tensors[n].info.shape == shape), None)
-            if kind == "rename":
-                edit = Edit("rename", (name,), (new,))
-            elif kind == "transpose" and straight:
-                edit = Edit("transpose", (name,), (name,), {"axes": list(range(len(shape)))[::-1]})
-            elif kind == "split" and shape[0] > 1 and straight:
-                sizes = [1, shape[0] - 1]
-                edit = Edit("split", (name,), (new, f"{new}b"), {"axis": 0, "sizes": sizes})
-            elif kind == "concat" and other and len(tensors) > 2 and tensors[other].info.dtype.name == dtype:
-                edit = Edit("concat", (name, other), (new,), {"axis": 0, "sizes": [shape[0], shape[0]]})
-            elif kind == "reshape":
-                edit = Edit("reshape", (name,), (name,), {"shape": [tensors[name].info.numel], "from": list(shape)})
-            elif kind == "widen" and dtype == "F16":
-                edit = Edit("cast", (name,), (name,), {"dtype": "F32", "from": "F16"})
-            else:
-                continue
-            steps = (Step(edit.sources, edit.targets),)
-            edits.append(Edit(edit.kind, edit.sources, edit.targets, edit.details, steps))
-            tensors = apply(tensors, edits[-1:])
-        try:
-            back = apply(tensors, inverted(edits))
-        except CkptconvError as error:  # a view of what was joined or cast a moment ago is asked of a second conversion
-            assert "two conversions" in (error.hint or "")
-            return
-        assert {name: bytes(t.read()) for name, t in back.items()} == {
-            n: bytes(t.read()) for n, t in checkpoint.items()
-        }
-        assert {name: t.info for name, t in back.items()} == {name: t.info for name, t in checkpoint.items()}
-
-
 def test_ties_metadata_and_module_versions_stay(tmp_path: Path) -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.BatchNorm1d(3), "b": torch.nn.Linear(3, 3, bias=False)})
     state = model.state_dict()
@@ -289,59 +242,3 @@ def test_what_is_changed_is_read_in_ranges(tmp_path: Path, source: Path) -> None
         tensor = made["module.layers.0.qk"]
         whole = bytes(tensor.read())
         assert all(bytes(tensor.read(i, j)) == whole[i:j] for i in range(0, 96, 7) for j in range(i, 97, 5))
-
-
-# casts
-
-
-FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-          "F64": torch.float64, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz}  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_casts_are_torchs_bit_for_bit(tmp_path: Path, dtype: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    every = torch.arange(1 << 16, dtype=torch.int32)
-    state = {
-        "random": torch.randint(-(1 << 31), (1 << 31) - 1, (1 << 20,), generator=generator)
-        .to(torch.int32)
-        .view(torch.float32),
-        "usual": torch.randn(1 << 18, generator=generator),
-        "f16": every.to(torch.uint16).view(torch.float16),
-        "bf16": every.to(torch.uint16).view(torch.bfloat16),
-    }
-    state["random"] = state["random"][torch.isfinite(state["random"])]
-    source = saved(tmp_path / "a.pth", state)
-    ckptconv.convert(source, tmp_path / "b.pth", allow_loss=["overflow"], edits=Edits(dtype=[dtype]))
-    found = torch.load(tmp_path / "b.pth", weights_only=True)
-    width = {1: torch.uint8, 2: torch.int16, 8: torch.int64}[FLOATS[dtype].itemsize]
-    for name, tensor in state.items():
-        expected = tensor.to(FLOATS[dtype])
-        number = ~torch.isnan(expected.float())  # which NaN it is, torch does not promise
-        assert torch.equal(found[name].view(width)[number], expected.view(width)[number]), name
-        assert torch.equal(torch.isnan(found[name].float()), torch.isnan(expected.float())), name
-
-
-def test_fp4_packs_two_numbers_into_a_byte(tmp_path: Path) -> None:
-    values = torch.tensor([[0.0, 0.5, 1.0, 1.5], [2.0, 3.0, 4.0, -6.0]])
-    source = saved(tmp_path / "a.pth", {"w": values})
-    ckptconv.convert(source, tmp_path / "b.safetensors", edits=Edits(dtype=["F4"]))
-    with ckptconv.open(tmp_path / "b.safetensors") as found:
-        assert found["w"].info.nbytes == 4
-        assert found["w"].numpy().astype("float32").tolist() == values.tolist()
-
-
-def test_an_overflow_needs_consent_and_the_rest_is_reported(tmp_path: Path) -> None:
-    values = torch.tensor([1.0, 1e-8, 70000.0, float("inf"), float("nan"), 0.1, 0.0])
-    source = saved(tmp_path / "a.pth", {"big": values, "small": torch.ones(3)})
-    with pytest.raises(LossError) as caught:
-        ckptconv.convert(source, tmp_path / "b.pth", edits=Edits(dtype=["F16"]))
-    assert "big: 1 finite values are past the range of F16" in caught.value.details[0]
-    assert not (tmp_path / "b.pth").exists()
-    made = ckptconv.convert(source, tmp_path / "b.pth", allow_loss=["overflow"], edits=Edits(dtype=["F16"]))
-    (cast,) = [finding for finding in made.findings if finding.code == "cast"]
-    assert "1 values became 0" in cast.message
-    assert float(cast.found or 1) == pytest.approx(abs(float(torch.tensor(0.1).half()) - 0.1) / 0.1, rel=1e-3)
-    ckptconv.convert(source, tmp_path / "c.pth", edits=Edits(dtype=["F16", "big=F32"]))
-    with pytest.raises(UsageError, match="no element type 'F17'"):
-        ckptconv.convert(source, tmp_path / "d.pth", edits=Edits(dtype=["F17"]))

@@ -1,0 +1,286 @@
+"""Numbers as another element type: rounded to nearest, ties to even, and what that cost.
+
+From and to what numpy and ml_dtypes know, whose casts these are, but for speed and in these points:
+
+    F64 → 16 bits and fewer   rounded once; by way of F32 it would be twice
+    F32 → BF16                the upper half of the bits, which is three times as fast; a NaN keeps its sign, and of its
+                              payload what fits
+    8 bits and fewer          by a table of all 2^16 upper halves, the last bit of which says whether there is more
+                              below: that is enough to round to so few bits (rounding to odd; Boldo and Melquiond 2008)
+    F8_E4M3                   what is past 448, infinities too, becomes 448, as torch 2.13 and GPUs do it
+    F8_E8M0                   0 becomes the smallest number, as in torch; what is negative becomes NaN
+    integers                  cut towards 0, as in torch; what is past the range becomes the nearest, NaN becomes 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+LAST: dict[DType, tuple[float, bool]] = {
+    DType.F8_E4M3: (464.0, True),
+    DType.F6_E2M3: (7.75, False),
+    DType.F6_E3M2: (30.0, False),
+    DType.F4: (7.0, False),
+}
+"""Types without infinity that become their largest number instead: where rounding would go past that, and whether a
+tie there still goes to it (OCP Microscaling Formats 1.0, 5.3; OCP 8-bit Floating Point 1.0, 5.2).
+"""
+
+
+FEW = 4096
+"""Numbers for which no table is made."""
+
+
+@dataclass(slots=True)
+class Loss:
+    """What a cast lost.
+
+    overflowed: values past the range, which became infinite, NaN or the largest number; NaN and infinities that
+                the type has no spelling for.
+    flushed:    values that became 0.
+    max_rel:    the largest relative error of the others.
+    """
+
+    overflowed: int = 0
+    flushed: int = 0
+    max_rel: float = 0.0
+
+    def add(self, other: Loss) -> None:
+        """Count another block too."""
+        self.overflowed += other.overflowed
+        self.flushed += other.flushed
+        self.max_rel = max(self.max_rel, other.max_rel)
+
+
+def cast_array(values: Array, before: DType, after: DType) -> tuple[Array, Loss]:
+    """The values as `after`, and what that lost. Memory for some arrays of as many F32, F64 for what is wider."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        if values.size < FEW:
+            return _exactly(values, after)
+        if before.kind == "float" and before.bits in (8, 16) and after.bits <= 16:
+            return _by_table(values.view(np.uint8 if before.bits == 8 else np.uint16), before, after)
+        if before is DType.F32 and after.kind == "float" and after.bits <= 8:
+            return _by_upper_half(values, after)
+        if before is DType.F32 and after is DType.BF16:
+            return _upper_half_of(values)
+        return _exactly(values, after)
+
+
+def _exactly(values: Array, after: DType) -> tuple[Array, Loss]:
+    """The long way, which the tables are made by."""
+    import numpy as np
+
+    wide = _wide(values)
+    if after.kind != "float":
+        return _integers(wide, after)
+    if wide.dtype.kind in "iub" and after.bits < 32:
+        wide = wide.astype(np.float64)
+    rounded = _narrowed(wide) if wide.dtype == np.float64 and after.bits <= 16 and after is not DType.F16 else wide
+    cast = _rounded(rounded, after)
+    return cast, _loss(wide, cast, after)
+
+
+def _wide(values: Array) -> Array:
+    """The values as F32 where that holds them, else as F64, or as the integers that they are."""
+    import numpy as np
+
+    if values.dtype in (np.float32, np.float64) or values.dtype.kind in "iub":
+        return values
+    if values.dtype.itemsize <= 2:  # a type of ml_dtypes, or float16
+        return values.astype(np.float32)
+    return values.astype(np.float64)
+
+
+def _narrowed(wide: Array) -> Array:
+    """F64 as F32, rounded to odd: what is not exact ends in 1, so that rounding once more gives what once would."""
+    import numpy as np
+
+    near = wide.astype(np.float32)
+    bits = near.view(np.uint32)
+    inexact = (near != wide) & ~np.isnan(wide)
+    bits[inexact & (np.abs(near) > np.abs(wide))] -= np.uint32(1)
+    bits[inexact] |= np.uint32(1)
+    return near
+
+
+def _rounded(wide: Array, after: DType) -> Array:
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    target = numpy_dtype(after)
+    if wide.dtype == np.float32 and after is DType.BF16:
+        return _bfloat16(wide.view(np.uint32)).view(target)
+    if after is DType.F8_E4M3:
+        return np.clip(wide, -448.0, 448.0).astype(target)
+    if after is DType.F8_E8M0:
+        return np.where(wide == 0, np.array(2.0**-127, wide.dtype), wide).astype(target)
+    return wide.astype(target)
+
+
+def _integers(wide: Array, after: DType) -> tuple[Array, Loss]:
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    if after.kind == "bool":
+        return wide.astype(np.bool_), Loss()
+    low = -(1 << (after.bits - 1)) if after.kind == "int" else 0
+    high = (1 << (after.bits - 1 if after.kind == "int" else after.bits)) - 1
+    whole = np.int64 if after.kind == "int" else np.uint64
+    if wide.dtype.kind == "f":
+        exact = np.trunc(wide.astype(np.float64))
+        over = ~((exact >= low) & (exact <= high) & (exact < 2.0 ** (high.bit_length())))  # NaN too
+        exact = np.where(over, np.where(exact > 0, float(1 << (high.bit_length() - 1)), float(low)), exact)
+        made = exact.astype(whole)
+        made[over] = np.where(np.isnan(wide[over]), 0, np.where(wide[over] > 0, high, low)).astype(whole)
+        error = _relative(made.astype(np.float64), wide.astype(np.float64))
+        flushed = ~over & (made == 0) & (wide != 0)
+        kept = ~over & ~flushed
+        loss = Loss(int(over.sum()), int(flushed.sum()), float(error[kept].max(initial=0.0)))
+    else:
+        plain = wide.astype(np.uint8) if wide.dtype.kind == "b" else wide
+        over = (plain < low) | (plain > high)
+        made = np.where(over, np.where(plain > 0, whole(high), whole(low)), plain.astype(whole))
+        loss = Loss(int(over.sum()))
+    return made.astype(numpy_dtype(after)), loss
+
+
+def _relative(back: Array, exact: Array) -> Array:
+    import numpy as np
+
+    error: Array = np.abs(back - exact)
+    size = np.abs(exact)
+    np.divide(error, size, out=error, where=size > 0)
+    return error
+
+
+def _loss(wide: Array, cast: Array, after: DType) -> Loss:
+    import numpy as np
+
+    exact = wide if wide.dtype.kind == "f" else wide.astype(np.float64)
+    back = cast.astype(exact.dtype)
+    error = _relative(back, exact)
+    worst = float(error.max(initial=0.0))
+    if worst < 1.0 and after not in LAST:  # NaN compares as false: nothing overflowed and nothing vanished
+        return Loss(0, 0, worst)
+    lost = _overflows(exact, back, after)
+    flushed = (back == 0) & (exact != 0) & ~lost
+    kept = np.isfinite(exact) & ~lost & ~flushed
+    return Loss(int(lost.sum()), int(flushed.sum()), float(error[kept].max(initial=0.0)))
+
+
+def _overflows(exact: Array, back: Array, after: DType) -> Array:
+    import numpy as np
+
+    lost: Array = np.isfinite(exact) != np.isfinite(back)
+    if after in LAST:
+        limit, holds = LAST[after]
+        size = np.abs(exact)
+        lost |= size > limit if holds else size >= limit
+    return lost
+
+
+def _bfloat16(bits: Array) -> Array:
+    """BF16's bits from F32's."""
+    import numpy as np
+
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    made: Array = rounded.astype(np.uint16)
+    nan = (bits & np.uint32(0x7FFF_FFFF)) > np.uint32(0x7F80_0000)
+    if nan.any():
+        kept = (bits[nan] >> np.uint32(16)).astype(np.uint16)
+        made[nan] = np.where(kept & np.uint16(0x7F), kept, kept | np.uint16(0x40))  # else it would be an infinity
+    return made
+
+
+def _upper_half_of(values: Array) -> tuple[Array, Loss]:
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    codes = _bfloat16(values.view(np.uint32))
+    back = codes.astype(np.uint32)
+    back <<= np.uint32(16)
+    error = back.view(np.float32)
+    error -= values
+    error /= values  # 0 / 0 is NaN, which fmax and fmin leave out
+    worst = max(float(np.fmax.reduce(error, initial=0.0)), -float(np.fmin.reduce(error, initial=0.0)))
+    cast = codes.view(numpy_dtype(DType.BF16))
+    return cast, Loss(0, 0, worst) if worst < 1.0 else _loss(values, cast, DType.BF16)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What becomes of every value of an 8 or 16 bit type, by its bits; `seen` marks what is lost."""
+
+    codes: Array
+    back: Array
+    overflowed: Array
+    flushed: Array
+    relative: Array
+
+
+@lru_cache(maxsize=8)
+def _table(before: DType, after: DType) -> _Table:
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    every = np.arange(1 << before.bits, dtype=np.uint8 if before.bits == 8 else np.uint16)
+    values = every.view(numpy_dtype(before))
+    with np.errstate(all="ignore"):
+        cast, _ = _exactly(values, after)
+        exact, back = values.astype(np.float64), cast.astype(np.float64)
+        if after.kind == "bool":
+            lost = flushed = np.zeros(len(every), dtype=np.bool_)
+            relative = np.zeros(len(every), dtype=np.float32)
+        else:
+            lost = _overflows(exact, back, after)
+            if after.kind != "float":
+                lost |= np.abs(back - np.trunc(exact)) > 0
+            flushed = (back == 0) & (exact != 0) & ~lost
+            relative = _relative(back, exact).astype(np.float32)
+            relative[lost | flushed | ~np.isfinite(exact)] = 0
+    return _Table(cast, back.astype(np.float32), lost, flushed, relative)
+
+
+def _by_table(bits: Array, before: DType, after: DType) -> tuple[Array, Loss]:
+    table = _table(before, after)
+    loss = Loss(max_rel=float(table.relative.take(bits).max(initial=0.0)))
+    if table.overflowed.any():
+        loss.overflowed = int(table.overflowed.take(bits).sum())
+    if table.flushed.any():
+        loss.flushed = int(table.flushed.take(bits).sum())
+    return table.codes.take(bits), loss
+
+
+def _by_upper_half(values: Array, after: DType) -> tuple[Array, Loss]:
+    import numpy as np
+
+    table = _table(DType.BF16, after)
+    halves = values.view(np.uint16).reshape(-1, 2)
+    low, high = (0, 1) if np.little_endian else (1, 0)
+    bits = (halves[:, low] != 0).view(np.uint8) | halves[:, high]
+    error = table.back.take(bits)
+    error -= values
+    error /= values  # 0 / 0 is NaN, which fmax and fmin leave out
+    over, flushed = table.overflowed.take(bits), table.flushed.take(bits)
+    error[over | flushed | ~np.isfinite(error)] = 0
+    worst = max(float(np.fmax.reduce(error, initial=0.0)), -float(np.fmin.reduce(error, initial=0.0)))
+    return table.codes.take(bits), Loss(int(over.sum()), int(flushed.sum()), worst)

@@ -1,0 +1,85 @@
+"""The tree around a checkpoint's tensors, once these have other names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import StateDict, TensorRef, walk
+from ckptconv.errors import EditError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+
+_KEYS = ("state_dict", "model_state_dict", "model")
+
+
+def rooted(checkpoint: Checkpoint, names: Collection[str], moved: Mapping[str, str], *, bare: bool) -> MetaNode:
+    """The tree of `checkpoint` for tensors called `names`; `moved` says where those that stay one have gone. With
+    `bare`, the metadata may be left out.
+
+    Where each finds its place it is the same tree, with module versions under their new paths. Where one does not
+    (the file had several dicts, or tensors in none), all are put into one state_dict beside the metadata.
+    Raises EditError where a name is that of a plain value, and where metadata and tensors cannot be told apart.
+    """
+    holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
+    single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef) and node.name in checkpoint}
+    plain = {hole.prefix + key for hole in holes for _, key, _ in hole.plain}
+    if twice := [name for name in names if name in plain]:
+        raise EditError(f"{twice[0]!r} is the name of a plain value in the state_dict", hint="choose another name")
+    stay = all(moved.get(name) == name for name in single)
+    if stay and all(name in single or any(name.startswith(hole.prefix) for hole in holes) for name in names):
+        if len(holes) != 1:
+            return checkpoint.root
+        return _replaced(checkpoint.root, holes[0], replace(holes[0], versions=_versions(holes[0].versions, moved)))
+    return _together(checkpoint, holes, bare=bare)
+
+
+def _versions(old: MetaNode, moved: Mapping[str, str]) -> MetaNode:
+    """``state_dict._metadata`` with the paths of modules that are called otherwise now."""
+    if not isinstance(old, dict):
+        return old
+    paths: dict[str, str] = {}
+    for before, now in moved.items():
+        one, other = before.split("."), now.split(".")
+        while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:  # also those that the module lies in
+            one, other = one[:-1], other[:-1]
+            paths.setdefault(".".join(one), ".".join(other))
+        paths.setdefault(before.rpartition(".")[0], now.rpartition(".")[0])
+    versions = old.copy()
+    versions.clear()
+    for path, entry in old.items():
+        versions.setdefault(paths.get(path, path) if isinstance(path, str) and path else path, entry)
+    return versions
+
+
+def _replaced(node: MetaNode, old: StateDict, new: StateDict) -> MetaNode:
+    """The tree with one hole in another's place; containers on the way are copied."""
+    if node is old:
+        return new
+    if isinstance(node, dict):
+        made = node.copy()
+        made.update({key: _replaced(value, old, new) for key, value in node.items()})
+        return made
+    if type(node) is list or type(node) is tuple:
+        return type(node)(_replaced(item, old, new) for item in node)
+    return node
+
+
+def _together(checkpoint: Checkpoint, holes: list[StateDict], *, bare: bool) -> MetaNode:
+    """One state_dict for all tensors, and the metadata beside it."""
+    hole = StateDict(container=holes[0].container if holes else "OrderedDict")
+    metadata = checkpoint.metadata
+    key = next((key for key in _KEYS if key not in metadata), None)
+    in_lists = any(type(node) is object for _, node in walk(metadata))  # a place of which the model took the tensor
+    if not metadata or (bare and (in_lists or key is None)):
+        return hole
+    if in_lists or key is None:
+        raise EditError(
+            "the new names belong into one state_dict, and this file's metadata leaves it no place",
+            hint="--bare takes the model's tensors alone",
+        )
+    return {**metadata, key: hole}
