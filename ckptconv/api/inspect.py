@@ -129,7 +129,7 @@ def inspect(
         opaque = [
             OpaqueUse(spell_path(where), node) for where, node in walk(checkpoint.root) if isinstance(node, Opaque)
         ]
-        result = Inspection(Path(path), Path(path).stat().st_size, checkpoint, opaque)
+        result = Inspection(Path(path), checkpoint.file.size if checkpoint.file else 0, checkpoint, opaque)
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))
         if digest:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError
 from ckptconv.formats import registry
+from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ def open(path: PathText, *, format: str | None = None) -> Checkpoint:
 
     `format` overrides what the bytes say. Raises CkptconvError, with the file named, on anything that cannot be read.
     """
-    source = Source(path)
+    source = Folder(path) if os.path.isdir(path) else Source(path)
     try:
         return _read(source, format)
     except CkptconvError as error:
@@ -31,6 +33,6 @@ def open(path: PathText, *, format: str | None = None) -> Checkpoint:
         raise
 
 
-def _read(source: Source, format: str | None) -> Checkpoint:
+def _read(source: Source | Folder, format: str | None) -> Checkpoint:
     chosen = registry.by_name(format) if format else registry.detect(source)
     return chosen.read(source)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 class OpenFile(Protocol):
     """What a checkpoint's tensors are read from, as far as `core` has to know it."""
 
+    @property
+    def size(self) -> int:
+        """Bytes, of all files where there are several."""
+
     def close(self) -> None: ...
 
     def check_unchanged(self) -> None: ...

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from ckptconv.errors import MissingExtraError, PluginError, UsageError
 from ckptconv.formats.options import OptionRow, option_rows, parse_options
+from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -45,7 +46,10 @@ class Holds:
 
 
 class Claims(Protocol):
-    """Whether the file's bytes are of this format. Reads little; raises nothing on foreign ones."""
+    """Whether the file's bytes are of this format. Reads little; raises nothing on foreign ones.
+
+    A format that `takes` folders is asked about those as well, as an `io.folder.Folder` (likewise its reader).
+    """
 
     def __call__(self, source: Source) -> bool: ...
 
@@ -114,6 +118,10 @@ class Format:
     options:  ``"module:Class"`` of its own options, a frozen dataclass of strings, integers and booleans that have
               defaults; `option_table` describes them.
     graph:    whether it stores what the network computes, not its tensors alone.
+    takes:    what its reader opens: a file, a folder, or either.
+    main:     where a checkpoint is a folder: the file in it that points at the others. The writer's target is that
+              file, in a folder that is made for it; the others are written beside it.
+    sharded:  the format that ``--shard-size`` makes of this one.
     """
 
     name: str
@@ -128,16 +136,29 @@ class Format:
     extra: str = ""
     options: str = ""
     graph: bool = False
+    takes: tuple[Literal["file", "folder"], ...] = ("file",)
+    main: str = ""
+    sharded: str = ""
 
-    def claims_file(self, source: Source) -> bool:
-        """Whether the file's bytes are of this format."""
+    def claims_file(self, source: Source | Folder) -> bool:
+        """Whether the file's bytes, or the files in the folder, are of this format."""
+        if not self._takes(source):
+            return False
         if self.magic and not any(_starts(source, offset, magic) for offset, magic in self.magic):
             return False
-        return cast("Claims", self._load(self.claims))(source)
+        return cast("Callable[[Source | Folder], bool]", self._load(self.claims))(source)
 
-    def read(self, source: Source) -> Checkpoint:
-        """Open `source`, which stays open as long as the checkpoint is."""
-        return cast("Reader", self._load(self.reader))(source)
+    def read(self, source: Source | Folder) -> Checkpoint:
+        """Open `source`, which stays open as long as the checkpoint is. Raises UsageError where it is none of these."""
+        if not self._takes(source):
+            raise UsageError(
+                f"the format {self.name!r} is a {' or a '.join(self.takes)}, and this is a {_kind(source)}",
+                path=source.path, hint="leave --from out, or name another path",
+            )  # fmt: skip
+        return cast("Callable[[Source | Folder], Checkpoint]", self._load(self.reader))(source)
+
+    def _takes(self, source: Source | Folder) -> bool:
+        return _kind(source) in self.takes
 
     def write(self, checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
         """Write into `target`. Raises UsageError where the format cannot be written."""
@@ -176,5 +197,11 @@ class Format:
         return PluginError(f"the format {self.name!r} names {reference!r}, which does not load: {error}")
 
 
-def _starts(source: Source, offset: int, magic: bytes) -> bool:
+def _kind(source: Source | Folder) -> str:
+    return "folder" if isinstance(source, Folder) else "file"
+
+
+def _starts(source: Source | Folder, offset: int, magic: bytes) -> bool:
+    if isinstance(source, Folder):
+        return True  # only files start with something
     return offset + len(magic) <= source.size and bytes(source.read_at(offset, len(magic))) == magic

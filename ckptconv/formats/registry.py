@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import onnx, safetensors, torch
 from ckptconv.formats.base import Format
+from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,15 +98,19 @@ def by_suffix(path: Path) -> Format:
     )
 
 
-def detect(source: Source) -> Format:
-    """The format that the file's bytes are of, whatever its name. Raises UnknownFormatError."""
+def detect(source: Source | Folder) -> Format:
+    """The format that the file's bytes, or a folder's files, are of, whatever its name. Raises UnknownFormatError."""
     for one in _cheapest_first():
         if one.claims_file(source):
             return one
     raise _unknown(source)
 
 
-def _unknown(source: Source) -> UnknownFormatError:
+def _unknown(source: Source | Folder) -> UnknownFormatError:
+    if isinstance(source, Folder):
+        return UnknownFormatError(
+            "this folder is no checkpoint of several files that is read", hint="name a file inside it"
+        )
     if source.size == 0:
         return UnknownFormatError("the file is empty", hint="copy it again from where it came")
     start = bytes(source.read_at(0, min(512, source.size)))

@@ -26,6 +26,9 @@ MAX_DIM = (1 << 63) - 1
 
 MAX_ZIP_ENTRIES = 4_000_000
 
+MAX_FILES = 100_000
+"""Files of a checkpoint that is a folder."""
+
 MAX_INT_DIGITS = 4300
 """Decimal digits of an int, Python's own limit: parsing is quadratic."""
 

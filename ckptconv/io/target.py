@@ -34,9 +34,10 @@ class Target:
 
     path:    as it was given.
     replace: whether an existing file may be replaced; it keeps its mode. A symlink keeps pointing where it points.
+    folder:  whether its folder is made for it, and taken away again where nothing is committed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False, folder: bool = False) -> None:
         """Check that `path` can be written, and touch nothing. Raises TargetExistsError, FileAccessError."""
         if os.fspath(path) == "-":
             raise UsageError("writing to standard output is not supported", hint="give the path of a file")
@@ -46,12 +47,16 @@ class Target:
         self._beside: list[Target] = []
         self._fd = -1
         self._temp: Path | None = None
+        self._made: Path | None = None
         with _translated(self.path):
             self._real = Path(os.path.realpath(self.path))
             self._old = self._look()
-            if not self._real.parent.is_dir():
+            if folder and not os.path.lexists(self._real.parent):
+                self._made = self._real.parent
+            parent = self._made.parent if self._made else self._real.parent
+            if not parent.is_dir():
                 raise FileAccessError(
-                    "the target's folder does not exist", path=self.path, hint=f"mkdir -p {str(self._real.parent)!r}"
+                    "the target's folder does not exist", path=self.path, hint=f"mkdir -p {str(parent)!r}"
                 )
 
     def _look(self) -> os.stat_result | None:
@@ -70,8 +75,14 @@ class Target:
 
     def __enter__(self) -> Target:
         with _translated(self.path):
-            _sweep(self._real)
-            self._open()
+            if self._made is not None:
+                os.mkdir(self._made)
+            try:
+                _sweep(self._real)
+                self._open()
+            except BaseException:
+                self._discard()
+                raise
         return self
 
     def __exit__(
@@ -170,7 +181,7 @@ class Target:
             os.fsync(self._fd)
             self._place()
             _sync_folder(self._real.parent)
-        self._temp = None
+        self._temp = self._made = None
         self._discard()
 
     def _place(self) -> None:
@@ -206,6 +217,10 @@ class Target:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        if self._made is not None:
+            with suppress(OSError):  # something else may have come into it meanwhile
+                os.rmdir(self._made)
+            self._made = None
 
 
 def _exists(path: Path) -> TargetExistsError:

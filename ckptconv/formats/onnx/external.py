@@ -86,6 +86,11 @@ class ModelFiles:
         self._folder = os.path.dirname(os.path.abspath(source.path))
         self._others: dict[str, Source | Reopened] = {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return self.source.size + sum(other.size for other in self._others.values())
+
     def close(self) -> None:
         """Close all of them."""
         self.source.close()

@@ -1,0 +1,102 @@
+"""A folder whose files are one checkpoint: shards with their index, or the parts of a distributed checkpoint.
+
+Files are opened by plain names alone: a name that an index or a pickle gives can never lead out of the folder.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError
+from ckptconv.io.limits import MAX_FILES
+from ckptconv.io.source import Source, reason
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Folder:
+    """The files of one folder, each opened when it is asked for, once. A context manager.
+
+    path:   as it was given.
+    parsed: what a format has made of its files while detecting it, for its reader.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Touches nothing; `names` lists the folder."""
+        self.path = Path(path)
+        self.parsed: dict[object, object] = {}
+        self._open: dict[str, Source] = {}
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Its regular files, sorted; symlinks to such included. Raises FileAccessError, LimitError."""
+        found: list[str] = []
+        try:
+            with os.scandir(self.path) as entries:
+                for entry in entries:
+                    if entry.is_file():
+                        found.append(entry.name)
+                    if len(found) > MAX_FILES:
+                        raise LimitError(
+                            f"the folder holds more than {MAX_FILES:,} files", path=self.path,
+                            hint="name a file inside it",
+                        )  # fmt: skip
+        except OSError as error:
+            raise FileAccessError(
+                f"cannot list this folder: {reason(error)}", path=self.path, hint="check its permissions"
+            ) from error
+        return tuple(sorted(found))
+
+    def open(self, name: str) -> Source:
+        """One of its files; closed with the folder.
+
+        Raises CorruptFileError where `name` is no plain file name, FileAccessError where there is no such file.
+        """
+        if name not in self._open:
+            if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+                raise CorruptFileError(
+                    f"{name!r} is no name of a file in this folder", path=self.path,
+                    hint="do not trust this checkpoint: it names files elsewhere",
+                )  # fmt: skip
+            self._open[name] = Source(self.path / name)
+        return self._open[name]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files that have been opened."""
+        return sum(source.size for source in self._open.values())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes that have been read of them."""
+        return sum(source.bytes_read for source in self._open.values())
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """Names of the files that have been opened, in that order."""
+        return tuple(self._open)
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if one of them was written to since it was opened."""
+        for source in self._open.values():
+            try:
+                source.check_unchanged()
+            except CkptconvError as error:
+                raise error.at(source.path) from error.__cause__
+
+    def close(self) -> None:
+        """Close them all. Closing twice is harmless."""
+        for source in self._open.values():
+            source.close()
