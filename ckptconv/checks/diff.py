@@ -16,7 +16,8 @@ from ckptconv.checks.wording import shape_text, value_finding
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.edits.content import Content, rounded_type
-from ckptconv.edits.explain import Explanation, explain
+from ckptconv.edits.explain import Comparison, Explanation, explain
+from ckptconv.edits.heads import find_permutation
 from ckptconv.edits.patterns import ANY, edits
 
 if TYPE_CHECKING:
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.tolerance import Tolerances
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.edits.explain import Comparison
+    from ckptconv.edits.heads import RowPermutation
 
 CODES = {
     "rename": "renamed", "transpose": "transposed", "reshape": "reshaped", "split": "split", "concat": "concatenated",
-    "remove-layers": "layers-removed", "insert-layers": "layers-inserted",
+    "permute": "heads-permuted", "remove-layers": "layers-removed", "insert-layers": "layers-inserted",
 }  # fmt: skip
 """The findings of edits that are no findings of single tensors."""
 
@@ -64,7 +65,7 @@ def compare(
         found.findings.append(Finding("shape-changed", "error", old, f"{old}: shape {one} → {other}", one, other))
     _dtypes_alone(found, a, b, [] if not headers else explained.comparisons, explained.unlike)
     if not headers:
-        _values(found, explained.comparisons, tolerances, progress)
+        _values(found, explained, tolerances, progress)
     found.edits += _casts(a, b, explained)
     _ties(found, a, b, explained)
     found.edits += drops
@@ -154,10 +155,10 @@ def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
 
 
 def _values(
-    found: Differences, comparisons: Sequence[Comparison], tolerances: Tolerances,
-    progress: Callable[[int, int], None] | None,
-) -> None:  # fmt: skip
+    found: Differences, explained: Explanation, tolerances: Tolerances, progress: Callable[[int, int], None] | None
+) -> None:
     """Compare bytes, then take figures of what differs. A pair that stands under several names is compared once."""
+    comparisons = explained.comparisons
     unique: dict[object, list[Comparison]] = {}
     for one in comparisons:
         key: object = (one.a_name, one.b_name)
@@ -168,7 +169,7 @@ def _values(
     same = [group for group in unique.values() if group[0].a.info.dtype == group[0].b.info.dtype]
     cast = [group for group in unique.values() if group[0].a.info.dtype != group[0].b.info.dtype]
     unequal = find_unequal([(group[0].a, group[0].b) for group in same], pool)
-    changed = [*(group for i, group in enumerate(same) if i in unequal), *cast]
+    changed = [*_unless_permuted(found, explained, [same[i] for i in sorted(unequal)], pool), *cast]
     pairs = [Pair(g[0].a, g[0].b, tolerances.of(g[0].a_name, g[0].b_name)) for g in changed]
     measured = [i for i, pair in enumerate(pairs) if pair.has_figures]
     figures = dict(zip(measured, compare_values([pairs[i] for i in measured], pool), strict=True))
@@ -180,6 +181,27 @@ def _values(
             if values is not None:
                 found.values[finding] = values
     found.compared = len(comparisons)
+
+
+def _unless_permuted(
+    found: Differences, explained: Explanation, changed: list[list[Comparison]], pool: Pool
+) -> list[list[Comparison]]:
+    """The pairs that differ otherwise than by rows of heads that changed places; those are said to be edits."""
+    whole = [group for group in changed if all(explained.names.get(one.a_name) == one.b_name for one in group)]
+    seen = [(group, how) for group in whole if (how := find_permutation(group[0].a, group[0].b)) is not None]
+    views = [(group, how, view) for group, how in seen if (view := how.apply(group[0].a)) is not None]
+    other = find_unequal([(view, group[0].b) for group, _, view in views], pool)
+    steps: dict[RowPermutation, list[Step]] = {}
+    done: set[int] = set()
+    for i, (group, how, _) in enumerate(views):
+        if i not in other:
+            steps.setdefault(how, []).extend(Step((one.b_name,), (one.b_name,)) for one in group)
+            done.add(id(group))
+    for how, made in steps.items():
+        said = edits("permute", made, {"axis": 0, "shape": list(how.shape), "axes": list(how.axes)})
+        found.edits += said
+        found.findings += [_edit_finding(edit) for edit in said]
+    return [group for group in changed if id(group) not in done]
 
 
 def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:

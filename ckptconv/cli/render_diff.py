@@ -127,6 +127,10 @@ def _detail(edit: Edit) -> str:
             return f" (to {edit.details['shape']})"
         case "split" | "concat" if edit.details["axis"]:
             return f" (along dimension {edit.details['axis']})"
+        case "split" | "concat" if "blocks" in edit.details:
+            return f" (interleaved, {edit.details['blocks']} blocks)"
+        case "permute":
+            return f" (rows as {edit.details['shape']}, axes {edit.details['axes']})"
         case _:
             return ""
 

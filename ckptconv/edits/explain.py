@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.match import find_prefix, pair_renames
-from ckptconv.edits.parts import find_parts
+from ckptconv.edits.parts import find_parts, part_of
 from ckptconv.edits.patterns import ANY, edits, open_numbers
 from ckptconv.edits.stacks import align, rename_stacks
-from ckptconv.edits.views import permuted, reshaped, sliced
+from ckptconv.edits.views import permuted, reshaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -216,14 +216,14 @@ class _Explainer:
 
     def _say_parts(self, joined: list[Parts], cut: list[Parts]) -> None:
         for kind, found in (("concat", joined), ("split", cut)):
-            groups: dict[tuple[int, tuple[int, ...]], list[Step]] = defaultdict(list)
+            groups: dict[tuple[int, int, tuple[int, ...]], list[Step]] = defaultdict(list)
             for one in found:
                 step = Step(one.parts, (one.whole,)) if kind == "concat" else Step((one.whole,), one.parts)
                 side = self.b if kind == "split" else {part: self.a[self.now[part]] for part in one.parts}
                 sizes = tuple(side[part].info.shape[one.axis] for part in one.parts)
-                groups[one.axis, sizes].append(step)
-            for (axis, sizes), steps in groups.items():
-                details = {"axis": axis, "sizes": list(sizes)}
+                groups[one.axis, one.blocks, sizes].append(step)
+            for (axis, blocks, sizes), steps in groups.items():
+                details = {"axis": axis, "sizes": list(sizes), **({"blocks": blocks} if blocks > 1 else {})}
                 self.found.edits.extend(edits("concat" if kind == "concat" else "split", steps, details))
 
     def _compare_parts(
@@ -235,7 +235,7 @@ class _Explainer:
             for part in one.parts:
                 tensor = parts[part if flipped else old(part)]
                 size = tensor.info.shape[one.axis]
-                view = sliced(whole, one.axis, at, at + size)
+                view = part_of(whole, one.axis, at, at + size, one.blocks)
                 at += size
                 if view is not None:
                     names = (old(one.whole), part) if flipped else (old(part), one.whole)

@@ -1,13 +1,18 @@
-"""Several tensors that are one on the other side: q, k and v against a fused qkv, gate and up against gate_up."""
+"""Several tensors that are one on the other side: q, k and v against a fused qkv, gate and up against gate_up.
+
+A fused tensor may also be interleaved: made of blocks (heads, or groups of them) with a piece of every part in each.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.views import sliced
+from ckptconv.edits.through import cut
+from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,14 +29,31 @@ MOST_SIZES = 8
 
 MOST_PARTS = 64
 
+MOST_FAILURES = 100
+"""Tensors in which interleaved parts are sought in vain before the search is given up; each takes some 100 reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The names of the parts of `whole`, in their order along `axis`."""
+    """The names of the parts of `whole`, in their order along `axis`; each has a piece in every one of `blocks`."""
 
     whole: str
     parts: tuple[str, ...]
     axis: int
+    blocks: int = 1
+
+
+def part_of(whole: LazyTensor, axis: int, start: int, stop: int, blocks: int = 1) -> LazyTensor | None:
+    """The part that would be at [start, stop) of `axis` if every part lay in one place.
+
+    None where the tensor cannot be read in that way.
+    """
+    shape = whole.info.shape
+    if blocks == 1:
+        return cut(whole, axis, start, stop)
+    apart = reshaped(whole, (*shape[:axis], blocks, shape[axis] // blocks, *shape[axis + 1 :]))
+    part = cut(apart, axis + 1, start // blocks, stop // blocks)
+    return None if part is None else reshaped(part, (*shape[:axis], stop - start, *shape[axis + 1 :]))
 
 
 def find_parts(wholes: Tensors, parts: Tensors, content: Content | None, *, by_sizes: bool = True) -> list[Parts]:
@@ -69,6 +91,8 @@ class _ByContent:
     def __init__(self, left: Mapping[str, LazyTensor], content: Content) -> None:
         self._left = left
         self._content = content
+        self._blocks: list[int] = []  # what was found so far, the last first
+        self._failures = 0
         self._index: dict[object, dict[int, dict[Print, list[str]]]] = defaultdict(
             lambda: defaultdict(lambda: defaultdict(list))
         )
@@ -81,18 +105,35 @@ class _ByContent:
             sizes = self._index.get(_frame(whole, axis, self._content))
             if sizes is None or len(sizes) > MOST_SIZES:
                 continue
-            chosen = self._cut(name, whole, axis, sizes)
-            if chosen is not None:
-                return Parts(name, chosen, axis)
+            for blocks in (1, *self._likely_blocks(whole, axis, sizes)):
+                chosen = self._cut(name, whole, axis, sizes, blocks)
+                if chosen is not None:
+                    if blocks > 1:
+                        self._blocks = [blocks, *(one for one in self._blocks if one != blocks)]
+                    return Parts(name, chosen, axis, blocks)
         return None
 
+    def _likely_blocks(
+        self, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, list[str]]]
+    ) -> Iterator[int]:
+        """Numbers of blocks that an interleaved tensor may have: its first dimension and its parts' are multiples."""
+        rows = whole.info.shape[axis]
+        if axis or not any(0 < size < rows for size in sizes) or not self._content.is_telling(whole):
+            return
+        step = gcd(rows, *(size for size in sizes if 0 < size < rows))
+        known = [blocks for blocks in self._blocks if step % blocks == 0]
+        yield from known
+        if self._failures < MOST_FAILURES:
+            yield from (blocks for blocks in divisors(step) if blocks > 1 and blocks not in known)
+            self._failures += 1  # not reached where one of them was right
+
     def _cut(
-        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, list[str]]]
+        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, list[str]]], blocks: int
     ) -> tuple[str, ...] | None:
         chosen: list[str] = []
         at = 0
         while at < whole.info.shape[axis] and len(chosen) < MOST_PARTS:
-            part = self._next(name, whole, axis, at, sizes, chosen)
+            part = self._next(name, whole, axis, at, sizes, chosen, blocks)
             if part is None:
                 return None
             chosen.append(part)
@@ -101,10 +142,11 @@ class _ByContent:
 
     def _next(
         self, name: str, whole: LazyTensor, axis: int, at: int, sizes: Mapping[int, Mapping[Print, list[str]]],
-        chosen: list[str],
+        chosen: list[str], blocks: int,
     ) -> str | None:  # fmt: skip
         for size in sorted(sizes, reverse=True):
-            view = sliced(whole, axis, at, at + size) if size > 0 and at + size <= whole.info.shape[axis] else None
+            fits = 0 < size <= whole.info.shape[axis] - at and size % blocks == 0
+            view = part_of(whole, axis, at, at + size, blocks) if fits else None
             if view is None:
                 continue
             options = [
@@ -115,6 +157,11 @@ class _ByContent:
             if options:
                 return max(options, key=lambda one: _kin(one, name))
         return None
+
+
+def divisors(number: int) -> list[int]:
+    """Of a number of at least 1, ascending; at most those up to 4096, which no number of heads comes near."""
+    return [one for one in range(1, min(number, 4096) + 1) if number % one == 0]
 
 
 def _frame(tensor: LazyTensor, axis: int, content: Content | None) -> object:

@@ -60,6 +60,32 @@ def test_one_model_in_other_containers_and_strides_is_equal(run: Run, tmp_path: 
         assert run("diff", "--headers", tmp_path / other, a).exit_code == 0
 
 
+def lenet() -> dict[str, torch.Tensor]:
+    sizes = {"conv1": (6, 1, 5, 5), "conv2": (16, 6, 5, 5), "fc1": (120, 400), "fc2": (84, 120), "fc3": (10, 84)}
+    generator = torch.Generator().manual_seed(0)
+    state = {f"{name}.weight": torch.randn(*shape, generator=generator) for name, shape in sizes.items()}
+    return state | {f"{name}.bias": torch.randn(shape[0], generator=generator) for name, shape in sizes.items()}
+
+
+def test_one_network_has_one_digest_in_every_container(run: Run, tmp_path: Path) -> None:
+    a = save(tmp_path / "a.pth", described(lenet()))
+    strided = {name: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for name, t in lenet().items()}
+    others = [save(tmp_path / "channels-last.pth", described(strided)), tmp_path / "b.safetensors", tmp_path / "c.onnx"]
+    for other in others[1:]:
+        assert run("convert", others[0], other, "--arch", "lenet").exit_code == 0
+    digests = {ckptconv.inspect(path, digest=True).digest for path in (a, *others)}
+    assert len(digests) == 1
+    assert [run("diff", a, other).exit_code for other in others] == [0, 0, 0]
+    state = lenet()
+    state["fc2.bias"].view(torch.int32)[7] ^= 1
+    b = save(tmp_path / "one-bit.pth", described(state))
+    for other in others:
+        assert codes(run, other, b) == [("value-changed", "fc2.bias")]
+    b = save(tmp_path / "one-type.pth", {**described(lenet()), "epochs": 3.0})
+    for other in others:
+        assert codes(run, other, b) == [("metadata-changed", "epochs")]
+
+
 def test_one_bit_is_named(run: Run, tmp_path: Path) -> None:
     a = save(tmp_path / "a.pth", network())
     state = network()
