@@ -53,7 +53,8 @@ def rename_stacks(a: Tensors, b: Tensors, content: Content) -> list[tuple[str, s
     found: list[tuple[str, str]] = []
     for stack, counts in votes.items():
         for best, count in counts.most_common(1):
-            if 3 * count >= min(sizes[stack], sizes[best]) and best not in dict(found).values():
+            enough = 3 * count >= min(sizes[stack], sizes[best]) and best not in dict(found).values()
+            if enough and not _is_regrouped(_layers(a, stack), _layers(b, best), content):
                 found.append((stack, best))
     return found
 
@@ -78,13 +79,32 @@ def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
     for stack in sorted(ours.keys() & theirs.keys(), key=len):
         if ours[stack].keys() == theirs[stack].keys() or stack.startswith(tuple(done)):
             continue
-        aligned = _align(stack, _layers(a, stack), _layers(b, stack), content)
+        here, there = _layers(a, stack), _layers(b, stack)
         done.append(stack)
-        found.append(aligned)
+        if content is None or not _is_regrouped(here, there, content):
+            found.append(_align(stack, here, there, content))
     return found
 
 
 _Layers = dict[int, dict[str, "LazyTensor"]]
+
+
+def _is_regrouped(a: _Layers, b: _Layers, content: Content) -> bool:
+    """Whether tensors of one layer are in several of the other side, so that the numbers do not count the same."""
+    ours, theirs = _places(a, content), _places(b, content)
+    pairs = {(ours[item], theirs[item]) for item in ours.keys() & theirs.keys()}
+    met = min(len({i for i, _ in pairs}), len({j for _, j in pairs}))
+    return len(pairs) > 2 * met
+
+
+def _places(layers: _Layers, content: Content) -> dict[Item, int]:
+    """The layer of each content that only one of them has."""
+    homes: dict[Item, set[int]] = defaultdict(set)
+    for number, tensors in layers.items():
+        for tensor in tensors.values():
+            if content.is_telling(tensor):
+                homes[content.kind(tensor), content(tensor)].add(number)
+    return {item: next(iter(numbers)) for item, numbers in homes.items() if len(numbers) == 1}
 
 
 def _layers(tensors: Tensors, stack: str) -> _Layers:

@@ -218,3 +218,16 @@ def test_headers_alone_tell_of_names_shapes_types_and_ties(tmp_path: Path, name:
     edit, codes = SCRIPT[name]
     found = differ(tmp_path, decoder(3), edit(decoder(3)), headers=True)
     assert {finding.code for finding in found.findings} == codes
+
+
+def test_experts_that_are_counted_otherwise_are_renamed(tmp_path: Path) -> None:
+    """Numbers of numbers against one number: no layer was removed or inserted."""
+    torch.manual_seed(0)
+    experts = [torch.randn(3, 5) for _ in range(12)]
+    before = {f"layers.{i // 4}.experts.{i % 4}.weight": tensor for i, tensor in enumerate(experts)}
+    for name in ("layers", "blocks"):
+        after = {f"{name}.{i}.weight": tensor for i, tensor in enumerate(experts)}
+        for one, other in ((before, after), (after, before)):
+            found = differ(tmp_path, one, other)
+            assert {finding.code for finding in found.findings} == {"renamed"}
+            assert sum(len(edit.steps) for edit in found.edits) == 12
