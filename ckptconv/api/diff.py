@@ -28,6 +28,7 @@ class Difference:
               leave. What they do not cover is in the findings alone: added tensors, and changed values.
     values:   the figures behind the findings of values and casts.
     metadata: the values behind the findings of metadata.
+    partners: by each name of `expected` in its order, the name of what it is compared with; None where nothing is.
     tensors:  how many each side has. headers: whether headers alone were compared.
     """
 
@@ -40,6 +41,7 @@ class Difference:
     tensors: tuple[int, int] = (0, 0)
     nbytes: int = 0
     headers: bool = False
+    partners: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     @property
     def equal(self) -> bool:
@@ -71,6 +73,7 @@ def diff(
     atol: float = 0.0,
     ulp: int = 0,
     tolerances: Sequence[str] = (),
+    histograms: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Difference:
     """Compare two checkpoints of any formats: names, shapes, element types, bits, ties and typed metadata.
@@ -79,6 +82,7 @@ def diff(
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
                      representable steps. All 0: bits must be equal, so that -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.
+    histograms:      count the relative changes of each tensor by their size as well: `bins` of its values.
 
     Raises CkptconvError, with the file named, where one of them cannot be read.
     """
@@ -87,7 +91,7 @@ def diff(
 
     allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(tolerances))
     with open(expected) as a, open(found) as b:
-        differences = compare(a, b, allowed, headers=headers, progress=progress)
+        differences = compare(a, b, allowed, headers=headers, histograms=histograms, progress=progress)
         for checkpoint in (a, b):
             checkpoint.check_unchanged()
         return Difference(
@@ -100,4 +104,5 @@ def diff(
             (len(a.all_tensors), len(b.all_tensors)),
             sum(tensor.info.nbytes for tensor in a.all_tensors.values()),
             headers,
+            differences.partners,
         )

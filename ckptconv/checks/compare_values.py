@@ -42,6 +42,7 @@ class Values:
     signs:        differing pairs that are equal as numbers: 0.0 and -0.0.
     cast:         the element types differ, and rounding is all that happened.
     first:        the index of the first differing element, and its values.
+    bins:         the relative changes as `checks.histogram` counts them, where that was asked for; not in JSON.
     """
 
     elements: int
@@ -58,12 +59,12 @@ class Values:
     cast: bool
     first: tuple[int, ...] | None
     first_values: tuple[Scalar, Scalar] | None
+    bins: tuple[int, ...] | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """The figures as JSON documents spell them."""
-        document: dict[str, Json] = {
-            name: to_json(getattr(self, name)) for name in self.__slots__ if name not in ("first", "first_values")
-        }
+        apart = ("first", "first_values", "bins")
+        document: dict[str, Json] = {name: to_json(getattr(self, name)) for name in self.__slots__ if name not in apart}
         first = None
         if self.first is not None and self.first_values is not None:
             a, b = self.first_values
@@ -85,8 +86,8 @@ class Pair:
         return is_number(self.a.info.dtype) and is_number(self.b.info.dtype)
 
 
-def compare_values(pairs: Sequence[Pair], pool: Pool) -> list[Values]:
-    """The figures of every pair; reads all of both. Pairs have to have figures."""
+def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = False) -> list[Values]:
+    """The figures of every pair; reads all of both. Pairs have to have figures. With `histograms`, `bins` as well."""
     jobs: list[tuple[int, int, int]] = []
     for i, pair in enumerate(pairs):
         step = PIECE // max(1, pair.a.info.dtype.bits // 8)
@@ -95,7 +96,7 @@ def compare_values(pairs: Sequence[Pair], pool: Pool) -> list[Values]:
 
     def work(job: tuple[int, int, int], scratch: Scratch) -> None:
         i, start, stop = job
-        parts[i, start] = _figures(pairs[i], start, stop, scratch)
+        parts[i, start] = _figures(pairs[i], start, stop, scratch, histogram=histograms)
         pool.advance(pairs[i].a.info.dtype.nbytes(stop - start))
 
     pool.run(jobs, work, sum(pair.a.info.nbytes for pair in pairs))
@@ -105,11 +106,11 @@ def compare_values(pairs: Sequence[Pair], pool: Pool) -> list[Values]:
     return [_values(pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
 
-def _figures(pair: Pair, start: int, stop: int, scratch: Scratch) -> Figures:
+def _figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: bool) -> Figures:
     total = Figures()
     types = pair.a.info.dtype, pair.b.info.dtype
     usual = types[0] is types[1] and types[0] in FAST and pair.tolerance.is_exact
-    fast = FloatFigures(types[0]) if usual else None
+    fast = FloatFigures(types[0], histogram=histogram) if usual else None
     step = STEP if fast is None else BLOCK
     for count, left, right in _chunks(pair, start, stop, scratch):
         for at in range(0, count, step):
@@ -118,7 +119,7 @@ def _figures(pair: Pair, start: int, stop: int, scratch: Scratch) -> Figures:
                 data[at * dtype.bits // 8 : dtype.nbytes(end)] for data, dtype in zip((left, right), types, strict=True)
             )
             found = None if fast is None else fast(a, b, end - at)
-            total.add(found or figures(a, b, *types, end - at, pair.tolerance))
+            total.add(found or figures(a, b, *types, end - at, pair.tolerance, histogram=histogram))
     return total
 
 
@@ -167,6 +168,7 @@ def _values(pair: Pair, total: Figures) -> Values:
         cast=not same_type and (total.narrowed or total.widened),
         first=first,
         first_values=total.first_values,
+        bins=None if total.bins is None else tuple(total.bins.tolist()),
     )
 
 

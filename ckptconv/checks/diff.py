@@ -39,7 +39,8 @@ CODES = {
 @dataclass(slots=True)
 class Differences:
     """What was found. `values` has the figures behind the findings of values and casts; `metadata`, the values behind
-    those of metadata; `compared` counts the pairs of tensors whose values were compared.
+    those of metadata; `compared` counts the pairs of tensors whose values were compared, and `partners` says for each
+    tensor of the one what it is compared with in the other, None where nothing is.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -47,17 +48,22 @@ class Differences:
     values: dict[Finding, Values] = field(default_factory=dict)
     metadata: list[MetadataChange] = field(default_factory=list)
     compared: int = 0
+    partners: dict[str, str | None] = field(default_factory=dict)
 
 
 def compare(
-    a: Checkpoint, b: Checkpoint, tolerances: Tolerances, *, headers: bool = False,
+    a: Checkpoint, b: Checkpoint, tolerances: Tolerances, *, headers: bool = False, histograms: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Differences:  # fmt: skip
-    """Everything that differs. With `headers`, no tensor byte is read; else all are, in constant memory."""
+    """Everything that differs. With `headers`, no tensor byte is read; else all are, in constant memory. With
+    `histograms`, figures have `bins`.
+    """
     rounded = rounded_type(a.all_tensors.values(), b.all_tensors.values())
     explained = _explained(a, b, None if headers else Content(rounded))
     found = Differences(edits=[edit for edit in explained.edits if edit.kind != "drop"])
     found.findings += [_edit_finding(edit) for edit in found.edits]
+    found.partners = dict.fromkeys(a.all_tensors) | {one.a_name: one.b_name for one in explained.comparisons}
+    found.partners |= explained.unlike
     drops = [edit for edit in explained.edits if edit.kind == "drop"]
     _one_sided(found, a, b, explained)
     for old, name in explained.unlike:
@@ -65,7 +71,7 @@ def compare(
         found.findings.append(Finding("shape-changed", "error", old, f"{old}: shape {one} → {other}", one, other))
     _dtypes_alone(found, a, b, [] if not headers else explained.comparisons, explained.unlike)
     if not headers:
-        _values(found, explained, tolerances, progress)
+        _values(found, explained, tolerances, progress, histograms=histograms)
     found.edits += _casts(a, b, explained)
     _ties(found, a, b, explained)
     found.edits += drops
@@ -155,8 +161,9 @@ def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
 
 
 def _values(
-    found: Differences, explained: Explanation, tolerances: Tolerances, progress: Callable[[int, int], None] | None
-) -> None:
+    found: Differences, explained: Explanation, tolerances: Tolerances,
+    progress: Callable[[int, int], None] | None, *, histograms: bool,
+) -> None:  # fmt: skip
     """Compare bytes, then take figures of what differs. A pair that stands under several names is compared once."""
     comparisons = explained.comparisons
     unique: dict[object, list[Comparison]] = {}
@@ -172,7 +179,8 @@ def _values(
     changed = [*_unless_permuted(found, explained, [same[i] for i in sorted(unequal)], pool), *cast]
     pairs = [Pair(g[0].a, g[0].b, tolerances.of(g[0].a_name, g[0].b_name)) for g in changed]
     measured = [i for i, pair in enumerate(pairs) if pair.has_figures]
-    figures = dict(zip(measured, compare_values([pairs[i] for i in measured], pool), strict=True))
+    values_of = compare_values([pairs[i] for i in measured], pool, histograms=histograms)
+    figures = dict(zip(measured, values_of, strict=True))
     order = {id(one): i for i, one in enumerate(comparisons)}
     entries = [(order[id(one)], one, figures.get(i)) for i, group in enumerate(changed) for one in group]
     for _, one, values in sorted(entries, key=lambda entry: entry[0]):

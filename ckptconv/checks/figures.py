@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.checks.histogram import count_bins
 from ckptconv.core.arrays import NUMPY_NAMES, from_bytes, numpy_dtype
 from ckptconv.core.dtypes import COMPONENT, DType
 
@@ -42,6 +43,7 @@ class Figures:
     nan:       pairs of which one is NaN and the other is not; no distance is taken of them.
     dd, aa, bb, ab: sums of products of the difference and the values, over pairs that are both finite.
     narrowed, widened: whether casting the left to the right's type gives the right, and the other way round.
+    bins:      the relative changes as `histogram` counts them; None where that was not asked for, or nothing differs.
     """
 
     elements: int = 0
@@ -61,6 +63,7 @@ class Figures:
     widened: bool = True
     first: int | None = None
     first_values: tuple[Scalar, Scalar] | None = None
+    bins: Array | None = None
 
     def add(self, more: Figures) -> None:
         """Take in the figures of the elements that follow."""
@@ -70,6 +73,8 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(more, name))
         for name in ("max_abs", "max_rel", "max_ulp"):
             setattr(self, name, max(getattr(self, name), getattr(more, name)))
+        if more.bins is not None:
+            self.bins = more.bins if self.bins is None else self.bins + more.bins
         self.narrowed = self.narrowed and more.narrowed
         self.widened = self.widened and more.widened
 
@@ -94,8 +99,9 @@ class Figures:
 
 
 def figures(
-    left: memoryview, right: memoryview, a_type: DType, b_type: DType, count: int, tolerance: Tolerance
-) -> Figures:
+    left: memoryview, right: memoryview, a_type: DType, b_type: DType, count: int, tolerance: Tolerance, *,
+    histogram: bool = False,
+) -> Figures:  # fmt: skip
     """The figures of two chunks of `count` elements; those of under 8 bits may end within a byte."""
     import numpy as np
 
@@ -123,7 +129,9 @@ def figures(
             found.first = int(differ.argmax())
             found.first_values = (_scalar(a, found.first, a_type), _scalar(b, found.first, b_type))
             plain = found.finite == count and a.dtype == b.dtype and a.dtype.kind in "fc" and tolerance.is_exact
-            (_plain_distances if plain else _distances)(found, a[chosen], b[chosen], ulp, tolerance)
+            changes = (_plain_distances if plain else _distances)(found, a[chosen], b[chosen], ulp, tolerance)
+            if histogram:
+                found.bins = count_bins(changes)
     return found
 
 
@@ -178,7 +186,7 @@ def _ulp(a: Array, b: Array, dtype: DType) -> Array:
     return apart.max(axis=1) if apart.ndim == 2 and len(apart) else apart.reshape(len(a))
 
 
-def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance) -> None:
+def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance) -> Array:
     """The same as `_distances` in a third of the time, for finite floats without a tolerance."""
     import numpy as np
 
@@ -186,14 +194,16 @@ def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None, tole
     found.outside = found.differing
     found.signs = len(distance) - int(np.count_nonzero(distance))
     found.max_abs = float(distance.max())
+    relative: Array = distance / np.abs(a)
     if found.signs < len(distance):
-        found.max_rel = float(np.fmax.reduce(distance / np.abs(a)))  # 0 / 0 is NaN, which fmax passes over
+        found.max_rel = float(np.fmax.reduce(relative))  # 0 / 0 is NaN, which fmax passes over
     if ulp is not None:
         found.max_ulp = int(ulp.max())
+    return relative
 
 
-def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance) -> None:
-    """The distances of the elements that differ."""
+def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance) -> Array:
+    """The distances of the elements that differ. Gives the relative ones back."""
     import numpy as np
 
     if a.dtype != b.dtype:
@@ -212,7 +222,7 @@ def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance:
         found.signs = int(np.count_nonzero(distance == 0))
         found.max_abs = float(np.max(distance, where=neither, initial=0.0))
     size = np.abs(a.astype(np.float64)) if is_integer else np.abs(a)
-    relative = distance / size
+    relative: Array = distance / size
     relative[distance == 0] = 0.0
     relative[np.isinf(distance)] = inf
     found.max_rel = float(np.max(relative, where=neither, initial=0.0))
@@ -220,13 +230,14 @@ def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance:
         found.max_ulp = int(np.max(ulp, where=neither, initial=0))
     if tolerance.is_exact:
         found.outside = found.differing
-        return
+        return relative
     near = distance <= tolerance.atol + tolerance.rtol * size
     near &= np.isfinite(distance)  # an infinite reference would allow everything
     if tolerance.ulp and ulp is not None:
         near |= ulp <= tolerance.ulp
     close |= near & neither
     found.outside = int(np.count_nonzero(~close))
+    return relative
 
 
 def _sums(found: Figures, a: Array, b: Array) -> None:

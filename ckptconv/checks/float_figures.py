@@ -10,6 +10,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.figures import Figures
+from ckptconv.checks.histogram import count_bins
 from ckptconv.core.dtypes import DType
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def _dot(x: Array, y: Array) -> float:
 
 
 class FloatFigures:
-    """Computes blocks of one element type; belongs to one thread."""
+    """Computes blocks of one element type, with a histogram where that is wanted; belongs to one thread."""
 
-    def __init__(self, dtype: DType) -> None:
+    def __init__(self, dtype: DType, *, histogram: bool = False) -> None:
         import numpy as np
 
+        self.histogram = histogram
         self.float, self.code = (np.dtype(f"<{kind}{dtype.bits // 8}") for kind in "fu")
         self.top = self.code.type(1 << (dtype.bits - 1))
         self.wide = [np.empty(BLOCK, np.float64) for _ in range(3)]
@@ -73,6 +75,8 @@ class FloatFigures:
             if found.max_abs:
                 np.divide(d, np.abs(x, out=x), out=d)  # 0 / 0 is NaN, which fmax passes over
                 found.max_rel = float(np.fmax.reduce(d))
+                if self.histogram:
+                    found.bins = count_bins(d)
             found.max_ulp = self._ulp(one, other, count)
         return found
 

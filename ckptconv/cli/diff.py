@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from ckptconv.cli import options, output
 from ckptconv.cli.progress import Bar
+from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from ckptconv.api import Difference
+    from ckptconv.io.target import Target
 
 EPILOG = """\b
 A tolerance of its own for some tensors; the last GLOB that matches a name counts:
@@ -27,6 +31,7 @@ Examples:
   ckptconv diff --headers theirs.pth mine.pth
   ckptconv diff a.safetensors b.safetensors --rtol 1e-3 --atol 1e-5 --tol 'head.*=ulp:1'
   ckptconv diff --json a.pth b.pth
+  ckptconv diff before.pth after.pth --html changes.html
 """
 
 
@@ -41,12 +46,18 @@ Examples:
     "--tol", "tolerances", metavar="GLOB=…", multiple=True,
     help="Allow other bounds for the tensors whose names match: rtol:X,atol:X,ulp:N, any of the three. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "--html", metavar="FILE", type=options.path_text,
+    help="Write one page for a browser as well, whole in itself: verdict, heat-map, histograms, a search. It needs the "
+    "extra 'report'.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the page if it exists.")
 @options.json_
 @options.debug
 @options.help_
 def command(
     a: str, b: str, headers: bool, rtol: float | None, atol: float | None, ulp: int | None,
-    tolerances: tuple[str, ...], as_json: bool,
+    tolerances: tuple[str, ...], html: str | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Say what changed from A to B: renames and other edits, values, ties, metadata. Any two formats.
 
@@ -55,17 +66,38 @@ def command(
     """
     if headers and (tolerances or any(bound is not None for bound in (rtol, atol, ulp))):
         raise click.UsageError("--headers reads no values: tolerances say nothing", click.get_current_context())
+    if force and html is None:
+        raise click.UsageError("--force needs --html", click.get_current_context())
+    target = None if html is None else _target(html, (a, b), force=force)
     from ckptconv import api
 
     with Bar("comparing") as bar:
         result = api.diff(
-            a, b, headers=headers, rtol=rtol or 0.0, atol=atol or 0.0, ulp=ulp or 0, tolerances=tolerances, progress=bar
-        )
+            a, b, headers=headers, rtol=rtol or 0.0, atol=atol or 0.0, ulp=ulp or 0, tolerances=tolerances,
+            histograms=target is not None, progress=bar,
+        )  # fmt: skip
+    if target is not None:
+        from ckptconv.cli import report
+
+        report.write(result, target)
     if as_json:
         output.emit_json(result.to_dict())
     else:
         _show(result)
     return int(not result.equal)
+
+
+def _target(html: str, compared: tuple[str, str], *, force: bool) -> Target:
+    """Where the page goes; raises, before anything is read, where it cannot be made or put there."""
+    from ckptconv.cli import report
+    from ckptconv.io.target import Target
+
+    report.require()
+    with suppress(OSError, ValueError):  # what is not there is told of elsewhere
+        for path in compared:
+            if os.path.samefile(html, path):
+                raise UsageError("the page would replace a checkpoint", path=html, hint="give it a name of its own")
+    return Target(html, replace=force)
 
 
 def _show(result: Difference) -> None:

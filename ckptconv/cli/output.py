@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 _ASCII = str.maketrans({"├": "|", "│": "|", "└": "`", "─": "-", "→": "->", "–": "-", "×": "x", "…": "..."})
-_ASCII |= str.maketrans(dict(zip("▁▂▃▄▅▆▇█", "12345678", strict=True)))
+_ASCII |= str.maketrans(dict(zip("▁▂▃▄▅▆▇█━", "12345678=", strict=True)))
 
 
 class OutputError(FileAccessError):

@@ -185,10 +185,27 @@ def test_layers_are_folded_and_the_largest_change_comes_first(run: Run, tmp_path
     state = {f"layers.{i}.{name}.weight": torch.ones(8) for i in range(12) for name in ("up", "down")}
     after = {name: t + (1e-6 if "down" in name else 1e-3 * int(name.split(".")[1])) for name, t in state.items()}
     page = run("diff", save(tmp_path / "a.pth", state), save(tmp_path / "b.pth", after)).stdout.splitlines()
-    rows = [line.split() for line in page if "layers." in line]
+    rows = [line.split() for line in page if "layers.{" in line]
     assert [row[0] for row in rows] == ["layers.{1-11}.up.weight", "layers.{0-11}.down.weight"]
     assert [row[1] for row in rows] == ["×11", "×12"]
     assert len(rows[1][-1]) == 12
+
+
+def test_layers_have_bars_and_the_hottest_is_first(run: Run, tmp_path: Path) -> None:
+    state = {f"h.{i}.{name}.weight": torch.ones(8) for i in range(30) for name in ("up", "down")}
+    after = {name: t + 10.0 ** -(int(name.split(".")[1]) % 7) * ("down" in name) for name, t in state.items()}
+    page = run("diff", save(tmp_path / "a.pth", state), save(tmp_path / "b.pth", after)).stdout
+    rows = [line.split() for line in page.split("layers\n")[1].splitlines()[1:]]
+    assert [row[0] for row in rows[:7]] == ["h.0", "h.7", "h.14", "h.21", "h.28", "h.1", "h.8"]
+    assert [len(row[3]) for row in rows[:7]] == [16] * 5 + [14] * 2
+    assert {row[4] for row in rows[:7]} == {"down.weight"}
+    assert " ".join(rows[-1]) == "… and 18 more; --json has all"
+
+
+def test_rows_of_single_tensors_need_no_list_of_layers(run: Run, tmp_path: Path) -> None:
+    a = save(tmp_path / "a.pth", network())
+    b = save(tmp_path / "b.pth", {name: t + 1 for name, t in network().items()})
+    assert "layers" not in run("diff", a, b).stdout
 
 
 def test_ten_thousand_changes_are_a_short_page(run: Run, tmp_path: Path) -> None:

@@ -107,10 +107,10 @@ def test_stacks_are_counted_by_number() -> None:
 
 
 def test_hostile_names_are_compared_in_bounded_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     expected = {"a." * 20_000 + f"x{i}": (1,) for i in "abc"}
     found = {"b." * 20_000 + f"y{i}": (1,) for i in "abc"}
     pair_renames(expected, found, fits)
     find_prefix(list(expected), list(found))
     numbered_blocks(["9" * 100_000 + ".w", "1." * 20_000])
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

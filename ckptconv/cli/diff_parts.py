@@ -1,0 +1,221 @@
+"""What the text and the page of a `diff` say alike: the verdict, edits as patterns, tensors that are told as one."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from math import inf, isfinite, log10
+from typing import TYPE_CHECKING
+
+from ckptconv.cli.output import printable
+from ckptconv.cli.render import plural, size
+from ckptconv.edits.patterns import group_names, open_numbers
+from ckptconv.edits.stacks import spell_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.api import Difference
+    from ckptconv.checks.compare_values import Values
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.report import Finding
+
+MOST_NAME = 100
+"""Characters of a name that are shown; names in files may be of any length."""
+
+HEATS = 8
+"""Steps of heat: from a relative change of under 1e-7 to one of 1 and more, a factor of ten each."""
+
+_DIGITS = re.compile(r"\d+")
+_WORDS = {"remove-layers": "layers removed", "insert-layers": "layers inserted"}
+_TOLD_ELSEWHERE = ("cast", "drop", "tie", "untie")
+_COUNTED = (
+    ("removed", "tensor removed", "tensors removed"),
+    ("added", "tensor added", "tensors added"),
+    ("shape-changed", "shape", "shapes"),
+    ("dtype-changed", "element type", "element types"),
+    ("value-changed", "tensor with other values", "tensors with other values"),
+    ("tie-made", "tie made", "ties made"),
+    ("tie-broken", "tie broken", "ties broken"),
+    ("metadata-changed", "metadata change", "metadata changes"),
+)
+
+
+def verdict(result: Difference) -> tuple[str, str]:
+    """The verdict in a word or two, and what is to be said of it."""
+    within = sum(finding.severity != "error" for finding in result.findings)
+    a, b = result.tensors
+    amount = plural(a, "tensor") if a == b else f"{a:,} and {plural(b, 'tensor')}"
+    if result.equal:
+        if result.headers:
+            return "equal headers", f"{amount}; values were not compared"
+        note = f"; {within:,} of them differ within the tolerance" if within else ""
+        return "equal", f"{amount}, {size(result.nbytes)}{note}"
+    counts = Counter(finding.code for finding in result.findings if finding.severity == "error")
+    edits = len(edit_rows(result.edits))
+    said = [plural(edits, "edit")] if edits else []
+    said += [plural(counts[code], one, many) for code, one, many in _COUNTED if counts[code]]
+    note = "; values were not compared" if result.headers else ""
+    return "different", f"{', '.join(said)} (of {amount}){note}"
+
+
+def short_name(text: str) -> str:
+    """A name as far as it is shown, printable."""
+    shown = printable(text[:MOST_NAME])
+    return shown if len(text) <= MOST_NAME else f"{shown}…"
+
+
+def times(count: int) -> str:
+    """``×12``, and nothing for one."""
+    return f"×{count:,}" if count > 1 else ""
+
+
+def edit_rows(edits: Sequence[Edit]) -> list[list[str]]:
+    """What was done, to what, and how many times; without what is told with the element types, tensors and ties."""
+    rows: Counter[tuple[str, str]] = Counter()  # what goes by one pattern before and after another edit is one row
+    for edit in edits:
+        if edit.kind in _TOLD_ELSEWHERE:
+            continue
+        sources, targets = _joined(edit.sources), _joined(edit.targets)
+        text = f"{sources} → {targets}" if sources and targets and sources != targets else sources or targets
+        rows[_WORDS.get(edit.kind, edit.kind), text + _detail(edit)] += len(edit.steps)
+    return [[word, text, times(count)] for (word, text), count in rows.items()]
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Several names as one: ``layers.{*}.[q + k + v].weight``."""
+    if len(names) < 2:
+        return "".join(map(short_name, names))
+    parts = [name.split(".") for name in names]
+    least = min(map(len, parts)) - 1
+    start = next((i for i in range(least) if len({row[i] for row in parts}) > 1), least)
+    end = next((i for i in range(least - start) if len({row[-1 - i] for row in parts}) > 1), least - start)
+    inner = " + ".join(".".join(row[start : len(row) - end]) for row in parts)
+    return ".".join(map(short_name, [*parts[0][:start], f"[{inner}]", *parts[0][len(parts[0]) - end :]]))
+
+
+def _detail(edit: Edit) -> str:
+    match edit.kind:
+        case "transpose" if edit.details["axes"] != [1, 0]:
+            return f" (axes {edit.details['axes']})"
+        case "reshape":
+            return f" (to {edit.details['shape']})"
+        case "split" | "concat" if edit.details["axis"]:
+            return f" (along dimension {edit.details['axis']})"
+        case "split" | "concat" if "blocks" in edit.details:
+            return f" (interleaved, {edit.details['blocks']} blocks)"
+        case "permute":
+            return f" (rows as {edit.details['shape']}, axes {edit.details['axes']})"
+        case _:
+            return ""
+
+
+def one_sided_rows(found: Sequence[Finding]) -> list[list[str]]:
+    """Tensors that one side alone has, those of one pattern as one: the pattern, element type and shape, how many."""
+    by_name = {finding.where: finding for finding in found}
+    rows = []
+    for pattern, names in group_names(by_name):
+        headers = {by_name[name].expected or by_name[name].found or "" for name in names}
+        header = min(headers) if len(headers) == 1 else f"{len(headers)} kinds"
+        rows.append([short_name(pattern), header, times(len(names))])
+    return rows
+
+
+def dtype_rows(result: Difference) -> list[list[str]]:
+    """Element types that changed, what that did to the values, how many tensors, and which."""
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for finding in result.findings:
+        if finding.code == "dtype-changed":
+            how = cast_text(result.values.get(finding))
+            groups[finding.expected or "", finding.found or "", how].append(finding.where)
+    rows = []
+    for (expected, found, how), names in groups.items():
+        patterns = [short_name(pattern) for pattern, _ in group_names(names)]
+        shown = ", ".join(patterns[:3]) + (" …" if len(patterns) > 3 else "")
+        rows.append([f"{printable(expected)} → {printable(found)}", how, plural(len(names), "tensor"), shown])
+    return rows
+
+
+def cast_text(values: Values | None) -> str:
+    """What a change of the element type did to the values."""
+    if values is None:
+        return ""
+    if not values.differing:
+        return "every value kept"
+    return "rounding only" if values.cast else "values changed as well"
+
+
+@dataclass(slots=True)
+class Group:
+    """Tensors whose names differ in numbers alone and whose values changed, in the order of their names."""
+
+    names: list[str]
+    values: list[Values | None]
+
+    @property
+    def change(self) -> float:
+        """The largest change among them."""
+        return max((change_of(values) for values in self.values), default=0.0)
+
+    @property
+    def known(self) -> list[Values]:
+        """The figures of those that have some."""
+        return [values for values in self.values if values is not None]
+
+
+def change_of(values: Values | None) -> float:
+    """What rows are sorted by: the relative change; a NaN that came or went outweighs all."""
+    if values is None or values.nan or values.change is None:
+        return inf
+    return values.change
+
+
+def value_groups(result: Difference) -> tuple[list[Group], int]:
+    """What changed beyond the tolerance, the largest change first; and how many tensors changed within it."""
+    groups: dict[str, Group] = {}
+    within = 0
+    for finding in result.findings:
+        if finding.code != "value-changed":
+            continue
+        if finding.severity != "error":
+            within += 1
+            continue
+        group = groups.setdefault(open_numbers(finding.where), Group([], []))
+        group.names.append(finding.where)
+        group.values.append(result.values.get(finding))
+    return sorted(groups.values(), key=lambda group: -group.change), within
+
+
+def heat(change: float) -> int:
+    """A step of heat, 0 to HEATS - 1."""
+    if not isfinite(change):
+        return HEATS - 1
+    return 0 if change <= 0 else max(0, min(HEATS - 1, int(log10(change) + HEATS - 1)))
+
+
+def share(count: int, total: int) -> str:
+    """How many of how many: small counts as they are, large ones in percent."""
+    if count < 1000:
+        return f"{count:,}"
+    return "all" if count == total else f"{100 * count / total:.3g}%"
+
+
+def figure(value: float | None) -> str:
+    """A number in three digits, counts in full."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and value < 1_000_000 else f"{value:.3g}"
+
+
+def spell_range(names: Sequence[str]) -> str:
+    """Names of one skeleton as one: ``layers.{0-11}.weight``."""
+    texts = _DIGITS.split(names[0])
+    columns = list(zip(*(_DIGITS.findall(name) for name in names), strict=True))
+    parts = [texts[0]]
+    for column, text in zip(columns, texts[1:], strict=True):
+        distinct = set(column)
+        few = len(distinct) > 1 and max(map(len, distinct)) < 10
+        numbers = spell_numbers(sorted(map(int, distinct))) if few else "…"
+        parts.append((column[0] if len(distinct) == 1 else f"{{{numbers if len(numbers) <= 30 else '…'}}}") + text)
+    return short_name("".join(parts))
