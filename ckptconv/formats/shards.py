@@ -96,7 +96,8 @@ def _parse(source: Source) -> Index:
         raise _bad(str(error) or "nested too deeply") from error
     if not isinstance(document, dict) or "weight_map" not in document:
         raise _bad("it has no weight_map")
-    weight_map, metadata = document["weight_map"], document.get("metadata") or {}
+    weight_map, metadata = document["weight_map"], document.get("metadata", {})
+    metadata = {} if metadata is None else metadata
     if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
         raise _bad("its weight_map or its metadata is no object")
     if is_too_deep(metadata):
