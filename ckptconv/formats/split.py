@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.record import KEY
-from ckptconv.errors import CkptconvError, UsageError
+from ckptconv.errors import CorruptFileError, FileAccessError, UsageError
 from ckptconv.formats.shards import is_shard, plain_name, read_index, split_suffix
 from ckptconv.io.source import Source
 
@@ -40,7 +40,7 @@ _UNITS: dict[str, int] = {"": 1, "B": 1} | {
 
 def parse_size(text: str) -> int:
     """Bytes of ``"5GB"``, ``"200 MiB"`` or ``"1000000"``: KB, MB, GB, TB are powers of 1000. Raises UsageError."""
-    parts = re.fullmatch(r"\s*(\d{1,18})(\.\d{1,9})?\s*([A-Za-z]*)\s*", text)
+    parts = re.fullmatch(r"\s*([0-9]{1,18})(\.[0-9]{1,9})?\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(parts[3].upper()) if parts else None
     if parts is None or unit is None:
         raise UsageError(f"{text!r} is no size", hint="such as 5GB, 500MB, 2GiB, or a number of bytes")
@@ -141,10 +141,15 @@ def shard_names(index: str, count: int, avoid: Sequence[str] = ()) -> list[str]:
 def superseded(index: Path) -> list[str]:
     """The shards of a set that is about to be replaced: what its index names, as far as they are called as shards are.
 
-    [] where there is no index that reads. What it names besides is nothing that we remove.
+    [] where there is no index, or none that makes sense. What it names besides is nothing that we remove. Raises
+    FileAccessError where it is there and cannot be read.
     """
     try:
         with Source(index) as source:
             return [name for name in read_index(source).files if is_shard(name)]
-    except CkptconvError:
+    except CorruptFileError:
         return []
+    except FileAccessError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return []
+        raise
