@@ -50,7 +50,7 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
 
     Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
     """
-    config, findings = read_config(path.parent / "config.json")
+    config, findings = read_config((path if path.is_dir() else path.parent) / "config.json")
     if arch is None:
         infos = {name: tensor.info for name, tensor in checkpoint.items()}
         note = checkpoint.notes.arch
@@ -66,7 +66,7 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         return Resolved(spec.name, "--arch", spec, None, _sources(spec, checkpoint, config, settings), findings)
     if is_reference(arch):
         return Resolved(arch, "--arch", table=factory_table(arch, checkpoint.metadata, settings))
-    if Path(arch).is_file():
+    if Path(arch).exists():
         if settings:
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=_table_of(arch))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
@@ -13,7 +14,6 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, LossError, UnsafeError, UsageError
 from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
-from ckptconv.io.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format, WriteResult
     from ckptconv.formats.onnx.plan import OnnxOptions
+    from ckptconv.io.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def convert(
     inputs: Sequence[str] = (),
     options: Mapping[str, str] | None = None,
     edits: Edits | None = None,
+    shard_size: str | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
@@ -98,6 +100,7 @@ def convert(
     inputs:      ``"x:F32[N,3,224,224]"`` for each input of Python that `arch` names, where a graph is made of it.
     options:     the target format's own options by name, as ``ckptconv formats NAME`` lists them.
     edits:       what is done to the model's tensors on their way (`Edits`); `arch` is that of the result.
+    shard_size:  ``"5GB"``, ``"2GiB"``, or bytes: more tensors than that are split into several files and an index.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
@@ -106,7 +109,8 @@ def convert(
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     if settings and arch is None and not with_params:
         raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
-    wanted = registry.by_name(to_format) if to_format else registry.by_suffix(Path(target))
+    size = size_of_shards(shard_size)
+    wanted = choose_format(target, to_format, size)
     own = wanted.parse_options(options or {})
     if inputs and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
@@ -126,20 +130,24 @@ def convert(
         values = {**(fitting.params if fitting else {}), **(metadata or {})}
         note = graph.note if graph and graph.note else fitting.note if fitting else None
         checkpoint = _prepared(opened, values, bare=bare, note=note)
+        plain = bare and not values
+        place = settle(wanted, target, checkpoint, size, plain=plain)
+        wanted = place.format
         losses = preflight.losses(checkpoint, wanted)
         noticed = graph.findings if graph else fitting.findings if fitting else ()
         result = Conversion(
-            Path(source), Path(target), opened.format, wanted.name, len(checkpoint), 0, losses,
-            [*noticed, *_findings(checkpoint, wanted, bare=bare)],
+            Path(source), place.path, opened.format, wanted.name, len(checkpoint), 0, losses,
+            [*noticed, *_findings(checkpoint, wanted, bare=bare), *place.findings],
         )  # fmt: skip
         if dry_run:
-            return _planned(result, checkpoint, plan_of(named, checkpoint, moves, str(target)), progress)
+            return _planned(result, checkpoint, plan_of(named, checkpoint, moves, place.file_of(checkpoint)), progress)
         _refuse(losses, allow_loss, source)
         try:
             how = WriteOptions(
-                plain=bare and not values, progress=progress, own=own, graph=graph, write_as=_write_as(progress)
-            )
-            return _write(opened, checkpoint, wanted, Target(target, replace=force), result, how, allow_loss)
+                plain=plain, progress=progress, own=own, graph=graph, write_as=_write_as(progress),
+                shard_size=place.shard_size,
+            )  # fmt: skip
+            return _write(opened, checkpoint, wanted, place.open(replace=force), result, how, allow_loss)
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
 

@@ -166,10 +166,10 @@ def _broken_ties(
             yield Finding("tie-broken", "warning", left[0], message, " = ".join(group))
 
 
-def plan_of(source: Checkpoint, checkpoint: Checkpoint, origins: Origins, file: str) -> list[Move]:
+def plan_of(source: Checkpoint, checkpoint: Checkpoint, origins: Origins, file: Callable[[str], str]) -> list[Move]:
     """What becomes of every tensor of the model, in the target's order; then those that are left out."""
     made = [
-        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape, file)
+        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape, file(name))
         for name, tensor in checkpoint.items()
     ]
     used = {name for move in made for name in move.sources}

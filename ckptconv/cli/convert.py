@@ -29,6 +29,8 @@ Examples:
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
   ckptconv convert checkpoint.pth model.onnx --arch mlp
+  ckptconv convert model.safetensors model/ --shard-size 5GB
+  ckptconv convert model/ model.pth
   ckptconv convert training.ckpt half.safetensors --strip-prefix module. --drop '*.num_batches_tracked' --dtype BF16
 """
 
@@ -61,6 +63,11 @@ def _loss_code(word: str) -> str:
 )  # fmt: skip
 @edits.options
 @click.option(
+    "--shard-size", metavar="SIZE",
+    help="Split tensors of more than SIZE (5GB, 500MB, 2GiB, or bytes) into several files and an index, as Hugging "
+    "Face does; a DST that ends in / gets its names. Up to SIZE it is one plain file. Safetensors and torch.",
+)  # fmt: skip
+@click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,
     help="An option of DST's format; 'ckptconv formats NAME' lists them. Repeatable.",
 )  # fmt: skip
@@ -77,7 +84,7 @@ def command(
     source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, bare: bool,
     meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool,
     format_options: tuple[tuple[str, str], ...], inputs: tuple[str, ...], arch: str | None, settings: tuple[str, ...],
-    as_json: bool, **editing: Any,
+    as_json: bool, shard_size: str | None, **editing: Any,
 ) -> int:  # fmt: skip
     """Convert the checkpoint SRC into a new file DST.
 
@@ -112,6 +119,7 @@ def command(
                 with_params=with_params,
                 inputs=inputs,
                 options=dict(format_options),
+                shard_size=shard_size,
                 edits=edits.wanted(click.get_current_context(), **editing),
                 progress=bar,
             )

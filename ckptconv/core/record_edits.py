@@ -42,7 +42,7 @@ def take_edits(record: Record, strings: Mapping[str, str]) -> MetaNode:
     return _like(record.root, {**root, **new})
 
 
-def add_strings(root: MetaNode, strings: Mapping[str, str]) -> MetaNode:
+def add_strings(root: MetaNode, strings: Mapping[str, MetaNode]) -> MetaNode:
     """`root` with string metadata beside it; the root itself where there is none."""
     if not strings:
         return root

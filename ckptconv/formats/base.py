@@ -77,6 +77,12 @@ class Notices(Protocol):
     def __call__(self, checkpoint: Checkpoint) -> list[Finding]: ...
 
 
+class Layout(Protocol):
+    """Which tensors go into which file, none of them past `limit` bytes but where a single tensor is."""
+
+    def __call__(self, checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
     """What every writer is told.
@@ -86,6 +92,7 @@ class WriteOptions:
     own:      the format's own options, an instance of the class that `Format.options` names; None: it has none.
     graph:    what the tensors are the weights of, where the format stores that too (`Format.graph`).
     write_as: writes a checkpoint as another format into another target, for files that stand side by side.
+    shard_size: bytes of tensors in a file, where the format has several; None: as the format likes.
     """
 
     plain: bool = False
@@ -93,6 +100,7 @@ class WriteOptions:
     own: object = None
     graph: object = None
     write_as: Callable[[str, Checkpoint, Target], WriteResult] | None = None
+    shard_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class Format:
     main:     where a checkpoint is a folder: the file in it that points at the others. The writer's target is that
               file, in a folder that is made for it; the others are written beside it.
     sharded:  the format that ``--shard-size`` makes of this one.
+    layout:   ``"module:function"`` of a `Layout`, where the writer splits tensors by ``--shard-size``.
     """
 
     name: str
@@ -139,6 +148,7 @@ class Format:
     takes: tuple[Literal["file", "folder"], ...] = ("file",)
     main: str = ""
     sharded: str = ""
+    layout: str = ""
 
     def claims_file(self, source: Source | Folder) -> bool:
         """Whether the file's bytes, or the files in the folder, are of this format."""
@@ -165,6 +175,10 @@ class Format:
         if not self.writer:
             raise UsageError(f"the format {self.name!r} can be read but not written", hint="ckptconv formats")
         return cast("Writer", self._load(self.writer))(checkpoint, target, options)
+
+    def layout_of(self, checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
+        """The names of the tensors in each of the files that `checkpoint` is split into, ties under their first."""
+        return cast("Layout", self._load(self.layout))(checkpoint, limit, plain=plain)
 
     def notices_for(self, checkpoint: Checkpoint) -> list[Finding]:
         """What a person should know about the file that would be written, although nothing is lost."""

@@ -35,5 +35,8 @@ MAX_INT_DIGITS = 4300
 MAX_SAFETENSORS_HEADER = 100_000_000
 """The reference reader's own cap."""
 
+MAX_INDEX_BYTES = 100_000_000
+"""The index of a sharded set, which names as many tensors as a safetensors header can."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -53,6 +53,7 @@ class Source:
             raise _not_a_file(self.path, _kind(status.st_mode))
         self.size = status.st_size
         self._identity = _identity(status)
+        self._closed = False
         self._lock = Lock()
         self.bytes_read = 0
         self.parsed: dict[object, object] = {}
@@ -67,9 +68,26 @@ class Source:
 
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
+        self._closed = True
+        self.rest()
+
+    def rest(self) -> None:
+        """Give the operating system's handle back, until `wake`."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def wake(self) -> None:
+        """Take a handle again after `rest`. Raises SourceChangedError where that is no longer the same file."""
+        if self._fd >= 0 or self._closed:
+            return
+        try:
+            self._fd = os.open(self.path, _OPEN_FLAGS)
+        except OSError as error:
+            raise self._changed("went away") from error
+        if _identity(os.fstat(self._fd)) != self._identity:
+            self.rest()
+            raise self._changed("was replaced")
 
     def read_at(self, offset: int, length: int) -> memoryview:
         """Exactly `length` bytes at `offset`, in new memory of that size. Raises CorruptFileError past the end."""

@@ -19,7 +19,7 @@ from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 if sys.platform != "win32":
@@ -45,6 +45,8 @@ class Target:
         self.replace = replace
         self.size = 0
         self._beside: list[Target] = []
+        self._superseded: list[Path] = []
+        self._placed = False
         self._fd = -1
         self._temp: Path | None = None
         self._made: Path | None = None
@@ -120,9 +122,21 @@ class Target:
         """The files that are written with this one."""
         return tuple(self._beside)
 
+    def supersede(self, names: Iterable[str]) -> None:
+        """Files in this one's folder that nothing points at any more once it is in its place, and that are removed
+        then. What cannot be removed stays: it is not part of anything.
+        """
+        self._superseded += [self.path.parent / name for name in names]
+
     def reserve(self, size: int) -> None:
         """Set the file's size. Raises FileAccessError where the disk has less room than that."""
         self.size = size
+        self.check_room(size)
+        with _translated(self.path):
+            os.ftruncate(self._fd, size)
+
+    def check_room(self, size: int) -> None:
+        """Raise FileAccessError where the disk has less room than `size` bytes."""
         with _translated(self.path):
             if hasattr(os, "fstatvfs"):
                 room = os.fstatvfs(self._fd)
@@ -133,7 +147,6 @@ class Target:
                         path=self.path,
                         hint="free some space, or write to another disk",
                     )
-            os.ftruncate(self._fd, size)
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data` at `offset`; from any thread."""
@@ -156,19 +169,23 @@ class Target:
 
     def commit(self) -> None:
         """Make the file whole on disk and put it in its place, those beside it first."""
-        for other in self._beside:
-            other.commit()
         try:
+            for other in self._beside:
+                other.commit()
             self._commit()
         except BaseException:
-            for other in self._beside:
-                other._withdraw()
+            if not self._placed:
+                for other in self._beside:
+                    other._withdraw()
             raise
         self._beside.clear()
+        for path in self._superseded:
+            with suppress(OSError):
+                os.unlink(path)
 
     def _withdraw(self) -> None:
         """Take a new file away again, because the one that points at it could not be placed."""
-        if self._old is None:
+        if self._placed and self._old is None:
             with suppress(OSError):
                 os.unlink(self._real)
 
@@ -180,6 +197,7 @@ class Target:
                 )
             os.fsync(self._fd)
             self._place()
+            self._placed = True
             _sync_folder(self._real.parent)
         self._temp = self._made = None
         self._discard()

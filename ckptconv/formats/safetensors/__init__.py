@@ -3,6 +3,8 @@
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds
 
+_HOLDS = Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True)
+
 FORMATS = (
     Format(
         name="safetensors",
@@ -11,6 +13,20 @@ FORMATS = (
         claims="ckptconv.formats.safetensors.layout:claims",
         reader="ckptconv.formats.safetensors.read:read",
         writer="ckptconv.formats.safetensors.write:write",
-        holds=Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True),
+        holds=_HOLDS,
+        sharded="safetensors-sharded",
+    ),
+    Format(
+        name="safetensors-sharded",
+        summary="safetensors, several files and their index",
+        suffixes=(".safetensors.index.json",),
+        magic=((0, b"{"),),
+        claims="ckptconv.formats.safetensors.sharded:claims",
+        reader="ckptconv.formats.safetensors.sharded:read",
+        writer="ckptconv.formats.safetensors.sharded:write",
+        layout="ckptconv.formats.safetensors.sharded:layout",
+        holds=_HOLDS,
+        takes=("file", "folder"),
+        main="model.safetensors.index.json",
     ),
 )

@@ -17,6 +17,10 @@ from ckptconv.formats.safetensors.encodings import can_decode
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptconv.core.checkpoint import OpenFile
+    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.record import Record
     from ckptconv.io.source import Source
 
@@ -27,10 +31,12 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    text = header.metadata.get(records.KEY)
-    if text is None or not text.startswith("{"):
-        return _foreign(source, header)
-    return _ours(source, header, records.parse(text))
+    return assemble(tensors_of(source, header), header.metadata, format="safetensors", file=source)
+
+
+def tensors_of(source: Source, header: Header) -> dict[str, LazyTensor]:
+    """The tensors of a header, by the names under which they are stored."""
+    return {name: _tensor(source, name, slot) for name, slot in header.slots.items()}
 
 
 def _tensor(source: Source, name: str, slot: Slot) -> LazyTensor:
@@ -38,13 +44,26 @@ def _tensor(source: Source, name: str, slot: Slot) -> LazyTensor:
     return LazyTensor(slot.info, SpanReader(span), span, (id(source), name), (span,))
 
 
-def _foreign(source: Source, header: Header) -> Checkpoint:
+def assemble(
+    stored: dict[str, LazyTensor], strings: Mapping[str, MetaNode], *, format: str, file: OpenFile,
+    findings: Sequence[Finding] = (),
+) -> Checkpoint:  # fmt: skip
+    """A checkpoint from stored tensors and the metadata beside them, with our record in it or without."""
+    text = strings.get(records.KEY)
+    if not isinstance(text, str) or not text.startswith("{"):
+        return _foreign(stored, strings, format, file, list(findings))
+    plain = {key: value for key, value in strings.items() if isinstance(value, str)}
+    return _ours(stored, plain, records.parse(text), format, file, list(findings))
+
+
+def _foreign(
+    tensors: dict[str, LazyTensor], metadata: Mapping[str, MetaNode], format: str, file: OpenFile,
+    findings: list[Finding],
+) -> Checkpoint:  # fmt: skip
     """A file that others wrote: its strings stay strings; ``format: pt`` alone is bookkeeping."""
-    findings: list[Finding] = []
-    strings = dict(header.metadata)
-    tensors = {name: _tensor(source, name, slot) for name, slot in header.slots.items()}
-    for dropped, kept in header.metadata.items():
-        if _looks_like_a_tie(dropped, kept, tensors):
+    strings = dict(metadata)
+    for dropped, kept in metadata.items():
+        if isinstance(kept, str) and _looks_like_a_tie(dropped, kept, tensors):
             tensors[dropped] = tensors[kept]
             del strings[dropped]
             findings.append(
@@ -54,7 +73,7 @@ def _foreign(source: Source, header: Header) -> Checkpoint:
         strings = {}
     root = add_strings(StateDict(), strings)
     notes = Notes(source="safetensors")
-    return Checkpoint(tensors, root=root, format="safetensors", notes=notes, findings=tuple(findings), file=source)
+    return Checkpoint(tensors, root=root, format=format, notes=notes, findings=tuple(findings), file=file)
 
 
 def _looks_like_a_tie(dropped: str, kept: str, tensors: dict[str, LazyTensor]) -> bool:
@@ -62,11 +81,13 @@ def _looks_like_a_tie(dropped: str, kept: str, tensors: dict[str, LazyTensor]) -
     return kept in tensors and dropped not in tensors and records.reads_as_tie(dropped, kept)
 
 
-def _ours(source: Source, header: Header, record: Record) -> Checkpoint:
-    findings: list[Finding] = []
-    tensors: dict[str, LazyTensor] = {}
-    for stored, slot in header.slots.items():
-        tensor = _tensor(source, stored, slot)
-        tensors[record.names.get(stored, stored)] = decoded(stored, tensor, record, findings, can_decode)
-    root = restore(take_edits(record, header.metadata), tensors, findings)
-    return recorded_checkpoint(record, root, tensors, findings, format="safetensors", file=source)
+def _ours(
+    stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, format: str, file: OpenFile,
+    findings: list[Finding],
+) -> Checkpoint:  # fmt: skip
+    tensors = {
+        record.names.get(name, name): decoded(name, tensor, record, findings, can_decode)
+        for name, tensor in stored.items()
+    }
+    root = restore(take_edits(record, strings), tensors, findings)
+    return recorded_checkpoint(record, root, tensors, findings, format=format, file=file)

@@ -20,6 +20,8 @@ from ckptconv.io.digest import PLACEHOLDER, combine
 from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor, TensorInfo
@@ -42,6 +44,12 @@ class Plan:
         if self.keeps_record:
             return records.strings_of(replace(self.record, root=self.root, digest=digest), self.infos)
         return {"format": records.FORMAT, **records.tie_strings(self.record)}
+
+    def digest(self, checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
+        """The content digest, from the content hashes of all stored tensors."""
+        real = {self.record.names.get(stored, stored): content for stored, content in hashes.items()}
+        tied = checkpoint.tied_to
+        return combine(checkpoint, {name: real[tied.get(name, name)] for name in checkpoint.all_tensors})
 
 
 def plan(checkpoint: Checkpoint, *, plain: bool) -> Plan:
@@ -89,22 +97,39 @@ def _plain_text(name: str) -> bool:
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError (header past 100 MB), DamagedTensorError, RejectedOutputError."""
     planned = plan(checkpoint, plain=options.plain)
-    offsets = arrange(planned.infos)
-    header = spell_header(planned.infos, offsets, planned.strings(PLACEHOLDER))
-    size = len(header) + sum(info.nbytes for info in planned.infos.values())
-    target.reserve(size)
-    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in planned.stored.items()]
-    jobs.sort(key=lambda job: job.offset)
-    sums = Streamer(target, crc=False, content=planned.keeps_record, progress=options.progress).run(jobs)
     digest = None
-    if planned.keeps_record:
-        hashes = {planned.record.names.get(job.name, job.name): s.content for job, s in zip(jobs, sums, strict=True)}
-        tied = checkpoint.tied_to
-        digest = combine(checkpoint, {name: hashes[tied.get(name, name)] for name in checkpoint.all_tensors})
-        header = spell_header(planned.infos, offsets, planned.strings(digest))
-    target.write_at(0, header)
-    _check(target)
+
+    def strings(hashes: dict[str, str] | None) -> dict[str, str]:
+        nonlocal digest
+        digest = planned.digest(checkpoint, hashes) if planned.keeps_record and hashes is not None else None
+        return planned.strings(digest or PLACEHOLDER)
+
+    size, _ = write_file(target, planned, planned.stored, strings, options.progress)
     return WriteResult(size, digest)
+
+
+def write_file(
+    target: Target, planned: Plan, names: Iterable[str], strings: Callable[[dict[str, str] | None], dict[str, str]],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[int, dict[str, str]]:  # fmt: skip
+    """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
+
+    strings: the file's ``__metadata__``; asked before any byte is written, and with the hashes when all are. Both
+             answers have the same length.
+    """
+    stored = {name: planned.stored[name] for name in names}
+    infos = {name: planned.infos[name] for name in stored}
+    offsets = arrange(infos)
+    header = spell_header(infos, offsets, strings(None))
+    size = len(header) + sum(info.nbytes for info in infos.values())
+    target.reserve(size)
+    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in stored.items()]
+    jobs.sort(key=lambda job: job.offset)
+    sums = Streamer(target, crc=False, content=planned.keeps_record, progress=progress).run(jobs)
+    hashes = {job.name: one.content for job, one in zip(jobs, sums, strict=True)}
+    target.write_at(0, spell_header(infos, offsets, strings(hashes)))
+    _check(target)
+    return size, hashes
 
 
 def _check(target: Target) -> None:

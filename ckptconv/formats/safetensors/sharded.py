@@ -1,0 +1,105 @@
+"""Sharded safetensors: `ckptconv.formats.shards` says what an index is; each shard is a whole safetensors file.
+
+Every shard's ``__metadata__`` has ``format: pt`` and the ties of the tensors in it. Our record of the whole, a map of
+strings as a single file has it, is in the index, as its metadata's key ``ckptconv``: other readers pass it over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.record import FORMAT, tie_strings
+from ckptconv.errors import CkptconvError
+from ckptconv.formats import shards
+from ckptconv.formats.base import WriteResult
+from ckptconv.formats.safetensors import read as single
+from ckptconv.formats.safetensors.layout import read_header
+from ckptconv.formats.safetensors.write import Plan, plan, write_file
+from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.base import WriteOptions
+    from ckptconv.io.folder import Folder
+    from ckptconv.io.source import Source
+    from ckptconv.io.target import Target
+
+NAME = "safetensors-sharded"
+
+
+def claims(source: Source | Folder) -> bool:
+    """Whether this is an index of safetensors files, or a folder with one, or with a single such file."""
+    return shards.claims(source, binaries=False)
+
+
+def read(source: Source | Folder) -> Checkpoint:
+    """Open the set: its index, and the header of each shard.
+
+    Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
+    """
+    folder, index, file = shards.find(source, binaries=False)
+    if index is None:
+        return single.read(file)
+    headers = {}
+    opened = shards.open_shards(folder, index)
+    for name, shard in opened.items():
+        try:
+            headers[name] = read_header(shard)
+        except CkptconvError as error:
+            raise error.at(shard.path) from error.__cause__
+    order, findings = shards.cross_check(folder, index, {name: header.slots for name, header in headers.items()})
+    tensors: dict[str, LazyTensor] = {}
+    for name, header in headers.items():
+        tensors |= single.tensors_of(opened[name], header)
+    findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
+    stored = {name: tensors[name] for name in order}
+    strings: Mapping[str, MetaNode] | None = index.strings
+    if strings is None:
+        parts = {name: header.metadata for name, header in headers.items()}
+        strings = shards.merged({**parts, index.path: index.values}, findings)
+    return single.assemble(stored, strings, format=NAME, file=folder, findings=findings)
+
+
+def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
+    """The names of the tensors in each of the shards that there would be, those without their ties."""
+    planned = plan(checkpoint, plain=plain)
+    return [[planned.record.names.get(name, name) for name in names] for names in _split(planned, limit)]
+
+
+def _split(planned: Plan, limit: int) -> list[list[str]]:
+    names = list(planned.infos)
+    return [[names[i] for i in shard] for shard in split([info.nbytes for info in planned.infos.values()], limit)]
+
+
+def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
+    """Write the shards beside `target`, and the index into it. Raises as the writer of a single file does."""
+    planned = plan(checkpoint, plain=options.plain)
+    hashes: dict[str, str] = {}
+    digest: str | None = None
+    ties = tie_strings(planned.record)
+
+    def shard(names: list[str]) -> Shard:
+        real = {planned.record.names.get(name, name) for name in names}
+        strings = {"format": FORMAT, **{dropped: kept for dropped, kept in ties.items() if kept in real}}
+
+        def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:
+            size, content = write_file(other, planned, names, lambda _: strings, progress)
+            hashes.update(content)
+            return size
+
+        return Shard(names, sum(planned.infos[name].nbytes for name in names), write_one)
+
+    def strings() -> dict[str, str] | None:
+        nonlocal digest
+        if not planned.keeps_record:
+            return None
+        digest = planned.digest(checkpoint, hashes)
+        return planned.strings(digest)
+
+    parts = [shard(names) for names in _split(planned, options.shard_size or DEFAULT_SIZE)]
+    size = write_set(target, parts, list(planned.infos), options.progress, strings)
+    return WriteResult(size, digest)

@@ -1,0 +1,326 @@
+"""Sharded sets: several files of tensors, and an index that says which tensor is in which.
+
+    NAME-00001-of-0000N.SUFFIX …    each a whole file of its own format
+    NAME.SUFFIX.index.json          {"metadata": {"total_size": BYTES, …}, "weight_map": {TENSOR: FILE, …}}
+
+A variant has its name in all of them: ``NAME.fp16-00001-of-0000N.SUFFIX``, ``NAME.SUFFIX.index.fp16.json``. A set is
+given as its index, or as a folder with one index; a folder with a single file of weights is taken for that file.
+
+Refused: an index past 100 MB, no JSON object, a name that comes twice, a file that is no plain name in the index's own
+folder, a shard that is missing, a tensor that is missing, elsewhere than the index says, or in two shards. Told: a
+tensor that the index does not list, a shard that it does not name, a `total_size` that is wrong.
+
+Source: huggingface_hub/serialization/_torch.py and _base.py; transformers/modeling_utils.py (`save_pretrained`,
+`_get_resolved_checkpoint_files`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from ckptconv.core.metadata import is_too_deep
+from ckptconv.core.record import KEY
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError
+from ckptconv.io.folder import Folder
+from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ckptconv.core.spelling import Json
+
+_COPY_AGAIN = "copy the set again from where it came"
+
+_INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
+_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-\d+(?P<suffix>\..+)")
+_ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
+"""What Hugging Face's libraries call a file that holds all weights of a folder."""
+
+_OWN_KEYS = ("total_size", "total_parameters", KEY)
+"""Keys of the index's metadata that say nothing of the model."""
+
+BINARIES = (".bin", ".pth", ".pt", ".ckpt")
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index as it was read: file by tensor, in its order, and what it says besides."""
+
+    path: str
+    weight_map: Mapping[str, str]
+    metadata: Mapping[str, Json]
+
+    @property
+    def files(self) -> list[str]:
+        """The shards that it names, sorted."""
+        return sorted(set(self.weight_map.values()))
+
+    @property
+    def values(self) -> dict[str, Json]:
+        """What its metadata says of the model, others' sets included."""
+        return {key: value for key, value in self.metadata.items() if key not in _OWN_KEYS}
+
+    @property
+    def strings(self) -> dict[str, str] | None:
+        """The string map of our record, where it has one (`ckptconv.core.record`)."""
+        strings = self.metadata.get(KEY)
+        if not isinstance(strings, dict) or not all(isinstance(text, str) for text in strings.values()):
+            return None
+        return {key: text for key, text in strings.items() if isinstance(text, str)}
+
+
+def read_index(source: Source) -> Index:
+    """Read and check an index. Raises CorruptFileError, LimitError, with its path."""
+    known = source.parsed.get(Index)
+    if isinstance(known, Index):
+        return known
+    try:
+        index = _parse(source)
+    except CkptconvError as error:
+        raise error.at(source.path) from error.__cause__
+    source.parsed[Index] = index
+    return index
+
+
+def _parse(source: Source) -> Index:
+    if source.size > MAX_INDEX_BYTES:
+        raise LimitError(f"the index has {source.size:,} bytes; the limit is {MAX_INDEX_BYTES:,}", hint=_COPY_AGAIN)
+    try:
+        document = json.loads(bytes(source.read_at(0, source.size)).decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _bad(str(error) or "nested too deeply") from error
+    if not isinstance(document, dict) or "weight_map" not in document:
+        raise _bad("it has no weight_map")
+    weight_map, metadata = document["weight_map"], document.get("metadata", {})
+    metadata = {} if metadata is None else metadata
+    if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
+        raise _bad("its weight_map or its metadata is no object")
+    if is_too_deep(metadata):
+        raise _bad("its metadata is nested too deeply")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not file or file in (".", "..") or any(mark in file for mark in "/\\\0"):
+            raise CorruptFileError(
+                f"the index says that {name!r} is in {file!r}, which is no file in its folder",
+                hint="do not trust this checkpoint: it names files elsewhere",
+            )
+    if len(weight_map) > MAX_TENSORS or len(set(weight_map.values())) > MAX_FILES:
+        raise LimitError("the index names too many tensors or files", hint="do not trust it")
+    return Index(source.path.name, weight_map, metadata)
+
+
+def _bad(what: str) -> CorruptFileError:
+    return CorruptFileError(f"the index is invalid: {what}", hint=_COPY_AGAIN)
+
+
+def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice!r} comes twice")
+    return document
+
+
+def claims(source: Source | Folder, *, binaries: bool) -> bool:
+    """Whether this is an index, or a folder with one, of pickled shards or else of safetensors ones.
+
+    Raises UsageError on a folder with several sets in it, CorruptFileError on shards without an index.
+    """
+    if isinstance(source, Source):
+        return _is_index(source) and _is_pickled(Folder(source.path.parent), source.path.name, source) is binaries
+    found = _candidates(source)
+    if len(found) > 1:
+        _refuse_several(source, found)
+    if not found and (shards := [name for name in source.names if is_shard(name)]):
+        raise CorruptFileError(
+            f"the folder has {_several(len(shards), 'shard')} and no index that says what is in them: {_list(shards)}",
+            path=source.path, hint="copy the .index.json file from where they came",
+        )  # fmt: skip
+    return bool(found) and _is_pickled(source, found[0]) is binaries
+
+
+def _is_index(source: Source) -> bool:
+    """Whether it is a JSON object that speaks of a weight_map; what is wrong with it is said when it is read."""
+    if source.size > MAX_INDEX_BYTES:
+        return source.path.name.endswith(".index.json")
+    text = bytes(source.read_at(0, source.size))
+    return text.lstrip()[:1] == b"{" and b'"weight_map"' in text
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file is called as shards are."""
+    return _SHARD.fullmatch(name) is not None and name.lower().endswith((".safetensors", *BINARIES))
+
+
+def _candidates(folder: Folder) -> list[str]:
+    """The files in it that stand for a whole checkpoint."""
+    found = []
+    for name in filter(_INDEX.fullmatch, folder.names):
+        with Source(folder.path / name) as source:
+            if _is_index(source):
+                found.append(name)
+    whole = [name for name in folder.names if not is_shard(name)]
+    found += filter(_ALONE.fullmatch, whole)
+    return found or [name for name in whole if name.endswith(".safetensors")]
+
+
+def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
+    raise UsageError(
+        f"the folder holds {len(found)} checkpoints: {_list(found)}", path=folder.path,
+        hint=f"name one of them, such as {folder.path / found[0]!s}",
+    )  # fmt: skip
+
+
+def _is_pickled(folder: Folder, name: str, source: Source | None = None) -> bool:
+    """Whether a file of weights, or the first shard of an index, is torch's: by its bytes, else by its name."""
+    if _INDEX.fullmatch(name) or source is not None:
+        try:
+            files = read_index(source or folder.open(name)).files
+        except CkptconvError:
+            files = []
+        if not files:
+            return any(suffix in name for suffix in BINARIES)
+        name = files[0]
+    try:
+        with Source(folder.path / name) as first:
+            start = bytes(first.read_at(0, min(4, first.size)))
+    except CkptconvError:
+        start = b""
+    return start.startswith((b"PK", b"\x80")) or (not start and name.endswith(BINARIES))
+
+
+def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | None, Source]:
+    """The folder of a set, its index, and that index's file; or a file of weights that is alone in its folder.
+
+    Raises UsageError where the folder holds several of this kind, or none.
+    """
+    if isinstance(source, Source):
+        folder = Folder(source.path.parent)
+        folder.adopt(source)
+        return folder, read_index(source), source
+    found = [name for name in _candidates(source) if _is_pickled(source, name) is binaries]
+    if len(found) > 1:
+        _refuse_several(source, found)
+    if not found:
+        raise UsageError("the folder has no index of shards", path=source.path, hint="name a file inside it")
+    file = source.open(found[0])
+    return source, read_index(file) if _INDEX.fullmatch(found[0]) else None, file
+
+
+def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
+    """Every shard that the index names, open. Raises CorruptFileError, naming all that are missing."""
+    shards: dict[str, Source] = {}
+    missing: list[str] = []
+    for name in index.files:
+        try:
+            shards[name] = folder.open(name)
+        except FileAccessError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            missing.append(name)
+    if missing:
+        raise CorruptFileError(
+            f"{_several(len(missing), 'shard')} of {len(index.files)} missing: {_list(missing)}",
+            path=folder.path / index.path, hint="copy what is missing from where the index came",
+        )  # fmt: skip
+    return shards
+
+
+def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]]) -> tuple[list[str], list[Finding]]:
+    """Compare the index with the tensors that its shards hold, both ways.
+
+    Gives all names in order: the index's own, unless that is sorted (then nobody kept an order in it, and the shards'
+    counts). Raises CorruptFileError, listing every tensor that is missing, elsewhere, or there twice.
+    """
+    places: dict[str, str] = {}
+    wrong: list[str] = []
+    for file, names in held.items():
+        for name in names:
+            if name in places:
+                wrong.append(f"{name!r} is in two shards, {places[name]!r} and {file!r}")
+            places.setdefault(name, file)
+    for name, file in index.weight_map.items():
+        if name not in places:
+            wrong.append(f"{name!r} should be in {file!r}, and no shard has it")
+        elif places[name] != file:
+            wrong.append(f"{name!r} should be in {file!r}, and is in {places[name]!r}")
+    if wrong:
+        more = [f"… and {len(wrong) - 20:,} more"] if len(wrong) > 20 else []
+        raise CorruptFileError(
+            f"the index and the shards contradict each other about {_several(len(wrong), 'tensor')}",
+            path=folder.path / index.path, hint=_COPY_AGAIN, details=[*wrong[:20], *more],
+        )  # fmt: skip
+    unlisted = [name for name in places if name not in index.weight_map]
+    findings = [
+        Finding("unlisted-tensor", "warning", name, f"{name!r} is in {places[name]!r}, and the index does not list it")
+        for name in unlisted
+    ]
+    listed = list(index.weight_map)
+    in_shards = [name for name in places if name in index.weight_map]
+    return [*(in_shards if listed == sorted(listed) else listed), *unlisted], [*findings, *_strays(folder, index)]
+
+
+def _strays(folder: Folder, index: Index) -> list[Finding]:
+    """Files that are named as if they were shards of this set, and are not in its index."""
+    files = set(index.files)
+    ours = {(shard["stem"], shard["suffix"]) for shard in map(_SHARD.fullmatch, files) if shard}
+    if plain := plain_name(index.path):
+        stem, suffix = split_suffix(plain)
+        ours.add((stem, suffix))
+    return [
+        Finding("stray-shard", "warning", name, f"{name!r} is not in the index {index.path!r}, and is passed over")
+        for name in folder.names
+        if name not in files and (shard := _SHARD.fullmatch(name)) and (shard["stem"], shard["suffix"]) in ours
+    ]
+
+
+def check_total(index: Index, sums: Iterable[int]) -> list[Finding]:
+    """A finding where the index's `total_size` is none of the sums that writers put there."""
+    said, sums = index.metadata.get("total_size"), list(sums)
+    if said is None or (isinstance(said, int | float) and not isinstance(said, bool) and said in sums):
+        return []
+    message = f"the index says total_size {said!r}, and its tensors have {sums[0]:,} bytes"
+    return [Finding("total-size", "warning", "total_size", message, str(sums[0]), str(said))]
+
+
+def merged(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> dict[str, Json]:
+    """The metadata of all shards as one; what they contradict each other about is kept by file, with a finding."""
+    values: dict[str, Json] = {}
+    for key in dict.fromkeys(key for part in parts.values() for key in part):
+        said = {file: part[key] for file, part in parts.items() if key in part}
+        first, *others = said.values()
+        if all(other == first for other in others):
+            values[key] = first
+            continue
+        values[key] = dict(said)
+        findings.append(Finding("shard-metadata", "warning", key, f"the shards say different things for {key!r}"))
+    return values
+
+
+def plain_name(index: str) -> str:
+    """What the single file would be called whose index this is: ``model.fp16.safetensors``; "" where it is none."""
+    if not _INDEX.fullmatch(index):
+        return ""
+    plain, _, variant = index.removesuffix(".json").rpartition(".index")
+    stem, suffix = split_suffix(plain)
+    return f"{stem}{variant}{suffix}"
+
+
+def split_suffix(plain: str) -> tuple[str, str]:
+    """A file's name without its suffix, and the suffix."""
+    stem, dot, suffix = plain.rpartition(".")
+    return (stem, dot + suffix) if stem else (plain, "")
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _list(names: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
