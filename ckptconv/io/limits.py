@@ -32,5 +32,8 @@ MAX_INT_DIGITS = 4300
 MAX_SAFETENSORS_HEADER = 100_000_000
 """The reference reader's own cap."""
 
+MAX_GGUF_HEADER = 1 << 28
+"""Metadata and tensor names of a GGUF: the largest vocabularies take 10 MB."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""
