@@ -64,6 +64,8 @@ class Notes:
     arch:       which architecture spec this is, with which params.
     digest:     the content digest that was recorded in the file, unchecked.
     graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
+    types:      by top-level key of the metadata, the type that a format has for it where Python's does not say that
+                much: ``"uint16"``, ``"float64[]"`` (an array).
     """
 
     source: str = ""
@@ -74,6 +76,7 @@ class Notes:
     arch: MetaNode = None
     digest: str | None = None
     graph: MetaNode = None
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Json]:
         """The notes as `inspect --json` shows them."""
@@ -87,6 +90,7 @@ class Notes:
             "arch": to_json(self.arch),
             "digest": self.digest,
             "graph": to_json(self.graph),
+            "types": dict(self.types),
         }
         return {key: value for key, value in document.items() if value not in (None, "", [], {})}
 
@@ -196,6 +200,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             attributes={},
             globals=(),
             digest=None,
+            types={},
         )
         root = StateDict(container=hole.container, versions=hole.versions)
         return Checkpoint(self._tensors, root=root, format=self.format, notes=notes, findings=self.findings)

@@ -1,11 +1,13 @@
-"""Element types: one table of everything that torch, safetensors and ONNX can store.
+"""Element types: one table of everything that torch, safetensors, ONNX and ggml can store.
 
 Names follow safetensors where it has one (``F32``, ``BF16``, ``F8_E4M3``); the others are spelled in its manner
 (``C128``, ``I4``, ``QI8``). Bytes are little-endian; elements under 8 bits are packed, the first in the lowest bits.
-Complex numbers are two floats, real part first.
+Complex numbers are two floats, real part first. Block types, named as ggml does (``Q4_K``), store a fixed number of
+elements of a row together, with what they share: their bytes are copied, never looked into.
 
 Sources: the safetensors crate's ``Dtype``; torch's ``c10/core/ScalarType.h``; ONNX's ``TensorProto.DataType``;
-the OCP 8-bit and microscaling float specifications for what ``E4M3``, ``E8M0``, ``E2M1`` mean.
+the OCP 8-bit and microscaling float specifications for what ``E4M3``, ``E8M0``, ``E2M1`` mean; ``ggml-common.h`` for
+the blocks.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ Kind = Literal["float", "int", "uint", "bool", "complex", "quantized", "block"]
 class DType:
     """An element type: its name, its width in bits and what kind of number it is.
 
-    A plug-in may make further ones of kind ``"block"``, whose bytes are no plain row of elements.
+    block: elements that are stored together; `bits` is the width of them all. 1 but for types of kind ``"block"``, of
+           which a plug-in may make further ones.
     """
 
     name: str
     bits: int
     kind: Kind
+    block: int = 1
 
     F64: ClassVar[DType]
     F32: ClassVar[DType]
@@ -62,7 +66,9 @@ class DType:
     QU2: ClassVar[DType]
 
     def nbytes(self, elements: int) -> int:
-        """Bytes that `elements` of this type take, the last byte padded."""
+        """Bytes that `elements` of this type take, the last byte or block padded."""
+        if self.block != 1:
+            return -(-elements // self.block) * self.bits // 8
         return (elements * self.bits + 7) // 8
 
     def __str__(self) -> str:
@@ -79,15 +85,34 @@ _ROWS: dict[Kind, str] = {
     "quantized": "QI32:32 QI8:8 QU8:8 QU4:4 QU2:2",
 }
 
-DTYPES: dict[str, DType] = {
+PLAIN: dict[str, DType] = {
     name: DType(name, int(bits), kind)
     for kind, row in _ROWS.items()
     for name, bits in (cell.split(":") for cell in row.split())
 }
-"""Every built-in element type by name."""
+"""Every built-in element type whose tensors are plain rows of elements, by name."""
 
-for _dtype in DTYPES.values():
+for _dtype in PLAIN.values():
     setattr(DType, _dtype.name, _dtype)
+
+_BLOCKS: dict[int, str] = {
+    32: "Q4_0:18 Q4_1:20 Q5_0:22 Q5_1:24 Q8_0:34 Q8_1:40 IQ4_NL:18 MXFP4:17",
+    64: "NVFP4:36",
+    128: "Q1_0:18",
+    256: "Q2_K:84 Q3_K:110 Q4_K:144 Q5_K:176 Q6_K:210 Q8_K:292 IQ1_S:50 IQ1_M:56 IQ2_XXS:66 IQ2_XS:74 IQ2_S:82 "
+    "IQ3_XXS:98 IQ3_S:110 IQ4_XS:136 TQ1_0:54 TQ2_0:66",
+}
+"""Elements of a block: names of types, and bytes of a block."""
+
+BLOCKS: dict[str, DType] = {
+    name: DType(name, 8 * int(nbytes), "block", block)
+    for block, row in _BLOCKS.items()
+    for name, nbytes in (cell.split(":") for cell in row.split())
+}
+"""ggml's quantised types by name. A row of such a tensor is a whole number of blocks."""
+
+DTYPES: dict[str, DType] = {**PLAIN, **BLOCKS}
+"""Every built-in element type by name."""
 
 COMPONENT: dict[DType, DType] = {DType.C128: DType.F64, DType.C64: DType.F32, DType.C32: DType.F16}
 """The float type of a complex type's real and imaginary part."""

@@ -34,8 +34,10 @@ def is_encoded(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool
 
 
 def claimed(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
-    """The header that a record claims; a block type's size is that of what is stored."""
-    return TensorInfo(dtype, shape, stored.nbytes) if dtype.kind == "block" else TensorInfo.of(dtype, shape)
+    """The header that a record claims; the size of a plug-in's block type is that of what is stored."""
+    if dtype.kind == "block" and dtype.block == 1:
+        return TensorInfo(dtype, shape, stored.nbytes)
+    return TensorInfo.of(dtype, shape)
 
 
 def decoded(

@@ -20,6 +20,7 @@ The record's keys, all optional but the first:
     constants      names of tensors that are the graph's, not the model's; `strings`: keys of such metadata
     parameters, requires_grad       names, or "*" for all
     devices, strides, attributes    by name
+    types          key → type that a format has for metadata, where Python's does not say that much
     source, arch, digest
 
 What other tools may do to such a file, and how it is read then, stands in `ckptconv.core.record_edits`.
@@ -127,6 +128,7 @@ class Record:
             "devices": {name: note.device for name, note in notes.tensors.items() if note.device != "cpu"},
             "strides": {name: list(strides) for name, strides in notes.strides.items()},
             "attributes": {name: to_json(node) for name, node in notes.attributes.items()},
+            "types": dict(notes.types),
             "source": notes.source,
             "arch": to_json(notes.arch),
             "digest": self.digest,
@@ -168,6 +170,7 @@ def _parse(document: dict[str, Any]) -> Record:
         source=_str(document.get("source", "")),
         strides=strides,
         attributes={name: from_json(node) for name, node in document.get("attributes", {}).items()},
+        types={key: _str(name) for key, name in document.get("types", {}).items()},
         arch=from_json(document.get("arch")),
         digest=None if document.get("digest") is None else _str(document["digest"]),
     )

@@ -32,7 +32,7 @@ class TensorInfo:
 
     @classmethod
     def of(cls, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
-        """The header of a plain (not block-quantised) tensor."""
+        """The header of a tensor that is stored without gaps."""
         return cls(dtype, shape, dtype.nbytes(prod(shape)))
 
     @property

@@ -159,7 +159,7 @@ class _Application:
                 dtype = DTYPES.get(name) if isinstance(name, str) else None
                 if dtype is None:
                     raise self.fail(f"there is no element type {name!r}")
-                if tensor.info.dtype.kind in ("complex", "quantized", "block"):
+                if tensor.info.dtype.kind in ("complex", "quantized"):
                     raise self.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
                 return cast_to(tensor, dtype)
         return tensor

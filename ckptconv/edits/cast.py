@@ -11,6 +11,7 @@ from threading import Lock
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.edits.blocks import unpacked
 from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError
 
@@ -58,7 +59,7 @@ class CastReader:
     @property
     def light(self) -> bool:
         """Whether a small range costs little memory and few calls."""
-        return self.source.span is not None
+        return self.source.span is not None or getattr(self.source.reader, "light", False)
 
     @property
     def loss(self) -> Loss:
@@ -70,7 +71,14 @@ class CastReader:
 
 
 def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
-    """The tensor as `dtype`. Raises UnsupportedError where one of the types has no numbers to round."""
+    """The tensor as `dtype`; a block-quantised one is unpacked first, and then rounded if it is not F32 that is wanted.
+
+    Raises UnsupportedError where one of the types has no numbers to round, and what `unpacked` raises.
+    """
+    if tensor.info.dtype.kind == "block" and dtype.kind in ("float", "int", "uint", "bool"):
+        tensor = unpacked(tensor)
+        if dtype is DType.F32:
+            return tensor
     for one in (tensor.info.dtype, dtype):
         if one.kind not in ("float", "int", "uint", "bool"):
             raise UnsupportedError(f"{one} is not cast to or from", hint="leave these tensors as they are")

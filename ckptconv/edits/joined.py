@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
     """The tensors along `axis`; all other dimensions and the element type are equal.
 
-    Raises UnsupportedError for elements of under 8 bits whose rows end within a byte.
+    Raises UnsupportedError for rows that end within a byte, or within a block of a quantised type.
     """
     if len(tensors) == 1:
         return tensors[0]
@@ -26,14 +26,15 @@ def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
     shape[axis] = sum(tensor.info.shape[axis] for tensor in tensors)
     info = TensorInfo.of(first.dtype, tuple(shape))
     depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
-    bits = [prod(tensor.info.shape[axis:]) * first.dtype.bits for tensor in tensors]
-    if any(size % 8 for size in bits):
+    counts = [prod(tensor.info.shape[axis:]) for tensor in tensors]
+    block = first.dtype.block
+    if any(count % block or count // block * first.dtype.bits % 8 for count in counts):
         raise UnsupportedError(
-            f"rows of {first.dtype} that end within a byte cannot be joined", hint="--dtype casts them"
+            f"rows of {first.dtype} that end within a {'byte' if block == 1 else 'block'} cannot be joined",
+            hint="--dtype casts them",
         )
-    return LazyTensor(
-        info, Joined(tuple(tensors), axis, info.shape, tuple(size // 8 for size in bits)), depends=depends
-    )
+    widths = tuple(first.dtype.nbytes(count) for count in counts)
+    return LazyTensor(info, Joined(tuple(tensors), axis, info.shape, widths), depends=depends)
 
 
 @dataclass(frozen=True)

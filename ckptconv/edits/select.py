@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.cast import FLOATS
 from ckptconv.errors import EditError, UsageError
@@ -87,7 +87,8 @@ def _substituted(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
 
 def cast_edits(texts: Sequence[str], tensors: Mapping[str, LazyTensor]) -> list[Edit]:
     """``DTYPE``, or ``GLOB=DTYPE`` for some; the last that matches a tensor counts. A glob asks for all it matches,
-    a type alone for floats. Raises UsageError for an unknown type, EditError where a glob matches nothing.
+    a type alone for floats, quantised ones too. Raises UsageError for an unknown type, EditError where a glob matches
+    nothing.
     """
     wanted: dict[str, DType] = {}
     for text in texts:
@@ -96,7 +97,8 @@ def cast_edits(texts: Sequence[str], tensors: Mapping[str, LazyTensor]) -> list[
         if equals:
             wanted.update(dict.fromkeys(_some(glob, list(tensors), "--dtype"), dtype))
         else:
-            wanted.update({key: dtype for key, tensor in tensors.items() if tensor.info.dtype in FLOATS})
+            floats = [key for key, tensor in tensors.items() if tensor.info.dtype in (*FLOATS, *BLOCKS.values())]
+            wanted.update(dict.fromkeys(floats, dtype))
     groups: dict[tuple[DType, DType], list[str]] = {}
     for key, dtype in wanted.items():
         before = tensors[key].info.dtype

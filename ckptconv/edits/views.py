@@ -31,10 +31,11 @@ def sliced(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor |
     """Indices [start, stop) of one dimension. None where the tensor cannot be read with strides."""
     shape = tensor.info.shape
     shape = (*shape[:axis], stop - start, *shape[axis + 1 :])
-    span, bits = tensor.span, tensor.info.dtype.bits
-    if span is not None and bits % 8 == 0 and prod(tensor.info.shape[:axis]) == 1:  # it stays one run
-        info = TensorInfo.of(tensor.info.dtype, shape)
-        part = ByteSpan(span.file, span.offset + start * prod(shape[axis + 1 :]) * bits // 8, info.nbytes)
+    span, dtype = tensor.span, tensor.info.dtype
+    one = prod(shape[axis + 1 :])
+    if span is not None and dtype.bits % 8 == 0 == one % dtype.block and prod(tensor.info.shape[:axis]) == 1:
+        info = TensorInfo.of(dtype, shape)  # it stays one run
+        part = ByteSpan(span.file, span.offset + dtype.nbytes(start * one), info.nbytes)
         return LazyTensor(info, SpanReader(part), part, depends=tensor.depends)
     place = _placement(tensor)
     if place is None:

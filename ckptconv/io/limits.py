@@ -38,5 +38,8 @@ MAX_SAFETENSORS_HEADER = 100_000_000
 MAX_INDEX_BYTES = 100_000_000
 """The index of a sharded set, which names as many tensors as a safetensors header can."""
 
+MAX_GGUF_HEADER = 1 << 28
+"""Metadata and tensor names of a GGUF: the largest vocabularies take 10 MB."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -97,7 +97,7 @@ def samples_for(holds: Holds) -> list[Sample]:
     plain = next((dtype for dtype in (_F32, DType.U8) if dtype in holds.dtypes), next(iter(holds.dtypes)))
     found = [
         Sample("no-tensors", {}),
-        Sample("dtypes", {dtype.name: Plain.counting(dtype, 3, 8) for dtype in holds.dtypes}),
+        Sample("dtypes", {dtype.name: Plain.counting(dtype, 3, max(8, 2 * dtype.block)) for dtype in holds.dtypes}),
         Sample("shapes", {str(shape): Plain.counting(plain, *shape) for shape in _SHAPES}),
         Sample("names", {name: Plain.counting(plain, 2, 1 + at) for at, name in enumerate(NAMES)}),
     ]

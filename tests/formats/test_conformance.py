@@ -6,10 +6,13 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from gguf import GGUFReader
 from safetensors import deserialize
 
+import ckptconv
 from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.dtypes import DType
+from ckptconv.formats import gguf as our_gguf
 from ckptconv.formats import safetensors as our_safetensors
 from ckptconv.formats import torch as our_torch
 from ckptconv.testing import FormatTests, Reading
@@ -36,6 +39,22 @@ class TestSafetensors(FormatTests):
     def reference(self, path: Path) -> Reading:
         entries = deserialize(path.read_bytes())
         return Reading({name: (e["dtype"], tuple(e["shape"]), bytes(e["data"])) for name, e in entries})
+
+
+class TestGguf(FormatTests):
+    format = our_gguf.FORMATS[0]
+
+    def reference(self, path: Path) -> Reading:
+        with ckptconv.open(path) as ours:
+            empty = {name: tensor.info.shape for name, tensor in ours.items() if not tensor.info.numel}
+        tensors = {
+            tensor.name: (tensor.tensor_type.name, tuple(map(int, reversed(tensor.shape))), tensor.data.tobytes())
+            for tensor in GGUFReader(path).tensors
+        }
+        for name, shape in empty.items():  # where the 0 stands is in the record alone
+            if name in tensors and not tensors[name][2]:
+                tensors[name] = tensors[name][0], shape, b""
+        return Reading(tensors)
 
 
 def of_torch(content: object) -> Reading:

@@ -1,0 +1,18 @@
+"""GGUF: ggml's file of typed metadata and tensors, quantised ones among them."""
+
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.formats.base import Format, Holds
+
+FORMATS = (
+    Format(
+        name="gguf",
+        summary="GGUF, the file of ggml and llama.cpp",
+        suffixes=(".gguf",),
+        magic=((0, b"GGUF"),),
+        claims="ckptconv.formats.gguf.layout:claims",
+        reader="ckptconv.formats.gguf.read:read",
+        writer="ckptconv.formats.gguf.write:write",
+        notices="ckptconv.formats.gguf.stored:notices",
+        holds=Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True),
+    ),
+)

@@ -1,0 +1,103 @@
+"""Reader of a GGUF file: the header, and our record where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core import record as records
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.encodings import decoded
+from ckptconv.core.recorded import recorded_checkpoint
+from ckptconv.core.report import Finding
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
+from ckptconv.errors import UnsupportedError
+from ckptconv.formats.blobs import restore
+from ckptconv.formats.gguf.layout import Header, Slot, read_header
+from ckptconv.formats.gguf.metadata import SOURCE, foreign_root, recorded_root, types_of
+from ckptconv.formats.gguf.stored import can_decode
+from ckptconv.io.gather import Gather
+
+if TYPE_CHECKING:
+    from ckptconv.core.record import Record
+    from ckptconv.io.source import Source
+
+SWAPPED: dict[str, tuple[int, ...]] = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,), "MXFP4": ()}
+"""Where the two-byte numbers of a block lie; the quantised types that ``gguf_convert_endian.py`` of llama.cpp takes."""
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the file: its header, and metadata that was too large for it; no tensor is read.
+
+    Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
+    """
+    header = read_header(source)
+    tensors = {name: _tensor(source, name, slot, swapped=header.big_endian) for name, slot in header.slots.items()}
+    kind, text = header.values.get(records.KEY, ("", None))
+    findings = _parts(header)
+    if kind != "string" or not isinstance(text, str) or not text.startswith("{"):
+        notes = Notes(source=SOURCE, types=types_of(header.values, header.values))
+        root = foreign_root(header.values)
+        return Checkpoint(tensors, root=root, format="gguf", notes=notes, findings=tuple(findings), file=source)
+    return _ours(source, header, records.parse(text), tensors, findings)
+
+
+def _ours(
+    source: Source, header: Header, record: Record, stored: dict[str, LazyTensor], findings: list[Finding]
+) -> Checkpoint:
+    tensors = {
+        record.names.get(name, name): decoded(name, tensor, record, findings, can_decode)
+        for name, tensor in stored.items()
+    }
+    root = restore(recorded_root(record, header.values), tensors, findings)
+    known = root if isinstance(root, dict) else {}
+    kept = {key: name for key, name in record.notes.types.items() if key in known and key not in header.values}
+    record.notes = replace(record.notes, types=kept | types_of(header.values, known))
+    return recorded_checkpoint(record, root, tensors, findings, format="gguf", file=source)
+
+
+def _parts(header: Header) -> list[Finding]:
+    """A word where the file is one of several."""
+    (_, number), (_, count) = (header.values.get(f"split.{key}", ("", None)) for key in ("no", "count"))
+    if not isinstance(number, int) or not isinstance(count, int) or count < 2:
+        return []
+    message = f"this is part {number + 1} of {count}: the model's other tensors are in the other files"
+    return [Finding("part", "warning", "", message, str(count), str(number + 1))]
+
+
+def _tensor(source: Source, name: str, slot: Slot, *, swapped: bool) -> LazyTensor:
+    span, dtype = ByteSpan(source, slot.start, slot.info.nbytes), slot.info.dtype
+    alias = (id(source), name)
+    if not swapped or dtype.bits == 8 or not slot.info.nbytes:
+        return LazyTensor(slot.info, SpanReader(span), span, alias, (span,))
+    if dtype.block > 1:
+        if dtype.name not in SWAPPED:
+            raise UnsupportedError(
+                f"{name!r} is {dtype} in a big-endian file, which is not supported",
+                hint="write the file on a little-endian machine",
+            )
+        return LazyTensor(slot.info, _SwappedBlocks(span, dtype.bits // 8, SWAPPED[dtype.name]), None, alias, (span,))
+    shape = slot.info.shape
+    storage = Storage(alias, span, dtype.bits // 8, slot.info.numel, dtype, swapped=True)
+    place = Placement(storage, 0, shape, contiguous_strides(shape))
+    return LazyTensor(slot.info, Gather(place, dtype), None, alias, (span,), place)
+
+
+@dataclass(frozen=True, slots=True)
+class _SwappedBlocks:
+    """Reads blocks whose two-byte numbers, at `places` in each, are big-endian."""
+
+    span: ByteSpan
+    width: int
+    places: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        import numpy as np
+
+        first, last = start // self.width, -(-stop // self.width)
+        data = self.span.file.read_at(self.span.offset + first * self.width, (last - first) * self.width)
+        blocks = np.array(data, dtype=np.uint8).reshape(-1, self.width)
+        for at in self.places:
+            blocks[:, [at, at + 1]] = blocks[:, [at + 1, at]]
+        return memoryview(blocks.reshape(-1))[start - first * self.width : stop - first * self.width]  # type: ignore[arg-type]
