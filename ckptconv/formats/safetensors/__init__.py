@@ -11,6 +11,8 @@ FORMATS = (
         claims="ckptconv.formats.safetensors.layout:claims",
         reader="ckptconv.formats.safetensors.read:read",
         writer="ckptconv.formats.safetensors.write:write",
-        holds=Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True),
+        holds=Holds(
+            dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True
+        ),
     ),
 )
