@@ -58,8 +58,8 @@ def fitted(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Seque
 def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:
     """The same checkpoint with a note of its architecture."""
     return Checkpoint(
-        dict(checkpoint), extras=checkpoint.extras, root=checkpoint.root, format=checkpoint.format,
-        notes=replace(checkpoint.notes, arch=note), findings=checkpoint.findings,
+        dict(checkpoint), extras=checkpoint.extras, composites=checkpoint.composites, root=checkpoint.root,
+        format=checkpoint.format, notes=replace(checkpoint.notes, arch=note), findings=checkpoint.findings,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ckptconv.api.open import open
+from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.metadata import Opaque, spell_path, walk
 from ckptconv.core.spelling import to_json
 
@@ -62,9 +63,16 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Elements of the model's tensors, a tied one counted once."""
+        """Elements of the model's tensors, a tied one counted once; of a quantized or sparse one its values alone."""
         tied = self.checkpoint.tied_to
-        return sum(prod(tensor.info.shape) for name, tensor in self.checkpoint.items() if name not in tied)
+        sizes = {name: prod(tensor.info.shape) for name, tensor in self.checkpoint.items() if name not in tied}
+        for one in self.checkpoint.composites.values():
+            for role, name in one.parts.items():
+                if role != VALUES:
+                    sizes.pop(name, None)
+                elif name in sizes and isinstance(one, Quantized):
+                    sizes[name] = prod(one.shape)
+        return sum(sizes.values())
 
     @property
     def digest_holds(self) -> bool | None:
@@ -82,6 +90,7 @@ class Inspection:
             "tensors": [
                 self._tensor(name, tensor, partners.get(name)) for name, tensor in self.checkpoint.all_tensors.items()
             ],
+            "composites": [{"name": name, **one.to_dict()} for name, one in self.checkpoint.composites.items()],
             "metadata": to_json(self.checkpoint.metadata),
             "notes": self.checkpoint.notes.to_dict(),
             "parameters": self.parameters,

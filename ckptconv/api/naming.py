@@ -90,8 +90,9 @@ def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str],
     solved = not any(is_given(name) for name in made)
     left = tuple(finding for finding in checkpoint.findings if finding.code != "unnamed" or not solved)
     return Checkpoint(
-        tensors, extras=checkpoint.extras, root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes,
-        findings=(*left, *findings), file=checkpoint.file,
+        tensors, extras=checkpoint.extras, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
+        root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes, findings=(*left, *findings),
+        file=checkpoint.file,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ckptconv.cli import render_composite
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import approximately, fields, findings, listed, plural, size, table
 from ckptconv.cli.render_graph import graph_rows
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ckptconv.api import Inspection
     from ckptconv.checks.stats import Stats
     from ckptconv.cli.render_tree import Kind
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
 
 STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
@@ -51,10 +53,12 @@ def page(inspection: Inspection) -> list[str]:
     tied = {name: names[0] for names in ties for name in names[1:]}
     lines = [style(printable(os.fspath(inspection.path)), "bold"), *fields(_header(inspection, ties, tied))]
     lines += findings(checkpoint.findings)
-    columns = _tree_columns(checkpoint.all_tensors, tied, stats)
+    composites = checkpoint.composites
+    columns = _tree_columns(checkpoint, tied, stats)
     for title, tensors in (("tensors", dict(checkpoint)), ("tensors outside of the model", checkpoint.extras)):
         if tensors:
-            rows = tree(tensors, tied, columns, _kind(tensors), fold=stats is None, heads=stats is not None)
+            names = render_composite.with_wholes(tensors, composites)
+            rows = tree(names, tied, columns, _kind(checkpoint), fold=stats is None, heads=stats is not None)
             lines += _section(title, rows)
     lines += _section("metadata", entries(checkpoint.metadata))
     lines += _section("objects that were not built", _objects(inspection))
@@ -86,6 +90,7 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
     if checkpoint.extras:
         outside = sum(tensor.info.nbytes for name, tensor in checkpoint.extras.items() if name not in tied)
         rows.append(("extras", f"{_tensors(checkpoint.extras)} ({size(outside)})"))
+    rows += render_composite.rows(checkpoint)
     if tied:
         groups = [" = ".join(printable(name) for name in names) for names in ties]
         rows.append(("ties", listed(groups, 2)))
@@ -126,19 +131,26 @@ def _shape(shape: Iterable[int], comma: str = ", ") -> str:
     return f"[{comma.join(map(str, shape))}]"
 
 
-def _tree_columns(
-    tensors: Mapping[str, LazyTensor], tied: Mapping[str, str], stats: Mapping[str, Stats | None] | None
-) -> Columns:
+def _tree_columns(checkpoint: Checkpoint, tied: Mapping[str, str], stats: Mapping[str, Stats | None] | None) -> Columns:
+    tensors, composites = checkpoint.all_tensors, checkpoint.composites
+
     def cells(name: str) -> list[str]:
-        info = tensors[name].info
-        note = [f"= {printable(tied[name])}"] if name in tied else []
-        return [info.dtype.name, _shape(info.shape), *_figures(stats, name), *note]
+        whole = composites.get(name)
+        info = whole or tensors[name].info
+        note = [render_composite.how(whole)] if whole else []
+        note += [f"= {printable(tied[name])}"] if name in tied else []
+        figures = _figures(stats, name) if name in tensors else ["" for _ in _heads(stats)]
+        return [info.dtype.name, _shape(info.shape), *figures, *note]
 
     return Columns(["DTYPE", "SHAPE", *_heads(stats)], frozenset(range(2, 2 + len(_heads(stats)))), cells)
 
 
-def _kind(tensors: Mapping[str, LazyTensor]) -> Kind:
+def _kind(checkpoint: Checkpoint) -> Kind:
+    tensors, composites = checkpoint.all_tensors, checkpoint.composites
+
     def kind(name: str) -> Hashable:
+        if name in composites:
+            return composites[name].summary
         info = tensors[name].info
         return info.dtype.name, info.shape
 
@@ -149,10 +161,12 @@ def _list_columns(inspection: Inspection, stats: Mapping[str, Stats | None] | No
     tensors, extras, tied = (
         inspection.checkpoint.all_tensors, inspection.checkpoint.extras, inspection.checkpoint.tied_to,
     )  # fmt: skip
+    parts = render_composite.notes(inspection.checkpoint)
 
     def cells(name: str) -> list[str]:
         info = tensors[name].info
-        notes = [f"={printable(tied[name])}"] if name in tied else []
+        notes = [f"({parts[name]})"] if name in parts else []
+        notes += [f"={printable(tied[name])}"] if name in tied else []
         notes += ["extra"] if name in extras else []
         return [info.dtype.name, _shape(info.shape, ","), str(info.nbytes), *_figures(stats, name), *notes]
 

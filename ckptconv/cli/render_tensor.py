@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.cli import render_composite
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import fields, plural, size
 from ckptconv.core.dtypes import COMPONENT
@@ -85,6 +86,8 @@ def view(checkpoint: Checkpoint, name: str, more: list[tuple[str, str]]) -> list
         ("shape", f"[{', '.join(map(str, info.shape))}]"),
         ("elements", f"{prod(info.shape):,} ({size(info.nbytes)})"),
     ]
+    if said := render_composite.notes(checkpoint).get(name):
+        rows.append(("part", said))
     if name in notes.strides:
         rows.append(("strides", f"[{', '.join(map(str, notes.strides[name]))}]"))
     partners = [other for names in checkpoint.ties if name in names for other in names if other != name]

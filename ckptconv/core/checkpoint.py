@@ -11,9 +11,12 @@ from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Container, Hashable, Iterator
     from types import TracebackType
 
+    import torch
+
+    from ckptconv.core.composite import Composite
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
@@ -98,7 +101,9 @@ class Notes:
 class Checkpoint(Mapping[str, "LazyTensor"]):
     """The model's own tensors, under the state_dict's names and in its order. A context manager.
 
-    extras:   tensors outside the state_dict (an optimizer's), named by their path.
+    extras:     tensors outside the state_dict (an optimizer's), named by their path.
+    composites: quantized and sparse tensors by name, of which the mapping and the extras have the parts. Where such a
+                tensor stood alone in the tree, the reference is to its values.
     root:     the whole file as a metadata tree in which `StateDict` stands for the model's tensors and
               `TensorRef` for single ones. `metadata` is this tree without the model's tensors.
     format:   the reader's name.
@@ -110,6 +115,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         tensors: Mapping[str, LazyTensor],
         *,
         extras: Mapping[str, LazyTensor] | None = None,
+        composites: Mapping[str, Composite] | None = None,
         root: MetaNode = StateDict(),  # noqa: B008 (frozen)
         format: str = "",
         notes: Notes = Notes(),
@@ -118,6 +124,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     ) -> None:
         self._tensors = dict(tensors)
         self.extras: dict[str, LazyTensor] = dict(extras or {})
+        self.composites: dict[str, Composite] = dict(composites or {})
         self.root = root
         self.format = format
         self.notes = notes
@@ -189,6 +196,24 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         """Every tied name that is not the first of its group, with that first name."""
         return {name: names[0] for names in self.ties for name in names[1:]}
 
+    def composites_of(self, tensors: Container[str]) -> dict[str, Composite]:
+        """The composites whose parts are all among `tensors`."""
+        return {
+            name: one for name, one in self.composites.items() if all(part in tensors for part in one.parts.values())
+        }
+
+    def to_torch(self, name: str, device: str = "cpu") -> torch.Tensor:
+        """A tensor, or a whole quantized or sparse one, as torch has it. Reads it.
+
+        Raises KeyError, MissingExtraError, UnsupportedError, CorruptFileError (indices that point outside).
+        """
+        from ckptconv.core.arrays import to_torch
+        from ckptconv.core.whole import composite_to_torch
+
+        if name not in self.composites:
+            return to_torch(self.all_tensors[name], device)
+        return composite_to_torch(name, self.composites[name], self.all_tensors, device)
+
     def bare(self) -> Checkpoint:
         """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
         kept = [node for _, node in walk(self.root) if isinstance(node, StateDict)]
@@ -203,7 +228,10 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             types={},
         )
         root = StateDict(container=hole.container, versions=hole.versions)
-        return Checkpoint(self._tensors, root=root, format=self.format, notes=notes, findings=self.findings)
+        return Checkpoint(
+            self._tensors, composites=self.composites_of(self._tensors), root=root, format=self.format, notes=notes,
+            findings=self.findings,
+        )  # fmt: skip
 
     def with_metadata(self, values: Mapping[str, MetaNode]) -> Checkpoint:
         """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata."""
@@ -221,6 +249,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         return Checkpoint(
             self._tensors,
             extras=self.extras,
+            composites=self.composites,
             root=changed,
             format=self.format,
             notes=replace(self.notes, digest=None),

@@ -15,6 +15,7 @@ The record's keys, all optional but the first:
     ties           [[dropped, kept, position in the state_dict]…]
     names          stored name → name, where the format refuses the name
     encodings      name → {"dtype", "shape"} of tensors stored as another type
+    composites     name → what a quantized or sparse tensor is made of (`ckptconv.core.composite`)
     tensors        [[name, position, dtype, shape, bytes in base64]…] of small ones that have no other place
     turned         stored names of matrices that are stored transposed
     constants      names of tensors that are the graph's, not the model's; `strings`: keys of such metadata
@@ -34,6 +35,7 @@ from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import composite as composites
 from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, is_too_deep, walk
@@ -100,6 +102,7 @@ class Record:
     ties: list[tuple[str, str, int]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, Encoding] = field(default_factory=dict)
+    composites: dict[str, composites.Composite] = field(default_factory=dict)
     inline: list[Inline] = field(default_factory=list)
     turned: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
@@ -116,6 +119,7 @@ class Record:
             "ties": [list(tie) for tie in self.ties],
             "names": self.names,
             "encodings": {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in self.encodings.items()},
+            "composites": {name: one.to_dict() for name, one in self.composites.items()},
             "tensors": [
                 [one.name, one.position, one.info.dtype.name, list(one.info.shape), b64encode(one.data).decode("ascii")]
                 for one in self.inline
@@ -192,6 +196,7 @@ def _parse(document: dict[str, Any]) -> Record:
             name: Encoding(_str(e["dtype"]), tuple(map(_int, e["shape"])))
             for name, e in document.get("encodings", {}).items()
         },
+        composites={name: composites.from_dict(one) for name, one in document.get("composites", {}).items()},
         inline=[_inline(*row) for row in document.get("tensors", [])],
         turned=[_str(name) for name in document.get("turned", [])],
         constants=[_str(name) for name in document.get("constants", [])],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint, TensorNote
+from ckptconv.core.composite import VALUES, problem
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
 from ckptconv.core.record_edits import prune
 from ckptconv.core.report import Finding
@@ -13,6 +14,7 @@ from ckptconv.core.tensor import LazyTensor
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import OpenFile
+    from ckptconv.core.composite import Composite
     from ckptconv.core.record import Inline, Record
 
 
@@ -34,17 +36,38 @@ def recorded_checkpoint(
     tensors = _with_ties(stored, record, findings)
     root = prune(root, tensors, findings)
     refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
+    composites = _composites(record, tensors, findings)
+    refs |= {part for one in composites.values() if one.parts[VALUES] in refs for part in one.parts.values()}
     outside = set() if record.refs_are_model else refs
     model = {name: tensor for name, tensor in tensors.items() if name not in outside}
     return Checkpoint(
         model,
         extras={name: tensors[name] for name in tensors if name in outside},
+        composites=composites,
         root=_with_room(root, model, refs),
         format=format,
         notes=replace(record.notes, tensors=_expand(record, tensors), digest=record.digest),
         findings=tuple(findings),
         file=file,
     )
+
+
+def _composites(record: Record, tensors: dict[str, LazyTensor], findings: list[Finding]) -> dict[str, Composite]:
+    """Quantized and sparse tensors, as far as the headers of their parts agree; else the parts stay what they are."""
+    infos = {name: tensor.info for name, tensor in tensors.items()}
+    good: dict[str, Composite] = {}
+    taken: set[str] = set()
+    for name, one in record.composites.items():
+        parts = set(one.parts.values())
+        wrong = problem(one, infos)
+        if wrong is None and (parts & taken or (name in tensors and name not in parts)):
+            wrong = "another tensor has its name or its parts"
+        if wrong is None:
+            good[name], taken = one, taken | parts
+            continue
+        message = f"the record says that {name!r} is made of parts, and {wrong}; they are read as tensors of their own"
+        findings.append(Finding("composite", "warning", name, message))
+    return good
 
 
 def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:

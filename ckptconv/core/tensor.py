@@ -149,3 +149,8 @@ class LazyTensor:
         from ckptconv.core.arrays import to_torch
 
         return to_torch(self, device)
+
+
+def in_memory(info: TensorInfo, data: bytes, alias: Hashable = None) -> LazyTensor:
+    """A small tensor whose image is `data`."""
+    return LazyTensor(info, lambda start, stop: memoryview(data)[start:stop], alias=alias)

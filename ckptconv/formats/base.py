@@ -36,6 +36,7 @@ class Holds:
     extras:   tensors outside of the state_dict.
     ties:     that two names share one tensor.
     opaque:   objects of unknown classes, as data.
+    composites: that several tensors are the parts of one, quantized or sparse.
     """
 
     dtypes: Collection[DType] = field(default=(), repr=False)
@@ -43,6 +44,7 @@ class Holds:
     extras: bool = False
     ties: bool = False
     opaque: bool = False
+    composites: bool = False
 
 
 class Claims(Protocol):

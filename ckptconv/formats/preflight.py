@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
-CODES = ("metadata", "extras", "opaque", "tie", "dtype", "overflow")
+CODES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow")
 """Every code of a loss. Overflow, of a cast, is found while the values pass; the others before the first byte."""
 
 
@@ -29,6 +29,12 @@ def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     if not holds.ties:
         for names in checkpoint.ties:
             found.append(_loss("tie", names[0], f"{_list(names)} share one tensor; {target.name} stores it for each"))
+    if not holds.composites:
+        for name, one in checkpoint.composites.items():
+            message = (
+                f"{name!r} is {one.summary}; {target.name} keeps its parts alone: {_list(list(one.parts.values()))}"
+            )
+            found.append(_loss("composite", name, message))
     if not holds.extras and checkpoint.extras:
         found.append(
             _loss(

@@ -6,6 +6,7 @@ tensors, sharding, strides and bookkeeping. Anyone can recompute it:
     one line for each tensor, sorted by name in UTF-8:
         ["NAME","DTYPE",[SHAPE…],"xxh3-128 of its little-endian C-order bytes, in hexadecimal"]
     one line for each group of tied names, sorted:   ["tie",["NAME","NAME"…]]      (names sorted)
+    one line for each quantized or sparse tensor, sorted:   ["composite","NAME",{…}]    (as the record has it, sorted)
     one line for the metadata, unless it is empty:   ["metadata",{…}]      (as the record spells it, keys sorted)
 
 Each line is JSON without spaces, non-ASCII characters escaped, and ends in a line feed. The digest is ``xxh3-128:``
@@ -53,6 +54,8 @@ def combine(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
         line(name, info.dtype.name, list(info.shape), hashes[name])
     for names in sorted((sorted(names, key=_utf8) for names in checkpoint.ties), key=lambda names: _utf8(names[0])):
         line("tie", names)
+    for name in sorted(checkpoint.composites, key=_utf8):
+        line("composite", name, json.loads(canonical(checkpoint.composites[name].to_dict())))
     if metadata := checkpoint.metadata:
         line("metadata", json.loads(canonical(metadata)))
     return PREFIX + total.hexdigest()

@@ -18,7 +18,7 @@ FORMATS = (
         claims="ckptconv.formats.onnx.wire:claims",
         reader="ckptconv.formats.onnx.read:read",
         writer="ckptconv.formats.onnx.write:write",
-        holds=Holds(dtypes=HELD, metadata="record", ties=True, opaque=True),
+        holds=Holds(dtypes=HELD, metadata="record", ties=True, opaque=True, composites=True),
         options="ckptconv.formats.onnx.plan:OnnxOptions",
         graph=True,
     ),

@@ -80,7 +80,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     said = {key for key, _ in records.visible(record)}
     record.strings = [pair.key for pair in model.metadata_props if pair.key not in said]
     keeps_record = not options.plain or bool(
-        record.inline or record.names or record.ties or record.constants or record.turned
+        record.inline or record.names or record.ties or record.constants or record.turned or record.composites
     )
     _say(model, record, weights, PLACEHOLDER if keeps_record else None)
     sizes = {name: image.info.nbytes for name, image in weights.images.items()}
@@ -174,7 +174,7 @@ def _spelled(name: str, taken: set[str]) -> str:
 def _record(checkpoint: Checkpoint, weights: Weights) -> Record:
     record = Record(
         root=checkpoint.root, refs_are_model=records.refs_are_model(checkpoint), notes=checkpoint.notes,
-        inline=weights.inline,
+        composites=checkpoint.composites_of(checkpoint), inline=weights.inline,
         names={stored: name for stored, name in weights.names.items() if stored != name},
     )  # fmt: skip
     tied = checkpoint.tied_to

@@ -3,7 +3,7 @@
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds
 
-_HOLDS = Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True)
+_HOLDS = Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True)
 
 FORMATS = (
     Format(

@@ -57,7 +57,9 @@ def plan(checkpoint: Checkpoint, *, plain: bool) -> Plan:
     tensors = checkpoint.all_tensors
     tied = checkpoint.tied_to
     root, moved = move_out(checkpoint.root, tensors)
-    record = Record(refs_are_model=records.refs_are_model(checkpoint), notes=checkpoint.notes)
+    record = Record(
+        refs_are_model=records.refs_are_model(checkpoint), composites=checkpoint.composites, notes=checkpoint.notes
+    )
     stored: dict[str, LazyTensor] = {}
     infos: dict[str, TensorInfo] = {}
     names: dict[str, str] = {}
@@ -73,7 +75,8 @@ def plan(checkpoint: Checkpoint, *, plain: bool) -> Plan:
         if info != tensor.info:
             record.encodings[name] = Encoding(tensor.info.dtype.name, tensor.info.shape)
     silent = all(records.reads_as_tie(dropped, kept) for dropped, kept, _ in record.ties)
-    return Plan(stored, infos, record, root, not plain or bool(record.names or record.encodings) or not silent)
+    needed = bool(record.names or record.encodings or record.composites) or not silent
+    return Plan(stored, infos, record, root, not plain or needed)
 
 
 def _accepted(name: str, taken: dict[str, LazyTensor]) -> str:

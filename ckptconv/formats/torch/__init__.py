@@ -13,7 +13,7 @@ FORMATS = (
         reader="ckptconv.formats.torch.read:read",
         writer="ckptconv.formats.torch.write:write",
         notices="ckptconv.formats.torch.notices:notices",
-        holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True),
+        holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True, composites=True),
         sharded="torch-sharded",
     ),
     Format(

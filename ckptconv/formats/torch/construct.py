@@ -11,9 +11,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.composite import CARRIERS
 from ckptconv.core.metadata import FACTORIES, NumpyArray, TorchSize, TorchValue
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.composites import rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.numpy_values import (
     NumpyDType,
     NumpyStub,
@@ -24,6 +26,7 @@ from ckptconv.formats.torch.numpy_values import (
 )
 from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.stubs import (
+    QuantizedStorageStub,
     StorageStub,
     TensorStub,
     exact_sizes,
@@ -133,8 +136,8 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     _U + "_rebuild_tensor_v3": rebuild_tensor_v3,
     _U + "_rebuild_parameter": rebuild_parameter,
     _U + "_rebuild_parameter_with_state": rebuild_parameter,
-    _U + "_rebuild_qtensor": refused_kind("quantized"),
-    _U + "_rebuild_sparse_tensor": refused_kind("sparse"),
+    _U + "_rebuild_qtensor": rebuild_qtensor,
+    _U + "_rebuild_sparse_tensor": rebuild_sparse,
     _U + "_rebuild_nested_tensor": refused_kind("nested"),
     _U + "_rebuild_wrapper_subclass": refused_kind("a wrapper subclass"),
     _U + "_rebuild_meta_tensor_no_storage": refused_kind("on the meta device, without values,"),
@@ -220,13 +223,12 @@ class TorchConstructors:
                 )
 
     def _storage(self, cls: Global, key: str, device: str, numel: int) -> StorageStub:
-        if cls.name in dtypes.REFUSED_STORAGES:
-            raise UnsupportedError(
-                f"quantized tensors ({cls.name}) are not supported", hint="dequantize() them before saving"
-            )
-        if cls.name not in dtypes.STORAGE_CLASSES and cls.name != dtypes.UNTYPED:
+        quantized = dtypes.QUANTIZED_STORAGES.get(cls.name)
+        if quantized is None and cls.name not in dtypes.STORAGE_CLASSES and cls.name != dtypes.UNTYPED:
             raise UnsupportedError(f"storages of class {cls} are not supported", hint="save plain tensors")
         stub = StorageStub(key, dtypes.STORAGE_CLASSES.get(cls.name), device, numel)
+        if quantized is not None:
+            stub = QuantizedStorageStub(key, CARRIERS[quantized], device, numel, quantized)
         known = self.storages.setdefault(key, stub)
         if known != stub:
             raise CorruptFileError(

@@ -28,7 +28,16 @@ STORAGE_CLASSES: dict[str, DType] = {
 
 STORAGE_CLASS_BY_DTYPE = {dtype: name for name, dtype in STORAGE_CLASSES.items()}
 
-REFUSED_STORAGES = ("QInt8Storage", "QInt32Storage", "QUInt8Storage", "QUInt4x2Storage", "QUInt2x4Storage")
+QUANTIZED_STORAGES: dict[str, DType] = {
+    "QInt8Storage": DType.QI8,
+    "QUInt8Storage": DType.QU8,
+    "QInt32Storage": DType.QI32,
+    "QUInt4x2Storage": DType.QU4,
+    "QUInt2x4Storage": DType.QU2,
+}
+"""The class of a quantized tensor's storage. torch counts its elements in bytes where several share one."""
+
+QUANTIZED_STORAGE_BY_DTYPE = {dtype: name for name, dtype in QUANTIZED_STORAGES.items()}
 
 UNTYPED = "UntypedStorage"
 

@@ -34,7 +34,8 @@ _BUILTINS = "__builtin__"  # what protocol 2 calls `builtins`
 GLOBALS = frozenset(
     ["collections OrderedDict", "collections defaultdict", "collections Counter", "_codecs encode",
      "torch Size", "torch device", "torch.serialization _get_layout", "torch._utils _rebuild_tensor_v2",
-     "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2",
+     "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_sparse_tensor",
+     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2",
      "torch Tensor", "torch.nn.parameter Parameter", "torch.storage UntypedStorage",
      "numpy dtype", "numpy ndarray", "numpy.core.multiarray scalar", "numpy.core.multiarray _reconstruct"]
     + [f"{_BUILTINS} {name}" for name in
@@ -43,7 +44,14 @@ GLOBALS = frozenset(
 """Every "module name" that may be emitted, but for torch's constants and storage classes (`Emitter.constant`)."""
 
 CONSTANTS = frozenset(
-    [*dtypes.ALL_DTYPE_NAMES, *dtypes.QSCHEMES, *dtypes.MEMORY_FORMATS, *dtypes.STORAGE_CLASSES, dtypes.UNTYPED]
+    [
+        *dtypes.ALL_DTYPE_NAMES,
+        *dtypes.QSCHEMES,
+        *dtypes.MEMORY_FORMATS,
+        *dtypes.STORAGE_CLASSES,
+        *dtypes.QUANTIZED_STORAGES,
+        dtypes.UNTYPED,
+    ]
 )
 
 

@@ -9,7 +9,7 @@
 NAME is whatever the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
 caffe2/serialize/inline_container.cc.
 
-Refused by name: TorchScript archives, torch.export archives, quantized and sparse tensors.
+Refused by name: TorchScript archives, torch.export archives.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ckptconv.core.spelling import from_json
 from ckptconv.core.strided import extent, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.torch.composites import ValueStub, check_parts, unfold
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.pickle import Budget, Machine
@@ -84,18 +85,21 @@ def read(source: Source) -> Checkpoint:
     budget = Budget(len(data))
     machine = Machine(data, constructors)
     tree = plant(machine.run(), budget)
+    composites = unfold(tree)
     if len(tree.model) + len(tree.extras) > MAX_TENSORS:
         raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
     swapped = _is_big_endian(archive, root)
     placer = _Placer(archive, root, swapped)
     stubs = {**tree.model, **tree.extras}
     tensors = {name: placer.place(name, stub) for name, stub in stubs.items()}
+    check_parts(composites, tensors)
     uses = tuple(GlobalUse(str(name), called) for name, called in machine.globals.items())
     findings: list[Finding] = []
     notes = _notes(stubs, tensors, budget, uses, _arch(archive, root), findings)
     return Checkpoint(
         {name: tensors[name] for name in tree.model},
         extras={name: tensors[name] for name in tree.extras},
+        composites=composites,
         root=tree.root,
         format="torch",
         notes=notes,
@@ -189,6 +193,8 @@ class _Placer:
             raise
 
     def _place(self, stub: TensorStub) -> LazyTensor:
+        if isinstance(stub, ValueStub):
+            return stub.tensor(id(self.archive))
         dtype, shape, strides = stub.dtype, stub.shape, stub.strides
         storage = self._storage(stub.storage, dtype)
         numel, reach, contiguous = _geometry(shape, strides)

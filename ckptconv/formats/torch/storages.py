@@ -20,7 +20,7 @@ from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Container, Hashable, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
 
@@ -49,9 +49,9 @@ class Stored:
     image: LazyTensor
 
 
-def plan_storages(checkpoint: Checkpoint) -> tuple[dict[str, View], list[Stored]]:
-    """A view for every tensor and the storages that they view, in the order of their first tensors."""
-    tensors = {name: _writable(tensor) for name, tensor in checkpoint.all_tensors.items()}
+def plan_storages(checkpoint: Checkpoint, without: Container[str] = ()) -> tuple[dict[str, View], list[Stored]]:
+    """A view for every tensor but those `without`, and the storages that they view, in their first tensors' order."""
+    tensors = {name: _writable(tensor) for name, tensor in checkpoint.all_tensors.items() if name not in without}
     kept = _kept_storages(tensors)
     views: dict[str, View] = {}
     storages: list[Stored] = []

@@ -28,6 +28,13 @@ class StorageStub:
     numel: int
 
 
+@dataclass(slots=True)
+class QuantizedStorageStub(StorageStub):
+    """A storage of quantized integers: `dtype` is what holds them, `quantized` what they are."""
+
+    quantized: DType
+
+
 @dataclass(slots=True, eq=False)
 class TensorStub:
     """A pickled tensor. `offset` and `strides` count elements of `dtype` in the storage."""
@@ -69,8 +76,8 @@ def exact_flag(value: Value) -> bool:
 
 
 def _storage(value: Value) -> StorageStub:
-    if not isinstance(value, StorageStub):
-        raise TypeError("a tensor has no storage")
+    if not isinstance(value, StorageStub) or isinstance(value, QuantizedStorageStub):
+        raise TypeError("a plain tensor has no storage of plain elements")
     return value
 
 

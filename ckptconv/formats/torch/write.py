@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.core.composite import VALUES, Quantized, Sparse
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchValue, walk
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.formats.base import WriteResult
@@ -20,6 +21,7 @@ from ckptconv.formats.torch.archive import RECORD_ALIGNMENT, directory_size, end
 from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
 from ckptconv.formats.torch.emit import Emitter, StorageRef
 from ckptconv.formats.torch.read import NOTES_RECORD
+from ckptconv.formats.torch.spell import check_composites, in_the_pickle, spell_quantized, spell_sparse
 from ckptconv.formats.torch.storages import Stored, View, plan_storages
 from ckptconv.io.checksum import crc32
 from ckptconv.io.stream import Job, Streamer
@@ -33,8 +35,12 @@ ROOT = "archive/"
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
-    """Write the checkpoint. Raises DamagedTensorError where a source's tensor fails its checksum."""
-    views, storages = plan_storages(checkpoint)
+    """Write the checkpoint.
+
+    Raises DamagedTensorError where a source's tensor fails its checksum, CorruptFileError for bad indices.
+    """
+    check_composites(checkpoint)
+    views, storages = plan_storages(checkpoint, in_the_pickle(checkpoint))
     before, after = _records(checkpoint, views, storages)
     sizes = [(ROOT + name, len(data)) for name, data in before.items()]
     sizes += [(f"{ROOT}data/{key}", stored.image.info.nbytes) for key, stored in enumerate(storages)]
@@ -78,6 +84,7 @@ class _Pickler:
         self._views = views
         self._storages = storages
         self._members = _members(checkpoint)
+        self._composites = {one.parts[VALUES]: one for one in checkpoint.composites.values()}
 
     def pickle(self) -> bytes:
         emitter = Emitter(self._tensor, self._state_dict)
@@ -86,7 +93,7 @@ class _Pickler:
 
     def _state_dict(self, emitter: Emitter, hole: StateDict) -> None:
         items: list[tuple[MetaNode, MetaNode]] = [
-            (name.removeprefix(hole.prefix), TensorRef(name)) for name in self._members.get(hole.prefix, [])
+            (key.removeprefix(hole.prefix), TensorRef(name)) for key, name in self._members.get(hole.prefix, [])
         ]
         for position, key, value in hole.plain:
             items.insert(position, (key, value))
@@ -106,31 +113,53 @@ class _Pickler:
         if note is not None and note.parameter:
             emitter.named("torch._utils", "_rebuild_parameter")
             emitter.op(b"(")
-            self._plain_tensor(emitter, self._views[name], requires_grad=False)
+            self._made(emitter, name, requires_grad=False)
             emitter.node(note.requires_grad)
             emitter.call("collections", "OrderedDict")
             emitter.op(b"tR")
         elif isinstance(attributes, dict) and "__class__" not in attributes:
             emitter.named("torch._tensor", "_rebuild_from_type_v2")
             emitter.op(b"(")
-            function = self._function(self._views[name])
-            emitter.named("torch._utils", function)
+            emitter.named("torch._utils", self._function(name))
             emitter.named("torch", "Tensor")
-            self._arguments(emitter, self._views[name], requires_grad=note is not None and note.requires_grad)
+            self._arguments(emitter, name, requires_grad=note is not None and note.requires_grad)
             emitter.node(attributes)
             emitter.op(b"tR")
         else:
-            self._plain_tensor(emitter, self._views[name], requires_grad=note is not None and note.requires_grad)
+            self._made(emitter, name, requires_grad=note is not None and note.requires_grad)
 
-    def _function(self, view: View) -> str:
-        return "_rebuild_tensor_v2" if view.dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
-
-    def _plain_tensor(self, emitter: Emitter, view: View, *, requires_grad: bool) -> None:
-        emitter.named("torch._utils", self._function(view))
-        self._arguments(emitter, view, requires_grad=requires_grad)
+    def _made(self, emitter: Emitter, name: str, *, requires_grad: bool) -> None:
+        emitter.named("torch._utils", self._function(name))
+        self._arguments(emitter, name, requires_grad=requires_grad)
         emitter.op(b"R")
 
-    def _arguments(self, emitter: Emitter, view: View, *, requires_grad: bool) -> None:
+    def _function(self, name: str) -> str:
+        match self._composites.get(name):
+            case Quantized():
+                return "_rebuild_qtensor"
+            case Sparse():
+                return "_rebuild_sparse_tensor"
+            case _:
+                return _dense_function(self._views[name])
+
+    def _arguments(self, emitter: Emitter, name: str, *, requires_grad: bool) -> None:
+        match self._composites.get(name):
+            case Quantized() as one:
+                view = self._views[name]
+                nbytes = self._storages[view.key].image.info.nbytes
+                spell_quantized(emitter, one, self._checkpoint.all_tensors, view, nbytes, self._part)
+            case Sparse() as one:
+                spell_sparse(emitter, one, self._part)
+            case _:
+                self._dense(emitter, self._views[name], requires_grad=requires_grad)
+
+    def _part(self, emitter: Emitter, name: str) -> None:
+        """A part of another tensor, whole."""
+        emitter.named("torch._utils", _dense_function(self._views[name]))
+        self._dense(emitter, self._views[name], requires_grad=False)
+        emitter.op(b"R")
+
+    def _dense(self, emitter: Emitter, view: View, *, requires_grad: bool) -> None:
         cls = STORAGE_CLASS_BY_DTYPE.get(view.dtype)
         nbytes = self._storages[view.key].image.info.nbytes
         emitter.op(b"(")
@@ -150,16 +179,27 @@ class _Pickler:
         emitter.op(b"t")
 
 
-def _members(checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """The names of the model's tensors by the prefix of the state_dict that they stand in: the longest that fits."""
+def _dense_function(view: View) -> str:
+    return "_rebuild_tensor_v2" if view.dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
+
+
+def _members(checkpoint: Checkpoint) -> dict[str, list[tuple[str, str]]]:
+    """The model's tensors by the prefix of the state_dict that they stand in, the longest that fits: for each the name
+    of what stands there, and its own; of a quantized or sparse tensor the values stand for all of it.
+    """
     prefixes = sorted(
         (node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)), key=len, reverse=True
     )
     single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef)}
-    members: dict[str, list[str]] = {}
+    called = {one.parts[VALUES]: name for name, one in checkpoint.composites.items()}
+    parts = {part for one in checkpoint.composites.values() for part in one.parts.values()} - called.keys()
+    members: dict[str, list[tuple[str, str]]] = {}
     for name in checkpoint:
-        if name in single:
+        if name in single or name in parts:
             continue
-        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
-        members.setdefault(prefix, []).append(name)
+        key = called.get(name, name)
+        if not any(key.startswith(prefix) for prefix in prefixes):
+            key = name  # a record that someone else wrote may say anything
+        prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
+        members.setdefault(prefix, []).append((key, name))
     return members

@@ -1,0 +1,61 @@
+"""How `inspect` shows tensors that are made of several: the whole in a line of its own, or in a note of its parts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ckptconv.cli.output import printable
+from ckptconv.cli.render import listed
+from ckptconv.core.composite import VALUES, Quantized
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.composite import Composite
+
+
+def rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """Rows of the header: how many there are of each kind."""
+    found: dict[str, Counter[str]] = {"quantized": Counter(), "sparse": Counter()}
+    for one in checkpoint.composites.values():
+        if isinstance(one, Quantized):
+            found["quantized"][one.dtype.name] += 1
+        else:
+            found["sparse"][one.layout] += 1
+    return [
+        (kind, f"{counts.total():,}: {listed([f'{name} ×{count:,}' for name, count in counts.most_common()], 8)}")
+        for kind, counts in found.items()
+        if counts
+    ]
+
+
+def with_wholes(names: Iterable[str], composites: Mapping[str, Composite]) -> list[str]:
+    """The names of tensors, and before the parts of what has no tensor of its own name that name."""
+    first = {next(iter(one.parts.values())): name for name, one in composites.items()}
+    made: list[str] = []
+    known = set(names := list(names))
+    for name in names:
+        if name in first and first[name] not in known:
+            made.append(first[name])
+        made.append(name)
+    return made
+
+
+def how(one: Composite) -> str:
+    """Scheme and axis, or the layout: what the columns of type and shape leave out."""
+    if isinstance(one, Quantized):
+        return one.scheme + ("" if one.axis is None else f", axis {one.axis}")
+    return one.layout + (", coalesced" if one.coalesced else "")
+
+
+def notes(checkpoint: Checkpoint) -> dict[str, str]:
+    """What each part is a part of, by its name."""
+    said: dict[str, str] = {}
+    for name, one in checkpoint.composites.items():
+        for role, part in one.parts.items():
+            said[part] = one.summary if part == name else f"{role} of {printable(name)}"
+            if role == VALUES and part != name:
+                said[part] += f": {one.summary}"
+    return said

@@ -1,0 +1,264 @@
+"""Tensors that are made of several: quantized and sparse ones.
+
+A checkpoint holds their dense parts as tensors of their own, and a `Composite` that says how these belong together:
+
+    quantized   values       the integers, as I8, U8, I32; two or four to a byte as U8, one dimension
+                scale        F64 [] for the whole tensor; or F64 or F32 [C], one for each index of the axis
+                zero_point   I64 [];                      or I64, I32, F32 or F64 [C]
+    sparse_coo  indices      I64 [sparse dimensions, N]
+                values       [N, dense dimensions…]
+    sparse_csr  crow_indices, sparse_csc ccol_indices     I64 or I32 [batch…, rows or columns + 1]
+                col_indices,             row_indices      of the same type, [batch…, N]
+                values                                    [batch…, N, dense dimensions…]
+    sparse_bsr, sparse_bsc    the same of blocks          values [batch…, N, height, width, dense dimensions…]
+
+`problem` compares the parts' headers, and reads nothing; what the indices say is checked by `ckptconv.core.indices`
+before anyone relies on it.
+
+Sources: torch/_tensor.py (`_reduce_ex_internal`), c10/core/ScalarType.h, ATen/native/sparse/ValidateCompressed*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.core.tensor import TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VALUES = "values"
+"""The part that a composite cannot be without; bookkeeping of the whole goes by its name."""
+
+CARRIERS: dict[DType, DType] = {
+    DType.QI8: DType.I8, DType.QU8: DType.U8, DType.QI32: DType.I32, DType.QU4: DType.U8, DType.QU2: DType.U8,
+}  # fmt: skip
+"""As what the integers of a quantized type are held."""
+
+PER_TENSOR, PER_CHANNEL = "per_tensor_affine", "per_channel_affine"
+FLOAT_QPARAMS = "per_channel_affine_float_qparams"
+
+_SCALES = (DType.F64, DType.F32)
+_ZERO_POINTS = {PER_CHANNEL: (DType.I64, DType.I32), FLOAT_QPARAMS: _SCALES}
+
+INDICES: dict[str, tuple[str, ...]] = {
+    "sparse_coo": ("indices",),
+    "sparse_csr": ("crow_indices", "col_indices"),
+    "sparse_csc": ("ccol_indices", "row_indices"),
+    "sparse_bsr": ("crow_indices", "col_indices"),
+    "sparse_bsc": ("ccol_indices", "row_indices"),
+}
+"""What the parts of a layout are called besides the values, in torch's order; a name is what torch calls the part."""
+
+_MAX_NUMEL = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A quantized tensor: each value is ``(integer - zero point) * scale``.
+
+    parts: names of the tensors "values", "scale" and "zero_point". dtype: QI8, QU8, QI32, QU4 or QU2.
+    axis:  the dimension whose indices have a scale each; None where one holds for all.
+    """
+
+    parts: Mapping[str, str]
+    shape: tuple[int, ...]
+    dtype: DType
+    scheme: str
+    axis: int | None = None
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return f"{self.dtype} {list(self.shape)}, {self.scheme}" + ("" if self.axis is None else f", axis {self.axis}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the record, the digest and `inspect --json` spell it."""
+        axis = {} if self.axis is None else {"axis": self.axis}
+        return {
+            "kind": "quantized", "dtype": self.dtype.name, "scheme": self.scheme, **axis, "shape": list(self.shape),
+            "parts": dict(self.parts),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    """A sparse tensor: the values at the indices, and nothing elsewhere.
+
+    parts:     names of the tensors "values" and those of `INDICES`. dtype: of the values.
+    coalesced: whether the indices of a sparse_coo are said to be sorted and unique; False for other layouts.
+    """
+
+    parts: Mapping[str, str]
+    shape: tuple[int, ...]
+    dtype: DType
+    layout: str
+    coalesced: bool = False
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a few words."""
+        return f"{self.layout} {self.dtype} {list(self.shape)}" + (", coalesced" if self.coalesced else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the record, the digest and `inspect --json` spell it."""
+        flag = {"coalesced": True} if self.coalesced else {}
+        return {
+            "kind": "sparse", "dtype": self.dtype.name, "layout": self.layout, **flag, "shape": list(self.shape),
+            "parts": dict(self.parts),
+        }  # fmt: skip
+
+
+Composite = Quantized | Sparse
+
+
+def roles(composite: Composite) -> tuple[str, ...]:
+    """The parts that such a tensor has, in torch's order."""
+    if isinstance(composite, Quantized):
+        return VALUES, "scale", "zero_point"
+    return (*INDICES[composite.layout], VALUES)
+
+
+def from_dict(entry: Any) -> Composite:
+    """The composite that `to_dict` spelled. Raises ValueError, TypeError, KeyError, AttributeError elsewhere."""
+    parts = {_text(role): _text(name) for role, name in entry["parts"].items()}
+    shape = tuple(_size(n) for n in entry["shape"])
+    dtype = DTYPES[_text(entry["dtype"])]
+    made: Composite
+    if entry["kind"] == "quantized":
+        axis = entry.get("axis")
+        made = Quantized(parts, shape, dtype, _text(entry["scheme"]), None if axis is None else _size(axis))
+    elif entry["kind"] == "sparse" and entry["layout"] in INDICES:
+        made = Sparse(parts, shape, dtype, entry["layout"], entry.get("coalesced", False) is True)
+    else:
+        raise ValueError("a tensor is made of parts in no way that is known")
+    if set(parts) != set(roles(made)) or len(set(parts.values())) != len(parts):
+        raise ValueError("a tensor is made of parts that it does not have")
+    return made
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no string")
+    return value
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
+def renamed(composite: Composite, names: Mapping[str, str]) -> Composite:
+    """The same of parts that go by other names."""
+    return replace(composite, parts={role: names.get(name, name) for role, name in composite.parts.items()})
+
+
+def whole(composite: Composite) -> TensorInfo:
+    """The header of the tensor that the parts make; its bytes are never in one place."""
+    return TensorInfo.of(composite.dtype, composite.shape)
+
+
+def packed_bytes(dtype: DType, shape: tuple[int, ...]) -> int:
+    """Bytes of torch's storage where several integers share a byte: every row of the last dimension is rounded up.
+
+    (The integers themselves do not heed the rows; see `get_sub_byte_tensor_size` in ATen/quantized/Quantizer.cpp.)
+    """
+    per_byte = 8 // dtype.bits
+    return prod(shape[:-1]) * -(-shape[-1] // per_byte) if shape else 1
+
+
+def problem(composite: Composite, infos: Mapping[str, TensorInfo]) -> str | None:
+    """What in the headers of the parts contradicts that they make this tensor; None where nothing does."""
+    missing = [name for name in composite.parts.values() if name not in infos]
+    if missing:
+        return f"its part {missing[0]!r} is missing"
+    if len(composite.shape) > 64 or min(composite.shape, default=0) < 0 or prod(composite.shape) > _MAX_NUMEL:
+        return f"no tensor has the shape {list(composite.shape)}"
+    parts = {role: infos[name] for role, name in composite.parts.items()}
+    if isinstance(composite, Quantized):
+        return _quantized_problem(composite, parts)
+    if parts[VALUES].dtype is not composite.dtype:
+        return f"its values are {parts[VALUES].dtype}, not {composite.dtype}"
+    return _coo_problem(composite, parts) if composite.layout == "sparse_coo" else _compressed_problem(composite, parts)
+
+
+def _quantized_problem(one: Quantized, parts: Mapping[str, TensorInfo]) -> str | None:
+    carrier = CARRIERS.get(one.dtype)
+    if carrier is None:
+        return f"{one.dtype} is no quantized type"
+    values, scale, zero_point = parts[VALUES], parts["scale"], parts["zero_point"]
+    held = one.shape if one.dtype.bits >= 8 else (packed_bytes(one.dtype, one.shape),)
+    if (values.dtype, values.shape) != (carrier, held):
+        return f"its integers are {values.dtype} {list(values.shape)}, not {carrier} {list(held)}"
+    if one.scheme == PER_TENSOR:
+        sizes: tuple[int, ...] = ()
+        fits = one.axis is None and scale.dtype is DType.F64 and zero_point.dtype is DType.I64
+    elif one.scheme in _ZERO_POINTS:
+        if one.axis is None or not 0 <= one.axis < len(one.shape):
+            return f"it has no dimension {one.axis}, along which it is said to be quantized"
+        sizes = (one.shape[one.axis],)
+        fits = scale.dtype in _SCALES and zero_point.dtype in _ZERO_POINTS[one.scheme]
+    else:
+        return f"there is no quantization scheme {one.scheme!r}"
+    if not fits:
+        return f"its scale is {scale.dtype} and its zero point {zero_point.dtype}, which {one.scheme} does not have"
+    if scale.shape != sizes or zero_point.shape != sizes:
+        return f"it has {list(scale.shape)} scales and {list(zero_point.shape)} zero points, and needs {list(sizes)}"
+    return None
+
+
+def _coo_problem(one: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
+    indices, values = parts["indices"], parts[VALUES]
+    if indices.dtype is not DType.I64 or len(indices.shape) != 2:
+        return f"its indices are {indices.dtype} {list(indices.shape)}, not I64 in rows"
+    sparse, count = indices.shape
+    if values.shape[:1] != (count,):
+        return f"it has {count} indices and values of the shape {list(values.shape)}"
+    if sparse > len(one.shape) or values.shape[1:] != one.shape[sparse:]:
+        return f"{sparse} rows of indices and values {list(values.shape)} make no tensor {list(one.shape)}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """The numbers of a compressed layout: `batches` times `groups` rows (or columns, or rows of blocks) of at most
+    `bound` entries each, `count` of them in a batch.
+    """
+
+    batches: int
+    groups: int
+    bound: int
+    count: int
+
+
+def compressed(one: Sparse, infos: Mapping[str, TensorInfo]) -> Compressed | str:
+    """The numbers of a layout other than sparse_coo, or what is wrong with the shapes of its parts."""
+    outer, inner = (infos[one.parts[role]] for role in INDICES[one.layout])
+    values = infos[one.parts[VALUES]]
+    if outer.dtype is not inner.dtype or outer.dtype not in (DType.I64, DType.I32):
+        return f"its indices are {outer.dtype} and {inner.dtype}, not both I64 or I32"
+    batch = outer.shape[:-1]
+    at, blocks = len(batch), one.layout in ("sparse_bsr", "sparse_bsc")
+    count = inner.shape[-1] if inner.shape else 0
+    block = values.shape[at + 1 : at + 3] if blocks else (1, 1)
+    dense = values.shape[at + 1 + 2 * blocks :]
+    shapes = f"indices {list(outer.shape)} and {list(inner.shape)} and values {list(values.shape)}"
+    unlike = f"{shapes} make no {one.layout} tensor {list(one.shape)}"
+    if not outer.shape or inner.shape != (*batch, count) or values.shape[: at + 1] != (*batch, count):
+        return unlike
+    if len(one.shape) < at + 2 or one.shape[:at] != batch or one.shape[at + 2 :] != dense:
+        return unlike
+    if len(block) != 2 or 0 in block or any(n % size for n, size in zip(one.shape[at : at + 2], block, strict=True)):
+        return unlike
+    rows, columns = (n // size for n, size in zip(one.shape[at : at + 2], block, strict=True))
+    groups, bound = (rows, columns) if one.layout in ("sparse_csr", "sparse_bsr") else (columns, rows)
+    return unlike if outer.shape[-1] != groups + 1 else Compressed(prod(batch), groups, bound, count)
+
+
+def _compressed_problem(one: Sparse, parts: Mapping[str, TensorInfo]) -> str | None:
+    made = compressed(one, {one.parts[role]: info for role, info in parts.items()})
+    return made if isinstance(made, str) else None

@@ -1,0 +1,78 @@
+"""A quantized or sparse tensor put together again, as torch has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.arrays import to_torch
+from ckptconv.core.composite import FLOAT_QPARAMS, VALUES, Quantized, Sparse, problem, roles
+from ckptconv.core.indices import check_indices
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.errors import CorruptFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from ckptconv.core.composite import Composite
+    from ckptconv.core.dtypes import DType
+    from ckptconv.core.tensor import LazyTensor
+
+TORCH_QUANTIZED = {"QI8": "qint8", "QU8": "quint8", "QI32": "qint32", "QU4": "quint4x2", "QU2": "quint2x4"}
+"""torch's dtype for each quantized type of ours."""
+
+
+def composite_to_torch(
+    name: str, composite: Composite, tensors: Mapping[str, LazyTensor], device: str = "cpu"
+) -> torch.Tensor:
+    """The tensor `name` on `device`; reads its parts, which are among `tensors`, and checks what they say.
+
+    Raises CorruptFileError, MissingExtraError.
+    """
+    if (wrong := problem(composite, {part: tensor.info for part, tensor in tensors.items()})) is not None:
+        raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust the file")
+    if isinstance(composite, Sparse):
+        check_indices(name, composite, tensors)
+    parts = {role: to_torch(tensors[composite.parts[role]]) for role in roles(composite)}
+    made = _quantized(composite, parts) if isinstance(composite, Quantized) else _sparse(composite, parts)
+    return made.to(device)
+
+
+def _quantized(one: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """As torch's own `_rebuild_qtensor`: an empty tensor of that kind, set on the integers."""
+    import torch
+
+    dtype = quantized_dtype(one.dtype)
+    made: torch.Tensor
+    if one.axis is None:
+        scale, zero_point = parts["scale"].item(), parts["zero_point"].item()
+        made = torch._empty_affine_quantized(one.shape, scale=scale, zero_point=int(zero_point), dtype=dtype)
+    else:
+        points = parts["zero_point"].float() if one.scheme == FLOAT_QPARAMS else parts["zero_point"]
+        made = torch._empty_per_channel_affine_quantized(
+            one.shape, scales=parts["scale"], zero_points=points, axis=one.axis, dtype=dtype
+        )
+    storage = torch.storage.TypedStorage(  # type: ignore[no-untyped-call]
+        wrap_storage=parts[VALUES].contiguous().untyped_storage(), dtype=dtype, _internal=True
+    )
+    return made.set_(storage, 0, one.shape, contiguous_strides(one.shape))
+
+
+def quantized_dtype(dtype: DType) -> Any:
+    """The dtype of a quantized type."""
+    import torch
+
+    return getattr(torch, TORCH_QUANTIZED[dtype.name])
+
+
+def _sparse(one: Sparse, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    if one.layout == "sparse_coo":
+        return torch.sparse_coo_tensor(
+            parts["indices"], parts[VALUES], one.shape, check_invariants=False, is_coalesced=one.coalesced
+        )
+    outer, inner, values = parts.values()
+    layout = getattr(torch, one.layout)
+    return torch.sparse_compressed_tensor(outer, inner, values, one.shape, layout=layout, check_invariants=False)
