@@ -19,7 +19,7 @@ from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 if sys.platform != "win32":
@@ -45,6 +45,7 @@ class Target:
         self.replace = replace
         self.size = 0
         self._beside: list[Target] = []
+        self._superseded: list[Path] = []
         self._fd = -1
         self._temp: Path | None = None
         self._made: Path | None = None
@@ -120,6 +121,12 @@ class Target:
         """The files that are written with this one."""
         return tuple(self._beside)
 
+    def supersede(self, names: Iterable[str]) -> None:
+        """Files in this one's folder that nothing points at any more once it is in its place, and that are removed
+        then. What cannot be removed stays: it is not part of anything.
+        """
+        self._superseded += [self.path.parent / name for name in names]
+
     def reserve(self, size: int) -> None:
         """Set the file's size. Raises FileAccessError where the disk has less room than that."""
         self.size = size
@@ -165,6 +172,9 @@ class Target:
                 other._withdraw()
             raise
         self._beside.clear()
+        for path in self._superseded:
+            with suppress(OSError):
+                os.unlink(path)
 
     def _withdraw(self) -> None:
         """Take a new file away again, because the one that points at it could not be placed."""
