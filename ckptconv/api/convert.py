@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -10,7 +11,14 @@ from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, LossError, UnsafeError, UsageError
+from ckptconv.errors import (
+    CkptconvError,
+    FileAccessError,
+    LossError,
+    TargetExistsError,
+    UnsafeError,
+    UsageError,
+)
 from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
 from ckptconv.io.target import Target
@@ -83,7 +91,8 @@ def convert(
     edits: Edits | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
+    """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
+    format is one.
 
     force:      replace an existing target.
     dry_run:    write nothing; list what would be lost. Tensors that are cast are read, for what overflows.
@@ -139,9 +148,26 @@ def convert(
             how = WriteOptions(
                 plain=bare and not values, progress=progress, own=own, graph=graph, write_as=_write_as(progress)
             )
-            return _write(opened, checkpoint, wanted, Target(target, replace=force), result, how, allow_loss)
+            return _write(opened, checkpoint, wanted, _target(target, wanted, force=force), result, how, allow_loss)
         except CkptconvError as error:
             raise error.at(source) from error.__cause__
+
+
+def _target(path: PathText, wanted: Format, *, force: bool) -> Target:
+    """What is written to: the file, or the main file of a folder, which is made where there is none."""
+    if not wanted.main or os.fspath(path) == "-":
+        return Target(path, replace=force)
+    if os.path.isdir(path):
+        if not force and any(os.scandir(path)):
+            raise TargetExistsError(
+                "the target exists already, and is not empty", path=path,
+                hint="add --force to replace the checkpoint in it; other files stay",
+            )  # fmt: skip
+    elif os.path.lexists(path) and not os.path.islink(path):
+        raise FileAccessError(
+            f"the target is a file, and {wanted.name} is a folder", path=path, hint="give the path of a folder"
+        )
+    return Target(Path(path) / wanted.main, replace=force, folder=True)
 
 
 def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:

@@ -37,7 +37,7 @@ from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from ckptconv.core.dtypes import DType
     from ckptconv.core.metadata import MetaNode
@@ -75,11 +75,13 @@ def _root_of(archive: ZipArchive) -> str | None:
 class Saved:
     """What torch.save put into an archive: the pickled value, its names, and where its tensors' bytes are.
 
-    place: gives the tensor of a stub in `value`, under the name that errors say. Costs one small read a storage.
+    storages: those that the pickle names; every stub in `value` refers to one of these objects.
+    place:    gives the tensor of a stub in `value`, under the name that errors say. Costs one small read a storage.
     """
 
     value: Value
     machine: Machine
+    storages: Collection[StorageStub]
     place: Callable[[str, TensorStub], LazyTensor]
     budget: Budget
     root: str
@@ -93,9 +95,11 @@ def open_saved(archive: ZipArchive) -> Saved:
     _refuse_other_archives(archive, root)
     _check_small_records(archive, root)
     data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
-    machine = Machine(data, TorchConstructors())
+    constructors = TorchConstructors()
+    machine = Machine(data, constructors)
     placer = _Placer(archive, root, _is_big_endian(archive, root))
-    return Saved(machine.run(), machine, placer.place, Budget(len(data)), root)
+    value = machine.run()
+    return Saved(value, machine, constructors.storages.values(), placer.place, Budget(len(data)), root)
 
 
 def read(source: Source) -> Checkpoint:

@@ -77,7 +77,7 @@ class _Pickler:
         self._checkpoint = checkpoint
         self._views = views
         self._storages = storages
-        self._members = _members(checkpoint)
+        self._members = members_by_prefix(checkpoint)
 
     def pickle(self) -> bytes:
         emitter = Emitter(self._tensor, self._state_dict)
@@ -150,7 +150,7 @@ class _Pickler:
         emitter.op(b"t")
 
 
-def _members(checkpoint: Checkpoint) -> dict[str, list[str]]:
+def members_by_prefix(checkpoint: Checkpoint) -> dict[str, list[str]]:
     """The names of the model's tensors by the prefix of the state_dict that they stand in: the longest that fits."""
     prefixes = sorted(
         (node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)), key=len, reverse=True
