@@ -85,7 +85,8 @@ def convert(
     shard_size: str | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
-    """Convert `source` into a new file `target`, whose format its suffix or `to_format` says.
+    """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
+    format is one.
 
     force:      replace an existing target.
     dry_run:    write nothing; list what would be lost. Tensors that are cast are read, for what overflows.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import TargetExistsError, UsageError
+from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.shards import plain_name
 from ckptconv.formats.split import DEFAULT_SIZE, parse_size, shard_names, superseded
@@ -71,6 +71,7 @@ class Destination:
 
     def open(self, *, replace: bool) -> Target:
         """The target. Raises TargetExistsError where something would be replaced and `replace` is false."""
+        self._check_folder(replace=replace)
         if self.rival is None or not os.path.lexists(self.rival):
             return Target(self.path, replace=replace, folder=self.folder)
         if not replace:
@@ -78,6 +79,24 @@ class Destination:
         target = Target(self.path, replace=replace, folder=self.folder)
         target.supersede([self.rival.name, *superseded(self.rival)])
         return target
+
+    def _check_folder(self, *, replace: bool) -> None:
+        """A format that is a folder, and nothing else, has it for itself."""
+        if not self.format.main or self.format.suffixes:
+            return
+        folder = self.path.parent
+        if os.path.isdir(folder):
+            if not replace and any(os.scandir(folder)):
+                raise TargetExistsError(
+                    "the target exists already, and is not empty", path=folder,
+                    hint="add --force to replace the checkpoint in it; other files stay",
+                )  # fmt: skip
+        elif os.path.lexists(folder) and not os.path.islink(folder):
+            raise FileAccessError(
+                f"the target is a file, and {self.format.name} is a folder",
+                path=folder,
+                hint="give the path of a folder",
+            )
 
 
 def is_folder(target: PathText) -> bool:

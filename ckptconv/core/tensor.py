@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     import numpy as np
     import torch
@@ -53,12 +53,20 @@ class SpanFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ByteSpan:
-    """`length` bytes at `offset` of an open file, and the CRC-32 recorded for them (None: none was)."""
+    """`length` bytes at `offset` of an open file, and the CRC-32 recorded for them (None: none was).
+
+    `crc32` may be a function where finding it takes a read; `recorded_crc32` is the number either way.
+    """
 
     file: SpanFile
     offset: int
     length: int
-    crc32: int | None = None
+    crc32: int | Callable[[], int | None] | None = None
+
+    @property
+    def recorded_crc32(self) -> int | None:
+        """The CRC-32, read from the file first where it has not been yet."""
+        return self.crc32() if callable(self.crc32) else self.crc32
 
 
 @dataclass(frozen=True, slots=True)

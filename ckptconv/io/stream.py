@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import DamagedTensorError
 from ckptconv.io.checksum import CHUNK, ContentHash, crc32, span_crc32
-from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from ckptconv.core.tensor import ByteSpan, LazyTensor
     from ckptconv.io.target import Target
@@ -94,7 +93,7 @@ class Streamer:
 
     def _copy(self, job: Job, buffer: memoryview) -> Sums:
         span = job.tensor.span
-        own_check = span is not None and job.tensor.depends == (span,) and span.crc32 is not None
+        own_check = span is not None and job.tensor.depends == (span,) and span.recorded_crc32 is not None
         if not own_check:
             self._check_dependencies(job)
         crc = 0
@@ -111,7 +110,7 @@ class Streamer:
             position += len(chunk)
             self._advance(len(chunk))
         else:
-            if own_check and span is not None and crc != span.crc32:
+            if own_check and span is not None and crc != span.recorded_crc32:
                 raise DamagedTensorError(job.name, path=_path_of(span))
         return Sums(crc, content.hexdigest() if content else "")
 
@@ -119,10 +118,11 @@ class Streamer:
         """Check a storage that several tensors view, or that is gathered, once, before anything is taken from it."""
         for span in job.tensor.depends:
             with self._lock:
-                if span.crc32 is None or span in self._checked:
+                if span in self._checked:
                     continue
                 self._checked.add(span)
-            if span_crc32(span) != span.crc32:
+            recorded = span.recorded_crc32
+            if recorded is not None and span_crc32(span) != recorded:
                 raise DamagedTensorError(job.name, path=_path_of(span))
 
     def _advance(self, count: int) -> None:
@@ -159,4 +159,5 @@ def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None
 
 
 def _path_of(span: ByteSpan) -> Path | None:
-    return span.file.path if isinstance(span.file, Source) else None
+    path = getattr(span.file, "path", None)
+    return path if isinstance(path, Path) else None

@@ -29,4 +29,16 @@ FORMATS = (
         takes=("file", "folder"),
         main="pytorch_model.bin.index.json",
     ),
+    Format(
+        name="torch-dcp",
+        summary="torch.distributed.checkpoint's folder: a .metadata that lists the chunks in .distcp files",
+        suffixes=(),
+        claims="ckptconv.formats.torch.dcp.read:claims",
+        reader="ckptconv.formats.torch.dcp.read:read",
+        writer="ckptconv.formats.torch.dcp.write:write",
+        notices="ckptconv.formats.torch.notices:notices",
+        holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True),
+        takes=("folder",),
+        main=".metadata",
+    ),
 )

@@ -73,14 +73,16 @@ def end_of(entries: Sequence[Planned]) -> int:
     return entries[-1].data + entries[-1].size
 
 
-def write_headers(target: Target, entries: Sequence[Planned], crcs: Mapping[bytes, int]) -> int:
-    """Write the local headers, the central directory and the end records. Returns the size of the file."""
+def write_headers(target: Target, entries: Sequence[Planned], crcs: Mapping[bytes, int], base: int = 0) -> int:
+    """Write the local headers, the central directory and the end records of an archive that starts at `base` of the
+    target. Returns the size of the archive.
+    """
     for entry in entries:
-        target.write_at(entry.header, _local(entry, crcs[entry.name]))
+        target.write_at(base + entry.header, _local(entry, crcs[entry.name]))
     start = end_of(entries)
     tail = b"".join(_central(entry, crcs[entry.name]) for entry in entries)
     tail += _end(start, len(tail), len(entries))
-    target.write_at(start, tail)
+    target.write_at(base + start, tail)
     return start + len(tail)
 
 

@@ -43,6 +43,14 @@ GLOBALS = frozenset(
 )  # fmt: skip
 """Every "module name" that may be emitted, but for torch's constants and storage classes (`Emitter.constant`)."""
 
+DCP_GLOBALS = frozenset(
+    [f"torch.distributed.checkpoint.metadata {name}" for name in
+     ("Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
+      "MetadataIndex", "_MEM_FORMAT_ENCODING")]
+    + ["torch.distributed.checkpoint.filesystem _StorageInfo"]
+)  # fmt: skip
+"""What the listing of a distributed checkpoint names besides: plain records of sizes, places and names."""
+
 CONSTANTS = frozenset(
     [
         *dtypes.ALL_DTYPE_NAMES,
@@ -65,11 +73,18 @@ class StorageRef:
 
 
 class Emitter:
-    """Builds one pickle. `tensor` emits a tensor by name, `state_dict` a `StateDict`: both are the writer's."""
+    """Builds one pickle. `tensor` emits a tensor by name, `state_dict` a `StateDict`: both are the writer's.
+
+    `allowed`: the globals that this kind of pickle may name.
+    """
 
     def __init__(
-        self, tensor: Callable[[Emitter, str], None], state_dict: Callable[[Emitter, StateDict], None]
+        self,
+        tensor: Callable[[Emitter, str], None],
+        state_dict: Callable[[Emitter, StateDict], None],
+        allowed: frozenset[str] = GLOBALS,
     ) -> None:
+        self._allowed = allowed
         self._out: list[bytes] = [b"\x80\x02"]
         self._memo: dict[bytes, bytes] = {}
         self._tensor = tensor
@@ -97,7 +112,7 @@ class Emitter:
 
     def named(self, module: str, name: str) -> None:
         """Emit a global of the fixed list."""
-        if f"{module} {name}" not in GLOBALS:
+        if f"{module} {name}" not in self._allowed:
             raise AssertionError(f"{module}.{name} is not on the list of globals that may be written")
         self._memoised(f"c{module}\n{name}\n".encode("ascii"))
 
@@ -112,6 +127,14 @@ class Emitter:
         self.named(module, name)
         self.node(args)
         self.op(b"R")
+
+    def instance(self, module: str, name: str, state: MetaNode) -> None:
+        """Emit an object of a class of the fixed list, made without a call of its own, and given its state."""
+        self.named(module, name)
+        self.op(b")\x81")
+        if state is not None:
+            self.node(state)
+            self.op(b"b")
 
     def text(self, text: str) -> None:
         """Emit a string; equal ones are shared."""

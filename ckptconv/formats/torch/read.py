@@ -38,8 +38,11 @@ from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from ckptconv.core.dtypes import DType
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.torch.pickle import Value
     from ckptconv.formats.torch.stubs import StorageStub, TensorStub
     from ckptconv.io.source import Source
 
@@ -69,33 +72,54 @@ def _root_of(archive: ZipArchive) -> str | None:
     return roots[0] if len(roots) == 1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What torch.save put into an archive: the pickled value, its names, and where its tensors' bytes are.
+
+    storages: those that the pickle names; every stub in `value` refers to one of these objects.
+    place:    gives the tensor of a stub in `value`, under the name that errors say. Costs one small read a storage.
+    """
+
+    value: Value
+    machine: Machine
+    storages: Collection[StorageStub]
+    place: Callable[[str, TensorStub], LazyTensor]
+    budget: Budget
+    root: str
+
+
+def open_saved(archive: ZipArchive) -> Saved:
+    """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
+    root = _root_of(archive)
+    if root is None:
+        raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
+    _refuse_other_archives(archive, root)
+    _check_small_records(archive, root)
+    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
+    constructors = TorchConstructors()
+    machine = Machine(data, constructors)
+    placer = _Placer(archive, root, _is_big_endian(archive, root))
+    value = machine.run()
+    return Saved(value, machine, constructors.storages.values(), placer.place, Budget(len(data)), root)
+
+
 def read(source: Source) -> Checkpoint:
     """Open the archive: its directory, its pickle and the storages' local headers; no tensor byte.
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
     archive = ZipArchive.of(source)
-    root = _root_of(archive)
-    if root is None:
-        raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
-    _refuse_other_archives(archive, root)
-    _check_small_records(archive, root)
-    constructors = TorchConstructors()
-    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
-    budget = Budget(len(data))
-    machine = Machine(data, constructors)
-    tree = plant(machine.run(), budget)
+    saved = open_saved(archive)
+    tree = plant(saved.value, saved.budget)
     composites = unfold(tree)
     if len(tree.model) + len(tree.extras) > MAX_TENSORS:
         raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
-    swapped = _is_big_endian(archive, root)
-    placer = _Placer(archive, root, swapped)
     stubs = {**tree.model, **tree.extras}
-    tensors = {name: placer.place(name, stub) for name, stub in stubs.items()}
+    tensors = {name: saved.place(name, stub) for name, stub in stubs.items()}
     check_parts(composites, tensors)
-    uses = tuple(GlobalUse(str(name), called) for name, called in machine.globals.items())
+    uses = tuple(GlobalUse(str(name), called) for name, called in saved.machine.globals.items())
     findings: list[Finding] = []
-    notes = _notes(stubs, tensors, budget, uses, _arch(archive, root), findings)
+    notes = _notes(stubs, tensors, saved.budget, uses, _arch(archive, saved.root), findings)
     return Checkpoint(
         {name: tensors[name] for name in tree.model},
         extras={name: tensors[name] for name in tree.extras},

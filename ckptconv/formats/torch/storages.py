@@ -51,7 +51,7 @@ class Stored:
 
 def plan_storages(checkpoint: Checkpoint, without: Container[str] = ()) -> tuple[dict[str, View], list[Stored]]:
     """A view for every tensor but those `without`, and the storages that they view, in their first tensors' order."""
-    tensors = {name: _writable(tensor) for name, tensor in checkpoint.all_tensors.items() if name not in without}
+    tensors = {name: writable(tensor) for name, tensor in checkpoint.all_tensors.items() if name not in without}
     kept = _kept_storages(tensors)
     views: dict[str, View] = {}
     storages: list[Stored] = []
@@ -70,21 +70,22 @@ def plan_storages(checkpoint: Checkpoint, without: Container[str] = ()) -> tuple
             offset = place.offset - low if 0 not in place.shape else 0
             views[name] = View(key, tensor.info.dtype, offset, place.shape, place.strides, place.conj, place.neg)
         else:
-            shape = _torch_shape(tensor.info)
+            shape = torch_shape(tensor.info)
             views[name] = View(
                 key, tensor.info.dtype, 0, shape, _own_strides(tensor, checkpoint.notes.strides.get(name))
             )
     return views, storages
 
 
-def _writable(tensor: LazyTensor) -> LazyTensor:
+def writable(tensor: LazyTensor) -> LazyTensor:
     """The tensor, or its bytes as U8 where torch has no such element type (a loss that was agreed to)."""
     if tensor.info.dtype in TORCH_NAMES:
         return tensor
     return replace(tensor, info=TensorInfo.of(DType.U8, (tensor.info.nbytes,)), placement=None)
 
 
-def _torch_shape(info: TensorInfo) -> tuple[int, ...]:
+def torch_shape(info: TensorInfo) -> tuple[int, ...]:
+    """The shape as torch counts it, which packs elements under a byte."""
     packed = PACKED.get(info.dtype)
     return (*info.shape[:-1], info.shape[-1] // packed) if packed else info.shape
 
@@ -139,7 +140,7 @@ def _swapped_slice(storage: Storage, low: int, high: int, info: TensorInfo) -> L
 
 
 def _own_strides(tensor: LazyTensor, noted: tuple[int, ...] | None) -> tuple[int, ...]:
-    shape = _torch_shape(tensor.info)
+    shape = torch_shape(tensor.info)
     return noted if noted is not None and _order(tensor, noted) is not None else contiguous_strides(shape)
 
 

@@ -27,7 +27,10 @@ from ckptconv.io.checksum import crc32
 from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.composite import Composite
     from ckptconv.formats.base import WriteOptions
     from ckptconv.io.target import Target
 
@@ -83,7 +86,7 @@ class _Pickler:
         self._checkpoint = checkpoint
         self._views = views
         self._storages = storages
-        self._members = _members(checkpoint)
+        self._members = members_by_prefix(checkpoint, checkpoint.composites)
         self._composites = {one.parts[VALUES]: one for one in checkpoint.composites.values()}
 
     def pickle(self) -> bytes:
@@ -183,16 +186,16 @@ def _dense_function(view: View) -> str:
     return "_rebuild_tensor_v2" if view.dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
 
 
-def _members(checkpoint: Checkpoint) -> dict[str, list[tuple[str, str]]]:
+def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite]) -> dict[str, list[tuple[str, str]]]:
     """The model's tensors by the prefix of the state_dict that they stand in, the longest that fits: for each the name
-    of what stands there, and its own; of a quantized or sparse tensor the values stand for all of it.
+    of what stands there, and its own; of one of `composites`, quantized or sparse, the values stand for all of it.
     """
     prefixes = sorted(
         (node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)), key=len, reverse=True
     )
     single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef)}
-    called = {one.parts[VALUES]: name for name, one in checkpoint.composites.items()}
-    parts = {part for one in checkpoint.composites.values() for part in one.parts.values()} - called.keys()
+    called = {one.parts[VALUES]: name for name, one in composites.items()}
+    parts = {part for one in composites.values() for part in one.parts.values()} - called.keys()
     members: dict[str, list[tuple[str, str]]] = {}
     for name in checkpoint:
         if name in single or name in parts:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from ckptconv.io.source import Source
+    from ckptconv.io.window import Window
 
 LOCAL = Struct("<4s5H3I2H")
 CENTRAL = Struct("<4s6H3I5H2I")
@@ -75,7 +76,7 @@ def _bad(what: str) -> CorruptFileError:
 class ZipArchive:
     """The entries of a zip file, by name. Opening reads the central directory alone."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source | Window) -> None:
         """Read the directory. Raises CorruptFileError, UnsupportedError, LimitError."""
         self._source = source
         self._spool = Spool()
@@ -105,9 +106,12 @@ class ZipArchive:
     def _find_directory(self) -> tuple[int, int, int]:
         """Offset and size of the central directory, and its number of entries."""
         source = self._source
-        tail_size = min(source.size, END.size + FULL16)
-        tail = bytes(source.read_at(source.size - tail_size, tail_size))
-        at = tail.rfind(END_MAGIC)
+        for tail_size in (END.size, END.size + FULL16):  # nearly always there is no comment after it
+            tail_size = min(source.size, tail_size)
+            tail = bytes(source.read_at(source.size - tail_size, tail_size))
+            at = tail.rfind(END_MAGIC)
+            if at == 0 and tail[-2:] == b"\0\0":
+                break
         while at >= 0:
             if at + END.size <= len(tail) and at + END.size + END.unpack_from(tail, at)[7] == len(tail):
                 break
@@ -218,7 +222,7 @@ class ZipArchive:
         if span.length > limit:
             raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
         data = bytes(span.file.read_at(span.offset, span.length))
-        if span.crc32 is not None and crc32(data) != span.crc32:
+        if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
             raise _bad(f"{name!r} fails its CRC-32")
         return data
 
@@ -244,7 +248,7 @@ class Spool:
 class Inflated:
     """The contents of a compressed entry, inflated into the spool when they are first read."""
 
-    def __init__(self, source: Source, entry: Entry, start: int, spool: Spool) -> None:
+    def __init__(self, source: Source | Window, entry: Entry, start: int, spool: Spool) -> None:
         self._source, self._entry, self._start, self._spool = source, entry, start, spool
         self._place: tuple[int, int] | None = None
         self._lock = Lock()

@@ -1,0 +1,168 @@
+"""Reader of torch.distributed.checkpoint's folders: the listing, the values, and tensors made of their chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes
+from ckptconv.core.record import parse as parse_record
+from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
+from ckptconv.formats.torch.dcp.blob import Blob, open_blob
+from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
+from ckptconv.formats.torch.dcp.tree import nested, restored
+from ckptconv.formats.torch.dtypes import PACKED
+from ckptconv.formats.torch.pickle import Budget, Global, Value
+from ckptconv.formats.torch.roots import plant
+from ckptconv.formats.torch.stubs import StorageStub, TensorStub
+from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
+from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
+from ckptconv.io.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.io.folder import Folder
+
+MAIN = ".metadata"
+
+_COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
+
+
+def claims(folder: Folder) -> bool:
+    """Whether there is a ``.metadata`` in it that starts as a pickle does."""
+    if MAIN not in folder.names:
+        return False
+    try:
+        source = folder.open(MAIN)
+        return source.size > 1 and bytes(source.read_at(0, 1)) == b"\x80"
+    except CkptconvError:
+        return False
+
+
+def read(folder: Folder) -> Checkpoint:
+    """Open the folder: the listing, and the values that are no tensors; no byte of a tensor, nor of its archive.
+
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError (a file is missing), which say
+    the file or the entry.
+    """
+    if MAIN not in folder.names:
+        raise UnsupportedError(
+            "there is no .metadata in this folder, so that its .distcp files cannot be told apart", hint=_COPY_AGAIN
+        )
+    source = folder.open(MAIN)
+    if source.size > MAX_PICKLE_BYTES:
+        raise LimitError(f"its .metadata has {source.size:,} bytes", hint="do not trust it")
+    try:
+        listing = parse(bytes(source.read_at(0, source.size)))
+    except CkptconvError as error:
+        raise error.at(source.path) from error.__cause__
+    return _Reader(folder, source.size).read(listing)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """`places` are the storages that planted tensors refer to, by identity, with what places such a tensor; `size` is
+    how many bytes of pickle have been read.
+    """
+
+    folder: Folder
+    size: int
+    places: dict[int, tuple[StorageStub, Callable[[str, TensorStub], LazyTensor]]] = field(default_factory=dict)
+
+    def read(self, listing: Listing) -> Checkpoint:
+        entries, globals = listing.entries, dict(listing.globals)
+        values = {entry.name: self._value(entry, globals) for entry in entries}
+        record = parse_record(listing.record) if listing.record is not None else None
+        budget = Budget(self.size)
+        root = restored(record.root, entries, values) if record else nested(entries, values, budget)
+        tree = plant(root, budget)
+        if len(tree.model) + len(tree.extras) > MAX_TENSORS:
+            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+        uses = tuple(GlobalUse(str(name), called) for name, called in globals.items())
+        notes = record.notes if record else Notes()
+        return Checkpoint(
+            {name: self._place(name, stub) for name, stub in tree.model.items()},
+            extras={name: self._place(name, stub) for name, stub in tree.extras.items()},
+            root=tree.root,
+            format="torch-dcp",
+            notes=replace(notes, source=notes.source or "torch-dcp", globals=uses, digest=None),
+            file=self.folder,
+        )
+
+    def _place(self, name: str, stub: TensorStub) -> LazyTensor:
+        """A planted tensor: an entry of its own, or one in a value's blob."""
+        _, place = self.places[id(stub.storage)]
+        return place(name, stub)
+
+    def _value(self, entry: Entry, globals: dict[Global, bool]) -> Value:
+        """A tensor's stub, or what a value's blob holds."""
+        if entry.dtype is not None:
+            tensor = self._tensor(entry)
+            storage = StorageStub(entry.name, entry.dtype, "cpu", 0)
+            self.places[id(storage)] = storage, lambda name, stub: tensor
+            return TensorStub(storage, entry.dtype, 0, entry.shape, ())
+        place = entry.chunks[0].place
+        assert place is not None
+        saved = open_blob(self._window(entry.name, place), entry.name)
+        self.size += place.length
+        for name, called in saved.machine.globals.items():
+            globals[name] = globals.get(name, False) or called
+        self.places |= {id(storage): (storage, saved.place) for storage in saved.storages}
+        return saved.value
+
+    def _window(self, name: str, place: Place) -> Window:
+        try:
+            return Window(self.folder.open(place.file), place.offset, place.length)
+        except FileAccessError as error:
+            raise FileAccessError(
+                f"a part of {name!r} is in {place.file!r}, which does not open: {error.message}",
+                path=self.folder.path / place.file, hint=_COPY_AGAIN,
+            ) from error  # fmt: skip
+        except CorruptFileError as error:
+            error.message = f"a part of {name!r} is in {place.file!r}: {error.message}"
+            error.args = (error.message,)
+            raise
+
+    def _tensor(self, entry: Entry) -> LazyTensor:
+        try:
+            check_tiling(entry.shape, [(chunk.begin, chunk.size) for chunk in entry.chunks])
+        except CkptconvError as error:
+            error.message = f"tensor {entry.name!r}: {error.message}"
+            error.args = (error.message,)
+            raise
+        info = _info(entry, entry.shape)
+        chunks = [(chunk, chunk.place) for chunk in entry.chunks if chunk.place is not None]
+        if 0 in entry.shape:
+            return LazyTensor(info, lambda start, stop: memoryview(b""))
+        places = tuple((place.file, place.offset, chunk.begin) for chunk, place in chunks)
+        alias = (id(self.folder), places, entry.shape, entry.dtype)
+        tiles = [self._tile(entry, chunk, place) for chunk, place in chunks]
+        if len(tiles) == 1:
+            return replace(tiles[0].tensor, alias=alias)
+        unit = info.nbytes // prod(entry.shape)
+        depends = tuple(span for tile in tiles for span in tile.tensor.depends)
+        return LazyTensor(info, Mosaic(entry.shape, unit, tiles), None, alias, depends)
+
+    def _tile(self, entry: Entry, chunk: Chunk, place: Place) -> Tile:
+        info = _info(entry, chunk.size)
+        span = Blob(self._window(entry.name, place), entry.name, info).span()
+        return Tile(chunk.begin, chunk.size, LazyTensor(info, SpanReader(span), span, None, (span,)))
+
+
+def _info(entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
+    """A header, whose shape counts logical elements. Raises CorruptFileError, UnsupportedError."""
+    assert entry.dtype is not None
+    packed = PACKED.get(entry.dtype, 1)
+    if packed > 1 and not shape:
+        raise UnsupportedError(
+            f"{entry.name!r} is a 0-d tensor of packed {entry.dtype}, which holds no single element",
+            hint="reshape it to [1]",
+        )
+    logical = (*shape[:-1], shape[-1] * packed) if packed > 1 else shape
+    info = TensorInfo.of(entry.dtype, logical)
+    if info.nbytes > MAX_DIM:
+        raise CorruptFileError(f"tensor {entry.name!r} takes more bytes than a file can have", hint=_COPY_AGAIN)
+    return info

@@ -1,0 +1,266 @@
+"""Writer of torch.distributed.checkpoint's folders, without torch and without a process group.
+
+    __0_N.distcp   every value, then every tensor: each a zip archive as torch.save writes it
+    .metadata      the listing
+
+N is 0, or the first number whose file is not there yet: a folder that is replaced keeps its old files until the new
+``.metadata`` has its name. Tensors that are tied are listed under each name and stored once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue
+from ckptconv.core.record import Record
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.errors import CkptconvError
+from ckptconv.formats.base import WriteResult
+from ckptconv.formats.torch.archive import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
+from ckptconv.formats.torch.dcp.listing import FILESYSTEM, METADATA, parse
+from ckptconv.formats.torch.dcp.read import MAIN
+from ckptconv.formats.torch.dcp.tree import Leaf, flattened
+from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
+from ckptconv.formats.torch.emit import DCP_GLOBALS, GLOBALS, Emitter, StorageRef
+from ckptconv.formats.torch.storages import torch_shape, writable
+from ckptconv.formats.torch.write import members_by_prefix
+from ckptconv.io.checksum import crc32
+from ckptconv.io.folder import Folder
+from ckptconv.io.stream import Job, Streamer
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.formats.base import WriteOptions
+    from ckptconv.formats.torch.archive import Planned
+    from ckptconv.io.target import Target
+
+VERSION = "1.0.0"
+"""What torch writes (CURRENT_DCP_VERSION)."""
+
+ROOT = "archive/"
+_SMALL = {
+    ".format_version": b"1",
+    ".storage_alignment": str(RECORD_ALIGNMENT).encode("ascii"),
+    "byteorder": b"little",
+    "version": b"3\n",
+}
+_SMALL_CRCS = {name: crc32(data) for name, data in _SMALL.items()}
+
+
+@dataclass(slots=True)
+class _Blob:
+    """One archive: where it starts, its pickle, its entries, and the tensor whose image is its storage."""
+
+    start: int
+    pickle: bytes
+    entries: list[Planned]
+    name: str = ""
+    tensor: LazyTensor | None = None
+
+    @property
+    def size(self) -> int:
+        return end_of(self.entries) + directory_size(self.entries)
+
+
+def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
+    """Write the checkpoint; `target` is the folder's ``.metadata``.
+
+    Raises DamagedTensorError where a source's tensor fails its checksum.
+    """
+    names, old = _existing(target)
+    data_name = next(name for i in range(len(names) + 1) if (name := f"__0_{i}.distcp") not in names)
+    plan = _Plan(checkpoint)
+    data = target.beside(data_name)
+    data.reserve(plan.size)
+    for blob in plan.blobs:
+        _write_small(data, blob)
+    tensors = [blob for blob in plan.blobs if blob.tensor is not None]
+    jobs = [Job(blob.name, blob.tensor, blob.start + _storage(blob).data) for blob in tensors if blob.tensor]
+    sums = Streamer(data, crc=True, content=False, progress=options.progress).run(jobs)
+    crcs = {blob.start: one.crc32 for blob, one in zip(tensors, sums, strict=True)}
+    for blob in plan.blobs:
+        _write_headers(data, blob, crcs.get(blob.start, 0))
+    listing = plan.listing(data_name)
+    target.reserve(len(listing))
+    target.write_at(0, listing)
+    target.supersede(old)
+    return WriteResult(plan.size + len(listing))
+
+
+def _existing(target: Target) -> tuple[frozenset[str], list[str]]:
+    """The files that are in the folder already, and those of them that its ``.metadata`` names."""
+    with Folder(target.path.parent) as folder:
+        names = frozenset(folder.names)
+        try:
+            source = folder.open(MAIN)
+            entries = parse(bytes(source.read_at(0, source.size))).entries
+        except CkptconvError:  # nothing is known of these files, and they stay
+            return names, []
+        used = {chunk.place.file for entry in entries for chunk in entry.chunks if chunk.place is not None}
+        return names, sorted((used & names) - {MAIN})
+
+
+def _storage(blob: _Blob) -> Planned:
+    return next(entry for entry in blob.entries if entry.name == b"archive/data/0")
+
+
+def _write_small(data: Target, blob: _Blob) -> None:
+    small = {"data.pkl": blob.pickle, **_SMALL}
+    for entry in blob.entries:
+        record = small.get(entry.name.decode("ascii").removeprefix(ROOT))
+        if record is not None:
+            data.write_at(blob.start + entry.data, record)
+
+
+def _write_headers(data: Target, blob: _Blob, crc: int) -> None:
+    crcs = {(ROOT + name).encode("ascii"): one for name, one in _SMALL_CRCS.items()}
+    crcs |= {b"archive/data.pkl": crc32(blob.pickle), b"archive/data/0": crc}
+    write_headers(data, blob.entries, crcs, blob.start)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Where everything goes: `places` are (start, size) of the blob of every leaf."""
+
+    checkpoint: Checkpoint
+    leaves: list[Leaf] = field(init=False)
+    root: MetaNode = field(init=False)
+    blobs: list[_Blob] = field(default_factory=list)
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    tensors: dict[str, LazyTensor] = field(init=False)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        members = members_by_prefix(self.checkpoint, {})  # their parts are tensors here
+
+        def inside(hole: StateDict) -> list[tuple[str, MetaNode]]:
+            return [(key.removeprefix(hole.prefix), TensorRef(name)) for key, name in members.get(hole.prefix, [])]
+
+        flat = flattened(self.checkpoint.root, inside)
+        self.leaves, self.root = flat.leaves, flat.root
+        self.tensors = {name: writable(tensor) for name, tensor in self.checkpoint.all_tensors.items()}
+        for leaf in self.leaves:
+            if not isinstance(leaf.node, TensorRef):
+                self.places[leaf.name] = self._add(_Blob(self.size, _pickled(leaf.node), []))
+        known: dict[Hashable, tuple[int, int]] = {}
+        for leaf in self.leaves:
+            if isinstance(leaf.node, TensorRef):
+                name = leaf.node.name
+                alias = self.tensors[name].alias
+                key: Hashable = ("alias", alias) if alias is not None else ("name", name)
+                if key not in known:
+                    pickle = _pickled_tensor(self.tensors[name].info)
+                    known[key] = self._add(_Blob(self.size, pickle, [], name, self.tensors[name]))
+                self.places[leaf.name] = known[key]
+
+    def _add(self, blob: _Blob) -> tuple[int, int]:
+        sizes = {"data.pkl": len(blob.pickle), **{name: len(_SMALL[name]) for name in list(_SMALL)[:3]}}
+        if blob.tensor is not None:
+            sizes["data/0"] = blob.tensor.info.nbytes
+        sizes["version"] = len(_SMALL["version"])
+        blob.entries = plan_entries([(ROOT + name, size) for name, size in sizes.items()])
+        self.blobs.append(blob)
+        self.size = blob.start + blob.size
+        return blob.start, blob.size
+
+    def listing(self, file: str) -> bytes:
+        """The pickle that ``.metadata`` is."""
+        emitter = _emitter(GLOBALS | DCP_GLOBALS)
+        emitter.named(METADATA, "Metadata")
+        emitter.op(b")\x81}(")
+        emitter.text("state_dict_metadata")
+        emitter.op(b"}(")
+        for leaf in self.leaves:
+            emitter.text(leaf.name)
+            self._kind(emitter, leaf)
+        emitter.op(b"u")
+        emitter.text("planner_data")
+        emitter.node({leaf.name: leaf.path for leaf in self.leaves})
+        emitter.text("storage_data")
+        emitter.op(b"}(")
+        for leaf in self.leaves:
+            self._storage_data(emitter, leaf, file)
+        emitter.op(b"u")
+        for key, value in (("storage_meta", None), ("version", VERSION), ("ckptconv", self._record())):
+            emitter.text(key)
+            emitter.node(value)
+        emitter.op(b"ub")
+        return emitter.finish()
+
+    def _record(self) -> str:
+        return Record(root=self.root, notes=replace(self.checkpoint.notes, digest=None)).spell(self.tensors)
+
+    def _kind(self, emitter: Emitter, leaf: Leaf) -> None:
+        if not isinstance(leaf.node, TensorRef):
+            emitter.instance(METADATA, "BytesStorageMetadata", None)
+            return
+        info = self.tensors[leaf.node.name].info
+        shape = torch_shape(info)
+        emitter.named(METADATA, "TensorStorageMetadata")
+        emitter.op(b")\x81}(")
+        emitter.text("properties")
+        emitter.named(METADATA, "TensorProperties")
+        emitter.op(b")\x81(")
+        emitter.node(TorchValue("dtype", TORCH_NAMES[info.dtype]))
+        emitter.node(TorchValue("layout", "strided"))
+        emitter.node(False)
+        emitter.call(METADATA, "_MEM_FORMAT_ENCODING", 0)
+        emitter.node(False)
+        emitter.op(b"tb")
+        emitter.text("size")
+        emitter.node(TorchSize(shape))
+        emitter.text("chunks")
+        emitter.op(b"](")
+        chunk: dict[MetaNode, MetaNode] = {"offsets": TorchSize((0,) * len(shape)), "sizes": TorchSize(shape)}
+        emitter.instance(METADATA, "ChunkStorageMetadata", chunk)
+        emitter.op(b"eub")
+
+    def _storage_data(self, emitter: Emitter, leaf: Leaf, file: str) -> None:
+        offset, index = None, None
+        if isinstance(leaf.node, TensorRef):
+            offset, index = TorchSize((0,) * len(self.tensors[leaf.node.name].info.shape)), 0
+        emitter.instance(METADATA, "MetadataIndex", {"fqn": leaf.name, "offset": offset, "index": index})
+        start, size = self.places[leaf.name]
+        emitter.instance(FILESYSTEM, "_StorageInfo", {"relative_path": file, "offset": start, "length": size})
+
+
+def _emitter(allowed: frozenset[str] = GLOBALS) -> Emitter:
+    def never(*args: object) -> None:
+        raise AssertionError("a value that holds tensors is no leaf")
+
+    return Emitter(never, never, allowed)
+
+
+def _pickled(node: MetaNode) -> bytes:
+    emitter = _emitter()
+    emitter.node(node)
+    return emitter.finish()
+
+
+def _pickled_tensor(info: TensorInfo) -> bytes:
+    """A contiguous tensor that is the whole of storage 0."""
+    emitter = _emitter()
+    cls = STORAGE_CLASS_BY_DTYPE.get(info.dtype)
+    shape = torch_shape(info)
+    emitter.named("torch._utils", "_rebuild_tensor_v2" if cls else "_rebuild_tensor_v3")
+    emitter.op(b"(")
+    unit = info.dtype.bits // 8
+    emitter.node(
+        StorageRef(("torch", cls), "0", info.nbytes // unit)
+        if cls
+        else StorageRef(("torch.storage", UNTYPED), "0", info.nbytes)
+    )
+    emitter.integer(0)
+    emitter.node(shape)
+    emitter.node(contiguous_strides(shape))
+    emitter.node(False)
+    emitter.call("collections", "OrderedDict")
+    if cls is None:
+        emitter.node(TorchValue("dtype", TORCH_NAMES[info.dtype]))
+    emitter.op(b"tR")
+    return emitter.finish()
