@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,9 +101,15 @@ def write_set(
     old = superseded(target.path) if target.replace else []
     names = shard_names(target.path.name, len(shards), old)
     written = 0
-    for shard, name in zip(shards, names, strict=True):
-        written += shard.write(target.beside(name), _part(progress, done, total))
-        done += shard.nbytes
+    with ThreadPoolExecutor(1) as disk:  # it takes in one shard while the next is being copied
+        flushed = []
+        for shard, name in zip(shards, names, strict=True):
+            other = target.beside(name)
+            written += shard.write(other, _part(progress, done, total))
+            done += shard.nbytes
+            flushed.append(disk.submit(other.flush))
+        for one in flushed:
+            one.result()
     places = {name: file for shard, file in zip(shards, names, strict=True) for name in shard.names}
     text = _spell({name: places[name] for name in order}, total, strings())
     target.reserve(len(text))

@@ -171,7 +171,9 @@ class Target:
         """Make the file whole on disk and put it in its place, those beside it first."""
         try:
             for other in self._beside:
-                other.commit()
+                other._commit(durable=False)
+            for folder in {other._real.parent for other in self._beside}:
+                _sync_folder(folder)
             self._commit()
         except BaseException:
             if not self._placed:
@@ -189,7 +191,12 @@ class Target:
             with suppress(OSError):
                 os.unlink(self._real)
 
-    def _commit(self) -> None:
+    def flush(self) -> None:
+        """Wait until what has been written so far is on the disk; from any thread."""
+        with _translated(self.path):
+            os.fsync(self._fd)
+
+    def _commit(self, *, durable: bool = True) -> None:
         with _translated(self.path):
             if self._old is not None:
                 os.chmod(
@@ -198,7 +205,8 @@ class Target:
             os.fsync(self._fd)
             self._place()
             self._placed = True
-            _sync_folder(self._real.parent)
+            if durable:
+                _sync_folder(self._real.parent)
         self._temp = self._made = None
         self._discard()
 
