@@ -35,9 +35,7 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first"),
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
-    (257, b"ustar", "a tar archive", "unpack it; torch before 0.1.12 wrote checkpoints like this"),
-    (0, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", "torch's format before 1.6, not read yet",
-     "torch.save(torch.load(FILE, weights_only=True), NEW) makes one that is"),
+    (257, b"ustar", "a tar archive that is no checkpoint", "unpack it, and name a file in it"),
     (0, b"\x80", "a bare pickle, not a torch checkpoint", "torch.save the state_dict in it"),
 )  # fmt: skip
 """Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do)."""

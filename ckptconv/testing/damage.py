@@ -111,13 +111,14 @@ class Judge:
             self.verdicts.failures.append(f"{damage}: {what}")
 
     def _outcome(self, path: Path) -> Reading | None:
-        """What our reader reads, and our writer can write again; None where either refuses."""
+        """What our reader reads, and our writer, where there is one, can write again; None where either refuses."""
         try:
             with Source(path) as source, self._format.read(source) as checkpoint:
                 if any(isinstance(node, Opaque) for _, node in walk(checkpoint.root)):
                     return None
-                with Target(path.with_name("again" + path.suffix)) as target:
-                    self._format.write(checkpoint, target, WriteOptions())
+                if self._format.writer:
+                    with Target(path.with_name("again" + path.suffix)) as target:
+                        self._format.write(checkpoint, target, WriteOptions())
                 return reading(checkpoint)
         except CkptconvError:
             return None

@@ -1,7 +1,9 @@
-"""torch.save's containers, read and written without torch."""
+"""torch's containers, read and written without torch."""
 
 from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.formats.base import Format, Holds
+
+_LEGACY_NUMBER = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 
 FORMATS = (
     Format(
@@ -40,5 +42,24 @@ FORMATS = (
         holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True),
         takes=("folder",),
         main=".metadata",
+    ),
+    Format(
+        name="torch-legacy",
+        summary="torch.save before 1.6: stacked pickles, then the storages",
+        suffixes=(".pth", ".pt", ".bin", ".ckpt"),
+        magic=(
+            *((offset, _LEGACY_NUMBER) for offset in (2, 11)),
+            (0, b"L119547037146038801333356L\n."),
+        ),
+        claims="ckptconv.formats.torch.legacy:claims",
+        reader="ckptconv.formats.torch.legacy:read",
+    ),
+    Format(
+        name="torch-tar",
+        summary="torch.save before 0.1.12: a tar archive of pickles and storages",
+        suffixes=(".pth", ".pt"),
+        magic=((257, b"ustar"),),
+        claims="ckptconv.formats.torch.tar:claims",
+        reader="ckptconv.formats.torch.tar:read",
     ),
 )

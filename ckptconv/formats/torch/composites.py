@@ -62,7 +62,7 @@ class ValueStub(TensorStub):
     data: bytes = b""
     beside: tuple[int, tuple[int, ...], tuple[int, ...]] = (0, (), ())
 
-    def tensor(self, archive: int) -> LazyTensor:
+    def tensor(self, archive: Hashable) -> LazyTensor:
         """The tensor; its alias is that of its like beside the very same integers."""
         alias = (archive, self.storage.key, self.beside, self.dtype, self.data)
         return in_memory(TensorInfo.of(self.dtype, self.shape), self.data, alias)

@@ -9,39 +9,32 @@
 NAME is whatever the file was called when it was saved. Source: torch/serialization.py (`_save`, `_load`),
 caffe2/serialize/inline_container.cc.
 
-Refused by name: TorchScript archives, torch.export archives.
+TorchScript archives (`script`) and torch.export's (`export`) are formats of their own.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from functools import lru_cache
-from math import prod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes, TensorNote
-from ckptconv.core.dtypes import COMPONENT
 from ckptconv.core.metadata import is_too_deep
-from ckptconv.core.report import Finding
 from ckptconv.core.spelling import from_json
-from ckptconv.core.strided import extent, is_contiguous
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.torch.composites import ValueStub, check_parts, unfold
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
-from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.pickle import Budget, Machine
-from ckptconv.formats.torch.roots import plant, plant_attributes
+from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, ZipRecords
+from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.zip import ZipArchive
-from ckptconv.io.gather import Gather
-from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
+from ckptconv.io.limits import MAX_PICKLE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from ckptconv.core.dtypes import DType
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value
     from ckptconv.formats.torch.stubs import StorageStub, TensorStub
     from ckptconv.io.source import Source
@@ -51,23 +44,23 @@ NOTES_RECORD = "ckptconv/notes.json"
 MAX_VERSION = 10
 """The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
 
-_COPY_AGAIN = "copy the file again from where it came"
-
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive with a ``data.pkl`` one level down."""
+    """Whether this is a zip archive with a ``data.pkl`` one level down, and no ``constants.pkl`` of TorchScript."""
     try:
-        return _root_of(ZipArchive.of(source)) is not None
+        archive = ZipArchive.of(source)
+        root = root_of(archive)
+        return root is not None and root + "constants.pkl" not in archive.entries
     except CorruptFileError:
         return True  # it starts as a zip; reading it will say what is wrong
     except CkptconvError:
         return False
 
 
-def _root_of(archive: ZipArchive) -> str | None:
-    """The archive's one top folder that holds a data.pkl, with its slash."""
+def root_of(archive: ZipArchive, name: str = "data.pkl") -> str | None:
+    """The archive's one top folder that holds a `name`, with its slash."""
     roots = [
-        name[: -len("data.pkl")] for name in archive.entries if name.endswith("/data.pkl") and name.count("/") == 1
+        entry.removesuffix(name) for entry in archive.entries if entry.endswith("/" + name) and entry.count("/") == 1
     ]
     return roots[0] if len(roots) == 1 else None
 
@@ -90,15 +83,14 @@ class Saved:
 
 def open_saved(archive: ZipArchive) -> Saved:
     """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
-    root = _root_of(archive)
+    root = root_of(archive)
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
-    _refuse_other_archives(archive, root)
-    _check_small_records(archive, root)
-    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
+    check_small_records(archive, root)
     constructors = TorchConstructors()
+    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
     machine = Machine(data, constructors)
-    placer = _Placer(archive, root, _is_big_endian(archive, root))
+    placer = Placer(ZipRecords(archive, root + "data/"), is_big_endian(archive, root))
     value = machine.run()
     return Saved(value, machine, constructors.storages.values(), placer.place, Budget(len(data)), root)
 
@@ -110,54 +102,31 @@ def read(source: Source) -> Checkpoint:
     """
     archive = ZipArchive.of(source)
     saved = open_saved(archive)
-    tree = plant(saved.value, saved.budget)
-    composites = unfold(tree)
-    if len(tree.model) + len(tree.extras) > MAX_TENSORS:
-        raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
-    stubs = {**tree.model, **tree.extras}
-    tensors = {name: saved.place(name, stub) for name, stub in stubs.items()}
-    check_parts(composites, tensors)
-    uses = tuple(GlobalUse(str(name), called) for name, called in saved.machine.globals.items())
-    findings: list[Finding] = []
-    notes = _notes(stubs, tensors, saved.budget, uses, _arch(archive, saved.root), findings)
-    return Checkpoint(
-        {name: tensors[name] for name in tree.model},
-        extras={name: tensors[name] for name in tree.extras},
-        composites=composites,
-        root=tree.root,
-        format="torch",
-        notes=notes,
-        findings=tuple(findings),
-        file=source,
-    )
+    return assemble(
+        plant(saved.value, saved.budget), saved.place, saved.budget, format="torch", machines=[saved.machine],
+        file=source, arch=_arch(archive, saved.root),
+    )  # fmt: skip
 
 
-def _refuse_other_archives(archive: ZipArchive, root: str) -> None:
-    if root + "constants.pkl" in archive.entries:
-        raise UnsupportedError(
-            "this is a TorchScript archive (torch.jit.save), which is not read yet",
-            hint="torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth') makes one that is",
-        )
-
-
-def _check_small_records(archive: ZipArchive, root: str) -> None:
+def check_small_records(archive: ZipArchive, root: str) -> None:
     """What torch asks of an archive besides: entries in one folder, a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
-        raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=_COPY_AGAIN)
+        raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=COPY_AGAIN)
     if root + "version" not in archive.entries and root + ".data/version" not in archive.entries:
-        raise CorruptFileError("the archive has no version record", hint=_COPY_AGAIN)
+        raise CorruptFileError("the archive has no version record", hint=COPY_AGAIN)
     for name in (".format_version", ".storage_alignment", "version"):
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
         if not text.strip().isdigit() or (name == "version" and not 1 <= int(text) <= MAX_VERSION):
-            raise CorruptFileError(f"the record {name} says {text!r}", hint=_COPY_AGAIN)
+            raise CorruptFileError(f"the record {name} says {text!r}", hint=COPY_AGAIN)
 
 
-def _is_big_endian(archive: ZipArchive, root: str) -> bool:
+def is_big_endian(archive: ZipArchive, root: str) -> bool:
+    """Whether the record of the byte order says so."""
     if root + "byteorder" not in archive.entries:
         return False
     order = archive.read(root + "byteorder", 16)
     if order not in (b"little", b"big"):
-        raise CorruptFileError(f"unknown byte order {order!r}", hint=_COPY_AGAIN)
+        raise CorruptFileError(f"unknown byte order {order!r}", hint=COPY_AGAIN)
     return order == b"big"
 
 
@@ -171,116 +140,4 @@ def _arch(archive: ZipArchive, root: str) -> MetaNode:
             raise ValueError("it is nested too deeply")
         return arch
     except (ValueError, AttributeError, RecursionError) as error:
-        raise CorruptFileError(f"the record {NOTES_RECORD} is malformed: {error}", hint=_COPY_AGAIN) from error
-
-
-def _notes(
-    stubs: dict[str, TensorStub], tensors: dict[str, LazyTensor], budget: Budget, uses: tuple[GlobalUse, ...],
-    arch: MetaNode, findings: list[Finding],
-) -> Notes:  # fmt: skip
-    notes: dict[str, TensorNote] = {}
-    strides: dict[str, tuple[int, ...]] = {}
-    attributes: dict[str, MetaNode] = {}
-    for name, stub in stubs.items():
-        if stub.parameter or stub.requires_grad or stub.storage.device != "cpu":
-            notes[name] = TensorNote(stub.parameter, stub.requires_grad, stub.storage.device)
-        tensor = tensors[name]
-        place = tensor.placement
-        if tensor.span is None and place is not None and not is_contiguous(place.shape, place.strides):
-            strides[name] = place.strides
-        if stub.attributes:
-            attributes[name], lost = plant_attributes(stub.attributes, budget)
-            findings += [_attribute(name, key) for key in lost]
-    return Notes("torch", notes, strides, {name: kept for name, kept in attributes.items() if kept}, uses, arch)
-
-
-def _attribute(name: str, key: str) -> Finding:
-    message = f"the attribute {key!r} of {name!r} holds a tensor and is left out"
-    return Finding("attribute", "warning", name, message)
-
-
-@dataclass(slots=True)
-class _Placer:
-    """Puts pickled tensors onto the archive's records, checking every number on the way."""
-
-    archive: ZipArchive
-    root: str
-    swapped: bool
-    storages: dict[str, Storage] = field(default_factory=dict)
-
-    def place(self, name: str, stub: TensorStub) -> LazyTensor:
-        try:
-            return self._place(stub)
-        except CkptconvError as error:
-            error.message = f"tensor {name!r}: {error.message}"
-            error.args = (error.message,)
-            raise
-
-    def _place(self, stub: TensorStub) -> LazyTensor:
-        if isinstance(stub, ValueStub):
-            return stub.tensor(id(self.archive))
-        dtype, shape, strides = stub.dtype, stub.shape, stub.strides
-        storage = self._storage(stub.storage, dtype)
-        numel, reach, contiguous = _geometry(shape, strides)
-        if stub.offset < 0 or (reach and stub.offset + reach > storage.numel):
-            raise CorruptFileError(
-                f"it reaches element {stub.offset + reach:,} of a storage that has {storage.numel:,}", hint=_COPY_AGAIN
-            )
-        logical = shape
-        if dtype in PACKED:
-            if not shape:
-                raise UnsupportedError(
-                    f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]"
-                )
-            logical = (*shape[:-1], shape[-1] * PACKED[dtype])
-        nbytes = numel * storage.unit
-        if nbytes > MAX_DIM:
-            raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=_COPY_AGAIN)
-        info = TensorInfo(dtype, logical, nbytes)
-        placement = Placement(storage, stub.offset, shape, strides, stub.conj, stub.neg)
-        alias = (storage.key, stub.offset, shape, strides, dtype, stub.conj, stub.neg)
-        as_it_lies = not (stub.conj or stub.neg) and (
-            not self.swapped or (storage.unit == 1 and dtype not in COMPONENT)
-        )
-        if as_it_lies and contiguous:
-            whole = storage.span
-            span = whole
-            if nbytes != whole.length:
-                span = ByteSpan(whole.file, whole.offset + stub.offset * storage.unit * (nbytes > 0), nbytes)
-            return LazyTensor(info, SpanReader(span), span, alias, (whole,), placement)
-        return LazyTensor(info, Gather(placement, dtype), None, alias, (storage.span,), placement)
-
-    def _storage(self, stub: StorageStub, dtype: DType) -> Storage:
-        unit = max(1, dtype.bits // 8)
-        known = self.storages.get(stub.key)
-        if known is not None:
-            if known.dtype is not dtype:
-                raise UnsupportedError("it shares its storage with a tensor of another dtype", hint="clone() it first")
-            return known
-        name = f"{self.root}data/{stub.key}"
-        if name not in self.archive.entries:
-            raise CorruptFileError(f"its storage {name!r} is not in the archive", hint=_COPY_AGAIN)
-        span = self.archive.span(name)
-        expected = stub.numel * (unit if stub.dtype is not None else 1)
-        if span.length != expected:
-            raise CorruptFileError(
-                f"its storage has {span.length:,} bytes, and the pickle says {expected:,}", hint=_COPY_AGAIN
-            )
-        storage = Storage((id(self.archive), stub.key), span, unit, span.length // unit, dtype, self.swapped)
-        self.storages[stub.key] = storage
-        return storage
-
-
-@lru_cache(maxsize=4096)
-def _geometry(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, bool]:
-    """Elements of a view, how far it reaches, and whether it is one run; remembered, since layers repeat their shapes.
-
-    Raises CorruptFileError on numbers that no view can have.
-    """
-    if len(shape) != len(strides) or len(shape) > MAX_RANK:
-        raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=_COPY_AGAIN)
-    if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides)):
-        raise CorruptFileError("a size or a stride is out of range", hint=_COPY_AGAIN)
-    if prod(shape) > MAX_DIM:
-        raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=_COPY_AGAIN)
-    return prod(shape), extent(shape, strides), is_contiguous(shape, strides)
+        raise CorruptFileError(f"the record {NOTES_RECORD} is malformed: {error}", hint=COPY_AGAIN) from error

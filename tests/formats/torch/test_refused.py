@@ -35,17 +35,6 @@ def test_a_nested_tensor(tmp_path: Path) -> None:
     assert "nested" in str(error_of(saved(tmp_path / "x.pth", {"w": nested})))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_torchscript_archive(tmp_path: Path) -> None:
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "x.pt"))
-    assert "TorchScript" in str(error_of(tmp_path / "x.pt"))
-
-
-def test_a_file_of_torch_before_1_6(tmp_path: Path) -> None:
-    path = saved(tmp_path / "x.pth", {"w": torch.ones(2)}, _use_new_zipfile_serialization=False)
-    assert "1.6" in str(error_of(path))
-
-
 def test_a_bare_storage(tmp_path: Path) -> None:
     error_of(saved(tmp_path / "x.pth", {"s": torch.ones(2).untyped_storage()}))
 

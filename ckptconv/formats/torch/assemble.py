@@ -1,0 +1,95 @@
+"""The last step of every reader of torch's containers: planted tensors and their bytes become a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes, TensorNote
+from ckptconv.core.report import Finding
+from ckptconv.core.strided import is_contiguous
+from ckptconv.errors import LimitError
+from ckptconv.formats.torch.composites import check_parts, unfold
+from ckptconv.formats.torch.roots import plant_attributes
+from ckptconv.io.limits import MAX_TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ckptconv.core.checkpoint import OpenFile
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.pickle import Budget, Machine
+    from ckptconv.formats.torch.roots import Tree
+    from ckptconv.formats.torch.stubs import TensorStub
+
+
+def assemble(
+    tree: Tree,
+    place: Callable[[str, TensorStub], LazyTensor],
+    budget: Budget,
+    *,
+    format: str,
+    machines: Sequence[Machine],
+    file: OpenFile,
+    arch: MetaNode = None,
+    graph: MetaNode = None,
+    findings: tuple[Finding, ...] = (),
+) -> Checkpoint:
+    """Place every tensor of the tree, and write down the bookkeeping, with what the pickles of `machines` name.
+
+    Raises CorruptFileError and UnsupportedError, which name the tensor, and LimitError.
+    """
+    composites = unfold(tree)
+    if len(tree.model) + len(tree.extras) > MAX_TENSORS:
+        raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+    stubs = {**tree.model, **tree.extras}
+    tensors = {name: place(name, stub) for name, stub in stubs.items()}
+    check_parts(composites, tensors)
+    uses = tuple(GlobalUse(str(name), called) for machine in machines for name, called in machine.globals.items())
+    attributes, lost = _attributes(stubs, budget)
+    notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, uses, arch, graph=graph)
+    return Checkpoint(
+        {name: tensors[name] for name in tree.model},
+        extras={name: tensors[name] for name in tree.extras},
+        composites=composites,
+        root=tree.root,
+        format=format,
+        notes=notes,
+        findings=(*findings, *lost),
+        file=file,
+    )
+
+
+def _tensor_notes(stubs: Mapping[str, TensorStub]) -> dict[str, TensorNote]:
+    return {
+        name: TensorNote(stub.parameter, stub.requires_grad, stub.storage.device)
+        for name, stub in stubs.items()
+        if stub.parameter or stub.requires_grad or stub.storage.device != "cpu"
+    }
+
+
+def _strides(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, ...]]:
+    strides: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors.items():
+        place = tensor.placement
+        if tensor.span is None and place is not None and not is_contiguous(place.shape, place.strides):
+            strides[name] = place.strides
+    return strides
+
+
+def _attributes(stubs: Mapping[str, TensorStub], budget: Budget) -> tuple[dict[str, MetaNode], list[Finding]]:
+    """What was set on tensors as Python attributes; tensors among them are left out, with a finding each."""
+    attributes: dict[str, MetaNode] = {}
+    findings = []
+    for name, stub in stubs.items():
+        if stub.attributes:
+            kept, lost = plant_attributes(stub.attributes, budget)
+            findings += [_lost(name, key) for key in lost]
+            if kept:
+                attributes[name] = kept
+    return attributes, findings
+
+
+def _lost(name: str, key: str) -> Finding:
+    message = f"the attribute {key!r} of {name!r} holds a tensor and is left out"
+    return Finding("attribute", "warning", name, message)

@@ -1,0 +1,189 @@
+"""Reader of the stacked-pickle format, which torch.save wrote before 1.6 and writes still when it is asked to.
+
+    pickle      the number 0x1950a86a20f9469cfc6c
+    pickle      the protocol version, 1001
+    pickle      {"protocol_version", "little_endian", "type_sizes"}
+    pickle      the object; its tensors refer to storages by key
+    pickle      the list of the storages' keys, in the order in which they follow
+    for each key:
+      8 bytes   i64 little-endian: number of elements
+      rest      the elements, always little-endian
+
+The object's persistent ids are ``("module", class, source file, source)``, which stands for the class, and
+``("storage", class, key, device, elements, view)``; `view` is None or ``(key, first element, elements)``: a part of
+that storage, with a key of its own. Source: torch/serialization.py (`_legacy_save`, `_legacy_load`),
+torch/csrc/serialization.cpp (`THPStorage_writeFileRaw`).
+
+A big-endian machine says so in ``little_endian`` and swaps the elements before it writes them, so that nothing is to be
+swapped here; older releases left out the
+number of elements, which is then read the other way round.
+
+Refused: a storage that is in the pickle and not in the list (torch leaves its memory as it finds it), or in the list
+and not in the pickle, or twice in it; sizes that differ. Several files may stand in one: the first is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import ByteSpan
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.assemble import assemble
+from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
+from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, StorageSlice
+from ckptconv.formats.torch.roots import plant
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.torch.pickle import Value
+    from ckptconv.formats.torch.stubs import StorageStub
+    from ckptconv.io.source import Source
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+
+_MAGIC_BYTES = b"\x8a\x0a" + MAGIC_NUMBER.to_bytes(10, "little") + b"."
+STARTS = (
+    b"\x80\x02" + _MAGIC_BYTES,
+    b"\x80\x03" + _MAGIC_BYTES,
+    b"\x80\x04\x95\x0d" + bytes(7) + _MAGIC_BYTES,
+    b"\x80\x05\x95\x0d" + bytes(7) + _MAGIC_BYTES,
+    f"L{MAGIC_NUMBER}L\n.".encode(),
+)
+"""The first pickle, as each protocol writes it."""
+
+MAX_SMALL = 1 << 16
+"""Bytes of a pickle that holds a few numbers."""
+
+
+def claims(source: Source) -> bool:
+    """Whether the file starts with torch's number."""
+    start = bytes(source.read_at(0, min(source.size, max(map(len, STARTS)))))
+    return start.startswith(STARTS)
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the file: its pickles, and the element counts before the storages; no tensor byte.
+
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
+    """
+    stream = PickleStream(source, 0, source.size)
+    if plain(stream.pickle(MAX_SMALL)) != MAGIC_NUMBER:
+        raise CorruptFileError("the file does not start with torch's number", hint=COPY_AGAIN)
+    version = plain(stream.pickle(MAX_SMALL))
+    if version != PROTOCOL_VERSION:
+        raise UnsupportedError(
+            f"the file's protocol version is {str(version)[:40]}, and {PROTOCOL_VERSION} is known",
+            hint="torch.save it again with a release of torch that reads it",
+        )
+    system = plain(stream.pickle(MAX_SMALL))
+    constructors = LegacyConstructors()
+    data = stream.pickle()
+    machine = Machine(data, constructors)
+    budget = Budget(len(data))
+    tree = plant(machine.run(), budget)
+    big = isinstance(system, dict) and system.get("little_endian") is False
+    storages = _storages(plain(stream.pickle()), constructors.storages, stream, source, big_counts=big)
+    return assemble(
+        tree,
+        Placer(storages).place,
+        budget,
+        format="torch-legacy",
+        machines=[machine],
+        file=source,
+        findings=_trailing(stream),
+    )
+
+
+def plain(data: bytes) -> Value:
+    """What a pickle of plain values says. Raises CorruptFileError where it cannot be followed."""
+    return Machine(data, TorchConstructors()).run()
+
+
+def _trailing(stream: PickleStream) -> tuple[Finding, ...]:
+    if not stream.left:
+        return ()
+    message = f"{stream.left:,} bytes follow the last storage and are not looked at"
+    return (Finding("trailing", "warning", "", message),)
+
+
+@dataclass(slots=True)
+class LegacyConstructors(TorchConstructors):
+    """What the object may build; `slices` are the parts of storages by their own keys."""
+
+    slices: dict[str, StorageSlice] = field(default_factory=dict)
+
+    def persistent(self, identifier: Value) -> Value:
+        match identifier:
+            case ("module", Global() as cls, _, _):
+                return cls
+            case ("storage", _, _, _, _, None):
+                return TorchConstructors.persistent(self, identifier[:5])
+            case ("storage", _, _, _, _, (str() as key, int() as start, int() as numel)):
+                return self._slice(TorchConstructors.persistent(self, identifier[:5]), key, start, numel)
+            case _:
+                raise CorruptFileError(
+                    "a persistent id in the pickle names neither a storage nor a module", hint=COPY_AGAIN
+                )
+
+    def _slice(self, root: StorageStub, key: str, start: int, numel: int) -> StorageSlice:
+        part = StorageSlice(key, root.dtype, root.device, numel, root, start)
+        known = self.slices.setdefault(key, part)
+        if known != part or numel < 0:
+            raise CorruptFileError(f"the pickle describes the part {key!r} of a storage in two ways", hint=COPY_AGAIN)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """The `Records` of a file in which storages follow one another."""
+
+    identity: Hashable
+    spans: dict[str, ByteSpan]
+
+    def span(self, key: str) -> ByteSpan:
+        if key not in self.spans:
+            raise CorruptFileError(f"its storage {key!r} is not in the file", hint=COPY_AGAIN)
+        return self.spans[key]
+
+
+def _storages(
+    keys: Value, known: dict[str, StorageStub], stream: PickleStream, source: Source, *, big_counts: bool
+) -> Spans:
+    """Where each storage lies, from its element count and from what the pickle says of it."""
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys):
+        raise CorruptFileError("the list of storages is none", hint=COPY_AGAIN)
+    if len(set(keys)) != len(keys):
+        raise CorruptFileError("the list of storages names one of them twice", hint=COPY_AGAIN)
+    if missing := [key for key in known if key not in set(keys)]:
+        raise CorruptFileError(
+            f"the list of storages lacks {missing[0]!r}, which the pickle has", hint="do not trust it"
+        )
+    spans = {}
+    for key in keys:
+        if key not in known:
+            raise CorruptFileError(f"the list of storages has {key!r}, which the pickle lacks", hint=COPY_AGAIN)
+        try:
+            spans[key] = storage_span(stream, source, known[key], big_count=big_counts)
+        except CkptconvError as error:
+            error.message = f"storage {key!r}: {error.message}"
+            error.args = (error.message,)
+            raise
+    return Spans(id(source), spans)
+
+
+def storage_span(stream: PickleStream, source: Source, stub: StorageStub, *, big_count: bool) -> ByteSpan:
+    """Pass over a storage: a count of elements, checked against the pickle's, and the elements."""
+    raw = stream.take(8)
+    numel = int.from_bytes(raw, "little")
+    if numel != stub.numel and big_count:
+        numel = int.from_bytes(raw, "big")
+    if numel != stub.numel:
+        raise CorruptFileError(f"it has {numel:,} elements, and the pickle says {stub.numel:,}", hint=COPY_AGAIN)
+    nbytes = numel * (stub.dtype.bits // 8 if stub.dtype else 1)
+    return ByteSpan(source, stream.skip(nbytes), nbytes)

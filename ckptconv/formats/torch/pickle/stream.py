@@ -1,0 +1,144 @@
+"""Pickles that stand one after the other in a file: where each ends is known once its opcodes have been stepped over.
+
+An opcode's argument is nothing, a fixed number of bytes, one or two lines, or a little-endian length of 1, 4 or 8 bytes
+and that many bytes (CPython's ``pickletools``). Nothing is built here; what the pickle says is the machine's business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.io.limits import MAX_PICKLE_BYTES
+
+if TYPE_CHECKING:
+    from ckptconv.core.tensor import SpanFile
+
+FIRST = 256
+"""Bytes that are read at first. Each further read doubles what there is, so that little of what follows is touched."""
+
+_PLAIN = b"(012NRQabdeu]})lsto\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98"
+_FIXED = {1: b"Khq\x80\x82", 2: b"M\x83", 4: b"Jjr\x84", 8: b"G\x95"}
+_LINES = {1: b"FILSVPgp", 2: b"ci"}
+_COUNTED = {1: b"UC\x8a\x8c", 4: b"TXB\x8b", 8: b"\x8d\x8e\x96"}
+
+_STOP, _UNKNOWN, _LINE, _COUNT = -1, -2, -10, -20
+
+
+def _steps() -> list[int]:
+    """By opcode: bytes of argument; below 0 one of the kinds, from which the count of lines or bytes is taken away."""
+    steps = [_UNKNOWN] * 256
+    steps[ord(".")] = _STOP
+    for code in _PLAIN:
+        steps[code] = 0
+    for base, sign, table in ((0, 1, _FIXED), (_LINE, -1, _LINES), (_COUNT, -1, _COUNTED)):
+        for count, codes in table.items():
+            for code in codes:
+                steps[code] = base + sign * count
+    return steps
+
+
+_STEPS = _steps()
+
+
+class PickleStream:
+    """Reads what stands in bytes ``[position, end)`` of a file, from its start on."""
+
+    def __init__(self, file: SpanFile, position: int, end: int) -> None:
+        self.position = position
+        self._file = file
+        self._end = end
+
+    def pickle(self, limit: int = MAX_PICKLE_BYTES) -> bytes:
+        """The next pickle, STOP included. Costs reads of at most twice its length, or `FIRST`.
+
+        Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes.
+        """
+        data, at = b"", 0
+        while True:
+            try:
+                at = _end_of_pickle(data, at)
+            except _CutShortError as cut:
+                data, at = self._more(data, cut.needed, limit), cut.at
+                continue
+            self.position += at
+            return data[:at]
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes. Raises CorruptFileError where there are fewer."""
+        if not 0 <= count <= self._end - self.position:
+            raise _bad(f"{count:,} bytes are asked for where {self._end - self.position:,} are left")
+        data = bytes(self._file.read_at(self.position, count))
+        self.position += count
+        return data
+
+    def skip(self, count: int) -> int:
+        """Pass over `count` bytes without reading them; where they start. Raises CorruptFileError."""
+        start = self.position
+        if not 0 <= count <= self._end - start:
+            raise _bad(f"{count:,} bytes are said to follow where {self._end - start:,} are left")
+        self.position += count
+        return start
+
+    @property
+    def left(self) -> int:
+        """Bytes that are left."""
+        return self._end - self.position
+
+    def _more(self, data: bytes, needed: int, limit: int) -> bytes:
+        """`data` and what follows it, `needed` bytes at the least."""
+        if needed > limit:
+            raise LimitError(f"a pickle has more than {limit:,} bytes", hint="do not trust it")
+        if needed > self.left:
+            raise _bad("a pickle is cut short")
+        size = min(max(needed, FIRST, 2 * len(data)), limit, self.left)
+        return data + bytes(self._file.read_at(self.position + len(data), size - len(data)))
+
+
+class _CutShortError(Exception):
+    """The bytes end within the opcode at `at`; `needed` bytes are there if the pickle is whole, and maybe more."""
+
+    def __init__(self, at: int, needed: int) -> None:
+        super().__init__(at, needed)
+        self.at, self.needed = at, needed
+
+
+def _end_of_pickle(data: bytes, at: int) -> int:
+    """The offset after STOP, stepping from the opcode at `at` on. Raises _CutShortError, CorruptFileError."""
+    steps, size = _STEPS, len(data)
+    while at < size:
+        step = steps[data[at]]
+        if step >= 0:
+            following = at + 1 + step
+        elif step == _STOP:
+            return at + 1
+        elif step == _UNKNOWN:
+            raise _bad(f"byte {data[at : at + 1]!r} is no opcode of a pickle")
+        elif step > _COUNT:
+            following = _after_lines(data, at + 1, _LINE - step)
+        else:
+            following = _after(data, at + 1, _COUNT - step)
+        if following >= size:  # a STOP at the least is still to come
+            raise _CutShortError(at, following + 1)
+        at = following
+    raise _CutShortError(at, size + 1)
+
+
+def _after_lines(data: bytes, at: int, lines: int) -> int:
+    """The offset after so many lines, or that of the end where they do not end within `data`."""
+    for _ in range(lines):
+        at = data.find(b"\n", at) + 1
+        if at == 0:
+            return len(data)
+    return at
+
+
+def _after(data: bytes, at: int, width: int) -> int:
+    """The offset after a length of `width` bytes and what it counts, past the end maybe."""
+    if at + width > len(data):
+        return at + width
+    return at + width + int.from_bytes(data[at : at + width], "little")
+
+
+def _bad(why: str) -> CorruptFileError:
+    return CorruptFileError(why, hint="copy the file again from where it came")

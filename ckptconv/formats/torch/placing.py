@@ -1,0 +1,170 @@
+"""Putting pickled tensors onto the bytes that they view, whatever container the bytes lie in.
+
+A container says where each storage lies (`Records`); every number of the pickle is checked against that here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+from ckptconv.core.dtypes import COMPONENT
+from ckptconv.core.strided import extent, is_contiguous
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.composites import ValueStub
+from ckptconv.formats.torch.dtypes import PACKED
+from ckptconv.formats.torch.stubs import StorageStub
+from ckptconv.io.gather import Gather
+from ckptconv.io.limits import MAX_DIM, MAX_RANK
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from ckptconv.core.dtypes import DType
+    from ckptconv.formats.torch.stubs import TensorStub
+    from ckptconv.formats.torch.zip import ZipArchive
+
+COPY_AGAIN = "copy the file again from where it came"
+
+
+class Records(Protocol):
+    """Where a container keeps its storages. `identity` is equal to itself alone, as long as the file is open."""
+
+    @property
+    def identity(self) -> Hashable: ...
+
+    def span(self, key: str) -> ByteSpan:
+        """The bytes of the storage `key`. Raises CorruptFileError where the container has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZipRecords:
+    """Storages that are entries of one folder of a zip archive."""
+
+    archive: ZipArchive
+    folder: str
+
+    @property
+    def identity(self) -> Hashable:
+        return id(self.archive), self.folder
+
+    def span(self, key: str) -> ByteSpan:
+        name = self.folder + key
+        if name not in self.archive.entries:
+            raise CorruptFileError(f"its storage {name!r} is not in the archive", hint=COPY_AGAIN)
+        return self.archive.span(name)
+
+
+@dataclass(slots=True)
+class StorageSlice(StorageStub):
+    """A storage that is a part of another, as containers before torch 1.6 may have them: from element `start` on."""
+
+    root: StorageStub
+    start: int
+
+
+@dataclass(slots=True)
+class Placer:
+    """Puts pickled tensors onto their records. `swapped`: the elements of all storages are big-endian."""
+
+    records: Records
+    swapped: bool = False
+    storages: dict[str, Storage] = field(default_factory=dict)
+
+    def place(self, name: str, stub: TensorStub) -> LazyTensor:
+        """The tensor of that name; costs one small read for each new storage. Raises CkptconvError that names it."""
+        try:
+            return self._place(stub)
+        except CkptconvError as error:
+            error.message = f"tensor {name!r}: {error.message}"
+            error.args = (error.message,)
+            raise
+
+    def _place(self, stub: TensorStub) -> LazyTensor:
+        if isinstance(stub, ValueStub):
+            return stub.tensor(self.records.identity)
+        dtype, shape, strides = stub.dtype, stub.shape, stub.strides
+        numel, reach, contiguous = _geometry(shape, strides)
+        storage, offset = self._viewed(stub, reach)
+        logical = shape
+        if dtype in PACKED:
+            if not shape:
+                raise UnsupportedError(
+                    f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]"
+                )
+            logical = (*shape[:-1], shape[-1] * PACKED[dtype])
+        nbytes = numel * storage.unit
+        if nbytes > MAX_DIM:
+            raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=COPY_AGAIN)
+        info = TensorInfo(dtype, logical, nbytes)
+        placement = Placement(storage, offset, shape, strides, stub.conj, stub.neg)
+        alias = (storage.key, offset, shape, strides, dtype, stub.conj, stub.neg)
+        as_it_lies = not (stub.conj or stub.neg) and (
+            not self.swapped or (storage.unit == 1 and dtype not in COMPONENT)
+        )
+        if as_it_lies and contiguous:
+            whole = storage.span
+            span = whole
+            if nbytes != whole.length:
+                span = ByteSpan(whole.file, whole.offset + offset * storage.unit * (nbytes > 0), nbytes)
+            return LazyTensor(info, SpanReader(span), span, alias, (whole,), placement)
+        return LazyTensor(info, Gather(placement, dtype), None, alias, (storage.span,), placement)
+
+    def _viewed(self, stub: TensorStub, reach: int) -> tuple[Storage, int]:
+        """The storage that holds the tensor's elements, and the offset in it."""
+        named = stub.storage
+        if not isinstance(named, StorageSlice):
+            storage = self._storage(named, stub.dtype)
+            _check_reach(stub.offset, reach, storage.numel)
+            return storage, stub.offset
+        storage = self._storage(named.root, stub.dtype)
+        if not 0 <= named.start <= storage.numel - named.numel:
+            raise CorruptFileError(
+                f"its storage is said to be elements {named.start:,} to {named.start + named.numel:,} of another, "
+                f"which has {storage.numel:,}",
+                hint=COPY_AGAIN,
+            )
+        _check_reach(stub.offset, reach, named.numel)
+        return storage, named.start + stub.offset
+
+    def _storage(self, stub: StorageStub, dtype: DType) -> Storage:
+        unit = max(1, dtype.bits // 8)
+        known = self.storages.get(stub.key)
+        if known is not None:
+            if known.dtype is not dtype:
+                raise UnsupportedError("it shares its storage with a tensor of another dtype", hint="clone() it first")
+            return known
+        span = self.records.span(stub.key)
+        expected = stub.numel * (unit if stub.dtype is not None else 1)
+        if span.length != expected:
+            raise CorruptFileError(
+                f"its storage has {span.length:,} bytes, and the pickle says {expected:,}", hint=COPY_AGAIN
+            )
+        storage = Storage((self.records.identity, stub.key), span, unit, span.length // unit, dtype, self.swapped)
+        self.storages[stub.key] = storage
+        return storage
+
+
+def _check_reach(offset: int, reach: int, numel: int) -> None:
+    if offset < 0 or (reach and offset + reach > numel):
+        raise CorruptFileError(
+            f"it reaches element {offset + reach:,} of a storage that has {numel:,}", hint=COPY_AGAIN
+        )
+
+
+@lru_cache(maxsize=4096)
+def _geometry(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, bool]:
+    """Elements of a view, how far it reaches, and whether it is one run; remembered, since layers repeat their shapes.
+
+    Raises CorruptFileError on numbers that no view can have.
+    """
+    if len(shape) != len(strides) or len(shape) > MAX_RANK:
+        raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=COPY_AGAIN)
+    if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides)):
+        raise CorruptFileError("a size or a stride is out of range", hint=COPY_AGAIN)
+    if prod(shape) > MAX_DIM:
+        raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=COPY_AGAIN)
+    return prod(shape), extent(shape, strides), is_contiguous(shape, strides)
