@@ -47,7 +47,7 @@ from ckptconv.formats.torch.stubs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
