@@ -62,6 +62,8 @@ def find_permutation(a: LazyTensor, b: LazyTensor) -> RowPermutation | None:
     shape = a.info.shape
     if not shape or shape[0] < 4 or not prod(shape) or a.info.dtype.bits % 8:
         return None
+    if _row(a, 0) != _row(b, 0):  # the first row is the first in all of them
+        return None
     probes = [(row, _row(b, row)) for row in sorted(set(_rows(shape[0])))]
     known: dict[int, bytes] = {}
 
