@@ -252,3 +252,17 @@ def test_a_checkpoint_as_architecture_has_no_params_to_write(run: Run, raw: Path
     assert result.exit_code == 2
     assert "has no params to write" in result.stderr
     assert run("convert", raw, raw.with_name("b.pth"), "--dry-run", "--arch", "lenet").exit_code == 2
+
+
+def test_shards_are_split_named_told_and_read_as_a_folder(run: Run, model: Path, tmp_path: Path) -> None:
+    result = run("convert", model, f"{tmp_path}/set/", "--shard-size", "48B")
+    index = tmp_path / "set" / "model.safetensors.index.json"
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0].startswith(f"{model} → {index}: 2 tensors, ")
+    assert "2 shards of up to 48 bytes" in result.stdout
+    assert run("diff", model, tmp_path / "set").exit_code == 0
+    assert strict(run("inspect", tmp_path / "set", "--json").stdout)["format"] == "safetensors-sharded"
+    plan = run("convert", tmp_path / "set", tmp_path / "x.bin", "--shard-size", "48B", "--dry-run").stdout
+    assert "x-00001-of-00002.bin" in plan
+    wrong = run("convert", model, tmp_path / "y.safetensors", "--shard-size", "5 apples")
+    assert (wrong.exit_code, wrong.stderr.splitlines()[0]) == (2, "ckptconv: error: '5 apples' is no size")
