@@ -62,4 +62,12 @@ FORMATS = (
         claims="ckptconv.formats.torch.tar:claims",
         reader="ckptconv.formats.torch.tar:read",
     ),
+    Format(
+        name="torchscript",
+        summary="torch.jit.save's zip archive: parameters and buffers, without the code",
+        suffixes=(".pt", ".ptl"),
+        magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
+        claims="ckptconv.formats.torch.script:claims",
+        reader="ckptconv.formats.torch.script:read",
+    ),
 )

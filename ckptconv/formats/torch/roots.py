@@ -130,6 +130,13 @@ def plant(value: Value, budget: Budget) -> Tree:
     return _Planter(*find_state_dicts(value), budget).plant(value)
 
 
+def plant_state_dict(tensors: OrderedDict[str, Value], beside: dict[str, Value], budget: Budget) -> Tree:
+    """A tree with these tensors as the model's, under these names, and the values beside them, if there are any."""
+    path: Path = ("state_dict",) if beside else ()
+    value = {"state_dict": tensors, **beside} if beside else tensors
+    return _Planter([Hole(path, tensors, "")], False, budget).plant(value)
+
+
 def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict[str, MetaNode], list[str]]:
     """What was set on a tensor as Python attributes, and the names of those that hold tensors, which are left out."""
     trees = {str(key): _Planter([], False, budget).plant(value) for key, value in attributes.items()}

@@ -1,0 +1,95 @@
+"""Which attributes of a TorchScript module are parameters and buffers: what its class says in ``code/``, read as text.
+
+    class Linear(Module):
+      __parameters__ = ["weight", "bias", ]
+      __buffers__ = []
+      weight : Tensor
+      bias : Tensor
+      __annotations__["0"] = …
+
+The class ``__torch__.a.b.Name`` stands in ``code/__torch__/a/b.py``. Modules derive from `Module`; parameters and
+buffers are listed by name, and every attribute is declared with its type. Nothing of it is run or compiled: these lines
+are matched, all others passed over. Archives of old releases have no list of buffers. Source:
+torch/csrc/jit/serialization/python_print.cpp (`printNamedType`), import_source.cpp (`importClass`), api/module.h
+(`ParameterPolicy`, `BufferPolicy`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.io.limits import MAX_PICKLE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.formats.torch.zip import ZipArchive
+
+MAX_CODE_BYTES = MAX_PICKLE_BYTES >> 4
+"""One file of code; those of the largest models have some megabytes."""
+
+_CLASS = re.compile(r"^class (\w+)(?:\((\w*)\))?:$")
+_LIST = re.compile(r'^  (__parameters__|__buffers__) = \[((?:"[^"]*", ?)*)\]$')
+_DECLARED = re.compile(r'^  (?:(\w+) : |__annotations__\["([^"]*)"\] = )(.+)$')
+
+
+@dataclass(slots=True)
+class ScriptClass:
+    """A class of the archive's code. `buffers` is None where it has no list of them."""
+
+    is_module: bool
+    parameters: frozenset[str] = frozenset()
+    buffers: frozenset[str] | None = None
+    declared: dict[str, str] = field(default_factory=dict)
+
+    def is_buffer(self, name: str) -> bool:
+        """Whether the attribute is one that ``state_dict()`` lists: declared a Tensor, not merely an optional one."""
+        if self.declared.get(name) != "Tensor":
+            return False
+        return name not in self.parameters if self.buffers is None else name in self.buffers
+
+
+@dataclass(slots=True)
+class ScriptClasses:
+    """The classes of an archive, looked up by name; a file of code is read once, when the first of its classes is."""
+
+    archive: ZipArchive
+    root: str
+    _files: dict[str, dict[str, ScriptClass]] = field(default_factory=dict)
+
+    def find(self, name: str) -> ScriptClass | None:
+        """The class of that qualified name; None where the code has none. Raises CorruptFileError, LimitError."""
+        module, _, short = name.rpartition(".")
+        path = f"{self.root}code/{module.replace('.', '/')}.py"
+        if path not in self._files:
+            there = path in self.archive.entries
+            text = self.archive.read(path, MAX_CODE_BYTES).decode("utf-8", "replace") if there else ""
+            self._files[path] = dict(_classes(text))
+        return self._files[path].get(short)
+
+
+def _classes(text: str) -> Iterator[tuple[str, ScriptClass]]:
+    """The classes that stand at the left margin, each with what the lines below it say."""
+    current: ScriptClass | None = None
+    for line in text.split("\n"):
+        if line[:1] not in (" ", ""):
+            found = _CLASS.match(line)
+            current = None
+            if found:
+                current = ScriptClass(found[2] == "Module")
+                yield found[1], current
+        elif current is not None and current.is_module:
+            _note(current, line)
+
+
+def _note(current: ScriptClass, line: str) -> None:
+    if listed := _LIST.match(line):
+        names = frozenset(re.findall(r'"([^"]*)"', listed[2]))
+        if listed[1] == "__parameters__":
+            current.parameters = names
+        else:
+            current.buffers = names
+    elif declared := _DECLARED.match(line):
+        current.declared.setdefault(declared[1] or declared[2], declared[3].strip())
