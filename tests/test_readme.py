@@ -115,7 +115,7 @@ def yes_no(value: object) -> str:
 
 
 def suffixes(one: Format) -> str:
-    return " ".join(f"`{suffix}`" for suffix in one.suffixes)
+    return " ".join(f"`{suffix}`" for suffix in one.suffixes) or "a folder"
 
 
 def test_the_table_of_formats_is_the_registry() -> None:

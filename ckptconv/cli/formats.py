@@ -62,6 +62,7 @@ def _as_dict(one: Format) -> dict[str, Json]:
         "metadata": one.holds.metadata,
         "extras": one.holds.extras,
         "ties": one.holds.ties,
+        "composites": one.holds.composites,
         "opaque": one.holds.opaque,
         "extra": one.extra or None,
         "options": [{"name": row.name, "type": row.type, "summary": row.summary} for row in one.option_table()],

@@ -174,12 +174,13 @@ def one_format(one: Format) -> list[str]:
         "none": "none",
     }
     rows = [
-        ("suffixes", " ".join(one.suffixes)),
+        ("suffixes", " ".join(one.suffixes) or f"none: --to {one.name}"),
         ("read", "yes"),
         ("write", _yes(one.writer)),
         ("metadata", metadata[holds.metadata]),
         ("extras", "tensors outside of the state_dict are kept" if holds.extras else "no tensors outside of the model"),
         ("ties", "names that share a tensor still do" if holds.ties else "each name gets its own copy"),
+        ("composites", "quantized and sparse tensors stay so" if holds.composites else "their parts stand alone"),
         ("opaque", "kept as data" if holds.opaque else "objects of unknown classes are not kept without consent"),
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
