@@ -86,7 +86,7 @@ class Destination:
             return
         folder = self.path.parent
         if os.path.isdir(folder):
-            if not replace and any(os.scandir(folder)):
+            if not replace and os.listdir(folder):
                 raise TargetExistsError(
                     "the target exists already, and is not empty", path=folder,
                     hint="add --force to replace the checkpoint in it; other files stay",
