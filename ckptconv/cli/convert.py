@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ckptconv.api import Conversion
     from ckptconv.core.metadata import MetaNode
 
-LOSSES = ("metadata", "extras", "opaque", "tie", "dtype", "overflow", "all")
+LOSSES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow", "all")
 """What --allow-loss takes."""
 
 EPILOG = """\b

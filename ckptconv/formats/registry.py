@@ -106,7 +106,7 @@ def detect(source: Source | Folder) -> Format:
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
         return UnknownFormatError(
-            "this folder is no checkpoint of several files that is read", hint="name a file inside it"
+            "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
         )
     if source.size == 0:
         return UnknownFormatError("the file is empty", hint="copy it again from where it came")

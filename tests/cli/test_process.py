@@ -94,10 +94,14 @@ def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path, unbuffered: str
 
 def test_pipes_and_folders_are_refused_by_name(process: Process, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, what in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder"), ("/dev/null", "a device")):
+    for path, what in (
+        (tmp_path / "pipe", "a pipe, not a file"),
+        (tmp_path, "a folder, and its files are no checkpoint of several files"),
+        ("/dev/null", "a device, not a file"),
+    ):
         done = process("inspect", path)
         assert done.returncode == 2
-        assert done.stderr.startswith(f"ckptconv: error: {path}: this is {what}, not a file\n")
+        assert done.stderr.startswith(f"ckptconv: error: {path}: this is {what}\n")
 
 
 def test_exit_codes_are_0_1_and_2(process: Process, model: Path, hostile: Path) -> None:

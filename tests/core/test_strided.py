@@ -7,10 +7,11 @@ from math import prod
 import numpy as np
 import pytest
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.core.dtypes import BLOCKS, DTYPES, PLAIN, DType
 from ckptconv.core.strided import boxes, contiguous_strides, extent, is_contiguous, memory_order
 
 SHAPES = st.lists(st.integers(0, 5), max_size=5).map(tuple)
@@ -66,7 +67,7 @@ def test_a_view_with_gaps_or_overlaps_has_no_memory_order() -> None:
     assert memory_order((3, 2), (0, 1)) is None
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("dtype", PLAIN.values(), ids=PLAIN.keys())
 def test_an_element_types_size_is_rounded_up_to_bytes(dtype: DType) -> None:
     assert dtype.nbytes(0) == 0
     assert dtype.nbytes(8) == dtype.bits
@@ -74,7 +75,14 @@ def test_an_element_types_size_is_rounded_up_to_bytes(dtype: DType) -> None:
     assert DTYPES[str(dtype)] is dtype
 
 
-@pytest.mark.parametrize("name", [name for name in DTYPES if name not in ("C32", "QI32", "QI8", "QU8", "QU4", "QU2")])
+@pytest.mark.parametrize("dtype", BLOCKS.values(), ids=BLOCKS.keys())
+def test_a_block_types_size_is_that_of_its_blocks_as_ggml_has_it(dtype: DType) -> None:
+    elements, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[dtype.name]]
+    assert (dtype.block, dtype.nbytes(0), dtype.nbytes(3 * elements)) == (elements, 0, 3 * nbytes)
+    assert DTYPES[str(dtype)] is dtype
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in ("C32", "QI32", "QI8", "QU8", "QU4", "QU2")])
 def test_every_element_type_becomes_a_numpy_array(name: str) -> None:
     from ckptconv.core.arrays import from_bytes
 

@@ -58,11 +58,13 @@ def _plan(checkpoint: Checkpoint, *, plain: bool) -> _Plan:
     record = Record(refs_are_model=records.refs_are_model(checkpoint), notes=checkpoint.notes)
     stored: dict[str, LazyTensor] = {}
     infos: dict[str, TensorInfo] = {}
+    taken = {*tensors, *moved}
     for position, (name, tensor) in enumerate({**tensors, **moved}.items()):
         if name in tied:
             record.ties.append((name, tied[name], position))
             continue
-        spelled = accepted(name, {*tensors, *moved, *stored} if len(name) > 20 or "\0" in name else tensors)
+        spelled = accepted(name, taken)
+        taken.add(spelled)
         info = stored_as(tensor.info)
         stored[spelled], infos[spelled] = tensor, info
         if spelled != name:
