@@ -15,6 +15,7 @@ Refused by name: quantized and sparse tensors.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import is_too_deep
@@ -31,9 +32,12 @@ from ckptconv.io.limits import MAX_PICKLE_BYTES
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.torch.pickle import Value
     from ckptconv.io.source import Source
 
 NOTES_RECORD = "ckptconv/notes.json"
+
+VERSIONS = ("version", ".data/version")
 
 MAX_VERSION = 10
 """The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
@@ -69,26 +73,48 @@ def read(source: Source) -> Checkpoint:
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
     check_small_records(archive, root)
-    constructors = TorchConstructors()
-    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
-    budget = Budget(len(data))
-    machine = Machine(data, constructors)
-    tree = plant(machine.run(), budget)
-    placer = Placer(ZipRecords(archive, root + "data/"), is_big_endian(archive, root))
+    followed = follow(archive, root)
+    budget = Budget(followed.size)
+    tree = plant(followed.value, budget)
     return assemble(
-        tree, placer.place, budget, format="torch", machines=[machine], file=source, arch=_arch(archive, root)
-    )
+        tree, followed.placer.place, budget, format="torch", machines=[followed.machine], file=source,
+        arch=_arch(archive, root),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A pickle of an archive, what it left, and where its storages lie; `storages` are the ids of their stubs."""
+
+    size: int
+    machine: Machine
+    value: Value
+    placer: Placer
+    storages: frozenset[int]
+
+
+def follow(
+    archive: ZipArchive, root: str, name: str = "data", constructors: TorchConstructors | None = None,
+    machine: type[Machine] = Machine,
+) -> Followed:  # fmt: skip
+    """Follow ``NAME.pkl``, whose storages are in the folder ``NAME``. Raises CorruptFileError, LimitError."""
+    data = archive.read(f"{root}{name}.pkl", MAX_PICKLE_BYTES)
+    makers = constructors or TorchConstructors()
+    run = machine(data, makers)
+    value = run.run()
+    placer = Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
+    return Followed(len(data), run, value, placer, frozenset(map(id, makers.storages.values())))
 
 
 def check_small_records(archive: ZipArchive, root: str) -> None:
     """What torch asks of an archive besides: entries in one folder, a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
         raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=COPY_AGAIN)
-    if root + "version" not in archive.entries and root + ".data/version" not in archive.entries:
+    if not any(root + name in archive.entries for name in VERSIONS):
         raise CorruptFileError("the archive has no version record", hint=COPY_AGAIN)
-    for name in (".format_version", ".storage_alignment", "version"):
+    for name in (".format_version", ".storage_alignment", *VERSIONS):
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
-        if not text.strip().isdigit() or (name == "version" and not 1 <= int(text) <= MAX_VERSION):
+        if not text.strip().isdigit() or (name in VERSIONS and not 1 <= int(text) <= MAX_VERSION):
             raise CorruptFileError(f"the record {name} says {text!r}", hint=COPY_AGAIN)
 
 

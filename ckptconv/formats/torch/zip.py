@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from ckptconv.io.source import Source
+    from ckptconv.formats.torch.part import ZipSource
 
 LOCAL = Struct("<4s5H3I2H")
 CENTRAL = Struct("<4s6H3I5H2I")
@@ -75,7 +75,7 @@ def _bad(what: str) -> CorruptFileError:
 class ZipArchive:
     """The entries of a zip file, by name. Opening reads the central directory alone."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ZipSource) -> None:
         """Read the directory. Raises CorruptFileError, UnsupportedError, LimitError."""
         self._source = source
         self._spool = Spool()
@@ -95,7 +95,7 @@ class ZipArchive:
         self._check_overlap()
 
     @classmethod
-    def of(cls, source: Source) -> ZipArchive:
+    def of(cls, source: ZipSource) -> ZipArchive:
         """The archive of a source, parsed once however many ask: first whoever detects the format, then its reader."""
         known = source.parsed.get(cls)
         if not isinstance(known, cls):
@@ -244,7 +244,7 @@ class Spool:
 class Inflated:
     """The contents of a compressed entry, inflated into the spool when they are first read."""
 
-    def __init__(self, source: Source, entry: Entry, start: int, spool: Spool) -> None:
+    def __init__(self, source: ZipSource, entry: Entry, start: int, spool: Spool) -> None:
         self._source, self._entry, self._start, self._spool = source, entry, start, spool
         self._place: tuple[int, int] | None = None
         self._lock = Lock()
@@ -252,7 +252,7 @@ class Inflated:
     @property
     def path(self) -> object:
         """The archive's path, for errors."""
-        return self._source.path
+        return getattr(self._source, "path", None)
 
     def _inflated(self) -> tuple[int, int]:
         with self._lock:
