@@ -26,6 +26,7 @@ from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.stubs import (
     StorageStub,
     TensorStub,
+    exact_flag,
     exact_sizes,
     rebuild_parameter,
     rebuild_tensor,
@@ -133,6 +134,8 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     _U + "_rebuild_tensor_v3": rebuild_tensor_v3,
     _U + "_rebuild_parameter": rebuild_parameter,
     _U + "_rebuild_parameter_with_state": rebuild_parameter,
+    "torch.nn.parameter.Parameter": lambda data, requires_grad=True: rebuild_parameter(data, requires_grad, None),
+    "torch.autograd.variable.Variable": lambda data: data if isinstance(data, TensorStub) else NotImplemented,
     _U + "_rebuild_qtensor": refused_kind("quantized"),
     _U + "_rebuild_sparse_tensor": refused_kind("sparse"),
     _U + "_rebuild_nested_tensor": refused_kind("nested"),
@@ -197,6 +200,10 @@ class TorchConstructors:
             case NumpyStub():
                 instance.state = state
                 instance.array = self._array(state)
+            case TensorStub() if (
+                isinstance(state, tuple) and len(state) == 3
+            ):  # of torch before 0.4: grad, volatile, hooks
+                instance.requires_grad = exact_flag(state[0])
             case TensorStub() if isinstance(state, dict):
                 instance.attributes.update(state)
             case _:
