@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from ckptconv.core.tensor import SpanFile
     from ckptconv.io.source import Source
 
 
 class Window:
-    """`size` bytes at `offset` of `source`, which stays open as long as this is read from."""
+    """`size` bytes at `offset` of `file`, which stays open as long as this is read from."""
 
-    __slots__ = ("_offset", "size", "source")
+    __slots__ = ("_file", "_offset", "size")
 
-    def __init__(self, source: Source, offset: int, size: int) -> None:
+    def __init__(self, file: SpanFile, offset: int, size: int) -> None:
+        """The file has that many bytes; `of` makes sure of it."""
+        self._file = file
+        self._offset = offset
+        self.size = size
+
+    @classmethod
+    def of(cls, source: Source, offset: int, size: int) -> Window:
         """Raises CorruptFileError where the file is shorter than that."""
         if offset < 0 or size < 0 or offset + size > source.size:
             raise CorruptFileError(
@@ -25,24 +32,23 @@ class Window:
                 path=source.path,
                 hint="the file is cut short: copy it again from where it came",
             )
-        self.source = source
-        self._offset = offset
-        self.size = size
+        return cls(source, offset, size)
 
     @property
     def path(self) -> Path:
         """The whole file's, for errors."""
-        return self.source.path
+        path: Path = getattr(self._file, "path", Path())
+        return path
 
     def read_at(self, offset: int, length: int) -> memoryview:
         """As `Source.read_at`, counted from the window's start."""
         self._check_range(offset, length)
-        return self.source.read_at(self._offset + offset, length)
+        return self._file.read_at(self._offset + offset, length)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """As `Source.read_into`, counted from the window's start."""
         self._check_range(offset, len(buffer))
-        self.source.read_into(buffer, self._offset + offset)
+        self._file.read_into(buffer, self._offset + offset)
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from gguf import GGUFReader
 from safetensors import deserialize
@@ -15,11 +16,14 @@ from ckptconv.core.dtypes import DType
 from ckptconv.formats import gguf as our_gguf
 from ckptconv.formats import safetensors as our_safetensors
 from ckptconv.formats import torch as our_torch
+from ckptconv.formats.registry import BUILTIN
 from ckptconv.testing import FormatTests, Reading
 from tests.support.nodes import as_node, image, load
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ckptconv.formats.base import Format
 
 DTYPE_NAMES = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
 GONE = object()
@@ -55,6 +59,17 @@ class TestGguf(FormatTests):
             if name in tensors and not tensors[name][2]:
                 tensors[name] = tensors[name][0], shape, b""
         return Reading(tensors)
+
+
+@pytest.mark.parametrize("one", [one for one in BUILTIN if not one.writer], ids=lambda one: str(one.name))
+def test_a_format_that_is_only_read_has_a_passport_and_refuses_foreign_files(one: Format, tmp_path: Path) -> None:
+    class Suite(FormatTests):
+        format = one
+
+    suite = Suite()
+    suite.test_its_passport_names_functions_that_load()
+    suite.test_its_passport_reads_well()
+    suite.test_foreign_files_are_refused_without_another_exception(tmp_path)
 
 
 def of_torch(content: object) -> Reading:

@@ -70,4 +70,12 @@ FORMATS = (
         claims="ckptconv.formats.torch.script:claims",
         reader="ckptconv.formats.torch.script:read",
     ),
+    Format(
+        name="torch-export",
+        summary="torch.export's zip archive: weights and constants, without the graph",
+        suffixes=(".pt2",),
+        magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
+        claims="ckptconv.formats.torch.export:claims",
+        reader="ckptconv.formats.torch.export:read",
+    ),
 )

@@ -29,6 +29,7 @@ from ckptconv.formats.torch.stubs import (
     QuantizedStorageStub,
     StorageStub,
     TensorStub,
+    exact_flag,
     exact_sizes,
     rebuild_parameter,
     rebuild_tensor,
@@ -138,6 +139,8 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     _U + "_rebuild_parameter_with_state": rebuild_parameter,
     _U + "_rebuild_qtensor": rebuild_qtensor,
     _U + "_rebuild_sparse_tensor": rebuild_sparse,
+    "torch.nn.parameter.Parameter": lambda data, requires_grad=True: rebuild_parameter(data, requires_grad, None),
+    "torch.autograd.variable.Variable": lambda data: data if isinstance(data, TensorStub) else NotImplemented,
     _U + "_rebuild_nested_tensor": refused_kind("nested"),
     _U + "_rebuild_wrapper_subclass": refused_kind("a wrapper subclass"),
     _U + "_rebuild_meta_tensor_no_storage": refused_kind("on the meta device, without values,"),
@@ -200,6 +203,10 @@ class TorchConstructors:
             case NumpyStub():
                 instance.state = state
                 instance.array = self._array(state)
+            case TensorStub() if (
+                isinstance(state, tuple) and len(state) == 3
+            ):  # of torch before 0.4: grad, volatile, hooks
+                instance.requires_grad = exact_flag(state[0])
             case TensorStub() if isinstance(state, dict):
                 instance.attributes.update(state)
             case _:

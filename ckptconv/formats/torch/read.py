@@ -30,16 +30,17 @@ from ckptconv.formats.torch.zip import ZipArchive
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value
-    from ckptconv.formats.torch.stubs import StorageStub, TensorStub
+    from ckptconv.formats.torch.stubs import StorageStub
     from ckptconv.io.source import Source
 
 NOTES_RECORD = "ckptconv/notes.json"
+
+VERSIONS = ("version", ".data/version")
 
 MAX_VERSION = 10
 """The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
@@ -67,17 +68,18 @@ def root_of(archive: ZipArchive, name: str = "data.pkl") -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What torch.save put into an archive: the pickled value, its names, and where its tensors' bytes are.
+    """What torch.save put into an archive: the pickled value, and where its tensors' bytes are.
 
     storages: those that the pickle names; every stub in `value` refers to one of these objects.
-    place:    gives the tensor of a stub in `value`, under the name that errors say. Costs one small read a storage.
+    placer:   gives the tensor of a stub in `value`. Costs one small read a storage.
+    size:     bytes of the pickle.
     """
 
     value: Value
     machine: Machine
     storages: Collection[StorageStub]
-    place: Callable[[str, TensorStub], LazyTensor]
-    budget: Budget
+    placer: Placer
+    size: int
     root: str
 
 
@@ -87,12 +89,7 @@ def open_saved(archive: ZipArchive) -> Saved:
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
     check_small_records(archive, root)
-    constructors = TorchConstructors()
-    data = archive.read(root + "data.pkl", MAX_PICKLE_BYTES)
-    machine = Machine(data, constructors)
-    placer = Placer(ZipRecords(archive, root + "data/"), is_big_endian(archive, root))
-    value = machine.run()
-    return Saved(value, machine, constructors.storages.values(), placer.place, Budget(len(data)), root)
+    return follow(archive, root)
 
 
 def read(source: Source) -> Checkpoint:
@@ -102,21 +99,35 @@ def read(source: Source) -> Checkpoint:
     """
     archive = ZipArchive.of(source)
     saved = open_saved(archive)
+    budget = Budget(saved.size)
     return assemble(
-        plant(saved.value, saved.budget), saved.place, saved.budget, format="torch", machines=[saved.machine],
-        file=source, arch=_arch(archive, saved.root),
+        plant(saved.value, budget), saved.placer.place, budget, format="torch", machines=[saved.machine], file=source,
+        arch=_arch(archive, saved.root),
     )  # fmt: skip
+
+
+def follow(
+    archive: ZipArchive, root: str, name: str = "data", constructors: TorchConstructors | None = None,
+    machine: type[Machine] = Machine,
+) -> Saved:  # fmt: skip
+    """Follow ``NAME.pkl``, whose storages are in the folder ``NAME``. Raises CorruptFileError, LimitError."""
+    data = archive.read(f"{root}{name}.pkl", MAX_PICKLE_BYTES)
+    makers = constructors or TorchConstructors()
+    run = machine(data, makers)
+    value = run.run()
+    placer = Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
+    return Saved(value, run, makers.storages.values(), placer, len(data), root)
 
 
 def check_small_records(archive: ZipArchive, root: str) -> None:
     """What torch asks of an archive besides: entries in one folder, a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
         raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=COPY_AGAIN)
-    if root + "version" not in archive.entries and root + ".data/version" not in archive.entries:
+    if not any(root + name in archive.entries for name in VERSIONS):
         raise CorruptFileError("the archive has no version record", hint=COPY_AGAIN)
-    for name in (".format_version", ".storage_alignment", "version"):
+    for name in (".format_version", ".storage_alignment", *VERSIONS):
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
-        if not text.strip().isdigit() or (name == "version" and not 1 <= int(text) <= MAX_VERSION):
+        if not text.strip().isdigit() or (name in VERSIONS and not 1 <= int(text) <= MAX_VERSION):
             raise CorruptFileError(f"the record {name} says {text!r}", hint=COPY_AGAIN)
 
 

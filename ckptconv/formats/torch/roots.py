@@ -1,16 +1,11 @@
-"""Which tensors of a pickled object are the model's, what they are called, and the tree of all the rest.
-
-A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are bare; other tensors are extras, named by
-their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
-stands, is; and where several stand side by side, each keeps its path as prefix.
-"""
+"""The tree of a pickled object: its tensors by name, the model's apart (`find`), and all the rest as metadata."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ckptconv.core.metadata import (
     MetaNode,
@@ -24,96 +19,12 @@ from ckptconv.core.metadata import (
     spell_path,
 )
 from ckptconv.errors import LimitError, UnsafeError, UnsupportedError
+from ckptconv.formats.torch.find import Hole, find_state_dicts
+from ckptconv.formats.torch.modules import ModuleState, Path
 from ckptconv.formats.torch.numpy_values import NumpyDType, NumpyStub
 from ckptconv.formats.torch.pickle import Budget, Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub
 from ckptconv.io.limits import MAX_DEPTH
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-WELL_KNOWN = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params", "weights")
-
-Path = tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """A mapping that is (part of) the state_dict: where it stands, and what its names are prefixed with."""
-
-    path: Path
-    mapping: dict[str, Value]
-    prefix: str
-
-
-def find_state_dicts(root: Value) -> tuple[list[Hole], bool]:
-    """The mappings that hold the model's tensors, and whether tensors outside of them are the model's as well.
-
-    No mapping where no dict in the file has tensors under string keys, or where names would not tell them apart.
-    """
-    base, found = _locate(root, ())
-    if len(found) == 1:
-        path, mapping = found[0]
-        return [Hole(path, mapping, "")], False
-    holes = [Hole(path, mapping, "".join(f"{key}." for key in path[len(base) :])) for path, mapping in found]
-    return (holes if _prefixes_are_clear(holes) else []), not base
-
-
-def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]]]:
-    """The path of the innermost well-known key, and the dicts of tensors under it."""
-    if isinstance(node, dict) and len(base) < MAX_DEPTH:
-        for key in WELL_KNOWN:
-            below = node.get(key)
-            if isinstance(below, dict) and any(True for _ in _tensor_dicts(below, (), set())):
-                return _locate(below, (*base, key))
-    found = list(_tensor_dicts(node, base, set()))
-    if len(found) > 1 and found[0][1] is node and _is_itself_the_state_dict(node, found):
-        return base, found[:1]
-    return base, found
-
-
-def _is_itself_the_state_dict(node: dict[str, Value], found: list[tuple[Path, dict[str, Value]]]) -> bool:
-    """A dict with tensors of its own *and* dicts of tensors in it: dotted names, or more tensors, decide."""
-    own = [key for key, value in node.items() if isinstance(value, TensorStub)]
-    nested = sum(isinstance(value, TensorStub) for _, mapping in found[1:] for value in mapping.values())
-    return any("." in key for key in own) or len(own) >= nested
-
-
-def _tensor_dicts(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[Path, dict[str, Value]]]:
-    """Every dict that holds tensors directly and has string keys only, outermost first, each once."""
-    if isinstance(node, dict):
-        below = node.items()
-    elif isinstance(node, (list, tuple)):
-        below = enumerate(node)  # type: ignore[assignment]
-    else:
-        return
-    if id(node) in seen or len(path) > MAX_DEPTH:
-        return
-    seen.add(id(node))
-    if isinstance(node, dict) and _holds_tensors(node):
-        yield path, node
-    for key, value in below:
-        yield from _tensor_dicts(value, (*path, key), seen)
-
-
-def _holds_tensors(node: dict[Value, Value]) -> bool:
-    return any(isinstance(value, (TensorStub, RefusedTensor)) for value in node.values()) and all(
-        type(key) is str for key in node
-    )
-
-
-def _prefixes_are_clear(holes: list[Hole]) -> bool:
-    """Whether a name's longest matching prefix always says which mapping it came from, and no name comes twice."""
-    names = [
-        (hole.prefix + key, hole.prefix)
-        for hole in holes
-        for key, value in hole.mapping.items()
-        if isinstance(value, TensorStub)
-    ]
-    prefixes = sorted((hole.prefix for hole in holes), key=len, reverse=True)
-    if len({name for name, _ in names}) != len(names) or len(set(prefixes)) != len(prefixes):
-        return False
-    return all(next(p for p in prefixes if name.startswith(p)) == prefix for name, prefix in names)
 
 
 @dataclass(slots=True)
@@ -151,11 +62,22 @@ class _Planter:
         self._strays = self._tree.model if all_are_the_models else self._tree.extras
         self._open: set[int] = set()
         self._budget = budget
+        self._named: dict[Path, str] = {}
+        self._modules: set[Path] = set()
         # Names of the model first: an extra whose path reads the same has to give way.
         for hole in holes:
             for key, value in hole.mapping.items():
                 if isinstance(value, TensorStub):
                     self._tree.model[hole.prefix + key] = value
+            if isinstance(hole.mapping, ModuleState):
+                self._open_module(hole, hole.mapping)
+
+    def _open_module(self, hole: Hole, state: ModuleState) -> None:
+        """Remember where a module's tensors stand, so that they get their names there."""
+        for key, value in state.items():
+            _refuse_call(key, value)
+        self._named |= {(*hole.path, *path): hole.prefix + name for path, name in state.paths.items()}
+        self._modules |= {(*hole.path, *path) for path in state.modules}
 
     def plant(self, value: Value) -> Tree:
         self._tree.root = self._node(value, ())
@@ -221,11 +143,7 @@ class _Planter:
     def _hole(self, hole: Hole, value: dict[str, Value], path: Path) -> StateDict:
         plain = []
         for position, (key, item) in enumerate(value.items()):
-            if isinstance(item, Thing) and _depends_on_tensor(item):
-                raise UnsafeError(
-                    f"the model's {key!r} is made by a call of {item.name}, which is not made here",
-                    hint="load the file in a place that you can lose, and save model.state_dict()",
-                )
+            _refuse_call(key, item)
             if not isinstance(item, TensorStub):
                 plain.append((position, key, self._node(item, (*path, key))))
         state = value.state if isinstance(value, StateOrderedDict) else None
@@ -237,12 +155,22 @@ class _Planter:
         )
 
     def _ref(self, stub: TensorStub, path: Path) -> TensorRef:
-        name = ".".join(_without_plumbing(path)) or "tensor"
+        if path in self._named:
+            return TensorRef(self._named[path])
+        name = ".".join(self._without_plumbing(path)) or "tensor"
         free, number = name, 2
         while free in self._tree.model or free in self._tree.extras:
             free, number = f"{name}#{number}", number + 1
-        self._strays[free] = stub
+        within = any(path[:i] in self._modules for i in range(len(path)))
+        (self._tree.extras if within else self._strays)[free] = stub
         return TensorRef(free)
+
+    def _without_plumbing(self, path: Path) -> list[str]:
+        """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
+        names = [str(key) for key in path]
+        inside = [i for i, (a, b) in enumerate(pairwise(names)) if a == "state" and b in _PLUMBING]
+        left_out = {*inside, *(i + 1 for i in inside), *(i for i in range(len(path)) if path[:i] in self._modules)}
+        return [name for i, name in enumerate(names) if i not in left_out]
 
     def _other(self, value: Value, path: Path) -> MetaNode:
         match value:
@@ -283,12 +211,13 @@ class _Planter:
 _PLUMBING = ("_parameters", "_buffers", "_modules")
 
 
-def _without_plumbing(path: Path) -> list[str]:
-    """A path as `state_dict` would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
-    names = [str(key) for key in path]
-    inside = [i for i, (a, b) in enumerate(pairwise(names)) if a == "state" and b in _PLUMBING]
-    left_out = {*inside, *(i + 1 for i in inside)}
-    return [name for i, name in enumerate(names) if i not in left_out]
+def _refuse_call(name: str, value: Value) -> None:
+    """Raise UnsafeError where a tensor of the model may be what a call gives."""
+    if isinstance(value, Thing) and _depends_on_tensor(value):
+        raise UnsafeError(
+            f"the model's {name!r} is made by a call of {value.name}, which is not made here",
+            hint="load the file in a place that you can lose, and save model.state_dict()",
+        )
 
 
 def _depends_on_tensor(thing: Thing) -> bool:

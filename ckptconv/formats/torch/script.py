@@ -30,13 +30,13 @@ from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, Unsuppo
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
-from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, ZipRecords
-from ckptconv.formats.torch.read import check_small_records, is_big_endian, root_of
+from ckptconv.formats.torch.placing import COPY_AGAIN
+from ckptconv.formats.torch.read import check_small_records, follow, root_of
 from ckptconv.formats.torch.roots import plant, plant_state_dict
 from ckptconv.formats.torch.script_classes import ScriptClasses
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.formats.torch.zip import ZipArchive
-from ckptconv.io.limits import MAX_DEPTH, MAX_PICKLE_BYTES
+from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,9 @@ def read(source: Source) -> Checkpoint:
     check_small_records(archive, root)
     if root + "data.pkl" not in archive.entries:
         raise CorruptFileError("the archive has no data.pkl", hint=COPY_AGAIN)
-    data, constants = (_Pickle.of(archive, root, name) for name in ("data", "constants"))
+    data, constants = (
+        follow(archive, root, name, ScriptConstructors(), ScriptMachine) for name in ("data", "constants")
+    )
     if not isinstance(data.value, Thing):
         raise UnsupportedError("the archive holds no module", hint="save a module, or its state_dict")
     budget = Budget(data.size + constants.size)
@@ -83,7 +85,7 @@ def read(source: Source) -> Checkpoint:
     value = {"attributes": modules.attributes, "constants": constants.value}
     rest = {key: part for key, part in value.items() if part}
     tree = plant_state_dict(modules.tensors, rest, budget)
-    places = {key: pickled.placer.place for pickled in (data, constants) for key in pickled.storages}
+    places = {id(key): pickled.placer.place for pickled in (data, constants) for key in pickled.storages}
 
     def place(name: str, stub: TensorStub) -> LazyTensor:
         return places[id(stub.storage)](name, stub)
@@ -92,26 +94,6 @@ def read(source: Source) -> Checkpoint:
         tree, place, budget, format="torchscript", machines=[data.machine, constants.machine], file=source,
         graph=modules.graph(archive, root), findings=modules.findings(constants.value),
     )  # fmt: skip
-
-
-@dataclass(slots=True)
-class _Pickle:
-    """One of the archive's two pickles, followed, and where its storages lie."""
-
-    size: int
-    machine: Machine
-    value: Value
-    placer: Placer
-    storages: frozenset[int]
-
-    @classmethod
-    def of(cls, archive: ZipArchive, root: str, name: str) -> _Pickle:
-        data = archive.read(f"{root}{name}.pkl", MAX_PICKLE_BYTES)
-        constructors = ScriptConstructors()
-        machine = ScriptMachine(data, constructors)
-        value = machine.run()
-        placer = Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
-        return cls(len(data), machine, value, placer, frozenset(map(id, constructors.storages.values())))
 
 
 class ScriptMachine(Machine):

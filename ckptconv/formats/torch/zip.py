@@ -256,7 +256,7 @@ class Inflated:
     @property
     def path(self) -> object:
         """The archive's path, for errors."""
-        return self._source.path
+        return getattr(self._source, "path", None)
 
     def _inflated(self) -> tuple[int, int]:
         with self._lock:

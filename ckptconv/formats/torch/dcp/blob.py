@@ -106,7 +106,7 @@ class Blob:
         if not isinstance(saved.value, TensorStub):
             raise _named(_bad("its blob holds no tensor"), self._window, self._name)
         try:
-            tensor = saved.place(self._name, saved.value)
+            tensor = saved.placer.place(self._name, saved.value)
         except CkptconvError as error:
             raise _named(error, self._window, self._name) from error.__cause__
         if tensor.info != self._info:

@@ -110,12 +110,12 @@ class _Reader:
         self.size += place.length
         for name, called in saved.machine.globals.items():
             globals[name] = globals.get(name, False) or called
-        self.places |= {id(storage): (storage, saved.place) for storage in saved.storages}
+        self.places |= {id(storage): (storage, saved.placer.place) for storage in saved.storages}
         return saved.value
 
     def _window(self, name: str, place: Place) -> Window:
         try:
-            return Window(self.folder.open(place.file), place.offset, place.length)
+            return Window.of(self.folder.open(place.file), place.offset, place.length)
         except FileAccessError as error:
             raise FileAccessError(
                 f"a part of {name!r} is in {place.file!r}, which does not open: {error.message}",
