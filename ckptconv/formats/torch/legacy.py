@@ -158,9 +158,10 @@ def _storages(
     """Where each storage lies, from its element count and from what the pickle says of it."""
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
         raise CorruptFileError("the list of storages is none", hint=COPY_AGAIN)
-    if len(set(keys)) != len(keys):
+    listed = set(keys)
+    if len(listed) != len(keys):
         raise CorruptFileError("the list of storages names one of them twice", hint=COPY_AGAIN)
-    if missing := [key for key in known if key not in set(keys)]:
+    if missing := [key for key in known if key not in listed]:
         raise CorruptFileError(
             f"the list of storages lacks {missing[0]!r}, which the pickle has", hint="do not trust it"
         )

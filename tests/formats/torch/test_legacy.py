@@ -6,6 +6,7 @@ import pickle
 import struct
 import tarfile
 from collections import OrderedDict
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -167,6 +168,18 @@ def test_what_would_run_is_shown_and_not_run(format: str, tmp_path: Path) -> Non
     ckptconv.convert(path, tmp_path / "out.pth", bare=True)
     assert same_object(load(tmp_path / "out.pth"), STATES["plain"])
     assert not (tmp_path / "canary").exists()
+
+
+def test_opening_takes_time_in_proportion_to_the_number_of_tensors(format: str, tmp_path: Path) -> None:
+    def seconds(count: int) -> float:
+        path = WRITERS[format](tmp_path / f"{count}.pth", {f"{i}": torch.zeros(1) for i in range(count)})
+        start = process_time()
+        ckptconv.open(path).close()
+        return process_time() - start
+
+    seconds(10)
+    few, many = min(seconds(500) for _ in range(3)), seconds(5000)
+    assert many < 40 * few, (few, many)  # ten times as many; a look through all for each would be a hundred times
 
 
 # Stacked pickles, by hand
