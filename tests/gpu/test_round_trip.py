@@ -110,7 +110,7 @@ def test_the_devices_agree_within_the_bound(which: str) -> None:
     with exact(), torch.inference_mode():
         here = module(x)
         there = module.cuda()(x.cuda()).cpu()
-    limits = bound(module.cpu(), {"x": x.numpy()}, UNIT["float32"], named=False).limits["output"]
+    limits = bound(module.cpu(), {"x": x.numpy()}, UNIT["float32"]).limits["output"]
     difference = np.abs((here - there).double().numpy())
     figures = f"{difference.max():.3g} of {limits.max():.3g}"
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: {which}: {figures}")
