@@ -8,7 +8,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.api.graph import Request, program_of
+from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.arch.factory import is_reference, made
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ckptconv.api.asked import Request
     from ckptconv.api.open import PathText
     from ckptconv.arch.recipe.program import Program
     from ckptconv.checks.runners import Runner
@@ -93,7 +94,7 @@ class Side:
         else:
             from ckptconv.arch.recipe.module import build_module
 
-            result, run = program_of(replace(self.request, target="OTHER"), self.evidence)
+            result, run = program_of(self.request, self.evidence)
             module = load_weights(build_module(run, device="meta"), self.checkpoint, label, "cpu")
             specs = [_recipe_input(run, module)]
             assumed = [name for name in run.params if result.origins.get(name) == "default"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ckptconv.api.asked import Request
 from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
-from ckptconv.api.graph import Request
 from ckptconv.api.running import Side, Subject, loaded, made_up, record, refer, taken, trace
 from ckptconv.arch.samples import parse_input
 from ckptconv.checks.recording import Recording, read_recording
@@ -62,10 +63,11 @@ def verify(
     in, RunError where a network does not load or run.
     """
     check_device(device)
-    subjects = [Subject(Request(path, path, arch, settings, inputs), device) for path in (first, second)]
+    words = ("verify", fspath(first), fspath(second))
+    subjects = [Subject(Request(path, path, arch, settings, inputs, words), device) for path in (first, second)]
     with ExitStack() as stack:
         a, b = (Side(subject, stack) for subject in subjects)
-        batches = _batches([a, b], arrays, samples, seed)
+        batches = batches_for([a, b], arrays, samples, seed)
         return verify_sides(a, b, batches, rtol=rtol, atol=atol, seed=seed, progress=progress)
 
 
@@ -126,11 +128,12 @@ def run(
     """
     check_device(device)
     with ExitStack() as stack:
-        side = Side(Subject(Request(path, path, arch, settings, inputs), device), stack)
+        words = ("verify", fspath(path), "--save-outputs", "FILE.npz")
+        side = Side(Subject(Request(path, path, arch, settings, inputs, words), device), stack)
         if like is not None:
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:
-            batches, seed_said = _batches([side], arrays, samples, seed), None if arrays is not None else seed
+            batches, seed_said = batches_for([side], arrays, samples, seed), None if arrays is not None else seed
         recording = record(side, batches, seed=seed_said, tell=_counter(len(batches), progress))
         recording.findings = side.findings
         if like is None or not like.reason:
@@ -209,7 +212,8 @@ def verify_outputs(
     return replace(result, findings=[*now.findings, *result.findings])
 
 
-def _batches(sides: Sequence[Side], arrays: PathText | None, samples: int, seed: int) -> list[Feeds]:
+def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, seed: int) -> list[Feeds]:
+    """What both run on: arrays of a file, or made-up ones."""
     specs = [parse_input(text) for text in sides[0].request.inputs]
     if arrays is not None:
         described = specs or list((next((side for side in sides if side.is_graph), sides[0])).runner.inputs)
