@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
     from types import TracebackType
 
+    import torch
+
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
@@ -180,6 +182,16 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def tied_to(self) -> dict[str, str]:
         """Every tied name that is not the first of its group, with that first name."""
         return {name: names[0] for names in self.ties for name in names[1:]}
+
+    def to_torch(self, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
+        """The model's tensors as ``load_state_dict`` takes them, on `device`; tied names share one tensor.
+
+        To a GPU the file is read while the part before it is being fetched (`core.device`). Raises MissingExtraError
+        without torch, UsageError where that device is not there, UnsupportedError for element types that torch lacks.
+        """
+        from ckptconv.core.device import load_tensors
+
+        return dict(zip(self, load_tensors(self.values(), device), strict=True))
 
     def bare(self) -> Checkpoint:
         """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
