@@ -230,6 +230,8 @@ class OnnxRunner:
         if isinstance(model, bytes):
             folder = str(self.path.absolute().parent)
             settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            # fusions would take the layers' outputs away again; onnxruntime 1.32 even crashes on some of F16
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             return onnxruntime.InferenceSession(model, settings, providers=[self._provider])
         except Exception as error:
