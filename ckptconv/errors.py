@@ -13,6 +13,7 @@
     ├── UnsafeError               reading on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
     ├── MisfitError               the checkpoint does not fit the architecture that it is said to have
+    ├── NotEquivalentError        what was written does not compute what the source does, and was not kept
     ├── RejectedOutputError       the format's reference reader refused what we had written
     ├── PluginError               an installed plug-in does not load
     └── MissingExtraError         an optional package is needed and absent
@@ -184,13 +185,30 @@ class RunError(CkptconvError):
 
     code = "run"
 
-    def __init__(self, label: str, cause: BaseException) -> None:
+    def __init__(self, label: str, cause: BaseException, *, lacks: str = "") -> None:
+        """`lacks` says which operator the runtime does not have, where that is why."""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        said = lines[-1] if lines else type(cause).__name__
+        said = lacks or (lines[-1] if lines else type(cause).__name__)
+        hint = "check --arch and --input; --debug shows where it fails"
+        if lacks:
+            hint = "another --device, a newer onnxruntime, or a graph of another type (--dtype F32)"
+        super().__init__(f"{label} does not run: {said[:300]}", hint=hint)
+
+
+class NotEquivalentError(CkptconvError):
+    """What was written does not compute what its source does; the target is as it was.
+
+    `result` is what `convert` would have given, with the verification in it.
+    """
+
+    code = "not-equivalent"
+
+    def __init__(self, result: object, *, path: str | PathLike[str], details: Sequence[str]) -> None:
         super().__init__(
-            f"{label} does not run: {said[:300]}",
-            hint="check --arch and --input; --debug shows where it fails",
+            "the target would not compute what the source does, and was not written", path=path, details=details,
+            hint="ckptconv verify says more of two files; without --verify this one is written all the same",
         )  # fmt: skip
+        self.result = result
 
 
 class EditError(CkptconvError):

@@ -10,7 +10,17 @@ from ckptconv.api.edits import Edits
 from ckptconv.api.inspect import Inspection, inspect
 from ckptconv.api.open import open
 from ckptconv.api.validate import Validation, validate
-from ckptconv.api.verify import Verification, verify
+from ckptconv.api.verify import (
+    Recording,
+    Saved,
+    Verification,
+    compare,
+    read_recording,
+    run,
+    save_outputs,
+    verify,
+    verify_outputs,
+)
 
 __all__ = [
     "Architecture",
@@ -19,15 +29,22 @@ __all__ = [
     "Edits",
     "Inferred",
     "Inspection",
+    "Recording",
+    "Saved",
     "Validation",
     "Verification",
     "architecture",
     "architectures",
+    "compare",
     "convert",
     "diff",
     "infer_architecture",
     "inspect",
     "open",
+    "read_recording",
+    "run",
+    "save_outputs",
     "validate",
     "verify",
+    "verify_outputs",
 ]

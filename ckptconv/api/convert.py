@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ckptconv.api.asked import Request
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, LossError, UnsafeError, UsageError
+from ckptconv.errors import CkptconvError, LossError, NotEquivalentError, UnsafeError, UsageError
 from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from ckptconv.api.edits import Edits, Move
     from ckptconv.api.open import PathText
+    from ckptconv.api.verified import Verifier
+    from ckptconv.api.verify import Verification
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
@@ -37,6 +41,8 @@ class Conversion:
     findings: what a person should know besides.
     digest:   the content digest, where the written file records one.
     plan:     in a dry run, what becomes of every tensor.
+
+    verification: what `verify` found, where it was asked for.
     """
 
     source: Path
@@ -49,6 +55,7 @@ class Conversion:
     findings: list[Finding] = field(default_factory=list)
     digest: str | None = None
     plan: list[Move] = field(default_factory=list)
+    verification: Verification | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """The conversion as ``convert --json`` prints it."""
@@ -62,6 +69,8 @@ class Conversion:
         }
         if self.plan:
             document["plan"] = [move.to_dict() for move in self.plan]
+        if self.verification:
+            document["verification"] = self.verification.to_dict()
         return document | ({"digest": self.digest} if self.digest else {})
 
 
@@ -83,6 +92,7 @@ def convert(
     options: Mapping[str, str] | None = None,
     edits: Edits | None = None,
     shard_size: str | int | None = None,
+    verify: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
@@ -102,6 +112,9 @@ def convert(
     options:     the target format's own options by name, as ``ckptconv formats NAME`` lists them.
     edits:       what is done to the model's tensors on their way (`Edits`); `arch` is that of the result.
     shard_size:  ``"5GB"``, ``"2GiB"``, or bytes: more tensors than that are split into several files and an index.
+    verify:      run source and target before the target gets its name, as `verify` does; what edits change is changed
+                 on purpose, so that the source is run with them. NotEquivalentError where they differ. `inputs` may
+                 be given for any target then.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
@@ -113,21 +126,22 @@ def convert(
     size = size_of_shards(shard_size)
     wanted = choose_format(target, to_format, size)
     own = wanted.parse_options(options or {})
-    if inputs and not (wanted.graph and arch is not None):
+    if inputs and not verify and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
         named = named_by_architecture(opened, arch, Path(source), settings)
         opened, moves = edited(named, edits, bare=bare) if edits else (named, {})
         said = opened.with_metadata(metadata or {})
+        request = Request(source, target, arch, settings, inputs)
         fitting, graph = None, None
         if arch is not None or with_params:
             from ckptconv.api.fitting import fit
 
             fitting = fit(Path(source), said, arch, settings, params=with_params)
         if wanted.graph:
-            from ckptconv.api.graph import Request, plan_graph
+            from ckptconv.api.graph import plan_graph
 
-            graph = plan_graph(Request(source, target, arch, settings, inputs), said, cast("OnnxOptions", own))
+            graph = plan_graph(request, said, cast("OnnxOptions", own))
         values = {**(fitting.params if fitting else {}), **(metadata or {})}
         note = graph.note if graph and graph.note else fitting.note if fitting else None
         checkpoint = _prepared(opened, values, bare=bare, note=note)
@@ -140,17 +154,27 @@ def convert(
             Path(source), place.path, opened.format, wanted.name, len(checkpoint), 0, losses,
             [*noticed, *_findings(checkpoint, wanted, bare=bare), *place.findings],
         )  # fmt: skip
-        if dry_run:
-            return _planned(result, checkpoint, plan_of(named, checkpoint, moves, place.file_of(checkpoint)), progress)
-        _refuse(losses, allow_loss, source)
-        try:
-            how = WriteOptions(
-                plain=plain, progress=progress, own=own, graph=graph, write_as=_write_as(progress),
-                shard_size=place.shard_size,
-            )  # fmt: skip
-            return _write(opened, checkpoint, wanted, place.open(replace=force), result, how, allow_loss)
-        except CkptconvError as error:
-            raise error.at(source) from error.__cause__
+        if not dry_run:
+            _refuse(losses, allow_loss, source)
+            written = place.open(replace=force)
+        with _verifier(request, checkpoint, wanted) if verify else nullcontext() as verifier:
+            if dry_run:
+                plan = plan_of(named, checkpoint, moves, place.file_of(checkpoint))
+                return _planned(result, checkpoint, plan, progress)
+            try:
+                how = WriteOptions(
+                    plain=plain, progress=progress, own=own, graph=graph, write_as=_write_as(progress),
+                    shard_size=place.shard_size,
+                )  # fmt: skip
+                return _write(opened, checkpoint, wanted, written, result, how, allow_loss, verifier)
+            except CkptconvError as error:
+                raise error.at(source) from error.__cause__
+
+
+def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:
+    from ckptconv.api.verified import Verifier
+
+    return Verifier(request, checkpoint, wanted)
 
 
 def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
@@ -176,7 +200,7 @@ def _planned(
 
 def _write(
     opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions,
-    allow_loss: Collection[str],
+    allow_loss: Collection[str], verifier: Verifier | None,
 ) -> Conversion:  # fmt: skip
     with target:
         written = wanted.write(checkpoint, target, how)
@@ -184,9 +208,18 @@ def _write(
         if over and not {"overflow", "all"} & set(allow_loss):
             raise LossError(over, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
         opened.check_unchanged()
-        target.commit()
-    losses, findings = [*result.losses, *over], [*result.findings, *written.findings, *cast]
-    return replace(result, nbytes=written.nbytes, digest=written.digest, losses=losses, findings=findings)
+        losses, findings = [*result.losses, *over], [*result.findings, *written.findings, *cast]
+        result = replace(result, nbytes=written.nbytes, digest=written.digest, losses=losses, findings=findings)
+        if verifier is None:
+            target.commit()
+            return result
+        with verifier.verified(target, written) as found:
+            result = replace(result, verification=found)
+            if not found.equivalent:
+                errors = [f"{finding.code}: {finding.message}" for finding in found.findings]
+                raise NotEquivalentError(result, path=target.path, details=errors)
+            target.commit()
+    return result
 
 
 def _write_as(progress: Callable[[int, int], None] | None) -> Callable[[str, Checkpoint, Target], WriteResult]:

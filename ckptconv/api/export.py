@@ -8,7 +8,7 @@ from ckptconv.core.report import Finding
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
 if TYPE_CHECKING:
-    from ckptconv.api.graph import Request
+    from ckptconv.api.asked import Request
     from ckptconv.core.checkpoint import Checkpoint
 
 

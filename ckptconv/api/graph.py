@@ -7,9 +7,6 @@ told then which defaults were used.
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
-from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,27 +19,10 @@ from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.api.open import PathText
+    from ckptconv.api.asked import Request
     from ckptconv.api.validate import Validation
     from ckptconv.arch.recipe.program import Program
     from ckptconv.core.checkpoint import Checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A conversion whose target holds a graph: where from and to, and what was said of the architecture."""
-
-    source: PathText
-    target: PathText
-    arch: str | None = None
-    settings: Sequence[str] = ()
-    inputs: Sequence[str] = ()
-
-    def command(self, *more: str) -> str:
-        """The command line of this conversion, with more options; to be pasted."""
-        given = [part for text in self.settings for part in ("--set", text)]
-        chosen = ["--arch", self.arch] if self.arch and "--arch" not in more else []
-        return shlex.join(["ckptconv", "convert", fspath(self.source), fspath(self.target), *chosen, *given, *more])
 
 
 def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> GraphPlan:
@@ -102,7 +82,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
         if request.arch is not None:
             raise
         raise UsageError(
-            f"a graph says what is computed, and {error.message}", path=request.source,
+            f"it has to be known what is computed, and {error.message}", path=request.source,
             hint=request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)",
         ) from None  # fmt: skip
     if result.spec is None:

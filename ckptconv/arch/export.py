@@ -58,6 +58,7 @@ def export_module(
         raise MissingExtraError("onnxscript", "verify") from error
     module = module.eval().requires_grad_(False)
     _load(module, tensors, name)
+    stored = _widened(module)
     arguments, keywords, shapes = _sampled(module, inputs, name)
     try:
         with torch.inference_mode():
@@ -81,6 +82,7 @@ def export_module(
     _forget_places(model)
     _name_dimensions(model, inputs or shown_inputs(module))
     _share(model, same)
+    _cast(model, stored)
     return model, _emptied(model, module)
 
 
@@ -96,6 +98,43 @@ def _load(module: torch.nn.Module, tensors: Mapping[str, LazyTensor], name: str)
         raise UsageError(
             f"{name} does not take these tensors: {_last_line(error)}", hint="ckptconv validate --arch says more"
         ) from error
+
+
+def _widened(module: torch.nn.Module) -> set[str]:
+    """Let a module with BF16 weights compute in F32, as our own graphs do: onnxruntime's CPU kernels lack BF16.
+
+    Gives the names of the tensors that are BF16, and are to stay so where they are stored.
+    """
+    import torch
+
+    stored = {name for name, value in module.state_dict().items() if value.dtype is torch.bfloat16}
+    if stored:
+        module.float()
+    return stored
+
+
+def _cast(model: ModelProto, stored: set[str]) -> None:
+    """Store these initializers as BF16, with a Cast behind each."""
+    from onnx import TensorProto, helper
+
+    graph = model.graph
+    names = {one.name: f"{one.name}_cast" for one in graph.initializer if one.name in stored}
+    if not names:
+        return
+    for tensor in graph.initializer:
+        if tensor.name in names:
+            tensor.data_type = TensorProto.BFLOAT16
+    for values in (graph.input, graph.value_info):  # what they say of its type holds no more
+        for value in [value for value in values if value.name in names]:
+            values.remove(value)
+    _rename_inputs(graph, names)
+    nodes = [
+        helper.make_node("Cast", [name], [made], name=f"/{name}/Cast", to=TensorProto.FLOAT)
+        for name, made in names.items()
+    ]
+    nodes += list(graph.node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _sampled(

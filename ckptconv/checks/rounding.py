@@ -40,59 +40,72 @@ SIGMAS = 6.0
 class Bound:
     """A float64 run and how far from it a correct one may be.
 
-    outputs: of the float64 run, by name. limits: the largest absolute difference between two correct runs, by name.
+    outputs: of the float64 run, by name. limits: the largest absolute difference between two correct runs, by name,
+             one for each row of the last axis.
+    layers:  limits of each layer's outputs, by the keys of `layers.Layers`; {} where not asked for.
     reason:  where the limits come from.
     """
 
     outputs: Arrays
-    limits: Mapping[str, np.ndarray[Any, Any]]
+    limits: Arrays
+    layers: Arrays
     reason: str
 
 
-def bound(module: torch.nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]], unit: float, *, named: bool) -> Bound:
+def bound(
+    module: torch.nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]], unit: float, *, layers: bool = False
+) -> Bound:
     """Run `module`, which is changed to float64 for this, without noise and with it.
 
-    Limits are per output element along the last axis's row: the spread of a whole row, since an element near 0 says
-    nothing of what was cancelled in it. Costs `RUNS` + 1 runs in float64.
+    Limits are for each row of the last axis: the spread of a whole row, since an element near 0 says nothing of what
+    was cancelled in it. Costs `RUNS` + 1 runs in float64; with `layers` the memory of all of their outputs too.
     """
     import torch
 
-    from ckptconv.checks.runners import exact, flat
+    from ckptconv.checks.layers import traced
+    from ckptconv.checks.runners import arguments, exact, flat
 
     wide = module.double()
     device = next((p.device for p in wide.parameters()), torch.device("cpu"))
-    values = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
-    values = {name: value.double() if value.is_floating_point() else value for name, value in values.items()}
+    positional, named = arguments(wide, feeds, device, torch.float64)
 
-    def run() -> dict[str, torch.Tensor]:
-        return flat(wide(**values) if named else wide(*values.values()))
+    def run() -> dict[tuple[str, str], torch.Tensor]:
+        given: list[object] = []
+        inner = traced(wide, lambda: given.append(wide(*positional, **named))) if layers else {}
+        made = flat(given[0] if layers else wide(*positional, **named))
+        found = {("layer", name): one for name, one in inner.items()}
+        return {("output", name): one for name, one in made.items()} | found
 
-    generator = torch.Generator().manual_seed(0)
     with exact(), torch.inference_mode():
         plain = run()
-        noise = _Noise(unit, generator)
+        noise = _Noise(unit, torch.Generator().manual_seed(0))
         hooks = [layer.register_forward_hook(noise) for layer in wide.modules() if _has_weights(layer)]
         try:
-            squares = {name: torch.zeros_like(value) for name, value in plain.items()}
+            squares = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in plain.items()}
             for _ in range(RUNS):
-                for name, value in run().items():
-                    squares[name] += (value - plain[name]).abs() ** 2
+                for key, value in run().items():
+                    squares[key] += (value.double() - plain[key].double()).abs() ** 2
         finally:
             for hook in hooks:
                 hook.remove()
-    limits = {}
-    for name, total in squares.items():
-        spread = (total / RUNS).sqrt()
-        row = spread.amax(dim=-1, keepdim=True) if spread.dim() else spread
-        size = plain[name].abs()
-        size = size.amax(dim=-1, keepdim=True) if size.dim() else size
-        # what the last operation and the storing of its result round, of both runs
-        limits[name] = (SIGMAS * sqrt(2) * row + 4 * unit * size).expand_as(total).cpu().numpy()
+    limits = {key: _limit(total, plain[key], unit) for key, total in squares.items()}
     reason = (
         f"{SIGMAS:g} standard deviations of rounding noise (u = 2^{_log2(unit)}) through {len(hooks)} layers, "
         f"from {RUNS} runs in float64"
     )
-    return Bound({name: value.cpu().numpy() for name, value in plain.items()}, limits, reason)
+    outputs = {name: value.cpu().numpy() for (kind, name), value in plain.items() if kind == "output"}
+    inside = {name: limit for (kind, name), limit in limits.items() if kind == "layer"}
+    return Bound(outputs, {name: limits["output", name] for name in outputs}, inside, reason)
+
+
+def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> np.ndarray[Any, Any]:
+    """What two runs may be apart, from the sum of the squares of what the noise did in `RUNS`."""
+    spread, size = (squares / RUNS).sqrt(), plain.double().abs()
+    if spread.dim() and spread.numel():
+        spread, size = spread.amax(dim=-1, keepdim=True), size.amax(dim=-1, keepdim=True)
+    # what the last operation and the storing of its result round, of both runs
+    made: np.ndarray[Any, Any] = (SIGMAS * sqrt(2) * spread + 4 * unit * size).cpu().numpy()
+    return made
 
 
 def _log2(unit: float) -> int:

@@ -6,11 +6,13 @@ TF32 off and deterministic kernels; onnxruntime with all of its optimisations, a
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.arch.samples import InputSpec
+from ckptconv.checks.layers import scope_outputs, traced
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import MissingExtraError, RunError, UnsupportedError, UsageError
 
@@ -21,7 +23,16 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ckptconv.checks.layers import Layers
     from ckptconv.core.tensor import LazyTensor
+
+_UNITS = {
+    "tensor(bfloat16)": "bfloat16", "tensor(float16)": "float16", "tensor(float)": "float32",
+    "tensor(double)": "float64",
+}  # fmt: skip
+"""Narrowest first."""
+
+_NO_KERNEL = re.compile(r"NOT_IMPLEMENTED.*?Could not find an implementation for (\S+\(\d+\))", re.DOTALL)
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
@@ -32,10 +43,16 @@ _ONNX_TYPES = {
 
 
 class Runner(Protocol):
-    """Something that computes outputs."""
+    """Something that computes outputs.
+
+    unit: of what it computes in, a key of `rounding.UNIT`.
+    """
 
     label: str
     runtime: str
+
+    @property
+    def unit(self) -> str: ...
 
     @property
     def inputs(self) -> Sequence[InputSpec]:
@@ -46,15 +63,29 @@ class Runner(Protocol):
         """The outputs by name. `feeds` has the inputs in order; their names need not be this runner's."""
         ...
 
+    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+        """What every layer gives. Memory: that of all of it."""
+        ...
+
 
 def check_device(device: str) -> None:
     """Raise MissingExtraError without torch, UsageError where the device is not there."""
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("torch", "verify") from error
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch finds no CUDA device here", hint="--device cpu")
+    from ckptconv.core.device import torch_device
+
+    torch_device(device)
+
+
+def machine(device: str, runtime: str) -> str:
+    """What two runs must have in common for their bits to be equal."""
+    import torch
+
+    if runtime != "torch":
+        import onnxruntime
+
+        return f"onnxruntime {onnxruntime.__version__}"
+    if device != "cpu":
+        return f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}"
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 @dataclass
@@ -67,21 +98,50 @@ class TorchRunner:
     device: str = "cpu"
     runtime: str = "torch"
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
-        """As `Runner.run`. Raises RunError where the module does."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters; float32 where it has none."""
         import torch
 
-        values = [torch.from_numpy(array).to(self.device) for array in feeds.values()]
-        dtype = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
-        values = [value.to(dtype) if value.is_floating_point() else value for value in values]
-        named = {spec.name: value for spec, value in zip(self.inputs, values, strict=False) if spec.name}
-        positional = values if len(named) < len(values) else []
+        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def unit(self) -> str:
+        """As `Runner.unit`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """As `Runner.run`. Raises RunError where the module does."""
+        return {name: _numpy(value) for name, value in flat(self._call(feeds)).items()}
+
+    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+        """As `Runner.trace`. Raises RunError where the module does."""
+        found = traced(self.module, lambda: self._call(feeds))
+        return {name: _numpy(value) for name, value in found.items()}
+
+    def _call(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+        import torch
+
+        positional, named = arguments(self.module, feeds, self.device, self.dtype)
         with exact(), torch.inference_mode():
             try:
-                found = self.module(*positional, **({} if positional else named))
+                return self.module(*positional, **named)
             except Exception as error:
                 raise RunError(self.label, error) from error
-        return {name: _numpy(value) for name, value in flat(found).items()}
+
+
+def arguments(
+    module: torch.nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]], device: torch.device | str, dtype: torch.dtype
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """What `module` is called with: by name where ``forward`` knows all the names, else by position."""
+    import inspect
+
+    import torch
+
+    values = {name: torch.from_numpy(array).to(device) for name, array in feeds.items()}
+    values = {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
+    known = inspect.signature(module.forward).parameters
+    return ([], values) if set(values) <= set(known) else (list(values.values()), {})
 
 
 def flat(found: Any) -> dict[str, torch.Tensor]:
@@ -152,32 +212,80 @@ class OnnxRunner:
             import onnxruntime
         except ModuleNotFoundError as error:
             raise MissingExtraError("onnxruntime", "verify") from error
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-        if provider not in onnxruntime.get_available_providers():
-            raise UsageError(f"this onnxruntime has no {provider}", hint="--device cpu, or install onnxruntime-gpu")
-        settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
-        self.label = label
-        try:
-            self._session = onnxruntime.InferenceSession(path, settings, providers=[provider])
-        except Exception as error:
-            raise RunError(label, error) from error
+        self._provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        if self._provider not in onnxruntime.get_available_providers():
+            raise UsageError(
+                f"this onnxruntime has no {self._provider}", hint="--device cpu, or install onnxruntime-gpu"
+            )
+        self.path, self.label = path, label
+        self._session = self._opened(path)
         self.inputs = [_spec(value) for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
 
+    def _opened(self, model: Path | bytes) -> Any:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # what goes wrong is raised
+        if isinstance(model, bytes):
+            folder = str(self.path.absolute().parent)
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            # fusions would take the layers' outputs away again; onnxruntime 1.32 even crashes on some of F16
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            return onnxruntime.InferenceSession(model, settings, providers=[self._provider])
+        except Exception as error:
+            raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
+
+    @property
+    def unit(self) -> str:
+        """As `Runner.unit`: of the narrowest type that goes in or comes out."""
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        types = {value.type for value in values if value.type in _UNITS}
+        return next((unit for kind, unit in _UNITS.items() if kind in types), "float32")
+
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """As `Runner.run`. Raises RunError."""
+        return dict(zip(self._outputs, self._run(self._session, None, feeds), strict=True))
+
+    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+        """As `Runner.trace`: a copy of the graph is run whose layers' outputs are outputs of it. Raises RunError."""
+        import numpy as np
+        import onnx
+
+        model = onnx.load(self.path, load_external_data=False)
+        layers = scope_outputs(model.graph)
+        wanted = list(dict.fromkeys(layers.values()))
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in self._outputs)
+        session = self._opened(model.SerializeToString())
+        found = dict(zip(wanted, self._run(session, wanted, feeds), strict=True)) if wanted else {}
+        arrays = {layer: found[name] for layer, name in layers.items()}
+        return {
+            layer: array for layer, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        }
+
+    def _run(self, session: Any, names: list[str] | None, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
         from ckptconv.core.arrays import numpy_dtype
 
+        by_name = set(feeds) == {spec.name for spec in self.inputs}
+        arrays = [feeds[spec.name] for spec in self.inputs] if by_name else list(feeds.values())
+        if len(arrays) != len(self.inputs):
+            raise RunError(self.label, ValueError(f"it takes {len(self.inputs)} inputs, and {len(arrays)} are given"))
         named = {
             spec.name: array.astype(numpy_dtype(spec.dtype), copy=False)
-            for spec, array in zip(self.inputs, feeds.values(), strict=True)
+            for spec, array in zip(self.inputs, arrays, strict=True)
         }
         try:
-            found = self._session.run(None, named)
+            found: list[Any] = session.run(names, named)
         except Exception as error:
-            raise RunError(self.label, error) from error
-        return dict(zip(self._outputs, found, strict=True))
+            raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
+        return found
+
+
+def _lacking(error: Exception, provider: str) -> str:
+    """The operator for which the provider has no kernel, if that is what onnxruntime says; else ""."""
+    found = _NO_KERNEL.search(str(error))
+    return f"onnxruntime's {provider} has no kernel for {found[1]}" if found else ""
 
 
 def _spec(value: Any) -> InputSpec:

@@ -1,12 +1,11 @@
-"""Whether two runners compute the same, and what differs where they do not."""
+"""Whether two runs gave the same, and which weights differ where they did not."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptconv.core.report import Finding
-from ckptconv.io.digest import content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,17 +13,25 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ckptconv.checks.runners import Arrays
-    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.spelling import Json
+
+
+class Weight(NamedTuple):
+    """What a tensor is, so far as two can be told apart: element type, shape, and the hash of its content."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    content: str
 
 
 @dataclass(slots=True)
 class Output:
-    """How one output differs, the worst of all runs.
+    """How one output differs, the worst of all batches.
 
     max_abs: the largest difference. max_rel: the largest relative to its row's largest magnitude.
     bound:   the limit where the difference came nearest to it, or past it; 0 where bits have to be equal.
     ok:      whether no element is past its limit.
+    share:   that difference through its limit. batch: the number of the batch in which it was.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Output:
     bound: float = 0.0
     ok: bool = True
     share: float = 0.0
+    batch: int = 0
 
     def to_dict(self) -> dict[str, Json]:
         """The output as ``verify --json`` prints it."""
@@ -48,63 +56,76 @@ def pair_outputs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
     return list(zip(a, b, strict=True))
 
 
+def distances(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How far each element is off, in float64. NaN equals NaN, infinity itself; else they are infinitely far."""
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        wide = (x.astype(np.float64), y.astype(np.float64))
+        distance = np.asarray(np.abs(wide[0] - wide[1]))
+        same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
+        distance[same] = 0.0
+        distance[~same & ~np.isfinite(distance)] = np.inf
+    return distance
+
+
+def row_size(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The largest magnitude along the last axis, which is kept."""
+    import numpy as np
+
+    size = np.abs(x.astype(np.float64))
+    return np.asarray(size.max(axis=-1, keepdims=True, initial=0.0)) if x.ndim else size
+
+
 def compare_outputs(
-    found: dict[str, Output], a: Arrays, b: Arrays, limits: Mapping[str, np.ndarray[Any, Any]] | None
+    found: dict[str, Output], a: Arrays, b: Arrays, limits: Mapping[str, np.ndarray[Any, Any]] | None, batch: int = 0
 ) -> None:
-    """Take one run into `found`; without limits the bits have to be equal. NaN equals NaN, infinity itself.
+    """Take one batch into `found`; without limits the bits have to be equal.
 
     Raises ValueError where outputs do not correspond.
     """
     import numpy as np
 
-    for name, other in pair_outputs(a, b):
+    for position, (name, other) in enumerate(pair_outputs(a, b)):
         x, y = np.asarray(a[name]), np.asarray(b[other])
         if x.shape != y.shape:
             raise ValueError(f"{name!r} has the shape {list(x.shape)} against {list(y.shape)}")
         total = found.setdefault(name, Output(name))
-        with np.errstate(all="ignore"):
-            wide = (x.astype(np.float64), y.astype(np.float64))
-            distance = np.abs(wide[0] - wide[1])
-            same = (wide[0] == wide[1]) | (np.isnan(wide[0]) & np.isnan(wide[1]))
-            distance[same] = 0.0
-            distance[~same & ~np.isfinite(distance)] = np.inf
-            limit = np.zeros_like(distance) if limits is None else np.broadcast_to(_limit(limits, name), distance.shape)
-            size = np.abs(wide[0]).max(axis=-1, keepdims=True, initial=0.0) if x.ndim else np.abs(wide[0])
-            relative = np.where(distance == 0, 0.0, distance / size)
-            share = np.where(distance == 0, 0.0, distance / limit)
+        distance = distances(x, y)
         if distance.size == 0:
             continue
+        limit = np.broadcast_to(0.0 if limits is None else _limit(limits, name, position), distance.shape)
+        with np.errstate(all="ignore"):
+            relative = np.where(distance == 0, 0.0, distance / row_size(x))
+            share = np.where(distance == 0, 0.0, distance / limit)
         worst = int(share.argmax())
         if float(share.flat[worst]) >= total.share:
-            total.share, total.bound = float(share.flat[worst]), float(limit.flat[worst])
+            total.share, total.bound, total.batch = float(share.flat[worst]), float(limit.flat[worst]), batch
         total.max_abs = max(total.max_abs, float(distance.max()))
         total.max_rel = max(total.max_rel, float(relative.max()))
         total.ok = total.ok and not bool((distance > limit).any())
 
 
-def _limit(limits: Mapping[str, np.ndarray[Any, Any]], name: str) -> np.ndarray[Any, Any]:
-    return limits[name] if name in limits else next(iter(limits.values()))
+def _limit(limits: Mapping[str, np.ndarray[Any, Any]], name: str, position: int) -> np.ndarray[Any, Any]:
+    """The limit by the output's name, else by its position: a module and a graph call outputs differently."""
+    return limits[name] if name in limits else list(limits.values())[min(position, len(limits) - 1)]
 
 
-def blame_weights(a: Checkpoint, b: Checkpoint, *, equivalent: bool) -> list[Finding]:
-    """Which tensors of one name differ, and which only changed places. Reads those of equal shapes and types."""
-    changed: list[str] = []
-    hashes: dict[str, tuple[str, str]] = {}
-    for name in a:
-        if name in b and a[name].info == b[name].info and not name.endswith("num_batches_tracked"):
-            pair = content_hash(a[name]), content_hash(b[name])
-            if pair[0] != pair[1]:
-                changed.append(name)
-                hashes[name] = pair
+def blame_weights(a: Mapping[str, Weight], b: Mapping[str, Weight], *, equivalent: bool) -> list[Finding]:
+    """Which tensors of one name, type and shape differ, and which only changed places."""
+    alike = [name for name in a if name in b and a[name][:2] == b[name][:2]]
+    changed = [name for name in alike if a[name] != b[name] and not name.endswith("num_batches_tracked")]
     found: list[Finding] = []
     if equivalent and changed:
         message = f"{_names(changed)}: the weights differ, and the outputs do not: that has no effect on these inputs"
         return [Finding("without-effect", "warning", changed[0], message)]
     swapped: set[str] = set()
-    homes = {ours: name for name, (ours, _) in hashes.items()}
-    for name, (_, theirs) in hashes.items():
-        other = homes.get(theirs)
-        if other is not None and other != name and hashes[other][1] == hashes[name][0] and name not in swapped:
+    homes = {a[name].content: name for name in changed}
+    for name in changed:
+        other = homes.get(b[name].content)
+        if other is None or other == name or name in swapped:
+            continue
+        if b[other].content == a[name].content and a[other][:2] == a[name][:2]:
             swapped |= {name, other}
             message = f"{name} and {other} are swapped: each holds what the other should"
             found.append(Finding("swapped", "error", name, message, name, other))

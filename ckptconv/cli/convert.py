@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ckptconv.cli import edits, options, output, render, trouble
+from ckptconv.cli import edits, options, output, render, render_verify, trouble
 from ckptconv.cli.progress import Bar
+from ckptconv.errors import NotEquivalentError
 
 if TYPE_CHECKING:
     from ckptconv.api import Conversion
@@ -20,6 +21,7 @@ LOSSES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow
 EPILOG = """\b
 Exit codes:
   0    converted; with --dry-run, checked
+  1    with --verify: what was written did not compute the same; DST is as it was
   2    trouble: usage, unreadable, damaged, refused; nothing was written
   130  interrupted; nothing was written
 \b
@@ -28,7 +30,7 @@ Examples:
   ckptconv convert model.safetensors model.pth --meta input_size=784 --meta 'hidden_layers=[512, 256]'
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
-  ckptconv convert checkpoint.pth model.onnx --arch mlp
+  ckptconv convert checkpoint.pth model.onnx --arch mlp --verify
   ckptconv convert model.safetensors model/ --shard-size 5GB
   ckptconv convert model/ model.pth
   ckptconv convert training.ckpt half.safetensors --strip-prefix module. --drop '*.num_batches_tracked' --dtype BF16
@@ -48,6 +50,10 @@ def _loss_code(word: str) -> str:
 @click.option("--to", "to_format", metavar="FORMAT", help="Write this format, whatever DST's suffix says.")
 @click.option("--force", is_flag=True, help="Replace DST if it exists.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; list what would be lost.")
+@click.option(
+    "--verify", is_flag=True,
+    help="Run SRC and what was written on the same inputs before DST gets its name; 'ckptconv verify' says how.",
+)  # fmt: skip
 @click.option("--bare", is_flag=True, help="Write the model's tensors alone: no metadata, no other tensors.")
 @click.option(
     "--meta", metavar="K=V", type=options.key_value, multiple=True,
@@ -73,7 +79,8 @@ def _loss_code(word: str) -> str:
 )  # fmt: skip
 @click.option(
     "--input", "inputs", metavar="SPEC", multiple=True,
-    help="With --arch FILE.py:CLASS and an ONNX target: an input, 'x:F32[N,3,224,224]' or 'ids:I64[N,T]<50257'.",
+    help="With --verify, or --arch FILE.py:CLASS and an ONNX target: an input, 'x:F32[N,3,224,224]' or "
+    "'ids:I64[N,T]<50257'. Repeatable.",
 )  # fmt: skip
 @options.arch
 @options.set_("With --arch or --with-params: give a param its value.")
@@ -81,8 +88,8 @@ def _loss_code(word: str) -> str:
 @options.debug
 @options.help_
 def command(
-    source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, bare: bool,
-    meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool,
+    source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, verify: bool,
+    bare: bool, meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool,
     format_options: tuple[tuple[str, str], ...], inputs: tuple[str, ...], arch: str | None, settings: tuple[str, ...],
     as_json: bool, shard_size: str | None, **editing: Any,
 ) -> int:  # fmt: skip
@@ -90,7 +97,8 @@ def command(
 
     SRC's format is told from its bytes, DST's from its suffix. What DST could not give back is listed and refused,
     unless you agree with --allow-loss, or ask for the model's tensors alone with --bare. With --arch or --with-params
-    a SRC that does not fit its architecture is refused too. DST appears whole or not at all.
+    a SRC that does not fit its architecture is refused too. DST appears whole or not at all; with --verify, only if it
+    computes the same.
     """
     from ckptconv import api
 
@@ -121,8 +129,13 @@ def command(
                 options=dict(format_options),
                 shard_size=shard_size,
                 edits=edits.wanted(click.get_current_context(), **editing),
+                verify=verify,
                 progress=bar,
             )
+    except NotEquivalentError as error:
+        refused = cast("Conversion", error.result)
+        _show(refused, dry_run=dry_run, as_json=as_json)
+        return 1
     except KeyboardInterrupt as stop:
         if _identity(target) != before:  # it came between the rename and here
             stop.add_note(f"{target} is written, and whole")
@@ -135,7 +148,11 @@ def _show(result: Conversion, *, dry_run: bool, as_json: bool) -> None:
     if as_json:
         output.emit_json(result.to_dict())
     else:
-        output.emit_lines(render.conversion(result, dry_run=dry_run))
+        lines = render.conversion(result, dry_run=dry_run)
+        if result.verification is not None:
+            lines += render_verify.verification(result.verification)
+            lines += [] if result.verification.equivalent else ["nothing was written"]
+        output.emit_lines(lines)
 
 
 def _identity(path: str) -> tuple[int, ...] | None:

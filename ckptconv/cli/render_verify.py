@@ -8,7 +8,7 @@ from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import findings, plural, table
 
 if TYPE_CHECKING:
-    from ckptconv.api import Verification
+    from ckptconv.api import Saved, Verification
 
 
 def verification(result: Verification) -> list[str]:
@@ -29,4 +29,16 @@ def verification(result: Verification) -> list[str]:
     ]  # fmt: skip
     lines += [f"  {line}" for line in table([head, *cells])]
     lines.append(f"bound: {printable(result.reason)}")
+    return lines + findings(result.findings)
+
+
+def saved(result: Saved) -> list[str]:
+    """What was run, where it is kept, and how it is compared."""
+    rows = sum(shape[0] if shape else 1 for shape in result.runs)
+    batches = plural(len(result.runs), "batch", "batches")
+    lines = [
+        f"saved to {printable(str(result.target))}: {plural(rows, 'sample')} in {batches} on {result.device}, "
+        f"{result.runtime}"
+    ]
+    lines.append(f"bound: {printable(result.reason) if result.reason else 'none yet, for want of a float64 reference'}")
     return lines + findings(result.findings)

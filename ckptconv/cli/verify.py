@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, TypedDict, cast
 
 import click
 
@@ -19,12 +19,16 @@ Examples:
   ckptconv verify model.pth model.onnx
   ckptconv verify model.pth model.safetensors --arch models.py:Net --input 'x:F32[N,3,224,224]'
   ckptconv verify old.onnx new.onnx --inputs batch.npz --rtol 1e-5
+\b
+Later, or on another machine:
+  ckptconv verify model.pth --save-outputs outputs.npz
+  ckptconv verify model.onnx --outputs outputs.npz
 """
 
 
 @click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
 @click.argument("first", metavar="A", type=options.path_text)
-@click.argument("second", metavar="B", type=options.path_text)
+@click.argument("second", metavar="[B]", type=options.path_text, required=False)
 @options.arch
 @options.set_("Give a param of the architecture its value.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where both run.")
@@ -37,28 +41,75 @@ Examples:
 @click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Of the made-up inputs.")
 @click.option("--rtol", metavar="X", type=click.FloatRange(0), help="Allow X times a row's largest magnitude instead.")
 @click.option("--atol", metavar="X", type=click.FloatRange(0), help="Allow differences up to X instead.")
+@click.option(
+    "--save-outputs", "saved", metavar="FILE.npz", type=options.path_text,
+    help="Without B: run A, and save what went in and came out, to be compared later.",
+)  # fmt: skip
+@click.option(
+    "--outputs",
+    "recorded",
+    metavar="FILE.npz",
+    type=options.path_text,
+    help="Without B: run A on the inputs that FILE has, and compare with the outputs saved there.",
+)
+@click.option("--force", is_flag=True, help="Replace the file of --save-outputs if it exists.")
 @options.json_
 @options.debug
 @options.help_
 def command(
-    first: str, second: str, arch: str | None, settings: tuple[str, ...], device: str, inputs: tuple[str, ...],
-    arrays: str | None, samples: int, seed: int, rtol: float | None, atol: float | None, as_json: bool,
+    first: str, second: str | None, arch: str | None, settings: tuple[str, ...], device: str, inputs: tuple[str, ...],
+    arrays: str | None, samples: int, seed: int, rtol: float | None, atol: float | None, saved: str | None,
+    recorded: str | None, force: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Do A and B compute the same?
 
     Both run on the same inputs: an ONNX graph in onnxruntime, weights in a torch module of their architecture. Outputs
     may differ by what rounding explains, which is estimated from runs in float64; the same weights in torch have to
-    give the same bits. Where outputs differ, tensors that differ or changed places are named.
+    give the same bits. Where outputs differ, the first layer that does is named, and tensors that differ or changed
+    places.
+
+    Running and comparing need not be done together: --save-outputs keeps what A gave, --outputs compares with it.
     """
     from ckptconv import api
 
+    if [second, saved, recorded].count(None) != 2:
+        raise click.UsageError("give one of B, --save-outputs and --outputs", click.get_current_context())
+    if recorded and (arrays or _given("samples", "seed")):
+        raise click.UsageError("--outputs brings its own inputs", click.get_current_context())
+    if saved and (rtol is not None or atol is not None):
+        raise click.UsageError("--rtol and --atol are for comparing", click.get_current_context())
+    said = _Said(arch=arch, settings=settings, device=cast("Literal['cpu', 'cuda']", device), inputs=inputs)
     with Bar("verifying") as bar:
-        result = api.verify(
-            first, second, arch=arch, settings=settings, device=cast("Literal['cpu', 'cuda']", device), inputs=inputs,
-            arrays=arrays, samples=samples, seed=seed, rtol=rtol, atol=atol, progress=bar,
-        )  # fmt: skip
+        if saved is not None:
+            result: api.Verification | api.Saved = api.save_outputs(
+                first, saved, **said, arrays=arrays, samples=samples, seed=seed, force=force, progress=bar
+            )
+        elif recorded is not None:
+            result = api.verify_outputs(first, recorded, **said, rtol=rtol, atol=atol, progress=bar)
+        else:
+            assert second is not None
+            result = api.verify(
+                first, second, **said, arrays=arrays, samples=samples, seed=seed, rtol=rtol, atol=atol, progress=bar
+            )
     if as_json:
         output.emit_json(result.to_dict())
+    elif isinstance(result, api.Saved):
+        output.emit_lines(render_verify.saved(result))
     else:
         output.emit_lines(render_verify.verification(result))
-    return 0 if result.equivalent else 1
+    return 0 if isinstance(result, api.Saved) or result.equivalent else 1
+
+
+class _Said(TypedDict):
+    """What is said of every network that is run."""
+
+    arch: str | None
+    settings: tuple[str, ...]
+    device: Literal["cpu", "cuda"]
+    inputs: tuple[str, ...]
+
+
+def _given(*names: str) -> bool:
+    """Whether any of these options stands on the command line."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in names)

@@ -9,11 +9,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
-from ckptconv.errors import MissingExtraError, UnsupportedError
+from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from ckptconv.core.tensor import LazyTensor
 
@@ -135,25 +134,3 @@ def to_bytes(values: np.ndarray[Any, Any], dtype: DType) -> bytes:
 def to_numpy(tensor: LazyTensor) -> np.ndarray[Any, Any]:
     """The whole tensor as a numpy array of its own memory; read-only where that saves a copy."""
     return from_bytes(tensor.read(), tensor.info.dtype, tensor.info.shape)
-
-
-def to_torch(tensor: LazyTensor, device: str = "cpu") -> torch.Tensor:
-    """The whole tensor as a torch tensor on `device`. Raises MissingExtraError, UnsupportedError."""
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("torch", "verify") from error
-    info = tensor.info
-    name = TORCH_NAMES.get(info.dtype)
-    if name is None:
-        raise UnsupportedError(f"torch has no element type for {info.dtype}", hint="read its bytes with .read()")
-    shape = info.shape
-    if info.dtype is DType.F4:
-        shape = (*shape[:-1], shape[-1] // 2)
-    if info.nbytes == 0:
-        return torch.empty(shape, dtype=getattr(torch, name), device=device)
-    data = tensor.read()
-    if data.readonly:  # torch warns about memory that it must not write to
-        data = memoryview(bytearray(data))
-    flat = torch.frombuffer(data, dtype=torch.uint8)
-    return flat.view(getattr(torch, name)).reshape(shape).to(device)

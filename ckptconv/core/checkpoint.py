@@ -202,17 +202,33 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             name: one for name, one in self.composites.items() if all(part in tensors for part in one.parts.values())
         }
 
-    def to_torch(self, name: str, device: str = "cpu") -> torch.Tensor:
+    def whole(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
         """A tensor, or a whole quantized or sparse one, as torch has it. Reads it.
 
-        Raises KeyError, MissingExtraError, UnsupportedError, CorruptFileError (indices that point outside).
+        Raises KeyError, and as `to_torch`; CorruptFileError for indices that point outside.
         """
-        from ckptconv.core.arrays import to_torch
         from ckptconv.core.whole import composite_to_torch
 
         if name not in self.composites:
-            return to_torch(self.all_tensors[name], device)
+            return self.all_tensors[name].to_torch(device)
         return composite_to_torch(name, self.composites[name], self.all_tensors, device)
+
+    def to_torch(self, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
+        """The model's tensors as ``load_state_dict`` takes them, on `device`; tied names share one tensor.
+
+        To a GPU the file is read while the part before it is being fetched (`core.device`). Raises MissingExtraError
+        without torch, UsageError where that device is not there, UnsupportedError for element types that torch lacks.
+        """
+        from ckptconv.core.composite import VALUES
+        from ckptconv.core.device import load_tensors
+
+        composites = self.composites_of(self._tensors)
+        parts = {part for one in composites.values() for part in one.parts.values()}
+        plain = {name: tensor for name, tensor in self._tensors.items() if name not in parts}
+        found = dict(zip(plain, load_tensors(plain.values(), device), strict=True))
+        whole = {one.parts[VALUES]: name for name, one in composites.items()}
+        keys = [whole.get(name, name) for name in self._tensors if name not in parts or name in whole]
+        return {name: self.whole(name, device) if name in composites else found[name] for name in keys}
 
     def bare(self) -> Checkpoint:
         """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""

@@ -152,11 +152,11 @@ class LazyTensor:
 
         return to_numpy(self)
 
-    def to_torch(self, device: str = "cpu") -> torch.Tensor:
-        """The whole tensor as a torch tensor on `device`."""
-        from ckptconv.core.arrays import to_torch
+    def to_torch(self, device: str | torch.device = "cpu") -> torch.Tensor:
+        """The whole tensor as a torch tensor on `device`. Raises UsageError where that device is not there."""
+        from ckptconv.core.device import load_tensor
 
-        return to_torch(self, device)
+        return load_tensor(self, device)
 
 
 def in_memory(info: TensorInfo, data: bytes, alias: Hashable = None) -> LazyTensor:

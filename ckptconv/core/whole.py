@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.arrays import to_torch
 from ckptconv.core.composite import FLOAT_QPARAMS, VALUES, Quantized, Sparse, problem, roles
 from ckptconv.core.indices import check_indices
 from ckptconv.core.strided import contiguous_strides
@@ -24,7 +23,7 @@ TORCH_QUANTIZED = {"QI8": "qint8", "QU8": "quint8", "QI32": "qint32", "QU4": "qu
 
 
 def composite_to_torch(
-    name: str, composite: Composite, tensors: Mapping[str, LazyTensor], device: str = "cpu"
+    name: str, composite: Composite, tensors: Mapping[str, LazyTensor], device: str | torch.device = "cpu"
 ) -> torch.Tensor:
     """The tensor `name` on `device`; reads its parts, which are among `tensors`, and checks what they say.
 
@@ -34,7 +33,7 @@ def composite_to_torch(
         raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust the file")
     if isinstance(composite, Sparse):
         check_indices(name, composite, tensors)
-    parts = {role: to_torch(tensors[composite.parts[role]]) for role in roles(composite)}
+    parts = {role: tensors[composite.parts[role]].to_torch() for role in roles(composite)}
     made = _quantized(composite, parts) if isinstance(composite, Quantized) else _sparse(composite, parts)
     return made.to(device)
 

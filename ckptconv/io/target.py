@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,17 @@ class Target:
         return os.write(self._fd, data)
 
     @property
+    def real(self) -> Path:
+        """Where the file will be, symlinks followed."""
+        return self._real
+
+    def link_as(self, name: Path) -> None:
+        """Give the unfinished file one more name, on the same file system. Keep it until after `commit`: Linux never
+        again links a file that has lost its last name. Raises OSError.
+        """
+        self._link(name)
+
+    @property
     def readable_path(self) -> Path:
         """A path under which the unfinished file can be opened for reading by another library."""
         return self._temp or Path(f"/proc/self/fd/{self._fd}")
@@ -285,9 +297,27 @@ def _sweep(path: Path) -> None:
             fd = os.open(leftover, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
             try:
                 if _lock(fd):
-                    os.unlink(leftover)
+                    shutil.rmtree(leftover) if stat.S_ISDIR(os.fstat(fd).st_mode) else os.unlink(leftover)
             finally:
                 os.close(fd)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A folder of our own beside `path`, held by a lock; it has to be empty again when the context ends."""
+    with _translated(path):
+        folder = _beside(path)
+        folder.mkdir(mode=0o700)
+        fd = -1 if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
+    try:
+        if fd >= 0:
+            _lock(fd)
+        yield folder
+    finally:
+        if fd >= 0:
+            os.close(fd)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _names(folder: Path) -> Iterator[str]:

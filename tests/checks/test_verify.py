@@ -124,7 +124,7 @@ def test_the_spread_is_what_rounding_does() -> None:
         order = torch.randperm(64)
         first = module[0]
         other = module[1:](nn.functional.linear(x[:, order], first.weight[:, order], first.bias))
-    found = bound(module, {"x": x.numpy()}, UNIT["float32"], named=False)
+    found = bound(module, {"x": x.numpy()}, UNIT["float32"])
     limits, exact = found.limits["output"], found.outputs["output"]
     for run in (narrow, other):
         assert (np.abs(run.double().numpy() - exact) <= limits).all()

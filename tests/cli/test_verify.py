@@ -40,3 +40,21 @@ def test_trouble_is_one_line_and_a_hint(run: Run, tmp_path: Path) -> None:
         done = run("verify", *typed)
         assert done.exit_code == 2
         assert "hint: " in done.output
+
+
+def test_outputs_are_saved_and_compared_later(run: Run, tmp_path: Path) -> None:
+    source, graph, saved = FIXTURES / "digits-metadata.pth", tmp_path / "a.onnx", tmp_path / "out.npz"
+    assert run("convert", source, graph, "--arch", "mlp").exit_code == 0
+    kept = run("verify", source, "--save-outputs", saved)
+    assert kept.exit_code == 0, kept.output
+    assert kept.output.startswith(f"saved to {saved}: 36 samples in 3 batches on cpu, torch\n")
+    later = run("verify", graph, "--outputs", saved)
+    assert later.exit_code == 0, later.output
+    assert later.output.startswith("equivalent: 36 samples in 3 batches on cpu, torch and onnxruntime\n")
+    again = run("verify", source, "--save-outputs", saved)
+    assert (again.exit_code, "--force" in again.output) == (2, True)
+    document = strict(run("verify", source, "--save-outputs", saved, "--force", "--json").output)
+    assert document["saved"] == str(saved)
+    for wrong in ([source], [source, graph, "--outputs", saved], [source, "--outputs", saved, "--seed", "3"],
+                  [source, "--save-outputs", saved, "--rtol", "1"]):  # fmt: skip
+        assert run("verify", *wrong).exit_code == 2

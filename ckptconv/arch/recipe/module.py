@@ -5,6 +5,7 @@ Needs torch, which is imported when a module is built.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.recipe.catalog import KINDS
@@ -12,12 +13,14 @@ from ckptconv.arch.recipe.program import stored_as
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import torch
     from torch import nn
 
     from ckptconv.arch.recipe.program import Operation, Program
+
+    Tell = Callable[[str, torch.Tensor], None]
 
 Values = dict[str, "torch.Tensor"]
 
@@ -26,7 +29,8 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
     """The network, in eval mode, its weights not initialised (``device="meta"`` makes none at all).
 
     Takes the program's input and gives its output. ``module.trace(x)`` gives every operation's output by its name, in
-    order. Dropout does nothing unless the module is put into train mode. Memory: that of the weights.
+    order; within ``module.watch_operations(tell)`` each run calls ``tell(name, output)`` for each operation. Dropout
+    does nothing unless the module is put into train mode. Memory: that of the weights.
 
     Raises UnsupportedError for names that no torch module can have, such as ``forward.weight``.
     """
@@ -36,9 +40,24 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
     class RecipeModule(nn.Module):
         """A network that a forward recipe describes."""
 
+        teller: Tell | None = None
+
         def trace(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
             values: Values = {program.input.name: x}
-            return {operation.output: _run(self, operation, values) for operation in program.operations}
+            made: dict[str, torch.Tensor] = {}
+            for operation in program.operations:
+                made[operation.output] = _run(self, operation, values)
+                if self.teller is not None:
+                    self.teller(operation.name, made[operation.output])
+            return made
+
+        @contextmanager
+        def watch_operations(self, tell: Tell) -> Iterator[None]:
+            self.teller = tell
+            try:
+                yield
+            finally:
+                self.teller = None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.trace(x)[program.output.name]

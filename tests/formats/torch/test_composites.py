@@ -56,7 +56,7 @@ def test_the_tensor_that_the_library_gives_is_torchs(kind: str, tmp_path: Path) 
         plain = quiet(lambda: torch._make_per_tensor_quantized_tensor(plain.int_repr(), 0.1, 3))
     for path in ("a.pth", "c.safetensors"):
         with ckptconv.open(tmp_path / path) as checkpoint:
-            assert same_tensor(quiet(lambda: checkpoint.to_torch("w")), plain)
+            assert same_tensor(quiet(lambda: checkpoint.whole("w")), plain)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -1,0 +1,35 @@
+"""What was asked: the words of a command line that are about a network."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from os import fspath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.api.open import PathText
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A file whose network is to be known: where from and to, and what was said of the architecture.
+
+    words: of the command line that asks, without options on the architecture; those of a conversion where empty.
+    """
+
+    source: PathText
+    target: PathText
+    arch: str | None = None
+    settings: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    words: tuple[str, ...] = ()
+
+    def command(self, *more: str) -> str:
+        """The command line that asked, with more options; to be pasted."""
+        given = [part for text in self.settings for part in ("--set", text)]
+        chosen = ["--arch", self.arch] if self.arch and "--arch" not in more else []
+        words = self.words or ("convert", fspath(self.source), fspath(self.target))
+        return shlex.join(["ckptconv", *words, *chosen, *given, *more])

@@ -1,0 +1,154 @@
+"""Comparing what two networks gave, once both have run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.checks.layers import THUMB, first_difference
+from ckptconv.checks.verify import Output, blame_weights, compare_outputs, row_size
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from ckptconv.checks.recording import Recording
+    from ckptconv.checks.runners import Arrays
+    from ckptconv.core.report import Finding
+    from ckptconv.core.spelling import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found.
+
+    outputs:  how each output differs, the worst of all runs.
+    reason:   where the bound comes from.
+    runtimes: what each side ran in. runs: the shapes of the first input of each run.
+    """
+
+    first: Path
+    second: Path
+    device: str
+    outputs: list[Output]
+    reason: str
+    runtimes: tuple[str, str]
+    runs: list[tuple[int, ...]]
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether every output is within its bound."""
+        return all(output.ok for output in self.outputs)
+
+    def to_dict(self) -> dict[str, Json]:
+        """The result as ``verify --json`` prints it."""
+        return {
+            "first": str(self.first),
+            "second": str(self.second),
+            "equivalent": self.equivalent,
+            "device": self.device,
+            "runtimes": list(self.runtimes),
+            "bound": self.reason,
+            "runs": [list(shape) for shape in self.runs],
+            "outputs": [output.to_dict() for output in self.outputs],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: float | None = None) -> Verification:
+    """Compare what two gave for the same inputs. Raises UsageError where inputs or outputs do not correspond.
+
+    Where both hold the same weights and ran in torch of one version on one machine, bits have to be equal; else the
+    limits that either has are taken, or `rtol` and `atol` as in `verify`. The layers, where both have them, say which
+    differs first.
+    """
+    _check_inputs(a, b)
+    exact = must_be_equal(a, b) and rtol is None and atol is None
+    outputs: dict[str, Output] = {}
+    for number, (ours, theirs) in enumerate(zip(a.batches, b.batches, strict=True)):
+        limits = None if exact else _limits(a, b, number, rtol, atol)
+        try:
+            compare_outputs(outputs, ours.outputs, theirs.outputs, limits, number)
+        except ValueError as error:
+            raise UsageError(f"the outputs cannot be compared: {error}", hint="are these the same network?") from None
+    equivalent = all(output.ok for output in outputs.values())
+    findings = blame_weights(a.weights, b.weights, equivalent=equivalent)
+    if not equivalent and a.layers and b.layers:
+        findings += blame_layer(a, b)
+    devices = dict.fromkeys((a.device, b.device))
+    return Verification(
+        Path(a.label), Path(b.label), " and ".join(devices), list(outputs.values()), _reason(a, b, rtol, atol),
+        (a.runtime, b.runtime), shapes_of(a), findings,
+    )  # fmt: skip
+
+
+def blame_layer(a: Recording, b: Recording) -> list[Finding]:
+    """The first layer whose outputs differ; [] where none that both have does."""
+    limits = None
+    if not (a.machine == b.machine and a.runtime == b.runtime == "torch"):
+        limits = a.layer_limits or b.layer_limits
+    scale = _scale(a if a.layer_limits else b, a, b)
+    found = first_difference(a.layers, b.layers, limits, scale)
+    return [] if found is None else [found]
+
+
+def shapes_of(recording: Recording) -> list[tuple[int, ...]]:
+    """Of the first input of each batch."""
+    return [next(iter(batch.inputs.values())).shape for batch in recording.batches]
+
+
+def _check_inputs(a: Recording, b: Recording) -> None:
+    import numpy as np
+
+    same = len(a.batches) == len(b.batches)
+    for ours, theirs in zip(a.batches, b.batches, strict=False):
+        pairs = zip(ours.inputs.values(), theirs.inputs.values(), strict=False)
+        same = same and len(ours.inputs) == len(theirs.inputs)
+        same = same and all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in pairs)
+    if not same:
+        raise UsageError(
+            f"{fspath(a.label)} and {fspath(b.label)} ran on different inputs",
+            hint="ckptconv verify B --outputs FILE.npz runs B on the inputs of FILE.npz",
+        )
+
+
+def must_be_equal(a: Recording, b: Recording) -> bool:
+    """Whether bits have to be equal: the same weights in the same torch on the same device."""
+    return a.runtime == b.runtime == "torch" and a.machine == b.machine and a.weights == b.weights
+
+
+def coarser(a: Recording, b: Recording) -> str:
+    """The arithmetic of the two that rounds more."""
+    from ckptconv.checks.rounding import UNIT
+
+    return max(a.unit, b.unit, key=UNIT.__getitem__)
+
+
+def _scale(limited: Recording, a: Recording, b: Recording) -> float:
+    """Limits grow with the unit roundoff: those of one run are brought to the coarser arithmetic of the two."""
+    from ckptconv.checks.rounding import UNIT
+
+    return UNIT[coarser(a, b)] / UNIT[limited.unit]
+
+
+def _limits(a: Recording, b: Recording, number: int, rtol: float | None, atol: float | None) -> Arrays:
+    """Of each output, for one batch."""
+    if rtol is None and atol is None:
+        for one in (a, b):
+            if limits := one.batches[number].limits:
+                return {name: limit * _scale(one, a, b) for name, limit in limits.items()}
+        rtol = THUMB
+    return {name: (atol or 0.0) + (rtol or 0.0) * row_size(array) for name, array in a.batches[number].outputs.items()}
+
+
+def _reason(a: Recording, b: Recording, rtol: float | None, atol: float | None) -> str:
+    if rtol is not None or atol is not None:
+        return f"|a - b| <= {atol or 0.0:g} + {rtol or 0.0:g} × the row's largest magnitude, as asked for"
+    if must_be_equal(a, b):
+        return "the same weights in the same runtime on the same device: bits have to be equal"
+    return (
+        a.reason
+        or b.reason
+        or (f"{THUMB:g} of the row's largest magnitude, a rule of thumb: --arch would give a reference in float64")
+    )

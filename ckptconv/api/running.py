@@ -1,0 +1,235 @@
+"""What runs a file, what goes in, and the recording of what comes out."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.api.graph import program_of
+from ckptconv.api.naming import named_by_architecture
+from ckptconv.api.open import open
+from ckptconv.arch.factory import is_reference, made
+from ckptconv.arch.samples import InputSpec, shown_inputs
+from ckptconv.checks.recording import Batch, Recording
+from ckptconv.checks.runners import OnnxRunner, TorchRunner, load_weights, machine
+from ckptconv.checks.verify import Weight
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import ExitStack
+
+    import numpy as np
+    import torch
+
+    from ckptconv.api.asked import Request
+    from ckptconv.api.open import PathText
+    from ckptconv.arch.recipe.program import Program
+    from ckptconv.checks.runners import Runner
+    from ckptconv.core.checkpoint import Checkpoint
+
+Feeds = dict[str, "np.ndarray[Any, Any]"]
+
+FREE_SIZES = {3: 16, 4: 64}
+"""Of free dimensions behind the first, by the input's rank: sequences and images; others are 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A file to be run.
+
+    request:  its path, and what was said of its architecture.
+    tensors:  what is run in place of what the file holds, and what tells its architecture: a checkpoint that is about
+              to be written, say. None: the file's own. A graph is always the file's own.
+    evidence: whose metadata and names tell the architecture; None: `tensors`.
+    """
+
+    request: Request
+    device: str = "cpu"
+    tensors: Checkpoint | None = None
+    evidence: Checkpoint | None = None
+
+
+class Side:
+    """One file, open, and what runs it. `stack` closes it."""
+
+    def __init__(self, subject: Subject, stack: ExitStack) -> None:
+        """Load it. Raises UsageError where nothing says what is computed, RunError where it does not load."""
+        self.request, self.stack, self.device = subject.request, stack, subject.device
+        self.path = Path(self.request.source)
+        self.findings: list[Finding] = []
+        self.checkpoint = self._opened(subject)
+        self.evidence = subject.evidence or self.checkpoint
+        self.runner: Runner
+        if self.is_graph:
+            self.runner = OnnxRunner(self.path, self.path.name, self.device)
+        else:
+            module, specs = self.module()
+            self.runner = TorchRunner(self.path.name, module.to(self.device), specs, self.device)
+
+    def _opened(self, subject: Subject) -> Checkpoint:
+        if subject.tensors is not None:
+            self.is_graph = subject.tensors.format == "onnx"
+            return subject.tensors
+        opened = self.stack.enter_context(open(self.path))
+        self.is_graph = opened.format == "onnx"
+        return named_by_architecture(opened, self.request.arch, self.path, self.request.settings)
+
+    def module(self) -> tuple[torch.nn.Module, list[InputSpec]]:
+        """A torch module with the weights as F32 (F64 where they are), on the CPU, and what it takes."""
+        import torch
+
+        arch, label = self.request.arch, self.path.name
+        if arch is not None and is_reference(arch):
+            module, _ = self.stack.enter_context(
+                made(arch, self.evidence.metadata, self.request.settings, device="cpu")
+            )
+            module = load_weights(module, self.checkpoint, label, "cpu")
+            specs = shown_inputs(module)
+        else:
+            from ckptconv.arch.recipe.module import build_module
+
+            result, run = program_of(self.request, self.evidence)
+            module = load_weights(build_module(run, device="meta"), self.checkpoint, label, "cpu")
+            specs = [_recipe_input(run, module)]
+            assumed = [name for name in run.params if result.origins.get(name) == "default"]
+            for name in assumed:
+                message = f"{name} = {result.params[name]} is assumed: nothing in the file says it"
+                self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))
+        wide = all(p.dtype is torch.float64 for p in module.parameters() if p.is_floating_point())
+        return module.to(torch.float64 if wide else torch.float32), specs
+
+    def reference(self) -> torch.nn.Module | None:
+        """A module of its own on the CPU, for a run in float64; None where nothing says what a graph computes."""
+        if isinstance(self.runner, TorchRunner):
+            return deepcopy(self.runner.module).cpu()
+        try:
+            return self.module()[0]
+        except CkptconvError:
+            return None
+
+    def weights(self) -> dict[str, Weight]:
+        """What tells its tensors apart from another's. Reads all of them, those that are tied once."""
+        from ckptconv.io.digest import content_hash
+
+        hashes: dict[object, str] = {}
+        found: dict[str, Weight] = {}
+        for name, tensor in self.checkpoint.items():
+            key = name if tensor.alias is None else tensor.alias
+            if key not in hashes:
+                hashes[key] = content_hash(tensor)
+            found[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])
+        return found
+
+
+def _recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:
+    dims = tuple(f"dim_{i}" if dim is None else dim for i, dim in enumerate(run.input.shape))
+    shown = shown_inputs(module)
+    limit = shown[0].limit if shown else 0
+    return InputSpec("", DType.F32 if run.input.dtype is None else DType.I64, dims, limit if run.input.dtype else 0)
+
+
+def record(side: Side, batches: Sequence[Feeds], *, seed: int | None, tell: Callable[[], None]) -> Recording:
+    """Run all batches, calling `tell` after each. Raises RunError."""
+    recording = Recording(
+        str(side.path), side.runner.runtime, side.device, machine(side.device, side.runner.runtime), side.runner.unit,
+        [], seed,
+    )  # fmt: skip
+    for feeds in batches:
+        recording.batches.append(Batch(dict(feeds), side.runner.run(feeds)))
+        tell()
+    recording.weights = side.weights()
+    return recording
+
+
+def refer(recording: Recording, module: torch.nn.Module | None) -> None:
+    """Add the float64 reference and the limits, which are made from `module`; it is changed to float64 for that."""
+    from ckptconv.checks.rounding import UNIT, bound
+
+    if module is None:
+        return
+    for batch in recording.batches:
+        found = bound(module, batch.inputs, UNIT[recording.unit])
+        batch.reference, batch.limits, recording.reason = found.outputs, found.limits, found.reason
+
+
+def trace(recording: Recording, side: Side, number: int, module: torch.nn.Module | None) -> None:
+    """Add what each layer gives for one batch, and with `module`, changed to float64, the layers' limits."""
+    from ckptconv.checks.rounding import UNIT, bound
+
+    feeds = recording.batches[number].inputs
+    recording.traced, recording.layers = number, side.runner.trace(feeds)
+    if module is not None:
+        recording.layer_limits = bound(module, feeds, UNIT[recording.unit], layers=True).layers
+
+
+def taken(sides: Sequence[Side]) -> list[InputSpec]:
+    """What goes in: as a graph names it, with the limits that a module knows. Raises UsageError where nobody says."""
+    graphs = [side for side in sides if side.is_graph]
+    modules = [side for side in sides if not side.is_graph]
+    specs = list((graphs or modules)[0].runner.inputs)
+    if not specs:
+        raise UsageError("nothing says what goes in", hint="describe it, such as --input 'x:F32[N,3,224,224]'")
+    limits = [spec.limit for side in modules for spec in side.runner.inputs if spec.limit]
+    if limits:
+        specs = [replace(spec, limit=min(limits)) if spec.dtype.kind == "int" else spec for spec in specs]
+    unknown = [spec for spec in specs if spec.dtype.kind == "int" and not spec.limit]
+    if unknown:
+        shape = ",".join(map(str, unknown[0].dims))
+        raise UsageError(
+            f"nothing says which integers {unknown[0].name!r} takes",
+            hint=f"--input '{unknown[0].name}:{unknown[0].dtype}[{shape}]<LIMIT', or --inputs FILE.npz",
+        )
+    return specs
+
+
+def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Feeds]:
+    """Batches of 1, 3 and `samples`; one alone where the first dimension is fixed."""
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    if samples < 1:
+        raise UsageError(f"{samples} samples are none", hint="--samples 32")
+    rng = np.random.default_rng(seed)
+    free = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)}
+    for batch in dict.fromkeys((1, 3, samples)) if free else (1,):
+        sizes: dict[str, int] = {}
+        feeds: Feeds = {}
+        for position, spec in enumerate(specs):
+            shape = []
+            for axis, dim in enumerate(spec.dims):
+                size = FREE_SIZES.get(len(spec.dims), 8)
+                shape.append(
+                    dim if isinstance(dim, int) else batch if dim in free and axis == 0 else sizes.setdefault(dim, size)
+                )
+            dtype = numpy_dtype(spec.dtype)
+            if spec.dtype.kind == "float":
+                values = rng.standard_normal(shape).astype(dtype)
+            else:
+                values = rng.integers(0, spec.limit or 2, shape).astype(dtype)
+            feeds[spec.name or f"input_{position}"] = values
+        yield feeds
+
+
+def loaded(path: PathText, names: Sequence[str]) -> list[Feeds]:
+    """The arrays of an .npz by the inputs' names, or in its order. Pickled objects are refused."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: Mapping[str, np.ndarray[Any, Any]] = {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{fspath(path)} is no .npz of arrays: {error}", hint="numpy.savez(FILE, x=array)") from error
+    if set(arrays) == set(names):
+        return [{name: arrays[name] for name in names}]
+    if len(arrays) != len(names):
+        raise UsageError(
+            f"{fspath(path)} holds {len(arrays)} arrays for {len(names)} inputs", hint=f"{', '.join(names)}"
+        )
+    return [dict(arrays)]

@@ -1,0 +1,79 @@
+"""A conversion that is verified before the target gets its name."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from os import fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.graph import program_of
+from ckptconv.api.running import Side, Subject, taken
+from ckptconv.api.verify import DEFAULT_SAMPLES, batches_for, verify_sides
+from ckptconv.arch.factory import is_reference
+from ckptconv.arch.samples import parse_input
+from ckptconv.checks.runners import check_device
+from ckptconv.io.staging import staged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from ckptconv.api.asked import Request
+    from ckptconv.api.verify import Verification
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.base import Format, WriteResult
+    from ckptconv.io.target import Target
+
+
+class Verifier:
+    """Runs the source of a conversion, and what was written of it. A context manager.
+
+    The source is run with the tensors that are to be written: what edits change is changed on purpose. Where the source
+    is a graph, that graph is run.
+    """
+
+    def __init__(self, request: Request, checkpoint: Checkpoint, wanted: Format) -> None:
+        """Load the source. Raises UsageError where it cannot be known what is computed, before anything is written."""
+        words = ("convert", fspath(request.source), fspath(request.target), "--verify")
+        self.request = replace(request, words=words)
+        self.checkpoint = checkpoint
+        self._stack = ExitStack()
+        check_device("cpu")
+        try:
+            self._side = Side(Subject(self.request, tensors=checkpoint), self._stack)
+            self._look(wanted)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _look(self, wanted: Format) -> None:
+        """Make sure that the target can be run as well."""
+        arch = self.request.arch
+        if self._side.is_graph and not wanted.graph and not (arch is not None and is_reference(arch)):
+            program_of(self.request, self.checkpoint)
+        if self.request.inputs:
+            for text in self.request.inputs:
+                parse_input(text)
+        elif not wanted.graph:
+            taken([self._side])
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def verified(self, target: Target, written: WriteResult) -> Iterator[Verification]:
+        """What was found; the target is to be committed within the context. Raises RunError."""
+        neighbours = [finding.where for finding in written.findings if finding.code == "external-data"]
+        with staged(target, neighbours) as path, ExitStack() as stack:
+            request = replace(self.request, source=path)
+            other = Side(Subject(request, evidence=self.checkpoint), stack)
+            batches = batches_for([self._side, other], None, DEFAULT_SAMPLES, 0)
+            found = verify_sides(self._side, other, batches, seed=0)
+            yield replace(found, first=Path(self.request.source), second=target.path)

@@ -1,0 +1,164 @@
+"""What a network gave, kept so that it can be compared with another's later: on another machine, in another runtime.
+
+It is an .npz file of plain arrays, no pickle in it:
+
+    about                    JSON: version, label, runtime, device, machine, seed, unit, weights, why such limits
+    BATCH/input/NAME         what went in; BATCH counts from 0
+    BATCH/output/NAME        what came out
+    BATCH/reference/NAME     the same in float64, where there was a module to run so
+    BATCH/limit/NAME         how far two correct runs may be apart, for each row of the last axis
+    layer/NAME#TURN          what each layer gave for the batch `traced`, each time that it was used
+    layer-limit/NAME#TURN    limits of those
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from os import fspath
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+from ckptconv.checks.verify import Weight
+from ckptconv.errors import CorruptFileError, FileAccessError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+
+    import numpy as np
+
+    from ckptconv.checks.layers import Layers
+    from ckptconv.checks.runners import Arrays
+    from ckptconv.core.report import Finding
+
+VERSION = 1
+
+
+@dataclass(slots=True)
+class Batch:
+    """One run: what went in, what came out; the float64 reference and the limits where there are any, else {}."""
+
+    inputs: Arrays
+    outputs: Arrays
+    reference: Arrays = field(default_factory=dict)
+    limits: Arrays = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Recording:
+    """What one network gave for some batches.
+
+    label:   the file that was run. machine: what has to be equal for bits to be equal.
+    seed:    of the made-up inputs; None where they came from a file.
+    unit:    of the arithmetic, a key of `rounding.UNIT`; the limits are for it.
+    reason:  where the limits come from; "" where there are none.
+    weights: the tensors that it ran with, by name.
+    traced:  the number of the batch that the layers are of.
+
+    What was noticed while it ran, `findings`, is not in the file.
+    """
+
+    label: str
+    runtime: str
+    device: str
+    machine: str
+    unit: str
+    batches: list[Batch]
+    seed: int | None = None
+    reason: str = ""
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    traced: int = 0
+    layers: Layers = field(default_factory=dict)
+    layer_limits: Layers = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """The file. Equal recordings give equal bytes."""
+        import numpy as np
+
+        about = {
+            "version": VERSION, "label": self.label, "runtime": self.runtime, "device": self.device,
+            "machine": self.machine, "seed": self.seed, "unit": self.unit, "reason": self.reason,
+            "weights": {name: list(weight) for name, weight in self.weights.items()}, "traced": self.traced,
+        }  # fmt: skip
+        arrays: dict[str, np.ndarray[Any, Any]] = {"about": np.array(json.dumps(about))}
+        for number, batch in enumerate(self.batches):
+            for role in ("inputs", "outputs", "reference", "limits"):
+                word = role.removesuffix("s")
+                arrays |= {f"{number}/{word}/{name}": array for name, array in getattr(batch, role).items()}
+        for word, layers in (("layer", self.layers), ("layer-limit", self.layer_limits)):
+            arrays |= {f"{word}/{name}": array for name, array in layers.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+
+def read_recording(path: str | PathLike[str]) -> Recording:
+    """Read a recording. Raises FileAccessError, CorruptFileError, UnsupportedError for one of a newer version."""
+    import numpy as np
+
+    try:
+        # numpy leaves a file open that it opened itself and could not read
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        about = json.loads(str(arrays.pop("about")))
+        if about["version"] != VERSION:
+            raise UnsupportedError(
+                f"it is of version {about['version']}, and this ckptconv reads {VERSION}",
+                path=path, hint="update ckptconv",
+            )  # fmt: skip
+        return _recording(about, arrays)
+    except FileNotFoundError:
+        hint = f"it is written by: ckptconv verify A --save-outputs {fspath(path)}"
+        raise FileAccessError("there is no such file", path=path, hint=hint) from None
+    except OSError as error:
+        raise FileAccessError(f"cannot read: {error.strerror or error}", path=path, hint="check the file") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, BadZipFile) as error:
+        raise CorruptFileError(
+            f"these are no saved outputs: {type(error).__name__}: {error}", path=path,
+            hint="such a file is written by: ckptconv verify A --save-outputs FILE.npz",
+        ) from error  # fmt: skip
+
+
+def _recording(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]) -> Recording:
+    """The recording from its parts. Raises ValueError, KeyError and their like where they do not fit together."""
+    from ckptconv.checks.rounding import UNIT
+
+    batches: list[Batch] = []
+    layers: dict[str, Layers] = {"layer": {}, "layer-limit": {}}
+    for key, array in arrays.items():
+        first, rest = key.split("/", 1)
+        if first in layers:
+            layers[first][rest] = array
+            int(rest.rpartition("#")[2])
+            continue
+        number, (second, name) = int(first), rest.split("/", 1)
+        if number == len(batches):
+            batches.append(Batch({}, {}))
+        role = {"input": "inputs", "output": "outputs", "limit": "limits"}.get(second, second)
+        if number != len(batches) - 1 or role not in Batch.__slots__:
+            raise ValueError(f"{key!r} is out of order")
+        getattr(batches[number], role)[name] = array
+    if not batches or about["unit"] not in UNIT:
+        raise ValueError("no batch, or an unknown arithmetic")
+    label, runtime, device, machine, unit, reason = (
+        _text(about[key]) for key in ("label", "runtime", "device", "machine", "unit", "reason")
+    )
+    return Recording(
+        label, runtime, device, machine, unit, batches, reason=reason, seed=about["seed"],
+        weights={name: _weight(row) for name, row in about["weights"].items()},
+        traced=range(len(batches))[about["traced"]], layers=layers["layer"], layer_limits=layers["layer-limit"],
+    )  # fmt: skip
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _weight(row: Sequence[Any]) -> Weight:
+    dtype, shape, content = row
+    return Weight(_text(dtype), tuple(int(dim) for dim in shape), _text(content))
