@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import torch
 
 from tests.cli.conftest import strict
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.cli.conftest import Run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -58,3 +62,45 @@ def test_outputs_are_saved_and_compared_later(run: Run, tmp_path: Path) -> None:
     for wrong in ([source], [source, graph, "--outputs", saved], [source, "--outputs", saved, "--seed", "3"],
                   [source, "--save-outputs", saved, "--rtol", "1"]):  # fmt: skip
         assert run("verify", *wrong).exit_code == 2
+
+
+def one_error(output: str, *words: str) -> None:
+    """An error line and a hint, and no traceback."""
+    lines = output.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["ckptconv", "hint"], output
+    assert lines[0].startswith("ckptconv: error: ")
+    assert all(word in output for word in words), output
+
+
+def test_what_the_machine_lacks_is_one_line_and_a_hint(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, graph = FIXTURES / "digits-metadata.pth", tmp_path / "a.onnx"
+    assert run("convert", source, graph, "--arch", "mlp").exit_code == 0
+    for missing in ("torch", "onnxruntime"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            done = run("verify", source, graph)
+        assert done.exit_code == 2
+        one_error(done.output, missing, "ckptconv[verify]")
+    for line in (["verify", source, graph], ["verify", source, "--save-outputs", tmp_path / "o.npz"]):
+        if not torch.cuda.is_available():
+            done = run(*line, "--device", "cuda")
+            assert done.exit_code == 2
+            one_error(done.output, "no CUDA device", "--device cpu")
+
+
+def test_an_operator_that_the_provider_lacks_is_named(run: Run, tmp_path: Path) -> None:
+    """onnxruntime's CPU kernels lack BF16 for most operators."""
+    value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.BFLOAT16
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["narrow"], to=kind),
+        onnx.helper.make_node("MatMul", ["narrow", "narrow"], ["made"]),
+        onnx.helper.make_node("Cast", ["made"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [4, 4])], [value("y", 1, [4, 4])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "a.onnx")
+    done = run("verify", tmp_path / "a.onnx", tmp_path / "a.onnx")
+    assert done.exit_code == 2, done.output
+    one_error(done.output, "CPUExecutionProvider has no kernel for MatMul(13)", "--dtype F32")
