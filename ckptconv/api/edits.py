@@ -158,7 +158,8 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool) -> Checkpoint
     )
     return Checkpoint(
         tensors, extras=state.extras, composites=state.composites,
-        root=rooted(checkpoint, tensors.keys(), moved, bare=bare), format=checkpoint.format, notes=notes, findings=tuple(findings), file=checkpoint.file,
+        root=rooted(checkpoint, tensors.keys(), moved, bare=bare), format=checkpoint.format,
+        notes=notes, findings=tuple(findings), file=checkpoint.file,
     )  # fmt: skip
 
 
