@@ -9,10 +9,11 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.cast import loss_of
+from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
-from ckptconv.edits.select import NameRule, cast_edits, rename_edit, selected
+from ckptconv.edits.select import NameRule, cast_edits, rename_edit
 from ckptconv.edits.tree import rooted
 from ckptconv.errors import CkptconvError, EditError, UsageError
 from ckptconv.io.checksum import CHUNK
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
+    from ckptconv.core.composite import Composite
     from ckptconv.core.edit import Edit
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
@@ -78,6 +80,7 @@ class _State:
 
     tensors: dict[str, LazyTensor]
     extras: dict[str, LazyTensor]
+    composites: dict[str, Composite]
     origins: Origins = field(default_factory=dict)
 
     def make(self, edit: Edit, label: str) -> None:
@@ -85,6 +88,7 @@ class _State:
         named = {name for step in edit.steps for name in (*step.sources, *step.targets)}
         outside = {name: tensor for name, tensor in self.extras.items() if name in named}
         made, steps = apply_edit({**self.tensors, **outside}, edit, label)
+        self.composites = with_types(followed(self.composites, edit, steps, label), {**self.extras, **made})
         if gone := [name for name in outside if name not in made]:
             raise EditError(f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name")
         self.extras.update({name: made.pop(name) for name in outside})
@@ -105,14 +109,17 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     """
     if wanted.reverse and not any(not isinstance(rule, NameRule) for rule in wanted.names):
         raise UsageError("there are no rules to reverse", hint="--reverse goes with --rules FILE")
-    chosen = selected(list(checkpoint), wanted.select, wanted.drop)
-    state = _State({name: checkpoint[name] for name in chosen}, dict(checkpoint.extras), {n: (n,) for n in chosen})
+    chosen = chosen_whole(list(checkpoint), wanted.select, wanted.drop, checkpoint.composites_of(checkpoint))
+    tensors = {name: checkpoint[name] for name in chosen}
+    composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
+    state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     for rule in wanted.names:
         if isinstance(rule, NameRule):
             state.make(rename_edit(rule, list(state.tensors)), f"--{rule.how} {rule.text!r}")
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
-    for edit in cast_edits(wanted.dtype, state.tensors):
+    fixed = fixed_parts(state.composites)
+    for edit in cast_edits(wanted.dtype, {name: one for name, one in state.tensors.items() if name not in fixed}):
         state.make(edit, "--dtype")
     return _rebuilt(checkpoint, state, bare=bare), state.origins
 
@@ -150,8 +157,9 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool) -> Checkpoint
         digest=None,
     )
     return Checkpoint(
-        tensors, extras=state.extras, root=rooted(checkpoint, tensors.keys(), moved, bare=bare),
-        format=checkpoint.format, notes=notes, findings=tuple(findings), file=checkpoint.file,
+        tensors, extras=state.extras, composites=state.composites,
+        root=rooted(checkpoint, tensors.keys(), moved, bare=bare), format=checkpoint.format,
+        notes=notes, findings=tuple(findings), file=checkpoint.file,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.fitting import fitted
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
-from ckptconv.errors import MisfitError, UsageError
+from ckptconv.errors import MisfitError, UnsupportedError, UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
 if TYPE_CHECKING:
@@ -29,8 +29,15 @@ def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> Gr
     """The graph for `checkpoint`, its initializers still empty.
 
     From a template, from Python that `request.arch` names, or from the forward recipe of an architecture. Raises
-    UsageError with the whole command line where nothing says what is computed; MisfitError, TemplateError.
+    UnsupportedError for quantized and sparse tensors without a template (cast as they are, integers would pass for
+    weights); UsageError with the whole command line where nothing says what is computed; MisfitError, TemplateError.
     """
+    if checkpoint.composites and not own.template:
+        name, one = next(iter(checkpoint.composites.items()))
+        raise UnsupportedError(
+            f"{name!r} is {one.summary}, and the graphs that are made here compute with plain tensors",
+            hint="dequantize() or to_dense() it before saving; or -O template=FILE.onnx, a graph that uses its parts",
+        )
     if own.template:
         from ckptconv.formats.onnx.template import fill_template
 

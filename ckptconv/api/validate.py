@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
+from ckptconv.core.checkpoint import wholes
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
     from ckptconv.api.arch import resolve
     from ckptconv.checks.validate import validate_spec, validate_table
 
+    checkpoint = wholes(checkpoint)
     chosen = resolve(arch, path, checkpoint, settings)
     if chosen.table is not None:
         verdict = validate_table(checkpoint, chosen.table)

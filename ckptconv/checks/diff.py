@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.checks.compare_bytes import Pool, find_unequal
 from ckptconv.checks.compare_metadata import compare_metadata
 from ckptconv.checks.compare_values import Pair, compare_values
+from ckptconv.checks.composites import compare_composites
 from ckptconv.checks.ties import compare_ties
 from ckptconv.checks.wording import shape_text, value_finding
 from ckptconv.core.edit import Edit, Step
@@ -75,6 +76,7 @@ def compare(
     found.edits += _casts(a, b, explained)
     _ties(found, a, b, explained)
     found.edits += drops
+    found.findings += compare_composites(a, b, explained.names)
     found.metadata = compare_metadata(a.metadata, b.metadata, explained.names)
     for change in found.metadata:
         one, other = change.texts

@@ -273,6 +273,26 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         )
 
 
+def wholes(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as a module sees it: quantized and sparse tensors in the place of their parts, by header alone."""
+    if not checkpoint.composites:
+        return checkpoint
+    from ckptconv.core.composite import VALUES, header_only
+
+    made = {one.parts[VALUES]: (name, one) for name, one in checkpoint.composites_of(checkpoint).items()}
+    parts = {part for _, one in made.values() for part in one.parts.values()}
+    tensors: dict[str, LazyTensor] = {}
+    for name, tensor in checkpoint.items():
+        if name in made:
+            tensors[made[name][0]] = header_only(made[name][1], tensor.alias)
+        elif name not in parts:
+            tensors[name] = tensor
+    return Checkpoint(
+        tensors, extras=checkpoint.extras, root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes,
+        findings=checkpoint.findings, file=checkpoint.file,
+    )  # fmt: skip
+
+
 _NOTHING = object()
 
 

@@ -25,10 +25,11 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DTYPES, DType
-from ckptconv.core.tensor import TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
 VALUES = "values"
 """The part that a composite cannot be without; bookkeeping of the whole goes by its name."""
@@ -157,9 +158,13 @@ def renamed(composite: Composite, names: Mapping[str, str]) -> Composite:
     return replace(composite, parts={role: names.get(name, name) for role, name in composite.parts.items()})
 
 
-def whole(composite: Composite) -> TensorInfo:
-    """The header of the tensor that the parts make; its bytes are never in one place."""
-    return TensorInfo.of(composite.dtype, composite.shape)
+def header_only(composite: Composite, alias: Hashable) -> LazyTensor:
+    """What the parts make, as far as a header says it. Its bytes lie nowhere: reading raises UnsupportedError."""
+
+    def reader(start: int, stop: int) -> memoryview:
+        raise UnsupportedError(f"{composite.summary} has no plain bytes", hint="read its parts, or to_torch()")
+
+    return LazyTensor(TensorInfo.of(composite.dtype, composite.shape), reader, alias=alias)
 
 
 def packed_bytes(dtype: DType, shape: tuple[int, ...]) -> int:

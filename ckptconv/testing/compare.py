@@ -28,6 +28,8 @@ def differences(found: Checkpoint, expected: Checkpoint, holds: Holds) -> list[s
             lines.append(f"{name!r} has other bytes")
     if holds.ties and holds.extras and found.ties != expected.ties:
         lines.append(f"the ties are {found.ties}, not {expected.ties}")
+    if holds.composites and found.composites != expected.composites:
+        lines.append(f"what is made of parts is {found.composites}, not {expected.composites}")
     if holds.metadata != "none" and (ours := _said(found)) != (wanted := _said(expected)):
         lines.append(f"the metadata is {ours}, not {wanted}")
     return lines

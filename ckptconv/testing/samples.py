@@ -6,9 +6,11 @@ from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from math import inf, nan, prod
+from struct import pack
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.composite import FLOAT_QPARAMS, PER_TENSOR, VALUES, Composite, Quantized, Sparse, from_dict
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.core.metadata import (
     MetaNode,
@@ -45,18 +47,22 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A checkpoint to be written: `tensors` in their order, and the tree around them as in `Checkpoint.root`."""
+    """A checkpoint to be written: `tensors` in their order, and the tree around them as in `Checkpoint.root`;
+    `composites` as in `Checkpoint.composites`.
+    """
 
     name: str
     tensors: Mapping[str, Plain]
     root: MetaNode = StateDict()  # noqa: RUF009 (frozen)
     extras: Mapping[str, Plain] = field(default_factory=dict)
+    composites: Mapping[str, Composite] = field(default_factory=dict)
 
     def open(self) -> Checkpoint:
         """The sample as a checkpoint."""
         return Checkpoint(
             {name: _lazy(plain) for name, plain in self.tensors.items()},
             extras={name: _lazy(plain) for name, plain in self.extras.items()},
+            composites={name: from_dict(one.to_dict()) for name, one in self.composites.items()},
             root=self.root,
             format="memory",
         )
@@ -105,6 +111,8 @@ def samples_for(holds: Holds) -> list[Sample]:
         found.append(_tied(plain))
     if holds.metadata != "none":
         found.append(Sample("metadata", {"weight": Plain.counting(plain, 2)}, {**METADATA, "state_dict": StateDict()}))
+    if holds.composites:
+        found.append(_composed())
     if holds.metadata != "none" and holds.extras:
         found += [_training(plain), _listed(plain)]
     if holds.opaque:
@@ -141,6 +149,30 @@ def _tied(dtype: DType) -> Sample:
     shared, other = Plain.counting(dtype, 4, 2), Plain.counting(dtype, 3, 1)
     names = {"embed.weight": shared, "x.weight": other, "head.weight": shared, "y": other, "last.weight": shared}
     return Sample("ties", {**names, "alone": Plain.counting(dtype, 4, 2)})
+
+
+def _composed() -> Sample:
+    """A matrix quantized as a whole, one by its columns, and a sparse one, between plain tensors."""
+    table = {
+        "first": Plain.counting(_F32, 2),
+        "w": Plain.counting(DType.I8, 2, 3),
+        "w.scale": Plain(DType.F64, (), pack("<d", 0.125)),
+        "w.zero_point": Plain(DType.I64, (), pack("<q", -3)),
+        "c": Plain.counting(DType.U8, 2, 3),
+        "c.scale": Plain(DType.F32, (3,), pack("<3f", 0.5, 1, 2)),
+        "c.zero_point": Plain(DType.F32, (3,), pack("<3f", 0, -0.5, 4)),
+        "e.crow_indices": Plain(DType.I64, (4,), pack("<4q", 0, 2, 2, 3)),
+        "e.col_indices": Plain(DType.I64, (3,), pack("<3q", 0, 4, 1)),
+        "e.values": Plain.counting(_F32, 3),
+        "last": Plain.counting(_F32, 1),
+    }
+    integers, compressed = ("scale", "zero_point"), ("crow_indices", "col_indices", VALUES)
+    made: dict[str, Composite] = {
+        "w": Quantized({VALUES: "w", **{r: f"w.{r}" for r in integers}}, (2, 3), DType.QI8, PER_TENSOR),
+        "c": Quantized({VALUES: "c", **{r: f"c.{r}" for r in integers}}, (2, 3), DType.QU8, FLOAT_QPARAMS, 1),
+        "e": Sparse({role: f"e.{role}" for role in compressed}, (3, 5), _F32, "sparse_csr"),
+    }
+    return Sample("composites", table, composites=made)
 
 
 def _training(dtype: DType) -> Sample:

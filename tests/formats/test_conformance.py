@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,9 @@ class TestTorch(FormatTests):
 
     def reference(self, path: Path) -> Reading:
         """torch.load; numpy values, which the sample of all metadata has, need `weights_only=False`."""
-        return of_torch(load(path, weights_only=path.stem != "metadata"))
+        with warnings.catch_warnings():  # that quantized and sparse tensors are experimental
+            warnings.simplefilter("ignore")
+            return of_torch(load(path, weights_only=path.stem != "metadata"))
 
 
 class TestSafetensors(FormatTests):
@@ -72,13 +75,27 @@ def test_a_format_that_is_only_read_has_a_passport_and_refuses_foreign_files(one
     suite.test_foreign_files_are_refused_without_another_exception(tmp_path)
 
 
+def dense_parts(tensor: torch.Tensor) -> dict[tuple[str, ...], torch.Tensor]:
+    """What a quantized or CSR tensor is made of, by the ends of our names."""
+    if tensor.is_quantized and tensor.qscheme() == torch.per_tensor_affine:
+        scale, point = torch.tensor(tensor.q_scale(), dtype=torch.float64), torch.tensor(tensor.q_zero_point())
+    elif tensor.is_quantized:
+        scale, point = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+    elif tensor.layout == torch.sparse_csr:
+        rows, columns = tensor.crow_indices(), tensor.col_indices()
+        return {("crow_indices",): rows, ("col_indices",): columns, ("values",): tensor.values()}
+    else:
+        return {(): tensor}
+    return {(): tensor.int_repr(), ("scale",): scale, ("zero_point",): point}
+
+
 def of_torch(content: object) -> Reading:
     """Tensors by the names that we give them, and all the rest."""
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
 
     def rest(node: Any, path: tuple[str, ...]) -> Any:
         if isinstance(node, torch.Tensor):
-            tensors[".".join(path)] = seen(node)
+            tensors.update({".".join((*path, *end)): seen(part) for end, part in dense_parts(node).items()})
             return GONE
         if isinstance(node, dict):
             model = "state_dict" in node
