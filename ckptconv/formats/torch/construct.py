@@ -152,14 +152,22 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
 CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constructor in _BY_PATH.items()}
 """The whole list of what is built, by exact module and name."""
 
-_HARMLESS_MODULES = ("pathlib", "pathlib._local", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "ipaddress")
 _HARMLESS = frozenset(
+    [f"{module}.{name}" for module, names in {
+        "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal", "fractions": "Fraction", "uuid": "UUID SafeUUID", "zoneinfo": "ZoneInfo",
+        "ipaddress": "IPv4Address IPv4Network IPv4Interface IPv6Address IPv6Network IPv6Interface",
+    }.items() for name in names.split()] +
     ["builtins.range", "builtins.slice", "collections.deque", "types.SimpleNamespace", "argparse.Namespace",
      "re._compile", "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
      "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
      "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
      "collections.defaultdict"]
 )  # fmt: skip
+"""Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
+function that runs any command)."""
 
 
 @dataclass(slots=True)
@@ -185,7 +193,7 @@ class TorchConstructors:
     def is_harmless(self, name: Global, args: Args) -> bool:
         if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
             return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
-        return (name.module in _HARMLESS_MODULES and "." not in name.name) or str(name) in _HARMLESS
+        return str(name) in _HARMLESS and "." not in name.name
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

@@ -20,7 +20,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes, TensorNote
+from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
 from ckptconv.core.dtypes import COMPONENT
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.report import Finding
@@ -30,6 +30,7 @@ from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, St
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import PACKED
+from ckptconv.formats.torch.names import with_names
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.roots import plant, plant_attributes
 from ckptconv.formats.torch.zip import ZipArchive
@@ -90,9 +91,9 @@ def read(source: Source) -> Checkpoint:
     placer = _Placer(archive, root, swapped)
     stubs = {**tree.model, **tree.extras}
     tensors = {name: placer.place(name, stub) for name, stub in stubs.items()}
-    uses = tuple(GlobalUse(str(name), called) for name, called in machine.globals.items())
     findings: list[Finding] = []
-    notes = _notes(stubs, tensors, budget, uses, _arch(archive, root), findings)
+    notes = _notes(stubs, tensors, budget, _arch(archive, root), findings)
+    notes = with_names(notes, machine, tree, budget)
     return Checkpoint(
         {name: tensors[name] for name in tree.model},
         extras={name: tensors[name] for name in tree.extras},
@@ -147,8 +148,8 @@ def _arch(archive: ZipArchive, root: str) -> MetaNode:
 
 
 def _notes(
-    stubs: dict[str, TensorStub], tensors: dict[str, LazyTensor], budget: Budget, uses: tuple[GlobalUse, ...],
-    arch: MetaNode, findings: list[Finding],
+    stubs: dict[str, TensorStub], tensors: dict[str, LazyTensor], budget: Budget, arch: MetaNode,
+    findings: list[Finding],
 ) -> Notes:  # fmt: skip
     notes: dict[str, TensorNote] = {}
     strides: dict[str, tuple[int, ...]] = {}
@@ -163,7 +164,7 @@ def _notes(
         if stub.attributes:
             attributes[name], lost = plant_attributes(stub.attributes, budget)
             findings += [_attribute(name, key) for key in lost]
-    return Notes("torch", notes, strides, {name: kept for name, kept in attributes.items() if kept}, uses, arch)
+    return Notes("torch", notes, strides, {name: kept for name, kept in attributes.items() if kept}, arch=arch)
 
 
 def _attribute(name: str, key: str) -> Finding:

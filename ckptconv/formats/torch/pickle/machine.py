@@ -11,11 +11,24 @@ from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrde
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptconv.core.metadata import How
+
+_RECONSTRUCTOR = Global("copyreg", "_reconstructor")
+_BASES = frozenset(
+    f"builtins.{name}"
+    for name in ["object", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"]
+)
+"""It calls the base's ``__init__`` with the state, which may be anyone's unless the base is one of these."""
+
 _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
 
 class Machine(Containers):
-    """One run over one pickle. `globals` holds each name that was mentioned, and whether it was called."""
+    """One run over one pickle.
+
+    globals: each name that was mentioned, and whether it was called.
+    things:  every object that was not built, in the order in which the pickle makes them, whatever becomes of it.
+    """
 
     def __init__(self, data: bytes, constructors: Constructors) -> None:
         super().__init__(data)
@@ -23,6 +36,7 @@ class Machine(Containers):
         self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
         self._constructors: dict[int, Callable[..., Value] | None] = {}
         self.globals: dict[Global, bool] = {}
+        self.things: list[Thing] = []
 
     def run(self) -> Value:
         """Follow the pickle to its STOP and give what it left. Raises CorruptFileError, LimitError."""
@@ -114,7 +128,7 @@ class Machine(Containers):
     def _call(self, function: Value, args: tuple[Value, ...]) -> Value:
         if type(function) is not Global:
             # calling something that was itself computed: getattr(x, "system")(…)
-            return Thing(_described(function), "called", args)
+            return self._thing(_described(function), "called", args)
         constructor = self._constructor(function)
         if args and function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
@@ -124,9 +138,18 @@ class Machine(Containers):
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
-        if function == Global("copyreg", "_reconstructor") and args and type(args[0]) is Global:
-            return Thing(str(args[0]), "object")
-        return Thing(str(function), "constructed" if self._make.is_harmless(function, args) else "called", args)
+        if function == _RECONSTRUCTOR and len(args) == 3 and type(args[0]) is Global and str(args[1]) in _BASES:
+            return self._thing(str(args[0]), "object", () if args[2] is None else args[2:])
+        harmless = self._make.is_harmless(function, args)
+        return self._thing(str(function), "constructed" if harmless else "called", args)
+
+    def _thing(
+        self, name: str, how: How, args: tuple[Value, ...] = (), kwargs: dict[str, Value] | None = None
+    ) -> Thing:
+        """An object that is not built: noted, so that what the pickle then throws away is still told."""
+        thing = Thing(name, how, args, kwargs or {})
+        self.things.append(thing)
+        return thing
 
     def _constructor(self, function: Global) -> Callable[..., Value] | None:
         """Remembered by identity, since hashing the name a hundred thousand times is felt."""
@@ -149,11 +172,11 @@ class Machine(Containers):
         if type(args) is not tuple or type(kwargs) is not dict:
             raise self._bad("the arguments of a new object are no tuple and dict")
         if type(cls) is not Global:
-            self._stack.append(Thing(_described(cls), "called", args, kwargs))
+            self._stack.append(self._thing(_described(cls), "called", args, kwargs))
             return
         constructor = None if kwargs else self._make.constructor(cls)
         made = constructor(*args) if constructor else NotImplemented
-        self._stack.append(Thing(str(cls), "object", args, kwargs) if made is NotImplemented else made)
+        self._stack.append(self._thing(str(cls), "object", args, kwargs) if made is NotImplemented else made)
 
     def _op_INST(self) -> None:
         module = self._line().decode("utf-8")
