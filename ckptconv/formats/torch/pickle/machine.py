@@ -5,8 +5,10 @@ from __future__ import annotations
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import TYPE_CHECKING, NoReturn
 
+from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.containers import Containers
 from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
+from ckptconv.io.limits import MAX_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +105,8 @@ class Machine(Containers):
                 module, name = NAME_MAPPING[module, name]
             elif module in IMPORT_MAPPING:
                 module = IMPORT_MAPPING[module]
+        if len(module) + len(name) > MAX_NAME:
+            raise LimitError(f"it names a global in {len(module) + len(name):,} characters", hint="do not trust it")
         named = Global(module, name)
         self.globals.setdefault(named, False)
         return self._make.value(named)
@@ -134,7 +138,9 @@ class Machine(Containers):
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
             for arg in args:
                 if isinstance(arg, (list, tuple)):
-                    self._check_keys(arg)
+                    self._check_keys(arg, arg)
+                    pairs = [item[0] for item in arg if item and isinstance(item, (list, tuple))]
+                    self._check_keys(pairs, pairs)
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
