@@ -12,6 +12,7 @@ from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
+from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, LossError, NotEquivalentError, UnsafeError, UsageError
 from ckptconv.formats import preflight, registry
@@ -156,6 +157,7 @@ def convert(
         )  # fmt: skip
         if not dry_run:
             _refuse(losses, allow_loss, source)
+            _refuse_dependents(opened, preflight.losses(opened, wanted), source)
             written = place.open(replace=force)
         with _verifier(request, checkpoint, wanted) if verify else nullcontext() as verifier:
             if dry_run:
@@ -253,7 +255,15 @@ def _refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -
     if "all" in allowed:
         return
     left = [loss for loss in losses if loss.code not in allowed]
-    calls = [loss for loss in left if loss.code == "opaque" and loss.message.endswith("which is not made")]
+    _refuse_calls(left, source)
+    if left:
+        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
+        raise LossError(left, path=source, hint=f"{codes} goes on without; --bare takes the model's tensors alone")
+
+
+def _refuse_calls(losses: list[Finding], source: PathText) -> None:
+    """Raise if there is a call that was not agreed to."""
+    calls = [loss for loss in losses if loss.code == "opaque" and loss.message.endswith("which is not made")]
     if calls:
         raise UnsafeError(
             f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
@@ -261,6 +271,18 @@ def _refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -
             hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
             details=[call.message for call in calls[:20]],
         )
-    if left:
-        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
-        raise LossError(left, path=source, hint=f"{codes} goes on without; --bare takes the model's tensors alone")
+
+
+def _refuse_dependents(opened: Checkpoint, losses: list[Finding], source: PathText) -> None:
+    """Raise if a tensor of the model hangs on a call, or if nothing but calls would make one."""
+    made = [node for _, node in walk(opened.root) if isinstance(node, Opaque) and node.how == "called"]
+    parts = (part for node in made for _, part in walk(node))
+    if not len(opened):
+        _refuse_calls(losses, source)
+    for part in parts:
+        if isinstance(part, TensorRef) and part.name in opened:
+            raise UnsafeError(
+                f"the model's {part.name!r} is an argument of a call, which is not made here",
+                path=source,
+                hint="load the file in a place that you can lose, and save model.state_dict()",
+            )

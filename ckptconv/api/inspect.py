@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
+ELSEWHERE = "elsewhere in the pickle"
+"""Where an object stands that the pickle makes and then throws away, or keeps as an attribute."""
+
 Verdict = Literal["plain", "opaque", "would run code"]
 
 
@@ -39,6 +42,7 @@ class OpaqueUse:
             "called": self.node.how == "called",
             "how": self.node.how,
             "args": [to_json(arg) for arg in self.node.args],
+            "kwargs": {key: to_json(arg) for key, arg in self.node.kwargs.items()},
             "state": to_json(self.node.state),
         }
 
@@ -56,10 +60,11 @@ class Inspection:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether loading the file with pickle would run code from it."""
+        """Whether loading the file with pickle would run code from it, or import what is not known here."""
         if any(use.node.how == "called" for use in self.opaque):
             return "would run code"
-        return "opaque" if self.opaque else "plain"
+        unknown = any(not use.known for use in self.checkpoint.notes.globals)
+        return "opaque" if self.opaque or unknown else "plain"
 
     @property
     def parameters(self) -> int:
@@ -97,7 +102,9 @@ class Inspection:
             "nbytes": self.file_size,
             "verdict": self.verdict,
             "opaque": [use.to_dict() for use in self.opaque],
-            "globals": [{"name": use.name, "called": use.called} for use in self.checkpoint.notes.globals],
+            "globals": [
+                {"name": use.name, "called": use.called, "known": use.known} for use in self.checkpoint.notes.globals
+            ],
             "findings": [finding.to_dict() for finding in self.checkpoint.findings],
         }
         if self.digest is not None:
@@ -138,6 +145,8 @@ def inspect(
         opaque = [
             OpaqueUse(spell_path(where), node) for where, node in walk(checkpoint.root) if isinstance(node, Opaque)
         ]
+        for unseen in checkpoint.notes.unseen:
+            opaque += [OpaqueUse(ELSEWHERE, node) for _, node in walk(unseen) if isinstance(node, Opaque)]
         result = Inspection(Path(path), checkpoint.file.size if checkpoint.file else 0, checkpoint, opaque)
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))

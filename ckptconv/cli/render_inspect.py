@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.stats import Stats
     from ckptconv.cli.render_tree import Kind
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import Opaque
     from ckptconv.core.tensor import LazyTensor
 
 STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
@@ -29,6 +30,9 @@ STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
 
 MOST_OBJECTS = 20
 """Opaque objects and calls that are listed; --json has all of them."""
+
+CALL = 500
+"""Characters of a call that are shown."""
 
 _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
 
@@ -41,7 +45,8 @@ def verdict(inspection: Inspection) -> str:
         case "plain":
             return "tensors and plain data, nothing that runs"
         case "opaque":
-            return f"{plural(len(uses), 'object')} of unknown classes, shown as data; nothing was found that runs"
+            what = plural(len(uses), "object") if uses else "names"
+            return f"{what} of unknown classes, shown as data; nothing was found that runs"
         case _:
             return f"loading it with pickle would make {plural(calls, 'call')}; none was made here"
 
@@ -62,6 +67,8 @@ def page(inspection: Inspection) -> list[str]:
             lines += _section(title, rows)
     lines += _section("metadata", entries(checkpoint.metadata))
     lines += _section("objects that were not built", _objects(inspection))
+    if inspection.verdict != "plain":
+        lines += _section("names that the pickle mentions", _globals(inspection))
     lines += _section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
     lines += _section("notes", fields(_notes(inspection), indent=""))
     return lines
@@ -201,8 +208,25 @@ def _objects(inspection: Inspection) -> list[str]:
     for use in uses[:MOST_OBJECTS]:
         where = shortened(printable(use.where)) or "the root"
         what = "a call, not made" if use.node.how == "called" else "kept as data"
-        rows.append([where, what, shortened(spelled(use.node))])
+        rows.append([where, what, _told(use.node)])
     lines = table(rows)
+    if len(uses) > MOST_OBJECTS:
+        lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")
+    return lines
+
+
+def _told(node: Opaque) -> str:
+    """The object, shortened; a call with more of its arguments, since they say what it would do."""
+    if node.how != "called":
+        return shortened(spelled(node))
+    text = spelled(node, CALL)
+    return text if len(text) <= CALL else f"{text[:CALL]}…"
+
+
+def _globals(inspection: Inspection) -> list[str]:
+    """Every name that is not one of ours, and whether it would be called."""
+    uses = sorted((use for use in inspection.checkpoint.notes.globals if not use.known), key=lambda use: not use.called)
+    lines = table([[printable(use.name), "would be called" if use.called else "named"] for use in uses[:MOST_OBJECTS]])
     if len(uses) > MOST_OBJECTS:
         lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")
     return lines

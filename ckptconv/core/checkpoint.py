@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from ckptconv.core.composite import Composite
+    from ckptconv.core.metadata import Opaque
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
@@ -49,10 +50,15 @@ class TensorNote:
 
 @dataclass(frozen=True, slots=True)
 class GlobalUse:
-    """A name that a pickle mentions, and whether loading the file with `pickle` would call it."""
+    """A name that a pickle mentions.
+
+    called: whether loading the file with `pickle` would call it.
+    known:  whether it is one of those that are built here, or stand for a value; `pickle` imports the others' modules.
+    """
 
     name: str
     called: bool
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,7 @@ class Notes:
     strides:    strides in elements, of tensors that were not C-contiguous.
     attributes: Python attributes that were set on a tensor, by its name.
     globals:    what the pickle names.
+    unseen:     objects and calls of the pickle that stand nowhere in the tree: thrown away, overwritten, attributes.
     arch:       which architecture spec this is, with which params.
     digest:     the content digest that was recorded in the file, unchecked.
     graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
@@ -76,6 +83,7 @@ class Notes:
     strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, MetaNode] = field(default_factory=dict)
     globals: tuple[GlobalUse, ...] = ()
+    unseen: tuple[Opaque, ...] = ()
     arch: MetaNode = None
     digest: str | None = None
     graph: MetaNode = None
@@ -240,6 +248,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             strides={name: strides for name, strides in self.notes.strides.items() if name in self._tensors},
             attributes={},
             globals=(),
+            unseen=(),
             digest=None,
             types={},
         )

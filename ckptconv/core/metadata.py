@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
 MetaNode = object
 """Any node of the list above. Python's type system cannot say this recursive, invariant union usefully."""
@@ -141,10 +141,11 @@ FACTORY_NAMES = {factory: name for name, factory in FACTORIES.items()}
 
 
 def children(node: MetaNode) -> Iterator[tuple[Key, MetaNode]]:
-    """The nodes directly under `node`, each with its key; dictionary keys are not nodes of their own."""
+    """The nodes directly under `node`, each with its key; so are a dictionary's keys, but for plain values."""
     match node:
         case dict():
             yield from node.items()
+            yield from _keys(node)
         case TorchSize():
             return
         case list() | tuple() | set() | frozenset():
@@ -156,8 +157,17 @@ def children(node: MetaNode) -> Iterator[tuple[Key, MetaNode]]:
                 yield "state", node.state
             yield from ((f"items[{i}]", child) for i, child in enumerate(node.items))
             yield from ((f"pairs[{key!r}]", child) for key, child in node.pairs)
+            yield from _keys(key for key, _ in node.pairs)
         case StateDict():
             yield from ((key, value) for _, key, value in node.plain)
+
+
+_PLAIN = frozenset([str, int, float, bool, bytes, type(None)])
+
+
+def _keys(keys: Iterable[Key]) -> Iterator[tuple[Key, MetaNode]]:
+    """The keys of a mapping that may have something under them."""
+    yield from ((f"keys[{i}]", key) for i, key in enumerate(keys) if type(key) not in _PLAIN)
 
 
 def is_too_deep(node: MetaNode) -> bool:
@@ -180,8 +190,8 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
         yield from walk(child, (*path, key))
 
 
-_ACCESS = re.compile(r"(args|items|pairs)\[[\x20-\x7e]*\]")
-"""How `children` names the parts of an Opaque."""
+_ACCESS = re.compile(r"(args|items|pairs|keys)\[[\x20-\x7e]*\]")
+"""How `children` names the parts of an Opaque, and keys."""
 
 
 def spell_path(path: tuple[Key, ...]) -> str:

@@ -30,6 +30,7 @@ from struct import error as struct_error
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any, cast
 
+from ckptconv.core.collisions import Collisions
 from ckptconv.core.metadata import (
     FACTORIES,
     FACTORY_NAMES,
@@ -174,7 +175,15 @@ def from_json(document: Json) -> MetaNode:
 
 
 def _pairs(items: Json) -> list[tuple[Any, MetaNode]]:
-    return [(hashable(from_json(key)), from_json(value)) for key, value in items]
+    pairs = [(hashable(from_json(key)), from_json(value)) for key, value in items]
+    Collisions().add(pairs, (key for key, _ in pairs))
+    return pairs
+
+
+def _members(items: Json) -> list[Any]:
+    members = [hashable(from_json(item)) for item in items]
+    Collisions().add(members, members)
+    return members
 
 
 def _bytes(text: Json) -> bytes:
@@ -272,8 +281,8 @@ _DECODERS: dict[str, Callable[[Json], MetaNode]] = {
     "$bytes": _bytes,
     "$bytearray": lambda text: bytearray(_bytes(text)),
     "$tuple": lambda items: tuple(from_json(item) for item in items),
-    "$set": lambda items: {hashable(from_json(item)) for item in items},
-    "$frozenset": lambda items: frozenset(hashable(from_json(item)) for item in items),
+    "$set": lambda items: set(_members(items)),
+    "$frozenset": lambda items: frozenset(_members(items)),
     "$dict": lambda items: dict(_pairs(items)),
     "$OrderedDict": lambda items: OrderedDict(_pairs(items)),
     "$Counter": lambda items: Counter(dict(_pairs(items))),

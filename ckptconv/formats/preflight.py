@@ -76,6 +76,11 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             found.append(
                 _loss("opaque", where, f"{where or 'the root'} is a {node.name}, which would become a plain dict")
             )
+    for unseen in checkpoint.notes.unseen:
+        calls = [node for _, node in walk(unseen) if isinstance(node, Opaque) and node.how == "called"]
+        found += [
+            _loss("opaque", "", f"elsewhere in the pickle is a call of {c.name}, which is not made") for c in calls
+        ]
     for name, attributes in checkpoint.notes.attributes.items():
         if isinstance(attributes, dict) and "__class__" in attributes:
             found.append(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from ckptconv.core.collisions import MAX_COLLISIONS as MAX_COLLISIONS
 from ckptconv.core.metadata import MAX_DEPTH as MAX_DEPTH
 
 MAX_PICKLE_BYTES = 1 << 30
 """One ``data.pkl``: a checkpoint of 1,000,000 tensors takes 0.2 GB."""
+
+MAX_INFLATED_RECORD = 1 << 26
+"""One ``data.pkl`` that is compressed: torch never compresses it, and 0.5 MiB of deflate can claim 0.5 GiB."""
+
+MAX_NAME = 4096
+"""Characters of a module's and a class's name in a pickle; torch's longest has 90."""
 
 MAX_INFLATED_RATIO = 1032
 """What deflate can reach at most (zlib's documentation): a member that claims more is lying."""

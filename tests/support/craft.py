@@ -8,8 +8,6 @@ import zipfile
 from struct import pack
 from typing import TYPE_CHECKING
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -51,6 +49,8 @@ def repacked(source: Path, target: Path, *, method: int = zipfile.ZIP_STORED, **
 
 def saved(path: Path, value: object, **options: object) -> Path:
     """torch.save, and the path."""
+    import torch
+
     torch.save(value, path, **options)  # type: ignore[arg-type]
     return path
 

@@ -131,6 +131,8 @@ class Walker:
 
     def _node(self, start: int, stop: int, depth: int) -> Node:
         node = plain_node(self._window, start, stop) or self._any_node(start, stop, depth)
+        if not node.op:
+            raise bad("a node has no operator")
         if node.op not in ASKED_FOR_PROPERTIES:
             node.properties = ()
         return node

@@ -112,9 +112,11 @@ def _parse(text: bytes) -> dict[str, Json]:
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} comes twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"{name!r} comes twice")
+            seen.add(name)
     return document
 
 

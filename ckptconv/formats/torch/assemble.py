@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes, TensorNote
+from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
 from ckptconv.core.report import Finding
 from ckptconv.core.strided import is_contiguous
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.composites import check_parts, unfold
+from ckptconv.formats.torch.names import no_name, with_names
 from ckptconv.formats.torch.roots import plant_attributes
 from ckptconv.io.limits import MAX_TENSORS
 
@@ -34,8 +35,10 @@ def assemble(
     arch: MetaNode = None,
     graph: MetaNode = None,
     findings: tuple[Finding, ...] = (),
+    own: Callable[[str], bool] = no_name,
 ) -> Checkpoint:
-    """Place every tensor of the tree, and write down the bookkeeping, with what the pickles of `machines` name.
+    """Place every tensor of the tree, and write down the bookkeeping, with what the pickles of `machines` name;
+    `own` as in `with_names`.
 
     Raises CorruptFileError and UnsupportedError, which name the tensor, and LimitError.
     """
@@ -45,9 +48,10 @@ def assemble(
     stubs = {**tree.model, **tree.extras}
     tensors = {name: place(name, stub) for name, stub in stubs.items()}
     check_parts(composites, tensors)
-    uses = tuple(GlobalUse(str(name), called) for machine in machines for name, called in machine.globals.items())
     attributes, lost = _attributes(stubs, budget)
-    notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, uses, arch, graph=graph)
+    notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, arch=arch, graph=graph)
+    for machine in machines:
+        notes = with_names(notes, machine, tree, budget, own)
     return Checkpoint(
         {name: tensors[name] for name in tree.model},
         extras={name: tensors[name] for name in tree.extras},

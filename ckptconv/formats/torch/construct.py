@@ -43,10 +43,13 @@ if TYPE_CHECKING:
 Args = tuple[Value, ...]
 
 
-def _sequence(values: Value = ()) -> Value:
-    if not isinstance(values, (list, tuple, set, frozenset)):
-        raise TypeError("a container is made of something that is no sequence")
-    return values
+def _container(kind: Callable[[Value], Value]) -> Callable[..., Value]:
+    """A container of the values of another. Of anything else (what a call gave: map, filter) it is a call itself."""
+
+    def made(values: Value = ()) -> Value:
+        return kind(values) if isinstance(values, (list, tuple, set, frozenset)) else NotImplemented
+
+    return made
 
 
 def _encode(text: Value, encoding: Value = "latin1") -> bytes:
@@ -73,9 +76,9 @@ def _defaultdict(*args: Value) -> Value:
     return defaultdict(factory)
 
 
-def _ordered(items: Value = ()) -> StateOrderedDict:
-    if not items:
-        return StateOrderedDict()
+def _ordered(items: Value = ()) -> Value:
+    if not isinstance(items, (dict, list, tuple)):
+        return NotImplemented
     return StateOrderedDict(items if isinstance(items, dict) else [(key, value) for key, value in items])
 
 
@@ -121,10 +124,10 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "collections.OrderedDict": _ordered,
     "collections.defaultdict": _defaultdict,
     "collections.Counter": _counter,
-    "builtins.set": lambda values=(): set(_sequence(values)),
-    "builtins.frozenset": lambda values=(): frozenset(_sequence(values)),
-    "builtins.list": lambda values=(): list(_sequence(values)),
-    "builtins.tuple": lambda values=(): tuple(_sequence(values)),
+    "builtins.set": _container(set),
+    "builtins.frozenset": _container(frozenset),
+    "builtins.list": _container(list),
+    "builtins.tuple": _container(tuple),
     "builtins.bytearray": _bytearray,
     "builtins.bytes": lambda data=b"", encoding="latin-1": bytes(_bytearray(data, encoding)),
     "builtins.complex": _complex,
@@ -158,14 +161,22 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
 CONSTRUCTORS = {Global(*path.rpartition(".")[::2]): constructor for path, constructor in _BY_PATH.items()}
 """The whole list of what is built, by exact module and name."""
 
-_HARMLESS_MODULES = ("pathlib", "pathlib._local", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "ipaddress")
 _HARMLESS = frozenset(
+    [f"{module}.{name}" for module, names in {
+        "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal", "fractions": "Fraction", "uuid": "UUID SafeUUID", "zoneinfo": "ZoneInfo",
+        "ipaddress": "IPv4Address IPv4Network IPv4Interface IPv6Address IPv6Network IPv6Interface",
+    }.items() for name in names.split()] +
     ["builtins.range", "builtins.slice", "collections.deque", "types.SimpleNamespace", "argparse.Namespace",
      "re._compile", "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
      "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
      "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
-     "collections.defaultdict"]
+     "collections.defaultdict", "random.Random", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence"]
 )  # fmt: skip
+"""Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
+function that runs any command)."""
 
 
 @dataclass(slots=True)
@@ -191,7 +202,7 @@ class TorchConstructors:
     def is_harmless(self, name: Global, args: Args) -> bool:
         if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
             return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
-        return (name.module in _HARMLESS_MODULES and "." not in name.name) or str(name) in _HARMLESS
+        return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

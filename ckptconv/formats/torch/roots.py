@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from ckptconv.core.metadata import (
     MetaNode,
@@ -17,6 +17,7 @@ from ckptconv.core.metadata import (
     TorchSize,
     TorchValue,
     spell_path,
+    walk,
 )
 from ckptconv.errors import LimitError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch.find import Hole, find_state_dicts
@@ -34,6 +35,7 @@ class Tree:
     root: MetaNode = None
     model: dict[str, TensorStub] = field(default_factory=dict)
     extras: dict[str, TensorStub] = field(default_factory=dict)
+    objects: list[tuple[Thing, Opaque]] = field(default_factory=list)
 
 
 def plant(value: Value, budget: Budget) -> Tree:
@@ -53,6 +55,24 @@ def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict
     trees = {str(key): _Planter([], False, budget).plant(value) for key, value in attributes.items()}
     kept = {key: tree.root for key, tree in trees.items() if not tree.extras}
     return kept, [key for key in trees if key not in kept]
+
+
+def plant_unseen(tree: Tree, things: list[Thing], budget: Budget) -> tuple[Opaque, ...]:
+    """The objects that stand nowhere in the tree: thrown away, overwritten, attributes of what does not keep them.
+
+    Loading the file makes them all the same. One that is part of another is told with that one alone.
+    """
+    if not things:
+        return ()
+    shown = {id(node) for _, node in walk(tree.root) if isinstance(node, Opaque)}
+    seen = {id(thing) for thing, opaque in tree.objects if id(opaque) in shown}
+    unseen: list[Opaque] = []
+    for thing in reversed(things):  # a whole is mostly made after its parts
+        if id(thing) not in seen:
+            planted = _Planter([], False, budget).plant(thing)
+            seen.update(id(part) for part, _ in planted.objects)
+            unseen.append(cast("Opaque", planted.root))
+    return tuple(reversed(unseen))
 
 
 class _Planter:
@@ -197,7 +217,7 @@ class _Planter:
                 raise UnsupportedError(f"{spell_path(path)} is a {type(value).__name__}", hint="save plain metadata")
 
     def _opaque(self, thing: Thing, path: Path) -> Opaque:
-        return Opaque(
+        opaque = Opaque(
             thing.name,
             thing.how,
             tuple(self._node(arg, (*path, f"args[{i}]")) for i, arg in enumerate(thing.args)),
@@ -206,6 +226,8 @@ class _Planter:
             [self._node(item, (*path, f"items[{i}]")) for i, item in enumerate(thing.items)],
             [(self._node(key, (*path, "key")), self._node(item, (*path, key))) for key, item in thing.pairs],
         )
+        self._tree.objects.append((thing, opaque))
+        return opaque
 
 
 _PLUMBING = ("_parameters", "_buffers", "_modules")

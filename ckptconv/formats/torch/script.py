@@ -92,7 +92,7 @@ def read(source: Source) -> Checkpoint:
 
     return assemble(
         tree, place, budget, format="torchscript", machines=[data.machine, constants.machine], file=source,
-        graph=modules.graph(archive, root), findings=modules.findings(constants.value),
+        graph=modules.graph(archive, root), findings=modules.findings(constants.value), own=_is_own,
     )  # fmt: skip
 
 
@@ -108,6 +108,11 @@ class ScriptMachine(Machine):
 
 def _is_script(name: Global) -> bool:
     return f"{name.module}.".startswith(PREFIX)
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name is of the archive's own modules, or of what their pickles are made with."""
+    return name.startswith((PREFIX, "torch.jit._pickle."))
 
 
 def _as_list(values: Value) -> Value:

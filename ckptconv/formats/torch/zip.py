@@ -10,7 +10,8 @@ All numbers are little-endian. Source: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3
 
 Readers disagree on files in which the two headers of an entry differ, entries overlap or share a name; torch reads
 them in silence. Here they are refused: local and central name, method and sizes must agree, no name may come twice,
-entries may not overlap, encryption and methods other than stored (0) and deflated (8) are refused by name.
+entries may not overlap; symbolic links, encryption and methods other than stored (0) and deflated (8) are refused by
+name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.io.checksum import CHUNK, crc32
-from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_ZIP_ENTRIES
+from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_INFLATED_RECORD, MAX_ZIP_ENTRIES
 from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ PATCHED = 1 << 5
 STORED, DEFLATED = 0, 8
 ZIP64_EXTRA = 1
 FOLDER = 0x10  # MS-DOS's attribute
+UNIX, SYMLINK = 3, 0xA  # who made the entry, and the file type in the upper half of its attributes
 
 
 @dataclass(slots=True)
@@ -152,7 +154,7 @@ class ZipArchive:
             if at + CENTRAL.size > len(data):
                 raise _bad("its directory is cut short")
             fields = CENTRAL.unpack_from(data, at)
-            magic, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[:13]
+            magic, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[:13]
             disk, _, attributes, header = fields[13:]
             end = at + CENTRAL.size + name_len + extra_len + comment_len
             if magic != CENTRAL_MAGIC or end > len(data):
@@ -165,6 +167,10 @@ class ZipArchive:
                 raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
             if attributes & FOLDER and not name.endswith(b"/"):  # torch takes its contents from uninitialised memory
                 raise _bad(f"its entry {name.decode('utf-8', 'replace')!r} is marked as a folder")
+            if made_by >> 8 == UNIX and attributes >> 28 == SYMLINK:
+                raise UnsupportedError(
+                    f"its entry {name.decode('utf-8', 'replace')!r} is a symbolic link", hint="pack the file itself"
+                )
             yield Entry(name, flags, method, crc, packed, size, header)
             at = end
         if at != len(data):
@@ -219,6 +225,8 @@ class ZipArchive:
     def read(self, name: str, limit: int) -> bytes:
         """A whole entry, checked against its CRC-32. Raises LimitError past `limit` bytes, CorruptFileError."""
         span = self.span(name)
+        if isinstance(span.file, Inflated):
+            limit = min(limit, MAX_INFLATED_RECORD)
         if span.length > limit:
             raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
         data = bytes(span.file.read_at(span.offset, span.length))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STORAGES = {"0": FOUR_FLOATS}
 RUN = text("touch {canary}")
+ORDERED = b"ccollections\nOrderedDict\n)RtR"
 ONE_ARG = RUN + b"\x85"
 DATA = b"\x96" + (3).to_bytes(8, "little") + b"abc"
 
@@ -47,6 +48,21 @@ WOULD_RUN_CODE = {
     "INST": b"(" + RUN + b"ios\nsystem\n",
     "OBJ": b"(cos\nsystem\n" + RUN + b"o",
     "copyreg with a function": reduced("copyreg", "__newobj__", b"cos\nsystem\n" + RUN + b"\x86"),
+    "copyreg with a base of its own": reduced(
+        "copyreg", "_reconstructor", b"csubprocess\nPopen\nq\x30h\x30" + RUN + b"\x87"
+    ),
+    "a function of a module of harmless classes": reduced("uuid", "_get_command_stdout"),
+    "thrown away": reduced("os", "system") + b"0N",
+    "thrown away by a mark": b"(" + reduced("os", "system") + b"1N",
+    "kept in the memo alone": reduced("os", "system") + b"q\x300N",
+    "overwritten": b"}K\x01" + reduced("os", "system") + b"sK\x01Ns",
+    "a key": b"}" + reduced("os", "system") + b"Ns",
+    "in a key": b"}" + reduced("os", "system") + b"\x85Ns",
+    "in a set": b"\x8f(" + reduced("os", "system") + b"\x90",
+    "an attribute of a tensor": tensor() + b"}" + text("a") + reduced("os", "system") + b"sb",
+    "an attribute of an OrderedDict": b"ccollections\nOrderedDict\n)R}" + text("a") + reduced("os", "system") + b"sb",
+    "a hook of a tensor": tensor()[: -len(ORDERED)] + reduced("os", "system") + b"tR",
+    "a state that another replaces": b"cm\nC\n)\x81" + reduced("os", "system") + b"bNb",
     "partial": reduced("functools", "partial", b"cos\nsystem\n\x85"),
     "torch.load": reduced("torch", "load"),
     "torch.hub": reduced("torch.hub", "load"),
@@ -96,7 +112,7 @@ def test_a_call_is_shown_refused_and_never_made(value: bytes, quiet_folder: Path
 
     found = ckptconv.inspect(path)
     assert found.verdict == "would run code"
-    assert found.opaque[0].to_dict()["called"] is True
+    assert any(use.to_dict()["called"] for use in found.opaque)
     with pytest.raises(UnsafeError, match="would run code") as refused:
         ckptconv.convert(path, quiet_folder / "out.safetensors")
     assert refused.value.hint
@@ -116,9 +132,9 @@ def test_the_model_comes_out_whole_where_no_tensor_hangs_on_the_call(
         assert bytes(bare["w"].read()) == FOUR_FLOATS
         assert bare.metadata == {}
     ckptconv.convert(path, quiet_folder / target, allow_loss=["opaque"], force=True)
-    assert ckptconv.inspect(quiet_folder / target).verdict in ("would run code", "plain")
+    assert ckptconv.inspect(quiet_folder / target).verdict == "plain" or target == "out.safetensors"
     with ckptconv.open(quiet_folder / target) as kept:
-        assert "m" in kept.metadata
+        assert "m" in kept.metadata or value.startswith(tensor()[:-3])
     assert set(os.listdir(quiet_folder)) == {"bad.pth", target}
 
 
@@ -146,6 +162,12 @@ def test_a_model_whose_tensor_hangs_on_a_call_is_refused_whatever_is_agreed_to(
         with pytest.raises(CkptconvError):
             ckptconv.convert(path, quiet_folder / "out.safetensors", **options)  # type: ignore[arg-type]
     assert os.listdir(quiet_folder) == ["bad.pth"]
+
+
+def test_a_module_that_is_named_would_be_imported_which_is_no_plain_file(quiet_folder: Path) -> None:
+    for value in (b"cevil\nthing\n0N", tensor(storage="FloatStorage").replace(b"ctorch\nFloat", b"cevil\nFloat")):
+        path = archive(quiet_folder / "x.pth", pickled(value, quiet_folder), STORAGES)
+        assert ckptconv.inspect(path).verdict == "opaque"
 
 
 def test_the_globals_that_a_pickle_names_are_listed(quiet_folder: Path) -> None:

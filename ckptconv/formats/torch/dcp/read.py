@@ -14,7 +14,8 @@ from ckptconv.formats.torch.dcp.blob import Blob, open_blob
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
 from ckptconv.formats.torch.dcp.tree import nested, restored
 from ckptconv.formats.torch.dtypes import PACKED
-from ckptconv.formats.torch.pickle import Budget, Global, Value
+from ckptconv.formats.torch.names import with_names
+from ckptconv.formats.torch.pickle import Budget, Machine, Value
 from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
@@ -70,25 +71,28 @@ class _Reader:
 
     folder: Folder
     size: int
+    machines: list[Machine] = field(default_factory=list)
     places: dict[int, tuple[StorageStub, Callable[[str, TensorStub], LazyTensor]]] = field(default_factory=dict)
 
     def read(self, listing: Listing) -> Checkpoint:
-        entries, globals = listing.entries, dict(listing.globals)
-        values = {entry.name: self._value(entry, globals) for entry in entries}
+        entries = listing.entries
+        values = {entry.name: self._value(entry) for entry in entries}
         record = parse_record(listing.record) if listing.record is not None else None
         budget = Budget(self.size)
         root = restored(record.root, entries, values) if record else nested(entries, values, budget)
         tree = plant(root, budget)
         if len(tree.model) + len(tree.extras) > MAX_TENSORS:
             raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
-        uses = tuple(GlobalUse(str(name), called) for name, called in globals.items())
-        notes = record.notes if record else Notes()
+        listed = tuple(GlobalUse(str(name), called) for name, called in listing.globals.items())
+        notes = replace(record.notes if record else Notes(), globals=listed)
+        for machine in self.machines:
+            notes = with_names(notes, machine, tree, budget)
         return Checkpoint(
             {name: self._place(name, stub) for name, stub in tree.model.items()},
             extras={name: self._place(name, stub) for name, stub in tree.extras.items()},
             root=tree.root,
             format="torch-dcp",
-            notes=replace(notes, source=notes.source or "torch-dcp", globals=uses, digest=None),
+            notes=replace(notes, source=notes.source or "torch-dcp", digest=None),
             file=self.folder,
         )
 
@@ -97,7 +101,7 @@ class _Reader:
         _, place = self.places[id(stub.storage)]
         return place(name, stub)
 
-    def _value(self, entry: Entry, globals: dict[Global, bool]) -> Value:
+    def _value(self, entry: Entry) -> Value:
         """A tensor's stub, or what a value's blob holds."""
         if entry.dtype is not None:
             tensor = self._tensor(entry)
@@ -108,8 +112,7 @@ class _Reader:
         assert place is not None
         saved = open_blob(self._window(entry.name, place), entry.name)
         self.size += place.length
-        for name, called in saved.machine.globals.items():
-            globals[name] = globals.get(name, False) or called
+        self.machines.append(saved.machine)
         self.places |= {id(storage): (storage, saved.placer.place) for storage in saved.storages}
         return saved.value
 

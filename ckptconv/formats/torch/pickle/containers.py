@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.core.collisions import Collisions
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.program import Program
 from ckptconv.formats.torch.pickle.values import Thing, Value
@@ -19,16 +20,24 @@ class Containers(Program):
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self._memo: dict[int, Value] = {}
+        self._collisions = Collisions()
 
-    def _check_keys(self, keys: Iterable[Value]) -> None:
-        """Bound tuples before they are hashed: that recurses in C without a check, and anew for every shared part."""
-        waiting = [(key, 1) for key in keys if type(key) is tuple]
+    def _check_keys(self, container: object, keys: Iterable[Value]) -> None:
+        """Bound tuples before they are hashed: that recurses in C without a check, and anew for every shared part.
+
+        Then bound how many keys of `container` share a hash.
+        """
+        odd = [key for key in keys if type(key) is not str]
+        if not odd:
+            return
+        waiting = [(key, 1) for key in odd if type(key) is tuple]
         while waiting:
             items, depth = waiting.pop()
             if depth > MAX_DEPTH:
                 raise LimitError(f"a key is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
             self._charge(len(items))
             waiting += [(item, depth + 1) for item in items if type(item) is tuple]
+        self._collisions.add(container, odd)
 
     # Stack and memo
 
@@ -86,7 +95,7 @@ class Containers(Program):
 
     def _op_DICT(self) -> None:
         items = self._pop_mark()
-        self._check_keys(items[::2])
+        self._check_keys(items, items[::2])
         self._stack.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     def _op_EMPTY_SET(self) -> None:
@@ -94,7 +103,7 @@ class Containers(Program):
 
     def _op_FROZENSET(self) -> None:
         items = self._pop_mark()
-        self._check_keys(items)
+        self._check_keys(items, items)
         self._stack.append(frozenset(items))
 
     def _op_APPEND(self) -> None:
@@ -122,7 +131,7 @@ class Containers(Program):
         self._update(self._pop_mark())
 
     def _update(self, flat: list[Value]) -> None:
-        self._check_keys(flat[::2])
+        self._check_keys(self._stack[-1], flat[::2])
         pairs = zip(flat[::2], flat[1::2], strict=True)
         match self._stack[-1]:
             case dict() as target:
@@ -134,7 +143,7 @@ class Containers(Program):
 
     def _op_ADDITEMS(self) -> None:
         items = self._pop_mark()
-        self._check_keys(items)
+        self._check_keys(self._stack[-1], items)
         match self._stack[-1]:
             case set() as target:
                 target.update(items)

@@ -5,13 +5,22 @@ from __future__ import annotations
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import TYPE_CHECKING, NoReturn
 
+from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.containers import Containers
 from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
+from ckptconv.io.limits import MAX_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.core.metadata import How
+
+_RECONSTRUCTOR = Global("copyreg", "_reconstructor")
+_BASES = frozenset(
+    f"builtins.{name}"
+    for name in ["object", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"]
+)
+"""It calls the base's ``__init__`` with the state, which may be anyone's unless the base is one of these."""
 
 _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
@@ -96,6 +105,8 @@ class Machine(Containers):
                 module, name = NAME_MAPPING[module, name]
             elif module in IMPORT_MAPPING:
                 module = IMPORT_MAPPING[module]
+        if len(module) + len(name) > MAX_NAME:
+            raise LimitError(f"it names a global in {len(module) + len(name):,} characters", hint="do not trust it")
         named = Global(module, name)
         self.globals.setdefault(named, False)
         return self._make.value(named)
@@ -127,12 +138,14 @@ class Machine(Containers):
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
             for arg in args:
                 if isinstance(arg, (list, tuple)):
-                    self._check_keys(arg)
+                    self._check_keys(arg, arg)
+                    pairs = [item[0] for item in arg if item and isinstance(item, (list, tuple))]
+                    self._check_keys(pairs, pairs)
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
-        if function == Global("copyreg", "_reconstructor") and args and type(args[0]) is Global:
-            return self._thing(str(args[0]), "object")
+        if function == _RECONSTRUCTOR and len(args) == 3 and type(args[0]) is Global and str(args[1]) in _BASES:
+            return self._thing(str(args[0]), "object", () if args[2] is None else args[2:])
         harmless = self._make.is_harmless(function, args)
         return self._thing(str(function), "constructed" if harmless else "called", args)
 

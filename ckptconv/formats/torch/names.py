@@ -1,0 +1,57 @@
+"""Which names in a pickle are no news: those that are built here, and those that stand for a value or a class of torch.
+
+Any other name makes `pickle` import its module, which runs that module's code, called or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import GlobalUse
+from ckptconv.core.metadata import FACTORIES
+from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.construct import CONSTRUCTORS
+from ckptconv.formats.torch.roots import plant_unseen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.core.checkpoint import Notes
+    from ckptconv.formats.torch.pickle import Budget, Global, Machine
+    from ckptconv.formats.torch.roots import Tree
+
+_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
+_VALUES = frozenset([*dtypes.ALL_DTYPE_NAMES, *dtypes.QSCHEMES, *dtypes.MEMORY_FORMATS])
+_CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "builtins.object"])
+
+
+def is_known(name: Global) -> bool:
+    """Whether naming it is what a file of plain tensors and values does."""
+    if name in CONSTRUCTORS or str(name) in _CLASSES or str(name) in FACTORIES:
+        return True
+    if name.module == "torch" and name.name in _VALUES:
+        return True
+    return name.module in _STORAGE_MODULES and (name.name in dtypes.STORAGE_CLASSES or name.name == dtypes.UNTYPED)
+
+
+def no_name(name: str) -> bool:
+    """For containers that have no names of their own."""
+    return False
+
+
+def with_names(
+    notes: Notes, machine: Machine, tree: Tree, budget: Budget, own: Callable[[str], bool] = no_name
+) -> Notes:
+    """The notes with what a finished machine has met besides the tree.
+
+    own: whether a name is one that the container gives its own parts, so that it is no news.
+
+    Raises LimitError, UnsupportedError.
+    """
+    uses = tuple(
+        GlobalUse(str(name), called, is_known(name) or own(str(name))) for name, called in machine.globals.items()
+    )
+    things = [thing for thing in machine.things if not own(thing.name)]
+    unseen = plant_unseen(tree, things, budget)
+    return replace(notes, globals=(*notes.globals, *uses), unseen=(*notes.unseen, *unseen))

@@ -1,0 +1,205 @@
+"""Throwing changed files at the readers: ``python -m tests.hostile.fuzz --seconds 60`` (``--help`` for the rest).
+
+For each mutant a reader may raise a CkptconvError, or read it: then everything that `inspect` looks at is looked at, the
+first bytes of every tensor are read, and now and then it is converted. Any other exception, more than `SECONDS` or more
+than `BYTES` is a finding: the mutant is kept in the folder that --save names, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ckptconv
+from ckptconv.api.inspect import inspect
+from ckptconv.errors import CkptconvError
+from ckptconv.formats import registry
+from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.pickle import Budget, Machine
+from ckptconv.formats.torch.roots import plant
+from ckptconv.testing.damage import limited_memory
+from tests.hostile import mutate
+from tests.hostile.cases import beside, checkpoint
+from tests.hostile.make import corpus
+from tests.hostile.mutate import mutant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS = 2.0
+BYTES = 256 << 20
+FIRST = 1 << 12
+CONVERTED = 50
+"""One in so many of the files that are read is also converted."""
+
+SEED_BYTES = 1 << 14
+"""Files of the corpus up to this size are seeds: a bomb's size is its whole idea."""
+
+PICKLES = ("calls", "names", "not followed", "views", "valid", "ordinary", "odd names")
+
+
+class TooSlowError(Exception):
+    """A reader was at work for longer than it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is fuzzed: how, with the corpus' files of which categories, and which tokens. One row for each reader."""
+
+    name: str
+    run: Callable[[Path, bytes, random.Random], None]
+    categories: tuple[str, ...]
+    tokens: list[bytes]
+
+
+@dataclass(slots=True)
+class Score:
+    """What came of it."""
+
+    executions: int = 0
+    read: int = 0
+    findings: list[str] = field(default_factory=list)
+
+
+def follow(path: Path, data: bytes, chance: random.Random) -> None:
+    """The pickle machine by itself."""
+    del path, chance
+    plant(Machine(data, TorchConstructors()).run(), Budget(len(data)))
+
+
+def packed(path: Path, data: bytes, chance: random.Random) -> None:
+    """A pickle in an archive that is whole, so that its checksum is right."""
+    opened(path, checkpoint(data), chance)
+
+
+def opened(path: Path, data: bytes, chance: random.Random) -> None:
+    """A file, whatever it is."""
+    path.write_bytes(data)
+    inspect(path).to_dict()
+    with ckptconv.open(path) as found:
+        for tensor in found.all_tensors.values():
+            size = min(tensor.info.nbytes, FIRST)
+            assert len(tensor.read(0, size)) == size, "short data"
+    if not chance.randrange(CONVERTED):
+        target = path.with_name(chance.choice(["out.pth", "out.safetensors"]))
+        ckptconv.convert(path, target, force=True, allow_loss=["all"])
+        ckptconv.open(target).close()
+
+
+_CATEGORIES: dict[str, tuple[str, ...]] = {
+    "torch": ("zip", "calls", "valid", "ordinary"),
+    "torch-legacy": ("legacy",),
+    "torch-tar": ("tar",),
+    "safetensors": ("safetensors", "whole safetensors"),
+    "onnx": ("onnx", "whole onnx"),
+}
+_TOKENS = {"torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE}
+_SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
+
+TARGETS = [
+    Target("pickle", follow, PICKLES, mutate.PICKLE),
+    Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
+    *(
+        Target(name, opened, categories, _TOKENS.get(name, _SAFETENSORS))
+        for name, categories in _CATEGORIES.items()
+        if any(one.name == name for one in registry.BUILTIN)
+    ),
+]
+
+
+def seeds(target: Target) -> list[bytes]:
+    """The corpus' files that a target starts from; for pickles, what is in their archives."""
+    files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
+    if target.name == "safetensors":
+        return files + _converted()
+    if target.run is opened:
+        return files
+    found = []
+    for data in files:
+        start = data.find(b"\x80", data.find(b"data.pkl"))
+        end = data.find(b"PK\3\4", start)
+        found.append(data[start : end if end > 0 else None])
+    return [*found, beside(b"N")]
+
+
+def _converted() -> list[bytes]:
+    """Honest checkpoints as safetensors, with records of every kind."""
+    made = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case in (case for case in corpus() if case.category in ("valid", "ordinary") and case.suffix != ".onnx"):
+            (folder / case.file).write_bytes(case.data)
+            ckptconv.convert(folder / case.file, folder / "out.safetensors", force=True)
+            made.append((folder / "out.safetensors").read_bytes())
+    return made
+
+
+def fuzz(target: Target, seconds: float, folder: Path, *, seed: int, most: int = sys.maxsize) -> Score:
+    """Run one target for so long, or so often."""
+    chance, score, starts = random.Random(seed), Score(), seeds(target)
+    path, known = folder / "mutant", set[str]()
+    end = time.monotonic() + seconds
+    with limited_memory(BYTES * 2):
+        while time.monotonic() < end and score.executions < most:
+            data = mutant(chance.choice(starts), starts, target.tokens, chance)
+            score.executions += 1
+            problem = _problem(target, path, data, chance, score)
+            if problem is not None and problem.splitlines()[-1] not in known:
+                known.add(problem.splitlines()[-1])
+                score.findings.append(problem)
+                (folder / f"finding-{target.name.replace(' ', '-')}-{score.executions}").write_bytes(data)
+    return score
+
+
+def _problem(target: Target, path: Path, data: bytes, chance: random.Random, score: Score) -> str | None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        target.run(path, data, chance)
+        score.read += 1
+    except CkptconvError as error:
+        if len(str(error)) > 20_000:
+            return f"an error of {len(str(error)):,} characters"
+    except (Exception, TooSlowError) as error:  # the very thing that is looked for
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{traceback.format_exc()}\n{type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    return None
+
+
+def _too_slow(*_: object) -> None:
+    raise TooSlowError
+
+
+def main() -> int:
+    """Fuzz every target, or those that are named, the time shared among them."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--save", type=Path, default=Path("fuzz"))
+    parser.add_argument("targets", nargs="*", choices=[[], *(target.name for target in TARGETS)])
+    given = parser.parse_args()
+    given.save.mkdir(parents=True, exist_ok=True)
+    chosen = [target for target in TARGETS if not given.targets or target.name in given.targets]
+    print(f"seed {given.seed}")
+    found = 0
+    for target in chosen:
+        score = fuzz(target, given.seconds / len(chosen), given.save, seed=given.seed)
+        said = f"{score.executions:,} executions, {score.read:,} read, {len(score.findings)} findings"
+        print(f"{target.name}: {said}", *score.findings, sep="\n", flush=True)
+        found += len(score.findings)
+    return int(found > 0)
+
+
+signal.signal(signal.SIGVTALRM, _too_slow)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Random changes to files, of the kinds that find bugs in readers."""
+
+from __future__ import annotations
+
+import pickletools
+import struct
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+MOST = 1 << 16
+"""Bytes of a mutant."""
+
+NUMBERS = [0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 100, 127, 128, 255, 256, 1000, 1024, 4096, 32767, 32768, 65535]
+NUMBERS += [(1 << n) + d for n in (24, 31, 32, 47, 53, 61, 62, 63, 64) for d in (-1, 0, 1)]
+
+PICKLE = [
+    b"(", b".", b"0", b"1", b"2", b"N", b"\x88", b"\x89", b"]", b"}", b")", b"\x8f", b"\x90", b"\x91", b"a", b"e", b"s", b"u",
+    b"t", b"\x85", b"\x86", b"\x87", b"l", b"d", b"R", b"b", b"\x81", b"\x92", b"o", b"Q", b"\x93", b"\x94", b"q\x00", b"h\x00",
+    b"q\x01", b"h\x01", b"h\x02", b"r\xff\xff\xff\xff", b"j\x00\x00\x00\x00", b"K\x00", b"K\x01", b"M\xff\xff", b"J\xff\xff\xff\xff",
+    b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"G\x7f\xf8\0\0\0\0\0\0", b"F1e999\n", b"I01\n", b"L5L\n", b"X\x01\0\0\0a", b"C\x01b",
+    b"B\xff\xff\xff\xff", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x96\x01\0\0\0\0\0\0\0x", b"\x82\x01", b"\x97", b"\x98",
+    b"\x80\x02", b"\x80\x05", b"\x95\x10\0\0\0\0\0\0\0", b"cos\nsystem\n", b"ccollections\nOrderedDict\n",
+    b"ccollections\ndefaultdict\n", b"ccollections\nCounter\n", b"cbuiltins\nset\n", b"cbuiltins\nlist\n", b"cbuiltins\ndict\n",
+    b"cbuiltins\nbytearray\n", b"cbuiltins\ncomplex\n", b"c_codecs\nencode\n", b"ctorch\nSize\n", b"ctorch\ndevice\n",
+    b"ctorch\nFloatStorage\n", b"ctorch.storage\nUntypedStorage\n", b"ctorch\nfloat32\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ctorch._utils\n_rebuild_tensor_v3\n", b"ctorch._utils\n_rebuild_parameter\n", b"ctorch._utils\n_rebuild_qtensor\n",
+    b"ctorch._tensor\n_rebuild_from_type_v2\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy.core.multiarray\nscalar\n", b"cnumpy.core.numeric\n_frombuffer\n", b"ccopyreg\n_reconstructor\n", b"cbuiltins\nobject\n",
+    b"cbuiltins\ngetattr\n", b"cm\nC\n", b"(im\nC\n", b"X\x07\0\0\0storage", b"X\x03\0\0\0cpu", b"X\x09\0\0\0_metadata",
+    b"X\x0a\0\0\0state_dict", b"X\x02\0\0\0f8", b"X\x02\0\0\0M8", b"X\x01\0\0\0<",
+]  # fmt: skip
+JSON = [
+    b'"', b"{", b"}", b"[", b"]", b",", b":", b"null", b"true", b"NaN", b"Infinity", b"-1", b"1e999", b"0.5", b"1" * 30, b"\\u0000",
+    b"\\ud800", b'"dtype"', b'"shape"', b'"data_offsets"', b'"__metadata__"', b'"F32"', b'"F4"', b'"C64"', b'"U8"', b'"ckptconv"',
+    b'\\"$dict\\"', b'\\"$set\\"', b'\\"$int\\"', b'\\"$opaque\\"', b'\\"$numpy.array\\"', b'\\"$state_dict\\"', b'\\"$tensor\\"',
+    b'\\"$stored\\"', b'\\"$bytes\\"', b'\\"$complex\\"', b'\\"ties\\"', b'\\"names\\"', b'\\"encodings\\"', b'\\"version\\"',
+]  # fmt: skip
+ZIP = [
+    b"PK\3\4",
+    b"PK\1\2",
+    b"PK\5\6",
+    b"PK\6\6",
+    b"PK\6\7",
+    b"\1\0\x08\0",
+    b"data.pkl",
+    b"data/0",
+    b"version",
+    b"byteorder",
+    b"big",
+]
+WIRE = [bytes([n << 3 | w]) for n in (1, 2, 4, 5, 7, 8, 9, 10, 13, 14, 15) for w in (0, 1, 2, 5)]
+WIRE += [b"\xff" * 9 + b"\x01", b"\x80\x80\x00", b"\x08\x0a", b"location", b"offset", b"length"]
+TAR = [b"ustar\x0000", b"0000000\0", b"7777777\0", b"pickle\0", b"storages\0", b"tensors\0", b"\0" * 512]
+
+
+def mutant(seed: bytes, others: Sequence[bytes], tokens: Sequence[bytes], chance: random.Random) -> bytes:
+    """The seed with one to eight changes."""
+    data = bytearray(seed[:MOST])
+    for _ in range(1 << chance.choice((0, 0, 0, 1, 2, 3))):
+        chance.choice(_CHANGES)(data, others, tokens, chance)
+    return bytes(data[:MOST])
+
+
+def _flip(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    if data:
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+
+
+def _byte(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    if data:
+        data[chance.randrange(len(data))] = chance.randrange(256)
+
+
+def _cut(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    at = chance.randrange(len(data) + 1)
+    del data[at : at + _length(chance)]
+
+
+def _end(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    if not chance.randrange(4):
+        del data[chance.randrange(len(data) + 1) :]
+
+
+def _double(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    at = chance.randrange(len(data) + 1)
+    piece = bytes(data[at : at + _length(chance)])
+    data[at:at] = piece * (1 if chance.randrange(8) else chance.randrange(1, 200))
+
+
+def _move(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    at, to = chance.randrange(len(data) + 1), chance.randrange(len(data) + 1)
+    piece = bytes(data[at : at + _length(chance)])
+    data[to:to] = piece
+
+
+def _token(data: bytearray, _: Sequence[bytes], tokens: Sequence[bytes], chance: random.Random) -> None:
+    at = chance.randrange(len(data) + 1)
+    token = chance.choice(tokens)
+    data[at : at + (len(token) if chance.randrange(2) else 0)] = token
+
+
+def _opcode(data: bytearray, _: Sequence[bytes], tokens: Sequence[bytes], chance: random.Random) -> None:
+    """A token where an opcode of a pickle starts, or one opcode moved."""
+    if not data.startswith(b"\x80"):
+        return
+    starts = [0]
+    with suppress(Exception):  # as far as it can be followed
+        starts += [place for _, _, place in pickletools.genops(bytes(data)) if place is not None]
+    at, other = chance.choice(starts), chance.randrange(len(starts))
+    piece = bytes(data[starts[other] : starts[min(other + 1, len(starts) - 1)]])
+    data[at:at] = chance.choice(tokens) if chance.randrange(2) else piece
+
+
+def _number(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    width, order = chance.choice("BHIQ"), chance.choice("<<>")
+    number = chance.choice(NUMBERS) % (1 << 8 * struct.calcsize(width))
+    at = chance.randrange(len(data) + 1)
+    data[at : at + struct.calcsize(width)] = struct.pack(order + width, number)
+
+
+def _digits(data: bytearray, _: Sequence[bytes], __: Sequence[bytes], chance: random.Random) -> None:
+    places = [i for i, byte in enumerate(data[:4096]) if 48 <= byte < 58]
+    if places:
+        at = chance.choice(places)
+        data[at : at + 1] = str(chance.choice(NUMBERS)).encode()
+
+
+def _splice(data: bytearray, others: Sequence[bytes], _: Sequence[bytes], chance: random.Random) -> None:
+    other = chance.choice(others)
+    start, at = chance.randrange(len(other) + 1), chance.randrange(len(data) + 1)
+    data[at : at + _length(chance)] = other[start : start + _length(chance) * 4]
+
+
+def _length(chance: random.Random) -> int:
+    return 1 + chance.randrange(1 << chance.randrange(9))
+
+
+_CHANGES = (
+    _flip,
+    _byte,
+    _cut,
+    _end,
+    _double,
+    _move,
+    _token,
+    _token,
+    _opcode,
+    _opcode,
+    _opcode,
+    _number,
+    _number,
+    _digits,
+    _splice,
+)
