@@ -135,8 +135,6 @@ LIES: dict[str, bytes] = {
     "cut in the middle": WHOLE[: len(WHOLE) // 2],
     "an end record alone": b"PK\5\6" + bytes(18),
     "a symbolic link for a storage": with_link(),
-    "a TorchScript archive with a call": zip_bytes([
-        ("a/version", b"3\n"), ("a/data.pkl", EVIL), ("a/constants.pkl", EVIL), ("a/code/x.py", b"raise SystemExit")]),
 }  # fmt: skip
 
 VIEWS: dict[str, bytes] = {
@@ -191,6 +189,17 @@ def cases() -> list[Case]:
     flipped = bytearray(WHOLE)
     flipped[WHOLE.index(FOUR_FLOATS) + 5] ^= 1
     made.append(Case("a storage that fails its checksum", "zip", bytes(flipped), "plain", (0, 0, 2, 2)))
+    script = [
+        ("a/version", b"3\n"),
+        ("a/data.pkl", EVIL),
+        ("a/constants.pkl", EVIL),
+        ("a/code/x.py", b"raise SystemExit"),
+    ]
+    made.append(
+        Case(
+            "a TorchScript archive with a call", "zip", zip_bytes(script), "would run code", (0, 1, 2, 2), hostile=True
+        )
+    )
     made.append(Case("5,000 empty entries", "zip", many(5_000), "plain", (0, 0, 0, 0)))
     made.append(Case("a call beside a storage that is missing", "zip", checkpoint(beside(SYSTEM), {}), hostile=True))
     assert ONE

@@ -218,7 +218,7 @@ def test_bad_indices_never_reach_torch(kind: str, tmp_path: Path) -> None:
         assert caught.value.hint
         assert not (tmp_path / "c.pth").exists()
         with ckptconv.open(tmp_path / name) as checkpoint, pytest.raises(CorruptFileError):
-            checkpoint.to_torch("w")
+            checkpoint.whole("w")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if "co" in kind or "cs" in kind or "bs" in kind])
