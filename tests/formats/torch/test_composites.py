@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import ckptconv
+from ckptconv.cli.main import program
+from ckptconv.formats.preflight import losses
+from ckptconv.formats.safetensors import FORMATS as SAFETENSORS
 from tests.support.composites import MAKERS, quiet, same_tensor
 
 if TYPE_CHECKING:
@@ -108,6 +114,63 @@ def test_a_model_that_torch_quantized_loads_its_state_again(tmp_path: Path) -> N
             torch.nn.init.zeros_(model[1].weight)
             model.load_state_dict(back)
             assert torch.equal(model(inputs), expected)
+
+
+def test_a_bare_safetensors_keeps_what_its_tensors_need(tmp_path: Path) -> None:
+    tensors = {kind: quiet(MAKERS[kind]) for kind in ("qint8", "coo", "bsr")}
+    torch.save({"epoch": 3, "state_dict": tensors}, tmp_path / "a.pth")
+    made = ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.safetensors", bare=True)
+    assert not made.losses
+    ckptconv.convert(tmp_path / "b.safetensors", tmp_path / "c.pth", bare=True)
+    back = loaded(tmp_path / "c.pth")
+    assert back.keys() == tensors.keys()
+    assert all(same_tensor(back[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_parts_are_what_any_reader_of_safetensors_finds(tmp_path: Path) -> None:
+    tensor, coo = quiet(MAKERS["per channel 0"]), quiet(MAKERS["coo"])
+    torch.save({"w": tensor, "e": coo}, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    found = load_file(tmp_path / "b.safetensors")
+    assert torch.equal(found["w"], tensor.int_repr())
+    assert torch.equal(found["w.scale"], tensor.q_per_channel_scales())
+    assert torch.equal(found["w.zero_point"], tensor.q_per_channel_zero_points())
+    assert torch.equal(found["e.indices"], coo.indices())
+    assert torch.equal(found["e.values"], coo.values())
+    assert len(found) == 5
+
+
+def test_a_format_that_knows_no_such_tensors_asks_for_consent(tmp_path: Path) -> None:
+    torch.save({"w": quiet(MAKERS["qint8"]), "e": quiet(MAKERS["csr"])}, tmp_path / "a.pth")
+    plain = replace(SAFETENSORS[0], holds=replace(SAFETENSORS[0].holds, composites=False))
+    with ckptconv.open(tmp_path / "a.pth") as checkpoint:
+        found = losses(checkpoint, plain)
+        assert [(loss.code, loss.where) for loss in found] == [("composite", "w"), ("composite", "e")]
+        assert "'e.crow_indices'" in found[1].message
+        assert not losses(checkpoint, SAFETENSORS[0])
+
+
+def test_inspect_says_what_they_are(tmp_path: Path) -> None:
+    torch.save({"w": quiet(MAKERS["per channel 1"]), "e": quiet(MAKERS["coo"])}, tmp_path / "a.pth")
+    result = CliRunner().invoke(program, ["inspect", str(tmp_path / "a.pth")])
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "w QU8 [4, 6] per_channel_affine, axis 1" in lines
+    assert "e F32 [4, 6] sparse_coo, coalesced" in lines
+    assert "quantized 1: QU8 ×1" in lines
+    assert "sparse 1: sparse_coo ×1" in lines
+    document = ckptconv.inspect(tmp_path / "a.pth").to_dict()
+    assert [one["name"] for one in document["composites"]] == ["w", "e"]
+    assert document["composites"][0]["axis"] == 1
+    count = quiet(MAKERS["coo"])._nnz()
+    assert document["parameters"] == 24 + count
+
+
+def test_opening_reads_no_index(tmp_path: Path) -> None:
+    large = torch.sparse_coo_tensor(torch.arange(1 << 20)[None], torch.ones(1 << 20), (1 << 20,))
+    torch.save({"e": large}, tmp_path / "a.pth")
+    with ckptconv.open(tmp_path / "a.pth") as checkpoint:
+        assert checkpoint["e.indices"].info.shape == (1, 1 << 20)
+        assert checkpoint.file.bytes_read < 1 << 18  # type: ignore[union-attr]
 
 
 @settings(max_examples=20, deadline=None)
