@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -68,8 +69,9 @@ class Source:
     def close(self) -> None:
         """Close the file. Closing twice is harmless."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # it was only read from
+                os.close(fd)
 
     def read_at(self, offset: int, length: int) -> memoryview:
         """Exactly `length` bytes at `offset`, in new memory of that size. Raises CorruptFileError past the end."""

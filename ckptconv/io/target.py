@@ -204,8 +204,9 @@ class Target:
                 os.unlink(self._temp)
             self._temp = None
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # what it held is synced, or is thrown away
+                os.close(fd)
 
 
 def _exists(path: Path) -> TargetExistsError:
