@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -74,8 +75,9 @@ class Source:
     def rest(self) -> None:
         """Give the operating system's handle back, until `wake`."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # it was only read from
+                os.close(fd)
 
     def wake(self) -> None:
         """Take a handle again after `rest`. Raises SourceChangedError where that is no longer the same file."""

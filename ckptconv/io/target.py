@@ -253,8 +253,9 @@ class Target:
                 os.unlink(self._temp)
             self._temp = None
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            with suppress(OSError):  # what it held is synced, or is thrown away
+                os.close(fd)
         if self._made is not None:
             with suppress(OSError):  # something else may have come into it meanwhile
                 os.rmdir(self._made)

@@ -168,7 +168,7 @@ class FormatTests:
             assert there.read_bytes() == here.read_bytes()
 
     def test_a_failing_disk_leaves_the_old_file_or_none(self, tmp_path: Path) -> None:
-        for code in (errno.ENOSPC, errno.EIO):
+        for code in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EINTR):
             self._fail_at_every_call(tmp_path, OSError(code, "a fault made by a test"), FileAccessError)
 
     def test_an_interrupt_leaves_the_old_file_or_none(self, tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ HARMLESS: dict[str, bytes] = {
     "a memo index of 2^32 - 1": b"]r\xff\xff\xff\xff",
     "a memo index of 4,300 digits": b"Np" + b"9" * 4_300 + b"\n",
     "100,000 memo entries far apart": b"".join(b"Nr" + struct.pack("<I", i * 40_000) + b"0" for i in range(100_000)) + b"N",
+    "a STRING with NUL": b"S'a\0b'\n",
+    "a STRING that looks like an expression": b"S'a' * 99999999999 + 'b'\n",
+    "a STRING of a million parentheses": b"S'" + b"(" * 1_000_000 + b"'\n",
+    "a STRING with escapes": b"S'\\x41\\101\\n\\q\\''\n",
     "an int of 65,535 bytes": b"\x8b" + struct.pack("<I", 65_535) + b"\x01" * 65_535,
     "ints of every size as keys": b"\x8f(" + b"".join(wide(1 << i) for i in range(120)) + b"\x90",
 }  # fmt: skip

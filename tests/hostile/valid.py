@@ -184,7 +184,7 @@ def honest() -> Iterator[Case]:
         yield Case(name, "valid", _saved({"state_dict": _weights(), "m": value}), "plain", OK, hostile=False)
     for name, value in opaque_values().items():
         yield Case(name, "valid", _saved({"state_dict": _weights(), "m": value}), "opaque", OK, hostile=False)
-    for protocol in (3, 4, 5):
+    for protocol in (4, 5):
         name = f"a state_dict in protocol {protocol}"
         yield Case(name, "valid", _saved(_weights(), protocol), "plain", OK, hostile=False)
     for protocol in (4, 5):
@@ -214,6 +214,7 @@ def accepted() -> Iterator[Case]:
         "half precision": {"w": torch.ones(3, dtype=torch.bfloat16), "v": torch.ones(3, dtype=torch.float16)},
         "float8": {"w": torch.ones(3).to(torch.float8_e4m3fn)},
         "complex numbers": {"w": torch.ones(3, dtype=torch.complex64).conj()},
+        "an OrderedDict of ties": collections.OrderedDict(_weights()),
         "a complex number": {"state_dict": _weights(), "m": 1 + 2j},
         "an empty tensor": {"w": torch.empty(0, 3)},
         "a list of tensors": [torch.ones(2), torch.zeros(2)],
@@ -224,6 +225,7 @@ def accepted() -> Iterator[Case]:
             "d": torch.device("cpu"),
         },
     }
+    yield Case("protocol 3", "ordinary", _saved(_weights(), 3), "plain", OK, hostile=False)
     for name, value in kinds.items():
         yield Case(name, "ordinary", _saved(value), "plain", OK, hostile=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -74,7 +75,7 @@ def test_a_kill_at_any_moment_leaves_the_old_file_whole_and_the_next_run_succeed
     new = whole.read_bytes()
     moments = random.Random(7)
     outcomes = set()
-    for _ in range(10):
+    for _ in range(25):
         target.write_bytes(old)
         process = worker(source, target, setup)
         begin(process)
@@ -163,6 +164,42 @@ def test_a_full_disk_in_the_middle_is_reported_and_leaves_the_old_file(
     assert "free some space" in str(error.value.hint)
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["out.safetensors"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EINTR, errno.ENOSPC])
+@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
+def test_a_file_that_fails_to_close_is_whole_or_the_old_one(
+    code: int, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, target = saved(tmp_path / "in.pth", {"a": torch.ones(100)}), tmp_path / "out.safetensors"
+    ckptconv.convert(path, target)
+    new = target.read_bytes()
+    if named:
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    close = os.close
+    for fail_at in range(1, 30):
+        calls = 0
+
+        def closing(fd: int) -> None:
+            nonlocal calls
+            close(fd)
+            calls += 1
+            if calls == fail_at:
+                raise OSError(code, "a fault made by a test")
+
+        target.write_bytes(b"old")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "close", closing)
+            try:
+                ckptconv.convert(path, target, force=True)
+                whole = {new}
+            except FileAccessError:
+                whole = {b"old", new}
+        assert target.read_bytes() in whole
+        assert sorted(os.listdir(tmp_path)) == ["in.pth", "out.safetensors"]
+        if calls < fail_at:
+            return
+    pytest.fail("a conversion closes dozens of files")
 
 
 def test_a_source_that_is_written_to_while_it_is_read_is_reported(tmp_path: Path) -> None:

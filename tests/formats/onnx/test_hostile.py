@@ -131,7 +131,7 @@ def test_a_crowd_of_fields_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     from ckptconv.formats.onnx import wire
 
     monkeypatch.setattr(wire, "MAX_FIELDS", 100_000)
-    nodes = b"\x0a\x00" * 120_000
+    nodes = b"\x0a\x03\x22\x01A" * 120_000
     assert "fields" in refused(write(tmp_path / "m.onnx", b"\x08\x0a\x3a" + varint(len(nodes)) + nodes)).message
 
 

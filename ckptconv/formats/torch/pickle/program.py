@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from struct import unpack_from
 
 from ckptconv.errors import CorruptFileError
@@ -128,12 +129,10 @@ class Program:
             self._stack.append(raw)
 
     def _op_STRING(self) -> None:
-        from ast import literal_eval
-
         line = self._line().strip()
         if len(line) < 2 or line[:1] not in b"\"'" or line[:1] != line[-1:]:
             raise self._bad("a string is not in quotes")
-        self._python2_string(literal_eval("b" + line.decode("ascii")))
+        self._python2_string(_ESCAPE.sub(_unescaped, line[1:-1]))
 
     def _op_BINSTRING(self) -> None:
         self._python2_string(self._take(self._uint(4)))
@@ -152,3 +151,19 @@ class Program:
 
     def _op_BYTEARRAY8(self) -> None:
         self._stack.append(bytearray(self._take(self._uint(8))))
+
+
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.)", re.DOTALL)
+_LETTERS = dict(zip(b"abfnrtv\\'\"", b"\a\b\f\n\r\t\v\\'\"", strict=True))
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    r"""One escape of a bytes literal. What is none stays as it is, as in Python, but for an x without digits."""
+    text = found[1]
+    if text[0] in b"01234567":
+        return bytes([int(text, 8) & 0xFF])
+    if len(text) == 3:
+        return bytes([int(text[1:], 16)])
+    if text == b"x":
+        raise ValueError("an escape has no digits")
+    return bytes([_LETTERS[text[0]]]) if text[0] in _LETTERS else found[0]

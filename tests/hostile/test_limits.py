@@ -1,0 +1,136 @@
+"""Each limit of the README's table: what is at it is read, what is past it is refused by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ckptconv
+from ckptconv.errors import CkptconvError, LimitError
+from ckptconv.formats import blobs
+from ckptconv.formats.onnx import walk, wire
+from ckptconv.formats.safetensors import layout
+from ckptconv.formats.torch import read, zip
+from ckptconv.formats.torch.pickle import values
+from ckptconv.io import limits
+from tests.hostile.bombs import deflated, doubling, wide, zeros
+from tests.hostile.cases import SMALL, beside, checkpoint, stacked
+from tests.hostile.others import RAW, field, header, model, node, two, weight
+from tests.support.craft import FOUR_FLOATS, state_dict, tensor, zip_bytes
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+TABLE = [
+    limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
+    limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
+    limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
+    limits.MAX_STORED_BYTES, wire.MAX_FIELDS, walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
+]  # fmt: skip
+
+
+def test_the_readme_states_the_limits_as_they_are() -> None:
+    rows = README.split("<!-- table: limits -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    assert [row.split("|")[2].strip() for row in rows] == [f"{limit:,}" for limit in TABLE]
+    assert "past 100,000" in rows[8]
+    assert limits.FREE_NODES == 100_000
+
+
+def of(value: bytes) -> bytes:
+    return checkpoint(beside(value))
+
+
+def strings(count: int) -> bytes:
+    return header(json.dumps({"__metadata__": {"a": "b" * count}}).encode(), b"")
+
+
+def subgraphs(depth: int) -> bytes:
+    inner = field(5, weight(RAW, name=b"i"))
+    for _ in range(depth):
+        inner = node(b"If", (b"x",), (b"y",), field(1, b"then_branch") + field(6, inner) + field(20, 5))
+    return field(1, 10) + field(7, inner)
+
+
+def pieces(count: int) -> bytes:
+    # single numbers apart from each other, so that each is a piece of its own
+    return model(weight((field(4, FOUR_FLOATS[:4]) + field(12, b"")) * count, dims=(count,)))
+
+
+LONG = "n" * 4000
+EXACT: dict[str, tuple[str, bytes, bytes]] = {
+    "dimensions": (
+        ".pth",
+        checkpoint(state_dict(w=tensor(numel=4, size=b"(K\x04" + b"K\x01" * 63 + b"t", stride=b"(" + b"K\x01" * 64 + b"t"))),
+        checkpoint(state_dict(w=tensor(numel=4, size=b"(K\x04" + b"K\x01" * 64 + b"t", stride=b"(" + b"K\x01" * 65 + b"t"))),
+    ),
+    "nesting": (".pth", of(b"]" * 63 + b"a" * 62), of(b"]" * 66 + b"a" * 65)),
+    "nesting of keys": (".pth", of(b"})" + b"\x85" * 60 + b"Ns"), of(b"})" + b"\x85" * 66 + b"Ns")),
+    "digits": (".pth", of(b"I" + b"9" * 4300 + b"\n"), of(b"I" + b"9" * 4301 + b"\n")),
+    "a name": (".pth", of(stacked(LONG, "n" * 96)), of(stacked(LONG, "n" * 97))),
+    "collisions": (
+        ".pth",
+        of(b"\x8f(" + b"".join(wide(i * ((1 << 61) - 1)) for i in range(100)) + b"\x90"),
+        of(b"\x8f(" + b"".join(wide(i * ((1 << 61) - 1)) for i in range(1, 103)) + b"\x90"),
+    ),
+    "shared values": (".pth", of(b"]" + doubling(b"](" + b"?" * 10 + b"e", 4)), of(b"]" + doubling(b"](" + b"?" * 10 + b"e", 6))),
+    "subgraphs": (".onnx", subgraphs(29), subgraphs(31)),
+    "pieces": (".onnx", pieces(10_000), pieces(10_001)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("suffix", "at", "past"), EXACT.values(), ids=EXACT.keys())
+def test_what_is_at_a_limit_is_read_and_what_is_past_it_is_refused(
+    suffix: str, at: bytes, past: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(at)
+    ckptconv.open(path).close()
+    path.write_bytes(past)
+    with pytest.raises(CkptconvError) as refused:
+        ckptconv.open(path)
+    assert refused.value.hint
+
+
+TWO_TENSORS = state_dict(w=tensor(), v=tensor())
+LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
+    "a pickle": (read, "MAX_PICKLE_BYTES", 100, ".pth", checkpoint(TWO_TENSORS)),
+    "a compressed record": (zip, "MAX_INFLATED_RECORD", 100, ".pth", deflated()),
+    "inflated : compressed": (zip, "MAX_INFLATED_RATIO", 900, ".pth", deflated(data_0=(zeros(1), 1 << 20))),
+    "entries": (zip, "MAX_ZIP_ENTRIES", 3, ".pth", zip_bytes([*SMALL, ("a/data.pkl", TWO_TENSORS), ("a/data/0", FOUR_FLOATS)])),
+    "tensors of a .pth": (read, "MAX_TENSORS", 1, ".pth", checkpoint(TWO_TENSORS)),
+    "tensors of a safetensors": (layout, "MAX_TENSORS", 1, ".safetensors", two([0, 4], [4, 16])),
+    "tensors of an ONNX": (walk, "MAX_TENSORS", 1, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
+    "values": (values, "MAX_NODES", 50, ".pth", of(b"(" + b"N" * 60 + b"l")),
+    "a safetensors header": (layout, "MAX_SAFETENSORS_HEADER", 1000, ".safetensors", strings(2000)),
+    "fields": (wire, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name", "value", "suffix", "data"), LOWERED.values(), ids=LOWERED.keys())
+def test_a_limit_too_high_for_a_test_holds_when_it_is_lowered(
+    module: ModuleType, name: str, value: int, suffix: str, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data)
+    if name != "MAX_INFLATED_RATIO":
+        ckptconv.open(path, format={".pth": "torch", ".onnx": "onnx"}.get(suffix)).close()
+    monkeypatch.setattr(module, name, value)
+    with pytest.raises(LimitError) as refused:
+        ckptconv.open(path, format={".pth": "torch", ".onnx": "onnx"}.get(suffix, "safetensors"))
+    assert refused.value.hint
+
+
+def test_bytes_beside_a_header_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, path = tmp_path / "x.pth", tmp_path / "x.safetensors"
+    source.write_bytes(checkpoint(state_dict(state_dict=b"}", m=b"B" + struct.pack("<I", 1 << 17) + bytes(1 << 17))))
+    ckptconv.convert(source, path)
+    ckptconv.open(path).close()
+    monkeypatch.setattr(blobs, "MAX_STORED_BYTES", 1 << 16)
+    with pytest.raises(LimitError):
+        ckptconv.open(path)
