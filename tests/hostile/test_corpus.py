@@ -7,10 +7,9 @@ import os
 import subprocess
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -20,6 +19,9 @@ from tests.hostile.cases import COMMANDS, MARKER, Case
 from tests.hostile.make import corpus, place
 from tests.hostile.worker import SECONDS
 from tests.support.nodes import image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CASES = corpus()
 LIVE = [case for case in CASES if case.live]
@@ -34,25 +36,39 @@ def one_line_of_error(run: dict[str, Any]) -> bool:
     return told and all(line.startswith("  ") for line in lines[1:-1]) and "Traceback" not in run["stderr"]
 
 
-def python(module: str, paths: list[Path]) -> list[dict[str, Any]]:
-    """What a module makes of these files: a line of JSON for each."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", module], input="".join(f"{path}\n" for path in paths), env=environment, cwd=ROOT,
-        capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+class Asked:
+    """A module that reads a path a line, and answers each with a line of JSON."""
+
+    def __init__(self, module: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", module]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT, text=True
+        )
+
+    def __call__(self, path: Path) -> Any:
+        """What it says of a file."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@contextmanager
+def asked(module: str) -> Iterator[Asked]:
+    made = Asked(module)
+    try:
+        yield made
+    finally:
+        made.process.communicate()
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What the commands did with each file, by the case's folder; two processes share the work."""
-    root = tmp_path_factory.mktemp("corpus")
-    paths = [place(case, root) for case in CASES]
-    with ThreadPoolExecutor(2) as pool:
-        halves = list(pool.map(partial(python, "tests.hostile.worker"), [paths[::2], paths[1::2]]))
-    return {Path(result["path"]).parent.name: result for half in halves for result in half}
+def run() -> Iterator[Asked]:
+    """Runs the commands on a file."""
+    with asked("tests.hostile.worker") as worker:
+        yield worker
 
 
 def test_the_corpus_has_files_of_every_kind() -> None:
@@ -66,30 +82,30 @@ def test_the_corpus_has_files_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.slug for case in CASES])
-def test_a_file_of_the_corpus_runs_nothing_and_ends_as_expected(case: Case, results: dict[str, dict[str, Any]]) -> None:
-    result = results[case.slug]
+def test_a_file_of_the_corpus_runs_nothing_and_ends_as_expected(case: Case, run: Asked, tmp_path: Path) -> None:
+    result = run(place(case, tmp_path))
     assert result["status"] == 0, "the process died"
     runs = result["runs"]
-    assert [run["strays"] for run in runs] == [[]] * len(COMMANDS)
-    codes = tuple(run["code"] for run in runs)
+    assert [one["strays"] for one in runs] == [[]] * len(COMMANDS)
+    codes = tuple(one["code"] for one in runs)
     if case.may_be_refused and codes == (2, 2, 2, 2):
         return
-    assert codes == case.codes, [run["stderr"] for run in runs]
-    for run in runs:
-        assert run["seconds"] < SECONDS
-        assert run["code"] != 2 or one_line_of_error(run), run["stderr"]
-        assert "not enough memory" not in run["stderr"]
-        assert "is a bug" not in run["stderr"]
-    for run in runs[2:]:
-        assert run["written"] == ([] if run["code"] else ["out.safetensors"])
+    assert codes == case.codes, [one["stderr"] for one in runs]
+    for one in runs:
+        assert one["seconds"] < SECONDS
+        assert one["code"] != 2 or one_line_of_error(one), one["stderr"]
+        assert "not enough memory" not in one["stderr"]
+        assert "is a bug" not in one["stderr"]
+    for one in runs[2:]:
+        assert one["written"] == ([] if one["code"] else ["out.safetensors"])
     if case.verdict != "refused":
         assert f"\n  verdict    {case.verdict}: " in runs[0]["stdout"]
 
 
 def test_the_payloads_are_live(tmp_path: Path) -> None:
     """A payload that would not run in Python's own unpickler either proves nothing."""
-    paths = [place(case, tmp_path) for case in LIVE]
-    dead = [Path(found["path"]).parent.name for found in python("tests.hostile.alive", paths) if not found["ran"]]
+    with asked("tests.hostile.alive") as load:
+        dead = [case.slug for case in LIVE if not load(place(case, tmp_path))["ran"]]
     assert not dead
     assert MARKER
 

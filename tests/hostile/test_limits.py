@@ -14,7 +14,7 @@ from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats import blobs
 from ckptconv.formats.onnx import walk, wire
 from ckptconv.formats.safetensors import layout
-from ckptconv.formats.torch import read, zip
+from ckptconv.formats.torch import assemble, read, zip
 from ckptconv.formats.torch.pickle import values
 from ckptconv.io import limits
 from tests.hostile.bombs import deflated, doubling, wide, zeros
@@ -103,7 +103,7 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "a compressed record": (zip, "MAX_INFLATED_RECORD", 100, ".pth", deflated()),
     "inflated : compressed": (zip, "MAX_INFLATED_RATIO", 900, ".pth", deflated(data_0=(zeros(1), 1 << 20))),
     "entries": (zip, "MAX_ZIP_ENTRIES", 3, ".pth", zip_bytes([*SMALL, ("a/data.pkl", TWO_TENSORS), ("a/data/0", FOUR_FLOATS)])),
-    "tensors of a .pth": (read, "MAX_TENSORS", 1, ".pth", checkpoint(TWO_TENSORS)),
+    "tensors of a .pth": (assemble, "MAX_TENSORS", 1, ".pth", checkpoint(TWO_TENSORS)),
     "tensors of a safetensors": (layout, "MAX_TENSORS", 1, ".safetensors", two([0, 4], [4, 16])),
     "tensors of an ONNX": (walk, "MAX_TENSORS", 1, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
     "values": (values, "MAX_NODES", 50, ".pth", of(b"(" + b"N" * 60 + b"l")),
