@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import gguf, onnx, safetensors, torch
+from ckptconv.formats import gguf, npz, onnx, safetensors, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 GROUP = "ckptconv.formats"
 
-BUILTIN: tuple[Format, ...] = (*torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS)
+BUILTIN: tuple[Format, ...] = (*torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS)
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
     (0, b"\x89HDF\r\n", "an HDF5 file (Keras, h5py)", "load it with its own framework, and save a state_dict"),
-    (0, b"\x93NUMPY", "a single numpy array", "torch.save({'name': tensor}, FILE) makes a checkpoint of it"),
+    (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
     (0, b"\x1f\x8b", "a gzip file", "gunzip it first"),
     (0, b"\xfd7zXZ", "an xz file", "unxz it first"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first"),

@@ -20,6 +20,16 @@ def crc32(data: memoryview | bytes, value: int = 0) -> int:
     return zlib_ng.crc32(data, value)
 
 
+def joined_crc32(first: int, second: int, length: int) -> int:
+    """CRC-32 of two runs of bytes as one, from theirs; the second has `length` bytes."""
+    return zlib_ng.crc32_combine(first, second, length)
+
+
+def tail_crc32(whole: int, head: int, length: int) -> int:
+    """CRC-32 of the last `length` bytes, from that of all and that of those before them."""
+    return whole ^ zlib_ng.crc32_combine(head, 0, length)
+
+
 def span_crc32(span: ByteSpan) -> int:
     """CRC-32 of the bytes of a span; one pass in constant memory."""
     value = 0

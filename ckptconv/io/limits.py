@@ -48,5 +48,8 @@ MAX_INDEX_BYTES = 100_000_000
 MAX_GGUF_HEADER = 1 << 28
 """Metadata and tensor names of a GGUF: the largest vocabularies take 10 MB."""
 
+MAX_NPY_HEADER = 10_000
+"""numpy's own limit for files that are not trusted (``numpy.lib.format``)."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -6,15 +6,17 @@ import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
 from safetensors import deserialize
 
 import ckptconv
-from ckptconv.core.arrays import TORCH_NAMES
+from ckptconv.core.arrays import NUMPY_NAMES, TORCH_NAMES
 from ckptconv.core.dtypes import DType
 from ckptconv.formats import gguf as our_gguf
+from ckptconv.formats import npz as our_npz
 from ckptconv.formats import safetensors as our_safetensors
 from ckptconv.formats import torch as our_torch
 from ckptconv.formats.registry import BUILTIN
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 DTYPE_NAMES = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
 GONE = object()
+DTYPE_BY_NUMPY = {
+    np.dtype(name).str[1:]: dtype for dtype, name in NUMPY_NAMES.items() if not name.startswith("ml_dtypes")
+} | {"V2": DType.BF16}
 
 
 class TestTorch(FormatTests):
@@ -62,6 +67,20 @@ class TestGguf(FormatTests):
             if name in tensors and not tensors[name][2]:
                 tensors[name] = tensors[name][0], shape, b""
         return Reading(tensors)
+
+
+class TestNpz(FormatTests):
+    format = our_npz.FORMATS[0]
+
+    def reference(self, path: Path) -> Reading:
+        found = {}
+        with path.open("rb") as data, np.load(data) as file:
+            for name in file.files:
+                array = file[name]
+                if isinstance(array, np.ndarray):
+                    dtype = DTYPE_BY_NUMPY[array.dtype.str[1:]]
+                    found[name] = (dtype.name, array.shape, array.tobytes())
+        return Reading(found)
 
 
 @pytest.mark.parametrize("one", [one for one in BUILTIN if not one.writer], ids=lambda one: str(one.name))

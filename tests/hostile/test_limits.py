@@ -14,9 +14,9 @@ from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats import blobs
 from ckptconv.formats.onnx import walk, wire
 from ckptconv.formats.safetensors import layout
-from ckptconv.formats.torch import assemble, read, zip
+from ckptconv.formats.torch import assemble, read
 from ckptconv.formats.torch.pickle import values
-from ckptconv.io import limits
+from ckptconv.io import limits, zip
 from tests.hostile.bombs import deflated, doubling, wide, zeros
 from tests.hostile.cases import SMALL, beside, checkpoint, stacked
 from tests.hostile.others import RAW, field, header, model, node, two, weight

@@ -14,6 +14,7 @@ from ckptconv.core.encodings import claimed, encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAX_RANK
+from ckptconv.formats.plan import is_text, many, numbered, other_types
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -57,42 +58,17 @@ def can_decode(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool
 
 def accepted(name: str, taken: Container[str]) -> str:
     """The name as ggml takes it: UTF-8 of up to 63 bytes without NUL; a cut one ends in ``#`` and a number."""
-    if _is_accepted(name):
-        return name
-    spelled = name.encode("utf-8", "backslashreplace").replace(b"\0", b"\\0")
-    start, number = spelled[: MAX_NAME - 8].decode("utf-8", "ignore"), 1
-    while f"{start}#{number}" in taken:
-        number += 1
-    return f"{start}#{number}"
-
-
-def _is_accepted(name: str) -> bool:
-    try:
-        return len(name.encode("utf-8")) <= MAX_NAME and "\0" not in name
-    except UnicodeEncodeError:
-        return False
+    return name if is_text(name, MAX_NAME) else numbered(name, taken, most=MAX_NAME)
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
     """What other readers of the file will not see as it is."""
-    found = []
+    found = other_types(checkpoint, stored_as, "GGUF")
     tensors = checkpoint.all_tensors
-    types: dict[tuple[str, str], list[str]] = {}
-    for name, tensor in tensors.items():
-        stored = stored_as(tensor.info)
-        if stored.dtype != tensor.info.dtype:
-            types.setdefault((tensor.info.dtype.name, stored.dtype.name), []).append(name)
-    for (dtype, stored_dtype), names in types.items():
-        message = f"GGUF has no {dtype}: {_many(names)} stored as {stored_dtype}, with a note that other readers ignore"
-        found.append(Finding("stored-as", "info", names[0], message, dtype, stored_dtype))
-    if long := [name for name in tensors if not _is_accepted(name)]:
-        message = f"ggml takes names of up to {MAX_NAME} bytes: {_many(long)} stored under another name"
+    if long := [name for name in tensors if not is_text(name, MAX_NAME)]:
+        message = f"ggml takes names of up to {MAX_NAME} bytes: {many(long)} stored under another name"
         found.append(Finding("name", "info", long[0], message))
     if deep := [name for name, tensor in tensors.items() if len(tensor.info.shape) > MAX_RANK]:
-        message = f"ggml has {MAX_RANK} dimensions: {_many(deep)} stored with fewer"
+        message = f"ggml has {MAX_RANK} dimensions: {many(deep)} stored with fewer"
         found.append(Finding("shape", "info", deep[0], message))
     return found
-
-
-def _many(names: list[str]) -> str:
-    return f"{names[0]!r} is" if len(names) == 1 else f"{names[0]!r} and {len(names) - 1:,} more are"

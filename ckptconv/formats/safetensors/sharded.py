@@ -14,7 +14,7 @@ from ckptconv.formats import shards
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors.layout import read_header
-from ckptconv.formats.safetensors.write import Plan, plan, write_file
+from ckptconv.formats.safetensors.write import planned, write_file
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
+    from ckptconv.formats.plan import Plan
     from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
@@ -66,40 +67,41 @@ def read(source: Source | Folder) -> Checkpoint:
 
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
     """The names of the tensors in each of the shards that there would be, those without their ties."""
-    planned = plan(checkpoint, plain=plain)
-    return [[planned.record.names.get(name, name) for name in names] for names in _split(planned, limit)]
+    made = planned(checkpoint, plain=plain).plan
+    return [[made.record.names.get(name, name) for name in names] for names in _split(made, limit)]
 
 
-def _split(planned: Plan, limit: int) -> list[list[str]]:
-    names = list(planned.infos)
-    return [[names[i] for i in shard] for shard in split([info.nbytes for info in planned.infos.values()], limit)]
+def _split(plan: Plan, limit: int) -> list[list[str]]:
+    names = list(plan.infos)
+    return [[names[i] for i in shard] for shard in split([info.nbytes for info in plan.infos.values()], limit)]
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the shards beside `target`, and the index into it. Raises as the writer of a single file does."""
-    planned = plan(checkpoint, plain=options.plain)
+    made = planned(checkpoint, plain=options.plain)
+    plan = made.plan
     hashes: dict[str, str] = {}
     digest: str | None = None
-    ties = tie_strings(planned.record)
+    ties = tie_strings(plan.record)
 
     def shard(names: list[str]) -> Shard:
-        real = {planned.record.names.get(name, name) for name in names}
+        real = {plan.record.names.get(name, name) for name in names}
         strings = {"format": FORMAT, **{dropped: kept for dropped, kept in ties.items() if kept in real}}
 
         def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:
-            size, content = write_file(other, planned, names, lambda _: strings, progress)
+            size, content = write_file(other, made, names, lambda _: strings, progress)
             hashes.update(content)
             return size
 
-        return Shard(names, sum(planned.infos[name].nbytes for name in names), write_one)
+        return Shard(names, sum(plan.infos[name].nbytes for name in names), write_one)
 
     def strings() -> dict[str, str] | None:
         nonlocal digest
-        if not planned.keeps_record:
+        if not made.keeps_record:
             return None
-        digest = planned.digest(checkpoint, hashes)
-        return planned.strings(digest)
+        digest = plan.digest(checkpoint, hashes)
+        return made.strings(digest)
 
-    parts = [shard(names) for names in _split(planned, options.shard_size or DEFAULT_SIZE)]
-    size = write_set(target, parts, list(planned.infos), options.progress, strings)
+    parts = [shard(names) for names in _split(plan, options.shard_size or DEFAULT_SIZE)]
+    size = write_set(target, parts, list(plan.infos), options.progress, strings)
     return WriteResult(size, digest)

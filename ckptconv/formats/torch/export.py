@@ -42,9 +42,9 @@ from ckptconv.formats.torch.read import check_small_records, follow, is_big_endi
 from ckptconv.formats.torch.roots import plant_state_dict
 from ckptconv.formats.torch.script import ScriptConstructors, ScriptMachine
 from ckptconv.formats.torch.stubs import TensorStub
-from ckptconv.formats.torch.zip import ZipArchive
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.window import Window
+from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

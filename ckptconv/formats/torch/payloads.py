@@ -28,7 +28,7 @@ from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.torch.zip import ZipArchive
+    from ckptconv.io.zip import ZipArchive
 
 MAX_JSON_BYTES = 1 << 26
 """One JSON file: 30,000 tensors take 9 MB, and Python needs some ten times that."""

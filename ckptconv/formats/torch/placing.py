@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.dtypes import DType
     from ckptconv.formats.torch.stubs import TensorStub
-    from ckptconv.formats.torch.zip import ZipArchive
+    from ckptconv.io.zip import ZipArchive
 
 COPY_AGAIN = "copy the file again from where it came"
 

@@ -26,8 +26,8 @@ from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, ZipRecords
 from ckptconv.formats.torch.roots import plant
-from ckptconv.formats.torch.zip import ZipArchive
 from ckptconv.io.limits import MAX_PICKLE_BYTES
+from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from collections.abc import Collection

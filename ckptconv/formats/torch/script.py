@@ -35,8 +35,8 @@ from ckptconv.formats.torch.read import check_small_records, follow, root_of
 from ckptconv.formats.torch.roots import plant, plant_state_dict
 from ckptconv.formats.torch.script_classes import ScriptClasses
 from ckptconv.formats.torch.stubs import TensorStub
-from ckptconv.formats.torch.zip import ZipArchive
 from ckptconv.io.limits import MAX_DEPTH
+from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from ckptconv.io.limits import MAX_PICKLE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.formats.torch.zip import ZipArchive
+    from ckptconv.io.zip import ZipArchive
 
 MAX_CODE_BYTES = MAX_PICKLE_BYTES >> 4
 """One file of code; those of the largest models have some megabytes."""

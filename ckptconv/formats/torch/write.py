@@ -17,7 +17,6 @@ from ckptconv.core.composite import VALUES, Quantized, Sparse
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchValue, walk
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.torch.archive import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
 from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
 from ckptconv.formats.torch.emit import Emitter, StorageRef
 from ckptconv.formats.torch.read import NOTES_RECORD
@@ -25,6 +24,7 @@ from ckptconv.formats.torch.spell import check_composites, in_the_pickle, spell_
 from ckptconv.formats.torch.storages import Stored, View, plan_storages
 from ckptconv.io.checksum import crc32
 from ckptconv.io.stream import Job, Streamer
+from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -72,7 +72,7 @@ OTHERS = {
     "an empty file": (b"", "copy it again"),
     "a gzip file": (b"\x1f\x8b\x08" + bytes(20), "gunzip"),
     "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(20), "framework"),
-    "a numpy array": (b"\x93NUMPY" + bytes(20), "torch.save"),
+    "a numpy array": (b"\x93NUMPY" + bytes(20), "numpy.savez"),
     "noise": (b"\x17\x23" * 100, "ckptconv formats"),
 }
 

@@ -13,9 +13,9 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError
 from ckptconv.formats.torch.read import Saved, open_saved
 from ckptconv.formats.torch.stubs import TensorStub
-from ckptconv.formats.torch.zip import ZipArchive
 from ckptconv.io.checksum import span_crc32
 from ckptconv.io.stream import GATHER_BLOCK
+from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,6 @@ from ckptconv.core.record import Record
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.torch.archive import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
 from ckptconv.formats.torch.dcp.listing import FILESYSTEM, METADATA, parse
 from ckptconv.formats.torch.dcp.read import MAIN
 from ckptconv.formats.torch.dcp.tree import Leaf, flattened
@@ -29,6 +28,7 @@ from ckptconv.formats.torch.write import members_by_prefix
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.stream import Job, Streamer
+from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.torch.archive import Planned
     from ckptconv.io.target import Target
+    from ckptconv.io.zip_writing import Planned
 
 VERSION = "1.0.0"
 """What torch writes (CURRENT_DCP_VERSION)."""

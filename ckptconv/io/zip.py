@@ -1,4 +1,4 @@
-r"""The zip container of torch.save, read once and strictly.
+r"""Zip archives, torch.save's and numpy.savez's among them, read once and strictly.
 
     local entry    "PK\\3\\4" … name, extra field (padding up to the storage's alignment), data
     …
@@ -8,10 +8,10 @@ r"""The zip container of torch.save, read once and strictly.
 
 All numbers are little-endian. Source: PKWARE's APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
 
-Readers disagree on files in which the two headers of an entry differ, entries overlap or share a name; torch reads
-them in silence. Here they are refused: local and central name, method and sizes must agree, no name may come twice,
-entries may not overlap; symbolic links, encryption and methods other than stored (0) and deflated (8) are refused by
-name.
+Readers disagree on files in which the two headers of an entry differ, entries overlap or share a name; torch and numpy
+read them in silence. Here they are refused: local and central name, method and sizes must agree, no name may come
+twice, entries may not overlap; symbolic links, encryption and methods other than stored (0) and deflated (8) are
+refused by name.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ ENCRYPTED, SIZES_FOLLOW = 1 << 0 | 1 << 6 | 1 << 13, 1 << 3
 PATCHED = 1 << 5
 STORED, DEFLATED = 0, 8
 ZIP64_EXTRA = 1
+NEWEST = 63
+"""Version 6.3 of the zip format, times ten: none asks for more (APPNOTE, 4.4.3)."""
+
 FOLDER = 0x10  # MS-DOS's attribute
 UNIX, SYMLINK = 3, 0xA  # who made the entry, and the file type in the upper half of its attributes
 
@@ -154,7 +157,9 @@ class ZipArchive:
             if at + CENTRAL.size > len(data):
                 raise _bad("its directory is cut short")
             fields = CENTRAL.unpack_from(data, at)
-            magic, made_by, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[:13]
+            magic, made_by, needed, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[
+                :13
+            ]
             disk, _, attributes, header = fields[13:]
             end = at + CENTRAL.size + name_len + extra_len + comment_len
             if magic != CENTRAL_MAGIC or end > len(data):
@@ -163,6 +168,11 @@ class ZipArchive:
             if FULL32 in (packed, size, header) or disk == FULL16:
                 extra = data[at + CENTRAL.size + name_len : end - comment_len]
                 size, packed, header = _widen(extra, size, packed, header)
+            if needed & 0xFF > NEWEST:
+                what = f"version {(needed & 0xFF) / 10} of the zip format"
+                raise UnsupportedError(
+                    f"its entry {name.decode('utf-8', 'replace')!r} asks for {what}", hint="pack it stored or deflated"
+                )
             if disk not in (0, FULL16):
                 raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
             if attributes & FOLDER and not name.endswith(b"/"):  # torch takes its contents from uninitialised memory
@@ -234,6 +244,16 @@ class ZipArchive:
             raise _bad(f"{name!r} fails its CRC-32")
         return data
 
+    def start(self, name: str, length: int) -> bytes:
+        """The first `length` bytes of an entry, or all where it has fewer, unchecked. A compressed one is inflated no
+        further than that. Raises CorruptFileError, KeyError.
+        """
+        span = self.span(name)
+        length = min(length, span.length)
+        if isinstance(span.file, Inflated):
+            return span.file.start(length)
+        return bytes(span.file.read_at(span.offset, length))
+
 
 class Spool:
     """One unnamed temporary file for all that is inflated, however many entries there are."""
@@ -266,6 +286,16 @@ class Inflated:
         """The archive's path, for errors."""
         return getattr(self._source, "path", None)
 
+    def start(self, length: int) -> bytes:
+        """The first `length` bytes, without inflating the others."""
+        stream, data = zlib.decompressobj(-zlib.MAX_WBITS), b""
+        for at in range(0, self._entry.packed, CHUNK):
+            piece = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
+            data += self._step(stream, piece, length - len(data))
+            if len(data) == length:
+                return data
+        raise _bad(f"{_show(self._entry)} inflates to less than it claims")
+
     def _inflated(self) -> tuple[int, int]:
         with self._lock:
             if self._place is None:
@@ -289,9 +319,9 @@ class Inflated:
         if written != self._entry.size or not stream.eof:
             raise _bad(f"{_show(self._entry)} inflates to less than it claims")
 
-    def _step(self, stream: zlib._Decompress, piece: bytes) -> bytes:
+    def _step(self, stream: zlib._Decompress, piece: bytes, most: int = CHUNK) -> bytes:
         try:
-            return stream.decompress(piece, CHUNK)
+            return stream.decompress(piece, most)
         except zlib.error as error:
             raise _bad(f"{_show(self._entry)} does not inflate") from error
 

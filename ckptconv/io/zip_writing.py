@@ -1,4 +1,5 @@
-"""Writing a zip archive as torch.save lays one out: stored entries, each with its data on a 64-byte boundary.
+"""Writing a zip archive as torch.save lays one out: stored entries, each with its data on a 64-byte boundary, where
+it can be mapped into memory.
 
 Offsets are planned from the sizes; contents are streamed to their places; headers, which need the CRC-32, go in last.
 There are no time stamps: every entry has the first one that zip can say, 1980-01-01.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.torch.zip import (
+from ckptconv.io.zip import (
     CENTRAL,
     CENTRAL_MAGIC,
     END,
@@ -70,7 +71,7 @@ def plan_entries(sizes: Sequence[tuple[str, int]]) -> list[Planned]:
 
 def end_of(entries: Sequence[Planned]) -> int:
     """Where the central directory starts."""
-    return entries[-1].data + entries[-1].size
+    return entries[-1].data + entries[-1].size if entries else 0
 
 
 def write_headers(target: Target, entries: Sequence[Planned], crcs: Mapping[bytes, int], base: int = 0) -> int:

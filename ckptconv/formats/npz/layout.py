@@ -1,0 +1,151 @@
+r"""An .npz file: a zip archive with one ``NAME.npy`` for each array. A ``.npy`` is
+
+    "\x93NUMPY"          6 bytes
+    major, minor         1 byte each
+    length               of the header: 2 bytes, little-endian; from version 2.0 on 4
+    header               a Python dict as text, Latin-1 (UTF-8 in version 3.0), spaces, and a newline:
+                         {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
+    data                 the elements, in C order or Fortran's
+
+Source: numpy's ``numpy/lib/format.py``. Beside the arrays there may be our record, ``ckptconv.json``, which numpy.load
+lists, and gives as bytes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.io.limits import MAX_DIM, MAX_NPY_HEADER, MAX_RANK
+
+if TYPE_CHECKING:
+    from ckptconv.io.zip import ZipArchive
+
+SUFFIX = ".npy"
+RECORD = "ckptconv.json"
+MAGIC = b"\x93NUMPY"
+ALIGNMENT = 64
+FIRST = 128
+"""Bytes of an entry that are read at first; nearly every header ends there."""
+
+DESCR: dict[DType, str] = {
+    DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2", DType.BF16: "<V2", DType.I64: "<i8", DType.I32: "<i4",
+    DType.I16: "<i2", DType.I8: "|i1", DType.U64: "<u8", DType.U32: "<u4", DType.U16: "<u2", DType.U8: "|u1",
+    DType.BOOL: "|b1", DType.C128: "<c16", DType.C64: "<c8",
+}  # fmt: skip
+"""numpy's word for an element type. It has none for bfloat16: ml_dtypes' arrays are saved as two bytes each, "void"."""
+
+_DTYPES = {descr[1:]: dtype for dtype, descr in DESCR.items()} | {"f1": DType.F8_E5M2}
+"""By numpy's word without the byte order. Of ml_dtypes' one-byte types this one alone is not saved as V1."""
+
+_REFUSED = {
+    "O": ("Python objects, which are a pickle", "save it without that array, or make plain arrays of what is in it"),
+    "U": ("text", "save it without that array"),
+    "S": ("text", "save it without that array"),
+    "M": ("dates", "save it without that array, or as int64"),
+    "m": ("times", "save it without that array, or as int64"),
+    "V": ("bytes of no type", "numpy.load it, .view() it as its type, and save that as a type that numpy has"),
+    "g": ("floats of a width that only some machines have", "save it .astype('float64')"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Npy:
+    """What the header of a ``.npy`` says. `raw`: the bytes before the data."""
+
+    info: TensorInfo
+    fortran: bool
+    swapped: bool
+    raw: bytes
+
+
+def _bad(name: str, what: str) -> CorruptFileError:
+    return CorruptFileError(f"{name!r} is damaged: {what}", hint="save the arrays again with numpy.savez")
+
+
+def read_header(archive: ZipArchive, name: str) -> Npy:
+    """The header of the entry `name`. Costs one small read, rarely two.
+
+    Raises CorruptFileError, LimitError, and UnsupportedError for what is no tensor.
+    """
+    start = archive.start(name, FIRST)
+    if start[:6] != MAGIC or len(start) < 12:
+        raise _bad(name, "it does not start as a .npy file")
+    version = start[6], start[7]
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise UnsupportedError(
+            f"{name!r} has version {version[0]}.{version[1]} of the npy format; known are 1.0, 2.0 and 3.0",
+            hint="save the arrays again with numpy.savez",
+        )
+    width = 2 if version == (1, 0) else 4
+    end = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
+    if end > MAX_NPY_HEADER:
+        raise LimitError(
+            f"{name!r} has a header of {end:,} bytes; the limit is {MAX_NPY_HEADER:,}", hint="do not trust it"
+        )
+    raw = (start if end <= len(start) else archive.start(name, end))[:end]
+    if len(raw) < end:
+        raise _bad(name, "its header is cut short")
+    return _parse(name, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
+
+
+def _parse(name: str, raw: bytes, text: str) -> Npy:
+    try:
+        header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip())  # Python 2 wrote long integers so
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+        raise _bad(name, "its header is no dict of Python") from error
+    if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
+        raise _bad(name, "its header has other keys than descr, fortran_order and shape")
+    shape, fortran = header["shape"], header["fortran_order"]
+    if type(shape) is not tuple or any(type(n) is not int or not 0 <= n <= MAX_DIM for n in shape):
+        raise _bad(name, "its shape is no tuple of sizes")
+    if type(fortran) is not bool:
+        raise _bad(name, "its fortran_order is neither True nor False")
+    if len(shape) > MAX_RANK:
+        raise LimitError(f"{name!r} has {len(shape)} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
+    dtype, swapped = _dtype(name, header["descr"])
+    if prod(shape) > MAX_DIM:
+        raise _bad(name, "its shape has more elements than a file can")
+    return Npy(TensorInfo.of(dtype, shape), fortran, swapped, raw)
+
+
+def _dtype(name: str, descr: Any) -> tuple[DType, bool]:
+    """The element type, and whether it is big-endian."""
+    if isinstance(descr, list):
+        raise UnsupportedError(f"{name!r} has records with fields, no numbers", hint="save each field as its own array")
+    if not isinstance(descr, str) or not 0 < len(descr) <= 32:
+        raise _bad(name, "its descr is no name of a type")
+    order, word = (descr[0], descr[1:]) if descr[0] in "<>=|" else ("<", descr)
+    if word not in _DTYPES:
+        order, word = _canonical(name, order, word)
+    if word in _DTYPES:
+        return _DTYPES[word], order == ">" and _DTYPES[word].bits > 8
+    kind = "g" if word in ("f12", "f16", "c24", "c32") else word[0]
+    what, hint = _REFUSED.get(kind, ("of a type that is not known", "save it as a type that numpy names"))
+    raise UnsupportedError(f"{name!r} holds {what} ({descr})", hint=hint)
+
+
+def _canonical(name: str, order: str, word: str) -> tuple[str, str]:
+    """Other writers use other words for the same: ``?``, ``d``, ``float32``."""
+    import numpy as np
+
+    try:
+        found = np.dtype(order.replace("|", "=") + word if len(word) == 1 else word)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise _bad(name, "its descr is no name of a type") from error
+    if found.fields or found.subdtype or not found.str[1:]:
+        raise UnsupportedError(f"{name!r} has records with fields, no numbers", hint="save each field as its own array")
+    return (">" if found.str[0] == ">" or order == ">" else "<"), found.str[1:]
+
+
+def spell_header(info: TensorInfo) -> bytes:
+    """The bytes before the data, with spaces up to a boundary of 64, as numpy has them. At most 32 dimensions."""
+    text = f"{{'descr': {DESCR[info.dtype]!r}, 'fortran_order': False, 'shape': {info.shape!r}, }}".encode("ascii")
+    length = len(text) + 1 + -(len(text) + 11) % ALIGNMENT
+    return MAGIC + b"\1\0" + length.to_bytes(2, "little") + text.ljust(length - 1) + b"\n"

@@ -1,0 +1,100 @@
+"""Reader of an .npz archive: the zip directory, and the header of each array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core import record as records
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.dtypes import DType
+from ckptconv.core.encodings import decoded
+from ckptconv.core.recorded import recorded_checkpoint
+from ckptconv.core.report import Finding
+from ckptconv.core.strided import contiguous_strides, is_contiguous
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.blobs import restore
+from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, read_header
+from ckptconv.formats.npz.stored import can_decode
+from ckptconv.io.checksum import crc32, tail_crc32
+from ckptconv.io.gather import Gather
+from ckptconv.io.limits import MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.zip import ZipArchive
+
+if TYPE_CHECKING:
+    from ckptconv.io.source import Source
+
+
+def claims(source: Source) -> bool:
+    """Whether this is a zip archive of nothing but arrays, and our record."""
+    try:
+        entries = ZipArchive.of(source).entries
+        return bool(entries) and all(name == RECORD or name.endswith(SUFFIX) for name in entries)
+    except CkptconvError:
+        return False
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the archive: its directory and the arrays' headers, of compressed ones too; no element is read.
+
+    Raises CorruptFileError, LimitError, and UnsupportedError for arrays that are no tensors, by name.
+    """
+    archive = ZipArchive.of(source)
+    if not archive.entries:
+        raise UnsupportedError("the zip archive is empty", hint="numpy.savez(FILE, name=array) makes one with arrays")
+    if len(archive.entries) > MAX_TENSORS:
+        raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays", hint="do not trust it")
+    findings: list[Finding] = []
+    stored: dict[str, LazyTensor] = {}
+    for entry in archive.entries:
+        if entry != RECORD:
+            if not entry.endswith(SUFFIX):
+                raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
+            name = entry.removesuffix(SUFFIX)
+            stored[name] = _tensor(archive, name, read_header(archive, entry))
+    if voids := [name for name, tensor in stored.items() if tensor.info.dtype is DType.BF16]:
+        findings.append(_as_bf16(voids))
+    if RECORD not in archive.entries:
+        notes = Notes(source="npz")
+        return Checkpoint(stored, format="npz", notes=notes, findings=tuple(findings), file=source)
+    return _ours(archive, stored, source)
+
+
+def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) -> Checkpoint:
+    try:
+        text = archive.read(RECORD, MAX_SAFETENSORS_HEADER).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(f"{RECORD!r} is not UTF-8", hint="copy the file again from where it came") from error
+    record, findings = records.parse(text), list[Finding]()
+    tensors = {
+        record.names.get(name, name): decoded(name, tensor, record, findings, can_decode)
+        for name, tensor in stored.items()
+    }
+    root = restore(record.root, tensors, findings)
+    return recorded_checkpoint(record, root, tensors, findings, format="npz", file=source)
+
+
+def _as_bf16(names: list[str]) -> Finding:
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    message = f"{names[0]!r}{more}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
+    return Finding("read-as", "info", names[0], message, "V2", "BF16")
+
+
+def _tensor(archive: ZipArchive, name: str, npy: Npy) -> LazyTensor:
+    info, head = npy.info, len(npy.raw)
+    entry = archive.span(name + SUFFIX)
+    if entry.length - head != info.nbytes:
+        raise CorruptFileError(
+            f"{name!r} has {entry.length - head:,} bytes, and its type and shape ask for {info.nbytes:,}",
+            hint="save the arrays again with numpy.savez",
+        )
+    whole = entry.recorded_crc32
+    crc = None if whole is None else tail_crc32(whole, crc32(npy.raw), info.nbytes)
+    span = ByteSpan(entry.file, entry.offset + head, info.nbytes, crc)
+    alias = (id(archive), name)
+    strides = contiguous_strides(info.shape[::-1])[::-1] if npy.fortran else contiguous_strides(info.shape)
+    if not info.nbytes or (is_contiguous(info.shape, strides) and not npy.swapped):
+        return LazyTensor(info, SpanReader(span), span, alias, (span,))
+    storage = Storage(alias, span, info.dtype.bits // 8, info.nbytes * 8 // info.dtype.bits, info.dtype, npy.swapped)
+    place = Placement(storage, 0, info.shape, strides)
+    return LazyTensor(info, Gather(place, info.dtype), None, alias, (span,), place)

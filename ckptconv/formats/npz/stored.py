@@ -1,0 +1,70 @@
+"""Tensors that numpy has no type, no shape or no name for: stored as what it has, and in the record what they are.
+
+One-byte types keep their shape, as unsigned bytes; quantised integers as integers of their width; half-precision
+complex numbers are pairs of floats; anything else is its bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.encodings import claimed, encoded
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.formats.npz.layout import DESCR, RECORD, SUFFIX
+from ckptconv.formats.plan import is_text, many, numbered, other_types
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from ckptconv.core.checkpoint import Checkpoint
+
+MAX_NAME = 65_535 - len(SUFFIX)
+"""Bytes: a zip archive counts them in 16 bits."""
+
+MAX_RANK = 32
+"""numpy's before 2.0."""
+
+_WHOLE = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
+
+
+def stored_as(info: TensorInfo) -> TensorInfo:
+    """The header under which a tensor is stored; `info` itself where numpy has such arrays."""
+    if len(info.shape) > MAX_RANK:
+        return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
+    if info.dtype in DESCR:
+        return info
+    if info.dtype in _WHOLE:
+        return TensorInfo(_WHOLE[info.dtype], info.shape, info.nbytes)
+    if info.dtype.bits == 8:
+        return TensorInfo(DType.U8, info.shape, info.nbytes)
+    return encoded(info)
+
+
+def can_decode(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool:
+    """Whether `stored` is what a tensor of this type and shape would have been stored as."""
+    return stored_as(claimed(stored, dtype, shape)) == stored
+
+
+def accepted(name: str, taken: Container[str]) -> str:
+    """The name as an entry can have it: UTF-8 without NUL. ``NAME.npy`` is another name for ``NAME`` in numpy.load."""
+    return name if is_accepted(name) else numbered(name, taken, most=min(MAX_NAME, 4 * len(name) + 8))
+
+
+def is_accepted(name: str) -> bool:
+    """Whether numpy.load finds an array of that name."""
+    return is_text(name, MAX_NAME) and not name.endswith(SUFFIX)
+
+
+def notices(checkpoint: Checkpoint) -> list[Finding]:
+    """What numpy.load will not see as it is."""
+    found = other_types(checkpoint, stored_as, "numpy")
+    tensors = checkpoint.all_tensors
+    if halves := [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]:
+        message = f"numpy.load has no BF16: {many(halves)} given as V2, to be seen as .view(ml_dtypes.bfloat16)"
+        found.append(Finding("stored-as", "info", halves[0], message, "BF16", "V2"))
+    if odd := [name for name in tensors if not is_accepted(name)]:
+        message = f"numpy.load cannot give every name: {many(odd)} stored under another, which {RECORD} notes"
+        found.append(Finding("name", "info", odd[0], message))
+    return found

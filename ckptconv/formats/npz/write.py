@@ -1,0 +1,90 @@
+"""Writer of an .npz archive: stored entries without time stamps, arrays in C order, each on a boundary of 64 bytes.
+
+The record is left out where arrays and names say it all, so that numpy.load finds arrays alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+from ckptconv.core.metadata import StateDict
+from ckptconv.errors import LimitError, RejectedOutputError
+from ckptconv.formats.base import WriteResult
+from ckptconv.formats.npz.layout import RECORD, SUFFIX, spell_header
+from ckptconv.formats.npz.stored import accepted, stored_as
+from ckptconv.formats.plan import plan
+from ckptconv.io.checksum import crc32, joined_crc32
+from ckptconv.io.digest import PLACEHOLDER
+from ckptconv.io.limits import MAX_SAFETENSORS_HEADER
+from ckptconv.io.stream import Job, Streamer
+from ckptconv.io.zip_writing import directory_size, end_of, plan_entries, write_headers
+
+if TYPE_CHECKING:
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.base import WriteOptions
+    from ckptconv.formats.plan import Plan
+    from ckptconv.io.target import Target
+
+
+def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
+    """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
+    silent = options.plain or _says_it_all(checkpoint)
+    made = plan(checkpoint, accepted, stored_as, keeps_metadata=not silent)
+    keeps_record = not silent or made.needs_record or bool(made.record.ties)
+    heads = {name: spell_header(info) for name, info in made.infos.items()}
+    sizes = [(name + SUFFIX, len(heads[name]) + info.nbytes) for name, info in made.infos.items()]
+    if keeps_record:
+        sizes.append((RECORD, len(_record(made, PLACEHOLDER))))
+    entries = plan_entries(sizes)
+    target.reserve(end_of(entries) + directory_size(entries))
+    jobs, crcs = [], {}
+    for (name, head), entry in zip(heads.items(), entries, strict=False):
+        target.write_at(entry.data, head)
+        jobs.append(Job(name, made.stored[name], entry.data + len(head)))
+    sums = Streamer(target, crc=True, content=keeps_record, progress=options.progress).run(jobs)
+    for job, entry, one in zip(jobs, entries, sums, strict=False):
+        crcs[entry.name] = joined_crc32(crc32(heads[job.name]), one.crc32, made.infos[job.name].nbytes)
+    digest = None
+    if keeps_record:
+        digest = made.digest(checkpoint, {job.name: one.content for job, one in zip(jobs, sums, strict=True)})
+        text = _record(made, digest)
+        target.write_at(entries[-1].data, text)
+        crcs[entries[-1].name] = crc32(text)
+    size = write_headers(target, entries, crcs)
+    _check(target)
+    return WriteResult(size, digest)
+
+
+def _says_it_all(checkpoint: Checkpoint) -> bool:
+    """Whether names and arrays are all that there is; an archive without any could be anything."""
+    alone = len(checkpoint) > 0 and not checkpoint.extras and checkpoint.root == StateDict()
+    return alone and checkpoint.notes.to_dict().keys() <= {"source", "digest", "graph"}
+
+
+def _record(made: Plan, digest: str) -> bytes:
+    text = replace(made.record, root=made.root, digest=digest).spell(made.infos).encode("ascii")
+    if len(text) > MAX_SAFETENSORS_HEADER:
+        raise LimitError(
+            f"the record would have {len(text):,} bytes; the limit is {MAX_SAFETENSORS_HEADER:,}",
+            hint="--bare leaves the metadata out",
+        )
+    return text
+
+
+def _check(target: Target) -> None:
+    """Let numpy open the file, and read the header of every array, before it gets its name."""
+    import numpy as np
+    from numpy.lib import format as npy
+
+    try:
+        with np.load(target.readable_path, allow_pickle=False) as file:
+            for name in file.zip.namelist():
+                with file.zip.open(name) as array:
+                    if name != RECORD and npy.read_magic(array) == (1, 0):
+                        npy.read_array_header_1_0(array)
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
+        raise RejectedOutputError(
+            f"numpy refuses what was written: {error}", hint="please report this with the file"
+        ) from error

@@ -1,0 +1,116 @@
+"""What a file with a record will hold, decided from headers alone: which tensors, as what, under which names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ckptconv.core import record as records
+from ckptconv.core.record import Encoding, Record
+from ckptconv.core.report import Finding
+from ckptconv.formats.blobs import move_out
+from ckptconv.io.digest import combine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
+
+
+@dataclass(slots=True)
+class Plan:
+    """Tensors by the name they are stored under, `infos` as what; the record, and the tree that goes into it."""
+
+    stored: dict[str, LazyTensor]
+    infos: dict[str, TensorInfo]
+    record: Record
+    root: MetaNode
+
+    @property
+    def needs_record(self) -> bool:
+        """Whether the tensors are not themselves without it; ties are left to the format."""
+        return bool(self.record.names or self.record.encodings or self.record.composites)
+
+    def digest(self, checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
+        """The content digest, from the content hashes of all stored tensors."""
+        real = {self.record.names.get(stored, stored): content for stored, content in hashes.items()}
+        tied = checkpoint.tied_to
+        return combine(checkpoint, {name: real[tied.get(name, name)] for name in checkpoint.all_tensors})
+
+
+class Accepted(Protocol):
+    """The name as the format takes it: the same, or another that is not among those that are `taken`."""
+
+    def __call__(self, name: str, taken: Container[str]) -> str: ...
+
+
+def plan(
+    checkpoint: Checkpoint, accepted: Accepted, stored_as: Callable[[TensorInfo], TensorInfo], *,
+    keeps_metadata: bool = True,
+) -> Plan:  # fmt: skip
+    """Decide. `keeps_metadata`: whether large values of the metadata become tensors, as a record will point at them."""
+    tensors = checkpoint.all_tensors
+    tied = checkpoint.tied_to
+    root, moved = move_out(checkpoint.root, tensors) if keeps_metadata else (checkpoint.root, {})
+    record = Record(
+        refs_are_model=records.refs_are_model(checkpoint), composites=checkpoint.composites, notes=checkpoint.notes
+    )
+    stored: dict[str, LazyTensor] = {}
+    infos: dict[str, TensorInfo] = {}
+    taken = {*tensors, *moved}
+    for position, (name, tensor) in enumerate({**tensors, **moved}.items()):
+        if name in tied:
+            record.ties.append((name, tied[name], position))
+            continue
+        spelled = accepted(name, taken)
+        taken.add(spelled)
+        info = stored_as(tensor.info)
+        stored[spelled], infos[spelled] = tensor, info
+        if spelled != name:
+            record.names[spelled] = name
+        if info != tensor.info:
+            record.encodings[name] = Encoding(tensor.info.dtype.name, tensor.info.shape)
+    return Plan(stored, infos, record, root)
+
+
+def numbered(name: str, taken: Container[str], *, most: int) -> str:
+    """Another name for one that a format refuses: what can be spelled of it, without NUL, in at most `most` bytes of
+    UTF-8, and then ``#`` and a number.
+    """
+    spelled = name.encode("utf-8", "backslashreplace").replace(b"\0", b"\\0")
+    start, number = spelled[: most - 8].decode("utf-8", "ignore"), 1
+    while f"{start}#{number}" in taken:
+        number += 1
+    return f"{start}#{number}"
+
+
+def is_text(name: str, most: int) -> bool:
+    """Whether the name is UTF-8 of at most `most` bytes, without NUL."""
+    try:
+        return len(name.encode("utf-8")) <= most and "\0" not in name
+    except UnicodeEncodeError:
+        return False
+
+
+def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], TensorInfo], format: str) -> list[Finding]:
+    """A word for each element type that the format has not, and is stored as another."""
+    types: dict[tuple[str, str], list[str]] = {}
+    for name, tensor in checkpoint.all_tensors.items():
+        stored = stored_as(tensor.info)
+        if stored.dtype != tensor.info.dtype:
+            types.setdefault((tensor.info.dtype.name, stored.dtype.name), []).append(name)
+    return [
+        Finding(
+            "stored-as", "info", names[0],
+            f"{format} has no {dtype}: {many(names)} stored as {other}, with a note that other readers ignore",
+            dtype, other,
+        )
+        for (dtype, other), names in types.items()
+    ]  # fmt: skip
+
+
+def many(names: list[str]) -> str:
+    """``'a' and 3 more are``, with the verb."""
+    return f"{names[0]!r} is" if len(names) == 1 else f"{names[0]!r} and {len(names) - 1:,} more are"
