@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 import ckptconv
 from ckptconv.api.inspect import inspect
 from ckptconv.errors import CkptconvError
-from ckptconv.formats import registry
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
+from tests.hostile.honest import honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 
@@ -89,7 +89,7 @@ def opened(path: Path, data: bytes, chance: random.Random) -> None:
             size = min(tensor.info.nbytes, FIRST)
             assert len(tensor.read(0, size)) == size, "short data"
     if not chance.randrange(CONVERTED):
-        target = path.with_name(chance.choice(["out.pth", "out.safetensors"]))
+        target = path.with_name(chance.choice(["out.pth", "out.safetensors", "out.gguf", "out.npz"]))
         ckptconv.convert(path, target, force=True, allow_loss=["all"])
         ckptconv.open(target).close()
 
@@ -98,20 +98,24 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "torch": ("zip", "calls", "valid", "ordinary"),
     "torch-legacy": ("legacy",),
     "torch-tar": ("tar",),
+    "torchscript": (),
+    "torch-export": (),
     "safetensors": ("safetensors", "whole safetensors"),
     "onnx": ("onnx", "whole onnx"),
+    "gguf": (),
+    "npz": (),
 }
-_TOKENS = {"torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE}
 _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
+_TOKENS = {
+    "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
+    "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
+    "gguf": mutate.GGUF, "npz": mutate.NPZ,
+}  # fmt: skip
 
 TARGETS = [
     Target("pickle", follow, PICKLES, mutate.PICKLE),
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
-    *(
-        Target(name, opened, categories, _TOKENS.get(name, _SAFETENSORS))
-        for name, categories in _CATEGORIES.items()
-        if any(one.name == name for one in registry.BUILTIN)
-    ),
+    *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
 ]
 
 
@@ -121,7 +125,7 @@ def seeds(target: Target) -> list[bytes]:
     if target.name == "safetensors":
         return files + _converted()
     if target.run is opened:
-        return files
+        return files + honest(target.name)
     found = []
     for data in files:
         start = data.find(b"\x80", data.find(b"data.pkl"))

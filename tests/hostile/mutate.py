@@ -54,6 +54,17 @@ ZIP = [
 ]
 WIRE = [bytes([n << 3 | w]) for n in (1, 2, 4, 5, 7, 8, 9, 10, 13, 14, 15) for w in (0, 1, 2, 5)]
 WIRE += [b"\xff" * 9 + b"\x01", b"\x80\x80\x00", b"\x08\x0a", b"location", b"offset", b"length"]
+GGUF = [
+    b"GGUF",
+    *(bytes([n, 0, 0, 0]) for n in range(42)),
+    *(bytes([n]) + bytes(7) for n in range(8)),
+    b"\xff" * 8,
+    b"general.alignment",
+]
+NPZ = [
+    *ZIP, b".npy", b"ckptconv.json", b"\x93NUMPY\1\0", b"\x93NUMPY\2\0", b"'descr'", b"'fortran_order'", b"'shape'", b"True", b"False",
+    b"'<f4'", b"'|O'", b"'<V2'", b"'>i8'", b"'<U1'", b"'?'", b"[('a', '<f4')]", b"(", b")", b",", b"{", b"}", b"-1", b"1L", b"9" * 30,
+]  # fmt: skip
 TAR = [b"ustar\x0000", b"0000000\0", b"7777777\0", b"pickle\0", b"storages\0", b"tensors\0", b"\0" * 512]
 
 

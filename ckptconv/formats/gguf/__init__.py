@@ -13,6 +13,8 @@ FORMATS = (
         reader="ckptconv.formats.gguf.read:read",
         writer="ckptconv.formats.gguf.write:write",
         notices="ckptconv.formats.gguf.stored:notices",
-        holds=Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True),
+        holds=Holds(
+            dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True
+        ),
     ),
 )

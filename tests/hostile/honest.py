@@ -1,0 +1,93 @@
+"""Small honest files of every container that others write, for the fuzzer to start from."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tests.support.tar_files import tar_saved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHARED = torch.arange(6.0)
+
+
+def state() -> dict[str, torch.Tensor]:
+    return {"a.weight": SHARED.reshape(2, 3), "tied": SHARED, "part": SHARED[1:4], "n": torch.tensor(3)}
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(2, 3)
+        self.register_buffer("steps", torch.tensor(3))
+        self.plain = torch.ones(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.line(x).sum() + self.steps + self.plain.sum()
+
+
+def legacy(folder: Path) -> list[bytes]:
+    buffers = [io.BytesIO(), io.BytesIO()]
+    for buffer, value in zip(buffers, (state(), {"epoch": 3, "state_dict": state()}), strict=True):
+        torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    return [buffer.getvalue() for buffer in buffers]
+
+
+def tar(folder: Path) -> list[bytes]:
+    return [tar_saved(folder / "x.tar", state(), views=views).read_bytes() for views in (False, True)]
+
+
+def script(folder: Path) -> list[bytes]:
+    torch.jit.save(torch.jit.script(Net()), folder / "x.pt")
+    return [(folder / "x.pt").read_bytes()]
+
+
+def export(folder: Path) -> list[bytes]:
+    torch.export.save(torch.export.export(Net(), (torch.ones(1, 2),)), folder / "x.pt2")
+    return [(folder / "x.pt2").read_bytes()]
+
+
+def gguf(folder: Path) -> list[bytes]:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(folder / "x.gguf", "llama")
+    writer.add_uint32("a.u32", 1 << 31)
+    writer.add_array("a.tokens", ["<s>", "b"])
+    writer.add_array("a.scores", [0.5, -1.0])
+    writer.add_tensor("w", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.add_tensor("q", np.zeros((2, 34), np.uint8), raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return [(folder / "x.gguf").read_bytes()]
+
+
+def npz(folder: Path) -> list[bytes]:
+    arrays = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.ones(3, ">i2"), "c": np.float32(2), "d": np.ones(2, "V2")}
+    buffers = [io.BytesIO(), io.BytesIO()]
+    np.savez(buffers[0], **arrays)
+    np.savez_compressed(buffers[1], **arrays)
+    return [buffer.getvalue() for buffer in buffers]
+
+
+MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
+    "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
+}  # fmt: skip
+
+
+def honest(name: str) -> list[bytes]:
+    """Files of the format of that name; none of formats that the corpus has honest files of."""
+    if name not in MAKERS:
+        return []
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torch.jit is no longer developed
+        return MAKERS[name](Path(folder))
