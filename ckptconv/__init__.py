@@ -21,32 +21,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ckptconv.api import (
-        Architecture,
-        Conversion,
-        Difference,
-        Edits,
-        Inferred,
-        Inspection,
-        Recording,
-        Saved,
-        Validation,
-        Verification,
-        architecture,
-        architectures,
-        compare,
-        convert,
-        diff,
-        infer_architecture,
-        inspect,
-        open,
-        read_recording,
-        run,
-        save_outputs,
-        validate,
-        verify,
-        verify_outputs,
-    )
+    from ckptconv.api.architectures import Architecture, Inferred, architecture, architectures, infer_architecture
+    from ckptconv.api.comparing import Verification, compare
+    from ckptconv.api.convert import Conversion, convert
+    from ckptconv.api.diff import Difference, diff
+    from ckptconv.api.edits import Edits
+    from ckptconv.api.inspect import Inspection, inspect
+    from ckptconv.api.open import open
+    from ckptconv.api.validate import Validation, validate
+    from ckptconv.api.verify import Saved, run, save_outputs, verify, verify_outputs
+    from ckptconv.checks.recording import Recording, read_recording
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.errors import CkptconvError
@@ -54,34 +38,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Architecture": "ckptconv.api",
+    "Architecture": "ckptconv.api.architectures",
     "Checkpoint": "ckptconv.core.checkpoint",
     "CkptconvError": "ckptconv.errors",
-    "Conversion": "ckptconv.api",
-    "Difference": "ckptconv.api",
-    "Edits": "ckptconv.api",
-    "Inferred": "ckptconv.api",
-    "Inspection": "ckptconv.api",
+    "Conversion": "ckptconv.api.convert",
+    "Difference": "ckptconv.api.diff",
+    "Edits": "ckptconv.api.edits",
+    "Inferred": "ckptconv.api.architectures",
+    "Inspection": "ckptconv.api.inspect",
     "LazyTensor": "ckptconv.core.tensor",
-    "Recording": "ckptconv.api",
-    "Saved": "ckptconv.api",
+    "Recording": "ckptconv.checks.recording",
+    "Saved": "ckptconv.api.verify",
     "TensorInfo": "ckptconv.core.tensor",
-    "Validation": "ckptconv.api",
-    "Verification": "ckptconv.api",
-    "architecture": "ckptconv.api",
-    "architectures": "ckptconv.api",
-    "compare": "ckptconv.api",
-    "convert": "ckptconv.api",
-    "diff": "ckptconv.api",
-    "infer_architecture": "ckptconv.api",
-    "inspect": "ckptconv.api",
-    "open": "ckptconv.api",
-    "read_recording": "ckptconv.api",
-    "run": "ckptconv.api",
-    "save_outputs": "ckptconv.api",
-    "validate": "ckptconv.api",
-    "verify": "ckptconv.api",
-    "verify_outputs": "ckptconv.api",
+    "Validation": "ckptconv.api.validate",
+    "Verification": "ckptconv.api.comparing",
+    "architecture": "ckptconv.api.architectures",
+    "architectures": "ckptconv.api.architectures",
+    "compare": "ckptconv.api.comparing",
+    "convert": "ckptconv.api.convert",
+    "diff": "ckptconv.api.diff",
+    "infer_architecture": "ckptconv.api.architectures",
+    "inspect": "ckptconv.api.inspect",
+    "open": "ckptconv.api.open",
+    "read_recording": "ckptconv.checks.recording",
+    "run": "ckptconv.api.verify",
+    "save_outputs": "ckptconv.api.verify",
+    "validate": "ckptconv.api.validate",
+    "verify": "ckptconv.api.verify",
+    "verify_outputs": "ckptconv.api.verify",
 }
 
 __all__ = [

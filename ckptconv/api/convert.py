@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast
 from ckptconv.api.asked import Request
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
-from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.core.report import Finding
@@ -130,7 +129,7 @@ def convert(
     if inputs and not verify and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
-        named = named_by_architecture(opened, arch, Path(source), settings)
+        named = _named(opened, arch, Path(source), settings)
         opened, moves = edited(named, edits, bare=bare) if edits else (named, {})
         said = opened.with_metadata(metadata or {})
         request = Request(source, target, arch, settings, inputs)
@@ -171,6 +170,15 @@ def convert(
                 return _write(opened, checkpoint, wanted, written, result, how, allow_loss, verifier)
             except CkptconvError as error:
                 raise error.at(source) from error.__cause__
+
+
+def _named(checkpoint: Checkpoint, arch: str | None, path: Path, settings: Sequence[str]) -> Checkpoint:
+    """The checkpoint with names that `arch` gives back."""
+    if arch is None:
+        return checkpoint
+    from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
+
+    return named_by_architecture(checkpoint, arch, path, settings)
 
 
 def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:

@@ -4,7 +4,7 @@
     ─────────────────────────────────────────────────────────────────────────────────────────
     given           out.safetensors out.safetensors               out-00001-of-0000N.safetensors …, and
                                                                   out.safetensors.index.json
-                    out/            out/model.safetensors         out/model-00001-of-0000N.safetensors …, and
+                    out/, out       out/model.safetensors         out/model-00001-of-0000N.safetensors …, and
                                                                   out/model.safetensors.index.json
     given or not    x.index.json    a set, of one shard if that is all
 
@@ -105,11 +105,20 @@ def is_folder(target: PathText) -> bool:
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
 
 
+def _stands_in_folder(target: PathText, shard_size: int | None) -> bool:
+    """Whether files of their own names are put into it: ``out/``, and for shards any folder or name without suffix."""
+    text = os.fspath(target)
+    if text.endswith(("/", os.sep)):
+        return True
+    new = "." not in os.path.basename(text) and not os.path.lexists(text)
+    return shard_size is not None and (new or os.path.isdir(text))
+
+
 def choose_format(target: PathText, name: str | None, shard_size: int | None) -> Format:
     """The format that is asked for, or the one of the target's name; a folder gets safetensors. Raises UsageError."""
     if name is not None:
         wanted = registry.by_name(name)
-    elif is_folder(target) and (shard_size is not None or os.fspath(target).endswith(("/", os.sep))):
+    elif _stands_in_folder(target, shard_size):
         wanted = registry.by_name("safetensors")
     else:
         wanted = registry.by_suffix(Path(target))
@@ -127,12 +136,12 @@ def settle(
     wanted: Format, target: PathText, checkpoint: Checkpoint, shard_size: int | None, *, plain: bool
 ) -> Destination:
     """Where `checkpoint` goes, once it is known how large it is."""
-    path, text = Path(target), os.fspath(target)
+    path = Path(target)
     if wanted.main:
         main, folder = _main(wanted, target)
         rival = main.with_name(plain_name(main.name)) if folder and wanted.layout else None
         return _set(wanted, main, folder, rival, checkpoint, shard_size, plain=plain)
-    folder = bool(wanted.sharded) and is_folder(target) and (shard_size is not None or text.endswith(("/", os.sep)))
+    folder = bool(wanted.sharded) and _stands_in_folder(target, shard_size)
     if folder:
         path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX)
     if shard_size is None:

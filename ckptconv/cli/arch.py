@@ -47,9 +47,9 @@ def command() -> None:
 @options.help_
 def list_(as_json: bool) -> int:
     """List the architectures of the library, which --arch and 'arch show' take by name."""
-    from ckptconv import api
+    import ckptconv
 
-    known = api.architectures()
+    known = ckptconv.architectures()
     if as_json:
         specs = [one.spec for one in known]
         entries = [
@@ -87,9 +87,9 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
 
     With a value for every required param: every tensor, with its shape, ties, and whether it may be absent.
     """
-    from ckptconv import api
+    import ckptconv
 
-    found = api.architecture(name, settings=settings)
+    found = ckptconv.architecture(name, settings=settings)
     if as_json:
         output.emit_json(found.to_dict())
     else:
@@ -123,9 +123,9 @@ def infer(sources: tuple[str, ...], target: str | None, force: bool, as_json: bo
     Repeated layers become loops, dimensions get names. One SRC says which sizes are equal, two sizes of one family
     which of them only happened to be: give it two or more where you can. Only headers are read.
     """
-    from ckptconv import api
+    import ckptconv
 
-    made = api.infer_architecture(sources, target=target, force=force)
+    made = ckptconv.infer_architecture(sources, target=target, force=force)
     if as_json:
         output.emit_json(made.to_dict())
     elif target is None:

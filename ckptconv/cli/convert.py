@@ -12,7 +12,7 @@ from ckptconv.cli.progress import Bar
 from ckptconv.errors import NotEquivalentError
 
 if TYPE_CHECKING:
-    from ckptconv.api import Conversion
+    from ckptconv.api.convert import Conversion
     from ckptconv.core.metadata import MetaNode
 
 LOSSES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow", "all")
@@ -100,7 +100,7 @@ def command(
     a SRC that does not fit its architecture is refused too. DST appears whole or not at all; with --verify, only if it
     computes the same.
     """
-    from ckptconv import api
+    import ckptconv
 
     metadata = dict(meta)
     if len(metadata) < len(meta):
@@ -112,7 +112,7 @@ def command(
     before = _identity(target)
     try:
         with Bar("converting") as bar:
-            result = api.convert(
+            result = ckptconv.convert(
                 source,
                 target,
                 from_format=from_format,

@@ -13,7 +13,7 @@ from ckptconv.cli.progress import Bar
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
     from ckptconv.io.target import Target
 
 EPILOG = """\b
@@ -69,10 +69,10 @@ def command(
     if force and html is None:
         raise click.UsageError("--force needs --html", click.get_current_context())
     target = None if html is None else _target(html, (a, b), force=force)
-    from ckptconv import api
+    import ckptconv
 
     with Bar("comparing") as bar:
-        result = api.diff(
+        result = ckptconv.diff(
             a, b, headers=headers, rtol=rtol or 0.0, atol=atol or 0.0, ulp=ulp or 0, tolerances=tolerances,
             histograms=target is not None, progress=bar,
         )  # fmt: skip

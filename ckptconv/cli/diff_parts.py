@@ -16,7 +16,7 @@ from ckptconv.edits.stacks import spell_numbers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
     from ckptconv.checks.compare_values import Values
     from ckptconv.core.edit import Edit
     from ckptconv.core.report import Finding

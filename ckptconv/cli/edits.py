@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.api import Edits
+    from ckptconv.api.edits import Edits
     from ckptconv.cli.options import Command
 
 NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "rules")
@@ -74,7 +74,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 def wanted(context: click.Context, *, reverse: bool, **given: tuple[str, ...]) -> Edits:
     """What the options ask for, names in the order in which they were typed."""
-    from ckptconv.api import Edits
+    from ckptconv.api.edits import Edits
     from ckptconv.edits.select import NameRule
 
     left = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}

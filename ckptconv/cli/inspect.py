@@ -12,7 +12,7 @@ from ckptconv.cli.progress import Bar
 from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
-    from ckptconv.api import Inspection
+    from ckptconv.api.inspect import Inspection
     from ckptconv.core.spelling import Json
 
 EPILOG = """\b
@@ -89,10 +89,10 @@ class _View:
 
     def of(self, source: str, *, as_json: bool) -> tuple[dict[str, Json], list[str], int]:
         """One file: its JSON document (empty where text is wanted), its text, its exit code."""
-        from ckptconv import api
+        import ckptconv
 
         with Bar("reading") as bar:
-            found = api.inspect(source, stats=self.stats and self.tensor is None, digest=self.digest, progress=bar)
+            found = ckptconv.inspect(source, stats=self.stats and self.tensor is None, digest=self.digest, progress=bar)
         code = int((self.fail_on_code and found.verdict == "would run code") or found.digest_holds is False)
         if self.tensor is not None:
             document, lines = self._one_tensor(found, self.tensor, as_json=as_json)
@@ -111,12 +111,12 @@ class _View:
         return [*lines, *render.fields(render_inspect.digest(found), indent="")] if self.digest else lines
 
     def _one_tensor(self, found: Inspection, name: str, *, as_json: bool) -> tuple[dict[str, Json], list[str]]:
-        from ckptconv import api
+        import ckptconv
         from ckptconv.checks.stats import stats
         from ckptconv.cli import render_inspect, render_tensor
         from ckptconv.core.spelling import to_json
 
-        with api.open(found.path) as checkpoint:
+        with ckptconv.open(found.path) as checkpoint:
             name = render_tensor.find(checkpoint, name, found.path)
             figures = stats(checkpoint.all_tensors[name]) if self.stats else None
             if not as_json:

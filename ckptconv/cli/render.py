@@ -11,7 +11,7 @@ from ckptconv.cli.output import printable, style
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ckptconv.api import Conversion
+    from ckptconv.api.convert import Conversion
     from ckptconv.api.edits import Move
     from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding

@@ -13,7 +13,7 @@ from ckptconv.cli.render_tree import Columns, tree
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from ckptconv.api import Architecture, Inferred
+    from ckptconv.api.architectures import Architecture, Inferred
     from ckptconv.arch.spec import Param, Spec
     from ckptconv.arch.table import Expected, Table
 

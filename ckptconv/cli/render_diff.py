@@ -33,7 +33,7 @@ from ckptconv.edits.patterns import open_numbers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
     from ckptconv.checks.compare_metadata import MetadataChange
     from ckptconv.checks.compare_values import Values
     from ckptconv.cli.diff_parts import Group

@@ -18,7 +18,7 @@ from ckptconv.core.metadata import StateDict, walk
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from ckptconv.api import Inspection
+    from ckptconv.api.inspect import Inspection
     from ckptconv.checks.stats import Stats
     from ckptconv.cli.render_tree import Kind
     from ckptconv.core.checkpoint import Checkpoint

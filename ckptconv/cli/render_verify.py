@@ -8,7 +8,8 @@ from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import findings, plural, table
 
 if TYPE_CHECKING:
-    from ckptconv.api import Saved, Verification
+    from ckptconv.api.comparing import Verification
+    from ckptconv.api.verify import Saved
 
 
 def verification(result: Verification) -> list[str]:

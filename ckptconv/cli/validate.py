@@ -12,7 +12,7 @@ from ckptconv.cli.progress import Bar
 from ckptconv.errors import CkptconvError, UsageError
 
 if TYPE_CHECKING:
-    from ckptconv.api import Validation
+    from ckptconv.api.validate import Validation
     from ckptconv.core.spelling import Json
 
 EPILOG = """\b
@@ -81,10 +81,10 @@ class _Question:
     values: bool
 
     def ask(self, source: str) -> Validation:
-        from ckptconv import api
+        import ckptconv
 
         with Bar("reading") as bar:
-            return api.validate(source, arch=self.arch, settings=self.settings, values=self.values, progress=bar)
+            return ckptconv.validate(source, arch=self.arch, settings=self.settings, values=self.values, progress=bar)
 
 
 def _show(result: Validation, *, titled: bool) -> None:

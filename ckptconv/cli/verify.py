@@ -70,7 +70,7 @@ def command(
 
     Running and comparing need not be done together: --save-outputs keeps what A gave, --outputs compares with it.
     """
-    from ckptconv import api
+    import ckptconv
 
     if [second, saved, recorded].count(None) != 2:
         raise click.UsageError("give one of B, --save-outputs and --outputs", click.get_current_context())
@@ -81,23 +81,23 @@ def command(
     said = _Said(arch=arch, settings=settings, device=cast("Literal['cpu', 'cuda']", device), inputs=inputs)
     with Bar("verifying") as bar:
         if saved is not None:
-            result: api.Verification | api.Saved = api.save_outputs(
+            result: ckptconv.Verification | ckptconv.Saved = ckptconv.save_outputs(
                 first, saved, **said, arrays=arrays, samples=samples, seed=seed, force=force, progress=bar
             )
         elif recorded is not None:
-            result = api.verify_outputs(first, recorded, **said, rtol=rtol, atol=atol, progress=bar)
+            result = ckptconv.verify_outputs(first, recorded, **said, rtol=rtol, atol=atol, progress=bar)
         else:
             assert second is not None
-            result = api.verify(
+            result = ckptconv.verify(
                 first, second, **said, arrays=arrays, samples=samples, seed=seed, rtol=rtol, atol=atol, progress=bar
             )
     if as_json:
         output.emit_json(result.to_dict())
-    elif isinstance(result, api.Saved):
+    elif isinstance(result, ckptconv.Saved):
         output.emit_lines(render_verify.saved(result))
     else:
         output.emit_lines(render_verify.verification(result))
-    return 0 if isinstance(result, api.Saved) or result.equivalent else 1
+    return 0 if isinstance(result, ckptconv.Saved) or result.equivalent else 1
 
 
 class _Said(TypedDict):

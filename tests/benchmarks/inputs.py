@@ -1,4 +1,4 @@
-"""The files that the benchmarks work on: ``python inputs.py KIND PATH BYTES``.
+"""The files that the benchmarks work on: ``python inputs.py KIND PATH BYTES [SEED]``.
 
 A process of its own makes each one, because a child's peak memory counts what its parent held when it started it.
 Needs torch, and as much memory as the file has bytes.
@@ -32,6 +32,11 @@ def llama(size: int) -> dict[str, torch.Tensor]:
     layers = max(1, (size - nbytes(ends)) // nbytes(layer))
     shapes = {f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()}
     return {name: noise(*shape) for name, shape in {**ends, **shapes}.items()}
+
+
+def wide_llama(size: int) -> dict[str, torch.Tensor]:
+    """The same of about `size` bytes of f32: random numbers of a trained layer's scale."""
+    return {name: torch.randn(tensor.shape) * 0.02 for name, tensor in llama(size // 2).items()}
 
 
 def layer_shapes(width: int) -> dict[str, tuple[int, ...]]:
@@ -95,6 +100,7 @@ def small(_: int) -> dict[str, object]:
 
 KINDS: dict[str, Callable[[int], object]] = {
     "llama": llama,
+    "wide-llama": wide_llama,
     "many-tensors": many_tensors,
     "one-tensor": one_tensor,
     "transposed": transposed,
@@ -102,9 +108,9 @@ KINDS: dict[str, Callable[[int], object]] = {
 }
 
 
-def main(kind: str, path: str, size: str) -> None:
+def main(kind: str, path: str, size: str, seed: str = "0") -> None:
     """Save one input; the same bytes every time."""
-    torch.manual_seed(0)
+    torch.manual_seed(int(seed))
     torch.save(KINDS[kind](int(size)), path)
 
 

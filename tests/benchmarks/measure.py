@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,51 +65,59 @@ class FailedRunError(Exception):
     """A measured process ended with an error."""
 
 
-def run(command: Sequence[str]) -> Run:
-    """Run `command` to its end; its output goes nowhere."""
+def run(command: Sequence[str], good: Sequence[int] = (0,)) -> Run:
+    """Run `command` to its end, which is good with one of these exit codes; its output goes nowhere."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it again
-        if process.returncode != 0:
+        if process.returncode not in good:
             errors.seek(0)
             text = errors.read().decode(errors="replace")
             raise FailedRunError(f"{' '.join(command)}: exit code {process.returncode}\n{text}")
     return Run(seconds, usage.ru_maxrss * MAXRSS_UNIT)
 
 
-def measure(ours: Sequence[str], peer: Sequence[str] | None, target: Path | None, times: int) -> Measured:
-    """Run ours and the peer in turn, each into a file that does not exist yet.
+def measure(
+    ours: Sequence[str], peer: Sequence[str] | None, target: Path | None, times: int, good: Sequence[int] = (0,)
+) -> Measured:
+    """Run ours and the peer in turn, each into a file or folder that does not exist yet. `good`: exit codes of ours.
 
     One more run of ours comes first and is not counted: it brings the program into the page cache.
     """
     runs: list[Run] = []
     peers: list[Run] = []
-    fresh_run(ours, target)
+    fresh_run(ours, target, good)
     for _ in range(times):
-        runs.append(fresh_run(ours, target))
+        runs.append(fresh_run(ours, target, good))
         if peer is not None:
             peers.append(fresh_run(peer, target))
     remove(target)
     return Measured(runs, peers)
 
 
-def fresh_run(command: Sequence[str], target: Path | None) -> Run:
+def fresh_run(command: Sequence[str], target: Path | None, good: Sequence[int] = (0,)) -> Run:
     """Measure `command` after its target is gone; freeing a big file costs the kernel time that is not its own."""
     remove(target)
-    return run(command)
+    return run(command, good)
 
 
 def remove(target: Path | None) -> None:
     """Unlink the target, if there is one."""
-    if target is not None:
+    if target is not None and target.is_dir():
+        shutil.rmtree(target)
+    elif target is not None:
         target.unlink(missing_ok=True)
 
 
 def warm(path: Path) -> None:
-    """Read a file once, so that the first of two programs is not the one that waits for the disk."""
+    """Read a file, or a folder's files, so that the first of two programs is not the one that waits for the disk."""
+    if path.is_dir():
+        for one in path.iterdir():
+            warm(one)
+        return
     buffer = bytearray(MIB)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):

@@ -19,6 +19,15 @@ HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "rich"}  # none of them belong
 PEERS: dict[str, Callable[[Path, Path], list[str]]] = {
     "cp + sync": lambda source, target: ["sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", str(source), str(target)],
     "cp": lambda source, target: ["cp", str(source), str(target)],
+    "cp -r + sync": lambda source, target: [
+        "sh",
+        "-c",
+        'cp -r "$1" "$2" && sync "$2"/*',
+        "sh",
+        str(source),
+        str(target),
+    ],
+    "cmp": lambda source, other: ["cmp", str(source), str(other)],
     "usual script": lambda source, target: [sys.executable, str(USUAL_SCRIPT), str(source), str(target)],
 }
 
@@ -38,13 +47,24 @@ class Bars:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One row of the table. `source` is the suffix of the file that goes in; `input` names its kind."""
+    """One row of the table. `input` names the kind of the file that goes in.
+
+    source:  its suffix, or "/" for a folder of shards.
+    target:  the suffix of what comes out, or "/"; "": the other of .pth and .safetensors.
+    options: the command's.
+    second:  what it is compared with: a "twin", a "changed" one with other values, a "renamed" one.
+    good:    exit codes that it may end with.
+    """
 
     name: str
     title: str
     command: str = "convert"
     input: str = ""
     source: str = ".pth"
+    target: str = ""
+    options: tuple[str, ...] = ()
+    second: str = ""
+    good: tuple[int, ...] = (0,)
     tmpfs: bool = False
     peer: str = ""
     bars: Bars = Bars()
@@ -55,9 +75,9 @@ class Work:
         return self.command == "convert"
 
     def ours(self, source: Path, target: Path) -> list[str]:
-        """Our command line."""
-        paths = [source, target][: 2 if self.writes else 1] if self.input else []
-        return [*CKPTCONV, self.command, *map(str, paths)]
+        """Our command line; `target` is the second file where two are compared."""
+        paths = [source, target][: 2 if self.writes or self.second else 1] if self.input else []
+        return [*CKPTCONV, self.command, *map(str, paths), *self.options]
 
     def peers(self, source: Path, target: Path) -> list[str] | None:
         """The peer's command line."""
@@ -95,6 +115,36 @@ def inspects(name: str, title: str, input: str, seconds: float) -> list[Work]:
     ]
 
 
+def whiles(size: str) -> list[Work]:
+    """What people do while they convert."""
+    split, bars = ("--shard-size", "1GB"), Bars(ratio=1.15, peak=128)
+    beside = ", beside cp + sync of the source"
+    st = ".safetensors"
+    return [
+        Work(name="cast", title=f"convert {size} --dtype BF16, from F32{beside}", input="wide-llama",
+             source=st, target=st, options=("--dtype", "BF16"), peer="cp + sync", bars=Bars(ratio=1.5, peak=128)),
+        Work(name="split", title=f"convert {size} --shard-size 1GB{beside}", input="llama", source=st, target="/",
+             options=split, peer="cp + sync", bars=bars),
+        Work(name="merge", title=f"convert {size} from shards of 1 GB into one file{beside}", input="llama", source="/",
+             target=st, peer="cp -r + sync", bars=bars),
+        Work(name="reshard", title=f"convert {size} from shards of 1 GB --shard-size 700MB{beside}", input="llama",
+             source="/", target="/", options=("--shard-size", "700MB"), peer="cp -r + sync", bars=bars),
+    ]  # fmt: skip
+
+
+def compares(size: str) -> list[Work]:
+    """`diff` beside cmp of two equal files of that size."""
+    common = {"command": "diff", "input": "llama", "source": ".safetensors", "peer": "cmp"}
+    return [
+        Work(name="diff-equal", title=f"diff two equal {size} .safetensors, beside cmp of them", second="twin",
+             bars=Bars(ratio=1.0, peak=256), **common),  # type: ignore[arg-type]
+        Work(name="diff-changed", title=f"diff two {size} .safetensors, all values other, beside cmp of equal ones",
+             second="changed", good=(1,), bars=Bars(ratio=3.0, peak=256), **common),  # type: ignore[arg-type]
+        Work(name="diff-many", title="diff two of 30,000 tensors, all of them renamed", command="diff",
+             input="many-tensors", second="renamed", good=(1,), bars=Bars(seconds=3.0)),
+    ]  # fmt: skip
+
+
 def all_works(size: str) -> list[Work]:
     """Every work, those on one input side by side; `size` is the large input's."""
     memory = Bars(peak=64)
@@ -108,5 +158,7 @@ def all_works(size: str) -> list[Work]:
         *both_ways("transposed", "one transposed tensor of 512 MiB", "transposed", peer="cp + sync", bars=memory),
         *inspects("many", "30,000 tensors,", "many-tensors", 1.0),
         *both_ways("small", "2 MB", "small", peer="usual script", bars=Bars(seconds=0.30)),
+        *whiles(size),
+        *compares(size),
         Work(name="help", title="`--help`", command="--help", bars=Bars(seconds=0.12)),
     ]

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are saved with torch.save, and Python is asked for")
 
-from ckptconv.api import validate  # noqa: E402
+from ckptconv.api.validate import validate  # noqa: E402
 from ckptconv.errors import CkptconvError, UsageError  # noqa: E402
 from ckptconv.io.source import Source  # noqa: E402
 from tests.checks.support import codes, perceptron  # noqa: E402
@@ -277,7 +277,7 @@ def test_no_byte_of_a_tensor_is_read_in_any_form(models: str, tmp_path: Path, mo
 
 IMPORTED = """
 import json, sys
-from ckptconv.api import validate
+from ckptconv.api.validate import validate
 result = validate(sys.argv[1], arch=sys.argv[2] or None)
 print(json.dumps([result.valid, sorted({"torch", "numpy", "transformers"} & sys.modules.keys())]))
 """

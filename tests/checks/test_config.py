@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are saved with torch.save")
 
-from ckptconv.api import validate  # noqa: E402
+from ckptconv.api.validate import validate  # noqa: E402
 from ckptconv.errors import UsageError  # noqa: E402
 from tests.checks.support import codes  # noqa: E402
 

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="mutants are saved with torch.save")
 
-from ckptconv.api import validate  # noqa: E402
+from ckptconv.api.validate import validate  # noqa: E402
 from tests.checks.mutants import NETWORKS, healthy, mutants  # noqa: E402
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="checkpoints are saved with torch.save")
 
-from ckptconv.api import open, validate  # noqa: E402
+from ckptconv.api.open import open  # noqa: E402
+from ckptconv.api.validate import validate  # noqa: E402
 from ckptconv.checks.values import check_values  # noqa: E402
 from tests.checks.mutants import healthy  # noqa: E402
 from tests.checks.support import codes  # noqa: E402

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
     from ckptconv.io.target import Target
 
 NEEDED = ("jinja2", "matplotlib")

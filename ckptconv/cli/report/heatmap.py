@@ -18,7 +18,7 @@ from ckptconv.edits.patterns import open_numbers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
 
 MOST_LAYERS = 64
 MOST_PARAMETERS = 40

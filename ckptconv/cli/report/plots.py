@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
     from ckptconv.checks.compare_values import Values
 
 MOST_PLOTS = 24

@@ -26,7 +26,7 @@ from ckptconv.cli.report.heatmap import HeatMap, heat_map
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ckptconv.api import Difference
+    from ckptconv.api.diff import Difference
     from ckptconv.checks.compare_values import Values
     from ckptconv.core.report import Finding
 
