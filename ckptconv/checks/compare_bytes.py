@@ -9,7 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import GATHER_BLOCK
@@ -17,6 +17,7 @@ from ckptconv.io.stream import GATHER_BLOCK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import LazyTensor
 
 PIECE = 16 << 20
@@ -32,12 +33,14 @@ class Scratch:
     """A worker's buffers, `wide` ones where values are computed with.
 
     gathering: lets one worker at a time gather a strided tensor, which takes more memory.
+    kept:      what a worker has made for one element type, and uses again.
     """
 
     gathering: Lock
     left: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     wide: tuple[bytearray, bytearray] | None = None
+    kept: dict[DType, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

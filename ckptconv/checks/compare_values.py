@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_bytes import Pool, Scratch
     from ckptconv.checks.figures import Scalar
     from ckptconv.checks.tolerance import Tolerance
+    from ckptconv.core.dtypes import DType
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
@@ -110,7 +111,7 @@ def _figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: 
     total = Figures()
     types = pair.a.info.dtype, pair.b.info.dtype
     usual = types[0] is types[1] and types[0] in FAST and pair.tolerance.is_exact
-    fast = FloatFigures(types[0], histogram=histogram) if usual else None
+    fast = _fast(types[0], scratch, histogram=histogram) if usual else None
     step = STEP if fast is None else BLOCK
     for count, left, right in _chunks(pair, start, stop, scratch):
         for at in range(0, count, step):
@@ -121,6 +122,14 @@ def _figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: 
             found = None if fast is None else fast(a, b, end - at)
             total.add(found or figures(a, b, *types, end - at, pair.tolerance, histogram=histogram))
     return total
+
+
+def _fast(dtype: DType, scratch: Scratch, *, histogram: bool) -> FloatFigures:
+    """The worker's own, whose buffers have been touched before."""
+    if dtype not in scratch.kept:
+        scratch.kept[dtype] = FloatFigures(dtype, histogram=histogram)
+    found: FloatFigures = scratch.kept[dtype]
+    return found
 
 
 def _chunks(pair: Pair, start: int, stop: int, scratch: Scratch) -> Iterator[tuple[int, memoryview, memoryview]]:

@@ -331,7 +331,11 @@ def _axes(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, .
         return ()
     if shape == wanted and (len(shape) > 2 or shape[0] != shape[1] or 1 in shape):
         return ()
-    if content is not None and content.kind(a) == content.kind(b) and content.is_telling(b):
+    if content is not None and content.kind(a) != content.kind(b):
+        content = None
+    if content is not None and shape == wanted and content(a) == content(b):
+        return ()
+    if content is not None and content.is_telling(b):
         if content(a) == content(b):
             return ()
         same_start = content.first(a) == content.first(b)  # the first element is the first whatever is permuted

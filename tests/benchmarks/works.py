@@ -134,11 +134,14 @@ def whiles(size: str) -> list[Work]:
 
 def compares(size: str) -> list[Work]:
     """`diff` beside cmp of two equal files of that size."""
-    common = {"command": "diff", "input": "llama", "source": ".safetensors", "peer": "cmp"}
+    common = {"command": "diff", "source": ".safetensors", "peer": "cmp"}
+    other = f"diff two {size} .safetensors, all values other, beside cmp of equal ones"
     return [
-        Work(name="diff-equal", title=f"diff two equal {size} .safetensors, beside cmp of them", second="twin",
-             bars=Bars(ratio=1.0, peak=256), **common),  # type: ignore[arg-type]
-        Work(name="diff-changed", title=f"diff two {size} .safetensors, all values other, beside cmp of equal ones",
+        Work(name="diff-equal", title=f"diff two equal {size} .safetensors, beside cmp of them", input="llama",
+             second="twin", bars=Bars(ratio=1.0, peak=256), **common),  # type: ignore[arg-type]
+        Work(name="diff-changed-bf16", title=f"{other}, BF16", input="llama",
+             second="changed", good=(1,), bars=Bars(peak=256), **common),  # type: ignore[arg-type]
+        Work(name="diff-changed-f32", title=f"{other}, F32", input="wide-llama",
              second="changed", good=(1,), bars=Bars(ratio=3.0, peak=256), **common),  # type: ignore[arg-type]
         Work(name="diff-many", title="diff two of 30,000 tensors, all of them renamed", command="diff",
              input="many-tensors", second="renamed", good=(1,), bars=Bars(seconds=3.0)),
