@@ -186,7 +186,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             case dict() as entries:
                 return dict(entries)
             case list() | tuple() as entries:
-                return {i: entry for i, entry in enumerate(entries) if entry is not _NOTHING}
+                return dict(enumerate(entries))
             case _:
                 return {}
 
@@ -306,7 +306,9 @@ _NOTHING = object()
 
 
 def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaNode:
-    """The tree without the model's tensors; a container that held nothing else goes with them."""
+    """The tree without the model's tensors; a container that held nothing else goes with them. Of a list that held one,
+    the other entries are left, by their positions.
+    """
     match node:
         case StateDict(plain=plain):
             return {key: value for _, key, value in plain} or _NOTHING
@@ -324,6 +326,6 @@ def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaN
             entries = [without_model(child, model) for child in node]
             if all(new is old for new, old in zip(entries, node, strict=True)):
                 return node
-            return entries if any(entry is not _NOTHING for entry in entries) else _NOTHING
+            return {i: entry for i, entry in enumerate(entries) if entry is not _NOTHING} or _NOTHING
         case _:
             return node

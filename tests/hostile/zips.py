@@ -202,5 +202,6 @@ def cases() -> list[Case]:
     )
     made.append(Case("5,000 empty entries", "zip", many(5_000), "plain", (0, 0, 0, 0)))
     made.append(Case("a call beside a storage that is missing", "zip", checkpoint(beside(SYSTEM), {}), hostile=True))
-    assert ONE
+    tupled = checkpoint(state_dict(state_dict=ONE + text("m") + b"\x86"))
+    made.append(Case("a state_dict in a tuple", "zip", tupled, "plain", (0, 0, 0, 0)))
     return made

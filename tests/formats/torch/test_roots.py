@@ -144,3 +144,10 @@ def test_metadata_shows_everything_but_the_models_tensors(tmp_path: Path) -> Non
         changed = checkpoint.with_metadata({"epoch": 4, "note": "x"})
         assert (changed.metadata["epoch"], checkpoint.metadata["epoch"]) == (4, 3)
         assert checkpoint.bare().metadata == {}
+
+
+def test_what_stands_beside_a_state_dict_in_a_list_keeps_its_position(tmp_path: Path) -> None:
+    torch.save({"state_dict": ({"w": torch.ones(2)}, "note", {"lr": 0.1}), "epoch": 3}, tmp_path / "x.pth")
+    report = ckptconv.inspect(tmp_path / "x.pth")
+    assert report.checkpoint.metadata == {"state_dict": {1: "note", 2: {"lr": 0.1}}, "epoch": 3}
+    assert report.to_dict()["metadata"]
