@@ -12,6 +12,8 @@ import pytest
 import ckptconv
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats import blobs
+from ckptconv.formats.gguf import layout as gguf
+from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk, wire
 from ckptconv.formats.safetensors import layout
 from ckptconv.formats.torch import assemble, read
@@ -19,6 +21,7 @@ from ckptconv.formats.torch.pickle import values
 from ckptconv.io import limits, zip
 from tests.hostile.bombs import deflated, doubling, wide, zeros
 from tests.hostile.cases import SMALL, beside, checkpoint, stacked
+from tests.hostile.honest import honest
 from tests.hostile.others import RAW, field, header, model, node, two, weight
 from tests.support.craft import FOUR_FLOATS, state_dict, tensor, zip_bytes
 
@@ -31,7 +34,7 @@ TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
-    limits.MAX_STORED_BYTES, wire.MAX_FIELDS, walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
+    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_STORED_BYTES, wire.MAX_FIELDS, walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
 
 
@@ -48,6 +51,10 @@ def of(value: bytes) -> bytes:
 
 def strings(count: int) -> bytes:
     return header(json.dumps({"__metadata__": {"a": "b" * count}}).encode(), b"")
+
+
+def long_gguf(count: int) -> bytes:
+    return b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"k" + struct.pack("<IQ", 8, count) + b"v" * count + bytes(32)
 
 
 def subgraphs(depth: int) -> bytes:
@@ -108,6 +115,8 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "tensors of an ONNX": (walk, "MAX_TENSORS", 1, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
     "values": (values, "MAX_NODES", 50, ".pth", of(b"(" + b"N" * 60 + b"l")),
     "a safetensors header": (layout, "MAX_SAFETENSORS_HEADER", 1000, ".safetensors", strings(2000)),
+    "a GGUF header": (gguf, "MAX_GGUF_HEADER", 1000, ".gguf", long_gguf(1 << 20)),
+    "a header in an .npz": (npz, "MAX_NPY_HEADER", 50, ".npz", honest("npz")[0]),
     "fields": (wire, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
 }  # fmt: skip
 
@@ -118,11 +127,12 @@ def test_a_limit_too_high_for_a_test_holds_when_it_is_lowered(
 ) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data)
+    format = {".pth": "torch"}.get(suffix, suffix[1:])
     if name != "MAX_INFLATED_RATIO":
-        ckptconv.open(path, format={".pth": "torch", ".onnx": "onnx"}.get(suffix)).close()
+        ckptconv.open(path, format=format).close()
     monkeypatch.setattr(module, name, value)
     with pytest.raises(LimitError) as refused:
-        ckptconv.open(path, format={".pth": "torch", ".onnx": "onnx"}.get(suffix, "safetensors"))
+        ckptconv.open(path, format=format)
     assert refused.value.hint
 
 
