@@ -302,7 +302,8 @@ def wholes(checkpoint: Checkpoint) -> Checkpoint:
     )  # fmt: skip
 
 
-_NOTHING = object()
+NOTHING = object()
+"""What `without_model` makes of a part of the tree that is the model's alone."""
 
 
 def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaNode:
@@ -311,21 +312,21 @@ def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaN
     """
     match node:
         case StateDict(plain=plain):
-            return {key: value for _, key, value in plain} or _NOTHING
+            return {key: value for _, key, value in plain} or NOTHING
         case TensorRef(name) if name in model:  # type: ignore[operator]
-            return _NOTHING
+            return NOTHING
         case dict():
             kept = {key: without_model(value, model) for key, value in node.items()}
             if all(kept[key] is value for key, value in node.items()):
                 return node
-            left = {key: value for key, value in kept.items() if value is not _NOTHING}
+            left = {key: value for key, value in kept.items() if value is not NOTHING}
             return (type(node)(left) if type(node) is not dict and not hasattr(node, "default_factory") else left) or (
-                _NOTHING
+                NOTHING
             )
         case list() | tuple():
             entries = [without_model(child, model) for child in node]
             if all(new is old for new, old in zip(entries, node, strict=True)):
                 return node
-            return {i: entry for i, entry in enumerate(entries) if entry is not _NOTHING} or _NOTHING
+            return {i: entry for i, entry in enumerate(entries) if entry is not NOTHING} or NOTHING
         case _:
             return node

@@ -7,16 +7,15 @@ last, shapes and names that are alike. Without `content` no tensor byte is read,
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import permutations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.match import find_prefix, pair_renames
+from ckptconv.edits.pairing import equal, is_reshape, likewise, one_to_one, permutation, reversed_shape
 from ckptconv.edits.parts import find_parts, part_of
-from ckptconv.edits.patterns import ANY, edits, open_numbers
+from ckptconv.edits.patterns import ANY, edits
 from ckptconv.edits.stacks import align, rename_stacks
 from ckptconv.edits.views import permuted, reshaped
 
@@ -25,18 +24,12 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content
-    from ckptconv.edits.match import Shape
     from ckptconv.edits.parts import Parts
 
     Tensors = Mapping[str, LazyTensor]
 
-_DIGITS = re.compile(r"\d+")
-
 MOST_ROUNDS = 3
 """Prefixes upon prefixes that are looked through."""
-
-MOST_AXES = 4
-"""Dimensions of which all permutations are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +82,8 @@ class _Explainer:
         self._parts()
         if self.content is not None:
             self._transposed_content(self.content)
-        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), _equal))
-        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), _reversed))
+        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), equal))
+        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), reversed_shape))
         self._pair_up()
         self.found.removed.extend(self.now[name] for name in self._lost)
         self.found.added.extend(self._new)
@@ -167,15 +160,14 @@ class _Explainer:
         vague = []
         for here, there in groups.values():
             if here and there and content.is_telling(next(iter(here.values()))):
-                pairs += _one_to_one(here, there, _zip=True)
+                pairs += one_to_one(here, there, _zip=True)
             elif here and there:
                 vague.append((here, there))
-        likewise = _likewise(pairs, lost, new)
-        pairs += likewise
+        pairs += likewise(pairs, lost, new)
         done = {name for pair in pairs for name in pair}
         for here, there in vague:
             left = ({name: t for name, t in side.items() if name not in done} for side in (here, there))
-            pairs += _one_to_one(*left, _zip=False)
+            pairs += one_to_one(*left, _zip=False)
         self._rename(pairs)
 
     def _parts(self) -> None:
@@ -264,13 +256,13 @@ class _Explainer:
                 continue
             self.found.names[old] = name
             a, b = self.a[old], self.b[name]
-            axes = _axes(a, b, self.content)
+            axes = permutation(a, b, self.content)
             view = permuted(a, axes) if axes else None
             if view is not None:
                 turned[axes].append(name)
             elif a.info.shape == b.info.shape:
                 view = a
-            elif _is_reshape(a, b, self.content):
+            elif is_reshape(a, b, self.content):
                 view = reshaped(a, b.info.shape)
                 flat[a.info.shape, b.info.shape].append(name)
             if view is None:
@@ -282,75 +274,3 @@ class _Explainer:
         for (before, shape), names in flat.items():
             details = {"shape": list(shape), "from": list(before)}
             self.found.edits.extend(edits("reshape", [Step((n,), (n,)) for n in names], details))
-
-
-def _equal(wanted: object, shape: object) -> bool:
-    return wanted == shape
-
-
-def _reversed(wanted: Shape, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and wanted == shape[::-1]
-
-
-def _one_to_one(here: Tensors, there: Tensors, *, _zip: bool) -> list[tuple[str, str]]:
-    """Pairs of names of equal content: the likeliest names first; with `_zip`, the others as they come."""
-    if len(here) == len(there) == 1 and _zip:
-        return [(next(iter(here)), next(iter(there)))]
-    shapes: tuple[dict[str, tuple[int, ...]], ...] = tuple(dict.fromkeys(side, ()) for side in (there, here))
-    pairs = pair_renames(shapes[0], shapes[1], _equal)
-    if _zip:
-        used = {name for pair in pairs for name in pair}
-        pairs += zip([n for n in here if n not in used], [n for n in there if n not in used], strict=False)
-    return pairs
-
-
-def _likewise(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[tuple[str, str]]:
-    """Further renames that are as those found: a module whose weight has another name gives its bias that one too."""
-    changes: dict[str, str] = {}
-    for a, b in pairs:
-        if _DIGITS.findall(a) == _DIGITS.findall(b):
-            changes.setdefault(open_numbers(a).rpartition(".")[0], open_numbers(b).rpartition(".")[0])
-    used = {name for pair in pairs for name in pair}
-    homes = {(open_numbers(name), *_DIGITS.findall(name)): name for name in new if name not in used}
-    found = []
-    for name, tensor in lost.items():
-        module, _, own = open_numbers(name).rpartition(".")
-        if name in used or module not in changes:
-            continue
-        target = homes.get((f"{changes[module]}.{own}" if changes[module] else own, *_DIGITS.findall(name)))
-        if target is not None and new[target].info.shape == tensor.info.shape:
-            found.append((name, target))
-            del homes[open_numbers(target), *_DIGITS.findall(target)]
-    return found
-
-
-def _axes(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, ...]:
-    """How the dimensions of `a` were permuted to give `b`; () where they were not."""
-    shape, wanted = a.info.shape, b.info.shape
-    if len(shape) != len(wanted) or not 2 <= len(shape) <= MOST_AXES or sorted(shape) != sorted(wanted):
-        return ()
-    if shape == wanted and (len(shape) > 2 or shape[0] != shape[1] or 1 in shape):
-        return ()
-    if content is not None and content.kind(a) != content.kind(b):
-        content = None
-    if content is not None and shape == wanted and content(a) == content(b):
-        return ()
-    if content is not None and content.is_telling(b):
-        if content(a) == content(b):
-            return ()
-        same_start = content.first(a) == content.first(b)  # the first element is the first whatever is permuted
-        for axes in permutations(range(len(shape))) if same_start else ():
-            view = permuted(a, axes) if tuple(shape[axis] for axis in axes) == wanted else None
-            if view is not None and axes != tuple(range(len(shape))) and content(view) == content(b):
-                return axes
-    return (1, 0) if len(shape) == 2 and shape != wanted and 1 not in shape else ()
-
-
-def _is_reshape(a: LazyTensor, b: LazyTensor, content: Content | None) -> bool:
-    """Whether only the shape differs: told by content, or where dimensions of size 1 are all that differs."""
-    if a.info.numel != b.info.numel:
-        return False
-    squeezed = [[n for n in t.info.shape if n != 1] for t in (a, b)]
-    if squeezed[0] == squeezed[1]:
-        return True
-    return content is not None and content.kind(a) == content.kind(b) and content(a) == content(b)

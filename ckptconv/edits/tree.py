@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.checkpoint import NOTHING, without_model
 from ckptconv.core.metadata import StateDict, TensorRef, walk
 from ckptconv.errors import EditError
 
@@ -74,7 +75,11 @@ def _together(checkpoint: Checkpoint, holes: list[StateDict], *, bare: bool) -> 
     hole = StateDict(container=holes[0].container if holes else "OrderedDict")
     metadata = checkpoint.metadata
     key = next((key for key in _KEYS if key not in metadata), None)
-    in_lists = any(type(node) is object for _, node in walk(metadata))  # a place of which the model took the tensor
+    in_lists = any(
+        isinstance(node, (list, tuple)) and any(without_model(child, checkpoint.keys()) is NOTHING for child in node)
+        for _, node in walk(checkpoint.root)
+        if node is not checkpoint.root
+    )
     if not metadata or (bare and (in_lists or key is None)):
         return hole
     if in_lists or key is None:

@@ -16,24 +16,17 @@ refused by name.
 
 from __future__ import annotations
 
-import os
-import tempfile
-import weakref
-import zlib
-from dataclasses import dataclass
 from struct import Struct
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, UnsupportedError
-from ckptconv.io.checksum import CHUNK, crc32
+from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.io.checksum import crc32
 from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_INFLATED_RECORD, MAX_ZIP_ENTRIES
-from ckptconv.io.source import reason
+from ckptconv.io.zip_entries import Entry, Inflated, Spool, bad, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
 
     from ckptconv.io.source import Source
     from ckptconv.io.window import Window
@@ -61,23 +54,6 @@ FOLDER = 0x10  # MS-DOS's attribute
 UNIX, SYMLINK = 3, 0xA  # who made the entry, and the file type in the upper half of its attributes
 
 
-@dataclass(slots=True)
-class Entry:
-    """One entry of the central directory. `header` is where its local entry starts."""
-
-    name: bytes
-    flags: int
-    method: int
-    crc32: int
-    packed: int
-    size: int
-    header: int
-
-
-def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the zip archive is damaged: {what}", hint="copy the file again from where it came")
-
-
 class ZipArchive:
     """The entries of a zip file, by name. Opening reads the central directory alone."""
 
@@ -94,9 +70,9 @@ class ZipArchive:
             try:
                 name = entry.name.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise _bad(f"the name of its entry {_show(entry)} is not UTF-8") from error
+                raise bad(f"the name of its entry {show(entry)} is not UTF-8") from error
             if name in self.entries:
-                raise _bad(f"it has two entries {name!r}")
+                raise bad(f"it has two entries {name!r}")
             self.entries[name] = entry
         self._check_overlap()
 
@@ -122,7 +98,7 @@ class ZipArchive:
                 break
             at = tail.rfind(END_MAGIC, 0, at)
         if at < 0:
-            raise _bad("its end record is missing")
+            raise bad("its end record is missing")
         _, disk, first_disk, here, count, size, offset, _ = END.unpack_from(tail, at)
         end = source.size - tail_size + at
         wide = self._find_directory64(end)  # torch writes one always, needed or not
@@ -130,11 +106,11 @@ class ZipArchive:
             narrow = (disk, first_disk, here, count, size, offset)
             disk, first_disk, here, count, size, offset, end = wide
             if any(n not in (w, FULL16, FULL32) for n, w in zip(narrow, wide, strict=False)):
-                raise _bad("its two end records differ")
+                raise bad("its two end records differ")
         if disk or first_disk or here != count:
             raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
         if offset + size != end:
-            raise _bad("its directory does not end where its end record starts")
+            raise bad("its directory does not end where its end record starts")
         return offset, size, count
 
     def _find_directory64(self, end: int) -> tuple[int, ...] | None:
@@ -145,17 +121,17 @@ class ZipArchive:
         if magic != LOCATOR64_MAGIC:
             return None
         if at + END64.size > end - LOCATOR64.size:
-            raise _bad("its zip64 locator points past it")
+            raise bad("its zip64 locator points past it")
         fields = END64.unpack(self._source.read_at(at, END64.size))
         if fields[0] != END64_MAGIC or fields[1] + 12 != end - LOCATOR64.size - at:
-            raise _bad("its zip64 end record is not where the locator says")
+            raise bad("its zip64 end record is not where the locator says")
         return (*fields[4:], at)
 
     def _read_directory(self, data: memoryview, count: int) -> Iterator[Entry]:
         at = 0
         for _ in range(count):
             if at + CENTRAL.size > len(data):
-                raise _bad("its directory is cut short")
+                raise bad("its directory is cut short")
             fields = CENTRAL.unpack_from(data, at)
             magic, made_by, needed, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[
                 :13
@@ -163,7 +139,7 @@ class ZipArchive:
             disk, _, attributes, header = fields[13:]
             end = at + CENTRAL.size + name_len + extra_len + comment_len
             if magic != CENTRAL_MAGIC or end > len(data):
-                raise _bad("its directory holds something else than entries")
+                raise bad("its directory holds something else than entries")
             name = bytes(data[at + CENTRAL.size : at + CENTRAL.size + name_len])
             if FULL32 in (packed, size, header) or disk == FULL16:
                 extra = data[at + CENTRAL.size + name_len : end - comment_len]
@@ -176,7 +152,7 @@ class ZipArchive:
             if disk not in (0, FULL16):
                 raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
             if attributes & FOLDER and not name.endswith(b"/"):  # torch takes its contents from uninitialised memory
-                raise _bad(f"its entry {name.decode('utf-8', 'replace')!r} is marked as a folder")
+                raise bad(f"its entry {name.decode('utf-8', 'replace')!r} is marked as a folder")
             if made_by >> 8 == UNIX and attributes >> 28 == SYMLINK:
                 raise UnsupportedError(
                     f"its entry {name.decode('utf-8', 'replace')!r} is a symbolic link", hint="pack the file itself"
@@ -184,16 +160,16 @@ class ZipArchive:
             yield Entry(name, flags, method, crc, packed, size, header)
             at = end
         if at != len(data):
-            raise _bad("its directory is longer than its entries")
+            raise bad("its directory is longer than its entries")
 
     def _check_overlap(self) -> None:
         position = 0
         for entry in sorted(self.entries.values(), key=lambda entry: entry.header):
             if entry.header < position:
-                raise _bad(f"its entry {_show(entry)} overlaps another")
+                raise bad(f"its entry {show(entry)} overlaps another")
             position = entry.header + LOCAL.size + len(entry.name) + entry.packed
         if position > self._directory:
-            raise _bad("its entries run into its directory")
+            raise bad("its entries run into its directory")
 
     def span(self, name: str) -> ByteSpan:
         """Where the entry's contents lie. A compressed entry is inflated into a temporary file when it is first read.
@@ -204,32 +180,32 @@ class ZipArchive:
         header = self._source.read_at(entry.header, LOCAL.size + len(entry.name))
         magic, _, flags, method, _, _, crc, packed, size, name_len, extra_len = LOCAL.unpack_from(header)
         if magic != LOCAL_MAGIC or method != entry.method or name_len != len(entry.name):
-            raise _bad(f"the two headers of {_show(entry)} differ")
+            raise bad(f"the two headers of {show(entry)} differ")
         if header[LOCAL.size :] != entry.name:
-            raise _bad(f"the two headers of {_show(entry)} have different names")
+            raise bad(f"the two headers of {show(entry)} have different names")
         if (flags | entry.flags) & ENCRYPTED:
-            raise UnsupportedError(f"{_show(entry)} is encrypted", hint="decrypt the archive first")
+            raise UnsupportedError(f"{show(entry)} is encrypted", hint="decrypt the archive first")
         if (flags | entry.flags) & PATCHED:
-            raise UnsupportedError(f"{_show(entry)} is patch data", hint="pack the archive again")
+            raise UnsupportedError(f"{show(entry)} is patch data", hint="pack the archive again")
         if method not in (STORED, DEFLATED):
-            raise UnsupportedError(f"{_show(entry)} uses zip method {method}", hint="pack it stored or deflated")
+            raise UnsupportedError(f"{show(entry)} uses zip method {method}", hint="pack it stored or deflated")
         if not flags & SIZES_FOLLOW and (
             packed not in (entry.packed, FULL32) or size not in (entry.size, FULL32) or crc != entry.crc32
         ):
-            raise _bad(f"the two headers of {_show(entry)} give different sizes or checksums")
+            raise bad(f"the two headers of {show(entry)} give different sizes or checksums")
         start = entry.header + LOCAL.size + name_len + extra_len
         if start + entry.packed > self._directory:
-            raise _bad(f"{_show(entry)} runs into the directory")
+            raise bad(f"{show(entry)} runs into the directory")
         return self._contents(entry, start)
 
     def _contents(self, entry: Entry, start: int) -> ByteSpan:
         recorded = entry.crc32 or None  # torch writes 0 for "not computed"
         if entry.method == DEFLATED:
             if entry.size > entry.packed * MAX_INFLATED_RATIO:
-                raise LimitError(f"{_show(entry)} claims to inflate beyond what deflate can", hint="do not trust it")
+                raise LimitError(f"{show(entry)} claims to inflate beyond what deflate can", hint="do not trust it")
             return ByteSpan(Inflated(self._source, entry, start, self._spool), 0, entry.size, recorded)
         if entry.packed != entry.size:
-            raise _bad(f"{_show(entry)} is stored and has two different sizes")
+            raise bad(f"{show(entry)} is stored and has two different sizes")
         return ByteSpan(self._source, start, entry.size, recorded)
 
     def read(self, name: str, limit: int) -> bytes:
@@ -241,7 +217,7 @@ class ZipArchive:
             raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
         data = bytes(span.file.read_at(span.offset, span.length))
         if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
-            raise _bad(f"{name!r} fails its CRC-32")
+            raise bad(f"{name!r} fails its CRC-32")
         return data
 
     def start(self, name: str, length: int) -> bytes:
@@ -253,102 +229,6 @@ class ZipArchive:
         if isinstance(span.file, Inflated):
             return span.file.start(length)
         return bytes(span.file.read_at(span.offset, length))
-
-
-class Spool:
-    """One unnamed temporary file for all that is inflated, however many entries there are."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] | None = None
-        self._end = 0
-        self._lock = Lock()
-
-    def take(self, size: int) -> tuple[int, int]:
-        """The file's descriptor, and the offset of `size` bytes in it that are the caller's."""
-        with self._lock:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
-                weakref.finalize(self, self._file.close)
-            start, self._end = self._end, self._end + size
-            return self._file.fileno(), start
-
-
-class Inflated:
-    """The contents of a compressed entry, inflated into the spool when they are first read."""
-
-    def __init__(self, source: Source | Window, entry: Entry, start: int, spool: Spool) -> None:
-        self._source, self._entry, self._start, self._spool = source, entry, start, spool
-        self._place: tuple[int, int] | None = None
-        self._lock = Lock()
-
-    @property
-    def path(self) -> object:
-        """The archive's path, for errors."""
-        return getattr(self._source, "path", None)
-
-    def start(self, length: int) -> bytes:
-        """The first `length` bytes, without inflating the others."""
-        stream, data = zlib.decompressobj(-zlib.MAX_WBITS), b""
-        for at in range(0, self._entry.packed, CHUNK):
-            piece = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
-            data += self._step(stream, piece, length - len(data))
-            if len(data) == length:
-                return data
-        raise _bad(f"{_show(self._entry)} inflates to less than it claims")
-
-    def _inflated(self) -> tuple[int, int]:
-        with self._lock:
-            if self._place is None:
-                place = self._spool.take(self._entry.size)
-                self._inflate(*place)
-                self._place = place
-            return self._place
-
-    def _inflate(self, fd: int, start: int) -> None:
-        stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        written = 0
-        for at in range(0, self._entry.packed, CHUNK):
-            piece: bytes = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
-            while piece:
-                data = self._step(stream, piece)
-                if written + len(data) > self._entry.size:
-                    raise _bad(f"{_show(self._entry)} inflates to more than it claims")
-                _write(fd, data, start + written)
-                written += len(data)
-                piece = stream.unconsumed_tail
-        if written != self._entry.size or not stream.eof:
-            raise _bad(f"{_show(self._entry)} inflates to less than it claims")
-
-    def _step(self, stream: zlib._Decompress, piece: bytes, most: int = CHUNK) -> bytes:
-        try:
-            return stream.decompress(piece, most)
-        except zlib.error as error:
-            raise _bad(f"{_show(self._entry)} does not inflate") from error
-
-    def read_at(self, offset: int, length: int) -> memoryview:
-        buffer = bytearray(length)
-        self.read_into(memoryview(buffer), offset)
-        return memoryview(buffer)
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        fd, start = self._inflated()
-        if offset < 0 or offset + len(buffer) > self._entry.size:
-            raise _bad(f"bytes past the end of {_show(self._entry)} are asked for")
-        done = 0
-        while done < len(buffer):
-            done += os.preadv(fd, [buffer[done:]], start + offset + done)
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            count = os.pwrite(fd, view, offset)
-        except OSError as error:
-            raise FileAccessError(
-                f"cannot write to a temporary file: {reason(error)}", hint="set TMPDIR to a folder with more room"
-            ) from error
-        view, offset = view[count:], offset + count
 
 
 def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int, int, int]:
@@ -363,12 +243,8 @@ def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int,
             for i, value in enumerate(values):
                 if value == FULL32:
                     if not wide:
-                        raise _bad("a zip64 field is too short")
+                        raise bad("a zip64 field is too short")
                     values[i] = wide.pop(0)
             return values[0], values[1], values[2]
         at += 4 + length
     return size, packed, header
-
-
-def _show(entry: Entry) -> str:
-    return repr(entry.name.decode("utf-8", "replace"))

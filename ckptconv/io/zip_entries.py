@@ -1,0 +1,140 @@
+"""Entries of a zip archive, and the contents of those that are compressed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+import zlib
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, FileAccessError
+from ckptconv.io.checksum import CHUNK
+from ckptconv.io.source import reason
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from ckptconv.io.source import Source
+    from ckptconv.io.window import Window
+
+
+@dataclass(slots=True)
+class Entry:
+    """One entry of the central directory. `header` is where its local entry starts."""
+
+    name: bytes
+    flags: int
+    method: int
+    crc32: int
+    packed: int
+    size: int
+    header: int
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a damaged archive."""
+    return CorruptFileError(f"the zip archive is damaged: {what}", hint="copy the file again from where it came")
+
+
+def show(entry: Entry) -> str:
+    """The entry's name, for errors."""
+    return repr(entry.name.decode("utf-8", "replace"))
+
+
+class Spool:
+    """One unnamed temporary file for all that is inflated, however many entries there are."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._end = 0
+        self._lock = Lock()
+
+    def take(self, size: int) -> tuple[int, int]:
+        """The file's descriptor, and the offset of `size` bytes in it that are the caller's."""
+        with self._lock:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
+                weakref.finalize(self, self._file.close)
+            start, self._end = self._end, self._end + size
+            return self._file.fileno(), start
+
+
+class Inflated:
+    """The contents of a compressed entry, inflated into the spool when they are first read."""
+
+    def __init__(self, source: Source | Window, entry: Entry, start: int, spool: Spool) -> None:
+        self._source, self._entry, self._start, self._spool = source, entry, start, spool
+        self._place: tuple[int, int] | None = None
+        self._lock = Lock()
+
+    @property
+    def path(self) -> object:
+        """The archive's path, for errors."""
+        return getattr(self._source, "path", None)
+
+    def start(self, length: int) -> bytes:
+        """The first `length` bytes, without inflating the others."""
+        stream, data = zlib.decompressobj(-zlib.MAX_WBITS), b""
+        for at in range(0, self._entry.packed, CHUNK):
+            piece = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
+            data += self._step(stream, piece, length - len(data))
+            if len(data) == length:
+                return data
+        raise bad(f"{show(self._entry)} inflates to less than it claims")
+
+    def _inflated(self) -> tuple[int, int]:
+        with self._lock:
+            if self._place is None:
+                place = self._spool.take(self._entry.size)
+                self._inflate(*place)
+                self._place = place
+            return self._place
+
+    def _inflate(self, fd: int, start: int) -> None:
+        stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        written = 0
+        for at in range(0, self._entry.packed, CHUNK):
+            piece: bytes = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
+            while piece:
+                data = self._step(stream, piece)
+                if written + len(data) > self._entry.size:
+                    raise bad(f"{show(self._entry)} inflates to more than it claims")
+                _write(fd, data, start + written)
+                written += len(data)
+                piece = stream.unconsumed_tail
+        if written != self._entry.size or not stream.eof:
+            raise bad(f"{show(self._entry)} inflates to less than it claims")
+
+    def _step(self, stream: zlib._Decompress, piece: bytes, most: int = CHUNK) -> bytes:
+        try:
+            return stream.decompress(piece, most)
+        except zlib.error as error:
+            raise bad(f"{show(self._entry)} does not inflate") from error
+
+    def read_at(self, offset: int, length: int) -> memoryview:
+        buffer = bytearray(length)
+        self.read_into(memoryview(buffer), offset)
+        return memoryview(buffer)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        fd, start = self._inflated()
+        if offset < 0 or offset + len(buffer) > self._entry.size:
+            raise bad(f"bytes past the end of {show(self._entry)} are asked for")
+        done = 0
+        while done < len(buffer):
+            done += os.preadv(fd, [buffer[done:]], start + offset + done)
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            count = os.pwrite(fd, view, offset)
+        except OSError as error:
+            raise FileAccessError(
+                f"cannot write to a temporary file: {reason(error)}", hint="set TMPDIR to a folder with more room"
+            ) from error
+        view, offset = view[count:], offset + count
