@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv import api
+from ckptconv.api import inspect as api
 
 from .conftest import Run, strict
 
