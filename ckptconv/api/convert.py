@@ -41,7 +41,6 @@ class Conversion:
     findings: what a person should know besides.
     digest:   the content digest, where the written file records one.
     plan:     in a dry run, what becomes of every tensor.
-
     verification: what `verify` found, where it was asked for.
     """
 

@@ -14,7 +14,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ckptconv.core.record import Record
 
@@ -40,14 +40,21 @@ def claimed(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> TensorI
     return TensorInfo.of(dtype, shape)
 
 
-def decoded(
-    stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], fits: Fits = is_encoded
-) -> LazyTensor:
-    """The tensor as what the record says that it is: the same bytes under another header.
+def own_tensors(
+    stored: Mapping[str, LazyTensor], record: Record, findings: list[Finding], fits: Fits = is_encoded
+) -> dict[str, LazyTensor]:
+    """All stored tensors as what the record says that they are, under their own names.
 
-    stored: the name in the file. fits: whether a stored header, a type and a shape go together; where they do not, the
-            tensor stays as it is, with a finding.
+    fits: whether a stored header, a type and a shape go together; where they do not, the tensor stays as it is, with a
+          finding.
     """
+    return {
+        record.names.get(name, name): _decoded(name, tensor, record, findings, fits) for name, tensor in stored.items()
+    }
+
+
+def _decoded(stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], fits: Fits) -> LazyTensor:
+    """The tensor as what the record says that it is, the same bytes; `stored` is its name in the file."""
     encoding = record.encodings.get(record.names.get(stored, stored))
     if encoding is None:
         return tensor

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ckptconv.checks.figures import Figures, figures
-from ckptconv.checks.float_figures import BLOCK, FloatFigures
+from ckptconv.checks.float_figures import BLOCK, FAST, FloatFigures
 from ckptconv.checks.tolerance import Tolerance
+from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DType
 
 SUMS = ("dd", "aa", "bb", "ab")
@@ -24,19 +25,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [(DType.F32, np.float32), (DType.F64, np.float64)])
+@pytest.mark.parametrize("dtype", FAST, ids=str)
 @pytest.mark.parametrize("count", [1, 7, 8191, 8193, BLOCK])
 @pytest.mark.parametrize("case", CASES)
-def test_both_ways_agree(dtype: DType, kind: type, count: int, case: str) -> None:
+def test_both_ways_agree(dtype: DType, count: int, case: str) -> None:
+    kind = numpy_dtype(dtype)
     rng = np.random.default_rng(count)
     a = rng.standard_normal(count).astype(kind)
     if case == "zeros of either sign":
         a = np.where(a < 0, 0.0, a).astype(kind)
-    b = CASES[case](a, rng.standard_normal(count)).astype(kind)
+    with np.errstate(all="ignore"):
+        b = CASES[case](a.astype(np.float64), rng.standard_normal(count)).astype(kind)
     left, right = memoryview(a.tobytes()), memoryview(b.tobytes())
     fast = FloatFigures(dtype)
     fast(right, left, count)  # what is left in the buffers does not matter
     found, expected = fast(left, right, count), figures(left, right, dtype, dtype, count, Tolerance(0.0, 0.0, 0))
+    if not np.isfinite(b.astype(np.float64)).all():  # 1e30 in F16
+        assert found is None
+        return
     assert found is not None
     for name in Figures.__dataclass_fields__:
         ours, theirs = getattr(found, name), getattr(expected, name)

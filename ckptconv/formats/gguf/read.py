@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint, Notes
-from ckptconv.core.encodings import decoded
+from ckptconv.core.encodings import own_tensors
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides
@@ -46,10 +46,7 @@ def read(source: Source) -> Checkpoint:
 def _ours(
     source: Source, header: Header, record: Record, stored: dict[str, LazyTensor], findings: list[Finding]
 ) -> Checkpoint:
-    tensors = {
-        record.names.get(name, name): decoded(name, tensor, record, findings, can_decode)
-        for name, tensor in stored.items()
-    }
+    tensors = own_tensors(stored, record, findings, can_decode)
     root = restore(recorded_root(record, header.values), tensors, findings)
     known = root if isinstance(root, dict) else {}
     kept = {key: name for key, name in record.notes.types.items() if key in known and key not in header.values}

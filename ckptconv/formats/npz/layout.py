@@ -127,7 +127,7 @@ def _dtype(name: str, descr: Any) -> tuple[DType, bool]:
     if word in _DTYPES:
         return _DTYPES[word], order == ">" and _DTYPES[word].bits > 8
     kind = "g" if word in ("f12", "f16", "c24", "c32") else word[0]
-    what, hint = _REFUSED.get(kind, ("of a type that is not known", "save it as a type that numpy names"))
+    what, hint = _REFUSED.get(kind, ("elements of a type that is not known", "save it as a type that numpy names"))
     raise UnsupportedError(f"{name!r} holds {what} ({descr})", hint=hint)
 
 

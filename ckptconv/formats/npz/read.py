@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import decoded
+from ckptconv.core.encodings import own_tensors
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides, is_contiguous
@@ -22,6 +22,8 @@ from ckptconv.io.limits import MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptconv.io.source import Source
 
 
@@ -44,7 +46,6 @@ def read(source: Source) -> Checkpoint:
         raise UnsupportedError("the zip archive is empty", hint="numpy.savez(FILE, name=array) makes one with arrays")
     if len(archive.entries) > MAX_TENSORS:
         raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays", hint="do not trust it")
-    findings: list[Finding] = []
     stored: dict[str, LazyTensor] = {}
     for entry in archive.entries:
         if entry != RECORD:
@@ -52,12 +53,9 @@ def read(source: Source) -> Checkpoint:
                 raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
             name = entry.removesuffix(SUFFIX)
             stored[name] = _tensor(archive, name, read_header(archive, entry))
-    if voids := [name for name, tensor in stored.items() if tensor.info.dtype is DType.BF16]:
-        findings.append(_as_bf16(voids))
-    if RECORD not in archive.entries:
-        notes = Notes(source="npz")
-        return Checkpoint(stored, format="npz", notes=notes, findings=tuple(findings), file=source)
-    return _ours(archive, stored, source)
+    if RECORD in archive.entries:
+        return _ours(archive, stored, source)
+    return Checkpoint(stored, format="npz", notes=Notes(source="npz"), findings=tuple(_as_bf16(stored)), file=source)
 
 
 def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) -> Checkpoint:
@@ -66,18 +64,18 @@ def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) ->
     except UnicodeDecodeError as error:
         raise CorruptFileError(f"{RECORD!r} is not UTF-8", hint="copy the file again from where it came") from error
     record, findings = records.parse(text), list[Finding]()
-    tensors = {
-        record.names.get(name, name): decoded(name, tensor, record, findings, can_decode)
-        for name, tensor in stored.items()
-    }
+    tensors = own_tensors(stored, record, findings, can_decode)
     root = restore(record.root, tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format="npz", file=source)
 
 
-def _as_bf16(names: list[str]) -> Finding:
+def _as_bf16(stored: Mapping[str, LazyTensor]) -> list[Finding]:
+    names = [name for name, tensor in stored.items() if tensor.info.dtype is DType.BF16]
+    if not names:
+        return []
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     message = f"{names[0]!r}{more}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
-    return Finding("read-as", "info", names[0], message, "V2", "BF16")
+    return [Finding("read-as", "info", names[0], message, "V2", "BF16")]
 
 
 def _tensor(archive: ZipArchive, name: str, npy: Npy) -> LazyTensor:

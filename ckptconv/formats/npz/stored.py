@@ -49,7 +49,7 @@ def can_decode(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool
 
 def accepted(name: str, taken: Container[str]) -> str:
     """The name as an entry can have it: UTF-8 without NUL. ``NAME.npy`` is another name for ``NAME`` in numpy.load."""
-    return name if is_accepted(name) else numbered(name, taken, most=min(MAX_NAME, 4 * len(name) + 8))
+    return name if is_accepted(name) else numbered(name, taken, most=MAX_NAME)
 
 
 def is_accepted(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import record as records
 from ckptconv.core import record_edits
 from ckptconv.core.checkpoint import Checkpoint, Notes
-from ckptconv.core.encodings import decoded
+from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.formats.blobs import restore
@@ -49,10 +49,7 @@ def _ours(
 ) -> Checkpoint:
     root = record_edits.take_edits(record, {key: text for key, text in strings.items() if key not in record.strings})
     constants = set(record.constants)
-    named = {
-        record.names.get(name, name): decoded(name, tensor, record, findings)
-        for name, tensor in stored.items()
-        if name not in constants
-    }
+    model = {name: tensor for name, tensor in stored.items() if name not in constants}
+    named = own_tensors(model, record, findings)
     root = restore(root, named, findings)
     return recorded_checkpoint(record, root, named, findings, format="onnx", file=file)

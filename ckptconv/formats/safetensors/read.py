@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint, Notes
-from ckptconv.core.encodings import decoded
+from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
@@ -85,9 +85,6 @@ def _ours(
     stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, format: str, file: OpenFile,
     findings: list[Finding],
 ) -> Checkpoint:  # fmt: skip
-    tensors = {
-        record.names.get(name, name): decoded(name, tensor, record, findings, can_decode)
-        for name, tensor in stored.items()
-    }
+    tensors = own_tensors(stored, record, findings, can_decode)
     root = restore(take_edits(record, strings), tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format=format, file=file)

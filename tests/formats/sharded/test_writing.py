@@ -144,6 +144,18 @@ def test_what_fits_into_one_shard_is_one_plain_file(source: Path, tmp_path: Path
     assert sorted(contents(tmp_path / "set")) == ["model.safetensors", "pytorch_model.bin"]
 
 
+def test_a_new_name_without_suffix_is_a_folder_where_shards_are_asked_for(source: Path, tmp_path: Path) -> None:
+    ckptconv.convert(source, tmp_path / "set", shard_size="16")
+    assert (tmp_path / "set" / "model.safetensors.index.json").is_file()
+    assert ckptconv.diff(source, tmp_path / "set").equal
+    with pytest.raises(UsageError, match="no format is known"):
+        ckptconv.convert(source, tmp_path / "other")
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="no format is known"):
+        ckptconv.convert(source, tmp_path / "file", shard_size="16", force=True)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
 def test_an_index_that_is_asked_for_is_written_around_a_single_shard(source: Path, tmp_path: Path) -> None:
     ckptconv.convert(source, tmp_path / "x.safetensors.index.json")
     ckptconv.convert(source, tmp_path / "y.pth.index.json")
