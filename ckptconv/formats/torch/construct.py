@@ -214,9 +214,8 @@ class TorchConstructors:
             case NumpyStub():
                 instance.state = state
                 instance.array = self._array(state)
-            case TensorStub() if (
-                isinstance(state, tuple) and len(state) == 3
-            ):  # of torch before 0.4: grad, volatile, hooks
+            # of torch before 0.4: grad, volatile, hooks
+            case TensorStub() if isinstance(state, tuple) and len(state) == 3:
                 instance.requires_grad = exact_flag(state[0])
             case TensorStub() if isinstance(state, dict):
                 instance.attributes.update(state)
