@@ -153,7 +153,7 @@ class _Likeness:
 
     def skeleton(self, name: str) -> str:
         if name not in self.skeletons:
-            self.skeletons[name] = skeleton(name)
+            self.skeletons[name] = skeleton(name)[:LONG]  # as far as `likeness` looks, so that it looks once
         return self.skeletons[name]
 
 
