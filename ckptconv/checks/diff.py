@@ -12,13 +12,13 @@ from ckptconv.checks.compare_bytes import Pool, find_unequal
 from ckptconv.checks.compare_metadata import compare_metadata
 from ckptconv.checks.compare_values import Pair, compare_values
 from ckptconv.checks.composites import compare_composites
+from ckptconv.checks.rearranged import find_rearranged
 from ckptconv.checks.ties import compare_ties
 from ckptconv.checks.wording import shape_text, value_finding
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.edits.content import Content, rounded_type
 from ckptconv.edits.explain import Comparison, Explanation, explain
-from ckptconv.edits.heads import find_permutation
 from ckptconv.edits.patterns import ANY, edits
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.tolerance import Tolerances
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.edits.heads import RowPermutation
 
 CODES = {
     "rename": "renamed", "transpose": "transposed", "reshape": "reshaped", "split": "split", "concat": "concatenated",
@@ -60,7 +59,8 @@ def compare(
     `histograms`, figures have `bins`.
     """
     rounded = rounded_type(a.all_tensors.values(), b.all_tensors.values())
-    explained = _explained(a, b, None if headers else Content(rounded))
+    content = None if headers else Content(rounded)
+    explained = _explained(a, b, content)
     found = Differences(edits=[edit for edit in explained.edits if edit.kind != "drop"])
     found.findings += [_edit_finding(edit) for edit in found.edits]
     found.partners = dict.fromkeys(a.all_tensors) | {one.a_name: one.b_name for one in explained.comparisons}
@@ -71,8 +71,9 @@ def compare(
         one, other = shape_text(a.all_tensors[old].info.shape), shape_text(b.all_tensors[name].info.shape)
         found.findings.append(Finding("shape-changed", "error", old, f"{old}: shape {one} → {other}", one, other))
     _dtypes_alone(found, a, b, [] if not headers else explained.comparisons, explained.unlike)
-    if not headers:
-        _values(found, explained, tolerances, progress, histograms=histograms)
+    if content is not None:
+        groups = _once(explained.comparisons, a, b, tolerances)
+        _values(found, explained, groups, content, tolerances, progress, histograms=histograms)
     found.edits += _casts(a, b, explained)
     _ties(found, a, b, explained)
     found.edits += drops
@@ -163,55 +164,49 @@ def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
 
 
 def _values(
-    found: Differences, explained: Explanation, tolerances: Tolerances,
-    progress: Callable[[int, int], None] | None, *, histograms: bool,
+    found: Differences, explained: Explanation, groups: Sequence[list[Comparison]], content: Content,
+    tolerances: Tolerances, progress: Callable[[int, int], None] | None, *, histograms: bool,
 ) -> None:  # fmt: skip
-    """Compare bytes, then take figures of what differs. A pair that stands under several names is compared once."""
-    comparisons = explained.comparisons
-    unique: dict[object, list[Comparison]] = {}
-    for one in comparisons:
-        key: object = (one.a_name, one.b_name)
-        if one.a.alias is not None and one.b.alias is not None:
-            key = (one.a.alias, one.b.alias, one.b.info.shape, tolerances.of(one.a_name, one.b_name))
-        unique.setdefault(key, []).append(one)
-    pool = Pool(sum(groups[0].a.info.nbytes for groups in unique.values()), progress)
-    same = [group for group in unique.values() if group[0].a.info.dtype == group[0].b.info.dtype]
-    cast = [group for group in unique.values() if group[0].a.info.dtype != group[0].b.info.dtype]
+    """Compare bytes, look for the same numbers in other places, then take figures of what differs."""
+    pool = Pool(sum(group[0].a.info.nbytes for group in groups), progress)
+    same = [group for group in groups if group[0].a.info.dtype is group[0].b.info.dtype]
+    cast = [group for group in groups if group[0].a.info.dtype is not group[0].b.info.dtype]
     unequal = find_unequal([(group[0].a, group[0].b) for group in same], pool)
-    changed = [*_unless_permuted(found, explained, [same[i] for i in sorted(unequal)], pool), *cast]
+    changed, moved = find_rearranged(
+        [*(same[i] for i in sorted(unequal)), *cast],
+        lambda one: explained.names.get(one.a_name) == one.b_name,
+        content,
+        pool,
+    )
+    found.edits += moved
+    found.findings += [_edit_finding(edit) for edit in moved]
     pairs = [Pair(g[0].a, g[0].b, tolerances.of(g[0].a_name, g[0].b_name)) for g in changed]
     measured = [i for i, pair in enumerate(pairs) if pair.has_figures]
     values_of = compare_values([pairs[i] for i in measured], pool, histograms=histograms)
     figures = dict(zip(measured, values_of, strict=True))
-    order = {id(one): i for i, one in enumerate(comparisons)}
-    entries = [(order[id(one)], one, figures.get(i)) for i, group in enumerate(changed) for one in group]
-    for _, one, values in sorted(entries, key=lambda entry: entry[0]):
+    entries = [(one, figures.get(i)) for i, group in enumerate(changed) for one in group]
+    order = {(one.a_name, one.b_name): i for i, one in enumerate(explained.comparisons)} if entries else {}
+    for one, values in sorted(entries, key=lambda entry: order[entry[0].a_name, entry[0].b_name]):
         for finding in value_finding(one, values):
             found.findings.append(finding)
             if values is not None:
                 found.values[finding] = values
-    found.compared = len(comparisons)
+    found.compared = len(explained.comparisons)
 
 
-def _unless_permuted(
-    found: Differences, explained: Explanation, changed: list[list[Comparison]], pool: Pool
+def _once(
+    comparisons: Sequence[Comparison], a: Checkpoint, b: Checkpoint, tolerances: Tolerances
 ) -> list[list[Comparison]]:
-    """The pairs that differ otherwise than by rows of heads that changed places; those are said to be edits."""
-    whole = [group for group in changed if all(explained.names.get(one.a_name) == one.b_name for one in group)]
-    seen = [(group, how) for group in whole if (how := find_permutation(group[0].a, group[0].b)) is not None]
-    views = [(group, how, view) for group, how in seen if (view := how.apply(group[0].a)) is not None]
-    other = find_unequal([(view, group[0].b) for group, _, view in views], pool)
-    steps: dict[RowPermutation, list[Step]] = {}
-    done: set[int] = set()
-    for i, (group, how, _) in enumerate(views):
-        if i not in other:
-            steps.setdefault(how, []).extend(Step((one.b_name,), (one.b_name,)) for one in group)
-            done.add(id(group))
-    for how, made in steps.items():
-        said = edits("permute", made, {"axis": 0, "shape": list(how.shape), "axes": list(how.axes)})
-        found.edits += said
-        found.findings += [_edit_finding(edit) for edit in said]
-    return [group for group in changed if id(group) not in done]
+    """The comparisons, those of one pair of tensors that stands under several names together."""
+    ours, theirs = ({name for group in side.ties for name in group} for side in (a, b))
+    groups: dict[object, list[Comparison]] = {}
+    for one in comparisons:
+        key: object = (one.a_name, one.b_name)
+        tied = one.a_name in ours or one.b_name in theirs
+        if tied and one.a.alias is not None and one.b.alias is not None:
+            key = (one.a.alias, one.b.alias, one.b.info.shape, tolerances.of(*key))
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
 
 
 def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:

@@ -66,7 +66,7 @@ def explain(a: Tensors, b: Tensors, content: Content | None = None) -> Explanati
 
 class _Explainer:
     def __init__(self, a: Tensors, b: Tensors, content: Content | None) -> None:
-        self.a, self.b, self.content = a, b, content
+        self.a, self.b, self.content = dict(a), dict(b), content
         self.now: dict[str, str] = {name: name for name in a}  # by the name after the edits so far, that in `a`
         self.gone: set[str] = set()
         self.come: set[str] = set()
@@ -74,7 +74,18 @@ class _Explainer:
 
     def run(self) -> Explanation:
         self._prefixes()
-        if self.content is not None and (self._lost or self._new):
+        if self._lost or self._new:
+            self._unmatched()
+        self._pair_up()
+        lost = self._lost
+        self.found.removed.extend(self.now[name] for name in lost)
+        self.found.added.extend(self._new)
+        self.found.edits.extend(edits("drop", [Step((name,), ()) for name in lost]))
+        return self.found
+
+    def _unmatched(self) -> None:
+        """Names without a partner: from what is most certain to what is least."""
+        if self.content is not None:
             self._stacks(self.content)
         self._layers()
         if self.content is not None:
@@ -84,11 +95,6 @@ class _Explainer:
             self._transposed_content(self.content)
         self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), equal))
         self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), reversed_shape))
-        self._pair_up()
-        self.found.removed.extend(self.now[name] for name in self._lost)
-        self.found.added.extend(self._new)
-        self.found.edits.extend(edits("drop", [Step((name,), ()) for name in self._lost]))
-        return self.found
 
     @property
     def _lost(self) -> dict[str, LazyTensor]:
@@ -114,7 +120,7 @@ class _Explainer:
     def _prefixes(self) -> None:
         for _ in range(MOST_ROUNDS):
             lost, new = self._lost, self._new
-            prefix = find_prefix(new.keys(), lost.keys())
+            prefix = find_prefix(new.keys(), lost.keys()) if lost and new else None
             if prefix is None or (len(prefix.pairs) < 2 and len(lost) > 1):
                 return
             if prefix.found:
@@ -256,12 +262,13 @@ class _Explainer:
                 continue
             self.found.names[old] = name
             a, b = self.a[old], self.b[name]
+            if a.info.shape == b.info.shape:  # whether a square matrix was transposed is asked where values differ
+                self.found.comparisons.append(Comparison(old, name, a, b))
+                continue
             axes = permutation(a, b, self.content)
             view = permuted(a, axes) if axes else None
             if view is not None:
                 turned[axes].append(name)
-            elif a.info.shape == b.info.shape:
-                view = a
             elif is_reshape(a, b, self.content):
                 view = reshaped(a, b.info.shape)
                 flat[a.info.shape, b.info.shape].append(name)

@@ -136,8 +136,8 @@ def test_each_edit_is_said_once_as_a_pattern(tmp_path: Path) -> None:
         ("rename", ("model.layers.{2-3}.{*}",), ("model.layers.{1-2}.{*}",)),
         ("concat", tuple(f"{part}.weight" for part in qkv), ("model.layers.{*}.attn.qkv.weight",)),
         ("concat", tuple(f"{part}.bias" for part in qkv), ("model.layers.{*}.attn.qkv.bias",)),
-        ("transpose", ("model.layers.{*}.attn.o.weight",), ("model.layers.{*}.attn.o.weight",)),
         ("transpose", ("model.layers.{*}.mlp.down.weight",), ("model.layers.{*}.mlp.down.weight",)),
+        ("transpose", ("model.layers.{*}.attn.o.weight",), ("model.layers.{*}.attn.o.weight",)),
     ]
     assert found.edits[1].details == {"stack": "model.layers.", "layers": [1]}
     assert found.edits[2].details["renumbered"] == [[2, 1], [3, 2]]

@@ -1,0 +1,85 @@
+"""Pairs of tensors of one name and shape in which the same numbers stand elsewhere, told before figures are taken.
+
+Only pairs whose bytes differ are looked at: of equal ones, nothing more is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.checks.compare_bytes import find_unequal
+from ckptconv.core.edit import Step
+from ckptconv.edits.heads import find_permutation
+from ckptconv.edits.pairing import permutation
+from ckptconv.edits.patterns import edits
+from ckptconv.edits.views import permuted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ckptconv.checks.compare_bytes import Pool
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.content import Content
+    from ckptconv.edits.explain import Comparison
+    from ckptconv.edits.heads import RowPermutation
+
+    Group = list[Comparison]
+    """Comparisons of one pair of tensors, which may stand under several names."""
+
+
+def find_rearranged(
+    groups: Sequence[Group], is_whole: Callable[[Comparison], bool], content: Content, pool: Pool
+) -> tuple[list[Group], list[Edit]]:
+    """The pairs that differ otherwise, and what was done to the others as edits.
+
+    Square matrices may be transposed; those that differ besides are compared as transposed. Rows of heads may have
+    changed places. `is_whole` says whether both of a comparison are whole tensors, not parts of one.
+    """
+    whole = [group for group in groups if all(map(is_whole, group))]
+    turned = {id(group): view for group in whole if (view := _transposed(group, content)) is not None}
+    moved: dict[int, Group] = {}
+    permutations: dict[RowPermutation, list[Group]] = {}
+    for group in whole:
+        if id(group) not in turned and (how := _permutation(group[0])) is not None:
+            view = how.apply(group[0].a)
+            if view is not None:
+                moved[id(group)] = _with_view(group, view)
+                permutations.setdefault(how, []).append(group)
+    seen = {**turned, **moved}
+    other = _unequal(seen, pool)
+    found = edits("transpose", _steps(group for group in whole if id(group) in turned), {"axes": [1, 0]})
+    for how, permuted_groups in permutations.items():
+        steps = _steps(group for group in permuted_groups if id(group) not in other)
+        found += edits("permute", steps, {"axis": 0, "shape": list(how.shape), "axes": list(how.axes)})
+    done = seen.keys() - other
+    return [turned.get(id(group), group) for group in groups if id(group) not in done], found
+
+
+def _transposed(group: Group, content: Content) -> Group | None:
+    """Square matrices, of which no header says that they were transposed."""
+    a, b = group[0].a, group[0].b
+    axes = permutation(a, b, content) if a.info.shape == b.info.shape else ()
+    view = permuted(a, axes) if axes else None
+    return None if view is None else _with_view(group, view)
+
+
+def _permutation(one: Comparison) -> RowPermutation | None:
+    return find_permutation(one.a, one.b) if one.a.info.dtype == one.b.info.dtype else None
+
+
+def _with_view(group: Group, view: LazyTensor) -> Group:
+    return [replace(one, a=view) for one in group]
+
+
+def _unequal(groups: Mapping[int, Group], pool: Pool) -> set[int]:
+    """The keys of the pairs that differ still, those of two types among them."""
+    other = {key for key, group in groups.items() if group[0].a.info.dtype != group[0].b.info.dtype}
+    same = [key for key in groups if key not in other]
+    unequal = find_unequal([(groups[key][0].a, groups[key][0].b) for key in same], pool)
+    return other | {same[i] for i in unequal}
+
+
+def _steps(groups: Iterable[Group]) -> list[Step]:
+    return [Step((one.b_name,), (one.b_name,)) for group in groups for one in group]
