@@ -201,10 +201,10 @@ def _once(
     ours, theirs = ({name for group in side.ties for name in group} for side in (a, b))
     groups: dict[object, list[Comparison]] = {}
     for one in comparisons:
-        key: object = (one.a_name, one.b_name)
-        tied = one.a_name in ours or one.b_name in theirs
-        if tied and one.a.alias is not None and one.b.alias is not None:
-            key = (one.a.alias, one.b.alias, one.b.info.shape, tolerances.of(*key))
+        names = one.a_name, one.b_name
+        key: object = names
+        if (names[0] in ours or names[1] in theirs) and one.a.alias is not None and one.b.alias is not None:
+            key = (one.a.alias, one.b.alias, one.b.info.shape, tolerances.of(*names))
         groups.setdefault(key, []).append(one)
     return list(groups.values())
 

@@ -38,7 +38,7 @@ def find_rearranged(
     changed places. `is_whole` says whether both of a comparison are whole tensors, not parts of one.
     """
     whole = [group for group in groups if all(map(is_whole, group))]
-    turned = {id(group): view for group in whole if (view := _transposed(group, content)) is not None}
+    turned = {id(group): made for group in whole if (made := _transposed(group, content)) is not None}
     moved: dict[int, Group] = {}
     permutations: dict[RowPermutation, list[Group]] = {}
     for group in whole:
