@@ -74,6 +74,9 @@ class DType:
     def __str__(self) -> str:
         return self.name
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # which Python keeps; asked for several times for each tensor
+
 
 _ROWS: dict[Kind, str] = {
     "float": "F64:64 F32:32 F16:16 BF16:16 F8_E5M2:8 F8_E4M3:8 F8_E5M2FNUZ:8 F8_E4M3FNUZ:8 F8_E8M0:8 "

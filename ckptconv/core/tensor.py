@@ -2,6 +2,9 @@
 
 ``tensor.info.shape`` is free; ``tensor.read()`` does I/O. Every tensor, however it lies in its file (transposed,
 expanded, big-endian), reads as *its image*: its elements in C order, little-endian, packed.
+
+Nothing here is changed once it is made. The classes of which a file may have a million objects are not `frozen` all
+the same: that makes their constructors four times as slow.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ class SpanFile(Protocol):
         """Fill `buffer` from `offset`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class ByteSpan:
     """`length` bytes at `offset` of an open file, and the CRC-32 recorded for them (None: none was).
 
@@ -69,7 +72,7 @@ class ByteSpan:
         return self.crc32() if callable(self.crc32) else self.crc32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class SpanReader:
     """Reads ranges of an image that lies in its file as one run."""
 
@@ -85,7 +88,7 @@ class RangeReader(Protocol):
     def __call__(self, start: int, stop: int) -> memoryview: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Storage:
     """A run of elements that one or several tensors view.
 
@@ -100,7 +103,7 @@ class Storage:
     swapped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Placement:
     """How a tensor lies in its storage; `offset` and `strides` count the storage's units.
 
@@ -116,7 +119,7 @@ class Placement:
     neg: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class LazyTensor:
     """A tensor that has not been read.
 

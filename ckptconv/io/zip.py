@@ -50,6 +50,9 @@ ZIP64_EXTRA = 1
 NEWEST = 63
 """Version 6.3 of the zip format, times ten: none asks for more (APPNOTE, 4.4.3)."""
 
+AHEAD = 32 << 10
+"""Bytes that are read at once where local headers lie close together."""
+
 FOLDER = 0x10  # MS-DOS's attribute
 UNIX, SYMLINK = 3, 0xA  # who made the entry, and the file type in the upper half of its attributes
 
@@ -61,6 +64,7 @@ class ZipArchive:
         """Read the directory. Raises CorruptFileError, UnsupportedError, LimitError."""
         self._source = source
         self._spool = Spool()
+        self._ahead = (0, b"")
         offset, size, count = self._find_directory()
         self._directory = offset
         if count > MAX_ZIP_ENTRIES or size < count * CENTRAL.size:
@@ -133,31 +137,19 @@ class ZipArchive:
             if at + CENTRAL.size > len(data):
                 raise bad("its directory is cut short")
             fields = CENTRAL.unpack_from(data, at)
-            magic, made_by, needed, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len = fields[
-                :13
-            ]
-            disk, _, attributes, header = fields[13:]
-            end = at + CENTRAL.size + name_len + extra_len + comment_len
+            magic, made_by, needed, flags, method, _, _, crc, packed, size, name_len, extra_len = fields[:12]
+            comment_len, disk, _, attributes, header = fields[12:]
+            start = at + CENTRAL.size
+            end = start + name_len + extra_len + comment_len
             if magic != CENTRAL_MAGIC or end > len(data):
                 raise bad("its directory holds something else than entries")
-            name = bytes(data[at + CENTRAL.size : at + CENTRAL.size + name_len])
-            if FULL32 in (packed, size, header) or disk == FULL16:
-                extra = data[at + CENTRAL.size + name_len : end - comment_len]
-                size, packed, header = _widen(extra, size, packed, header)
-            if needed & 0xFF > NEWEST:
-                what = f"version {(needed & 0xFF) / 10} of the zip format"
-                raise UnsupportedError(
-                    f"its entry {name.decode('utf-8', 'replace')!r} asks for {what}", hint="pack it stored or deflated"
-                )
-            if disk not in (0, FULL16):
-                raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
-            if attributes & FOLDER and not name.endswith(b"/"):  # torch takes its contents from uninitialised memory
-                raise bad(f"its entry {name.decode('utf-8', 'replace')!r} is marked as a folder")
-            if made_by >> 8 == UNIX and attributes >> 28 == SYMLINK:
-                raise UnsupportedError(
-                    f"its entry {name.decode('utf-8', 'replace')!r} is a symbolic link", hint="pack the file itself"
-                )
-            yield Entry(name, flags, method, crc, packed, size, header)
+            name = bytes(data[start : start + name_len])
+            if packed == FULL32 or size == FULL32 or header == FULL32 or disk == FULL16:
+                size, packed, header = _widen(data[start + name_len : end - comment_len], size, packed, header)
+            entry = Entry(name, flags, method, crc, packed, size, header)
+            if needed & 0xFF > NEWEST or disk or attributes:  # torch and numpy set none of them
+                _check_kind(entry, made_by, needed, disk, attributes)
+            yield entry
             at = end
         if at != len(data):
             raise bad("its directory is longer than its entries")
@@ -174,21 +166,18 @@ class ZipArchive:
     def span(self, name: str) -> ByteSpan:
         """Where the entry's contents lie. A compressed entry is inflated into a temporary file when it is first read.
 
-        Costs one small read. Raises CorruptFileError where the local header says something else, KeyError.
+        Costs one small read, or less where entries are small and asked for in their order. Raises CorruptFileError
+        where the local header says something else, KeyError.
         """
         entry = self.entries[name]
-        header = self._source.read_at(entry.header, LOCAL.size + len(entry.name))
+        header = self._local_header(entry)
         magic, _, flags, method, _, _, crc, packed, size, name_len, extra_len = LOCAL.unpack_from(header)
         if magic != LOCAL_MAGIC or method != entry.method or name_len != len(entry.name):
             raise bad(f"the two headers of {show(entry)} differ")
         if header[LOCAL.size :] != entry.name:
             raise bad(f"the two headers of {show(entry)} have different names")
-        if (flags | entry.flags) & ENCRYPTED:
-            raise UnsupportedError(f"{show(entry)} is encrypted", hint="decrypt the archive first")
-        if (flags | entry.flags) & PATCHED:
-            raise UnsupportedError(f"{show(entry)} is patch data", hint="pack the archive again")
-        if method not in (STORED, DEFLATED):
-            raise UnsupportedError(f"{show(entry)} uses zip method {method}", hint="pack it stored or deflated")
+        if (flags | entry.flags) & (ENCRYPTED | PATCHED) or method not in (STORED, DEFLATED):
+            raise _refused(entry, flags)
         if not flags & SIZES_FOLLOW and (
             packed not in (entry.packed, FULL32) or size not in (entry.size, FULL32) or crc != entry.crc32
         ):
@@ -197,6 +186,21 @@ class ZipArchive:
         if start + entry.packed > self._directory:
             raise bad(f"{show(entry)} runs into the directory")
         return self._contents(entry, start)
+
+    def _local_header(self, entry: Entry) -> bytes:
+        """The entry's local header with its name. Those of small entries are read ahead, as long as they are asked for
+        in their order: a call for each of a hundred thousand is felt.
+        """
+        length = LOCAL.size + len(entry.name)
+        start, ahead = self._ahead
+        at = entry.header - start
+        if 0 <= at <= len(ahead) - length:
+            return ahead[at : at + length]
+        is_next = entry.packed < AHEAD // 8 and 0 <= at <= AHEAD
+        count = max(length, min(AHEAD, self._directory - entry.header)) if is_next else length
+        data = bytes(self._source.read_at(entry.header, count))
+        self._ahead = entry.header, data
+        return data[:length]
 
     def _contents(self, entry: Entry, start: int) -> ByteSpan:
         recorded = entry.crc32 or None  # torch writes 0 for "not computed"
@@ -229,6 +233,27 @@ class ZipArchive:
         if isinstance(span.file, Inflated):
             return span.file.start(length)
         return bytes(span.file.read_at(span.offset, length))
+
+
+def _check_kind(entry: Entry, made_by: int, needed: int, disk: int, attributes: int) -> None:
+    """Refuse an entry that is no plain file, or that asks for what is not known."""
+    if needed & 0xFF > NEWEST:
+        what = f"version {(needed & 0xFF) / 10} of the zip format"
+        raise UnsupportedError(f"its entry {show(entry)} asks for {what}", hint="pack it stored or deflated")
+    if disk not in (0, FULL16):
+        raise UnsupportedError("zip archives in several parts are not supported", hint="join the parts first")
+    if attributes & FOLDER and not entry.name.endswith(b"/"):  # torch takes its contents from uninitialised memory
+        raise bad(f"its entry {show(entry)} is marked as a folder")
+    if made_by >> 8 == UNIX and attributes >> 28 == SYMLINK:
+        raise UnsupportedError(f"its entry {show(entry)} is a symbolic link", hint="pack the file itself")
+
+
+def _refused(entry: Entry, flags: int) -> UnsupportedError:
+    if (flags | entry.flags) & ENCRYPTED:
+        return UnsupportedError(f"{show(entry)} is encrypted", hint="decrypt the archive first")
+    if (flags | entry.flags) & PATCHED:
+        return UnsupportedError(f"{show(entry)} is patch data", hint="pack the archive again")
+    return UnsupportedError(f"{show(entry)} uses zip method {entry.method}", hint="pack it stored or deflated")
 
 
 def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int, int, int]:

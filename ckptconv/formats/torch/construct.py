@@ -77,6 +77,8 @@ def _defaultdict(*args: Value) -> Value:
 
 
 def _ordered(items: Value = ()) -> Value:
+    if items == ():
+        return StateOrderedDict()  # every tensor's hooks
     if not isinstance(items, (dict, list, tuple)):
         return NotImplemented
     return StateOrderedDict(items if isinstance(items, dict) else [(key, value) for key, value in items])
@@ -136,7 +138,7 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "torch.device": _device,
     "torch.serialization._get_layout": _layout,
     _U + "_rebuild_tensor": lambda storage, offset, size, stride: rebuild_tensor(storage, offset, size, stride),
-    _U + "_rebuild_tensor_v2": lambda *args: rebuild_tensor(*args[:7]),
+    _U + "_rebuild_tensor_v2": rebuild_tensor,
     _U + "_rebuild_tensor_v3": rebuild_tensor_v3,
     _U + "_rebuild_parameter": rebuild_parameter,
     _U + "_rebuild_parameter_with_state": rebuild_parameter,
@@ -231,23 +233,27 @@ class TorchConstructors:
                 return None
 
     def persistent(self, identifier: Value) -> StorageStub:
-        match identifier:
-            case ("storage", Global() as cls, str() as key, str() as device, int() as numel) if numel >= 0:
+        if type(identifier) is tuple and len(identifier) == 5:
+            kind, cls, key, device, numel = identifier
+            if (
+                kind == "storage" and type(cls) is Global and type(key) is str and type(device) is str
+                and type(numel) is int and numel >= 0
+            ):  # fmt: skip
                 return self._storage(cls, key, device, numel)
-            case _:
-                raise CorruptFileError(
-                    "a persistent id in the pickle names no storage", hint="copy the file again from where it came"
-                )
+        raise CorruptFileError(
+            "a persistent id in the pickle names no storage", hint="copy the file again from where it came"
+        )
 
     def _storage(self, cls: Global, key: str, device: str, numel: int) -> StorageStub:
-        quantized = dtypes.QUANTIZED_STORAGES.get(cls.name)
-        if quantized is None and cls.name not in dtypes.STORAGE_CLASSES and cls.name != dtypes.UNTYPED:
-            raise UnsupportedError(f"storages of class {cls} are not supported", hint="save plain tensors")
-        stub = StorageStub(key, dtypes.STORAGE_CLASSES.get(cls.name), device, numel)
-        if quantized is not None:
+        dtype = dtypes.STORAGE_CLASSES.get(cls.name)
+        stub = StorageStub(key, dtype, device, numel)
+        if dtype is None and cls.name != dtypes.UNTYPED:
+            quantized = dtypes.QUANTIZED_STORAGES.get(cls.name)
+            if quantized is None:
+                raise UnsupportedError(f"storages of class {cls} are not supported", hint="save plain tensors")
             stub = QuantizedStorageStub(key, CARRIERS[quantized], device, numel, quantized)
         known = self.storages.setdefault(key, stub)
-        if known != stub:
+        if known is not stub and known != stub:
             raise CorruptFileError(
                 f"the pickle describes storage {key!r} in two ways", hint="copy the file again from where it came"
             )

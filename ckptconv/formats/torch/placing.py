@@ -53,9 +53,10 @@ class ZipRecords:
 
     def span(self, key: str) -> ByteSpan:
         name = self.folder + key
-        if name not in self.archive.entries:
-            raise CorruptFileError(f"its storage {name!r} is not in the archive", hint=COPY_AGAIN)
-        return self.archive.span(name)
+        try:
+            return self.archive.span(name)
+        except KeyError as error:
+            raise CorruptFileError(f"its storage {name!r} is not in the archive", hint=COPY_AGAIN) from error
 
 
 @dataclass(slots=True)
@@ -87,31 +88,19 @@ class Placer:
         if isinstance(stub, ValueStub):
             return stub.tensor(self.records.identity)
         dtype, shape, strides = stub.dtype, stub.shape, stub.strides
-        numel, reach, contiguous = _geometry(shape, strides)
-        storage, offset = self._viewed(stub, reach)
-        logical = shape
-        if dtype in PACKED:
-            if not shape:
-                raise UnsupportedError(
-                    f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]"
-                )
-            logical = (*shape[:-1], shape[-1] * PACKED[dtype])
-        nbytes = numel * storage.unit
-        if nbytes > MAX_DIM:
-            raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=COPY_AGAIN)
-        info = TensorInfo(dtype, logical, nbytes)
+        view = _view(dtype, shape, strides)
+        storage, offset = self._viewed(stub, view.reach)
         placement = Placement(storage, offset, shape, strides, stub.conj, stub.neg)
         alias = (storage.key, offset, shape, strides, dtype, stub.conj, stub.neg)
         as_it_lies = not (stub.conj or stub.neg) and (
             not self.swapped or (storage.unit == 1 and dtype not in COMPONENT)
         )
-        if as_it_lies and contiguous:
-            whole = storage.span
-            span = whole
-            if nbytes != whole.length:
-                span = ByteSpan(whole.file, whole.offset + offset * storage.unit * (nbytes > 0), nbytes)
-            return LazyTensor(info, SpanReader(span), span, alias, (whole,), placement)
-        return LazyTensor(info, Gather(placement, dtype), None, alias, (storage.span,), placement)
+        if not as_it_lies or not view.contiguous:
+            return LazyTensor(view.info, Gather(placement, dtype), None, alias, (storage.span,), placement)
+        span, nbytes = storage.span, view.info.nbytes
+        if nbytes != span.length:
+            span = ByteSpan(span.file, span.offset + offset * storage.unit * (nbytes > 0), nbytes)
+        return LazyTensor(view.info, SpanReader(span), span, alias, (storage.span,), placement)
 
     def _viewed(self, stub: TensorStub, reach: int) -> tuple[Storage, int]:
         """The storage that holds the tensor's elements, and the offset in it."""
@@ -131,12 +120,12 @@ class Placer:
         return storage, named.start + stub.offset
 
     def _storage(self, stub: StorageStub, dtype: DType) -> Storage:
-        unit = max(1, dtype.bits // 8)
         known = self.storages.get(stub.key)
         if known is not None:
             if known.dtype is not dtype:
                 raise UnsupportedError("it shares its storage with a tensor of another dtype", hint="clone() it first")
             return known
+        unit = max(1, dtype.bits // 8)
         span = self.records.span(stub.key)
         expected = stub.numel * (unit if stub.dtype is not None else 1)
         if span.length != expected:
@@ -155,16 +144,33 @@ def _check_reach(offset: int, reach: int, numel: int) -> None:
         )
 
 
-@lru_cache(maxsize=4096)
-def _geometry(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, bool]:
-    """Elements of a view, how far it reaches, and whether it is one run; remembered, since layers repeat their shapes.
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What dtype, shape and strides say: the header, how many elements the view reaches over, whether it is one run."""
 
-    Raises CorruptFileError on numbers that no view can have.
+    info: TensorInfo
+    reach: int
+    contiguous: bool
+
+
+@lru_cache(maxsize=4096)
+def _view(dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> _View:
+    """Remembered, since layers repeat their shapes. Raises CorruptFileError on numbers that no view can have, and
+    UnsupportedError for a packed type without dimensions.
     """
     if len(shape) != len(strides) or len(shape) > MAX_RANK:
         raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=COPY_AGAIN)
     if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides)):
         raise CorruptFileError("a size or a stride is out of range", hint=COPY_AGAIN)
-    if prod(shape) > MAX_DIM:
+    numel = prod(shape)
+    if numel > MAX_DIM:
         raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=COPY_AGAIN)
-    return prod(shape), extent(shape, strides), is_contiguous(shape, strides)
+    nbytes = numel * max(1, dtype.bits // 8)
+    if nbytes > MAX_DIM:
+        raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=COPY_AGAIN)
+    logical = shape
+    if dtype in PACKED:
+        if not shape:
+            raise UnsupportedError(f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]")
+        logical = (*shape[:-1], shape[-1] * PACKED[dtype])
+    return _View(TensorInfo(dtype, logical, nbytes), extent(shape, strides), is_contiguous(shape, strides))

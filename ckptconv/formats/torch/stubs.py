@@ -83,9 +83,9 @@ def _storage(value: Value) -> StorageStub:
 
 def rebuild_tensor(
     storage: Value, offset: int, size: Value, stride: Value, requires_grad: bool = False, hooks: Value = None,
-    metadata: Value = None, dtype: DType | None = None,
+    metadata: Value = None, *, dtype: DType | None = None,
 ) -> TensorStub:  # fmt: skip
-    """``torch._utils._rebuild_tensor`` and ``_v2``. Raises TypeError on arguments of other types."""
+    """``torch._utils._rebuild_tensor`` and ``_v2``; `dtype` is ``_v3``'s. Raises TypeError on other arguments."""
     stub = _storage(storage)
     element = dtype or stub.dtype
     if element is None or type(offset) is not int:
@@ -108,7 +108,7 @@ def rebuild_tensor_v3(
     element = dtypes.DTYPE_BY_NAME.get(dtype.name)
     if element is None:
         return RefusedTensor(f"element type torch.{dtype.name}")
-    return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata, element)
+    return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata, dtype=element)
 
 
 def rebuild_parameter(

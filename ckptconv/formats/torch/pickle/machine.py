@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.containers import Containers
+from ckptconv.formats.torch.pickle.tensors import tensor_at
 from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
 from ckptconv.io.limits import MAX_NAME
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.core.metadata import How
+    from ckptconv.formats.torch.pickle.tensors import Said
 
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
 _BASES = frozenset(
@@ -77,6 +79,10 @@ class Machine(Containers):
                 stack.append(data[pos])
                 pos += 1
             elif opcode == 0x28:  # MARK
+                if data[pos] == 0x28 and (said := tensor_at(data, pos)) is not None:
+                    pos = self._pos = said[0]
+                    self._tensor(said)
+                    continue
                 self._marks.append(stack)
                 stack = self._stack = []
             elif opcode == 0x2E:  # STOP
@@ -86,6 +92,18 @@ class Machine(Containers):
                 self._pos = pos
                 handlers[opcode]()
                 stack, pos = self._stack, self._pos
+
+    def _tensor(self, said: Said) -> None:
+        """Do all that the opcodes do that `said` stands for, in their order."""
+        _, (tag, cls, device, hooks_class), key, numel, offset, size, stride, requires_grad, puts = said
+        memo, stack = self._memo, self._stack
+        identifier = (memo[tag], memo[cls], key, memo[device], numel)
+        storage = self._make.persistent(identifier)
+        hooks = self._call(memo[hooks_class], ())
+        args = (storage, offset, size, stride, requires_grad, hooks)
+        stack[-1] = made = self._call(stack[-1], args)
+        for index, value in zip(puts, (key, identifier, size, stride, hooks, args, made), strict=True):
+            memo[index] = value
 
     def _unknown(self) -> NoReturn:
         opcode = self._data[self._pos - 1]
@@ -133,7 +151,11 @@ class Machine(Containers):
         if type(function) is not Global:
             # calling something that was itself computed: getattr(x, "system")(…)
             return self._thing(_described(function), "called", args)
-        constructor = self._constructor(function)
+        try:
+            constructor = self._constructors[id(function)]  # hashing the name a hundred thousand times is felt
+        except KeyError:
+            self.globals[function] = True
+            constructor = self._constructors[id(function)] = self._make.constructor(function)
         if args and function.module != "torch._utils":  # tensors copy nothing, and there may be a million of them
             self._charge(sum(len(arg) for arg in args if isinstance(arg, _SIZED)))
             for arg in args:
@@ -156,14 +178,6 @@ class Machine(Containers):
         thing = Thing(name, how, args, kwargs or {})
         self.things.append(thing)
         return thing
-
-    def _constructor(self, function: Global) -> Callable[..., Value] | None:
-        """Remembered by identity, since hashing the name a hundred thousand times is felt."""
-        try:
-            return self._constructors[id(function)]
-        except KeyError:
-            self.globals[function] = True
-            return self._constructors.setdefault(id(function), self._make.constructor(function))
 
     def _op_NEWOBJ(self) -> None:
         args = self._stack.pop()
