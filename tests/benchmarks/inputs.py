@@ -34,8 +34,13 @@ def llama(size: int) -> dict[str, torch.Tensor]:
     return {name: noise(*shape) for name, shape in {**ends, **shapes}.items()}
 
 
+def trained_llama(size: int) -> dict[str, torch.Tensor]:
+    """The same with random numbers of a trained layer's scale, for what computes with them."""
+    return {name: (torch.randn(tensor.shape) * 0.02).bfloat16() for name, tensor in llama(size).items()}
+
+
 def wide_llama(size: int) -> dict[str, torch.Tensor]:
-    """The same of about `size` bytes of f32: random numbers of a trained layer's scale."""
+    """The same of about `size` bytes of f32."""
     return {name: torch.randn(tensor.shape) * 0.02 for name, tensor in llama(size // 2).items()}
 
 
@@ -100,6 +105,7 @@ def small(_: int) -> dict[str, object]:
 
 KINDS: dict[str, Callable[[int], object]] = {
     "llama": llama,
+    "trained-llama": trained_llama,
     "wide-llama": wide_llama,
     "many-tensors": many_tensors,
     "one-tensor": one_tensor,

@@ -139,8 +139,8 @@ def compares(size: str) -> list[Work]:
     return [
         Work(name="diff-equal", title=f"diff two equal {size} .safetensors, beside cmp of them", input="llama",
              second="twin", bars=Bars(ratio=1.0, peak=256), **common),  # type: ignore[arg-type]
-        Work(name="diff-changed-bf16", title=f"{other}, BF16", input="llama",
-             second="changed", good=(1,), bars=Bars(peak=256), **common),  # type: ignore[arg-type]
+        Work(name="diff-changed-bf16", title=f"{other}, BF16", input="trained-llama",
+             second="changed", good=(1,), bars=Bars(ratio=3.0, peak=256), **common),  # type: ignore[arg-type]
         Work(name="diff-changed-f32", title=f"{other}, F32", input="wide-llama",
              second="changed", good=(1,), bars=Bars(ratio=3.0, peak=256), **common),  # type: ignore[arg-type]
         Work(name="diff-many", title="diff two of 30,000 tensors, all of them renamed", command="diff",
