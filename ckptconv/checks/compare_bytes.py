@@ -12,6 +12,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptconv.io.checksum import CHUNK
+from ckptconv.io.source import SMALL
 from ckptconv.io.stream import GATHER_BLOCK
 
 if TYPE_CHECKING:
@@ -121,6 +122,9 @@ def find_unequal(pairs: Sequence[tuple[LazyTensor, LazyTensor]], pool: Pool) -> 
 def _is_equal(a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scratch) -> bool:
     if a.span is None or b.span is None:
         return all(left == right for left, right in _gathered(a, b, start, stop, scratch))
+    if stop - start <= SMALL:
+        one, other = (t.span.file.read_at(t.span.offset + start, stop - start) for t in (a, b))
+        return one.tobytes() == other.tobytes()
     left, right = memoryview(scratch.left), memoryview(scratch.right)
     for at in range(start, stop, CHUNK):
         count = min(CHUNK, stop - at)

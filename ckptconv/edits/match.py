@@ -50,7 +50,8 @@ def find_prefix(expected: Collection[str], found: Collection[str]) -> Prefix | N
     Both are names that have no partner yet. None unless it explains at least half of either side.
     """
     too_much = _stripped(found, set(expected))
-    too_little = _stripped(expected, set(found))
+    explained = max(map(len, too_much.values()), default=0)
+    too_little = _stripped(expected, set(found)) if explained < len(found) else {}
     best = max((*too_much.items(), *too_little.items()), key=lambda item: len(item[1]), default=None)
     if best is None or 2 * len(best[1]) < min(len(expected), len(found)):
         return None
