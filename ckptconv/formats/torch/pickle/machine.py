@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.containers import Containers
-from ckptconv.formats.torch.pickle.tensors import tensor_at
 from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
 from ckptconv.io.limits import MAX_NAME
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.core.metadata import How
-    from ckptconv.formats.torch.pickle.tensors import Said
 
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
 _BASES = frozenset(
@@ -79,10 +77,6 @@ class Machine(Containers):
                 stack.append(data[pos])
                 pos += 1
             elif opcode == 0x28:  # MARK
-                if data[pos] == 0x28 and (said := tensor_at(data, pos)) is not None:
-                    pos = self._pos = said[0]
-                    self._tensor(said)
-                    continue
                 self._marks.append(stack)
                 stack = self._stack = []
             elif opcode == 0x2E:  # STOP
@@ -92,18 +86,6 @@ class Machine(Containers):
                 self._pos = pos
                 handlers[opcode]()
                 stack, pos = self._stack, self._pos
-
-    def _tensor(self, said: Said) -> None:
-        """Do all that the opcodes do that `said` stands for, in their order."""
-        _, (tag, cls, device, hooks_class), key, numel, offset, size, stride, requires_grad, puts = said
-        memo, stack = self._memo, self._stack
-        identifier = (memo[tag], memo[cls], key, memo[device], numel)
-        storage = self._make.persistent(identifier)
-        hooks = self._call(memo[hooks_class], ())
-        args = (storage, offset, size, stride, requires_grad, hooks)
-        stack[-1] = made = self._call(stack[-1], args)
-        for index, value in zip(puts, (key, identifier, size, stride, hooks, args, made), strict=True):
-            memo[index] = value
 
     def _unknown(self) -> NoReturn:
         opcode = self._data[self._pos - 1]
