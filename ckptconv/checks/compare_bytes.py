@@ -123,7 +123,7 @@ def _is_equal(a: LazyTensor, b: LazyTensor, start: int, stop: int, scratch: Scra
     if a.span is None or b.span is None:
         return all(left == right for left, right in _gathered(a, b, start, stop, scratch))
     if stop - start <= SMALL:
-        one, other = (t.span.file.read_at(t.span.offset + start, stop - start) for t in (a, b))
+        one, other = (span.file.read_at(span.offset + start, stop - start) for span in (a.span, b.span))
         return one.tobytes() == other.tobytes()
     left, right = memoryview(scratch.left), memoryview(scratch.right)
     for at in range(start, stop, CHUNK):
