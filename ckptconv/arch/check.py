@@ -145,12 +145,14 @@ def _groups(table: Table, recorded: Mapping[str, str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     declared = ((name, entry.tied_to) for name, entry in table.tensors.items() if entry.tied_to is not None)
     for name, other in (*declared, *recorded.items()):
-        one, two = groups.get(name, [name]), groups.get(other, [other])
+        one, two = (groups.setdefault(member, [member]) for member in (name, other))
         if one is two:
             continue
-        merged = [*one, *two]
-        for member in merged:
-            groups[member] = merged
+        larger, smaller = (one, two) if len(one) >= len(two) else (two, one)  # a name moves a few times at most
+        for member in smaller:
+            groups[member] = larger
+        end = len(larger) if larger is one else 0
+        larger[end:end] = smaller
     return groups
 
 

@@ -110,16 +110,18 @@ def _edit_finding(edit: Edit) -> Finding:
 
 
 def _one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:
-    partners = {name: other for group in a.ties for name in group for other in group if other != name}
+    ours, theirs = ({name: group for group in side.ties for name in group} for side in (a, b))
     for name in explained.removed:
         shape = _header(a, name)
-        note = f"; it shared the tensor of {partners[name]}" if name in partners else ""
+        other = next((other for other in ours.get(name, ()) if other != name), None)
+        note = f"; it shared the tensor of {other}" if other is not None else ""
         found.findings.append(Finding("removed", "error", name, f"{name}: removed, {shape}{note}", shape, None))
     shared = set(explained.names.values())
+    keepers = {id(group): next((name for name in group if name in shared), None) for group in b.ties}
     steps = []
     for name in explained.added:
         shape = _header(b, name)
-        keeper = next((other for group in b.ties if name in group for other in group if other in shared), None)
+        keeper = keepers[id(theirs[name])] if name in theirs else None
         if keeper is None:
             found.findings.append(Finding("added", "error", name, f"{name}: added, {shape}", None, shape))
             continue
