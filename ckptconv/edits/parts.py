@@ -6,7 +6,7 @@ A fused tensor may also be interleaved: made of blocks (heads, or groups of them
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from math import gcd
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from ckptconv.edits.through import cut
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content, Print
@@ -85,6 +85,35 @@ def _taken(found: Parts | None, left: dict[str, LazyTensor]) -> Iterator[Parts]:
         yield found
 
 
+class _Alike:
+    """Names of tensors of one content, of which there may be as many as there are tensors."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._left: dict[object, OrderedDict[str, None]] = {}
+
+    def first(self, kin: object, left: Container[str], chosen: Container[str], *, others: bool) -> str | None:
+        """The first name that is `kin`, with `others` else the first of all; those not in `left` are gone for good."""
+        if not self._left:
+            self._left[None] = OrderedDict.fromkeys(self.names)
+            for name in self.names:
+                self._left.setdefault(_kin(name), OrderedDict())[name] = None
+        for key in (kin, None) if others else (kin,):
+            names = self._left.get(key, OrderedDict())
+            gone, found = [], None
+            for name in names:
+                if name not in left:
+                    gone.append(name)
+                elif name not in chosen:
+                    found = name
+                    break
+            for name in gone:
+                del names[name]
+            if found is not None:
+                return found
+        return None
+
+
 class _ByContent:
     """Parts by what they must have in common with a whole, their size, and their contents."""
 
@@ -93,12 +122,12 @@ class _ByContent:
         self._content = content
         self._blocks: list[int] = []  # what was found so far, the last first
         self._failures = 0
-        self._index: dict[object, dict[int, dict[Print, list[str]]]] = defaultdict(
-            lambda: defaultdict(lambda: defaultdict(list))
+        self._index: dict[object, dict[int, dict[Print, _Alike]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(_Alike))
         )
         for name, tensor in left.items():
             for axis in range(min(2, len(tensor.info.shape))):
-                self._index[_frame(tensor, axis, content)][tensor.info.shape[axis]][content(tensor)].append(name)
+                self._index[_frame(tensor, axis, content)][tensor.info.shape[axis]][content(tensor)].names.append(name)
 
     def parts_of(self, name: str, whole: LazyTensor) -> Parts | None:
         for axis in range(min(2, len(whole.info.shape))):
@@ -114,7 +143,7 @@ class _ByContent:
         return None
 
     def _likely_blocks(
-        self, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, list[str]]]
+        self, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, _Alike]]
     ) -> Iterator[int]:
         """Numbers of blocks that an interleaved tensor may have: its first dimension and its parts' are multiples."""
         rows = whole.info.shape[axis]
@@ -128,7 +157,7 @@ class _ByContent:
             self._failures += 1  # not reached where one of them was right
 
     def _cut(
-        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, list[str]]], blocks: int
+        self, name: str, whole: LazyTensor, axis: int, sizes: Mapping[int, Mapping[Print, _Alike]], blocks: int
     ) -> tuple[str, ...] | None:
         chosen: list[str] = []
         at = 0
@@ -141,21 +170,19 @@ class _ByContent:
         return tuple(chosen) if len(chosen) > 1 and at == whole.info.shape[axis] else None
 
     def _next(
-        self, name: str, whole: LazyTensor, axis: int, at: int, sizes: Mapping[int, Mapping[Print, list[str]]],
+        self, name: str, whole: LazyTensor, axis: int, at: int, sizes: Mapping[int, Mapping[Print, _Alike]],
         chosen: list[str], blocks: int,
     ) -> str | None:  # fmt: skip
+        rows = whole.info.shape[axis]
         for size in sorted(sizes, reverse=True):
-            fits = 0 < size <= whole.info.shape[axis] - at and size % blocks == 0
+            fits = 0 < size <= rows - at and size < rows and size % blocks == 0
             view = part_of(whole, axis, at, at + size, blocks) if fits else None
-            if view is None:
+            alike = sizes[size].get(self._content(view)) if view is not None else None
+            if view is None or alike is None:
                 continue
-            options = [
-                one
-                for one in sizes[size].get(self._content(view), ())
-                if one in self._left and one not in chosen and (self._content.is_telling(view) or _kin(one, name))
-            ]
-            if options:
-                return max(options, key=lambda one: _kin(one, name))
+            found = alike.first(_kin(name), self._left, chosen, others=self._content.is_telling(view))
+            if found is not None:
+                return found
         return None
 
 
@@ -171,9 +198,9 @@ def _frame(tensor: LazyTensor, axis: int, content: Content | None) -> object:
     return kind, axis, shape[:axis], shape[axis + 1 :]
 
 
-def _kin(part: str, whole: str) -> bool:
-    """Whether two names have the same numbers and end alike."""
-    return _DIGITS.findall(part) == _DIGITS.findall(whole) and part.rpartition(".")[2] == whole.rpartition(".")[2]
+def _kin(name: str) -> tuple[object, str]:
+    """Equal for names that have the same numbers and end alike."""
+    return tuple(_DIGITS.findall(name)), name.rpartition(".")[2]
 
 
 def _family(name: str) -> tuple[str, str]:
