@@ -171,8 +171,8 @@ def _values(
 ) -> None:  # fmt: skip
     """Compare bytes, look for the same numbers in other places, then take figures of what differs."""
     pool = Pool(sum(group[0].a.info.nbytes for group in groups), progress)
-    same = [group for group in groups if group[0].a.info.dtype is group[0].b.info.dtype]
-    cast = [group for group in groups if group[0].a.info.dtype is not group[0].b.info.dtype]
+    same = [group for group in groups if group[0].a.info.dtype == group[0].b.info.dtype]
+    cast = [group for group in groups if group[0].a.info.dtype != group[0].b.info.dtype]
     unequal = find_unequal([(group[0].a, group[0].b) for group in same], pool)
     changed, moved = find_rearranged(
         [*(same[i] for i in sorted(unequal)), *cast],

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CKPTCONV = [sys.executable, "-m", "ckptconv"]
-USUAL_SCRIPT = Path(__file__).with_name("usual_script.py")
+USUAL_SCRIPT, USUAL_DIFF = (Path(__file__).with_name(f"usual_{name}.py") for name in ("script", "diff"))
 ARROWS = {".pth": ".pth → .safetensors", ".safetensors": ".safetensors → .pth"}
 OTHER = {".pth": ".safetensors", ".safetensors": ".pth"}
 HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "rich"}  # none of them belongs into `--help`
@@ -28,6 +28,7 @@ PEERS: dict[str, Callable[[Path, Path], list[str]]] = {
         str(target),
     ],
     "cmp": lambda source, other: ["cmp", str(source), str(other)],
+    "usual diff script": lambda source, other: [sys.executable, str(USUAL_DIFF), str(source), str(other)],
     "usual script": lambda source, target: [sys.executable, str(USUAL_SCRIPT), str(source), str(target)],
 }
 
@@ -143,8 +144,9 @@ def compares(size: str) -> list[Work]:
              second="changed", good=(1,), bars=Bars(ratio=3.0, peak=256), **common),  # type: ignore[arg-type]
         Work(name="diff-changed-f32", title=f"{other}, F32", input="wide-llama",
              second="changed", good=(1,), bars=Bars(ratio=3.0, peak=256), **common),  # type: ignore[arg-type]
-        Work(name="diff-many", title="diff two of 30,000 tensors, all of them renamed", command="diff",
-             input="many-tensors", second="renamed", good=(1,), bars=Bars(seconds=3.0)),
+        Work(name="diff-many", title="diff two of 30,000 tensors, all of them renamed, beside the usual script for it",
+             command="diff", input="many-tensors", second="renamed", good=(1,), peer="usual diff script",
+             bars=Bars(seconds=3.0)),
     ]  # fmt: skip
 
 

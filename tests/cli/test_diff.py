@@ -73,9 +73,11 @@ def test_one_network_has_one_digest_in_every_container(run: Run, tmp_path: Path)
     others = [save(tmp_path / "channels-last.pth", described(strided)), tmp_path / "b.safetensors", tmp_path / "c.onnx"]
     for other in others[1:]:
         assert run("convert", others[0], other, "--arch", "lenet").exit_code == 0
+    others.append(tmp_path / "legacy.pth")
+    torch.save(described(lenet()), others[-1], _use_new_zipfile_serialization=False)
     digests = {ckptconv.inspect(path, digest=True).digest for path in (a, *others)}
     assert len(digests) == 1
-    assert [run("diff", a, other).exit_code for other in others] == [0, 0, 0]
+    assert [run("diff", a, other).exit_code for other in others] == [0, 0, 0, 0]
     state = lenet()
     state["fc2.bias"].view(torch.int32)[7] ^= 1
     b = save(tmp_path / "one-bit.pth", described(state))
