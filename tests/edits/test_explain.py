@@ -194,10 +194,26 @@ def test_permuted_and_reshaped_tensors_are_told_by_content(tmp_path: Path) -> No
     assert {finding.code for finding in found.findings} == {"transposed", "reshaped"}
 
 
-def test_a_square_matrix_that_was_transposed_is_not_called_changed(tmp_path: Path) -> None:
-    square = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
-    found = differ(tmp_path, {"w": square}, {"w": square.T.contiguous()})
-    assert [finding.code for finding in found.findings] == ["transposed"]
+@pytest.mark.parametrize("change", ["nothing", "one number", "the type", "the name"])
+def test_a_square_matrix_that_was_transposed_is_compared_as_that(tmp_path: Path, change: str) -> None:
+    """No header tells of it: it is asked where the bits differ."""
+    a = {"proj.weight": torch.randn(64, 64), "proj.bias": torch.randn(64)}
+    turned = a["proj.weight"].t().contiguous()
+    name, codes, differing = "proj.weight", {"transposed"}, []
+    if change == "one number":
+        turned[3, 5] += 1
+        codes, differing = codes | {"value-changed"}, [1]
+    elif change == "the type":
+        turned, codes, differing = turned.bfloat16(), codes | {"dtype-changed"}, [4096]
+    elif change == "the name":
+        name, codes = "linear.kernel", codes | {"renamed"}
+    found = differ(tmp_path, a, {name: turned, "proj.bias": a["proj.bias"]})
+    assert {finding.code for finding in found.findings} == codes
+    assert all(values.cast for values in found.values.values()) or change != "the type"
+    counts = [values.differing for values in found.values.values()]
+    assert len(counts) == len(differing)
+    assert all(count <= most for count, most in zip(counts, differing, strict=True))
+    assert [edit.details for edit in found.edits if edit.kind == "transpose"] == [{"axes": [1, 0]}]
 
 
 def test_what_has_no_partner_is_removed_and_added(tmp_path: Path) -> None:
