@@ -88,6 +88,7 @@ class FloatFigures:
         self.top = self.code.type(1 << (dtype.bits - 1))
         self.is_narrow = not (exact or histogram or dtype is DType.F64)
         self.wide = [np.empty(BLOCK, np.float32 if self.is_narrow else np.float64) for _ in range(4)]
+        self.upper = np.empty(BLOCK, np.float32)
         self.codes = [np.empty(BLOCK, self.code) for _ in range(3)]
         self.flags = np.empty(BLOCK, bool)
 
@@ -129,10 +130,8 @@ class FloatFigures:
 
     def _numbers(self, codes: Array, buffer: Array) -> Array:
         """The values of these bits, exactly, in the type that is computed with."""
-        import numpy as np
-
         if self.dtype is DType.BF16:
-            return self._filled(buffer, _from_bf16(codes, buffer if self.is_narrow else np.empty(BLOCK, np.float32)))
+            return self._filled(buffer, _from_bf16(codes, buffer if self.is_narrow else self.upper))
         if self.dtype is DType.F16 and self.is_narrow and self._magnitude(codes) < 0x7C00:
             return _from_f16(codes, buffer)
         return self._filled(buffer, codes.view(f"<f{codes.itemsize}"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FEW, MANY = 1000, 5000
 
-SHAPES = {"renamed": (4, 4), "joined": (4, 8), "cut": (4, 2)}
+COLUMNS = {"renamed": (4, 4), "joined": (4, 8), "cut": (4, 2)}
 
 
 def saved(path: Path, count: int, columns: int, *, telling: bool, dice: random.Random) -> Path:
@@ -27,13 +27,13 @@ def saved(path: Path, count: int, columns: int, *, telling: bool, dice: random.R
 
 
 @pytest.mark.parametrize("telling", [False, True], ids=["zeros", "values"])
-@pytest.mark.parametrize("case", SHAPES)
+@pytest.mark.parametrize("case", COLUMNS)
 def test_time_grows_with_their_number(tmp_path: Path, case: str, telling: bool) -> None:
     dice, seconds = random.Random(1), {}
     for count in (FEW, MANY):
         a, b = (
             saved(tmp_path / f"{side}{count}.pth", count, columns, telling=telling, dice=dice)
-            for side, columns in zip("ab", SHAPES[case], strict=True)
+            for side, columns in zip("ab", COLUMNS[case], strict=True)
         )
         start = time.process_time()
         assert not ckptconv.diff(a, b).equal

@@ -1,0 +1,60 @@
+"""Where the entries of a zip archive lie, with the standard library as the judge."""
+
+from __future__ import annotations
+
+import random
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ckptconv.io.source import Source
+from ckptconv.io.zip import LOCAL, ZipArchive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COUNT = 2000
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small entries, an empty and a large one among them."""
+    made = tmp_path_factory.mktemp("zip") / "a.zip"
+    sizes = [1 << 20 if i % 500 == 7 else i % 97 for i in range(COUNT)]
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_STORED) as archive:
+        for i, size in enumerate(sizes):
+            archive.writestr(f"data/{i}", bytes([i % 251]) * size)
+    return made
+
+
+def expected(path: Path) -> dict[str, tuple[int, int]]:
+    """Offset and length of every entry's contents."""
+    with zipfile.ZipFile(path) as archive:
+        return {one.filename: (one.header_offset + LOCAL.size + len(one.filename), one.file_size)
+                for one in archive.infolist()}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["as they lie", "backwards", "by name", "at random", "from both ends"])
+def test_entries_are_found_in_any_order(path: Path, order: str) -> None:
+    """Local headers are read ahead: many at a time where they are asked for in their order, and never the contents of
+    all where they are not.
+    """
+    wanted = expected(path)
+    names = list(wanted)
+    if order == "backwards":
+        names.reverse()
+    elif order == "by name":
+        names.sort()
+    elif order == "at random":
+        random.Random(1).shuffle(names)
+    elif order == "from both ends":
+        names = [name for pair in zip(names, reversed(names), strict=True) for name in pair]
+    with Source(path) as source:
+        archive = ZipArchive(source)
+        before = source.bytes_read
+        for name in names:
+            span = archive.span(name)
+            assert (span.offset, span.length) == wanted[name]
+        if order == "as they lie":
+            assert source.bytes_read - before < 1 << 20  # of the 4 MiB that the large entries are
