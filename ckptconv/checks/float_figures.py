@@ -74,6 +74,12 @@ def _from_f16(codes: Array, buffer: Array) -> Array:
     return values
 
 
+def _farthest(changes: Array) -> int:
+    """Where the largest lies, of either sign; the first NaN where there are any."""
+    low, high = int(changes.argmin()), int(changes.argmax())
+    return high if changes[high] >= -changes[low] else low
+
+
 class FloatFigures:
     """Computes blocks of one element type, with a histogram where that is wanted; belongs to one thread.
 
@@ -87,7 +93,7 @@ class FloatFigures:
         self.code, self.signed = (np.dtype(f"<{kind}{dtype.bits // 8}") for kind in "ui")
         self.top = self.code.type(1 << (dtype.bits - 1))
         self.is_narrow = not (exact or histogram or dtype is DType.F64)
-        self.wide = [np.empty(BLOCK, np.float32 if self.is_narrow else np.float64) for _ in range(4)]
+        self.wide = [np.empty(BLOCK, np.float32 if self.is_narrow else np.float64) for _ in range(3)]
         self.upper = np.empty(BLOCK, np.float32)
         self.codes = [np.empty(BLOCK, self.code) for _ in range(3)]
         self.flags = np.empty(BLOCK, bool)
@@ -115,13 +121,11 @@ class FloatFigures:
                 return None
             alike = self.is_narrow and found.aa < 4 * found.bb < 16 * found.aa
             found.ab = (found.aa + found.bb - found.dd) / 2 if alike else _dot(x, y)
-            np.abs(d, out=d)
-            self._count(found, one, other, d)
-            if found.differing:
+            self._bits(found, one, other)
+            if found.first is not None:
                 found.outside = found.differing
                 found.first_values = float(x[found.first]), float(y[found.first])
                 self._largest(found, x, y, d)
-                found.max_ulp = self._ulp(one, other, count)
         return found
 
     def _carries(self, squares: float, x: Array) -> bool:
@@ -150,54 +154,69 @@ class FloatFigures:
 
         return int(np.bitwise_and(codes, self.top - 1, out=self.codes[0][: len(codes)]).max())
 
-    def _count(self, found: Figures, one: Array, other: Array, distance: Array) -> None:
-        """How many differ, the first of them, and how many are equal as numbers."""
+    def _largest(self, found: Figures, x: Array, y: Array, change: Array) -> None:
+        """The largest changes, and all of them by their size; `change` is lost."""
         import numpy as np
 
-        if distance.min() > 0:
-            found.differing, found.first = len(one), 0
-            return
-        differ = np.not_equal(one, other, out=self.flags[: len(one)])
-        found.differing = int(np.count_nonzero(differ))
-        if found.differing:
-            found.first = int(differ.argmax())
-            equal = int(np.count_nonzero(np.equal(distance, 0.0, out=differ)))
-            found.signs = equal - (len(one) - found.differing)
-
-    def _largest(self, found: Figures, x: Array, y: Array, distance: Array) -> None:
-        """The largest changes, and all of them by their size; `distance` is lost."""
-        import numpy as np
-
-        at = int(distance.argmax())
+        at = _farthest(change)
         found.max_abs = abs(float(y[at]) - float(x[at]))
         if not found.max_abs:
             return
-        relative = np.divide(distance, np.abs(x, out=self.wide[3][: len(x)]), out=distance)
-        at = int(relative.argmax())
+        relative = np.divide(change, x, out=change)
+        at = _farthest(relative)
         if isnan(relative[at]):  # 0 / 0
             np.copyto(relative, 0.0, where=np.isnan(relative, out=self.flags[: len(x)]))
-            at = int(relative.argmax())
+            at = _farthest(relative)
         size = abs(float(x[at]))
         found.max_rel = abs(float(y[at]) - float(x[at])) / size if size else inf
         if self.histogram:
-            found.bins = count_bins(relative)
+            found.bins = count_bins(np.abs(relative, out=relative))
 
-    def _ulp(self, one: Array, other: Array, count: int) -> int:
-        """The most representable values between two.
+    def _bits(self, found: Figures, one: Array, other: Array) -> None:
+        """What the bits say: how many differ, the first of them, and the most representable values between two.
 
-        By codes that count up with the values, of which -0.0 and 0.0 have two: from one sign to the other, less one.
+        Those of one sign count up with the size, so their difference is the distance; those of two lie as far apart
+        as both sizes together.
         """
         import numpy as np
 
-        a, b, gap = (buffer[:count] for buffer in self.codes)
-        for codes, out in ((one, a), (other, b)):
-            np.right_shift(codes.view(self.signed), 8 * codes.itemsize - 1, out=out.view(self.signed))
-            np.bitwise_or(out, self.top, out=out)  # all ones for a negative one, else the sign alone
-            np.bitwise_xor(out, codes, out=out)
-        np.subtract(np.maximum(a, b, out=gap), np.minimum(a, b, out=b), out=gap)
-        at = int(gap.argmax())
-        most = int(gap[at])
-        if one[at] ^ other[at] >= self.top:
-            ties = np.flatnonzero(np.equal(gap, most, out=self.flags[:count]))
-            most -= bool(((one[ties] ^ other[ties]) >= self.top).all())
-        return most
+        count = len(one)
+        apart, gap = (buffer[:count] for buffer in self.codes[:2])
+        np.bitwise_xor(one, other, out=apart)
+        found.differing, found.first = count, 0
+        if not apart.min():
+            differ = np.not_equal(apart, 0, out=self.flags[:count])
+            found.differing = int(np.count_nonzero(differ))
+            found.first = int(differ.argmax()) if found.differing else None
+        if not found.differing:
+            return
+        np.subtract(one, other, out=gap)
+        across = 0
+        if apart.view(self.signed).min() < 0:
+            crossing = np.less(apart.view(self.signed), 0, out=self.flags[:count])
+            many = int(np.count_nonzero(crossing))
+            few = many < count >> 6
+            sizes = self._few_crossing(one, other, crossing) if few else self._crossing(one, other)
+            found.signs, across = many - int(np.count_nonzero(sizes)), int(sizes.max())
+        signed = gap.view(self.signed)
+        found.max_ulp = max(int(signed.max()), -int(signed.min()), across)
+
+    def _few_crossing(self, one: Array, other: Array, crossing: Array) -> Array:
+        """The distances of pairs of two signs, which are taken out of the others'."""
+        import numpy as np
+
+        at = np.flatnonzero(crossing)
+        self.codes[1][at] = 0
+        sizes: Array = (one[at] & (self.top - 1)) + (other[at] & (self.top - 1))
+        return sizes
+
+    def _crossing(self, one: Array, other: Array) -> Array:
+        """The same for many of them, with zeros between; what differs where is lost."""
+        import numpy as np
+
+        mask, gap, sizes = (buffer[: len(one)] for buffer in self.codes)
+        np.right_shift(mask.view(self.signed), 8 * mask.itemsize - 1, out=mask.view(self.signed))  # ones, or zeros
+        np.bitwise_xor(np.add(one, other, out=sizes), self.top, out=sizes)  # one of the two has the sign's bit
+        np.bitwise_and(sizes, mask, out=sizes)
+        np.bitwise_and(gap, np.invert(mask, out=mask), out=gap)
+        return sizes
