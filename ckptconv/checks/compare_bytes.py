@@ -33,10 +33,12 @@ Job = TypeVar("Job")
 class Scratch:
     """A worker's buffers, `wide` ones where values are computed with.
 
+    number:    the worker's, from 0 on.
     gathering: lets one worker at a time gather a strided tensor, which takes more memory.
     kept:      what a worker has made for one element type, and uses again.
     """
 
+    number: int
     gathering: Lock
     left: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
@@ -61,18 +63,20 @@ class Pool:
                 self.done = min(self.total, self.done + count)
                 self.progress(self.done, self.total)
 
-    def run(self, jobs: Sequence[Job], work: Callable[[Job, Scratch], None], nbytes: int) -> None:
-        """Do `work` for every job; `nbytes` is how much there is to do in all. Raises what a job raises."""
-        workers = min(MOST_WORKERS, os.cpu_count() or 1, len(jobs), max(1, nbytes >> 22))
+    def run(
+        self, jobs: Sequence[Job], work: Callable[[Job, Scratch], None], nbytes: int, most: int = MOST_WORKERS
+    ) -> None:
+        """Do `work` for every job, of `nbytes` bytes together, with `most` workers. Raises what a job raises."""
+        workers = min(most, os.cpu_count() or 1, len(jobs), max(1, nbytes >> 22))
         queue = iter(jobs)
         if workers <= 1:
-            scratch = Scratch(self.gathering)
+            scratch = Scratch(0, self.gathering)
             for job in queue:
                 work(job, scratch)
             return
         stop = Event()
         with ThreadPoolExecutor(workers) as pool:
-            tasks = [pool.submit(self._work, queue, work, stop) for _ in range(workers)]
+            tasks = [pool.submit(self._work, i, queue, work, stop) for i in range(workers)]
             try:
                 for task in tasks:
                     task.result()
@@ -80,8 +84,8 @@ class Pool:
                 stop.set()
                 raise
 
-    def _work(self, queue: Iterator[Job], work: Callable[[Job, Scratch], None], stop: Event) -> None:
-        scratch = Scratch(self.gathering)
+    def _work(self, number: int, queue: Iterator[Job], work: Callable[[Job, Scratch], None], stop: Event) -> None:
+        scratch = Scratch(number, self.gathering)
         try:
             while not stop.is_set():
                 with self.lock:

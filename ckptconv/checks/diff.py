@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.compare_bytes import Pool, find_unequal
 from ckptconv.checks.compare_metadata import compare_metadata
-from ckptconv.checks.compare_values import Pair, compare_values
+from ckptconv.checks.compare_values import compare_values
 from ckptconv.checks.composites import compare_composites
 from ckptconv.checks.rearranged import find_rearranged
+from ckptconv.checks.stretch import Pair
 from ckptconv.checks.ties import compare_ties
 from ckptconv.checks.wording import shape_text, value_finding
 from ckptconv.core.edit import Edit, Step

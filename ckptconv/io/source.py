@@ -30,6 +30,7 @@ class Source:
 
     path:       as it was given.
     size:       bytes, when it was opened.
+    identity:   tells it from another file of that path, and from itself once it was written to.
     bytes_read: what has been read so far, for tests.
     parsed:     what a format has made of the file's directory while detecting it, for its reader.
     """
@@ -53,7 +54,7 @@ class Source:
             os.close(self._fd)
             raise _not_a_file(self.path, _kind(status.st_mode))
         self.size = status.st_size
-        self._identity = _identity(status)
+        self.identity = _identity(status)
         self._closed = False
         self._lock = Lock()
         self.bytes_read = 0
@@ -87,7 +88,7 @@ class Source:
             self._fd = os.open(self.path, _OPEN_FLAGS)
         except OSError as error:
             raise self._changed("went away") from error
-        if _identity(os.fstat(self._fd)) != self._identity:
+        if _identity(os.fstat(self._fd)) != self.identity:
             self.rest()
             raise self._changed("was replaced")
 
@@ -144,7 +145,7 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if the file was written to since it was opened."""
-        if _identity(os.fstat(self._fd)) != self._identity:
+        if _identity(os.fstat(self._fd)) != self.identity:
             raise self._changed("was written to")
 
     def _changed(self, how: str) -> SourceChangedError:

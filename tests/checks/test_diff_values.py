@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptconv.checks.compare_bytes import Pool, find_unequal
-from ckptconv.checks.compare_values import Pair, Values, compare_values
+from ckptconv.checks.compare_values import Values, compare_values
+from ckptconv.checks.stretch import Pair
 from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
 from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DTYPES, DType
@@ -238,12 +239,11 @@ def test_torchs_rounding_to_bfloat16_is_a_cast() -> None:
 
 
 def test_many_pieces_and_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptconv.checks import compare_bytes
-    from ckptconv.checks import compare_values as module
+    from ckptconv.checks import compare_bytes, compare_values, stretch
 
-    monkeypatch.setattr(module, "PIECE", 1 << 12)
-    monkeypatch.setattr(module, "STEP", 24)
-    monkeypatch.setattr(module, "GATHER_BLOCK", 1 << 9)
+    monkeypatch.setattr(compare_values, "PIECE", 1 << 12)
+    monkeypatch.setattr(stretch, "STEP", 24)
+    monkeypatch.setattr(stretch, "GATHER_BLOCK", 1 << 9)
     monkeypatch.setattr(compare_bytes, "PIECE", 1 << 12)
     a = np.random.default_rng(0).normal(size=(3, 5000))
     b = a.copy()

@@ -1,0 +1,210 @@
+"""Processes that take figures for this one.
+
+Threads of one interpreter wait for each other after every call of numpy: two of them do 1.3 times the work of one,
+two processes 1.9 times. A helper opens the files for itself, is told stretches of two tensors, and answers with their
+figures: lines of JSON on its standard input and output. Whatever it can not do is done here; so errors come from here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from threading import Lock
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from ckptconv.checks.compare_bytes import MOST_WORKERS, Scratch
+from ckptconv.checks.figures import Figures
+from ckptconv.checks.stretch import Pair, stretch_figures
+from ckptconv.checks.tolerance import Tolerance
+from ckptconv.core.dtypes import PLAIN
+from ckptconv.core.spelling import dumps, from_json, to_json
+from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.errors import CkptconvError
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from ckptconv.core.spelling import Json
+
+SHARE = 1 << 27
+"""Bytes of one side from which on a worker is worth a process, whose start takes about 0.2 s."""
+
+MOST = 8
+"""Workers that are processes: each takes some 25 MiB, and so many compute faster than a disk reads."""
+
+MOST_FILES = 32
+"""Files that a helper holds open."""
+
+_START = "import sys, json; sys.path[:] = json.loads(sys.stdin.buffer.readline()); from {0} import serve; serve()"
+
+
+class Helpers:
+    """The processes that help with figures of `nbytes` a side; a context manager, at whose end they are gone.
+
+    most: workers to run, the first of which computes in this process.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        """Starts nothing yet."""
+        self.most = min(MOST, nbytes // SHARE)
+        self._helps = self.most > 1 and _is_python(sys.executable)
+        if not self._helps:
+            self.most = MOST_WORKERS
+        self._helpers: dict[int, _Helper] = {}
+        self._lock = Lock()
+
+    def __enter__(self) -> Helpers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for helper in self._helpers.values():
+            helper.close()
+
+    def figures(self, pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: bool) -> Figures:
+        """As `stretch_figures`, in this worker's process where it has one."""
+        found = None
+        if self._helps and scratch.number:
+            task = _task(pair, start, stop, histogram=histogram)
+            found = None if task is None else self._helper(scratch.number).ask(task)
+        return found or stretch_figures(pair, start, stop, scratch, histogram=histogram)
+
+    def _helper(self, number: int) -> _Helper:
+        with self._lock:
+            if number not in self._helpers:
+                self._helpers[number] = _Helper()
+            return self._helpers[number]
+
+
+class _Helper:
+    """One process, asked by one thread; once it has failed, it answers nothing any more."""
+
+    def __init__(self) -> None:
+        import subprocess
+
+        self._process: subprocess.Popen[bytes] | None = None
+        command = [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", _START.format(__name__)]
+        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with suppress(OSError):
+            self._process = subprocess.Popen(  # noqa: S603 (this very file)
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                env={**os.environ, **alone}, start_new_session=True,  # Ctrl-C is for this process, which ends that one
+            )  # fmt: skip
+            self._send(sys.path)
+
+    def ask(self, task: Json) -> Figures | None:
+        """What it found, None where it could not."""
+        if self._process is None or self._process.stdout is None:
+            return None
+        answer = b""
+        with suppress(OSError):
+            self._send(task)
+            answer = self._process.stdout.readline()
+        if not answer.endswith(b"\n"):
+            self.close()
+            return None
+        return _read(json.loads(answer))
+
+    def _send(self, document: Json) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(dumps(document).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not sent is not wanted
+                    pipe.close()
+        process.wait()
+
+
+def _is_python(program: str | None) -> bool:
+    """Whether that is an interpreter, not a program that contains one."""
+    return bool(program) and Path(str(program)).stem.lower().startswith(("python", "pypy"))
+
+
+def _task(pair: Pair, start: int, stop: int, *, histogram: bool) -> Json:
+    """The stretch as JSON; None where a side is no run of bytes in a file that can be opened again."""
+    sides = []
+    for tensor in (pair.a, pair.b):
+        span, dtype = tensor.span, tensor.info.dtype
+        if span is None or not isinstance(span.file, Source):
+            return None
+        path, identity = os.path.abspath(span.file.path), span.file.identity
+        sides.append([path, identity, span.offset + start * dtype.bits // 8, dtype.name])
+    bounds = pair.tolerance.rtol, pair.tolerance.atol, pair.tolerance.ulp
+    return {"sides": sides, "elements": stop - start, "tolerance": [to_json(one) for one in bounds], "bins": histogram}
+
+
+def serve() -> None:
+    """Answer every line of standard input, until it ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whoever prints must not answer
+    _serve(sys.stdin.buffer, answers)
+
+
+def _serve(tasks: IO[bytes], answers: IO[bytes]) -> None:
+    sources: dict[str, Source] = {}
+    scratch = Scratch(0, Lock())
+    for line in tasks:
+        try:
+            answer = _done(json.loads(line), sources, scratch)
+        except CkptconvError:
+            answer = None  # asked for again over there, where it is said
+        answers.write(dumps(answer).encode() + b"\n")
+        answers.flush()
+
+
+def _done(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:
+    count = task["elements"]
+    tensors = []
+    for path, identity, offset, name in task["sides"]:
+        source = _opened(path, tuple(identity), sources)
+        if source is None:
+            return None
+        info = TensorInfo.of(PLAIN[name], (count,))
+        span = ByteSpan(source, offset, info.nbytes)
+        tensors.append(LazyTensor(info, SpanReader(span), span))
+    rtol, atol, ulp = (cast("Any", from_json(one)) for one in task["tolerance"])
+    pair = Pair(tensors[0], tensors[1], Tolerance(rtol, atol, ulp))
+    return _written(stretch_figures(pair, 0, count, scratch, histogram=task["bins"]))
+
+
+def _opened(path: str, identity: tuple[int, ...], sources: dict[str, Source]) -> Source | None:
+    """The file as the other process knows it; None where another one lies there."""
+    if path not in sources or sources[path].identity != identity:
+        if path in sources or len(sources) >= MOST_FILES:
+            sources.pop(path if path in sources else next(iter(sources))).close()
+        sources[path] = Source(path)
+    return sources[path] if sources[path].identity == identity else None
+
+
+def _written(figures: Figures) -> Json:
+    document = {one.name: getattr(figures, one.name) for one in fields(figures)}
+    bins = document.pop("bins")
+    return {name: to_json(value) for name, value in document.items()} | {
+        "bins": None if bins is None else bins.tolist()
+    }
+
+
+def _read(document: Mapping[str, Json] | None) -> Figures | None:
+    if document is None:
+        return None
+    import numpy as np
+
+    bins = document["bins"]
+    values: dict[str, Any] = {name: from_json(value) for name, value in document.items() if name != "bins"}
+    return Figures(**values, bins=None if bins is None else np.array(bins))
