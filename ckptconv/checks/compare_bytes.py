@@ -35,7 +35,7 @@ class Scratch:
 
     number:    the worker's, from 0 on.
     gathering: lets one worker at a time gather a strided tensor, which takes more memory.
-    kept:      what a worker has made for one element type, and uses again.
+    kept:      what a worker has made for two element types, and uses again.
     """
 
     number: int
@@ -43,7 +43,7 @@ class Scratch:
     left: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     wide: tuple[bytearray, bytearray] | None = None
-    kept: dict[DType, Any] = field(default_factory=dict)
+    kept: dict[tuple[DType, DType], Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

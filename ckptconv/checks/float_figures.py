@@ -1,4 +1,5 @@
-"""The figures of two blocks of F64, F32, F16 or BF16, the usual case: the same numbers sooner, in no new memory.
+"""The figures of two blocks of F64, F32, F16 or BF16, or of one of these and its cast to another, the usual cases: the
+same numbers sooner, in hardly any new memory.
 
 `figures` makes an array of F64 for every step of the computation. Here a few buffers are filled again and again, and
 are F32 as far as that carries, which takes half the time. Sums come to seven digits then. So does the choice of the
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.histogram import count_bins
+from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DType
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 FAST = (DType.F64, DType.F32, DType.F16, DType.BF16)
+
+_HOLDS = {DType.F64: FAST, DType.F32: FAST[1:], DType.F16: (DType.F16,), DType.BF16: (DType.BF16,)}
+"""The types of which each has every number."""
 
 BLOCK = 1 << 17
 """Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower
@@ -74,34 +79,54 @@ def _from_f16(codes: Array, buffer: Array) -> Array:
     return values
 
 
+def _rounded_to_bf16(values: Array, buffer: Array) -> Array:
+    """The codes of finite F32 as BF16, to nearest, ties to even: in F32's bits half of the lower part's range is added,
+    less one where the upper part is even, and what carries rounds up.
+    """
+    import numpy as np
+
+    bits, made = values.view("<u4"), buffer.view("<u4")[: len(values)]
+    np.right_shift(bits, 16, out=made)
+    np.bitwise_and(made, 1, out=made)
+    np.add(made, 0x7FFF, out=made)
+    np.add(made, bits, out=made)
+    return made.view("<u2")[1::2]
+
+
 def _farthest(changes: Array) -> int:
     """Where the largest lies, of either sign; the first NaN where there are any."""
     low, high = int(changes.argmin()), int(changes.argmax())
     return high if changes[high] >= -changes[low] else low
 
 
+def _code(dtype: DType, kind: str = "u") -> np.dtype[Any]:
+    import numpy as np
+
+    return np.dtype(f"<{kind}{dtype.bits // 8}")
+
+
 class FloatFigures:
-    """Computes blocks of one element type, with a histogram where that is wanted; belongs to one thread.
+    """Computes blocks of two element types, with a histogram where that is wanted; belongs to one thread.
 
     In F64 with `exact`, or where elements or a histogram ask for it; else in F32.
     """
 
-    def __init__(self, dtype: DType, *, histogram: bool = False, exact: bool = False) -> None:
+    def __init__(self, a: DType, b: DType, *, histogram: bool = False, exact: bool = False) -> None:
         import numpy as np
 
-        self.dtype, self.histogram = dtype, histogram
-        self.code, self.signed = (np.dtype(f"<{kind}{dtype.bits // 8}") for kind in "ui")
-        self.top = self.code.type(1 << (dtype.bits - 1))
-        self.is_narrow = not (exact or histogram or dtype is DType.F64)
+        self.types, self.histogram = (a, b), histogram
+        self.signed = _code(a, "i")
+        self.top = _code(a).type(1 << (a.bits - 1))
+        self.is_narrow = not (exact or histogram or DType.F64 in self.types)
         self.wide = [np.empty(BLOCK, np.float32 if self.is_narrow else np.float64) for _ in range(3)]
         self.upper = np.empty(BLOCK, np.float32)
-        self.codes = [np.empty(BLOCK, self.code) for _ in range(3)]
+        self.codes = [np.empty(BLOCK, _code(a)) for _ in range(3)]
         self.flags = np.empty(BLOCK, bool)
 
     @cached_property
     def exact(self) -> FloatFigures:
         """The same in F64."""
-        return FloatFigures(self.dtype, exact=True)
+        return FloatFigures(*self.types, exact=True)
 
     def __call__(self, left: memoryview, right: memoryview, count: int) -> Figures | None:
         """The figures of at most `BLOCK` elements; None where a value or a sum is not finite, which takes more care."""
@@ -109,9 +134,11 @@ class FloatFigures:
 
         if self.is_narrow and count < FEW:
             return self.exact(left, right, count)
-        one, other = (np.frombuffer(data, self.code)[:count] for data in (left, right))
+        one, other = (
+            np.frombuffer(data, _code(dtype))[:count] for data, dtype in zip((left, right), self.types, strict=True)
+        )
         with np.errstate(all="ignore"):
-            x, y = self._numbers(one, self.wide[0]), self._numbers(other, self.wide[1])
+            x, y = self._numbers(one, self.types[0], self.wide[0]), self._numbers(other, self.types[1], self.wide[1])
             d = np.subtract(y, x, out=self.wide[2][:count])
             found = Figures(count, finite=count)
             found.dd, found.aa, found.bb = sums = [_dot(each, each) for each in (d, x, y)]
@@ -121,7 +148,10 @@ class FloatFigures:
                 return None
             alike = self.is_narrow and found.aa < 4 * found.bb < 16 * found.aa
             found.ab = (found.aa + found.bb - found.dd) / 2 if alike else _dot(x, y)
-            self._bits(found, one, other)
+            if self.types[0] is self.types[1]:
+                self._bits(found, one, other)
+            else:
+                self._casts(found, (one, x), (other, y), d)
             if found.first is not None:
                 found.outside = found.differing
                 found.first_values = float(x[found.first]), float(y[found.first])
@@ -132,11 +162,11 @@ class FloatFigures:
         """Whether F32 is wide enough for a sum of squares."""
         return isfinite(squares) and (squares >= TINY * len(x) or not x.any())
 
-    def _numbers(self, codes: Array, buffer: Array) -> Array:
+    def _numbers(self, codes: Array, dtype: DType, buffer: Array) -> Array:
         """The values of these bits, exactly, in the type that is computed with."""
-        if self.dtype is DType.BF16:
+        if dtype is DType.BF16:
             return self._filled(buffer, _from_bf16(codes, buffer if self.is_narrow else self.upper))
-        if self.dtype is DType.F16 and self.is_narrow and self._magnitude(codes) < 0x7C00:
+        if dtype is DType.F16 and self.is_narrow and self._largest_code(codes) < 0x7C00:
             return _from_f16(codes, buffer)
         return self._filled(buffer, codes.view(f"<f{codes.itemsize}"))
 
@@ -148,11 +178,11 @@ class FloatFigures:
         np.copyto(buffer[: len(values)], values)
         return buffer[: len(values)]
 
-    def _magnitude(self, codes: Array) -> int:
-        """The bits of the largest value but for its sign; infinity and NaN have the largest."""
+    def _largest_code(self, codes: Array) -> int:
+        """The bits of the largest F16 but for its sign; infinity and NaN have the largest."""
         import numpy as np
 
-        return int(np.bitwise_and(codes, self.top - 1, out=self.codes[0][: len(codes)]).max())
+        return int(np.bitwise_and(codes, 0x7FFF, out=self.codes[0].view("<u2")[: len(codes)]).max())
 
     def _largest(self, found: Figures, x: Array, y: Array, change: Array) -> None:
         """The largest changes, and all of them by their size; `change` is lost."""
@@ -171,6 +201,35 @@ class FloatFigures:
         found.max_rel = abs(float(y[at]) - float(x[at])) / size if size else inf
         if self.histogram:
             found.bins = count_bins(np.abs(relative, out=relative))
+
+    def _casts(self, found: Figures, a: tuple[Array, Array], b: tuple[Array, Array], change: Array) -> None:
+        """How many differ across two types, of which codes and values are given, and whether rounding explains it."""
+        import numpy as np
+
+        differ = np.not_equal(change, 0, out=self.flags[: len(change)])
+        found.differing = int(np.count_nonzero(differ))
+        if found.differing:
+            found.first = int(differ.argmax())
+            types = self.types
+            found.narrowed = types[0] not in _HOLDS[types[1]] and self._rounds(a[1], b[0], types[1])
+            found.widened = types[1] not in _HOLDS[types[0]] and self._rounds(b[1], a[0], types[0])
+
+    def _rounds(self, values: Array, wanted: Array, dtype: DType) -> bool:
+        """Whether these values, rounded to a type, are those with the codes `wanted`."""
+        import numpy as np
+
+        if dtype is DType.BF16 and values.dtype == np.float32:
+            codes = _rounded_to_bf16(values, self.upper)
+        else:
+            codes = values.astype(numpy_dtype(dtype)).view(_code(dtype))
+        other = np.not_equal(codes, wanted, out=self.flags[: len(codes)])
+        at = int(other.argmax())
+        if not other[at]:
+            return True
+        size = (1 << (dtype.bits - 1)) - 1
+        if (codes[at] | wanted[at]) & size:
+            return False
+        return not ((codes[other] | wanted[other]) & size).any()  # zeros of either sign are one number
 
     def _bits(self, found: Figures, one: Array, other: Array) -> None:
         """What the bits say: how many differ, the first of them, and the most representable values between two.

@@ -43,8 +43,8 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
     """The figures of elements [start, stop) of both; `start` is a multiple of eight."""
     total = Figures()
     types = pair.a.info.dtype, pair.b.info.dtype
-    usual = types[0] is types[1] and types[0] in FAST and pair.tolerance.is_exact
-    fast = _fast(types[0], scratch, histogram=histogram) if usual else None
+    usual = types[0] in FAST and types[1] in FAST and pair.tolerance.is_exact
+    fast = _fast(types, scratch, histogram=histogram) if usual else None
     step = STEP if fast is None else BLOCK
     for count, left, right in _chunks(pair, start, stop, scratch):
         for at in range(0, count, step):
@@ -57,11 +57,11 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
     return total
 
 
-def _fast(dtype: DType, scratch: Scratch, *, histogram: bool) -> FloatFigures:
+def _fast(types: tuple[DType, DType], scratch: Scratch, *, histogram: bool) -> FloatFigures:
     """The worker's own, whose buffers have been touched before."""
-    if dtype not in scratch.kept:
-        scratch.kept[dtype] = FloatFigures(dtype, histogram=histogram)
-    found: FloatFigures = scratch.kept[dtype]
+    if types not in scratch.kept:
+        scratch.kept[types] = FloatFigures(*types, histogram=histogram)
+    found: FloatFigures = scratch.kept[types]
     return found
 
 
