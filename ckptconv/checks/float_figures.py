@@ -10,11 +10,12 @@ from the difference where the sizes are alike, not from the products: that of ne
 from __future__ import annotations
 
 from functools import cached_property
-from math import inf, isfinite, isnan
+from math import inf, isfinite, isinf, isnan
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.histogram import count_bins
+from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DType
 
@@ -39,6 +40,8 @@ FEW = 1 << 13
 ROW = 1 << 10
 """Elements whose products F32 adds up; sums of rows are added in F64. For rows of over 10,000 BLAS would start threads.
 """
+
+EXACT = Tolerance()
 
 TINY = 1e-30
 """A mean square from which on F32 can add it up: squares that are too small for it are nothing beside that."""
@@ -108,7 +111,7 @@ def _code(dtype: DType, kind: str = "u") -> np.dtype[Any]:
 class FloatFigures:
     """Computes blocks of two element types, with a histogram where that is wanted; belongs to one thread.
 
-    In F64 with `exact`, or where elements or a histogram ask for it; else in F32.
+    In F64 with `exact`, or where elements, a histogram or a tolerance ask for it; else in F32.
     """
 
     def __init__(self, a: DType, b: DType, *, histogram: bool = False, exact: bool = False) -> None:
@@ -124,16 +127,25 @@ class FloatFigures:
         self.flags = np.empty(BLOCK, bool)
 
     @cached_property
+    def bound(self) -> Array:
+        """A buffer for what a tolerance allows."""
+        import numpy as np
+
+        return np.empty(BLOCK, np.float64)
+
+    @cached_property
     def exact(self) -> FloatFigures:
         """The same in F64."""
         return FloatFigures(*self.types, exact=True)
 
-    def __call__(self, left: memoryview, right: memoryview, count: int) -> Figures | None:
+    def __call__(self, left: memoryview, right: memoryview, count: int, tolerance: Tolerance = EXACT) -> Figures | None:
         """The figures of at most `BLOCK` elements; None where a value or a sum is not finite, which takes more care."""
         import numpy as np
 
-        if self.is_narrow and count < FEW:
-            return self.exact(left, right, count)
+        if self.is_narrow and (count < FEW or not tolerance.is_exact):
+            return self.exact(left, right, count, tolerance)
+        if isinf(tolerance.rtol):
+            return None
         one, other = (
             np.frombuffer(data, _code(dtype))[:count] for data, dtype in zip((left, right), self.types, strict=True)
         )
@@ -143,17 +155,18 @@ class FloatFigures:
             found = Figures(count, finite=count)
             found.dd, found.aa, found.bb = sums = [_dot(each, each) for each in (d, x, y)]
             if self.is_narrow and not all(self._carries(s, each) for s, each in zip(sums, (d, x, y), strict=True)):
-                return self.exact(left, right, count)
+                return self.exact(left, right, count, tolerance)
             if not all(map(isfinite, sums)):
                 return None
             alike = self.is_narrow and found.aa < 4 * found.bb < 16 * found.aa
             found.ab = (found.aa + found.bb - found.dd) / 2 if alike else _dot(x, y)
             if self.types[0] is self.types[1]:
-                self._bits(found, one, other)
+                gap = self._bits(found, one, other, distances=tolerance.ulp > 0)
             else:
+                gap = None
                 self._casts(found, (one, x), (other, y), d)
             if found.first is not None:
-                found.outside = found.differing
+                found.outside = found.differing if tolerance.is_exact else self._outside(x, d, gap, tolerance)
                 found.first_values = float(x[found.first]), float(y[found.first])
                 self._largest(found, x, y, d)
         return found
@@ -202,6 +215,17 @@ class FloatFigures:
         if self.histogram:
             found.bins = count_bins(np.abs(relative, out=relative))
 
+    def _outside(self, x: Array, change: Array, gap: Array | None, tolerance: Tolerance) -> int:
+        """How many are too far from each other; `gap`, if any, are their distances in representable values."""
+        import numpy as np
+
+        bound = np.multiply(np.abs(x, out=self.bound[: len(x)]), tolerance.rtol, out=self.bound[: len(x)])
+        np.add(bound, tolerance.atol, out=bound)
+        near = np.less_equal(np.abs(change, out=change), bound, out=self.flags[: len(x)])
+        if gap is not None:
+            near |= gap <= tolerance.ulp
+        return len(x) - int(np.count_nonzero(near))
+
     def _casts(self, found: Figures, a: tuple[Array, Array], b: tuple[Array, Array], change: Array) -> None:
         """How many differ across two types, of which codes and values are given, and whether rounding explains it."""
         import numpy as np
@@ -231,11 +255,11 @@ class FloatFigures:
             return False
         return not ((codes[other] | wanted[other]) & size).any()  # zeros of either sign are one number
 
-    def _bits(self, found: Figures, one: Array, other: Array) -> None:
+    def _bits(self, found: Figures, one: Array, other: Array, *, distances: bool) -> Array | None:
         """What the bits say: how many differ, the first of them, and the most representable values between two.
 
         Those of one sign count up with the size, so their difference is the distance; those of two lie as far apart
-        as both sizes together.
+        as both sizes together. Gives all `distances` back, where they are wanted.
         """
         import numpy as np
 
@@ -248,17 +272,22 @@ class FloatFigures:
             found.differing = int(np.count_nonzero(differ))
             found.first = int(differ.argmax()) if found.differing else None
         if not found.differing:
-            return
+            return None
         np.subtract(one, other, out=gap)
-        across = 0
-        if apart.view(self.signed).min() < 0:
-            crossing = np.less(apart.view(self.signed), 0, out=self.flags[:count])
-            many = int(np.count_nonzero(crossing))
-            few = many < count >> 6
-            sizes = self._few_crossing(one, other, crossing) if few else self._crossing(one, other)
-            found.signs, across = many - int(np.count_nonzero(sizes)), int(sizes.max())
-        signed = gap.view(self.signed)
-        found.max_ulp = max(int(signed.max()), -int(signed.min()), across)
+        signed, sizes = gap.view(self.signed), None
+        crossing = np.less(apart.view(self.signed), 0, out=self.flags[:count])
+        many = int(np.count_nonzero(crossing))
+        if many:
+            sizes = self._crossing(one, other) if many >= count >> 6 else self._few_crossing(one, other, crossing)
+            found.signs = many - int(np.count_nonzero(sizes))
+            found.max_ulp = int(sizes.max())
+        found.max_ulp = max(found.max_ulp, int(signed.max()), -int(signed.min()))
+        if not distances:
+            return None
+        np.abs(signed, out=signed)
+        if sizes is not None:
+            gap[crossing] = sizes[crossing] if len(sizes) == count else sizes
+        return gap
 
     def _few_crossing(self, one: Array, other: Array, crossing: Array) -> Array:
         """The distances of pairs of two signs, which are taken out of the others'."""

@@ -43,7 +43,7 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
     """The figures of elements [start, stop) of both; `start` is a multiple of eight."""
     total = Figures()
     types = pair.a.info.dtype, pair.b.info.dtype
-    usual = types[0] in FAST and types[1] in FAST and pair.tolerance.is_exact
+    usual = types[0] in FAST and types[1] in FAST
     fast = _fast(types, scratch, histogram=histogram) if usual else None
     step = STEP if fast is None else BLOCK
     for count, left, right in _chunks(pair, start, stop, scratch):
@@ -52,7 +52,7 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
             a, b = (
                 data[at * dtype.bits // 8 : dtype.nbytes(end)] for data, dtype in zip((left, right), types, strict=True)
             )
-            found = None if fast is None else fast(a, b, end - at)
+            found = None if fast is None else fast(a, b, end - at, pair.tolerance)
             total.add(found or figures(a, b, *types, end - at, pair.tolerance, histogram=histogram))
     return total
 
