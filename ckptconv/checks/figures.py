@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Scalar = bool | int | float | complex
 
-_STORED_AS = {
+STORED_AS = {
     DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8, DType.QU4: DType.U4, DType.QU2: DType.U2,
 }  # fmt: skip
 """Quantized values are compared as the integers that are stored."""
@@ -31,7 +31,7 @@ _STORED_AS = {
 
 def is_number(dtype: DType) -> bool:
     """Whether figures can be given for elements of this type."""
-    dtype = _STORED_AS.get(dtype, dtype)
+    dtype = STORED_AS.get(dtype, dtype)
     return dtype in NUMPY_NAMES or dtype in COMPONENT
 
 
@@ -100,43 +100,63 @@ class Figures:
 
 def figures(
     left: memoryview, right: memoryview, a_type: DType, b_type: DType, count: int, tolerance: Tolerance, *,
-    histogram: bool = False,
+    histogram: bool = False, times: Array | None = None,
 ) -> Figures:  # fmt: skip
-    """The figures of two chunks of `count` elements; those of under 8 bits may end within a byte."""
+    """The figures of two chunks of `count` elements; those of under 8 bits may end within a byte.
+
+    With `times`, each pair of elements (none of them complex) stands there that often.
+    """
     import numpy as np
 
-    a_type, b_type = _STORED_AS.get(a_type, a_type), _STORED_AS.get(b_type, b_type)
+    a_type, b_type = STORED_AS.get(a_type, a_type), STORED_AS.get(b_type, b_type)
     with np.errstate(all="ignore"):
-        a, b = _numbers(left, a_type)[:count], _numbers(right, b_type)[:count]
-        found = Figures(count)
+        a, b = numbers(left, a_type)[:count], numbers(right, b_type)[:count]
+        found = Figures(count if times is None else int(times.sum()))
         ulp: Array | None = None
         if a_type == b_type:
             codes = _codes(left, a, a_type)[:count], _codes(right, b, b_type)[:count]
             differ = codes[0] != codes[1]
             if differ.ndim == 2:
                 differ = differ.any(axis=1)
-            found.differing = int(np.count_nonzero(differ))
-            chosen: Any = slice(None) if found.differing == count else differ  # a mask copies
+            chosen: Any = slice(None) if differ.all() else differ  # a mask copies
             ulp = _ulp(codes[0][chosen], codes[1][chosen], a_type)
         else:
-            differ = (a != b) & ~(np.isnan(a) & np.isnan(b))
+            differ = values_differ(a, b)
             found.narrowed = found.narrowed and _is_cast(left, right, a_type, b_type, count)
             found.widened = found.widened and _is_cast(right, left, b_type, a_type, count)
-            found.differing = int(np.count_nonzero(differ))
             chosen = differ
-        _sums(found, a, b)
+        found.differing = _count(differ, times)
+        _sums(found, a, b, times)
         if found.differing:
             found.first = int(differ.argmax())
-            found.first_values = (_scalar(a, found.first, a_type), _scalar(b, found.first, b_type))
+            found.first_values = (scalar(a, found.first, a_type), scalar(b, found.first, b_type))
+            often = None if times is None else times[chosen]
             plain = found.finite == count and a.dtype == b.dtype and a.dtype.kind in "fc" and tolerance.is_exact
-            changes = (_plain_distances if plain else _distances)(found, a[chosen], b[chosen], ulp, tolerance)
+            if plain and often is None:
+                changes = _plain_distances(found, a[chosen], b[chosen], ulp)
+            else:
+                changes = _distances(found, a[chosen], b[chosen], ulp, tolerance, often)
             if histogram:
-                found.bins = count_bins(changes)
+                found.bins = count_bins(changes, often)
     return found
 
 
-def _numbers(data: memoryview, dtype: DType) -> Array:
-    """The elements as a type that computes: I64, U64, F64 or C128, each value exactly."""
+def values_differ(a: Array, b: Array) -> Array:
+    """Which values differ, of two element types; NaN is equal to NaN."""
+    import numpy as np
+
+    differ: Array = (a != b) & ~(np.isnan(a) & np.isnan(b))
+    return differ
+
+
+def _count(mask: Array, times: Array | None) -> int:
+    import numpy as np
+
+    return int(np.count_nonzero(mask)) if times is None else int(times[mask].sum())
+
+
+def numbers(data: memoryview, dtype: DType) -> Array:
+    """The elements of an image as a type that computes: I64, U64, F64 or C128, each value exactly."""
     import numpy as np
 
     if dtype is DType.C32:
@@ -186,7 +206,7 @@ def _ulp(a: Array, b: Array, dtype: DType) -> Array:
     return apart.max(axis=1) if apart.ndim == 2 and len(apart) else apart.reshape(len(a))
 
 
-def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance) -> Array:
+def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None) -> Array:
     """The same as `_distances` in a third of the time, for finite floats without a tolerance."""
     import numpy as np
 
@@ -202,7 +222,9 @@ def _plain_distances(found: Figures, a: Array, b: Array, ulp: Array | None, tole
     return relative
 
 
-def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance) -> Array:
+def _distances(
+    found: Figures, a: Array, b: Array, ulp: Array | None, tolerance: Tolerance, times: Array | None
+) -> Array:
     """The distances of the elements that differ. Gives the relative ones back."""
     import numpy as np
 
@@ -211,7 +233,7 @@ def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance:
     is_integer = a.dtype.kind in "iu"
     nan_a, nan_b = np.isnan(a), np.isnan(b)
     odd, neither = nan_a != nan_b, ~(nan_a | nan_b)
-    found.nan = int(np.count_nonzero(odd))
+    found.nan = _count(odd, times)
     close = nan_a & nan_b
     if is_integer and ulp is not None:
         distance: Array = ulp
@@ -219,7 +241,7 @@ def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance:
     else:
         distance = np.abs(b - a)
         distance[a == b] = 0.0  # equal infinities
-        found.signs = int(np.count_nonzero(distance == 0))
+        found.signs = _count(distance == 0, times)
         found.max_abs = float(np.max(distance, where=neither, initial=0.0))
     size = np.abs(a.astype(np.float64)) if is_integer else np.abs(a)
     relative: Array = distance / size
@@ -236,35 +258,37 @@ def _distances(found: Figures, a: Array, b: Array, ulp: Array | None, tolerance:
     if tolerance.ulp and ulp is not None:
         near |= ulp <= tolerance.ulp
     close |= near & neither
-    found.outside = int(np.count_nonzero(~close))
+    found.outside = _count(~close, times)
     return relative
 
 
-def _sums(found: Figures, a: Array, b: Array) -> None:
+def _sums(found: Figures, a: Array, b: Array, times: Array | None) -> None:
     """Sums of products over finite pairs, without BLAS, which would start threads of its own."""
     import numpy as np
 
     kind = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
     x, y = (one.astype(kind, copy=False) for one in (a, b))
-    finite = len(x)
     if kind is np.complex128:
         x, y = x.view(np.float64), y.view(np.float64)
-    sums = _products(x, y)
+    found.finite = len(a) if times is None else found.elements
+    sums = _products(x, y, times)
     if not all(np.isfinite(sums)):
         both = np.isfinite(x) & np.isfinite(y)
         if kind is np.complex128:
             both = both.reshape(-1, 2).all(axis=1).repeat(2)
-        finite = int(np.count_nonzero(both)) // (2 if kind is np.complex128 else 1)
-        sums = _products(x[both], y[both])
-    found.finite = finite
+        found.finite = _count(both, times) // (2 if kind is np.complex128 else 1)
+        sums = _products(x[both], y[both], None if times is None else times[both])
     found.dd, found.aa, found.bb, found.ab = sums
 
 
-def _products(x: Array, y: Array) -> tuple[float, float, float, float]:
+def _products(x: Array, y: Array, times: Array | None) -> tuple[float, float, float, float]:
     import numpy as np
 
     d = y - x
-    return tuple(float(np.einsum("i,i->", p, q)) for p, q in ((d, d), (x, x), (y, y), (x, y)))  # type: ignore[return-value]
+    pairs = ((d, d), (x, x), (y, y), (x, y))
+    if times is None:
+        return tuple(float(np.einsum("i,i->", p, q)) for p, q in pairs)  # type: ignore[return-value]
+    return tuple(float(np.einsum("i,i,i->", p, q, times)) for p, q in pairs)  # type: ignore[return-value]
 
 
 def _is_cast(left: memoryview, right: memoryview, a_type: DType, b_type: DType, count: int) -> bool:
@@ -273,15 +297,16 @@ def _is_cast(left: memoryview, right: memoryview, a_type: DType, b_type: DType, 
 
     if not (a_type in NUMPY_NAMES and b_type in NUMPY_NAMES) or (a_type.kind == "complex" != b_type.kind):
         return False
-    a, wanted = from_bytes(left, a_type, len(left) * 8 // a_type.bits)[:count], _numbers(right, b_type)[:count]
+    a, wanted = from_bytes(left, a_type, len(left) * 8 // a_type.bits)[:count], numbers(right, b_type)[:count]
     if b_type.kind not in ("float", "complex"):  # nothing is rounded to an integer: the values have to be there
-        return bool((_numbers(left, a_type)[:count] == wanted).all())
+        return bool((numbers(left, a_type)[:count] == wanted).all())
     target = numpy_dtype(b_type)
     cast = (a.astype(np.float32) if a_type.bits < 32 and b_type.bits < 32 else a).astype(target)
     cast = cast.astype(wanted.dtype)
     return bool(((cast == wanted) | (np.isnan(cast) & np.isnan(wanted))).all())
 
 
-def _scalar(numbers: Array, index: int, dtype: DType) -> Scalar:
-    value: Scalar = numbers[index].item()
+def scalar(values: Array, index: int, dtype: DType) -> Scalar:
+    """One of those `numbers`, as Python has it."""
+    value: Scalar = values[index].item()
     return bool(value) if dtype.kind == "bool" else value

@@ -25,12 +25,12 @@ _SPECIAL = 2047
 """IEEE 754, F64: what its exponent's 11 bits are above the exponent, and all ones for infinity and NaN."""
 
 
-def count_bins(changes: Array) -> Array:
-    """The counts of an array of F64, none of them negative; makes two arrays of its size."""
+def count_bins(changes: Array, times: Array | None = None) -> Array:
+    """The counts of an array of F64, none of them negative, each once or that often; makes two arrays of its size."""
     import numpy as np
 
     exponents = (changes.view(np.uint64) >> np.uint64(52)).astype(np.intp)
-    counts = np.bincount(exponents, minlength=_SPECIAL + 1)
+    counts = np.bincount(exponents, times, minlength=_SPECIAL + 1).astype(np.int64)  # sums of weights are F64
     low = FIRST + _BIAS
     bins = counts[low : low + BINS].copy()
     bins[0] += counts[1:low].sum()  # exponent 0 is zero itself: no quotient of two F64s gets into the subnormal ones

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.figures import Figures, figures, is_number
 from ckptconv.checks.float_figures import BLOCK, FAST, FloatFigures
+from ckptconv.checks.joint_figures import BITS, MANY, JointFigures
 from ckptconv.io.stream import GATHER_BLOCK
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ class Pair:
 
 def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: bool) -> Figures:
     """The figures of elements [start, stop) of both; `start` is a multiple of eight."""
-    total = Figures()
     types = pair.a.info.dtype, pair.b.info.dtype
+    if stop - start >= MANY and max(dtype.bits for dtype in types) <= BITS:
+        joint = JointFigures(*types)
+        for count, left, right in _chunks(pair, start, stop, scratch):
+            joint.add(left, right, count)
+        return joint.figures(pair.tolerance, histogram=histogram)
+    total = Figures()
     usual = types[0] in FAST and types[1] in FAST
     fast = _fast(types, scratch, histogram=histogram) if usual else None
     step = STEP if fast is None else BLOCK

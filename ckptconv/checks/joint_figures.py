@@ -1,0 +1,100 @@
+"""The figures of tensors of 8 bits an element and fewer: it is only counted how often each pair of codes comes.
+
+There are 65,536 pairs at most, however large the tensors are. The figures are then taken of these, each as often as it
+came: exactly what `figures` gives, at a tenth of the time an element.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.checks.figures import STORED_AS, Figures, figures, numbers, scalar, values_differ
+from ckptconv.core.arrays import from_bytes, numpy_dtype, to_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ckptconv.checks.tolerance import Tolerance
+    from ckptconv.core.dtypes import DType
+
+    Array = np.ndarray[Any, Any]
+
+BITS = 8
+
+MANY = 1 << 15
+"""Elements from which on counting takes less time than all the pairs do."""
+
+BLOCK = 1 << 16
+"""Elements at a time: numpy counts 64-bit numbers, and these stay in a core's cache."""
+
+
+class JointFigures:
+    """Counts the pairs of elements of two tensors, in order; element types `a` and `b`."""
+
+    def __init__(self, a: DType, b: DType) -> None:
+        import numpy as np
+
+        self.types = STORED_AS.get(a, a), STORED_AS.get(b, b)
+        self.counts = np.zeros(1 << 2 * BITS, np.int64)
+        self.first: int | None = None
+        self._pair = 0, 0
+
+    def add(self, left: memoryview, right: memoryview, count: int) -> None:
+        """Count the next `count` elements of both; those of under 8 bits may end within a byte."""
+        import numpy as np
+
+        a, b = (_codes(data, dtype)[:count] for data, dtype in zip((left, right), self.types, strict=True))
+        if self.first is None:
+            self._look_for_first(a, b)
+        for at in range(0, count, BLOCK):
+            joint = a[at : at + BLOCK].astype(np.intp)
+            joint <<= BITS
+            joint |= b[at : at + BLOCK]
+            self.counts += np.bincount(joint, minlength=len(self.counts))
+
+    def _look_for_first(self, a: Array, b: Array) -> None:
+        differ = a != b
+        if self.types[0] != self.types[1]:
+            differ = values_differ(*(_values(dtype)[codes] for dtype, codes in zip(self.types, (a, b), strict=True)))
+        at = int(differ.argmax())
+        if differ[at]:
+            self.first, self._pair = int(self.counts.sum()) + at, (int(a[at]), int(b[at]))
+
+    def figures(self, tolerance: Tolerance, *, histogram: bool) -> Figures:
+        """The figures of all that was counted."""
+        import numpy as np
+
+        pairs = np.flatnonzero(self.counts)
+        a_type, b_type = self.types
+        left, right = (
+            memoryview(_image(codes, dtype))
+            for codes, dtype in zip((pairs >> BITS, pairs & ((1 << BITS) - 1)), self.types, strict=True)
+        )
+        times = self.counts[pairs]
+        found = figures(left, right, a_type, b_type, len(pairs), tolerance, histogram=histogram, times=times)
+        found.first = self.first
+        if self.first is not None:
+            a, b = (scalar(_values(dtype), code, dtype) for dtype, code in zip(self.types, self._pair, strict=True))
+            found.first_values = a, b
+        return found
+
+
+def _codes(data: memoryview, dtype: DType) -> Array:
+    """The bits of each element, in a byte of its own."""
+    import numpy as np
+
+    codes: Array = from_bytes(data, dtype, len(data) * 8 // dtype.bits).view(np.uint8)
+    return codes if dtype.bits == BITS else codes & np.uint8((1 << dtype.bits) - 1)
+
+
+def _image(codes: Array, dtype: DType) -> bytes:
+    import numpy as np
+
+    return to_bytes(codes.astype(np.uint8).view(numpy_dtype(dtype)), dtype)
+
+
+def _values(dtype: DType) -> Array:
+    """The value of every code."""
+    import numpy as np
+
+    return numbers(memoryview(_image(np.arange(1 << dtype.bits), dtype)), dtype)
