@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.checks.compare_bytes import PIECE
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.helpers import Helpers
+from ckptconv.checks.stretch import keep_freed_memory
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = Fals
         step = PIECE // max(1, pair.a.info.dtype.bits // 8)
         jobs += [(i, at, min(at + step, pair.a.info.numel)) for at in range(0, pair.a.info.numel, step)]
     parts: dict[tuple[int, int], Figures] = {}
+    keep_freed_memory()
     nbytes = sum(pair.a.info.nbytes for pair in pairs)
     with Helpers(nbytes) as helpers:
 

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from ckptconv.checks.compare_bytes import MOST_WORKERS, Scratch
 from ckptconv.checks.figures import Figures
-from ckptconv.checks.stretch import Pair, stretch_figures
+from ckptconv.checks.stretch import Pair, keep_freed_memory, stretch_figures
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.dtypes import PLAIN
 from ckptconv.core.spelling import dumps, from_json, to_json
@@ -159,6 +159,7 @@ def serve() -> None:
 def _serve(tasks: IO[bytes], answers: IO[bytes]) -> None:
     sources: dict[str, Source] = {}
     scratch = Scratch(0, Lock())
+    keep_freed_memory()
     for line in tasks:
         try:
             answer = _done(json.loads(line), sources, scratch)

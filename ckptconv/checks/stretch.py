@@ -40,6 +40,15 @@ class Pair:
         return is_number(self.a.info.dtype) and is_number(self.b.info.dtype)
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for what is asked for next.
+
+    glibc gives the end of its heap back whenever 128 KiB of it are free, until a larger block was freed once
+    (mallopt(3), M_MMAP_THRESHOLD). Taking it again, page by page, took as long as the figures.
+    """
+    bytearray(1 << 24)
+
+
 def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: bool) -> Figures:
     """The figures of elements [start, stop) of both; `start` is a multiple of eight."""
     types = pair.a.info.dtype, pair.b.info.dtype
