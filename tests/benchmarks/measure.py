@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 MIB = 1 << 20
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes there, KiB elsewhere
@@ -22,7 +24,7 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes the
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process: seconds from its start to its end, and the most memory it held, in bytes."""
+    """One process: seconds from its start to its end, and the most memory it held, in bytes, with those it started."""
 
     seconds: float
     peak: int
@@ -65,19 +67,60 @@ class FailedRunError(Exception):
     """A measured process ended with an error."""
 
 
+class Tree:
+    """Looks from time to time at what a process and those it started hold together; Linux alone says.
+
+    A page that several of them share counts once (proc(5), Pss). The peak of one process is what getrusage says.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.peak = pid, 0
+        self._end = Event()
+        self._thread = Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Tree:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._end.wait(0.05):
+            with suppress(OSError):  # one of them has just ended
+                below = _below(self.pid)
+                if below:
+                    self.peak = max(self.peak, sum(map(_held, [self.pid, *below])))
+
+
+def _below(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *_below(child)]
+    return found
+
+
+def _held(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
 def run(command: Sequence[str], good: Sequence[int] = (0,)) -> Run:
     """Run `command` to its end, which is good with one of these exit codes; its output goes nowhere."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
+        with Tree(process.pid) as tree:
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it again
         if process.returncode not in good:
             errors.seek(0)
             text = errors.read().decode(errors="replace")
             raise FailedRunError(f"{' '.join(command)}: exit code {process.returncode}\n{text}")
-    return Run(seconds, usage.ru_maxrss * MAXRSS_UNIT)
+    return Run(seconds, max(usage.ru_maxrss * MAXRSS_UNIT, tree.peak))
 
 
 def measure(
