@@ -10,7 +10,7 @@ from the difference where the sizes are alike, not from the products: that of ne
 from __future__ import annotations
 
 from functools import cached_property
-from math import inf, isfinite, isinf, isnan
+from math import inf, isfinite, isinf, isnan, sqrt
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.figures import Figures
@@ -41,6 +41,9 @@ ROW = 1 << 10
 """Elements whose products F32 adds up; sums of rows are added in F64. For rows of over 10,000 BLAS would start threads.
 """
 
+SMALLEST = 1e-280
+"""A sum of squares below which some of them may have been lost, in F64 too."""
+
 EXACT = Tolerance()
 
 TINY = 1e-30
@@ -63,6 +66,16 @@ def _from_bf16(codes: Array, buffer: Array) -> Array:
     bits = buffer.view("<u4")[: len(codes)]
     np.copyto(bits, codes)
     np.left_shift(bits, 16, out=bits)
+    return bits.view("<f4")
+
+
+def _from_bf16_pairs(codes: Array, buffer: Array) -> Array:
+    """The same of an even number, every other one first, then those between: two to a word, in half the steps."""
+    import numpy as np
+
+    half, words, bits = len(codes) // 2, codes.view("<u4"), buffer.view("<u4")[: len(codes)]
+    np.left_shift(words, 16, out=bits[:half])
+    np.bitwise_and(words, 0xFFFF_0000, out=bits[half:])
     return bits.view("<f4")
 
 
@@ -150,7 +163,10 @@ class FloatFigures:
             np.frombuffer(data, _code(dtype))[:count] for data, dtype in zip((left, right), self.types, strict=True)
         )
         with np.errstate(all="ignore"):
-            x, y = self._numbers(one, self.types[0], self.wide[0]), self._numbers(other, self.types[1], self.wide[1])
+            x, y = (
+                self._numbers(codes, dtype, buffer)
+                for codes, dtype, buffer in zip((one, other), self.types, self.wide, strict=False)
+            )
             d = np.subtract(y, x, out=self.wide[2][:count])
             found = Figures(count, finite=count)
             found.dd, found.aa, found.bb = sums = [_dot(each, each) for each in (d, x, y)]
@@ -167,7 +183,7 @@ class FloatFigures:
                 self._casts(found, (one, x), (other, y), d)
             if found.first is not None:
                 found.outside = found.differing if tolerance.is_exact else self._outside(x, d, gap, tolerance)
-                found.first_values = float(x[found.first]), float(y[found.first])
+                found.first_values = self._value(one, found.first, 0), self._value(other, found.first, 1)
                 self._largest(found, x, y, d)
         return found
 
@@ -176,12 +192,18 @@ class FloatFigures:
         return isfinite(squares) and (squares >= TINY * len(x) or not x.any())
 
     def _numbers(self, codes: Array, dtype: DType, buffer: Array) -> Array:
-        """The values of these bits, exactly, in the type that is computed with."""
+        """The values of these bits, exactly, in the type that is computed with; two BF16 in an order of their own."""
+        if dtype is DType.BF16 and self.is_narrow:
+            widen = _from_bf16_pairs if self.types[0] is self.types[1] and len(codes) % 2 == 0 else _from_bf16
+            return widen(codes, buffer)
         if dtype is DType.BF16:
-            return self._filled(buffer, _from_bf16(codes, buffer if self.is_narrow else self.upper))
+            return self._filled(buffer, _from_bf16(codes, self.upper))
         if dtype is DType.F16 and self.is_narrow and self._largest_code(codes) < 0x7C00:
             return _from_f16(codes, buffer)
         return self._filled(buffer, codes.view(f"<f{codes.itemsize}"))
+
+    def _value(self, codes: Array, at: int, side: int) -> float:
+        return float(codes[at : at + 1].view(numpy_dtype(self.types[side]))[0])
 
     def _filled(self, buffer: Array, values: Array) -> Array:
         import numpy as np
@@ -273,15 +295,18 @@ class FloatFigures:
             found.first = int(differ.argmax()) if found.differing else None
         if not found.differing:
             return None
-        np.subtract(one, other, out=gap)
-        signed, sizes = gap.view(self.signed), None
+        sizes = None
         crossing = np.less(apart.view(self.signed), 0, out=self.flags[:count])
         many = int(np.count_nonzero(crossing))
         if many:
             sizes = self._crossing(one, other) if many >= count >> 6 else self._few_crossing(one, other, crossing)
             found.signs = many - int(np.count_nonzero(sizes))
             found.max_ulp = int(sizes.max())
-        found.max_ulp = max(found.max_ulp, int(signed.max()), -int(signed.min()))
+        if distances or found.max_ulp < self._largest_size(found):  # else none of one sign lie as far apart
+            signed = np.subtract(one, other, out=gap).view(self.signed)
+            if many:
+                signed[crossing] = 0
+            found.max_ulp = max(found.max_ulp, int(signed.max()), -int(signed.min()))
         if not distances:
             return None
         np.abs(signed, out=signed)
@@ -289,12 +314,20 @@ class FloatFigures:
             gap[crossing] = sizes[crossing] if len(sizes) == count else sizes
         return gap
 
+    def _largest_size(self, found: Figures) -> int:
+        """Bits that no value but for its sign goes beyond: a tensor's norm is no less than any of its values."""
+        import numpy as np
+
+        if max(found.aa, found.bb) < SMALLEST:
+            return int(self.top)
+        norm = np.array([1.001 * sqrt(max(found.aa, found.bb))])
+        return int(norm.astype(numpy_dtype(self.types[0])).view(_code(self.types[0]))[0]) + 1
+
     def _few_crossing(self, one: Array, other: Array, crossing: Array) -> Array:
-        """The distances of pairs of two signs, which are taken out of the others'."""
+        """The distances of pairs of two signs."""
         import numpy as np
 
         at = np.flatnonzero(crossing)
-        self.codes[1][at] = 0
         sizes: Array = (one[at] & (self.top - 1)) + (other[at] & (self.top - 1))
         return sizes
 
@@ -302,9 +335,8 @@ class FloatFigures:
         """The same for many of them, with zeros between; what differs where is lost."""
         import numpy as np
 
-        mask, gap, sizes = (buffer[: len(one)] for buffer in self.codes)
+        mask, _, sizes = (buffer[: len(one)] for buffer in self.codes)
         np.right_shift(mask.view(self.signed), 8 * mask.itemsize - 1, out=mask.view(self.signed))  # ones, or zeros
         np.bitwise_xor(np.add(one, other, out=sizes), self.top, out=sizes)  # one of the two has the sign's bit
         np.bitwise_and(sizes, mask, out=sizes)
-        np.bitwise_and(gap, np.invert(mask, out=mask), out=gap)
         return sizes
