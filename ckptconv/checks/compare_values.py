@@ -72,7 +72,8 @@ def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = Fals
         step = PIECE // max(1, pair.a.info.dtype.bits // 8)
         jobs += [(i, at, min(at + step, pair.a.info.numel)) for at in range(0, pair.a.info.numel, step)]
     parts: dict[tuple[int, int], Figures] = {}
-    keep_freed_memory()
+    if jobs:
+        keep_freed_memory()
     nbytes = sum(pair.a.info.nbytes for pair in pairs)
     with Helpers(nbytes) as helpers:
 
