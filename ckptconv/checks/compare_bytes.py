@@ -5,97 +5,18 @@ Two buffers of one chunk each are filled and compared by memcmp. numpy is not im
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from ckptconv.checks.pool import PIECE
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.source import SMALL
 from ckptconv.io.stream import GATHER_BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from ckptconv.core.dtypes import DType
+    from ckptconv.checks.pool import Pool, Scratch
     from ckptconv.core.tensor import LazyTensor
-
-PIECE = 16 << 20
-"""Bytes of a tensor that one worker takes at a time, so that one large tensor keeps all of them busy."""
-
-MOST_WORKERS = 16
-
-Job = TypeVar("Job")
-
-
-@dataclass(slots=True)
-class Scratch:
-    """A worker's buffers, `wide` ones where values are computed with.
-
-    number:    the worker's, from 0 on.
-    gathering: lets one worker at a time gather a strided tensor, which takes more memory.
-    kept:      what a worker has made for two element types, and uses again.
-    """
-
-    number: int
-    gathering: Lock
-    left: bytearray = field(default_factory=lambda: bytearray(CHUNK))
-    right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
-    wide: tuple[bytearray, bytearray] | None = None
-    kept: dict[tuple[DType, DType], Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Pool:
-    """Runs jobs on every core, and tells of the bytes that are done."""
-
-    total: int
-    progress: Callable[[int, int], None] | None = None
-    done: int = 0
-    lock: Lock = field(default_factory=Lock)
-    gathering: Lock = field(default_factory=Lock)
-
-    def advance(self, count: int) -> None:
-        """Say that `count` further bytes are through."""
-        if self.progress is not None:
-            with self.lock:
-                self.done = min(self.total, self.done + count)
-                self.progress(self.done, self.total)
-
-    def run(
-        self, jobs: Sequence[Job], work: Callable[[Job, Scratch], None], nbytes: int, most: int = MOST_WORKERS
-    ) -> None:
-        """Do `work` for every job, of `nbytes` bytes together, with `most` workers. Raises what a job raises."""
-        workers = min(most, os.cpu_count() or 1, len(jobs), max(1, nbytes >> 22))
-        queue = iter(jobs)
-        if workers <= 1:
-            scratch = Scratch(0, self.gathering)
-            for job in queue:
-                work(job, scratch)
-            return
-        stop = Event()
-        with ThreadPoolExecutor(workers) as pool:
-            tasks = [pool.submit(self._work, i, queue, work, stop) for i in range(workers)]
-            try:
-                for task in tasks:
-                    task.result()
-            except BaseException:  # Ctrl-C included: let the workers end after their piece
-                stop.set()
-                raise
-
-    def _work(self, number: int, queue: Iterator[Job], work: Callable[[Job, Scratch], None], stop: Event) -> None:
-        scratch = Scratch(number, self.gathering)
-        try:
-            while not stop.is_set():
-                with self.lock:
-                    job = next(queue, None)
-                if job is None:
-                    return
-                work(job, scratch)
-        except BaseException:
-            stop.set()
-            raise
 
 
 def find_unequal(pairs: Sequence[tuple[LazyTensor, LazyTensor]], pool: Pool) -> set[int]:

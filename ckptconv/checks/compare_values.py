@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.checks.compare_bytes import PIECE
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.helpers import Helpers
-from ckptconv.checks.stretch import keep_freed_memory
+from ckptconv.checks.pool import PIECE, keep_freed_memory
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.checks.compare_bytes import Pool, Scratch
     from ckptconv.checks.figures import Scalar
+    from ckptconv.checks.pool import Pool, Scratch
     from ckptconv.checks.stretch import Pair
     from ckptconv.core.spelling import Json
 

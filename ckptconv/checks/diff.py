@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.checks.compare_bytes import Pool, find_unequal
+from ckptconv.checks.compare_bytes import find_unequal
 from ckptconv.checks.compare_metadata import compare_metadata
 from ckptconv.checks.compare_values import compare_values
 from ckptconv.checks.composites import compare_composites
+from ckptconv.checks.pool import Pool
 from ckptconv.checks.rearranged import find_rearranged
 from ckptconv.checks.stretch import Pair
 from ckptconv.checks.ties import compare_ties

@@ -16,9 +16,9 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from ckptconv.checks.compare_bytes import MOST_WORKERS, Scratch
 from ckptconv.checks.figures import Figures
-from ckptconv.checks.stretch import Pair, keep_freed_memory, stretch_figures
+from ckptconv.checks.pool import MOST_WORKERS, Scratch, keep_freed_memory
+from ckptconv.checks.stretch import Pair, stretch_figures
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.dtypes import PLAIN
 from ckptconv.core.spelling import dumps, from_json, to_json

@@ -18,7 +18,7 @@ from ckptconv.edits.views import permuted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from ckptconv.checks.compare_bytes import Pool
+    from ckptconv.checks.pool import Pool
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptconv.checks.compare_bytes import Pool, find_unequal
+from ckptconv.checks.compare_bytes import find_unequal
 from ckptconv.checks.compare_values import Values, compare_values
+from ckptconv.checks.pool import Pool
 from ckptconv.checks.stretch import Pair
 from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
 from ckptconv.core.arrays import numpy_dtype
@@ -239,11 +240,11 @@ def test_torchs_rounding_to_bfloat16_is_a_cast() -> None:
 
 
 def test_many_pieces_and_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptconv.checks import compare_bytes, compare_values, stretch
+    from ckptconv.checks import compare_bytes, compare_values, pool, stretch
 
     monkeypatch.setattr(compare_values, "PIECE", 1 << 12)
     monkeypatch.setattr(stretch, "STEP", 24)
-    monkeypatch.setattr(stretch, "GATHER_BLOCK", 1 << 9)
+    monkeypatch.setattr(pool, "GATHER_BLOCK", 1 << 9)
     monkeypatch.setattr(compare_bytes, "PIECE", 1 << 12)
     a = np.random.default_rng(0).normal(size=(3, 5000))
     b = a.copy()

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ckptconv.checks import compare_values, helpers
-from ckptconv.checks.compare_bytes import Pool, Scratch
 from ckptconv.checks.figures import Figures, is_number
 from ckptconv.checks.helpers import Helpers
+from ckptconv.checks.pool import Pool, Scratch
 from ckptconv.checks.stretch import Pair, stretch_figures
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.dtypes import PLAIN, DType

@@ -1,0 +1,138 @@
+"""Workers that read tensors piece by piece, on every core, in constant memory."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ckptconv.io.checksum import CHUNK
+from ckptconv.io.stream import GATHER_BLOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ckptconv.core.tensor import LazyTensor
+
+PIECE = 16 << 20
+"""Bytes of a tensor that one worker takes at a time, so that one large tensor keeps all of them busy."""
+
+MOST_WORKERS = 16
+
+WIDE = 1 << 19
+"""Bytes of each side that are read at a time."""
+
+Job = TypeVar("Job")
+
+
+@dataclass(slots=True)
+class Scratch:
+    """A worker's buffers, `wide` ones where values are computed with.
+
+    number:    the worker's, from 0 on.
+    gathering: lets one worker at a time gather a strided tensor, which takes more memory.
+    kept:      what a worker has made for some element types, and uses again.
+    """
+
+    number: int
+    gathering: Lock
+    left: bytearray = field(default_factory=lambda: bytearray(CHUNK))
+    right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
+    wide: tuple[bytearray, bytearray] | None = None
+    kept: dict[object, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Pool:
+    """Runs jobs on every core, and tells of the bytes that are done."""
+
+    total: int
+    progress: Callable[[int, int], None] | None = None
+    done: int = 0
+    lock: Lock = field(default_factory=Lock)
+    gathering: Lock = field(default_factory=Lock)
+
+    def advance(self, count: int) -> None:
+        """Say that `count` further bytes are through."""
+        if self.progress is not None:
+            with self.lock:
+                self.done = min(self.total, self.done + count)
+                self.progress(self.done, self.total)
+
+    def run(
+        self, jobs: Sequence[Job], work: Callable[[Job, Scratch], None], nbytes: int, most: int = MOST_WORKERS
+    ) -> None:
+        """Do `work` for every job, of `nbytes` bytes together, with `most` workers. Raises what a job raises."""
+        workers = min(most, os.cpu_count() or 1, len(jobs), max(1, nbytes >> 22))
+        queue = iter(jobs)
+        if workers <= 1:
+            scratch = Scratch(0, self.gathering)
+            for job in queue:
+                work(job, scratch)
+            return
+        stop = Event()
+        with ThreadPoolExecutor(workers) as pool:
+            tasks = [pool.submit(self._work, i, queue, work, stop) for i in range(workers)]
+            try:
+                for task in tasks:
+                    task.result()
+            except BaseException:  # Ctrl-C included: let the workers end after their piece
+                stop.set()
+                raise
+
+    def _work(self, number: int, queue: Iterator[Job], work: Callable[[Job, Scratch], None], stop: Event) -> None:
+        scratch = Scratch(number, self.gathering)
+        try:
+            while not stop.is_set():
+                with self.lock:
+                    job = next(queue, None)
+                if job is None:
+                    return
+                work(job, scratch)
+        except BaseException:
+            stop.set()
+            raise
+
+
+def read_pieces(
+    tensors: Sequence[LazyTensor], start: int, stop: int, scratch: Scratch
+) -> Iterator[tuple[int, list[memoryview]]]:
+    """Elements [start, stop) of one or two tensors, as many at a time as fit: their number, and each one's bytes.
+
+    `start` is a multiple of eight. What is given is overwritten by what comes next.
+    """
+    bits = max(tensor.info.dtype.bits for tensor in tensors)
+    if any(tensor.span is None for tensor in tensors):
+        step = GATHER_BLOCK // 2 * 8 // bits // 8 * 8
+        for at in range(start, stop, step):
+            end = min(at + step, stop)
+            with scratch.gathering:
+                views = [t.read(at * t.info.dtype.bits // 8, t.info.dtype.nbytes(end)) for t in tensors]
+            yield end - at, views
+        return
+    if scratch.wide is None:
+        scratch.wide = bytearray(WIDE), bytearray(WIDE)
+    step = WIDE * 8 // bits // 8 * 8
+    for at in range(start, stop, step):
+        end = min(at + step, stop)
+        views = []
+        for tensor, buffer in zip(tensors, scratch.wide, strict=False):
+            first = at * tensor.info.dtype.bits // 8
+            view = memoryview(buffer)[: tensor.info.dtype.nbytes(end) - first]
+            if tensor.span is not None:
+                tensor.span.file.read_into(view, tensor.span.offset + first)
+            views.append(view)
+        yield end - at, views
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for what is asked for next.
+
+    glibc gives the end of its heap back whenever 128 KiB of it are free, until a larger block was freed once
+    (mallopt(3), M_MMAP_THRESHOLD). Taking it again, page by page, took as long as the figures.
+    """
+    import numpy as np
+
+    np.empty(1 << 24, np.uint8)  # no page of which is touched
