@@ -14,6 +14,7 @@ from math import inf, isfinite, isinf, isnan, sqrt
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.figures import Figures
+from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, carries, code_type, dot, round_to_bf16, widened
 from ckptconv.checks.histogram import count_bins
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.arrays import numpy_dtype
@@ -24,101 +25,19 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-FAST = (DType.F64, DType.F32, DType.F16, DType.BF16)
-
 _HOLDS = {DType.F64: FAST, DType.F32: FAST[1:], DType.F16: (DType.F16,), DType.BF16: (DType.BF16,)}
 """The types of which each has every number."""
-
-BLOCK = 1 << 17
-"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower
-on several cores: after every call of numpy a thread may have to wait for the interpreter.
-"""
-
-FEW = 1 << 13
-"""Elements up to which F64 takes no time, and the errors of F32 do not even out."""
-
-ROW = 1 << 10
-"""Elements whose products F32 adds up; sums of rows are added in F64. For rows of over 10,000 BLAS would start threads.
-"""
 
 SMALLEST = 1e-280
 """A sum of squares below which some of them may have been lost, in F64 too."""
 
 EXACT = Tolerance()
 
-TINY = 1e-30
-"""A mean square from which on F32 can add it up: squares that are too small for it are nothing beside that."""
-
-
-def _dot(x: Array, y: Array) -> float:
-    import numpy as np
-
-    whole = len(x) // ROW * ROW
-    rows = np.matmul(x[:whole].reshape(-1, 1, ROW), y[:whole].reshape(-1, ROW, 1))
-    total = float(rows.sum(dtype=np.float64))
-    return total if whole == len(x) else total + float(x[whole:] @ y[whole:])
-
-
-def _from_bf16(codes: Array, buffer: Array) -> Array:
-    """BF16 as F32, of which it is the upper half."""
-    import numpy as np
-
-    bits = buffer.view("<u4")[: len(codes)]
-    np.copyto(bits, codes)
-    np.left_shift(bits, 16, out=bits)
-    return bits.view("<f4")
-
-
-def _from_bf16_pairs(codes: Array, buffer: Array) -> Array:
-    """The same of an even number, every other one first, then those between: two to a word, in half the steps."""
-    import numpy as np
-
-    half, words, bits = len(codes) // 2, codes.view("<u4"), buffer.view("<u4")[: len(codes)]
-    np.left_shift(words, 16, out=bits[:half])
-    np.bitwise_and(words, 0xFFFF_0000, out=bits[half:])
-    return bits.view("<f4")
-
-
-def _from_f16(codes: Array, buffer: Array) -> Array:
-    """Finite F16 as F32, in a quarter of numpy's time: sign, exponent and fraction are put where F32 has them.
-
-    Both exponents count from another zero (15 and 127), which a factor mends, of subnormal numbers too.
-    """
-    import numpy as np
-
-    bits = buffer.view("<i4")[: len(codes)]
-    np.copyto(bits, codes.view("<i2"))  # three copies of the sign beside it
-    np.left_shift(bits, 13, out=bits)
-    np.bitwise_and(bits, ~0x7000_0000, out=bits)
-    values = bits.view("<f4")
-    np.multiply(values, np.float32(2.0 ** (127 - 15)), out=values)
-    return values
-
-
-def _rounded_to_bf16(values: Array, buffer: Array) -> Array:
-    """The codes of finite F32 as BF16, to nearest, ties to even: in F32's bits half of the lower part's range is added,
-    less one where the upper part is even, and what carries rounds up.
-    """
-    import numpy as np
-
-    bits, made = values.view("<u4"), buffer.view("<u4")[: len(values)]
-    np.right_shift(bits, 16, out=made)
-    np.bitwise_and(made, 1, out=made)
-    np.add(made, 0x7FFF, out=made)
-    np.add(made, bits, out=made)
-    return made.view("<u2")[1::2]
-
 
 def _farthest(changes: Array) -> int:
     """Where the largest lies, of either sign; the first NaN where there are any."""
     low, high = int(changes.argmin()), int(changes.argmax())
     return high if changes[high] >= -changes[low] else low
-
-
-def _code(dtype: DType, kind: str = "u") -> np.dtype[Any]:
-    import numpy as np
-
-    return np.dtype(f"<{kind}{dtype.bits // 8}")
 
 
 class FloatFigures:
@@ -131,12 +50,12 @@ class FloatFigures:
         import numpy as np
 
         self.types, self.histogram = (a, b), histogram
-        self.signed = _code(a, "i")
-        self.top = _code(a).type(1 << (a.bits - 1))
+        self.signed = code_type(a, "i")
+        self.top = code_type(a).type(1 << (a.bits - 1))
         self.is_narrow = not (exact or histogram or DType.F64 in self.types)
         self.wide = [np.empty(BLOCK, np.float32 if self.is_narrow else np.float64) for _ in range(3)]
-        self.upper = np.empty(BLOCK, np.float32)
-        self.codes = [np.empty(BLOCK, _code(a)) for _ in range(3)]
+        self.spare = np.empty(BLOCK, np.float32)
+        self.codes = [np.empty(BLOCK, code_type(a)) for _ in range(3)]
         self.flags = np.empty(BLOCK, bool)
 
     @cached_property
@@ -160,22 +79,23 @@ class FloatFigures:
         if isinf(tolerance.rtol):
             return None
         one, other = (
-            np.frombuffer(data, _code(dtype))[:count] for data, dtype in zip((left, right), self.types, strict=True)
+            np.frombuffer(data, code_type(dtype))[:count] for data, dtype in zip((left, right), self.types, strict=True)
         )
         with np.errstate(all="ignore"):
+            any_order = self.is_narrow and self.types[0] is self.types[1]
             x, y = (
-                self._numbers(codes, dtype, buffer)
+                widened(codes, dtype, buffer, self.spare, any_order=any_order)
                 for codes, dtype, buffer in zip((one, other), self.types, self.wide, strict=False)
             )
             d = np.subtract(y, x, out=self.wide[2][:count])
             found = Figures(count, finite=count)
-            found.dd, found.aa, found.bb = sums = [_dot(each, each) for each in (d, x, y)]
-            if self.is_narrow and not all(self._carries(s, each) for s, each in zip(sums, (d, x, y), strict=True)):
+            found.dd, found.aa, found.bb = sums = [dot(each, each) for each in (d, x, y)]
+            if self.is_narrow and not all(carries(s, each) for s, each in zip(sums, (d, x, y), strict=True)):
                 return self.exact(left, right, count, tolerance)
             if not all(map(isfinite, sums)):
                 return None
             alike = self.is_narrow and found.aa < 4 * found.bb < 16 * found.aa
-            found.ab = (found.aa + found.bb - found.dd) / 2 if alike else _dot(x, y)
+            found.ab = (found.aa + found.bb - found.dd) / 2 if alike else dot(x, y)
             if self.types[0] is self.types[1]:
                 gap = self._bits(found, one, other, distances=tolerance.ulp > 0)
             else:
@@ -187,37 +107,8 @@ class FloatFigures:
                 self._largest(found, x, y, d)
         return found
 
-    def _carries(self, squares: float, x: Array) -> bool:
-        """Whether F32 is wide enough for a sum of squares."""
-        return isfinite(squares) and (squares >= TINY * len(x) or not x.any())
-
-    def _numbers(self, codes: Array, dtype: DType, buffer: Array) -> Array:
-        """The values of these bits, exactly, in the type that is computed with; two BF16 in an order of their own."""
-        if dtype is DType.BF16 and self.is_narrow:
-            widen = _from_bf16_pairs if self.types[0] is self.types[1] and len(codes) % 2 == 0 else _from_bf16
-            return widen(codes, buffer)
-        if dtype is DType.BF16:
-            return self._filled(buffer, _from_bf16(codes, self.upper))
-        if dtype is DType.F16 and self.is_narrow and self._largest_code(codes) < 0x7C00:
-            return _from_f16(codes, buffer)
-        return self._filled(buffer, codes.view(f"<f{codes.itemsize}"))
-
     def _value(self, codes: Array, at: int, side: int) -> float:
         return float(codes[at : at + 1].view(numpy_dtype(self.types[side]))[0])
-
-    def _filled(self, buffer: Array, values: Array) -> Array:
-        import numpy as np
-
-        if values.dtype == buffer.dtype:
-            return values
-        np.copyto(buffer[: len(values)], values)
-        return buffer[: len(values)]
-
-    def _largest_code(self, codes: Array) -> int:
-        """The bits of the largest F16 but for its sign; infinity and NaN have the largest."""
-        import numpy as np
-
-        return int(np.bitwise_and(codes, 0x7FFF, out=self.codes[0].view("<u2")[: len(codes)]).max())
 
     def _largest(self, found: Figures, x: Array, y: Array, change: Array) -> None:
         """The largest changes, and all of them by their size; `change` is lost."""
@@ -265,9 +156,9 @@ class FloatFigures:
         import numpy as np
 
         if dtype is DType.BF16 and values.dtype == np.float32:
-            codes = _rounded_to_bf16(values, self.upper)
+            codes = round_to_bf16(values, self.spare)
         else:
-            codes = values.astype(numpy_dtype(dtype)).view(_code(dtype))
+            codes = values.astype(numpy_dtype(dtype)).view(code_type(dtype))
         other = np.not_equal(codes, wanted, out=self.flags[: len(codes)])
         at = int(other.argmax())
         if not other[at]:
@@ -321,7 +212,7 @@ class FloatFigures:
         if max(found.aa, found.bb) < SMALLEST:
             return int(self.top)
         norm = np.array([1.001 * sqrt(max(found.aa, found.bb))])
-        return int(norm.astype(numpy_dtype(self.types[0])).view(_code(self.types[0]))[0]) + 1
+        return int(norm.astype(numpy_dtype(self.types[0])).view(code_type(self.types[0]))[0]) + 1
 
     def _few_crossing(self, one: Array, other: Array, crossing: Array) -> Array:
         """The distances of pairs of two signs."""

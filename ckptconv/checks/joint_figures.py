@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.checks.figures import STORED_AS, Figures, figures, numbers, scalar, values_differ
-from ckptconv.core.arrays import from_bytes, numpy_dtype, to_bytes
+from ckptconv.checks.codes import codes_of, image_of, values_of
+from ckptconv.checks.figures import STORED_AS, Figures, figures, scalar, values_differ
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ class JointFigures:
         """Count the next `count` elements of both; those of under 8 bits may end within a byte."""
         import numpy as np
 
-        a, b = (_codes(data, dtype)[:count] for data, dtype in zip((left, right), self.types, strict=True))
+        a, b = (codes_of(data, dtype)[:count] for data, dtype in zip((left, right), self.types, strict=True))
         if self.first is None:
             self._look_for_first(a, b)
         for at in range(0, count, BLOCK):
@@ -55,7 +55,7 @@ class JointFigures:
     def _look_for_first(self, a: Array, b: Array) -> None:
         differ = a != b
         if self.types[0] != self.types[1]:
-            differ = values_differ(*(_values(dtype)[codes] for dtype, codes in zip(self.types, (a, b), strict=True)))
+            differ = values_differ(*(values_of(dtype)[codes] for dtype, codes in zip(self.types, (a, b), strict=True)))
         at = int(differ.argmax())
         if differ[at]:
             self.first, self._pair = int(self.counts.sum()) + at, (int(a[at]), int(b[at]))
@@ -67,34 +67,13 @@ class JointFigures:
         pairs = np.flatnonzero(self.counts)
         a_type, b_type = self.types
         left, right = (
-            memoryview(_image(codes, dtype))
+            image_of(codes, dtype)
             for codes, dtype in zip((pairs >> BITS, pairs & ((1 << BITS) - 1)), self.types, strict=True)
         )
         times = self.counts[pairs]
         found = figures(left, right, a_type, b_type, len(pairs), tolerance, histogram=histogram, times=times)
         found.first = self.first
         if self.first is not None:
-            a, b = (scalar(_values(dtype), code, dtype) for dtype, code in zip(self.types, self._pair, strict=True))
+            a, b = (scalar(values_of(dtype), code, dtype) for dtype, code in zip(self.types, self._pair, strict=True))
             found.first_values = a, b
         return found
-
-
-def _codes(data: memoryview, dtype: DType) -> Array:
-    """The bits of each element, in a byte of its own."""
-    import numpy as np
-
-    codes: Array = from_bytes(data, dtype, len(data) * 8 // dtype.bits).view(np.uint8)
-    return codes if dtype.bits == BITS else codes & np.uint8((1 << dtype.bits) - 1)
-
-
-def _image(codes: Array, dtype: DType) -> bytes:
-    import numpy as np
-
-    return to_bytes(codes.astype(np.uint8).view(numpy_dtype(dtype)), dtype)
-
-
-def _values(dtype: DType) -> Array:
-    """The value of every code."""
-    import numpy as np
-
-    return numbers(memoryview(_image(np.arange(1 << dtype.bits), dtype)), dtype)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.figures import Figures, figures, is_number
-from ckptconv.checks.float_figures import BLOCK, FAST, FloatFigures
+from ckptconv.checks.float_blocks import BLOCK, FAST
+from ckptconv.checks.float_figures import FloatFigures
 from ckptconv.checks.joint_figures import BITS, MANY, JointFigures
 from ckptconv.checks.pool import read_pieces
 

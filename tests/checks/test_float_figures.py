@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ckptconv.checks.figures import Figures, figures
-from ckptconv.checks.float_figures import BLOCK, FAST, FEW, FloatFigures
+from ckptconv.checks.float_blocks import BLOCK, FAST, FEW
+from ckptconv.checks.float_figures import FloatFigures
 from ckptconv.checks.tolerance import Tolerance
 from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DType
