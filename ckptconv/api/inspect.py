@@ -156,14 +156,7 @@ def inspect(
 
 
 def _stats(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> dict[str, Stats | None]:
-    from ckptconv.checks.stats import stats
+    from ckptconv.checks.stats import stats_of
 
     tensors = checkpoint.all_tensors
-    total, done = sum(tensor.info.nbytes for tensor in tensors.values()), 0
-    figures = {}
-    for name, tensor in tensors.items():
-        figures[name] = stats(tensor)
-        done += tensor.info.nbytes
-        if progress is not None:
-            progress(done, total)
-    return figures
+    return dict(zip(tensors, stats_of(list(tensors.values()), progress), strict=True))

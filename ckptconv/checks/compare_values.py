@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.helpers import Helpers
-from ckptconv.checks.pool import PIECE, keep_freed_memory
+from ckptconv.checks.pool import keep_freed_memory, pieces
+from ckptconv.checks.works import FIGURES
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptconv.checks.figures import Scalar
-    from ckptconv.checks.pool import Pool, Scratch
+    from ckptconv.checks.pool import Piece, Pool, Scratch
     from ckptconv.checks.stretch import Pair
     from ckptconv.core.spelling import Json
 
@@ -66,20 +67,19 @@ class Values:
 
 def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = False) -> list[Values]:
     """The figures of every pair; reads all of both. Pairs have to have figures. With `histograms`, `bins` as well."""
-    jobs: list[tuple[int, int, int]] = []
-    for i, pair in enumerate(pairs):
-        step = PIECE // max(1, pair.a.info.dtype.bits // 8)
-        jobs += [(i, at, min(at + step, pair.a.info.numel)) for at in range(0, pair.a.info.numel, step)]
-    parts: dict[tuple[int, int], Figures] = {}
+    jobs, parts = pieces([pair.a for pair in pairs]), {}
+    nbytes = sum(pair.a.info.nbytes for pair in pairs)
     if jobs:
         keep_freed_memory()
-    nbytes = sum(pair.a.info.nbytes for pair in pairs)
     with Helpers(nbytes) as helpers:
 
-        def work(job: tuple[int, int, int], scratch: Scratch) -> None:
-            i, start, stop = job
-            parts[i, start] = helpers.figures(pairs[i], start, stop, scratch, histogram=histograms)
-            pool.advance(pairs[i].a.info.dtype.nbytes(stop - start))
+        def work(piece: Piece, scratch: Scratch) -> None:
+            i, start, stop = piece
+            a, b, near = pairs[i].a, pairs[i].b, pairs[i].tolerance
+            parts[i, start] = helpers.do(
+                FIGURES, (a, b), start, stop, scratch, rtol=near.rtol, atol=near.atol, ulp=near.ulp, bins=histograms
+            )
+            pool.advance(a.info.dtype.nbytes(stop - start))
 
         pool.run(jobs, work, nbytes, helpers.most)
     totals = [Figures() for _ in pairs]

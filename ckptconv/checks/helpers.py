@@ -1,8 +1,8 @@
-"""Processes that take figures for this one.
+"""Processes that compute for this one.
 
 Threads of one interpreter wait for each other after every call of numpy: two of them do 1.3 times the work of one,
-two processes 1.9 times. A helper opens the files for itself, is told stretches of two tensors, and answers with their
-figures: lines of JSON on its standard input and output. Whatever it can not do is done here; so errors come from here.
+two processes 1.9 times. A helper opens the files for itself, is told stretches of tensors and what to do with them, and
+answers: lines of JSON on its standard input and output. Whatever it can not do is done here; so errors come from here.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ import json
 import os
 import sys
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
-from ckptconv.checks.figures import Figures
 from ckptconv.checks.pool import MOST_WORKERS, Scratch, keep_freed_memory
-from ckptconv.checks.stretch import Pair, stretch_figures
-from ckptconv.checks.tolerance import Tolerance
+from ckptconv.checks.works import WORKS
 from ckptconv.core.dtypes import PLAIN
 from ckptconv.core.spelling import dumps, from_json, to_json
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
@@ -28,13 +25,14 @@ from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+    from ckptconv.checks.works import Result, Work
     from ckptconv.core.spelling import Json
 
 SHARE = 1 << 27
-"""Bytes of one side from which on a worker is worth a process, whose start takes about 0.2 s."""
+"""Bytes from which on a worker is worth a process, whose start takes about 0.2 s."""
 
 MOST = 8
 """Workers that are processes: each takes some 25 MiB, and so many compute faster than a disk reads."""
@@ -46,7 +44,7 @@ _START = "import sys, json; sys.path[:] = json.loads(sys.stdin.buffer.readline()
 
 
 class Helpers:
-    """The processes that help with figures of `nbytes` a side; a context manager, at whose end they are gone.
+    """The processes that help with tensors of `nbytes` bytes in all; a context manager, at whose end they are gone.
 
     most: workers to run, the first of which computes in this process.
     """
@@ -69,13 +67,17 @@ class Helpers:
         for helper in self._helpers.values():
             helper.close()
 
-    def figures(self, pair: Pair, start: int, stop: int, scratch: Scratch, *, histogram: bool) -> Figures:
-        """As `stretch_figures`, in this worker's process where it has one."""
-        found = None
+    def do(
+        self, work: Work[Result], tensors: Sequence[LazyTensor], start: int, stop: int, scratch: Scratch,
+        **options: float,
+    ) -> Result:  # fmt: skip
+        """What `work` finds, in this worker's process where it has one."""
         if self._helps and scratch.number:
-            task = _task(pair, start, stop, histogram=histogram)
-            found = None if task is None else self._helper(scratch.number).ask(task)
-        return found or stretch_figures(pair, start, stop, scratch, histogram=histogram)
+            task = _task(work, tensors, start, stop, options)
+            answer = None if task is None else self._helper(scratch.number).ask(task)
+            if answer is not None:
+                return work.from_json(answer)
+        return work.run(tensors, start, stop, scratch, options)
 
     def _helper(self, number: int) -> _Helper:
         with self._lock:
@@ -100,7 +102,7 @@ class _Helper:
             )  # fmt: skip
             self._send(sys.path)
 
-    def ask(self, task: Json) -> Figures | None:
+    def ask(self, task: Json) -> Json:
         """What it found, None where it could not."""
         if self._process is None or self._process.stdout is None:
             return None
@@ -111,7 +113,7 @@ class _Helper:
         if not answer.endswith(b"\n"):
             self.close()
             return None
-        return _read(json.loads(answer))
+        return json.loads(answer)
 
     def _send(self, document: Json) -> None:
         if self._process is not None and self._process.stdin is not None:
@@ -136,17 +138,17 @@ def _is_python(program: str | None) -> bool:
     return bool(program) and Path(str(program)).stem.lower().startswith(("python", "pypy"))
 
 
-def _task(pair: Pair, start: int, stop: int, *, histogram: bool) -> Json:
-    """The stretch as JSON; None where a side is no run of bytes in a file that can be opened again."""
+def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int, options: Mapping[str, float]) -> Json:
+    """As JSON; None where a tensor is no run of bytes in a file that can be opened again."""
     sides = []
-    for tensor in (pair.a, pair.b):
+    for tensor in tensors:
         span, dtype = tensor.span, tensor.info.dtype
         if span is None or not isinstance(span.file, Source):
             return None
         path, identity = os.path.abspath(span.file.path), span.file.identity
         sides.append([path, identity, span.offset + start * dtype.bits // 8, dtype.name])
-    bounds = pair.tolerance.rtol, pair.tolerance.atol, pair.tolerance.ulp
-    return {"sides": sides, "elements": stop - start, "tolerance": [to_json(one) for one in bounds], "bins": histogram}
+    said = {name: to_json(value) for name, value in options.items()}
+    return {"do": work.name, "tensors": sides, "elements": stop - start, "options": said}
 
 
 def serve() -> None:
@@ -170,18 +172,17 @@ def _serve(tasks: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def _done(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:
-    count = task["elements"]
+    count, work = task["elements"], WORKS[task["do"]]
     tensors = []
-    for path, identity, offset, name in task["sides"]:
+    for path, identity, offset, name in task["tensors"]:
         source = _opened(path, tuple(identity), sources)
         if source is None:
             return None
         info = TensorInfo.of(PLAIN[name], (count,))
         span = ByteSpan(source, offset, info.nbytes)
         tensors.append(LazyTensor(info, SpanReader(span), span))
-    rtol, atol, ulp = (cast("Any", from_json(one)) for one in task["tolerance"])
-    pair = Pair(tensors[0], tensors[1], Tolerance(rtol, atol, ulp))
-    return _written(stretch_figures(pair, 0, count, scratch, histogram=task["bins"]))
+    options = {name: from_json(value) for name, value in task["options"].items()}
+    return work.to_json(work.run(tensors, 0, count, scratch, options))
 
 
 def _opened(path: str, identity: tuple[int, ...], sources: dict[str, Source]) -> Source | None:
@@ -191,21 +192,3 @@ def _opened(path: str, identity: tuple[int, ...], sources: dict[str, Source]) ->
             sources.pop(path if path in sources else next(iter(sources))).close()
         sources[path] = Source(path)
     return sources[path] if sources[path].identity == identity else None
-
-
-def _written(figures: Figures) -> Json:
-    document = {one.name: getattr(figures, one.name) for one in fields(figures)}
-    bins = document.pop("bins")
-    return {name: to_json(value) for name, value in document.items()} | {
-        "bins": None if bins is None else bins.tolist()
-    }
-
-
-def _read(document: Mapping[str, Json] | None) -> Figures | None:
-    if document is None:
-        return None
-    import numpy as np
-
-    bins = document["bins"]
-    values: dict[str, Any] = {name: from_json(value) for name, value in document.items() if name != "bins"}
-    return Figures(**values, bins=None if bins is None else np.array(bins))

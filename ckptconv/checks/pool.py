@@ -26,6 +26,9 @@ WIDE = 1 << 19
 
 Job = TypeVar("Job")
 
+Piece = tuple[int, int, int]
+"""Which tensor, and elements [start, stop) of it."""
+
 
 @dataclass(slots=True)
 class Scratch:
@@ -94,6 +97,15 @@ class Pool:
         except BaseException:
             stop.set()
             raise
+
+
+def pieces(tensors: Sequence[LazyTensor]) -> list[Piece]:
+    """All elements of the tensors, in order, some `PIECE` bytes at a time; starts are multiples of eight."""
+    found = []
+    for i, tensor in enumerate(tensors):
+        step, numel = max(8, PIECE * 8 // tensor.info.dtype.bits // 8 * 8), tensor.info.numel
+        found += [(i, at, min(at + step, numel)) for at in range(0, numel, step)]
+    return found
 
 
 def read_pieces(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.checks.stats import stats
+from ckptconv.checks.stats import stats_of
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ckptconv.checks.stats import Stats
     from ckptconv.core.tensor import LazyTensor
 
 ZEROS_ARE_FINE = ("bias", "running_mean", "num_batches_tracked", "beta", "mask", "zero_point", "position_ids")
@@ -20,21 +21,17 @@ def check_values(
     tensors: Mapping[str, LazyTensor], progress: Callable[[int, int], None] | None = None
 ) -> list[Finding]:
     """NaN and Inf are errors; weights that are all zero and negative running variances are warnings."""
-    findings: list[Finding] = []
-    total, done = sum(tensor.info.nbytes for tensor in tensors.values()), 0
-    seen: set[object] = set()
+    firsts: dict[object, str] = {}
     for name, tensor in tensors.items():
-        if tensor.alias is None or tensor.alias not in seen:
-            seen.add(tensor.alias)
-            findings += _check(name, tensor)
-        done += tensor.info.nbytes
-        if progress is not None:
-            progress(done, total)
-    return findings
+        firsts.setdefault(name if tensor.alias is None else (tensor.alias,), name)
+    names = list(firsts.values())
+    found = stats_of([tensors[name] for name in names], progress)
+    return [
+        finding for name, figures in zip(names, found, strict=True) for finding in _check(name, tensors[name], figures)
+    ]
 
 
-def _check(name: str, tensor: LazyTensor) -> list[Finding]:
-    figures = stats(tensor)
+def _check(name: str, tensor: LazyTensor, figures: Stats | None) -> list[Finding]:
     if figures is None or tensor.info.numel == 0:
         return []
     found = []

@@ -240,9 +240,9 @@ def test_torchs_rounding_to_bfloat16_is_a_cast() -> None:
 
 
 def test_many_pieces_and_blocks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptconv.checks import compare_bytes, compare_values, pool, stretch
+    from ckptconv.checks import compare_bytes, pool, stretch
 
-    monkeypatch.setattr(compare_values, "PIECE", 1 << 12)
+    monkeypatch.setattr(pool, "PIECE", 1 << 12)
     monkeypatch.setattr(stretch, "STEP", 24)
     monkeypatch.setattr(pool, "GATHER_BLOCK", 1 << 9)
     monkeypatch.setattr(compare_bytes, "PIECE", 1 << 12)

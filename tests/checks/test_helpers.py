@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ckptconv.checks import compare_values, helpers
+from ckptconv.checks import compare_values, helpers, pool
 from ckptconv.checks.figures import Figures, is_number
+from ckptconv.checks.float_blocks import FAST
 from ckptconv.checks.helpers import Helpers
 from ckptconv.checks.pool import Pool, Scratch
+from ckptconv.checks.stats import stats_of
 from ckptconv.checks.stretch import Pair, stretch_figures
 from ckptconv.checks.tolerance import Tolerance
+from ckptconv.checks.works import FIGURES
 from ckptconv.core.dtypes import PLAIN, DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.io.source import Source
@@ -68,13 +71,31 @@ def helped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Helpers]:
         yield found
 
 
+def options_of(pair: Pair, *, histogram: bool = False) -> dict[str, float]:
+    near = pair.tolerance
+    return {"rtol": near.rtol, "atol": near.atol, "ulp": near.ulp, "bins": histogram}
+
+
+def done(found: Helpers, pair: Pair) -> Figures:
+    """All figures, from wherever they can be had."""
+    return found.do(FIGURES, (pair.a, pair.b), 0, ELEMENTS, Scratch(1, Lock()), **options_of(pair))
+
+
 def by_helper(found: Helpers, pair: Pair, *, histogram: bool = False) -> Figures:
     """The figures, and proof that another process took them."""
-    task = helpers._task(pair, START, ELEMENTS, histogram=histogram)
+    task = helpers._task(FIGURES, (pair.a, pair.b), START, ELEMENTS, options_of(pair, histogram=histogram))
     assert task is not None
     answer = found._helper(1).ask(task)
     assert answer is not None
-    return answer
+    return FIGURES.from_json(answer)
+
+
+def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What helpers answer from now on."""
+    asked: list[object] = []
+    ask = helpers._Helper.ask
+    monkeypatch.setattr(helpers._Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
+    return asked
 
 
 TYPES = sorted((dtype for dtype in PLAIN.values() if is_number(dtype)), key=str)
@@ -107,11 +128,9 @@ def test_a_comparison_with_helpers_is_the_one_without(
         pairs.append(Pair(*sides, Tolerance()))
     alone = compare_values.compare_values(pairs, Pool(1))
     monkeypatch.setattr(helpers, "SHARE", 1 << 20)
-    monkeypatch.setattr(compare_values, "PIECE", 1 << 19)
+    monkeypatch.setattr(pool, "PIECE", 1 << 19)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    asked = []
-    ask = helpers._Helper.ask
-    monkeypatch.setattr(helpers._Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
+    asked = asked_of(monkeypatch)
     assert compare_values.compare_values(pairs, Pool(1)) == alone
     assert asked
     assert None not in asked
@@ -120,31 +139,46 @@ def test_a_comparison_with_helpers_is_the_one_without(
 def test_what_a_helper_cannot_do_is_done_here(helped: Helpers, tmp_path: Path, open_files: ExitStack) -> None:
     """Bytes that lie in no file; a helper that was killed; a file that another one took the place of."""
     pair = random_pair(tmp_path, DType.F16, DType.F16, open_files)
-    scratch = Scratch(1, Lock())
-    expected = stretch_figures(pair, 0, ELEMENTS, scratch, histogram=False)
+    expected = stretch_figures(pair, 0, ELEMENTS, Scratch(0, Lock()), histogram=False)
 
-    loose = LazyTensor(pair.a.info, pair.a.reader)
-    assert helpers._task(Pair(loose, pair.b, Tolerance()), 0, ELEMENTS, histogram=False) is None
-    assert_same(helped.figures(Pair(loose, pair.b, Tolerance()), 0, ELEMENTS, scratch, histogram=False), expected)
+    loose = Pair(LazyTensor(pair.a.info, pair.a.reader), pair.b, Tolerance())
+    assert helpers._task(FIGURES, (loose.a, loose.b), 0, ELEMENTS, options_of(loose)) is None
+    assert_same(done(helped, loose), expected)
 
     by_helper(helped, pair)
     path = pair.b.span.file.path  # type: ignore[union-attr]
-    with Source(path) as replaced:
-        os.rename(path, tmp_path / "old")
-        path.write_bytes(bytes(3 + pair.b.info.nbytes))
-        task = helpers._task(pair, 0, ELEMENTS, histogram=False)
-        task["sides"][1][1] = replaced.identity
-        other = helpers._Helper()
-        assert other.ask(task) is None
-        other.close()
-    assert_same(helped.figures(pair, 0, ELEMENTS, scratch, histogram=False), expected)
+    os.rename(path, tmp_path / "old")
+    path.write_bytes(bytes(3 + pair.b.info.nbytes))
+    with Helpers(2) as others:
+        task = helpers._task(FIGURES, (pair.a, pair.b), 0, ELEMENTS, options_of(pair))
+        assert others._helper(1).ask(task) is None
+        assert_same(done(others, pair), expected)
 
     process = helped._helper(1)._process
     assert process is not None
     process.kill()
     process.wait()
-    assert_same(helped.figures(pair, 0, ELEMENTS, scratch, histogram=False), expected)
+    assert_same(done(helped, pair), expected)
     assert helped._helper(1)._process is None
+
+
+def test_stats_with_helpers_are_those_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, open_files: ExitStack
+) -> None:
+    rng = np.random.default_rng(2)
+    tensors = []
+    for dtype in TYPES:
+        data = rng.integers(0, 256, dtype.nbytes(3_000_000), dtype=np.uint8)
+        if dtype in FAST:
+            data[1::2] &= 0x3F  # finite
+        tensors.append(written(tmp_path / str(dtype), data.tobytes(), dtype, open_files))
+    alone = stats_of(tensors)
+    monkeypatch.setattr(helpers, "SHARE", 1 << 20)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    asked = asked_of(monkeypatch)
+    assert stats_of(tensors) == alone
+    assert asked
+    assert None not in asked
 
 
 def test_helpers_are_gone_after_an_error(
