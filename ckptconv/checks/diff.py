@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 CODES = {
     "rename": "renamed", "transpose": "transposed", "reshape": "reshaped", "split": "split", "concat": "concatenated",
-    "permute": "heads-permuted", "remove-layers": "layers-removed", "insert-layers": "layers-inserted",
+    "stack": "stacked", "unstack": "unstacked", "permute": "heads-permuted", "remove-layers": "layers-removed",
+    "insert-layers": "layers-inserted",
 }  # fmt: skip
 """The findings of edits that are no findings of single tensors."""
 

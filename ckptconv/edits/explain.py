@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.match import find_prefix, pair_renames
 from ckptconv.edits.pairing import equal, is_reshape, likewise, one_to_one, permutation, reversed_shape
-from ckptconv.edits.parts import find_parts, part_of
+from ckptconv.edits.parts import Parts, find_parts, part_of
 from ckptconv.edits.patterns import ANY, edits
+from ckptconv.edits.stacked import find_stacked, stack_edits
 from ckptconv.edits.stacks import align, rename_stacks
 from ckptconv.edits.views import permuted, reshaped
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content
-    from ckptconv.edits.parts import Parts
+    from ckptconv.edits.stacked import Stacked
 
     Tensors = Mapping[str, LazyTensor]
 
@@ -90,6 +91,7 @@ class _Explainer:
         self._layers()
         if self.content is not None:
             self._same_content(self.content)
+        self._stacked()
         self._parts()
         if self.content is not None:
             self._transposed_content(self.content)
@@ -175,6 +177,43 @@ class _Explainer:
             left = ({name: t for name, t in side.items() if name not in done} for side in (here, there))
             pairs += one_to_one(*left, _zip=False)
         self._rename(pairs)
+
+    def _stacked(self) -> None:
+        """Tensors with a dimension more, which counts others; in the one side, then in the other."""
+        taken = {**self.now, **self.b}
+        made = find_stacked(self._new, self._lost, self.content, taken)
+        self._say_joins(made, "concat")
+        self.found.edits.extend(stack_edits([(one.names, one.whole) for one in made]))
+        for one in made:
+            self.come.add(one.whole)
+            for name, view in zip(one.names, one.views, strict=True):
+                self._compare_stacked(name, view, one, flipped=False)
+        apart = find_stacked(self._lost, self._new, self.content, taken)
+        self.found.edits.extend(stack_edits([(one.names, one.whole) for one in apart], reverse=True))
+        self._say_joins(apart, "split")
+        for one in apart:
+            self.gone.add(one.whole)
+            for name, view in zip(one.names, one.views, strict=True):
+                self._compare_stacked(name, view, one, flipped=True)
+
+    def _say_joins(self, stacked: list[Stacked], kind: str) -> None:
+        joins = [join for one in stacked for join in one.joins.values()]
+        self._say_parts(*((joins, []) if kind == "concat" else ([], joins)))
+
+    def _compare_stacked(self, name: str, view: LazyTensor, stacked: Stacked, *, flipped: bool) -> None:
+        """What lies at one index of a stacked tensor beside the tensor, or the parts, that it is; these are done."""
+        join = stacked.joins.get(name, Parts(name, (name,), 0))
+        at = 0
+        for part in join.parts:
+            tensor = self.b[part] if flipped else self.a[self.now[part]]
+            size = tensor.info.shape[join.axis] if len(join.parts) > 1 else 0
+            seen = part_of(view, join.axis, at, at + size, join.blocks) if size else view
+            at += size
+            (self.come if flipped else self.gone).add(part)
+            if seen is not None:
+                whole = self.now[stacked.whole] if flipped else stacked.whole
+                names, views = ((whole, part), (seen, tensor)) if flipped else ((self.now[part], whole), (tensor, seen))
+                self.found.comparisons.append(Comparison(*names, *views))
 
     def _parts(self) -> None:
         turned = self._turned_wholes()

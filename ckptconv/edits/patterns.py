@@ -25,6 +25,22 @@ def open_numbers(name: str) -> str:
     return _DIGITS.sub(ANY, name)
 
 
+def indices(name: str) -> list[str]:
+    """The components that are numbers: 0 and 3 of ``layers.0.experts.3.w1``."""
+    return [part for part in name.split(".") if part.isdecimal()]
+
+
+def open_indices(name: str) -> str:
+    """The name with each of them replaced by ``{*}``."""
+    return with_indices(name, [ANY] * len(indices(name)))
+
+
+def with_indices(name: str, others: Sequence[str]) -> str:
+    """The name with others in their place."""
+    left = iter(others)
+    return ".".join(next(left) if part.isdecimal() else part for part in name.split("."))
+
+
 def edits(kind: Kind, steps: Iterable[Step], details: Mapping[str, Json] | None = None) -> list[Edit]:
     """The steps as edits, those of one pattern as one, the commonest first."""
     groups: dict[Hashable, list[Step]] = defaultdict(list)
@@ -40,9 +56,12 @@ def _shape(step: Step) -> Hashable:
         if step.sources == step.targets:
             return open_numbers(step.sources[0])
         return _change(step.sources[0], step.targets[0])
-    numbers = {tuple(_DIGITS.findall(name)) for name in (*step.sources, *step.targets)}
     names = (step.sources, step.targets)
-    return tuple(tuple(map(open_numbers, side)) for side in names) if len(numbers) == 1 else names
+    every = (*step.sources, *step.targets)
+    for numbers, opened in ((_DIGITS.findall, open_numbers), (indices, open_indices)):
+        if len({tuple(numbers(name)) for name in every}) == 1:  # w1 and w3 have an index alike, not every number
+            return tuple(tuple(map(opened, side)) for side in names)
+    return names
 
 
 def _change(a: str, b: str) -> tuple[str, str]:
