@@ -176,7 +176,7 @@ def _values(
     pool = Pool(sum(group[0].a.info.nbytes for group in groups), progress)
     same = [group for group in groups if group[0].a.info.dtype == group[0].b.info.dtype]
     cast = [group for group in groups if group[0].a.info.dtype != group[0].b.info.dtype]
-    unequal = find_unequal([(group[0].a, group[0].b) for group in same], pool)
+    unequal = _unequal([group[0] for group in same], content, pool)
     changed, moved = find_rearranged(
         [*(same[i] for i in sorted(unequal)), *cast],
         lambda one: explained.names.get(one.a_name) == one.b_name,
@@ -197,6 +197,15 @@ def _values(
             if values is not None:
                 found.values[finding] = values
     found.compared = len(explained.comparisons)
+
+
+def _unequal(comparisons: Sequence[Comparison], content: Content, pool: Pool) -> set[int]:
+    """Which of them differ; those that were read as a whole while edits were sought are not read again."""
+    settled = [content.settled(one.a, one.b) for one in comparisons]
+    asked = [i for i, is_equal in enumerate(settled) if is_equal is None]
+    pool.advance(sum(one.a.info.nbytes for one, known in zip(comparisons, settled, strict=True) if known is not None))
+    found = find_unequal([(comparisons[i].a, comparisons[i].b) for i in asked], pool)
+    return {i for i, is_equal in enumerate(settled) if is_equal is False} | {asked[i] for i in found}
 
 
 def _once(
