@@ -41,6 +41,10 @@ def with_indices(name: str, others: Sequence[str]) -> str:
     return ".".join(next(left) if part.isdecimal() else part for part in name.split("."))
 
 
+_WAYS = ((_DIGITS.findall, open_numbers), (indices, open_indices))
+"""How names are said to be alike but for numbers: all of them, or indices (``experts.0.w1``, ``experts.0.gate``)."""
+
+
 def edits(kind: Kind, steps: Iterable[Step], details: Mapping[str, Json] | None = None) -> list[Edit]:
     """The steps as edits, those of one pattern as one, the commonest first."""
     groups: dict[Hashable, list[Step]] = defaultdict(list)
@@ -58,8 +62,8 @@ def _shape(step: Step) -> Hashable:
         return _change(step.sources[0], step.targets[0])
     names = (step.sources, step.targets)
     every = (*step.sources, *step.targets)
-    for numbers, opened in ((_DIGITS.findall, open_numbers), (indices, open_indices)):
-        if len({tuple(numbers(name)) for name in every}) == 1:  # w1 and w3 have an index alike, not every number
+    for numbers, opened in _WAYS:
+        if len({tuple(numbers(name)) for name in every}) == 1:
             return tuple(tuple(map(opened, side)) for side in names)
     return names
 
@@ -67,8 +71,9 @@ def _shape(step: Step) -> Hashable:
 def _change(a: str, b: str) -> tuple[str, str]:
     """What is left of two names without the components that they begin and end with alike, numbers left open."""
     one, two = _middle(a, b)
-    if _DIGITS.findall(one) == _DIGITS.findall(two):
-        return open_numbers(one), open_numbers(two)
+    for numbers, opened in _WAYS:
+        if numbers(one) == numbers(two):
+            return opened(one), opened(two)
     return one, two
 
 

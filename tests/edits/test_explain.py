@@ -145,6 +145,15 @@ def test_each_edit_is_said_once_as_a_pattern(tmp_path: Path) -> None:
     assert found.edits[5].details == {"axes": [1, 0]}
 
 
+def test_renames_of_names_with_numbers_of_their_own_are_one_pattern(tmp_path: Path) -> None:
+    """The 1 of w1 is no index."""
+    state = {f"layers.{i}.experts.{j}.w1.weight": torch.randn(3, 2) for i in range(3) for j in range(2)}
+    found = differ(tmp_path, state, {n.replace("experts", "group").replace("w1", "gate"): t for n, t in state.items()})
+    assert [(edit.sources, edit.targets, len(edit.steps)) for edit in found.edits] == [
+        (("layers.{*}.experts.{*}.w1.weight",), ("layers.{*}.group.{*}.gate.weight",), 6)
+    ]
+
+
 def test_a_stack_of_another_name_loses_a_layer(tmp_path: Path) -> None:
     after = {name.replace("layers.", "transformer.h."): t for name, t in without_layer(decoder(5)).items()}
     found = differ(tmp_path, decoder(5), after)
