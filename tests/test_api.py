@@ -219,3 +219,11 @@ def test_a_whole_conversion_works_without_torch(path: Path, tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("plain\n")
     assert same_object(load(tmp_path / "back.pth"), VALUE)
+
+
+def test_one_loss_may_be_agreed_to_by_its_code_alone(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"w": torch.ones(2)}, "note": (1, 2)}, tmp_path / "a.pth")
+    for code in ("all", "metadata"):
+        ckptconv.convert(tmp_path / "a.pth", tmp_path / f"{code}.gguf", allow_loss=code)
+    with pytest.raises(UsageError, match="there is no loss .meta."):
+        ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.gguf", allow_loss="meta")

@@ -83,7 +83,7 @@ def convert(
     dry_run: bool = False,
     bare: bool = False,
     metadata: Mapping[str, MetaNode] | None = None,
-    allow_loss: Collection[str] = (),
+    allow_loss: str | Collection[str] = (),
     arch: str | None = None,
     settings: Sequence[str] = (),
     with_params: bool = False,
@@ -101,7 +101,7 @@ def convert(
     dry_run:    write nothing; list what would be lost. Tensors that are cast are read, for what overflows.
     bare:       the model's tensors alone, without metadata and extras.
     metadata:   top-level keys to set.
-    allow_loss: codes of losses that are agreed to (`preflight.CODES`), or "all".
+    allow_loss: a code, or codes, of losses that are agreed to (`preflight.CODES`), or "all".
 
     arch:        the architecture that the source must fit, as in `validate`; the target remembers it as a note.
     settings:    ``"name=value"`` params of that architecture, which outrank everything else.
@@ -118,6 +118,8 @@ def convert(
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
     """
+    if isinstance(allow_loss, str):
+        allow_loss = (allow_loss,)
     if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     if settings and arch is None and not with_params:

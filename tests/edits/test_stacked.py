@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ckptconv import Edits, convert, diff
+from tests.arch.real_models import transformers_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,31 @@ def test_what_diff_found_convert_repeats(tmp_path: Path, back: bool) -> None:
     made, wanted = (torch.load(tmp_path / f"{name}.pth") for name in "cb")
     assert made.keys() == wanted.keys()
     assert all(torch.equal(made[name], wanted[name]) for name in wanted)
+
+
+def test_what_transformers_saves_and_holds_is_told_and_repeated(tmp_path: Path) -> None:
+    """Its files still have the experts apart; its own model, made from them, has them in one."""
+    transformers = transformers_module()
+    config = transformers.MixtralConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_local_experts=4, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64,
+    )  # fmt: skip
+    model = transformers.MixtralForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "held.pth")
+    if not any("experts.gate_up_proj" in name for name in model.state_dict()):
+        pytest.skip(f"transformers {transformers.__version__} holds experts apart")
+    found = diff(tmp_path / "model.safetensors", tmp_path / "held.pth")
+    assert {finding.code for finding in found.findings if finding.severity == "error"} == {
+        "renamed", "concatenated", "stacked",
+    }  # fmt: skip
+    assert len(found.edits) == 4
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps(found.to_dict()))
+    convert(tmp_path / "model.safetensors", tmp_path / "made.pth", edits=Edits(names=[rules]), allow_loss="all")
+    made = torch.load(tmp_path / "made.pth")
+    model.load_state_dict(made, strict=True)
+    assert all(torch.equal(made[name], tensor) for name, tensor in torch.load(tmp_path / "held.pth").items())
 
 
 CHANGED = {
