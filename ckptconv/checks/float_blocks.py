@@ -105,6 +105,8 @@ def dot(x: Array, y: Array) -> float:
     import numpy as np
 
     whole = len(x) // ROW * ROW
+    if not whole:
+        return float(x @ y)
     rows = np.matmul(x[:whole].reshape(-1, 1, ROW), y[:whole].reshape(-1, ROW, 1))
     total = float(rows.sum(dtype=np.float64))
     return total if whole == len(x) else total + float(x[whole:] @ y[whole:])
