@@ -82,10 +82,13 @@ def compare_values(pairs: Sequence[Pair], pool: Pool, *, histograms: bool = Fals
             pool.advance(a.info.dtype.nbytes(stop - start))
 
         pool.run(jobs, work, nbytes, helpers.most)
-    totals = [Figures() for _ in pairs]
+    totals: dict[int, Figures] = {}
     for i, start, _ in jobs:
-        totals[i].add(parts[i, start])
-    return [_values(pair, total) for pair, total in zip(pairs, totals, strict=True)]
+        if i in totals:
+            totals[i].add(parts[i, start])
+        else:
+            totals[i] = parts[i, start]
+    return [_values(pair, totals.get(i) or Figures()) for i, pair in enumerate(pairs)]
 
 
 def _values(pair: Pair, total: Figures) -> Values:

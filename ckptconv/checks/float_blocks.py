@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ TINY = 1e-30
 """A mean square from which on F32 can add it up: squares that are too small for it are nothing beside that."""
 
 
+@cache
 def code_type(dtype: DType, kind: str = "u") -> np.dtype[Any]:
     """Numpy's type for the bits of an element, unsigned or signed (``"i"``)."""
     import numpy as np

@@ -44,7 +44,7 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
         for count, (left, right) in read_pieces((pair.a, pair.b), start, stop, scratch):
             joint.add(left, right, count)
         return joint.figures(pair.tolerance, histogram=histogram)
-    total = Figures()
+    total: Figures | None = None
     usual = types[0] in FAST and types[1] in FAST
     fast = _fast(types, scratch, histogram=histogram) if usual else None
     step = STEP if fast is None else BLOCK
@@ -55,8 +55,12 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
                 data[at * dtype.bits // 8 : dtype.nbytes(end)] for data, dtype in zip((left, right), types, strict=True)
             )
             found = None if fast is None else fast(a, b, end - at, pair.tolerance)
-            total.add(found or figures(a, b, *types, end - at, pair.tolerance, histogram=histogram))
-    return total
+            found = found or figures(a, b, *types, end - at, pair.tolerance, histogram=histogram)
+            if total is None:
+                total = found
+            else:
+                total.add(found)
+    return total or Figures()
 
 
 def _fast(types: tuple[DType, DType], scratch: Scratch, *, histogram: bool) -> FloatFigures:

@@ -6,6 +6,7 @@ numpy and ml_dtypes take 0.1 s to import and torch 2 s, so both are imported whe
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
@@ -74,6 +75,7 @@ TORCH_NAMES: dict[DType, str] = {
 """torch's dtype for each of ours. F4 holds two elements in one of torch's (``_x2``)."""
 
 
+@cache
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     """Numpy's dtype. Raises UnsupportedError where numpy and ml_dtypes have none."""
     import ml_dtypes
