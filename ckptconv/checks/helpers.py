@@ -100,7 +100,7 @@ class _Helper:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 env={**os.environ, **alone}, start_new_session=True,  # Ctrl-C is for this process, which ends that one
             )  # fmt: skip
-            self._send(sys.path)
+            self._send([one for one in sys.path if isinstance(one, str)])
 
     def ask(self, task: Json) -> Json:
         """What it found, None where it could not."""
