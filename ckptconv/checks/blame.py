@@ -15,20 +15,29 @@ from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.core.dtypes import DType
+from ckptconv.core.edit import Step
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.match import find_prefix, numbered_blocks, numbers_in, pair_renames, substitutions
+from ckptconv.edits.parts import find_parts
+from ckptconv.edits.patterns import bracketed, edits
 from ckptconv.edits.python import drops, python, renames, single
+from ckptconv.edits.stacked import find_stacked, stack_edits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.match import Prefix, Shape
 
     Found = Mapping[str, tuple[int, ...]]
     Fits = Callable[[Shape, tuple[int, ...]], bool]
 
 ORDER = (
-    "param-conflict", "param-missing", "constraint", "prefixed", "layer-count", "renamed", "swapped", "transposed",
+    "param-conflict", "param-missing", "constraint", "prefixed", "layer-count", "renamed", "fused", "apart", "swapped",
+    "transposed",
     "not-a-tensor", "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch",
     "tie-broken", "all-zero", "negative-variance", "assumed",
 )  # fmt: skip
@@ -36,6 +45,9 @@ ORDER = (
 
 LAYOUTS = ((3, 2, 0, 1), (4, 3, 0, 1, 2), (2, 1, 0))
 """From the convolution kernels of other frameworks, [height, width, in, out], to torch's [out, in, height, width]."""
+
+MOST_LISTED = 4
+"""Parts of a tensor that are listed."""
 
 CANDIDATES = 20
 """Tensors of one shape among which the other half of a swap is looked for."""
@@ -48,7 +60,7 @@ def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: F
     Costs O(tensors) but for the comparison of names without a partner.
     """
     case = _Case(list(findings), expected, found, fits)
-    for step in (_layer_counts, _renamed, _swapped, _transposed):
+    for step in (_layer_counts, _renamed, _joined, _swapped, _transposed):
         step(case)
     rank = {code: i for i, code in enumerate(ORDER)}
     hinted = [finding if finding.hint else _hinted(finding, found, expected) for finding in case.findings]
@@ -202,6 +214,52 @@ def _mismatch(name: str, wanted: Shape, shape: tuple[int, ...]) -> Finding:
     texts = shape_text(wanted), shape_text(shape)
     message = f"{name}: expected shape {texts[0]}, found {texts[1]}"
     return Finding("shape-mismatch", "error", name, message, *texts)
+
+
+def _joined(case: _Case) -> None:
+    """Several tensors that are one there, q, k and v or all experts of a layer, or the other way round: by sizes."""
+    missing = {n: _header(s) for n in case.named("missing-tensor") if None not in (s := case.expected[n])}
+    unexpected = {name: _header(case.found[name]) for name in case.named("unexpected-tensor")}
+    for code, wholes, parts in (("fused", unexpected, missing), ("apart", missing, unexpected)):
+        found = _joins(wholes, parts, is_fused=code == "fused") if wholes and len(parts) > 1 else []
+        case.causes += [_joined_cause(code, edit) for edit in found]
+        used = {name for edit in found for step in edit.steps for name in (*step.sources, *step.targets)}
+        for side, word in ((missing, "missing-tensor"), (unexpected, "unexpected-tensor")):
+            case.explained(word, used & side.keys())
+            for name in used & side.keys():
+                del side[name]
+
+
+def _joins(wholes: Mapping[str, LazyTensor], parts: Mapping[str, LazyTensor], *, is_fused: bool) -> list[Edit]:
+    """The edits that mend it: what is fused is taken apart, what is apart is joined."""
+    stacks = find_stacked(wholes, parts, None, ())
+    done = {one.whole for one in stacks} | {part for one in stacks for part in one.names}
+    rest, left = ({n: t for n, t in side.items() if n not in done} for side in (wholes, parts))
+    steps: dict[tuple[int, tuple[int, ...]], list[Step]] = {}
+    for one in find_parts(rest, left, None):
+        sizes = tuple(parts[part].info.shape[one.axis] for part in one.parts)
+        step = Step((one.whole,), one.parts) if is_fused else Step(one.parts, (one.whole,))
+        steps.setdefault((one.axis, sizes), []).append(step)
+    found = stack_edits([(one.names, one.whole) for one in stacks], reverse=is_fused)
+    for (axis, sizes), group in steps.items():
+        found += edits("split" if is_fused else "concat", group, {"axis": axis, "sizes": list(sizes)})
+    return found
+
+
+def _joined_cause(code: str, edit: Edit) -> Finding:
+    step = edit.steps[0]
+    (whole,), parts = (step.sources, step.targets) if code == "fused" else (step.targets, step.sources)
+    listed = bracketed(parts) if len(parts) <= MOST_LISTED else f"{parts[0]} … {parts[-1]}"
+    more = f"; {len(edit.steps) - 1:,} more like it" if len(edit.steps) > 1 else ""
+    if code == "fused":
+        return Finding(code, "error", whole, f"{whole} is likely {listed} in one{more}", listed, whole, python(edit))
+    message = f"{listed} is likely {whole}, in {len(parts)} parts{more}"
+    return Finding(code, "error", parts[0], message, whole, listed, python(edit))
+
+
+def _header(shape: Shape) -> LazyTensor:
+    """A tensor of that shape of which nothing is read."""
+    return in_memory(TensorInfo.of(DType.F32, tuple(size or 0 for size in shape)), b"")
 
 
 def _swapped(case: _Case) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
 from ckptconv.cli.render import plural, size
-from ckptconv.edits.patterns import group_names, open_numbers
+from ckptconv.edits.patterns import bracketed, group_names, open_numbers
 from ckptconv.edits.stacks import spell_numbers
 
 if TYPE_CHECKING:
@@ -77,22 +77,10 @@ def edit_rows(edits: Sequence[Edit]) -> list[list[str]]:
     for edit in edits:
         if edit.kind in _TOLD_ELSEWHERE:
             continue
-        sources, targets = _joined(edit.sources), _joined(edit.targets)
+        sources, targets = (bracketed(side, show=short_name) for side in (edit.sources, edit.targets))
         text = f"{sources} → {targets}" if sources and targets and sources != targets else sources or targets
         rows[_WORDS.get(edit.kind, edit.kind), text + _detail(edit)] += len(edit.steps)
     return [[word, text, times(count)] for (word, text), count in rows.items()]
-
-
-def _joined(names: Sequence[str]) -> str:
-    """Several names as one: ``layers.{*}.[q + k + v].weight``."""
-    if len(names) < 2:
-        return "".join(map(short_name, names))
-    parts = [name.split(".") for name in names]
-    least = min(map(len, parts)) - 1
-    start = next((i for i in range(least) if len({row[i] for row in parts}) > 1), least)
-    end = next((i for i in range(least - start) if len({row[-1 - i] for row in parts}) > 1), least - start)
-    inner = " + ".join(".".join(row[start : len(row) - end]) for row in parts)
-    return ".".join(map(short_name, [*parts[0][:start], f"[{inner}]", *parts[0][len(parts[0]) - end :]]))
 
 
 def _detail(edit: Edit) -> str:

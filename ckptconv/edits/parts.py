@@ -15,7 +15,7 @@ from ckptconv.edits.through import cut
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping
+    from collections.abc import Container, Hashable, Iterator, Mapping
 
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content, Print
@@ -71,10 +71,10 @@ def find_parts(wholes: Tensors, parts: Tensors, content: Content | None, *, by_s
     if not by_sizes:
         return found
     done = {one.whole for one in found}
-    by_parent = _by_parent(left)
+    families = _families(left, content)
     for name, whole in wholes.items():
         if name not in done:
-            found += _taken(_by_sizes(name, whole, by_parent, left, content), left)
+            found += _taken(_by_sizes(name, whole, families, left, content), left)
     return found
 
 
@@ -209,25 +209,23 @@ def _family(name: str) -> tuple[str, str]:
     return module.rpartition(".")[0], own
 
 
-def _by_parent(left: Tensors) -> dict[tuple[str, str], list[str]]:
-    families: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in left:
-        families[_family(name)].append(name)
+def _families(left: Tensors, content: Content | None) -> dict[Hashable, list[str]]:
+    """Names of one family that can be joined along an axis."""
+    families: dict[Hashable, list[str]] = defaultdict(list)
+    for name, tensor in left.items():
+        for axis in range(min(2, len(tensor.info.shape))):
+            families[_family(name), _frame(tensor, axis, content)].append(name)
     return families
 
 
 def _by_sizes(
-    name: str,
-    whole: LazyTensor,
-    by_parent: Mapping[tuple[str, str], list[str]],
-    left: Tensors,
-    content: Content | None,
+    name: str, whole: LazyTensor, families: Mapping[Hashable, list[str]], left: Tensors, content: Content | None
 ) -> Parts | None:
-    names = by_parent.get(_family(name), [])
     for axis in range(min(2, len(whole.info.shape))):
-        fitting = [
-            one for one in names if one in left and _frame(left[one], axis, content) == _frame(whole, axis, content)
-        ]
+        names = families.get((_family(name), _frame(whole, axis, content)), [])
+        if len(names) > MOST_PARTS:  # which nothing but their sizes tells apart
+            continue
+        fitting = [one for one in names if one in left]
         total = sum(left[one].info.shape[axis] for one in fitting)
         if 1 < len(fitting) <= 4 and total == whole.info.shape[axis]:
             return Parts(name, tuple(fitting), axis)

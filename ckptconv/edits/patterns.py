@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.edit import Edit, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from ckptconv.core.edit import Kind
     from ckptconv.core.spelling import Json
@@ -157,3 +157,15 @@ def group_names(names: Iterable[str]) -> list[tuple[str, list[str]]]:
     for name in names:
         groups[open_numbers(name)].append(name)
     return [(_common(group), group) for group in groups.values()]
+
+
+def bracketed(names: Sequence[str], show: Callable[[str], str] = str) -> str:
+    """Several names as one: ``layers.{*}.[q + k + v].weight``; `show` is done to each part of them."""
+    if len(names) < 2:
+        return "".join(map(show, names))
+    parts = [name.split(".") for name in names]
+    least = min(map(len, parts)) - 1
+    start = next((i for i in range(least) if len({row[i] for row in parts}) > 1), least)
+    end = next((i for i in range(least - start) if len({row[-1 - i] for row in parts}) > 1), least - start)
+    inner = " + ".join(".".join(row[start : len(row) - end]) for row in parts)
+    return ".".join(map(show, [*parts[0][:start], f"[{inner}]", *parts[0][len(parts[0]) - end :]]))

@@ -28,6 +28,8 @@ MOST = 20
 """Names that are listed in a line."""
 
 _DIGITS = re.compile(r"\d+")
+_INDEX = re.compile(r"(?<=[.'])\d+(?=[.'])")
+_QUOTED = re.compile(r"('[^']*\{i\}[^']*')")
 _OUTER = re.compile(r"(^|\.)\d+\.")
 _INNER = re.compile(r"^(.*\.)?\d+\.")
 
@@ -59,6 +61,8 @@ def python(edit: Edit, names: Collection[str] = ()) -> str | None:
         return _drops([name for step in edit.steps for name in step.sources], names)
     if edit.kind == "rename":
         return _renames([(step.sources[0], step.targets[0]) for step in edit.steps], names)
+    if edit.kind in _MANY:
+        return _looped(edit)
     if len(edit.steps) != 1 or edit.kind not in _LINES:
         return None
     step = edit.steps[0]
@@ -78,6 +82,63 @@ _LINES: dict[Kind, Callable[[Mapping[str, Json]], str]] = {
     "tie": lambda details: "",
 }
 """What is done to the source; ``shape`` as a list, ``dtype`` by torch's name for it."""
+
+
+def _cut(step: Step, details: Mapping[str, Json]) -> str:
+    return _copied(step, f"split({details['sizes']}{_dimension(details)})")
+
+
+def _apart(step: Step, details: Mapping[str, Json]) -> str:
+    return _copied(step, f"unbind({details['axis'] or ''})")
+
+
+def _copied(step: Step, cut: str) -> str:
+    """Views would each keep all of the whole."""
+    source = f"state_dict.pop({step.sources[0]!r})"
+    return f"{_items(step.targets)} = (part.clone() for part in {source}.{cut})"
+
+
+def _together(word: str) -> Callable[[Step, Mapping[str, Json]], str]:
+    def line(step: Step, details: Mapping[str, Json]) -> str:
+        parts = ", ".join(f"state_dict.pop({name!r})" for name in step.sources)
+        return f"{_items(step.targets)} = torch.{word}([{parts}]{_dimension(details)})"
+
+    return line
+
+
+def _items(names: Sequence[str]) -> str:
+    return ", ".join(f"state_dict[{name!r}]" for name in names)
+
+
+def _dimension(details: Mapping[str, Json]) -> str:
+    return f", {details['axis']}" if details["axis"] else ""
+
+
+_MANY: dict[Kind, Callable[[Step, Mapping[str, Json]], str]] = {
+    "split": _cut, "unstack": _apart, "concat": _together("cat"), "stack": _together("stack"),
+}  # fmt: skip
+"""Several tensors that are one, or one that is several."""
+
+
+def _looped(edit: Edit) -> str | None:
+    """One line for each step, or a loop where their names differ in one index alone."""
+    if "blocks" in edit.details or any(len(step.sources) + len(step.targets) > MOST for step in edit.steps):
+        return None
+    lines = [_MANY[edit.kind](step, edit.details) for step in edit.steps]
+    if len(lines) == 1:
+        return lines[0]
+    columns = [tuple(_INDEX.findall(line)) for line in lines]
+    texts = _INDEX.split(lines[0])
+    rows = list(zip(*columns, strict=True)) if len({len(column) for column in columns}) == 1 else []
+    changing = {row for row in rows if len(set(row)) > 1}
+    if "{" in lines[0] or len(changing) != 1 or any(_INDEX.split(line) != texts for line in lines):
+        return "; ".join(lines) if len(lines) <= FEW else None
+    (numbers,) = changing
+    count = [int(number) for number in numbers]
+    over = f"range({len(count)})" if count == [*range(len(count))] else repr(tuple(count))
+    indices = [*("{i}" if row in changing else row[0] for row in rows), ""]
+    filled = "".join(text + index for text, index in zip(texts, indices, strict=True))
+    return f"for i in {over}: " + _QUOTED.sub(r"f\1", filled)
 
 
 def _renames(pairs: Sequence[Pair], names: Collection[str]) -> str | None:

@@ -138,3 +138,68 @@ def test_what_cannot_be_mended_has_no_hint() -> None:
     assert found.hint is None
     (found,) = compare(checkpoint({k: v for k, v in NETWORK.items() if k != "output.bias"}), table(NETWORK))
     assert found.hint is None
+
+
+def experts(layers: int, count: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"layers.{i}.experts.{j}.{name}": shape
+        for i in range(layers)
+        for j in range(count)
+        for name, shape in (("down.weight", (8, 12)), ("down.bias", (8,)))
+    }
+
+
+def stacked(layers: int, count: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"layers.{i}.experts.{name}": shape
+        for i in range(layers)
+        for name, shape in (("down_proj", (count, 8, 12)), ("down_bias", (count, 8)))
+    }
+
+
+QKV = {f"layers.{i}.attn.{part}.weight": (rows, 6) for i in range(5) for part, rows in (("q", 6), ("k", 2), ("v", 2))}
+WHOLE = {f"layers.{i}.attn.qkv.weight": (10, 6) for i in range(5)}
+WIDE = {name: shape[::-1] for name, shape in QKV.items()}
+WIDE_WHOLE = {name: shape[::-1] for name, shape in WHOLE.items()}
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "code", "count"),
+    [
+        (QKV, WHOLE, "fused", 1),
+        (WHOLE, QKV, "apart", 1),
+        (WIDE, WIDE_WHOLE, "fused", 1),
+        (WIDE_WHOLE, WIDE, "apart", 1),
+        (experts(3, 4), stacked(3, 4), "fused", 2),
+        (stacked(3, 4), experts(3, 4), "apart", 2),
+        ({"a.w": (2, 3), "b.w": (4, 3)}, {"ab.w": (6, 3)}, "fused", 1),
+        ({"h7.q.w": (2, 3), "h7.k.w": (4, 3)}, {"h7.qk.w": (6, 3)}, "fused", 1),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_one_or_several_are_said_and_mended(expected, found, code: str, count: int) -> None:
+    findings = mended(expected, found)
+    assert [finding.code for finding in findings] == [code] * count
+
+
+def test_parts_are_copies_that_keep_nothing_of_the_whole() -> None:
+    state = follow(compare(checkpoint(WHOLE), table(QKV)), WHOLE)
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in state.values())
+
+
+def test_a_line_for_each_where_no_loop_says_it() -> None:
+    places = [(0, 0), (0, 1), (1, 0)]
+    expected = {f"a.{i}.b.{j}.{part}.w": (2, 3) for i, j in places for part in ("q", "k")}
+    (found,) = mended(expected, {f"a.{i}.b.{j}.qk.w": (4, 3) for i, j in places})
+    assert found.hint is not None
+    assert found.hint.count(";") == 2
+
+
+def test_no_line_where_it_would_be_too_long() -> None:
+    expected = {f"a.{i}.b.{j}.{part}.w": (2, 3) for i in range(3) for j in range(3) for part in ("q", "k")}
+    (found,) = compare(checkpoint({f"a.{i}.b.{j}.qk.w": (4, 3) for i in range(3) for j in range(3)}), table(expected))
+    assert (found.code, found.hint) == ("fused", None)
+
+
+def test_sizes_that_fit_nothing_are_left_missing() -> None:
+    findings = compare(checkpoint({"attn.qkv.weight": (11, 6)}), table({f"attn.{p}.weight": (4, 6) for p in "qkv"}))
+    assert {finding.code for finding in findings} == {"missing-tensor", "unexpected-tensor"}
