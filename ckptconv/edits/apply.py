@@ -38,6 +38,22 @@ ARITY: dict[Kind, tuple[str, str]] = {
 
 _HINT = "ckptconv inspect --list shows the names"
 
+_TAKES: dict[Kind, str] = {
+    "rename": "a longer pattern matches fewer names, and a drop before it makes room",
+    "transpose": "axes lists every dimension of the tensor once, as in [1, 0]",
+    "permute": "shape divides the dimension axis, and axes lists the dimensions of shape once",
+    "reshape": "the sizes in shape have as many elements as the tensor",
+    "cast": "dtype is the name of an element type, as BF16",
+    "split": "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
+    "concat": "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be equal",
+    "stack": "axis counts the dimensions of the result from 0; element types and shapes have to be equal",
+    "unstack": "axis counts dimensions from 0, and as many targets as it has indices are listed, as in {0-7}",
+    "tie": "the first name keeps its tensor, and the other has one of the same type and shape",
+    "untie": "both names have to be there",
+    "insert-layers": "select what is to be kept from the checkpoint that has those layers",
+}
+"""What an edit of each kind needs, for errors."""
+
 
 def apply(tensors: Mapping[str, LazyTensor], edits: Sequence[Edit]) -> Tensors:
     """The tensors after all edits, one after another. Raises EditError, UnsupportedError."""
@@ -76,6 +92,7 @@ class _Application:
     label: str
 
     def fail(self, problem: str, names: Iterable[str] = (), hint: str | None = None) -> EditError:
+        hint = hint or _TAKES.get(self.edit.kind, _HINT)
         return EditError(f"{self.label}: {problem}", hint=hint, details=listed(names))
 
     def run(self, steps: Sequence[Step]) -> Tensors:

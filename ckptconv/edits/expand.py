@@ -91,7 +91,10 @@ def _alternatives(edit: Edit, label: str) -> list[tuple[tuple[str, ...], tuple[s
     rows = [_spread(pattern) for pattern in (*sources, *targets)]
     count = max(map(len, rows), default=1)
     if any(len(row) not in (1, count) for row in rows):
-        raise EditError(f"{label} has lists of numbers of different lengths")
+        raise EditError(
+            f"{label} has lists of numbers of different lengths",
+            hint="{0-3} in the sources goes with {4-7} in the targets",
+        )
     full = [row if len(row) == count else row * count for row in rows]
     return [(row[: len(sources)], row[len(sources) :]) for row in zip(*full, strict=True)]
 
@@ -106,7 +109,9 @@ def _spread(pattern: str) -> list[str]:
         low, _, high = part.partition("-")
         first, last = int(low), int(high or low)
         if last < first or last - first >= MOST_NUMBERS or len(numbers) >= MOST_NUMBERS:
-            raise EditError(f"{pattern!r} stands for no numbers, or for more than {MOST_NUMBERS:,}")
+            raise EditError(
+                f"{pattern!r} stands for no numbers, or for more than {MOST_NUMBERS:,}", hint="write them as in {0-3,7}"
+            )
         numbers += range(first, last + 1)
     head, tail = pattern[: found.start()], pattern[found.end() :]
     if _NUMBERS.search(tail):
@@ -142,5 +147,7 @@ def match(pattern: str, name: str) -> tuple[str, ...] | None:
 def _filled(pattern: str, texts: Sequence[str]) -> str:
     made, *rest = pattern.split(ANY)
     if len(rest) > len(texts):
-        raise EditError(f"{pattern!r} has more {ANY} than the first of the sources")
+        raise EditError(
+            f"{pattern!r} has more {ANY} than the first of the sources", hint="each stands for the same text"
+        )
     return made + "".join(text + part for text, part in zip(texts, rest, strict=False))

@@ -38,7 +38,8 @@ def inverted(edits: Sequence[Edit]) -> list[Edit]:
 
 def _inverse(edit: Edit, number: int) -> Edit:
     def fail(why: str) -> EditError:
-        return EditError(f"edit {number}, {edit.kind} {' + '.join(edit.sources)!r}, cannot be undone: {why}")
+        where = f"edit {number}, {edit.kind} {' + '.join(edit.sources)!r}"
+        return EditError(f"{where}, cannot be undone: {why}", hint="without this edit in the file, the others can be")
 
     details = dict(edit.details)
     if edit.kind not in _OPPOSITE:

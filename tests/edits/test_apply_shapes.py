@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -239,3 +240,28 @@ def test_the_note_of_an_architecture_goes_where_the_tensors_are_others(tmp_path:
     for name, arch in (("b", "mlp"), ("c", None)):
         with ckptconv.open(tmp_path / f"{name}.safetensors") as found:
             assert (found.notes.arch or {"name": None})["name"] == arch  # type: ignore[call-overload,index]
+
+
+WRONG = {
+    "axes": {"kind": "transpose", "sources": ["w"], "targets": ["w"], "axes": [0, 3]},
+    "elements": {"kind": "reshape", "sources": ["w"], "targets": ["w"], "shape": [5, 5]},
+    "element type": {"kind": "cast", "sources": ["w"], "targets": ["w"], "dtype": "F33"},
+    "dimensions": {"kind": "stack", "sources": ["w", "v"], "targets": ["x"], "axis": 9},
+    "equal": {"kind": "concat", "sources": ["w", "b"], "targets": ["x"], "axis": 0},
+    "sizes": {"kind": "split", "sources": ["w"], "targets": ["x", "y"], "axis": 0, "sizes": [1, 7]},
+    "targets": {"kind": "unstack", "sources": ["w"], "targets": ["x", "y"], "axis": 0},
+    "drop": {"kind": "rename", "sources": ["w"], "targets": ["b"]},
+    "inspect --list": {"kind": "drop", "sources": ["nothing"]},
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_the_hint_says_what_an_edit_of_that_kind_needs(tmp_path: Path, word: str) -> None:
+    torch.save({"w": torch.ones(3, 4), "v": torch.ones(3, 4), "b": torch.ones(7)}, tmp_path / "a.pth")
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps({"edits": [WRONG[word]]}))
+    with pytest.raises(EditError) as caught:
+        ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=Edits(names=[rules]))
+    assert caught.value.hint is not None
+    assert word in caught.value.hint
+    assert not (tmp_path / "b.pth").exists()
