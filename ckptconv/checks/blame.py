@@ -218,8 +218,9 @@ def _mismatch(name: str, wanted: Shape, shape: tuple[int, ...]) -> Finding:
 
 def _joined(case: _Case) -> None:
     """Several tensors that are one there, q, k and v or all experts of a layer, or the other way round: by sizes."""
-    missing = {n: _header(s) for n in case.named("missing-tensor") if None not in (s := case.expected[n])}
-    unexpected = {name: _header(case.found[name]) for name in case.named("unexpected-tensor")}
+    there = case.named("unexpected-tensor")
+    missing = {n: _header(s) for n in case.named("missing-tensor") if None not in (s := case.expected[n]) and there}
+    unexpected = {name: _header(case.found[name]) for name in there if missing}
     for code, wholes, parts in (("fused", unexpected, missing), ("apart", missing, unexpected)):
         found = _joins(wholes, parts, is_fused=code == "fused") if wholes and len(parts) > 1 else []
         case.causes += [_joined_cause(code, edit) for edit in found]

@@ -16,8 +16,9 @@ from .conftest import Process, strict
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev/full and pseudo-terminals")
 
 SLOW = """
-import os, sys, time
+import os, signal, sys, time
 from ckptconv.io import target
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
 if {named}:
     del os.O_TMPFILE
 def slow(self, offset, data):
