@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 FAST = (DType.F64, DType.F32, DType.F16, DType.BF16)
 
 BLOCK = 1 << 17
-"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower
-on several cores: after every call of numpy a thread may have to wait for the interpreter.
+"""Elements at a time: as many F32 as are read at once. Smaller blocks would stay in a core's cache, and yet are slower:
+a call of numpy takes a microsecond or two, whatever it is given.
 """
 
 FEW = 1 << 13

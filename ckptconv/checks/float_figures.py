@@ -193,9 +193,8 @@ class FloatFigures:
             sizes = self._crossing(one, other) if many >= count >> 6 else self._few_crossing(one, other, crossing)
             found.signs = many - int(np.count_nonzero(sizes))
             found.max_ulp = int(sizes.max())
-        if (
-            distances or count < FEW or found.max_ulp < self._largest_size(found)
-        ):  # else none of one sign lie as far apart
+        # where those of two signs lie farther apart than any value is large, none of one sign do
+        if distances or count < FEW or found.max_ulp < self._largest_size(found):
             signed = np.subtract(one, other, out=gap).view(self.signed)
             if many:
                 signed[crossing] = 0

@@ -26,6 +26,8 @@ WIDE = 1 << 19
 
 Job = TypeVar("Job")
 
+Made = TypeVar("Made")
+
 Piece = tuple[int, int, int]
 """Which tensor, and elements [start, stop) of it."""
 
@@ -45,6 +47,13 @@ class Scratch:
     right: bytearray = field(default_factory=lambda: bytearray(CHUNK))
     wide: tuple[bytearray, bytearray] | None = None
     kept: dict[object, Any] = field(default_factory=dict)
+
+    def own(self, key: object, make: Callable[[], Made]) -> Made:
+        """What this worker has made for `key`, the first time it was asked: its buffers have been touched before."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        found: Made = self.kept[key]
+        return found
 
 
 @dataclass(slots=True)

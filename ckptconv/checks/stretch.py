@@ -14,12 +14,10 @@ from ckptconv.checks.pool import read_pieces
 if TYPE_CHECKING:
     from ckptconv.checks.pool import Scratch
     from ckptconv.checks.tolerance import Tolerance
-    from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import LazyTensor
 
 STEP = 1 << 13
-"""Elements that are computed with at a time. The dozen temporary arrays stay in the cache, and below the 128 KiB from
-which malloc asks the kernel for new pages every time, which took five times as long as the sums."""
+"""Elements that are computed with at a time: the dozen temporary arrays stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
         return joint.figures(pair.tolerance, histogram=histogram)
     total: Figures | None = None
     usual = types[0] in FAST and types[1] in FAST
-    fast = _fast(types, scratch, histogram=histogram) if usual else None
+    fast = scratch.own(types, lambda: FloatFigures(*types, histogram=histogram)) if usual else None
     step = STEP if fast is None else BLOCK
     for count, (left, right) in read_pieces((pair.a, pair.b), start, stop, scratch):
         for at in range(0, count, step):
@@ -61,11 +59,3 @@ def stretch_figures(pair: Pair, start: int, stop: int, scratch: Scratch, *, hist
             else:
                 total.add(found)
     return total or Figures()
-
-
-def _fast(types: tuple[DType, DType], scratch: Scratch, *, histogram: bool) -> FloatFigures:
-    """The worker's own, whose buffers have been touched before."""
-    if types not in scratch.kept:
-        scratch.kept[types] = FloatFigures(*types, histogram=histogram)
-    found: FloatFigures = scratch.kept[types]
-    return found

@@ -68,20 +68,13 @@ def _stretch(tensor: LazyTensor, start: int, stop: int, scratch: Scratch) -> Tal
     dtype, total = tensor.info.dtype, Tally()
     if stop - start >= 1 << dtype.bits and dtype.bits <= MOST_BITS and dtype not in FAST:
         return _counted(tensor, start, stop, scratch)
-    fast = _fast(dtype, scratch) if dtype in FAST and stop - start >= FEW else None
+    fast = scratch.own(dtype, lambda: FloatTally(dtype)) if dtype in FAST and stop - start >= FEW else None
     for count, (data,) in read_pieces((tensor,), start, stop, scratch):
         for at in range(0, count, BLOCK):
             end = min(at + BLOCK, count)
             part = data[at * dtype.bits // 8 : dtype.nbytes(end)]
             total.add((fast and fast(part, end - at)) or _tally(_numbers(part, dtype)[: end - at]))
     return total
-
-
-def _fast(dtype: DType, scratch: Scratch) -> FloatTally:
-    if dtype not in scratch.kept:
-        scratch.kept[dtype] = FloatTally(dtype)
-    found: FloatTally = scratch.kept[dtype]
-    return found
 
 
 def _tally(values: Array) -> Tally:

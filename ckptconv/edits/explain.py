@@ -182,7 +182,7 @@ class _Explainer:
         """Tensors with a dimension more, which counts others; in the one side, then in the other."""
         taken = {**self.now, **self.b}
         made = find_stacked(self._new, self._lost, self.content, taken)
-        self._say_joins(made, "concat")
+        self._say_parts([join for one in made for join in one.joins.values()], [])
         self.found.edits.extend(stack_edits([(one.names, one.whole) for one in made]))
         for one in made:
             self.come.add(one.whole)
@@ -190,15 +190,11 @@ class _Explainer:
                 self._compare_stacked(name, view, one, flipped=False)
         apart = find_stacked(self._lost, self._new, self.content, taken)
         self.found.edits.extend(stack_edits([(one.names, one.whole) for one in apart], reverse=True))
-        self._say_joins(apart, "split")
+        self._say_parts([], [join for one in apart for join in one.joins.values()])
         for one in apart:
             self.gone.add(one.whole)
             for name, view in zip(one.names, one.views, strict=True):
                 self._compare_stacked(name, view, one, flipped=True)
-
-    def _say_joins(self, stacked: list[Stacked], kind: str) -> None:
-        joins = [join for one in stacked for join in one.joins.values()]
-        self._say_parts(*((joins, []) if kind == "concat" else ([], joins)))
 
     def _compare_stacked(self, name: str, view: LazyTensor, stacked: Stacked, *, flipped: bool) -> None:
         """What lies at one index of a stacked tensor beside the tensor, or the parts, that it is; these are done."""

@@ -127,11 +127,11 @@ class _ByContent:
         )
         for name, tensor in left.items():
             for axis in range(min(2, len(tensor.info.shape))):
-                self._index[_frame(tensor, axis, content)][tensor.info.shape[axis]][content(tensor)].names.append(name)
+                self._index[frame(tensor, axis, content)][tensor.info.shape[axis]][content(tensor)].names.append(name)
 
     def parts_of(self, name: str, whole: LazyTensor) -> Parts | None:
         for axis in range(min(2, len(whole.info.shape))):
-            sizes = self._index.get(_frame(whole, axis, self._content))
+            sizes = self._index.get(frame(whole, axis, self._content))
             if sizes is None or len(sizes) > MOST_SIZES:
                 continue
             for blocks in (1, *self._likely_blocks(whole, axis, sizes)):
@@ -191,7 +191,7 @@ def divisors(number: int) -> list[int]:
     return [one for one in range(1, min(number, 4096) + 1) if number % one == 0]
 
 
-def _frame(tensor: LazyTensor, axis: int, content: Content | None) -> object:
+def frame(tensor: LazyTensor, axis: int, content: Content | None) -> object:
     """What the parts and the whole have in common."""
     shape = tensor.info.shape
     kind = tensor.info.dtype.name if content is None else content.kind(tensor)
@@ -214,7 +214,7 @@ def _families(left: Tensors, content: Content | None) -> dict[Hashable, list[str
     families: dict[Hashable, list[str]] = defaultdict(list)
     for name, tensor in left.items():
         for axis in range(min(2, len(tensor.info.shape))):
-            families[_family(name), _frame(tensor, axis, content)].append(name)
+            families[_family(name), frame(tensor, axis, content)].append(name)
     return families
 
 
@@ -222,7 +222,7 @@ def _by_sizes(
     name: str, whole: LazyTensor, families: Mapping[Hashable, list[str]], left: Tensors, content: Content | None
 ) -> Parts | None:
     for axis in range(min(2, len(whole.info.shape))):
-        names = families.get((_family(name), _frame(whole, axis, content)), [])
+        names = families.get((_family(name), frame(whole, axis, content)), [])
         if len(names) > MOST_PARTS:  # which nothing but their sizes tells apart
             continue
         fitting = [one for one in names if one in left]

@@ -131,7 +131,8 @@ def _looped(edit: Edit) -> str | None:
     texts = _INDEX.split(lines[0])
     rows = list(zip(*columns, strict=True)) if len({len(column) for column in columns}) == 1 else []
     changing = {row for row in rows if len(set(row)) > 1}
-    if "{" in lines[0] or len(changing) != 1 or any(_INDEX.split(line) != texts for line in lines):
+    odd = any(mark in line for line in lines for mark in '{}"\\')  # an f-string would read them otherwise
+    if odd or len(changing) != 1 or any(_INDEX.split(line) != texts for line in lines):
         return "; ".join(lines) if len(lines) <= FEW else None
     (numbers,) = changing
     count = [int(number) for number in numbers]

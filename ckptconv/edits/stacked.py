@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.parts import Parts, find_parts
+from ckptconv.edits.parts import Parts, find_parts, frame
 from ckptconv.edits.patterns import ANY, indices, open_indices, with_indices
 from ckptconv.edits.through import cut
 from ckptconv.edits.views import reshaped
@@ -62,7 +62,7 @@ def _taken(index: _ByContent | _ByNames, wholes: Tensors, left: dict[str, LazyTe
     found = []
     for name, whole in wholes.items():
         shape = whole.info.shape
-        names = index.names_of(name, whole) if len(shape) > 1 < shape[0] and shape[1:] in shapes else None
+        names = index.names_of(name, whole) if len(shape) > 1 and shape[0] > 1 and shape[1:] in shapes else None
         views = _views(whole) if names else None
         if names and views:
             found.append(Stacked(name, tuple(names), tuple(views), {}))
@@ -157,14 +157,13 @@ class _ByNames:
 
 def _joined(wholes: Tensors, left: dict[str, LazyTensor], content: Content, taken: Container[str]) -> list[Stacked]:
     """Those of which every index is made of parts: looked for at the first index alone, and then at the others."""
-    frames = {(axis, *_frame(t.info.shape, axis)) for t in left.values() for axis in range(min(2, len(t.info.shape)))}
+    frames = {frame(t, axis, content) for t in left.values() for axis in range(min(2, len(t.info.shape)))}
     firsts: dict[str, str] = {}
     rows: dict[str, LazyTensor] = {}
     for name, whole in wholes.items():
-        shape = whole.info.shape[1:]
-        fits = len(shape) > 1 and any((axis, *_frame(shape, axis)) in frames for axis in (0, 1))
-        view = _view(whole, 0) if fits and whole.info.shape[0] > 1 else None
-        if view is not None and f"{name}.0" not in taken:
+        view = _view(whole, 0) if len(whole.info.shape) > 2 and whole.info.shape[0] > 1 else None
+        fits = view is not None and any(frame(view, axis, content) in frames for axis in (0, 1))
+        if view is not None and fits and f"{name}.0" not in taken:
             firsts[f"{name}.0"], rows[f"{name}.0"] = name, view
     hits = [firsts[one.whole] for one in find_parts(rows, left, content, by_sizes=False)] if rows else []
     found = []
@@ -210,10 +209,6 @@ def _counted_on(name: str, before: int, after: int) -> str:
     """The name with another number in place of its last index, if that is the number `before`."""
     numbers = indices(name)
     return with_indices(name, [*numbers[:-1], str(after)]) if numbers and numbers[-1] == str(before) else name
-
-
-def _frame(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return (*shape[:axis], -1, *shape[axis + 1 :])
 
 
 def stack_edits(steps: Sequence[tuple[tuple[str, ...], str]], *, reverse: bool = False) -> list[Edit]:

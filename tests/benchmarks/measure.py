@@ -104,7 +104,7 @@ def _below(pid: int) -> list[int]:
 
 def _held(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))  # none of one that has ended
 
 
 def run(command: Sequence[str], good: Sequence[int] = (0,)) -> Run:

@@ -194,6 +194,12 @@ def test_a_line_for_each_where_no_loop_says_it() -> None:
     assert found.hint.count(";") == 2
 
 
+@pytest.mark.parametrize("name", ["it's", 'a "b', "{x}", "}", "back\\slash", "line\nfeed"])
+def test_odd_names_are_mended_too(name: str) -> None:
+    expected = {f"{name}.{i}.{part}.w": (2, 3) for i in range(3) for part in ("q", "k")}
+    mended(expected, {f"{name}.{i}.qk.w": (4, 3) for i in range(3)})
+
+
 def test_no_line_where_it_would_be_too_long() -> None:
     expected = {f"a.{i}.b.{j}.{part}.w": (2, 3) for i in range(3) for j in range(3) for part in ("q", "k")}
     (found,) = compare(checkpoint({f"a.{i}.b.{j}.qk.w": (4, 3) for i in range(3) for j in range(3)}), table(expected))
