@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ from ckptconv.arch import expand, load_spec, parse_text, solve
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
+from tests.support.stopwatch import at_most
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,22 +70,19 @@ ODD = {
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_spec_is_refused_within_a_second(body: str) -> None:
-    started = time.process_time()
-    with pytest.raises(CkptconvError) as caught:
+    with at_most(1), pytest.raises(CkptconvError) as caught:
         made = parse_text(spec(body))
         solution = solve(made, TENSORS)
         if solution.problem is not None:
             raise solution.problem
         expand(made, solution.params)
-    assert time.process_time() - started < 1.0
     assert str(caught.value)
 
 
 @pytest.mark.parametrize("body", ODD.values(), ids=ODD)
 def test_an_odd_spec_is_evaluated_within_a_second(body: str) -> None:
-    started = time.process_time()
-    solve(parse_text(spec(body)), TENSORS)
-    assert time.process_time() - started < 1.0
+    with at_most(1):
+        solve(parse_text(spec(body)), TENSORS)
 
 
 def test_switches_do_not_multiply() -> None:
@@ -94,9 +91,8 @@ def test_switches_do_not_multiply() -> None:
     tensors = "\n".join(f'"t{i}" = {{ shape = "2", when = "s{i}" }}' for i in range(40))
     made = parse_text(spec(f"[params]\n{params}\n[tensors]\n{tensors}"))
     present = {f"t{i}": TensorInfo.of(DType.F32, (2,)) for i in range(0, 40, 3)}
-    started = time.process_time()
-    solution = solve(made, present)
-    assert time.process_time() - started < 1.0
+    with at_most(1):
+        solution = solve(made, present)
     assert [name for name, value in solution.params.items() if value] == [f"s{i}" for i in range(0, 40, 3)]
 
 
@@ -106,10 +102,8 @@ def test_a_mount_bomb_is_refused(tmp_path: Path) -> None:
         mounts = "\n".join(f'[mount.m{i}]\nuse = "f{level + 1}.toml"\nprefix = "p{i}."' for i in range(40))
         (tmp_path / f"f{level}.toml").write_text(spec(mounts))
     (tmp_path / "f9.toml").write_text(spec('[tensors]\n"w" = "1"'))
-    started = time.process_time()
-    with pytest.raises(LimitError):
+    with at_most(1), pytest.raises(LimitError):
         load_spec(tmp_path / "f0.toml")
-    assert time.process_time() - started < 1.0
 
 
 def test_files_that_mount_each_other_are_refused(tmp_path: Path) -> None:
@@ -124,14 +118,12 @@ def test_hostile_names_are_matched_in_linear_time() -> None:
         "1" * 200_000: TensorInfo.of(DType.F32, (2, 2)),
         "a." * 50_000 + "0.weight": TensorInfo.of(DType.F32, (2, 2)),
     }
-    started = time.process_time()
-    solve(load_spec("mlp"), digits)
-    assert time.process_time() - started < 1.0
+    with at_most(1):
+        solve(load_spec("mlp"), digits)
 
 
 def test_a_layer_number_of_a_billion_makes_no_billion_layers() -> None:
     names = {f"model.layers.{i}.mlp.up_proj.weight": TensorInfo.of(DType.F32, (40, 24)) for i in (0, 1, 999_999_999)}
-    started = time.process_time()
-    solution = solve(load_spec("llama"), names)
-    assert time.process_time() - started < 1.0
+    with at_most(1):
+        solution = solve(load_spec("llama"), names)
     assert solution.params["layers"] == 2

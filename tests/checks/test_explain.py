@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +9,7 @@ from ckptconv.arch.check import check, fits
 from ckptconv.checks.blame import explain
 from ckptconv.checks.validate import compare
 from tests.checks.support import checkpoint, errors, table
+from tests.support.stopwatch import expect, fastest
 
 NAMES = st.builds(
     ".".join,
@@ -70,15 +69,6 @@ def big_table(layers: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def best_of_three(work) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def changed(shapes, rename, every: int):
     """The shapes with every n-th name changed."""
     return {rename(i, name) if i % every == 0 else name: shape for i, (name, shape) in enumerate(shapes.items())}
@@ -99,6 +89,6 @@ def test_ten_thousand_findings_among_thirty_thousand_tensors_take_no_quadratic_t
     for what, found in cases.items():
         symptoms = check(table(expected), {name: tensor.info for name, tensor in checkpoint(found).items()})
         assert len(symptoms) >= 9_990
-        seconds = best_of_three(lambda symptoms=symptoms, found=found: explain(symptoms, expected, found, fits))
+        seconds = fastest(lambda symptoms=symptoms, found=found: explain(symptoms, expected, found, fits))
         # Half a second where nothing else runs; comparing every name with every other would take minutes.
-        assert seconds <= 5, f"{what}: {seconds:.2f} s for {len(symptoms)} findings"
+        expect(seconds, 5, f"{what}: {len(symptoms)} findings")

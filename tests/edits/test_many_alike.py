@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import ckptconv
+from tests.support.stopwatch import cpu_seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,9 @@ def test_time_grows_with_their_number(tmp_path: Path, case: str, telling: bool) 
             saved(tmp_path / f"{side}{count}.pth", count, columns, telling=telling, dice=dice)
             for side, columns in zip("ab", COLUMNS[case], strict=True)
         )
-        start = time.process_time()
-        assert not ckptconv.diff(a, b).equal
-        seconds[count] = time.process_time() - start
+
+        def compared(a: Path = a, b: Path = b) -> None:
+            assert not ckptconv.diff(a, b).equal
+
+        seconds[count] = cpu_seconds(compared)
     assert seconds[MANY] <= 3 * MANY / FEW * seconds[FEW]

@@ -20,7 +20,7 @@ from ckptconv.testing.damage import limited_memory
 from tests.hostile.cases import COMMANDS
 from tests.hostile.others import RAW, model, weight
 
-SECONDS = 2
+SECONDS = 2  # a command on a machine of usual speed; it is ended where it takes three times as long
 BYTES = 256 << 20
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -55,7 +55,8 @@ def run(path: Path) -> dict[str, Any]:
         os.close(reading)
         try:
             os.chdir(path.parent)
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS * len(COMMANDS), SECONDS * len(COMMANDS) + 1))
+            end = 3 * SECONDS * len(COMMANDS)
+            resource.setrlimit(resource.RLIMIT_CPU, (end, end + 1))
             with os.fdopen(writing, "w") as out:
                 json.dump([_one(command, path.name) for command in COMMANDS], out)
         finally:

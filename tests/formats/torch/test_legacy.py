@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 import struct
 import tarfile
 from collections import OrderedDict
-from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +24,7 @@ from tests.formats.torch.containers import (
 )
 from tests.support.craft import saved
 from tests.support.nodes import load, same_object
+from tests.support.stopwatch import cpu_seconds
 from tests.support.tar_files import storages_member, tar_file, tar_saved, tensors_member
 
 if TYPE_CHECKING:
@@ -174,12 +173,7 @@ def test_what_would_run_is_shown_and_not_run(format: str, tmp_path: Path) -> Non
 def test_opening_takes_time_in_proportion_to_the_number_of_tensors(format: str, tmp_path: Path) -> None:
     def seconds(count: int) -> float:
         path = WRITERS[format](tmp_path / f"{count}.pth", {f"{i}": torch.zeros(1) for i in range(count)})
-        gc.freeze()  # what other tests left behind is not to be collected on this one's time
-        start = process_time()
-        ckptconv.open(path).close()
-        spent = process_time() - start
-        gc.unfreeze()
-        return spent
+        return cpu_seconds(lambda: ckptconv.open(path).close())
 
     seconds(10)
     few, many = (min(seconds(count) for _ in range(3)) for count in (500, 5000))
