@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptconv.arch import shortlist
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
@@ -107,7 +108,7 @@ def _by_config(config: Mapping[str, object] | None) -> list[Spec]:
         return []
     architectures = config.get("architectures")
     named = set(architectures) if isinstance(architectures, list) and all(map(_is_text, architectures)) else set()
-    specs = [load_spec(name) for name in library_names()]
+    specs = [load_spec(name) for name in shortlist.by_any([*named, config.get("model_type")])]
     by_class = [spec for spec in specs if named & set(spec.config.architectures)]
     return by_class or [spec for spec in specs if config.get("model_type") in spec.config.model_types]
 
@@ -121,7 +122,7 @@ def _by_metadata(metadata: Mapping[object, MetaNode] | None) -> list[Spec]:
     if not metadata:
         return []
     stated: list[tuple[int, Spec]] = []
-    for name in library_names():
+    for name in shortlist.by_any(metadata):
         spec = load_spec(name)
         keys = [{param, *spec.params[param].aliases} for param in spec.required]
         if keys and all(any(key in metadata for key in names) for names in keys):
@@ -131,11 +132,11 @@ def _by_metadata(metadata: Mapping[object, MetaNode] | None) -> list[Spec]:
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
-    likely = [load_spec(name) for name in library_names()]
-    ranked = _best(likely, tensors)
+    ranked = _best(_likely_specs(tensors), tensors)
     wrapper = ""
     for prefix in _wrappers(tensors):
-        inner = _best(likely, unwrapped(tensors, prefix))
+        bare = unwrapped(tensors, prefix)
+        inner = _best(_likely_specs(bare), bare)
         if inner and (not ranked or inner[0].share > ranked[0].share):
             ranked, wrapper = inner, prefix
     if not ranked or ranked[0].share < ENOUGH:
@@ -152,6 +153,10 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         )
     share, spec, solution = left[0]
     return Choice(spec, "names", wrapper, share, findings, None if wrapper else solution)
+
+
+def _likely_specs(tensors: Mapping[str, TensorInfo]) -> list[Spec]:
+    return [load_spec(name) for name in shortlist.by_names(tensors, ENOUGH)]
 
 
 def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from ckptconv.arch import choose, load_spec
+from ckptconv.arch import choose, load_spec, shortlist
+from ckptconv.arch.choose import _likely
+from ckptconv.arch.load import library_names
+from ckptconv.arch.match import skeleton_of
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UsageError
@@ -82,3 +87,37 @@ def test_half_of_the_names_is_enough_and_less_is_not() -> None:
         choose({"weight": TensorInfo.of(DType.F32, (3, 3))})
     with pytest.raises(UsageError):
         choose({})
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
+    """The look at words is a bound on what the patterns match; and it spares most specs, which is why it is there."""
+    spared = 0
+    for case in ALL[part::8]:
+        found = tensors(str(case))
+        kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
+        for share in (0.5, 1.0):
+            kept = shortlist.by_names(found, share)
+            knowing = {name for name in library_names() if _likely(load_spec(name), kinds) >= share}
+            assert case.spec in knowing <= set(kept)
+            spared += len(library_names()) - len(kept)
+        config = case.config() if case.config else {}
+        words = [*config.get("architectures", []), config.get("model_type")]
+        assert not config or case.spec in shortlist.by_any(words)
+    assert spared > len(ALL[part::8]) * len(library_names())
+
+
+def test_the_text_of_a_spec_shows_all_of_its_names() -> None:
+    for name in library_names():
+        assert {rule.name.text for rule in load_spec(name).rules} <= set(shortlist.templates_of(name))
+
+
+def test_a_mounted_spec_lends_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"inner": '"w.blue" = "1"', "outer": 'use = "inner"\nprefix = "top.w_"', "open": '"{any}.x{i}" = "1"'}
+    monkeypatch.setattr(shortlist, "library_names", lambda: tuple(texts))
+    monkeypatch.setattr(shortlist, "library_text", texts.__getitem__)
+    shortlist._templates.cache_clear()
+    assert shortlist.by_names(["top.w_w.blue"], 1.0) == ["outer"]
+    assert shortlist.by_names(["q.x3"], 1.0) == ["open"]
+    assert shortlist.by_names(["q.y3", "w.blue"], 1.0) == []
+    shortlist._templates.cache_clear()

@@ -1,0 +1,84 @@
+"""Which library specs are worth parsing for some evidence? A look at their text, before any is parsed.
+
+Parsing a spec and compiling its names takes longer than opening a checkpoint, so a spec is left alone where its text
+cannot hold what the evidence asks for. What is kept may still be wrong; what is dropped never is right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from ckptconv.arch.load import library_names, library_text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+_TEMPLATE = re.compile(r'^"([^"\n]+)"\s*=', re.MULTILINE)
+_MOUNT = re.compile(r'^use\s*=\s*"(\w+)"', re.MULTILINE)
+_TEXT = re.compile(r'"([^"\n]*)"|(\w+)')
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+
+class _Fixed(NamedTuple):
+    """What every name of a template has: whole parts between dots, and pieces of the others; numbers left out."""
+
+    parts: frozenset[str]
+    pieces: tuple[str, ...]
+
+    def may_be(self, parts: frozenset[str]) -> bool:
+        """Whether a name of these parts has it all."""
+        return self.parts <= parts and all(any(piece in part for part in parts) for piece in self.pieces)
+
+
+def by_names(names: Iterable[str], share: float) -> list[str]:
+    """Specs of whose names at least `share` of these may be. O(length of the names), mostly."""
+    kinds = Counter(_parts(name) for name in names)
+    enough = share * kinds.total()
+    return [
+        spec
+        for spec in library_names()
+        if sum(count for kind, count in kinds.items() if _may_have(_templates(spec), kind)) >= enough
+    ]
+
+
+def by_any(texts: Collection[object]) -> list[str]:
+    """Specs that say at least one of these: a key, a model type, a class."""
+    return [spec for spec in library_names() if not _texts(spec).isdisjoint(texts)]
+
+
+def _may_have(templates: Mapping[str, frozenset[_Fixed]], parts: frozenset[str]) -> bool:
+    return any(fixed.may_be(parts) for part in ("", *parts) for fixed in templates.get(part, ()))
+
+
+@cache
+def _templates(spec: str) -> Mapping[str, frozenset[_Fixed]]:
+    """What is fixed in each name of a spec, by the longest whole part; by "" where there is none."""
+    found: dict[str, set[_Fixed]] = {}
+    for template in templates_of(spec):
+        parts = _parts(_PLACEHOLDER.sub("{", template))
+        whole = frozenset(part for part in parts if "{" not in part)
+        pieces = tuple(piece for part in parts - whole for piece in part.split("{") if piece)
+        found.setdefault(max(whole, key=lambda part: (len(part), part), default=""), set()).add(_Fixed(whole, pieces))
+    return {part: frozenset(fixed) for part, fixed in found.items()}
+
+
+def templates_of(spec: str) -> list[str]:
+    """The names in a spec as its text has them, those of mounted specs without what a prefix may stand before."""
+    text = library_text(spec)
+    mounted = [name for name in _MOUNT.findall(text) if name != spec and name in library_names()]
+    inner = [template.partition(".")[2] for name in mounted for template in templates_of(name)]
+    return [*_TEMPLATE.findall(text), *inner]
+
+
+def _parts(name: str) -> frozenset[str]:
+    """The parts of a name between dots that are no numbers."""
+    return frozenset(part for part in name.split(".") if not part.isdecimal())
+
+
+@cache
+def _texts(spec: str) -> frozenset[str]:
+    return frozenset(text for pair in _TEXT.findall(library_text(spec)) for text in pair)
