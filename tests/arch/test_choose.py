@@ -13,7 +13,8 @@ from ckptconv.arch.match import skeleton_of
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UsageError
-from tests.arch.real_models import ALL, Case, built, infos
+from tests.arch.families import ALL
+from tests.arch.real_models import Case, built, infos
 
 CASES = {str(case): case for case in ALL}
 SAME_NAMES = {"gemma": "llama", "roberta": "bert"}

@@ -10,7 +10,8 @@ from ckptconv.arch import check, infer, parse_text, solve
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UnsupportedError, UsageError
-from tests.arch.real_models import ALL, built, infos
+from tests.arch.families import ALL
+from tests.arch.real_models import built, infos
 
 if TYPE_CHECKING:
     from ckptconv.arch import Spec

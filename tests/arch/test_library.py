@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptconv.arch import Source, check, from_config, from_metadata, library, load_spec, solve
-from tests.arch.real_models import ALL, Case, aliases, built, infos
+from tests.arch.families import ALL
+from tests.arch.real_models import Case, aliases, built, infos
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ckptconv.arch import check, load_spec, solve
 from ckptconv.arch.bind import Source
-from tests.arch.real_models import LeNet, Mlp, infos, sequential, torchvision_models, transformers_module
+from tests.arch.families.tutorials import LeNet, Mlp, sequential
+from tests.arch.real_models import infos, torchvision_models, transformers_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
