@@ -6,11 +6,13 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.errors import LimitError
+from ckptconv.formats.torch.pickle import idiom
 from ckptconv.formats.torch.pickle.containers import Containers
 from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
 from ckptconv.io.limits import MAX_NAME
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable
 
     from ckptconv.core.metadata import How
@@ -37,6 +39,7 @@ class Machine(Containers):
         self._make = constructors
         self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
         self._constructors: dict[int, Callable[..., Value] | None] = {}
+        self._tuples: dict[bytes, tuple[int, ...]] = {}
         self.globals: dict[Global, bool] = {}
         self.things: list[Thing] = []
 
@@ -77,6 +80,9 @@ class Machine(Containers):
                 stack.append(data[pos])
                 pos += 1
             elif opcode == 0x28:  # MARK
+                if data[pos] == 0x28 and (found := idiom.find(data, pos)) and self._follow(found):
+                    pos = self._pos
+                    continue
                 self._marks.append(stack)
                 stack = self._stack = []
             elif opcode == 0x2E:  # STOP
@@ -86,6 +92,42 @@ class Machine(Containers):
                 self._pos = pos
                 handlers[opcode]()
                 stack, pos = self._stack, self._pos
+
+    def _follow(self, found: re.Match[bytes]) -> bool:
+        """A tensor's opcodes at once: the same values in the same places. False where they are not quite the idiom."""
+        (
+            kind, cls, length, key, key_at, device, numel, id_at,
+            offset, sizes, sizes_at, strides, strides_at, flag, inner, inner_at, args_at, made_at,
+        ) = found.groups()  # fmt: skip
+        try:
+            size, stride = self._ints(sizes), self._ints(strides)
+        except ValueError:
+            return False
+        if length[0] != len(key):
+            return False
+        self._pos = found.end()
+        memo, got, index, number = self._memo, idiom.got, idiom.index, idiom.number
+        storage = memo[got(kind)], memo[got(cls)]
+        memo[index(key_at)] = name = key.decode("ascii")
+        memo[index(id_at)] = identifier = (*storage, name, memo[got(device)], number(numel))
+        made = self._make.persistent(identifier)
+        if size:
+            memo[index(sizes_at)] = size
+        if stride:
+            memo[index(strides_at)] = stride
+        memo[index(inner_at)] = hooks = self._call(memo[got(inner)], ())
+        memo[index(args_at)] = args = (made, number(offset), size, stride, flag == b"\x88", hooks)
+        self._stack[-1] = memo[index(made_at)] = self._call(self._stack[-1], args)
+        return True
+
+    def _ints(self, code: bytes | None) -> tuple[int, ...]:
+        """The tuple that the opcodes make; layers repeat their shapes. Raises ValueError where they make none."""
+        if code is None:
+            return ()
+        known = self._tuples.get(code)
+        if known is None:
+            known = self._tuples[code] = idiom.numbers(code)
+        return known
 
     def _unknown(self) -> NoReturn:
         opcode = self._data[self._pos - 1]
