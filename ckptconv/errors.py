@@ -185,11 +185,11 @@ class RunError(CkptconvError):
 
     code = "run"
 
-    def __init__(self, label: str, cause: BaseException, *, lacks: str = "") -> None:
+    def __init__(self, label: str, cause: BaseException, *, lacks: str = "", hint: str = "") -> None:
         """`lacks` says which operator the runtime does not have, where that is why."""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         said = lacks or (lines[-1] if lines else type(cause).__name__)
-        hint = "check --arch and --input; --debug shows where it fails"
+        hint = hint or "check --arch and --input; --debug shows where it fails"
         if lacks:
             hint = "another --device, a newer onnxruntime, or a graph of another type (--dtype F32)"
         super().__init__(f"{label} does not run: {said[:300]}", hint=hint)

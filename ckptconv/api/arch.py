@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -50,14 +51,15 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
 
     Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
     """
-    config, findings = read_config((path if path.is_dir() else path.parent) / "config.json")
+    config_path = (path if path.is_dir() else path.parent) / "config.json"
+    config, findings = read_config(config_path)
+    infos = {name: tensor.info for name, tensor in checkpoint.items()}
     if arch is None:
-        infos = {name: tensor.info for name, tensor in checkpoint.items()}
         note = checkpoint.notes.arch
         try:
             choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
         except UsageError as error:
-            raise error.at(path) from None
+            raise (_unknown_class(error, config, config_path) or error).at(path) from None
         sources = _sources(choice.spec, checkpoint, config, settings)
         found = (*findings, *choice.findings)
         return Resolved(choice.spec.name, choice.evidence, choice.spec, None, sources, found, choice.solution)
@@ -65,12 +67,24 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         spec = load_spec(arch if arch in library_names() else Path(arch))
         return Resolved(spec.name, "--arch", spec, None, _sources(spec, checkpoint, config, settings), findings)
     if is_reference(arch):
-        return Resolved(arch, "--arch", table=factory_table(arch, checkpoint.metadata, settings))
+        table = factory_table(arch, checkpoint.metadata, settings, infos)
+        return Resolved(table.spec.name, "--arch", table=table)
     if Path(arch).exists():
         if settings:
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=_table_of(arch))
-    raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, or FILE.py:CLASS")
+    raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
+
+
+def _unknown_class(error: UsageError, config: Mapping[str, object] | None, path: Path) -> UsageError | None:
+    """What to say instead where a config.json names a class that the library does not have."""
+    named = config.get("architectures") if config else None
+    if not isinstance(named, list) or not named or not isinstance(named[0], str):
+        return None
+    return UsageError(
+        f"{error.message}; the config.json beside it says {named[0][:80]!r}",
+        hint=f"--arch {shlex.quote(str(path))} builds that class, with the transformers that is installed",
+    )
 
 
 def unknown(arch: str, otherwise: str) -> UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
+from ckptconv.errors import UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
 if TYPE_CHECKING:
@@ -16,12 +17,19 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
     """The graph that torch's exporter makes of ``request.arch``. Runs that code; memory: that of the whole model."""
     from ckptconv.arch.export import export_module
     from ckptconv.arch.factory import made
+    from ckptconv.arch.huggingface import has_names_of_disk, is_config
     from ckptconv.arch.recipe.graph import DEFAULT_OPSET
     from ckptconv.arch.samples import parse_input
 
     assert request.arch is not None
     inputs = [parse_input(text) for text in request.inputs]
     with made(request.arch, checkpoint.metadata, request.settings, device="cpu") as (module, _):
+        if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
+            raise UsageError(
+                "its names are those on disk; the graph of a class has the names that it holds",
+                path=request.source,
+                hint="from_pretrained() it, torch.save(model.state_dict(), FILE), and convert that",
+            )
         model, names = export_module(
             module, checkpoint, inputs, same=checkpoint.tied_to, name=request.arch, opset=own.opset or DEFAULT_OPSET
         )

@@ -12,13 +12,14 @@ from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.arch.factory import is_reference, made
+from ckptconv.arch.huggingface import as_held, is_config
 from ckptconv.arch.samples import InputSpec, shown_inputs
 from ckptconv.checks.recording import Batch, Recording
 from ckptconv.checks.runners import OnnxRunner, TorchRunner, load_weights, machine
 from ckptconv.checks.verify import Weight
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, UsageError
+from ckptconv.errors import CkptconvError, RunError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ckptconv.api.asked import Request
     from ckptconv.api.open import PathText
     from ckptconv.arch.recipe.program import Program
+    from ckptconv.checks.rounding import Bound
     from ckptconv.checks.runners import Runner
     from ckptconv.core.checkpoint import Checkpoint
 
@@ -89,7 +91,8 @@ class Side:
             module, _ = self.stack.enter_context(
                 made(arch, self.evidence.metadata, self.request.settings, device="cpu")
             )
-            module = load_weights(module, self.checkpoint, label, "cpu")
+            turned = as_held if is_config(arch) else None
+            module = load_weights(module, self.checkpoint, label, "cpu", turned)
             specs = shown_inputs(module)
         else:
             from ckptconv.arch.recipe.module import build_module
@@ -149,23 +152,32 @@ def record(side: Side, batches: Sequence[Feeds], *, seed: int | None, tell: Call
 
 def refer(recording: Recording, module: torch.nn.Module | None) -> None:
     """Add the float64 reference and the limits, which are made from `module`; it is changed to float64 for that."""
-    from ckptconv.checks.rounding import UNIT, bound
-
     if module is None:
         return
     for batch in recording.batches:
-        found = bound(module, batch.inputs, UNIT[recording.unit])
+        found = _bound(module, batch.inputs, recording.unit)
         batch.reference, batch.limits, recording.reason = found.outputs, found.limits, found.reason
 
 
 def trace(recording: Recording, side: Side, number: int, module: torch.nn.Module | None) -> None:
     """Add what each layer gives for one batch, and with `module`, changed to float64, the layers' limits."""
-    from ckptconv.checks.rounding import UNIT, bound
-
     feeds = recording.batches[number].inputs
     recording.traced, recording.layers = number, side.runner.trace(feeds)
     if module is not None:
-        recording.layer_limits = bound(module, feeds, UNIT[recording.unit], layers=True).layers
+        recording.layer_limits = _bound(module, feeds, recording.unit, layers=True).layers
+
+
+def _bound(module: torch.nn.Module, feeds: Feeds, unit: str, *, layers: bool = False) -> Bound:
+    """Raises RunError where the module does not take float64."""
+    from ckptconv.checks.rounding import UNIT, bound
+
+    try:
+        return bound(module, feeds, UNIT[unit], layers=layers)
+    except CkptconvError:
+        raise
+    except Exception as error:
+        hint = "without that reference there is no bound: allow for a difference with --rtol and --atol"
+        raise RunError("the network in float64", error, hint=hint) from error
 
 
 def taken(sides: Sequence[Side]) -> list[InputSpec]:

@@ -68,8 +68,10 @@ def validate(
 ) -> Validation:
     """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is asked for.
 
-    arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, or Python that you vouch for
-              (``"models.py:Net"``, which is imported and called). None: chosen by evidence (`ckptconv.arch.choose`).
+    arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
+              ``config.json`` (its class is built by the transformers that is installed), or Python that you
+              vouch for (``"models.py:Net"``, which is imported and called). None: chosen by evidence
+              (`ckptconv.arch.choose`).
     settings: ``"name=value"`` params, which outrank everything else.
     values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances.
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.factory import said
 from ckptconv.arch.samples import EXAMPLE, InputSpec, example_inputs, sample, shown_inputs
+from ckptconv.arch.weights import load_state, read_state, tied_in
 from ckptconv.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def export_module(
     except ModuleNotFoundError as error:
         raise MissingExtraError("onnxscript", "verify") from error
     module = module.eval().requires_grad_(False)
+    same = {**same, **tied_in(module, tensors.keys())}
     _load(module, tensors, name)
     stored = _widened(module)
     arguments, keywords, shapes = _sampled(module, inputs, name)
@@ -87,13 +89,8 @@ def export_module(
 
 
 def _load(module: torch.nn.Module, tensors: Mapping[str, LazyTensor], name: str) -> None:
-    shared: dict[object, torch.Tensor] = {}
-    state: dict[str, torch.Tensor] = {}
-    for key, tensor in tensors.items():
-        alias = key if tensor.alias is None else tensor.alias
-        state[key] = shared[alias] if alias in shared else shared.setdefault(alias, tensor.to_torch())
     try:
-        module.load_state_dict(state, strict=True, assign=True)
+        load_state(module, read_state(tensors))
     except RuntimeError as error:
         raise UsageError(
             f"{name} does not take these tensors: {_last_line(error)}", hint="ckptconv validate --arch says more"

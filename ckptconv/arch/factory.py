@@ -1,4 +1,5 @@
-"""The table of a torch module that the user vouches for: ``models.py:Net`` or ``package.module:factory``.
+"""The table of a torch module that the user vouches for: ``models.py:Net`` or ``package.module:factory``, or the class
+of transformers that a ``config.json`` names.
 
 This is the one place where code is run that the user names, and it is never named by a checkpoint. The class or
 function is called on torch's meta device, so that nothing is allocated, with the values from metadata and ``--set``
@@ -13,39 +14,54 @@ import inspect
 import json
 import re
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.arch.spec import Spec
-from ckptconv.arch.table import Expected, Table
+from ckptconv.arch.huggingface import ConfigFactory, is_config, table_of
+from ckptconv.arch.table import state_table
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, TorchSize, TorchValue
-from ckptconv.errors import MissingExtraError, UsageError
+from ckptconv.errors import CkptconvError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import torch
 
+    from ckptconv.arch.table import Table
+    from ckptconv.core.tensor import TensorInfo
+
+_NOTHING: Mapping[str, TensorInfo] = MappingProxyType({})
+
 MOST_TEXT = 60
 """Characters of an argument's value in a message."""
+
+MOST_SAID = 300
+"""Characters of someone else's message."""
 
 _REFERENCE = re.compile(r"(?P<module>.+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_][\w.]*)")
 
 
 def is_reference(text: str) -> bool:
-    """Whether `text` names a class or function: ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``."""
-    return _REFERENCE.fullmatch(text) is not None
+    """Whether `text` names a class or function: ``FILE.py:NAME``, ``PACKAGE.MODULE:NAME`` or a ``config.json``."""
+    return _REFERENCE.fullmatch(text) is not None or is_config(text)
 
 
-def factory_table(reference: str, metadata: Mapping[Any, object], settings: Sequence[str] = ()) -> Table:
-    """Build the module on the meta device and list what its `state_dict` holds.
+def factory_table(
+    reference: str,
+    metadata: Mapping[Any, object],
+    settings: Sequence[str] = (),
+    found: Mapping[str, TensorInfo] = _NOTHING,
+) -> Table:
+    """Build the module on the meta device and list what its `state_dict` holds, or what is saved of it where `found`
+    are tensors of such a file.
 
     What the code prints goes to stderr. Raises MissingExtraError without torch, UsageError where the reference does
     not lead to a module or its factory fails; the factory's own exception is the cause.
     """
     with made(reference, metadata, settings, device="meta") as (module, arguments):
-        return module_table(module, reference, arguments)
+        return table_of(module, found) if is_config(reference) else module_table(module, reference, arguments)
 
 
 @contextmanager
@@ -60,12 +76,14 @@ def made(
         import torch
     except ModuleNotFoundError as error:
         raise MissingExtraError("torch", "verify") from error
-    with _importable(_folder(reference)), redirect_stdout(sys.stderr):
+    with nullcontext() if is_config(reference) else _importable(_folder(reference)), redirect_stdout(sys.stderr):
         factory = _find(reference)
         arguments = _arguments(factory, reference, metadata, settings)
         try:
             with torch.device(device):
                 module = factory(**arguments)
+        except CkptconvError:
+            raise
         except (Exception, SystemExit) as error:
             called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
             raise UsageError(
@@ -79,8 +97,9 @@ def made(
 
 
 def said(error: BaseException) -> str:
-    """The class and message of someone else's exception."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """The class and message of someone else's exception, on one line."""
+    message = " ".join(str(error).split())[:MOST_SAID]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _short(value: object) -> str:
@@ -92,24 +111,18 @@ def module_table(module: torch.nn.Module, name: str, params: Mapping[str, Any]) 
     """What the module's `state_dict` holds: shapes, and which names share a tensor."""
     import torch
 
-    kept: dict[int, str] = {}
-    tied: dict[str, str] = {}
-    for named in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
-        for key, tensor in named:
-            first = kept.setdefault(id(tensor), key)
-            if first != key:
-                tied[key] = first
-    state = {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    state = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
     lazy = [key for key, value in state.items() if torch.nn.parameter.is_lazy(value)]
     if lazy:
         raise UsageError(
             f"{name}: {lazy[0]} has no shape before the module has run", hint="name a factory that runs it once"
         )
-    tensors = {key: Expected(tuple(value.shape), tied_to=tied.get(key)) for key, value in state.items()}
-    return Table(Spec(name=name), dict(params), tensors)
+    return state_table(state, name, params)
 
 
 def _find(reference: str) -> Callable[..., object]:
+    if is_config(reference):
+        return ConfigFactory(Path(reference))
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise UsageError(

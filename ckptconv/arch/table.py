@@ -9,6 +9,7 @@ from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.operations import EvaluationError, Value, known_integer
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import Bindings, Scope
+from ckptconv.arch.spec import Spec
 from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError, UsageError
 from ckptconv.io.limits import MAX_TENSORS
@@ -16,8 +17,10 @@ from ckptconv.io.limits import MAX_TENSORS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    import torch
+
     from ckptconv.arch.evaluate import Formula
-    from ckptconv.arch.spec import Loop, ParamValue, Spec, Template, TensorRule
+    from ckptconv.arch.spec import Loop, ParamValue, Template, TensorRule
 
 COUNTING = 32
 """Steps that counting one turn of an outer loop takes: so that even loops without tensors end within a second."""
@@ -51,6 +54,17 @@ class Table:
     params: Mapping[str, ParamValue]
     tensors: dict[str, Expected]
     findings: tuple[Finding, ...] = ()
+
+
+def state_table(state: Mapping[str, torch.Tensor], name: str, params: Mapping[str, ParamValue]) -> Table:
+    """The table of a state_dict: shapes, and which names are one tensor."""
+    kept: dict[int, str] = {}
+    first = {key: kept.setdefault(id(tensor), key) for key, tensor in state.items()}
+    tensors = {
+        key: Expected(tuple(tensor.shape), tied_to=None if first[key] == key else first[key])
+        for key, tensor in state.items()
+    }
+    return Table(Spec(name=name), dict(params), tensors)
 
 
 def expand(spec: Spec, params: Mapping[str, ParamValue] | Bindings, budget: Budget | None = None) -> Table:

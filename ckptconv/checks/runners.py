@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.arch.samples import InputSpec
+from ckptconv.arch.weights import load_state, read_state
 from ckptconv.checks.layers import scope_outputs, traced
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import MissingExtraError, RunError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -178,24 +179,20 @@ def exact() -> Iterator[None]:
 
 
 def load_weights(
-    module: torch.nn.Module, tensors: Mapping[str, LazyTensor], label: str, device: str
+    module: torch.nn.Module,
+    tensors: Mapping[str, LazyTensor],
+    label: str,
+    device: str,
+    turned: Callable[[torch.nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
 ) -> torch.nn.Module:
     """The module with the tensors in contiguous parameters of its own, in eval mode. Raises RunError.
 
-    Tied names keep sharing one parameter. ``num_batches_tracked`` may be absent: evaluation does not use it.
+    `turned` gives the tensors under the module's own names where the file has others. Tied names keep sharing one
+    parameter.
     """
-    shared: dict[object, torch.Tensor] = {}
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in tensors.items():
-        key = name if tensor.alias is None else tensor.alias
-        if key not in shared:
-            shared[key] = tensor.to_torch().contiguous()
-        state[name] = shared[key]
-    for name, value in module.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, value.new_zeros(value.shape, device="cpu"))
     try:
-        module.load_state_dict(state, strict=True, assign=True)
+        state = read_state(tensors)
+        load_state(module, state if turned is None else turned(module, state))
     except RuntimeError as error:
         raise RunError(label, error) from error
     return module.to(device).eval().requires_grad_(False)

@@ -50,8 +50,8 @@ debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the
 
 arch = click.option(
     "--arch", metavar="A",
-    help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, or Python that you "
-    "vouch for (models.py:Net, pkg.mod:factory).",
+    help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, a Hugging Face "
+    "config.json (built by transformers), or Python that you vouch for (models.py:Net, pkg.mod:factory).",
 )  # fmt: skip
 
 

@@ -1,0 +1,201 @@
+"""The class that a Hugging Face ``config.json`` names, built by the transformers that is installed.
+
+The configuration is data, perhaps a stranger's: it chooses one of transformers' own classes and fills its
+configuration. What would fetch or run something else is left out of it: code of its own (``auto_map``), kernels,
+pretrained backbones; and transformers stays offline.
+
+A file that ``save_pretrained`` wrote may have other names than the class holds, such as an entry for each expert where
+the class has one tensor for all: transformers itself is asked for them, and to turn one into the other.
+
+Source: transformers/configuration_utils.py, modeling_utils.py, core_model_loading.py (5.0 and later).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.arch.table import Expected, state_table
+from ckptconv.arch.weights import tied_in
+from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    import torch
+
+    from ckptconv.arch.table import Table
+    from ckptconv.core.tensor import TensorInfo
+
+MAX_CONFIG = 16 << 20
+"""Bytes of a config.json that is read; real ones have some kilobytes."""
+
+MAX_LAYERS = 10_000
+
+OLDEST = 5
+"""Major version of transformers that can tell which names it writes to disk."""
+
+_LEFT_OUT = re.compile(
+    r"_?(attn|experts)_implementation(_internal)?|use_kernels|auto_map|use_pretrained_backbone|_name_or_path"
+    r"|(torch_)?dtype"
+)
+"""Keys that say where code or weights are to be had, or how to compute: no tensor's name or shape hangs on them."""
+
+_PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
+"""How to compute: with torch's plain operators, which take float64 and are what an exporter understands."""
+
+_MODEL_FILES = "name the config.json that lies beside the model's weights"
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def is_config(reference: str) -> bool:
+    """Whether ``--arch`` is a configuration: a JSON file that is not the index of shards."""
+    return reference.endswith(".json") and not reference.endswith(".index.json")
+
+
+class ConfigFactory:
+    """Makes the module that a ``config.json`` describes; called with changes of its values."""
+
+    def __init__(self, path: Path) -> None:
+        """Read it. Raises FileAccessError, CorruptFileError, LimitError, with the path named."""
+        with Source(path) as source:
+            if source.size > MAX_CONFIG:
+                raise LimitError(f"a configuration of more than {MAX_CONFIG:,} bytes", path=path)
+            data = bytes(source.read_at(0, source.size))
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise CorruptFileError(f"it is no JSON: {error}", path=path, hint=_MODEL_FILES) from None
+        if not isinstance(document, dict) or not {"architectures", "model_type"} & document.keys():
+            raise CorruptFileError("it is no configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
+        self.config: dict[str, Any] = _without(document)
+
+    def __call__(self, **changes: object) -> torch.nn.Module:
+        """The module, on torch's current device. Raises MissingExtraError, UsageError, and what transformers raises."""
+        config = {**self.config, **changes}
+        if config.get("quantization_config"):
+            raise UsageError(
+                "its weights are quantized, under names that the class does not have",
+                hint="--arch another checkpoint of the same kind",
+            )
+        with _offline():
+            try:
+                transformers: Any = importlib.import_module("transformers")
+            except ModuleNotFoundError as error:
+                raise MissingExtraError("transformers", "transformers") from error
+            if int(transformers.__version__.partition(".")[0]) < OLDEST:
+                raise UsageError(
+                    f"transformers {transformers.__version__} is too old", hint=f"pip install 'transformers>={OLDEST}'"
+                )
+            transformers.logging.set_verbosity_error()
+            transformers.logging.disable_progress_bar()
+            cls = _class_of(transformers, config)
+            made = cls.config_class.from_dict({**config, "use_cache": False})
+            module: torch.nn.Module = cls._from_config(made, **_PLAIN)
+            return module
+
+
+def disk_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What ``save_pretrained`` would write of it, before tied tensors are left out."""
+    state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
+    loading: Any = importlib.import_module("transformers.core_model_loading")
+    return dict(loading.revert_weight_conversion(module, dict(state)))
+
+
+def table_of(module: torch.nn.Module, found: Mapping[str, TensorInfo]) -> Table:
+    """What a checkpoint with these tensors is to hold: the class's own names, or those that ``save_pretrained`` writes,
+    whichever has more of them. What the class's loader does without, or passes over, is optional.
+    """
+    states = (module.state_dict(keep_vars=True), disk_state(module))
+    nearer = max(states, key=lambda state: len(state.keys() & found.keys()))
+    table = state_table(nearer, f"transformers.{type(module).__name__}", {})
+    for name in _matching(module, "_keys_to_ignore_on_load_missing", table.tensors):
+        table.tensors[name] = replace(table.tensors[name], optional=True)
+    for name in _matching(module, "_keys_to_ignore_on_load_unexpected", found.keys() - table.tensors.keys()):
+        table.tensors[name] = Expected((None,) * len(found[name].shape), optional=True)
+    return table
+
+
+def _matching(module: torch.nn.Module, attribute: str, names: Iterable[str]) -> list[str]:
+    patterns = [re.compile(text) for text in getattr(module, attribute, None) or ()]
+    return [name for name in names if any(pattern.search(name) for pattern in patterns)]
+
+
+def has_own_names(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
+    """Whether these are the names that the class holds, but for tied ones."""
+    return module.state_dict().keys() == names | tied_in(module, names).keys()
+
+
+def has_names_of_disk(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
+    """Whether these are names that ``save_pretrained`` writes, and the class holds others."""
+    return not has_own_names(module, names) and names <= disk_state(module).keys()
+
+
+def as_held(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names that the class holds, as ``from_pretrained`` turns them into these.
+
+    Tensors that have these names already are given back as they are. Raises RuntimeError where they do not fit.
+    """
+    if has_own_names(module, tensors.keys()):
+        return dict(tensors)
+    cls: Any = type(module)
+    with _offline():
+        made, told = cls.from_pretrained(
+            None, config=module.config, state_dict=dict(tensors), dtype="auto", output_loading_info=True
+        )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if told[what]:
+            raise RuntimeError(f"{what.replace('_', ' ')}: {', '.join(sorted(map(str, told[what])))}")
+    return dict(made.state_dict())
+
+
+def _class_of(transformers: Any, config: Mapping[str, Any]) -> Any:
+    """One of transformers' own model classes. Raises UsageError."""
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and named else None
+    if name is None:
+        bare: Any = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_MAPPING_NAMES
+        kind = config.get("model_type")
+        name = bare.get(kind, kind) if isinstance(kind, str) else None
+    cls = getattr(transformers, name, None) if isinstance(name, str) else None
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise UsageError(
+            f"transformers {transformers.__version__} has no model {name!r}",
+            hint="a newer one may have it; code of the model's own is --arch models.py:Net",
+        )
+    return cls
+
+
+def _without(value: Any) -> Any:
+    """The configuration, and those inside it, without what is left out."""
+    if isinstance(value, list):
+        return [_without(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    for key, item in value.items():
+        if "layer" in key and isinstance(item, int) and item > MAX_LAYERS:
+            raise LimitError(f"it has {item:,} layers ({key})", hint="do not trust it")
+    return {key: _without(item) for key, item in value.items() if not _LEFT_OUT.fullmatch(key)}
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in _OFFLINE}
+    os.environ.update(_OFFLINE)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

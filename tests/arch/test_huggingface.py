@@ -1,0 +1,249 @@
+"""``--arch config.json``: the class that it names says what fits, what is computed, and nothing else happens."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import ckptconv
+from ckptconv.arch.huggingface import ConfigFactory, disk_state, is_config
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, MissingExtraError, UsageError
+from tests.arch.real_models import transformers_module
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+transformers = transformers_module()
+
+TEXT = {
+    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+}  # fmt: skip
+GROUPED = {**TEXT, "num_key_value_heads": 1, "head_dim": 8}
+SEEN = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16,
+    "patch_size": 8,
+}  # fmt: skip
+
+
+def configs() -> dict[str, tuple[str, Any]]:
+    """Classes with tied heads, with experts that are stacked in memory and apart on disk, with models inside."""
+    t = transformers
+    text, seen = t.LlamaConfig(**GROUPED), t.CLIPVisionConfig(**SEEN)
+    experts = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    return {
+        "tied": ("LlamaForCausalLM", t.LlamaConfig(**GROUPED, tie_word_embeddings=True)),
+        "experts": ("Qwen3MoeForCausalLM", t.Qwen3MoeConfig(**GROUPED, **experts)),
+        "nested": ("LlavaForConditionalGeneration", t.LlavaConfig(vision_config=seen, text_config=text)),
+        "encoder": ("BertForSequenceClassification", t.BertConfig(**TEXT, num_labels=3)),
+        "bare": ("ViTModel", t.ViTConfig(**SEEN)),
+    }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each model as ``save_pretrained`` writes it, and as a .pth of its class's own state_dict beside that."""
+    made, root = {}, tmp_path_factory.mktemp("hub")
+    for name, (cls, config) in configs().items():
+        torch.manual_seed(0)
+        model = getattr(transformers, cls)(config)
+        made[name] = root / name
+        model.save_pretrained(made[name])
+        torch.save(model.state_dict(), made[name] / "held.pth")
+    return made
+
+
+MODELS = ["tied", "experts", "nested", "encoder", "bare"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_class_saves_and_what_it_holds_both_fit_it(folders: dict[str, Path], name: str) -> None:
+    folder = folders[name]
+    for path in (folder / "model.safetensors", folder / "held.pth"):
+        result = ckptconv.validate(path, arch=str(folder / "config.json"))
+        assert result.valid, result.findings
+        assert result.arch == f"transformers.{configs()[name][0]}"
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("file", ["model.safetensors", "held.pth"])
+def test_a_tensor_too_few_or_of_another_shape_does_not(
+    folders: dict[str, Path], name: str, file: str, tmp_path: Path
+) -> None:
+    with ckptconv.open(folders[name] / file) as found:
+        state = dict(found.to_torch())
+    first = next(key for key, value in state.items() if value.dim() == 2 and "embed" not in key and "head" not in key)
+    for changed in ({**state, first: torch.zeros(3, 5)}, {k: v for k, v in state.items() if k != first}):
+        torch.save(changed, tmp_path / "changed.pth")
+        result = ckptconv.validate(tmp_path / "changed.pth", arch=str(folders[name] / "config.json"))
+        assert not result.valid
+        assert first in str([finding.to_dict() for finding in result.findings])
+
+
+def test_names_on_disk_are_those_that_transformers_writes(folders: dict[str, Path]) -> None:
+    for name, folder in folders.items():
+        with torch.device("meta"):
+            module = ConfigFactory(folder / "config.json")()
+        with ckptconv.open(folder) as found:
+            written = {key: tensor.info.shape for key, tensor in found.items()}
+        told = {key: tuple(tensor.shape) for key, tensor in disk_state(module).items()}
+        assert told.items() >= written.items()
+        assert name == "tied" or len(told) == len(written)
+
+
+def test_experts_from_the_disk_compute_what_the_class_does(folders: dict[str, Path]) -> None:
+    """Against the class itself, loaded by from_pretrained; and against what it holds."""
+    folder = folders["experts"]
+    arch = str(folder / "config.json")
+    assert ckptconv.verify(folder, folder / "held.pth", arch=arch, samples=2).equivalent
+    recording = ckptconv.run(folder, arch=arch, samples=2, seed=0)
+    model = transformers.Qwen3MoeForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    batch = recording.batches[0]
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(next(iter(batch.inputs.values())))).logits
+    torch.testing.assert_close(torch.from_numpy(batch.outputs["logits"]), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_becomes_a_graph_that_computes_the_same(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder, graph = folders["tied"], tmp_path / "m.onnx"
+    arch = str(folder / "config.json")
+    ckptconv.convert(folder, graph, arch=arch)
+    assert ckptconv.verify(folder, graph, arch=arch, samples=2).equivalent
+
+
+def test_a_graph_of_names_on_disk_is_refused_and_says_why(folders: dict[str, Path], tmp_path: Path) -> None:
+    arch = str(folders["experts"] / "config.json")
+    with pytest.raises(UsageError, match="on disk") as caught:
+        ckptconv.convert(folders["experts"], tmp_path / "m.onnx", arch=arch)
+    assert "state_dict" in (caught.value.hint or "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_that_the_library_lacks_is_named_with_the_way_to_it(folders: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="'LlavaForConditionalGeneration'") as caught:
+        ckptconv.validate(folders["nested"])
+    assert str(folders["nested"] / "config.json") in (caught.value.hint or "")
+
+
+def test_settings_outrank_the_configuration(folders: dict[str, Path]) -> None:
+    arch = str(folders["encoder"] / "config.json")
+    assert not ckptconv.validate(folders["encoder"], arch=arch, settings=["intermediate_size=25"]).valid
+
+
+# Strangers' configurations
+
+
+def changed(folders: dict[str, Path], tmp_path: Path, **changes: object) -> str:
+    config = json.loads((folders["tied"] / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return str(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_implementation": "kernels-community/x"},
+        {"_attn_implementation": "kernels-community/x", "_attn_implementation_internal": "kernels-community/x"},
+        {"experts_implementation": "kernels-community/x", "use_kernels": True},
+        {"auto_map": {"AutoModelForCausalLM": "canary.Net"}, "_name_or_path": "someone/something"},
+    ],
+)
+def test_code_and_kernels_that_it_names_are_never_asked_for(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    def refused(*args: object) -> None:
+        raise AssertionError("something is fetched")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    (tmp_path / "canary.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert ckptconv.validate(folders["tied"], arch=changed(folders, tmp_path, **changes)).valid
+    assert sys.path == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["canary.py", "config.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "AutoModel", "PreTrainedModel", "LlamaConfig", "__name__", "NoSuchClass"]
+)
+def test_what_is_no_model_of_transformers_is_refused(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ckptconv.validate(folders["tied"], arch=changed(folders, tmp_path, architectures=[name]))
+    assert caught.value.hint
+
+
+def test_without_a_class_it_is_the_bare_model_of_its_kind(folders: dict[str, Path], tmp_path: Path) -> None:
+    arch = changed(folders, tmp_path, architectures=None)
+    assert ckptconv.validate(folders["tied"], arch=arch).arch == "transformers.LlamaModel"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{", CorruptFileError),
+        ("[" * 100_000, CorruptFileError),
+        ("[1]", CorruptFileError),
+        ("{}", CorruptFileError),
+        ('{"model_type": "llama", "num_hidden_layers": 1000000000}', LimitError),
+        ('{"model_type": "x", "text_config": {"encoder_layers": 1000000000}}', LimitError),
+        ('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}', UsageError),
+        ('{"model_type": "llama", "hidden_size": "wide"}', UsageError),
+        ('{"model_type": "llama", "hidden_size": 4611686018427387904}', UsageError),
+        ('{"model_type": "llama", "num_attention_heads": 0}', UsageError),
+        ('{"model_type": "no such kind"}', UsageError),
+    ],
+)
+def test_a_configuration_that_makes_no_model_is_refused(
+    folders: dict[str, Path], tmp_path: Path, text: str, error: type[CkptconvError]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(error) as caught:
+        ckptconv.validate(folders["tied"], arch=str(path))
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_the_index_of_shards_is_a_checkpoint_and_no_configuration(folders: dict[str, Path], tmp_path: Path) -> None:
+    assert not is_config("model.safetensors.index.json")
+    ckptconv.convert(folders["tied"], tmp_path / "parts", shard_size="2KB")
+    index = next((tmp_path / "parts").glob("*.index.json"))
+    assert ckptconv.validate(folders["tied"], arch=str(index)).valid
+
+
+def test_without_transformers_it_says_what_to_install(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match="transformers") as caught:
+        ckptconv.validate(folders["tied"], arch=str(folders["tied"] / "config.json"))
+    assert "ckptconv[transformers]" in (caught.value.hint or "")
+
+
+def test_an_old_transformers_is_told_so(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("transformers"), "__version__", "4.57.0")
+    with pytest.raises(UsageError, match="too old"):
+        ckptconv.validate(folders["tied"], arch=str(folders["tied"] / "config.json"))
+
+
+def test_a_network_that_takes_no_float64_is_no_bug_of_ours(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self): super().__init__(3, 2)\n"
+        "    def forward(self, x):\n"
+        "        if x.dtype == torch.float64: raise RuntimeError('no float64')\n"
+        "        return super().forward(x)\n"
+    )
+    state = torch.nn.Linear(3, 2).state_dict()
+    for name in "ab":
+        torch.save(state, tmp_path / f"{name}.pth")
+        state["bias"] = state["bias"] + 1e-3
+    with pytest.raises(CkptconvError, match="no float64") as caught:
+        ckptconv.verify(tmp_path / "a.pth", tmp_path / "b.pth", arch=f"{tmp_path / 'net.py'}:Net")
+    assert "--rtol" in (caught.value.hint or "")
