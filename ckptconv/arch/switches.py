@@ -18,10 +18,10 @@ from ckptconv.arch.operations import EvaluationError
 from ckptconv.arch.scope import Bindings, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ckptconv.arch.bind import Source
-    from ckptconv.arch.evaluate import Budget
+    from ckptconv.arch.evaluate import Budget, Formula
     from ckptconv.arch.match import RuleMatches
     from ckptconv.arch.spec import ParamValue, Spec, TensorRule
 
@@ -44,7 +44,12 @@ def deciding(spec: Spec, rule: TensorRule) -> set[str]:
     """Every name that decides about a rule's names or shapes, through lets and loops."""
     tie = () if rule.tie is None else rule.tie.to.formulas
     when = () if rule.when is None else (rule.when,)
-    stack = [name for formula in (*rule.name.formulas, *rule.shape, *when, *tie) for name in formula.names]
+    return _through(spec, (*rule.name.formulas, *rule.shape, *when, *tie))
+
+
+def _through(spec: Spec, formulas: Iterable[Formula]) -> set[str]:
+    """Every name that formulas mention, and those behind lets and loops."""
+    stack = [name for formula in formulas for name in formula.names]
     seen: set[str] = set()
     while stack:
         name = stack.pop()
@@ -59,11 +64,19 @@ def deciding(spec: Spec, rule: TensorRule) -> set[str]:
 
 @dataclass(slots=True)
 class _Found:
-    """A rule's names counted by their captured texts, those of the right rank apart."""
+    """A rule's names counted by their captured texts, those of the right rank apart.
+
+    asking: the switches that its condition depends on.
+    active: what the condition gives, by their values. fitting: names that have these texts. Both are filled as they are
+            asked for: assignments are many, and most differ in what one rule does not ask for.
+    """
 
     rule: TensorRule
     strings: tuple[tuple[int, str], ...]
     counts: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    asking: tuple[str, ...] = ()
+    active: dict[tuple[ParamValue, ...], bool | None] = field(default_factory=dict)
+    fitting: dict[tuple[ParamValue | None, ...], int] = field(default_factory=dict)
 
 
 class Ranking:
@@ -82,10 +95,17 @@ class Ranking:
         self.texts = free_texts(spec, matches)
         self.rules = [self.found(match) for match in matches]
         self.groups = self.grouped()
+        self.computed = [
+            (index, match)
+            for index, match in enumerate(matches)
+            if any(self.is_computed(formula.names) for _, formula in match.pattern.numbers)
+        ]
         self.deciding = [deciding(spec, entry.rule) & set(self.domains) for entry in self.rules]
 
     def found(self, match: RuleMatches) -> _Found:
-        entry = _Found(match.pattern.rule, match.pattern.strings)
+        when = match.pattern.rule.when
+        asking = () if when is None else tuple(sorted(_through(self.spec, (when,)) & self.domains.keys()))
+        entry = _Found(match.pattern.rule, match.pattern.strings, asking=asking)
         entry.counts.update(texts for _, texts in self.candidates(match))
         return entry
 
@@ -128,7 +148,7 @@ class Ranking:
     def effect(self, assignment: Assignment) -> object:
         """What an assignment changes: equal for those that differ only in switches of rules that are not active."""
         scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
-        active = [self.active(entry.rule, scope) for entry in self.rules]
+        active = [self.active(entry, assignment, scope) for entry in self.rules]
         deciding = {name for index, names in enumerate(self.deciding) if active[index] is not False for name in names}
         return tuple(active), tuple((name, value) for name, value in assignment.items() if name in deciding)
 
@@ -156,7 +176,7 @@ class Ranking:
     def score(self, assignment: Assignment) -> float:
         """Names explained, less names missed, and half a point for each value that a source states."""
         scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
-        active = [self.active(entry.rule, scope) for entry in self.rules]
+        active = [self.active(entry, assignment, scope) for entry in self.rules]
         wanted = [tuple(assignment.get(name) for _, name in entry.strings) for entry in self.rules]
         explained = sum(
             count
@@ -167,18 +187,19 @@ class Ranking:
         stated = sum(values.count(assignment[name]) for name, values in self.stated.items())
         return explained - missed - self.absent(active, wanted) + exact + stated / 2
 
-    def active(self, rule: TensorRule, scope: Scope) -> bool | None:
-        try:
-            return scope.truth(rule.when)
-        except EvaluationError:
-            return False
+    def active(self, entry: _Found, assignment: Assignment, scope: Scope) -> bool | None:
+        """Whether the rule's condition holds; None where the switches leave it open."""
+        key = tuple([assignment[name] for name in entry.asking])
+        if key not in entry.active:
+            try:
+                entry.active[key] = scope.truth(entry.rule.when)
+            except EvaluationError:
+                entry.active[key] = False
+        return entry.active[key]
 
     def absent(self, active: Sequence[bool | None], wanted: Sequence[tuple[ParamValue | None, ...]]) -> int:
         """Tensors that are missing because a rule has none at all: as many as its loops' other rules have."""
-        counts = [
-            sum(count for texts, count in entry.counts.items() if _fits(texts, wanted[index]))
-            for index, entry in enumerate(self.rules)
-        ]
+        counts = [self.fitting(entry, wanted[index]) for index, entry in enumerate(self.rules)]
         usual: dict[tuple[str, ...], int] = {}
         for index, entry in enumerate(self.rules):
             if active[index]:
@@ -189,12 +210,18 @@ class Ranking:
             if active[index] and not counts[index] and not entry.rule.optional and entry.rule.tie is None
         )
 
+    def fitting(self, entry: _Found, wanted: tuple[ParamValue | None, ...]) -> int:
+        """How many of a rule's names have the texts that an assignment wants."""
+        if wanted not in entry.fitting:
+            entry.fitting[wanted] = sum(count for texts, count in entry.counts.items() if _fits(texts, wanted))
+        return entry.fitting[wanted]
+
     def exact(self, scope: Scope, active: Sequence[bool | None]) -> tuple[int, int]:
         """For rules whose numbers cannot be inverted: (what their exact names change about the explained, missed)."""
         change = missed = 0
-        for index, match in enumerate(self.matches):
+        for index, match in self.computed:
             rule, numbers = match.pattern.rule, match.pattern.numbers
-            if active[index] is False or not any(self.computed(formula.names) for _, formula in numbers):
+            if active[index] is False:
                 continue
             made = made_texts(self.spec, scope, match)
             if made is None:
@@ -208,7 +235,7 @@ class Ranking:
             missed += len(set(made) - set(found))
         return change, missed
 
-    def computed(self, names: frozenset[str]) -> bool:
+    def is_computed(self, names: frozenset[str]) -> bool:
         """Whether a placeholder depends on lets or several loops."""
         return any(name in self.spec.lets for name in names) or sum(name in self.spec.loops for name in names) > 1
 
