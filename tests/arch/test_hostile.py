@@ -123,7 +123,12 @@ def test_hostile_names_are_matched_in_linear_time() -> None:
 
 
 def test_a_layer_number_of_a_billion_makes_no_billion_layers() -> None:
-    names = {f"model.layers.{i}.mlp.up_proj.weight": TensorInfo.of(DType.F32, (40, 24)) for i in (0, 1, 999_999_999)}
+    parts = {"mlp.gate_proj": (40, 24), "mlp.up_proj": (40, 24), "mlp.down_proj": (24, 40), "input_layernorm": (24,)}
+    names = {
+        f"model.layers.{i}.{part}.weight": TensorInfo.of(DType.F32, shape)
+        for i in (0, 1, 999_999_999)
+        for part, shape in parts.items()
+    }
     with at_most(1):
         solution = solve(load_spec("llama"), names)
     assert solution.params["layers"] == 2
