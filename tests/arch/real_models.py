@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 torch = pytest.importorskip("torch", reason="the oracle is torch")
 
-DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.float16: "F16", torch.bool: "BOOL"}
+DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.float16: "F16", torch.bool: "BOOL", torch.uint8: "U8"}
 
 
 @dataclass(frozen=True, eq=False)

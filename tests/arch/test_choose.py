@@ -17,8 +17,8 @@ from tests.arch.families import ALL
 from tests.arch.real_models import Case, built, infos
 
 CASES = {str(case): case for case in ALL}
-SAME_NAMES = {"gemma": "llama", "roberta": "bert"}
-"""The first Gemma has Llama's names, a bare RoBERTa BERT's: only a config.json can tell them apart."""
+SAME_NAMES = {"gemma": "llama", "roberta": "bert", "electra": "bert"}
+"""The first Gemma has Llama's names, a bare RoBERTa or ELECTRA BERT's: only a config.json can tell them apart."""
 
 
 def tensors(name: str) -> dict[str, TensorInfo]:
@@ -28,7 +28,7 @@ def tensors(name: str) -> dict[str, TensorInfo]:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_real_model_is_known_by_its_names(case: Case) -> None:
     choice = choose(infos(built(case).state_dict()))
-    same = case.name.startswith(("GemmaFor", "RobertaModel"))
+    same = case.name.startswith(("GemmaFor", "RobertaModel", "ElectraModel-same"))
     assert choice.spec.name == (SAME_NAMES[case.spec] if same else case.spec)
     assert choice.evidence == "names"
     assert choice.overlap == 1.0

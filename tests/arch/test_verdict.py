@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +30,15 @@ class Family:
 
     spec: str
     params: Mapping[str, Any]
-    build: Callable[[Mapping[str, Any]], Any]
+    make: Callable[[Mapping[str, Any]], Any]
+    made: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def build(self, params: Mapping[str, Any]) -> Any:
+        """The module, made once: on the meta device loading changes nothing in it."""
+        key = repr(sorted(params.items()))
+        if key not in self.made:
+            self.made[key] = self.make(params)
+        return self.made[key]
 
 
 def build_mlp(p: Mapping[str, Any]) -> Any:

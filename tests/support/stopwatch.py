@@ -39,11 +39,6 @@ def cpu_seconds(work: Callable[[], object]) -> float:
         gc.unfreeze()
 
 
-def fastest(work: Callable[[], object]) -> float:
-    """The least of three."""
-    return min(cpu_seconds(work) for _ in range(3))
-
-
 def slowness() -> float:
     """How many times as long as usual this machine takes now for a piece of work; at least 1."""
     return max(1.0, sorted(cpu_seconds(a_piece_of_work) for _ in range(5))[2] / USUAL)
@@ -60,6 +55,13 @@ def at_most(seconds: float) -> Iterator[None]:
     finally:
         gc.unfreeze()
     expect(spent, seconds)
+
+
+def within(seconds: float, work: Callable[[], object], what: str = "it") -> None:
+    """Fail where `work` takes more than that three times in a row."""
+    spent = cpu_seconds(work)
+    if spent > seconds:
+        expect(min(spent, cpu_seconds(work), cpu_seconds(work)), seconds, what)
 
 
 def expect(spent: float, seconds: float, what: str = "it") -> None:

@@ -12,7 +12,7 @@ import pytest
 import ckptconv
 from ckptconv.formats import onnx as our_onnx
 from ckptconv.io.source import Source
-from tests.support.stopwatch import expect, fastest
+from tests.support.stopwatch import within
 
 from .test_values import field, varint
 
@@ -66,7 +66,7 @@ def test_a_large_model_is_opened_by_its_headers(large: Path) -> None:
                 last = found["w399.weight"]
                 assert bytes(last.read(4 << 19, (4 << 19) + 8)) == bytes(8)
 
-    expect(fastest(opened), 0.25)
+    within(0.25, opened)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -92,4 +92,4 @@ def test_30_000_tensors_are_opened_within_a_second_or_two(tmp_path: Path) -> Non
         with ckptconv.open(path) as found:
             assert len(found) == 30_000
 
-    expect(fastest(opened), 2)
+    within(2, opened)
