@@ -13,6 +13,7 @@ from ckptconv.api.open import open
 from ckptconv.arch.bind import from_config, from_metadata, from_settings
 from ckptconv.arch.choose import choose
 from ckptconv.arch.factory import factory_table, is_reference
+from ckptconv.arch.huggingface import MAX_CONFIG
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.table import Expected, Table
@@ -26,15 +27,13 @@ if TYPE_CHECKING:
     from ckptconv.arch.solver import Solution
     from ckptconv.core.checkpoint import Checkpoint
 
-MAX_CONFIG = 16 << 20
-"""Bytes of a config.json that is read; real ones have some kilobytes."""
-
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
     """An architecture: a spec whose params are still to be bound, or a table that is known already.
 
-    solution: what the tensors alone say about the spec's params, where choosing it had to solve for them.
+    solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
+    quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
     """
 
     name: str
@@ -44,6 +43,7 @@ class Resolved:
     sources: tuple[Source, ...] = ()
     findings: tuple[Finding, ...] = field(default=())
     solution: Solution | None = None
+    quantized: str = ""
 
 
 def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
@@ -62,10 +62,12 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             raise (_unknown_class(error, config, config_path) or error).at(path) from None
         sources = _sources(choice.spec, checkpoint, config, settings)
         found = (*findings, *choice.findings)
-        return Resolved(choice.spec.name, choice.evidence, choice.spec, None, sources, found, choice.solution)
+        name, method = choice.spec.name, _quantized(config)
+        return Resolved(name, choice.evidence, choice.spec, None, sources, found, choice.solution, method)
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
-        return Resolved(spec.name, "--arch", spec, None, _sources(spec, checkpoint, config, settings), findings)
+        sources = _sources(spec, checkpoint, config, settings)
+        return Resolved(spec.name, "--arch", spec, None, sources, findings, quantized=_quantized(config))
     if is_reference(arch):
         table = factory_table(arch, checkpoint.metadata, settings, infos)
         return Resolved(table.spec.name, "--arch", table=table)
@@ -74,6 +76,13 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=_table_of(arch))
     raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
+
+
+def _quantized(config: Mapping[str, object] | None) -> str:
+    """The method by which a configuration says that the weights are quantized."""
+    quantization = config.get("quantization_config") if config else None
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return str(method)[:80] if isinstance(method, str) else ""
 
 
 def _unknown_class(error: UsageError, config: Mapping[str, object] | None, path: Path) -> UsageError | None:

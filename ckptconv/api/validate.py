@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.checkpoint import wholes
+from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
 
@@ -101,7 +101,15 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
         assert chosen.spec is not None
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
     findings = _sorted([*chosen.findings, *verdict.findings])
+    if chosen.quantized and any(finding.severity == "error" for finding in findings):
+        findings.insert(0, _quantized(chosen.name, chosen.quantized))
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
+
+
+def _quantized(arch: str, method: str) -> Finding:
+    """The cause of all the rest: quantizers store other tensors under other names."""
+    message = f"config.json says that the weights are quantized ({method!r}); {arch} describes them as they were before"
+    return Finding("quantized", "error", "", message, None, method, hint="validate what it was made from")
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:

@@ -53,6 +53,21 @@ def test_a_config_beside_the_file_names_the_architecture_and_its_params(model: P
     assert (result.params["heads"], result.params["head_dim"]) == (4, 4)  # the tensors say no more than the product
 
 
+def test_what_a_quantizer_stores_is_said_to_be_its_doing(model: Path) -> None:
+    configure(model, {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}})
+    assert validate(model).valid, "what fits fits, whatever the config says"
+    state = torch.load(model)
+    for name in [name for name in state if "_proj" in name]:
+        del state[name]
+        stem = name.removesuffix("weight")
+        state |= {stem + "qweight": torch.ones(2, 16, dtype=torch.int32), stem + "scales": torch.ones(1, 16)}
+    torch.save(state, model)
+    result = validate(model)
+    assert not result.valid
+    assert codes(result.findings)[0] == "quantized"
+    assert "'gptq'" in result.findings[0].message
+
+
 def test_a_config_that_the_tensors_contradict_is_a_param_conflict(model: Path) -> None:
     configure(model, {**CONFIG, "intermediate_size": 25})
     result = validate(model)
