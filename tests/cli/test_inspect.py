@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ckptconv import convert
 from ckptconv.checks import stats
@@ -36,6 +37,15 @@ def test_the_header_says_what_a_person_wants_first(run: Run, model: Path) -> Non
     assert "tensors 2: F32 ×2" in page
     assert "verdict plain: tensors and plain data, nothing that runs" in page
     assert any(line.startswith("file size ") for line in page)
+
+
+def test_it_says_what_a_file_was_converted_from_and_of_no_other(run: Run, model: Path, tmp_path: Path) -> None:
+    convert(model, tmp_path / "made.safetensors")
+    assert "converted from  torch\n" in run("inspect", tmp_path / "made.safetensors").output
+    save_file({"a": torch.ones(2000), "b": torch.ones(2000)}, tmp_path / "others.safetensors")
+    convert(tmp_path / "others.safetensors", tmp_path / "parts", shard_size="8KB")
+    for path in (tmp_path / "others.safetensors", tmp_path / "parts"):
+        assert "converted from" not in run("inspect", path).output
 
 
 def test_metadata_keeps_its_types_in_sight(run: Run, model: Path) -> None:
