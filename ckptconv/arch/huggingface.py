@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 MAX_CONFIG = 16 << 20
 """Bytes of a config.json that is read; real ones have some kilobytes."""
 
-MAX_LAYERS = 10_000
+MAX_COUNT = 10_000
+"""Layers, or experts of each."""
 
 OLDEST = 5
 """Major version of transformers that can tell which names it writes to disk."""
@@ -72,12 +73,14 @@ class ConfigFactory:
                 raise LimitError(f"a configuration of more than {MAX_CONFIG:,} bytes", path=path)
             data = bytes(source.read_at(0, source.size))
         try:
-            document = json.loads(data)
+            document = _without(json.loads(data))
         except (ValueError, RecursionError) as error:
             raise CorruptFileError(f"it is no JSON: {error}", path=path, hint=_MODEL_FILES) from None
+        except LimitError as error:
+            raise error.at(path) from None
         if not isinstance(document, dict) or not {"architectures", "model_type"} & document.keys():
             raise CorruptFileError("it is no configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
-        self.config: dict[str, Any] = _without(document)
+        self.config: dict[str, Any] = document
 
     def __call__(self, **changes: object) -> torch.nn.Module:
         """The module, on torch's current device. Raises MissingExtraError, UsageError, and what transformers raises."""
@@ -182,8 +185,8 @@ def _without(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     for key, item in value.items():
-        if "layer" in key and isinstance(item, int) and item > MAX_LAYERS:
-            raise LimitError(f"it has {item:,} layers ({key})", hint="do not trust it")
+        if ("layer" in key or "expert" in key) and isinstance(item, int) and item > MAX_COUNT:
+            raise LimitError(f"it asks for {item:,} of {key}", hint="do not trust it")
     return {key: _without(item) for key, item in value.items() if not _LEFT_OUT.fullmatch(key)}
 
 
