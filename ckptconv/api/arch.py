@@ -34,6 +34,7 @@ class Resolved:
 
     solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
     quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
+    stranger:  the class that the config.json names, where the library lacks it and the names alone chose another.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Resolved:
     findings: tuple[Finding, ...] = field(default=())
     solution: Solution | None = None
     quantized: str = ""
+    stranger: str = ""
 
 
 def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
@@ -59,11 +61,15 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         try:
             choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
         except UsageError as error:
-            raise (_unknown_class(error, config, config_path) or error).at(path) from None
-        sources = _sources(choice.spec, checkpoint, config, settings)
-        found = (*findings, *choice.findings)
-        name, method = choice.spec.name, _quantized(config)
-        return Resolved(name, choice.evidence, choice.spec, None, sources, found, choice.solution, method)
+            named = _class_named(config)
+            raise (stranger(named, config_path) if named else error).at(path) from None
+        # where its config.json is another architecture's, by the same words it means something else
+        named = _class_named(config) if choice.evidence == "names" else ""
+        sources = _sources(choice.spec, checkpoint, None if named else config, settings)
+        return Resolved(
+            choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings),
+            choice.solution, _quantized(config), named,
+        )  # fmt: skip
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
         sources = _sources(spec, checkpoint, config, settings)
@@ -85,14 +91,20 @@ def _quantized(config: Mapping[str, object] | None) -> str:
     return str(method)[:80] if isinstance(method, str) else ""
 
 
-def _unknown_class(error: UsageError, config: Mapping[str, object] | None, path: Path) -> UsageError | None:
-    """What to say instead where a config.json names a class that the library does not have."""
+def _class_named(config: Mapping[str, object] | None) -> str:
+    """The class that a configuration names, or its type; "" where it says neither."""
     named = config.get("architectures") if config else None
-    if not isinstance(named, list) or not named or not isinstance(named[0], str):
-        return None
+    first = named[0] if isinstance(named, list) and named else config.get("model_type") if config else None
+    return first[:80] if isinstance(first, str) else ""
+
+
+def stranger(named: str, config_path: Path, nearest: str = "") -> UsageError:
+    """The error where a config.json names a class that the library lacks; `nearest` has most of its names."""
+    less = f"; {nearest}, the nearest by its names, does not fit" if nearest else ""
+    more = f"; --arch {nearest} says what differs" if nearest else ""
     return UsageError(
-        f"{error.message}; the config.json beside it says {named[0][:80]!r}",
-        hint=f"--arch {shlex.quote(str(path))} builds that class, with the transformers that is installed",
+        f"the config.json beside it says {named!r}, which the library does not have{less}",
+        hint=f"--arch {shlex.quote(str(config_path))} builds that class, with the transformers that is installed{more}",
     )
 
 

@@ -89,8 +89,12 @@ def validate(
 
 
 def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
-    """Check a checkpoint that is open; `path` says where a config.json may lie beside it."""
-    from ckptconv.api.arch import resolve
+    """Check a checkpoint that is open; `path` says where a config.json may lie beside it.
+
+    Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
+    lacks and the nearest by its names does not fit: that would be no verdict on the file.
+    """
+    from ckptconv.api.arch import resolve, stranger
     from ckptconv.checks.validate import validate_spec, validate_table
 
     checkpoint = wholes(checkpoint)
@@ -101,8 +105,12 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
         assert chosen.spec is not None
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
     findings = _sorted([*chosen.findings, *verdict.findings])
-    if chosen.quantized and any(finding.severity == "error" for finding in findings):
-        findings.insert(0, _quantized(chosen.name, chosen.quantized))
+    if any(finding.severity == "error" for finding in findings):
+        if chosen.stranger:
+            folder = path if path.is_dir() else path.parent
+            raise stranger(chosen.stranger, folder / "config.json", chosen.name).at(path)
+        if chosen.quantized:
+            findings.insert(0, _quantized(chosen.name, chosen.quantized))
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 MAX_CONFIG = 16 << 20
 """Bytes of a config.json that is read; real ones have some kilobytes."""
 
-MAX_COUNT = 10_000
-"""Layers, or experts of each."""
+MAX_LAYERS = 10_000
+
+_LAYERS = re.compile(r"(n|num)_(\w+_)?(layers?|blocks?)|\w+_layers")
 
 OLDEST = 5
 """Major version of transformers that can tell which names it writes to disk."""
@@ -49,6 +50,8 @@ _LEFT_OUT = re.compile(
     r"|(torch_)?dtype"
 )
 """Keys that say where code or weights are to be had, or how to compute: no tensor's name or shape hangs on them."""
+
+_FLOATS = ("NaN", "Infinity", "-Infinity")
 
 _PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
 """How to compute: with torch's plain operators, which take float64 and are what an exporter understands."""
@@ -179,13 +182,15 @@ def _class_of(transformers: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _without(value: Any) -> Any:
-    """The configuration, and those inside it, without what is left out."""
+    """The configuration, and those inside it, without what is left out; floats that JSON lacks are read as written."""
     if isinstance(value, list):
         return [_without(item) for item in value]
     if not isinstance(value, dict):
         return value
+    if value.get("__float__") in _FLOATS and len(value) == 1:
+        return float(value["__float__"])
     for key, item in value.items():
-        if ("layer" in key or "expert" in key) and isinstance(item, int) and item > MAX_COUNT:
+        if isinstance(item, int) and item > MAX_LAYERS and _LAYERS.fullmatch(key):
             raise LimitError(f"it asks for {item:,} of {key}", hint="do not trust it")
     return {key: _without(item) for key, item in value.items() if not _LEFT_OUT.fullmatch(key)}
 
