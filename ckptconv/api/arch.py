@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptconv.arch.bind import Source
+    from ckptconv.arch.choose import Choice
     from ckptconv.arch.solver import Solution
     from ckptconv.core.checkpoint import Checkpoint
 
@@ -34,7 +35,7 @@ class Resolved:
 
     solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
     quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
-    stranger:  the class that the config.json names, where the library lacks it and the names alone chose another.
+    stranger:  the class that the config.json names, where the library lacks it and a kin of it was chosen.
     """
 
     name: str
@@ -63,9 +64,10 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         except UsageError as error:
             named = _class_named(config)
             raise (stranger(named, config_path) if named else error).at(path) from None
-        # where its config.json is another architecture's, by the same words it means something else
-        named = _class_named(config) if choice.evidence == "names" else ""
-        sources = _sources(choice.spec, checkpoint, None if named else config, settings)
+        named = _stranger(choice, config)
+        # by the same words another architecture's configuration means something else
+        its_own = config if choice.evidence != "names" or not named else None
+        sources = _sources(choice.spec, checkpoint, its_own, settings)
         return Resolved(
             choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings),
             choice.solution, _quantized(config), named,
@@ -98,9 +100,18 @@ def _class_named(config: Mapping[str, object] | None) -> str:
     return first[:80] if isinstance(first, str) else ""
 
 
+def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
+    """The class that a configuration names, where it is none of those that the chosen spec describes."""
+    named = _class_named(config)
+    if choice.evidence == "names":
+        return named
+    stated = choice.evidence == "config.json" and config is not None and config.get("architectures")
+    return named if stated and named not in choice.spec.config.architectures else ""
+
+
 def stranger(named: str, config_path: Path, nearest: str = "") -> UsageError:
-    """The error where a config.json names a class that the library lacks; `nearest` has most of its names."""
-    less = f"; {nearest}, the nearest by its names, does not fit" if nearest else ""
+    """The error where a config.json names a class that the library lacks; `nearest` is a spec that is like it."""
+    less = f"; the nearest, {nearest}, does not fit" if nearest else ""
     more = f"; --arch {nearest} says what differs" if nearest else ""
     return UsageError(
         f"the config.json beside it says {named!r}, which the library does not have{less}",

@@ -92,7 +92,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
     """Check a checkpoint that is open; `path` says where a config.json may lie beside it.
 
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
-    lacks and the nearest by its names does not fit: that would be no verdict on the file.
+    lacks and the nearest does not fit: that would be no verdict on the file.
     """
     from ckptconv.api.arch import resolve, stranger
     from ckptconv.checks.validate import validate_spec, validate_table

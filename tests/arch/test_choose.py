@@ -28,7 +28,7 @@ def tensors(name: str) -> dict[str, TensorInfo]:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_real_model_is_known_by_its_names(case: Case) -> None:
     choice = choose(infos(built(case).state_dict()))
-    same = case.name.startswith(("GemmaFor", "RobertaModel", "ElectraModel-same"))
+    same = case.name.startswith(("GemmaFor", "GemmaModel", "RobertaModel", "ElectraModel-same"))
     assert choice.spec.name == (SAME_NAMES[case.spec] if same else case.spec)
     assert choice.evidence == "names"
     assert choice.overlap == 1.0

@@ -31,6 +31,9 @@ SEEN = {
 }  # fmt: skip
 
 
+T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+
+
 def configs() -> dict[str, tuple[str, Any]]:
     """Classes with tied heads, with experts that are stacked in memory and apart on disk, with models inside."""
     t = transformers
@@ -134,10 +137,13 @@ def test_where_the_nearest_by_names_does_not_fit_there_is_no_verdict(folders: di
     """A Llama-like class that the library lacks is no broken Llama; one that has exactly its names is one."""
     config = transformers.ArceeConfig(**GROUPED)
     transformers.ArceeForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"'ArceeForCausalLM'.*; llama, the nearest") as caught:
+    with pytest.raises(UsageError, match=r"'ArceeForCausalLM'.*; the nearest, llama,") as caught:
         ckptconv.validate(tmp_path)
     assert str(tmp_path / "config.json") in (caught.value.hint or "")
     assert not ckptconv.validate(tmp_path, arch="llama").valid
+    transformers.T5ForQuestionAnswering(transformers.T5Config(**T5)).save_pretrained(tmp_path / "head")
+    with pytest.raises(UsageError, match=r"'T5ForQuestionAnswering'.*; the nearest, t5,"):
+        ckptconv.validate(tmp_path / "head")
     assert ckptconv.validate(tmp_path, arch=str(tmp_path / "config.json")).valid
     changed(folders, tmp_path, architectures=["OursForCausalLM"], model_type="ours")
     (tmp_path / "model.safetensors").write_bytes((folders["tied"] / "model.safetensors").read_bytes())

@@ -25,6 +25,14 @@ def decoders() -> list[Case]:
             ("gemma", "Gemma3ForCausalLM", "Gemma3TextConfig"),
         ):
             cases.append(hugging(spec, name, config, label=str(size), **plain, head_dim=8 + 2 * size))
+    bare = decoder_sizes()[0]
+    for name, config, more in (
+        ("GemmaModel", "GemmaConfig", {}),
+        ("Gemma3TextModel", "Gemma3TextConfig", {}),
+        ("Gemma2ForTokenClassification", "Gemma2Config", {"num_labels": 5}),
+        ("Gemma3TextForSequenceClassification", "Gemma3TextConfig", {"num_labels": 5}),
+    ):
+        cases.append(hugging("gemma", name, config, **bare, head_dim=8, **more))
     biased = decoder_sizes(attention_bias=True, mlp_bias=True)[1]
     cases.append(hugging("llama", "LlamaForCausalLM", "LlamaConfig", label="biases", **biased))
     return cases
