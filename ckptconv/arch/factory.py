@@ -75,7 +75,7 @@ def made(
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise MissingExtraError("torch", "verify") from error
+        raise MissingExtraError("torch", "transformers" if is_config(reference) else "verify") from error
     with nullcontext() if is_config(reference) else _importable(_folder(reference)), redirect_stdout(sys.stderr):
         factory = _find(reference)
         arguments = _arguments(factory, reference, metadata, settings)

@@ -25,6 +25,7 @@ Examples:
   ckptconv validate checkpoint.pth
   ckptconv validate raw.pth --arch mlp --set 'hidden_layers=[512, 256]'
   ckptconv validate mine.safetensors --arch theirs.safetensors
+  ckptconv validate model/ --arch model/config.json
   ckptconv validate --values --json checkpoint.pth
 """
 

@@ -160,6 +160,22 @@ def test_torchvisions_vggs_are_built_bit_for_bit(name: str, depth: int, norm: bo
         assert torch.equal(built(x), real(x))
 
 
+def test_torchvisions_alexnet_is_built_bit_for_bit() -> None:
+    run = run_of("alexnet", {"classifier": 8, "num_classes": 10})
+    with torch.device("meta"):
+        network = torchvision_models().alexnet(num_classes=10).eval()
+    network.classifier[1], network.classifier[4] = nn.Linear(9216, 8), nn.Linear(8, 8)
+    network.classifier[6] = nn.Linear(8, 10)
+    real = shuffled(network.to_empty(device="cpu"))
+    built = build_module(run, device="meta")
+    built.load_state_dict(real.state_dict(), strict=True, assign=True)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.equal(built(x), real(x))
+        (found,) = session(run, real.state_dict()).run(None, {"input": x.numpy()})
+        np.testing.assert_allclose(found, real(x).numpy(), rtol=1e-4, atol=1e-4)
+
+
 HEAD = """spec = 1
 name = "one"
 [params]
