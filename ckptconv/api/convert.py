@@ -130,7 +130,7 @@ def convert(
     if inputs and not verify and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
     with open(source, format=from_format) as opened:
-        named = _named(opened, arch, Path(source), settings)
+        named = _named(opened, arch, Path(source), settings, graph=wanted.graph)
         opened, moves = edited(named, edits, bare=bare) if edits else (named, {})
         said = opened.with_metadata(metadata or {})
         request = Request(source, target, arch, settings, inputs)
@@ -173,12 +173,15 @@ def convert(
                 raise error.at(source) from error.__cause__
 
 
-def _named(checkpoint: Checkpoint, arch: str | None, path: Path, settings: Sequence[str]) -> Checkpoint:
-    """The checkpoint with names that `arch` gives back."""
+def _named(checkpoint: Checkpoint, arch: str | None, path: Path, settings: Sequence[str], *, graph: bool) -> Checkpoint:
+    """The checkpoint with names that `arch` gives back, for a graph with those that its class holds."""
     if arch is None:
         return checkpoint
-    from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
+    from ckptconv.api.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
+    from ckptconv.arch.huggingface import is_config
 
+    if graph and is_config(arch):
+        return named_by_class(checkpoint, arch, settings)
     return named_by_architecture(checkpoint, arch, path, settings)
 
 

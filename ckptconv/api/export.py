@@ -26,7 +26,7 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
     with made(request.arch, checkpoint.metadata, request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(
-                "its names are those on disk; the graph of a class has the names that it holds",
+                "tensors that the class holds as one are several on disk; a graph of it has those that it holds",
                 path=request.source,
                 hint="from_pretrained() it, torch.save(model.state_dict(), FILE), and convert that",
             )

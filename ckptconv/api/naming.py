@@ -38,6 +38,33 @@ def named_by_architecture(checkpoint: Checkpoint, arch: str | None, path: Path, 
     return _renamed(checkpoint, found, {one.name for one in lost if one.transposed}, table)
 
 
+def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str]) -> Checkpoint:
+    """The checkpoint with the names that the class of a ``config.json`` holds, where transformers only renames tensors
+    as it writes them; itself where it has them, or where they are stacked on their way. Reads nothing.
+    """
+    from ckptconv.arch.factory import made
+    from ckptconv.arch.huggingface import has_names_of_disk, held_names
+
+    with made(config, {}, settings, device="meta") as (module, _):
+        names = held_names(module) if has_names_of_disk(module, checkpoint.keys()) else {}
+    changed = [name for name in checkpoint if names.get(name, name) != name]
+    if not changed:
+        return checkpoint
+    said = _list([f"{names[name]!r} is {name!r}" for name in changed])
+    message = f"{len(changed)} names are those that the class holds: {said}"
+    found = Finding("named", "info", names[changed[0]], message)
+    tensors = {names.get(name, name): tensor for name, tensor in checkpoint.items()}
+    return _with(checkpoint, tensors, (*checkpoint.findings, found))
+
+
+def _with(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], findings: Sequence[Finding]) -> Checkpoint:
+    return Checkpoint(
+        tensors, extras=checkpoint.extras, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
+        root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes, findings=tuple(findings),
+        file=checkpoint.file,
+    )  # fmt: skip
+
+
 def _lost(checkpoint: Checkpoint) -> list[Lost]:
     graph = checkpoint.notes.graph
     rows = graph.get("unnamed") if isinstance(graph, dict) else None
@@ -89,11 +116,7 @@ def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str],
     findings = _about(given, constants, found)
     solved = not any(is_given(name) for name in made)
     left = tuple(finding for finding in checkpoint.findings if finding.code != "unnamed" or not solved)
-    return Checkpoint(
-        tensors, extras=checkpoint.extras, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
-        root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes, findings=(*left, *findings),
-        file=checkpoint.file,
-    )  # fmt: skip
+    return _with(checkpoint, tensors, (*left, *findings))
 
 
 def _about(given: Sequence[str], constants: Sequence[str], found: Matches) -> list[Finding]:

@@ -207,15 +207,17 @@ def _name_dimensions(model: ModelProto, inputs: Sequence[InputSpec]) -> None:
 
 
 def _share(model: ModelProto, same: Mapping[str, str]) -> None:
-    """Let tied names be one initializer."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    merged = {name: kept for name, kept in same.items() if name in stored and kept in stored}
+    """Let tied names be one initializer, under the name whose tensor is stored."""
+    merged = {tensor.name: same[tensor.name] for tensor in model.graph.initializer if tensor.name in same}
     if not merged:
         return
     _rename_inputs(model.graph, merged)
-    left = [tensor for tensor in model.graph.initializer if tensor.name not in merged]
+    left = {merged.get(tensor.name, tensor.name): tensor for tensor in model.graph.initializer}
+    for name, tensor in left.items():
+        tensor.name = name
+    kept = list(left.values())
     del model.graph.initializer[:]
-    model.graph.initializer.extend(left)
+    model.graph.initializer.extend(kept)
 
 
 def _rename_inputs(graph: GraphProto, names: Mapping[str, str]) -> None:

@@ -146,6 +146,20 @@ def has_names_of_disk(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
     return not has_own_names(module, names) and names <= disk_state(module).keys()
 
 
+def held_names(module: torch.nn.Module) -> dict[str, str]:
+    """For each name on disk the one that the class holds; {} where some tensors are stacked or cut on their way."""
+    held: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        held.setdefault(id(tensor), []).append(name)
+    names: dict[str, str] = {}
+    for name, tensor in disk_state(module).items():
+        left = held.get(id(tensor))
+        if not left:
+            return {}
+        names[name] = left.pop(0)  # tied ones keep their order
+    return names
+
+
 def as_held(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under the names that the class holds, as ``from_pretrained`` turns them into these.
 

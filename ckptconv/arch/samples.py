@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.errors import UsageError
@@ -76,9 +76,11 @@ def sample(spec: InputSpec, sizes: dict[str, int], generator: torch.Generator) -
 
 
 def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
-    """What the module shows of its inputs by its first layer; [] where that does not say enough."""
+    """What the module shows of its inputs, by its configuration or its first layer; [] where that is not enough."""
     from torch import nn
 
+    if declared := _configured(module):
+        return declared
     for layer in module.modules():
         match layer:
             case nn.Embedding():
@@ -87,6 +89,29 @@ def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
                 return [InputSpec("", DType.F32, ("batch", layer.in_features))]
             case _ if any(True for _ in layer.parameters(recurse=False)):
                 return []
+    return []
+
+
+def _configured(module: torch.nn.Module) -> list[InputSpec]:
+    """The inputs of a model of transformers, which names the main one: tokens, of a decoder too, or pictures.
+
+    Source: transformers/modeling_utils.py, ``PreTrainedModel.main_input_name``.
+    """
+    config: Any = getattr(module, "config", None)
+    match getattr(module, "main_input_name", None):
+        case "input_ids" if not hasattr(config, "vision_config"):
+            words = getattr(module.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
+            names = (
+                ["input_ids", "decoder_input_ids"] if getattr(config, "is_encoder_decoder", False) else ["input_ids"]
+            )
+            dims = ("batch", "sequence")
+            return [InputSpec(name, DType.I64, dims, words) for name in names] if isinstance(words, int) else []
+        case "pixel_values":
+            seen = getattr(config, "vision_config", config)
+            size, channels = getattr(seen, "image_size", None), getattr(seen, "num_channels", None)
+            sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+            if all(isinstance(side, int) for side in (channels, *sides)):
+                return [InputSpec("pixel_values", DType.F32, ("batch", channels, *sides))]  # type: ignore[arg-type]
     return []
 
 
