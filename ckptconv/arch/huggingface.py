@@ -18,6 +18,7 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.table import Expected, state_table
@@ -105,6 +106,11 @@ class ConfigFactory:
             transformers.logging.set_verbosity_error()
             transformers.logging.disable_progress_bar()
             cls = _class_of(transformers, config)
+            known = dir(cls.config_class()) if changes.keys() - self.config.keys() else ()
+            for name in changes.keys() - self.config.keys() - set(known):
+                near = get_close_matches(name, {*self.config, *known}, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else "its keys are those of the config.json"
+                raise UsageError(f"{cls.__name__} has no {name!r} to set", hint=hint)
             made = cls.config_class.from_dict({**config, "use_cache": False})
             module: torch.nn.Module = cls._from_config(made, **_PLAIN)
             return module

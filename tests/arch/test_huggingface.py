@@ -176,6 +176,10 @@ def test_floats_that_json_lacks_are_read_as_transformers_writes_them(tmp_path: P
 def test_settings_outrank_the_configuration(folders: dict[str, Path]) -> None:
     arch = str(folders["encoder"] / "config.json")
     assert not ckptconv.validate(folders["encoder"], arch=arch, settings=["intermediate_size=25"]).valid
+    assert ckptconv.validate(folders["encoder"], arch=arch, settings=["add_cross_attention=false"]).valid
+    with pytest.raises(UsageError, match="'intermediate'") as caught:
+        ckptconv.validate(folders["encoder"], arch=arch, settings=["intermediate=25"])
+    assert "'intermediate_size'" in (caught.value.hint or "")
 
 
 # Strangers' configurations
