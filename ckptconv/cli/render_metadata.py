@@ -170,8 +170,11 @@ def _numpy(node: NumpyScalar | NumpyArray, most: int) -> Iterator[str]:
 
     try:
         dtype = np.dtype(node.dtype)
-        data = node.data[: dtype.itemsize * most]
-        values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype).tolist()
+        whole = np.frombuffer(node.data, dtype, len(node.data) // dtype.itemsize)
+        values = whole[:most].tolist()
+        if isinstance(node, NumpyArray) and node.fortran and values:
+            first = np.unravel_index(np.arange(len(values)), node.shape)
+            values = whole[np.ravel_multi_index(first, node.shape, order="F")].tolist()
     except (TypeError, ValueError, ZeroDivisionError):
         yield f"<numpy {node.dtype}, {plural(len(node.data), 'byte')}>"
         return

@@ -51,5 +51,8 @@ MAX_GGUF_HEADER = 1 << 28
 MAX_NPY_HEADER = 10_000
 """numpy's own limit for files that are not trusted (``numpy.lib.format``)."""
 
+MAX_NPZ_TEXT = 64 << 20
+"""Bytes of an archive's arrays of text, all of which are read when it is opened."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -46,13 +46,16 @@ _DTYPES = {descr[1:]: dtype for dtype, descr in DESCR.items()} | {"f1": DType.F8
 
 _REFUSED = {
     "O": ("Python objects, which are a pickle", "save it without that array, or make plain arrays of what is in it"),
-    "U": ("text", "save it without that array"),
-    "S": ("text", "save it without that array"),
+    "U": ("text of no length", "save it without that array"),
+    "S": ("text of no length", "save it without that array"),
     "M": ("dates", "save it without that array, or as int64"),
     "m": ("times", "save it without that array, or as int64"),
     "V": ("bytes of no type", "numpy.load it, .view() it as its type, and save that as a type that numpy has"),
     "g": ("floats of a width that only some machines have", "save it .astype('float64')"),
 }
+
+
+_TEXT = re.compile(r"(?P<order>[<>=|])?(?P<kind>[US])(?P<size>[1-9]\d{0,8})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +68,28 @@ class Npy:
     raw: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the header of an array of texts says, which are no tensor: numpy's word for their type, and the shape.
+
+    itemsize: bytes of each, in UTF-32 (``U``) or of no encoding (``S``), filled up with zeros.
+    """
+
+    descr: str
+    itemsize: int
+    shape: tuple[int, ...]
+    fortran: bool
+    raw: bytes
+
+
 def _bad(name: str, what: str) -> CorruptFileError:
     return CorruptFileError(f"{name!r} is damaged: {what}", hint="save the arrays again with numpy.savez")
 
 
-def read_header(archive: ZipArchive, name: str) -> Npy:
+def read_header(archive: ZipArchive, name: str) -> Npy | Text:
     """The header of the entry `name`. Costs one small read, rarely two.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for what is no tensor.
+    Raises CorruptFileError, LimitError, and UnsupportedError for what is neither numbers nor text.
     """
     start = archive.start(name, FIRST)
     if start[:6] != MAGIC or len(start) < 12:
@@ -95,7 +112,7 @@ def read_header(archive: ZipArchive, name: str) -> Npy:
     return _parse(name, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
 
 
-def _parse(name: str, raw: bytes, text: str) -> Npy:
+def _parse(name: str, raw: bytes, text: str) -> Npy | Text:
     try:
         header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip())  # Python 2 wrote long integers so
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
@@ -109,9 +126,13 @@ def _parse(name: str, raw: bytes, text: str) -> Npy:
         raise _bad(name, "its fortran_order is neither True nor False")
     if len(shape) > MAX_RANK:
         raise LimitError(f"{name!r} has {len(shape)} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
-    dtype, swapped = _dtype(name, header["descr"])
     if prod(shape) > MAX_DIM:
         raise _bad(name, "its shape has more elements than a file can")
+    if isinstance(header["descr"], str) and (kind := _TEXT.fullmatch(header["descr"])):
+        order = "|" if kind["kind"] == "S" else ">" if kind["order"] == ">" else "<"
+        size = int(kind["size"]) * (4 if kind["kind"] == "U" else 1)
+        return Text(f"{order}{kind['kind']}{kind['size']}", size, shape, fortran, raw)
+    dtype, swapped = _dtype(name, header["descr"])
     return Npy(TensorInfo.of(dtype, shape), fortran, swapped, raw)
 
 

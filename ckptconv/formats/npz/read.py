@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import own_tensors
+from ckptconv.core.metadata import NumpyArray, NumpyScalar, StateDict
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.blobs import restore
-from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, read_header
+from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, Text, read_header
 from ckptconv.formats.npz.stored import can_decode
 from ckptconv.io.checksum import crc32, tail_crc32
 from ckptconv.io.gather import Gather
-from ckptconv.io.limits import MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ def claims(source: Source) -> bool:
 
 
 def read(source: Source) -> Checkpoint:
-    """Open the archive: its directory and the arrays' headers, of compressed ones too; no element is read.
+    """Open the archive: its directory and the arrays' headers, of compressed ones too; no element is read but texts,
+    which are metadata between the tensors.
 
-    Raises CorruptFileError, LimitError, and UnsupportedError for arrays that are no tensors, by name.
+    Raises CorruptFileError, LimitError, and UnsupportedError for arrays that are neither numbers nor text, by name.
     """
     archive = ZipArchive.of(source)
     if not archive.entries:
@@ -47,15 +50,29 @@ def read(source: Source) -> Checkpoint:
     if len(archive.entries) > MAX_TENSORS:
         raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays", hint="do not trust it")
     stored: dict[str, LazyTensor] = {}
-    for entry in archive.entries:
+    plain: list[tuple[int, str, NumpyArray | NumpyScalar]] = []
+    for position, entry in enumerate(archive.entries):
         if entry != RECORD:
             if not entry.endswith(SUFFIX):
                 raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
             name = entry.removesuffix(SUFFIX)
-            stored[name] = _tensor(archive, name, read_header(archive, entry))
+            header = read_header(archive, entry)
+            if isinstance(header, Npy):
+                stored[name] = _tensor(archive, name, header)
+            else:
+                plain.append((position, name, _text(archive, name, header)))
+                if sum(len(value.data) for _, _, value in plain) > MAX_NPZ_TEXT:
+                    raise LimitError(f"its texts are more than {MAX_NPZ_TEXT:,} bytes", hint="save it without them")
     if RECORD in archive.entries:
+        if plain:
+            raise UnsupportedError(
+                f"{plain[0][1]!r} is text beside {RECORD!r}", hint=f"save it without that array, or without {RECORD!r}"
+            )
         return _ours(archive, stored, source)
-    return Checkpoint(stored, format="npz", notes=Notes(source="npz"), findings=tuple(_as_bf16(stored)), file=source)
+    root = StateDict(container="dict", plain=tuple(plain)) if plain else StateDict()
+    return Checkpoint(
+        stored, root=root, format="npz", notes=Notes(source="npz"), findings=tuple(_as_bf16(stored)), file=source
+    )
 
 
 def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) -> Checkpoint:
@@ -76,6 +93,20 @@ def _as_bf16(stored: Mapping[str, LazyTensor]) -> list[Finding]:
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     message = f"{names[0]!r}{more}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
     return [Finding("read-as", "info", names[0], message, "V2", "BF16")]
+
+
+def _text(archive: ZipArchive, name: str, text: Text) -> NumpyArray | NumpyScalar:
+    """The value of an array of texts. Reads it."""
+    size = prod(text.shape) * text.itemsize
+    data = archive.read(name + SUFFIX, len(text.raw) + min(size, MAX_NPZ_TEXT))[len(text.raw) :]
+    if len(data) != size:
+        raise CorruptFileError(
+            f"{name!r} has {len(data):,} bytes, and its type and shape ask for {size:,}",
+            hint="save the arrays again with numpy.savez",
+        )
+    if not text.shape:
+        return NumpyScalar(text.descr, data)
+    return NumpyArray(text.descr, text.shape, data, text.fortran and len(text.shape) > 1)
 
 
 def _tensor(archive: ZipArchive, name: str, npy: Npy) -> LazyTensor:

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import ckptconv
+from ckptconv.cli.render_metadata import spelled
 from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError, LimitError, UnsupportedError
 from tests.support.craft import zip_bytes
 from tests.support.nodes import load
@@ -124,8 +125,6 @@ class Canary:
 def no_tensors(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {
         "an object": np.array([Canary(folder / "ran")], dtype=object),
-        "text": np.array(["a", "bc"]),
-        "bytes": np.array([b"a", b"bc"]),
         "a date": np.array(["2020-01-01"], dtype="M8[D]"),
         "a duration": np.array([1], dtype="m8[s]"),
         "fields": np.zeros(2, dtype=[("a", "<f4"), ("b", "<i4")]),
@@ -143,6 +142,62 @@ def test_what_is_no_tensor_is_refused_by_name_and_no_pickle_is_read(name: str, t
     assert repr(name + ".npy") in refused.value.message
     assert refused.value.hint
     assert not (tmp_path / "ran").exists()
+
+
+TEXTS: dict[str, np.ndarray[Any, Any]] = {
+    "words": np.array(["a", "bc", "權"]), "big-endian": np.array(["a", "bc"], dtype=">U3"), "one": np.array("me"),
+    "bytes": np.array([b"a", b"bc"]), "Fortran": np.asfortranarray(np.array([["a", "b"], ["c", "d"], ["e", ""]])),
+    "none": np.zeros((0, 2), dtype="<U1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("save", SAVERS.values(), ids=SAVERS.keys())
+def test_texts_are_metadata_between_the_tensors_and_come_back(save: Any, tmp_path: Path) -> None:
+    arrays = {
+        name: array for i, text in enumerate(TEXTS) for name, array in ((text, TEXTS[text]), (f"t{i}", np.eye(2)))
+    }
+    save(tmp_path / "x.npz", **arrays)
+    with ckptconv.open(tmp_path / "x.npz") as found:
+        assert list(found) == [f"t{i}" for i in range(len(TEXTS))]
+        assert list(found.metadata) == list(TEXTS)
+    ckptconv.convert(tmp_path / "x.npz", tmp_path / "y.safetensors")
+    ckptconv.convert(tmp_path / "y.safetensors", tmp_path / "z.npz")
+    for path in ("x.npz", "y.safetensors", "z.npz"):
+        ckptconv.convert(tmp_path / path, tmp_path / "back.pth", force=True)
+        back = torch.load(tmp_path / "back.pth", weights_only=False)
+        assert list(back) == list(arrays)
+        for name, array in TEXTS.items():
+            theirs = np.asarray(back[name])
+            assert theirs.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+            assert np.array_equal(theirs, array), name
+
+
+def test_texts_are_shown_as_numpy_orders_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", w=np.eye(2), texts=TEXTS["Fortran"])
+    with ckptconv.open(tmp_path / "x.npz") as found:
+        assert "'a', 'b', 'c', 'd', 'e', ''" in spelled(found.metadata["texts"])
+
+
+def test_texts_that_are_cut_short_too_many_or_beside_our_record_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = "{'descr': '<U3', 'fortran_order': False, 'shape': (2,), }\n"
+    for data in (bytes(23), bytes(25)):
+        with pytest.raises(CorruptFileError, match="a0"):
+            ckptconv.open(archived(tmp_path / "x.npz", npy(header, data)))
+    huge = npy("{'descr': '<U999999999', 'fortran_order': False, 'shape': (99999999,), }\n", bytes(24))
+    with pytest.raises(CorruptFileError, match="a0"):
+        ckptconv.open(archived(tmp_path / "x.npz", huge))
+    np.savez(tmp_path / "many.npz", w=np.eye(2), a=np.array("a" * 20), b=np.array("b" * 20))
+    monkeypatch.setattr("ckptconv.formats.npz.read.MAX_NPZ_TEXT", 100)
+    with pytest.raises(LimitError) as refused:
+        ckptconv.open(tmp_path / "many.npz")
+    assert refused.value.hint
+    with zipfile.ZipFile(tmp_path / "many.npz", "a") as archive:
+        archive.writestr("ckptconv.json", "{}")
+    monkeypatch.undo()
+    with pytest.raises(UnsupportedError, match="ckptconv.json"):
+        ckptconv.open(tmp_path / "many.npz")
 
 
 def test_the_payload_of_that_object_is_live(tmp_path: Path) -> None:
