@@ -34,7 +34,8 @@ TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
-    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_STORED_BYTES, wire.MAX_FIELDS, walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
+    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
+    walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
 
 
