@@ -142,8 +142,8 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
     if not ranked or ranked[0].share < ENOUGH:
         raise UsageError(
             "nothing says which architecture this is",
-            hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, a config.json, "
-            "or Python",
+            hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, "
+            "a config.json, or Python",
         )
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}
