@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
 from ckptconv.arch.bind import from_config, from_metadata, from_settings
 from ckptconv.arch.choose import choose
-from ckptconv.arch.factory import factory_table, is_reference
-from ckptconv.arch.huggingface import MAX_CONFIG
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.table import Expected, Table
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
+from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +74,8 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         spec = load_spec(arch if arch in library_names() else Path(arch))
         sources = _sources(spec, checkpoint, config, settings)
         return Resolved(spec.name, "--arch", spec, None, sources, findings, quantized=_quantized(config))
+    from ckptconv.arch.factory import factory_table, is_reference  # few ask for Python
+
     if is_reference(arch):
         table = factory_table(arch, checkpoint.metadata, settings, infos)
         return Resolved(table.spec.name, "--arch", table=table)
@@ -121,6 +121,8 @@ def stranger(named: str, config_path: Path, nearest: str = "") -> UsageError:
 
 def unknown(arch: str, otherwise: str) -> UsageError:
     """The error for a name that no spec has, with the nearest that one has as its hint."""
+    from difflib import get_close_matches
+
     near = get_close_matches(arch, library_names(), n=1)
     return UsageError(f"there is no architecture {arch!r}", hint=f"did you mean {near[0]!r}?" if near else otherwise)
 

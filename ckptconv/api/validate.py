@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
@@ -78,7 +77,11 @@ def validate(
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """
     with open(path, format=format) as opened:
-        checkpoint = named_by_architecture(opened, arch, Path(path), settings)
+        checkpoint = opened
+        if arch is not None and opened.notes.graph is not None:
+            from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
+
+            checkpoint = named_by_architecture(opened, arch, Path(path), settings)
         result = compare(Path(path), checkpoint, arch, settings)
         if values:
             from ckptconv.checks.values import check_values

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
 from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError
+from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
     from ckptconv.arch.table import Table
     from ckptconv.core.tensor import TensorInfo
-
-MAX_CONFIG = 16 << 20
-"""Bytes of a config.json that is read; real ones have some kilobytes."""
 
 MAX_LAYERS = 10_000
 

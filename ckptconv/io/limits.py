@@ -45,6 +45,9 @@ MAX_SAFETENSORS_HEADER = 100_000_000
 MAX_INDEX_BYTES = 100_000_000
 """The index of a sharded set, which names as many tensors as a safetensors header can."""
 
+MAX_CONFIG = 16 << 20
+"""Bytes of a config.json that is read; real ones have some kilobytes."""
+
 MAX_GGUF_HEADER = 1 << 28
 """Metadata and tensor names of a GGUF: the largest vocabularies take 10 MB."""
 
