@@ -52,8 +52,7 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
 
     Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
     """
-    config_path = (path if path.is_dir() else path.parent) / "config.json"
-    config, findings = read_config(config_path)
+    config, findings = read_config(config_beside(path))
     infos = {name: tensor.info for name, tensor in checkpoint.items()}
     if arch is None:
         note = checkpoint.notes.arch
@@ -61,7 +60,7 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
         except UsageError as error:
             named = _class_named(config)
-            raise (stranger(named, config_path) if named else error).at(path) from None
+            raise (stranger(named, path) if named else error).at(path) from None
         named = _stranger(choice, config)
         # by the same words another architecture's configuration means something else
         its_own = config if choice.evidence != "names" or not named else None
@@ -90,13 +89,14 @@ def _quantized(config: Mapping[str, object] | None) -> str:
     """The method by which a configuration says that the weights are quantized."""
     quantization = config.get("quantization_config") if config else None
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return str(method)[:80] if isinstance(method, str) else ""
+    return method[:80] if isinstance(method, str) else ""
 
 
 def _class_named(config: Mapping[str, object] | None) -> str:
     """The class that a configuration names, or its type; "" where it says neither."""
-    named = config.get("architectures") if config else None
-    first = named[0] if isinstance(named, list) and named else config.get("model_type") if config else None
+    config = config or {}
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else config.get("model_type")
     return first[:80] if isinstance(first, str) else ""
 
 
@@ -109,13 +109,21 @@ def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
     return named if stated and named not in choice.spec.config.architectures else ""
 
 
-def stranger(named: str, config_path: Path, nearest: str = "") -> UsageError:
-    """The error where a config.json names a class that the library lacks; `nearest` is a spec that is like it."""
+def config_beside(path: Path) -> Path:
+    """Where a Hugging Face configuration of that checkpoint would be."""
+    return (path if path.is_dir() else path.parent) / "config.json"
+
+
+def stranger(named: str, path: Path, nearest: str = "") -> UsageError:
+    """The error where the config.json of a checkpoint names a class that the library lacks; `nearest` is a spec that is
+    like it.
+    """
     less = f"; the nearest, {nearest}, does not fit" if nearest else ""
     more = f"; --arch {nearest} says what differs" if nearest else ""
+    config = shlex.quote(str(config_beside(path)))
     return UsageError(
         f"the config.json beside it says {named!r}, which the library does not have{less}",
-        hint=f"--arch {shlex.quote(str(config_path))} builds that class, with the transformers that is installed{more}",
+        hint=f"--arch {config} builds that class, with the transformers that is installed{more}",
     )
 
 

@@ -180,9 +180,8 @@ def _named(checkpoint: Checkpoint, arch: str | None, path: Path, settings: Seque
     from ckptconv.api.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
     from ckptconv.arch.huggingface import is_config
 
-    if graph and is_config(arch):
-        return named_by_class(checkpoint, arch, settings)
-    return named_by_architecture(checkpoint, arch, path, settings)
+    named = named_by_architecture(checkpoint, arch, path, settings)
+    return named_by_class(named, arch, settings) if graph and is_config(arch) else named
 
 
 def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:

@@ -110,8 +110,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
     findings = _sorted([*chosen.findings, *verdict.findings])
     if any(finding.severity == "error" for finding in findings):
         if chosen.stranger:
-            folder = path if path.is_dir() else path.parent
-            raise stranger(chosen.stranger, folder / "config.json", chosen.name).at(path)
+            raise stranger(chosen.stranger, path, chosen.name).at(path)
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized))
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)

@@ -224,6 +224,12 @@ def test_what_is_no_model_of_transformers_is_refused(folders: dict[str, Path], t
     assert caught.value.hint
 
 
+def test_what_would_fetch_weights_is_left_out_of_inner_configurations_too(tmp_path: Path) -> None:
+    inner = {"use_pretrained_backbone": True, "backbone": "b", "auto_map": {"A": "b"}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "a": [inner]}))
+    assert ConfigFactory(tmp_path / "config.json").config == {"model_type": "x", "a": [{"backbone": "b"}]}
+
+
 def test_without_a_class_it_is_the_bare_model_of_its_kind(folders: dict[str, Path], tmp_path: Path) -> None:
     arch = changed(folders, tmp_path, architectures=None)
     assert ckptconv.validate(folders["tied"], arch=arch).arch == "transformers.LlamaModel"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-USUAL = 0.03  # seconds of CPU that `a_piece_of_work` takes where nothing else runs, on the slower of two machines tried
+USUAL = 0.03  # seconds of CPU that `a_piece_of_work` takes where little else runs
 
 
 def a_piece_of_work() -> int:
