@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptconv.api.open import open
 from ckptconv.core.composite import VALUES, Quantized
-from ckptconv.core.metadata import Opaque, spell_path, walk
+from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.checks.stats import Stats
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
@@ -29,10 +30,14 @@ Verdict = Literal["plain", "opaque", "would run code"]
 
 @dataclass(frozen=True, slots=True)
 class OpaqueUse:
-    """An object that was not built: where it stands and how the pickle would have made it."""
+    """An object that was not built: where it stands and how the pickle would have made it.
+
+    part: whether it is in another one of them, and no call.
+    """
 
     where: str
     node: Opaque
+    part: bool = False
 
     def to_dict(self) -> dict[str, Json]:
         """As ``inspect --json`` prints it."""
@@ -142,17 +147,25 @@ def inspect(
     from ckptconv.io.digest import digest as digest_of
 
     with open(path, format=format) as checkpoint:
-        opaque = [
-            OpaqueUse(spell_path(where), node) for where, node in walk(checkpoint.root) if isinstance(node, Opaque)
-        ]
+        opaque = _uses(checkpoint.root)
         for unseen in checkpoint.notes.unseen:
-            opaque += [OpaqueUse(ELSEWHERE, node) for _, node in walk(unseen) if isinstance(node, Opaque)]
+            opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
         result = Inspection(Path(path), checkpoint.file.size if checkpoint.file else 0, checkpoint, opaque)
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))
         if digest:
             result = replace(result, digest=digest_of(checkpoint, progress))
         return result
+
+
+def _uses(root: MetaNode) -> list[OpaqueUse]:
+    """Every object in the tree that was not built, in its order."""
+    wholes = {id(node) for _, node in opaque_wholes(root)}
+    return [
+        OpaqueUse(spell_path(path), node, id(node) not in wholes)
+        for path, node in walk(root)
+        if isinstance(node, Opaque) and node.how != "enclosing"
+    ]
 
 
 def _stats(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> dict[str, Stats | None]:

@@ -203,15 +203,17 @@ def number(value: float | int | None) -> str:
 
 
 def _objects(inspection: Inspection) -> list[str]:
-    uses = sorted(inspection.opaque, key=lambda use: use.node.how != "called")
+    wholes = [use for use in inspection.opaque if not use.part]
+    uses = sorted(wholes, key=lambda use: use.node.how != "called")
     rows = []
     for use in uses[:MOST_OBJECTS]:
         where = shortened(printable(use.where)) or "the root"
         what = "a call, not made" if use.node.how == "called" else "kept as data"
         rows.append([where, what, _told(use.node)])
     lines = table(rows)
-    if len(uses) > MOST_OBJECTS:
-        lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")
+    if (more := len(inspection.opaque) - len(rows)) > 0:
+        parts = " parts of theirs" if len(uses) <= MOST_OBJECTS else ""
+        lines.append(f"… and {more:,} more{parts}; --json lists all")
     return lines
 
 

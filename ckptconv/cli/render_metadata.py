@@ -21,6 +21,7 @@ from ckptconv.core.metadata import (
     TensorRef,
     TorchSize,
 )
+from ckptconv.core.omegaconf import is_settings, plain_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -73,6 +74,8 @@ def shortened(text: str, value: MetaNode = None) -> str:
 
 def _children(node: MetaNode) -> dict[object, MetaNode]:
     """What opening a container shows: a dict's entries by their names, the containers in a list; else nothing."""
+    if isinstance(node, Opaque) and is_settings(node):
+        node = plain_settings(node)
     if not isinstance(node, (dict, list, tuple)) or _only_tensors(node):
         return {}
     entries: dict[object, MetaNode] = dict(node) if isinstance(node, dict) else dict(enumerate(node))
@@ -82,6 +85,8 @@ def _children(node: MetaNode) -> dict[object, MetaNode]:
 
 
 def _summary(node: MetaNode) -> str:
+    if isinstance(node, Opaque) and is_settings(node):
+        return f"OmegaConf {_summary(plain_settings(node))}"
     kind = type(node).__name__
     size = len(node) if isinstance(node, (dict, list, tuple)) else 0
     return f"{kind} of {plural(size, 'item')}"
@@ -113,6 +118,9 @@ def _parts(node: MetaNode, most: int) -> Iterator[str]:
             yield "<the model's tensors>"
         case NumpyScalar() | NumpyArray():
             yield from _numpy(node, most)
+        case Opaque() if is_settings(node):
+            yield "OmegaConf "
+            yield from _parts(plain_settings(node), most)
         case Opaque():
             yield from _opaque(node, most)
         case _:
@@ -189,6 +197,9 @@ def _numpy(node: NumpyScalar | NumpyArray, most: int) -> Iterator[str]:
 def _opaque(node: Opaque, most: int) -> Iterator[str]:
     if node.how == "named":
         yield f"<{node.name}>"
+        return
+    if node.how == "enclosing":
+        yield f"<the enclosing {node.args[0] if node.args and node.args[0] else 'object'}>"
         return
     yield f"<{node.name}" if node.how == "object" else node.name
     if node.how != "object" or node.args or node.kwargs:

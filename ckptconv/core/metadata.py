@@ -9,7 +9,8 @@ A node is one of
     StateDict                                                            (stands for the model's tensors)
     Opaque                                                               (a class that we refuse to build, as data)
 
-Nodes are data: holding one imports neither torch nor numpy. Trees have no cycles.
+Nodes are data: holding one imports neither torch nor numpy. Trees have no cycles: where an object is a part of itself,
+an `Opaque` stands for the place of the whole.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class StateDict:
     versions: MetaNode = None
 
 
-How = Literal["named", "object", "constructed", "called"]
+How = Literal["named", "object", "constructed", "called", "enclosing"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +113,8 @@ class Opaque:
 
     name: ``module.qualified_name``.
     how:  "named", only mentioned; "object", created without a call of its own (``__new__``);
-          "constructed", by a constructor known to be harmless; "called", by a call that would run code.
+          "constructed", by a constructor known to be harmless; "called", by a call that would run code;
+          "enclosing", the very object that this one is a part of, and whose path is the one argument.
     """
 
     name: str
@@ -188,6 +190,17 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
     yield path, node
     for key, child in children(node):
         yield from walk(child, (*path, key))
+
+
+def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:
+    """Every object in the tree that is not a part of another, and every call wherever it stands, each with its path."""
+    inside: tuple[Key, ...] | None = None
+    for path, node in walk(root):
+        if inside is not None and path[: len(inside)] != inside:
+            inside = None
+        if isinstance(node, Opaque) and (inside is None or node.how == "called"):
+            yield path, node
+            inside = path if inside is None else inside
 
 
 _ACCESS = re.compile(r"(args|items|pairs|keys)\[[\x20-\x7e]*\]")

@@ -28,12 +28,13 @@ from collections import Counter, OrderedDict, defaultdict
 from math import isfinite, prod
 from struct import error as struct_error
 from struct import pack, unpack
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ckptconv.core.collisions import Collisions
 from ckptconv.core.metadata import (
     FACTORIES,
     FACTORY_NAMES,
+    How,
     MetaNode,
     NumpyArray,
     NumpyScalar,
@@ -262,7 +263,7 @@ def _state_dict(entry: Json) -> StateDict:
 
 
 def _opaque(entry: Json) -> Opaque:
-    how = {h: h for h in ("named", "object", "constructed", "called")}[entry["how"]]
+    how = {h: h for h in get_args(How)}[entry["how"]]
     return Opaque(
         _text(entry["class"]),
         cast("Any", how),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import Opaque, spell_path, walk
+from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
+from ckptconv.core.omegaconf import is_settings
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
@@ -65,17 +66,18 @@ def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
 
 def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
     found = []
-    for path, node in walk(checkpoint.root):
-        if isinstance(node, Opaque) and node.how == "called":
-            where = spell_path(path)
+    for path, node in opaque_wholes(checkpoint.root):
+        where = spell_path(path)
+        if node.how == "called":
             found.append(
                 _loss("opaque", where, f"{where or 'the root'} is made by a call of {node.name}, which is not made")
             )
-        elif isinstance(node, Opaque) and not keeps:
-            where = spell_path(path)
-            found.append(
-                _loss("opaque", where, f"{where or 'the root'} is a {node.name}, which would become a plain dict")
-            )
+        elif node.how == "enclosing" and not keeps:
+            whole = node.args[0] or "the root"
+            found.append(_loss("opaque", where, f"{where} is {whole} itself, which would become a plain dict"))
+        elif not keeps:
+            plain = "plain values" if is_settings(node) else "a plain dict"
+            found.append(_loss("opaque", where, f"{where or 'the root'} is a {node.name}, which would become {plain}"))
     for unseen in checkpoint.notes.unseen:
         calls = [node for _, node in walk(unseen) if isinstance(node, Opaque) and node.how == "called"]
         found += [

@@ -61,12 +61,8 @@ PICKLES: dict[str, bytes] = {
     "a negative PUT": b"Np-5\n0g5\n",
     "bytearray(10^10)": call("builtins", "bytearray", number(10**10)),
     "bytes(10^10)": call("builtins", "bytes", number(10**10)),
-    "a cycle in a list": b"]q\x00h\x00a",
-    "a cycle in a dict": b"}q\x00K\x01h\x00s",
-    "a cycle through a tuple": b"]q\x00h\x00\x85a",
-    "a cycle through an object": b"cm\nC\n)\x81q\x00h\x00b",
-    "a cycle, thrown away": b"cm\nC\n)\x81q\x00h\x00b0N",
-    "a cycle as an attribute": tensor() + b"}q\x00" + text("a") + b"h\x00sb",
+    "thirty lists, each in every other": b"".join(b"]q%c0" % i for i in range(30))
+    + b"".join(b"h%c(" % i + b"".join(b"h%c" % j for j in range(30) if j != i) + b"e0" for i in range(30)) + b"h\x00",
     "state_dicts in state_dicts": (b"}" + text("w") + tensor() + b"s" + text("state_dict")) * 3_000 + b"N" + b"s" * 3_000,
     "one list as attribute of many tensors": b"](" + b"N" * 5000 + b"eq\x000]("
     + (tensor() + b"}" + text("a") + b"h\x00sb") * 1_000 + b"e",
@@ -92,8 +88,17 @@ HARMLESS: dict[str, bytes] = {
     "a STRING of a million parentheses": b"S'" + b"(" * 1_000_000 + b"'\n",
     "a STRING with escapes": b"S'\\x41\\101\\n\\q\\''\n",
     "an int of 65,535 bytes": b"\x8b" + struct.pack("<I", 65_535) + b"\x01" * 65_535,
+    "a cycle in a list": b"]q\x00h\x00a",
+    "a cycle in a dict": b"}q\x00K\x01h\x00s",
+    "a cycle through a tuple": b"]q\x00h\x00\x85a",
+    "a cycle as an attribute": tensor() + b"}q\x00" + text("a") + b"h\x00sb",
     "ints of every size as keys": b"\x8f(" + b"".join(wide(1 << i) for i in range(120)) + b"\x90",
 }  # fmt: skip
+
+OPAQUE: dict[str, bytes] = {
+    "a cycle through an object": b"cm\nC\n)\x81q\x00h\x00b",
+    "a cycle, thrown away": b"cm\nC\n)\x81q\x00h\x00b0N",
+}
 
 
 def archive_of(entries: list[tuple[str, bytes, int]]) -> bytes:
@@ -129,6 +134,7 @@ def cases() -> list[Case]:
     """All of them."""
     made = [Case(name, "bombs", checkpoint(beside(value))) for name, value in PICKLES.items()]
     made += [Case(name, "bombs", checkpoint(beside(value)), "plain", (0, 0, 0, 0)) for name, value in HARMLESS.items()]
+    made += [Case(name, "bombs", checkpoint(beside(value)), "opaque", (0, 0, 0, 0)) for name, value in OPAQUE.items()]
     made += [
         Case("a storage of 512 MiB of zeros in 512 KiB", "bombs", deflated(data_0=(zeros(512), 512 << 20))),
         Case("a pickle of 512 MiB of zeros in 512 KiB", "bombs", deflated(**{"data.pkl": (zeros(512), 512 << 20)})),

@@ -129,6 +129,7 @@ LIVE: dict[str, bytes] = {
     "items of an object": named("collections", "UserList") + b")\x81" + b"}" + text("data") + b"]sb" + SYSTEM + b"a",
     "pairs of an object": named("collections", "UserDict") + b")\x81" + b"}" + text("data") + b"}sb"
     + text("a") + SYSTEM + b"s",
+    "a subscript of a type": call("_operator", "getitem", named("typing", "List"), SYSTEM),
     "the default of a getattr": call("builtins", "getattr", named("os", "path"), text("join"), SYSTEM),
     "twice": SYSTEM + b"0" + SYSTEM,
     "after a million values": b"(" + b"K\x01" * 100_000 + b"l0" + SYSTEM,
@@ -153,6 +154,8 @@ NOT_HERE: dict[str, bytes] = {
     "ctypes": call("ctypes", "CDLL", text("nothing.so")),
     "idlelib": stacked("idlelib.pyshell", "ModifiedInterpreter.runcommand") + NOTHING + CODE + b"\x86R",
     "a class of one's own": call("models", "Net"),
+    "a subscript of a class of one's own": call("_operator", "getitem", named("models", "Net"), NOTHING),
+    "a class made by type": call("builtins", "type", text("X"), b")", b"}"),
     "an enum as Python 3.12 pickles it": call("models", "Colour", b"K\x01"),
     "a module in Cyrillic": call("оs", "system", RUN),
     "a module with a zero-width space": call("o\u200bs", "system", RUN),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from tests.hostile.cases import Case, beside, checkpoint
 from tests.support.craft import FOUR_FLOATS, state_dict, tensor, text
@@ -106,8 +107,7 @@ def _lightning(weights: dict[str, torch.Tensor]) -> dict[str, object]:
 
 
 def _omegaconf() -> object:
-    node = _object("omegaconf.nodes", "AnyNode", _val=3, _metadata=None, _parent=None)
-    return _object("omegaconf.dictconfig", "DictConfig", _content={"width": node}, _metadata=None, _parent=None)
+    return OmegaConf.create({"width": 3, "deep": {"sizes": [1, 2]}})
 
 
 def plain_values() -> dict[str, object]:

@@ -180,6 +180,8 @@ _HARMLESS = frozenset(
 """Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
 function that runs any command)."""
 
+_SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
+
 
 @dataclass(slots=True)
 class TorchConstructors:
@@ -204,6 +206,10 @@ class TorchConstructors:
     def is_harmless(self, name: Global, args: Args) -> bool:
         if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
             return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
+        if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
+            return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
+        if name in _SUBSCRIPTS:  # typing.Tuple[int, ...]: of any other class it would be __class_getitem__, anyone's
+            return len(args) == 2 and isinstance(args[0], Global) and args[0].module in ("typing", "builtins")
         return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`
 
     def build(self, instance: Value, state: Value) -> bool:

@@ -22,6 +22,7 @@ from ckptconv.core.metadata import (
     TorchSize,
     TorchValue,
 )
+from ckptconv.core.omegaconf import is_settings, plain_settings
 from ckptconv.core.spelling import canonical
 from ckptconv.errors import CorruptFileError
 from ckptconv.formats.torch import dtypes
@@ -312,7 +313,9 @@ def as_key(node: MetaNode) -> MetaNode:
 
 
 def as_plain(opaque: Opaque) -> MetaNode:
-    """An object of an unknown class as a plain dict: a writer never names the class as one."""
+    """An object of an unknown class as plain data: a writer never names the class as one."""
+    if is_settings(opaque):
+        return plain_settings(opaque)
     described: dict[str, MetaNode] = {"class": opaque.name, "how": opaque.how}
     if opaque.args:
         described["args"] = opaque.args

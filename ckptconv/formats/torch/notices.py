@@ -5,22 +5,39 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import NumpyArray, NumpyScalar, spell_path, walk
+from ckptconv.core.metadata import Key, MetaNode, NumpyArray, NumpyScalar, Opaque, children, spell_path
+from ckptconv.core.omegaconf import is_settings, plain_settings
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ckptconv.core.checkpoint import Checkpoint
 
-_REFUSED = (frozenset, defaultdict, NumpyArray, NumpyScalar)
+_REFUSED = {
+    frozenset: "frozenset",
+    defaultdict: "defaultdict",
+    NumpyArray: "numpy array",
+    NumpyScalar: "numpy scalar",
+}
 """Types that torch's `weights_only` unpickler has no constructor for (torch 2.13, _weights_only_unpickler.py)."""
 
 
 def notices(checkpoint: Checkpoint) -> list[Finding]:
-    """A finding for each value that torch.load takes with ``weights_only=False`` alone."""
-    found = []
-    for path, node in walk(checkpoint.root):
-        if isinstance(node, _REFUSED):
-            kind = type(node).__name__
-            message = f"{spell_path(path) or 'the root'} is a {kind}: torch.load needs weights_only=False for it"
-            found.append(Finding("needs-unpickling", "info", spell_path(path), message))
-    return found
+    """One finding for the values that torch.load takes with ``weights_only=False`` alone, with the first one's name."""
+    refused = [(path, _REFUSED[type(node)]) for path, node in _written(checkpoint.root, ()) if type(node) in _REFUSED]
+    if not refused:
+        return []
+    path, kind = refused[0]
+    where, more = spell_path(path), f", and so for {len(refused) - 1:,} more" if len(refused) > 1 else ""
+    message = f"{where or 'the root'} is a {kind}: torch.load needs weights_only=False for it{more}"
+    return [Finding("needs-unpickling", "info", where, message)]
+
+
+def _written(node: MetaNode, path: tuple[Key, ...]) -> Iterator[tuple[tuple[Key, ...], MetaNode]]:
+    """The nodes that are written, parents first, each with its path."""
+    if isinstance(node, Opaque) and is_settings(node):
+        node = plain_settings(node)
+    yield path, node
+    for key, child in children(node):
+        yield from _written(child, (*path, key))

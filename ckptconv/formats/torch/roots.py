@@ -80,7 +80,7 @@ class _Planter:
         self._holes = {hole.path: hole for hole in holes}
         self._tree = Tree()
         self._strays = self._tree.model if all_are_the_models else self._tree.extras
-        self._open: set[int] = set()
+        self._open: dict[int, Path] = {}
         self._budget = budget
         self._named: dict[Path, str] = {}
         self._modules: set[Path] = set()
@@ -111,16 +111,13 @@ class _Planter:
             return value
         if isinstance(value, TensorStub):
             return self._ref(value, path)
-        if id(value) in self._open:
-            raise UnsupportedError(
-                f"{spell_path(path) or 'the root'} contains itself, and a cycle has no spelling outside of a pickle",
-                hint="save the state_dict and plain metadata",
-            )
+        if id(value) in self._open:  # a child that knows its parent, as in OmegaConf's trees
+            return Opaque(_class_of(value), "enclosing", (spell_path(self._open[id(value)]),))
         if len(path) > MAX_DEPTH:
             raise LimitError(f"the metadata is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
-        self._open.add(id(value))
+        self._open[id(value)] = path
         node = self._container(value, path)
-        self._open.discard(id(value))
+        del self._open[id(value)]
         return node
 
     def _container(self, value: Value, path: Path) -> MetaNode:
@@ -228,6 +225,14 @@ class _Planter:
         )
         self._tree.objects.append((thing, opaque))
         return opaque
+
+
+def _class_of(value: Value) -> str:
+    """What an object would be an instance of."""
+    if isinstance(value, Thing):
+        return value.name
+    kind = OrderedDict if isinstance(value, OrderedDict) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 _PLUMBING = ("_parameters", "_buffers", "_modules")

@@ -208,10 +208,12 @@ HOSTILE: dict[str, tuple[bytes, type[CkptconvError]]] = {
         b"](" + b"N" * 5000 + b"eq\x000](" + (tensor() + b"}" + text("a") + b"h\x00sb") * 1_000 + b"e",
         LimitError,
     ),
-    "a cycle in a list": (b"]q\x00h\x00a", UnsupportedError),
-    "a cycle in a dict": (b"}q\x00K\x01h\x00s", UnsupportedError),
-    "a cycle through a tuple": (b"]q\x00h\x00\x85a", UnsupportedError),
-    "a cycle through an object": (b"cm\nC\n)\x81q\x00h\x00b", UnsupportedError),
+    "thirty lists, each in every other": (
+        b"".join(b"]q%c0" % i for i in range(30))
+        + b"".join(b"h%c(" % i + b"".join(b"h%c" % j for j in range(30) if j != i) + b"e0" for i in range(30))
+        + b"h\x00",
+        LimitError,
+    ),
     "an int of 10,000 decimal digits": (b"I" + b"9" * 10_000 + b"\n", CorruptFileError),
     "a string longer than the pickle": (b"X\xff\xff\xff\xff", CorruptFileError),
     "bytes of 2^63": (b"\x8e" + b"\xff" * 7 + b"\x7f", CorruptFileError),
