@@ -48,6 +48,13 @@ NUMPY_NAMES: dict[DType, str] = {
 }
 """numpy's dtype for each of ours; ``ml_dtypes.`` where that package brings it. C32 has none."""
 
+NUMPY_DESCR: dict[DType, str] = {
+    DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2", DType.BF16: "<V2", DType.I64: "<i8", DType.I32: "<i4",
+    DType.I16: "<i2", DType.I8: "|i1", DType.U64: "<u8", DType.U32: "<u4", DType.U16: "<u2", DType.U8: "|u1",
+    DType.BOOL: "|b1", DType.C128: "<c16", DType.C64: "<c8",
+}  # fmt: skip
+"""numpy's word for an element type. It has none for bfloat16: ml_dtypes' arrays are saved as two bytes each, "void"."""
+
 TORCH_NAMES: dict[DType, str] = {
     DType.F64: "float64",
     DType.F32: "float32",

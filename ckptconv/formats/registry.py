@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 GROUP = "ckptconv.formats"
 
-BUILTIN: tuple[Format, ...] = (*torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS)
+BUILTIN: tuple[Format, ...] = (
+    *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, torch.PICKLE
+)  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
@@ -36,7 +38,6 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (257, b"ustar", "a tar archive that is no checkpoint", "unpack it, and name a file in it"),
-    (0, b"\x80", "a bare pickle, not a torch checkpoint", "torch.save the state_dict in it"),
 )  # fmt: skip
 """Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do)."""
 

@@ -36,7 +36,7 @@ FOREIGN: dict[str, bytes] = {
     "page": b"<!DOCTYPE html><html><body>404</body></html>",
     "json": b'{"a": 1}',
     "zip": b"PK\5\6" + bytes(18),
-    "pickle": b"\x80\x02}q\x00.",
+    "half a pickle": b"\x80\x02}q\x00",
 }
 """Files that are of no format at all."""
 

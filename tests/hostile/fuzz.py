@@ -104,16 +104,17 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "whole onnx"),
     "gguf": (),
     "npz": (),
+    "pickle": ("bare",),
 }
 _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "npz": mutate.NPZ,
+    "gguf": mutate.GGUF, "npz": mutate.NPZ, "pickle": mutate.PICKLE,
 }  # fmt: skip
 
 TARGETS = [
-    Target("pickle", follow, PICKLES, mutate.PICKLE),
+    Target("machine", follow, PICKLES, mutate.PICKLE),
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
 ]

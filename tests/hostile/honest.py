@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import tempfile
 import warnings
 from pathlib import Path
@@ -79,8 +80,22 @@ def npz(folder: Path) -> list[bytes]:
     return [buffer.getvalue() for buffer in buffers]
 
 
+def bare(folder: Path) -> list[bytes]:
+    wide = np.arange(600, dtype=np.float32).reshape(20, 30)
+    arrays = {
+        "a": wide,
+        "b": wide[:3].T,
+        "c": np.ones(3, ">i2"),
+        "d": np.float32(2),
+        "e": np.array(["x"]),
+        "n": {"k": 1},
+    }
+    return [pickle.dumps(value, protocol) for value in (arrays, state()) for protocol in (0, 2, 4, 5)]
+
+
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
+    "pickle": bare,
 }  # fmt: skip
 
 

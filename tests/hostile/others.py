@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import pickletools
 import struct
 import tarfile
 
@@ -233,6 +234,21 @@ def old_tensor() -> bytes:
 OLD = b"\x80\x02}" + text("w") + old_tensor() + b"s."
 OLD_EVIL = b"\x80\x02}(" + text("w") + old_tensor() + text("m") + SYSTEM + b"u."
 
+
+def with_a_call_in(index: int) -> bytes:
+    """A whole file; one of its five pickles makes a call, throws away what it gives, and says what it said before."""
+    data, starts = legacy(OLD), [0]
+    stream = io.BytesIO(data)
+    for _ in range(5):
+        for _ in pickletools.genops(stream):
+            pass
+        starts.append(stream.tell())
+    at = starts[index] + 2
+    return data[:at] + SYSTEM + b"0" + data[at:]
+
+
+LEGACY_CALLS = {f"a call in pickle {i + 1} of five": with_a_call_in(i) for i in range(1, 5)}
+
 LEGACY: dict[str, bytes] = {
     "a call in the second pickle": pickle.dumps(MAGIC, 2) + b"\x80\x02" + SYSTEM + b".",
     "a call in the third pickle": pickle.dumps(MAGIC, 2) + pickle.dumps(1001, 2) + b"\x80\x02" + SYSTEM + b".",
@@ -283,6 +299,11 @@ NO_FORMAT: dict[str, bytes] = {
     "an executable": b"\x7fELF" + bytes(200),
     "a web page": b"<html><script>alert(1)</script></html>",
     "0xFF": b"\xff" * 1000,
+    "text that starts as a class does": b"copy this\nsomewhere\nelse.",
+    "text in parentheses": b"(see below)\n.",
+    "JSON that is no index": b'{"a": [1, 2]}.',
+    "half a pickle": b"\x80\x04}\x94",
+    "a protocol of the future": b"\x80\x06N.",
 }
 
 
@@ -294,6 +315,10 @@ def cases() -> list[Case]:
     made += [Case(name, "onnx", data, suffix=".onnx", beside=files, links=links) for name, data in ONNX.items()]
     made += [
         Case(name, "legacy", data, live="call" in name, hostile="call" in name or None) for name, data in LEGACY.items()
+    ]
+    made += [
+        Case(name, "legacy", data, "would run code", CODES["would run code"], True, True)
+        for name, data in LEGACY_CALLS.items()
     ]
     made += [Case(name, "tar", data, hostile="call" in name or None) for name, data in TARS.items()]
     made += [Case(name, "no format", data) for name, data in NO_FORMAT.items()]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import marshal
 import pickle
+
+import numpy as np
+import torch
 
 from tests.hostile.cases import (
     CODES,
@@ -244,6 +248,25 @@ def protocols() -> list[Case]:
     return made
 
 
+ARRAY = pickle.dumps(np.arange(4, dtype=np.float32), 2)[2:-1]
+"""An array, as opcodes."""
+
+
+def _in_a_storage() -> bytes:
+    """A tensor whose storage is a file of torch's that makes a call when it is loaded."""
+    inner = io.BytesIO()
+    torch.save(torch.ones(3)._typed_storage(), inner, _use_new_zipfile_serialization=False)
+    data = inner.getvalue()
+    at = data.index(b"\x80\x02}") + 2
+    data = data[:at] + SYSTEM + b"0" + data[at:]
+    storage = call("torch.storage", "_load_from_bytes", raw(data))
+    made = call("torch._utils", "_rebuild_tensor_v2", storage, b"K\0", b"K\3\x85", b"K\1\x85", b"\x89", ORDERED)
+    return b"\x80\x03}" + text("w") + made + b"s."
+
+
+IN_A_STORAGE = _in_a_storage()
+
+
 def cases() -> list[Case]:
     """All of them."""
     code = CODES["would run code"]
@@ -260,7 +283,16 @@ def cases() -> list[Case]:
             made.append(Case(name, "not followed", checkpoint(beside(b"N")[:-1])))
             continue
         made.append(Case(name, "not followed", checkpoint(beside(value)), live="call" in name, hostile=True))
+    for name, value in LIVE.items():
+        if tensor() not in value and tensor()[: -len(ORDERED) - 2] not in value:  # those need a storage elsewhere
+            protocol = 4 if b"\x93" in value else 2
+            data = b"\x80" + bytes([protocol]) + b"}(" + text("w") + ARRAY + text("m") + value + b"u."
+            made.append(Case(name, "bare", data, "would run code", code, True, True, suffix=".pkl"))
     made += [
+        Case("a call alone", "bare", b"\x80\x02" + SYSTEM + b".", "would run code", NO_MODEL, True, True, suffix=".pkl"),
+        Case("a call alone, protocol 0", "bare", SYSTEM + b".", "would run code", NO_MODEL, True, True, suffix=".pkl"),
+        Case("a call in a storage's file", "bare", IN_A_STORAGE, hostile=True, suffix=".pkl"),
+        Case("a persistent id", "bare", b"\x80\x02}" + text("w") + tensor() + b"s.", suffix=".pkl"),
         Case("a tensor of the model", "calls", checkpoint(bare_tensor(call("models", "make", tensor()))), "would run code",
              NO_MODEL, hostile=True),
         Case("a Parameter of the model", "calls", hostile=True, data=checkpoint(bare_tensor(
@@ -270,8 +302,6 @@ def cases() -> list[Case]:
              checkpoint(b"\x80\x02" + call("models", "load", ONE) + b"."), "would run code", NO_MODEL, False, True),
         Case("a second pickle after the first", "not followed",
              checkpoint(beside(b"N") + INNER), hostile=True),
-        Case("a pickle alone", "not followed", b"\x80\x02" + SYSTEM + b".", live=True, hostile=True, suffix=".pkl"),
-        Case("a pickle alone, protocol 0", "not followed", SYSTEM + b".", live=True, hostile=True, suffix=".pkl"),
         Case("nothing", "not followed", checkpoint(b"")),
         Case("a stop", "not followed", checkpoint(b"\x80\x02.")),
     ]  # fmt: skip

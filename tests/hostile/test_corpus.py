@@ -75,7 +75,7 @@ def run() -> Iterator[Asked]:
 def test_the_corpus_has_files_of_every_kind() -> None:
     kinds = {case.category for case in CASES}
     assert kinds == {
-        "calls", "names", "not followed", "bombs", "zip", "views", "safetensors", "onnx", "legacy", "tar", "no format",
+        "calls", "names", "not followed", "bombs", "zip", "views", "safetensors", "onnx", "legacy", "tar", "no format", "bare",
         "valid", "ordinary", "odd names", "whole safetensors", "whole onnx",
     }  # fmt: skip
     assert len(CASES) >= 500

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
@@ -34,14 +35,7 @@ ALIGNMENT = 64
 FIRST = 128
 """Bytes of an entry that are read at first; nearly every header ends there."""
 
-DESCR: dict[DType, str] = {
-    DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2", DType.BF16: "<V2", DType.I64: "<i8", DType.I32: "<i4",
-    DType.I16: "<i2", DType.I8: "|i1", DType.U64: "<u8", DType.U32: "<u4", DType.U16: "<u2", DType.U8: "|u1",
-    DType.BOOL: "|b1", DType.C128: "<c16", DType.C64: "<c8",
-}  # fmt: skip
-"""numpy's word for an element type. It has none for bfloat16: ml_dtypes' arrays are saved as two bytes each, "void"."""
-
-_DTYPES = {descr[1:]: dtype for dtype, descr in DESCR.items()} | {"f1": DType.F8_E5M2}
+_DTYPES = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items()} | {"f1": DType.F8_E5M2}
 """By numpy's word without the byte order. Of ml_dtypes' one-byte types this one alone is not saved as V1."""
 
 _REFUSED = {
@@ -167,6 +161,7 @@ def _canonical(name: str, order: str, word: str) -> tuple[str, str]:
 
 def spell_header(info: TensorInfo) -> bytes:
     """The bytes before the data, with spaces up to a boundary of 64, as numpy has them. At most 32 dimensions."""
-    text = f"{{'descr': {DESCR[info.dtype]!r}, 'fortran_order': False, 'shape': {info.shape!r}, }}".encode("ascii")
+    descr = NUMPY_DESCR[info.dtype]
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {info.shape!r}, }}".encode("ascii")
     length = len(text) + 1 + -(len(text) + 11) % ALIGNMENT
     return MAGIC + b"\1\0" + length.to_bytes(2, "little") + text.ljust(length - 1) + b"\n"

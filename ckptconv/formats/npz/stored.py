@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import claimed, encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.formats.npz.layout import DESCR, RECORD, SUFFIX
+from ckptconv.formats.npz.layout import RECORD, SUFFIX
 from ckptconv.formats.plan import is_text, many, numbered, other_types
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where numpy has such arrays."""
     if len(info.shape) > MAX_RANK:
         return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
-    if info.dtype in DESCR:
+    if info.dtype in NUMPY_DESCR:
         return info
     if info.dtype in _WHOLE:
         return TensorInfo(_WHOLE[info.dtype], info.shape, info.nbytes)

@@ -79,3 +79,12 @@ FORMATS = (
         reader="ckptconv.formats.torch.export:read",
     ),
 )
+
+PICKLE = Format(
+    name="pickle",
+    summary="a bare pickle of arrays or tensors: pickle.dump, .pdparams",
+    suffixes=(".pkl", ".pickle", ".pdparams", ".pdopt"),
+    claims="ckptconv.formats.torch.bare:claims",
+    reader="ckptconv.formats.torch.bare:read",
+)
+"""Asked last: its first bytes say the least."""

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.composite import CARRIERS
-from ckptconv.core.metadata import FACTORIES, NumpyArray, TorchSize, TorchValue
+from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.composites import rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.numpy_values import (
     NumpyDType,
     NumpyStub,
-    numpy_array,
     numpy_dtype,
     numpy_frombuffer,
     numpy_scalar,
@@ -217,11 +216,10 @@ class TorchConstructors:
             case NumpyDType() if isinstance(state, tuple) and len(state) >= 5:
                 instance.order = state[1] if state[1] in ("<", ">", "|", "=") else "|"
                 instance.plain = state[2] is None and state[3] is None and state[4] is None
-                if instance.code[:1] in "mM":  # the unit of a datetime64 stands in a ninth field
-                    instance.plain = False
+                if instance.code[:1] in "mM" and instance.element is None:
+                    instance.plain = False  # the unit of a datetime64 stands in a ninth field
             case NumpyStub():
-                instance.state = state
-                instance.array = self._array(state)
+                instance.set_state(state)
             # of torch before 0.4: grad, volatile, hooks
             case TensorStub() if isinstance(state, tuple) and len(state) == 3:
                 instance.requires_grad = exact_flag(state[0])
@@ -230,13 +228,6 @@ class TorchConstructors:
             case _:
                 return False
         return True
-
-    def _array(self, state: Value) -> NumpyArray | None:
-        match state:
-            case (int(), shape, NumpyDType() as dtype, fortran, bytes() as data) if dtype.itemsize:
-                return numpy_array(dtype, exact_sizes(shape), data, bool(fortran))
-            case _:
-                return None
 
     def persistent(self, identifier: Value) -> StorageStub:
         if type(identifier) is tuple and len(identifier) == 5:

@@ -32,6 +32,7 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.names import is_known
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
 from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, StorageSlice
 from ckptconv.formats.torch.roots import plant
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import SpanFile
     from ckptconv.formats.torch.pickle import Value
     from ckptconv.formats.torch.stubs import StorageStub
     from ckptconv.io.source import Source
@@ -73,42 +75,70 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
     stream = PickleStream(source, 0, source.size)
-    if plain(stream.pickle(MAX_SMALL)) != MAGIC_NUMBER:
+    stack = follow(stream, source)
+    budget = Budget(stack.size)
+    return assemble(
+        plant(stack.value, budget),
+        Placer(stack.storages).place,
+        budget,
+        format="torch-legacy",
+        machines=stack.machines,
+        file=source,
+        findings=trailing(stream),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What the pickles say, and where the storages lie.
+
+    machines: the object's, and those of other pickles that say more than they should (`plain`).
+    size:     bytes of the object's pickle.
+    """
+
+    value: Value
+    machines: list[Machine]
+    storages: Spans
+    size: int
+
+
+def follow(stream: PickleStream, file: SpanFile) -> Stack:
+    """Pass over the pickles and storages at the stream's place in `file`. Raises as `read` does."""
+    odd: list[Machine] = []
+    if plain(stream.pickle(MAX_SMALL), odd) != MAGIC_NUMBER:
         raise CorruptFileError("the file does not start with torch's number", hint=COPY_AGAIN)
-    version = plain(stream.pickle(MAX_SMALL))
+    version = plain(stream.pickle(MAX_SMALL), odd)
     if version != PROTOCOL_VERSION:
         raise UnsupportedError(
             f"the file's protocol version is {str(version)[:40]}, and {PROTOCOL_VERSION} is known",
             hint="torch.save it again with a release of torch that reads it",
         )
-    system = plain(stream.pickle(MAX_SMALL))
+    system = plain(stream.pickle(MAX_SMALL), odd)
     constructors = LegacyConstructors()
     data = stream.pickle()
     machine = Machine(data, constructors)
-    budget = Budget(len(data))
-    tree = plant(machine.run(), budget)
+    value = machine.run()
     big = isinstance(system, dict) and system.get("little_endian") is False
-    storages = _storages(plain(stream.pickle()), constructors.storages, stream, source, big_counts=big)
-    return assemble(
-        tree,
-        Placer(storages).place,
-        budget,
-        format="torch-legacy",
-        machines=[machine],
-        file=source,
-        findings=_trailing(stream),
-    )
+    storages = _storages(plain(stream.pickle(), odd), constructors.storages, stream, file, big_counts=big)
+    return Stack(value, [machine, *odd], storages, len(data))
 
 
-def plain(data: bytes) -> Value:
-    """What a pickle of plain values says. Raises CorruptFileError where it cannot be followed."""
-    return Machine(data, TorchConstructors()).run()
+def plain(data: bytes, odd: list[Machine]) -> Value:
+    """What a pickle of plain values says. Where it names more than a class of torch's, or calls, its machine is added
+    to `odd`: loading the file makes that call as well. Raises CorruptFileError where it cannot be followed.
+    """
+    machine = Machine(data, TorchConstructors())
+    value = machine.run()
+    if not all(map(is_known, machine.globals)) or machine.things:
+        odd.append(machine)
+    return value
 
 
-def _trailing(stream: PickleStream) -> tuple[Finding, ...]:
+def trailing(stream: PickleStream, last: str = "storage") -> tuple[Finding, ...]:
+    """A warning where something follows in the file."""
     if not stream.left:
         return ()
-    message = f"{stream.left:,} bytes follow the last storage and are not looked at"
+    message = f"{stream.left:,} bytes follow the last {last} and are not looked at"
     return (Finding("trailing", "warning", "", message),)
 
 
@@ -153,7 +183,7 @@ class Spans:
 
 
 def _storages(
-    keys: Value, known: dict[str, StorageStub], stream: PickleStream, source: Source, *, big_counts: bool
+    keys: Value, known: dict[str, StorageStub], stream: PickleStream, file: SpanFile, *, big_counts: bool
 ) -> Spans:
     """Where each storage lies, from its element count and from what the pickle says of it."""
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
@@ -170,15 +200,15 @@ def _storages(
         if key not in known:
             raise CorruptFileError(f"the list of storages has {key!r}, which the pickle lacks", hint=COPY_AGAIN)
         try:
-            spans[key] = storage_span(stream, source, known[key], big_count=big_counts)
+            spans[key] = storage_span(stream, file, known[key], big_count=big_counts)
         except CkptconvError as error:
             error.message = f"storage {key!r}: {error.message}"
             error.args = (error.message,)
             raise
-    return Spans(id(source), spans)
+    return Spans(id(file), spans)
 
 
-def storage_span(stream: PickleStream, source: Source, stub: StorageStub, *, big_count: bool) -> ByteSpan:
+def storage_span(stream: PickleStream, file: SpanFile, stub: StorageStub, *, big_count: bool) -> ByteSpan:
     """Pass over a storage: a count of elements, checked against the pickle's, and the elements."""
     raw = stream.take(8)
     numel = int.from_bytes(raw, "little")
@@ -187,4 +217,4 @@ def storage_span(stream: PickleStream, source: Source, stub: StorageStub, *, big
     if numel != stub.numel:
         raise CorruptFileError(f"it has {numel:,} elements, and the pickle says {stub.numel:,}", hint=COPY_AGAIN)
     nbytes = numel * (stub.dtype.bits // 8 if stub.dtype else 1)
-    return ByteSpan(source, stream.skip(nbytes), nbytes)
+    return ByteSpan(file, stream.skip(nbytes), nbytes)

@@ -12,6 +12,7 @@ from ckptconv.core.checkpoint import GlobalUse
 from ckptconv.core.metadata import FACTORIES
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.construct import CONSTRUCTORS
+from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES
 from ckptconv.formats.torch.roots import plant_unseen
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.nda
 
 def is_known(name: Global) -> bool:
     """Whether naming it is what a file of plain tensors and values does."""
-    if name in CONSTRUCTORS or str(name) in _CLASSES or str(name) in FACTORIES:
+    if name in CONSTRUCTORS or str(name) in _CLASSES or str(name) in FACTORIES or str(name) in ELEMENT_CLASSES:
         return True
     if name.module == "torch" and name.name in _VALUES:
         return True

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from ckptconv.core.metadata import (
     MetaNode,
-    NumpyArray,
     NumpyScalar,
     Opaque,
     StateDict,
@@ -23,7 +22,7 @@ from ckptconv.errors import LimitError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch.find import Hole, find_state_dicts
 from ckptconv.formats.torch.modules import ModuleState, Path
 from ckptconv.formats.torch.numpy_values import NumpyDType, NumpyStub
-from ckptconv.formats.torch.pickle import Budget, Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub
 from ckptconv.io.limits import MAX_DEPTH
 
@@ -105,6 +104,8 @@ class _Planter:
 
     def _node(self, value: Value, path: Path) -> MetaNode:
         self._budget.take(1)
+        if isinstance(value, Elided):
+            return value.whole()
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes, bytearray)):
             return value
         if isinstance(value, (TorchValue, TorchSize, NumpyScalar)):
@@ -195,10 +196,9 @@ class _Planter:
                 return self._opaque(value, path)
             case Global():
                 return Opaque(str(value), "named")
-            case NumpyStub(array=NumpyArray() as array):
-                return array
-            case NumpyStub(state=state):
-                return Opaque("numpy.ndarray", "constructed", state=self._node(state, (*path, "state")))
+            case NumpyStub(parts=parts, state=state):
+                array = parts.value() if parts else None
+                return array or Opaque("numpy.ndarray", "constructed", state=self._node(state, (*path, "state")))
             case RefusedTensor(kind=kind):
                 raise UnsupportedError(
                     f"the tensor {'.'.join(str(key) for key in path)!r} is {kind} and cannot be read",

@@ -71,13 +71,14 @@ def read(source: Source) -> Checkpoint:
         raise UnsupportedError(
             f"this tar archive has no member {missing[0]!r}, as torch's have", hint="unpack it, and name a file in it"
         )
-    storages, spans = _storages(_stream(source, found["storages"]), source)
-    tensors = _tensors(_stream(source, found["tensors"]), storages)
+    odd: list[Machine] = []
+    storages, spans = _storages(_stream(source, found["storages"]), source, odd)
+    tensors = _tensors(_stream(source, found["tensors"]), storages, odd)
     data = _stream(source, found["pickle"]).pickle()
     machine = Machine(data, TarConstructors(objects={**storages, **tensors}))
     budget = Budget(len(data))
     tree = plant(machine.run(), budget)
-    return assemble(tree, Placer(spans).place, budget, format="torch-tar", machines=[machine], file=source)
+    return assemble(tree, Placer(spans).place, budget, format="torch-tar", machines=[machine, *odd], file=source)
 
 
 def _stream(source: Source, member: Member) -> PickleStream:
@@ -102,8 +103,8 @@ class TarConstructors(TorchConstructors):
                 )
 
 
-def _count(stream: PickleStream) -> int:
-    count = plain(stream.pickle(MAX_SMALL))
+def _count(stream: PickleStream, odd: list[Machine]) -> int:
+    count = plain(stream.pickle(MAX_SMALL), odd)
     if type(count) is not int or count < 0:
         raise CorruptFileError("a member does not start with a number", hint=COPY_AGAIN)
     if count > MAX_TENSORS:
@@ -111,18 +112,18 @@ def _count(stream: PickleStream) -> int:
     return count
 
 
-def _storages(stream: PickleStream, source: Source) -> tuple[dict[int, Stub], Spans]:
+def _storages(stream: PickleStream, source: Source, odd: list[Machine]) -> tuple[dict[int, Stub], Spans]:
     """The storages and the parts of them by key, and where they lie."""
     storages: dict[int, Stub] = {}
     spans: dict[str, ByteSpan] = {}
-    for _ in range(_count(stream)):
-        match plain(stream.pickle(MAX_SMALL)):
+    for _ in range(_count(stream, odd)):
+        match plain(stream.pickle(MAX_SMALL), odd):
             case (int() as key, str() as device, Global() as cls) if key not in storages:
                 pass
             case _:
                 raise CorruptFileError("the member 'storages' lists something else than storages", hint=COPY_AGAIN)
         storages[key], spans[str(key)] = _storage(stream, source, key, device, cls)
-    for view in _views(plain(stream.pickle(MAX_PICKLE_BYTES))):
+    for view in _views(plain(stream.pickle(MAX_PICKLE_BYTES), odd)):
         match view:
             case (int() as key, int() as root, int() as start, int() as numel) if key not in storages and numel >= 0:
                 whole = storages.get(root)
@@ -163,11 +164,11 @@ def _part(whole: StorageStub, key: str, start: int, numel: int) -> StorageSlice:
     return StorageSlice(key, root.dtype, root.device, numel, root, start)
 
 
-def _tensors(stream: PickleStream, storages: Mapping[int, Stub]) -> dict[int, Stub]:
+def _tensors(stream: PickleStream, storages: Mapping[int, Stub], odd: list[Machine]) -> dict[int, Stub]:
     """The tensors by key."""
     tensors: dict[int, Stub] = {}
-    for _ in range(_count(stream)):
-        match plain(stream.pickle(MAX_SMALL)):
+    for _ in range(_count(stream, odd)):
+        match plain(stream.pickle(MAX_SMALL), odd):
             case (int() as key, int() as root, _) if key not in tensors and key not in storages:
                 storage = storages.get(root)
             case _:

@@ -55,11 +55,6 @@ def test_a_tar_archive(tmp_path: Path) -> None:
     assert "tar" in str(error_of(tmp_path / "x.tar"))
 
 
-def test_a_plain_pickle(tmp_path: Path) -> None:
-    (tmp_path / "x.pth").write_bytes(b"\x80\x04N.")
-    assert "pickle" in str(error_of(tmp_path / "x.pth"))
-
-
 def test_another_zip(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(zip_bytes([("hello.txt", b"hi")]))
     assert isinstance(error_of(tmp_path / "x.pth"), UnknownFormatError | UnsupportedError)

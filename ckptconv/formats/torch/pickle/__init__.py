@@ -13,6 +13,24 @@ Refused: opcodes that need a registry or buffers outside of the file (EXT, NEXT_
 
 from ckptconv.formats.torch.pickle.machine import Machine
 from ckptconv.formats.torch.pickle.stream import PickleStream
-from ckptconv.formats.torch.pickle.values import Budget, Constructors, Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.pickle.values import (
+    Budget,
+    Constructors,
+    Elided,
+    Global,
+    StateOrderedDict,
+    Thing,
+    Value,
+)
 
-__all__ = ["Budget", "Constructors", "Global", "Machine", "PickleStream", "StateOrderedDict", "Thing", "Value"]
+__all__ = [
+    "Budget",
+    "Constructors",
+    "Elided",
+    "Global",
+    "Machine",
+    "PickleStream",
+    "StateOrderedDict",
+    "Thing",
+    "Value",
+]

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from ckptconv.core.collisions import Collisions
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.program import Program
-from ckptconv.formats.torch.pickle.values import Thing, Value
+from ckptconv.formats.torch.pickle.values import Elided, Thing, Value
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class Containers(Program):
     """Stack, memo and containers. The memo is a dict: its indices may be huge."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
+    def __init__(self, data: bytes, elided: Sequence[Elided] = ()) -> None:
+        super().__init__(data, elided)
         self._memo: dict[int, Value] = {}
         self._collisions = Collisions()
 

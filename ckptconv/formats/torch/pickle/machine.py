@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle import idiom
 from ckptconv.formats.torch.pickle.containers import Containers
-from ckptconv.formats.torch.pickle.values import Constructors, Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.pickle.values import Constructors, Elided, Global, StateOrderedDict, Thing, Value
 from ckptconv.io.limits import MAX_NAME
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ckptconv.core.metadata import How
 
@@ -34,8 +34,8 @@ class Machine(Containers):
     things:  every object that was not built, in the order in which the pickle makes them, whatever becomes of it.
     """
 
-    def __init__(self, data: bytes, constructors: Constructors) -> None:
-        super().__init__(data)
+    def __init__(self, data: bytes, constructors: Constructors, elided: Sequence[Elided] = ()) -> None:
+        super().__init__(data, elided)
         self._make = constructors
         self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
         self._constructors: dict[int, Callable[..., Value] | None] = {}
@@ -262,7 +262,7 @@ def _opcode_names() -> list[str]:
         "S STRING|T BINSTRING|U SHORT_BINSTRING|B BINBYTES|C SHORT_BINBYTES|\x8e BINBYTES8|\x96 BYTEARRAY8|"
         ") EMPTY_TUPLE|t TUPLE|\x85 TUPLE1|\x86 TUPLE2|\x87 TUPLE3|] EMPTY_LIST|l LIST|} EMPTY_DICT|d DICT|"
         "\x8f EMPTY_SET|\x91 FROZENSET|a APPEND|e APPENDS|s SETITEM|u SETITEMS|\x90 ADDITEMS|c GLOBAL|"
-        "\x93 STACK_GLOBAL|R REDUCE|\x81 NEWOBJ|\x92 NEWOBJ_EX|i INST|o OBJ|b BUILD|P PERSID|Q BINPERSID"
+        "\x93 STACK_GLOBAL|R REDUCE|\x81 NEWOBJ|\x92 NEWOBJ_EX|i INST|o OBJ|b BUILD|P PERSID|Q BINPERSID|\xff ELIDED"
     )
     names = [""] * 256
     for entry in codes.split("|"):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from struct import unpack_from
+from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError
-from ckptconv.formats.torch.pickle.values import Budget, Value
+from ckptconv.formats.torch.pickle.values import Budget, Elided, Value, python2_string
 from ckptconv.io.limits import MAX_INT_DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Program:
-    """The bytes, the place in them, and the stack."""
+    """The bytes, the place in them, and the stack; `elided` is what `PickleStream.elided` has left out of the bytes."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, elided: Sequence[Elided] = ()) -> None:
         self._data = data
+        self._elided = elided
         self._size = len(data)
         self._pos = 0
         self._stack: list[Value] = []
@@ -62,7 +67,8 @@ class Program:
             raise self._bad(f"protocol {self._protocol} is not known")
 
     def _op_FRAME(self) -> None:
-        if self._uint(8) > self._size - self._pos:
+        left_out = sum(run.span.length + 4 for run in self._elided)  # a length may take 8 bytes, an index takes 4
+        if self._uint(8) > self._size - self._pos + left_out:
             raise self._bad("a frame is longer than the pickle")
 
     # Plain values
@@ -122,11 +128,7 @@ class Program:
         self._text(self._take(self._uint(8)))
 
     def _python2_string(self, raw: bytes) -> None:
-        """Python 2's str: text where it is UTF-8, as torch reads it, else bytes."""
-        try:
-            self._stack.append(str(raw, "utf-8"))
-        except UnicodeDecodeError:
-            self._stack.append(raw)
+        self._stack.append(python2_string(raw))
 
     def _op_STRING(self) -> None:
         line = self._line().strip()
@@ -148,6 +150,12 @@ class Program:
 
     def _op_BINBYTES8(self) -> None:
         self._stack.append(self._take(self._uint(8)))
+
+    def _op_ELIDED(self) -> None:
+        index = self._uint(4)
+        if index >= len(self._elided):
+            raise self._bad("opcode b'\\xff' is none")
+        self._stack.append(self._elided[index])
 
     def _op_BYTEARRAY8(self) -> None:
         self._stack.append(bytearray(self._take(self._uint(8))))

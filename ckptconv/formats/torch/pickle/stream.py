@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.formats.torch.pickle.values import Elided
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ _PLAIN = b"(012NRQabdeu]})lsto\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x
 _FIXED = {1: b"Khq\x80\x82", 2: b"M\x83", 4: b"Jjr\x84", 8: b"G\x95"}
 _LINES = {1: b"FILSVPgp", 2: b"ci"}
 _COUNTED = {1: b"UC\x8a\x8c", 4: b"TXB\x8b", 8: b"\x8d\x8e\x96"}
+
+_BYTES = b"TB\x8e\x96"
+
+ELIDED = 0xFF
+LONG = 1024
 
 _STOP, _UNKNOWN, _LINE, _COUNT = -1, -2, -10, -20
 
@@ -64,6 +71,29 @@ class PickleStream:
             self.position += at
             return data[:at]
 
+    def elided(self, limit: int = MAX_PICKLE_BYTES) -> tuple[bytes, list[Elided]]:
+        """The next pickle, STOP included, without its runs of `LONG` bytes and more, which are not read. In place of
+        each stands the opcode `ELIDED`, which is none of Python's, and its index in the list as four bytes.
+
+        Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes that are kept.
+        """
+        kept, left_out, data, at = bytearray(), list[Elided](), b"", 0
+        while True:
+            try:
+                at = _end_of_pickle(data, at, LONG)
+            except _CutShortError as cut:
+                data, at = self._more(data, cut.needed, limit - len(kept)), cut.at
+                continue
+            except _LongRunError as run:
+                kept += data[: run.at] + bytes([ELIDED]) + len(left_out).to_bytes(4, "little")
+                opcode = data[run.at]
+                self.position += run.start
+                left_out.append(Elided(ByteSpan(self._file, self.skip(run.length), run.length), opcode))
+                data, at = b"", 0
+                continue
+            self.position += at
+            return bytes(kept + data[:at]), left_out
+
     def take(self, count: int) -> bytes:
         """The next `count` bytes. Raises CorruptFileError where there are fewer."""
         if not 0 <= count <= self._end - self.position:
@@ -95,6 +125,14 @@ class PickleStream:
         return data + bytes(self._file.read_at(self.position + len(data), size - len(data)))
 
 
+class _LongRunError(Exception):
+    """The opcode at `at` pushes `length` bytes, which start at `start`."""
+
+    def __init__(self, at: int, start: int, length: int) -> None:
+        super().__init__(at, start, length)
+        self.at, self.start, self.length = at, start, length
+
+
 class _CutShortError(Exception):
     """The bytes end within the opcode at `at`; `needed` bytes are there if the pickle is whole, and maybe more."""
 
@@ -103,8 +141,10 @@ class _CutShortError(Exception):
         self.at, self.needed = at, needed
 
 
-def _end_of_pickle(data: bytes, at: int) -> int:
-    """The offset after STOP, stepping from the opcode at `at` on. Raises _CutShortError, CorruptFileError."""
+def _end_of_pickle(data: bytes, at: int, most: int | None = None) -> int:
+    """The offset after STOP, stepping from the opcode at `at` on. Raises _CutShortError, CorruptFileError, and
+    _LongRunError at bytes of no fewer than `most`.
+    """
     steps, size = _STEPS, len(data)
     while at < size:
         step = steps[data[at]]
@@ -118,6 +158,9 @@ def _end_of_pickle(data: bytes, at: int) -> int:
             following = _after_lines(data, at + 1, _LINE - step)
         else:
             following = _after(data, at + 1, _COUNT - step)
+            start = at + 1 + _COUNT - step
+            if most is not None and following - start >= most and start <= size and data[at] in _BYTES:
+                raise _LongRunError(at, start, following - start)
         if following >= size:  # a STOP at the least is still to come
             raise _CutShortError(at, following + 1)
         at = following

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ckptconv.errors import LimitError
-from ckptconv.io.limits import FREE_NODES, MAX_NODES, NODES_A_BYTE
+from ckptconv.io.limits import FREE_NODES, MAX_NODES, MAX_STORED_BYTES, NODES_A_BYTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.core.metadata import How
+    from ckptconv.core.tensor import ByteSpan
 
 Value = Any  # what is on the stack: whatever the pickle made
 
@@ -45,6 +46,44 @@ class Thing:
     state: Value = None
     items: list[Value] = field(default_factory=list)
     pairs: list[tuple[Value, Value]] = field(default_factory=list)
+
+
+class Elided(bytes):
+    """A long run of bytes that was left in its file, as `PickleStream.elided` does: empty, and `span` says where it is.
+
+    opcode: the one that pushes it.
+    """
+
+    span: ByteSpan
+    opcode: int
+
+    def __new__(cls, span: ByteSpan, opcode: int) -> Self:
+        """Of no bytes."""
+        made = super().__new__(cls)
+        made.span, made.opcode = span, opcode
+        return made
+
+    def whole(self) -> bytes | bytearray | str:
+        """The value that the opcode pushes. Reads it. Raises LimitError past `MAX_STORED_BYTES`."""
+        if self.span.length > MAX_STORED_BYTES:
+            raise LimitError(f"it holds {self.span.length:,} bytes that are no tensor", hint="do not trust it")
+        data = bytes(self.span.file.read_at(self.span.offset, self.span.length))
+        if self.opcode == ord("T"):
+            return python2_string(data)
+        return bytearray(data) if self.opcode == 0x96 else data
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def python2_string(raw: bytes) -> str | bytes:
+    """Python 2's str: text where it is UTF-8, as torch reads it, else bytes."""
+    try:
+        return str(raw, "utf-8")
+    except UnicodeDecodeError:
+        return raw
 
 
 class Constructors(Protocol):
