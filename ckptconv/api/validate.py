@@ -10,6 +10,7 @@ from ckptconv.api.open import open
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
+from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,9 +112,25 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
     if any(finding.severity == "error" for finding in findings):
         if chosen.stranger:
             raise stranger(chosen.stranger, path, chosen.name).at(path)
+        if chosen.evidence == "config.json" and _have_nothing_in_common(findings, checkpoint):
+            what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
+            raise UsageError(
+                f"{what} one of {chosen.name}'s, which the config.json beside it names",
+                path=path,
+                hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
+            )
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized))
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
+
+
+def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:
+    """Whether every tensor of the file is unexpected, all others are missing, and nothing explains it."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    strangers = {finding.where for finding in errors if finding.code == "unexpected-tensor"}
+    return strangers >= checkpoint.keys() and {finding.code for finding in errors} <= {
+        "missing-tensor", "unexpected-tensor"
+    }  # fmt: skip
 
 
 def _quantized(arch: str, method: str) -> Finding:

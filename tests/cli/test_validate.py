@@ -80,6 +80,24 @@ def test_a_config_beside_the_file_is_evidence(run: Run, save: Callable[..., Path
     assert run("validate", path, "--arch", "llama", "--json").exit_code == 1
 
 
+@pytest.mark.parametrize("what", ["an optimizer's state", "nothing"])
+def test_a_file_beside_a_config_that_is_no_model_gets_no_verdict(
+    what: str, run: Run, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A trainer's folder has its optimizer, its scheduler and its arguments beside the model."""
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    path = tmp_path / "optimizer.pt"
+    torch.save(optimizer.state_dict() if what != "nothing" else {"last_epoch": 3}, path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4}))
+    result = run("validate", path)
+    assert result.exit_code == 2
+    assert "one of llama's, which the config.json beside it names" in result.stderr
+    assert run("validate", path, "--arch", "llama").exit_code == 1
+
+
 def test_each_cause_has_what_was_expected_and_found_and_a_hint(run: Run, save: Callable[..., Path]) -> None:
     tensors = state()
     tensors["output.weight"] = tensors["output.weight"].T.contiguous()
