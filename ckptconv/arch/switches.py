@@ -79,6 +79,15 @@ class _Found:
     fitting: dict[tuple[ParamValue | None, ...], int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """`count` names that are explained together: by rules that capture no texts, and by (rule, captured texts)."""
+
+    plain: tuple[int, ...]
+    with_texts: tuple[tuple[int, tuple[str, ...]], ...]
+    count: int
+
+
 class Ranking:
     """Ranks assignments of the switches by a checkpoint's names."""
 
@@ -95,6 +104,8 @@ class Ranking:
         self.texts = free_texts(spec, matches)
         self.rules = [self.found(match) for match in matches]
         self.groups = self.grouped()
+        self.asking = [i for i, entry in enumerate(self.rules) if entry.rule.when is not None]
+        self.with_texts = [i for i, entry in enumerate(self.rules) if entry.strings]
         self.computed = [
             (index, match)
             for index, match in enumerate(matches)
@@ -117,13 +128,25 @@ class Ranking:
             if len(shape) == rank and all(captures[slot] == text for slot, text in free):
                 yield name, tuple([captures[slot] for slot in slots])
 
-    def grouped(self) -> Counter[tuple[tuple[int, tuple[str, ...]], ...]]:
-        """How many names are matched by each set of (rule, captured texts)."""
+    def grouped(self) -> list[_Group]:
+        """The names by what decides whether they are explained: conditions and captured texts, of whichever rules."""
         owners: dict[str, tuple[tuple[int, tuple[str, ...]], ...]] = {}
         for index, match in enumerate(self.matches):
             for name, texts in self.candidates(match):
                 owners[name] = (*owners.get(name, ()), (index, texts))
-        return Counter(owners.values())
+        decisions = [
+            (entry.rule.when and entry.rule.when.text, tuple([name for _, name in entry.strings]))
+            for entry in self.rules
+        ]
+        alike: dict[object, tuple[tuple[tuple[int, tuple[str, ...]], ...], int]] = {}
+        for group, count in Counter(owners.values()).items():
+            decided_by = frozenset((*decisions[index], texts) for index, texts in group)
+            first, before = alike.get(decided_by, (group, 0))
+            alike[decided_by] = first, before + count
+        return [
+            _Group(tuple([index for index, texts in group if not texts]), tuple([(i, t) for i, t in group if t]), count)
+            for group, count in alike.values()
+        ]
 
     def best(self) -> list[Assignment]:
         """The assignments that explain the names best, at most `MAX_DRAWS`, in order of preference."""
@@ -148,7 +171,7 @@ class Ranking:
     def effect(self, assignment: Assignment) -> object:
         """What an assignment changes: equal for those that differ only in switches of rules that are not active."""
         scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
-        active = [self.active(entry, assignment, scope) for entry in self.rules]
+        active = self.all_active(assignment, scope)
         deciding = {name for index, names in enumerate(self.deciding) if active[index] is not False for name in names}
         return tuple(active), tuple((name, value) for name, value in assignment.items() if name in deciding)
 
@@ -176,16 +199,29 @@ class Ranking:
     def score(self, assignment: Assignment) -> float:
         """Names explained, less names missed, and half a point for each value that a source states."""
         scope = Scope(self.spec, Bindings.of(self.spec, assignment), self.budget)
-        active = [self.active(entry, assignment, scope) for entry in self.rules]
-        wanted = [tuple(assignment.get(name) for _, name in entry.strings) for entry in self.rules]
-        explained = sum(
-            count
-            for owners, count in self.groups.items()
-            if any(active[index] is not False and _fits(texts, wanted[index]) for index, texts in owners)
-        )
+        active = self.all_active(assignment, scope)
+        wanted: list[tuple[ParamValue | None, ...]] = [()] * len(self.rules)
+        for index in self.with_texts:
+            wanted[index] = tuple([assignment.get(name) for _, name in self.rules[index].strings])
+        explained = 0
+        for group in self.groups:
+            for index in group.plain:
+                if active[index] is not False:
+                    explained += group.count
+                    break
+            else:
+                if any(active[index] is not False and _fits(texts, wanted[index]) for index, texts in group.with_texts):
+                    explained += group.count
         exact, missed = self.exact(scope, active)
         stated = sum(values.count(assignment[name]) for name, values in self.stated.items())
         return explained - missed - self.absent(active, wanted) + exact + stated / 2
+
+    def all_active(self, assignment: Assignment, scope: Scope) -> list[bool | None]:
+        """For each rule what `active` gives."""
+        found: list[bool | None] = [True] * len(self.rules)
+        for index in self.asking:
+            found[index] = self.active(self.rules[index], assignment, scope)
+        return found
 
     def active(self, entry: _Found, assignment: Assignment, scope: Scope) -> bool | None:
         """Whether the rule's condition holds; None where the switches leave it open."""
@@ -199,16 +235,15 @@ class Ranking:
 
     def absent(self, active: Sequence[bool | None], wanted: Sequence[tuple[ParamValue | None, ...]]) -> int:
         """Tensors that are missing because a rule has none at all: as many as its loops' other rules have."""
-        counts = [self.fitting(entry, wanted[index]) for index, entry in enumerate(self.rules)]
         usual: dict[tuple[str, ...], int] = {}
+        lacking = []
         for index, entry in enumerate(self.rules):
             if active[index]:
-                usual[entry.rule.loops] = max(usual.get(entry.rule.loops, 1), counts[index])
-        return sum(
-            usual[entry.rule.loops]
-            for index, entry in enumerate(self.rules)
-            if active[index] and not counts[index] and not entry.rule.optional and entry.rule.tie is None
-        )
+                rule, count = entry.rule, self.fitting(entry, wanted[index])
+                usual[rule.loops] = max(usual.get(rule.loops, 1), count)
+                if not count and not rule.optional and rule.tie is None:
+                    lacking.append(rule.loops)
+        return sum(usual[loops] for loops in lacking)
 
     def fitting(self, entry: _Found, wanted: tuple[ParamValue | None, ...]) -> int:
         """How many of a rule's names have the texts that an assignment wants."""

@@ -27,16 +27,25 @@ def stated(case: Case) -> list[Source]:
     return [from_config(spec, case.config()) if case.config else from_metadata(spec, case.params)]
 
 
-def errors(case: Case, tensors: dict[str, TensorInfo], sources: list[Source]) -> tuple[Solution, list[Finding]]:
-    module = built(case)
-    shared = {name: key for name, key in aliases(module).items() if name in tensors}
-    solution = solve(load_spec(case.spec), tensors, sources, aliases=shared)
-    assert solution.table is not None, solution.problem
-    found = [
-        *solution.findings,
-        *check(solution.table, tensors, aliases=shared, versions=module.state_dict()._metadata),
-    ]
-    return solution, [finding for finding in found if finding.severity == "error"]
+class Model:
+    """What a real model says of itself, asked once: its tensors, its modules' versions, which names share a tensor."""
+
+    def __init__(self, case: Case) -> None:
+        module = built(case)
+        state = module.state_dict()
+        self.spec = load_spec(case.spec)
+        self.tensors, self.versions, self.aliases = infos(state), state._metadata, aliases(module)
+
+    def errors(self, tensors: dict[str, TensorInfo], sources: list[Source]) -> tuple[Solution, list[Finding]]:
+        shared = {name: key for name, key in self.aliases.items() if name in tensors}
+        solution = solve(self.spec, tensors, sources, aliases=shared)
+        assert solution.table is not None, solution.problem
+        found = [*solution.findings, *check(solution.table, tensors, aliases=shared, versions=self.versions)]
+        return solution, [finding for finding in found if finding.severity == "error"]
+
+    def noted(self, case: Case) -> Solution:
+        """What a note in the file would say: without one, a change of what a single tensor says is another model."""
+        return solve(self.spec, self.tensors, stated(case), aliases=self.aliases)
 
 
 def test_the_library_has_what_the_readme_names() -> None:
@@ -47,17 +56,16 @@ def test_the_library_has_what_the_readme_names() -> None:
 
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_real_model_fits_its_spec_from_its_tensors_alone(case: Case) -> None:
-    tensors = infos(built(case).state_dict())
-    solution, found = errors(case, tensors, [])
+    model = Model(case)
+    solution, found = model.errors(model.tensors, [])
     assert found == []
     assert case.spec == "mlp" or not solution.disagreements
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_real_model_fits_its_spec_and_what_its_configuration_says(case: Case) -> None:
-    tensors = infos(built(case).state_dict())
-    sources = stated(case)
-    solution, found = errors(case, tensors, sources)
+    model, sources = Model(case), stated(case)
+    solution, found = model.errors(model.tensors, sources)
     assert found == []
     assert {name: solution.params[name] for name in sources[0].values} == sources[0].values
 
@@ -73,11 +81,6 @@ def changed(tensors: dict[str, TensorInfo], name: str) -> Iterator[tuple[str, di
         yield f"axis {axis}", {**tensors, name: replace(info, shape=shape)}
 
 
-def noted(case: Case) -> Solution:
-    """What a note in the file would say: without one, a change of what a single tensor says is another model."""
-    return solve(load_spec(case.spec), infos(built(case).state_dict()), stated(case), aliases=aliases(built(case)))
-
-
 def is_tied(table: Table, name: str) -> bool:
     """Whether a tensor may be absent because another that is there is tied to it."""
     return table.tensors[name].tied_to is not None or any(entry.tied_to == name for entry in table.tensors.values())
@@ -85,20 +88,21 @@ def is_tied(table: Table, name: str) -> bool:
 
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_the_table_refuses_any_single_changed_tensor(case: Case) -> None:
-    tensors, table = infos(built(case).state_dict()), noted(case).table
+    model = Model(case)
+    tensors, table = model.tensors, model.noted(case).table
     assert table is not None
-    versions = built(case).state_dict()._metadata
     for name in list(tensors)[:: max(1, len(tensors) // 300)]:
         for how, mutant in changed(tensors, name):
-            found = [finding for finding in check(table, mutant, versions=versions) if finding.severity == "error"]
-            assert bool(found) != (how == "removed" and is_tied(table, name)), f"{name}: {how}"
+            errors = [one for one in check(table, mutant, versions=model.versions) if one.severity == "error"]
+            assert bool(errors) != (how == "removed" and is_tied(table, name)), f"{name}: {how}"
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_solving_again_refuses_any_single_changed_tensor(case: Case) -> None:
-    tensors, intact = infos(built(case).state_dict()), noted(case)
+    model = Model(case)
+    tensors, intact = model.tensors, model.noted(case)
     assert intact.table is not None
     for name in list(tensors)[:: max(1, len(tensors) // SAMPLE)]:
         for how, mutant in changed(tensors, name):
-            _, found = errors(case, mutant, [Source("arch note", intact.params)])
+            _, found = model.errors(mutant, [Source("arch note", intact.params)])
             assert bool(found) != (how == "removed" and is_tied(intact.table, name)), f"{name}: {how}"
