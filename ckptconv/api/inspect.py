@@ -164,7 +164,7 @@ def _uses(root: MetaNode) -> list[OpaqueUse]:
     return [
         OpaqueUse(spell_path(path), node, id(node) not in wholes)
         for path, node in walk(root)
-        if isinstance(node, Opaque) and node.how != "enclosing"
+        if isinstance(node, Opaque) and node.how not in ("enclosing", "unread")
     ]
 
 

@@ -104,7 +104,7 @@ class StateDict:
     versions: MetaNode = None
 
 
-How = Literal["named", "object", "constructed", "called", "enclosing"]
+How = Literal["named", "object", "constructed", "called", "enclosing", "unread"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +114,8 @@ class Opaque:
     name: ``module.qualified_name``.
     how:  "named", only mentioned; "object", created without a call of its own (``__new__``);
           "constructed", by a constructor known to be harmless; "called", by a call that would run code;
-          "enclosing", the very object that this one is a part of, and whose path is the one argument.
+          "enclosing", the very object that this one is a part of, and whose path is the one argument;
+          "unread", a tensor of a kind that is not read.
     """
 
     name: str

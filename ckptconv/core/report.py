@@ -7,6 +7,9 @@ from typing import Literal
 
 Severity = Literal["error", "warning", "info"]
 
+UNREADABLE = "unreadable-tensor"
+"""The code of a reader's finding that a tensor's values cannot be had; writing the checkpoint would lose them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -39,3 +42,8 @@ class Finding:
             "message": self.message,
         }
         return document if self.hint is None else {**document, "hint": self.hint}
+
+
+def unreadable(name: str, kind: str) -> Finding:
+    """The finding for a tensor of a kind that is not read."""
+    return Finding(UNREADABLE, "warning", name, f"the tensor {name!r} is {kind} and cannot be read")

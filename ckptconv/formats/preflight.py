@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.omegaconf import is_settings
-from ckptconv.core.report import Finding
+from ckptconv.core.report import UNREADABLE, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,7 @@ def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
         )
     if holds.metadata == "none" and checkpoint.metadata:
         found.append(_loss("metadata", "", f"the metadata: {_list([str(key) for key in checkpoint.metadata])}"))
+    found += [_loss("opaque", one.where, one.message) for one in checkpoint.findings if one.code == UNREADABLE]
     return found + _opaque(checkpoint, keeps=holds.opaque)
 
 
@@ -66,12 +67,15 @@ def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
 
 def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
     found = []
+    unreadable = any(one.code == UNREADABLE for one in checkpoint.findings)
     for path, node in opaque_wholes(checkpoint.root):
         where = spell_path(path)
         if node.how == "called":
             found.append(
                 _loss("opaque", where, f"{where or 'the root'} is made by a call of {node.name}, which is not made")
             )
+        elif node.how == "unread" and unreadable:
+            continue  # it has a finding of its own
         elif node.how == "enclosing" and not keeps:
             whole = node.args[0] or "the root"
             found.append(_loss("opaque", where, f"{where} is {whole} itself, which would become a plain dict"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.strided import is_contiguous
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.composites import check_parts, unfold
@@ -59,7 +59,7 @@ def assemble(
         root=tree.root,
         format=format,
         notes=notes,
-        findings=(*findings, *lost),
+        findings=(*findings, *(unreadable(name, kind) for name, kind in tree.refused.items()), *lost),
         file=file,
     )
 

@@ -17,6 +17,7 @@ Sources: torch/_utils.py, torch/_tensor.py (`_reduce_ex_internal`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import count
 from struct import error as StructError  # noqa: N812
 from struct import pack
 from typing import TYPE_CHECKING
@@ -38,12 +39,16 @@ from ckptconv.core.metadata import TensorRef, TorchValue, rebuilt
 from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.errors import CorruptFileError
+from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.numpy_values import NumpyStub, whole_bytes
 from ckptconv.formats.torch.stubs import (
     QuantizedStorageStub,
     RefusedTensor,
+    StorageStub,
     TensorStub,
     exact_flag,
     exact_sizes,
+    refused,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +84,22 @@ class CompositeStub(TensorStub):
     named: bool = False
 
 
+def rebuild_from_numpy(data: Value, dtype: Value, device: Value, requires_grad: Value) -> ValueStub | RefusedTensor:
+    """``torch._utils._rebuild_device_tensor_from_numpy``: how tensors of devices without storages are saved (XLA's)."""
+    parts = data.parts if isinstance(data, NumpyStub) else None
+    wanted = dtypes.DTYPE_BY_NAME.get(dtype.name) if isinstance(dtype, TorchValue) else None
+    if parts is None or parts.dtype.element is not wanted or parts.fortran or parts.dtype.order == ">" or not wanted:
+        return refused("cast where it is loaded", data, dtype, device)
+    storage = StorageStub(f"numpy {next(_ARRAYS)}", wanted, str(getattr(device, "name", "cpu")), 0)
+    strides = contiguous_strides(parts.shape)
+    made = ValueStub(storage, wanted, 0, parts.shape, strides, exact_flag(requires_grad))
+    made.data = whole_bytes(parts.data)
+    return made
+
+
+_ARRAYS = count()
+
+
 def rebuild_qtensor(
     storage: Value, offset: Value, size: Value, stride: Value, params: Value, requires_grad: Value, hooks: Value
 ) -> CompositeStub | RefusedTensor:
@@ -90,7 +111,7 @@ def rebuild_qtensor(
     held, steps = shape, strides
     if dtype.bits < 8:
         if offset or len(shape) != len(strides) or min(shape, default=0) < 0 or not is_contiguous(shape, strides):
-            return RefusedTensor("a view of packed quantized integers")
+            return refused("a view of packed quantized integers", storage, offset, shape, strides)
         held = (packed_bytes(dtype, shape),)
         steps = (1,)
     assert storage.dtype is not None
@@ -107,7 +128,7 @@ def rebuild_qtensor(
             codes = ("f", "f") if said == FLOAT_QPARAMS else ("d", "q")
             one, other = (_channel(plain, values, code) for values, code in zip((scales, points), codes, strict=True))
             if isinstance(one, RefusedTensor) or isinstance(other, RefusedTensor):
-                return RefusedTensor("quantized by scales of a kind that")
+                return refused("quantized by scales of a kind that is not known,", one, other)
             parts = {"scale": one, "zero_point": other}
             scheme, along = FLOAT_QPARAMS if other.dtype.kind == "float" else PER_CHANNEL, axis
         case _:
@@ -155,7 +176,7 @@ def rebuild_sparse(layout: Value, data: Value) -> CompositeStub | RefusedTensor:
     for role, value in zip(roles, data, strict=False):
         part = _part(value)
         if isinstance(part, RefusedTensor):
-            return RefusedTensor(f"sparse, its {role} {part.kind},")
+            return refused(f"sparse, its {role} {part.kind},", part)
         parts[role] = part
     shape, coalesced = exact_sizes(data[count]), flag is not None and exact_flag(flag)
     values = parts.pop(VALUES)

@@ -15,7 +15,7 @@ from ckptconv.core.composite import CARRIERS
 from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
-from ckptconv.formats.torch.composites import rebuild_qtensor, rebuild_sparse
+from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.numpy_values import (
     NumpyDType,
     NumpyStub,
@@ -28,11 +28,14 @@ from ckptconv.formats.torch.stubs import (
     QuantizedStorageStub,
     StorageStub,
     TensorStub,
+    WrappedTensor,
     exact_flag,
     exact_sizes,
+    rebuild_on_device,
     rebuild_parameter,
     rebuild_tensor,
     rebuild_tensor_v3,
+    rebuild_wrapper,
     refused_kind,
 )
 
@@ -105,6 +108,8 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
     constructor = CONSTRUCTORS.get(function) if isinstance(function, Global) else None
     made = constructor(*args) if constructor else NotImplemented
+    if isinstance(made, WrappedTensor):
+        made.state = state
     if not isinstance(made, TensorStub):
         return made
     attributes = dict(state) if isinstance(state, dict) else {}
@@ -146,10 +151,11 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "torch.nn.parameter.Parameter": lambda data, requires_grad=True: rebuild_parameter(data, requires_grad, None),
     "torch.autograd.variable.Variable": lambda data: data if isinstance(data, TensorStub) else NotImplemented,
     _U + "_rebuild_nested_tensor": refused_kind("nested"),
-    _U + "_rebuild_wrapper_subclass": refused_kind("a wrapper subclass"),
+    _U + "_rebuild_wrapper_subclass": rebuild_wrapper,
     _U + "_rebuild_meta_tensor_no_storage": refused_kind("on the meta device, without values,"),
-    _U + "_rebuild_device_tensor_from_numpy": refused_kind("kept as a numpy array of another device"),
-    _U + "_rebuild_device_tensor_from_cpu_tensor": refused_kind("of another device"),
+    _U + "_rebuild_device_tensor_from_numpy": rebuild_from_numpy,
+    _U + "_rebuild_xla_tensor": rebuild_from_numpy,
+    _U + "_rebuild_device_tensor_from_cpu_tensor": rebuild_on_device,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "numpy.dtype": numpy_dtype,
     "numpy.core.multiarray.scalar": numpy_scalar,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.formats.torch.modules import ModuleState, Path, is_module
 from ckptconv.formats.torch.pickle import Thing, Value
-from ckptconv.formats.torch.stubs import RefusedTensor, TensorStub
+from ckptconv.formats.torch.stubs import RefusedTensor, TensorStub, WrappedTensor
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _modules_within(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[P
 
 
 def _holds_tensors(node: dict[Value, Value]) -> bool:
-    return any(isinstance(value, (TensorStub, RefusedTensor)) for value in node.values()) and all(
+    return any(isinstance(value, (TensorStub, RefusedTensor, WrappedTensor)) for value in node.values()) and all(
         type(key) is str for key in node
     )
 

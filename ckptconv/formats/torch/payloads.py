@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.placing import COPY_AGAIN
-from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub
+from ckptconv.formats.torch.stubs import StorageStub, TensorStub
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
@@ -51,7 +51,7 @@ class Payload:
     """What a name stands for: an entry, and the tensor that views it; None where the entry is a pickle."""
 
     entry: str
-    stub: TensorStub | RefusedTensor | None
+    stub: TensorStub | None
 
 
 def payloads(archive: ZipArchive, name: str, folder: str) -> dict[str, Payload]:
@@ -77,7 +77,7 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
     if _flag(payload["use_pickle"]):
         return Payload(entry, None)
     if meta["layout"] != STRIDED:
-        return Payload(entry, RefusedTensor("sparse"))
+        raise UnsupportedError("a sparse tensor of an export is not read", hint="export it with dense tensors")
     dtype = DTYPES.get(meta["dtype"])
     if dtype is None:
         raise UnsupportedError(f"element type {meta['dtype']!r} of an exported tensor is not known", hint="cast it")

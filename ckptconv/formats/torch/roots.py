@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ckptconv.core.metadata import (
     MetaNode,
@@ -23,18 +23,25 @@ from ckptconv.formats.torch.find import Hole, find_state_dicts
 from ckptconv.formats.torch.modules import ModuleState, Path
 from ckptconv.formats.torch.numpy_values import NumpyDType, NumpyStub
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
-from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub
+from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub, WrappedTensor
 from ckptconv.io.limits import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(slots=True)
 class Tree:
-    """What became of a pickled object: tensors by name, and the metadata tree around them."""
+    """What became of a pickled object: tensors by name, and the metadata tree around them.
+
+    refused: tensors that are not read, by their path: what kind they are of.
+    """
 
     root: MetaNode = None
     model: dict[str, TensorStub] = field(default_factory=dict)
     extras: dict[str, TensorStub] = field(default_factory=dict)
     objects: list[tuple[Thing, Opaque]] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def plant(value: Value, budget: Budget) -> Tree:
@@ -88,6 +95,8 @@ class _Planter:
             for key, value in hole.mapping.items():
                 if isinstance(value, TensorStub):
                     self._tree.model[hole.prefix + key] = value
+                elif isinstance(value, WrappedTensor):
+                    self._open_wrapped(hole, key, value)
             if isinstance(hole.mapping, ModuleState):
                 self._open_module(hole, hole.mapping)
 
@@ -97,6 +106,16 @@ class _Planter:
             _refuse_call(key, value)
         self._named |= {(*hole.path, *path): hole.prefix + name for path, name in state.paths.items()}
         self._modules |= {(*hole.path, *path) for path in state.modules}
+
+    def _open_wrapped(self, hole: Hole, key: str, value: WrappedTensor) -> None:
+        """The tensors that one of the model's is made of are the model's as well."""
+        where: Path = (key,)
+        if isinstance(hole.mapping, ModuleState):
+            where = next(path for path, name in hole.mapping.paths.items() if name == key)
+        for steps, words, stub in _wrapped(value, (), (), set()):
+            name = self._free(".".join((hole.prefix + key, *words)))
+            self._tree.model[name] = stub
+            self._named[(*hole.path, *where, *steps)] = name
 
     def plant(self, value: Value) -> Tree:
         self._tree.root = self._node(value, ())
@@ -175,13 +194,17 @@ class _Planter:
     def _ref(self, stub: TensorStub, path: Path) -> TensorRef:
         if path in self._named:
             return TensorRef(self._named[path])
-        name = ".".join(self._without_plumbing(path)) or "tensor"
-        free, number = name, 2
-        while free in self._tree.model or free in self._tree.extras:
-            free, number = f"{name}#{number}", number + 1
+        free = self._free(".".join(self._without_plumbing(path)) or "tensor")
         within = any(path[:i] in self._modules for i in range(len(path)))
         (self._tree.extras if within else self._strays)[free] = stub
         return TensorRef(free)
+
+    def _free(self, name: str) -> str:
+        """The name, or the first with a number behind it that no tensor has."""
+        free, number = name, 2
+        while free in self._tree.model or free in self._tree.extras:
+            free, number = f"{name}#{number}", number + 1
+        return free
 
     def _without_plumbing(self, path: Path) -> list[str]:
         """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
@@ -192,6 +215,9 @@ class _Planter:
 
     def _other(self, value: Value, path: Path) -> MetaNode:
         match value:
+            case RefusedTensor(kind=kind):
+                self._tree.refused[".".join(str(key) for key in path)] = kind
+                return self._opaque(value, path)
             case Thing():
                 return self._opaque(value, path)
             case Global():
@@ -199,11 +225,6 @@ class _Planter:
             case NumpyStub(parts=parts, state=state):
                 array = parts.value() if parts else None
                 return array or Opaque("numpy.ndarray", "constructed", state=self._node(state, (*path, "state")))
-            case RefusedTensor(kind=kind):
-                raise UnsupportedError(
-                    f"the tensor {'.'.join(str(key) for key in path)!r} is {kind} and cannot be read",
-                    hint="save it as a plain, dense tensor",
-                )
             case StorageStub():
                 raise UnsupportedError(
                     f"{spell_path(path) or 'the root'} is a bare storage without a tensor", hint="save tensors"
@@ -225,6 +246,25 @@ class _Planter:
         )
         self._tree.objects.append((thing, opaque))
         return opaque
+
+
+def _wrapped(
+    value: Value, steps: Path, words: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[Path, tuple[str, ...], TensorStub]]:
+    """The tensors in a wrapped one's state: the steps from it to each, those that people would name, the tensor."""
+    if isinstance(value, TensorStub):
+        yield steps, words, value
+    if id(value) in seen or len(steps) > MAX_DEPTH or isinstance(value, TensorStub):
+        return
+    seen.add(id(value))
+    if isinstance(value, WrappedTensor):
+        yield from _wrapped(value.state, (*steps, "state"), words, seen)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _wrapped(child, (*steps, key), (*words, str(key)), seen)
+    elif isinstance(value, (list, tuple)):
+        for i, child in enumerate(value):
+            yield from _wrapped(child, (*steps, i), (*words, str(i)), seen)
 
 
 def _class_of(value: Value) -> str:

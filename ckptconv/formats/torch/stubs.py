@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchValue
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.pickle import Global, Thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,11 +52,21 @@ class TensorStub:
     attributes: dict[str, Value] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RefusedTensor:
-    """A tensor of a kind that is not read: `kind` says which, for the error that names the tensor."""
+@dataclass(slots=True, eq=False)
+class WrappedTensor(Thing):
+    """A tensor of a class that wraps others (torchao's, DTensor), as an object with these in its state."""
 
-    kind: str
+
+@dataclass(slots=True, eq=False)
+class RefusedTensor(Thing):
+    """A tensor of a kind that is not read, as an object: `kind` says which, for what is said of it."""
+
+    kind: str = ""
+
+
+def refused(kind: str, *args: Value) -> RefusedTensor:
+    """A tensor of that kind, made of `args`."""
+    return RefusedTensor("torch.Tensor", "unread", args, kind=kind)
 
 
 def exact_sizes(values: Value) -> tuple[int, ...]:
@@ -107,15 +118,15 @@ def rebuild_tensor_v3(
         raise TypeError("a tensor's dtype is none")
     element = dtypes.DTYPE_BY_NAME.get(dtype.name)
     if element is None:
-        return RefusedTensor(f"element type torch.{dtype.name}")
+        return refused(f"of element type torch.{dtype.name}", size, dtype)
     return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata, dtype=element)
 
 
 def rebuild_parameter(
     data: Value, requires_grad: bool, hooks: Value, state: Value = None
-) -> TensorStub | RefusedTensor:
+) -> TensorStub | RefusedTensor | WrappedTensor:
     """``torch._utils._rebuild_parameter``, with and without state."""
-    if isinstance(data, RefusedTensor):
+    if isinstance(data, (RefusedTensor, WrappedTensor)):
         return data
     if not isinstance(data, TensorStub):
         raise TypeError("a Parameter holds no tensor")
@@ -127,4 +138,20 @@ def rebuild_parameter(
 
 def refused_kind(kind: str) -> Callable[..., RefusedTensor]:
     """A constructor of tensors that are refused by name once it is known where they stand."""
-    return lambda *args: RefusedTensor(kind)
+    return lambda *args: refused(kind, *args)
+
+
+def rebuild_wrapper(cls: Value, *args: Value) -> WrappedTensor:
+    """``torch._utils._rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
+    if not isinstance(cls, Global):
+        raise TypeError("a tensor's class is none")
+    return WrappedTensor(str(cls), "object", args)
+
+
+def rebuild_on_device(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
+    """``torch._utils._rebuild_device_tensor_from_cpu_tensor``: a tensor that is loaded onto another device."""
+    if not isinstance(data, TensorStub):
+        return refused("of another device", data, dtype, device)
+    if not isinstance(dtype, TorchValue) or dtypes.DTYPE_BY_NAME.get(dtype.name) is not data.dtype:
+        return refused("cast where it is loaded", data, dtype, device)
+    return replace(data, requires_grad=exact_flag(requires_grad))

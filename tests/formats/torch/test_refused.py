@@ -25,16 +25,6 @@ def error_of(path: Path) -> CkptconvError:
     return error.value
 
 
-def test_a_tensor_on_the_meta_device(tmp_path: Path) -> None:
-    assert "meta" in str(error_of(saved(tmp_path / "x.pth", {"w": torch.empty(3, device="meta")})))
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_nested_tensor(tmp_path: Path) -> None:
-    nested = torch._nested_tensor_from_tensor_list([torch.ones(2), torch.ones(3)])
-    assert "nested" in str(error_of(saved(tmp_path / "x.pth", {"w": nested})))
-
-
 def test_a_bare_storage(tmp_path: Path) -> None:
     error_of(saved(tmp_path / "x.pth", {"s": torch.ones(2).untyped_storage()}))
 
