@@ -258,7 +258,9 @@ def _wrapped(
         return
     seen.add(id(value))
     if isinstance(value, WrappedTensor):
-        yield from _wrapped(value.state, (*steps, "state"), words, seen)
+        # Where a class has slots, the state is a pair: what is in its dict, and what is in them.
+        for i, part in enumerate(value.state) if isinstance(value.state, tuple) else ((None, value.state),):
+            yield from _wrapped(part, (*steps, "state", *(() if i is None else (i,))), words, seen)
     elif isinstance(value, dict):
         for key, child in value.items():
             yield from _wrapped(child, (*steps, key), (*words, str(key)), seen)

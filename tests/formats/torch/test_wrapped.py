@@ -67,6 +67,18 @@ def test_a_module_that_holds_one_names_its_parts_by_the_state_dict(tmp_path: Pat
         assert set(checkpoint) == {"0.weight.a", "0.weight.b", "0.bias"}
 
 
+class Slotted(TwoTensor):
+    """One whose state is a pair, as DTensor's is."""
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        return None, {"a": self.a, "b": self.b}
+
+
+def test_what_stands_in_slots_goes_by_their_names(tmp_path: Path) -> None:
+    with ckptconv.open(saved(tmp_path / "a.pth", {"w": Slotted(A.clone(), B.clone())})) as checkpoint:
+        assert list(checkpoint) == ["w.a", "w.b"]
+
+
 def nested() -> torch.Tensor:
     return torch._nested_tensor_from_tensor_list([torch.ones(2), torch.ones(3)])
 
