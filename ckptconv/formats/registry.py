@@ -33,13 +33,23 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89HDF\r\n", "an HDF5 file (Keras, h5py)", "load it with its own framework, and save a state_dict"),
     (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
     (0, b"\x1f\x8b", "a gzip file", "gunzip it first"),
+    (0, b"BZh", "a bzip2 file", "bunzip2 it first"),
     (0, b"\xfd7zXZ", "an xz file", "unxz it first"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first"),
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
+    (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),
+    (4, b"TFL3", "a TensorFlow Lite model", "tf2onnx makes an ONNX of it, which is read"),
+    (-8, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "the index of a TensorFlow checkpoint",
+     "load it with TensorFlow, and numpy.savez its variables"),
+    (0, b"\x81\xa6params", "Flax's msgpack", "pickle.dump what flax.serialization.msgpack_restore gives: that is read"),
+    *((0, magic, "a ggml file of before GGUF", "convert it to GGUF with llama.cpp's scripts of that time")
+      for magic in (b"lmgg", b"fmgg", b"tjgg")),
     (257, b"ustar", "a tar archive that is no checkpoint", "unpack it, and name a file in it"),
 )  # fmt: skip
-"""Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do)."""
+"""Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do). A negative offset
+counts from the end.
+"""
 
 
 @cache
@@ -111,9 +121,10 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
         )
     if source.size == 0:
         return UnknownFormatError("the file is empty", hint="copy it again from where it came")
-    start = bytes(source.read_at(0, min(512, source.size)))
+    near = min(512, source.size)
+    start, end = bytes(source.read_at(0, near)), bytes(source.read_at(source.size - near, near))
     for offset, magic, what, hint in _LOOKALIKES:
-        if start[offset : offset + len(magic)] == magic:
+        if (start if offset >= 0 else end)[offset:].startswith(magic):
             return UnknownFormatError(f"this is {what}", hint=hint)
     hint = "check that the download is complete; 'ckptconv formats' lists what is read"
     if broken := plugins()[1]:

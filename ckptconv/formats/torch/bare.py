@@ -81,7 +81,7 @@ def read(source: Source) -> Checkpoint:
         if _JOBLIB in bytes(source.read_at(0, min(4096, source.size))):
             raise UnsupportedError(
                 "this is a joblib file, in which arrays stand between the opcodes of a pickle",
-                hint="where you trust it, joblib.load it and numpy.savez its arrays",
+                hint="where you trust it, pickle.dump what joblib.load gives: that is read",
             ) from error
         raise
     makers = BareConstructors()
