@@ -114,6 +114,18 @@ def torchvision(spec: str, name: str, /, **options: Any) -> Case:
     return Case(spec, f"{name}{label and f'({label})'}", build)
 
 
+def timm(spec: str, name: str, /, **options: Any) -> Case:
+    """A model of timm's, made smaller by options of its class."""
+
+    def build() -> Any:
+        torchvision_models()
+        models = pytest.importorskip("timm", reason="timm is not installed")
+        return models.create_model(name, **options)
+
+    label = ",".join(f"{key}={value}" for key, value in options.items())
+    return Case(spec, f"{name}({label})", build)
+
+
 def decoder_sizes(**more: Any) -> list[dict[str, Any]]:
     """Three sizes of a decoder."""
     rows = [(97, 24, 40, 1, 4, 2), (120, 32, 56, 3, 8, 2), (131, 48, 88, 2, 6, 6)]

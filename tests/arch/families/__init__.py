@@ -10,6 +10,7 @@ from tests.arch.families import (
     more_vision,
     older_decoders,
     seq2seq,
+    timm_models,
     tutorials,
     vision,
 )
@@ -58,6 +59,8 @@ ALL = [
     *more_encoders.wav2vec2(),
     *more_encoders.xlnet(),
     *more_encoders.kin(),
+    *timm_models.vit(),
+    *timm_models.convnext(),
     *more_vision.squeezenet(),
     *more_vision.shufflenet(),
     *more_vision.regnet(),
