@@ -212,8 +212,8 @@ def _objects(inspection: Inspection) -> list[str]:
         rows.append([where, what, _told(use.node)])
     lines = table(rows)
     if (more := len(inspection.opaque) - len(rows)) > 0:
-        parts = " parts of theirs" if len(uses) <= MOST_OBJECTS else ""
-        lines.append(f"… and {more:,} more{parts}; --json lists all")
+        rest = f"{plural(more, 'part')} of theirs" if len(uses) <= MOST_OBJECTS else f"{more:,} more"
+        lines.append(f"… and {rest}; --json lists all")
     return lines
 
 
@@ -228,7 +228,13 @@ def _told(node: Opaque) -> str:
 def _globals(inspection: Inspection) -> list[str]:
     """Every name that is not one of ours, and whether it would be called."""
     uses = sorted((use for use in inspection.checkpoint.notes.globals if not use.known), key=lambda use: not use.called)
-    lines = table([[printable(use.name), "would be called" if use.called else "named"] for use in uses[:MOST_OBJECTS]])
+    calls = {use.node.name for use in inspection.opaque if use.node.how == "called"}
+    values = {use.node.name for use in inspection.opaque if use.node.how == "constructed"} - calls
+    rows = []
+    for use in uses[:MOST_OBJECTS]:
+        called = "makes a plain value" if use.name in values else "would be called"
+        rows.append([printable(use.name), called if use.called else "named"])
+    lines = table(rows)
     if len(uses) > MOST_OBJECTS:
         lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")
     return lines

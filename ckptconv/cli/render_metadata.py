@@ -201,6 +201,13 @@ def _opaque(node: Opaque, most: int) -> Iterator[str]:
     if node.how == "enclosing":
         yield f"<the enclosing {node.args[0] if node.args and node.args[0] else 'object'}>"
         return
+    if fields := _date_fields(node):
+        yield f"{node.name}({fields}"
+        for zone in node.args[1:]:
+            yield ", "
+            yield from _parts(zone, most)
+        yield ")"
+        return
     yield f"<{node.name}" if node.how == "object" else node.name
     if node.how != "object" or node.args or node.kwargs:
         yield from _row("(", node.args, "", most)
@@ -217,6 +224,25 @@ def _opaque(node: Opaque, most: int) -> Iterator[str]:
         yield from _mapping(" with {", node.pairs, "}", most)
     if node.how == "object":
         yield ">"
+
+
+def _date_fields(node: Opaque) -> str:
+    """The numbers of a date, a time or both, whose first argument has them as bytes; "" for anything else.
+
+    Source: CPython's Lib/_pydatetime.py (`_getstate`): the year and the microseconds are big-endian, and the year's or
+    the hour's upper half keeps flags.
+    """
+    fields = node.args[0] if node.args else None
+    if not isinstance(fields, bytes) or len(fields) != _DATES.get(node.name) or node.state is not None:
+        return ""
+    day, clock = (fields[:4], fields[4:]) if node.name != "datetime.time" else (b"", fields)
+    numbers = [int.from_bytes(day[:2], "big"), day[2] & 0x7F, day[3]] if day else []
+    if clock:
+        numbers += [clock[0] & 0x7F, clock[1], clock[2], int.from_bytes(clock[3:], "big")]
+    return ", ".join(map(str, numbers))
+
+
+_DATES = {"datetime.datetime": 10, "datetime.date": 4, "datetime.time": 6}
 
 
 def _only_tensors(node: MetaNode) -> int:

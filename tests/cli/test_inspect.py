@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from ckptconv import convert
 from ckptconv.checks import stats
 from ckptconv.cli import render_tensor
 
-from .conftest import Run, strict
+from .conftest import Call, Run, strict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,13 @@ def test_calls_and_unknown_classes_are_listed_with_their_arguments(run: Run, hos
     assert "would run code: loading it with pickle would make 1 call; none was made here" in result.stdout
     assert r"system('echo \x1b[31mpwned')" in result.stdout
     assert "Settings with state {'rate': 0.1}>" in result.stdout
+
+
+def test_calls_that_only_make_a_value_are_told_apart(run: Run, tmp_path: Path) -> None:
+    torch.save({"w": torch.ones(1), "path": PurePosixPath("x"), "call": Call()}, tmp_path / "a.pth")
+    lines = [" ".join(line.split()) for line in run("inspect", tmp_path / "a.pth").stdout.splitlines()]
+    assert "pathlib.PurePosixPath makes a plain value" in lines
+    assert any(line.endswith(".system would be called") for line in lines)
 
 
 def test_fail_on_code_exits_with_1_for_code_alone(run: Run, hostile: Path, model: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter, OrderedDict, defaultdict
+from datetime import datetime, time
 
 import pytest
 from hypothesis import given
@@ -64,6 +65,18 @@ def test_columns_are_aligned_to_what_a_terminal_shows() -> None:
         (Opaque("m.f", "called", (1, "x"), {"k": None}), "m.f(1, 'x', k=None)"),
         (Opaque("m.C", "object", state={"a": 1}), "<m.C with state {'a': 1}>"),
         (Opaque("m.C", "constructed", (1,), items=[2], pairs=[(3, 4)]), "m.C(1) with items [2] with {3: 4}"),
+        (Opaque("m.C", "enclosing", ("a.b",)), "<the enclosing a.b>"),
+        (Opaque("m.C", "enclosing", ("",)), "<the enclosing object>"),
+        (Opaque("datetime.date", "constructed", (b"\x07\xcf\x0c\x1f",)), "datetime.date(1999, 12, 31)"),
+        (Opaque("datetime.date", "constructed", (b"\x07",)), "datetime.date(b'\\x07')"),
+        (
+            Opaque("datetime.datetime", "constructed", (datetime(2026, 1, 2, 3, 4, 5, 678).__reduce__()[1][0], None)),
+            "datetime.datetime(2026, 1, 2, 3, 4, 5, 678, None)",
+        ),
+        (
+            Opaque("datetime.time", "constructed", (time(23, 59, fold=1).__reduce_ex__(4)[1])),
+            "datetime.time(23, 59, 0, 0)",
+        ),
         (float("nan"), "nan"),
         (-0.0, "-0.0"),
         (True, "True"),
