@@ -10,8 +10,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
-from ckptconv.core.omegaconf import is_settings
 from ckptconv.core.report import UNREADABLE, Finding
+from ckptconv.formats.plain import becomes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,8 +80,9 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             whole = node.args[0] or "the root"
             found.append(_loss("opaque", where, f"{where} is {whole} itself, which would become a plain dict"))
         elif not keeps:
-            plain = "plain values" if is_settings(node) else "a plain dict"
-            found.append(_loss("opaque", where, f"{where or 'the root'} is a {node.name}, which would become {plain}"))
+            article = "an" if node.name[:1].lower() in "aeiou" else "a"
+            message = f"{where or 'the root'} is {article} {node.name}, which would become {becomes(node)}"
+            found.append(_loss("opaque", where, message))
     for unseen in checkpoint.notes.unseen:
         calls = [node for _, node in walk(unseen) if isinstance(node, Opaque) and node.how == "called"]
         found += [

@@ -22,9 +22,9 @@ from ckptconv.core.metadata import (
     TorchSize,
     TorchValue,
 )
-from ckptconv.core.omegaconf import is_settings, plain_settings
 from ckptconv.core.spelling import canonical
 from ckptconv.errors import CorruptFileError
+from ckptconv.formats.plain import as_plain
 from ckptconv.formats.torch import dtypes
 
 if TYPE_CHECKING:
@@ -310,21 +310,3 @@ def as_key(node: MetaNode) -> MetaNode:
             return canonical(node)
         case _:
             return node
-
-
-def as_plain(opaque: Opaque) -> MetaNode:
-    """An object of an unknown class as plain data: a writer never names the class as one."""
-    if is_settings(opaque):
-        return plain_settings(opaque)
-    described: dict[str, MetaNode] = {"class": opaque.name, "how": opaque.how}
-    if opaque.args:
-        described["args"] = opaque.args
-    if opaque.kwargs:
-        described["kwargs"] = opaque.kwargs
-    if opaque.state is not None:
-        described["state"] = opaque.state
-    if opaque.items:
-        described["items"] = opaque.items
-    if opaque.pairs:
-        described["pairs"] = opaque.pairs
-    return described

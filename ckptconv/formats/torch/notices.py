@@ -6,8 +6,8 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Key, MetaNode, NumpyArray, NumpyScalar, Opaque, children, spell_path
-from ckptconv.core.omegaconf import is_settings, plain_settings
 from ckptconv.core.report import Finding
+from ckptconv.formats.plain import as_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,8 @@ def notices(checkpoint: Checkpoint) -> list[Finding]:
 
 def _written(node: MetaNode, path: tuple[Key, ...]) -> Iterator[tuple[tuple[Key, ...], MetaNode]]:
     """The nodes that are written, parents first, each with its path."""
-    if isinstance(node, Opaque) and is_settings(node):
-        node = plain_settings(node)
+    if isinstance(node, Opaque):
+        node = as_plain(node)
     yield path, node
     for key, child in children(node):
         yield from _written(child, (*path, key))

@@ -282,3 +282,38 @@ def test_a_parameter_that_a_call_makes_is_refused_by_name(tmp_path: Path) -> Non
     network._parameters["bias"] = Call(torch.ones(2))  # type: ignore[assignment]
     with pytest.raises(CkptconvError, match=r"'bias' is made by a call"):
         ckptconv.open(saved(tmp_path / "m.pth", network))
+
+
+class Buffered(nn.Module):
+    """One with all that a module's dicts may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+        self.again = self.first[0]
+        self.tied = nn.Linear(3, 2, bias=False)
+        self.tied.weight = self.again.weight
+        self.register_buffer("kept", torch.ones(2))
+        self.register_buffer("passing", torch.zeros(2), persistent=False)
+        self.register_parameter("none", None)
+        self.plain = torch.ones(4)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"model": m, "epoch": 3}], ids=["alone", "in a checkpoint"])
+@pytest.mark.parametrize("between", [False, True], ids=["at once", "by way of safetensors"])
+def test_a_module_that_is_given_up_becomes_its_state_dict(wrap: Any, between: bool, tmp_path: Path) -> None:
+    network = Buffered()
+    path = saved(tmp_path / "m.pth", wrap(network))
+    if between:
+        ckptconv.convert(path, tmp_path / "m.safetensors")
+        path = tmp_path / "m.safetensors"
+    with pytest.raises(CkptconvError, match="1 loss") as refused:
+        ckptconv.convert(path, tmp_path / "out.pth")
+    assert refused.value.details[0].endswith("Buffered, which would become its state_dict")
+    ckptconv.convert(path, tmp_path / "out.pth", allow_loss=["opaque"])
+    loaded = torch.load(tmp_path / "out.pth")
+    state = loaded.get("model", loaded)
+    assert list(state) == list(network.state_dict())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    assert state["tied.weight"].data_ptr() == state["first.0.weight"].data_ptr()
+    Buffered().load_state_dict(state)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, walk
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.errors import CorruptFileError
-from ckptconv.formats.torch.emit import as_plain
+from ckptconv.formats.plain import as_plain
 from ckptconv.formats.torch.pickle import StateOrderedDict
 
 if TYPE_CHECKING:

@@ -1,0 +1,65 @@
+"""What an object of a class that is not built becomes where a target cannot hold it, and that was agreed to.
+
+Settings of OmegaConf become the values in them, a pickled module the dict that its ``state_dict()`` would be, anything
+else a dict that describes it: no writer ever names a class of a file.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import Opaque
+from ckptconv.core.omegaconf import is_settings, plain_settings
+
+if TYPE_CHECKING:
+    from ckptconv.core.metadata import MetaNode
+
+_DICTS = ("_parameters", "_buffers", "_modules")
+
+
+def becomes(opaque: Opaque) -> str:
+    """In words, what `as_plain` gives."""
+    if is_settings(opaque):
+        return "its plain values"
+    return "its state_dict" if _state_dict(opaque) else "a plain dict"
+
+
+def as_plain(opaque: Opaque) -> MetaNode:
+    """The object as plain data; other objects may be in it."""
+    if is_settings(opaque):
+        return plain_settings(opaque)
+    if state := _state_dict(opaque):
+        return state
+    described: dict[str, MetaNode] = {"class": opaque.name, "how": opaque.how}
+    if opaque.args:
+        described["args"] = opaque.args
+    if opaque.kwargs:
+        described["kwargs"] = opaque.kwargs
+    if opaque.state is not None:
+        described["state"] = opaque.state
+    if opaque.items:
+        described["items"] = opaque.items
+    if opaque.pairs:
+        described["pairs"] = opaque.pairs
+    return described
+
+
+def _state_dict(opaque: Opaque) -> OrderedDict[str, MetaNode]:
+    """What a module's ``state_dict()`` would be, from what its objects hold; empty for an object that is none."""
+    found: OrderedDict[str, MetaNode] = OrderedDict()
+    waiting = [(opaque, "")]
+    while waiting:
+        module, prefix = waiting.pop()
+        state = module.state
+        if module.how != "object" or not isinstance(state, dict):
+            continue
+        parameters, buffers, modules = (state.get(name) for name in _DICTS)
+        if not (isinstance(parameters, dict) and isinstance(buffers, dict) and isinstance(modules, dict)):
+            continue
+        passing = state.get("_non_persistent_buffers_set")
+        kept = {k: v for k, v in buffers.items() if not isinstance(passing, (set, frozenset)) or k not in passing}
+        found |= {f"{prefix}{key}": value for key, value in (parameters | kept).items() if value is not None}
+        inner = [(child, f"{prefix}{key}.") for key, child in modules.items() if isinstance(child, Opaque)]
+        waiting += reversed(inner)
+    return found
