@@ -100,8 +100,8 @@ class BareConstructors(TorchConstructors):
 
     spans:   where the elements of each lie, by the keys that they are given here.
     swapped: the keys of those that are big-endian.
-    answered: names that are called here alone, and that made a storage or an array each time.
-    tensors: of the arrays, by the `id` of each.
+    answered: names that are called here alone, and that made a storage or an array each time, so that they are no news.
+    tensors: the arrays as tensors, by the `id` of each array, which is kept so that it stays its own.
     """
 
     spans: dict[str, ByteSpan] = field(default_factory=dict)
@@ -125,6 +125,8 @@ class BareConstructors(TorchConstructors):
         return lambda *args: made(*(arg.whole() if isinstance(arg, Elided) else arg for arg in args))
 
     def _noting(self, name: Global, make: Callable[..., Value]) -> Callable[..., Value]:
+        """The constructor, which keeps `answered` as it is called."""
+
         def made(*args: Value) -> Value:
             value = make(*args)
             if value is NotImplemented:
