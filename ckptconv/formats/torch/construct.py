@@ -185,6 +185,16 @@ _HARMLESS = frozenset(
 """Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
 function that runs any command)."""
 
+
+def _is_generic(name: Global) -> bool:
+    """Whether a subscript of it makes a type and no more: of anyone's class it would call ``__class_getitem__``, and of
+    ``typing.sys.modules`` give a module, which the pickle could then change.
+    """
+    if name.module == "typing":
+        return name.name.isidentifier() and name.name[0].isupper()
+    return name.module == "builtins" and name.name in ("dict", "frozenset", "list", "set", "tuple", "type")
+
+
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
 
@@ -213,8 +223,8 @@ class TorchConstructors:
             return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
         if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
             return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
-        if name in _SUBSCRIPTS:  # typing.Tuple[int, ...]: of any other class it would be __class_getitem__, anyone's
-            return len(args) == 2 and isinstance(args[0], Global) and args[0].module in ("typing", "builtins")
+        if name in _SUBSCRIPTS:
+            return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
         return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`
 
     def build(self, instance: Value, state: Value) -> bool:

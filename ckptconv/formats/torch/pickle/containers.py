@@ -118,6 +118,7 @@ class Containers(Program):
             case list() as target:
                 target.extend(items)
             case Thing() as target:
+                target.note_change()
                 target.items.extend(items)
             case other:
                 raise self._bad(f"items are appended to a {type(other).__name__}")
@@ -137,6 +138,7 @@ class Containers(Program):
             case dict() as target:
                 target.update(pairs)
             case Thing() as target:
+                target.note_change()
                 target.pairs.extend(pairs)
             case other:
                 raise self._bad(f"keys are set on a {type(other).__name__}")
@@ -148,6 +150,7 @@ class Containers(Program):
             case set() as target:
                 target.update(items)
             case Thing() as target:
+                target.note_change()
                 target.items.extend(items)
             case other:
                 raise self._bad(f"items are added to a {type(other).__name__}")

@@ -236,7 +236,10 @@ class Machine(Containers):
     def _op_BUILD(self) -> None:
         state = self._stack.pop()
         instance = self._stack[-1]
-        if isinstance(instance, (StateOrderedDict, Thing)):
+        if isinstance(instance, Thing):
+            instance.note_change()
+            instance.state = state
+        elif isinstance(instance, StateOrderedDict):
             instance.state = state
         elif not self._make.build(instance, state):
             raise self._bad(f"a {type(instance).__name__} is given a state")

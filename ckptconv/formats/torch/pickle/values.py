@@ -47,6 +47,17 @@ class Thing:
     items: list[Value] = field(default_factory=list)
     pairs: list[tuple[Value, Value]] = field(default_factory=list)
 
+    def note_change(self) -> None:
+        """Note that the pickle changes it. What it fetched was there before (``sys.path``, a module), so that this does
+        what a call may do.
+        """
+        if self.how == "constructed" and self.name in _FETCHED:
+            self.how = "called"
+
+
+_FETCHED = ("builtins.getattr", "_operator.getitem", "operator.getitem")
+"""Harmless calls that make nothing new."""
+
 
 class Elided(bytes):
     """A long run of bytes that was left in its file, as `PickleStream.elided` does: empty, and `span` says where it is.
