@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
-from ckptconv.core.omegaconf import is_settings, plain_settings
+from ckptconv.formats.omegaconf import is_settings, plain_settings
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
