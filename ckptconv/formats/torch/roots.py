@@ -87,16 +87,19 @@ class _Planter:
         self._tree = Tree()
         self._strays = self._tree.model if all_are_the_models else self._tree.extras
         self._open: dict[int, Path] = {}
+        self._spelled: dict[int, str] = {}
         self._budget = budget
         self._named: dict[Path, str] = {}
         self._modules: set[Path] = set()
         # Names of the model first: an extra whose path reads the same has to give way.
         for hole in holes:
+            paths = hole.mapping.paths if isinstance(hole.mapping, ModuleState) else {}
+            places = {name: path for path, name in paths.items()}
             for key, value in hole.mapping.items():
                 if isinstance(value, TensorStub):
                     self._tree.model[hole.prefix + key] = value
                 elif isinstance(value, WrappedTensor):
-                    self._open_wrapped(hole, key, value)
+                    self._open_wrapped(hole.prefix + key, (*hole.path, *places.get(key, (key,))), value)
             if isinstance(hole.mapping, ModuleState):
                 self._open_module(hole, hole.mapping)
 
@@ -107,15 +110,12 @@ class _Planter:
         self._named |= {(*hole.path, *path): hole.prefix + name for path, name in state.paths.items()}
         self._modules |= {(*hole.path, *path) for path in state.modules}
 
-    def _open_wrapped(self, hole: Hole, key: str, value: WrappedTensor) -> None:
+    def _open_wrapped(self, whole: str, path: Path, value: WrappedTensor) -> None:
         """The tensors that one of the model's is made of are the model's as well."""
-        where: Path = (key,)
-        if isinstance(hole.mapping, ModuleState):
-            where = next(path for path, name in hole.mapping.paths.items() if name == key)
         for steps, words, stub in _wrapped(value, (), (), set()):
-            name = self._free(".".join((hole.prefix + key, *words)))
+            name = self._free(".".join((whole, *words)))
             self._tree.model[name] = stub
-            self._named[(*hole.path, *where, *steps)] = name
+            self._named[(*path, *steps)] = name
 
     def plant(self, value: Value) -> Tree:
         self._tree.root = self._node(value, ())
@@ -132,12 +132,16 @@ class _Planter:
         if isinstance(value, TensorStub):
             return self._ref(value, path)
         if id(value) in self._open:  # a child that knows its parent, as in OmegaConf's trees
-            return Opaque(_class_of(value), "enclosing", (spell_path(self._open[id(value)]),))
+            spelled = self._spelled.get(id(value))
+            if spelled is None:
+                spelled = self._spelled[id(value)] = spell_path(self._open[id(value)])
+            return Opaque(_class_of(value), "enclosing", (spelled,))
         if len(path) > MAX_DEPTH:
             raise LimitError(f"the metadata is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
         self._open[id(value)] = path
         node = self._container(value, path)
         del self._open[id(value)]
+        self._spelled.pop(id(value), None)
         return node
 
     def _container(self, value: Value, path: Path) -> MetaNode:
