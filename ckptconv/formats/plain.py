@@ -7,12 +7,14 @@ else a dict that describes it: no writer ever names a class of a file.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ckptconv.core.metadata import MetaNode
 
 _DICTS = ("_parameters", "_buffers", "_modules")
@@ -45,21 +47,34 @@ def as_plain(opaque: Opaque) -> MetaNode:
     return described
 
 
+def is_module(how: str, state: object) -> bool:
+    """Whether an object is a pickled ``nn.Module``, by what its state holds; its class need not be known."""
+    return how == "object" and isinstance(state, dict) and all(isinstance(state.get(key), dict) for key in _DICTS)
+
+
+def own_tensors(state: dict[Any, Any]) -> Iterator[tuple[str, str, Any]]:
+    """A module's own parameters and persistent buffers: the dict that holds each, its key, the tensor."""
+    passing = state.get("_non_persistent_buffers_set")
+    for holder, skipped in (
+        ("_parameters", ()),
+        ("_buffers", passing if isinstance(passing, (set, frozenset)) else ()),
+    ):
+        for key, value in state[holder].items():
+            if value is not None and type(key) is str and key not in skipped:
+                yield holder, key, value
+
+
 def _state_dict(opaque: Opaque) -> OrderedDict[str, MetaNode]:
     """What a module's ``state_dict()`` would be, from what its objects hold; empty for an object that is none."""
     found: OrderedDict[str, MetaNode] = OrderedDict()
     waiting = [(opaque, "")]
     while waiting:
         module, prefix = waiting.pop()
-        state = module.state
-        if module.how != "object" or not isinstance(state, dict):
-            continue
-        parameters, buffers, modules = (state.get(name) for name in _DICTS)
-        if not (isinstance(parameters, dict) and isinstance(buffers, dict) and isinstance(modules, dict)):
-            continue
-        passing = state.get("_non_persistent_buffers_set")
-        kept = {k: v for k, v in buffers.items() if not isinstance(passing, (set, frozenset)) or k not in passing}
-        found |= {f"{prefix}{key}": value for key, value in (parameters | kept).items() if value is not None}
-        inner = [(child, f"{prefix}{key}.") for key, child in modules.items() if isinstance(child, Opaque)]
-        waiting += reversed(inner)
+        if is_module(module.how, module.state):
+            state: Any = module.state
+            found |= {prefix + key: value for _, key, value in own_tensors(state)}
+            inner = [
+                (child, f"{prefix}{key}.") for key, child in state["_modules"].items() if isinstance(child, Opaque)
+            ]
+            waiting += reversed(inner)
     return found

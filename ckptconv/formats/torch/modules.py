@@ -8,26 +8,17 @@ Source: torch/nn/modules/module.py (`_save_to_state_dict`, `state_dict`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ckptconv.errors import LimitError
+from ckptconv.formats import plain
 from ckptconv.formats.torch.pickle import Thing, Value
 from ckptconv.io.limits import FREE_NODES, MAX_DEPTH
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Path = tuple[object, ...]
 
 
 def is_module(value: Value) -> bool:
     """Whether the object is an ``nn.Module`` by what its state holds."""
-    return (
-        isinstance(value, Thing)
-        and value.how == "object"
-        and isinstance(value.state, dict)
-        and all(isinstance(value.state.get(key), dict) for key in ("_parameters", "_buffers", "_modules"))
-    )
+    return isinstance(value, Thing) and plain.is_module(value.how, value.state)
 
 
 class ModuleState(dict[str, Value]):
@@ -48,21 +39,9 @@ class ModuleState(dict[str, Value]):
         if len(self.modules) > FREE_NODES or len(path) > 3 * MAX_DEPTH:
             raise LimitError("a module has too many modules, or they are nested too deeply", hint="do not trust it")
         self.modules.append(path)
-        for holder, key, value in _own(module):
+        for holder, key, value in plain.own_tensors(module.state):
             self[prefix + key] = value
             self.paths[(*path, "state", holder, key)] = prefix + key
         for key, child in module.state["_modules"].items():
             if is_module(child):
                 self._add(child, f"{prefix}{key}.", (*path, "state", "_modules", key))
-
-
-def _own(module: Thing) -> Iterator[tuple[str, str, Value]]:
-    """The module's own parameters and persistent buffers: the dict that holds each, its key, the tensor."""
-    passing = module.state.get("_non_persistent_buffers_set")
-    for holder, skipped in (
-        ("_parameters", ()),
-        ("_buffers", passing if isinstance(passing, (set, frozenset)) else ()),
-    ):
-        for key, value in module.state[holder].items():
-            if value is not None and type(key) is str and key not in skipped:
-                yield holder, key, value
