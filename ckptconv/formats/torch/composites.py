@@ -38,7 +38,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TensorRef, TorchValue, rebuilt
 from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import TensorInfo, in_memory
-from ckptconv.errors import CorruptFileError
+from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.numpy_values import NumpyStub, whole_bytes
 from ckptconv.formats.torch.stubs import (
@@ -111,7 +111,7 @@ def rebuild_qtensor(
     held, steps = shape, strides
     if dtype.bits < 8:
         if offset or len(shape) != len(strides) or min(shape, default=0) < 0 or not is_contiguous(shape, strides):
-            return refused("a view of packed quantized integers", offset, shape, strides)
+            raise UnsupportedError("a view of packed quantized integers is not read", hint="clone() it, and save it again")
         held = (packed_bytes(dtype, shape),)
         steps = (1,)
     assert storage.dtype is not None
