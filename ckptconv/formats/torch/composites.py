@@ -111,7 +111,7 @@ def rebuild_qtensor(
     held, steps = shape, strides
     if dtype.bits < 8:
         if offset or len(shape) != len(strides) or min(shape, default=0) < 0 or not is_contiguous(shape, strides):
-            raise UnsupportedError("a view of packed quantized integers is not read", hint="clone() it, and save it again")
+            raise UnsupportedError("a view of packed quantized integers is not read", hint="clone() it first")
         held = (packed_bytes(dtype, shape),)
         steps = (1,)
     assert storage.dtype is not None
