@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
-from ckptconv.arch.bind import from_config, from_metadata, from_settings
+from ckptconv.api.stated import statements_of
+from ckptconv.arch.bind import from_config, from_settings, from_statement
 from ckptconv.arch.choose import choose
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
+from ckptconv.arch.statements import Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.choose import Choice
     from ckptconv.arch.solver import Solution
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +57,30 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
     """
     config, findings = read_config(config_beside(path))
     infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    statements = statements_of(checkpoint)
+    note = checkpoint.notes.arch
     if arch is None:
-        note = checkpoint.notes.arch
         try:
-            choice = choose(infos, metadata=dict(checkpoint.metadata), config=config, note=note)
+            choice = choose(infos, statements=statements, config=config, note=note)
         except UsageError as error:
             named = _class_named(config)
             raise (stranger(named, path) if named else error).at(path) from None
         named = _stranger(choice, config)
         # by the same words another architecture's configuration means something else
         its_own = config if choice.evidence != "names" or not named else None
-        sources = _sources(choice.spec, checkpoint, its_own, settings)
+        sources = _sources(choice.spec, note, statements, its_own, settings)
         return Resolved(
             choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings),
             choice.solution, _quantized(config), named,
         )  # fmt: skip
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
-        sources = _sources(spec, checkpoint, config, settings)
+        sources = _sources(spec, note, statements, config, settings)
         return Resolved(spec.name, "--arch", spec, None, sources, findings, quantized=_quantized(config))
     from ckptconv.arch.factory import factory_table, is_reference  # few ask for Python
 
     if is_reference(arch):
-        table = factory_table(arch, checkpoint.metadata, settings, infos)
+        table = factory_table(arch, statements, settings, infos)
         return Resolved(table.spec.name, "--arch", table=table)
     if Path(arch).exists():
         if settings:
@@ -136,14 +140,18 @@ def unknown(arch: str, otherwise: str) -> UsageError:
 
 
 def _sources(
-    spec: Spec, checkpoint: Checkpoint, config: Mapping[str, object] | None, settings: Sequence[str]
+    spec: Spec,
+    note: MetaNode,
+    statements: Sequence[Statement],
+    config: Mapping[str, object] | None,
+    settings: Sequence[str],
 ) -> tuple[Source, ...]:
     """What is said about the params outside of the tensors, the strongest first."""
     sources = [from_settings(spec, settings)]
-    note = checkpoint.notes.arch
     if isinstance(note, dict) and note.get("name") == spec.name and isinstance(note.get("params"), dict):
-        sources.append(from_metadata(spec, note["params"], "arch note"))
-    sources.append(from_metadata(spec, dict(checkpoint.metadata)))
+        sources.append(from_statement(spec, Statement("arch note", note["params"])))
+    root, *kept = statements
+    sources += [from_statement(spec, each) for each in (root, *(one for one in kept if one.states_all(spec)))]
     if config is not None:
         sources.append(from_config(spec, config))
     return tuple(sources)

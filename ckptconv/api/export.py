@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.api.stated import statements_of
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
@@ -23,7 +24,7 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
 
     assert request.arch is not None
     inputs = [parse_input(text) for text in request.inputs]
-    with made(request.arch, checkpoint.metadata, request.settings, device="cpu") as (module, _):
+    with made(request.arch, statements_of(checkpoint), request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(
                 "tensors that the class holds as one are several on disk; a graph of it has those that it holds",

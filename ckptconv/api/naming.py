@@ -45,7 +45,7 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
     from ckptconv.arch.factory import made
     from ckptconv.arch.huggingface import has_names_of_disk, held_names
 
-    with made(config, {}, settings, device="meta") as (module, _):
+    with made(config, (), settings, device="meta") as (module, _):
         names = held_names(module) if has_names_of_disk(module, checkpoint.keys()) else {}
     changed = [name for name in checkpoint if names.get(name, name) != name]
     if not changed:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
+from ckptconv.api.stated import statements_of
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config
 from ckptconv.arch.samples import InputSpec, shown_inputs
@@ -89,7 +90,7 @@ class Side:
         arch, label = self.request.arch, self.path.name
         if arch is not None and is_reference(arch):
             module, _ = self.stack.enter_context(
-                made(arch, self.evidence.metadata, self.request.settings, device="cpu")
+                made(arch, statements_of(self.evidence), self.request.settings, device="cpu")
             )
             turned = as_held if is_config(arch) else None
             module = load_weights(module, self.checkpoint, label, "cpu", turned)

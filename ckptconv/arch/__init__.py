@@ -6,7 +6,7 @@ framework.
 
     spec = load_spec("mlp")                            # a library name, or a path to a .toml file
     library()                                          # names and summaries of what ships with ckptconv
-    choice = choose(tensors, metadata=…, config=…, note=…)          # which library spec, and by what evidence
+    choice = choose(tensors, statements=…, config=…, note=…)        # which library spec, and by what evidence
 
     sources = [from_settings(spec, ["layers=12"]),     # strongest first: --set, arch note, metadata, config.json
                from_metadata(spec, checkpoint.metadata), from_config(spec, config)]
@@ -22,13 +22,14 @@ A spec's `digest` says which version of it was used.
 
 from __future__ import annotations
 
-from ckptconv.arch.bind import Source, from_config, from_metadata, from_settings
+from ckptconv.arch.bind import Source, from_config, from_metadata, from_settings, from_statement
 from ckptconv.arch.check import check, fits, shape_text
 from ckptconv.arch.choose import WRAPPERS, Choice, choose, find_wrapper, overlap, unwrapped
 from ckptconv.arch.infer import infer
 from ckptconv.arch.load import LibraryEntry, library, library_names, library_text, load_spec, parse_text
 from ckptconv.arch.solver import Disagreement, Solution, solve
 from ckptconv.arch.spec import Param, Spec, TensorRule
+from ckptconv.arch.statements import Statement, root_statement, settings_in
 from ckptconv.arch.table import Expected, Table, expand
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Solution",
     "Source",
     "Spec",
+    "Statement",
     "Table",
     "TensorRule",
     "check",
@@ -51,6 +53,7 @@ __all__ = [
     "from_config",
     "from_metadata",
     "from_settings",
+    "from_statement",
     "infer",
     "library",
     "library_names",
@@ -58,6 +61,8 @@ __all__ = [
     "load_spec",
     "overlap",
     "parse_text",
+    "root_statement",
+    "settings_in",
     "shape_text",
     "solve",
     "unwrapped",

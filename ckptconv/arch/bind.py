@@ -16,6 +16,7 @@ from ckptconv.arch.expressions import MAX_INTEGER
 from ckptconv.arch.operations import EvaluationError, Value
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import MAX_ELEMENTS
+from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar
 from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError, UsageError
@@ -33,33 +34,43 @@ MAX_STRING = 1_000_000
 class Source:
     """Values that one source states.
 
-    name:  what to call it ("metadata", "config.json", "--set").
-    firm:  the user's own word: it binds, and is never outvoted.
+    name:   what to call it ("metadata", "config.json", "--set").
+    firm:   the user's own word: it binds, and is never outvoted.
+    places: where a value stands in the loaded file, as Python, by param.
     """
 
     name: str
     values: Mapping[str, ParamValue] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     firm: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
-def from_metadata(spec: Spec, metadata: Mapping[object, MetaNode], name: str = "metadata") -> Source:
-    """The params that a checkpoint's metadata states, under their names or aliases.
+def from_metadata(spec: Spec, metadata: Mapping[object, MetaNode]) -> Source:
+    """The params that a checkpoint's metadata states at its root."""
+    return from_statement(spec, root_statement(metadata))
+
+
+def from_statement(spec: Spec, statement: Statement) -> Source:
+    """The params that one place of a checkpoint's metadata states, under their names or aliases.
 
     A mounted param ``text.width`` may stand as that key or as ``metadata["text"]["width"]``.
     """
     values: dict[str, ParamValue] = {}
+    places: dict[str, str] = {}
     findings: list[Finding] = []
     for param in spec.params.values():
-        stated = _stated(param, metadata)
+        stated = _stated(param, statement.values)
         if stated is None or (stated[1] is None and not param.required):
             continue
         key, node = stated
+        if key in statement.values:
+            places[param.name] = statement.place(key)
         try:
             values[param.name] = read_value(param, node)
         except ValueError as error:
-            findings.append(conflict(param.name, name, f"{key} is {_short(node)}", str(error)))
-    return Source(name, values, tuple(findings))
+            findings.append(conflict(param.name, statement.name, f"{key} is {_short(node)}", str(error)))
+    return Source(statement.name, values, tuple(findings), places=places)
 
 
 def _stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, MetaNode] | None:

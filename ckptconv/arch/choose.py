@@ -2,7 +2,8 @@
 
     1. the arch that is noted in the file
     2. a config.json beside it: its model_type and architectures
-    3. the metadata's keys: a spec all of whose required params it states
+    3. the metadata's keys: a spec all of whose required params it states, at its root, or in settings below it where
+       the names are that spec's as well
     4. the names: the spec that has most of them in common, if it is the only one and has at least half
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ckptconv.arch.solver import Solution
     from ckptconv.arch.spec import Spec
+    from ckptconv.arch.statements import Statement
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import TensorInfo
 
@@ -70,18 +72,19 @@ class Rated(NamedTuple):
 def choose(
     tensors: Mapping[str, TensorInfo],
     *,
-    metadata: Mapping[object, MetaNode] | None = None,
+    statements: Sequence[Statement] = (),
     config: Mapping[str, object] | None = None,
     note: MetaNode = None,
 ) -> Choice:
     """The library spec that the evidence names.
 
+    statements: what the metadata says, its root first.
     note: the file's arch note, ``{"name": …, "params": {…}, "digest": …}``. Raises UsageError where nothing is found.
     """
     noted, findings = _by_note(note)
     if noted is not None:
         return Choice(noted, "arch note", find_wrapper(noted, tensors), findings=findings)
-    for evidence, specs in (("config.json", _by_config(config)), ("metadata", _by_metadata(metadata))):
+    for evidence, specs in (("config.json", _by_config(config)), ("metadata", _by_metadata(statements, tensors))):
         if specs:
             spec = specs[0] if len(specs) == 1 else _best(specs, tensors)[0].spec
             return Choice(spec, evidence, find_wrapper(spec, tensors), findings=findings)
@@ -117,18 +120,27 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _by_metadata(metadata: Mapping[object, MetaNode] | None) -> list[Spec]:
-    """The specs with most required params, all of which the metadata states, whatever their values."""
-    if not metadata:
-        return []
-    stated: list[tuple[int, Spec]] = []
-    for name in shortlist.by_any(metadata):
-        spec = load_spec(name)
-        keys = [{param, *spec.params[param].aliases} for param in spec.required]
-        if keys and all(any(key in metadata for key in names) for names in keys):
-            stated.append((len(keys), spec))
-    most = max((count for count, _ in stated), default=0)
-    return [spec for count, spec in stated if count == most]
+def _by_metadata(statements: Sequence[Statement], tensors: Mapping[str, TensorInfo]) -> list[Spec]:
+    """The specs that the first statement to name any names."""
+    for i, statement in enumerate(statements):
+        specs = [spec for spec in _stated_by(statement) if i == 0 or _has_names_of(spec, tensors)]
+        if specs:
+            return specs
+    return []
+
+
+def _stated_by(statement: Statement) -> list[Spec]:
+    """The specs with most required params, all of which are stated, whatever their values."""
+    specs = [load_spec(name) for name in shortlist.by_any(statement.values)] if statement.values else []
+    stated = [spec for spec in specs if statement.states_all(spec)]
+    most = max((len(spec.required) for spec in stated), default=0)
+    return [spec for spec in stated if len(spec.required) == most]
+
+
+def _has_names_of(spec: Spec, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether enough of the names are the spec's, behind a wrapper's prefix too."""
+    bare = unwrapped(tensors, find_wrapper(spec, tensors))
+    return overlap(solve(spec, bare), bare) >= ENOUGH
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:

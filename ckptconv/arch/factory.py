@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
-import json
 import re
 import sys
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -19,9 +17,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.arguments import arguments_for
 from ckptconv.arch.huggingface import ConfigFactory, is_config, table_of
 from ckptconv.arch.table import state_table
-from ckptconv.core.metadata import NumpyArray, NumpyScalar, TorchSize, TorchValue
 from ckptconv.errors import CkptconvError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from ckptconv.arch.statements import Statement
     from ckptconv.arch.table import Table
     from ckptconv.core.tensor import TensorInfo
 
@@ -50,7 +49,7 @@ def is_reference(text: str) -> bool:
 
 def factory_table(
     reference: str,
-    metadata: Mapping[Any, object],
+    statements: Sequence[Statement] = (),
     settings: Sequence[str] = (),
     found: Mapping[str, TensorInfo] = _NOTHING,
 ) -> Table:
@@ -60,13 +59,13 @@ def factory_table(
     What the code prints goes to stderr. Raises MissingExtraError without torch, UsageError where the reference does
     not lead to a module or its factory fails; the factory's own exception is the cause.
     """
-    with made(reference, metadata, settings, device="meta") as (module, arguments):
+    with made(reference, statements, settings, device="meta") as (module, arguments):
         return table_of(module, found) if is_config(reference) else module_table(module, reference, arguments)
 
 
 @contextmanager
 def made(
-    reference: str, metadata: Mapping[Any, object], settings: Sequence[str], *, device: str
+    reference: str, statements: Sequence[Statement], settings: Sequence[str], *, device: str
 ) -> Iterator[tuple[torch.nn.Module, Mapping[str, object]]]:
     """The module that the reference makes on `device`, and what it was called with.
 
@@ -78,7 +77,7 @@ def made(
         raise MissingExtraError("torch", "transformers" if is_config(reference) else "verify") from error
     with nullcontext() if is_config(reference) else _importable(_folder(reference)), redirect_stdout(sys.stderr):
         factory = _find(reference)
-        arguments = _arguments(factory, reference, metadata, settings)
+        arguments = arguments_for(factory, reference, statements, settings)
         try:
             with torch.device(device):
                 module = factory(**arguments)
@@ -188,69 +187,3 @@ def _importable(folder: Path) -> Iterator[None]:
 def _lies_in(module: object, folder: Path) -> bool:
     path = getattr(module, "__file__", None)
     return isinstance(path, str) and Path(path).parent == folder and "." not in getattr(module, "__name__", "")
-
-
-def _arguments(
-    factory: Callable[..., object], reference: str, metadata: Mapping[Any, object], settings: Sequence[str]
-) -> dict[str, object]:
-    """The values whose names the factory knows; ``--set`` comes before metadata."""
-    stated = {key: _plain(value) for key, value in metadata.items() if isinstance(key, str)}
-    given = dict(_setting(text) for text in settings)
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):
-        return given
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if unknown := [name for name in given if name not in named and not takes_any]:
-        raise UsageError(f"{reference} takes no argument {unknown[0]!r}", hint=f"it takes {', '.join(named) or 'none'}")
-    arguments = {name: stated[name] for name in named if name in stated} | given
-    missing = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
-    if missing:
-        raise UsageError(
-            f"{reference} needs {', '.join(missing)}, which the metadata does not say",
-            hint=" ".join(f"--set {name}=VALUE" for name in missing),
-        )
-    return arguments
-
-
-def _plain(value: object) -> object:
-    """A value of metadata as the code that stored it had it: numbers of numpy, dtypes and sizes of torch."""
-    import torch
-
-    match value:
-        case NumpyScalar() | NumpyArray():
-            return _numpy(value)
-        case TorchValue(kind="device", name=name):
-            return torch.device(name)
-        case TorchValue(name=name):
-            return getattr(torch, name, value)
-        case TorchSize():
-            return torch.Size(value)
-        case list():
-            return [_plain(item) for item in value]
-        case tuple():
-            return tuple(_plain(item) for item in value)
-        case dict() if type(value) is dict:
-            return {key: _plain(item) for key, item in value.items()}
-        case _:
-            return value
-
-
-def _numpy(value: NumpyScalar | NumpyArray) -> object:
-    import numpy as np
-
-    flat = np.frombuffer(value.data, np.dtype(value.dtype))
-    if isinstance(value, NumpyScalar):
-        return flat[0]
-    return flat.reshape(value.shape, order="F" if value.fortran else "C").copy()
-
-
-def _setting(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set {text!r}: expected KEY=VALUE")
-    try:
-        return key.strip(), json.loads(value)
-    except ValueError:
-        return key.strip(), value.strip()

@@ -75,21 +75,22 @@ def validate_spec(
         return Verdict(findings, solution.params, solution.origins)
 
     verdict = fewest_causes(spec, infos, sources, attempt)
-    mended = [_mended(finding, spec, verdict.params, checkpoint.metadata) for finding in verdict.findings]
+    mended = [_mended(finding, verdict.params, sources) for finding in verdict.findings]
     return replace(verdict, findings=mended)
 
 
-def _mended(
-    finding: Finding, spec: Spec, params: Mapping[str, ParamValue], metadata: Mapping[object, object]
-) -> Finding:
+def _mended(finding: Finding, params: Mapping[str, ParamValue], sources: Sequence[Source]) -> Finding:
     """A conflict with how the metadata would agree with the tensors."""
     if finding.code != "param-conflict" or finding.hint is not None or finding.where not in params:
         return finding
-    param, value = spec.params[finding.where], params[finding.where]
-    key = next((key for key in (param.name, *param.aliases) if key in metadata), None)
-    if key is None or metadata[key] == value:
-        return finding
-    return replace(finding, hint=f"checkpoint[{key!r}] = {value!r}")
+    value = params[finding.where]
+    wrong = (
+        source.places[finding.where]
+        for source in sources
+        if source.places.get(finding.where) and source.values.get(finding.where) != value
+    )
+    place = next(wrong, None)
+    return finding if place is None else replace(finding, hint=f"{place} = {value!r}")
 
 
 def validate_table(checkpoint: Checkpoint, table: Table) -> Verdict:

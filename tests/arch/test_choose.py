@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from ckptconv.arch import choose, load_spec, shortlist
+from ckptconv.arch import choose, load_spec, root_statement, shortlist
 from ckptconv.arch.choose import _likely
 from ckptconv.arch.load import library_names
 from ckptconv.arch.match import skeleton_of
@@ -46,14 +46,14 @@ def test_evidence_counts_in_its_order() -> None:
     meta = {"input_size": 1, "hidden_layers": [], "output_size": 2}
     config = {"model_type": "t5"}
     note = {"name": "vgg", "digest": load_spec("vgg").digest}
-    assert choose(names, metadata=meta, config=config, note=note).spec.name == "vgg"
-    assert choose(names, metadata=meta, config=config).spec.name == "t5"
-    assert choose(names, metadata=meta).spec.name == "mlp"
-    assert choose(names, metadata={"input_size": 1, "epoch": 3}).spec.name == "gpt2"
+    assert choose(names, statements=[root_statement(meta)], config=config, note=note).spec.name == "vgg"
+    assert choose(names, statements=[root_statement(meta)], config=config).spec.name == "t5"
+    assert choose(names, statements=[root_statement(meta)]).spec.name == "mlp"
+    assert choose(names, statements=[root_statement({"input_size": 1, "epoch": 3})]).spec.name == "gpt2"
 
 
 def test_metadata_names_its_spec_whatever_its_values() -> None:
-    choice = choose({}, metadata={"input_size": None, "hidden_layers": "x", "output_size": -1})
+    choice = choose({}, statements=[root_statement({"input_size": None, "hidden_layers": "x", "output_size": -1})])
     assert (choice.spec.name, choice.evidence) == ("mlp", "metadata")
 
 

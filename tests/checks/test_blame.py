@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckptconv.arch import Source, load_spec, parse_text
+from ckptconv.arch import Source, from_metadata, load_spec, parse_text
 from ckptconv.arch.check import check
 from ckptconv.checks.blame import ORDER
 from ckptconv.checks.validate import compare, validate_spec
@@ -159,7 +159,7 @@ def test_module_versions_are_read_under_a_prefix_too() -> None:
 
 
 def metadata_source(**values) -> list[Source]:
-    return [Source("metadata", values)]
+    return [from_metadata(load_spec("mlp"), values)]
 
 
 def test_metadata_that_the_tensors_contradict_is_a_param_conflict() -> None:
