@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from ckptconv.arch import choose, load_spec, root_statement, shortlist
+from ckptconv.arch import Statement, choose, load_spec, root_statement, shortlist
 from ckptconv.arch.choose import _likely
 from ckptconv.arch.load import library_names
 from ckptconv.arch.match import skeleton_of
@@ -17,8 +17,10 @@ from tests.arch.families import ALL
 from tests.arch.real_models import Case, built, infos
 
 CASES = {str(case): case for case in ALL}
-SAME_NAMES = {"gemma": "llama", "roberta": "bert", "electra": "bert"}
-"""The first Gemma has Llama's names, a bare RoBERTa or ELECTRA BERT's: only a config.json can tell them apart."""
+SAME_NAMES = {"gemma": "llama", "roberta": "bert", "electra": "bert", "nanogpt": "gpt2"}
+"""The first Gemma has Llama's names, a bare RoBERTa or ELECTRA BERT's, nanoGPT with biases GPT-2's: only a config.json,
+or what else says how they were made, can tell them apart.
+"""
 
 
 def tensors(name: str) -> dict[str, TensorInfo]:
@@ -28,7 +30,7 @@ def tensors(name: str) -> dict[str, TensorInfo]:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_real_model_is_known_by_its_names(case: Case) -> None:
     choice = choose(infos(built(case).state_dict()))
-    same = case.name.startswith(("GemmaFor", "GemmaModel", "RobertaModel", "ElectraModel-same"))
+    same = case.name.startswith(("GemmaFor", "GemmaModel", "RobertaModel", "ElectraModel-same", "biases"))
     assert choice.spec.name == (SAME_NAMES[case.spec] if same else case.spec)
     assert choice.evidence == "names"
     assert choice.overlap == 1.0
@@ -50,6 +52,12 @@ def test_evidence_counts_in_its_order() -> None:
     assert choose(names, statements=[root_statement(meta)], config=config).spec.name == "t5"
     assert choose(names, statements=[root_statement(meta)]).spec.name == "mlp"
     assert choose(names, statements=[root_statement({"input_size": 1, "epoch": 3})]).spec.name == "gpt2"
+
+
+def test_what_a_model_was_made_with_tells_apart_what_names_do_not() -> None:
+    names, made = tensors("nanogpt-biases"), CASES["nanogpt-biases"].params
+    assert choose(names, statements=[root_statement({}), Statement("model_args", made)]).spec.name == "nanogpt"
+    assert choose(names, statements=[root_statement({}), Statement("model_args", {"n_head": 2})]).spec.name == "gpt2"
 
 
 def test_metadata_names_its_spec_whatever_its_values() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptconv.arch import Source, check, from_config, from_metadata, library, load_spec, solve
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo
 from tests.arch.families import ALL
 from tests.arch.real_models import Case, aliases, built, infos
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
     from ckptconv.arch import Solution, Table
     from ckptconv.core.report import Finding
-    from ckptconv.core.tensor import TensorInfo
 
 SAMPLE = 8
 """Tensors of one model that are changed and solved for again, spread evenly; the table meets them all."""
@@ -106,3 +107,19 @@ def test_solving_again_refuses_any_single_changed_tensor(case: Case) -> None:
         for how, mutant in changed(tensors, name):
             _, found = model.errors(mutant, [Source("arch note", intact.params)])
             assert bool(found) != (how == "removed" and is_tied(intact.table, name)), f"{name}: {how}"
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "shape"),
+    [
+        ("nanogpt-plain", "transformer.h.1.attn.bias", (1, 1, 12, 12)),
+        ("llama_meta-first", "rope.freqs", (2,)),
+        ("llama_meta-wide", "rope.freqs", (3,)),
+    ],
+)
+def test_buffers_that_only_some_versions_save_fit_by_their_shapes(case: str, name: str, shape: tuple[int, ...]) -> None:
+    chosen = next(each for each in ALL if str(each) == case)
+    model = Model(chosen)
+    for given, fits in ((shape, True), ((*shape[:-1], shape[-1] + 1), False)):
+        tensors = {**model.tensors, name: TensorInfo.of(DType.F32, given)}
+        assert (not model.errors(tensors, stated(chosen))[1]) == fits

@@ -9,6 +9,7 @@ from tests.arch.families import (
     more_encoders,
     more_vision,
     older_decoders,
+    originals,
     seq2seq,
     timm_models,
     tutorials,
@@ -66,4 +67,7 @@ ALL = [
     *more_vision.regnet(),
     *more_vision.inceptions(),
     *more_encoders.deberta(),
+    *originals.nanogpt(),
+    *originals.llama(),
+    *originals.whisper(),
 ]
