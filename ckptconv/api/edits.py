@@ -13,7 +13,7 @@ from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
-from ckptconv.edits.select import NameRule, cast_edits, rename_edit
+from ckptconv.edits.select import NameRule, cast_edits, name_edits
 from ckptconv.edits.tree import rooted
 from ckptconv.errors import CkptconvError, EditError, UsageError
 from ckptconv.io.checksum import CHUNK
@@ -36,9 +36,9 @@ class Edits:
     """What is to be done to the model's tensors on their way.
 
     select, drop: globs over the source's names; ``*`` crosses dots.
-    names:        prefixes and substitutions, and rules files (their paths), in the order in which they are made. The
-                  substitutions are Python's regular expressions, and whoever writes one vouches for the time that it
-                  takes; the patterns of rules files take linear time.
+    names:        prefixes, substitutions and translations, and rules files (their paths), in the order in which they
+                  are made. The substitutions are Python's regular expressions, and whoever writes one vouches for the
+                  time that it takes; the patterns of rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts.
     """
@@ -115,7 +115,8 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     for rule in wanted.names:
         if isinstance(rule, NameRule):
-            state.make(rename_edit(rule, list(state.tensors)), f"--{rule.how} {rule.text!r}")
+            for edit in name_edits(rule, state.tensors):
+                state.make(edit, f"--{rule.how} {rule.text!r}")
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
     fixed = fixed_parts(state.composites)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ckptconv.api.edits import Edits
     from ckptconv.cli.options import Command
 
-NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "rules")
+NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "rules")
 """The options whose order counts."""
 
 _ORDER = "ckptconv.order"
@@ -59,6 +59,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--rename", metavar="REGEX=REPL", multiple=True,
         help="Substitute in every name, as Python's re.sub; split at the last '='. Repeatable.",
+    ),
+    click.option(
+        "--translate", metavar="flax|keras", multiple=True,
+        help="Make torch's names and layouts of that framework's: kernel is weight, outputs first.",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.cast import FLOATS
+from ckptconv.edits.dialects import translation
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ _HINT = "ckptconv inspect --list shows the names"
 
 @dataclass(frozen=True, slots=True)
 class NameRule:
-    """One of ``--strip-prefix``, ``--add-prefix`` and ``--rename``, with its text."""
+    """One of ``--strip-prefix``, ``--add-prefix``, ``--rename`` and ``--translate``, with its text."""
 
-    how: Literal["strip-prefix", "add-prefix", "rename"]
+    how: Literal["strip-prefix", "add-prefix", "rename", "translate"]
     text: str
 
 
@@ -53,8 +54,16 @@ def _some(glob: str, names: Sequence[str], option: str) -> list[str]:
     return found
 
 
-def rename_edit(rule: NameRule, names: Sequence[str]) -> Edit:
-    """The renames that a rule makes among `names`. Raises EditError where it makes none, UsageError for a bad one."""
+def name_edits(rule: NameRule, tensors: Mapping[str, LazyTensor]) -> list[Edit]:
+    """What a rule does to names, and a translation to layouts. Raises EditError where that is nothing, UsageError for a
+    bad one.
+    """
+    if rule.how == "translate":
+        return translation(rule.text, {name: tensor.info for name, tensor in tensors.items()})
+    return [_rename(rule, list(tensors))]
+
+
+def _rename(rule: NameRule, names: Sequence[str]) -> Edit:
     match rule.how:
         case "strip-prefix":
             pairs = [(name, name.removeprefix(rule.text)) for name in names if name.startswith(rule.text)]
@@ -62,7 +71,7 @@ def rename_edit(rule: NameRule, names: Sequence[str]) -> Edit:
                 raise EditError(f"--strip-prefix {rule.text!r} leaves nothing of {empty[0]!r}")
         case "add-prefix":
             pairs = [(name, rule.text + name) for name in names]
-        case "rename":
+        case _:
             pairs = _substituted(rule.text, names)
     changed = [(old, new) for old, new in pairs if old != new]
     if not changed:
