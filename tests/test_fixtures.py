@@ -37,6 +37,17 @@ def test_the_manifest_lists_every_fixture_with_its_size_and_hash() -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
+def test_the_manifest_of_other_frameworks_lists_their_files() -> None:
+    others = FIXTURES / "others"
+    rows = MANIFEST_ROW.findall((others / "MANIFEST.md").read_text())
+    found = {
+        path.name: (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in others.iterdir()
+        if path.name not in ("MANIFEST.md", "make.py") and path.is_file()
+    }
+    assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
+
+
 def test_the_fixtures_are_small() -> None:
     assert sum((FIXTURES / name).stat().st_size for name in CHECKPOINTS) < 3_000_000
 

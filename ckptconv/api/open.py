@@ -6,7 +6,7 @@ import os
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import CkptconvError, FileAccessError
 from ckptconv.formats import registry
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
@@ -22,7 +22,7 @@ def open(path: PathText, *, format: str | None = None) -> Checkpoint:
 
     `format` overrides what the bytes say. Raises CkptconvError, with the file named, on anything that cannot be read.
     """
-    source = Folder(path) if os.path.isdir(path) else Source(path)
+    source = Folder(path) if os.path.isdir(path) else _source(path)
     try:
         return _read(source, format)
     except CkptconvError as error:
@@ -30,6 +30,15 @@ def open(path: PathText, *, format: str | None = None) -> Checkpoint:
         raise error.at(path) from error.__cause__
     except BaseException:
         source.close()
+        raise
+
+
+def _source(path: PathText) -> Source:
+    try:
+        return Source(path)
+    except FileAccessError as error:
+        if os.path.isfile(f"{os.fspath(path)}.index"):
+            error.hint = f"a checkpoint of TensorFlow's is named by its index: {os.fspath(path)}.index"
         raise
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import gguf, npz, onnx, safetensors, torch
+from ckptconv.formats import gguf, npz, onnx, safetensors, tensorflow, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 GROUP = "ckptconv.formats"
 
 BUILTIN: tuple[Format, ...] = (
-    *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, torch.PICKLE
+    *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *tensorflow.FORMATS,
+    torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -40,8 +41,6 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),
     (4, b"TFL3", "a TensorFlow Lite model", "tf2onnx makes an ONNX of it, which is read"),
-    (-8, b"\x57\xfb\x80\x8b\x24\x75\x47\xdb", "the index of a TensorFlow checkpoint",
-     "load it with TensorFlow, and numpy.savez its variables"),
     (0, b"\x81\xa6params", "Flax's msgpack", "pickle.dump what flax.serialization.msgpack_restore gives: that is read"),
     *((0, magic, "a ggml file of before GGUF", "convert it to GGUF with llama.cpp's scripts of that time")
       for magic in (b"lmgg", b"fmgg", b"tjgg")),
@@ -116,6 +115,8 @@ def detect(source: Source | Folder) -> Format:
 
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
+        if "saved_model.pb" in source.names:
+            return UnknownFormatError("this is a SavedModel of TensorFlow's", hint="name the folder variables in it")
         return UnknownFormatError(
             "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
         )

@@ -1,0 +1,170 @@
+"""What the index says: protobuf messages.
+
+    BundleHeaderProto   1 num_shards  2 endianness (1: big)  3 version: 1 producer  2 min_consumer
+    BundleEntryProto    1 dtype  2 shape: 2* dim: 1 size; 3 unknown_rank   3 shard_id  4 offset  5 size  6 crc32c
+                        7* slices: 1* extent: 1 start  2 length (neither: all of that dimension)
+
+A star: repeated. What is absent is 0. An entry with slices has no bytes of its own: they are under the keys of
+`slice_key`. Other fields are passed over, as protobuf's readers do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.tensorflow.table import bad, varint
+from ckptconv.io.limits import MAX_FILES, MAX_RANK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Extent = tuple[int, int | None]
+"""Where a slice begins in a dimension, and its length there; None: to the end."""
+
+KNOWN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """How many files of data there are, and whether their numbers are big-endian."""
+
+    shards: int
+    swapped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor: the number of its type, its shape, where its bytes are; its slices, where it is stored in such."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    slices: tuple[tuple[Extent, ...], ...]
+
+
+def read_header(data: bytes) -> Header:
+    """The header. Raises CorruptFileError, LimitError, UnsupportedError for a version that needs a newer reader."""
+    shards = endianness = needed = 0
+    for number, value in _fields(data):
+        match number, value:
+            case 1, int():
+                shards = value
+            case 2, int():
+                endianness = value
+            case 3, bytes():
+                needed = next((v for n, v in _fields(value) if n == 2 and isinstance(v, int)), 0)
+    if needed > KNOWN_VERSION:
+        raise UnsupportedError(
+            f"the checkpoint has version {needed} of its format; known is {KNOWN_VERSION}", hint="update ckptconv"
+        )
+    if endianness not in (0, 1):
+        raise bad("its byte order is neither little nor big")
+    if not 0 < shards <= MAX_FILES:
+        raise LimitError(f"it speaks of {shards:,} files of data", hint="do not trust it")
+    return Header(shards, endianness == 1)
+
+
+def read_entry(data: bytes) -> Entry:
+    """An entry. Raises CorruptFileError, LimitError."""
+    dtype = shard = offset = size = 0
+    shape: tuple[int, ...] = ()
+    slices: list[tuple[Extent, ...]] = []
+    for number, value in _fields(data):
+        match number, value:
+            case 1, int():
+                dtype = value
+            case 2, bytes():
+                shape = _shape(value)
+            case 3, int():
+                shard = value
+            case 4, int():
+                offset = value
+            case 5, int():
+                size = value
+            case 7, bytes():
+                slices.append(tuple(_extent(part) for n, part in _fields(value) if n == 1 and isinstance(part, bytes)))
+    return Entry(dtype, shape, shard, offset, size, tuple(slices))
+
+
+def _shape(data: bytes) -> tuple[int, ...]:
+    sizes = []
+    for number, value in _fields(data):
+        if number == 2 and isinstance(value, bytes):
+            sizes.append(next((v for n, v in _fields(value) if n == 1 and isinstance(v, int)), 0))
+        elif number == 3 and value:
+            raise bad("a tensor's rank is unknown")
+    if len(sizes) > MAX_RANK:
+        raise LimitError(f"a tensor has {len(sizes)} dimensions", hint="do not trust it")
+    if any(size >> 63 for size in sizes):
+        raise bad("a dimension is negative")
+    return tuple(sizes)
+
+
+def _extent(data: bytes) -> Extent:
+    start, length = 0, None
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, int):
+            start = value
+        elif number == 2 and isinstance(value, int):
+            length = value
+    if start >> 63 or (length is not None and length >> 63):
+        raise bad("a slice begins or ends before 0")
+    return start, length
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and payload of each field of a message."""
+    at = 0
+    while at < len(data):
+        tag, at = varint(data, at)
+        match tag & 7:
+            case 0:
+                value, at = varint(data, at)
+                yield tag >> 3, value
+                continue
+            case 1:
+                size = 8
+            case 5:
+                size = 4
+            case 2:
+                size, at = varint(data, at)
+            case wire:
+                raise bad(f"a field has the wire type {wire}")
+        if size > len(data) - at:
+            raise bad("a field is longer than its message")
+        payload = data[at : at + size]
+        yield tag >> 3, payload if tag & 7 == 2 else int.from_bytes(payload, "little")
+        at += size
+
+
+# -- Keys of slices: numbers and texts as bytes that sort as they do (tensorflow/core/lib/strings/ordered_code.cc)
+
+
+def slice_key(name: bytes, extents: tuple[Extent, ...]) -> bytes:
+    """The key under which a slice of a tensor has its entry (tensorflow/core/util/saved_tensor_slice_util.cc)."""
+    text = b"".join(_ESCAPED.get(byte, bytes([byte])) for byte in name)
+    key = _number(0) + text + b"\0\1" + _number(len(extents))
+    for start, length in extents:
+        key += _signed(start) + _signed(-1 if length is None else length)
+    return key
+
+
+_ESCAPED = {0x00: b"\0\xff", 0xFF: b"\xff\0"}
+
+
+def _number(value: int) -> bytes:
+    """How many bytes it takes, then these, the highest first."""
+    size = (value.bit_length() + 7) // 8
+    return bytes([size]) + value.to_bytes(size, "big")
+
+
+def _signed(value: int) -> bytes:
+    """Two's complement of 7 bits a byte, the highest first; ones before it say how many bytes, the sign turns them."""
+    size = (value if value >= 0 else ~value).bit_length() // 7 + 1
+    ones = ((1 << size) - 1) << (7 * size)
+    image = value & ((1 << 8 * size) - 1)
+    return (image ^ ones).to_bytes(size, "big")

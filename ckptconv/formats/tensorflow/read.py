@@ -1,0 +1,280 @@
+"""Reader of TensorFlow's checkpoints: the index; of the files of data only texts.
+
+Names are TensorFlow's, slashes and all. Variables of an optimizer that `tf.train.Checkpoint` saved are extras, and
+texts (the graph of its objects is one) metadata. The CRC-32C of a tensor is not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.dtypes import DType
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.report import Finding
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
+from ckptconv.formats.tensorflow.bundle import Entry, Extent, Header, read_entry, read_header, slice_key
+from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries, varint
+from ckptconv.io.folder import Folder
+from ckptconv.io.gather import Gather
+from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
+from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptconv.io.source import Source
+
+DTYPES = {
+    1: DType.F32, 2: DType.F64, 3: DType.I32, 4: DType.U8, 5: DType.I16, 6: DType.I8, 8: DType.C64, 9: DType.I64,
+    10: DType.BOOL, 14: DType.BF16, 17: DType.U16, 18: DType.C128, 19: DType.F16, 22: DType.U32, 23: DType.U64,
+    24: DType.F8_E5M2, 25: DType.F8_E4M3, 26: DType.F8_E4M3FNUZ, 28: DType.F8_E5M2FNUZ,
+    11: DType.I8, 12: DType.U8, 13: DType.I32, 15: DType.I16, 16: DType.U16,
+}  # fmt: skip
+"""By the numbers of tensorflow/core/framework/types.proto."""
+
+QUANTIZED = {11: "qint8", 12: "quint8", 13: "qint32", 15: "qint16", 16: "quint16"}
+"""Integers whose scale the checkpoint does not have: they are read as the integers that they are."""
+
+STRING = 7
+_OTHERS = {
+    20: "a resource",
+    21: "a variant",
+    27: "float8_e4m3b11fnuz",
+    29: "int4",
+    30: "uint4",
+    31: "int2",
+    32: "uint2",
+}
+
+INDEX = ".index"
+STATE = "checkpoint"
+_LATEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"', re.MULTILINE)
+_OPTIMIZER = re.compile(r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/")
+"""Names of what an optimizer holds. A model's own variables may be named by the way to them through the optimizer, as
+Keras 3 has it: TensorFlow names a variable once, by the first way that it finds.
+"""
+
+MAX_TEXT = 64 << 20
+"""Bytes of all texts together, which are read as the checkpoint is opened."""
+
+MAX_TEXT_RANK = 16
+"""Dimensions of an array of texts, which becomes as many lists in each other."""
+
+
+def claims(source: Source | Folder) -> bool:
+    """Whether it ends as such a table does, or is a folder with the index of a checkpoint."""
+    if isinstance(source, Folder):
+        return bool(_prefixes(source))
+    return source.size >= FOOTER and bytes(source.read_at(source.size - len(MAGIC), len(MAGIC))) == MAGIC
+
+
+def read(source: Source | Folder) -> Checkpoint:
+    """Open the checkpoint of this index, or that of this folder which its ``checkpoint`` says is the latest.
+
+    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (a file of data is missing), UsageError (a
+    folder with several).
+    """
+    if isinstance(source, Folder):
+        folder, index = source, source.open(_latest(source) + INDEX)
+    else:
+        folder, index = Folder(source.path.parent), source
+        folder.adopt(source)
+    try:
+        return _Reader(folder, index).read()
+    except CkptconvError as error:
+        raise error.at(index.path) from error.__cause__
+
+
+def _prefixes(folder: Folder) -> list[str]:
+    """What stands before ``.index`` in the names of files that have their data beside them."""
+    names = folder.names
+    found = [name.removesuffix(INDEX) for name in names if name.endswith(INDEX)]
+    return [prefix for prefix in found if any(name.startswith(f"{prefix}.data-0") for name in names)]
+
+
+def _latest(folder: Folder) -> str:
+    prefixes = _prefixes(folder)
+    if len(prefixes) > 1 and STATE in folder.names:
+        state = folder.open(STATE)
+        text = bytes(state.read_at(0, min(state.size, 1 << 20))).decode("utf-8", "replace")
+        named = _LATEST.search(text)
+        if named and (latest := named[1].rpartition("/")[2]) in prefixes:
+            return latest
+    if not prefixes:
+        raise UsageError("the folder has no index of a checkpoint", path=folder.path, hint="name a file inside it")
+    if len(prefixes) > 1:
+        shown = ", ".join(prefix + INDEX for prefix in prefixes[:6])
+        raise UsageError(
+            f"the folder holds {len(prefixes)} checkpoints: {shown}", path=folder.path,
+            hint=f"name one of them, such as {folder.path / prefixes[0]!s}{INDEX}",
+        )  # fmt: skip
+    return prefixes[0]
+
+
+class _Reader:
+    def __init__(self, folder: Folder, index: Source) -> None:
+        self.folder, self.index = folder, index
+        self.prefix = index.path.name.removesuffix(INDEX)
+        self.text_left = MAX_TEXT
+        self.findings: list[Finding] = []
+
+    def read(self) -> Checkpoint:
+        rows = iter(entries(self.index))
+        first = next(rows, None)
+        if first is None or first[0]:
+            raise UnsupportedError(
+                "this is a sorted table, and no checkpoint of TensorFlow's", hint="it may be a database of LevelDB's"
+            )
+        try:
+            self.header: Header = read_header(first[1])
+        except (CorruptFileError, LimitError) as error:
+            raise UnsupportedError(
+                f"the table is no checkpoint of TensorFlow's second version: {error.message}",
+                hint="load it with TensorFlow, and save it again",
+            ) from error
+        self.entries = self._parsed(rows)
+        tensors: dict[str, LazyTensor] = {}
+        texts: dict[str, MetaNode] = {}
+        for key, entry in self.entries.items():
+            if key[:1] == b"\0":  # a slice, which its tensor's entry names
+                continue
+            name = self._name(key)
+            if entry.dtype == STRING:
+                texts[name] = self._texts(name, entry)
+            else:
+                tensors[name] = self._tensor(name, key, entry)
+        return self._checkpoint(tensors, texts)
+
+    def _parsed(self, rows: Iterable[tuple[bytes, bytes]]) -> dict[bytes, Entry]:
+        parsed: dict[bytes, Entry] = {}
+        for key, value in rows:
+            parsed[key] = read_entry(value)
+            if len(parsed) > MAX_TENSORS:
+                raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+        return parsed
+
+    def _name(self, key: bytes) -> str:
+        try:
+            return key.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise bad(f"the name {key!r} is not UTF-8") from error
+
+    def _checkpoint(self, tensors: dict[str, LazyTensor], texts: dict[str, MetaNode]) -> Checkpoint:
+        extras = {name: tensor for name, tensor in tensors.items() if _OPTIMIZER.match(name)}
+        root: MetaNode = StateDict()
+        if texts or extras:
+            root = {"state_dict": root, **texts, **{name: TensorRef(name) for name in extras}}
+        return Checkpoint(
+            {name: tensor for name, tensor in tensors.items() if name not in extras}, extras=extras, root=root,
+            format="tensorflow", notes=Notes(source="tensorflow"), findings=tuple(self.findings), file=self.folder,
+        )  # fmt: skip
+
+    def _span(self, name: str, entry: Entry) -> ByteSpan:
+        """Where an entry's bytes are."""
+        if entry.shard >= self.header.shards:
+            raise bad(f"{name!r} is in the file {entry.shard} of {self.header.shards}")
+        file = f"{self.prefix}.data-{entry.shard:05d}-of-{self.header.shards:05d}"
+        try:
+            data = self.folder.open(file)
+        except FileAccessError as error:
+            raise FileAccessError(
+                f"{name!r} is in {file!r}, which does not open: {error.message}", path=self.folder.path / file,
+                hint=HINT,
+            ) from error  # fmt: skip
+        if entry.offset > data.size or entry.size > data.size - entry.offset:
+            raise CorruptFileError(
+                f"{file!r} is cut short: {name!r} should end at {entry.offset + entry.size:,}, and it has {data.size:,}"
+                " bytes", hint=HINT,
+            )  # fmt: skip
+        return ByteSpan(data, entry.offset, entry.size)
+
+    def _info(self, name: str, entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
+        dtype = DTYPES.get(entry.dtype)
+        if dtype is None:
+            what = _OTHERS.get(entry.dtype, f"of an unknown type, {entry.dtype}")
+            raise UnsupportedError(f"{name!r} is {what}", hint="load it with TensorFlow, and save it without that")
+        if prod(shape) * dtype.bits > MAX_DIM:
+            raise bad(f"{name!r} takes more bytes than a file can have")
+        return TensorInfo.of(dtype, shape)
+
+    def _tensor(self, name: str, key: bytes, entry: Entry) -> LazyTensor:
+        info = self._info(name, entry, entry.shape)
+        if entry.dtype in QUANTIZED:
+            message = f"{name!r} is {QUANTIZED[entry.dtype]}, whose scale is not in the file: read as {info.dtype}"
+            self.findings.append(Finding("read-as", "info", name, message, QUANTIZED[entry.dtype], info.dtype.name))
+        if entry.slices:
+            return self._joined(name, key, entry, info)
+        return self._placed(name, entry, info)
+
+    def _placed(self, name: str, entry: Entry, info: TensorInfo) -> LazyTensor:
+        span = self._span(name, entry)
+        if span.length != info.nbytes:
+            raise bad(f"{name!r} has {span.length:,} bytes, and its type and shape ask for {info.nbytes:,}")
+        width = info.dtype.bits // 8
+        if not self.header.swapped or width == 1 or not info.nbytes:
+            return LazyTensor(info, SpanReader(span), span, (self.index.path, name), (span,))
+        storage = Storage((self.index.path, name), span, width, info.numel, info.dtype, swapped=True)
+        place = Placement(storage, 0, info.shape, contiguous_strides(info.shape))
+        return LazyTensor(info, Gather(place, info.dtype), None, storage.key, (span,), place)
+
+    def _joined(self, name: str, key: bytes, entry: Entry, info: TensorInfo) -> LazyTensor:
+        """A tensor that is stored in slices."""
+        tiles = []
+        for extents in entry.slices:
+            begin, size = _box(name, entry.shape, extents)
+            part = self.entries.get(slice_key(key, extents))
+            if part is None or part.slices or part.dtype != entry.dtype or part.shape != size:
+                raise bad(f"a slice of {name!r} is missing, or of another type or shape")
+            tiles.append(Tile(begin, size, self._placed(name, part, self._info(name, part, size))))
+        try:
+            check_tiling(entry.shape, [(tile.begin, tile.size) for tile in tiles])
+        except CkptconvError as error:
+            raise bad(f"the slices of {name!r}: {error.message}") from error
+        depends = tuple(span for tile in tiles for span in tile.tensor.depends)
+        reader = Mosaic(entry.shape, info.dtype.bits // 8, tiles)
+        return LazyTensor(info, reader, None, (self.index.path, name), depends)
+
+    def _texts(self, name: str, entry: Entry) -> MetaNode:
+        """An array of texts, as lists of lists of bytes: their lengths as varints, a CRC-32C of these, the texts."""
+        count = prod(entry.shape)
+        span = self._span(name, entry)
+        self.text_left -= span.length
+        if self.text_left < 0:
+            raise LimitError(f"its texts have more than {MAX_TEXT:,} bytes", hint="save it without them")
+        if entry.slices or count > span.length:
+            raise bad(f"{name!r} has more texts than bytes, or slices of them")
+        if len(entry.shape) > MAX_TEXT_RANK:
+            raise LimitError(f"{name!r} has {len(entry.shape)} dimensions of texts", hint="save it without that")
+        data = bytes(span.file.read_at(span.offset, span.length))
+        lengths, at = [], 0
+        for _ in range(count):
+            length, at = varint(data, at)
+            lengths.append(length)
+        at += 4
+        if at + sum(lengths) != len(data):
+            raise bad(f"{name!r} has {len(data):,} bytes, and its texts ask for {at + sum(lengths):,}")
+        texts = []
+        for length in lengths:
+            texts.append(data[at : at + length])
+            at += length
+        return _nested(texts, entry.shape) if texts else []
+
+
+def _box(name: str, shape: tuple[int, ...], extents: tuple[Extent, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where a slice begins, and its size; that it lies in the shape is checked with all others."""
+    if len(extents) != len(shape):
+        raise bad(f"a slice of {name!r} has {len(extents)} dimensions, and the tensor {len(shape)}")
+    pairs = zip(extents, shape, strict=True)
+    return tuple(start for start, _ in extents), tuple(n if length is None else length for (_, length), n in pairs)
+
+
+def _nested(texts: list[bytes], shape: tuple[int, ...]) -> MetaNode:
+    if not shape:
+        return texts[0]
+    inner = prod(shape[1:])
+    return [_nested(texts[i * inner : (i + 1) * inner], shape[1:]) for i in range(shape[0])]

@@ -1,0 +1,259 @@
+"""TensorFlow's checkpoints: what it reads from them is what is read here, and nothing else of a damaged one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from struct import pack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+import ckptconv
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
+from ckptconv.formats.tensorflow.table import crc32c
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OTHERS = Path(__file__).parents[3] / "fixtures" / "others"
+CHECKPOINTS = sorted(path.stem for path in OTHERS.glob("*.index"))
+
+
+def read_by_tensorflow(name: str) -> dict[str, np.ndarray]:
+    with np.load(OTHERS / "tensorflow.npz") as arrays:
+        return {key.partition("|")[2]: arrays[key] for key in arrays.files if key.startswith(f"{name}|")}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_tensor_is_what_tensorflow_reads(name: str) -> None:
+    expected = read_by_tensorflow(name)
+    with ckptconv.open(OTHERS / f"{name}.index") as checkpoint:
+        assert checkpoint.format == "tensorflow"
+        assert checkpoint.all_tensors.keys() == expected.keys()
+        for key, tensor in checkpoint.all_tensors.items():
+            assert tensor.info.shape == expected[key].shape
+            assert bytes(tensor.read()) == expected[key].tobytes()
+
+
+def test_element_types_are_what_they_are_called() -> None:
+    with ckptconv.open(OTHERS / "tensorflow-types.ckpt.index") as checkpoint:
+        found = {name.removeprefix("types/"): tensor for name, tensor in checkpoint.items() if "types/" in name}
+        assert len(found) == 22
+        for name, tensor in found.items():
+            plain = name.removeprefix("q")  # an integer whose scale is elsewhere
+            assert tensor.to_torch().dtype is getattr(torch, plain)
+
+
+def test_texts_are_metadata() -> None:
+    with ckptconv.open(OTHERS / "tensorflow-types.ckpt.index") as checkpoint:
+        assert checkpoint.metadata["texts/scalar"] == b"one\0two"
+        assert checkpoint.metadata["texts/row"] == [b"a", b"", b"x" * 300]
+        assert checkpoint.metadata["texts/table"] == [[b"a", b"b"], [b"c", b"d"]]
+        assert {finding.code for finding in checkpoint.findings} == {"read-as"}
+        assert len(checkpoint.findings) == 5
+
+
+def test_an_optimizers_variables_are_extras() -> None:
+    with ckptconv.open(OTHERS / "tensorflow-keras.ckpt.index") as checkpoint:
+        slots = [name for name in checkpoint.extras if "/.OPTIMIZER_SLOT/" in name or name.startswith("optimizer/")]
+        assert slots == list(checkpoint.extras)
+        assert [name for name in checkpoint if "kernel" in name]
+        assert not [name for name in checkpoint if "OPTIMIZER" in name]
+        assert isinstance(checkpoint.metadata["_CHECKPOINTABLE_OBJECT_GRAPH"], bytes)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("target", ["a.safetensors", "a.pth", "a.npz"])
+def test_it_is_the_same_in_any_other_format(name: str, target: str, tmp_path: Path) -> None:
+    ckptconv.convert(OTHERS / f"{name}.index", tmp_path / target)
+    assert ckptconv.diff(OTHERS / f"{name}.index", tmp_path / target).equal
+
+
+def test_opening_it_reads_no_tensor() -> None:
+    with ckptconv.open(OTHERS / "tensorflow-slices.ckpt.index") as checkpoint:
+        file = checkpoint["v"].span.file  # type: ignore[union-attr]
+        assert file.bytes_read == 0  # type: ignore[attr-defined]
+
+
+# -- Which file
+
+
+def copied(name: str, folder: Path) -> Path:
+    for path in OTHERS.glob(f"{name}.*"):
+        shutil.copy(path, folder)
+    return folder / f"{name}.index"
+
+
+def test_a_folder_is_its_one_checkpoint_or_the_latest(tmp_path: Path) -> None:
+    copied("tensorflow-slices.ckpt", tmp_path)
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert list(checkpoint) == ["v", "w"]
+    copied("tensorflow-shards.ckpt", tmp_path)
+    with pytest.raises(UsageError, match="holds 2 checkpoints") as error:
+        ckptconv.open(tmp_path)
+    assert str(tmp_path / "tensorflow-shards.ckpt.index") in str(error.value.hint)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/tensorflow-slices.ckpt"\n')
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert list(checkpoint) == ["v", "w"]
+
+
+def test_a_prefix_is_not_a_file(tmp_path: Path) -> None:
+    index = copied("tensorflow-slices.ckpt", tmp_path)
+    with pytest.raises(FileAccessError) as error:
+        ckptconv.open(index.with_suffix(""))
+    assert str(index) in str(error.value.hint)
+
+
+def test_a_saved_model_says_where_its_variables_are(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    (tmp_path / "variables").mkdir()
+    with pytest.raises(CkptconvError, match="SavedModel") as error:
+        ckptconv.open(tmp_path)
+    assert "variables" in str(error.value.hint)
+
+
+def test_data_that_is_missing_or_cut_short(tmp_path: Path) -> None:
+    index = copied("tensorflow-shards.ckpt", tmp_path)
+    data = tmp_path / "tensorflow-shards.ckpt.data-00001-of-00003"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(CorruptFileError, match="cut short"):
+        ckptconv.open(index)
+    data.unlink()
+    with pytest.raises(FileAccessError, match="does not open"):
+        ckptconv.open(index)
+
+
+# -- The layout, written out by hand
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def entry(dtype: int, shape: tuple[int, ...], offset: int, size: int, shard: int = 0, more: bytes = b"") -> bytes:
+    sizes = b"".join(field(2, field(1, n)) for n in shape)
+    return field(1, dtype) + field(2, sizes) + field(3, shard) + field(4, offset) + field(5, size) + more
+
+
+HEADER = field(1, 1) + field(3, field(1, 1))
+
+
+def block(entries: Mapping[bytes, bytes], compression: int = 0) -> bytes:
+    body = b"".join(varint(0) + varint(len(k)) + varint(len(v)) + k + v for k, v in entries.items())
+    body += pack("<II", 0, 1) + bytes([compression])
+    crc = crc32c(body)
+    return body + pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def table(entries: Mapping[bytes, bytes], compression: int = 0) -> bytes:
+    first, nothing = block(entries, compression), block({})
+    index = block({b"\xff": varint(0) + varint(len(first) - 5)})
+    handles = varint(len(first)) + varint(len(nothing) - 5) + varint(len(first) + len(nothing)) + varint(len(index) - 5)
+    return first + nothing + index + handles.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
+
+
+def made(tmp_path: Path, entries: Mapping[bytes, bytes], data: bytes, *, compression: int = 0) -> Path:
+    (tmp_path / "m.index").write_bytes(table(entries, compression))
+    (tmp_path / "m.data-00000-of-00001").write_bytes(data)
+    return tmp_path / "m.index"
+
+
+def test_the_checksum_is_castagnolis() -> None:
+    """The check value of the catalogue of CRCs, and the zeros of RFC 3720, B.4."""
+    assert (crc32c(b"123456789"), crc32c(bytes(32))) == (0xE3069283, 0x8A9136AA)
+
+
+def test_a_checkpoint_spelled_out_by_hand(tmp_path: Path) -> None:
+    one_two = bytes.fromhex("0000803f00000040")
+    path = made(tmp_path, {b"": HEADER, b"a/w": entry(1, (2,), 3, 8)}, b"xyz" + one_two)
+    with ckptconv.open(path) as checkpoint:
+        assert checkpoint["a/w"].numpy().tolist() == [1.0, 2.0]
+        assert checkpoint["a/w"].span is not None
+
+
+def test_big_endian_numbers(tmp_path: Path) -> None:
+    header = HEADER + field(2, 1)
+    path = made(tmp_path, {b"": header, b"w": entry(1, (2,), 0, 8)}, bytes.fromhex("3f80000040000000"))
+    with ckptconv.open(path) as checkpoint:
+        assert checkpoint["w"].numpy().tolist() == [1.0, 2.0]
+
+
+F32 = entry(1, (2,), 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("entries", "error", "words"),
+    [
+        ({b"a": b""}, UnsupportedError, "no checkpoint of TensorFlow's"),
+        ({b"": field(1, 1) + field(3, field(1, 9) + field(2, 9))}, UnsupportedError, "version 9"),
+        ({b"": field(1, 0)}, UnsupportedError, "0 files"),
+        ({b"": HEADER + field(2, 2), b"w": F32}, UnsupportedError, "byte order"),
+        ({b"": HEADER, b"w": entry(29, (2,), 0, 2)}, UnsupportedError, "int4"),
+        ({b"": HEADER, b"w": entry(20, (), 0, 2)}, UnsupportedError, "a resource"),
+        ({b"": HEADER, b"w": entry(77, (), 0, 2)}, UnsupportedError, "unknown type, 77"),
+        ({b"": HEADER, b"w": entry(1, (3,), 0, 8)}, CorruptFileError, "ask for 12"),
+        ({b"": HEADER, b"w": entry(1, (2,), 1, 8)}, CorruptFileError, "cut short"),
+        ({b"": HEADER, b"w": entry(1, (2,), 0, 8, shard=1)}, CorruptFileError, "the file 1 of 1"),
+        ({b"": HEADER, b"w": entry(1, ((1 << 64) - 1,), 0, 8)}, CorruptFileError, "negative"),
+        ({b"": HEADER, b"w": entry(1, (1 << 62, 1 << 62), 0, 8)}, CorruptFileError, "more bytes than a file"),
+        ({b"": HEADER, b"w": entry(1, (1,) * 65, 0, 4)}, LimitError, "65 dimensions"),
+        ({b"": HEADER, b"\xff": F32}, CorruptFileError, "not UTF-8"),
+        ({b"": HEADER, b"b": F32, b"a": F32}, CorruptFileError, "do not rise"),
+        ({b"": HEADER, b"w": entry(7, (1 << 40, 0), 0, 4)}, None, ""),
+        ({b"": HEADER, b"w": entry(7, (1 << 40,), 0, 8)}, CorruptFileError, "more texts than bytes"),
+        ({b"": HEADER, b"w": entry(7, (1,) * 17, 0, 8)}, LimitError, "17 dimensions of texts"),
+        ({b"": HEADER, b"w": entry(7, (), 0, 8)}, CorruptFileError, "its texts ask for"),
+        ({b"": HEADER, b"w": entry(1, (2,), 0, 0, more=field(7, field(1, b"")))}, CorruptFileError, "is missing"),
+        ({b"": HEADER, b"w": b"\x0b"}, CorruptFileError, "wire type 3"),
+        ({b"": HEADER, b"w": b"\x12\x05\x01"}, CorruptFileError, "longer than its message"),
+        ({b"": HEADER, b"w": b"\xff" * 11}, CorruptFileError, "64 bits"),
+    ],
+    ids=range(23),
+)
+def test_what_cannot_be_is_refused_by_what_it_is(
+    entries: dict[bytes, bytes], error: type[CkptconvError] | None, words: str, tmp_path: Path
+) -> None:
+    path = made(tmp_path, entries, b"\1" * 8)
+    if error is None:
+        ckptconv.open(path).close()
+        return
+    with pytest.raises(error, match=words) as caught:
+        ckptconv.open(path)
+    assert caught.value.hint
+
+
+def test_a_compressed_index_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="compressed"):
+        ckptconv.open(made(tmp_path, {b"": HEADER}, b"", compression=1))
+
+
+def reading(path: Path) -> object:
+    with ckptconv.open(path) as checkpoint:
+        tensors = {name: (tensor.info, bytes(tensor.read())) for name, tensor in checkpoint.all_tensors.items()}
+        return tensors, dict(checkpoint.metadata)
+
+
+@pytest.mark.parametrize("name", ["tensorflow-slices.ckpt", "tensorflow-types.ckpt"])
+def test_a_damaged_index_is_an_error_or_says_the_same(name: str, tmp_path: Path) -> None:
+    path = copied(name, tmp_path)
+    whole, expected = path.read_bytes(), reading(path)
+    damaged = [whole[:end] for end in range(len(whole))]
+    damaged += [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(len(whole))]
+    survived = 0
+    for data in damaged:
+        path.write_bytes(data)
+        try:
+            assert repr(reading(path)) == repr(expected)
+            survived += 1
+        except CkptconvError as error:
+            assert error.hint
+    assert survived < 48 + 13, "all but the footer, and the block of metadata that nobody reads, has a checksum"
