@@ -1,8 +1,10 @@
-"""What the index says: protobuf messages.
+"""What the index says, and the graph of objects that `tf.train.Checkpoint` keeps as a text: protobuf messages.
 
     BundleHeaderProto   1 num_shards  2 endianness (1: big)  3 version: 1 producer  2 min_consumer
     BundleEntryProto    1 dtype  2 shape: 2* dim: 1 size; 3 unknown_rank   3 shard_id  4 offset  5 size  6 crc32c
                         7* slices: 1* extent: 1 start  2 length (neither: all of that dimension)
+
+    TrackableObjectGraph   1* nodes: 2* attributes (SerializedTensor): 1 name  2 full_name  3 checkpoint_key
 
 A star: repeated. What is absent is 0. An entry with slices has no bytes of its own: they are under the keys of
 `slice_key`. Other fields are passed over, as protobuf's readers do.
@@ -10,6 +12,7 @@ A star: repeated. What is absent is 0. An entry with slices has no bytes of its 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,6 +117,24 @@ def _extent(data: bytes) -> Extent:
     if start >> 63 or (length is not None and length >> 63):
         raise bad("a slice begins or ends before 0")
     return start, length
+
+
+def variable_names(graph: bytes) -> dict[str, str]:
+    """The names that variables have of their own, by the keys that a graph of objects gives them; those alone that one
+    variable has. Raises CorruptFileError.
+    """
+    names: dict[str, str] = {}
+    for node in _messages(graph, 1):
+        for attribute in _messages(node, 2):
+            texts = {number: value for number, value in _fields(attribute) if isinstance(value, bytes)}
+            if texts.get(2) and texts.get(3):
+                names[texts[3].decode("utf-8", "replace")] = texts[2].decode("utf-8", "replace")
+    counts = Counter(names.values())
+    return {key: name for key, name in names.items() if counts[name] == 1}
+
+
+def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
+    return (value for number, value in _fields(data) if number == wanted and isinstance(value, bytes))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -1,7 +1,9 @@
 """Reader of TensorFlow's checkpoints: the index; of the files of data only texts.
 
-Names are TensorFlow's, slashes and all. Variables of an optimizer that `tf.train.Checkpoint` saved are extras, and
-texts (the graph of its objects is one) metadata. The CRC-32C of a tensor is not looked at.
+Names are TensorFlow's, slashes and all. `tf.train.Checkpoint` calls a variable by the way to it through its objects
+(``model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE``), and keeps the variable's own name (``dense/kernel``)
+in its graph of these: that is its name here, where no other variable has it. An optimizer's variables are extras, and
+texts (the graph is one) metadata. The CRC-32C of a tensor is not looked at.
 """
 
 from __future__ import annotations
@@ -17,7 +19,15 @@ from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
-from ckptconv.formats.tensorflow.bundle import Entry, Extent, Header, read_entry, read_header, slice_key
+from ckptconv.formats.tensorflow.bundle import (
+    Entry,
+    Extent,
+    Header,
+    read_entry,
+    read_header,
+    slice_key,
+    variable_names,
+)
 from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries, varint
 from ckptconv.io.folder import Folder
 from ckptconv.io.gather import Gather
@@ -54,9 +64,10 @@ _OTHERS = {
 INDEX = ".index"
 STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"', re.MULTILINE)
-_OPTIMIZER = re.compile(r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/")
-"""Names of what an optimizer holds. A model's own variables may be named by the way to them through the optimizer, as
-Keras 3 has it: TensorFlow names a variable once, by the first way that it finds.
+GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_NO_MODELS = re.compile(r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/|save_counter/")
+"""Keys of what an optimizer holds, and the count of checkpoints. A model's own variables may be named by the way to them
+through the optimizer, as Keras 3 has it: TensorFlow names a variable once, by the first way that it finds.
 """
 
 MAX_TEXT = 64 << 20
@@ -165,12 +176,16 @@ class _Reader:
             raise bad(f"the name {key!r} is not UTF-8") from error
 
     def _checkpoint(self, tensors: dict[str, LazyTensor], texts: dict[str, MetaNode]) -> Checkpoint:
-        extras = {name: tensor for name, tensor in tensors.items() if _OPTIMIZER.match(name)}
+        graph = texts.get(GRAPH)
+        names = variable_names(graph) if isinstance(graph, bytes) else {}
+        names = {key: name for key, name in names.items() if name not in tensors}
+        extras = {names.get(key, key): tensor for key, tensor in tensors.items() if _NO_MODELS.match(key)}
+        model = {names.get(key, key): tensor for key, tensor in tensors.items() if not _NO_MODELS.match(key)}
         root: MetaNode = StateDict()
         if texts or extras:
             root = {"state_dict": root, **texts, **{name: TensorRef(name) for name in extras}}
         return Checkpoint(
-            {name: tensor for name, tensor in tensors.items() if name not in extras}, extras=extras, root=root,
+            model, extras=extras, root=root,
             format="tensorflow", notes=Notes(source="tensorflow"), findings=tuple(self.findings), file=self.folder,
         )  # fmt: skip
 

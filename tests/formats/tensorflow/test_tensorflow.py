@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ckptconv
+from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
 from ckptconv.formats.tensorflow.table import crc32c
 
@@ -27,7 +28,7 @@ def read_by_tensorflow(name: str) -> dict[str, np.ndarray]:
         return {key.partition("|")[2]: arrays[key] for key in arrays.files if key.startswith(f"{name}|")}
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if "keras" not in name])
 def test_every_tensor_is_what_tensorflow_reads(name: str) -> None:
     expected = read_by_tensorflow(name)
     with ckptconv.open(OTHERS / f"{name}.index") as checkpoint:
@@ -56,13 +57,43 @@ def test_texts_are_metadata() -> None:
         assert len(checkpoint.findings) == 5
 
 
-def test_an_optimizers_variables_are_extras() -> None:
+KERAS = {
+    "model/layer_with_weights-0/kernel": "dense/kernel",
+    "model/layer_with_weights-0/bias": "dense/bias",
+    "model/layer_with_weights-1/gamma": "batch_normalization/gamma",
+    "model/layer_with_weights-1/beta": "batch_normalization/beta",
+    "model/layer_with_weights-1/moving_mean": "batch_normalization/moving_mean",
+    "model/layer_with_weights-1/moving_variance": "batch_normalization/moving_variance",
+    "model/layer_with_weights-2/kernel": "dense_1/kernel",
+    "model/layer_with_weights-2/bias": "dense_1/bias",
+}
+SLOTS = [f"Adam/{moment}/{name}" for name in KERAS.values() for moment in "mv" if "moving" not in name]
+
+
+def test_variables_have_their_own_names_and_an_optimizers_are_extras() -> None:
+    expected = read_by_tensorflow("tensorflow-keras.ckpt")
     with ckptconv.open(OTHERS / "tensorflow-keras.ckpt.index") as checkpoint:
-        slots = [name for name in checkpoint.extras if "/.OPTIMIZER_SLOT/" in name or name.startswith("optimizer/")]
-        assert slots == list(checkpoint.extras)
-        assert [name for name in checkpoint if "kernel" in name]
-        assert not [name for name in checkpoint if "OPTIMIZER" in name]
+        assert checkpoint.keys() == set(KERAS.values())
+        for key, name in KERAS.items():
+            assert bytes(checkpoint[name].read()) == expected[f"{key}/.ATTRIBUTES/VARIABLE_VALUE"].tobytes()
+        assert checkpoint.extras.keys() == {"iteration", "learning_rate", *SLOTS}
+        assert len(checkpoint.all_tensors) == len(expected)
         assert isinstance(checkpoint.metadata["_CHECKPOINTABLE_OBJECT_GRAPH"], bytes)
+
+
+def test_a_keras_model_becomes_torchs(tmp_path: Path) -> None:
+    edits = ckptconv.Edits(names=[NameRule("translate", "keras")])
+    ckptconv.convert(OTHERS / "tensorflow-keras.ckpt.index", tmp_path / "a.pth", bare=True, edits=edits)
+    network = torch.nn.ModuleDict(
+        {
+            "dense": torch.nn.Linear(4, 3),
+            "batch_normalization": torch.nn.BatchNorm1d(3),
+            "dense_1": torch.nn.Linear(3, 2),
+        }
+    )
+    network.load_state_dict(torch.load(tmp_path / "a.pth"))
+    kernel = read_by_tensorflow("tensorflow-keras.ckpt")["model/layer_with_weights-2/kernel/.ATTRIBUTES/VARIABLE_VALUE"]
+    assert network["dense_1"].weight.detach().numpy().T.tolist() == kernel.tolist()
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
