@@ -66,8 +66,8 @@ STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"', re.MULTILINE)
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _NO_MODELS = re.compile(r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/|save_counter/")
-"""Keys of what an optimizer holds, and the count of checkpoints. A model's own variables may be named by the way to them
-through the optimizer, as Keras 3 has it: TensorFlow names a variable once, by the first way that it finds.
+"""Keys of what an optimizer holds, and the count of checkpoints. A model's own variables may be named by the way that
+leads to them through the optimizer, as Keras 3 has it: TensorFlow takes the first way that it finds.
 """
 
 MAX_TEXT = 64 << 20
