@@ -115,7 +115,7 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     for rule in wanted.names:
         if isinstance(rule, NameRule):
-            for edit in name_edits(rule, state.tensors):
+            for edit in name_edits(rule, state.tensors, checkpoint.metadata):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         else:
             _make_rules(state, rule, reverse=wanted.reverse)

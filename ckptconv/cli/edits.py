@@ -61,8 +61,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Substitute in every name, as Python's re.sub; split at the last '='. Repeatable.",
     ),
     click.option(
-        "--translate", metavar="flax|keras", multiple=True,
-        help="Make torch's names and layouts of that framework's: kernel is weight, outputs first.",
+        "--translate", metavar="flax|gguf|keras", multiple=True,
+        help="Make the names and layouts of torch's (gguf: transformers') classes of that framework's.",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True,

@@ -54,12 +54,12 @@ def _some(glob: str, names: Sequence[str], option: str) -> list[str]:
     return found
 
 
-def name_edits(rule: NameRule, tensors: Mapping[str, LazyTensor]) -> list[Edit]:
+def name_edits(rule: NameRule, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:
     """What a rule does to names, and a translation to layouts. Raises EditError where that is nothing, UsageError for a
     bad one.
     """
     if rule.how == "translate":
-        return translation(rule.text, {name: tensor.info for name, tensor in tensors.items()})
+        return translation(rule.text, {name: tensor.info for name, tensor in tensors.items()}, metadata)
     return [_rename(rule, list(tensors))]
 
 

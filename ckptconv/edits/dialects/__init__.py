@@ -1,0 +1,43 @@
+"""Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
+
+One module for each: `flax`, `keras`, and `gguf`, llama.cpp's. What a module is, names do not say, so that each module
+here tells which layers come out wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.dialects import flax, gguf, keras
+from ckptconv.edits.dialects.change import Change, edits_of
+from ckptconv.errors import EditError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.tensor import TensorInfo
+
+    Tensors = Mapping[str, TensorInfo]
+
+DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Change]]] = {
+    "flax": flax.changes,
+    "gguf": gguf.changes,
+    "keras": keras.changes,
+}
+
+
+def translation(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> list[Edit]:
+    """The edits that make torch's names and layouts of a dialect's. Reads nothing.
+
+    Raises UsageError for an unknown dialect, EditError where no name has a word of it, UnsupportedError for what it
+    cannot do.
+    """
+    if dialect not in DIALECTS:
+        raise UsageError(f"--translate {dialect!r}: there is no such dialect", hint=f"one of {', '.join(DIALECTS)}")
+    changes = DIALECTS[dialect](tensors, metadata)
+    if all(change == Change.to(name) for name, change in changes.items()):
+        raise EditError(
+            f"--translate {dialect} finds none of its words in these names", hint="ckptconv inspect --list shows them"
+        )
+    return list(edits_of(changes, tensors))
