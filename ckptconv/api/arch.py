@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
-from ckptconv.api.stated import statements_of
+from ckptconv.api.stated import config_beside, stated
 from ckptconv.arch.bind import from_config, from_settings, from_statement
 from ckptconv.arch.choose import choose
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.statements import Statement
 from ckptconv.arch.table import Expected, Table
-from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
-from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.solver import Solution
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.report import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,9 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
 
     Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
     """
-    config, findings = read_config(config_beside(path))
+    said = stated(checkpoint, path)
+    config, findings, statements = said.config, said.findings, said.statements
     infos = {name: tensor.info for name, tensor in checkpoint.items()}
-    statements = statements_of(checkpoint)
     note = checkpoint.notes.arch
     if arch is None:
         try:
@@ -113,11 +111,6 @@ def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
     return named if stated and named not in choice.spec.config.architectures else ""
 
 
-def config_beside(path: Path) -> Path:
-    """Where a Hugging Face configuration of that checkpoint would be."""
-    return (path if path.is_dir() else path.parent) / "config.json"
-
-
 def stranger(named: str, path: Path, nearest: str = "") -> UsageError:
     """The error where the config.json of a checkpoint names a class that the library lacks; `nearest` is a spec that is
     like it.
@@ -152,7 +145,7 @@ def _sources(
         sources.append(from_statement(spec, Statement("arch note", note["params"])))
     root, *kept = statements
     sources += [from_statement(spec, each) for each in (root, *(one for one in kept if one.states_all(spec)))]
-    if config is not None:
+    if config is not None and spec.config.params:
         sources.append(from_config(spec, config))
     return tuple(sources)
 
@@ -163,18 +156,3 @@ def _table_of(path: str) -> Table:
         tied = other.tied_to
         tensors = {name: Expected(tensor.info.shape, tied_to=tied.get(name)) for name, tensor in other.items()}
     return Table(Spec(name=path), {}, tensors)
-
-
-def read_config(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
-    """A Hugging Face configuration beside a checkpoint; a file that is none is passed over, with a finding."""
-    try:
-        if not path.is_file():
-            return None, ()
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError("it is too large")
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        return None, (Finding("config", "warning", str(path), f"{path.name} beside the file is passed over: {error}"),)
-    return document, ()

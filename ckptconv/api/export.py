@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.stated import statements_of
+from ckptconv.api.stated import stated
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
@@ -24,7 +25,8 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
 
     assert request.arch is not None
     inputs = [parse_input(text) for text in request.inputs]
-    with made(request.arch, statements_of(checkpoint), request.settings, device="cpu") as (module, _):
+    statements = stated(checkpoint, Path(request.source)).statements
+    with made(request.arch, statements, request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(
                 "tensors that the class holds as one are several on disk; a graph of it has those that it holds",

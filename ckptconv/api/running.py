@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
-from ckptconv.api.stated import statements_of
+from ckptconv.api.stated import stated
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config
 from ckptconv.arch.samples import InputSpec, shown_inputs
@@ -90,7 +90,7 @@ class Side:
         arch, label = self.request.arch, self.path.name
         if arch is not None and is_reference(arch):
             module, _ = self.stack.enter_context(
-                made(arch, statements_of(self.evidence), self.request.settings, device="cpu")
+                made(arch, stated(self.evidence, self.path).statements, self.request.settings, device="cpu")
             )
             turned = as_held if is_config(arch) else None
             module = load_weights(module, self.checkpoint, label, "cpu", turned)

@@ -1,21 +1,64 @@
-"""What a checkpoint's metadata says of its architecture, and where."""
+"""What a checkpoint's metadata says of its architecture, and a config.json beside it."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.statements import Statement, root_statement, settings_in
+from ckptconv.arch.statements import CONFIG, Statement, root_statement, settings_in
+from ckptconv.core.report import Finding
 from ckptconv.formats.omegaconf import is_settings, plain_settings
+from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode, Opaque
 
 
-def statements_of(checkpoint: Checkpoint) -> tuple[Statement, ...]:
-    """What stands at the root of the metadata, and then the settings below it."""
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What is said.
+
+    statements: the root of the metadata, the settings below it, the configuration as it stands.
+    config:     the configuration beside the file, None where there is none.
+    """
+
+    statements: tuple[Statement, ...]
+    config: dict[str, object] | None
+    findings: tuple[Finding, ...]
+
+
+def stated(checkpoint: Checkpoint, path: Path) -> Stated:
+    """What the checkpoint of this path says, and what lies beside it."""
     metadata = dict(checkpoint.metadata)
-    return (root_statement(metadata), *settings_in(metadata, _plain))
+    config, findings = _read_config(config_beside(path))
+    statements = (root_statement(metadata), *settings_in(metadata, _plain))
+    if config is not None:
+        statements = (*statements, Statement(CONFIG, dict[object, object](config.items())))
+    return Stated(statements, config, findings)
+
+
+def config_beside(path: Path) -> Path:
+    """Where a Hugging Face configuration of that checkpoint would be."""
+    return (path if path.is_dir() else path.parent) / CONFIG
+
+
+def _read_config(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
+    """A configuration; a file that is none is passed over, with a finding."""
+    try:
+        if not path.is_file():
+            return None, ()
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError("it is too large")
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it is no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        return None, (Finding("config", "warning", str(path), f"{path.name} beside the file is passed over: {error}"),)
+    return document, ()
 
 
 def _plain(node: Opaque) -> MetaNode:

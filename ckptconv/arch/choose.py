@@ -2,8 +2,8 @@
 
     1. the arch that is noted in the file
     2. a config.json beside it: its model_type and architectures
-    3. the metadata's keys: a spec all of whose required params it states, at its root, or in settings below it where
-       the names are that spec's as well
+    3. the metadata's keys: a spec all of whose required params it states, at its root; or where the names are that
+       spec's as well, in settings below it or in a config.json of no known model_type
     4. the names: the spec that has most of them in common, if it is the only one and has at least half
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it.
@@ -21,6 +21,7 @@ from ckptconv.arch import shortlist
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 
@@ -78,13 +79,13 @@ def choose(
 ) -> Choice:
     """The library spec that the evidence names.
 
-    statements: what the metadata says, its root first.
+    statements: what the metadata says, its root first, and what else is beside it.
     note: the file's arch note, ``{"name": …, "params": {…}, "digest": …}``. Raises UsageError where nothing is found.
     """
     noted, findings = _by_note(note)
     if noted is not None:
         return Choice(noted, "arch note", find_wrapper(noted, tensors), findings=findings)
-    for evidence, specs in (("config.json", _by_config(config)), ("metadata", _by_metadata(statements, tensors))):
+    for evidence, specs in (("config.json", _by_config(config)), _by_statements(statements, tensors)):
         if specs:
             spec = specs[0] if len(specs) == 1 else _best(specs, tensors)[0].spec
             return Choice(spec, evidence, find_wrapper(spec, tensors), findings=findings)
@@ -120,13 +121,13 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _by_metadata(statements: Sequence[Statement], tensors: Mapping[str, TensorInfo]) -> list[Spec]:
-    """The specs that the first statement to name any names."""
+def _by_statements(statements: Sequence[Statement], tensors: Mapping[str, TensorInfo]) -> tuple[str, list[Spec]]:
+    """What kind of evidence the first statement to name any specs is, and these."""
     for i, statement in enumerate(statements):
         specs = [spec for spec in _stated_by(statement) if i == 0 or _has_names_of(spec, tensors)]
         if specs:
-            return specs
-    return []
+            return CONFIG if statement.name == CONFIG else "metadata", specs
+    return "metadata", []
 
 
 def _stated_by(statement: Statement) -> list[Spec]:

@@ -29,14 +29,17 @@ MAX_STATEMENTS = 256
 MAX_TEXT = 1_000_000
 """Characters of a JSON text."""
 
+CONFIG = "config.json"
+"""What the file beside a checkpoint is called, in which huggingface_hub's mixin puts what a class was called with."""
+
 _LEVELS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Values that metadata states in one place.
+    """Values that metadata states in one place, or a configuration beside it.
 
-    name:   the place, for people: "metadata", "hyper_parameters", "config.model".
+    name:   the place, for people: "metadata", "hyper_parameters", "config.model", "config.json".
     values: what it says, by key.
     python: the place as Python, where ``checkpoint`` is the loaded file; "" where nothing can be assigned there.
     attributes: whether the values are attributes there, not items.
@@ -48,7 +51,12 @@ class Statement:
     attributes: bool = False
 
     def states_all(self, spec: Spec) -> bool:
-        """Whether it says all that the spec requires, under its names or aliases, whatever the values."""
+        """Whether it says all that the spec requires, under its names or aliases, whatever the values.
+
+        A spec that has formulas for a configuration reads it by them alone.
+        """
+        if self.name == CONFIG and spec.config.params:
+            return False
         keys = [{param, *spec.params[param].aliases} for param in spec.required]
         return bool(keys) and all(any(key in self.values for key in names) for names in keys)
 

@@ -62,7 +62,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--translate", metavar="flax|gguf|keras", multiple=True,
-        help="Make the names and layouts of torch's (gguf: transformers') classes of that framework's.",
+        help="Give tensors the names and layouts of torch's modules (from gguf: of transformers' models).",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True,

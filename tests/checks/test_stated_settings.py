@@ -146,3 +146,23 @@ def test_a_class_is_called_with_the_settings_that_have_what_it_needs(tmp_path: P
     assert validate(path, arch=arch).valid
     torch.save({"depth": 2, "hyper_parameters": args, "state_dict": state}, path)
     assert codes(validate(path, arch=arch).findings) == ["layer-count"], "the root's depth outranks that of settings"
+
+
+def test_what_the_hubs_mixin_writes_beside_the_weights(tmp_path: Path) -> None:
+    """huggingface_hub's PyTorchModelHubMixin: config.json has the arguments of the class."""
+    save_file(weights(8, 6, 4, 3), tmp_path / "model.safetensors")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(SIZES))
+    result = validate(tmp_path / "model.safetensors")
+    assert (result.valid, result.arch, result.evidence) == (True, "mlp", "config.json")
+    config.write_text(json.dumps({**SIZES, "output_size": 5}))
+    (found,) = validate(tmp_path / "model.safetensors").findings
+    assert (found.code, found.hint) == ("param-conflict", None)
+    assert "config.json says 5" in found.message
+
+
+def test_a_class_is_called_with_what_the_hubs_mixin_wrote(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODELS)
+    save_file({f"layers.{i}.weight": torch.ones(4, 4) for i in range(3)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"width": 4, "depth": 3, "bias": False}))
+    assert validate(tmp_path / "model.safetensors", arch=f"{tmp_path / 'models.py'}:Net").valid
