@@ -190,9 +190,8 @@ def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite
     """The model's tensors by the prefix of the state_dict that they stand in, the longest that fits: for each the name
     of what stands there, and its own; of one of `composites`, quantized or sparse, the values stand for all of it.
     """
-    prefixes = sorted(
-        (node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)), key=len, reverse=True
-    )
+    prefixes = {node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)}
+    lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
     single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef)}
     called = {one.parts[VALUES]: name for name, one in composites.items()}
     parts = {part for one in composites.values() for part in one.parts.values()} - called.keys()
@@ -201,8 +200,8 @@ def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite
         if name in single or name in parts:
             continue
         key = called.get(name, name)
-        if not any(key.startswith(prefix) for prefix in prefixes):
+        if not any(key[:length] in prefixes for length in lengths):
             key = name  # a record that someone else wrote may say anything
-        prefix = next(prefix for prefix in prefixes if key.startswith(prefix))
+        prefix = next(key[:length] for length in lengths if key[:length] in prefixes)
         members.setdefault(prefix, []).append((key, name))
     return members
