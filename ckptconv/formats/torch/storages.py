@@ -16,6 +16,7 @@ from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.dtypes import DType
 from ckptconv.core.strided import contiguous_strides, extent, memory_order
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.errors import UnsupportedError
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.io.gather import Gather
 
@@ -85,9 +86,16 @@ def writable(tensor: LazyTensor) -> LazyTensor:
 
 
 def torch_shape(info: TensorInfo) -> tuple[int, ...]:
-    """The shape as torch counts it, which packs elements under a byte."""
+    """The shape as torch counts it, which packs elements under a byte. Raises UnsupportedError where they fill none."""
     packed = PACKED.get(info.dtype)
-    return (*info.shape[:-1], info.shape[-1] // packed) if packed else info.shape
+    if packed is None:
+        return info.shape
+    if not info.shape or info.shape[-1] % packed:
+        raise UnsupportedError(
+            f"torch holds {info.dtype} by {packed} along the last dimension, and one has the shape {list(info.shape)}",
+            hint="--dtype 'NAME=F32' makes floats of it",
+        )
+    return (*info.shape[:-1], info.shape[-1] // packed)
 
 
 def _kept_storages(tensors: Mapping[str, LazyTensor]) -> dict[Hashable, tuple[int, int]]:
