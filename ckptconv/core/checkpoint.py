@@ -312,7 +312,8 @@ def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaN
     """
     match node:
         case StateDict(plain=plain):
-            return {key: value for _, key, value in plain} or NOTHING
+            within = {key: without_model(value, model) for _, key, value in plain}
+            return {key: value for key, value in within.items() if value is not NOTHING} or NOTHING
         case TensorRef(name) if name in model:  # type: ignore[operator]
             return NOTHING
         case dict():
