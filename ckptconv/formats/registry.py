@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import gguf, npz, onnx, safetensors, tensorflow, torch
+from ckptconv.formats import flax, gguf, npz, onnx, safetensors, tensorflow, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -26,7 +26,7 @@ GROUP = "ckptconv.formats"
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *tensorflow.FORMATS,
-    torch.PICKLE,
+    *flax.FORMATS, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -41,7 +41,8 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),
     (4, b"TFL3", "a TensorFlow Lite model", "tf2onnx makes an ONNX of it, which is read"),
-    (0, b"\x81\xa6params", "Flax's msgpack", "pickle.dump what flax.serialization.msgpack_restore gives: that is read"),
+    (0, b"\x81\xa6params", "msgpack without an array of flax's",
+     "flax.serialization.to_bytes(params) writes one with arrays"),
     *((0, magic, "a ggml file of before GGUF", "convert it to GGUF with llama.cpp's scripts of that time")
       for magic in (b"lmgg", b"fmgg", b"tjgg")),
     (257, b"ustar", "a tar archive that is no checkpoint", "unpack it, and name a file in it"),

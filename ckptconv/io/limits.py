@@ -57,5 +57,8 @@ MAX_NPY_HEADER = 10_000
 MAX_NPZ_TEXT = 64 << 20
 """Bytes of an archive's arrays of text, all of which are read when it is opened."""
 
+MAX_MSGPACK_TEXT = 1 << 28
+"""Bytes of keys, strings and bytes in a file of msgpack, all of which are read when it is opened."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import StateDict
+from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats import registry
 from ckptconv.testing import Plain, Sample
 from ckptconv.testing.worker import write
@@ -112,6 +113,26 @@ def torch_archive() -> bytes:
         directory += b"PK\1\2" + pack("<H", 20) + common + pack("<5H2I", len(name), 0, 0, 0, 0, 0, start) + name
     end = pack("<4H2IH", 0, 0, len(RECORDS), len(RECORDS), len(directory), len(local), 0)
     return local + directory + b"PK\5\6" + end
+
+
+FLAX = (
+    b"\x82"  # a map of two
+    b"\xa4step" b"\x03"
+    b"\xa6params" b"\x81" b"\xa7Dense_0" b"\x82"
+    b"\xa6kernel" b"\xc7\x16\x01"  # an extension of 22 bytes, of type 1
+    b"\x93" b"\x92\x01\x02" b"\xa7float32" b"\xc4\x08" + ONE_TWO +  # shape, dtype, data
+    b"\xa4bias" b"\xd8\x01"  # of 16 bytes
+    b"\x93" b"\x91\x01" b"\xa8bfloat16" b"\xc4\x02" b"\x80\x3f"
+)  # fmt: skip
+
+
+def test_a_file_of_flax_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.msgpack").write_bytes(FLAX)
+    with ckptconv.open(tmp_path / "x.msgpack") as checkpoint:
+        assert checkpoint.metadata == {"step": 3}
+        kernel, bias = checkpoint["Dense_0.kernel"], checkpoint["Dense_0.bias"]
+        assert (kernel.info, bytes(kernel.read())) == (TensorInfo(DType.F32, (1, 2), 8), ONE_TWO)
+        assert (bias.info, bytes(bias.read())) == (TensorInfo(DType.BF16, (1,), 2), b"\x80\x3f")
 
 
 def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:

@@ -104,13 +104,14 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "whole onnx"),
     "gguf": (),
     "npz": (),
+    "flax": (),
     "pickle": ("bare",),
 }
 _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "npz": mutate.NPZ, "pickle": mutate.PICKLE,
+    "gguf": mutate.GGUF, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "pickle": mutate.PICKLE,
 }  # fmt: skip
 
 TARGETS = [

@@ -9,9 +9,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 import torch
 
+from tests.support.flax_files import to_bytes
 from tests.support.tar_files import tar_saved
 
 if TYPE_CHECKING:
@@ -80,6 +82,14 @@ def npz(folder: Path) -> list[bytes]:
     return [buffer.getvalue() for buffer in buffers]
 
 
+def flax(folder: Path) -> list[bytes]:
+    layer = {"kernel": np.arange(60, dtype=np.float32).reshape(3, 20), "half": np.ones(5, ml_dtypes.bfloat16)}
+    small = {"four": np.arange(5).astype(ml_dtypes.int4), "names": np.array(["x", "yy"]), "n": np.float32(2)}
+    state = {"step": 3, "params": {"a": layer, "b": layer}, "opt_state": {"0": {}, "1": {"mu": layer}}, "rate": 0.5}
+    trees = [state, {**layer, **small, "c": 2j, "l": [1, None]}, {"params": layer, "batch_stats": layer}]
+    return [to_bytes(tree, chunk) for tree in trees for chunk in (1 << 30, 100)]
+
+
 def bare(folder: Path) -> list[bytes]:
     wide = np.arange(600, dtype=np.float32).reshape(20, 30)
     arrays = {
@@ -95,7 +105,7 @@ def bare(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
-    "pickle": bare,
+    "flax": flax, "pickle": bare,
 }  # fmt: skip
 
 

@@ -65,6 +65,13 @@ NPZ = [
     *ZIP, b".npy", b"ckptconv.json", b"\x93NUMPY\1\0", b"\x93NUMPY\2\0", b"'descr'", b"'fortran_order'", b"'shape'", b"True", b"False",
     b"'<f4'", b"'|O'", b"'<V2'", b"'>i8'", b"'<U1'", b"'?'", b"[('a', '<f4')]", b"(", b")", b",", b"{", b"}", b"-1", b"1L", b"9" * 30,
 ]  # fmt: skip
+MSGPACK = [
+    *(bytes([n]) for n in (0x80, 0x81, 0x8F, 0x90, 0x91, 0x93, 0xA0, 0xA1, 0xC0, 0xC1, 0xC3, 0xFF)), b"\xc4\x01a", b"\xd9\x01a",
+    *(bytes([n]) + b"\xff" * 4 for n in (0xC6, 0xC9, 0xCA, 0xCE, 0xD2, 0xDB, 0xDD, 0xDF)), b"\xcb\x7f\xf0" + bytes(6),
+    b"\xd4\x02\x00", b"\xd6\xff" + bytes(4), b"\xd7\xff" + bytes(8), b"\xc7\x0c\xff" + bytes(12), b"\xc7\x10\x01", b"\xd8\x03",
+    b"\x93\x90\xa7float32\xc4\x04" + bytes(4), b"\xa8bfloat16", b"\xa4int4", b"\xa5str32", b"\xa6params", b"\xabbatch_stats",
+    b"\xb9__msgpack_chunked_array__\xc3", b"\xa5shape\x81\xa10\x04", b"\xa6chunks\x81\xa10", b"\xafPLACEHOLDER://x",
+]  # fmt: skip
 TAR = [b"ustar\x0000", b"0000000\0", b"7777777\0", b"pickle\0", b"storages\0", b"tensors\0", b"\0" * 512]
 
 

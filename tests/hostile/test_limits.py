@@ -12,6 +12,8 @@ import pytest
 import ckptconv
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats import blobs
+from ckptconv.formats.flax import arrays as flax
+from ckptconv.formats.flax import msgpack
 from ckptconv.formats.gguf import layout as gguf
 from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk, wire
@@ -34,7 +36,7 @@ TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
-    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
+    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_MSGPACK_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
 
@@ -118,6 +120,9 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "a safetensors header": (layout, "MAX_SAFETENSORS_HEADER", 1000, ".safetensors", strings(2000)),
     "a GGUF header": (gguf, "MAX_GGUF_HEADER", 1000, ".gguf", long_gguf(1 << 20)),
     "a header in an .npz": (npz, "MAX_NPY_HEADER", 50, ".npz", honest("npz")[0]),
+    "text in msgpack": (msgpack, "MAX_MSGPACK_TEXT", 100, ".msgpack", honest("flax")[0]),
+    "values of msgpack": (msgpack, "MAX_NODES", 5, ".msgpack", honest("flax")[0]),
+    "tensors of Flax": (flax, "MAX_TENSORS", 1, ".msgpack", honest("flax")[0]),
     "fields": (wire, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
 }  # fmt: skip
 
@@ -128,7 +133,7 @@ def test_a_limit_too_high_for_a_test_holds_when_it_is_lowered(
 ) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data)
-    format = {".pth": "torch"}.get(suffix, suffix[1:])
+    format = {".pth": "torch", ".msgpack": "flax"}.get(suffix, suffix[1:])
     if name != "MAX_INFLATED_RATIO":
         ckptconv.open(path, format=format).close()
     monkeypatch.setattr(module, name, value)

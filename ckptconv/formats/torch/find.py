@@ -3,7 +3,7 @@
 A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are bare; other tensors are extras, named by
 their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
 stands, is; and where several stand side by side, each keeps its path as prefix. A whole pickled module counts as the
-dict that its ``state_dict()`` would be (`modules`).
+dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.nested`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.formats.nested import Nested
 from ckptconv.formats.torch.modules import ModuleState, Path, is_module
 from ckptconv.formats.torch.pickle import Thing, Value
 from ckptconv.formats.torch.stubs import RefusedTensor, TensorStub, WrappedTensor
@@ -36,6 +37,9 @@ def find_state_dicts(root: Value) -> tuple[list[Hole], bool]:
 
     No mapping where no dict in the file has tensors under string keys, or where names would not tell them apart.
     """
+    nested = Nested(root, lambda value: isinstance(value, TensorStub))
+    if nested.is_of_flax() and nested.is_clear():
+        return [Hole(path, mapping, prefix) for path, (mapping, prefix) in nested.holes.items()], False
     base, found = _locate(root, ())
     if len(found) == 1:
         path, mapping = found[0]

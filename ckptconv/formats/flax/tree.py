@@ -1,0 +1,73 @@
+"""A Flax tree's tensors by name, the model's apart (`ckptconv.formats.nested`), and all the rest as metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.tensor import LazyTensor
+from ckptconv.formats.nested import Nested, Path
+
+if TYPE_CHECKING:
+    from ckptconv.formats.flax.msgpack import Value
+
+
+@dataclass(slots=True)
+class Tree:
+    """The metadata tree, and the tensors by name."""
+
+    root: MetaNode = None
+    model: dict[str, LazyTensor] = field(default_factory=dict)
+    extras: dict[str, LazyTensor] = field(default_factory=dict)
+
+
+def plant(value: Value) -> Tree:
+    """Turn what was unpacked into a tree."""
+    nested = Nested(value, lambda child: isinstance(child, LazyTensor))
+    return _Planter(nested if nested.is_clear() else None).plant(value)
+
+
+class _Planter:
+    """Makes the tree around the model's tensors; None: all tensors are the model's, by their whole paths."""
+
+    def __init__(self, model: Nested | None) -> None:
+        self._holes = model.holes if model else {}
+        self._tree = Tree(model=dict(model.tensors) if model else {})
+        self._others = self._tree.extras if model else self._tree.model
+
+    def plant(self, value: Value) -> Tree:
+        self._tree.root = self._node(value, ())
+        return self._tree
+
+    def _node(self, value: Value, path: Path) -> MetaNode:
+        match value:
+            case LazyTensor():
+                return self._ref(value, path)
+            case dict() if path in self._holes:
+                return self._hole(value, path)
+            case dict():
+                return {key: self._node(child, (*path, key)) for key, child in value.items()}
+            case list():
+                return [self._node(child, (*path, i)) for i, child in enumerate(value)]
+            case tuple():
+                return tuple(self._node(child, (*path, i)) for i, child in enumerate(value))
+            case _:
+                return value
+
+    def _hole(self, value: dict[str, Value], path: Path) -> StateDict:
+        plain = tuple(
+            (position, key, self._node(child, (*path, key)))
+            for position, (key, child) in enumerate(value.items())
+            if not isinstance(child, LazyTensor)
+        )
+        _, prefix = self._holes[path]
+        return StateDict(prefix, "dict", plain)
+
+    def _ref(self, tensor: LazyTensor, path: Path) -> TensorRef:
+        name = free = ".".join(map(str, path)) or "tensor"
+        number = 2
+        while free in self._tree.model or free in self._tree.extras:
+            free, number = f"{name}#{number}", number + 1
+        self._others[free] = tensor
+        return TensorRef(free)

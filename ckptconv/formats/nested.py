@@ -1,0 +1,131 @@
+"""Which arrays of a tree of JAX's habit, dicts in dicts down to arrays, are the model's, and what they are called.
+
+A name is the path of keys to the array, joined by dots, from where the model's tree starts:
+
+- at ``params``, the key that Flax itself gives a meaning: names under it are bare (``Dense_0.kernel``), as in a
+  ``TrainState``. Other arrays (``opt_state``, ``ema_params``) are not the model's;
+- where linen's other collections that a model computes with (`COLLECTIONS`, such as ``batch_stats``) stand beside it,
+  they are the model's as well, and each of these names starts with its collection: ``params.BatchNorm_0.scale``;
+- within a lone entry with arrays, if it has ``params``: ``{"epoch": 3, "state": {"params": …}}``;
+- else at the root: all arrays are the model's, as in the hub's ``flax_model.msgpack``.
+
+Keys that mean a model in torch's habit (``model``, ``net``) mean none here: they are modules, such as the one of
+``{"model": …, "lm_head": …}``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.io.limits import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Path = tuple[Any, ...]
+
+Value = Any
+"""Dicts, lists and tuples, in which a reader has put something of its own for each tensor."""
+
+PARAMS = "params"
+
+COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "_overwrite_with_gradient")
+"""Of linen's variables, beside the params (flax/linen: module.py, normalization.py, attention.py, fp8_ops.py)."""
+
+FLAX_KEYS = ("kernel", "embedding")
+"""What Flax's layers call what torch's call ``weight``."""
+
+
+class Nested:
+    """The model's tensors by name, those of a dict before those of the dicts in it, and the dicts that hold them.
+
+    holes: path → the dict there, and what the names of its tensors start with.
+    """
+
+    def __init__(self, root: Value, is_tensor: Callable[[Value], bool]) -> None:
+        self.tensors: dict[str, Value] = {}
+        self.holes: dict[Path, tuple[dict[str, Value], str]] = {}
+        self._is_tensor = is_tensor
+        self._holds: dict[int, bool] = {}
+        self._seen: set[int] = set()
+        self._prefix_of: list[tuple[str, str]] = []
+        self._all_in_dicts = True
+        if self._holds_tensors(root, 0):
+            self._starts = self._find_starts(root, ()) or {(): ""}
+            self._find(root, (), None)
+
+    def is_of_flax(self) -> bool:
+        """Whether the keys are those of Flax's layers, so that a file that says nothing else is one of these trees."""
+        holders = [holder for holder, _ in self.holes.values()]
+        return any(key in holder for holder in holders for key in FLAX_KEYS) and not any(
+            "." in key for holder in holders for key in holder
+        )
+
+    def is_clear(self) -> bool:
+        """Whether all stand in such dicts, once each, and a name's longest prefix always says in which. Those in lists,
+        and keys with dots, may be unclear.
+        """
+        prefixes = {prefix for _, prefix in self.holes.values()}
+        if not self._all_in_dicts or len(self._prefix_of) != len(self.tensors) or len(prefixes) != len(self.holes):
+            return False
+        lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
+        return all(
+            next(name[:n] for n in lengths if name[:n] in prefixes) == prefix for name, prefix in self._prefix_of
+        )
+
+    def _holds_tensors(self, value: Value, depth: int) -> bool:
+        """Whether there are tensors in it; the answer for each container is remembered."""
+        if self._is_tensor(value):
+            return True
+        if id(value) in self._holds or depth > MAX_DEPTH:
+            return self._holds.get(id(value), False)
+        below = _entries(value)
+        if not below:
+            return False
+        self._holds[id(value)] = False  # of one that is a part of itself
+        found = [self._holds_tensors(child, depth + 1) for _, child in below]
+        self._holds[id(value)] = any(found)
+        return any(found)
+
+    def _find_starts(self, node: Value, path: Path) -> dict[Path, str]:
+        """The paths at which the model's trees start, each with what its names start with; none where no key says."""
+        if not isinstance(node, dict) or len(path) > MAX_DEPTH:
+            return {}
+        if self._holds.get(id(node.get(PARAMS))):
+            beside = [key for key in COLLECTIONS if self._holds.get(id(node.get(key)))]
+            if beside:
+                return {(*path, key): f"{key}." for key in (PARAMS, *beside)}
+            below = (*path, PARAMS)
+            return self._find_starts(node[PARAMS], below) or {below: ""}
+        inside = [key for key, child in node.items() if self._is_tensor(child) or self._holds.get(id(child))]
+        return self._find_starts(node[inside[0]], (*path, inside[0])) if len(inside) == 1 else {}
+
+    def _find(self, value: Value, path: Path, prefix: str | None) -> None:
+        """Look for tensors below `path`, where names start with `prefix`; None is outside of the model."""
+        prefix = self._starts.get(path, prefix)
+        if self._is_tensor(value):
+            self._all_in_dicts &= prefix is None
+        if not self._holds.get(id(value)) or len(path) > MAX_DEPTH:
+            return
+        self._all_in_dicts &= id(value) not in self._seen or prefix is None
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        hole = prefix if isinstance(value, dict) and self._is_hole(value) else None
+        if hole is not None:
+            own = {hole + key: child for key, child in value.items() if self._is_tensor(child)}
+            self.holes[path] = value, hole
+            self.tensors |= own
+            self._prefix_of += [(name, hole) for name in own]
+        for key, child in _entries(value):
+            if hole is None or not self._is_tensor(child):
+                self._find(child, (*path, key), None if prefix is None else f"{prefix}{key!s}.")
+
+    def _is_hole(self, node: dict[Any, Value]) -> bool:
+        return any(map(self._is_tensor, node.values())) and all(type(key) is str for key in node)
+
+
+def _entries(value: Value) -> Iterable[tuple[Any, Value]]:
+    if isinstance(value, dict):
+        return value.items()
+    return list(enumerate(value)) if isinstance(value, (list, tuple)) else ()
