@@ -122,6 +122,8 @@ def choose_format(target: PathText, name: str | None, shard_size: int | None) ->
         wanted = registry.by_name("safetensors")
     else:
         wanted = registry.by_suffix(Path(target))
+    if not wanted.writer:
+        raise UsageError(f"the format {wanted.name!r} can be read but not written", hint="'ckptconv formats' lists all")
     if shard_size is not None and not (wanted.sharded or wanted.layout):
         raise UsageError(f"the format {wanted.name!r} has no shards", hint="leave --shard-size out")
     return wanted

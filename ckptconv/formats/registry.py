@@ -100,8 +100,10 @@ def by_suffix(path: Path) -> Format:
         if one.writer and path.name.lower().endswith(one.suffixes):
             return one
     known_suffixes = " ".join(suffix for one in all_formats() if one.writer for suffix in one.suffixes)
+    read = next((one.name for one in all_formats() if path.name.lower().endswith(one.suffixes)), None)
+    unknown = f"no format is known for the name {path.name!r}"
     raise UsageError(
-        f"no format is known for the name {path.name!r}",
+        f"the format {read!r} can be read but not written" if read else unknown,
         hint=f"use --to FORMAT, or one of the suffixes {known_suffixes}",
     )
 

@@ -182,6 +182,14 @@ def test_without_arch_the_params_are_those_that_the_evidence_names(run: Run, raw
         assert checkpoint.metadata == {"input_size": 8, "hidden_layers": [6], "output_size": 3}
 
 
+@pytest.mark.parametrize("how", [("x.msgpack",), ("x", "--to", "flax")])
+def test_a_format_that_is_only_read_is_refused_as_that(run: Run, model: Path, tmp_path: Path, how: tuple[str]) -> None:
+    result = run("convert", model, tmp_path / how[0], *how[1:])
+    assert result.exit_code == 2
+    assert "the format 'flax' can be read but not written\nhint: " in result.stderr
+    assert not (tmp_path / how[0]).exists()
+
+
 def test_what_is_written_remembers_its_architecture_in_every_format(run: Run, raw: Path, tmp_path: Path) -> None:
     path = raw
     for name, options in (("a.pth", ["--arch", "mlp"]), ("b.safetensors", []), ("c.pth", [])):

@@ -97,7 +97,7 @@ class FlaxUnpacker(Unpacker):
         if text.startswith(ELSEWHERE):
             self.found = True
             raise UnsupportedError(
-                f"the array {self.at()!r} is not in this file, which only says that it is in a folder beside it",
+                f"the array {self.at()} is not in this file, which only says that it is in a folder beside it",
                 hint="restore the folder with the program that saved it, and write flax.serialization.to_bytes of it",
             )
         return text
@@ -126,7 +126,7 @@ class FlaxUnpacker(Unpacker):
             return self._text(header, text["kind"], int(text["bits"]))
         dtype, swapped = _element(header.name)
         if dtype is None:
-            self.unread[self.at()] = f"of the element type {header.name}"
+            self.unread[self.place()] = f"of the element type {header.name!r}"
             return Opaque("numpy.ndarray", "unread", (header.shape, header.name))
         self._check_size(header, dtype)
         if code == Type.SCALAR and not header.shape and dtype in _DESCRS.values():
@@ -143,7 +143,7 @@ class FlaxUnpacker(Unpacker):
         self.found = True
         rank = self._count("shape")
         if rank > MAX_RANK:
-            raise LimitError(f"{self.at()!r} has {rank:,} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
+            raise LimitError(f"{self.at()} has {rank:,} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
         shape = tuple(self._size() for _ in range(rank))
         if prod(shape) > MAX_DIM:
             raise self._bad("its shape has more elements than a file can")
@@ -243,7 +243,7 @@ class FlaxUnpacker(Unpacker):
 
     def _unread_chunks(self, shape: tuple[int, ...], count: int) -> Opaque:
         """One array that is not read, in the place of so many chunks."""
-        whole = self.at()
+        whole = self.place()
         kinds = [self.unread.pop(f"{whole}.chunks.{i}", "in chunks of several kinds") for i in range(count)]
         self.unread[whole] = kinds[0]
         return Opaque("numpy.ndarray", "unread", (shape, kinds[0]))
@@ -255,7 +255,7 @@ class FlaxUnpacker(Unpacker):
         return [entries[str(i)] for i in range(len(entries))]
 
     def _bad(self, what: str) -> CorruptFileError:
-        return CorruptFileError(f"{self.at()!r} is damaged: {what}", hint=COPY_AGAIN)
+        return CorruptFileError(f"{self.at()} is damaged: {what}", hint=COPY_AGAIN)
 
 
 def _element(name: str) -> tuple[DType | None, bool]:

@@ -38,6 +38,8 @@ FIRST = 256
 
 MOST = 1 << 16
 
+_LONG = 200
+
 Kind = Literal["value", "uint", "int", "float", "str", "bytes", "array", "map", "extension"]
 
 _FLOATS = {4: Struct(">f"), 8: Struct(">d")}
@@ -231,9 +233,14 @@ class Unpacker:
         """What becomes of an extension, whose `length` bytes are next; all of them have to be read or passed over."""
         raise NotImplementedError
 
+    def place(self) -> str:
+        """The keys down to the value that is being made, joined by dots."""
+        return ".".join(map(str, self.path))
+
     def at(self) -> str:
-        """The place of the value that is being made, for people."""
-        return ".".join(map(str, self.path)) or "the root"
+        """The place as errors name it, which keys of any length have to fit into."""
+        place = self.place()
+        return repr(place if len(place) <= _LONG else f"{place[:_LONG]}…") if place else "the root"
 
     def array_of(self, count: int) -> list[Value]:
         """So many objects."""
@@ -253,7 +260,7 @@ class Unpacker:
         for _ in range(count):
             key = self._key()
             if key in made:
-                raise self.cursor.bad(f"the key {key!r} comes twice in {self.at()}")
+                raise self.cursor.bad(f"the key {key[:_LONG]!r} comes twice in {self.at()}")
             self.path.append(key)
             made[key] = self.value()
             self.path.pop()
@@ -284,7 +291,7 @@ class Unpacker:
             raise self.cursor.cut(f"the {length:,} bytes of {self.at()}")
         value = self.extension(code, length)
         if self.cursor.position != end:
-            raise self.cursor.bad(f"{self.at()} has an end of its own, which is not that of its extension")
+            raise self.cursor.bad(f"{self.at()} ends elsewhere than its extension does")
         return value
 
     def _room(self, count: int, least: int) -> None:

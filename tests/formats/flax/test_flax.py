@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 import ckptconv
 from ckptconv.core.metadata import Opaque, TensorRef
-from ckptconv.errors import LossError
+from ckptconv.errors import LossError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.io.source import Source
 from ckptconv.testing.damage import Judge, Reading
@@ -174,6 +174,7 @@ def test_names_are_those_of_the_same_tree_in_a_pickle(
     for name in ("a.msgpack", "b.pkl", "c.pth", "d.safetensors"):
         with ckptconv.open(tmp_path / name) as checkpoint:
             assert (list(checkpoint), list(checkpoint.extras)) == (model, extras), name
+            assert not {"params", "batch_stats"} & checkpoint.metadata.keys()
         assert ckptconv.diff(path, tmp_path / name).equal
     assert_same(as_numpy(load(tmp_path / "c.pth")), restore(path.read_bytes()))
 
@@ -274,6 +275,19 @@ def test_a_scalar_that_numpy_alone_cannot_spell_is_a_tensor(tmp_path: Path) -> N
     with ckptconv.open(path) as checkpoint:
         assert checkpoint.extras["scale"].info.shape == ()
         assert float(checkpoint.extras["scale"].numpy()) == 3
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
+def test_four_bit_floats_that_fill_no_byte_are_refused_where_a_pth_is_written(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    array = np.ones(shape, ml_dtypes.float4_e2m1fn)
+    path = written(tmp_path / "a.msgpack", {"params": {"kernel": array}})
+    with pytest.raises(UnsupportedError, match="F4"):
+        ckptconv.convert(path, tmp_path / "b.pth")
+    ckptconv.convert(path, tmp_path / "b.pth", edits=ckptconv.Edits(dtype=["kernel=F32"]))
+    loaded: Any = load(tmp_path / "b.pth")
+    assert torch.equal(loaded["params"]["kernel"], torch.ones(shape))
 
 
 UNREAD = {
