@@ -122,7 +122,8 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     fixed = fixed_parts(state.composites)
     for edit in cast_edits(wanted.dtype, {name: one for name, one in state.tensors.items() if name not in fixed}):
         state.make(edit, "--dtype")
-    return _rebuilt(checkpoint, state, bare=bare), state.origins
+    in_one = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
+    return _rebuilt(checkpoint, state, bare=bare, in_one=in_one), state.origins
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
@@ -135,7 +136,7 @@ def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> N
         raise error.at(path) from error.__cause__
 
 
-def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool) -> Checkpoint:
+def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool, in_one: bool) -> Checkpoint:
     """The checkpoint around its new tensors: its metadata as it was, bookkeeping under the new names."""
     tensors, origins, notes = state.tensors, state.origins, checkpoint.notes
     moved = {olds[0]: new for new, olds in origins.items() if len(olds) == 1}
@@ -159,7 +160,7 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool) -> Checkpoint
     )
     return Checkpoint(
         tensors, extras=state.extras, composites=state.composites,
-        root=rooted(checkpoint, tensors.keys(), moved, bare=bare), format=checkpoint.format,
+        root=rooted(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one), format=checkpoint.format,
         notes=notes, findings=tuple(findings), file=checkpoint.file,
     )  # fmt: skip
 

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 _KEYS = ("state_dict", "model_state_dict", "model")
 
 
-def rooted(checkpoint: Checkpoint, names: Collection[str], moved: Mapping[str, str], *, bare: bool) -> MetaNode:
+def rooted(
+    checkpoint: Checkpoint, names: Collection[str], moved: Mapping[str, str], *, bare: bool, in_one: bool = False
+) -> MetaNode:
     """The tree of `checkpoint` for tensors called `names`; `moved` says where those that stay one have gone. With
     `bare`, the metadata may be left out.
 
     Where each finds its place it is the same tree, with module versions under their new paths. Where one does not
-    (the file had several dicts, or tensors in none), all are put into one state_dict beside the metadata.
+    (the file had several dicts, or tensors in none), and where `in_one` asks for it, all are put into one state_dict
+    beside the metadata.
     Raises EditError where a name is that of a plain value, and where metadata and tensors cannot be told apart.
     """
     holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
@@ -31,7 +34,7 @@ def rooted(checkpoint: Checkpoint, names: Collection[str], moved: Mapping[str, s
     plain = {hole.prefix + key for hole in holes for _, key, _ in hole.plain}
     if twice := [name for name in names if name in plain]:
         raise EditError(f"{twice[0]!r} is the name of a plain value in the state_dict", hint="choose another name")
-    stay = all(moved.get(name) == name for name in single)
+    stay = all(moved.get(name) == name for name in single) and not (in_one and len(holes) > 1)
     if stay and all(name in single or any(name.startswith(hole.prefix) for hole in holes) for name in names):
         if len(holes) != 1:
             return checkpoint.root

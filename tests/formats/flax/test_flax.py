@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import msgpack
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file
 
 import ckptconv
 from ckptconv.core.metadata import Opaque, TensorRef
+from ckptconv.edits.select import NameRule
 from ckptconv.errors import LossError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.io.source import Source
@@ -21,11 +23,9 @@ from ckptconv.testing.damage import Judge, Reading
 from tests.support.flax_files import restore, to_bytes
 from tests.support.nodes import as_node, as_python, load
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 Array = np.ndarray[Any, Any]
 
+OTHERS = Path(__file__).parents[3] / "fixtures" / "others"
 RANDOM = np.random.default_rng(0)
 WIDE = RANDOM.random((3, 4), np.float32)
 TYPES: dict[str, Any] = {
@@ -179,6 +179,17 @@ def test_names_are_those_of_the_same_tree_in_a_pickle(
     assert_same(as_numpy(load(tmp_path / "c.pth")), restore(path.read_bytes()))
 
 
+def test_a_translated_state_has_one_state_dict_beside_all_else(tmp_path: Path) -> None:
+    tree = {"step": 3, "params": PARAMS, "opt_state": ADAM, "batch_stats": STATS}
+    path = written(tmp_path / "a.msgpack", tree)
+    ckptconv.convert(path, tmp_path / "b.pth", edits=ckptconv.Edits(names=[NameRule("translate", "flax")]))
+    loaded: Any = load(tmp_path / "b.pth")
+    assert list(loaded) == ["step", "opt_state", "state_dict"]
+    assert torch.equal(loaded["state_dict"]["Dense_0.weight"], torch.from_numpy(PARAMS["Dense_0"]["kernel"].T))
+    assert torch.equal(loaded["state_dict"]["Norm.running_mean"], torch.from_numpy(STATS["Norm"]["mean"]))
+    assert_same(as_numpy(loaded["opt_state"]), restore(path.read_bytes())["opt_state"])
+
+
 def flat(tree: Any, path: tuple[str, ...] = ()) -> dict[str, Array]:
     if not isinstance(tree, dict):
         return {".".join(path): tree}
@@ -191,6 +202,21 @@ def test_bare_tensors_are_what_flattening_the_params_gives(tmp_path: Path) -> No
     found, expected = load_file(tmp_path / "b.safetensors"), flat(restore(path.read_bytes())["params"])
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[name], array) for name, array in expected.items())
+
+
+@pytest.mark.parametrize("model", ["bert", "gpt2", "vit"])
+def test_a_model_of_the_hub_is_what_transformers_makes_of_it_in_torch(model: str, tmp_path: Path) -> None:
+    path = OTHERS / f"flax-{model}.msgpack"
+    with ckptconv.open(path) as checkpoint:
+        expected = flat(restore(path.read_bytes()))
+        assert checkpoint.keys() == expected.keys()
+        assert all(np.array_equal(tensor.numpy(), expected[name]) for name, tensor in checkpoint.items())
+    ckptconv.convert(path, tmp_path / "a.pth", edits=ckptconv.Edits(names=[NameRule("translate", "flax")]))
+    ours: Any = load(tmp_path / "a.pth")
+    theirs: Any = load(OTHERS / f"torch-of-flax-{model}.pth")
+    tied = {"lm_head.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias"}
+    assert theirs.keys() - tied == ours.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 UNCLEAR: dict[str, tuple[Any, list[str]]] = {
