@@ -32,6 +32,8 @@ PARAMS = "params"
 COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "_overwrite_with_gradient")
 """Of linen's variables, beside the params (flax/linen: module.py, normalization.py, attention.py, fp8_ops.py)."""
 
+_PLAIN = frozenset([int, str, float, bool, bytes, type(None)])
+
 FLAX_KEYS = ("kernel", "embedding")
 """What Flax's layers call what torch's call ``weight``."""
 
@@ -79,13 +81,14 @@ class Nested:
             return True
         if id(value) in self._holds or depth > MAX_DEPTH:
             return self._holds.get(id(value), False)
-        below = _entries(value)
-        if not below:
+        if not isinstance(value, (dict, list, tuple)):
             return False
-        self._holds[id(value)] = False  # of one that is a part of itself
-        found = [self._holds_tensors(child, depth + 1) for _, child in below]
-        self._holds[id(value)] = any(found)
-        return any(found)
+        self._holds[id(value)] = found = False  # of one that is a part of itself
+        for child in value.values() if isinstance(value, dict) else value:
+            if type(child) not in _PLAIN and self._holds_tensors(child, depth + 1):
+                found = True
+        self._holds[id(value)] = found
+        return found
 
     def _find_starts(self, node: Value, path: Path) -> dict[Path, str]:
         """The paths at which the model's trees start, each with what its names start with; none where no key says."""
@@ -128,4 +131,4 @@ class Nested:
 def _entries(value: Value) -> Iterable[tuple[Any, Value]]:
     if isinstance(value, dict):
         return value.items()
-    return list(enumerate(value)) if isinstance(value, (list, tuple)) else ()
+    return enumerate(value) if isinstance(value, (list, tuple)) else ()
