@@ -30,6 +30,7 @@ from tests.hostile.cases import beside, checkpoint
 from tests.hostile.honest import honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
+from tests.support.tensorflow_files import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,12 @@ def opened(path: Path, data: bytes, chance: random.Random) -> None:
         ckptconv.open(target).close()
 
 
+def tabled(path: Path, data: bytes, chance: random.Random) -> None:
+    """The entries of TensorFlow's index, in a table whose checksums are right, beside a file of data."""
+    path.with_name(f"{path.name}.data-00000-of-00001").write_bytes(bytes(1 << 13))
+    opened(path, table(data), chance)
+
+
 _CATEGORIES: dict[str, tuple[str, ...]] = {
     "torch": ("zip", "calls", "valid", "ordinary"),
     "torch-legacy": ("legacy",),
@@ -118,6 +125,7 @@ TARGETS = [
     Target("machine", follow, PICKLES, mutate.PICKLE),
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
+    Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
 ]
 
 
@@ -126,7 +134,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run is opened:
+    if target.run in (opened, tabled):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -13,8 +13,11 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from ckptconv.formats.tensorflow.table import entries
+from ckptconv.io.source import Source
 from tests.support.flax_files import to_bytes
 from tests.support.tar_files import tar_saved
+from tests.support.tensorflow_files import rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +93,18 @@ def flax(folder: Path) -> list[bytes]:
     return [to_bytes(tree, chunk) for tree in trees for chunk in (1 << 30, 100)]
 
 
+def tensorflow(folder: Path) -> list[bytes]:
+    """The entries of TensorFlow's own indices, which the fuzzer puts into a table again, before data of zeros: with their
+    texts, of which zeros are none, and without.
+    """
+    found = []
+    for path in sorted((Path(__file__).parents[2] / "fixtures" / "others").glob("*.index")):
+        with Source(path) as source:
+            whole = dict(entries(source))
+        found += [rows(whole), rows({key: value for key, value in whole.items() if value[:2] != b"\x08\x07"})]
+    return found
+
+
 def bare(folder: Path) -> list[bytes]:
     wide = np.arange(600, dtype=np.float32).reshape(20, 30)
     arrays = {
@@ -105,7 +120,7 @@ def bare(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
-    "flax": flax, "pickle": bare,
+    "flax": flax, "tensorflow": tensorflow, "pickle": bare,
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from struct import pack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ import ckptconv
 from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
 from ckptconv.formats.tensorflow.table import crc32c
+from tests.support.tensorflow_files import HEADER, entry, field, rows, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,40 +160,8 @@ def test_data_that_is_missing_or_cut_short(tmp_path: Path) -> None:
 # -- The layout, written out by hand
 
 
-def varint(value: int) -> bytes:
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def entry(dtype: int, shape: tuple[int, ...], offset: int, size: int, shard: int = 0, more: bytes = b"") -> bytes:
-    sizes = b"".join(field(2, field(1, n)) for n in shape)
-    return field(1, dtype) + field(2, sizes) + field(3, shard) + field(4, offset) + field(5, size) + more
-
-
-HEADER = field(1, 1) + field(3, field(1, 1))
-
-
-def block(entries: Mapping[bytes, bytes], compression: int = 0) -> bytes:
-    body = b"".join(varint(0) + varint(len(k)) + varint(len(v)) + k + v for k, v in entries.items())
-    body += pack("<II", 0, 1) + bytes([compression])
-    crc = crc32c(body)
-    return body + pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def table(entries: Mapping[bytes, bytes], compression: int = 0) -> bytes:
-    first, nothing = block(entries, compression), block({})
-    index = block({b"\xff": varint(0) + varint(len(first) - 5)})
-    handles = varint(len(first)) + varint(len(nothing) - 5) + varint(len(first) + len(nothing)) + varint(len(index) - 5)
-    return first + nothing + index + handles.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
-
-
 def made(tmp_path: Path, entries: Mapping[bytes, bytes], data: bytes, *, compression: int = 0) -> Path:
-    (tmp_path / "m.index").write_bytes(table(entries, compression))
+    (tmp_path / "m.index").write_bytes(table(rows(entries), compression))
     (tmp_path / "m.data-00000-of-00001").write_bytes(data)
     return tmp_path / "m.index"
 

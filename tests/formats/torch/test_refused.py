@@ -60,7 +60,6 @@ OTHERS = {
     "a numpy array": (b"\x93NUMPY" + bytes(20), "numpy.savez"),
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "unpack it"),
     "a TensorFlow Lite model": (b"\x1c\0\0\0TFL3" + bytes(20), "tf2onnx"),
-    "a TensorFlow checkpoint's index": (b"\0\0\x01" + bytes(60) + bytes.fromhex("57fb808b247547db"), "TensorFlow"),
     "Flax's parameters": (b"\x81\xa6params\x80", "flax"),
     "an old ggml file": (b"tjgg" + bytes(20), "GGUF"),
     "noise": (b"\x17\x23" * 100, "ckptconv formats"),

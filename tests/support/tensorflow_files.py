@@ -1,0 +1,49 @@
+"""The layout of TensorFlow's checkpoints, written out by hand."""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.tensorflow.table import crc32c
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def entry(dtype: int, shape: tuple[int, ...], offset: int, size: int, shard: int = 0, more: bytes = b"") -> bytes:
+    sizes = b"".join(field(2, field(1, n)) for n in shape)
+    return field(1, dtype) + field(2, sizes) + field(3, shard) + field(4, offset) + field(5, size) + more
+
+
+HEADER = field(1, 1) + field(3, field(1, 1))
+
+
+def rows(entries: Mapping[bytes, bytes]) -> bytes:
+    """A block's entries, each with its whole key."""
+    return b"".join(varint(0) + varint(len(k)) + varint(len(v)) + k + v for k, v in entries.items())
+
+
+def block(rows: bytes, compression: int = 0) -> bytes:
+    """Entries with a restart, a kind of compression, and their checksum."""
+    body = rows + pack("<II", 0, 1) + bytes([compression])
+    crc = crc32c(body)
+    return body + pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def table(first_rows: bytes, compression: int = 0) -> bytes:
+    """A table of one block."""
+    first, nothing = block(first_rows, compression), block(b"")
+    index = block(rows({b"\xff": varint(0) + varint(len(first) - 5)}))
+    handles = varint(len(first)) + varint(len(nothing) - 5) + varint(len(first) + len(nothing)) + varint(len(index) - 5)
+    return first + nothing + index + handles.ljust(40, b"\0") + bytes.fromhex("57fb808b247547db")
