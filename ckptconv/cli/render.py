@@ -173,10 +173,9 @@ def one_format(one: Format) -> list[str]:
         "record": "readable strings, and a record of their types",
         "none": "none",
     }
-    rows = [
-        ("suffixes", " ".join(one.suffixes) or f"none: --to {one.name}"),
-        ("read", "yes"),
-        ("write", _yes(one.writer)),
+    none = f"none: --to {one.name}" if one.writer else "none"
+    rows = [("suffixes", " ".join(one.suffixes) or none), ("read", "yes"), ("write", _yes(one.writer))]
+    kept = [
         ("metadata", metadata[holds.metadata]),
         ("extras", "tensors outside of the state_dict are kept" if holds.extras else "no tensors outside of the model"),
         ("ties", "names that share a tensor still do" if holds.ties else "each name gets its own copy"),
@@ -184,6 +183,7 @@ def one_format(one: Format) -> list[str]:
         ("opaque", "kept as data" if holds.opaque else "objects of unknown classes are not kept without consent"),
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
+    rows += kept if one.writer else []
     if one.extra:
         rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))
     lines = [

@@ -29,6 +29,13 @@ def test_one_format_says_what_it_holds(run: Run) -> None:
         assert word in result.stdout
 
 
+def test_what_a_format_would_keep_is_said_only_of_one_that_is_written(run: Run) -> None:
+    for one in registry.BUILTIN:
+        said = {line.split()[0] for line in run("formats", one.name).stdout.splitlines()[1:]}
+        assert {"suffixes", "read", "write"} <= said
+        assert ("metadata" in said) == bool(one.writer)
+
+
 def test_a_misspelt_format_gets_the_nearest(run: Run) -> None:
     result = run("formats", "safetensor")
     assert result.exit_code == 2
