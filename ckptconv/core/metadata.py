@@ -190,7 +190,10 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
     """`node` and every node under it, parents first, each with its path."""
     yield path, node
     for key, child in children(node):
-        yield from walk(child, (*path, key))
+        if type(child) in _PLAIN:  # most of what there is, in lists of a million
+            yield (*path, key), child
+        else:
+            yield from walk(child, (*path, key))
 
 
 def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:
