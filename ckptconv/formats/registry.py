@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import flax, gguf, npz, onnx, safetensors, tensorflow, torch
+from ckptconv.formats import flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 GROUP = "ckptconv.formats"
 
 BUILTIN: tuple[Format, ...] = (
-    *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *tensorflow.FORMATS,
-    *flax.FORMATS, torch.PICKLE,
+    *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
+    *tensorflow.FORMATS, *flax.FORMATS, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
-    (0, b"\x89HDF\r\n", "an HDF5 file (Keras, h5py)", "load it with its own framework, and save a state_dict"),
     (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
     (0, b"\x1f\x8b", "a gzip file", "gunzip it first"),
     (0, b"BZh", "a bzip2 file", "bunzip2 it first"),

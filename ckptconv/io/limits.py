@@ -57,6 +57,25 @@ MAX_NPY_HEADER = 10_000
 MAX_NPZ_TEXT = 64 << 20
 """Bytes of an archive's arrays of text, all of which are read when it is opened."""
 
+MAX_HDF5_METADATA = 1 << 30
+"""Bytes that are read of an HDF5 file's own structures: 1,000,000 datasets take a kilobyte each."""
+
+FREE_HDF5_BYTES = 16 << 20
+"""Bytes of metadata, and of datasets, that even a small HDF5 file may have more of than its size warrants."""
+
+MAX_HDF5_TEXT = 64 << 20
+"""Bytes of an HDF5 file's attributes and texts, all of which are read when it is opened."""
+
+MAX_HDF5_PATH = 4096
+"""Characters of a dataset's path; Keras' longest have some 200."""
+
+MAX_HDF5_CHUNKS = 1 << 22
+FREE_HDF5_CHUNKS = 1 << 16
+"""Chunks of a dataset: at most so many, and past the latter no more than the file has addresses."""
+
+MAX_HDF5_CHUNK = 1 << 27
+"""Bytes of a chunk that has to be inflated whole; h5py's own choice is at most a mebibyte."""
+
 MAX_MSGPACK_TEXT = 1 << 28
 """Bytes of keys, strings and bytes in a file of msgpack, all of which are read when it is opened."""
 

@@ -6,6 +6,7 @@ import io
 import pickle
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,50 @@ def bare(folder: Path) -> list[bytes]:
     return [pickle.dumps(value, protocol) for value in (arrays, state()) for protocol in (0, 2, 4, 5)]
 
 
+def hdf5(folder: Path) -> list[bytes]:
+    import h5py
+
+    made = []
+    for version in ("earliest", "latest"):
+        with h5py.File(folder / "x.h5", "w", libver=version, track_order=version == "latest") as file:
+            wide = np.arange(60, dtype=">i2").reshape(6, 10)
+            file["g/a"] = np.arange(6, dtype=np.float32).reshape(2, 3)
+            file["g/b"] = wide
+            file["g/tied"] = file["g/a"]
+            file["soft"] = h5py.SoftLink("/g/b")
+            file["text"] = ["one", "two"]
+            file["flags"], file["c"] = np.array([True, False]), np.ones(2, np.complex64)
+            file.create_dataset("z", data=wide, chunks=(4, 4), compression="gzip", shuffle=True, fletcher32=True)
+            file.create_dataset("grows", data=wide, chunks=(2, 4), maxshape=(None, 10))
+            file.create_dataset("grows2", data=wide, chunks=(2, 4), maxshape=(None, None), fletcher32=True)
+            file.create_dataset("fixed", data=wide, chunks=(4, 5), fillvalue=3)
+            file.create_dataset("never", (3, 3), "f4", fillvalue=2)
+            file["g"].attrs.update({"s": "text", "i": 3, "l": [1.5, 2.5], "names": ["a", "b"]})
+            many = file.create_group("many")
+            many.attrs.update({f"n{i}": i for i in range(10)})
+            for i in range(12):
+                many[f"v{i}"] = np.float32(i)
+        made.append((folder / "x.h5").read_bytes())
+    return made
+
+
+def keras(folder: Path) -> list[bytes]:
+    made = []
+    for weights, method in zip(hdf5(folder), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), strict=True):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", method) as archive:
+            archive.writestr("metadata.json", '{"keras_version": "3.15.1"}')
+            archive.writestr("config.json", '{"class_name": "Sequential", "config": {"layers": [1, 2.5, null]}}')
+            archive.writestr("model.weights.h5", weights)
+            archive.writestr("assets/vocabulary.txt", "one\ntwo")
+        made.append(buffer.getvalue())
+    return made
+
+
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "pickle": bare,
+    "hdf5": hdf5, "keras": keras,
 }  # fmt: skip
 
 

@@ -54,6 +54,11 @@ ZIP = [
 ]
 WIRE = [bytes([n << 3 | w]) for n in (1, 2, 4, 5, 7, 8, 9, 10, 13, 14, 15) for w in (0, 1, 2, 5)]
 WIRE += [b"\xff" * 9 + b"\x01", b"\x80\x80\x00", b"\x08\x0a", b"location", b"offset", b"length"]
+HDF5 = [
+    b"\x89HDF\r\n\x1a\n", b"OHDR", b"OCHK", b"TREE", b"SNOD", b"HEAP", b"GCOL", b"FRHP", b"FHDB", b"FHIB", b"BTHD", b"BTLF",
+    b"BTIN", b"FAHD", b"FADB", b"EAHD", b"EAIB", b"EASB", b"EADB", b"\xff" * 8, b"\0" * 8, *(bytes([n, 0, 8, 0]) for n in range(24)),
+    *(bytes([v << 4 | n]) for n in range(12) for v in (1, 3)),
+]  # fmt: skip
 GGUF = [
     b"GGUF",
     *(bytes([n, 0, 0, 0]) for n in range(42)),

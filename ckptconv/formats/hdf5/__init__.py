@@ -1,0 +1,22 @@
+"""HDF5: h5py's and Keras' files of weights, and Keras' archive around one."""
+
+from ckptconv.formats.base import Format
+
+FORMATS = (
+    Format(
+        name="hdf5",
+        summary="HDF5 files of arrays: Keras' .weights.h5 and .h5, tf_model.h5, h5py",
+        suffixes=(".h5", ".hdf5"),
+        magic=tuple((offset, b"\x89HDF\r\n\x1a\n") for offset in (0, *(512 << n for n in range(12)))),
+        claims="ckptconv.formats.hdf5.superblock:claims",
+        reader="ckptconv.formats.hdf5.read:read",
+    ),
+    Format(
+        name="keras",
+        summary="Keras' zip archive: an HDF5 file of weights, the configuration as JSON",
+        suffixes=(".keras",),
+        magic=((0, b"PK\x03\x04"),),
+        claims="ckptconv.formats.hdf5.archive:claims",
+        reader="ckptconv.formats.hdf5.archive:read",
+    ),
+)

@@ -1,0 +1,81 @@
+"""The two older heaps: names of a group's members (local), and values of varying length (global).
+
+local:   "HEAP", 0, 3 bytes, size of the data, offset of its free space, address of the data
+global:  "GCOL", 1, 3 bytes, size of the collection; then objects: index u16, links u16, 4 bytes, size, data padded
+         to 8 bytes; index 0 is free space
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import LimitError
+from ckptconv.formats.hdf5.cursor import damaged
+from ckptconv.io.limits import MAX_HDF5_TEXT
+
+if TYPE_CHECKING:
+    from ckptconv.formats.hdf5.superblock import Hdf5File
+
+
+class LocalHeap:
+    """Names, by their offset."""
+
+    def __init__(self, file: Hdf5File, address: int) -> None:
+        cursor = file.cursor(address, 8 + 2 * file.lengths + file.offsets, "a local heap")
+        cursor.expect(b"HEAP", 0)
+        cursor.skip(3)
+        size = cursor.length()
+        cursor.length()
+        data = cursor.address()
+        if data is None:
+            raise damaged("a local heap has no data")
+        self._data = file.read(data, size)
+
+    def text(self, offset: int) -> bytes:
+        """The bytes from there to a NUL."""
+        end = self._data.find(b"\0", offset)
+        if end < 0:
+            raise damaged("a name in a local heap has no end")
+        return self._data[offset:end]
+
+
+class GlobalHeaps:
+    """Values of varying length, by the address of their collection and their index in it."""
+
+    def __init__(self, file: Hdf5File) -> None:
+        self._file = file
+        self._known: dict[int, dict[int, bytes]] = {}
+        self._left = MAX_HDF5_TEXT
+
+    def value(self, address: int, index: int, length: int) -> bytes:
+        """The first `length` bytes of an object. Raises CorruptFileError, LimitError."""
+        if address not in self._known:
+            self._known[address] = self._collection(address)
+        data = self._known[address].get(index, b"")
+        if len(data) < length:
+            raise damaged(f"a value of {length:,} bytes is not in its heap")
+        return data[:length]
+
+    def take(self, count: int) -> None:
+        """Count bytes of text. Raises LimitError where all together are too many."""
+        self._left -= count
+        if self._left < 0:
+            raise LimitError(f"its texts are more than {MAX_HDF5_TEXT:,} bytes", hint="save it without them")
+
+    def _collection(self, address: int) -> dict[int, bytes]:
+        file, found = self._file, dict[int, bytes]()
+        head = file.cursor(address, 8 + file.lengths, "a global heap")
+        head.expect(b"GCOL", 1)
+        head.skip(3)
+        size = head.length() - head.at
+        self.take(max(0, size))
+        cursor = file.cursor(address + head.at, size, "a global heap")
+        while cursor.left >= 8 + file.lengths:
+            index = cursor.uint(2)
+            cursor.skip(6)
+            length = cursor.length()
+            if not index:
+                break
+            found[index] = cursor.take(length)
+            cursor.skip(min(-length % 8, cursor.left))
+        return found

@@ -1,0 +1,76 @@
+"""Reader of an HDF5 file: which of its tensors are the model's, and where all else it says stands in the metadata.
+
+Tensors are named by their path, as h5py names them. In a whole model of legacy Keras (``model.save("x.h5")``), the
+tensors of the group ``model_weights`` are the model's, under the names that a file of weights alone has; those of
+``optimizer_weights``, and of ``optimizer`` in the files of Keras 3, are extras. Attributes of the root group are
+metadata by their name; those of another object are a dict under its path, and so are the values of datasets of text.
+
+Sources: keras/src/saving/saving_lib.py, keras/src/legacy/saving/legacy_h5_format.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.errors import UnsupportedError
+from ckptconv.formats.hdf5.superblock import Hdf5File
+from ckptconv.formats.hdf5.tree import Tree, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.io.source import Source
+
+_MODEL = "model_weights/"
+_OPTIMIZERS = ("optimizer_weights/", "optimizer/")
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the file: its headers, attributes and texts; no other element is read.
+
+    Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
+    """
+    return checkpoint_of(walk(Hdf5File(source)), {}, "hdf5", source)
+
+
+def checkpoint_of(tree: Tree, metadata: Mapping[Hashable, MetaNode], format: str, source: Source) -> Checkpoint:
+    """What a tree holds, beside other `metadata`."""
+    model, extras = _split(tree.tensors)
+    entries: dict[Hashable, MetaNode] = {}
+    for key, value in (
+        *metadata.items(),
+        *tree.attributes.get("", {}).items(),
+        *((path, attributes) for path, attributes in tree.attributes.items() if path),
+        *tree.values.items(),
+        *((name, TensorRef(name)) for name in extras),
+    ):
+        entries[_free(key, entries)] = value
+    root: MetaNode = {**entries, _free("state_dict", entries): StateDict(container="dict")} if entries else StateDict()
+    if not model and not extras and not tree.findings:
+        raise UnsupportedError("the HDF5 file holds no arrays of numbers", hint="h5dump -n FILE shows what it holds")
+    return Checkpoint(
+        model, extras=extras, root=root, format=format, notes=Notes(source=format), findings=tuple(tree.findings),
+        file=source,
+    )  # fmt: skip
+
+
+def _split(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
+    """The model's tensors, and the others, by the names that they get."""
+    extras = {name: tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZERS)}
+    model = {name: tensor for name, tensor in tensors.items() if name not in extras}
+    if not model:
+        return tensors, {}
+    inner = {name.removeprefix(_MODEL): tensor for name, tensor in model.items() if name.startswith(_MODEL)}
+    if inner and not inner.keys() & tensors.keys():
+        return inner, {name: tensor for name, tensor in tensors.items() if not name.startswith(_MODEL)}
+    return model, extras
+
+
+def _free(key: Hashable, taken: Mapping[Hashable, MetaNode]) -> Hashable:
+    """The key, longer where something else has it: an attribute may be called as a group is."""
+    while key in taken and isinstance(key, str):
+        key += "_"
+    return key
