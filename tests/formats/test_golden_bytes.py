@@ -6,6 +6,7 @@ from struct import pack
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+import h5py
 import torch
 import xxhash
 from safetensors.torch import load_file
@@ -133,6 +134,40 @@ def test_a_file_of_flax_is_read_as_what_it_says(tmp_path: Path) -> None:
         kernel, bias = checkpoint["Dense_0.kernel"], checkpoint["Dense_0.bias"]
         assert (kernel.info, bytes(kernel.read())) == (TensorInfo(DType.F32, (1, 2), 8), ONE_TWO)
         assert (bias.info, bytes(bias.read())) == (TensorInfo(DType.BF16, (1,), 2), b"\x80\x3f")
+
+
+UNDEFINED = b"\xff" * 8
+HDF5_MESSAGES = (
+    pack("<2HB3x", 1, 16, 0) + pack("<3B5xQ", 1, 1, 0, 2)  # dataspace: version 1, one dimension, of 2
+    + pack("<2HB3x", 3, 24, 1)  # datatype: class 1 (floats) of version 1, little-endian
+    + pack("<4BI2H4BI4x", 0x11, 0x20, 31, 0, 4, 0, 32, 23, 8, 0, 23, 127)  # sign in bit 31, exponent from bit 23 on
+    + pack("<2HB3x", 5, 8, 1) + pack("<4BI", 2, 2, 2, 1, 0)  # fill value: the default
+    + pack("<2HB3x", 8, 24, 0) + pack("<2BQQ6x", 3, 1, 1176, 8)  # layout of version 3: one run, its address, its size
+)  # fmt: skip
+HDF5 = b"".join(
+    [
+        b"\x89HDF\r\n\x1a\n", bytes(5), b"\x08\x08\0", pack("<2HI", 4, 16, 0),  # superblock: versions, sizes, B-trees
+        pack("<2Q", 0, 2**64 - 1), pack("<2Q", 1184, 2**64 - 1),  # base, no free space, end of the file, no driver
+        pack("<2Q2I2Q", 0, 96, 1, 0, 136, 680),  # the root group: its header, its B-tree, its names
+        pack("<2BH2I4x", 1, 0, 1, 1, 24) + pack("<2HB3x2Q", 17, 16, 0, 136, 680),  # 96: header with a symbol table
+        (b"TREE\0\0\1\0" + UNDEFINED * 2 + pack("<3Q", 0, 728, 8)).ljust(544, b"\0"),  # 136: one child
+        b"HEAP" + bytes(4) + pack("<3Q", 16, 1, 712),  # 680: names
+        b"\0" * 8 + b"w".ljust(8, b"\0"),  # 712
+        (b"SNOD\1\0\1\0" + pack("<2Q2I16x", 8, 1056, 0, 0)).ljust(328, b"\0"),  # 728: "w", its header
+        pack("<2BH2I4x", 1, 0, 4, 1, 104) + HDF5_MESSAGES,  # 1056
+        ONE_TWO,
+    ]
+)  # fmt: skip
+
+
+def test_an_hdf5_file_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.h5").write_bytes(HDF5)
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["w"][()].tobytes() == ONE_TWO
+    with ckptconv.open(tmp_path / "x.h5") as checkpoint:
+        assert list(checkpoint) == ["w"]
+        assert checkpoint["w"].info.dtype is DType.F32
+        assert bytes(checkpoint["w"].read()) == ONE_TWO
 
 
 def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:

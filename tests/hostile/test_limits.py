@@ -15,6 +15,7 @@ from ckptconv.formats import blobs
 from ckptconv.formats.flax import arrays as flax
 from ckptconv.formats.flax import msgpack
 from ckptconv.formats.gguf import layout as gguf
+from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
 from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk, wire
 from ckptconv.formats.safetensors import layout
@@ -36,7 +37,9 @@ TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
-    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_MSGPACK_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
+    limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
+    limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
+    limits.MAX_MSGPACK_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
 
@@ -123,6 +126,10 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "text in msgpack": (msgpack, "MAX_MSGPACK_TEXT", 100, ".msgpack", honest("flax")[0]),
     "values of msgpack": (msgpack, "MAX_NODES", 5, ".msgpack", honest("flax")[0]),
     "tensors of Flax": (flax, "MAX_TENSORS", 1, ".msgpack", honest("flax")[0]),
+    "structures of an HDF5 file": (superblock, "MAX_HDF5_METADATA", 3000, ".h5", honest("hdf5")[0]),
+    "texts of an HDF5 file": (heaps, "MAX_HDF5_TEXT", 50, ".h5", honest("hdf5")[0]),
+    "a path in an HDF5 file": (tree, "MAX_HDF5_PATH", 5, ".h5", honest("hdf5")[0]),
+    "tensors of an HDF5 file": (tree, "MAX_TENSORS", 5, ".h5", honest("hdf5")[1]),
     "fields": (wire, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
 }  # fmt: skip
 
@@ -133,7 +140,7 @@ def test_a_limit_too_high_for_a_test_holds_when_it_is_lowered(
 ) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data)
-    format = {".pth": "torch", ".msgpack": "flax"}.get(suffix, suffix[1:])
+    format = {".pth": "torch", ".msgpack": "flax", ".h5": "hdf5"}.get(suffix, suffix[1:])
     if name != "MAX_INFLATED_RATIO":
         ckptconv.open(path, format=format).close()
     monkeypatch.setattr(module, name, value)
@@ -150,3 +157,18 @@ def test_bytes_beside_a_header_are_bounded(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(blobs, "MAX_STORED_BYTES", 1 << 16)
     with pytest.raises(LimitError):
         ckptconv.open(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "limit"), [(chunk_index, "MAX_HDF5_CHUNKS"), (chunks, "MAX_HDF5_CHUNK")], ids=["chunks", "a chunk"]
+)
+def test_chunks_of_an_hdf5_file_are_bounded_when_they_are_read(
+    module: ModuleType, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.h5").write_bytes(honest("hdf5")[0])
+    with ckptconv.open(tmp_path / "x.h5") as checkpoint:
+        checkpoint["z"].read()
+    monkeypatch.setattr(module, limit, 5)
+    with ckptconv.open(tmp_path / "x.h5") as checkpoint, pytest.raises(LimitError) as refused:
+        checkpoint["z"].read()
+    assert refused.value.hint

@@ -101,7 +101,9 @@ class _Index:
                 if rest:
                     raise damaged("a chunk is no multiple of chunks away from the first")
                 place.append(at)
-            yield tuple(place), chunk, size if self._filtered else 0, mask
+            if key.uint(8):
+                raise damaged("a chunk starts within an element")
+            yield tuple(place), chunk, size, mask
 
     def _tree2(self, address: int) -> Iterator[_Placed]:
         kind = _FILTERED_RECORD if self._filtered else _PLAIN_RECORD

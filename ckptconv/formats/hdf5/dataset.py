@@ -169,7 +169,7 @@ def _check(one: _Described) -> None:
     match one.layout:
         case Inline(data) if len(data) < nbytes:
             raise damaged(f"{one.name!r} has {len(data):,} bytes, and its type and shape ask for {nbytes:,}")
-        case Run(_, int() as given) if given < nbytes:
+        case Run(_, int() as given) if given != nbytes:
             raise damaged(f"{one.name!r} has {given:,} bytes, and its type and shape ask for {nbytes:,}")
         case Chunked(shape=shape, itemsize=itemsize) if len(shape) != len(one.shape) or itemsize != size:
             raise damaged(f"the chunks of {one.name!r} are of another rank or type than it is")

@@ -59,6 +59,9 @@ _FLOATS = {
     (1, 7, 3, 4, 0, 3, 7): DType.F8_E4M3,
     (1, 7, 2, 5, 0, 2, 15): DType.F8_E5M2,
 }
+_NORMALIZED, _HIDDEN_BIT = 7 << 4, 2 << 4
+"""Bits that say how a mantissa is normalized (IEEE's first bit is not stored), and the one of a VAX's byte order."""
+
 _COMPLEX = {component: dtype for dtype, component in COMPONENT.items()}
 
 
@@ -155,7 +158,7 @@ def _float(cursor: Cursor, bits: int, size: int) -> Element:
     place, precision = cursor.uint(2), cursor.uint(2)
     exponent, width, mantissa, digits, bias = (*(cursor.uint(1) for _ in range(4)), cursor.uint(4))
     dtype = _FLOATS.get((size, bits >> 8 & 0xFF, exponent, width, mantissa, digits, bias))
-    if dtype is None or place or precision != 8 * size or bits & 1 << 6:
+    if dtype is None or place or precision != 8 * size or bits & _NORMALIZED != _HIDDEN_BIT:
         return Other(size, f"floats of {precision} bits in {size} bytes that are not IEEE's")
     return Numbers(dtype, bool(bits & 1) and size > 1)
 

@@ -26,7 +26,7 @@ DRIVER_INFO, ATTRIBUTE_INFO, CACHE_IMAGE = 20, 21, 24
 _KNOWN = range(25)
 """Types of messages that are understood, or are no matter here (times, comments, bookkeeping)."""
 
-_SHARED, _MUST_BE_KNOWN = 1 << 1, 1 << 7
+_SHARED, _NEVER_SHARED, _MUST_BE_KNOWN = 1 << 1, 1 << 2, 1 << 7
 _AHEAD = 512
 """Bytes that are read at once: most headers end there."""
 
@@ -101,6 +101,7 @@ class _Blocks:
         self._file = file
         self._waiting: list[tuple[int, int]] = []
         self._seen: set[int] = set()
+        self._count = 0
 
     def read(self, address: int, start: bytes) -> Header:
         if start[:4] == b"OHDR":
@@ -112,12 +113,16 @@ class _Blocks:
     def _first(self, address: int, start: bytes) -> None:
         cursor = Cursor(start, "an object header")
         cursor.expect(b"", 1)
-        cursor.skip(7)
+        cursor.skip(1)
+        count = cursor.uint(2)
+        cursor.skip(4)
         size = cursor.uint(4)
         data = start[16 : 16 + size] if 16 + size <= len(start) else self._file.read(address + 16, size)
         self._messages(data, wide=True, ordered=False)
         while (block := self._next()) is not None:
             self._messages(self._file.read(*block), wide=True, ordered=False)
+        if self._count != count:
+            raise damaged(f"an object header says that it has {count} messages, and has {self._count}")
 
     def _second(self, address: int, start: bytes) -> None:
         cursor = Cursor(start, "an object header")
@@ -145,6 +150,9 @@ class _Blocks:
             kind, size, flags = cursor.uint(2 if wide else 1), cursor.uint(2), cursor.uint(1)
             cursor.skip(prefix - (5 if wide else 4))
             message = Message(kind, flags, cursor.take(size))
+            self._count += 1
+            if (wide and size % 8) or (flags & _SHARED and flags & _NEVER_SHARED):
+                raise damaged("a message of an object header is not as messages are")
             if kind == CONTINUATION:
                 self._continue(message)
             elif kind not in _KNOWN and flags & _MUST_BE_KNOWN:
@@ -153,6 +161,8 @@ class _Blocks:
                 )
             else:
                 self._header.messages.append(message)
+        if wide and cursor.left:
+            raise damaged("an object header has a gap between its messages")
 
     def _continue(self, message: Message) -> None:
         cursor = Cursor(message.data, "a continuation", self._file.offsets, self._file.lengths)

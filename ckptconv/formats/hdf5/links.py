@@ -89,7 +89,7 @@ def _table(header: Header) -> Iterator[Link]:
     if tree is None or address is None:
         raise damaged("a group's symbol table has no address")
     heap = LocalHeap(file, address)
-    size = 2 * file.offsets + 24
+    size, last = 2 * file.offsets + 24, b""
     for _, node in entries1(file, tree, GROUP, file.lengths):
         head = file.cursor(node, 8, "a symbol table's node")
         head.expect(b"SNOD", 1)
@@ -97,16 +97,21 @@ def _table(header: Header) -> Iterator[Link]:
         count = head.uint(2)
         entries = file.cursor(node + 8, count * size, "a symbol table's node")
         for _ in range(count):
-            name, target = entries.uint(file.offsets), entries.address()
+            name, target = heap.text(entries.uint(file.offsets)), entries.address()
+            if name <= last:
+                raise damaged("the members of a group are not in the order of their names")
+            last = name
             kind = entries.uint(4)
             entries.skip(4)
             scratch = entries.part(16, "a symbol table's entry")
+            if kind > _SOFT_ENTRY:
+                raise damaged(f"a member of a group is of a type ({kind}) that is not known")
             if kind == _SOFT_ENTRY:
-                yield Link(_name(heap.text(name)), path=_text(heap.text(scratch.uint(4))))
+                yield Link(_name(name), path=_text(heap.text(scratch.uint(4))))
             elif target is None:
                 raise damaged("a member of a group has no address")
             else:
-                yield Link(_name(heap.text(name)), target)
+                yield Link(_name(name), target)
 
 
 def _messages(header: Header) -> Iterator[Link]:

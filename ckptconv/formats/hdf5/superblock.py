@@ -95,31 +95,33 @@ class Hdf5File:
         self.offsets = self.lengths = 8
         data = self.read(0, min(_LONGEST, self.size))
         self.root, extension, end = self._superblock(data)
-        if end is None or end - base > self.size:
+        if not base < end <= source.size:
             raise CorruptFileError(
-                f"the file ends at byte {source.size:,}, and its superblock says {end or 0:,}",
+                f"the file ends at byte {source.size:,}, and its superblock says {end:,}",
                 hint="the file is cut short: copy it again from where it came",
             )
 
         if extension is not None:
             self._check_extension(extension)
 
-    def _superblock(self, data: bytes) -> tuple[int, int | None, int | None]:
+    def _superblock(self, data: bytes) -> tuple[int, int | None, int]:
         """The addresses of the root group's header and of the superblock's extension, and the end of the file."""
         cursor = Cursor(data, "the superblock")
         version = cursor.expect(MAGIC, 0, 1, 2, 3)
-        if version < 2:
-            cursor.skip(4)
+        if version < 2 and any(cursor.take(4)):
+            raise damaged("a part of its superblock has a version that is not known")
         self.offsets, self.lengths = cursor.uint(1), cursor.uint(1)
         if self.offsets not in (2, 4, 8) or self.lengths not in (2, 4, 8):
             raise damaged(f"its addresses have {self.offsets} bytes and its sizes {self.lengths}")
         cursor.offsets, cursor.lengths = self.offsets, self.lengths
-        cursor.skip({0: 9, 1: 13}.get(version, 0))
-        flags = 0 if version < 2 else cursor.uint(1)
-        cursor.skip(self.offsets)  # the base address, which the library takes from where the signature stands
-        extension, end = cursor.address(), cursor.address()
+        flags = self._old_flags(cursor, version) if version < 2 else cursor.uint(1)
+        base, extension, end = cursor.address(), cursor.address(), cursor.address()
+        if base is None or end is None:
+            raise damaged("it has no size")
+        end += self.base - base  # a file that was put behind another one keeps its addresses
         if version < 2:
-            extension = None  # there it is the address of free space
+            if extension is not None or flags:
+                raise damaged("its superblock has what its version does not know")
             if cursor.address() is not None:
                 raise _in_several_files()
             cursor.skip(self.offsets)
@@ -135,6 +137,16 @@ class Hdf5File:
         if root is None:
             raise damaged("it has no root group")
         return root, extension, end
+
+    @staticmethod
+    def _old_flags(cursor: Cursor, version: int) -> int:
+        """The flags of a superblock before version 2, which stand behind the sizes of B-trees."""
+        cursor.skip(1)
+        if not cursor.uint(2) or not cursor.uint(2):
+            raise damaged("its B-trees have no size")
+        flags = cursor.uint(4)
+        cursor.skip(4 if version else 0)
+        return flags
 
     def _check_extension(self, address: int) -> None:
         header = read_header(self, address)

@@ -17,6 +17,7 @@ from ckptconv.core.report import Finding, unreadable
 from ckptconv.errors import LimitError
 from ckptconv.formats.hdf5 import headers
 from ckptconv.formats.hdf5.attributes import attributes_of
+from ckptconv.formats.hdf5.cursor import damaged
 from ckptconv.formats.hdf5.dataset import Array, Datasets, Unread, Words
 from ckptconv.formats.hdf5.headers import read_header
 from ckptconv.formats.hdf5.heaps import GlobalHeaps
@@ -110,10 +111,12 @@ class _Walker:
             self._add(path, self._known[address][1])
         else:
             header = read_header(self._file, address)
-            if header.has(headers.LAYOUT):
+            if header.has(headers.LAYOUT, headers.DATASPACE):
                 self._dataset(header, address, path)
             elif is_group(header):
                 self.group(header, address, path)
+            elif not header.has(headers.DATATYPE):  # a named datatype, which says nothing of tensors
+                raise damaged(f"{path!r} is neither a group nor a dataset")
 
     def _dataset(self, header: Header, address: int, path: str) -> None:
         found = self._datasets.read(header, path, (id(self._file), address))

@@ -56,7 +56,6 @@ OTHERS = {
     "a web page in lower case": (b"<!doctype html><html></html>", "download"),
     "an empty file": (b"", "copy it again"),
     "a gzip file": (b"\x1f\x8b\x08" + bytes(20), "gunzip"),
-    "an HDF5 file": (b"\x89HDF\r\n\x1a\n" + bytes(20), "framework"),
     "a numpy array": (b"\x93NUMPY" + bytes(20), "numpy.savez"),
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "unpack it"),
     "a TensorFlow Lite model": (b"\x1c\0\0\0TFL3" + bytes(20), "tf2onnx"),
