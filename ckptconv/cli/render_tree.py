@@ -18,6 +18,9 @@ from typing import TypeGuard
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import table
 
+SLASH = "/"
+"""What stands between the parts of a name in files of Keras, TensorFlow and h5py, whose parts may have dots."""
+
 MAX_LEVELS = 40
 """Dots that a name is split at; what is behind the last of them stays in one piece."""
 
@@ -55,20 +58,24 @@ def flat(names: Sequence[str], columns: Columns) -> list[str]:
 def tree(
     names: Iterable[str], tied: Mapping[str, str], columns: Columns, kind: Kind, *, fold: bool, heads: bool
 ) -> list[str]:
-    """The tensors by the dots in their names; with `fold`, numbered siblings of equal kinds are one line."""
-    forest = _Forest(kind, tied, columns.cells, fold)
+    """The tensors by the dots in their names, or by slashes where all have one; with `fold`, numbered siblings of equal
+    kinds are one line.
+    """
+    names = list(names)
+    mark = SLASH if names and all(SLASH in name for name in names) else "."
+    forest = _Forest(kind, tied, columns.cells, fold, mark)
     if heads:
         forest.rows.append(["", *columns.heads])
-    forest.draw(forest.groups(_grown(names)), "", root=True)
+    forest.draw(forest.groups(_grown(names, mark)), "", root=True)
     lines = table(forest.rows, {i + 1 for i in columns.numeric})
     return [style(lines[0], "bold"), *lines[1:]] if heads else lines
 
 
-def _grown(names: Iterable[str]) -> Branch:
+def _grown(names: Iterable[str], mark: str) -> Branch:
     root: Branch = {}
     for name in names:
         branch = root
-        *path, last = name.split(".", MAX_LEVELS)
+        *path, last = name.split(mark, MAX_LEVELS)
         for part in path:
             child = branch.get(part)
             if not isinstance(child, dict):
@@ -102,6 +109,7 @@ class _Forest:
     tied: Mapping[str, str]
     cells: Cells
     fold: bool
+    mark: str
     rows: list[list[str]] = field(default_factory=list)
     _ids: dict[Hashable, int] = field(default_factory=dict)
 
@@ -123,7 +131,7 @@ class _Forest:
             below = self.groups(node)
             if len(below) != 1 or _SELF in node:
                 return label, counts, node, below
-            label, counts, node = f"{label}.{below[0].label}", counts + _times(below[0]), below[0].node
+            label, counts, node = f"{label}{self.mark}{below[0].label}", counts + _times(below[0]), below[0].node
         return label, counts, node, []
 
     def groups(self, branch: Branch) -> list[_Group]:
@@ -155,7 +163,7 @@ class _Forest:
     def _shape_of(self, node: Node) -> int:
         """A number that is equal for subtrees of equal names, kinds and ties."""
         if isinstance(node, str):
-            key: Hashable = (self.kind(node), _relative(node, self.tied[node]) if node in self.tied else 0)
+            key: Hashable = (self.kind(node), _relative(node, self.tied[node], self.mark) if node in self.tied else 0)
         else:
             key = frozenset([(name, self._shape_of(child)) for name, child in node.items()])
         return self._ids.setdefault(key, len(self._ids))
@@ -169,9 +177,9 @@ def _is_number(key: str | None) -> TypeGuard[str]:
     return key is not None and key.isdigit() and key.isascii() and len(key) < 10 and (key == "0" or key[0] != "0")
 
 
-def _relative(name: str, target: str) -> tuple[int, tuple[str, ...]]:
+def _relative(name: str, target: str, mark: str) -> tuple[int, tuple[str, ...]]:
     """The way from one name to another, so that ties inside of ``layers.0`` and inside of ``layers.7`` are equal."""
-    here, there = name.split("."), target.split(".")
+    here, there = name.split(mark), target.split(mark)
     common = 0
     while common < min(len(here), len(there)) and here[common] == there[common]:
         common += 1

@@ -62,6 +62,15 @@ def test_repeated_layers_are_folded(run: Run, tmp_path: Path) -> None:
     assert sum("F32 [" in line for line in page) == 2
 
 
+def test_names_with_slashes_are_a_tree_of_these(run: Run, tmp_path: Path) -> None:
+    state = {f"net/layer_._{i}/{name}:0": torch.ones(2) for i in range(2) for name in ("kernel", "bias")}
+    wanted = ["net", "├─ layer_._0", "│ ├─ kernel:0 F32 [2]", "│ └─ bias:0 F32 [2]", "└─ layer_._1"]
+    page = lines(save(tmp_path / "m.pth", state), run)
+    assert page[page.index("net") :][:5] == wanted
+    folded = {f"layers/{i}/w.x": torch.ones(2) for i in range(3)}
+    assert "layers/0–2/w.x ×3 F32 [2]" in lines(save(tmp_path / "n.pth", folded), run)
+
+
 def test_layers_in_the_order_of_their_names_are_folded_too(run: Run, tmp_path: Path) -> None:
     state = {f"layers.{i}.q": torch.zeros(2) for i in sorted(range(12), key=str)}
     assert "layers.0–11.q ×12 F32 [2]" in lines(save(tmp_path / "m.pth", state), run)
