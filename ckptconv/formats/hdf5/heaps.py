@@ -1,8 +1,10 @@
 """The two older heaps: names of a group's members (local), and values of varying length (global).
 
-local:   "HEAP", 0, 3 bytes, size of the data, offset of its free space, address of the data
-global:  "GCOL", 1, 3 bytes, size of the collection; then objects: index u16, links u16, 4 bytes, size, data padded
-         to 8 bytes; index 0 is free space
+    local:   "HEAP", 0, 3 bytes, size of the data, offset of its free space, address of the data
+    global:  "GCOL", 1, 3 bytes, size of the collection; then objects: index u16, links u16, 4 bytes, size, data; index
+             0 is free space
+
+Each piece of a global heap is padded to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -67,15 +69,16 @@ class GlobalHeaps:
         head = file.cursor(address, 8 + file.lengths, "a global heap")
         head.expect(b"GCOL", 1)
         head.skip(3)
-        size = head.length() - head.at
+        size = head.length() - head.at - -head.at % 8
         self.take(max(0, size))
-        cursor = file.cursor(address + head.at, size, "a global heap")
+        cursor = file.cursor(address + head.at + -head.at % 8, size, "a global heap")
         while cursor.left >= 8 + file.lengths:
             index = cursor.uint(2)
             cursor.skip(6)
             length = cursor.length()
             if not index:
                 break
+            cursor.skip(-file.lengths % 8)
             found[index] = cursor.take(length)
             cursor.skip(min(-length % 8, cursor.left))
         return found

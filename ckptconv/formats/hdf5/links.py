@@ -89,7 +89,7 @@ def _table(header: Header) -> Iterator[Link]:
     if tree is None or address is None:
         raise damaged("a group's symbol table has no address")
     heap = LocalHeap(file, address)
-    size, last = 2 * file.offsets + 24, b""
+    size, last = file.lengths + file.offsets + 24, b""
     for _, node in entries1(file, tree, GROUP, file.lengths):
         head = file.cursor(node, 8, "a symbol table's node")
         head.expect(b"SNOD", 1)
@@ -97,7 +97,7 @@ def _table(header: Header) -> Iterator[Link]:
         count = head.uint(2)
         entries = file.cursor(node + 8, count * size, "a symbol table's node")
         for _ in range(count):
-            name, target = heap.text(entries.uint(file.offsets)), entries.address()
+            name, target = heap.text(entries.length()), entries.address()
             if name <= last:
                 raise damaged("the members of a group are not in the order of their names")
             last = name

@@ -124,7 +124,7 @@ class Hdf5File:
                 raise damaged("its superblock has what its version does not know")
             if cursor.address() is not None:
                 raise _in_several_files()
-            cursor.skip(self.offsets)
+            cursor.skip(self.lengths)  # where its name stands
         root = cursor.address()
         if version > 1:
             if lookup3(data[: cursor.at]) != cursor.uint(4):

@@ -111,6 +111,31 @@ def test_an_index_of_a_hundred_thousand_chunks_is_read(tmp_path: Path) -> None:
     assert_reads_as_h5py(tmp_path / "x.h5")
 
 
+@pytest.mark.parametrize("newest", [False, True])
+@pytest.mark.parametrize("sizes", [(4, 8), (8, 4), (4, 4), (2, 2)])
+def test_addresses_and_sizes_of_other_widths(sizes: tuple[int, int], newest: bool, tmp_path: Path) -> None:
+    created, accessed = h5py.h5p.create(h5py.h5p.FILE_CREATE), h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    created.set_sizes(*sizes)
+    latest = h5py.h5f.LIBVER_LATEST
+    accessed.set_libver_bounds(latest if newest else h5py.h5f.LIBVER_EARLIEST, latest)
+    path = tmp_path / "x.h5"
+    with h5py.File(h5py.h5f.create(str(path).encode(), h5py.h5f.ACC_TRUNC, created, accessed)) as file:
+        file["g/w"], file["text"] = numbers((3, 4), ">i2"), ["a", "bcd"]
+        file["g"].attrs["texts"] = ["a", "bc"]
+        if sizes > (2, 2):
+            file.create_dataset("z", data=numbers((90,)), chunks=(3,), compression="gzip", fletcher32=True)
+            many = file.create_group("many")
+            for i in range(100):
+                many[f"v{i}"] = many.attrs[f"v{i}"] = np.float32(i)
+    with h5py.File(path) as theirs, ckptconv.open(path) as ours:
+        assert len(ours) == (102 if sizes > (2, 2) else 1)
+        for name, tensor in ours.items():
+            array = theirs[name][()]
+            assert bytes(tensor.read()) == array.astype(array.dtype.newbyteorder("<")).tobytes()
+        assert ours.metadata["text"] == ["a", "bcd"]
+        assert ours.metadata["g"] == {"texts": ["a", "bc"]}
+
+
 def raw_dataset(file: Any, name: str, shape: tuple[int, ...], largest: tuple[int, ...], plist: Any) -> None:
     space, kind = h5py.h5s.create_simple(shape, largest), h5py.h5t.py_create(np.dtype(">f4"))
     made = h5py.h5d.create(file.id, name.encode(), kind, space, plist)
