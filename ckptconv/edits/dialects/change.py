@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
@@ -44,6 +45,31 @@ class Change:
 def outputs_first(rank: int) -> Shape | None:
     """The axes of a kernel with its outputs, then its inputs, before what they are convolved over."""
     return None if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
+
+
+def without_heads(
+    path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape], names: tuple[str, str, str, str]
+) -> Shape | None:
+    """The shape without a dimension of heads, for the parts of an attention; None for all others.
+
+    path:   of the tensor: modules, and its own word. shapes: of all tensors, by their paths.
+    names:  what query, key, value and output are called. A kernel of three dimensions may as well be a convolution's:
+            it is attention's where these stand side by side and their shapes agree.
+    """
+    if len(path) < 2:
+        return None
+    *attention, part, word = path
+    kernels = [shapes.get((*attention, name, "kernel"), ()) for name in names]
+    if [len(kernel) for kernel in kernels] != [3, 3, 3, 3]:
+        return None
+    query, key, value, output = kernels
+    if query[1:] != key[1:] or value[1:] != output[:2]:
+        return None
+    if part in names[:3]:
+        if word == "kernel":
+            return (shape[0], prod(shape[1:]))
+        return (prod(shape),) if word == "bias" else None
+    return (prod(shape[:2]), shape[2]) if part == names[3] and word == "kernel" else None
 
 
 def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:

@@ -1,22 +1,28 @@
-"""Keras' layers, as its own files and TensorFlow's checkpoints name them.
+"""Keras' layers, as its files and TensorFlow's checkpoints name them.
 
     kernel [..., in, out] → weight [out, in, ...]      gamma, beta, embeddings → weight, bias, weight
     moving_mean, moving_variance → running_mean, running_var
     depthwise_kernel [..., in, times] → weight [in * times, 1, ...]; of a layer that has a pointwise_kernel as well,
     depthwise.weight and pointwise.weight
 
-Slashes become dots; the layer's name that Keras puts before a weight's own, and ":0" behind it, go. What transformers
-adds to make torch's names unique there (layer_._0, x___y) goes as well. Kernels of transposed convolutions, of
-recurrent cells, and of depthwise convolutions in Keras 3, where they are plain kernels, are not told from others, and
-torch holds those another way. Sources: keras/src/layers; transformers' modeling_tf_pytorch_utils.py (up to 4.x).
+Slashes become dots; the layer's name that Keras puts before a weight's own, and ":0" behind it, go, and so does what
+transformers adds to make torch's names unique there (layer_._0, x___y). Keras 3 numbers a layer's variables
+(``layers/dense/vars/0``): the class of the layer, which its group is called after, says what they are (`numbered`). The
+heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension.
+
+A depthwise convolution's kernel is called like any other in Keras 3: it is one where its layer has the name that such
+layers get by themselves. Kernels of recurrent cells are not told from others, and torch holds those another way.
+Sources: keras/src/layers; transformers' modeling_tf_pytorch_utils.py (up to 4.x).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.change import Change, outputs_first
+from ckptconv.edits.dialects import numbered
+from ckptconv.edits.dialects.change import Change, outputs_first, without_heads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,52 +31,63 @@ if TYPE_CHECKING:
     from ckptconv.edits.dialects.change import Shape
 
 _WORDS = {
-    "kernel": "weight", "gamma": "weight", "embeddings": "weight", "beta": "bias", "moving_mean": "running_mean",
-    "moving_variance": "running_var", "depthwise_kernel": "weight",
+    "kernel": "weight", "gamma": "weight", "scale": "weight", "embeddings": "weight", "beta": "bias",
+    "moving_mean": "running_mean", "moving_variance": "running_var", "depthwise_kernel": "weight",
 }  # fmt: skip
-_SEPARABLE = (("depthwise_kernel", "pointwise_kernel"), ("pointwise_kernel", "depthwise_kernel"))
-_NUMBERED = re.compile(r":\d+$")
+_SEPARABLE = ("depthwise_kernel", "pointwise_kernel")
+_ATTENTION = ("query", "key", "value", "attention_output")
+_NUMBER = re.compile(r":\d+$")
+_DEPTHWISE = re.compile(r"depthwise_conv\dd(_\d+)?")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor.
+    """What becomes of each tensor."""
+    paths = _paths(tensors, metadata)
+    shapes = {paths[name]: info.shape for name, info in tensors.items()}
+    return {name: _of_keras(paths[name], info.shape, shapes) for name, info in tensors.items()}
+
+
+def _paths(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, tuple[str, ...]]:
+    """Modules, and Keras' word for the variable, of each tensor.
 
     A weight that two layers share is there under each of them; the second keeps that layer's name before its own.
     """
-    shapes = {name: info.shape for name, info in tensors.items()}
-    made: dict[str, Change] = {}
-    taken: set[str] = set()
-    for name, shape in shapes.items():
+    counts = Counter(name.rpartition("/")[0] for name in tensors)
+    found: dict[str, tuple[str, ...]] = {}
+    taken: set[tuple[str, ...]] = set()
+    for name in tensors:
         parts = _parts(name)
-        own = _own_name(parts)
-        separable = "_kernel" in name and {name.replace(a, b) for a, b in _SEPARABLE} <= shapes.keys()
-        made[name] = _of_keras(parts if ".".join(own) in taken else own, shape, separable=separable)
-        taken.add(".".join(own))
-    return made
+        path = numbered.path_of(parts, counts, metadata) or _own_name(parts)
+        found[name] = tuple(parts) if path in taken else path
+        taken.add(found[name])
+    return found
 
 
 def _parts(name: str) -> list[str]:
-    path = _NUMBERED.sub("", name).replace("_._", "/")
+    path = _NUMBER.sub("", name).replace("_._", "/")
     return [part.rpartition("___")[2] for part in path.split("/") if part]
 
 
-def _of_keras(parts: list[str], shape: Shape, *, separable: bool) -> Change:
-    *modules, word = parts
+def _of_keras(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape]) -> Change:
+    *modules, word = path
+    separable = word in _SEPARABLE and all((*modules, each) in shapes for each in _SEPARABLE)
     new = ".".join((*modules, word.replace("_kernel", ".weight") if separable else _WORDS.get(word, word)))
-    if word == "depthwise_kernel" and len(shape) > 2:
+    called_so = word == "kernel" and modules and _DEPTHWISE.fullmatch(modules[-1])
+    if (word == "depthwise_kernel" or called_so) and len(shape) > 2:
         *window, inputs, times = shape
         flat = (*window, 1, inputs * times)
         return Change.to(new, flat, outputs_first(len(flat)))
     if word == "bias" and len(shape) == 2 and shape[0] == 1:  # as transformers' Conv1D has it
         return Change.to(new, shape[1:])
+    joined = without_heads(path, shape, shapes, _ATTENTION)
     kernel = word in ("kernel", "pointwise_kernel")
-    return Change.to(new, None, outputs_first(len(shape)) if kernel else None)
+    return Change.to(new, joined, outputs_first(len(joined or shape)) if kernel else None)
 
 
-def _own_name(parts: list[str]) -> list[str]:
+def _own_name(parts: list[str]) -> tuple[str, ...]:
     """A weight's name without that of the layer under which a file has it, ``dense/dense/kernel``, and of the model,
     ``dense/sequential/dense/kernel``; transformers' models begin with "tf".
     """
     if len(parts) > 3 and (parts[2] == parts[0] or parts[1].startswith("tf")):
-        return parts[2:]
-    return parts[1:] if len(parts) > 2 and parts[1] == parts[0] else parts
+        return tuple(parts[2:])
+    return tuple(parts[1:] if len(parts) > 2 and parts[1] == parts[0] else parts)

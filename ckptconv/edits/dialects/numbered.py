@@ -1,0 +1,82 @@
+"""Keras 3's names: ``layers/dense_1/vars/0``, a group for each layer, in which its variables are numbered.
+
+A layer in a list (``layers``) is called after its class, an attribute of another after itself (``key_dense``). What the
+numbers mean, the class says: it is the group's name, or that which the layer gave itself, ``{"name": "dense_3"}`` in
+the metadata under the group's path. A class that is not in `VARIABLES`, or has other numbers of variables than it can
+have, keeps its numbers. Sources: keras/src/saving/saving_lib.py; keras/src/layers, `build` of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_VARS = "vars"
+_LIST = "layers"
+_ATTENTION = {"query_dense": "query", "key_dense": "key", "value_dense": "value", "output_dense": "attention_output"}
+_CLASS = re.compile(r"([a-z][a-z0-9_]*?)(_\d+)?")
+
+_KERNEL = (("kernel",), ("kernel", "bias"))
+_DEPTHWISE = (("depthwise_kernel",), ("depthwise_kernel", "bias"))
+_SEPARABLE = (("depthwise_kernel", "pointwise_kernel"), ("depthwise_kernel", "pointwise_kernel", "bias"))
+_NORM = (("gamma", "beta"),)
+
+VARIABLES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "dense": _KERNEL,
+    **{f"conv{n}d": _KERNEL for n in (1, 2, 3)},
+    **{f"conv{n}d_transpose": _KERNEL for n in (1, 2, 3)},
+    **{f"depthwise_conv{n}d": _DEPTHWISE for n in (1, 2)},
+    **{f"separable_conv{n}d": _SEPARABLE for n in (1, 2)},
+    "batch_normalization": (
+        ("gamma", "beta", "moving_mean", "moving_variance"), ("moving_mean", "moving_variance"),
+    ),
+    "layer_normalization": _NORM,
+    "group_normalization": _NORM,
+    "rms_normalization": (("scale",),),
+    "embedding": (("embeddings",),),
+    **{f"{part}_dense": _KERNEL for part in ("query", "key", "value", "output")},
+}  # fmt: skip
+"""The variables of a layer, in the order in which it makes them, by its class; several where options leave some out."""
+
+
+def path_of(
+    parts: Sequence[str], counts: Mapping[str, int], metadata: Mapping[object, object]
+) -> tuple[str, ...] | None:
+    """Modules and Keras' word for the variable that `parts` number; None where they are no such name, or nothing says
+    what it is.
+
+    counts:   how many variables there are under each path.
+    metadata: of the file, where a layer's own name stands under its group's path.
+    """
+    if len(parts) < 3 or parts[-2] != _VARS or not parts[-1].isdecimal() or len(parts[-1]) > 4:
+        return None
+    group = parts[:-2]
+    count = counts["/".join((*group, _VARS))]
+    for called in (group[-1], _own_name(group, metadata)):
+        known = _CLASS.fullmatch(called)
+        for words in VARIABLES.get(known[1], ()) if known else ():
+            if len(words) == count and int(parts[-1]) < count:
+                return (*_modules(group, metadata), words[int(parts[-1])])
+    return None
+
+
+def _modules(group: Sequence[str], metadata: Mapping[object, object]) -> list[str]:
+    """What the layers on the way to a group are called: those in lists by their own names, where they have such."""
+    found = []
+    for i, part in enumerate(group):
+        in_list = i > 0 and group[i - 1] == _LIST
+        if part == _LIST and not in_list:
+            continue
+        own = _own_name(group[: i + 1], metadata) if in_list else ""
+        found.append(own or _ATTENTION.get(part, part))
+    return found
+
+
+def _own_name(group: Sequence[str], metadata: Mapping[object, object]) -> str:
+    said = metadata.get("/".join((*group, _VARS)))
+    name = said.get("name") if isinstance(said, Mapping) else None
+    return name if isinstance(name, str) else ""
