@@ -33,6 +33,7 @@ PLAYED_BY = {
     "model.pth": "digits-metadata.pth",
     "training.pth": "digits-training.pth",
     "raw.pth": "digits-raw.pth",
+    "model.keras": "others/keras-3.keras",
     "downloads/a.pth": "views.pth",
     "downloads/b.pth": "tied.pth",
 }
