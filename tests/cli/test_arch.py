@@ -80,7 +80,7 @@ def test_show_says_what_an_architecture_is_described_by(run: Run) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     rows = [line.split() for line in result.stdout.splitlines()]
     assert result.stdout.startswith("mlp: Fully connected classifier")
-    assert ["input_size", "int", "required"] in rows
+    assert ["input_size", "int", "required", "also", "called", "input_dim,", "in_features"] in rows
     assert ["activation", "str", "default", "relu"] in [row[:4] for row in rows]
     assert "default none; one of none, batch, layer" in result.stdout
     assert "modules   hidden_layers.0 … hidden_layers.N, then output" in result.stdout
