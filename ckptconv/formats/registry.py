@@ -36,6 +36,10 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"BZh", "a bzip2 file", "bunzip2 it first"),
     (0, b"\xfd7zXZ", "an xz file", "unxz it first"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first"),
+    (0, b"\x04\x22\x4d\x18", "an lz4 file", "unlz4 it first"),
+    *((0, bytes([0x78, level]), "a zlib stream, as joblib writes", "pickle.dump what joblib.load gives: that is read")
+      for level in (0x01, 0x5E, 0x9C, 0xDA)),
+    (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder variables beside it"),
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),

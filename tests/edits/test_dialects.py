@@ -45,6 +45,7 @@ WORDS = {
         "dense/kernel:0": "dense.weight",
         "dense_1/dense_1/kernel:0": "dense_1.weight",
         "dense_2/sequential/dense_2/kernel": "dense_2.weight",
+        "dense_3/dense_3_1/kernel:0": "dense_3.weight",
         "bn/bn/gamma:0": "bn.weight",
         "bn/bn/beta:0": "bn.bias",
         "bn/bn/moving_mean:0": "bn.running_mean",

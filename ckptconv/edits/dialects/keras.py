@@ -86,8 +86,10 @@ def _of_keras(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ..
 
 def _own_name(parts: list[str]) -> tuple[str, ...]:
     """A weight's name without that of the layer under which a file has it, ``dense/dense/kernel``, and of the model,
-    ``dense/sequential/dense/kernel``; transformers' models begin with "tf".
+    ``dense/sequential/dense/kernel``; transformers' models begin with "tf". A layer that was made again has a number
+    there, ``dense_1/dense_1_1/kernel``, which goes.
     """
-    if len(parts) > 3 and (parts[2] == parts[0] or parts[1].startswith("tf")):
-        return tuple(parts[2:])
-    return tuple(parts[1:] if len(parts) > 2 and parts[1] == parts[0] else parts)
+    for at in (2, 1):
+        if len(parts) > at + 1 and re.fullmatch(re.escape(parts[0]) + r"(_\d+)?", parts[at]):
+            return (parts[0], *parts[at + 1 :])
+    return tuple(parts[2:] if len(parts) > 3 and parts[1].startswith("tf") else parts)

@@ -35,7 +35,7 @@ from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ckptconv.io.source import Source
 
@@ -65,8 +65,10 @@ INDEX = ".index"
 STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path:\s*"([^"\n]*)"', re.MULTILINE)
 GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_NO_MODELS = re.compile(r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/|save_counter/")
-"""Keys of what an optimizer holds, and the count of checkpoints. A model's own variables may be named by the way that
+_NO_MODELS = re.compile(
+    r"optimizer/(?!_trainable_variables/)|.*/\.OPTIMIZER_SLOT/|save_counter/|keras_api/metrics/|global_step$|beta\d_power"
+)
+"""Keys of what an optimizer holds, of metrics, and of counts. A model's own variables may be named by the way that
 leads to them through the optimizer, as Keras 3 has it: TensorFlow takes the first way that it finds.
 """
 
@@ -179,8 +181,9 @@ class _Reader:
         graph = texts.get(GRAPH)
         names = variable_names(graph) if isinstance(graph, bytes) else {}
         names = {key: name for key, name in names.items() if name not in tensors}
-        extras = {names.get(key, key): tensor for key, tensor in tensors.items() if _NO_MODELS.match(key)}
-        model = {names.get(key, key): tensor for key, tensor in tensors.items() if not _NO_MODELS.match(key)}
+        beside = {key for key in tensors if _NO_MODELS.match(key) or _is_slot(key, tensors)}
+        extras = {names.get(key, key): tensor for key, tensor in tensors.items() if key in beside}
+        model = {names.get(key, key): tensor for key, tensor in tensors.items() if key not in beside}
         root: MetaNode = StateDict()
         if texts or extras:
             root = {"state_dict": root, **texts, **{name: TensorRef(name) for name in extras}}
@@ -278,6 +281,14 @@ class _Reader:
             texts.append(data[at : at + length])
             at += length
         return _nested(texts, entry.shape) if texts else []
+
+
+def _is_slot(key: str, tensors: Mapping[str, LazyTensor]) -> bool:
+    """Whether it is what an optimizer, or a moving average, of the first Python interface keeps for a variable: it is
+    called after it, ``kernel/Adam_1``, and of its shape.
+    """
+    of = tensors.get(key.rpartition("/")[0])
+    return of is not None and of.info.shape == tensors[key].info.shape
 
 
 def _box(name: str, shape: tuple[int, ...], extents: tuple[Extent, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -189,6 +189,13 @@ def test_big_endian_numbers(tmp_path: Path) -> None:
 F32 = entry(1, (2,), 0, 8)
 
 
+def test_slots_of_the_first_interface_are_no_part_of_the_model(tmp_path: Path) -> None:
+    names = ["beta1_power", "global_step", "w", "w/Adam", "w/Adam_1", "w/other"]
+    entries = {name.encode(): entry(1, (2, 1) if name == "w/other" else (2,), 0, 8) for name in names}
+    with ckptconv.open(made(tmp_path, {b"": HEADER, **entries}, bytes(8))) as checkpoint:
+        assert (list(checkpoint), list(checkpoint.extras)) == (["w", "w/other"], names[:2] + names[3:5])
+
+
 @pytest.mark.parametrize(
     ("entries", "error", "words"),
     [

@@ -61,6 +61,9 @@ OTHERS = {
     "a TensorFlow Lite model": (b"\x1c\0\0\0TFL3" + bytes(20), "tf2onnx"),
     "Flax's parameters": (b"\x81\xa6params\x80", "flax"),
     "an old ggml file": (b"tjgg" + bytes(20), "GGUF"),
+    "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), "unlz4"),
+    "a compressed joblib file": (b"\x78\x5e\xb4\xfd" + bytes(20), "joblib"),
+    "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "variables"),
     "noise": (b"\x17\x23" * 100, "ckptconv formats"),
 }
 
