@@ -13,7 +13,7 @@ from ckptconv.cli.render import approximately, fields, findings, listed, plural,
 from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
-from ckptconv.core.metadata import StateDict, walk
+from ckptconv.core.metadata import StateDict, TensorRef, walk
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -65,7 +65,8 @@ def page(inspection: Inspection) -> list[str]:
             names = render_composite.with_wholes(tensors, composites)
             rows = tree(names, tied, columns, _kind(checkpoint), fold=stats is None, heads=stats is not None)
             lines += _section(title, rows)
-    lines += _section("metadata", entries(checkpoint.metadata))
+    listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
+    lines += _section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
     lines += _section("objects that were not built", _objects(inspection))
     if inspection.verdict != "plain":
         lines += _section("names that the pickle mentions", _globals(inspection))

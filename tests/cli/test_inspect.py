@@ -104,6 +104,14 @@ def test_names_of_dots_alone_do_no_harm(run: Run, tmp_path: Path) -> None:
     assert len(lines(path, run, "--list")) == 1 + len(state)
 
 
+def test_a_tensor_under_its_own_name_is_no_metadata_too(run: Run, tmp_path: Path) -> None:
+    value = {"state_dict": {"w": torch.zeros(2)}, "mean": torch.ones(3), "stats": {"a": torch.ones(1)}, "epoch": 3}
+    torch.save(value, tmp_path / "a.pth")
+    before, metadata = run("inspect", tmp_path / "a.pth").stdout.split("\nmetadata\n")
+    assert "mean" in before
+    assert [line.split()[0] for line in metadata.splitlines()] == ["stats", "epoch"]
+
+
 def test_ties_and_extras_are_shown(run: Run, training: Path, tmp_path: Path) -> None:
     shared = torch.zeros(4)
     path = save(tmp_path / "tied.pth", {"embed": shared, "head": shared})
