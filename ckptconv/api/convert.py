@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.asked import Request
 from ckptconv.api.destination import choose_format, settle, size_of_shards
-from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts
+from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts, untranslated
 from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.core.report import Finding
@@ -153,7 +153,10 @@ def convert(
         noticed = graph.findings if graph else fitting.findings if fitting else ()
         result = Conversion(
             Path(source), place.path, opened.format, wanted.name, len(checkpoint), 0, losses,
-            [*noticed, *_findings(checkpoint, wanted, bare=bare), *place.findings],
+            [
+                *noticed, *_findings(checkpoint, wanted, bare=bare), *untranslated(opened, wanted, edits),
+                *place.findings,
+            ],
         )  # fmt: skip
         if not dry_run:
             _refuse(losses, allow_loss, source)
@@ -269,7 +272,9 @@ def _refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -
     _refuse_calls(left, source)
     if left:
         codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
-        raise LossError(left, path=source, hint=f"{codes} goes on without; --bare takes the model's tensors alone")
+        hints = dict.fromkeys(loss.hint for loss in left if loss.hint)
+        ways = [*hints, f"{codes} goes on without", "--bare takes the model's tensors alone"]
+        raise LossError(left, path=source, hint="; ".join(ways))
 
 
 def _refuse_calls(losses: list[Finding], source: PathText) -> None:

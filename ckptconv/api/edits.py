@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.cast import loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
+from ckptconv.edits.dialects import translation
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import NameRule, cast_edits, name_edits
 from ckptconv.edits.tree import rooted
-from ckptconv.errors import CkptconvError, EditError, UsageError
+from ckptconv.errors import CkptconvError, EditError, UnsupportedError, UsageError
+from ckptconv.formats import registry
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import chunks
 
@@ -27,8 +30,12 @@ if TYPE_CHECKING:
     from ckptconv.core.edit import Edit
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.base import Format
 
     Origins = dict[str, tuple[str, ...]]
+
+MOST_TRANSLATED = 20_000
+"""Tensors up to which it is found out whether they could be translated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +181,18 @@ def _broken_ties(
         if len({tensors[name].alias for name in left}) > 1:
             message = f"{' and '.join(left)} shared one tensor, and do not any more"
             yield Finding("tie-broken", "warning", left[0], message, " = ".join(group))
+
+
+def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
+    """What is told of tensors that go into another format with names and layouts of their framework's."""
+    dialect = registry.by_name(checkpoint.format).dialect
+    if not dialect or wanted.dialect == dialect or (edits and edits.names) or len(checkpoint) > MOST_TRANSLATED:
+        return
+    with suppress(EditError, UnsupportedError):
+        translation(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
+        whose = "transformers'" if dialect == "gguf" else "torch's"
+        message = f"names and layouts stay as they are; --translate {dialect} makes {whose} of them"
+        yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
 
 
 def plan_of(source: Checkpoint, checkpoint: Checkpoint, origins: Origins, file: Callable[[str], str]) -> list[Move]:

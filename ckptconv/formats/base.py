@@ -133,6 +133,7 @@ class Format:
               file, in a folder that is made for it; the others are written beside it.
     sharded:  the format that ``--shard-size`` makes of this one.
     layout:   ``"module:function"`` of a `Layout`, where the writer splits tensors by ``--shard-size``.
+    dialect:  whose names and layouts its tensors have, where ``--translate`` makes torch's of them.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Format:
     main: str = ""
     sharded: str = ""
     layout: str = ""
+    dialect: str = ""
 
     def claims_file(self, source: Source | Folder) -> bool:
         """Whether the file's bytes, or the files in the folder, are of this format."""

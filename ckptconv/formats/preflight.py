@@ -7,8 +7,10 @@ code is what ``--allow-loss`` takes.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.formats.plain import becomes
@@ -60,7 +62,10 @@ def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
         if tensor.info.dtype not in target.holds.dtypes:
             names[tensor.info.dtype.name].append(name)
     return [
-        _loss("dtype", where[0], f"{target.name} has no {dtype}; its bytes would be kept as U8: {_list(where)}")
+        replace(
+            _loss("dtype", where[0], f"{target.name} has no {dtype}; its bytes would be kept as U8: {_list(where)}"),
+            hint="--dtype F32 makes floats of blocks" if dtype in BLOCKS else None,
+        )
         for dtype, where in names.items()
     ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,6 @@ from torch.nn import functional
 import ckptconv
 from ckptconv.edits.select import NameRule
 from ckptconv.errors import EditError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 rng = np.random.default_rng(0)
 
@@ -141,3 +139,19 @@ def test_a_dialect_that_is_none_or_of_which_there_is_no_word(tmp_path: Path) -> 
         translated({"a.kernel": random(2, 2)}, tmp_path, "mxnet")
     with pytest.raises(EditError, match="none of its words"):
         translated({"a.weight": random(2, 2)}, tmp_path, "flax")
+
+
+def notices(source: Path, target: Path, **more: Any) -> list[str | None]:
+    found = ckptconv.convert(source, target, force=True, dry_run=True, **more).findings
+    return [finding.hint for finding in found if finding.code == "dialect"]
+
+
+def test_that_a_checkpoint_could_be_translated_is_told(tmp_path: Path) -> None:
+    others = Path(__file__).parents[2] / "fixtures" / "others"
+    assert notices(others / "keras-3.keras", tmp_path / "a.pth") == ["--translate keras"]
+    assert notices(others / "flax-vit.msgpack", tmp_path / "a.safetensors") == ["--translate flax"]
+    assert notices(others / "tensorflow-keras.ckpt.index", tmp_path / "a.pth") == ["--translate keras"]
+    edits = ckptconv.Edits(names=[NameRule("translate", "keras")])
+    assert notices(others / "keras-3.keras", tmp_path / "a.pth", edits=edits) == []
+    assert notices(others / "tensorflow-types.ckpt.index", tmp_path / "a.pth") == []
+    assert notices(others.parent / "digits-raw.pth", tmp_path / "a.pth") == []

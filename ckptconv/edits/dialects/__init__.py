@@ -36,7 +36,7 @@ def translation(dialect: str, tensors: Tensors, metadata: Mapping[object, object
     if dialect not in DIALECTS:
         raise UsageError(f"--translate {dialect!r}: there is no such dialect", hint=f"one of {', '.join(DIALECTS)}")
     changes = DIALECTS[dialect](tensors, metadata)
-    if all(change == Change.to(name) for name, change in changes.items()):
+    if all(change in (Change.to(name), Change.to(name.replace("/", "."))) for name, change in changes.items()):
         raise EditError(
             f"--translate {dialect} finds none of its words in these names", hint="ckptconv inspect --list shows them"
         )

@@ -12,6 +12,7 @@ FORMATS = (
         suffixes=(".msgpack",),
         magic=tuple((0, bytes([head])) for head in (*_MAPS, *_EXTENSIONS)),
         claims="ckptconv.formats.flax.read:claims",
+        dialect="flax",
         reader="ckptconv.formats.flax.read:read",
     ),
 )

@@ -10,6 +10,7 @@ FORMATS = (
         suffixes=(".gguf",),
         magic=((0, b"GGUF"),),
         claims="ckptconv.formats.gguf.layout:claims",
+        dialect="gguf",
         reader="ckptconv.formats.gguf.read:read",
         writer="ckptconv.formats.gguf.write:write",
         notices="ckptconv.formats.gguf.stored:notices",

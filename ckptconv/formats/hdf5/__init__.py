@@ -9,6 +9,7 @@ FORMATS = (
         suffixes=(".h5", ".hdf5"),
         magic=tuple((offset, b"\x89HDF\r\n\x1a\n") for offset in (0, *(512 << n for n in range(12)))),
         claims="ckptconv.formats.hdf5.superblock:claims",
+        dialect="keras",
         reader="ckptconv.formats.hdf5.read:read",
     ),
     Format(
@@ -17,6 +18,7 @@ FORMATS = (
         suffixes=(".keras",),
         magic=((0, b"PK\x03\x04"),),
         claims="ckptconv.formats.hdf5.archive:claims",
+        dialect="keras",
         reader="ckptconv.formats.hdf5.archive:read",
     ),
 )

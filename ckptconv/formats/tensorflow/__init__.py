@@ -19,6 +19,7 @@ FORMATS = (
         summary="TensorFlow's checkpoint: an .index and the .data files that it speaks of",
         suffixes=(".index",),
         claims="ckptconv.formats.tensorflow.read:claims",
+        dialect="keras",
         reader="ckptconv.formats.tensorflow.read:read",
         takes=("file", "folder"),
     ),
