@@ -11,7 +11,7 @@ from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.cast import loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import translation
+from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
@@ -189,7 +189,7 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
     if not dialect or wanted.dialect == dialect or (edits and edits.names) or len(checkpoint) > MOST_TRANSLATED:
         return
     with suppress(EditError, UnsupportedError):
-        translation(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
+        changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
         whose = "transformers'" if dialect == "gguf" else "torch's"
         message = f"names and layouts stay as they are; --translate {dialect} makes {whose} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")

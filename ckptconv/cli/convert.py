@@ -30,6 +30,7 @@ Examples:
   ckptconv convert model.safetensors model.pth --meta input_size=784 --meta 'hidden_layers=[512, 256]'
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
+  ckptconv convert model.gguf model.safetensors --translate gguf --dtype BF16 --bare
   ckptconv convert checkpoint.pth model.onnx --arch mlp --verify
   ckptconv convert model.safetensors model/ --shard-size 5GB
   ckptconv convert model/ model.pth

@@ -59,7 +59,7 @@ def name_edits(rule: NameRule, tensors: Mapping[str, LazyTensor], metadata: Mapp
     bad one.
     """
     if rule.how == "translate":
-        return translation(rule.text, {name: tensor.info for name, tensor in tensors.items()}, metadata)
+        return translation(rule.text, tensors, metadata)
     return [_rename(rule, list(tensors))]
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.dialects import flax, gguf, keras
-from ckptconv.edits.dialects.change import Change, edits_of
+from ckptconv.edits.dialects.change import Change, copies, edits_of
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ckptconv.core.edit import Edit
-    from ckptconv.core.tensor import TensorInfo
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
 
     Tensors = Mapping[str, TensorInfo]
 
@@ -27,8 +27,8 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
 }
 
 
-def translation(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> list[Edit]:
-    """The edits that make torch's names and layouts of a dialect's. Reads nothing.
+def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Reads nothing.
 
     Raises UsageError for an unknown dialect, EditError where no name has a word of it, UnsupportedError for what it
     cannot do.
@@ -40,4 +40,16 @@ def translation(dialect: str, tensors: Tensors, metadata: Mapping[object, object
         raise EditError(
             f"--translate {dialect} finds none of its words in these names", hint="ckptconv inspect --list shows them"
         )
-    return list(edits_of(changes, tensors))
+    return changes
+
+
+def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:
+    """The edits that make torch's names and layouts of a dialect's. Reads nothing but what a file may have twice.
+
+    Raises as `changes_in`.
+    """
+    infos = {name: tensor.info for name, tensor in tensors.items()}
+    changes = changes_in(dialect, infos, metadata)
+    gone = copies(changes, tensors)
+    drops = [Edit("drop", (name,), (), {}, (Step((name,), ()),)) for name in gone]
+    return [*drops, *edits_of({name: change for name, change in changes.items() if name not in gone}, infos)]

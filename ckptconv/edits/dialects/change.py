@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     from ckptconv.core.edit import Kind
     from ckptconv.core.spelling import Json
-    from ckptconv.core.tensor import TensorInfo
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 Shape = tuple[int, ...]
+
+_BLOCK = 1 << 22
+"""Bytes of two tensors that are compared at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,7 @@ class Change:
     halves: its first dimension is these, of which the last two change places: the rotary halves of heads.
     axes:   its dimensions change places.
     names:  its name; several where its first dimension is taken apart.
+    twin:   the tensor of which it is a copy by its name. Where it is one, it is dropped.
     """
 
     names: tuple[str, ...]
@@ -35,6 +39,7 @@ class Change:
     shape: Shape | None = None
     halves: Shape | None = None
     axes: Shape | None = None
+    twin: str = ""
 
     @classmethod
     def to(cls, name: str, shape: Shape | None = None, axes: Shape | None = None) -> Change:
@@ -70,6 +75,18 @@ def without_heads(
             return (shape[0], prod(shape[1:]))
         return (prod(shape),) if word == "bias" else None
     return (prod(shape[:2]), shape[2]) if part == names[3] and word == "kernel" else None
+
+
+def copies(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> set[str]:
+    """The tensors that are copies of their twins, bit for bit. Reads those that could be."""
+    return {name for name, change in changes.items() if change.twin and _equal(tensors[name], tensors[change.twin])}
+
+
+def _equal(a: LazyTensor, b: LazyTensor) -> bool:
+    return a.info == b.info and all(
+        a.read(at, min(at + _BLOCK, a.info.nbytes)) == b.read(at, min(at + _BLOCK, a.info.nbytes))
+        for at in range(0, a.info.nbytes, _BLOCK)
+    )
 
 
 def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:

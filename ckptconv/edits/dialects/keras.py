@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects import numbered
@@ -42,25 +43,32 @@ _DEPTHWISE = re.compile(r"depthwise_conv\dd(_\d+)?")
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor."""
-    paths = _paths(tensors, metadata)
+    paths, twins = _paths(tensors, metadata)
     shapes = {paths[name]: info.shape for name, info in tensors.items()}
-    return {name: _of_keras(paths[name], info.shape, shapes) for name, info in tensors.items()}
+    made = {name: _of_keras(paths[name], info.shape, shapes) for name, info in tensors.items()}
+    return {name: replace(change, twin=twins.get(name, "")) for name, change in made.items()}
 
 
-def _paths(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, tuple[str, ...]]:
-    """Modules, and Keras' word for the variable, of each tensor.
+def _paths(
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Modules, and Keras' word for the variable, of each tensor; and of which other one it is a copy by its name.
 
     A weight that two layers share is there under each of them; the second keeps that layer's name before its own.
     """
     counts = Counter(name.rpartition("/")[0] for name in tensors)
     found: dict[str, tuple[str, ...]] = {}
-    taken: set[tuple[str, ...]] = set()
+    twins: dict[str, str] = {}
+    first: dict[tuple[str, ...], str] = {}
     for name in tensors:
         parts = _parts(name)
         path = numbered.path_of(parts, counts, metadata) or _own_name(parts)
-        found[name] = tuple(parts) if path in taken else path
-        taken.add(found[name])
-    return found
+        if path in first:
+            twins[name] = first[path]
+            path = tuple(parts)
+        found[name] = path
+        first.setdefault(path, name)
+    return found, twins
 
 
 def _parts(name: str) -> list[str]:
