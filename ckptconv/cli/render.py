@@ -183,6 +183,8 @@ def one_format(one: Format) -> list[str]:
         ("opaque", "kept as data" if holds.opaque else "objects of unknown classes are not kept without consent"),
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
+    if one.dialect:
+        rows.append(("names", f"of its framework; --translate {one.dialect} gives others"))
     rows += kept if one.writer else []
     if one.extra:
         rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))
