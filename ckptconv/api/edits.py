@@ -11,7 +11,7 @@ from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.cast import loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import changes_in
+from ckptconv.edits.dialects import GIVES, changes_in
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
@@ -190,8 +190,7 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
         return
     with suppress(EditError, UnsupportedError):
         changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
-        whose = "transformers'" if dialect == "gguf" else "torch's"
-        message = f"names and layouts stay as they are; --translate {dialect} makes {whose} of them"
+        message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
 
 

@@ -184,7 +184,9 @@ def one_format(one: Format) -> list[str]:
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
     if one.dialect:
-        rows.append(("names", f"of its framework; --translate {one.dialect} gives others"))
+        from ckptconv.edits.dialects import GIVES
+
+        rows.append(("names", f"its own; --translate {one.dialect} makes {GIVES[one.dialect]} of them"))
     rows += kept if one.writer else []
     if one.extra:
         rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))

@@ -27,6 +27,10 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
 }
 
 
+GIVES = {"flax": "torch's", "gguf": "transformers'", "keras": "torch's"}
+"""Whose names and layouts come out."""
+
+
 def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor. Reads nothing.
 
