@@ -185,13 +185,22 @@ def _broken_ties(
 
 def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
     """What is told of tensors that go into another format with names and layouts of their framework's."""
-    dialect = registry.by_name(checkpoint.format).dialect
-    if not dialect or wanted.dialect == dialect or (edits and edits.names) or len(checkpoint) > MOST_TRANSLATED:
-        return
-    with suppress(EditError, UnsupportedError):
-        changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
+    dialect = dialect_of(checkpoint)
+    if dialect and wanted.dialect != dialect and not (edits and edits.names):
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
+
+
+def dialect_of(checkpoint: Checkpoint) -> str:
+    """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
+    to find out.
+    """
+    dialect = next((one.dialect for one in registry.BUILTIN if one.name == checkpoint.format), "")
+    if dialect and len(checkpoint) <= MOST_TRANSLATED:
+        with suppress(EditError, UnsupportedError):
+            changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
+            return dialect
+    return ""
 
 
 def plan_of(source: Checkpoint, checkpoint: Checkpoint, origins: Origins, file: Callable[[str], str]) -> list[Move]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +123,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
             )
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized))
+        findings[:0] = _of_another_framework(path, checkpoint)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 
@@ -131,6 +134,19 @@ def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint)
     return strangers >= checkpoint.keys() and {finding.code for finding in errors} <= {
         "missing-tensor", "unexpected-tensor"
     }  # fmt: skip
+
+
+def _of_another_framework(path: Path, checkpoint: Checkpoint) -> list[Finding]:
+    """The cause of all the rest where names and layouts are another framework's."""
+    from ckptconv.api.edits import dialect_of
+    from ckptconv.edits.dialects import GIVES
+
+    dialect = dialect_of(checkpoint)
+    if not dialect:
+        return []
+    message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
+    line = shlex.join(["ckptconv", "convert", os.fspath(path), "translated.pth", "--translate", dialect])
+    return [Finding("dialect", "error", "", message, hint=line)]
 
 
 def _quantized(arch: str, method: str) -> Finding:

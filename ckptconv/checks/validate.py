@@ -15,6 +15,7 @@ from ckptconv.arch.solver import solve
 from ckptconv.checks.blame import explain, prefixed
 from ckptconv.checks.hypotheses import fewest_causes
 from ckptconv.checks.prefixes import spec_names
+from ckptconv.core.checkpoint import NOTHING, without_model
 from ckptconv.core.metadata import StateDict, walk
 from ckptconv.core.report import Finding
 
@@ -101,7 +102,12 @@ def validate_table(checkpoint: Checkpoint, table: Table) -> Verdict:
 def compare(checkpoint: Checkpoint, table: Table) -> list[Finding]:
     """What does not fit, explained."""
     holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
-    plain = [hole.prefix + key for hole in holes for _, key, _ in hole.plain]
+    plain = [
+        hole.prefix + key
+        for hole in holes
+        for _, key, value in hole.plain
+        if without_model(value, checkpoint) is not NOTHING  # a dict of more of the model's tensors is no value
+    ]
     versions = _versions(holes)
     all_names = [*checkpoint, *plain]
     names = {name: name for name in all_names}

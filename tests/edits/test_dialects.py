@@ -157,3 +157,12 @@ def test_that_a_checkpoint_could_be_translated_is_told(tmp_path: Path) -> None:
     assert notices(others / "keras-3.keras", tmp_path / "a.pth", edits=edits) == []
     assert notices(others / "tensorflow-types.ckpt.index", tmp_path / "a.pth") == []
     assert notices(others.parent / "digits-raw.pth", tmp_path / "a.pth") == []
+
+
+def test_a_misfit_whose_names_are_another_frameworks_says_so_first() -> None:
+    path = Path(__file__).parents[2] / "fixtures" / "others" / "flax-bert.msgpack"
+    result = ckptconv.validate(path, arch="bert")
+    first = result.findings[0]
+    assert (result.valid, first.code) == (False, "dialect")
+    assert first.hint == f"ckptconv convert {path} translated.pth --translate flax"
+    assert not [finding for finding in result.findings if "a plain value" in finding.message]
