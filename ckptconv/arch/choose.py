@@ -2,8 +2,8 @@
 
     1. the arch that is noted in the file
     2. a config.json beside it: its model_type and architectures
-    3. the metadata's keys: a spec all of whose required params it states, at its root; or where the names are that
-       spec's as well, in settings below it or in a config.json of no known model_type
+    3. the metadata's keys: a spec all of whose required params it states, at its root; or where the tensors' names are
+       that spec's as well, by other names of the params, in settings below it, or in a config.json of no known model_type
     4. the names: the spec that has most of them in common, if it is the only one and has at least half
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it.
@@ -39,6 +39,9 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 ENOUGH = 0.5
 """Share of all names, the checkpoint's and the spec's together, that both must have."""
+
+SOME = 0.1
+"""Share of names without which the root's keys, where they are other names of the params, are about another network."""
 
 CLOSE = 4
 """Specs that are solved to compare their names exactly; the others have fewer in common already by their patterns."""
@@ -124,7 +127,12 @@ def _is_text(value: object) -> bool:
 def _by_statements(statements: Sequence[Statement], tensors: Mapping[str, TensorInfo]) -> tuple[str, list[Spec]]:
     """What kind of evidence the first statement to name any specs is, and these."""
     for i, statement in enumerate(statements):
-        specs = [spec for spec in _stated_by(statement) if i == 0 or _has_names_of(spec, tensors)]
+        specs = [
+            spec
+            for spec in _stated_by(statement)
+            if (i == 0 and statement.values.keys() >= set(spec.required))
+            or _share_of_names(spec, tensors) >= (ENOUGH if i else SOME)
+        ]
         if specs:
             return CONFIG if statement.name == CONFIG else "metadata", specs
     return "metadata", []
@@ -138,10 +146,10 @@ def _stated_by(statement: Statement) -> list[Spec]:
     return [spec for spec in stated if len(spec.required) == most]
 
 
-def _has_names_of(spec: Spec, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether enough of the names are the spec's, behind a wrapper's prefix too."""
+def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
+    """Names in common with the spec, behind a wrapper's prefix too."""
     bare = unwrapped(tensors, find_wrapper(spec, tensors))
-    return overlap(solve(spec, bare), bare) >= ENOUGH
+    return overlap(solve(spec, bare), bare)
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:

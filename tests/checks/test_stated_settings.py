@@ -166,3 +166,13 @@ def test_a_class_is_called_with_what_the_hubs_mixin_wrote(tmp_path: Path) -> Non
     save_file({f"layers.{i}.weight": torch.ones(4, 4) for i in range(3)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"width": 4, "depth": 3, "bias": False}))
     assert validate(tmp_path / "model.safetensors", arch=f"{tmp_path / 'models.py'}:Net").valid
+
+
+def test_other_names_of_the_params_name_no_architecture_that_the_tensors_are_not_of(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    sizes = {"input_dim": 8, "hidden_dims": [6, 4], "num_classes": 3}
+    torch.save({**sizes, "state_dict": {"conv.w": torch.ones(2, 1, 3, 3), "norm.w": torch.ones(2)}}, path)
+    with pytest.raises(UsageError, match="nothing says which architecture"):
+        validate(path)
+    torch.save({**sizes, "state_dict": weights(8, 6, 4, 3)}, path)
+    assert (validate(path).evidence, validate(path).valid) == ("metadata", True)
