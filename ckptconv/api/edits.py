@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.api.stated import said_of_layers
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
@@ -122,7 +123,7 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     for rule in wanted.names:
         if isinstance(rule, NameRule):
-            for edit in name_edits(rule, state.tensors, checkpoint.metadata):
+            for edit in name_edits(rule, state.tensors, said_of_layers(checkpoint)):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
@@ -198,7 +199,8 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     dialect = next((one.dialect for one in registry.BUILTIN if one.name == checkpoint.format), "")
     if dialect and len(checkpoint) <= MOST_TRANSLATED:
         with suppress(EditError, UnsupportedError):
-            changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, checkpoint.metadata)
+            infos = {name: tensor.info for name, tensor in checkpoint.items()}
+            changes_in(dialect, infos, said_of_layers(checkpoint))
             return dialect
     return ""
 

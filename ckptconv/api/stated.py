@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.statements import CONFIG, Statement, root_statement, settings_in
+from ckptconv.arch.statements import CONFIG, PARAMS, Statement, root_statement, settings_in
 from ckptconv.core.report import Finding
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 from ckptconv.io.limits import MAX_CONFIG
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Stated:
     """What is said.
 
-    statements: the root of the metadata, the settings below it, the configuration as it stands.
+    statements: the root of the metadata, the settings below it, a config.json and a params.json beside the file.
     config:     the configuration beside the file, None where there is none.
     """
 
@@ -34,11 +34,23 @@ class Stated:
 def stated(checkpoint: Checkpoint, path: Path) -> Stated:
     """What the checkpoint of this path says, and what lies beside it."""
     metadata = dict(checkpoint.metadata)
-    config, findings = _read_config(config_beside(path))
-    statements = (root_statement(metadata), *settings_in(metadata, _plain))
-    if config is not None:
-        statements = (*statements, Statement(CONFIG, dict[object, object](config.items())))
-    return Stated(statements, config, findings)
+    statements = [root_statement(metadata), *settings_in(metadata, _plain)]
+    beside = config_beside(path)
+    config, findings = _read_json(beside)
+    params, more = _read_json(beside.with_name(PARAMS))
+    for name, document in ((CONFIG, config), (PARAMS, params)):
+        if document is not None:
+            statements.append(Statement(name, dict[object, object](document.items())))
+    return Stated(tuple(statements), config, (*findings, *more))
+
+
+def said_of_layers(checkpoint: Checkpoint) -> dict[object, MetaNode]:
+    """All that is said, by its key, whatever the place; what is said first counts."""
+    path = getattr(checkpoint.file, "path", None)
+    said: dict[object, MetaNode] = {}
+    for statement in stated(checkpoint, path).statements if path else (root_statement(dict(checkpoint.metadata)),):
+        said = {**statement.values, **said}
+    return said
 
 
 def config_beside(path: Path) -> Path:
@@ -46,8 +58,8 @@ def config_beside(path: Path) -> Path:
     return (path if path.is_dir() else path.parent) / CONFIG
 
 
-def _read_config(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
-    """A configuration; a file that is none is passed over, with a finding."""
+def _read_json(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
+    """A JSON object in a file; a file that is none is passed over, with a finding."""
     try:
         if not path.is_file():
             return None, ()

@@ -3,7 +3,7 @@
     1. the arch that is noted in the file
     2. a config.json beside it: its model_type and architectures
     3. the metadata's keys: a spec all of whose required params it states, at its root; or where the tensors' names are
-       that spec's as well, by other names of the params, in settings below it, or in a config.json of no known model_type
+       that spec's as well, by other names of the params, in settings below it, or in a config.json of no known type
     4. the names: the spec that has most of them in common, if it is the only one and has at least half
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it.
@@ -21,7 +21,7 @@ from ckptconv.arch import shortlist
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
-from ckptconv.arch.statements import CONFIG
+from ckptconv.arch.statements import CONFIG, PARAMS
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 
@@ -51,7 +51,7 @@ CLOSE = 4
 class Choice:
     """A spec and why it was chosen.
 
-    evidence: "arch note", "config.json", "metadata" or "names".
+    evidence: "arch note", "config.json", "params.json", "metadata" or "names".
     wrapper:  the prefix that all names have and the spec does not; "" mostly.
     overlap:  share of names in common, where that was the evidence.
     solution: the params that the tensors alone say, where they had to be solved for and no wrapper is in the way.
@@ -134,7 +134,7 @@ def _by_statements(statements: Sequence[Statement], tensors: Mapping[str, Tensor
             or _share_of_names(spec, tensors) >= (ENOUGH if i else SOME)
         ]
         if specs:
-            return CONFIG if statement.name == CONFIG else "metadata", specs
+            return statement.name if statement.name in (CONFIG, PARAMS) else "metadata", specs
     return "metadata", []
 
 

@@ -32,6 +32,9 @@ MAX_TEXT = 1_000_000
 CONFIG = "config.json"
 """What the file beside a checkpoint is called, in which huggingface_hub's mixin puts what a class was called with."""
 
+PARAMS = "params.json"
+"""What the file is called in which Meta and Mistral put what a model was made with."""
+
 _LEVELS = 2
 
 

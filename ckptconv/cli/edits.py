@@ -61,8 +61,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Substitute in every name, as Python's re.sub; split at the last '='. Repeatable.",
     ),
     click.option(
-        "--translate", metavar="flax|gguf|keras", multiple=True,
-        help="Give tensors the names and layouts of torch's modules (from gguf: of transformers' models).",
+        "--translate", metavar="DIALECT", multiple=True,
+        help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
+        "llama.cpp's and for those of Llama's own releases (gguf, meta).",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True,

@@ -33,6 +33,7 @@ _DIGITS = re.compile(r"\d+")
 _WHY = {
     "arch note": "by the note in it",
     "config.json": "by the config.json beside it",
+    "params.json": "by the params.json beside it",
     "metadata": "by its metadata",
     "names": "by its names",
 }

@@ -1,7 +1,7 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
-One module for each: `flax`, `keras`, and `gguf`, llama.cpp's. What a module is, names do not say, so that each module
-here tells which layers come out wrong.
+One module for each: `flax`, `keras`, `gguf` (llama.cpp's) and `meta` (Llama's own releases). What a module is, names do
+not say, so that each module here tells which layers come out wrong.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.dialects import flax, gguf, keras
+from ckptconv.edits.dialects import flax, gguf, keras, meta
 from ckptconv.edits.dialects.change import Change, copies, edits_of
 from ckptconv.errors import EditError, UsageError
 
@@ -24,10 +24,11 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     "flax": flax.changes,
     "gguf": gguf.changes,
     "keras": keras.changes,
+    "meta": meta.changes,
 }
 
 
-GIVES = {"flax": "torch's", "gguf": "transformers'", "keras": "torch's"}
+GIVES = {"flax": "torch's", "gguf": "transformers'", "keras": "torch's", "meta": "transformers'"}
 """Whose names and layouts come out."""
 
 

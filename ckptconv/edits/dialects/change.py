@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,16 @@ class Change:
 def outputs_first(rank: int) -> Shape | None:
     """The axes of a kernel with its outputs, then its inputs, before what they are convolved over."""
     return None if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
+
+
+def halves_of(name: str, info: TensorInfo, heads: int) -> Shape:
+    """The rows of q or k as heads of neighbours, which become two halves. Raises EditError where they are none."""
+    rows = info.shape[0] if info.shape else 0
+    if not rows or rows % (2 * heads):
+        raise EditError(
+            f"{name!r} has {rows} rows, which are no {heads} heads of two halves", hint="the number of heads is wrong"
+        )
+    return (heads, rows // heads // 2, 2)
 
 
 def without_heads(

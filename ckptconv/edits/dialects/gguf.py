@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.change import Change, halves_of
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -137,15 +137,8 @@ def _change(name: str, info: TensorInfo, names: _Names, heads: Mapping[str, int]
         numbers = [expert] if expert is not None else [str(i) for i in range(info.shape[0] if info.shape else 0)]
         return Change(names=tuple(new.replace("{}", number) for number in numbers) or (name,))
     if part in heads:
-        return _unhalved(name, new, info, heads[part])
+        return Change(names=(new,), unpack=info.dtype.kind == "block", halves=halves_of(name, info, heads[part]))
     if part.endswith("_inp_shexp") and len(info.shape) == 1:
         return Change.to(new, (1, *info.shape))
     turned = part in names.turned and kind == "weight"
     return Change(names=(new,), unpack=turned and info.dtype.kind == "block", axes=(1, 0) if turned else None)
-
-
-def _unhalved(name: str, new: str, info: TensorInfo, heads: int) -> Change:
-    rows = info.shape[0] if info.shape else 0
-    if not rows or rows % (2 * heads):
-        raise EditError(f"--translate gguf: {name!r} has {rows} rows, which are no {heads} heads of two halves")
-    return Change(names=(new,), unpack=info.dtype.kind == "block", halves=(heads, rows // heads // 2, 2))
