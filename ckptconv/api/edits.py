@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.stated import said_of_layers
+from ckptconv.api.stated import said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
@@ -123,7 +123,7 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     for rule in wanted.names:
         if isinstance(rule, NameRule):
-            for edit in name_edits(rule, state.tensors, said_of_layers(checkpoint)):
+            for edit in name_edits(rule, state.tensors, said_anywhere(checkpoint)):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
@@ -200,7 +200,7 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     if dialect and len(checkpoint) <= MOST_TRANSLATED:
         with suppress(EditError, UnsupportedError):
             infos = {name: tensor.info for name, tensor in checkpoint.items()}
-            changes_in(dialect, infos, said_of_layers(checkpoint))
+            changes_in(dialect, infos, said_anywhere(checkpoint))
             return dialect
     return ""
 

@@ -44,7 +44,7 @@ def stated(checkpoint: Checkpoint, path: Path) -> Stated:
     return Stated(tuple(statements), config, (*findings, *more))
 
 
-def said_of_layers(checkpoint: Checkpoint) -> dict[object, MetaNode]:
+def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
     """All that is said, by its key, whatever the place; what is said first counts."""
     path = getattr(checkpoint.file, "path", None)
     said: dict[object, MetaNode] = {}

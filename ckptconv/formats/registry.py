@@ -54,6 +54,15 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
 counts from the end.
 """
 
+_FOLDERS: tuple[tuple[str, str, str], ...] = (
+    ("saved_model.pb", "a SavedModel of TensorFlow's", "name the folder variables in it"),
+    ("model_index.json", "a pipeline of diffusers', of several models", "name one of the folders in it, such as unet"),
+    *((file, "a checkpoint of Orbax's", "restore it with orbax.checkpoint, and numpy.savez its arrays")
+      for file in ("manifest.ocdbt", "_CHECKPOINT_METADATA")),
+    ("Manifest.json", "a package of Core ML's", "convert what it was made from"),
+)  # fmt: skip
+"""Folders that people hand to it: (a file in it, what it is, what to do)."""
+
 
 @cache
 def plugins() -> tuple[tuple[Format, ...], tuple[PluginError, ...]]:
@@ -121,8 +130,9 @@ def detect(source: Source | Folder) -> Format:
 
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
-        if "saved_model.pb" in source.names:
-            return UnknownFormatError("this is a SavedModel of TensorFlow's", hint="name the folder variables in it")
+        for file, what, hint in _FOLDERS:
+            if file in source.names:
+                return UnknownFormatError(f"this folder is {what}", hint=hint)
         return UnknownFormatError(
             "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
         )

@@ -75,3 +75,14 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
     error = error_of(tmp_path / name)
     assert isinstance(error, UnknownFormatError)
     assert hint in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [("model_index.json", "unet"), ("manifest.ocdbt", "orbax"), ("saved_model.pb", "variables")],
+)
+def test_other_folders_are_named(file: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(b"{}")
+    error = error_of(tmp_path)
+    assert isinstance(error, UnknownFormatError)
+    assert hint in str(error.hint)
