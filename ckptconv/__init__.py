@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.recording import Recording, read_recording
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.edits.select import NameRule
     from ckptconv.errors import CkptconvError
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ _HOMES = {
     "Inferred": "ckptconv.api.architectures",
     "Inspection": "ckptconv.api.inspect",
     "LazyTensor": "ckptconv.core.tensor",
+    "NameRule": "ckptconv.edits.select",
     "Recording": "ckptconv.checks.recording",
     "Saved": "ckptconv.api.verify",
     "TensorInfo": "ckptconv.core.tensor",
@@ -78,6 +80,7 @@ __all__ = [
     "Inferred",
     "Inspection",
     "LazyTensor",
+    "NameRule",
     "Recording",
     "Saved",
     "TensorInfo",
