@@ -71,8 +71,12 @@ def _rename(rule: NameRule, names: Sequence[str]) -> Edit:
                 raise EditError(f"--strip-prefix {rule.text!r} leaves nothing of {empty[0]!r}")
         case "add-prefix":
             pairs = [(name, rule.text + name) for name in names]
-        case _:
+        case "rename":
             pairs = _substituted(rule.text, names)
+        case _:
+            raise UsageError(
+                f"there is no rule of names {rule.how!r}", hint="strip-prefix, add-prefix, rename, translate"
+            )
     changed = [(old, new) for old, new in pairs if old != new]
     if not changed:
         raise EditError(f"--{rule.how} {rule.text!r} changes no name", hint=_HINT)
