@@ -164,7 +164,7 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         raise UsageError(
             "nothing says which architecture this is",
             hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, "
-            "a config.json, or Python",
+            "a config.json, or your own class (FILE.py:CLASS)",
         )
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}
