@@ -46,10 +46,11 @@ def stated(checkpoint: Checkpoint, path: Path) -> Stated:
 
 def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
     """All that is said, by its key, whatever the place; what is said first counts."""
+    said: dict[object, MetaNode] = {**checkpoint.metadata}
     path = getattr(checkpoint.file, "path", None)
-    said: dict[object, MetaNode] = {}
-    for statement in stated(checkpoint, path).statements if path else (root_statement(dict(checkpoint.metadata)),):
-        said = {**statement.values, **said}
+    for statement in stated(checkpoint, path).statements if path is not None else ():
+        for key, value in statement.values.items():
+            said.setdefault(key, value)
     return said
 
 
