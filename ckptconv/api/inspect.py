@@ -65,7 +65,9 @@ class Inspection:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether loading the file with pickle would run code from it, or import what is not known here."""
+        """Whether loading the file, with pickle or with its framework, would run code from it, or import what is not
+        known here.
+        """
         if any(use.node.how == "called" for use in self.opaque):
             return "would run code"
         unknown = any(not use.known for use in self.checkpoint.notes.globals)
@@ -150,6 +152,7 @@ def inspect(
         opaque = _uses(checkpoint.root)
         for unseen in checkpoint.notes.unseen:
             opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
+        opaque += [OpaqueUse(where, node) for where, node in checkpoint.notes.programs]
         result = Inspection(Path(path), checkpoint.file.size if checkpoint.file else 0, checkpoint, opaque)
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))

@@ -48,7 +48,8 @@ def verdict(inspection: Inspection) -> str:
             what = plural(len(uses), "object") if uses else "names"
             return f"{what} of unknown classes, shown as data; nothing was found that runs"
         case _:
-            return f"loading it with pickle would make {plural(calls, 'call')}; none was made here"
+            loader = "Keras" if inspection.checkpoint.notes.programs else "pickle"
+            return f"loading it with {loader} would make {plural(calls, 'call')}; none was made here"
 
 
 def page(inspection: Inspection) -> list[str]:

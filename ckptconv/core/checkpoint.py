@@ -71,6 +71,8 @@ class Notes:
     attributes: Python attributes that were set on a tensor, by its name.
     globals:    what the pickle names.
     unseen:     objects and calls of the pickle that stand nowhere in the tree: thrown away, overwritten, attributes.
+    programs:   what the file's own framework would import or run of its metadata as it loads the model, each with
+                where that stands.
     arch:       which architecture spec this is, with which params.
     digest:     the content digest that was recorded in the file, unchecked.
     graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
@@ -84,6 +86,7 @@ class Notes:
     attributes: Mapping[str, MetaNode] = field(default_factory=dict)
     globals: tuple[GlobalUse, ...] = ()
     unseen: tuple[Opaque, ...] = ()
+    programs: tuple[tuple[str, Opaque], ...] = ()
     arch: MetaNode = None
     digest: str | None = None
     graph: MetaNode = None
@@ -249,6 +252,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             attributes={},
             globals=(),
             unseen=(),
+            programs=(),
             digest=None,
             types={},
         )

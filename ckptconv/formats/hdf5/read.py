@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
 from ckptconv.errors import UnsupportedError
+from ckptconv.formats.hdf5.configuration import programs_in
 from ckptconv.formats.hdf5.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import Tree, walk
 
@@ -52,8 +53,8 @@ def checkpoint_of(tree: Tree, metadata: Mapping[Hashable, MetaNode], format: str
     if not model and not extras and not tree.findings:
         raise UnsupportedError("the HDF5 file holds no arrays of numbers", hint="h5dump -n FILE shows what it holds")
     return Checkpoint(
-        model, extras=extras, root=root, format=format, notes=Notes(source=format), findings=tuple(tree.findings),
-        file=source,
+        model, extras=extras, root=root, format=format, findings=tuple(tree.findings), file=source,
+        notes=Notes(source=format, programs=tuple(programs_in(entries))),
     )  # fmt: skip
 
 

@@ -1,0 +1,79 @@
+"""What Keras would import or run of a model's configuration, as it loads the model. Here it stays text.
+
+A ``Lambda`` layer is Python: its configuration has the bytes of a code object, as ``marshal`` writes them, in base64,
+which Keras makes a function of and calls. Any object may name its module, which is then imported; a function of one is
+called, as an activation for example.
+
+    Keras 3   {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": …}}}}
+    Keras 2   {"class_name": "Lambda", "config": {"function": [code, defaults, closure], "function_type": "lambda"}}
+    any       {"module": …, "class_name": …}; of a function, whose name is its config, {"class_name": "function"}
+
+Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing.
+
+Sources: keras/src/layers/core/lambda_layer.py, keras/src/saving/serialization_lib.py; keras/src/utils/python_utils.py.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import MetaNode, Opaque, spell_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONFIGURATIONS = ("config.json", "model_config", "training_config")
+"""Where one stands: in an archive, and in the attributes of a file of HDF5."""
+
+_LOADS_CODE = "keras.src.utils.python_utils.func_load"
+_OWN = ("keras", "tf_keras", "tensorflow", "builtins")
+
+Path = tuple[object, ...]
+
+
+def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[tuple[str, Opaque]]:
+    """What the configurations in a file's metadata have of that, with the path to each."""
+    for key in CONFIGURATIONS:
+        document = metadata.get(key)
+        if isinstance(document, (str, bytes)):
+            try:
+                document = json.loads(document)
+            except (ValueError, RecursionError):  # Keras would not read it either
+                continue
+        for path, node in _objects(document, (key,)):
+            program = _program(node)
+            if program is not None:
+                yield spell_path(path), program
+
+
+def _objects(document: MetaNode, root: Path) -> Iterator[tuple[Path, dict[str, MetaNode]]]:
+    """Every JSON object in a document."""
+    waiting: list[tuple[Path, MetaNode]] = [(root, document)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, dict):
+            yield path, node
+            waiting += [((*path, key), child) for key, child in reversed(node.items())]
+        elif isinstance(node, list):
+            waiting += [((*path, i), child) for i, child in reversed([*enumerate(node)])]
+
+
+def _program(node: dict[str, MetaNode]) -> Opaque | None:
+    name, config, module = node.get("class_name"), node.get("config"), node.get("module")
+    if not isinstance(name, str):
+        return None
+    if name == "__lambda__":
+        return Opaque(_LOADS_CODE, "called", (config.get("code") if isinstance(config, dict) else config,))
+    if name.rpartition(">")[2] == "Lambda" and isinstance(config, dict):
+        function = config.get("function")
+        if isinstance(function, list):
+            return Opaque(_LOADS_CODE, "called", tuple(function))
+        if isinstance(function, str):
+            return Opaque(f"{config.get('module')}.{function}", "called")
+        return None
+    if not isinstance(module, str) or module.partition(".")[0] in _OWN:
+        return None
+    if name == "function":
+        return Opaque(f"{module}.{config}", "called")
+    return Opaque(f"{module}.{name}", "object")
