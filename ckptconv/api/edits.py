@@ -121,17 +121,18 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     tensors = {name: checkpoint[name] for name in chosen}
     composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
+    translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
+    said = said_anywhere(checkpoint) if translates else {}
     for rule in wanted.names:
         if isinstance(rule, NameRule):
-            for edit in name_edits(rule, state.tensors, said_anywhere(checkpoint)):
+            for edit in name_edits(rule, state.tensors, said):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
     fixed = fixed_parts(state.composites)
     for edit in cast_edits(wanted.dtype, {name: one for name, one in state.tensors.items() if name not in fixed}):
         state.make(edit, "--dtype")
-    in_one = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
-    return _rebuilt(checkpoint, state, bare=bare, in_one=in_one), state.origins
+    return _rebuilt(checkpoint, state, bare=bare, in_one=translates), state.origins
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
@@ -186,8 +187,9 @@ def _broken_ties(
 
 def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
     """What is told of tensors that go into another format with names and layouts of their framework's."""
-    dialect = dialect_of(checkpoint)
-    if dialect and wanted.dialect != dialect and not (edits and edits.names):
+    if wanted.name == checkpoint.format or (edits and edits.names):
+        return
+    if dialect := dialect_of(checkpoint):
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
 
@@ -196,9 +198,9 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
     to find out.
     """
-    dialect = next((one.dialect for one in registry.BUILTIN if one.name == checkpoint.format), "")
-    if dialect and len(checkpoint) <= MOST_TRANSLATED:
-        with suppress(EditError, UnsupportedError):
+    with suppress(EditError, UnsupportedError, UsageError):  # of a format that is in no table, too
+        dialect = registry.by_name(checkpoint.format).dialect
+        if dialect and len(checkpoint) <= MOST_TRANSLATED:
             infos = {name: tensor.info for name, tensor in checkpoint.items()}
             changes_in(dialect, infos, said_anywhere(checkpoint))
             return dialect

@@ -16,7 +16,7 @@ from ckptconv.arch.expressions import MAX_INTEGER
 from ckptconv.arch.operations import EvaluationError, Value
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import MAX_ELEMENTS
-from ckptconv.arch.statements import Statement, root_statement
+from ckptconv.arch.statements import MAX_TEXT, Statement, root_statement
 from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar
 from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError, UsageError
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.arch.spec import Param, ParamValue, Spec
-
-MAX_STRING = 1_000_000
-"""Characters of a string that is read as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +160,7 @@ def read_value(param: Param, node: object) -> ParamValue:
 
 def _parsed(node: object, *expected: type) -> object:
     """A string's JSON value where it is of an expected type; anything else as it is."""
-    if not isinstance(node, str) or len(node) > MAX_STRING:
+    if not isinstance(node, str) or len(node) > MAX_TEXT:
         return node
     try:
         value = json.loads(node)

@@ -27,7 +27,7 @@ MAX_STATEMENTS = 256
 """Dicts and objects that are looked at."""
 
 MAX_TEXT = 1_000_000
-"""Characters of a JSON text."""
+"""Characters of a string that is read as JSON."""
 
 CONFIG = "config.json"
 """What the file beside a checkpoint is called, in which huggingface_hub's mixin puts what a class was called with."""

@@ -186,7 +186,8 @@ def one_format(one: Format) -> list[str]:
     if one.dialect:
         from ckptconv.edits.dialects import GIVES
 
-        rows.append(("names", f"its own; --translate {one.dialect} makes {GIVES[one.dialect]} of them"))
+        whose = GIVES.get(one.dialect, "others'")  # a plug-in may say anything
+        rows.append(("names", f"its own; --translate {printable(one.dialect)} makes {whose} of them"))
     rows += kept if one.writer else []
     if one.extra:
         rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))

@@ -56,5 +56,5 @@ def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mappi
     infos = {name: tensor.info for name, tensor in tensors.items()}
     changes = changes_in(dialect, infos, metadata)
     gone = copies(changes, tensors)
-    drops = [Edit("drop", (name,), (), {}, (Step((name,), ()),)) for name in gone]
-    return [*drops, *edits_of({name: change for name, change in changes.items() if name not in gone}, infos)]
+    drop = [Edit("drop", (gone[0],), (), {}, tuple(Step((name,), ()) for name in gone))] if gone else []
+    return [*drop, *edits_of({name: change for name, change in changes.items() if name not in gone}, infos)]

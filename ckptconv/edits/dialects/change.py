@@ -88,9 +88,9 @@ def without_heads(
     return (prod(shape[:2]), shape[2]) if part == names[3] and word == "kernel" else None
 
 
-def copies(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> set[str]:
+def copies(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
     """The tensors that are copies of their twins, bit for bit. Reads those that could be."""
-    return {name for name, change in changes.items() if change.twin and _equal(tensors[name], tensors[change.twin])}
+    return [name for name, change in changes.items() if change.twin and _equal(tensors[name], tensors[change.twin])]
 
 
 def _equal(a: LazyTensor, b: LazyTensor) -> bool:
