@@ -7,13 +7,13 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.checks.layers import THUMB, first_difference
+from ckptconv.checks.first_difference import THUMB, first_difference
 from ckptconv.checks.verify import Output, blame_weights, compare_outputs, row_size
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from ckptconv.checks.recording import Recording
-    from ckptconv.checks.runners import Arrays
+    from ckptconv.core.arrays import Arrays
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from ckptconv.arch.recipe.program import Program
     from ckptconv.checks.rounding import Bound
     from ckptconv.checks.runners import Runner
+    from ckptconv.core.arrays import Arrays
     from ckptconv.core.checkpoint import Checkpoint
 
-Feeds = dict[str, "np.ndarray[Any, Any]"]
 
 FREE_SIZES = {3: 16, 4: 64}
 """Of free dimensions behind the first, by the input's rank: sequences and images; others are 8."""
@@ -138,7 +138,7 @@ def _recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:
     return InputSpec("", DType.F32 if run.input.dtype is None else DType.I64, dims, limit if run.input.dtype else 0)
 
 
-def record(side: Side, batches: Sequence[Feeds], *, seed: int | None, tell: Callable[[], None]) -> Recording:
+def record(side: Side, batches: Sequence[Arrays], *, seed: int | None, tell: Callable[[], None]) -> Recording:
     """Run all batches, calling `tell` after each. Raises RunError."""
     recording = Recording(
         str(side.path), side.runner.runtime, side.device, machine(side.device, side.runner.runtime), side.runner.unit,
@@ -168,7 +168,7 @@ def trace(recording: Recording, side: Side, number: int, module: torch.nn.Module
         recording.layer_limits = _bound(module, feeds, recording.unit, layers=True).layers
 
 
-def _bound(module: torch.nn.Module, feeds: Feeds, unit: str, *, layers: bool = False) -> Bound:
+def _bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = False) -> Bound:
     """Raises RunError where the module does not take float64."""
     from ckptconv.checks.rounding import UNIT, bound
 
@@ -201,7 +201,7 @@ def taken(sides: Sequence[Side]) -> list[InputSpec]:
     return specs
 
 
-def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Feeds]:
+def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Arrays]:
     """Batches of 1, 3 and `samples`; one alone where the first dimension is fixed."""
     import numpy as np
 
@@ -213,7 +213,7 @@ def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Fee
     free = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)}
     for batch in dict.fromkeys((1, 3, samples)) if free else (1,):
         sizes: dict[str, int] = {}
-        feeds: Feeds = {}
+        feeds: Arrays = {}
         for position, spec in enumerate(specs):
             shape = []
             for axis, dim in enumerate(spec.dims):
@@ -230,7 +230,7 @@ def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Fee
         yield feeds
 
 
-def loaded(path: PathText, names: Sequence[str]) -> list[Feeds]:
+def loaded(path: PathText, names: Sequence[str]) -> list[Arrays]:
     """The arrays of an .npz by the inputs' names, or in its order. Pickled objects are refused."""
     import numpy as np
 

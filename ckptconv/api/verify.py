@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ckptconv.api.open import PathText
-    from ckptconv.api.running import Feeds
+    from ckptconv.core.arrays import Arrays
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
@@ -72,7 +72,7 @@ def verify(
 
 
 def verify_sides(
-    a: Side, b: Side, batches: Sequence[Feeds], *, rtol: float | None = None, atol: float | None = None,
+    a: Side, b: Side, batches: Sequence[Arrays], *, rtol: float | None = None, atol: float | None = None,
     seed: int | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Verification:  # fmt: skip
     """As `verify`, of two that are open."""
@@ -212,7 +212,7 @@ def verify_outputs(
     return replace(result, findings=[*now.findings, *result.findings])
 
 
-def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, seed: int) -> list[Feeds]:
+def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, seed: int) -> list[Arrays]:
     """What both run on: arrays of a file, or made-up ones."""
     specs = [parse_input(text) for text in sides[0].request.inputs]
     if arrays is not None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from ckptconv.arch.recipe.notation import check_loops
+from ckptconv.arch.recipe.tree import all_loops
 from ckptconv.arch.tree import Name, depth
 from ckptconv.errors import CorruptFileError, LimitError
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from ckptconv.arch.evaluate import Formula
+    from ckptconv.arch.recipe.tree import Recipe
     from ckptconv.arch.spec import Spec, TensorRule
 
 MAX_FRAMES = 400
@@ -64,11 +64,24 @@ class _Closure:
         recipe = self.spec.forward
         if recipe is None:
             return
-        check_loops(recipe, tuple(self.spec.loops), self.loops_behind, partial(self.fail, recipe.where))
+        self.blocks(recipe)
         for formula, loops, text in recipe.formulas:
             where = f"{recipe.where}: {text!r}"
             if left := self.used(formula, where) - set(loops):
                 self.fail(where, f"uses the loop {min(left)!r}, which is not around it")
+
+    def blocks(self, recipe: Recipe) -> None:
+        """Every ``for`` names loops, each once and below those that its bounds use."""
+        for names, around in all_loops(recipe):
+            heading, seen = f"'for {' '.join(names)}'", list(around)
+            for name in names:
+                if name not in self.spec.loops:
+                    self.fail(recipe.where, f"{heading}: no loop {name!r} in [repeat]")
+                if name in seen:
+                    self.fail(recipe.where, f"{heading}: inside a loop over the same {name!r}")
+                if missing := self.loops_behind(name) - set(seen):
+                    self.fail(recipe.where, f"{heading}: {name!r} depends on {min(missing)!r}, which is not around it")
+                seen.append(name)
 
     def no_name_twice(self) -> None:
         spec = self.spec

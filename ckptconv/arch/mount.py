@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.arch.rows import MAX_ROWS
-from ckptconv.arch.spec import Constraint, Loop, Param, Spec, Template, TensorRule, Tie
+from ckptconv.arch.spec import Constraint, Loop, Param, Spec, TensorRule, Tie
+from ckptconv.arch.template import Template
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:

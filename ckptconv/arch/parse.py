@@ -55,7 +55,7 @@ from ckptconv.arch.expressions import FUNCTIONS, KEYWORDS, split_range, split_sh
 from ckptconv.arch.mount import both, mounted
 from ckptconv.arch.recipe.notation import RecipeReader
 from ckptconv.arch.rows import Rows, Toml
-from ckptconv.arch.spec import VARIANT, ConfigMap, Constraint, Loop, Param, ParamType, Spec, Template, TensorRule, Tie
+from ckptconv.arch.spec import VARIANT, ConfigMap, Constraint, Loop, Param, ParamType, Spec, TensorRule, Tie
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.errors import LimitError, UnsupportedError
 
@@ -70,7 +70,6 @@ _TYPES: tuple[ParamType, ...] = ("int", "ints", "str", "strs", "bool", "float")
 _TABLES = ("params", "let", "repeat", "tensors", "constraints", "variants", "mount", "config", "evidence", "forward")
 _TOP = ("spec", "name", "summary", "dtype", *_TABLES)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 def parse_spec(text: str, *, resolve: Resolve | None = None, source: str = "") -> Spec:
@@ -225,19 +224,6 @@ class SpecReader(Rows):
         row = self.table(value, path, ("to", "when"))
         when = self.formula(row["when"], path) if "when" in row else None
         return Tie(self.template(self.text(row.get("to"), path), path), when)
-
-    def template(self, text: str, path: Sequence[str]) -> Template:
-        if len(text) > 500:
-            raise LimitError(f"{self.place(path)}: a name of more than 500 characters")
-        parts: list[str | Formula] = []
-        for position, piece in enumerate(_PLACEHOLDER.split(text)):
-            if position % 2:
-                parts.append(self.formula(piece, path))
-            elif "{" in piece or "}" in piece:
-                self.fail(path, "a brace without its partner")
-            elif piece:
-                parts.append(piece)
-        return Template(text, tuple(parts))
 
     def dtype_set(self, value: Toml, path: Sequence[str]) -> frozenset[str]:
         words = [word for text in self.texts(value, path) for word in text.split()]

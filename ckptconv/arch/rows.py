@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ckptconv.arch.evaluate import Formula, formula
 from ckptconv.arch.lines import KeyLines
+from ckptconv.arch.template import Template
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ MAX_DOTS = 40
 """Dots of one line outside strings and comments: the standard parser takes quadratic time for the parts of a key."""
 
 _QUOTED = re.compile(r"\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|#[^\n]*", re.DOTALL)
+
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 Toml = object  # what tomllib gives: checked node by node
 
@@ -83,6 +86,19 @@ class Rows:
         if isinstance(value, bool | int):
             value = str(value).lower()
         return self.at(path, formula, self.text(value, path))
+
+    def template(self, text: str, path: Sequence[str]) -> Template:
+        if len(text) > 500:
+            raise LimitError(f"{self.place(path)}: a name of more than 500 characters")
+        parts: list[str | Formula] = []
+        for position, piece in enumerate(_PLACEHOLDER.split(text)):
+            if position % 2:
+                parts.append(self.formula(piece, path))
+            elif "{" in piece or "}" in piece:
+                self.fail(path, "a brace without its partner")
+            elif piece:
+                parts.append(piece)
+        return Template(text, tuple(parts))
 
     def at(self, path: Sequence[str], make: Callable[[str], T], text: str) -> T:
         """``make(text)``, its errors told where they are."""

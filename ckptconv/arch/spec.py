@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.recipe.tree import Recipe
+    from ckptconv.arch.template import Template
 
 ParamType = Literal["int", "ints", "str", "strs", "bool", "float"]
 
@@ -66,19 +67,6 @@ class Loop:
     def formulas(self) -> Iterator[Formula]:
         """Its bounds."""
         yield from (bound for bound in (self.start, self.stop, self.step) if bound is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A tensor's name with its placeholders: literal text and formulas in turn."""
-
-    text: str
-    parts: tuple[str | Formula, ...]
-
-    @property
-    def formulas(self) -> tuple[Formula, ...]:
-        """The placeholders."""
-        return tuple(part for part in self.parts if not isinstance(part, str))
 
 
 @dataclass(frozen=True, slots=True)

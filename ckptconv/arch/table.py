@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from ckptconv.arch.evaluate import Formula
-    from ckptconv.arch.spec import Loop, ParamValue, Template, TensorRule
+    from ckptconv.arch.spec import Loop, ParamValue, TensorRule
+    from ckptconv.arch.template import Template
 
 COUNTING = 32
 """Steps that counting one turn of an outer loop takes: so that even loops without tensors end within a second."""

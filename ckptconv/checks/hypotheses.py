@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ckptconv.arch.spec import ParamValue, Spec
-    from ckptconv.checks.validate import Verdict
+    from ckptconv.checks.verdict import Verdict
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import TensorInfo
 

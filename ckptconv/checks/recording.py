@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ckptconv.checks.layers import Layers
-    from ckptconv.checks.runners import Arrays
+    from ckptconv.core.arrays import Arrays
     from ckptconv.core.report import Finding
 
 VERSION = 1

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from ckptconv.checks.layers import Layers
+    from ckptconv.core.arrays import Arrays
     from ckptconv.core.tensor import LazyTensor
 
 _UNITS = {
@@ -34,8 +35,6 @@ _UNITS = {
 """Narrowest first."""
 
 _NO_KERNEL = re.compile(r"NOT_IMPLEMENTED.*?Could not find an implementation for (\S+\(\d+\))", re.DOTALL)
-
-Arrays = dict[str, "np.ndarray[Any, Any]"]
 
 _ONNX_TYPES = {
     "tensor(float)": DType.F32, "tensor(float16)": DType.F16, "tensor(double)": DType.F64, "tensor(int64)": DType.I64,

@@ -7,7 +7,7 @@ solved at all; it stays an error, because ``load_state_dict(strict=True)`` would
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.check import check, fits
@@ -15,6 +15,7 @@ from ckptconv.arch.solver import solve
 from ckptconv.checks.blame import explain, prefixed
 from ckptconv.checks.hypotheses import fewest_causes
 from ckptconv.checks.prefixes import spec_names
+from ckptconv.checks.verdict import Verdict
 from ckptconv.core.checkpoint import NOTHING, without_model
 from ckptconv.core.metadata import StateDict, walk
 from ckptconv.core.report import Finding
@@ -30,20 +31,6 @@ if TYPE_CHECKING:
 
 MAX_PREFIXES = 3
 """Prefixes that are looked through, one inside the other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was found, the params that were bound, and where each is from."""
-
-    findings: list[Finding]
-    params: Mapping[str, ParamValue] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def valid(self) -> bool:
-        """Whether no finding is an error."""
-        return all(finding.severity != "error" for finding in self.findings)
 
 
 def validate_spec(

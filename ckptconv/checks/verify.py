@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from ckptconv.checks.runners import Arrays
+    from ckptconv.core.arrays import Arrays
     from ckptconv.core.spelling import Json
 
 

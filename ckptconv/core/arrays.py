@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import LazyTensor
 
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+"""Arrays by name: what goes into a network, or comes out of it."""
+
 NUMPY_NAMES: dict[DType, str] = {
     DType.F64: "float64",
     DType.F32: "float32",

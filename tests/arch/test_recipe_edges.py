@@ -209,7 +209,7 @@ def test_a_graph_without_end_is_refused_before_it_fills_the_memory() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(LimitError, match="more than 1000 nodes"), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("ckptconv.arch.recipe.graph.MAX_NODES", 1000)
+            patch.setattr("ckptconv.arch.recipe.nodes.MAX_NODES", 1000)
             build_graph(run, {})
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:

@@ -12,20 +12,20 @@ Operators and their versions: https://onnx.ai/onnx/operators/
 
 from __future__ import annotations
 
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ckptconv.arch.recipe.nodes import GraphNodes
 from ckptconv.arch.recipe.pooling import adaptive_pool, pool
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding
-from ckptconv.errors import LimitError, UnsupportedError, UsageError
+from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+    from onnx import ModelProto, ValueInfoProto
 
     from ckptconv.arch.recipe.program import Operation, Program, Value
+    from ckptconv.core.report import Finding
     from ckptconv.core.tensor import TensorInfo
 
 DEFAULT_OPSET = 18
@@ -34,12 +34,6 @@ DEFAULT_OPSET = 18
 OLDEST_OPSET = 17
 """The first with LayerNormalization."""
 
-MAX_NODES = 200_000
-"""Nodes of a graph: a few hundred MB of Python objects while it is built."""
-
-_COMPUTED = (DType.F64, DType.F32, DType.F16, DType.BF16)
-_ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.F64: "DOUBLE", DType.I64: "INT64",
-             DType.I32: "INT32"}  # fmt: skip
 _UNARY = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "identity": "Identity", "dropout": "Identity"}
 
 
@@ -67,44 +61,8 @@ def build_graph(
     return builder.model(), builder.findings
 
 
-class GraphBuilder:
-    """Collects the nodes of one program's graph."""
-
-    def __init__(self, program: Program, infos: Mapping[str, TensorInfo], same: Mapping[str, str], opset: int) -> None:
-        self.program, self.infos, self.same, self.opset = program, infos, same, opset
-        self.names = {name for operation in program.operations for name in operation.weights.values()}
-        self.nodes: list[NodeProto] = []
-        self.holes: dict[str, TensorProto] = {}
-        self.ready: dict[tuple[str, str], str] = {}
-        self.numbers: dict[str, count[int]] = {}
-        self.constants: dict[tuple[int, ...], str] = {}
-        self.findings: list[Finding] = []
-        self.shapes = {program.input.name: program.input.shape}
-        self.values = {value.name: self.unused(value.name) for value in (program.input, program.output)}
-        self.dtype = self.computed()
-
-    def computed(self) -> DType:
-        """F16 where all weights are; else F32. Notes which weights are cast."""
-        state = {
-            name for operation in self.program.operations for role, name in operation.weights.items()
-            if role == "num_batches_tracked"
-        }  # fmt: skip
-        types: dict[DType, list[str]] = {}
-        for name in sorted(self.names - state):
-            types.setdefault(self.infos[name].dtype, []).append(name)
-        for dtype, names in types.items():
-            if dtype not in _COMPUTED:
-                raise UnsupportedError(
-                    f"{names[0]!r} is {dtype}, and a graph computes with {', '.join(map(str, _COMPUTED))}",
-                    hint="--dtype F32 casts it",
-                )
-        chosen = DType.F16 if set(types) == {DType.F16} else DType.F32
-        for dtype, names in types.items():
-            if dtype is not chosen:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                message = f"{names[0]!r}{more}: stored as {dtype}, computed with in {chosen} after a Cast"
-                self.findings.append(Finding("cast", "info", names[0], message, str(chosen), str(dtype)))
-        return chosen
+class GraphBuilder(GraphNodes):
+    """Makes the nodes of each operation."""
 
     def model(self) -> ModelProto:
         from onnx import OperatorSetIdProto, helper
@@ -127,61 +85,6 @@ class GraphBuilder:
         dtype = self.dtype if value.dtype is None else DType.I64 if value.dtype == "I64" else DType.I32
         shape = [dim if dim is not None else f"{value.name}_{axis}" for axis, dim in enumerate(value.shape)]
         return helper.make_tensor_value_info(self.values[value.name], self.element(dtype), shape)
-
-    def element(self, dtype: DType) -> int:
-        from onnx import TensorProto
-
-        return int(getattr(TensorProto, _ELEMENTS[dtype]))
-
-    def unused(self, name: str) -> str:
-        """A value's name that no tensor has."""
-        while name in self.names:
-            name += "_"
-        return name
-
-    def add(self, kind: str, scope: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
-        """A node; the name of its output is made from where it stands, or given."""
-        from onnx import helper
-
-        if len(self.nodes) >= MAX_NODES:
-            raise LimitError(f"the graph of {self.program.table.spec.name!r} has more than {MAX_NODES} nodes")
-        place = f"/{scope}/{kind}"
-        number = next(self.numbers.setdefault(place, count()))
-        name = place if number == 0 else f"{place}_{number}"
-        made = output or self.unused(f"{name}_output_0")
-        self.nodes.append(helper.make_node(kind, inputs, [made], name=name, **attributes))
-        return made
-
-    def integers(self, *values: int) -> str:
-        """A Constant row of integers: axes, bounds."""
-        from onnx import TensorProto, helper
-
-        if values not in self.constants:
-            tensor = helper.make_tensor("", TensorProto.INT64, [len(values)], values)
-            self.constants[values] = self.add("Constant", "constants", [], value=tensor)
-        return self.constants[values]
-
-    def scalar(self, value: float) -> str:
-        from onnx import helper
-
-        return self.add(
-            "Constant", "constants", [], value=helper.make_tensor("", self.element(self.dtype), [], [value])
-        )
-
-    def weight(self, name: str) -> str:
-        """A tensor as what is computed with: itself, or its cast."""
-        from onnx import TensorProto
-
-        name = self.same.get(name, name)
-        info = self.infos[name]
-        if name not in self.holes:
-            self.holes[name] = TensorProto(name=name, dims=info.shape, data_type=self.element(info.dtype))
-        if info.dtype is self.dtype:
-            return name
-        key = (name, "cast")
-        if key not in self.ready:
-            self.ready[key] = self.add("Cast", name, [name], to=self.element(self.dtype))
-        return self.ready[key]
 
     def operation(self, operation: Operation) -> None:
         inputs = [self.values[name] for name in operation.inputs]
@@ -226,14 +129,6 @@ class GraphBuilder:
         shift = weights.get("bias") or self.filled(where, mean, 0.0)
         row = [*inputs, scale, shift, mean, weights["running_var"]]
         return self.add("BatchNormalization", where, row, output, epsilon=operation.attributes["eps"])
-
-    def filled(self, where: str, like: str, value: float) -> str:
-        """A tensor of `like`'s shape, all `value`."""
-        from onnx import helper
-
-        shape = self.add("Shape", where, [like])
-        tensor = helper.make_tensor("", self.element(self.dtype), [1], [value])
-        return self.add("ConstantOfShape", where, [shape], value=tensor)
 
     def _layer_norm(self, operation: Operation, inputs: list[str], weights: dict[str, str], output: str | None) -> str:
         row = [*inputs, weights["weight"], *([weights["bias"]] if "bias" in weights else [])]

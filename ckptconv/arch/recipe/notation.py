@@ -10,12 +10,11 @@ from ckptconv.arch.recipe.tree import MAX_DEPTH, MAX_STEPS, Block, Recipe, Step
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ckptconv.arch.evaluate import Formula
-    from ckptconv.arch.parse import SpecReader
-    from ckptconv.arch.rows import Toml
-    from ckptconv.arch.spec import Template
+    from ckptconv.arch.rows import Rows, Toml
+    from ckptconv.arch.template import Template
 
 _ATTRIBUTE = re.compile(r"([a-z_]+)=(.+)", re.DOTALL)
 _FLOAT = re.compile(r"[0-9]*\.[0-9]+(e-?[0-9]+)?|[0-9]+e-?[0-9]+")
@@ -29,7 +28,7 @@ INTEGERS = ("I64", "I32")
 class RecipeReader:
     """Reads the forward recipe of one spec."""
 
-    def __init__(self, rows: SpecReader) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.count = 0
 
@@ -134,24 +133,6 @@ class RecipeReader:
 
     def formula(self, value: str) -> Formula:
         return self.rows.formula(value, PATH)
-
-
-def check_loops(
-    recipe: Recipe, loops: Sequence[str], behind: Callable[[str], set[str]], fail: Callable[[str], NoReturn]
-) -> None:
-    """Every ``for`` names loops, each once and below those that its bounds use."""
-    from ckptconv.arch.recipe.tree import all_loops
-
-    for names, around in all_loops(recipe):
-        seen = list(around)
-        for name in names:
-            if name not in loops:
-                fail(f"'for {' '.join(names)}': no loop {name!r} in [repeat]")
-            if name in seen:
-                fail(f"'for {' '.join(names)}': inside a loop over the same {name!r}")
-            if missing := behind(name) - set(seen):
-                fail(f"'for {' '.join(names)}': {name!r} depends on {min(missing)!r}, which is not around it")
-            seen.append(name)
 
 
 def _words(text: str) -> list[str]:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from ckptconv.arch.recipe.graph import GraphBuilder
+    from ckptconv.arch.recipe.nodes import GraphNodes
     from ckptconv.arch.recipe.program import Operation
 
 
-def pool(graph: GraphBuilder, kind: str, operation: Operation, value: str, output: str | None) -> str:
+def pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output: str | None) -> str:
     """A MaxPool or AveragePool."""
     said, where = operation.attributes, operation.name
     dims, made = graph.shapes[operation.inputs[0]][2:], operation.shape[2:]
@@ -49,7 +49,7 @@ def pool(graph: GraphBuilder, kind: str, operation: Operation, value: str, outpu
     )  # fmt: skip
 
 
-def adaptive_pool(graph: GraphBuilder, kind: str, operation: Operation, value: str, output: str | None) -> str:
+def adaptive_pool(graph: GraphNodes, kind: str, operation: Operation, value: str, output: str | None) -> str:
     """Pool to a given size, by ``Average`` or ``Max``.
 
     Windows of unequal lengths, which no ONNX operator has, are taken one by one: three nodes for each and axis. Raises
@@ -84,5 +84,5 @@ def adaptive_pool(graph: GraphBuilder, kind: str, operation: Operation, value: s
     return value
 
 
-def _slice(graph: GraphBuilder, where: str, value: str, start: int, stop: int, axis: int) -> str:
+def _slice(graph: GraphNodes, where: str, value: str, start: int, stop: int, axis: int) -> str:
     return graph.add("Slice", where, [value, graph.integers(start), graph.integers(stop), graph.integers(axis)])

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.operations import Value as Known
-    from ckptconv.arch.spec import Spec, Template
+    from ckptconv.arch.spec import Spec
     from ckptconv.arch.table import Table
+    from ckptconv.arch.template import Template
 
 MAX_OPERATIONS = 100_000
 """Operations of a program."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptconv.arch.evaluate import Formula
-    from ckptconv.arch.spec import Template
+    from ckptconv.arch.template import Template
 
 MAX_DEPTH = 12
 """Blocks inside one another."""

@@ -1,0 +1,131 @@
+"""The nodes of an ONNX graph while it is made: their names, the constants and the weights that they take."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import Finding
+from ckptconv.errors import LimitError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnx import NodeProto, TensorProto
+
+    from ckptconv.arch.recipe.program import Program
+    from ckptconv.core.tensor import TensorInfo
+
+MAX_NODES = 200_000
+"""Nodes of a graph: a few hundred MB of Python objects while it is built."""
+
+_COMPUTED = (DType.F64, DType.F32, DType.F16, DType.BF16)
+_ELEMENTS = {DType.F32: "FLOAT", DType.F16: "FLOAT16", DType.BF16: "BFLOAT16", DType.F64: "DOUBLE", DType.I64: "INT64",
+             DType.I32: "INT32"}  # fmt: skip
+
+
+class GraphNodes:
+    """Collects the nodes of one program's graph.
+
+    holes: the initializers, without data. shapes: of the program's values, by name; values: their names in the graph.
+    """
+
+    def __init__(self, program: Program, infos: Mapping[str, TensorInfo], same: Mapping[str, str], opset: int) -> None:
+        self.program, self.infos, self.same, self.opset = program, infos, same, opset
+        self.names = {name for operation in program.operations for name in operation.weights.values()}
+        self.nodes: list[NodeProto] = []
+        self.holes: dict[str, TensorProto] = {}
+        self.ready: dict[tuple[str, str], str] = {}
+        self.numbers: dict[str, count[int]] = {}
+        self.constants: dict[tuple[int, ...], str] = {}
+        self.findings: list[Finding] = []
+        self.shapes = {program.input.name: program.input.shape}
+        self.values = {value.name: self.unused(value.name) for value in (program.input, program.output)}
+        self.dtype = self.computed()
+
+    def computed(self) -> DType:
+        """F16 where all weights are; else F32. Notes which weights are cast."""
+        state = {
+            name for operation in self.program.operations for role, name in operation.weights.items()
+            if role == "num_batches_tracked"
+        }  # fmt: skip
+        types: dict[DType, list[str]] = {}
+        for name in sorted(self.names - state):
+            types.setdefault(self.infos[name].dtype, []).append(name)
+        for dtype, names in types.items():
+            if dtype not in _COMPUTED:
+                raise UnsupportedError(
+                    f"{names[0]!r} is {dtype}, and a graph computes with {', '.join(map(str, _COMPUTED))}",
+                    hint="--dtype F32 casts it",
+                )
+        chosen = DType.F16 if set(types) == {DType.F16} else DType.F32
+        for dtype, names in types.items():
+            if dtype is not chosen:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                message = f"{names[0]!r}{more}: stored as {dtype}, computed with in {chosen} after a Cast"
+                self.findings.append(Finding("cast", "info", names[0], message, str(chosen), str(dtype)))
+        return chosen
+
+    def element(self, dtype: DType) -> int:
+        from onnx import TensorProto
+
+        return int(getattr(TensorProto, _ELEMENTS[dtype]))
+
+    def unused(self, name: str) -> str:
+        """A value's name that no tensor has."""
+        while name in self.names:
+            name += "_"
+        return name
+
+    def add(self, kind: str, scope: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+        """A node; the name of its output is made from where it stands, or given."""
+        from onnx import helper
+
+        if len(self.nodes) >= MAX_NODES:
+            raise LimitError(f"the graph of {self.program.table.spec.name!r} has more than {MAX_NODES} nodes")
+        place = f"/{scope}/{kind}"
+        number = next(self.numbers.setdefault(place, count()))
+        name = place if number == 0 else f"{place}_{number}"
+        made = output or self.unused(f"{name}_output_0")
+        self.nodes.append(helper.make_node(kind, inputs, [made], name=name, **attributes))
+        return made
+
+    def integers(self, *values: int) -> str:
+        """A Constant row of integers: axes, bounds."""
+        from onnx import TensorProto, helper
+
+        if values not in self.constants:
+            tensor = helper.make_tensor("", TensorProto.INT64, [len(values)], values)
+            self.constants[values] = self.add("Constant", "constants", [], value=tensor)
+        return self.constants[values]
+
+    def scalar(self, value: float) -> str:
+        from onnx import helper
+
+        return self.add(
+            "Constant", "constants", [], value=helper.make_tensor("", self.element(self.dtype), [], [value])
+        )
+
+    def filled(self, where: str, like: str, value: float) -> str:
+        """A tensor of `like`'s shape, all `value`."""
+        from onnx import helper
+
+        shape = self.add("Shape", where, [like])
+        tensor = helper.make_tensor("", self.element(self.dtype), [1], [value])
+        return self.add("ConstantOfShape", where, [shape], value=tensor)
+
+    def weight(self, name: str) -> str:
+        """A tensor as what is computed with: itself, or its cast."""
+        from onnx import TensorProto
+
+        name = self.same.get(name, name)
+        info = self.infos[name]
+        if name not in self.holes:
+            self.holes[name] = TensorProto(name=name, dims=info.shape, data_type=self.element(info.dtype))
+        if info.dtype is self.dtype:
+            return name
+        key = (name, "cast")
+        if key not in self.ready:
+            self.ready[key] = self.add("Cast", name, [name], to=self.element(self.dtype))
+        return self.ready[key]

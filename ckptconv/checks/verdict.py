@@ -1,0 +1,26 @@
+"""What a comparison of a checkpoint with an architecture came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.arch.spec import ParamValue
+    from ckptconv.core.report import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found, the params that were bound, and where each is from."""
+
+    findings: list[Finding]
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> bool:
+        """Whether no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
