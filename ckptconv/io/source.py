@@ -9,17 +9,15 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UsageError
+from ckptconv.io import positional
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-
-_HAS_PREAD = hasattr(os, "preadv")
 
 SMALL = 4096
 """Bytes up to which a read is worth no buffer of its own."""
@@ -56,7 +54,6 @@ class Source:
         self.size = status.st_size
         self.identity = _identity(status)
         self._closed = False
-        self._lock = Lock()
         self.bytes_read = 0
         self.parsed: dict[object, object] = {}
 
@@ -94,7 +91,7 @@ class Source:
 
     def read_at(self, offset: int, length: int) -> memoryview:
         """Exactly `length` bytes at `offset`, in new memory of that size. Raises CorruptFileError past the end."""
-        if length <= SMALL and _HAS_PREAD and offset >= 0 and 0 <= length <= self.size - offset:
+        if length <= SMALL and hasattr(os, "pread") and offset >= 0 and 0 <= length <= self.size - offset:
             data = self._small(offset, length)
             if len(data) == length:
                 return memoryview(data)
@@ -127,13 +124,7 @@ class Source:
         self.bytes_read += done
 
     def _pread(self, buffer: memoryview, offset: int) -> int:
-        if _HAS_PREAD:
-            return os.preadv(self._fd, [buffer], offset)
-        with self._lock:  # Windows has no pread
-            os.lseek(self._fd, offset, os.SEEK_SET)
-            data = os.read(self._fd, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+        return positional.read_into(self._fd, buffer, offset)
 
     def _check_range(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

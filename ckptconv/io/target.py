@@ -2,31 +2,27 @@
 
 The data goes into an unnamed file in the target's folder (``O_TMPFILE``), which the kernel frees if the process is
 killed. Where a file system has none, it is a named one beside the target, held by a lock; the next run removes those
-that nobody holds. Either way: fsync, then one link or rename, then fsync of the folder.
+that nobody holds. Either way: fsync, then one link or rename, then fsync of the folder. Where there are no links (FAT,
+many network drives), a new file's name is taken by an empty file first, which the whole one then replaces.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
-from ckptconv.io.source import reason
+from ckptconv.io import access, leftovers, positional
+from ckptconv.io.access import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from types import TracebackType
 
-if sys.platform != "win32":
-    import fcntl
-
-_MARK = ".ckptconv-tmp-"
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -51,7 +47,7 @@ class Target:
         self._fd = -1
         self._temp: Path | None = None
         self._made: Path | None = None
-        with _translated(self.path):
+        with translated(self.path):
             self._real = Path(os.path.realpath(self.path))
             self._old = self._look()
             if folder and not os.path.lexists(self._real.parent):
@@ -77,11 +73,11 @@ class Target:
         return status
 
     def __enter__(self) -> Target:
-        with _translated(self.path):
+        with translated(self.path):
             if self._made is not None:
                 os.mkdir(self._made)
             try:
-                _sweep(self._real)
+                leftovers.sweep(self._real)
                 self._open()
             except BaseException:
                 self._discard()
@@ -98,14 +94,10 @@ class Target:
         if hasattr(os, "O_TMPFILE"):
             with suppress(OSError):
                 self._fd = os.open(folder, _FLAGS | os.O_TMPFILE, 0o666)
-                return
-        while self._fd < 0:
-            temp = _beside(self._real)
-            fd = os.open(temp, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
-            if _locked(fd):
-                self._fd, self._temp = fd, temp
-            else:  # another run's sweep was faster than our lock, and removed it
-                os.close(fd)
+                if self.readable_path.exists():  # by which it gets its name; not every container has a /proc
+                    return
+                self._close()
+        self._fd, self._temp = leftovers.create(self._real, _FLAGS)
 
     def beside(self, path: str | os.PathLike[str]) -> Target:
         """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
@@ -133,35 +125,27 @@ class Target:
         """Set the file's size. Raises FileAccessError where the disk has less room than that."""
         self.size = size
         self.check_room(size)
-        with _translated(self.path):
+        with translated(self.path):
             os.ftruncate(self._fd, size)
 
     def check_room(self, size: int) -> None:
         """Raise FileAccessError where the disk has less room than `size` bytes."""
-        with _translated(self.path):
-            if hasattr(os, "fstatvfs"):
-                room = os.fstatvfs(self._fd)
-                free = room.f_bavail * room.f_frsize
-                if size > free:
-                    raise FileAccessError(
-                        f"no space left: {size:,} bytes are needed and {free:,} are free",
-                        path=self.path,
-                        hint="free some space, or write to another disk",
-                    )
+        with translated(self.path):
+            free = shutil.disk_usage(self._real.parent).free
+            if size > free:
+                raise FileAccessError(
+                    f"no space left: {size:,} bytes are needed and {free:,} are free",
+                    path=self.path,
+                    hint="free some space, or write to another disk",
+                )
 
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
         """Write all of `data` at `offset`; from any thread."""
         view = memoryview(data)
         done = 0
-        with _translated(self.path):
+        with translated(self.path):
             while done < len(view):
-                done += self._pwrite(view[done:], offset + done)
-
-    def _pwrite(self, data: memoryview, offset: int) -> int:
-        if hasattr(os, "pwrite"):
-            return os.pwrite(self._fd, data, offset)
-        os.lseek(self._fd, offset, os.SEEK_SET)
-        return os.write(self._fd, data)
+                done += positional.write(self._fd, view[done:], offset + done)
 
     @property
     def real(self) -> Path:
@@ -205,16 +189,18 @@ class Target:
 
     def flush(self) -> None:
         """Wait until what has been written so far is on the disk; from any thread."""
-        with _translated(self.path):
+        with translated(self.path):
             os.fsync(self._fd)
 
     def _commit(self, *, durable: bool = True) -> None:
-        with _translated(self.path):
+        with translated(self.path):
             if self._old is not None:
                 os.chmod(
                     self._fd if os.chmod in os.supports_fd else self.readable_path, stat.S_IMODE(self._old.st_mode)
                 )
             os.fsync(self._fd)
+            if access.HELD_BY_HANDLES:
+                self._close()
             self._place()
             self._placed = True
             if durable:
@@ -229,15 +215,32 @@ class Target:
                 self._link(self._real)
             except FileExistsError:
                 raise _exists(self.path) from None
+            except OSError:
+                if self._temp is None:
+                    raise
+                self._place_without_links(self._temp)
+                return
             if self._temp is not None:
                 os.unlink(self._temp)
             return
         if self._temp is None:
-            named = _beside(self._real)
-            _lock(self._fd)
+            named = leftovers.beside(self._real)
+            leftovers.lock(self._fd)
             self._link(named)
             self._temp = named
         os.replace(self._temp, self._real)
+
+    def _place_without_links(self, temp: Path) -> None:
+        """An empty file takes the name, which fails where the target has appeared meanwhile, and is replaced."""
+        try:
+            os.close(os.open(self._real, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            raise _exists(self.path) from None
+        try:
+            os.replace(temp, self._real)
+        except BaseException:
+            os.unlink(self._real)
+            raise
 
     def _link(self, name: Path) -> None:
         if self._temp is not None:
@@ -245,17 +248,20 @@ class Target:
         else:  # the unnamed file is reached through a symlink, which link(2) follows only by way of linkat(2)
             os.link(self.readable_path, name, src_dir_fd=self._fd, follow_symlinks=True)
 
-    def _discard(self) -> None:
-        for other in self._beside:
-            other._discard()
-        if self._temp is not None:
-            with suppress(OSError):
-                os.unlink(self._temp)
-            self._temp = None
+    def _close(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             with suppress(OSError):  # what it held is synced, or is thrown away
                 os.close(fd)
+
+    def _discard(self) -> None:
+        for other in self._beside:
+            other._discard()
+        self._close()
+        if self._temp is not None:
+            with suppress(OSError):
+                os.unlink(self._temp)
+            self._temp = None
         if self._made is not None:
             with suppress(OSError):  # something else may have come into it meanwhile
                 os.rmdir(self._made)
@@ -266,67 +272,6 @@ def _exists(path: Path) -> TargetExistsError:
     return TargetExistsError("the target exists already", path=path, hint="add --force to replace it")
 
 
-def _beside(path: Path) -> Path:
-    """A name of our own in the same folder, within the 255 bytes that file systems allow."""
-    stem = os.fsencode(path.name)[:200].decode("utf-8", "ignore")
-    return path.with_name(f".{stem}{_MARK}{secrets.token_hex(6)}")
-
-
-def _lock(fd: int) -> bool:
-    if sys.platform == "win32":  # an open file cannot be removed there, which serves as the lock
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _locked(fd: int) -> bool:
-    """Lock a file that we have just created; False if someone removed it first."""
-    return _lock(fd) and os.fstat(fd).st_nlink > 0
-
-
-def _sweep(path: Path) -> None:
-    """Remove what killed runs left beside `path`; a file that a live run holds its lock on stays."""
-    start = _beside(path).name.rsplit(_MARK, 1)[0] + _MARK
-    for name in _names(path.parent):
-        if not name.startswith(start):
-            continue
-        leftover = path.parent / name
-        with suppress(OSError):
-            fd = os.open(leftover, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-            try:
-                if _lock(fd):
-                    shutil.rmtree(leftover) if stat.S_ISDIR(os.fstat(fd).st_mode) else os.unlink(leftover)
-            finally:
-                os.close(fd)
-
-
-@contextmanager
-def folder_beside(path: Path) -> Iterator[Path]:
-    """A folder of our own beside `path`, held by a lock; it has to be empty again when the context ends."""
-    with _translated(path):
-        folder = _beside(path)
-        folder.mkdir(mode=0o700)
-        fd = -1 if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
-    try:
-        if fd >= 0:
-            _lock(fd)
-        yield folder
-    finally:
-        if fd >= 0:
-            os.close(fd)
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def _names(folder: Path) -> Iterator[str]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry.name
-
-
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # not every file system lets a folder be synced
         fd = os.open(folder, os.O_RDONLY)
@@ -334,23 +279,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-class _translated:
-    """Turns the operating system's errors into ours, with a hint that fits."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        match error:
-            case OSError():
-                hint = "free some space, or write to another disk" if error.errno in (28, 122) else "check the folder"
-                raise FileAccessError(f"cannot write: {reason(error)}", path=self.path, hint=hint) from error
-            case ValueError():
-                raise FileAccessError(f"cannot write: {error}", path=self.path, hint="check the path") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import weakref
 import zlib
@@ -11,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError
+from ckptconv.io import positional
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.source import reason
 
@@ -125,14 +125,14 @@ class Inflated:
             raise bad(f"bytes past the end of {show(self._entry)} are asked for")
         done = 0
         while done < len(buffer):
-            done += os.preadv(fd, [buffer[done:]], start + offset + done)
+            done += positional.read_into(fd, buffer[done:], start + offset + done)
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         try:
-            count = os.pwrite(fd, view, offset)
+            count = positional.write(fd, view, offset)
         except OSError as error:
             raise FileAccessError(
                 f"cannot write to a temporary file: {reason(error)}", hint="set TMPDIR to a folder with more room"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-CALLS = ("open", "pwrite", "write", "ftruncate", "fstatvfs", "fchmod", "chmod", "fsync", "link", "rename", "replace")
+CALLS = ("open", "pwrite", "write", "ftruncate", "statvfs", "fchmod", "chmod", "fsync", "link", "rename", "replace")
 """Functions of `os` with which a file is made; those that clean up are left alone."""
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptconv.errors import FileAccessError
+from ckptconv.io.leftovers import folder_beside
 from ckptconv.io.staging import staged
-from ckptconv.io.target import Target, folder_beside
+from ckptconv.io.target import Target
+from tests.support.systems import without_links
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,12 +40,26 @@ def test_what_is_not_committed_is_gone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_without_links_there_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def test_without_links_they_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").write_bytes(b"before")
+    with monkeypatch.context() as patch:
+        without_links(patch)
+        with Target(tmp_path / "a") as target:
+            target.write_at(0, b"graph")
+            with staged(target, ["there"]) as path:
+                assert path.read_bytes() == b"graph"
+                assert (path.parent / "there").read_bytes() == b"before"
+                target.commit()
+    assert sorted(os.listdir(tmp_path)) == ["a", "there"]
+
+
+def test_with_neither_links_nor_copies_there_is_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
 
     with Target(tmp_path / "a") as target, monkeypatch.context() as patch:
-        patch.setattr(os, "link", refuse)
+        without_links(patch)
+        patch.setattr("shutil.copyfile", full)
         with pytest.raises(FileAccessError, match="before it is in its place") as caught, staged(target):
             pass
     assert "without --verify" in (caught.value.hint or "")

@@ -346,8 +346,8 @@ def test_a_new_folder_is_made_and_goes_again_when_nothing_comes_of_it(source: Pa
 def test_a_full_disk_is_told_before_a_byte_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.fstatvfs
-    monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result((*real(fd)[:4], 0, *real(fd)[5:])))
+    real = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real(path)[:4], 0, *real(path)[5:])))
     with pytest.raises(CkptconvError, match="no space left"):
         ckptconv.convert(source, f"{tmp_path}/set/", shard_size=16)
     assert not (tmp_path / "set").exists()

@@ -1,0 +1,47 @@
+"""What the operating system lets one do with a file that is being written, and its errors in our words."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import FileAccessError
+from ckptconv.io.source import reason
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+
+HELD_BY_HANDLES = sys.platform == "win32"
+"""Whether a file that somebody has open can be neither removed nor renamed, which serves as its lock; a folder cannot
+be opened there, nor be locked.
+"""
+
+
+class translated:
+    """Turns the operating system's errors into ours, with a hint that fits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        match error:
+            case OSError():
+                raise FileAccessError(f"cannot write: {reason(error)}", path=self.path, hint=_hint(error)) from error
+            case ValueError():
+                raise FileAccessError(f"cannot write: {error}", path=self.path, hint="check the path") from error
+
+
+def _hint(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or write to another disk"
+    if HELD_BY_HANDLES and isinstance(error, PermissionError):
+        return "check the folder; a file that is open cannot be replaced: close what has it open, or write another"
+    return "check the folder"
