@@ -15,11 +15,10 @@ from safetensors import deserialize
 import ckptconv
 from ckptconv.core.arrays import NUMPY_NAMES, TORCH_NAMES
 from ckptconv.core.dtypes import DType
-from ckptconv.formats import gguf as our_gguf
 from ckptconv.formats import npz as our_npz
 from ckptconv.formats import safetensors as our_safetensors
 from ckptconv.formats import torch as our_torch
-from ckptconv.formats.registry import BUILTIN
+from ckptconv.formats.registry import BUILTIN, by_name
 from ckptconv.testing import FormatTests, Reading
 from tests.support.nodes import as_node, image, load
 
@@ -54,7 +53,7 @@ class TestSafetensors(FormatTests):
 
 
 class TestGguf(FormatTests):
-    format = our_gguf.FORMATS[0]
+    format = by_name("gguf")
 
     def reference(self, path: Path) -> Reading:
         with ckptconv.open(path) as ours:

@@ -5,6 +5,16 @@ from ckptconv.formats.base import Format, Holds
 
 FORMATS = (
     Format(
+        name="gguf-split",
+        summary="GGUF in several files, as llama.cpp splits it: the first of them, or their folder",
+        suffixes=(".gguf",),
+        magic=((0, b"GGUF"),),
+        claims="ckptconv.formats.gguf.parts:claims",
+        dialect="gguf",
+        reader="ckptconv.formats.gguf.parts:read",
+        takes=("file", "folder"),
+    ),
+    Format(
         name="gguf",
         summary="GGUF, the file of ggml and llama.cpp",
         suffixes=(".gguf",),

@@ -107,6 +107,9 @@ def read_header(source: Source) -> Header:
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
+    known = source.parsed.get(Header)
+    if isinstance(known, Header):
+        return known
     if not claims(source):
         raise bad("the magic or the version is missing")
     swapped = bytes(source.read_at(4, 2)) == b"\0\0"
@@ -128,7 +131,8 @@ def read_header(source: Source) -> Header:
     rows = [_row(cursor) for _ in range(tensors)]
     alignment = alignment_of(values)
     data = cursor.position + -cursor.position % alignment
-    return Header(swapped, values, _slots(rows, data, alignment, source.size))
+    source.parsed[Header] = header = Header(swapped, values, _slots(rows, data, alignment, source.size))
+    return header
 
 
 def _check_count(count: int, least: int, limit: int, source: Source, what: str) -> None:

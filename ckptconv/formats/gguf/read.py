@@ -20,7 +20,10 @@ from ckptconv.formats.gguf.stored import can_decode
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
-    from ckptconv.core.record import Record
+    from collections.abc import Mapping
+
+    from ckptconv.formats.gguf.values import Typed
+    from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
 
 SWAPPED: dict[str, tuple[int, ...]] = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,), "MXFP4": ()}
@@ -33,25 +36,31 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
     """
     header = read_header(source)
-    tensors = {name: _tensor(source, name, slot, swapped=header.big_endian) for name, slot in header.slots.items()}
-    kind, text = header.values.get(records.KEY, ("", None))
-    findings = _parts(header)
+    return assemble(tensors_of(source, header), header.values, _parts(header), format="gguf", file=source)
+
+
+def tensors_of(source: Source, header: Header) -> dict[str, LazyTensor]:
+    """The tensors of one file, by their names in it."""
+    return {name: _tensor(source, name, slot, swapped=header.big_endian) for name, slot in header.slots.items()}
+
+
+def assemble(
+    tensors: dict[str, LazyTensor], values: Mapping[str, Typed], findings: list[Finding], *, format: str,
+    file: Source | Folder,
+) -> Checkpoint:  # fmt: skip
+    """What tensors and metadata make together: by our record, or as others wrote them."""
+    kind, text = values.get(records.KEY, ("", None))
     if kind != "string" or not isinstance(text, str) or not text.startswith("{"):
-        notes = Notes(source=SOURCE, types=types_of(header.values, header.values))
-        root = foreign_root(header.values)
-        return Checkpoint(tensors, root=root, format="gguf", notes=notes, findings=tuple(findings), file=source)
-    return _ours(source, header, records.parse(text), tensors, findings)
-
-
-def _ours(
-    source: Source, header: Header, record: Record, stored: dict[str, LazyTensor], findings: list[Finding]
-) -> Checkpoint:
-    tensors = own_tensors(stored, record, findings, can_decode)
-    root = restore(recorded_root(record, header.values), tensors, findings)
+        notes = Notes(source=SOURCE, types=types_of(values, values))
+        root = foreign_root(values)
+        return Checkpoint(tensors, root=root, format=format, notes=notes, findings=tuple(findings), file=file)
+    record = records.parse(text)
+    own = own_tensors(tensors, record, findings, can_decode)
+    root = restore(recorded_root(record, values), own, findings)
     known = root if isinstance(root, dict) else {}
-    kept = {key: name for key, name in record.notes.types.items() if key in known and key not in header.values}
-    record.notes = replace(record.notes, types=kept | types_of(header.values, known))
-    return recorded_checkpoint(record, root, tensors, findings, format="gguf", file=source)
+    kept = {key: name for key, name in record.notes.types.items() if key in known and key not in values}
+    record.notes = replace(record.notes, types=kept | types_of(values, known))
+    return recorded_checkpoint(record, root, own, findings, format=format, file=file)
 
 
 def _parts(header: Header) -> list[Finding]:
