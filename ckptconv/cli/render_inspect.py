@@ -245,7 +245,7 @@ def _globals(inspection: Inspection) -> list[str]:
 def _notes(inspection: Inspection) -> list[tuple[str, str]]:
     checkpoint, notes = inspection.checkpoint, inspection.checkpoint.notes
     rows = []
-    if notes.source and notes.source != checkpoint.format.removesuffix("-sharded"):
+    if notes.source and notes.source != checkpoint.format.removesuffix("-sharded").removesuffix("-split"):
         rows.append(("converted from", printable(notes.source)))
     if notes.arch is not None:
         rows.append(("architecture", shortened(spelled(notes.arch), notes.arch)))
