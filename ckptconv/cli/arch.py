@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ckptconv.cli import options, output
+from ckptconv.cli import completion, options, output
 from ckptconv.cli.groups import Group
 
 COMMANDS = {
@@ -77,7 +77,12 @@ Examples:
 
 
 @command.command("show", epilog=SHOW_EPILOG, context_settings=options.SETTINGS, add_help_option=False)
-@click.argument("name", metavar="NAME", type=options.path_text)
+@click.argument(
+    "name",
+    metavar="NAME",
+    type=options.path_text,
+    shell_complete=completion.words(completion.architectures, or_files=True),
+)
 @options.set_("Give a param its value; all that are required together show the tensors.")
 @options.json_
 @options.debug

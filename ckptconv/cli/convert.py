@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ckptconv.cli import edits, options, output, render, render_verify, trouble
+from ckptconv.cli import completion, edits, options, output, render, render_verify, trouble
 from ckptconv.cli.progress import Bar
 from ckptconv.errors import NotEquivalentError
 
@@ -47,8 +47,14 @@ def _loss_code(word: str) -> str:
 @click.command(cls=edits.OrderedCommand, epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
 @click.argument("source", metavar="SRC", type=options.path_text)
 @click.argument("target", metavar="DST", type=options.path_text)
-@click.option("--from", "from_format", metavar="FORMAT", help="Read SRC as this format, whatever its bytes say.")
-@click.option("--to", "to_format", metavar="FORMAT", help="Write this format, whatever DST's suffix says.")
+@click.option(
+    "--from", "from_format", metavar="FORMAT", shell_complete=completion.words(completion.read_formats),
+    help="Read SRC as this format, whatever its bytes say.",
+)  # fmt: skip
+@click.option(
+    "--to", "to_format", metavar="FORMAT", shell_complete=completion.words(completion.written_formats),
+    help="Write this format, whatever DST's suffix says.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace DST if it exists.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; list what would be lost.")
 @click.option(
@@ -61,7 +67,7 @@ def _loss_code(word: str) -> str:
     help="Set a top-level key of the metadata. V is read as JSON if it is, else as a string. Repeatable.",
 )  # fmt: skip
 @click.option(
-    "--allow-loss", metavar="CODE", type=_loss_code, multiple=True,
+    "--allow-loss", metavar="CODE", type=_loss_code, multiple=True, shell_complete=completion.words(lambda: LOSSES),
     help=f"Agree to a loss: {', '.join(LOSSES[:-1])}, or all. Repeatable.",
 )  # fmt: skip
 @click.option(

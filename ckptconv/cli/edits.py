@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptconv.cli import completion
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,17 +63,17 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Substitute in every name, as Python's re.sub; split at the last '='. Repeatable.",
     ),
     click.option(
-        "--translate", metavar="DIALECT", multiple=True,
+        "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
         help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
         "llama.cpp's and for those of Llama's own releases (gguf, meta).",
     ),
     click.option(
-        "--rules", metavar="FILE", multiple=True,
+        "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
         help="Edits as TOML, or as 'ckptconv diff A B --json' prints them. Repeatable.",
     ),
     click.option("--reverse", is_flag=True, help="Undo the --rules instead."),
     click.option(
-        "--dtype", metavar="[GLOB=]DTYPE", multiple=True,
+        "--dtype", metavar="[GLOB=]DTYPE", multiple=True, shell_complete=completion.words(completion.dtypes),
         help="Cast floats to DTYPE, or whatever GLOB matches; the last that matches counts. Repeatable.",
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptconv.cli import options, output, render, trouble
+from ckptconv.cli import completion, options, output, render, trouble
 
 if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
@@ -24,7 +24,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
-@click.argument("name", metavar="[NAME]", required=False)
+@click.argument("name", metavar="[NAME]", required=False, shell_complete=completion.words(completion.read_formats))
 @options.json_
 @options.debug
 @options.help_

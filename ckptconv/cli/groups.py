@@ -22,14 +22,14 @@ class Group(click.Group):
         return list(self.summaries)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args:
+        if not args and not ctx.resilient_parsing:  # a shell that asks what there is
             raise UsageError("no command was given", hint=f"{self._known()}; '{ctx.command_path} --help' says more")
         return super().parse_args(ctx, args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.summaries:
+        if args[0] not in self.summaries and not ctx.resilient_parsing:
             raise trouble.unknown("command", args[0], self.summaries, otherwise=self._known())
         return super().resolve_command(ctx, args)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import click
 
-from ckptconv.cli import options, output, trouble
+from ckptconv.cli import completion, options, output, trouble
 from ckptconv.cli.groups import Group
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Program(Group):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **__: Any) -> NoReturn:
         """Run the command that `args` name, and exit."""
+        completion.answer(self)
         sys.exit(self._run(list(sys.argv[1:] if args is None else args)))
 
     def _run(self, args: list[str]) -> int:

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ckptconv.cli import output
+from ckptconv.cli import completion, output
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click.shell_completion import CompletionItem
+
     from ckptconv.core.metadata import MetaNode
+
+    _ParamType = click.ParamType[str]
+else:
+    _ParamType = click.ParamType  # which older releases of click do not subscript
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -49,7 +55,7 @@ debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the
 
 
 arch = click.option(
-    "--arch", metavar="A",
+    "--arch", metavar="A", shell_complete=completion.words(completion.architectures, or_files=True),
     help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, a Hugging Face "
     "config.json (built by transformers), or Python that you vouch for (models.py:Net, pkg.mod:factory).",
 )  # fmt: skip
@@ -75,15 +81,25 @@ def _distinct(context: click.Context, option: click.Parameter, settings: tuple[s
     return settings
 
 
-def path_text(value: str) -> str:
+class _PathText(_ParamType):
     """A path, as it was typed. Whether it is a file is the library's business."""
-    if not value:
-        raise click.BadParameter("the path is empty")
-    if value == "-":
-        raise UsageError(
-            "'-' is not supported: checkpoints are not read from or written to pipes", hint="give a file's path"
-        )
-    return value
+
+    name = "path"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value:
+            raise click.BadParameter("the path is empty", ctx, param)
+        if value == "-":
+            raise UsageError(
+                "'-' is not supported: checkpoints are not read from or written to pipes", hint="give a file's path"
+            )
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return completion.files(incomplete)
+
+
+path_text = _PathText()
 
 
 def pair(value: str) -> tuple[str, str]:

@@ -45,6 +45,8 @@ def style(text: str, *names: str) -> str:
 
 def _is_colourful() -> bool:
     wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    if sys.platform == "win32":  # its old console shows the escapes as they are
+        wanted = wanted and "WT_SESSION" in os.environ
     return wanted and sys.stdout is not None and sys.stdout.isatty()
 
 
