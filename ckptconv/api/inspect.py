@@ -152,7 +152,7 @@ def inspect(
         opaque = _uses(checkpoint.root)
         for unseen in checkpoint.notes.unseen:
             opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
-        opaque += [OpaqueUse(where, node) for where, node in checkpoint.notes.programs]
+        opaque += [OpaqueUse(program.where, program.node) for program in checkpoint.notes.programs]
         result = Inspection(Path(path), checkpoint.file.size if checkpoint.file else 0, checkpoint, opaque)
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))

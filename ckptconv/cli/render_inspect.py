@@ -48,7 +48,7 @@ def verdict(inspection: Inspection) -> str:
             what = plural(len(uses), "object") if uses else "names"
             return f"{what} of unknown classes, shown as data; nothing was found that runs"
         case _:
-            loader = "Keras" if inspection.checkpoint.notes.programs else "pickle"
+            loader = next((program.by for program in inspection.checkpoint.notes.programs), "pickle")
             return f"loading it with {loader} would make {plural(calls, 'call')}; none was made here"
 
 

@@ -62,6 +62,18 @@ class GlobalUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Program:
+    """Something in a file's metadata that is imported or run as the model is used.
+
+    where: the path to it. node: what is imported or called. by: who does that.
+    """
+
+    where: str
+    node: Opaque
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """Bookkeeping: kept where the target can, shown by `inspect`, never part of digest, equality or diff.
 
@@ -71,8 +83,7 @@ class Notes:
     attributes: Python attributes that were set on a tensor, by its name.
     globals:    what the pickle names.
     unseen:     objects and calls of the pickle that stand nowhere in the tree: thrown away, overwritten, attributes.
-    programs:   what the file's own framework would import or run of its metadata as it loads the model, each with
-                where that stands.
+    programs:   what others would import or run of its metadata as they use the model.
     arch:       which architecture spec this is, with which params.
     digest:     the content digest that was recorded in the file, unchecked.
     graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
@@ -86,7 +97,7 @@ class Notes:
     attributes: Mapping[str, MetaNode] = field(default_factory=dict)
     globals: tuple[GlobalUse, ...] = ()
     unseen: tuple[Opaque, ...] = ()
-    programs: tuple[tuple[str, Opaque], ...] = ()
+    programs: tuple[Program, ...] = ()
     arch: MetaNode = None
     digest: str | None = None
     graph: MetaNode = None

@@ -59,7 +59,7 @@ def entries(record: Record) -> dict[str, Typed]:
 def says_it_all(checkpoint: Checkpoint) -> bool:
     """Whether entries alone give the metadata and the notes back, of a checkpoint that came from a GGUF."""
     notes = checkpoint.notes
-    if notes != Notes(source=SOURCE, types=notes.types) or checkpoint.extras:
+    if notes != Notes(source=SOURCE, types=notes.types, programs=notes.programs) or checkpoint.extras:
         return False
     root = checkpoint.root
     if root == StateDict():

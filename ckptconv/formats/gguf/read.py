@@ -17,6 +17,7 @@ from ckptconv.formats.blobs import restore
 from ckptconv.formats.gguf.layout import Header, Slot, read_header
 from ckptconv.formats.gguf.metadata import SOURCE, foreign_root, recorded_root, types_of
 from ckptconv.formats.gguf.stored import can_decode
+from ckptconv.formats.gguf.templates import programs_in
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ def assemble(
     file: Source | Folder,
 ) -> Checkpoint:  # fmt: skip
     """What tensors and metadata make together: by our record, or as others wrote them."""
+    programs = tuple(programs_in(values))
     kind, text = values.get(records.KEY, ("", None))
     if kind != "string" or not isinstance(text, str) or not text.startswith("{"):
-        notes = Notes(source=SOURCE, types=types_of(values, values))
+        notes = Notes(source=SOURCE, types=types_of(values, values), programs=programs)
         root = foreign_root(values)
         return Checkpoint(tensors, root=root, format=format, notes=notes, findings=tuple(findings), file=file)
     record = records.parse(text)
@@ -59,7 +61,7 @@ def assemble(
     root = restore(recorded_root(record, values), own, findings)
     known = root if isinstance(root, dict) else {}
     kept = {key: name for key, name in record.notes.types.items() if key in known and key not in values}
-    record.notes = replace(record.notes, types=kept | types_of(values, known))
+    record.notes = replace(record.notes, types=kept | types_of(values, known), programs=programs)
     return recorded_checkpoint(record, root, own, findings, format=format, file=file)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from ckptconv.core.checkpoint import Program
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ _OWN = ("keras", "tf_keras", "tensorflow", "builtins")
 Path = tuple[object, ...]
 
 
-def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[tuple[str, Opaque]]:
-    """What the configurations in a file's metadata have of that, with the path to each."""
+def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[Program]:
+    """What the configurations in a file's metadata have of that."""
     for key in CONFIGURATIONS:
         document = metadata.get(key)
         if isinstance(document, (str, bytes)):
@@ -44,7 +45,7 @@ def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[tuple[str, Opaq
         for path, node in _objects(document, (key,)):
             program = _program(node)
             if program is not None:
-                yield spell_path(path), program
+                yield Program(spell_path(path), program, "Keras")
 
 
 def _objects(document: MetaNode, root: Path) -> Iterator[tuple[Path, dict[str, MetaNode]]]:

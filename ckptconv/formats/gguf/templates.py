@@ -1,0 +1,42 @@
+"""Chat templates that are attacks. A template is a program of Jinja's, and who chats with a model renders it.
+
+llama.cpp's own engine has none of Python's objects, and transformers renders in a sandbox, which refuses their
+internals. A Jinja without a sandbox, as llama-cpp-python had it before 0.2.72 (CVE-2024-34359), goes from any object to
+any other: ``{{ ''.__class__.__mro__[1].__subclasses__() }}``. No template has an honest use for that, nor for
+attributes that are named by a value. What is neither is Jinja's business and stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Program
+from ckptconv.core.metadata import Opaque
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ckptconv.formats.gguf.values import Typed
+
+KEY = re.compile(r"tokenizer\.chat_template(\..+)?")
+
+_CODE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_REACHES = re.compile(
+    r"""(?:\.\s*|\[\s*["']|["'])(__\w+__)  # an attribute by its name
+      | \|\s*(attr)\b                      # one by a value
+      | (\\x5f|\\u005f|\\137)              # an underscore that is not to be seen""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def programs_in(values: Mapping[str, Typed]) -> Iterator[Program]:
+    """The templates in a file's metadata that reach for Python's internals, each with the names that it reaches for."""
+    for key, (_, text) in values.items():
+        if not isinstance(text, str) or not KEY.fullmatch(key):
+            continue
+        names = dict.fromkeys(
+            next(filter(None, found)) for code in _CODE.findall(text) for found in _REACHES.findall(code)
+        )
+        if names:
+            yield Program(key, Opaque("jinja2.Template.render", "called", tuple(names)), "a Jinja without a sandbox")
