@@ -144,7 +144,7 @@ def _integers(wide: Array, after: DType) -> tuple[Array, Loss]:
         over = ~((exact >= low) & (exact <= high) & (exact < 2.0 ** (high.bit_length())))  # NaN too
         exact = np.where(over, np.where(exact > 0, float(1 << (high.bit_length() - 1)), float(low)), exact)
         made = exact.astype(whole)
-        made[over] = np.where(np.isnan(wide[over]), 0, np.where(wide[over] > 0, high, low)).astype(whole)
+        made[over] = np.where(np.isnan(wide[over]), whole(0), np.where(wide[over] > 0, whole(high), whole(low)))
         error = _relative(made.astype(np.float64), wide.astype(np.float64))
         flushed = ~over & (made == 0) & (wide != 0)
         kept = ~over & ~flushed
