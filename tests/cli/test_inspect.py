@@ -132,7 +132,7 @@ def test_calls_and_unknown_classes_are_listed_with_their_arguments(run: Run, hos
 def test_calls_that_only_make_a_value_are_told_apart(run: Run, tmp_path: Path) -> None:
     torch.save({"w": torch.ones(1), "path": PurePosixPath("x"), "call": Call()}, tmp_path / "a.pth")
     lines = [" ".join(line.split()) for line in run("inspect", tmp_path / "a.pth").stdout.splitlines()]
-    assert f"{pathlib.PurePosixPath.__module__}.PurePosixPath makes a plain value" in lines
+    assert f"{PurePosixPath.__module__}.PurePosixPath makes a plain value" in lines
     assert any(line.endswith(".system would be called") for line in lines)
 
 

@@ -8,6 +8,7 @@ import sys
 import types
 from collections import OrderedDict
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -172,7 +173,6 @@ def test_several_modules_keep_their_paths_and_a_trainers_model_is_found(tmp_path
 def trainers_checkpoint(gone: Any) -> dict[str, Any]:
     import argparse
     import datetime
-    import pathlib
 
     network = nn.Linear(3, 2)
     optimizer = torch.optim.Adam(network.parameters())
@@ -185,7 +185,7 @@ def trainers_checkpoint(gone: Any) -> dict[str, Any]:
         "optimizer_states": [optimizer.state_dict()],
         "hyper_parameters": gone.Config({"lr": 1e-3, "inner": gone.Config({"deep": [1, 2]})}),
         "callbacks": {"EarlyStopping": {"wait_count": 0, "best": torch.tensor(0.25)}, "object": gone.Callback()},
-        "args": argparse.Namespace(lr=0.1, out=pathlib.PurePosixPath("/tmp/out")),
+        "args": argparse.Namespace(lr=0.1, out=PurePosixPath("/tmp/out")),
         "kind": gone.Kind.TRAIN,
         "options": gone.Options(7),
         "when": datetime.datetime(2024, 5, 6, 7, 8, 9),
@@ -211,7 +211,7 @@ def test_a_trainers_checkpoint_gives_its_tensors_and_its_values_as_data(style: d
         assert data["hyper_parameters"].state == {"flags": {"struct": True}}
         assert data["callbacks"]["object"].state["patience"] == 3
         assert data["args"].state["lr"] == 0.1
-        assert pathlib.PurePosixPath(*data["args"].state["out"].args) == pathlib.PurePosixPath("/tmp/out")
+        assert PurePosixPath(*data["args"].state["out"].args) == PurePosixPath("/tmp/out")
         assert data["options"].state == {"width": 7, "names": ("a", "b")}
         assert data["kind"].args[-1] in ("train", "TRAIN")
         assert data["when"].name == "datetime.datetime"
