@@ -169,6 +169,11 @@ def _candidates(folder: Folder) -> list[str]:
     return found or [name for name in whole if name.endswith(".safetensors")]
 
 
+def holds_one(folder: Folder) -> bool:
+    """Whether a file in it stands for a whole checkpoint: an index, or one called as whole files are."""
+    return bool(_candidates(folder))
+
+
 def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
     raise UsageError(
         f"the folder holds {len(found)} checkpoints: {_list(found)}", path=folder.path,

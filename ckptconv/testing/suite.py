@@ -61,7 +61,7 @@ class FormatTests:
 
     @property
     def _suffix(self) -> str:
-        return self.format.suffixes[0]
+        return self.format.suffixes[0] if self.format.suffixes else ""  # folders have none
 
     # What it says of itself
 

@@ -31,7 +31,7 @@ def turned(x: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) * rotation).flatten(3)
 
 
-def computed(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+def computed(model: Any, tokens: torch.Tensor, sizes: dict[str, int] = SIZES) -> torch.Tensor:
     """The logits of Meta's network, as its forward functions compute them."""
 
     def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def computed(model: Any, tokens: torch.Tensor) -> torch.Tensor:
         part, h = layer["attention"], norm(x, layer["attention_norm"].weight)
         q, k = (turned(part[name](h).unflatten(-1, (-1, HEAD))) for name in ("wq", "wk"))
         v = part["wv"](h).unflatten(-1, (-1, HEAD))
-        k, v = (each.repeat_interleave(SIZES["n_heads"] // SIZES["n_kv_heads"], 2) for each in (k, v))
+        k, v = (each.repeat_interleave(sizes["n_heads"] // sizes["n_kv_heads"], 2) for each in (k, v))
         mixed = functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v)), is_causal=True)
         x = x + part["wo"](mixed.transpose(1, 2).flatten(2))
         feed, h = layer["feed_forward"], norm(x, layer["ffn_norm"].weight)
@@ -50,13 +50,30 @@ def computed(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return model["output"](norm(x, model["norm"].weight))
 
 
-@pytest.fixture
-def network() -> Any:
+def weights_of_meta(**sizes: int) -> tuple[Any, dict[str, int]]:
+    """A network of Meta's of these sizes."""
     torch.manual_seed(0)
-    made = meta(**SIZES, head_dim=HEAD).double()
+    made = meta(**sizes, head_dim=HEAD).double()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, 0.1, 0.5)
-    return made
+    return made, sizes
+
+
+def transformers_model(sizes: dict[str, int] = SIZES) -> Any:
+    """transformers' network of these sizes."""
+    config = transformers_module().LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=sizes["n_kv_heads"], rms_norm_eps=1e-6, max_position_embeddings=32,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return transformers_module().LlamaForCausalLM(config).double().eval()
+
+
+@pytest.fixture
+def network() -> Any:
+    return weights_of_meta(**SIZES)[0]
 
 
 def translated(source: Path, target: Path) -> dict[str, torch.Tensor]:
@@ -74,13 +91,7 @@ def test_transformers_computes_what_metas_network_does(where: str, network: Any,
         (tmp_path / "params.json").write_text(json.dumps(heads))
     else:
         torch.save({"model": state, **({"model_args": heads} if where == "model_args" else heads)}, path)
-    config = transformers_module().LlamaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, rms_norm_eps=1e-6, max_position_embeddings=32, tie_word_embeddings=False,
-    )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = transformers_module().LlamaForCausalLM(config).double().eval()
+    model = transformers_model()
     model.load_state_dict(translated(path, tmp_path / "out.pth"))
     tokens = torch.arange(14).reshape(2, 7)
     with torch.no_grad():
@@ -93,7 +104,7 @@ def test_without_the_number_of_heads_it_is_refused(network: Any, tmp_path: Path)
         translated(tmp_path / "a.pth", tmp_path / "b.pth")
     assert "params.json" in str(error.value.hint)
     (tmp_path / "params.json").write_text(json.dumps({"n_heads": 3}))
-    with pytest.raises(EditError, match="no 3 heads"):
+    with pytest.raises(EditError, match="16 rows, and 3 heads of 5 take 15"):
         translated(tmp_path / "a.pth", tmp_path / "b.pth")
 
 

@@ -4,8 +4,9 @@
 
 Meta's rotary embedding turns neighbours in a head, transformers' the two halves of it: the rows of wq and wk change
 places accordingly, for which the number of heads has to be known. The metadata says it, or the params.json beside the
-file (``n_heads``, ``n_kv_heads``). rope.freqs, which transformers computes, keeps its name. Files with a slice each of
-every tensor (consolidated.01.pth) are not put together.
+file (``n_heads``, ``n_kv_heads``; ``head_dim``, where that is not ``dim / n_heads``). rope.freqs, which transformers
+computes, keeps its name. One slice of several (consolidated.00.pth beside consolidated.01.pth) has too few rows for its
+heads and is refused: `ckptconv.formats.torch.slices` puts them together.
 
 Sources: meta-llama/llama, llama/model.py; transformers' convert_llama_weights_to_hf.py.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.dialects.change import Shape
 
 _ROOT = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -29,14 +31,17 @@ _LAYER = {
     "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
     "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
 }  # fmt: skip
+_TURNED = ("attention.wq", "attention.wk")
 _IN_LAYER = re.compile(r"layers\.(\d+)\.([\w.]+)\.weight")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where it has a wq and nothing says how many heads."""
-    turned = any(name.endswith(("attention.wq.weight", "attention.wk.weight")) for name in tensors)
+    """What becomes of each tensor. Raises EditError where it has a wq and nothing says how many heads, or their rows
+    are of other heads.
+    """
+    turned = any(name.endswith(tuple(f".{part}.weight" for part in _TURNED)) for name in tensors)
     heads = _heads(metadata) if turned else {}
-    return {name: _change(name, info, heads) for name, info in tensors.items()}
+    return {name: _change(name, info, heads, metadata.get("head_dim")) for name, info in tensors.items()}
 
 
 def _heads(metadata: Mapping[object, object]) -> dict[str, int]:
@@ -47,10 +52,22 @@ def _heads(metadata: Mapping[object, object]) -> dict[str, int]:
             "--translate meta: nothing says how many heads there are",
             hint="a params.json beside the file does, or metadata with n_heads and n_kv_heads",
         )
-    return {"attention.wq": query, "attention.wk": key if type(key) is int else query}
+    return dict(zip(_TURNED, (query, key if type(key) is int else query), strict=True))
 
 
-def _change(name: str, info: TensorInfo, heads: Mapping[str, int]) -> Change:
+def _halves(name: str, info: TensorInfo, heads: int, width: int) -> Shape:
+    """The rows of wq or wk as heads. Raises EditError where they are not as many as the heads take."""
+    rows = info.shape[0] if info.shape else 0
+    if heads * width != rows:
+        raise EditError(
+            f"{name!r} has {rows:,} rows, and {heads} heads of {width} take {heads * width:,}",
+            hint="one slice of several has too few: name the folder with all of them; else n_heads, n_kv_heads or "
+            "head_dim is wrong",
+        )
+    return halves_of(name, info, heads)
+
+
+def _change(name: str, info: TensorInfo, heads: Mapping[str, int], head_dim: object) -> Change:
     inside = _IN_LAYER.fullmatch(name)
     if inside is None:
         stem, dot, kind = name.partition(".")
@@ -59,5 +76,8 @@ def _change(name: str, info: TensorInfo, heads: Mapping[str, int]) -> Change:
     if part not in _LAYER:
         return Change.to(name)
     new = f"model.layers.{layer}.{_LAYER[part]}.weight"
-    halves = halves_of(name, info, heads[part]) if part in heads else None
-    return Change(names=(new,), unpack=halves is not None and info.dtype.kind == "block", halves=halves)
+    if part not in heads:
+        return Change.to(new)
+    width = head_dim if type(head_dim) is int else info.shape[-1] // heads[_TURNED[0]] if info.shape else 0
+    halves = _halves(name, info, heads[part], width)
+    return Change(names=(new,), unpack=info.dtype.kind == "block", halves=halves)

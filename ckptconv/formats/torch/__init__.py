@@ -44,6 +44,15 @@ FORMATS = (
         main="pytorch_model.bin.index.json",
     ),
     Format(
+        name="torch-slices",
+        summary="a folder of consolidated.00.pth and so on, as Meta releases Llama: a slice of each matrix in each",
+        suffixes=(),
+        claims="ckptconv.formats.torch.slices:claims",
+        reader="ckptconv.formats.torch.slices:read",
+        takes=("folder",),
+        dialect="meta",
+    ),
+    Format(
         name="torch-legacy",
         summary="torch.save before 1.6: stacked pickles, then the storages",
         suffixes=(".pth", ".pt", ".bin", ".ckpt"),

@@ -26,6 +26,7 @@ from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, ZipRecords
 from ckptconv.formats.torch.roots import plant
+from ckptconv.formats.torch.slice_files import others_beside
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.zip import ZipArchive
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.report import Finding
     from ckptconv.formats.torch.pickle import Value
     from ckptconv.formats.torch.stubs import StorageStub
     from ckptconv.io.source import Source
@@ -97,12 +99,17 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
+    return opened(source, others_beside(source.path))
+
+
+def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
+    """The archive, whatever lies beside it. Raises as `read`."""
     archive = ZipArchive.of(source)
     saved = open_saved(archive)
     budget = Budget(saved.size)
     return assemble(
         plant(saved.value, budget), saved.placer.place, budget, format="torch", machines=[saved.machine], file=source,
-        arch=_arch(archive, saved.root),
+        arch=_arch(archive, saved.root), findings=findings,
     )  # fmt: skip
 
 
