@@ -12,7 +12,7 @@ from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.cast import loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import GIVES, changes_in
+from ckptconv.edits.dialects import GIVES, changes_in, left_alone
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
@@ -123,8 +123,11 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
     said = said_anywhere(checkpoint) if translates else {}
+    left: list[Finding] = []
     for rule in wanted.names:
         if isinstance(rule, NameRule):
+            if rule.how == "translate":
+                left += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)
             for edit in name_edits(rule, state.tensors, said):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         else:
@@ -132,7 +135,7 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     fixed = fixed_parts(state.composites)
     for edit in cast_edits(wanted.dtype, {name: one for name, one in state.tensors.items() if name not in fixed}):
         state.make(edit, "--dtype")
-    return _rebuilt(checkpoint, state, bare=bare, in_one=translates), state.origins
+    return _rebuilt(checkpoint, state, left, bare=bare, in_one=translates), state.origins
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
@@ -145,13 +148,13 @@ def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> N
         raise error.at(path) from error.__cause__
 
 
-def _rebuilt(checkpoint: Checkpoint, state: _State, *, bare: bool, in_one: bool) -> Checkpoint:
+def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, bare: bool, in_one: bool) -> Checkpoint:
     """The checkpoint around its new tensors: its metadata as it was, bookkeeping under the new names."""
     tensors, origins, notes = state.tensors, state.origins, checkpoint.notes
     moved = {olds[0]: new for new, olds in origins.items() if len(olds) == 1}
     same = {new: olds[0] for new, olds in origins.items() if tensors[new] is checkpoint.get(olds[0])}
     same |= {name: name for name, tensor in state.extras.items() if tensor is checkpoint.extras[name]}
-    findings = [*checkpoint.findings, *_broken_ties(checkpoint, tensors, moved)]
+    findings = [*checkpoint.findings, *left, *_broken_ties(checkpoint, tensors, moved)]
     fits = {name: tensor.info.shape for name, tensor in tensors.items()} == {
         name: tensor.info.shape for name, tensor in checkpoint.items()
     }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Kind = Literal[
     "rename", "transpose", "permute", "reshape", "cast", "split", "concat", "stack", "unstack", "tie", "untie", "drop",
-    "remove-layers", "insert-layers",
+    "zeros", "remove-layers", "insert-layers",
 ]  # fmt: skip
 """transpose: dimension i of a target is dimension ``details["axes"][i]`` of its source.
 permute: dimension ``details["axis"]`` is taken for several, of lengths ``shape``; these change places as ``axes`` says,
@@ -32,6 +32,7 @@ With ``blocks``, the whole is that many blocks of equal length, and each has a p
 interleaved q, k and v. stack, unstack: sources of one shape along a new dimension ``axis``, and the other way round.
 tie, untie: names that share one tensor in the one, and each have their own in the other; ``new``: the target is no
 tensor of the one.
+zeros: the target is a new tensor beside the source, of its type and shape, whose elements are all 0.
 remove-layers, insert-layers: all tensors of the layers ``details["layers"]`` of the stack ``details["stack"]``. The
 layers behind them get other numbers by a rename, ``layers.{4-7}.{*} → layers.{3-6}.{*}``.
 """

@@ -13,18 +13,18 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.core.tensor import LazyTensor
 from ckptconv.edits.cast import cast_tensor
 from ckptconv.edits.expand import listed, steps_of
 from ckptconv.edits.joined import joined
 from ckptconv.edits.through import cut, turned
-from ckptconv.edits.views import reshaped
+from ckptconv.edits.views import Zeros, reshaped
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptconv.core.edit import Edit, Kind, Step
-    from ckptconv.core.tensor import LazyTensor
 
     Tensors = dict[str, LazyTensor]
 
@@ -32,9 +32,12 @@ ARITY: dict[Kind, tuple[str, str]] = {
     "rename": ("one", "one"), "transpose": ("one", "one"), "permute": ("one", "one"), "reshape": ("one", "one"),
     "cast": ("one", "one"), "split": ("one", "many"), "concat": ("many", "one"), "stack": ("many", "one"),
     "unstack": ("one", "many"), "tie": ("one", "one"), "untie": ("one", "one"), "drop": ("one", "none"),
-    "remove-layers": ("one", "none"), "insert-layers": ("none", "one"),
+    "zeros": ("one", "one"), "remove-layers": ("one", "none"), "insert-layers": ("none", "one"),
 }  # fmt: skip
 """How many names each step of a kind has on its two sides."""
+
+_BESIDE: tuple[Kind, ...] = ("tie", "untie", "zeros")
+"""Kinds whose sources stay, and whose targets stand beside them."""
 
 _HINT = "ckptconv inspect --list shows the names"
 
@@ -50,6 +53,7 @@ _TAKES: dict[Kind, str] = {
     "unstack": "axis counts dimensions from 0, and as many targets as it has indices are listed, as in {0-7}",
     "tie": "the first name keeps its tensor, and the other has one of the same type and shape",
     "untie": "both names have to be there",
+    "zeros": "the target is a new name, and the source of a type that has a 0",
     "insert-layers": "select what is to be kept from the checkpoint that has those layers",
 }
 """What an edit of each kind needs, for errors."""
@@ -102,7 +106,7 @@ class _Application:
         gone: set[str] = set()
         for step in steps:
             place = step.sources[0]
-            if edit.kind in ("tie", "untie"):
+            if edit.kind in _BESIDE:
                 gone |= set(step.targets)  # replaced where it stands, or put behind what it shares
                 place = step.targets[0] if step.targets[0] in self.tensors else place
             else:
@@ -121,12 +125,13 @@ class _Application:
         if missing:
             count = f"{len(missing)} tensors are" if len(missing) > 1 else "a tensor is"
             raise self.fail(f"{count} missing", missing, _HINT)
-        replaces = self.edit.kind in ("tie", "untie")
+        replaces = self.edit.kind in _BESIDE
         taken = Counter(name for step in steps for name in step.sources) if not replaces else Counter[str]()
         if twice := [name for name, count in taken.items() if count > 1]:
             raise self.fail("two steps take one tensor", twice)
         targets = Counter(name for step in steps for name in step.targets)
-        kept = set() if replaces and not self.edit.details.get("new") else self.tensors.keys() - taken.keys()
+        new = not replaces or self.edit.details.get("new") or self.edit.kind == "zeros"
+        kept = self.tensors.keys() - taken.keys() if new else set()
         if twice := [name for name, count in targets.items() if count > 1 or name in kept]:
             raise self.fail("two tensors would have one name", twice)
         if self.edit.kind == "untie" and (lost := [name for name in targets if name not in self.tensors]):
@@ -151,6 +156,8 @@ class _Application:
                 return {step.targets[0]: self.joined(step, sources)}
             case "tie":
                 return {step.targets[0]: self.tied(step, sources[0])}
+            case "zeros":
+                return {step.targets[0]: self.zeros(step, sources[0])}
             case "untie":
                 alone = replace(self.tensors[step.targets[0]], alias=("untied", step.targets[0]), placement=None)
                 return {step.targets[0]: alone}
@@ -219,6 +226,11 @@ class _Application:
         if (other.info.dtype, other.info.shape) != (kept.info.dtype, kept.info.shape):
             raise self.fail("tensors of unlike types or shapes cannot be one", (*step.sources, *step.targets))
         return kept if kept.alias is not None else replace(kept, alias=("tied", step.sources[0]))
+
+    def zeros(self, step: Step, like: LazyTensor) -> LazyTensor:
+        if like.info.dtype.kind in ("block", "quantized") or like.info.dtype is DType.F8_E8M0:
+            raise self.fail(f"{like.info.dtype} has no 0 that is told by its bytes", step.sources)
+        return LazyTensor(like.info, Zeros())
 
     def permuted(self, step: Step, tensor: LazyTensor) -> LazyTensor:
         """One dimension seen as several, which change places and are one again: the halves of rotary heads."""

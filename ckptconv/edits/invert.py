@@ -42,6 +42,8 @@ def _inverse(edit: Edit, number: int) -> Edit:
         return EditError(f"{where}, cannot be undone: {why}", hint="without this edit in the file, the others can be")
 
     details = dict(edit.details)
+    if edit.kind == "zeros" or (edit.kind == "tie" and details.get("new")):
+        return Edit("drop", edit.targets, (), {}, tuple(Step(step.targets, ()) for step in edit.steps))
     if edit.kind not in _OPPOSITE:
         raise fail("the values are not in it")
     match edit.kind:
@@ -55,8 +57,6 @@ def _inverse(edit: Edit, number: int) -> Edit:
             _invert_cast(details, fail)
         case "concat" if "sizes" not in details:
             raise fail("it does not say the lengths of the parts: sizes = [...]")
-        case "tie" if details.get("new"):
-            return Edit("drop", edit.targets, (), {}, tuple(Step(step.targets, ()) for step in edit.steps))
         case "tie" | "untie":
             return Edit(_OPPOSITE[edit.kind], edit.sources, edit.targets, {}, edit.steps)
     steps = tuple(Step(step.targets, step.sources) for step in edit.steps)

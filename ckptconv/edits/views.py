@@ -1,4 +1,4 @@
-"""Tensors seen otherwise, without reading them: permuted, cut, under another shape."""
+"""Tensors seen otherwise, without reading them: permuted, cut, under another shape; and such that are all 0."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+class Zeros:
+    """Reads ranges of an image whose bytes are all 0.
+
+    `light`: reading small pieces costs no more than reading large ones.
+    """
+
+    light = True
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        return memoryview(bytes(stop - start))
 
 
 def reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:

@@ -11,6 +11,10 @@ from safetensors.torch import load_file
 
 import ckptconv
 from ckptconv.api.edits import Edits, edited
+from ckptconv.core.dtypes import BLOCKS, DTYPES
+from ckptconv.core.edit import Edit, Step
+from ckptconv.core.tensor import TensorInfo, in_memory
+from ckptconv.edits.apply import apply
 from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 
@@ -265,3 +269,26 @@ def test_the_hint_says_what_an_edit_of_that_kind_needs(tmp_path: Path, word: str
     assert caught.value.hint is not None
     assert word in caught.value.hint
     assert not (tmp_path / "b.pth").exists()
+
+
+def test_zeros_stand_beside_what_they_are_like_and_are_undone(tmp_path: Path) -> None:
+    state = {"a.bias_ih": torch.ones(3, dtype=torch.bfloat16), "b.bias_ih": torch.ones(5), "c": torch.ones(2)}
+    torch.save(state, tmp_path / "a.pth")
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[edits]]\nkind = "zeros"\nsources = ["{*}.bias_ih"]\ntargets = ["{*}.bias_hh"]\n')
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=ckptconv.Edits(names=[rules]))
+    found = torch.load(tmp_path / "b.pth")
+    assert list(found) == ["a.bias_ih", "a.bias_hh", "b.bias_ih", "b.bias_hh", "c"]
+    assert torch.equal(found["a.bias_hh"], torch.zeros(3, dtype=torch.bfloat16))
+    assert torch.equal(found["b.bias_hh"], torch.zeros(5))
+    ckptconv.convert(tmp_path / "b.pth", tmp_path / "c.pth", edits=ckptconv.Edits(names=[rules], reverse=True))
+    assert ckptconv.diff(tmp_path / "c.pth", tmp_path / "a.pth").equal
+    with pytest.raises(EditError, match="two tensors would have one name"):
+        ckptconv.convert(tmp_path / "b.pth", tmp_path / "d.pth", edits=ckptconv.Edits(names=[rules]))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E8M0", "Q4_K"])
+def test_a_type_without_a_zero_in_its_bytes_is_refused(dtype: str) -> None:
+    tensor = in_memory(TensorInfo.of(DTYPES.get(dtype) or BLOCKS[dtype], (256,)), bytes(256))
+    with pytest.raises(EditError, match="has no 0"):
+        apply({"a": tensor}, [Edit("zeros", ("a",), ("b",), {}, (Step(("a",), ("b",)),))])

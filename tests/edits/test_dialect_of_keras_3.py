@@ -14,6 +14,7 @@ from torch.nn import functional
 import ckptconv
 from ckptconv.edits.select import NameRule
 
+CELL = ("kernel", "recurrent_kernel", "bias")
 OTHERS = Path(__file__).parents[2] / "fixtures" / "others"
 
 
@@ -94,7 +95,8 @@ def written(path: Path, groups: dict[str, list[tuple[int, ...]]], names: dict[st
         ("layers/rms_normalization", "n", [(3,)], ["n.weight"]),
         ("layers/batch_normalization", "b", [(3,)] * 3, [f"layers.batch_normalization.vars.{i}" for i in range(3)]),
         ("layers/my_layer", "m", [(3, 2)], ["layers.my_layer.vars.0"]),
-        ("layers/gru/cell", "gru_cell", [(3, 6)] * 3, [f"layers.gru.cell.vars.{i}" for i in range(3)]),
+        ("layers/gru/cell", "gru_cell", [(3, 6)] * 3, [f"gru.cell.{word}" for word in CELL]),
+        ("layers/gru/cell", "gru_cell", [(3, 6)] * 4, [f"layers.gru.cell.vars.{i}" for i in range(4)]),
     ],
 )  # fmt: skip
 def test_what_numbers_mean_is_said_by_the_class_alone(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
+from ckptconv.core.report import Finding
 from ckptconv.edits.dialects import flax, gguf, keras, meta
 from ckptconv.edits.dialects.change import Change, copies, edits_of
 from ckptconv.errors import EditError, UsageError
@@ -46,6 +47,12 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
             f"--translate {dialect} finds none of its words in these names", hint="ckptconv inspect --list shows them"
         )
     return changes
+
+
+def left_alone(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> list[Finding]:
+    """A warning for each module whose tensors stay as they are, since torch has no such. Raises as `changes_in`."""
+    why = {change.left: name for name, change in reversed(changes_in(dialect, tensors, metadata).items())}
+    return [Finding("left-alone", "warning", name, reason) for reason, name in reversed(why.items()) if reason]
 
 
 def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ckptconv.core.edit import Kind
     from ckptconv.core.spelling import Json
@@ -32,7 +32,13 @@ class Change:
     halves: its first dimension is these, of which the last two change places: the rotary halves of heads.
     axes:   its dimensions change places.
     names:  its name; several where its first dimension is taken apart.
+    flips:  along these dimensions its elements come in reverse order.
+    parts:  its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
+    zeros:  names of new tensors beside it, of its type and shape, whose elements are all 0.
+    joined: names of tensors that are made of these, one after another along the first dimension. The changes of all
+            tensors are at that point.
     twin:   the tensor of which it is a copy by its name. Where it is one, it is dropped.
+    left:   why it stays as it is but for its name, for people.
     """
 
     names: tuple[str, ...]
@@ -40,7 +46,12 @@ class Change:
     shape: Shape | None = None
     halves: Shape | None = None
     axes: Shape | None = None
+    flips: Shape = ()
+    parts: int = 1
+    zeros: tuple[str, ...] = ()
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     twin: str = ""
+    left: str = ""
 
     @classmethod
     def to(cls, name: str, shape: Shape | None = None, axes: Shape | None = None) -> Change:
@@ -104,16 +115,13 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     """The edits, one for all tensors to which the same is done."""
 
     def each(kind: Kind, details: Callable[[str, Change], Mapping[str, Json] | None]) -> Iterator[Edit]:
-        groups: dict[str, list[Step]] = defaultdict(list)
-        found: dict[str, Mapping[str, Json]] = {}
-        for name, change in changes.items():
-            wanted = details(name, change)
-            if wanted is not None:
-                found[repr(wanted)] = wanted
-                targets = change.names if kind in ("unstack", "rename") else (name,)
-                groups[repr(wanted)].append(Step((name,), targets))
-        for key, steps in groups.items():
-            yield Edit(kind, steps[0].sources, steps[0].targets, found[key], tuple(steps))
+        rows = ((name, change, details(name, change)) for name, change in changes.items())
+        many = kind in ("unstack", "rename")
+        yield from _grouped(
+            (kind, wanted, (name,), change.names if many else (name,))
+            for name, change, wanted in rows
+            if wanted is not None
+        )
 
     yield from each("cast", lambda name, c: {"from": tensors[name].dtype.name, "dtype": "F32"} if c.unpack else None)
     yield from each("reshape", lambda name, c: _reshape(c, tensors[name].shape))
@@ -121,6 +129,41 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     yield from each("transpose", lambda name, c: None if c.axes is None else {"axes": list(c.axes)})
     yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 else None)
     yield from each("rename", lambda name, c: {} if len(c.names) == 1 and c.names[0] != name else None)
+    for axis in sorted({axis for change in changes.values() for axis in change.flips}):
+        yield from _flipped(axis, changes, tensors)
+    cut = [(name, change.parts) for change in changes.values() if change.parts > 1 for name in change.names]
+    yield from _grouped(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
+    yield from _grouped(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
+    joins = [item for change in changes.values() for item in change.joined.items()]
+    yield from _grouped(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
+
+
+def parts_of(name: str, parts: int) -> tuple[str, ...]:
+    """What the equal parts of a tensor are called."""
+    return tuple(f"{name}.{i}" for i in range(parts))
+
+
+def _flipped(axis: int, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
+    """Cut into its indices along an axis, and joined from the last to the first."""
+    rows = []
+    for old, change in changes.items():
+        if axis in change.flips and change.axes is not None:
+            rows.append((change.names[0], parts_of(change.names[0], tensors[old].shape[change.axes[axis]])))
+    details: Mapping[str, Json] = {"axis": axis}
+    yield from _grouped(("split", details, (name,), parts) for name, parts in rows)
+    yield from _grouped(("concat", details, parts[::-1], (name,)) for name, parts in rows)
+
+
+def _grouped(rows: Iterable[tuple[Kind, Mapping[str, Json], tuple[str, ...], tuple[str, ...]]]) -> Iterator[Edit]:
+    """One edit for all steps of a kind with the same details."""
+    groups: dict[str, list[Step]] = defaultdict(list)
+    found: dict[str, tuple[Kind, Mapping[str, Json]]] = {}
+    for kind, details, sources, targets in rows:
+        found[repr(details)] = kind, details
+        groups[repr(details)].append(Step(sources, targets))
+    for key, steps in groups.items():
+        kind, details = found[key]
+        yield Edit(kind, steps[0].sources, steps[0].targets, details, tuple(steps))
 
 
 def _reshape(change: Change, before: Shape) -> Mapping[str, Json] | None:

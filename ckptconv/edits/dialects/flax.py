@@ -3,15 +3,22 @@
     kernel [..., in, out] → weight [out, in, ...]    scale, embedding → weight    mean, var → running_mean, running_var
 
 The heads of its attention, kernel [in, heads, width] and [heads, width, out], become one dimension; the collections
-params and batch_stats are no part of a name. Kernels of transposed convolutions and of recurrent cells are not told
-from others, and torch holds those another way. Sources: flax/linen/linear.py, attention.py; transformers'
-modeling_flax_pytorch_utils.py (up to 4.x).
+params and batch_stats are no part of a name. Recurrent cells: `flax_cells`. A transposed convolution is told by the
+name that such modules get by themselves:
+
+    ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], its window turned round, as torch's is
+                      kernel [..., out, in] (``transpose_kernel=True``, told by the bias alone) → weight [in, out, ...]
+
+Sources: flax/linen/linear.py, attention.py; jax.lax.conv_transpose; transformers' modeling_flax_pytorch_utils.py (up to
+4.x).
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.dialects import flax_cells
 from ckptconv.edits.dialects.change import Change, outputs_first, without_heads
 
 if TYPE_CHECKING:
@@ -21,6 +28,10 @@ if TYPE_CHECKING:
     from ckptconv.edits.dialects.change import Shape
 
 _WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
+_TRANSPOSED = re.compile(r"ConvTranspose_\d+")
+_WINDOW = 1024
+"""The widest window that is turned round; real ones have some ten."""
+
 _COLLECTIONS = ("params.", "batch_stats.")
 _ATTENTION = ("query", "key", "value", "out")
 
@@ -29,15 +40,30 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
     """What becomes of each tensor."""
     paths = {tuple(name.split(".")): info.shape for name, info in tensors.items()}
     collected = all(name.startswith(_COLLECTIONS) for name in tensors)
-    return {name: _of_flax(name, info.shape, paths, collected=collected) for name, info in tensors.items()}
+    inner = {name: tuple(name.split("."))[int(collected) :] for name in tensors}
+    cells = flax_cells.changes(inner, {name: info.shape for name, info in tensors.items()})
+    return {
+        name: cells[name] if name in cells else _of_flax(name, inner[name], info.shape, paths)
+        for name, info in tensors.items()
+    }
 
 
-def _of_flax(name: str, shape: Shape, paths: Mapping[tuple[str, ...], Shape], *, collected: bool) -> Change:
-    module, _, word = name.rpartition(".")
-    if collected:
-        module = module.partition(".")[2]
-    new = ".".join(part for part in (module, _WORDS.get(word, word)) if part)
-    flat = without_heads(tuple(name.split(".")), shape, paths, _ATTENTION)
+def _of_flax(name: str, inner: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> Change:
+    path = tuple(name.split("."))
+    *modules, word = inner
+    new = ".".join((*modules, _WORDS.get(word, word)))
+    if word == "kernel" and modules and _TRANSPOSED.fullmatch(modules[-1]) and _has_outputs_last(path, shape, paths):
+        if max(shape[:-2]) > _WINDOW:
+            why = f"{'.'.join(modules)} stays as Flax has it: its window is too wide to be turned round"
+            return Change(names=(".".join(inner),), left=why)
+        rank = len(shape)
+        return Change(names=(new,), axes=(rank - 2, rank - 1, *range(rank - 2)), flips=tuple(range(2, rank)))
+    flat = without_heads(path, shape, paths, _ATTENTION)
     if word == "kernel":
         return Change.to(new, flat, outputs_first(len(flat or shape)))
     return Change.to(new, flat)
+
+
+def _has_outputs_last(path: tuple[str, ...], shape: Shape, paths: Mapping[tuple[str, ...], Shape]) -> bool:
+    """Whether a transposed convolution has a kernel as others have it, as far as its bias tells."""
+    return len(shape) > 2 and paths.get((*path[:-1], "bias"), shape[-1:]) == shape[-1:]

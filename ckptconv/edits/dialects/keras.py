@@ -11,7 +11,7 @@ transformers adds to make torch's names unique there (layer_._0, x___y). Keras 3
 heads of an attention, kernel [in, heads, width] and [heads, width, out], become one dimension.
 
 A depthwise convolution's kernel is called like any other in Keras 3: it is one where its layer has the name that such
-layers get by themselves. Kernels of recurrent cells are not told from others, and torch holds those another way.
+layers get by themselves. Recurrent layers: `keras_recurrent`.
 Sources: keras/src/layers; transformers' modeling_tf_pytorch_utils.py (up to 4.x).
 """
 
@@ -22,8 +22,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects import numbered
+from ckptconv.edits.dialects import keras_recurrent, numbered
 from ckptconv.edits.dialects.change import Change, outputs_first, without_heads
+from ckptconv.edits.dialects.keras_config import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,14 +44,19 @@ _DEPTHWISE = re.compile(r"depthwise_conv\dd(_\d+)?")
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor."""
-    paths, twins = _paths(tensors, metadata)
+    configuration = Configuration.of(metadata)
+    paths, twins = _paths(tensors, metadata, configuration)
     shapes = {paths[name]: info.shape for name, info in tensors.items()}
-    made = {name: _of_keras(paths[name], info.shape, shapes) for name, info in tensors.items()}
+    recurrent = keras_recurrent.changes(paths, shapes, configuration)
+    made = {
+        name: recurrent[name] if name in recurrent else _of_keras(paths[name], info.shape, shapes)
+        for name, info in tensors.items()
+    }
     return {name: replace(change, twin=twins.get(name, "")) for name, change in made.items()}
 
 
 def _paths(
-    tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object], configuration: Configuration
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Modules, and Keras' word for the variable, of each tensor; and of which other one it is a copy by its name.
 
@@ -62,7 +68,7 @@ def _paths(
     first: dict[tuple[str, ...], str] = {}
     for name in tensors:
         parts = _parts(name)
-        path = numbered.path_of(parts, counts, metadata) or _own_name(parts)
+        path = numbered.path_of(parts, counts, metadata, configuration) or _own_name(parts)
         if path in first:
             twins[name] = first[path]
             path = tuple(parts)

@@ -2,8 +2,9 @@
 
 A layer in a list (``layers``) is called after its class, an attribute of another after itself (``key_dense``). What the
 numbers mean, the class says: it is the group's name, or that which the layer gave itself, ``{"name": "dense_3"}`` in
-the metadata under the group's path. A class that is not in `VARIABLES`, or has other numbers of variables than it can
-have, keeps its numbers. Sources: keras/src/saving/saving_lib.py; keras/src/layers, `build` of each.
+the metadata under the group's path, or what the configuration has for a layer of that name. A class that is not in
+`VARIABLES`, or has other numbers of variables than it can have, keeps its numbers. Sources:
+keras/src/saving/saving_lib.py; keras/src/layers, `build` of each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptconv.edits.dialects.keras_config import Configuration
+
 _VARS = "vars"
 _LIST = "layers"
 _ATTENTION = {"query_dense": "query", "key_dense": "key", "value_dense": "value", "output_dense": "attention_output"}
@@ -24,6 +27,7 @@ _KERNEL = (("kernel",), ("kernel", "bias"))
 _DEPTHWISE = (("depthwise_kernel",), ("depthwise_kernel", "bias"))
 _SEPARABLE = (("depthwise_kernel", "pointwise_kernel"), ("depthwise_kernel", "pointwise_kernel", "bias"))
 _NORM = (("gamma", "beta"),)
+_RECURRENT = (("kernel", "recurrent_kernel"), ("kernel", "recurrent_kernel", "bias"))
 
 VARIABLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "dense": _KERNEL,
@@ -38,13 +42,14 @@ VARIABLES: dict[str, tuple[tuple[str, ...], ...]] = {
     "group_normalization": _NORM,
     "rms_normalization": (("scale",),),
     "embedding": (("embeddings",),),
+    **{f"{cell}_cell": _RECURRENT for cell in ("lstm", "gru", "simple_rnn")},
     **{f"{part}_dense": _KERNEL for part in ("query", "key", "value", "output")},
 }  # fmt: skip
 """The variables of a layer, in the order in which it makes them, by its class; several where options leave some out."""
 
 
 def path_of(
-    parts: Sequence[str], counts: Mapping[str, int], metadata: Mapping[object, object]
+    parts: Sequence[str], counts: Mapping[str, int], metadata: Mapping[object, object], configuration: Configuration
 ) -> tuple[str, ...] | None:
     """Modules and Keras' word for the variable that `parts` number; None where they are no such name, or nothing says
     what it is.
@@ -56,7 +61,8 @@ def path_of(
         return None
     group = parts[:-2]
     count = counts["/".join((*group, _VARS))]
-    for called in (group[-1], _own_name(group, metadata)):
+    own = _own_name(group, metadata)
+    for called in (group[-1], own, configuration.class_of(own)):
         known = _CLASS.fullmatch(called)
         for words in VARIABLES.get(known[1], ()) if known else ():
             if len(words) == count and int(parts[-1]) < count:

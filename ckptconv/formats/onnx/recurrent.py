@@ -3,7 +3,7 @@
     ONNX      W [directions, gates*hidden, inputs]  R [directions, gates*hidden, hidden]
               B [directions, 2*gates*hidden]
     torch     weight_ih_l0  weight_hh_l0  bias_ih_l0  bias_hh_l0, and the same with _reverse, for each layer
-    gates     LSTM: ONNX i o f c, torch i f g o;  GRU: ONNX z r h, torch r z n;  B is that of W, then that of R
+    gates     in other orders (`ckptconv.edits.gates`);  B is that of W, then that of R
 
 The module's name is what torch's newer exporter notes on the node. The older one leaves the scopes of the modules that
 were called, which is not all of a name: what it packed is unpacked under the node's name. The layers of one module are
@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.edits.gates import ONNX, order
 from ckptconv.formats.onnx.walk import properties
 from ckptconv.io.pieces import Piece, Pieces
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.onnx.graph import Graph, Node, TensorHeader
     from ckptconv.formats.onnx.wire import Window
 
-GATES: dict[str, tuple[int, ...]] = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
+GATES = {kind: order(kind, ONNX) for kind in ONNX}
 """For each of torch's gates, in its order, the place that it has in ONNX."""
 
 _CLASSES, _SCOPES = "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes"

@@ -1,0 +1,89 @@
+"""Flax's recurrent cells, which have a layer for each gate of the input and of the state.
+
+    LSTMCell, OptimizedLSTMCell    ii if ig io kernels; hi hf hg ho kernels and biases
+    GRUCell                        ir iz in kernels and biases; hr hz hn kernels, and the bias of hn alone
+    SimpleCell                     i kernel and bias; h kernel
+
+Kernels are [in, units]. Those of the input are torch's ``weight_ih`` one after another, those of the state its
+``weight_hh``; biases that Flax does not have are zeros. A cell has the names of torch.nn.LSTMCell, unless it is the
+attribute ``cell`` of a flax.linen.RNN: then it is that layer, and the two RNNs of a Bidirectional are its directions.
+The gates of a MGUCell are linear layers of their own in torch, which has no such cell.
+
+Source: flax/linen/recurrent.py.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.dialects.change import Change, parts_of
+from ckptconv.edits.dialects.recurrent import Path, Place, places
+from ckptconv.edits.gates import TORCH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.edits.dialects.change import Shape
+
+_GATES = {**{kind: TORCH[kind] for kind in ("LSTM", "GRU")}, "RNN": ("",)}
+_BIASES = {"LSTM": {"hi", "hf", "hg", "ho"}, "GRU": {"ir", "iz", "in", "hn"}, "RNN": {"i"}}
+"""The layers that have one."""
+
+_Entries = dict[tuple[str, str], str]
+"""The names of a cell's tensors, by the layer and ``kernel`` or ``bias``."""
+
+
+def changes(paths: Mapping[str, Path], shapes: Mapping[str, Shape]) -> dict[str, Change]:
+    """What becomes of those tensors that are of recurrent cells; `paths` are modules, the layer, and its word."""
+    modules: dict[Path, _Entries] = defaultdict(dict)
+    for name, path in paths.items():
+        if len(path) > 2:
+            modules[path[:-2]][path[-2], path[-1]] = name
+    kinds = {path: _kind(entries, shapes) for path, entries in modules.items()}
+    sizes = {
+        path: (kind, tuple(sorted((part, shapes[name]) for part, name in modules[path].items())))
+        for path, kind in kinds.items()
+        if kind
+    }
+    made: dict[str, Change] = {}
+    for path, place in places(sizes, _place).items():
+        made |= _of_cell(modules[path], kinds[path], place)
+    return made
+
+
+def _place(path: Path) -> Place:
+    return Place(path[:-1], "_l0") if path[-1] == "cell" and len(path) > 1 else Place(path, "")
+
+
+def _kind(entries: _Entries, shapes: Mapping[str, Shape]) -> str:
+    """Which cell has exactly these tensors; "" where none has."""
+    for kind, gates in _GATES.items():
+        layers = {side + gate for gate in gates for side in "ih"}
+        if entries.keys() == {(layer, "kernel") for layer in layers} | {(one, "bias") for one in _BIASES[kind]}:
+            units = shapes[entries[f"h{gates[0]}", "kernel"]][-1:]
+            inputs = shapes[entries[f"i{gates[0]}", "kernel"]][:1]
+            wanted = {"kernel": {"i": (*inputs, *units), "h": (*units, *units)}, "bias": dict.fromkeys("ih", units)}
+            fits = all(shapes[name] == wanted[word][layer[0]] for (layer, word), name in entries.items())
+            return kind if fits else ""
+    return ""
+
+
+def _of_cell(entries: _Entries, kind: str, place: Place) -> dict[str, Change]:
+    gates = _GATES[kind]
+    parts = {
+        word: parts_of(place(word), len(gates)) if len(gates) > 1 else (place(word),)
+        for word in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    joined = {place(word): names for word, names in parts.items() if len(gates) > 1}
+    made: dict[str, Change] = {}
+    for i, gate in enumerate(gates):
+        for side, other in (("i", "h"), ("h", "i")):
+            kernel = entries[side + gate, "kernel"]
+            made[kernel] = Change(names=(parts[f"weight_{side}h"][i],), axes=(1, 0), joined=joined)
+            joined = {}
+            if side + gate in _BIASES[kind]:
+                absent = other + gate not in _BIASES[kind]
+                zeros = (parts[f"bias_{other}h"][i],) if absent else ()
+                made[entries[side + gate, "bias"]] = Change(names=(parts[f"bias_{side}h"][i],), zeros=zeros)
+    return made

@@ -1,0 +1,50 @@
+"""What torch calls the weights of recurrent layers and cells, whatever framework they are from.
+
+    encoder.weight_ih_l0                                   of a layer, whose cell is no module of its own in torch
+    encoder.weight_ih_l0, encoder.weight_ih_l0_reverse     of encoder.forward_…, encoder.backward_…
+    cell.weight_ih                                         of a cell by itself, as torch.nn.LSTMCell has it
+
+Source: torch/nn/modules/rnn.py.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+Path = tuple[str, ...]
+
+_FORWARD, _BACKWARD = "forward_", "backward_"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The module that has the weights in torch, and how their names end."""
+
+    module: Path
+    end: str
+
+    def __call__(self, word: str) -> str:
+        """The name of one: of ``weight_ih``, say."""
+        return ".".join((*self.module, word + self.end))
+
+
+def places(found: Mapping[Path, Hashable], place: Callable[[Path], Place]) -> dict[Path, Place]:
+    """Where the weights go that are under each path. The values are their kinds and sizes: two that are alike may be
+    the directions of one layer.
+    """
+    placed = {path: place(path) for path in found}
+    siblings: dict[Path, list[Path]] = defaultdict(list)
+    for path, one in placed.items():
+        if one.end and len(one.module) > 1 and one.module[-1].startswith((_FORWARD, _BACKWARD)):
+            siblings[one.module[:-1]].append(path)
+    for parent, paths in siblings.items():
+        both = sorted(paths, key=lambda path: placed[path].module[-1])
+        starts = [placed[path].module[-1].partition("_")[0] + "_" for path in both]
+        if starts == [_BACKWARD, _FORWARD] and found[both[0]] == found[both[1]]:
+            placed |= {both[1]: Place(parent, "_l0"), both[0]: Place(parent, "_l0_reverse")}
+    return placed
