@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,3 +252,44 @@ def test_a_window_that_is_too_wide_to_be_turned_is_left_and_said(tmp_path: Path)
     said = ckptconv.convert(tmp_path / "a.npz", tmp_path / "a.pth", edits=edits).findings
     assert [one.where for one in said if one.code == "left-alone"] == ["ConvTranspose_0.kernel"]
     assert torch.load(tmp_path / "a.pth")["ConvTranspose_0.kernel"].shape == (1025, 2, 3)
+
+
+def nameless(path: Path, groups: dict[str, list[tuple[int, ...]]], layers: list[object]) -> Path:
+    """An archive of Keras 2, whose groups do not say what their layers are called."""
+    weights = written(path.with_suffix(".h5"), groups, {})
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", json.dumps({"class_name": "Sequential", "config": {"layers": layers}}))
+        file.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
+        file.write(weights, "model.weights.h5")
+    return path
+
+
+def layer(kind: str, **settings: object) -> dict[str, object]:
+    return {"class_name": kind, "config": settings}
+
+
+VARIABLES = [(2, 12), (3, 12), (12,)]
+DIRECTIONS = {f"layers/bidirectional/{way}_layer/cell": VARIABLES for way in ("forward", "backward")}
+
+
+@pytest.mark.parametrize(
+    ("groups", "layers", "expected"),
+    [
+        ({"layers/lstm/cell": VARIABLES}, [layer("LSTM")], ends("lstm")),
+        ({"layers/rnn/cell": VARIABLES}, [layer("RNN")], [f"layers.rnn.cell.vars.{i}" for i in range(3)]),
+        (DIRECTIONS, [layer("Bidirectional", layer=layer("LSTM"))],
+         [*ends("bidirectional"), *ends("bidirectional", "_l0_reverse")]),
+        (DIRECTIONS, [layer("Bidirectional", layer=layer("mine>LSTM2"))],
+         [f"layers.bidirectional.{way}_layer.cell.vars.{i}" for way in ("forward", "backward") for i in range(3)]),
+        ({"layers/gru/cell": [(2, 9), (3, 9)]}, [layer("GRU", name="gru_7", reset_after=True)],
+         ["gru.weight_ih_l0", "gru.weight_hh_l0"]),
+        ({"layers/gru/cell": [(2, 9), (3, 9)]},
+         [layer("GRU", name="gru_1", reset_after=False), layer("GRU", name="gru", reset_after=True)],
+         ["gru.cell.kernel", "gru.cell.recurrent_kernel"]),
+    ],
+)  # fmt: skip
+def test_archives_of_keras_2_do_not_say_the_names_of_their_layers(
+    groups: dict[str, list[tuple[int, ...]]], layers: list[object], expected: list[str], tmp_path: Path
+) -> None:
+    path = nameless(tmp_path / "a.keras", {**groups, "layers/dense": [(2, 2)]}, layers)
+    assert sorted(translated(path, tmp_path / "a.pth")) == sorted([*expected, "dense.weight"])

@@ -19,42 +19,84 @@ if TYPE_CHECKING:
 
 _DOCUMENTS = ("config.json", "model_config")
 
-Settings = Mapping[object, object]
+_RECURRENT = {"LSTM", "GRU", "SimpleRNN"}
+_MOST_AROUND = 64
+"""Objects around another that are told of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Configuration:
-    """The class and the settings of each layer with a name; several where layers in models of their own share one."""
+    """What is said under each name; of layers in models of their own, several may have one.
 
-    layers: Mapping[str, list[tuple[str, Settings]]] = field(default_factory=dict)
+    classes: of the layers of that name.
+    resets:  what GRUs of that name, or within what has it, have as ``reset_after``; under "", all GRUs.
+    wrapped: classes of the layers that go in both directions.
+    by_name: whether layers are found by their names: archives of Keras 2 do not say which is which.
+    """
+
+    classes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    resets: dict[str, set[bool | None]] = field(default_factory=lambda: defaultdict(set))
+    wrapped: set[str] = field(default_factory=set)
+    by_name: bool = True
 
     @classmethod
     def of(cls, metadata: Mapping[object, object]) -> Configuration:
         """That of a file's metadata; one that says nothing where there is none, or none that is read."""
-        found: dict[str, list[tuple[str, Settings]]] = defaultdict(list)
+        made = cls(by_name=_DOCUMENTS[0] not in metadata or any(str(key).endswith("/vars") for key in metadata))
         for key in _DOCUMENTS:
-            for name, settings in _objects(_parsed(metadata.get(key))):
-                if isinstance(called := settings.get("name"), str):
-                    found[called].append((name, settings))
-        return cls(dict(found))
+            for layer in _layers(_parsed(metadata.get(key))):
+                made._add(layer)
+        return made
+
+    def _add(self, layer: _Layer) -> None:
+        name = layer.settings.get("name")
+        if isinstance(name, str):
+            self.classes[name].add(layer.called)
+        if layer.around is not None and layer.around.called == "Bidirectional":
+            self.wrapped.add(layer.called)
+        if layer.called in ("GRU", "GRUCell"):
+            said = layer.settings.get("reset_after")
+            for around in ("", *layer.names()):
+                self.resets[around].add(said if isinstance(said, bool) else None)
 
     def class_of(self, name: str) -> str:
         """The class of that layer as Keras makes a name of it, ``lstm_cell``; "" where that is not known for sure."""
-        classes = {called for called, _ in self.layers.get(name, ())}
-        return _snake(classes.pop()) if len(classes) == 1 else ""
+        classes = self.classes.get(name, set())
+        return _snake(next(iter(classes))) if len(classes) == 1 else ""
 
     def resets_after(self, modules: Iterable[str]) -> bool | None:
-        """Whether the innermost of these layers, which is a GRU or is made of one, has ``reset_after``."""
-        for name in modules:
-            said = {
-                settings.get("reset_after")
-                for called, around in self.layers.get(name, ())
-                for inner, settings in ((called, around), *_objects(around))
-                if inner.startswith("GRU")
-            }
-            if said in ({True}, {False}):  # files of before there was such a setting do not say
+        """Whether the innermost of these layers that is a GRU, or is made of one, has ``reset_after``; None where that
+        is not said, as in files of before there was such a setting.
+        """
+        for name in ("", *modules) if self.by_name else ("",):
+            said = self.resets.get(name, set())
+            if said in ({True}, {False}):
                 return said == {True}
         return None
+
+    @property
+    def wraps_kerass_own(self) -> bool:
+        """Whether what goes in both directions are recurrent layers of Keras' own."""
+        return bool(self.wrapped) and self.wrapped <= _RECURRENT
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer, or another object, and the one that it is a part of."""
+
+    called: str
+    settings: Mapping[object, object]
+    around: _Layer | None
+
+    def names(self) -> Iterator[str]:
+        """Its name, and those of what it is a part of."""
+        one: _Layer | None = self
+        for _ in range(_MOST_AROUND):
+            if one is None:
+                return
+            if isinstance(name := one.settings.get("name"), str):
+                yield name
+            one = one.around
 
 
 def _parsed(document: object) -> object:
@@ -66,18 +108,19 @@ def _parsed(document: object) -> object:
         return None
 
 
-def _objects(document: object) -> Iterator[tuple[str, Settings]]:
-    """The class and the settings of every object in a document."""
-    waiting = [document]
+def _layers(document: object) -> Iterator[_Layer]:
+    """Every object of a class in a document."""
+    waiting: list[tuple[object, _Layer | None]] = [(document, None)]
     while waiting:
-        node = waiting.pop()
+        node, around = waiting.pop()
         if isinstance(node, Mapping):
             name, settings = node.get("class_name"), node.get("config")
             if isinstance(name, str) and isinstance(settings, Mapping):
-                yield name.rpartition(">")[2], settings
-            waiting += node.values()
+                around = _Layer(name.rpartition(">")[2], settings, around)
+                yield around
+            waiting += [(child, around) for child in node.values()]
         elif isinstance(node, (list, tuple)):
-            waiting += node
+            waiting += [(child, around) for child in node]
 
 
 def _snake(name: str) -> str:

@@ -62,12 +62,23 @@ def path_of(
     group = parts[:-2]
     count = counts["/".join((*group, _VARS))]
     own = _own_name(group, metadata)
-    for called in (group[-1], own, configuration.class_of(own)):
+    for called in (group[-1], own, configuration.class_of(own) or _nameless_cell(group, own, configuration)):
         known = _CLASS.fullmatch(called)
         for words in VARIABLES.get(known[1], ()) if known else ():
             if len(words) == count and int(parts[-1]) < count:
                 return (*_modules(group, metadata), words[int(parts[-1])])
     return None
+
+
+def _nameless_cell(group: Sequence[str], own: str, configuration: Configuration) -> str:
+    """The class of a recurrent layer's cell where groups have no names, as in archives of Keras 2; "" of all else."""
+    if own or group[-1] != "cell" or len(group) < 2:
+        return ""
+    known = _CLASS.fullmatch(group[-2])
+    around = known[1] if known else ""
+    if around in ("forward_layer", "backward_layer") and configuration.wraps_kerass_own:
+        return "lstm_cell"  # all have variables of the same names
+    return f"{around}_cell"
 
 
 def _modules(group: Sequence[str], metadata: Mapping[object, object]) -> list[str]:
