@@ -109,6 +109,7 @@ class Streamer:
             self._target.write_at(position, chunk)
             position += len(chunk)
             self._advance(len(chunk))
+            del chunk  # a gathered block is let go of before the next one is made
         else:
             if own_check and span is not None and crc != span.recorded_crc32:
                 raise DamagedTensorError(job.name, path=_path_of(span))
