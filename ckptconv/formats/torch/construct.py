@@ -195,6 +195,9 @@ def _is_generic(name: Global) -> bool:
     return name.module == "builtins" and name.name in ("dict", "frozenset", "list", "set", "tuple", "type")
 
 
+ZERO_STAGE = Global("deepspeed.runtime.zero.config", "ZeroStageEnum")
+"""An enum of DeepSpeed's: called with a number it gives the member of that number, and does nothing else."""
+
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
 
@@ -223,6 +226,8 @@ class TorchConstructors:
             return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
         if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
             return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
+        if name == ZERO_STAGE:
+            return len(args) == 1 and type(args[0]) is int
         if name in _SUBSCRIPTS:
             return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
         return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`

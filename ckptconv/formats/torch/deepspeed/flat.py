@@ -1,0 +1,103 @@
+"""Tensors that lie in the ranks' flat tensors: each is a run of one of these, or is read from several in turn."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.io.pieces import Piece, Pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from ckptconv.core.tensor import RangeReader
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The bytes from `begin` on of a longer image."""
+
+    image: RangeReader
+    begin: int
+    light: bool = True
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        return self.image(self.begin + start, self.begin + stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """`size` bytes from `begin` on of each part in turn."""
+
+    parts: Sequence[LazyTensor]
+    begin: int
+    size: int
+    light: bool = True
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        first, at = divmod(start, self.size)
+        if at + stop - start <= self.size:
+            return self._read(first, at, at + stop - start)
+        made = bytearray(stop - start)
+        done = 0
+        while start + done < stop:
+            part, at = divmod(start + done, self.size)
+            end = min(self.size, at + stop - start - done)
+            made[done : done + end - at] = self._read(part, at, end)
+            done += end - at
+        return memoryview(made)
+
+    def _read(self, part: int, start: int, stop: int) -> memoryview:
+        return self.parts[part].read(self.begin + start, self.begin + stop)
+
+
+class Chain:
+    """Flat tensors one after another, of one element type: the ranks' partitions of a group."""
+
+    def __init__(self, parts: Sequence[LazyTensor]) -> None:
+        self._parts = parts
+        self._ends = list(accumulate(part.info.nbytes for part in parts))
+        self._image = Pieces([Piece(part, 0, part.info.nbytes) for part in parts])
+
+    def tensor(self, at: int, shape: tuple[int, ...], alias: Hashable) -> LazyTensor:
+        """The tensor of that shape whose elements begin at element `at`; the caller has checked that they are there."""
+        info = TensorInfo.of(self._parts[0].info.dtype, shape)
+        if not info.nbytes:
+            return LazyTensor(info, lambda start, stop: memoryview(b""), None, alias)
+        begin = at * (info.nbytes // prod(shape))
+        first = bisect_right(self._ends, begin)
+        last = bisect_right(self._ends, begin + info.nbytes - 1)
+        if first == last:
+            start = self._ends[first] - self._parts[first].info.nbytes
+            return run(self._parts[first], begin - start, info, alias)
+        return LazyTensor(info, Slice(self._image, begin), None, alias, _spans(self._parts[first : last + 1]))
+
+
+def rows(parts: Sequence[LazyTensor], at: int, count: int, shape: tuple[int, ...], alias: Hashable) -> LazyTensor:
+    """The tensor of that shape of which each part has `count` elements from element `at` on, the last ones padded."""
+    info = TensorInfo.of(parts[0].info.dtype, shape)
+    if not info.nbytes:
+        return LazyTensor(info, lambda start, stop: memoryview(b""), None, alias)
+    unit = info.nbytes // prod(shape)
+    if info.nbytes <= count * unit:
+        return run(parts[0], at * unit, info, alias)
+    held = parts[: -(-info.nbytes // (count * unit))]
+    return LazyTensor(info, Rows(held, at * unit, count * unit), None, alias, _spans(held))
+
+
+def run(part: LazyTensor, begin: int, info: TensorInfo, alias: Hashable) -> LazyTensor:
+    """The tensor whose bytes are those from `begin` on of a flat one."""
+    if part.span is None:
+        return LazyTensor(info, Slice(part.read, begin), None, alias, part.depends)
+    if info.nbytes == part.span.length:
+        return LazyTensor(info, SpanReader(part.span), part.span, alias, part.depends)
+    span = ByteSpan(part.span.file, part.span.offset + begin, info.nbytes)
+    return LazyTensor(info, SpanReader(span), span, alias, part.depends)
+
+
+def _spans(parts: Sequence[LazyTensor]) -> tuple[ByteSpan, ...]:
+    return tuple(dict.fromkeys(span for part in parts for span in part.depends))

@@ -1,0 +1,109 @@
+"""The optimizer's state by parameter: what it keeps for the flat tensors, as if it had kept it for each parameter.
+
+The result is the optimizer's own state_dict with names in the place of numbers, as torch.distributed's
+``get_optimizer_state_dict`` and FSDP have it:
+
+    {"state": {name: {"exp_avg": …}}, "param_groups": [{"lr": …, "params": [name …]}]}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.torch.deepspeed.same import same
+from ckptconv.formats.torch.stubs import TensorStub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.deepspeed.layout import Group
+    from ckptconv.formats.torch.pickle import Budget, Value
+
+KEYS = ("base_optimizer_state", "optimizer_state_dict")
+"""Where it stands, in stages 1 and 2, and in stage 3."""
+
+States = list[dict["Value", "Value"]]
+"""Of each rank, what is kept for one flat tensor."""
+
+
+class NotByParameterError(Exception):
+    """The state is kept in a way that does not say which of it is which parameter's."""
+
+
+class Moments:
+    """Joins the ranks' states of an optimizer. `place` makes a tensor of a stub, `adopt` a stub of a tensor."""
+
+    def __init__(
+        self, groups: Sequence[Group], place: Callable[[str, TensorStub], LazyTensor],
+        adopt: Callable[[LazyTensor], TensorStub], budget: Budget,
+    ) -> None:  # fmt: skip
+        self._groups = groups
+        self._place = place
+        self._adopt = adopt
+        self._budget = budget
+
+    def join(self, ranks: Sequence[Value]) -> dict[str, Value]:
+        """Raises NotByParameterError where the states are not those of flat tensors like the weights'."""
+        states, param_groups = _by_group(ranks, len(self._groups))
+        joined: dict[str, Value] = {}
+        for i, group in enumerate(self._groups):
+            of_group = [rank[i] for rank in states]
+            if any(list(state) != list(of_group[0]) for state in of_group):
+                raise NotByParameterError
+            columns = {key: self._column(group, key, [state[key] for state in of_group]) for key in of_group[0]}
+            for name in group.places if columns else ():
+                joined[name] = {key: column(name) for key, column in columns.items()}
+        return {"state": joined, **({} if param_groups is None else {"param_groups": self._named(param_groups)})}
+
+    def _named(self, param_groups: Value) -> Value:
+        """The groups of hyperparameters with the names of parameters in the place of flat tensors' numbers."""
+        named, seen = [], 0
+        for group in param_groups:
+            numbers = group.get("params") if isinstance(group, dict) else None
+            if not isinstance(numbers, list) or numbers != list(range(seen, seen + len(numbers))):
+                raise NotByParameterError
+            seen += len(numbers)
+            if seen > len(self._groups):
+                raise NotByParameterError
+            names = [name for number in numbers for name in self._groups[number].places]
+            named.append({**group, "params": names})
+        if seen != len(self._groups):
+            raise NotByParameterError
+        return named
+
+    def _column(self, group: Group, key: Value, values: Sequence[Value]) -> Callable[[str], Value]:
+        """What a parameter of the group gets of one kind of state."""
+        first = values[0]
+        if all(isinstance(value, TensorStub) for value in values):
+            parts = [self._place(f"{key} of the optimizer", value) for value in values]
+            if group.fits(parts) and first.shape != ():
+                stubs = {name: self._adopt(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
+                return stubs.__getitem__
+            if all(value.shape == () and value.dtype is first.dtype for value in values):  # the count of steps
+                part = parts[0]
+                part.alias = None  # it is one number of each parameter, and no tie
+                return lambda name: self._adopt(part)
+        elif all(same(first, value, self._budget) for value in values[1:]):
+            return lambda name: first
+        raise NotByParameterError
+
+
+def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], Value]:
+    """Of each rank the states of each group, and the groups of hyperparameters, where it is a whole state_dict."""
+    if all(isinstance(rank, list) for rank in ranks):  # an elastic checkpoint
+        if any(len(rank) != count or not all(isinstance(state, dict) for state in rank) for rank in ranks):
+            raise NotByParameterError
+        return list(ranks), None
+    states = []
+    for rank in ranks:
+        state = rank.get("state") if isinstance(rank, dict) else None
+        if not isinstance(state, dict) or rank.keys() != {"state", "param_groups"}:
+            raise NotByParameterError
+        if not isinstance(rank["param_groups"], list) or not all(type(i) is int and 0 <= i < count for i in state):
+            raise NotByParameterError
+        rows = [state.get(i, {}) for i in range(count)]
+        if not all(isinstance(row, dict) for row in rows):
+            raise NotByParameterError
+        states.append(rows)
+    return states, ranks[0]["param_groups"]

@@ -1,0 +1,42 @@
+"""Whether two ranks' pickles say the same of something, so that it needs to be kept once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.torch.pickle import Thing
+from ckptconv.io.limits import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.formats.torch.pickle import Budget, Value
+
+
+def same(a: Value, b: Value, budget: Budget, depth: int = 0) -> bool:
+    """Equal in value and type. Two tensors never are: that takes reading them. Raises LimitError."""
+    budget.take(1)
+    if type(a) is not type(b) or depth > MAX_DEPTH:
+        return False
+    match a:
+        case None | bool() | int() | float() | str() | bytes():
+            return bool(a == b)
+        case dict():
+            return list(map(str, a)) == list(map(str, b)) and all(
+                same(x, y, budget, depth + 1) for pairs in zip(a.items(), b.items(), strict=True)
+                for x, y in zip(*pairs, strict=True)
+            )  # fmt: skip
+        case list() | tuple():
+            return len(a) == len(b) and all(same(x, y, budget, depth + 1) for x, y in zip(a, b, strict=True))
+        case Thing():
+            return all(same(getattr(a, field), getattr(b, field), budget, depth + 1) for field in _FIELDS)
+        case _:
+            return False
+
+
+_FIELDS = ("name", "how", "args", "kwargs", "state", "items", "pairs")
+
+
+def differing(first: Mapping[Value, Value], other: Mapping[Value, Value], budget: Budget) -> dict[Value, Value]:
+    """What `other` has that `first` does not say as well."""
+    return {key: value for key, value in other.items() if key not in first or not same(first[key], value, budget)}

@@ -1,0 +1,289 @@
+"""What the files of one rank say: model states and optimizer states, as checked values; tensors are still stubs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import TorchSize
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.construct import ZERO_STAGE, TorchConstructors
+from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN
+from ckptconv.formats.torch.read import check_small_records, follow, root_of
+from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.io.limits import MAX_DIM, MAX_RANK
+from ckptconv.io.zip import ZipArchive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptconv.formats.torch.pickle import Global, Value
+    from ckptconv.formats.torch.read import Saved
+    from ckptconv.io.folder import Folder
+
+FRAGMENT = "deepspeed.utils.tensor_fragment.fragment_address"
+
+Shapes = dict[str, tuple[int, ...]]
+
+LAYOUT_OF_MODEL = ("module", "param_shapes", "shared_params", "frozen_param_fragments")
+LAYOUT_OF_OPTIMIZER = (
+    "single_partition_of_fp32_groups", "fp32_flat_groups", "partition_count", "group_paddings",
+    "param_alignment_paddings", "param_slice_mappings",
+)  # fmt: skip
+"""Keys that say where tensors lie, which is not what they are."""
+
+
+@dataclass(slots=True, eq=False)
+class Fragment:
+    """A ``fragment_address``: `numel` elements of a parameter lie from `start` on in a rank's partition."""
+
+    numel: Value = None
+    start: Value = None
+
+
+def _stage(number: Value) -> Value:
+    return number if type(number) is int else NotImplemented
+
+
+_OWN: Mapping[str, Callable[..., Value]] = {FRAGMENT: Fragment, str(ZERO_STAGE): _stage}
+
+
+@dataclass(slots=True)
+class DeepSpeedConstructors(TorchConstructors):
+    """Those of torch's files, and two of DeepSpeed's classes."""
+
+    def constructor(self, name: Global) -> Callable[..., Value] | None:
+        return _OWN.get(str(name)) or super(DeepSpeedConstructors, self).constructor(name)
+
+    def build(self, instance: Value, state: Value) -> bool:
+        if isinstance(instance, Fragment):
+            if not isinstance(state, dict) or state.keys() != {"numel", "start"}:
+                return False
+            instance.numel, instance.start = state["numel"], state["start"]
+            return True
+        return super(DeepSpeedConstructors, self).build(instance, state)
+
+
+@dataclass(slots=True)
+class File:
+    """A file of the checkpoint and its pickled dict; `error` makes one that names it."""
+
+    name: str
+    folder: Folder
+    saved: Saved
+
+    @property
+    def entries(self) -> dict[Value, Value]:
+        value: dict[Value, Value] = self.saved.value
+        return value
+
+    def error(self, what: str) -> CorruptFileError:
+        return CorruptFileError(what, path=self.folder.path / self.name, hint=COPY_AGAIN)
+
+
+def open_file(folder: Folder, name: str) -> File:
+    """Follow the pickle of a file. Raises CkptconvError, with its path."""
+    source = folder.open(name)
+    try:
+        if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
+            raise UnsupportedError(
+                "this is no archive that torch 1.6 and later save",
+                hint=f"ckptconv inspect {source.path} says what it is",
+            )
+        archive = ZipArchive.of(source)
+        root = root_of(archive)
+        if root is None:
+            raise UnsupportedError("this zip archive is no torch checkpoint", hint=COPY_AGAIN)
+        check_small_records(archive, root)
+        opened = File(name, folder, follow(archive, root, constructors=DeepSpeedConstructors()))
+    except CkptconvError as error:
+        raise error.at(source.path) from error.__cause__
+    if not isinstance(opened.saved.value, dict):
+        raise opened.error("it holds no dict, which a file of DeepSpeed's is")
+    return opened
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStates:
+    """What a model_states file says. `shapes` is None where no parameter is the optimizer's.
+
+    rest: everything that says nothing of where tensors lie.
+    """
+
+    file: File
+    module: dict[Value, Value]
+    shapes: list[Shapes] | None
+    frozen_shapes: Shapes
+    frozen: dict[str, TensorStub]
+    shared: dict[str, str]
+    buffers: frozenset[str]
+    rest: dict[Value, Value]
+
+
+def model_states(file: File) -> ModelStates:
+    """Raises CorruptFileError, UnsupportedError."""
+    entries = file.entries
+    if "module" not in entries:
+        raise file.error("it has no 'module', which a model_states file has")
+    module = entries["module"]
+    if module is None:
+        raise UnsupportedError(
+            "its module is elsewhere, as that of a pipeline is", path=file.folder.path / file.name,
+            hint="load it with DeepSpeed, and save the module's state_dict()",
+        )  # fmt: skip
+    if not isinstance(module, dict):
+        raise file.error("its 'module' is no state_dict")
+    for key in ("ds_autoep_layers", "autoep_layers", "num_experts"):
+        if entries.get(key):
+            raise UnsupportedError(
+                f"it is a mixture of experts ({key}), whose parts are not put together",
+                path=file.folder.path / file.name, hint="load it with DeepSpeed, and save the module's state_dict()",
+            )  # fmt: skip
+    shapes = entries.get("param_shapes")
+    frozen_shapes = _shapes(file, "frozen_param_shapes", entries.get("frozen_param_shapes") or {})
+    return ModelStates(
+        file,
+        module,
+        None if shapes is None else _groups(file, shapes),
+        frozen_shapes,
+        _frozen(file, entries.get("frozen_param_fragments") or {}, frozen_shapes),
+        _names(file, "shared_params", entries.get("shared_params") or {}),
+        frozenset(name for name in entries.get("buffer_names") or () if isinstance(name, str)),
+        {key: value for key, value in entries.items() if key not in LAYOUT_OF_MODEL},
+    )
+
+
+def _groups(file: File, shapes: Value) -> list[Shapes]:
+    if not isinstance(shapes, list):
+        raise file.error("its param_shapes are no list of groups")
+    groups = [_shapes(file, f"param_shapes[{i}]", group) for i, group in enumerate(shapes)]
+    names = [name for group in groups for name in group]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise file.error(f"its param_shapes have {twice!r} in two groups")
+    return groups
+
+
+def _shapes(file: File, what: str, shapes: Value) -> Shapes:
+    if not isinstance(shapes, dict) or not all(isinstance(name, str) for name in shapes):
+        raise file.error(f"its {what} are no shapes by name")
+    for name, shape in shapes.items():
+        if not isinstance(shape, (TorchSize, tuple, list)) or not all(type(n) is int for n in shape):
+            raise file.error(f"its {what} have no shape for {name!r}")
+        if len(shape) > MAX_RANK or any(not 0 <= n <= MAX_DIM for n in shape) or prod(shape) > MAX_DIM:
+            raise file.error(f"its {what} have a shape for {name!r} that no tensor has")
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _frozen(file: File, fragments: Value, shapes: Shapes) -> dict[str, TensorStub]:
+    if not isinstance(fragments, dict) or not all(isinstance(stub, TensorStub) for stub in fragments.values()):
+        raise file.error("its frozen_param_fragments are no tensors by name")
+    if fragments.keys() != shapes.keys():
+        odd = min(map(str, fragments.keys() ^ shapes.keys()))
+        raise file.error(f"only one of its frozen_param_shapes and frozen_param_fragments has {odd!r}")
+    return fragments
+
+
+def _names(file: File, what: str, names: Value) -> dict[str, str]:
+    if not isinstance(names, dict) or not all(isinstance(name, str) for pair in names.items() for name in pair):
+        raise file.error(f"its {what} are no names by name")
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerStates:
+    """What an optim_states file says, of one rank.
+
+    stage:      None where it says none, as BF16_Optimizer does, whose layout is that of stage 1.
+    partitions: this rank's flat tensor of each group.
+    paddings:   elements that each of them leaves out at its end; None where it does not say.
+    between:    elements after each parameter of each group that are none's; None where there are none.
+    fragments:  where the parameters lie, by group, as far as it says.
+    inner:      what ``optimizer_state_dict`` says besides; rest: what stands beside that.
+    """
+
+    file: File
+    stage: int | None
+    ranks: int
+    partitions: list[TensorStub]
+    paddings: list[int] | None
+    between: list[list[int]] | None
+    fragments: list[dict[str, Fragment]] = field(default_factory=list)
+    inner: dict[Value, Value] = field(default_factory=dict)
+    rest: dict[Value, Value] = field(default_factory=dict)
+
+
+def optimizer_states(file: File) -> OptimizerStates:
+    """Raises CorruptFileError, UnsupportedError."""
+    inner = file.entries.get("optimizer_state_dict")
+    if not isinstance(inner, dict):
+        raise file.error("it has no 'optimizer_state_dict', which an optim_states file has")
+    if "ds_zero_partition_groups" in inner:
+        raise UnsupportedError(
+            "its experts are partitioned among ranks of their own, and are not put together",
+            path=file.folder.path / file.name, hint="ds_to_universal.py, which DeepSpeed has, knows how",
+        )  # fmt: skip
+    stage = inner.get("zero_stage")
+    if stage not in (None, 1, 2, 3) or type(stage) is bool:
+        raise file.error("its zero_stage is none of 1, 2 and 3")
+    key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
+    partitions = inner.get(key)
+    if not isinstance(partitions, list) or not all(isinstance(stub, TensorStub) for stub in partitions):
+        raise file.error(f"its {key} are no list of tensors")
+    groups = len(partitions)
+    between = inner.get("param_alignment_paddings")
+    return OptimizerStates(
+        file,
+        stage,
+        _count(file, inner.get("partition_count")),
+        partitions,
+        _paddings(file, "group_paddings", inner.get("group_paddings"), groups),
+        None if between is None else _between(file, between, groups),
+        _fragments(file, inner.get("param_slice_mappings"), groups),
+        {key: value for key, value in inner.items() if key not in LAYOUT_OF_OPTIMIZER},
+        {key: value for key, value in file.entries.items() if key != "optimizer_state_dict"},
+    )
+
+
+def _count(file: File, count: Value) -> int:
+    """How many ranks the groups are partitioned among."""
+    counts = count if isinstance(count, list) else [count]
+    if not counts or not all(type(n) is int and n > 0 for n in counts):
+        raise file.error("its partition_count is no number of ranks")
+    if len(set(counts)) > 1:
+        raise UnsupportedError(
+            f"its groups are partitioned among different numbers of ranks ({', '.join(map(str, counts[:6]))})",
+            path=file.folder.path / file.name, hint="ds_to_universal.py, which DeepSpeed has, joins experts",
+        )  # fmt: skip
+    return int(counts[0])
+
+
+def _paddings(file: File, what: str, numbers: Value, count: int) -> list[int] | None:
+    if numbers is None:
+        return None
+    if (
+        not isinstance(numbers, list) or len(numbers) != count
+        or not all(type(n) is int and 0 <= n <= MAX_DIM for n in numbers)
+    ):  # fmt: skip
+        raise file.error(f"its {what} are no {count} numbers of elements")
+    return numbers
+
+
+def _between(file: File, between: Value, groups: int) -> list[list[int]]:
+    if not isinstance(between, list) or len(between) != groups or not all(isinstance(row, list) for row in between):
+        raise file.error(f"its param_alignment_paddings are no {groups} lists of numbers")
+    return [_paddings(file, f"param_alignment_paddings[{i}]", row, len(row)) or [] for i, row in enumerate(between)]
+
+
+def _fragments(file: File, mappings: Value, groups: int) -> list[dict[str, Fragment]]:
+    if mappings is None or mappings == []:
+        return []
+    if not isinstance(mappings, list) or len(mappings) != groups:
+        raise file.error(f"its param_slice_mappings are no {groups} groups of names")
+    for mapping in mappings:
+        if not isinstance(mapping, dict) or not all(
+            isinstance(name, str) and isinstance(at, Fragment) for name, at in mapping.items()
+        ):
+            raise file.error("its param_slice_mappings are no addresses by name")
+    return mappings
