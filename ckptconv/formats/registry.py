@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 GROUP = "ckptconv.formats"
 
 BUILTIN: tuple[Format, ...] = (
-    *torch.FORMATS, *safetensors.FORMATS, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
+    *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
     *tensorflow.FORMATS, *flax.FORMATS, torch.PICKLE,
 )  # fmt: skip
 
@@ -60,6 +60,7 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
     *((file, "a checkpoint of Orbax's", "restore it with orbax.checkpoint, and numpy.savez its arrays")
       for file in ("manifest.ocdbt", "_CHECKPOINT_METADATA")),
     ("Manifest.json", "a package of Core ML's", "convert what it was made from"),
+    ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
 )  # fmt: skip
 """Folders that people hand to it: (a file in it, what it is, what to do)."""
 

@@ -1,8 +1,8 @@
 """A folder whose files are one checkpoint: shards with their index, or the parts of a distributed checkpoint.
 
-Files are opened by plain names alone: a name that an index or a pickle gives can never lead out of the folder. A
-thousand of them may be open: the operating system's handles of all but the last few that were read are given back, and
-taken again when they are needed, which fails where another file lies there by then.
+Files, and folders in it, are opened by plain names alone: a name that an index or a pickle gives can never lead out of
+the folder. A thousand of them may be open: the operating system's handles of all but the last few that were read are
+given back, and taken again when they are needed, which fails where another file lies there by then.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Folder:
         self.path = Path(path)
         self.parsed: dict[object, object] = {}
         self._open: dict[str, Source] = {}
+        self._inside: dict[str, Folder] = {}
         self._handles = _Handles(MAX_HANDLES)
 
     def __enter__(self) -> Folder:
@@ -47,16 +48,28 @@ class Folder:
     ) -> None:
         self.close()
 
-    @cached_property
+    @property
     def names(self) -> tuple[str, ...]:
         """Its regular files, sorted; symlinks to such included. Raises FileAccessError, LimitError."""
-        found: list[str] = []
+        return self._listed[0]
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders in it, likewise."""
+        return self._listed[1]
+
+    @cached_property
+    def _listed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        files: list[str] = []
+        folders: list[str] = []
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
                     if entry.is_file():
-                        found.append(entry.name)
-                    if len(found) > MAX_FILES:
+                        files.append(entry.name)
+                    elif entry.is_dir():
+                        folders.append(entry.name)
+                    if max(len(files), len(folders)) > MAX_FILES:
                         raise LimitError(
                             f"the folder holds more than {MAX_FILES:,} files", path=self.path,
                             hint="name a file inside it",
@@ -65,7 +78,7 @@ class Folder:
             raise FileAccessError(
                 f"cannot list this folder: {reason(error)}", path=self.path, hint="check its permissions"
             ) from error
-        return tuple(sorted(found))
+        return tuple(sorted(files)), tuple(sorted(folders))
 
     def open(self, name: str) -> Source:
         """One of its files; closed with the folder.
@@ -73,13 +86,27 @@ class Folder:
         Raises CorruptFileError where `name` is no plain file name, FileAccessError where there is no such file.
         """
         if name not in self._open:
-            if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
-                raise CorruptFileError(
-                    f"{name!r} is no name of a file in this folder", path=self.path,
-                    hint="do not trust this checkpoint: it names files elsewhere",
-                )  # fmt: skip
+            self._check_plain(name)
             self._open[name] = _Member(self.path / name, self._handles)
         return self._open[name]
+
+    def inside(self, name: str) -> Folder:
+        """A folder in it, which shares the handles and is closed with this one; touches nothing.
+
+        Raises CorruptFileError where `name` is no plain name.
+        """
+        if name not in self._inside:
+            self._check_plain(name)
+            self._inside[name] = Folder(self.path / name)
+            self._inside[name]._handles = self._handles
+        return self._inside[name]
+
+    def _check_plain(self, name: str) -> None:
+        if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+            raise CorruptFileError(
+                f"{name!r} is no name of a file in this folder", path=self.path,
+                hint="do not trust this checkpoint: it names files elsewhere",
+            )  # fmt: skip
 
     def adopt(self, source: Source) -> None:
         """Take a file of this folder that is open already; from now on it is closed with the folder."""
@@ -88,12 +115,16 @@ class Folder:
     @property
     def size(self) -> int:
         """Bytes of the files that have been opened."""
-        return sum(source.size for source in self._open.values())
+        return sum(one.size for one in self._parts)
 
     @property
     def bytes_read(self) -> int:
         """Bytes that have been read of them."""
-        return sum(source.bytes_read for source in self._open.values())
+        return sum(one.bytes_read for one in self._parts)
+
+    @property
+    def _parts(self) -> tuple[Source | Folder, ...]:
+        return (*self._open.values(), *self._inside.values())
 
     @property
     def opened(self) -> tuple[str, ...]:
@@ -102,16 +133,16 @@ class Folder:
 
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if one of them was written to since it was opened."""
-        for source in self._open.values():
+        for one in self._parts:
             try:
-                source.check_unchanged()
+                one.check_unchanged()
             except CkptconvError as error:
-                raise error.at(source.path) from error.__cause__
+                raise error.at(one.path) from error.__cause__
 
     def close(self) -> None:
         """Close them all. Closing twice is harmless."""
-        for source in self._open.values():
-            source.close()
+        for one in self._parts:
+            one.close()
 
 
 class _Handles:

@@ -31,14 +31,6 @@ FORMATS = (
         main=".metadata",
     ),
     Format(
-        name="deepspeed",
-        summary="DeepSpeed's folder: model_states, and the optim_states of each rank, of ZeRO's stages 0 to 3",
-        suffixes=(),
-        claims="ckptconv.formats.torch.deepspeed.files:claims",
-        reader="ckptconv.formats.torch.deepspeed.read:read",
-        takes=("folder",),
-    ),
-    Format(
         name="torch-sharded",
         summary="torch.save's archives of a bare state_dict's parts, and their index",
         suffixes=(".bin.index.json", ".pth.index.json", ".pt.index.json", ".ckpt.index.json"),
@@ -96,6 +88,16 @@ FORMATS = (
         reader="ckptconv.formats.torch.export:read",
     ),
 )
+
+DEEPSPEED = Format(
+    name="deepspeed",
+    summary="DeepSpeed's folder: model_states, and each rank's optim_states, of ZeRO's stages 0 to 3",
+    suffixes=(),
+    claims="ckptconv.formats.torch.deepspeed.files:claims",
+    reader="ckptconv.formats.torch.deepspeed.read:read",
+    takes=("folder",),
+)
+"""Asked after those that claim a folder with whole weights, which a trainer may put beside ``latest``."""
 
 PICKLE = Format(
     name="pickle",

@@ -1,4 +1,4 @@
-"""DeepSpeed's checkpoints: the folders that ``engine.save_checkpoint`` writes, one file or two of each rank; read alone.
+"""DeepSpeed's checkpoints: the folders that ``engine.save_checkpoint`` writes, a file or two of each rank. Read alone.
 
     latest                                               text: the tag, which is the name of the folder below
     TAG/mp_rank_00_model_states.pt                       stages 0 to 2: module (the whole state_dict), and what it is
@@ -25,9 +25,9 @@ and of the optimizer states, under ``optimizer_state_dict``:
     base_optimizer_state (1, 2), optimizer_state_dict (3)    the optimizer's state_dict, of flat tensors likewise; in an
                                       elastic checkpoint the states of the groups alone, without padding
 
-Refused by name: several mp_ranks (tensor parallelism), pipelines (``layer_00-model_states.pt``), experts
-(``layer_0_expert_0_mp_rank_00_model_states.pt``), optimizers on NVMe (``offloaded_tensors``), universal checkpoints that
-are still in shards, archives of torch before 1.6.
+What ds_to_universal.py makes of such a folder is read as well (`universal`). Refused by name: several mp_ranks (tensor
+parallelism) in others than universal ones, pipelines (``layer_00-model_states.pt``), experts (``layer_0_expert_0_…``),
+optimizers on NVMe (``offloaded_tensors``), files of torch before 1.6.
 
 Sources: deepspeed/runtime/engine.py (`_save_checkpoint`, `_save_zero_checkpoint`, `_get_zero_param_shapes`), zero/
 stage_1_and_2.py, zero/stage3.py and bf16_optimizer.py (`state_dict`) in deepspeed/runtime, deepspeed/utils/

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
-from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
-LATEST = "latest"
+    from ckptconv.io.folder import Folder
+
+LATEST = ("latest", "latest_universal")
 SCRIPT = "zero_to_fp32.py"
-"""What DeepSpeed copies beside ``latest``."""
+"""What DeepSpeed copies beside these."""
 
 MAX_TAG = 4096
 
@@ -32,21 +32,21 @@ UNIVERSAL = "zero"
 OFFLOADED = "offloaded_tensors"
 
 COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
+_NAME = "name the folder of a tag, such as global_step500"
 _MERGE = "ds_to_universal.py, which DeepSpeed has, joins the parts; then name the folder that it writes"
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files of a tag, by rank.
+    """The names of a tag's files, in the order of their ranks.
 
-    model:     {0: name} where the parameters are not partitioned.
-    stage3:    whether they are, so that each rank has a file of its own.
+    model:     one alone where the parameters are not divided among the ranks.
+    universal: whether its parameters have a folder each (`universal`), which no optimizer file is beside.
     """
 
-    folder: Folder
-    model: Mapping[int, str]
-    optimizer: Mapping[int, str]
-    stage3: bool
+    model: Sequence[str]
+    optimizer: Sequence[str]
+    universal: bool
 
 
 def is_tag(folder: Folder) -> bool:
@@ -55,14 +55,14 @@ def is_tag(folder: Folder) -> bool:
 
 
 def claims(folder: Folder) -> bool:
-    """Whether this is the folder of a tag, or the folder above, with the file ``latest``."""
+    """Whether this is the folder of a tag, or the folder above, with a file that names the latest."""
     if is_tag(folder):
         return True
-    if LATEST not in folder.names:
+    if not any(name in folder.names for name in LATEST):
         return False
     try:
         tag = _read_tag(folder)
-        return SCRIPT in folder.names or is_tag(Folder(folder.path / tag))
+        return SCRIPT in folder.names or is_tag(folder.inside(tag))
     except CkptconvError:
         return SCRIPT in folder.names
 
@@ -71,71 +71,77 @@ def tag_folder(folder: Folder) -> Folder:
     """The folder itself, or that of the tag which its ``latest`` names. Raises CorruptFileError, UsageError."""
     if is_tag(folder):
         return folder
-    if LATEST not in folder.names:
-        raise UsageError(
-            "there is no file of a DeepSpeed checkpoint in this folder, and no 'latest'", path=folder.path,
-            hint="name the folder of a tag, such as global_step500",
-        )  # fmt: skip
     tag = _read_tag(folder)
-    path = folder.path / tag
-    if not os.path.isdir(path):
+    if tag not in folder.folders:
         raise CorruptFileError(
-            f"'latest' says that the checkpoint is in {tag!r}, and there is no such folder", path=folder.path / LATEST,
-            hint="copy that folder as well, or name another tag's folder",
+            f"{_pointer(folder)!r} says that the checkpoint is in {tag!r}, and there is no such folder",
+            path=folder.path, hint="copy that folder as well, or name another tag's folder",
         )  # fmt: skip
-    found = Folder(path)
+    found = folder.inside(tag)
     if not is_tag(found):
-        raise CorruptFileError("there is no file of a DeepSpeed checkpoint in this folder", path=path, hint=COPY_AGAIN)
+        raise CorruptFileError(
+            "there is no file of a DeepSpeed checkpoint in this folder", path=found.path, hint=COPY_AGAIN
+        )
     return found
 
 
+def _pointer(folder: Folder) -> str:
+    """The file that names the latest tag. Raises UsageError."""
+    for name in LATEST:
+        if name in folder.names:
+            return name
+    raise UsageError("there is no file of a DeepSpeed checkpoint in this folder, and no 'latest'", hint=_NAME)
+
+
 def _read_tag(folder: Folder) -> str:
-    """What ``latest`` says: a plain name. Raises CorruptFileError."""
-    with Source(folder.path / LATEST) as source:
+    """What the file says: a plain name. Raises CorruptFileError, UsageError."""
+    pointer = _pointer(folder)
+    with Source(folder.path / pointer) as source:
         data = bytes(source.read_at(0, min(source.size, MAX_TAG)))
     tag = data.decode("utf-8", "replace").strip()
     if not tag or not tag.isprintable() or tag in (".", "..") or any(mark in tag for mark in "/\\"):
         raise CorruptFileError(
-            f"'latest' says {tag[:80]!r}, which is no name of a folder beside it", path=folder.path / LATEST,
-            hint="name the folder of a tag, such as global_step500",
-        )  # fmt: skip
+            f"{pointer!r} says {tag[:80]!r}, which is no name of a folder beside it", path=folder.path, hint=_NAME
+        )
     return tag
 
 
 def files_of(folder: Folder) -> Files:
     """The files by rank. Raises UnsupportedError for what is refused by name, CorruptFileError where one is missing."""
-    _refuse(folder)
-    model, optimizer = _by_rank(folder, MODEL), _by_rank(folder, OPTIMIZER)
+    universal = UNIVERSAL in folder.folders and not any(map(OPTIMIZER.fullmatch, folder.names))
+    _refuse(folder, parts=universal)
+    model = _by_rank(folder, MODEL)
     if not model:
         raise CorruptFileError(
             "the folder has no model_states file, which says what the tensors are", path=folder.path, hint=COPY_AGAIN
         )
-    stage3 = any(name.startswith("zero_pp_rank_") for name in model.values())
-    return Files(folder, model, optimizer, stage3)
+    return Files(model, _by_rank(folder, OPTIMIZER), universal)
 
 
-def _by_rank(folder: Folder, pattern: re.Pattern[str]) -> dict[int, str]:
-    """Files of a kind, in the order of their ranks, which have no gap."""
-    found: dict[int, str] = {}
+def _by_rank(folder: Folder, pattern: re.Pattern[str]) -> list[str]:
+    """Files of a kind, in the order of their ranks, which have no gap, for one mp_rank after another."""
+    found: dict[tuple[int, int], str] = {}
     for name in folder.names:
         if match := pattern.fullmatch(name):
-            rank = int(match["rank"] or 0)
-            if rank in found:
+            place = int(match["part"]), int(match["rank"] or 0)
+            if place in found:
                 raise CorruptFileError(
-                    f"two checkpoints lie in this folder: {found[rank]!r} and {name!r} are of the same rank",
+                    f"two checkpoints lie in this folder: {found[place]!r} and {name!r} are of the same rank",
                     path=folder.path, hint="move the files of one of them elsewhere",
                 )  # fmt: skip
-            found[rank] = name
-    missing = next((rank for rank in range(len(found)) if rank not in found), None)
-    if missing is not None:
-        last = max(found)
-        raise CorruptFileError(
-            f"there is {found[last]!r}, and no such file of rank {missing}", path=folder.path, hint=COPY_AGAIN
-        )
-    return dict(sorted(found.items()))
+            found[place] = name
+    parts, ranks = ({place[axis] for place in found} for axis in (0, 1))
+    for part in range(len(parts)):
+        for rank in range(len(ranks)):
+            if (part, rank) not in found:
+                shown = f"there is {found[max(found)]!r}, and no such file of rank {rank}"
+                shown += f" and mp_rank {part}" if len(parts) > 1 else ""
+                raise CorruptFileError(shown, path=folder.path, hint=COPY_AGAIN)
+    return [found[place] for place in sorted(found)]
 
 
-def _refuse(folder: Folder) -> None:
+def _refuse(folder: Folder, *, parts: bool) -> None:
+    """Refuse by name what is not read. `parts`: several mp_ranks are."""
     names = folder.names
     if layer := next(filter(_LAYER.fullmatch, names), None):
         raise UnsupportedError(
@@ -150,12 +156,12 @@ def _refuse(folder: Folder) -> None:
     for pattern in (MODEL, OPTIMIZER):
         for name in names:
             match = pattern.fullmatch(name)
-            if match and int(match["part"]):
+            if match and int(match["part"]) and not parts:
                 raise UnsupportedError(
                     f"the tensors of this checkpoint are cut for tensor parallelism ({name}), how is not in it",
                     path=folder.path, hint=_MERGE,
                 )  # fmt: skip
-    if os.path.isdir(folder.path / OFFLOADED):
+    if OFFLOADED in folder.folders:
         raise UnsupportedError(
             f"the optimizer's part of this checkpoint was on NVMe ({OFFLOADED}/), in files without a format",
             path=folder.path, hint="save it without offloading to NVMe",

@@ -48,7 +48,7 @@ class Group:
 
 
 def groups(model: ModelStates, ranks: Sequence[OptimizerStates], parts: Sequence[Sequence[LazyTensor]]) -> list[Group]:
-    """The groups, of which ``parts[rank][group]`` are the flat tensors. Raises CorruptFileError, with the file's path."""
+    """The groups, of which ``parts[rank][group]`` are the flat tensors. Raises CorruptFileError that names the file."""
     shapes = model.shapes or []
     for states, flat in zip(ranks, parts, strict=True):
         if len(flat) != len(shapes):

@@ -8,6 +8,7 @@ The result is the optimizer's own state_dict with names in the place of numbers,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.torch.deepspeed.same import same
@@ -54,23 +55,9 @@ class Moments:
             columns = {key: self._column(group, key, [state[key] for state in of_group]) for key in of_group[0]}
             for name in group.places if columns else ():
                 joined[name] = {key: column(name) for key, column in columns.items()}
-        return {"state": joined, **({} if param_groups is None else {"param_groups": self._named(param_groups)})}
-
-    def _named(self, param_groups: Value) -> Value:
-        """The groups of hyperparameters with the names of parameters in the place of flat tensors' numbers."""
-        named, seen = [], 0
-        for group in param_groups:
-            numbers = group.get("params") if isinstance(group, dict) else None
-            if not isinstance(numbers, list) or numbers != list(range(seen, seen + len(numbers))):
-                raise NotByParameterError
-            seen += len(numbers)
-            if seen > len(self._groups):
-                raise NotByParameterError
-            names = [name for number in numbers for name in self._groups[number].places]
-            named.append({**group, "params": names})
-        if seen != len(self._groups):
-            raise NotByParameterError
-        return named
+        if param_groups is None:
+            return {"state": joined}
+        return {"state": joined, "param_groups": named(param_groups, [list(group.places) for group in self._groups])}
 
     def _column(self, group: Group, key: Value, values: Sequence[Value]) -> Callable[[str], Value]:
         """What a parameter of the group gets of one kind of state."""
@@ -81,12 +68,30 @@ class Moments:
                 stubs = {name: self._adopt(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
                 return stubs.__getitem__
             if all(value.shape == () and value.dtype is first.dtype for value in values):  # the count of steps
-                part = parts[0]
-                part.alias = None  # it is one number of each parameter, and no tie
-                return lambda name: self._adopt(part)
+                number = replace(parts[0], alias=None)  # each parameter has its own, which are no ties
+                return lambda name: self._adopt(number)
         elif all(same(first, value, self._budget) for value in values[1:]):
             return lambda name: first
         raise NotByParameterError
+
+
+def named(param_groups: Value, names: Sequence[Sequence[str]]) -> list[Value]:
+    """Groups of hyperparameters with the names of parameters in the place of their flat tensors' numbers.
+
+    Raises NotByParameterError where these are others.
+    """
+    made, seen = [], 0
+    if not isinstance(param_groups, list) or not all(isinstance(group, dict) for group in param_groups):
+        raise NotByParameterError
+    for group in param_groups:
+        numbers = group.get("params")
+        if not isinstance(numbers, list) or numbers != list(range(seen, min(seen + len(numbers), len(names)))):
+            raise NotByParameterError
+        seen += len(numbers)
+        made.append({**group, "params": [name for number in numbers for name in names[number]]})
+    if seen != len(names):
+        raise NotByParameterError
+    return made
 
 
 def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], Value]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import TorchSize
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.construct import ZERO_STAGE, TorchConstructors
-from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN
+from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, MODEL
 from ckptconv.formats.torch.read import check_small_records, follow, root_of
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
@@ -17,6 +17,7 @@ from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from ckptconv.formats.torch.pickle import Global, Value
     from ckptconv.formats.torch.read import Saved
@@ -67,19 +68,25 @@ class DeepSpeedConstructors(TorchConstructors):
 
 @dataclass(slots=True)
 class File:
-    """A file of the checkpoint and its pickled dict; `error` makes one that names it."""
+    """A file of the checkpoint, its pickle followed; `error` makes one that names it."""
 
     name: str
     folder: Folder
     saved: Saved
 
     @property
+    def path(self) -> Path:
+        return self.folder.path / self.name
+
+    @property
     def entries(self) -> dict[Value, Value]:
-        value: dict[Value, Value] = self.saved.value
-        return value
+        """The dict that it holds. Raises CorruptFileError where it holds something else."""
+        if not isinstance(self.saved.value, dict):
+            raise self.error("it holds no dict, which a file of DeepSpeed's is")
+        return self.saved.value
 
     def error(self, what: str) -> CorruptFileError:
-        return CorruptFileError(what, path=self.folder.path / self.name, hint=COPY_AGAIN)
+        return CorruptFileError(what, path=self.path, hint=COPY_AGAIN)
 
 
 def open_file(folder: Folder, name: str) -> File:
@@ -96,22 +103,23 @@ def open_file(folder: Folder, name: str) -> File:
         if root is None:
             raise UnsupportedError("this zip archive is no torch checkpoint", hint=COPY_AGAIN)
         check_small_records(archive, root)
-        opened = File(name, folder, follow(archive, root, constructors=DeepSpeedConstructors()))
+        return File(name, folder, follow(archive, root, constructors=DeepSpeedConstructors()))
     except CkptconvError as error:
         raise error.at(source.path) from error.__cause__
-    if not isinstance(opened.saved.value, dict):
-        raise opened.error("it holds no dict, which a file of DeepSpeed's is")
-    return opened
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStates:
     """What a model_states file says. `shapes` is None where no parameter is the optimizer's.
 
-    rest: everything that says nothing of where tensors lie.
+    part:    its mp_rank.
+    divided: whether its parameters are divided among the ranks, so that each has a file of its own (stage 3).
+    rest:    everything that says nothing of where tensors lie.
     """
 
     file: File
+    part: int
+    divided: bool
     module: dict[Value, Value]
     shapes: list[Shapes] | None
     frozen_shapes: Shapes
@@ -129,7 +137,7 @@ def model_states(file: File) -> ModelStates:
     module = entries["module"]
     if module is None:
         raise UnsupportedError(
-            "its module is elsewhere, as that of a pipeline is", path=file.folder.path / file.name,
+            "its module is elsewhere, as that of a pipeline is", path=file.path,
             hint="load it with DeepSpeed, and save the module's state_dict()",
         )  # fmt: skip
     if not isinstance(module, dict):
@@ -138,12 +146,15 @@ def model_states(file: File) -> ModelStates:
         if entries.get(key):
             raise UnsupportedError(
                 f"it is a mixture of experts ({key}), whose parts are not put together",
-                path=file.folder.path / file.name, hint="load it with DeepSpeed, and save the module's state_dict()",
+                path=file.path, hint="load it with DeepSpeed, and save the module's state_dict()",
             )  # fmt: skip
     shapes = entries.get("param_shapes")
     frozen_shapes = _shapes(file, "frozen_param_shapes", entries.get("frozen_param_shapes") or {})
+    named = MODEL.fullmatch(file.name)
     return ModelStates(
         file,
+        int(named["part"]) if named else 0,
+        named is not None and named["rank"] is not None,
         module,
         None if shapes is None else _groups(file, shapes),
         frozen_shapes,
@@ -222,7 +233,7 @@ def optimizer_states(file: File) -> OptimizerStates:
     if "ds_zero_partition_groups" in inner:
         raise UnsupportedError(
             "its experts are partitioned among ranks of their own, and are not put together",
-            path=file.folder.path / file.name, hint="ds_to_universal.py, which DeepSpeed has, knows how",
+            path=file.path, hint="ds_to_universal.py, which DeepSpeed has, knows how",
         )  # fmt: skip
     stage = inner.get("zero_stage")
     if stage not in (None, 1, 2, 3) or type(stage) is bool:
@@ -254,7 +265,7 @@ def _count(file: File, count: Value) -> int:
     if len(set(counts)) > 1:
         raise UnsupportedError(
             f"its groups are partitioned among different numbers of ranks ({', '.join(map(str, counts[:6]))})",
-            path=file.folder.path / file.name, hint="ds_to_universal.py, which DeepSpeed has, joins experts",
+            path=file.path, hint="ds_to_universal.py, which DeepSpeed has, joins experts",
         )  # fmt: skip
     return int(counts[0])
 

@@ -1,0 +1,48 @@
+"""Parameters that the optimizer has not: whole in the model states, or in stage 3 a part of each with every rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.torch.deepspeed.flat import rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.deepspeed.reading import Reading
+    from ckptconv.formats.torch.deepspeed.states import ModelStates
+
+
+def frozen(reading: Reading, models: Sequence[ModelStates]) -> dict[str, LazyTensor]:
+    """The tensors by name. Raises CorruptFileError where the ranks' parts are not those of their shapes."""
+    made: dict[str, LazyTensor] = {}
+    for name, shape in models[0].frozen_shapes.items():
+        parts = [reading.place(f"frozen_param_fragments.{name}", model.frozen[name]) for model in models]
+        if models[0].divided:
+            count = -(-prod(shape) // len(parts))
+            _check(name, models, parts, (count,))
+            made[name] = rows(parts, 0, count, shape, reading.alias(name))
+        else:
+            _check(name, models, parts, shape)
+            made[name] = replace(parts[0], alias=reading.alias(name))
+    return made
+
+
+def _check(name: str, models: Sequence[ModelStates], parts: Sequence[LazyTensor], shape: tuple[int, ...]) -> None:
+    dtype = parts[0].info.dtype
+    for model, part in zip(models, parts, strict=True):
+        if part.info.shape != shape or part.info.dtype is not dtype or dtype.bits % 8:
+            raise model.file.error(
+                f"its part of the frozen {name!r} is {part.info.dtype} {list(part.info.shape)}, and should be "
+                f"{dtype} {list(shape)}"
+            )
+
+
+def check_alike(models: Sequence[ModelStates]) -> None:
+    """Raise CorruptFileError unless the ranks' files say the same of what there is."""
+    for other in models[1:]:
+        if (other.shapes, other.frozen_shapes) != (models[0].shapes, models[0].frozen_shapes):
+            raise other.file.error(f"its param_shapes are others than those of {models[0].file.name}")

@@ -1,0 +1,119 @@
+"""What every checkpoint of DeepSpeed's is opened with: the files that are followed, and where their tensors are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import Opaque, walk
+from ckptconv.errors import CkptconvError
+from ckptconv.formats.torch.assemble import assemble
+from ckptconv.formats.torch.deepspeed.states import File, open_file
+from ckptconv.formats.torch.pickle import Budget, StateOrderedDict
+from ckptconv.formats.torch.roots import plant_state_dict
+from ckptconv.formats.torch.stubs import StorageStub, TensorStub
+
+if TYPE_CHECKING:
+    from collections import OrderedDict
+    from collections.abc import Callable, Hashable, Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.report import Finding
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.pickle import Value
+    from ckptconv.io.folder import Folder
+
+NAME = "deepspeed"
+OPTIMIZER = "optimizer_state_dict"
+
+
+@dataclass(slots=True)
+class Reading:
+    """Follows files and places their tensors, those that are put together as well.
+
+    folder: what is closed with the checkpoint.
+    places: the storages that planted tensors refer to, by identity, with what places such a tensor.
+    """
+
+    folder: Folder
+    budget: Budget = field(default_factory=lambda: Budget(0))
+    opened: list[File] = field(default_factory=list)
+    places: dict[int, tuple[StorageStub, Callable[[str, TensorStub], LazyTensor]]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def open(self, folder: Folder, name: str) -> File:
+        """Follow the pickle of a file. Raises CkptconvError, with its path."""
+        file = open_file(folder, name)
+        self.opened.append(file)
+        self.budget = Budget(sum(file.saved.size for file in self.opened))
+        place = _placed_in(file)
+        self.places |= {id(storage): (storage, place) for storage in file.saved.storages}
+        return file
+
+    def place(self, name: str, stub: TensorStub) -> LazyTensor:
+        """A planted tensor: one that was put together, or one of a file's own. Raises CkptconvError, with its path."""
+        _, place = self.places[id(stub.storage)]
+        return place(name, stub)
+
+    def adopt(self, tensor: LazyTensor) -> TensorStub:
+        """What stands for a tensor that was put together, in a tree."""
+        storage = StorageStub("", tensor.info.dtype, "cpu", tensor.info.numel)
+        self.places[id(storage)] = storage, lambda name, stub: tensor
+        return TensorStub(storage, tensor.info.dtype, 0, tensor.info.shape, ())
+
+    def alias(self, name: str) -> Hashable:
+        """What the names of one parameter have in common."""
+        return id(self), name
+
+    def finish(self, tensors: OrderedDict[str, Value], beside: dict[str, Value]) -> Checkpoint:
+        """The checkpoint of these tensors, and of what is said besides."""
+        tree = plant_state_dict(tensors, beside, self.budget)
+        machines = [file.saved.machine for file in self.opened]
+        made = assemble(
+            tree, self.place, self.budget, format=NAME, machines=machines, file=self.folder,
+            findings=tuple(self.findings),
+        )  # fmt: skip
+        made.notes = _said_once(made.notes, made.root)
+        return made
+
+
+def _placed_in(file: File) -> Callable[[str, TensorStub], LazyTensor]:
+    def place(name: str, stub: TensorStub) -> LazyTensor:
+        try:
+            return file.saved.placer.place(name, stub)
+        except CkptconvError as error:
+            raise error.at(file.path) from error.__cause__
+
+    return place
+
+
+def state_dict(module: Mapping[Value, Value], members: Mapping[Value, Value]) -> OrderedDict[str, Value]:
+    """The members as a state_dict, with the module's versions."""
+    made = StateOrderedDict(members)
+    made.state = module.state if isinstance(module, StateOrderedDict) else None
+    return made
+
+
+def put(beside: dict[str, Value], entries: Mapping[Value, Value]) -> None:
+    """Add entries under their keys, which are no other's; a client's may be called as ours are."""
+    for key, value in entries.items():
+        free, number = str(key), 2
+        while free in beside or free == "state_dict":
+            free, number = f"{key}#{number}", number + 1
+        beside[free] = value
+
+
+def _said_once(notes: Notes, root: MetaNode) -> Notes:
+    """The ranks name the same classes, and make objects of them that say nothing new; calls are all told."""
+    uses: dict[str, GlobalUse] = {}
+    for use in notes.globals:
+        known = uses.setdefault(use.name, use)
+        uses[use.name] = replace(known, called=known.called or use.called)
+    told = {node.name for _, node in walk(root) if isinstance(node, Opaque)}
+    unseen = []
+    for one in notes.unseen:
+        if one.how == "called" or one.name not in told:
+            unseen.append(one)
+        told.add(one.name)
+    return replace(notes, globals=tuple(uses.values()), unseen=tuple(unseen))
