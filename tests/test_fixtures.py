@@ -48,6 +48,17 @@ def test_the_manifest_of_other_frameworks_lists_their_files() -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
+def test_the_manifest_of_deepspeeds_folders_lists_their_files() -> None:
+    folder = FIXTURES / "others" / "deepspeed"
+    rows = MANIFEST_ROW.findall((folder / "MANIFEST.md").read_text())
+    found = {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".md", ".py", ".pyc")
+    }
+    assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
+
+
 def test_the_fixtures_are_small() -> None:
     assert sum((FIXTURES / name).stat().st_size for name in CHECKPOINTS) < 3_000_000
 

@@ -18,6 +18,8 @@ from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats import registry
 from ckptconv.testing import Plain, Sample
 from ckptconv.testing.worker import write
+from tests.support.craft import archive, state_dict, tensor
+from tests.support.craft import text as text_
 from tests.support.nodes import load, same_object
 
 if TYPE_CHECKING:
@@ -168,6 +170,51 @@ def test_an_hdf5_file_is_read_as_what_it_says(tmp_path: Path) -> None:
         assert list(checkpoint) == ["w"]
         assert checkpoint["w"].info.dtype is DType.F32
         assert bytes(checkpoint["w"].read()) == ONE_TWO
+
+
+def floats(count: int) -> bytes:
+    """A tensor of so many floats, which are all of storage "0"."""
+    return tensor(numel=count, size=b"K%c\x85" % count)
+
+
+def listed(*values: bytes) -> bytes:
+    return b"](" + b"".join(values) + b"e"
+
+
+SHAPE = b"ctorch\nSize\nK\x03\x85\x85R"
+STAGE = b"cdeepspeed.runtime.zero.config\nZeroStageEnum\nK\x01\x85R"
+"""[3], and what every rank's file says."""
+
+
+def of_rank(elements: int, padding: int) -> bytes:
+    inner = {
+        "zero_stage": STAGE,
+        "partition_count": b"K\x02",
+        "group_paddings": listed(b"K%c" % padding),
+        "single_partition_of_fp32_groups": listed(floats(elements)),
+    }
+    return state_dict(optimizer_state_dict=state_dict(**inner)[2:-1])
+
+
+def test_a_folder_of_deepspeeds_is_read_as_what_it_says(tmp_path: Path) -> None:
+    folder = tmp_path / "global_step1"
+    folder.mkdir()
+    (tmp_path / "latest").write_text("global_step1")
+    model = {
+        "module": b"}" + text_("w") + floats(3) + b"s" + text_("tied") + floats(3) + b"s",
+        "param_shapes": listed(b"}" + text_("w") + SHAPE + b"s"),
+        "shared_params": b"}" + text_("tied") + text_("w") + b"s",
+        "global_steps": b"K\x01",
+    }
+    archive(folder / "mp_rank_00_model_states.pt", state_dict(**model), {"0": bytes(12)})
+    name = "zero_pp_rank_%d_mp_rank_00_optim_states.pt"
+    archive(folder / (name % 0), of_rank(2, 0), {"0": ONE_TWO})
+    archive(folder / (name % 1), of_rank(1, 1), {"0": pack("<f", 3.0)})
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert bytes(checkpoint["w"].read()) == pack("<3f", 1.0, 2.0, 3.0)
+        assert checkpoint["tied"].info == TensorInfo(DType.F32, (3,), 12)
+        assert checkpoint.ties == [["w", "tied"]]
+        assert checkpoint.metadata == {"global_steps": 1, "optimizer_state_dict": {"zero_stage": 1}}
 
 
 def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,9 +28,10 @@ from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
-from tests.hostile.honest import honest
+from tests.hostile.honest import RANKS, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
+from tests.support.craft import repacked
 from tests.support.tensorflow_files import table
 
 if TYPE_CHECKING:
@@ -84,6 +86,11 @@ def packed(path: Path, data: bytes, chance: random.Random) -> None:
 def opened(path: Path, data: bytes, chance: random.Random) -> None:
     """A file, whatever it is."""
     path.write_bytes(data)
+    looked_at(path, chance)
+
+
+def looked_at(path: Path, chance: random.Random) -> None:
+    """What anyone may ask of a checkpoint."""
     inspect(path).to_dict()
     with ckptconv.open(path) as found:
         for tensor in found.all_tensors.values():
@@ -99,6 +106,15 @@ def tabled(path: Path, data: bytes, chance: random.Random) -> None:
     """The entries of TensorFlow's index, in a table whose checksums are right, beside a file of data."""
     path.with_name(f"{path.name}.data-00000-of-00001").write_bytes(bytes(1 << 13))
     opened(path, table(data), chance)
+
+
+def ranked(path: Path, data: bytes, chance: random.Random) -> None:
+    """The pickle of one rank of DeepSpeed's, in its archive, beside the whole files of the others."""
+    folder = path.with_name("ranks")
+    shutil.copytree(RANKS, folder, dirs_exist_ok=True)
+    name = "mp_rank_00_model_states.pt" if b"param_shapes" in data else "bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    repacked(RANKS / name, folder / name, data_pkl=data)
+    looked_at(folder, chance)
 
 
 _CATEGORIES: dict[str, tuple[str, ...]] = {
@@ -129,6 +145,7 @@ TARGETS = [
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
+    Target("deepspeed", ranked, (), mutate.PICKLE),
 ]
 
 
@@ -137,7 +154,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled):
+    if target.run in (opened, tabled, ranked):
         return files + honest(target.name)
     found = []
     for data in files:

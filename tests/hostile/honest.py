@@ -16,6 +16,7 @@ import torch
 
 from ckptconv.formats.tensorflow.table import entries
 from ckptconv.io.source import Source
+from tests.support.craft import records_of
 from tests.support.flax_files import to_bytes
 from tests.support.tar_files import tar_saved
 from tests.support.tensorflow_files import rows
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHARED = torch.arange(6.0)
+
+RANKS = Path(__file__).parents[2] / "fixtures" / "others" / "deepspeed" / "stage-2" / "global_step3"
+"""A folder of DeepSpeed's, of three ranks."""
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -119,6 +123,11 @@ def bare(folder: Path) -> list[bytes]:
     return [pickle.dumps(value, protocol) for value in (arrays, state()) for protocol in (0, 2, 4, 5)]
 
 
+def deepspeed(folder: Path) -> list[bytes]:
+    """The pickles of files that DeepSpeed wrote, which the fuzzer puts into their archives again."""
+    return [records_of(path)["data.pkl"] for path in sorted(RANKS.glob("*.pt"))]
+
+
 def hdf5(folder: Path) -> list[bytes]:
     import h5py
 
@@ -161,7 +170,7 @@ def keras(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
-    "flax": flax, "tensorflow": tensorflow, "pickle": bare,
+    "flax": flax, "tensorflow": tensorflow, "pickle": bare, "deepspeed": deepspeed,
     "hdf5": hdf5, "keras": keras,
 }  # fmt: skip
 

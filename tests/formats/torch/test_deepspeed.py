@@ -328,7 +328,7 @@ def test_a_file_that_contradicts_the_others_is_named(
 def test_shapes_that_ask_each_rank_for_more_than_it_has_are_refused(tmp_path: Path) -> None:
     shapes = [{"a": (3, 6), "b": (7,)}, {"c": (4,)}]
     write(tmp_path / "x", GROUPS, stage=3, ranks=1, model={"param_shapes": shapes})
-    with pytest.raises(CorruptFileError, match="ask for 25 elements of each rank in group 0.* have 22"):
+    with pytest.raises(CorruptFileError, match=r"ask for 25 elements of each rank in group 0.* have 22"):
         ckptconv.open(tmp_path / "x")
 
 
@@ -386,6 +386,15 @@ def test_whole_weights_beside_latest_are_the_checkpoint_of_that_folder(tmp_path:
             assert checkpoint.format == format
     with ckptconv.open(tmp_path / "x", format="deepspeed") as checkpoint:
         assert checkpoint.format == "deepspeed"
+
+
+def test_a_tag_that_is_elsewhere_is_told_by_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_text("global_step7\n")
+    with pytest.raises(CorruptFileError, match="'global_step7', and there is no such folder"):
+        ckptconv.open(tmp_path)
+    (tmp_path / "latest").write_text("something")
+    with pytest.raises(CkptconvError, match="no checkpoint of several files"):
+        ckptconv.open(tmp_path)
 
 
 def test_a_folder_of_tags_without_latest_names_what_to_do(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ LATEST = ("latest", "latest_universal")
 SCRIPT = "zero_to_fp32.py"
 """What DeepSpeed copies beside these."""
 
+USUAL = "global_step"
+"""What DeepSpeed's own tags start with."""
+
 MAX_TAG = 4096
 
 MODEL = re.compile(r"(?:zero_pp_rank_(?P<rank>\d{1,6})_)?mp_rank_(?P<part>\d{1,6})_model_states\.pt", re.ASCII)
@@ -62,9 +65,10 @@ def claims(folder: Folder) -> bool:
         return False
     try:
         tag = _read_tag(folder)
-        return SCRIPT in folder.names or is_tag(folder.inside(tag))
+        ours = tag.startswith(USUAL) or (tag in folder.folders and is_tag(folder.inside(tag)))
     except CkptconvError:
-        return SCRIPT in folder.names
+        ours = False
+    return ours or SCRIPT in folder.names
 
 
 def tag_folder(folder: Folder) -> Folder:

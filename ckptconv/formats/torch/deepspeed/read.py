@@ -39,6 +39,8 @@ def read(folder: Folder) -> Checkpoint:
 def _read(outer: Folder, folder: Folder) -> Checkpoint:
     reading, files = Reading(outer), files_of(folder)
     models = [model_states(reading.open(folder, name)) for name in files.model]
+    for model in models[1:]:
+        model.module.clear()  # the first rank's counts, and there may be a thousand of others
     if files.universal:
         tensors, beside = Universal(reading, models, folder).join()
     elif files.optimizer:

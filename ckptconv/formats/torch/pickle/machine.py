@@ -54,6 +54,8 @@ class Machine(Containers):
             raise self._bad("values are left on the stack")
         if self._pos != self._size:
             raise self._bad(f"{self._size - self._pos} bytes follow its end")
+        self._memo.clear()  # a checkpoint may keep a thousand machines for what they met
+        self._data = b""
         return result
 
     def _loop(self) -> None:
