@@ -78,14 +78,14 @@ def optimizer_file(rank: int) -> str:
 
 def write(
     folder: Path, groups: Sequence[Group], *, stage: int, ranks: int,
-    model: Mapping[str, Any] | None = None, optimizer: Mapping[str, Any] | None = None, changed: int = 0,
+    model: Mapping[Any, Any] | None = None, optimizer: Mapping[str, Any] | None = None, changed: int = 0,
 ) -> Path:  # fmt: skip
     """A whole checkpoint; `model` and `optimizer` replace entries of the files of rank `changed`."""
     (folder / TAG).mkdir(parents=True)
     (folder / "latest").write_text(TAG)
     for rank in range(ranks):
         if rank == 0 or stage == 3:
-            states = model_states(groups, stage, **(model or {} if rank == changed else {}))
+            states = model_states(groups, stage) | dict(model or {} if rank == changed else {})
             torch.save(states, folder / TAG / model_file(rank, stage))
         states = optimizer_states(groups, rank, ranks, stage, **(optimizer or {} if rank == changed else {}))
         torch.save(states, folder / TAG / optimizer_file(rank))

@@ -49,7 +49,7 @@ def plant(value: Value, budget: Budget) -> Tree:
     return _Planter(*find_state_dicts(value), budget).plant(value)
 
 
-def plant_state_dict(tensors: OrderedDict[str, Value], beside: dict[str, Value], budget: Budget) -> Tree:
+def plant_state_dict(tensors: OrderedDict[str, Value], beside: dict[Value, Value], budget: Budget) -> Tree:
     """A tree with these tensors as the model's, under these names, and the values beside them, if there are any."""
     path: Path = ("state_dict",) if beside else ()
     value = {"state_dict": tensors, **beside} if beside else tensors

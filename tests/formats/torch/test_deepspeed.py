@@ -25,7 +25,7 @@ from ckptconv.errors import (
 )
 from tests.hostile.cases import SYSTEM, beside
 from tests.support.craft import archive, records_of, repacked
-from tests.support.deepspeed_files import TAG, model_file, optimizer_file, write
+from tests.support.deepspeed_files import TAG, model_file, model_states, optimizer_file, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,6 +203,41 @@ def test_opening_reads_headers_alone_and_a_run_in_one_file_is_a_span(stage: int,
         assert checkpoint["big"].span is None
 
 
+def in_parts(folder: Path, module: dict[str, torch.Tensor]) -> Path:
+    """A universal checkpoint of two mp_ranks, which have halves of "a" and of a padded vocabulary."""
+    (folder / TAG).mkdir(parents=True)
+    (folder / "latest_universal").write_text(TAG)
+    cut = [{"a": torch.zeros(2, 5), "words": torch.zeros(4, 2)}]
+    for part in (0, 1):
+        states = model_states(cut, 2, buffer_names=["mean"]) | {"part": part}
+        states["module"] |= module
+        torch.save(states, folder / TAG / f"mp_rank_0{part}_model_states.pt")
+    whole = {"a": torch.arange(20.0).reshape(4, 5), "words": torch.arange(14.0).reshape(7, 2), "mean": torch.ones(3)}
+    for name, tensor in whole.items():
+        (folder / TAG / "zero" / name).mkdir(parents=True)
+        for file in ("fp32", "exp_avg", "exp_avg_sq")[: 1 if name == "mean" else 3]:
+            marks = {"vocab_tensor": True} if name == "words" else {}
+            torch.save({"param": tensor, "cat_dim": 0, **marks}, folder / TAG / "zero" / name / f"{file}.pt")
+        torch.save(3, folder / TAG / "zero" / name / "step.pt")
+    return folder
+
+
+def test_tensor_parallelism_is_undone_in_a_universal_checkpoint(tmp_path: Path) -> None:
+    with ckptconv.open(in_parts(tmp_path / "x", {"mean": torch.full((3,), 2.0)})) as checkpoint:
+        found = checkpoint.to_torch()
+        assert checkpoint.metadata["mp_rank_01_model_states"] == {"part": 1}
+        assert checkpoint.metadata["optimizer_state_dict"]["state"]["a"]["step"] == 3  # type: ignore[index,call-overload]
+        assert moments(checkpoint)["words.exp_avg"].shape == (7, 2)
+    assert torch.equal(found["a"], torch.arange(20.0).reshape(4, 5))
+    assert torch.equal(found["words"], torch.arange(14.0).reshape(7, 2))
+    assert torch.equal(found["mean"], torch.full((3,), 2.0))
+
+
+def test_what_is_cut_and_in_no_file_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="frozen 'b' is cut"):
+        ckptconv.open(in_parts(tmp_path / "x", {"b": torch.ones(2)}))
+
+
 # What contradicts itself
 
 
@@ -285,6 +320,9 @@ LIES: list[tuple[int, str, dict[str, Any], str]] = [
     (2, "model", {"param_shapes": None}, "no param_shapes"),
     (2, "model", {"module": None}, "as that of a pipeline"),
     (2, "model", {"module": [1]}, "no state_dict"),
+    (2, "model", {"module": {1: torch.ones(2)}}, "no state_dict"),
+    (2, "model", {"buffer_names": 5}, "no list of names"),
+    (2, "model", {"frozen_param_fragments": {10**5000: torch.ones(2)}}, "no tensors by name"),
     (2, "model", {"num_experts": [4]}, "mixture of experts"),
     (2, "model", {"shared_params": {"b": "a"}}, "have other shapes"),
     (2, "model", {"shared_params": ["b"]}, "no names by name"),
@@ -295,6 +333,8 @@ LIES: list[tuple[int, str, dict[str, Any], str]] = [
     (2, "optimizer", {"partition_count": 3}, "one of 3 ranks' files"),
     (2, "optimizer", {"partition_count": [2, 1]}, "different numbers of ranks"),
     (2, "optimizer", {"partition_count": True}, "no number of ranks"),
+    (2, "optimizer", {"partition_count": 10**5000}, "no number of ranks"),
+    (2, "optimizer", {"zero_stage": 2.0}, "none of 1, 2 and 3"),
     (2, "optimizer", {"zero_stage": 3}, "no list of tensors"),
     (2, "optimizer", {"zero_stage": 1}, "of stage"),
     (2, "optimizer", {"zero_stage": "two"}, "none of 1, 2 and 3"),
@@ -366,6 +406,16 @@ def test_a_state_that_is_not_one_of_flat_tensors_is_kept_rank_by_rank(tmp_path: 
         assert torch.equal(checkpoint.extras[other].to_torch(), torch.ones(3))
         assert "optimizer_state_dict.base_optimizer_state.state.0.exp_avg" in checkpoint.extras
         assert torch.equal(checkpoint["a"].to_torch(), GROUPS[0]["a"])
+
+
+def test_a_client_may_use_any_keys(tmp_path: Path) -> None:
+    client = {10**5000: 1, (1, 2): 3, True: 4}
+    write(tmp_path / "x", GROUPS, stage=3, ranks=2, model=client)
+    with ckptconv.open(tmp_path / "x") as checkpoint:
+        assert checkpoint.metadata[10**5000] == 1
+        assert checkpoint.metadata[1, 2] == 3
+        assert checkpoint.metadata[True] == 4
+        assert "zero_pp_rank_1_mp_rank_00_model_states" not in checkpoint.metadata
 
 
 def test_a_clients_keys_do_not_hide_ours(tmp_path: Path) -> None:

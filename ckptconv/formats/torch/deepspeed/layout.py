@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.torch.deepspeed.flat import Chain, rows
+from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -161,6 +162,6 @@ def _check_fragments(
 
 
 def _shown(start: object, count: object) -> str:
-    if type(start) is not int or type(count) is not int:
+    if type(start) is not int or type(count) is not int or max(abs(start), abs(count)) > MAX_DIM:
         return "of no numbers"
     return f"{start:,} to {start + count:,}" if count > 0 else "none"

@@ -52,18 +52,18 @@ class Moments:
             of_group = [rank[i] for rank in states]
             if any(list(state) != list(of_group[0]) for state in of_group):
                 raise NotByParameterError
-            columns = {key: self._column(group, key, [state[key] for state in of_group]) for key in of_group[0]}
+            columns = {key: self._column(group, [state[key] for state in of_group]) for key in of_group[0]}
             for name in group.places if columns else ():
                 joined[name] = {key: column(name) for key, column in columns.items()}
         if param_groups is None:
             return {"state": joined}
         return {"state": joined, "param_groups": named(param_groups, [list(group.places) for group in self._groups])}
 
-    def _column(self, group: Group, key: Value, values: Sequence[Value]) -> Callable[[str], Value]:
+    def _column(self, group: Group, values: Sequence[Value]) -> Callable[[str], Value]:
         """What a parameter of the group gets of one kind of state."""
         first = values[0]
         if all(isinstance(value, TensorStub) for value in values):
-            parts = [self._place(f"{key} of the optimizer", value) for value in values]
+            parts = [self._place("the optimizer's state", value) for value in values]
             if group.fits(parts) and first.shape != ():
                 stubs = {name: self._adopt(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
                 return stubs.__getitem__

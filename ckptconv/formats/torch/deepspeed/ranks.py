@@ -30,7 +30,7 @@ class Ranks:
     models: Sequence[ModelStates]
     ranks: Sequence[OptimizerStates]
 
-    def join(self) -> tuple[dict[str, Value], dict[str, Value]]:
+    def join(self) -> tuple[dict[str, Value], dict[Value, Value]]:
         """The model's tensors, and what stands beside them. Raises CkptconvError, with the path of the file."""
         _check_together(self.models, self.ranks)
         place, adopt = self.reading.place, self.reading.adopt
@@ -49,7 +49,7 @@ class Ranks:
         """What the files say besides the weights, the same things once; another rank's own under its file's name."""
         model, first, budget = self.models[0], self.ranks[0], self.reading.budget
         key, joined = self._moments(made)
-        beside: dict[str, Value] = {}
+        beside: dict[Value, Value] = {}
         put(beside, model.rest)
         put(beside, {OPTIMIZER: {at: value for at, value in first.inner.items() if at != key} | joined})
         put(beside, differing(model.rest, first.rest, budget))

@@ -51,7 +51,7 @@ def _read(outer: Folder, folder: Folder) -> Checkpoint:
     return reading.finish(state_dict(models[0].module, tensors), beside)
 
 
-def _whole(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict[str, Value]]:
+def _whole(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict[Value, Value]]:
     """A checkpoint without optimizer states: the module has the weights. Raises CorruptFileError where it has not."""
     if model.divided:
         raise CorruptFileError(
@@ -61,6 +61,6 @@ def _whole(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict
     if model.shapes:
         message = "there are no optim_states, which have the fp32 weights: these are the module's own"
         reading.findings.append(Finding("no-optim-states", "warning", "", message))
-    beside: dict[str, Value] = {}
+    beside: dict[Value, Value] = {}
     put(beside, model.rest)
     return dict(model.module), beside

@@ -66,7 +66,7 @@ class Reading:
         """What the names of one parameter have in common."""
         return id(self), name
 
-    def finish(self, tensors: OrderedDict[str, Value], beside: dict[str, Value]) -> Checkpoint:
+    def finish(self, tensors: OrderedDict[str, Value], beside: dict[Value, Value]) -> Checkpoint:
         """The checkpoint of these tensors, and of what is said besides."""
         tree = plant_state_dict(tensors, beside, self.budget)
         machines = [file.saved.machine for file in self.opened]
@@ -95,12 +95,12 @@ def state_dict(module: Mapping[Value, Value], members: Mapping[Value, Value]) ->
     return made
 
 
-def put(beside: dict[str, Value], entries: Mapping[Value, Value]) -> None:
+def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
     """Add entries under their keys, which are no other's; a client's may be called as ours are."""
     for key, value in entries.items():
-        free, number = str(key), 2
+        free, number = key, 2
         while free in beside or free == "state_dict":
-            free, number = f"{key}#{number}", number + 1
+            free, number = (f"{key}#{number}" if isinstance(key, str) else (key, number)), number + 1
         beside[free] = value
 
 

@@ -22,7 +22,7 @@ def same(a: Value, b: Value, budget: Budget, depth: int = 0) -> bool:
         case None | bool() | int() | float() | str() | bytes():
             return bool(a == b)
         case dict():
-            return list(map(str, a)) == list(map(str, b)) and all(
+            return len(a) == len(b) and all(
                 same(x, y, budget, depth + 1) for pairs in zip(a.items(), b.items(), strict=True)
                 for x, y in zip(*pairs, strict=True)
             )  # fmt: skip

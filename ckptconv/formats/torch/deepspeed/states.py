@@ -12,7 +12,7 @@ from ckptconv.formats.torch.construct import ZERO_STAGE, TorchConstructors
 from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, MODEL
 from ckptconv.formats.torch.read import check_small_records, follow, root_of
 from ckptconv.formats.torch.stubs import TensorStub
-from ckptconv.io.limits import MAX_DIM, MAX_RANK
+from ckptconv.io.limits import MAX_DIM, MAX_FILES, MAX_RANK
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def model_states(file: File) -> ModelStates:
             "its module is elsewhere, as that of a pipeline is", path=file.path,
             hint="load it with DeepSpeed, and save the module's state_dict()",
         )  # fmt: skip
-    if not isinstance(module, dict):
+    if not isinstance(module, dict) or not all(isinstance(name, str) for name in module):
         raise file.error("its 'module' is no state_dict")
     for key in ("ds_autoep_layers", "autoep_layers", "num_experts"):
         if entries.get(key):
@@ -148,7 +148,9 @@ def model_states(file: File) -> ModelStates:
                 f"it is a mixture of experts ({key}), whose parts are not put together",
                 path=file.path, hint="load it with DeepSpeed, and save the module's state_dict()",
             )  # fmt: skip
-    shapes = entries.get("param_shapes")
+    shapes, buffers = entries.get("param_shapes"), entries.get("buffer_names") or []
+    if not isinstance(buffers, list) or not all(isinstance(name, str) for name in buffers):
+        raise file.error("its buffer_names are no list of names")
     frozen_shapes = _shapes(file, "frozen_param_shapes", entries.get("frozen_param_shapes") or {})
     named = MODEL.fullmatch(file.name)
     return ModelStates(
@@ -160,7 +162,7 @@ def model_states(file: File) -> ModelStates:
         frozen_shapes,
         _frozen(file, entries.get("frozen_param_fragments") or {}, frozen_shapes),
         _names(file, "shared_params", entries.get("shared_params") or {}),
-        frozenset(name for name in entries.get("buffer_names") or () if isinstance(name, str)),
+        frozenset(buffers),
         {key: value for key, value in entries.items() if key not in LAYOUT_OF_MODEL},
     )
 
@@ -169,10 +171,11 @@ def _groups(file: File, shapes: Value) -> list[Shapes]:
     if not isinstance(shapes, list):
         raise file.error("its param_shapes are no list of groups")
     groups = [_shapes(file, f"param_shapes[{i}]", group) for i, group in enumerate(shapes)]
-    names = [name for group in groups for name in group]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise file.error(f"its param_shapes have {twice!r} in two groups")
+    seen: set[str] = set()
+    for group in groups:
+        if twice := seen & group.keys():
+            raise file.error(f"its param_shapes have {min(twice)!r} in two groups")
+        seen |= group.keys()
     return groups
 
 
@@ -188,10 +191,12 @@ def _shapes(file: File, what: str, shapes: Value) -> Shapes:
 
 
 def _frozen(file: File, fragments: Value, shapes: Shapes) -> dict[str, TensorStub]:
-    if not isinstance(fragments, dict) or not all(isinstance(stub, TensorStub) for stub in fragments.values()):
+    if not isinstance(fragments, dict) or not all(
+        isinstance(name, str) and isinstance(stub, TensorStub) for name, stub in fragments.items()
+    ):
         raise file.error("its frozen_param_fragments are no tensors by name")
     if fragments.keys() != shapes.keys():
-        odd = min(map(str, fragments.keys() ^ shapes.keys()))
+        odd = min(fragments.keys() ^ shapes.keys())
         raise file.error(f"only one of its frozen_param_shapes and frozen_param_fragments has {odd!r}")
     return fragments
 
@@ -236,7 +241,7 @@ def optimizer_states(file: File) -> OptimizerStates:
             path=file.path, hint="ds_to_universal.py, which DeepSpeed has, knows how",
         )  # fmt: skip
     stage = inner.get("zero_stage")
-    if stage not in (None, 1, 2, 3) or type(stage) is bool:
+    if stage is not None and (type(stage) is not int or stage not in (1, 2, 3)):
         raise file.error("its zero_stage is none of 1, 2 and 3")
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     partitions = inner.get(key)
@@ -260,7 +265,7 @@ def optimizer_states(file: File) -> OptimizerStates:
 def _count(file: File, count: Value) -> int:
     """How many ranks the groups are partitioned among."""
     counts = count if isinstance(count, list) else [count]
-    if not counts or not all(type(n) is int and n > 0 for n in counts):
+    if not counts or not all(type(n) is int and 0 < n <= MAX_FILES for n in counts):
         raise file.error("its partition_count is no number of ranks")
     if len(set(counts)) > 1:
         raise UnsupportedError(

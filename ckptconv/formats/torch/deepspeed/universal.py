@@ -49,7 +49,7 @@ class Universal:
     models: Sequence[ModelStates]
     folder: Folder
 
-    def join(self) -> tuple[dict[str, Value], dict[str, Value]]:
+    def join(self) -> tuple[dict[str, Value], dict[Value, Value]]:
         """The model's tensors, and what stands beside them. Raises CkptconvError, with the path of the file."""
         first = self.models[0]
         shapes = {name: shape for model in self.models for group in model.shapes or () for name, shape in group.items()}
@@ -62,7 +62,7 @@ class Universal:
         weights, state = self._tensors(parameters, shapes, cut)
         weights |= {} if cut else frozen(self.reading, self.models)
         held = {name: self.reading.adopt(tensor) for name, tensor in weights.items()}
-        beside: dict[str, Value] = {}
+        beside: dict[Value, Value] = {}
         put(beside, first.rest)
         put(beside, {OPTIMIZER: self._optimizer(parameters, state)})
         for model in self.models[1:]:
@@ -152,7 +152,7 @@ class Universal:
         if isinstance(value, TensorStub):
             if value.shape != ():
                 return
-            tensor = replace(self.reading.place(str(key), value), alias=None)
+            tensor = replace(self.reading.place("the optimizer's state", value), alias=None)
             for state in states:
                 state.setdefault(key, self.reading.adopt(tensor))
         else:
