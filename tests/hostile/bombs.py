@@ -24,6 +24,8 @@ def wide(value: int) -> bytes:
 COLLIDING = [wide(i * ((1 << 61) - 1)) for i in range(40_000)]
 """Ints of one hash (Python takes them modulo 2^61 - 1): a dict of them takes quadratic time."""
 
+LONG_INT = b"\x8b" + struct.pack("<I", 2_100) + b"\x01" * 2_100
+
 PICKLES: dict[str, bytes] = {
     "a billion laughs in lists": b"]" + doubling(b"](" + b"?" * 10 + b"e", 9),
     "a billion laughs in tuples": b")" + doubling(b"??\x86", 60),
@@ -67,6 +69,9 @@ PICKLES: dict[str, bytes] = {
     "one list as attribute of many tensors": b"](" + b"N" * 5000 + b"eq\x000]("
     + (tensor() + b"}" + text("a") + b"h\x00sb") * 1_000 + b"e",
     "popped from an empty stack": b"0" * 100,
+    "a key of 5,000 decimal digits": b"}" + LONG_INT + b"Ns",
+    "a key with 5,000 decimal digits in it": b"}" + LONG_INT + b"N\x86Ns",
+    "a member of 5,000 decimal digits": b"\x8f(" + LONG_INT + b"\x90",
     "keys that collide": b"}(" + b"".join(key + b"N" for key in COLLIDING) + b"u",
     "keys that collide, one by one": b"}" + b"".join(key + b"Ns" for key in COLLIDING),
     "members that collide": b"\x8f(" + b"".join(COLLIDING) + b"\x90",

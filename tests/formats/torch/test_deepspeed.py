@@ -322,7 +322,7 @@ LIES: list[tuple[int, str, dict[str, Any], str]] = [
     (2, "model", {"module": [1]}, "no state_dict"),
     (2, "model", {"module": {1: torch.ones(2)}}, "no state_dict"),
     (2, "model", {"buffer_names": 5}, "no list of names"),
-    (2, "model", {"frozen_param_fragments": {10**5000: torch.ones(2)}}, "no tensors by name"),
+    (2, "model", {"frozen_param_fragments": {1: torch.ones(2)}}, "no tensors by name"),
     (2, "model", {"num_experts": [4]}, "mixture of experts"),
     (2, "model", {"shared_params": {"b": "a"}}, "have other shapes"),
     (2, "model", {"shared_params": ["b"]}, "no names by name"),
@@ -409,10 +409,10 @@ def test_a_state_that_is_not_one_of_flat_tensors_is_kept_rank_by_rank(tmp_path: 
 
 
 def test_a_client_may_use_any_keys(tmp_path: Path) -> None:
-    client = {10**5000: 1, (1, 2): 3, True: 4}
+    client = {10**50: 1, (1, 2): 3, True: 4}
     write(tmp_path / "x", GROUPS, stage=3, ranks=2, model=client)
     with ckptconv.open(tmp_path / "x") as checkpoint:
-        assert checkpoint.metadata[10**5000] == 1
+        assert checkpoint.metadata[10**50] == 1
         assert checkpoint.metadata[1, 2] == 3
         assert checkpoint.metadata[True] == 4
         assert "zero_pp_rank_1_mp_rank_00_model_states" not in checkpoint.metadata

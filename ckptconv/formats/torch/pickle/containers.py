@@ -8,10 +8,14 @@ from ckptconv.core.collisions import Collisions
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.program import Program
 from ckptconv.formats.torch.pickle.values import Elided, Thing, Value
-from ckptconv.io.limits import MAX_DEPTH
+from ckptconv.io.limits import MAX_DEPTH, MAX_INT_DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+MAX_KEY_BITS = int(MAX_INT_DIGITS * 3.32)
+"""Keys are parts of names, and Python spells no longer int in decimal. Of a value's bits no one asks."""
 
 
 class Containers(Program):
@@ -30,12 +34,14 @@ class Containers(Program):
         odd = [key for key in keys if type(key) is not str]
         if not odd:
             return
-        waiting = [(key, 1) for key in odd if type(key) is tuple]
+        waiting: list[tuple[Sequence[Value], int]] = [(odd, 0)]
         while waiting:
             items, depth = waiting.pop()
+            if any(type(item) is int and item.bit_length() > MAX_KEY_BITS for item in items):
+                raise LimitError(f"a key has more than {MAX_INT_DIGITS:,} digits", hint="do not trust it")
             if depth > MAX_DEPTH:
                 raise LimitError(f"a key is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
-            self._charge(len(items))
+            self._charge(len(items) if depth else 0)
             waiting += [(item, depth + 1) for item in items if type(item) is tuple]
         self._collisions.add(container, odd)
 
