@@ -405,6 +405,7 @@ def test_a_state_that_is_not_one_of_flat_tensors_is_kept_rank_by_rank(tmp_path: 
         other = "zero_pp_rank_1_mp_rank_00_optim_states.optimizer_state_dict.base_optimizer_state.state.0.row"
         assert torch.equal(checkpoint.extras[other].to_torch(), torch.ones(3))
         assert "optimizer_state_dict.base_optimizer_state.state.0.exp_avg" in checkpoint.extras
+        assert checkpoint.metadata["param_shapes"] == [{"a": (3, 5), "b": (7,)}, {"c": (4,)}]
         assert torch.equal(checkpoint["a"].to_torch(), GROUPS[0]["a"])
 
 

@@ -47,6 +47,8 @@ class Moments:
     def join(self, ranks: Sequence[Value]) -> dict[str, Value]:
         """Raises NotByParameterError where the states are not those of flat tensors like the weights'."""
         states, param_groups = _by_group(ranks, len(self._groups))
+        if not all(same(param_groups[0], other, self._budget) for other in param_groups[1:]):
+            raise NotByParameterError
         joined: dict[str, Value] = {}
         for i, group in enumerate(self._groups):
             of_group = [rank[i] for rank in states]
@@ -55,9 +57,10 @@ class Moments:
             columns = {key: self._column(group, [state[key] for state in of_group]) for key in of_group[0]}
             for name in group.places if columns else ():
                 joined[name] = {key: column(name) for key, column in columns.items()}
-        if param_groups is None:
+        if not param_groups:
             return {"state": joined}
-        return {"state": joined, "param_groups": named(param_groups, [list(group.places) for group in self._groups])}
+        names = [list(group.places) for group in self._groups]
+        return {"state": joined, "param_groups": named(param_groups[0], names)}
 
     def _column(self, group: Group, values: Sequence[Value]) -> Callable[[str], Value]:
         """What a parameter of the group gets of one kind of state."""
@@ -94,12 +97,12 @@ def named(param_groups: Value, names: Sequence[Sequence[str]]) -> list[Value]:
     return made
 
 
-def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], Value]:
-    """Of each rank the states of each group, and the groups of hyperparameters, where it is a whole state_dict."""
+def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], list[Value]]:
+    """Of each rank the states of each group, and the groups of hyperparameters, where it has these."""
     if all(isinstance(rank, list) for rank in ranks):  # an elastic checkpoint
         if any(len(rank) != count or not all(isinstance(state, dict) for state in rank) for rank in ranks):
             raise NotByParameterError
-        return list(ranks), None
+        return list(ranks), []
     states = []
     for rank in ranks:
         state = rank.get("state") if isinstance(rank, dict) else None
@@ -111,4 +114,4 @@ def _by_group(ranks: Sequence[Value], count: int) -> tuple[list[States], Value]:
         if not all(isinstance(row, dict) for row in rows):
             raise NotByParameterError
         states.append(rows)
-    return states, ranks[0]["param_groups"]
+    return states, [rank["param_groups"] for rank in ranks]

@@ -51,6 +51,8 @@ class Ranks:
         key, joined = self._moments(made)
         beside: dict[Value, Value] = {}
         put(beside, model.rest)
+        if not joined:
+            put(beside, {"param_shapes": model.file.entries["param_shapes"]})  # which parameters are in a flat tensor
         put(beside, {OPTIMIZER: {at: value for at, value in first.inner.items() if at != key} | joined})
         put(beside, differing(model.rest, first.rest, budget))
         for other in self.models[1:]:

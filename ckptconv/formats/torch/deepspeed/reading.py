@@ -33,10 +33,12 @@ class Reading:
     """Follows files and places their tensors, those that are put together as well.
 
     folder: what is closed with the checkpoint.
+    size:   bytes of all pickles.
     places: the storages that planted tensors refer to, by identity, with what places such a tensor.
     """
 
     folder: Folder
+    size: int = 0
     budget: Budget = field(default_factory=lambda: Budget(0))
     opened: list[File] = field(default_factory=list)
     places: dict[int, tuple[StorageStub, Callable[[str, TensorStub], LazyTensor]]] = field(default_factory=dict)
@@ -46,7 +48,8 @@ class Reading:
         """Follow the pickle of a file. Raises CkptconvError, with its path."""
         file = open_file(folder, name)
         self.opened.append(file)
-        self.budget = Budget(sum(file.saved.size for file in self.opened))
+        self.size += file.saved.size
+        self.budget = Budget(self.size)
         place = _placed_in(file)
         self.places |= {id(storage): (storage, place) for storage in file.saved.storages}
         return file
