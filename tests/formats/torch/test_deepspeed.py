@@ -458,6 +458,24 @@ def test_a_folder_of_tags_without_latest_names_what_to_do(tmp_path: Path) -> Non
         ckptconv.open(tmp_path / "x", format="deepspeed")
 
 
+def test_what_the_ranks_say_alike_is_kept_once(tmp_path: Path) -> None:
+    alike = {
+        "plain": [1, 2.5, None, "x", b"y", bytearray(b"z"), (1j, True)], "dtype": torch.float16, "names": {"a", "b"},
+        "size": torch.Size([2]), "nested": {"a": {1: [(), {}]}},
+    }  # fmt: skip
+    for rank, own in enumerate(
+        ({"rng": torch.ones(2), "seed": 1, "kind": 1}, {"rng": torch.ones(2), "seed": 2, "kind": True})
+    ):
+        write(tmp_path / str(rank), GROUPS, stage=3, ranks=2, model=alike | own, changed=rank)
+    shutil.copy(tmp_path / "1" / TAG / model_file(1, 3), tmp_path / "0" / TAG)
+    with ckptconv.open(tmp_path / "0") as checkpoint:
+        other = checkpoint.metadata["zero_pp_rank_1_mp_rank_00_model_states"]
+        assert list(other) == ["rng", "seed", "kind"]  # type: ignore[call-overload]
+        assert [name for name in checkpoint.extras if name.endswith("rng")] == [
+            "rng", "zero_pp_rank_1_mp_rank_00_model_states.rng",
+        ]  # fmt: skip
+
+
 # Hostile and damaged files
 
 

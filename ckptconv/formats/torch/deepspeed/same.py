@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.torch.pickle import Thing
+from ckptconv.core.metadata import NumpyScalar, TorchValue
+from ckptconv.formats.torch.pickle import Global, Thing
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ def same(a: Value, b: Value, budget: Budget, depth: int = 0) -> bool:
     if type(a) is not type(b) or depth > MAX_DEPTH:
         return False
     match a:
-        case None | bool() | int() | float() | str() | bytes():
+        case None | bool() | int() | float() | complex() | str() | bytes() | bytearray() | set() | frozenset():
+            return bool(a == b)
+        case TorchValue() | NumpyScalar() | Global():
             return bool(a == b)
         case dict():
             return len(a) == len(b) and all(
