@@ -1,4 +1,5 @@
-"""Keys that were chosen to have one hash: a dict of 40,000 of them takes minutes, for each is compared with all others.
+"""Keys that cost too much: ints of many digits, and those that were chosen to have one hash. A dict of 40,000 such keys
+takes minutes, for each is compared with all others.
 
 Python's hashes of strings and bytes differ from process to process; those of ints (modulo 2^61 - 1), of complex numbers
 and of tuples and frozensets of them are the same everywhere, so that a file can be made of such keys.
@@ -16,7 +17,19 @@ if TYPE_CHECKING:
 MAX_COLLISIONS = 100
 """Keys of one container that share a hash; by chance not even two do."""
 
+MAX_KEY_BITS = 14_276
+"""Of an int in a key, some 4,300 digits: keys become parts of names, and Python spells no longer int in decimal."""
+
 _OWN_HASH = (1 << 61) - 1  # ints below it are their own hash
+
+
+def check_digits(keys: Iterable[Hashable]) -> None:
+    """Raise LimitError for an int past `MAX_KEY_BITS`, in tuples too."""
+    for key in keys:
+        if isinstance(key, tuple):
+            check_digits(key)
+        elif isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
+            raise LimitError("a key has more than 4,300 digits", hint="do not trust it")
 
 
 class Collisions:

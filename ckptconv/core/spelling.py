@@ -30,7 +30,7 @@ from struct import error as struct_error
 from struct import pack, unpack
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from ckptconv.core.collisions import Collisions
+from ckptconv.core.collisions import Collisions, check_digits
 from ckptconv.core.metadata import (
     FACTORIES,
     FACTORY_NAMES,
@@ -177,6 +177,7 @@ def from_json(document: Json) -> MetaNode:
 
 def _pairs(items: Json) -> list[tuple[Any, MetaNode]]:
     pairs = [(hashable(from_json(key)), from_json(value)) for key, value in items]
+    check_digits(key for key, _ in pairs)
     Collisions().add(pairs, (key for key, _ in pairs))
     return pairs
 

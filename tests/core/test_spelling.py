@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque, StateDict, TensorRef, TorchSize, TorchValue, walk
 from ckptconv.core.spelling import canonical, dumps, from_json, same, to_json
+from ckptconv.errors import LimitError
 from ckptconv.testing.samples import METADATA as EVERYTHING
 from tests.support.nodes import as_node, as_python, same_object
 from tests.support.strategies import TYPED
@@ -101,6 +102,12 @@ def test_an_int_of_any_length_is_spelled_in_linear_time() -> None:
     number = 7**400_000
     assert from_json(json.loads(dumps(to_json(number)))) == number
     assert from_json(json.loads(dumps(to_json(-number)))) == -number
+
+
+@pytest.mark.parametrize("key", [10**4_400, (1, (10**4_400,))])
+def test_an_int_of_any_length_is_no_key(key: object) -> None:
+    with pytest.raises(LimitError, match="digits"):
+        from_json({"$dict": [[to_json(key), 1]]})
 
 
 def test_walk_visits_every_node_with_its_path() -> None:

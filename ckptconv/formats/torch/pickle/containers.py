@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.collisions import Collisions
+from ckptconv.core.collisions import Collisions, check_digits
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle.program import Program
 from ckptconv.formats.torch.pickle.values import Elided, Thing, Value
-from ckptconv.io.limits import MAX_DEPTH, MAX_INT_DIGITS
+from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-
-MAX_KEY_BITS = int(MAX_INT_DIGITS * 3.32)
-"""Keys are parts of names, and Python spells no longer int in decimal. Of a value's bits no one asks."""
 
 
 class Containers(Program):
@@ -37,8 +33,7 @@ class Containers(Program):
         waiting: list[tuple[Sequence[Value], int]] = [(odd, 0)]
         while waiting:
             items, depth = waiting.pop()
-            if any(type(item) is int and item.bit_length() > MAX_KEY_BITS for item in items):
-                raise LimitError(f"a key has more than {MAX_INT_DIGITS:,} digits", hint="do not trust it")
+            check_digits(item for item in items if type(item) is int)
             if depth > MAX_DEPTH:
                 raise LimitError(f"a key is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
             self._charge(len(items) if depth else 0)
