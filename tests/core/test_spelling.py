@@ -104,7 +104,7 @@ def test_an_int_of_any_length_is_spelled_in_linear_time() -> None:
     assert from_json(json.loads(dumps(to_json(-number)))) == -number
 
 
-@pytest.mark.parametrize("key", [10**4_400, (1, (10**4_400,))])
+@pytest.mark.parametrize("key", [10**4_400, (1, (10**4_400,))], ids=["int", "tuple"])
 def test_an_int_of_any_length_is_no_key(key: object) -> None:
     with pytest.raises(LimitError, match="digits"):
         from_json({"$dict": [[to_json(key), 1]]})
