@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.tensorflow.table import crc32c
+from ckptconv.io.crc32c import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.io.crc32c import crc32c
 from ckptconv.io.limits import MAX_INDEX_BYTES
 
 if TYPE_CHECKING:
@@ -105,28 +106,6 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80 and value >> 64 == 0:
             return value, at + i + 1
     raise bad("a number is cut short, or of more than 64 bits")
-
-
-def _rows() -> list[int]:
-    """The CRC-32C of each byte; the polynomial is Castagnoli's, its bits the other way round."""
-    table = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        table.append(crc)
-    return table
-
-
-_TABLE = _rows()
-
-
-def crc32c(data: bytes) -> int:
-    """The CRC-32C: some 10 MB a second, which is enough for an index."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
 
 
 def _masked(crc: int) -> int:

@@ -13,7 +13,7 @@ import torch
 import ckptconv
 from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
-from ckptconv.formats.tensorflow.table import crc32c
+from ckptconv.io.crc32c import crc32c
 from tests.support.tensorflow_files import HEADER, entry, field, rows, table
 
 if TYPE_CHECKING:
