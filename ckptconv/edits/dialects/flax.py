@@ -3,14 +3,14 @@
     kernel [..., in, out] → weight [out, in, ...]    scale, embedding → weight    mean, var → running_mean, running_var
 
 The heads of its attention, kernel [in, heads, width] and [heads, width, out], become one dimension; the collections
-params and batch_stats are no part of a name. Recurrent cells: `flax_cells`. A transposed convolution is told by the
-name that such modules get by themselves:
+params and batch_stats are no part of a name, nor is the ``.value`` in which all names of NNX's variables end. Recurrent
+cells: `flax_cells`. A transposed convolution is told by the name that such modules get by themselves:
 
     ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], its window turned round, as torch's is
                       kernel [..., out, in] (``transpose_kernel=True``, told by the bias alone) → weight [in, out, ...]
 
-Sources: flax/linen/linear.py, attention.py; jax.lax.conv_transpose; transformers' modeling_flax_pytorch_utils.py (up to
-4.x).
+Sources: flax/linen/linear.py, attention.py; flax/nnx/variablelib.py; jax.lax.conv_transpose; transformers'
+modeling_flax_pytorch_utils.py (up to 4.x).
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ _WINDOW = 1024
 """The widest window that is turned round; real ones have some ten."""
 
 _COLLECTIONS = ("params.", "batch_stats.")
+_VARIABLE = ".value"
 _ATTENTION = ("query", "key", "value", "out")
 
 
 def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor."""
+    if tensors and all(name.endswith(_VARIABLE) for name in tensors):
+        found = changes({name.removesuffix(_VARIABLE): info for name, info in tensors.items()}, metadata)
+        return {name: found[name.removesuffix(_VARIABLE)] for name in tensors}
     paths = {tuple(name.split(".")): info.shape for name, info in tensors.items()}
     collected = all(name.startswith(_COLLECTIONS) for name in tensors)
     inner = {name: tuple(name.split("."))[int(collected) :] for name in tensors}
