@@ -43,6 +43,9 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),
+    (0, b"\x0c\xdb:*", "the manifest of a store of TensorStore's", "name the folder that it is in"),
+    (0, b'{"tree_metadata"', "the list of a tree of Orbax's", "name the folder that it is in"),
+    (0, b'{"item_handlers"', "what Orbax says of a checkpoint", "name the folder that it is in"),
     (4, b"TFL3", "a TensorFlow Lite model", "tf2onnx makes an ONNX of it, which is read"),
     (0, b"\x81\xa6params", "msgpack without an array of flax's",
      "flax.serialization.to_bytes(params) writes one with arrays"),
@@ -57,8 +60,6 @@ counts from the end.
 _FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("saved_model.pb", "a SavedModel of TensorFlow's", "name the folder variables in it"),
     ("model_index.json", "a pipeline of diffusers', of several models", "name one of the folders in it, such as unet"),
-    *((file, "a checkpoint of Orbax's", "restore it with orbax.checkpoint, and numpy.savez its arrays")
-      for file in ("manifest.ocdbt", "_CHECKPOINT_METADATA")),
     ("Manifest.json", "a package of Core ML's", "convert what it was made from"),
     ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
 )  # fmt: skip

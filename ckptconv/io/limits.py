@@ -79,5 +79,36 @@ MAX_HDF5_CHUNK = 1 << 27
 MAX_MSGPACK_TEXT = 1 << 28
 """Bytes of keys, strings and bytes in a file of msgpack, all of which are read when it is opened."""
 
+MAX_OCDBT_NODES = 1 << 30
+"""Bytes of the nodes of an OCDBT store, inflated: 1,000,000 arrays take half a kilobyte each."""
+
+MAX_OCDBT_RATIO = 1000
+FREE_OCDBT_BYTES = 64 << 20
+"""What its nodes may inflate to, for each of their bytes, and beside that: documents of arrays are much alike."""
+
+MAX_OCDBT_KEYS = 4_000_000
+FREE_OCDBT_KEYS = 250_000
+"""Keys of a store, two for each array and more of those in several chunks: so many, and past the latter no more than
+its nodes have bytes.
+"""
+
+MAX_ZSTD_WINDOW = 1 << 27
+"""zstd's own limit: what the highest of its levels looks back over."""
+
+MAX_ZSTD_RATIO = 1 << 15
+"""What zstd can reach at most: a block of 128 KiB takes four bytes."""
+
+FREE_ZARR_BYTES = 16 << 20
+"""Bytes of elements that were never written, which even a small checkpoint may have more of than its size warrants."""
+
+MAX_ZARR_CHUNKS = 1 << 22
+"""Chunks of an array."""
+
+MAX_ZARR_WHOLE = 1 << 27
+"""Bytes of a chunk whose elements lie in another order than C's, which is read whole."""
+
+MAX_ORBAX_TEXT = MAX_INDEX_BYTES
+"""Bytes of a document of Orbax's, such as its list of a tree's entries."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -39,6 +39,8 @@ TABLE = [
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
     limits.MAX_GGUF_HEADER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
     limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
+    limits.MAX_OCDBT_NODES, limits.MAX_OCDBT_RATIO, limits.MAX_OCDBT_KEYS, limits.MAX_ZARR_CHUNKS,
+    limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
     limits.MAX_MSGPACK_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
@@ -49,6 +51,7 @@ def test_the_readme_states_the_limits_as_they_are() -> None:
     assert [row.split("|")[2].strip() for row in rows] == [f"{limit:,}" for limit in TABLE]
     assert "past 100,000" in rows[8]
     assert limits.FREE_NODES == 100_000
+    assert f"past {limits.FREE_OCDBT_BYTES:,} bytes" in README
 
 
 def of(value: bytes) -> bytes:

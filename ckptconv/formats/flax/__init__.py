@@ -1,4 +1,4 @@
-"""Flax's msgpack: the trees of arrays that ``flax.serialization`` writes."""
+"""JAX's trees of arrays: Flax's msgpack, and Orbax's folders."""
 
 from ckptconv.formats.base import Format
 
@@ -14,5 +14,15 @@ FORMATS = (
         claims="ckptconv.formats.flax.read:claims",
         dialect="flax",
         reader="ckptconv.formats.flax.read:read",
+    ),
+    Format(
+        name="orbax",
+        summary="Orbax's folder, as JAX, Flax and MaxText save: a tree of arrays in OCDBT or zarr",
+        suffixes=(),
+        claims="ckptconv.formats.flax.orbax.read:claims",
+        dialect="flax",
+        reader="ckptconv.formats.flax.orbax.read:read",
+        extra="orbax",
+        takes=("folder",),
     ),
 )

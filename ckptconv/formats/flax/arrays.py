@@ -98,7 +98,7 @@ class FlaxUnpacker(Unpacker):
             self.found = True
             raise UnsupportedError(
                 f"the array {self.at()} is not in this file, which only says that it is in a folder beside it",
-                hint="restore the folder with the program that saved it, and write flax.serialization.to_bytes of it",
+                hint="name the folder itself: Orbax's are read as a whole",
             )
         return text
 

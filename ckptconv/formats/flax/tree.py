@@ -28,6 +28,12 @@ def plant(value: Value) -> Tree:
     return _Planter(nested if nested.is_clear() else None).plant(value)
 
 
+def plant_apart(value: Value) -> Tree:
+    """Turn what stands beside the model into a tree, all of whose tensors are extras, by their whole paths."""
+    tree = _Planter(None).plant(value)
+    return Tree(tree.root, {}, tree.model)
+
+
 class _Planter:
     """Makes the tree around the model's tensors; None: all tensors are the model's, by their whole paths."""
 

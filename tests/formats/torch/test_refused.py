@@ -79,7 +79,7 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
 
 @pytest.mark.parametrize(
     ("file", "hint"),
-    [("model_index.json", "unet"), ("manifest.ocdbt", "orbax"), ("saved_model.pb", "variables")],
+    [("model_index.json", "unet"), ("saved_model.pb", "variables")],
 )
 def test_other_folders_are_named(file: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / file).write_bytes(b"{}")

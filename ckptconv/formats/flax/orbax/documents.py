@@ -1,0 +1,48 @@
+"""JSON of Orbax's and zarr's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.metadata import MAX_DEPTH, is_too_deep
+from ckptconv.errors import CkptconvError
+from ckptconv.formats.flax.orbax.damage import bad, too_much
+from ckptconv.io.limits import MAX_ORBAX_TEXT
+
+if TYPE_CHECKING:
+    from ckptconv.io.source import Source
+
+Json = Any
+
+
+def read_json(source: Source) -> Json:
+    """A file of JSON, of any depth. Raises CorruptFileError, LimitError, with its path."""
+    try:
+        if source.size > MAX_ORBAX_TEXT:
+            raise too_much(f"it has {source.size:,} bytes; the limit is {MAX_ORBAX_TEXT:,}")
+        return parse_json(bytes(source.read_at(0, source.size)), source.path.name)
+    except CkptconvError as error:
+        raise error.at(source.path) from error.__cause__
+
+
+def parse_json(data: bytes, what: str) -> Json:
+    """A document, by the name of which errors speak. Raises CorruptFileError."""
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise bad(f"{what!r} is no JSON: {error}") from error
+
+
+def shallow(document: Json, what: str) -> Json:
+    """A document that becomes metadata. Raises LimitError where it is nested too deeply."""
+    if is_too_deep([[document]]):
+        raise too_much(f"{what!r} is nested deeper than {MAX_DEPTH - 2} levels")
+    return document
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice in an object")
+    return found
