@@ -48,8 +48,9 @@ def test_the_manifest_of_other_frameworks_lists_their_files() -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
-def test_the_manifest_of_deepspeeds_folders_lists_their_files() -> None:
-    folder = FIXTURES / "others" / "deepspeed"
+@pytest.mark.parametrize("framework", ["deepspeed", "orbax"])
+def test_the_manifest_of_a_frameworks_folder_lists_its_files(framework: str) -> None:
+    folder = FIXTURES / "others" / framework
     rows = MANIFEST_ROW.findall((folder / "MANIFEST.md").read_text())
     found = {
         path.relative_to(folder).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
