@@ -138,6 +138,42 @@ def test_a_file_of_flax_is_read_as_what_it_says(tmp_path: Path) -> None:
         assert (bias.info, bytes(bias.read())) == (TensorInfo(DType.BF16, (1,), 2), b"\x80\x3f")
 
 
+ZARRAY = (
+    b'{"zarr_format":2,"shape":[1,2],"chunks":[1,2],"dtype":"<f4","order":"C","compressor":null,"filters":null,'
+    b'"fill_value":null}'
+)
+OCDBT_NODE = b"".join(
+    [
+        b"\x0c\xdb\x20\xde" + pack("<Q", 170) + b"\0\0",  # of the tree of keys, 170 bytes, version 0, not compressed
+        b"\0\1\3\0d/0",  # a leaf; one file, of a path of three bytes and no base path
+        b"\2\2\x09\3w/.zarray0.0",  # two keys, which share two bytes; how many follow
+        b"\x7b\x08\0\1",  # the values' lengths; the first is in this node, the second in a file
+        b"\0\0" + ZARRAY,  # which file, which offset; the first
+        bytes.fromhex("a1ff69ef"),  # CRC-32C
+    ]
+)
+OCDBT_MANIFEST = b"".join(
+    [
+        b"\x0c\xdb\x3a\x2a" + pack("<Q", 69) + b"\0\0" + bytes(16),  # its uuid
+        b"\0\x80\x08\x80\x80\x80\x04\4\0",  # alone; most bytes; 2^4 versions; no compression
+        b"\1\3\0d/0",
+        b"\1\1\0\0\x08\xaa\1",  # a version: generation 1, height 0; its root: file 0, offset 8, 170 bytes
+        b"\2\xaa\1\x08" + bytes(8) + b"\0",  # statistics and a time; no older versions
+        bytes.fromhex("ed46fd49"),
+    ]
+)
+
+
+def test_a_store_of_tensorstore_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "0").write_bytes(ONE_TWO + OCDBT_NODE)
+    (tmp_path / "manifest.ocdbt").write_bytes(OCDBT_MANIFEST)
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert list(checkpoint) == ["w"]
+        assert checkpoint["w"].info == TensorInfo(DType.F32, (1, 2), 8)
+        assert bytes(checkpoint["w"].read()) == ONE_TWO
+
+
 UNDEFINED = b"\xff" * 8
 HDF5_MESSAGES = (
     pack("<2HB3x", 1, 16, 0) + pack("<3B5xQ", 1, 1, 0, 2)  # dataspace: version 1, one dimension, of 2
