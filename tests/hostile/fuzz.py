@@ -32,6 +32,7 @@ from tests.hostile.honest import RANKS, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
+from tests.support.orbax_files import BETWEEN, write_node
 from tests.support.tensorflow_files import table
 
 if TYPE_CHECKING:
@@ -108,6 +109,15 @@ def tabled(path: Path, data: bytes, chance: random.Random) -> None:
     opened(path, table(data), chance)
 
 
+def stored(path: Path, data: bytes, chance: random.Random) -> None:
+    """The list of a tree of Orbax's, and a node of its store whose checksum is right."""
+    listed, _, node = data.partition(BETWEEN)
+    folder = path.with_name(f"{path.name}.orbax")
+    write_node(folder, node)
+    (folder / "_METADATA").write_bytes(listed)
+    looked_at(folder, chance)
+
+
 def ranked(path: Path, data: bytes, chance: random.Random) -> None:
     """The pickle of one rank of DeepSpeed's, in its archive, beside the whole files of the others."""
     folder = path.with_name("ranks")
@@ -145,6 +155,7 @@ TARGETS = [
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
+    Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
 ]
 
@@ -154,7 +165,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled, ranked):
+    if target.run in (opened, tabled, stored, ranked):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -14,10 +14,13 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from ckptconv.formats.flax.orbax.ocdbt import Ocdbt
 from ckptconv.formats.tensorflow.table import entries
+from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 from tests.support.craft import records_of
 from tests.support.flax_files import to_bytes
+from tests.support.orbax_files import BETWEEN, leaf, unpack
 from tests.support.tar_files import tar_saved
 from tests.support.tensorflow_files import rows
 
@@ -110,6 +113,20 @@ def tensorflow(folder: Path) -> list[bytes]:
     return found
 
 
+def orbax(folder: Path) -> list[bytes]:
+    """The lists of trees that Orbax wrote, each with a node that has all of its keys and values."""
+    found = []
+    unpack("0.12.8", folder)
+    for name in ("plain", "rich", "train", "types", "keys", "sharded", "sharded-zarr3", "raw-zarr3", "stores"):
+        with Folder(folder / name) as whole:
+            store = Ocdbt(whole)
+            spans = {key: store.find(key) for key in store.names()}
+            values = {key: bytes(span.file.read_at(span.offset, span.length)) for key, span in spans.items() if span}
+        listed = folder / name / "_METADATA"
+        found.append((listed.read_bytes() if listed.exists() else b"") + BETWEEN + leaf(values))
+    return found
+
+
 def bare(folder: Path) -> list[bytes]:
     wide = np.arange(600, dtype=np.float32).reshape(20, 30)
     arrays = {
@@ -170,7 +187,7 @@ def keras(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
-    "flax": flax, "tensorflow": tensorflow, "pickle": bare, "deepspeed": deepspeed,
+    "flax": flax, "tensorflow": tensorflow, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
     "hdf5": hdf5, "keras": keras,
 }  # fmt: skip
 

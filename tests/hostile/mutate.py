@@ -77,6 +77,13 @@ MSGPACK = [
     b"\x93\x90\xa7float32\xc4\x04" + bytes(4), b"\xa8bfloat16", b"\xa4int4", b"\xa5str32", b"\xa6params", b"\xabbatch_stats",
     b"\xb9__msgpack_chunked_array__\xc3", b"\xa5shape\x81\xa10\x04", b"\xa6chunks\x81\xa10", b"\xafPLACEHOLDER://x",
 ]  # fmt: skip
+ORBAX = [
+    *JSON[:18], b'"tree_metadata"', b'"key_metadata"', b'"key_type": 1', b'"value_type"', b'"scalar"', b'"string"', b'"jax.Array"',
+    b'"None"', b'"skip_deserialize": true', b'"value_metadata_tree"', b'"store_array_data_equal_to_fill_value": true',
+    b'"chunks":[', b'"dtype":">f4"', b'"dtype":"int4"', b'"dtype":"bfloat16"', b'"order":"F"', b'"compressor":null', b'"fill_value":"NaN"',
+    b'"codecs":[', b'"sharding_indexed"', b'"transpose"', b'"crc32c"', b"\x28\xb5\x2f\xfd\x20", b"/.zarray", b"/zarr.json", b"/0", b"/c/0",
+    *(bytes([n]) for n in (0, 1, 2, 127, 128, 255)), b"\xff" * 9 + b"\x01", b"../", b"d/0",
+]  # fmt: skip
 TAR = [b"ustar\x0000", b"0000000\0", b"7777777\0", b"pickle\0", b"storages\0", b"tensors\0", b"\0" * 512]
 
 
