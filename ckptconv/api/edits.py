@@ -10,7 +10,7 @@ from ckptconv.api.stated import said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
-from ckptconv.edits.cast import loss_of
+from ckptconv.edits.cast import is_cast, loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
 from ckptconv.edits.dialects import GIVES, changes_in, left_alone
 from ckptconv.edits.invert import inverted
@@ -241,14 +241,14 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
     over: list[Finding] = []
     total, count = Loss(), 0
     for name, tensor, loss in _casts(checkpoint):
-        count += 1
+        count += is_cast(tensor)
         total.add(loss)
         if loss.overflowed:
             many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
             message = f"{name}: {many} past the range of {tensor.info.dtype}"
             over.append(Finding("overflow", "error", name, message, None, str(loss.overflowed)))
     if not count:
-        return [], []
+        return over, []
     flushed = f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
     how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else "exactly"
     message = f"{count:,} tensor{'s are' if count != 1 else ' is'} cast: {how}{flushed}"

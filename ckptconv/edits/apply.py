@@ -16,6 +16,7 @@ from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.edits.cast import cast_tensor
 from ckptconv.edits.expand import listed, steps_of
+from ckptconv.edits.functions import Function, mapped
 from ckptconv.edits.joined import joined
 from ckptconv.edits.through import cut, turned
 from ckptconv.edits.views import Zeros, reshaped
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 
 ARITY: dict[Kind, tuple[str, str]] = {
     "rename": ("one", "one"), "transpose": ("one", "one"), "permute": ("one", "one"), "reshape": ("one", "one"),
-    "cast": ("one", "one"), "split": ("one", "many"), "concat": ("many", "one"), "stack": ("many", "one"),
-    "unstack": ("one", "many"), "tie": ("one", "one"), "untie": ("one", "one"), "drop": ("one", "none"),
-    "zeros": ("one", "one"), "remove-layers": ("one", "none"), "insert-layers": ("none", "one"),
+    "cast": ("one", "one"), "map": ("one", "one"), "split": ("one", "many"), "concat": ("many", "one"),
+    "stack": ("many", "one"), "unstack": ("one", "many"), "tie": ("one", "one"), "untie": ("one", "one"),
+    "drop": ("one", "none"), "zeros": ("one", "one"), "remove-layers": ("one", "none"),
+    "insert-layers": ("none", "one"),
 }  # fmt: skip
 """How many names each step of a kind has on its two sides."""
 
@@ -47,6 +49,7 @@ _TAKES: dict[Kind, str] = {
     "permute": "shape divides the dimension axis, and axes lists the dimensions of shape once",
     "reshape": "the sizes in shape have as many elements as the tensor",
     "cast": "dtype is the name of an element type, as BF16",
+    "map": "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before it",
     "split": "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
     "concat": "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be equal",
     "stack": "axis counts the dimensions of the result from 0; element types and shapes have to be equal",
@@ -186,6 +189,13 @@ class _Application:
                 if tensor.info.dtype.kind in ("complex", "quantized"):
                     raise self.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
                 return cast_to(tensor, dtype)
+            case "map":
+                try:
+                    function = Function.of(self.edit.details)
+                    made = mapped(tensor, function)
+                except ValueError as error:
+                    raise self.fail(str(error), step.sources) from error
+                return replace(made, alias=self.alias(tensor, function))
         return tensor
 
     def integers(self, key: str) -> tuple[int, ...]:

@@ -6,14 +6,21 @@ the way is noted by block, so that reading twice counts once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.blocks import unpacked
 from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
 
 FLOATS = (
     DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E5M2, DType.F8_E4M3, DType.F8_E5M2FNUZ, DType.F8_E4M3FNUZ,
@@ -25,13 +32,24 @@ BLOCK = 1 << 16
 
 
 @dataclass
-class CastReader:
-    """Reads ranges of a tensor's image as another element type."""
+class BlockReader(ABC):
+    """Reads ranges of an image whose elements are computed, each alone, of a tensor's of the same shape.
+
+    dtype: the type that comes out.
+    """
 
     source: LazyTensor
     dtype: DType
-    blocks: dict[int, Loss] = field(default_factory=dict)
-    lock: Lock = field(default_factory=Lock)
+    blocks: dict[int, Loss] = field(default_factory=dict, init=False)
+    lock: Lock = field(default_factory=Lock, init=False)
+
+    @abstractmethod
+    def computed(self, values: Array) -> tuple[Array, Loss]:
+        """What becomes of values of the source, and what that lost."""
+
+    @abstractmethod
+    def of(self, source: LazyTensor) -> LazyTensor:
+        """The same done to another tensor."""
 
     def __call__(self, start: int, stop: int) -> memoryview:
         bits = self.dtype.bits
@@ -51,10 +69,10 @@ class CastReader:
         bits = source.info.dtype.bits
         data = source.read(first * bits // 8, -(-last * bits // 8))
         values = from_bytes(data, source.info.dtype, last - first)
-        cast, loss = cast_array(values, source.info.dtype, self.dtype)
+        made, loss = self.computed(values)
         with self.lock:
             self.blocks[first] = loss
-        return to_bytes(cast, self.dtype)
+        return to_bytes(made, self.dtype)
 
     @property
     def light(self) -> bool:
@@ -68,6 +86,18 @@ class CastReader:
         for one in self.blocks.values():
             total.add(one)
         return total
+
+
+class CastReader(BlockReader):
+    """Reads ranges of a tensor's image as another element type."""
+
+    def computed(self, values: Array) -> tuple[Array, Loss]:
+        """The values, rounded."""
+        return cast_array(values, self.source.info.dtype, self.dtype)
+
+    def of(self, source: LazyTensor) -> LazyTensor:
+        """Another tensor as this type."""
+        return cast_tensor(source, self.dtype)
 
 
 def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
@@ -87,5 +117,15 @@ def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
 
 
 def loss_of(tensor: LazyTensor) -> Loss | None:
-    """What casting this tensor has lost so far; None where it is no cast."""
-    return tensor.reader.loss if isinstance(tensor.reader, CastReader) else None
+    """What casting this tensor, and computing it anew, has lost so far; None where neither was done."""
+    reader, total = tensor.reader, None
+    while isinstance(reader, BlockReader):
+        total = total or Loss()
+        total.add(reader.loss)
+        reader = reader.source.reader
+    return total
+
+
+def is_cast(tensor: LazyTensor) -> bool:
+    """Whether a tensor gets another element type."""
+    return isinstance(tensor.reader, CastReader)

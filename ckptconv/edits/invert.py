@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.functions import near_inverse
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -37,13 +38,15 @@ def inverted(edits: Sequence[Edit]) -> list[Edit]:
 
 
 def _inverse(edit: Edit, number: int) -> Edit:
-    def fail(why: str) -> EditError:
+    def fail(why: str, hint: str = "without this edit in the file, the others can be") -> EditError:
         where = f"edit {number}, {edit.kind} {' + '.join(edit.sources)!r}"
-        return EditError(f"{where}, cannot be undone: {why}", hint="without this edit in the file, the others can be")
+        return EditError(f"{where}, cannot be undone: {why}", hint=hint)
 
     details = dict(edit.details)
     if edit.kind == "zeros" or (edit.kind == "tie" and details.get("new")):
         return Edit("drop", edit.targets, (), {}, tuple(Step(step.targets, ()) for step in edit.steps))
+    if edit.kind == "map":
+        raise fail("what it rounded away is not in it", near_inverse(details))
     if edit.kind not in _OPPOSITE:
         raise fail("the values are not in it")
     match edit.kind:

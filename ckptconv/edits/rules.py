@@ -9,7 +9,7 @@
     kind    = "concat"
     sources = ["{*}.q.weight", "{*}.k.weight", "{*}.v.weight"]
     targets = ["{*}.qkv.weight"]
-    axis    = 0                           what the kind needs: axis, sizes, axes, shape, dtype, from
+    axis    = 0                           what the kind needs: axis, sizes, axes, shape, dtype, from, function, value
 
 ``diff`` adds ``steps``: every change by its names, ``[[sources], [targets]]``, which are meant then.
 """
@@ -37,8 +37,8 @@ MAX_BYTES = 256 << 20
 
 DETAILS: dict[str, tuple[str, ...]] = {
     "transpose": ("axes",), "permute": ("axis", "shape", "axes"), "reshape": ("shape", "from"),
-    "cast": ("dtype", "from"), "split": ("axis", "sizes", "blocks"), "concat": ("axis", "sizes", "blocks"),
-    "stack": ("axis",), "unstack": ("axis",), "tie": ("new",),
+    "cast": ("dtype", "from"), "map": ("function", "value"), "split": ("axis", "sizes", "blocks"),
+    "concat": ("axis", "sizes", "blocks"), "stack": ("axis",), "unstack": ("axis",), "tie": ("new",),
     "remove-layers": ("stack", "layers"), "insert-layers": ("stack", "layers"), "rename": ("stack", "renumbered"),
 }  # fmt: skip
 """What a kind may say besides names."""
@@ -46,7 +46,7 @@ DETAILS: dict[str, tuple[str, ...]] = {
 TOP = ("edits", "schema", "equal", "headers", "expected", "found", "findings")
 """Keys of the document: ``diff`` prints more than the edits."""
 
-_SAME_NAME = ("transpose", "permute", "reshape", "cast")
+_SAME_NAME = ("transpose", "permute", "reshape", "cast", "map")
 
 
 def read_rules(path: str | PathLike[str]) -> list[Edit]:

@@ -1,7 +1,7 @@
-"""Turning and cutting any tensor: one that lies in a file, or one that is joined, cast or reshaped on its way.
+"""Turning and cutting any tensor: one that lies in a file, or one that is joined, computed or reshaped on its way.
 
-What was joined or cast is taken apart again, so that its parts are read where they lie. Anything else is read as if its
-image were a file, in ranges that `io.gather` chooses: no tensor is ever held whole.
+What was joined, cast or computed is taken apart again, so that its parts are read where they lie. Anything else is
+read as if its image were a file, in ranges that `io.gather` chooses: no tensor is ever held whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, Storage, TensorInfo
-from ckptconv.edits.cast import CastReader, cast_tensor
+from ckptconv.edits.cast import BlockReader
 from ckptconv.edits.joined import Joined, joined
 from ckptconv.edits.views import permuted, reshaped, sliced
 from ckptconv.io.gather import Gather
@@ -42,9 +42,9 @@ def turned(tensor: LazyTensor, axes: Sequence[int]) -> LazyTensor | None:
     match tensor.reader:
         case _ if view is not None:
             return _alone(view)
-        case CastReader(source=source, dtype=dtype):
-            inner = turned(reshaped(source, tensor.info.shape), axes)
-            return None if inner is None else cast_tensor(inner, dtype)
+        case BlockReader() as reader:
+            inner = turned(reshaped(reader.source, tensor.info.shape), axes)
+            return None if inner is None else reader.of(inner)
         case Joined(tensors=tensors, axis=axis) as reader if reader.shape == tensor.info.shape:
             parts = [turned(part, axes) for part in tensors]
             whole = [part for part in parts if part is not None]
@@ -62,9 +62,9 @@ def cut(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor | No
     match tensor.reader:
         case _ if view is not None:
             return _alone(view)
-        case CastReader(source=source, dtype=dtype):
-            inner = cut(reshaped(source, tensor.info.shape), axis, start, stop)
-            return None if inner is None else cast_tensor(inner, dtype)
+        case BlockReader() as reader:
+            inner = cut(reshaped(reader.source, tensor.info.shape), axis, start, stop)
+            return None if inner is None else reader.of(inner)
         case Joined(tensors=tensors, axis=along) as reader if reader.shape == tensor.info.shape:
             return _cut_joined(tensors, along, axis, start, stop)
     place = _place(tensor)

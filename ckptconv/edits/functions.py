@@ -1,0 +1,120 @@
+"""Elements computed anew while they are read: x + 1, -exp(x), …
+
+What frameworks do to values, and nothing else: norms that one keeps as 1 + w and another as w, Mamba's A, which is
+-exp(A_log). It is computed in F32 (F64 for F64) and rounded once to the tensor's own type, to nearest and ties to even,
+as numpy does it, and torch (which rounds a summand first where the tensor has 16 bits); exp and log are numpy's, whose
+last bit the processor has a say in. Each element is computed alone, so that any range costs memory for itself.
+
+Nothing undoes it: what rounding took is gone (``x + 1 - 1`` is not x). `near_inverse` is what comes near.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import LazyTensor
+from ckptconv.edits.cast import FLOATS, BlockReader
+from ckptconv.edits.rounding import Loss, cast_array
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from ckptconv.core.spelling import Json
+
+    Array = np.ndarray[Any, Any]
+
+WITH_VALUE = ("add", "multiply")
+NAMES = (*WITH_VALUE, "neg-exp", "log-neg")
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One of `NAMES`, and the number that it takes besides."""
+
+    name: str
+    value: float | None = None
+
+    @classmethod
+    def of(cls, details: Mapping[str, Json]) -> Function:
+        """The function that an edit speaks of. Raises ValueError, saying what is wrong with it."""
+        name, value = details.get("function"), details.get("value")
+        if name not in NAMES:
+            raise ValueError(f"there is no function {name!r}")
+        if name not in WITH_VALUE:
+            if value is not None:
+                raise ValueError(f"{name} takes no value")
+            return cls(str(name))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} needs a value, a number")
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ValueError(f"{name} needs a value that is finite")
+        return cls(str(name), number)
+
+    def __call__(self, values: Array) -> Array:
+        import numpy as np
+
+        made: Array
+        match self.name:
+            case "add":
+                made = values + values.dtype.type(self.value)
+            case "multiply":
+                made = values * values.dtype.type(self.value)
+            case "neg-exp":
+                made = -np.exp(values)
+            case _:
+                made = np.log(-values)
+        return made
+
+
+def near_inverse(details: Mapping[str, Json]) -> str:
+    """A hint: the edit that undoes one but for rounding."""
+    value = details.get("value")
+    number = value if isinstance(value, int | float) else 0
+    other = {
+        "add": f"'add' and value = {-number}",
+        "multiply": f"'multiply' and value = {1 / number if number else 'inf'}",
+        "neg-exp": "'log-neg'",
+        "log-neg": "'neg-exp'",
+    }.get(str(details.get("function")))
+    return f"an edit with function = {other} does so but for rounding" if other else "it says no function"
+
+
+@dataclass
+class MapReader(BlockReader):
+    """Reads ranges of a tensor's image with every element computed anew; the type stays."""
+
+    function: Function
+
+    def computed(self, values: Array) -> tuple[Array, Loss]:
+        """Finite values that became infinite or NaN count as past the range."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            wide = values if self.dtype in (DType.F32, DType.F64) else values.astype(np.float32)
+            made = self.function(wide)
+            lost = int(np.count_nonzero(np.isfinite(wide) & ~np.isfinite(made)))
+            if wide is values:
+                return made, Loss(lost)
+            rounded, loss = cast_array(made, DType.F32, self.dtype)
+        return rounded, Loss(lost + loss.overflowed)
+
+    def of(self, source: LazyTensor) -> LazyTensor:
+        """The same, of another tensor."""
+        return mapped(source, self.function)
+
+
+def mapped(tensor: LazyTensor, function: Function) -> LazyTensor:
+    """The tensor with every element computed anew. Raises ValueError where its elements are no floats."""
+    dtype = tensor.info.dtype
+    if dtype not in FLOATS:
+        raise ValueError(f"{dtype} is not computed with")
+    return LazyTensor(tensor.info, MapReader(tensor, dtype, function), depends=tensor.depends)
