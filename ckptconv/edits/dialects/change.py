@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.errors import EditError
@@ -18,38 +18,65 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 Shape = tuple[int, ...]
+Permutation = tuple[Shape, Shape]
+"""The first dimension seen as several, and the order in which they are one again."""
 
 _BLOCK = 1 << 22
 """Bytes of two tensors that are compared at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Tensors that become one, `target`, along `axis`; `blocks` as an edit of kind concat has it.
+
+    Then dimension `merge` and the next are one, and then the dimensions change places.
+    """
+
+    target: str
+    sources: tuple[str, ...]
+    kind: Literal["concat", "stack"]
+    axis: int
+    blocks: int = 1
+    merge: int | None = None
+    axes: Shape | None = None
+
+    def details(self) -> Mapping[str, Json]:
+        """What an edit says besides names."""
+        return {"axis": self.axis, **({"blocks": self.blocks} if self.blocks > 1 else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """What becomes of one tensor, in this order.
 
-    unpack: blocks become floats, since they would have to be taken apart.
-    shape:  it is given this shape.
-    halves: its first dimension is these, of which the last two change places: the rotary halves of heads.
-    axes:   its dimensions change places.
-    names:  its name; several where its first dimension is taken apart.
-    flips:  along these dimensions its elements come in reverse order.
-    parts:  its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
-    zeros:  names of new tensors beside it, of its type and shape, whose elements are all 0.
-    joined: names of tensors that are made of these, one after another along the first dimension. The changes of all
-            tensors are at that point.
-    twin:   the tensor of which it is a copy by its name. Where it is one, it is dropped.
-    left:   why it stays as it is but for its name, for people.
+    unpack:   it becomes F32: blocks that would have to be taken apart, and what is computed with.
+    shape:    it is given this shape.
+    permute:  its first dimension is these, which change places: the rotary halves of heads, a fused q, k and v.
+    axes:     its dimensions change places.
+    names:    its name; several where its first dimension is taken apart, into pieces of `sizes` where these are given.
+    function: its values become this of them, as an edit of kind map says it.
+    flips:    along these dimensions its elements come in reverse order.
+    parts:    its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
+    zeros:    names of new tensors beside it, of its type and shape, whose elements are all 0.
+    joined:   names of tensors that are made of these, one after another along the first dimension. The changes of all
+              tensors are at that point.
+    into:     what it becomes a part of, otherwise than that.
+    twin:     the tensor of which it is a copy by its name. Where it is one, it is dropped.
+    left:     why it stays as it is but for its name, for people.
     """
 
     names: tuple[str, ...]
     unpack: bool = False
     shape: Shape | None = None
-    halves: Shape | None = None
+    permute: Permutation | None = None
     axes: Shape | None = None
+    sizes: Shape | None = None
+    function: Mapping[str, Json] | None = None
     flips: Shape = ()
     parts: int = 1
     zeros: tuple[str, ...] = ()
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    into: Join | None = None
     twin: str = ""
     left: str = ""
 
@@ -64,14 +91,46 @@ def outputs_first(rank: int) -> Shape | None:
     return None if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
 
 
-def halves_of(name: str, info: TensorInfo, heads: int) -> Shape:
-    """The rows of q or k as heads of neighbours, which become two halves. Raises EditError where they are none."""
+def halves_of(name: str, info: TensorInfo, heads: int) -> Permutation:
+    """The rows of q or k, heads of neighbours, as heads of two halves. Raises EditError where they are none."""
     rows = info.shape[0] if info.shape else 0
     if not rows or rows % (2 * heads):
         raise EditError(
             f"{name!r} has {rows} rows, which are no {heads} heads of two halves", hint="the number of heads is wrong"
         )
-    return (heads, rows // heads // 2, 2)
+    return (heads, rows // heads // 2, 2), (0, 2, 1)
+
+
+def interleaved(name: str, info: TensorInfo, heads: int) -> Permutation:
+    """The rows of q, k and v one after another, as all three for each head. Raises EditError where they are none."""
+    rows = info.shape[0] if info.shape else 0
+    if not rows or rows % (3 * heads):
+        raise EditError(
+            f"{name!r} has {rows} rows, which are no q, k and v of {heads} heads", hint="the number of heads is wrong"
+        )
+    return (3, heads, rows // heads // 3), (1, 0, 2)
+
+
+def grouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
+    """The rows of all q, all k and all v, as several q with one k and one v for each group. Raises EditError where they
+    are none.
+    """
+    rows = info.shape[0] if info.shape else 0
+    count = heads + 2 * groups
+    if not rows or rows % count or heads % groups:
+        raise EditError(
+            f"{name!r} has {rows} rows, which are no {heads} heads in {groups} groups of one k and v each",
+            hint="the number of heads is wrong",
+        )
+    if groups == 1:
+        return Change.to(new)
+    size = rows // count
+    parts = tuple(f"{new}.{part}" for part in "qkv")
+    return Change(
+        names=parts,
+        sizes=(heads * size, groups * size, groups * size),
+        into=Join(new, parts, "concat", 0, blocks=groups),
+    )
 
 
 def without_heads(
@@ -116,7 +175,7 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
 
     def each(kind: Kind, details: Callable[[str, Change], Mapping[str, Json] | None]) -> Iterator[Edit]:
         rows = ((name, change, details(name, change)) for name, change in changes.items())
-        many = kind in ("unstack", "rename")
+        many = kind in ("unstack", "split", "rename")
         yield from _grouped(
             (kind, wanted, (name,), change.names if many else (name,))
             for name, change, wanted in rows
@@ -127,7 +186,9 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     yield from each("reshape", lambda name, c: _reshape(c, tensors[name].shape))
     yield from each("permute", lambda name, c: _permute(c))
     yield from each("transpose", lambda name, c: None if c.axes is None else {"axes": list(c.axes)})
-    yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 else None)
+    yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 and c.sizes is None else None)
+    yield from each("split", lambda name, c: None if c.sizes is None else {"axis": 0, "sizes": list(c.sizes)})
+    yield from each("map", lambda name, c: c.function)
     yield from each("rename", lambda name, c: {} if len(c.names) == 1 and c.names[0] != name else None)
     for axis in sorted({axis for change in changes.values() for axis in change.flips}):
         yield from _flipped(axis, changes, tensors)
@@ -136,11 +197,35 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     yield from _grouped(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
     joins = [item for change in changes.values() for item in change.joined.items()]
     yield from _grouped(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
+    yield from _into(changes, tensors)
 
 
 def parts_of(name: str, parts: int) -> tuple[str, ...]:
     """What the equal parts of a tensor are called."""
     return tuple(f"{name}.{i}" for i in range(parts))
+
+
+def _into(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
+    joins = list({change.into.target: change.into for change in changes.values() if change.into is not None}.values())
+    for kind in ("concat", "stack"):
+        alike = (join for join in joins if join.kind == kind)
+        yield from _grouped((join.kind, join.details(), join.sources, (join.target,)) for join in alike)
+    merged = ((join, _merged(join, changes, tensors)) for join in joins if join.merge is not None)
+    yield from _grouped(("reshape", shape, (join.target,), (join.target,)) for join, shape in merged)
+    moved = ((join.target, join.axes) for join in joins if join.axes is not None)
+    yield from _grouped(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in moved)
+
+
+def _merged(join: Join, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Mapping[str, Json]:
+    """The shape with two dimensions as one; all others are the first part's, as its change leaves them."""
+    assert join.merge is not None
+    shape = [*tensors[join.sources[0]].shape]
+    axes = changes[join.sources[0]].axes
+    shape = shape if axes is None else [shape[axis] for axis in axes if axis < len(shape)]
+    if join.kind == "stack":
+        shape.insert(join.axis, len(join.sources))
+    shape[join.merge : join.merge + 2] = [-1]
+    return {"shape": [*shape]}
 
 
 def _flipped(axis: int, changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:
@@ -171,7 +256,7 @@ def _reshape(change: Change, before: Shape) -> Mapping[str, Json] | None:
 
 
 def _permute(change: Change) -> Mapping[str, Json] | None:
-    if change.halves is None:
+    if change.permute is None:
         return None
-    *front, a, b = range(len(change.halves))
-    return {"axis": 0, "shape": list(change.halves), "axes": [*front, b, a]}
+    shape, axes = change.permute
+    return {"axis": 0, "shape": list(shape), "axes": list(axes)}

@@ -1,144 +1,221 @@
-"""llama.cpp's names, as transformers' classes have them.
+"""llama.cpp's names and layouts, as transformers' classes save them.
 
     token_embd → model.embed_tokens    blk.0.attn_q → model.layers.0.self_attn.q_proj    ffn_up → mlp.up_proj    …
 
-llama.cpp turns the two halves of each head of q and k in Llama's kin, which is undone, in floats; a stack of experts
-becomes one tensor for each, as transformers has them on disk. What transformers computes of its configuration
-(rope_freqs, rope_factors_long) keeps its name. Architectures whose values llama.cpp changes as well, or of whose
-layouts nothing is known here, are refused by name.
+Which names, and what llama.cpp did to the tensors besides, is a table (gguf_names/*.toml): rotary heads and fused q, k
+and v that it rearranged, norms to which it added 1, parts that it took apart or put together. All of it is undone, and
+what has to be computed or cut is F32 first, as transformers has it. What transformers computes of its configuration
+(rope_freqs, rope_factors_long) keeps its name, as does every tensor that is not in the table. Other architectures are
+refused by name.
 
-Sources: llama.cpp's convert_hf_to_gguf.py and gguf-py/gguf/tensor_mapping.py; transformers'
-modeling_gguf_pytorch_utils.py.
+Sources: llama.cpp's convert_hf_to_gguf.py (its folder conversion) and gguf-py/gguf/tensor_mapping.py; transformers'
+modeling_gguf_pytorch_utils.py, and the names of its classes.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
-from ckptconv.edits.dialects.change import Change, halves_of
+from ckptconv.core.dtypes import DType
+from ckptconv.edits.dialects.change import Change, Join, grouped, halves_of, interleaved
+from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.dialects.change import Permutation, Shape
 
-_ROOT = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
-_EXPERTS = {
-    "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.{}.gate_proj", "ffn_up_exps": "mlp.experts.{}.up_proj",
-    "ffn_down_exps": "mlp.experts.{}.down_proj",
-}  # fmt: skip
-_SHARED = {
-    "ffn_gate_inp_shexp": "mlp.shared_expert_gate", "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-    "ffn_up_shexp": "mlp.shared_expert.up_proj", "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}  # fmt: skip
-_MIXTRAL = {
-    "ffn_gate_inp": "block_sparse_moe.gate", "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
-    "ffn_up_exps": "block_sparse_moe.experts.{}.w3", "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
-}  # fmt: skip
+    Tensors = Mapping[str, TensorInfo]
+
+T = TypeVar("T")
+
+MOST_EXPERTS = 1 << 14
+"""That a tensor is taken apart into; models have some hundreds."""
+
+_BLOCK = re.compile(r"((?:enc\.|dec\.)?blk)\.([0-9]{1,9})\.(.+)")
+_EXPERT = re.compile(r"(\w+)\.([0-9]{1,9})\.(weight|bias)")
+_ENDINGS = (".weight", ".bias")
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
-    """How transformers calls the parts of an architecture.
-
-    turned: modules whose weights it holds with inputs first. halves: q and k have their rotary halves turned.
+class _Place:
+    """Where a tensor is: `prefix` and `layer` of its block ("root" and "" outside), its name there, and without an
+    ending; `expert` is its number in files from before 2024, which have a tensor for each.
     """
 
-    root: Mapping[str, str] = field(default_factory=lambda: _ROOT)
-    layer: Mapping[str, str] = field(default_factory=lambda: _LAYER)
-    layers: str = "model.layers"
-    turned: frozenset[str] = frozenset()
-    halves: bool = False
+    prefix: str
+    layer: str
+    rest: str
+    stem: str
+    expert: str | None
+
+    @classmethod
+    def of(cls, name: str) -> _Place:
+        block = _BLOCK.fullmatch(name)
+        prefix, layer, rest = block.groups() if block else (ROOT, "", name)
+        one = _EXPERT.fullmatch(rest) if block else None
+        if one:
+            return cls(prefix, layer, f"{one[1]}_exps.{one[3]}", f"{one[1]}_exps", one[2])
+        stem = next((rest.removesuffix(ending) for ending in _ENDINGS if rest.endswith(ending)), rest)
+        return cls(prefix, layer, rest, stem, None)
+
+    def said(self, table: Mapping[str, T]) -> T | None:
+        """What a table says of the part."""
+        return table.get(self.rest, table.get(self.stem))
 
 
-ARCHITECTURES = {
-    "llama": _Names(layer=_LAYER | _MIXTRAL, halves=True),
-    "qwen2": _Names(),
-    "qwen3": _Names(),
-    "qwen2moe": _Names(layer=_LAYER | _EXPERTS | _SHARED),
-    "qwen3moe": _Names(layer=_LAYER | _EXPERTS),
-    "phi3": _Names(layer=_LAYER | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}),
-    "starcoder2": _Names(layer=_LAYER | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}),
-    "stablelm": _Names(),
-    "gpt2": _Names(
-        root={
-            "token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
-            "output": "lm_head",
-        },
-        layer={
-            "attn_norm": "ln_1", "ffn_norm": "ln_2", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
-            "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
-        },
-        layers="transformer.h",
-        turned=frozenset(["attn_qkv", "attn_output", "ffn_up", "ffn_down"]),
-    ),
-}  # fmt: skip
-
-_BLOCK = re.compile(r"blk\.(\d+)\.(\w+)\.(?:(\d+)\.)?(weight|bias)")
-_WHOLE = re.compile(r"(\w+)\.(weight|bias)")
-
-
-def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where nothing says the architecture, UnsupportedError for one that
-    is not in `ARCHITECTURES`.
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Raises EditError where nothing says the architecture or its heads do not fit,
+    UnsupportedError for one that is not in the table, and for files of one that are not as others.
     """
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str):
         raise EditError(
             "--translate gguf: no general.architecture says whose names these are", hint="a GGUF has it in its metadata"
         )
-    names = ARCHITECTURES.get(architecture)
-    if names is None:
+    if name not in architectures():
         raise UnsupportedError(
-            f"--translate gguf does not know the architecture {architecture[:80]!r}",
-            hint=f"it knows {', '.join(ARCHITECTURES)}; --rules FILE renames any",
+            f"--translate gguf does not know the architecture {name[:80]!r}",
+            hint=f"it knows {', '.join(architectures())}; --rules FILE renames any",
         )
-    heads = _heads(metadata, architecture) if names.halves else {}
-    return {name: _change(name, info, names, heads) for name, info in tensors.items()}
+    return _Translation(tensors, metadata, name).changes()
 
 
-def _heads(metadata: Mapping[object, object], architecture: str) -> dict[str, int]:
-    """How many heads q and k have."""
-    counts = {
-        part: metadata.get(f"{architecture}.attention.{key}")
-        for part, key in (("attn_q", "head_count"), ("attn_k", "head_count_kv"))
-    }
-    counts["attn_k"] = counts["attn_q"] if counts["attn_k"] is None else counts["attn_k"]
-    found = {part: count for part, count in counts.items() if type(count) is int and count > 0}
-    if len(found) < len(counts):
-        raise UnsupportedError(
-            f"--translate gguf: {architecture}.attention.head_count is not one number of heads for all layers",
-            hint="--rules FILE renames any",
-        )
-    return found
+class _Translation:
+    def __init__(self, tensors: Tensors, metadata: Mapping[object, object], name: str) -> None:
+        self.tensors = tensors
+        self.metadata = metadata
+        self.name = name
+        self.table: Architecture = architectures()[name]
+        self.places = {key: _Place.of(key) for key in tensors}
+        parts = {place.stem for place in self.places.values()}
+        self.refuse(parts)
+        self.names = self.table.names_with(parts)
+
+    def refuse(self, parts: set[str]) -> None:
+        for one in self.table.refused:
+            value = self.metadata.get(one.key) if one.key else None
+            if (value is not None and value not in one.but) or (one.needs and one.needs not in parts):
+                found = f"{one.key} {value!r}"[:120] if one.key else f"no {one.needs}"
+                raise UnsupportedError(
+                    f"--translate gguf: {self.name} with {found}: {one.why}", hint="--rules FILE renames any"
+                )
+
+    def changes(self) -> dict[str, Change]:
+        joins = self.joins()
+        return {
+            name: self.joined(name, place, joins[name]) if name in joins else self.change(name, place)
+            for name, place in self.places.items()
+        }
+
+    def heads(self, key: str) -> int:
+        """How many heads there are, of q or of k and v."""
+        value = self.metadata.get(f"{self.name}.attention.{key}")
+        if value is None and key != "head_count":
+            return self.heads("head_count")
+        if type(value) is not int or value < 1:
+            raise UnsupportedError(
+                f"--translate gguf: {self.name}.attention.{key} is not one number of heads for all layers",
+                hint="--rules FILE renames any",
+            )
+        return value
+
+    def at(self, place: _Place) -> str:
+        """Where transformers has what is in the place, with a dot behind."""
+        return f"{self.table.at[place.prefix]}.{place.layer}." if place.layer else ""
+
+    def new_name(self, place: _Place) -> str | None:
+        names = self.names[place.prefix]
+        if place.rest in names:
+            return self.at(place) + names[place.rest]
+        known = names.get(place.stem)
+        return None if known is None else self.at(place) + known + place.rest[len(place.stem) :]
+
+    def change(self, name: str, place: _Place) -> Change:
+        new, info = self.new_name(place), self.tensors[name]
+        if new is None:
+            return Change.to(name)
+        if "{}" in new:
+            return Change(names=_experts(name, new, info, place.expert))
+        if place.stem == "attn_qkv" and self.table.qkv == "groups":
+            return grouped(name, new, info, self.heads("head_count"), self.heads("head_count_kv"))
+        axes, permute, function = place.said(self.table.axes), self.permutation(name, place), self.function(place)
+        moved = axes is not None or permute is not None
+        return Change(
+            names=(new,), unpack=_to_unpack(info.dtype, moved=moved, computed=function is not None),
+            shape=_shape(place.said(self.table.shape), info.shape), permute=permute, axes=axes, function=function,
+        )  # fmt: skip
+
+    def permutation(self, name: str, place: _Place) -> Permutation | None:
+        key = place.said(self.table.halves)
+        if key is not None:
+            return halves_of(name, self.tensors[name], self.heads(key))
+        if place.stem == "attn_qkv" and self.table.qkv == "heads":
+            return interleaved(name, self.tensors[name], self.heads("head_count"))
+        return None
+
+    def function(self, place: _Place) -> Mapping[str, Json] | None:
+        if place.stem in self.table.log:
+            return {"function": "log-neg"}
+        return {"function": "add", "value": -1} if place.rest.endswith(self.table.less_one) else None
+
+    def joins(self) -> dict[str, Join]:
+        """The tensors that become one with others. Raises EditError where one of these is missing."""
+        found: dict[str, Join] = {}
+        for target, joining in self.table.join.items():
+            for name, place in self.places.items():
+                if place.rest != joining.parts[0] and place.rest not in joining.parts[1:]:
+                    continue
+                sources = tuple(f"{place.prefix}.{place.layer}.{part}" for part in joining.parts)
+                if missing := [source for source in sources if source not in self.tensors]:
+                    raise EditError(
+                        f"--translate gguf: {name!r} is one part of {self.at(place)}{target}, and there is no"
+                        f" {missing[0]!r}",
+                        hint="--rules FILE renames any",
+                    )
+                found[name] = Join(
+                    self.at(place) + target, sources, joining.kind, joining.axis, merge=joining.merge, axes=joining.axes
+                )
+        return found
+
+    def joined(self, name: str, place: _Place, join: Join) -> Change:
+        """A part of another: floats where its blocks would be cut, and where the parts are of several types."""
+        axes, dtype = place.said(self.table.axes), self.tensors[name].dtype
+        mixed = len({self.tensors[source].dtype for source in join.sources}) > 1
+        turned = any(self.places[source].said(self.table.axes) is not None for source in join.sources)
+        moved = turned or join.axes is not None or join.kind == "stack"
+        return Change(
+            names=(name,), unpack=_to_unpack(dtype, moved=moved, computed=mixed), axes=axes, into=join
+        )  # fmt: skip
 
 
-def _change(name: str, info: TensorInfo, names: _Names, heads: Mapping[str, int]) -> Change:
-    in_block = _BLOCK.fullmatch(name)
-    if in_block is None:
-        whole = _WHOLE.fullmatch(name)
-        known = whole and names.root.get(whole[1])
-        return Change.to(f"{known}.{whole[2]}" if whole and known else name)
-    layer, part, expert, kind = in_block.groups()
-    known = names.layer.get(f"{part}_exps" if expert is not None else part)
-    if known is None:
-        return Change.to(name)
-    new = f"{names.layers}.{layer}.{known}.{kind}"
-    if "{}" in known:
-        numbers = [expert] if expert is not None else [str(i) for i in range(info.shape[0] if info.shape else 0)]
-        return Change(names=tuple(new.replace("{}", number) for number in numbers) or (name,))
-    if part in heads:
-        return Change(names=(new,), unpack=info.dtype.kind == "block", halves=halves_of(name, info, heads[part]))
-    if part.endswith("_inp_shexp") and len(info.shape) == 1:
-        return Change.to(new, (1, *info.shape))
-    turned = part in names.turned and kind == "weight"
-    return Change(names=(new,), unpack=turned and info.dtype.kind == "block", axes=(1, 0) if turned else None)
+def _to_unpack(dtype: DType, *, moved: bool, computed: bool) -> bool:
+    """Whether a tensor has to be F32: blocks whose elements get elsewhere, and all that is computed with."""
+    return (moved and dtype.kind == "block") or (computed and dtype is not DType.F32)
+
+
+def _experts(name: str, new: str, info: TensorInfo, expert: str | None) -> tuple[str, ...]:
+    count = info.shape[0] if info.shape else 0
+    if expert is not None:
+        return (new.replace("{}", expert),)
+    if count > MOST_EXPERTS:
+        raise EditError(f"{name!r} is of {count:,} experts, and {MOST_EXPERTS:,} are taken apart at most")
+    return tuple(new.replace("{}", str(number)) for number in range(count)) or (name,)
+
+
+def _shape(how: str | None, shape: Shape) -> Shape | None:
+    if how == "middle" and len(shape) == 2:
+        return (shape[0], 1, shape[1])
+    if how == "row" and len(shape) == 1:
+        return (1, *shape)
+    if how == "flat" and len(shape) > 1:
+        count = 1
+        for size in shape:
+            count *= size
+        return (count,)
+    return None

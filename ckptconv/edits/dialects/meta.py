@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.tensor import TensorInfo
-    from ckptconv.edits.dialects.change import Shape
+    from ckptconv.edits.dialects.change import Permutation
 
 _ROOT = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -55,7 +55,7 @@ def _heads(metadata: Mapping[object, object]) -> dict[str, int]:
     return dict(zip(_TURNED, (query, key if type(key) is int else query), strict=True))
 
 
-def _halves(name: str, info: TensorInfo, heads: int, width: int) -> Shape:
+def _halves(name: str, info: TensorInfo, heads: int, width: int) -> Permutation:
     """The rows of wq or wk as heads. Raises EditError where they are not as many as the heads take."""
     rows = info.shape[0] if info.shape else 0
     if heads * width != rows:
@@ -80,4 +80,4 @@ def _change(name: str, info: TensorInfo, heads: Mapping[str, int], head_dim: obj
         return Change.to(new)
     width = head_dim if type(head_dim) is int else info.shape[-1] // heads[_TURNED[0]] if info.shape else 0
     halves = _halves(name, info, heads[part], width)
-    return Change(names=(new,), unpack=info.dtype.kind == "block", halves=halves)
+    return Change(names=(new,), unpack=info.dtype.kind == "block", permute=halves)

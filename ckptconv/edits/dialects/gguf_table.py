@@ -1,0 +1,103 @@
+"""What is known of llama.cpp's architectures: gguf_names/*.toml, read.
+
+The files say what their keys mean. They ship with ckptconv, so that a mistake in them is one of ours.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = "root"
+PREFIXES = ("blk", "enc.blk", "dec.blk")
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """How several parts become one."""
+
+    kind: Literal["concat", "stack"]
+    parts: tuple[str, ...]
+    axis: int
+    merge: int | None = None
+    axes: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Joining:
+        """From a row of `join`."""
+        kind: Literal["concat", "stack"] = "stack" if "stack" in row else "concat"
+        axes = tuple(row["axes"]) if "axes" in row else None
+        return cls(kind, tuple(row[kind]), row["axis"], row.get("merge"), axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A file that is not translated: the value of `key` is none of `but`, or it has no part `needs`."""
+
+    why: str
+    key: str = ""
+    but: tuple[str, ...] = ()
+    needs: str = ""
+
+
+@dataclass(slots=True)
+class Architecture:
+    """One of them, with all that its sets say."""
+
+    at: dict[str, str] = field(default_factory=dict)
+    names: dict[str, dict[str, str]] = field(default_factory=lambda: {place: {} for place in (ROOT, *PREFIXES)})
+    also: dict[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    halves: dict[str, str] = field(default_factory=dict)
+    qkv: str = ""
+    less_one: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    shape: dict[str, str] = field(default_factory=dict)
+    join: dict[str, Joining] = field(default_factory=dict)
+    refused: tuple[Refusal, ...] = ()
+
+    def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
+        """What a row of either file says; what was said before gives way."""
+        for name in row.get("like", ()):
+            self.take(sets[name], sets)
+        self.at |= row.get("at", {})
+        for place in self.names:
+            self.names[place] |= row.get(place, {})
+        self.also |= row.get("with", {})
+        self.halves |= row.get("halves", {})
+        self.qkv = row.get("qkv", self.qkv)
+        self.less_one += tuple(row.get("less-one", ()))
+        self.log += tuple(row.get("log", ()))
+        self.axes |= {part: tuple(axes) for part, axes in row.get("axes", {}).items()}
+        self.shape |= row.get("shape", {})
+        self.join |= {name: Joining.of(one) for name, one in row.get("join", {}).items()}
+        self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
+
+    def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:
+        """The names by place, for a file with these parts."""
+        found = {place: dict(names) for place, names in self.names.items()}
+        for part, more in self.also.items():
+            if part in parts:
+                for place, names in more.items():
+                    found[place] |= names
+        return found
+
+
+@cache
+def architectures() -> Mapping[str, Architecture]:
+    """All of them by name, in the order of the alphabet."""
+    rows, sets = _file("architectures"), _file("sets")
+    found = {name: Architecture() for name in sorted(rows)}
+    for name, one in found.items():
+        one.take(rows[name], sets)
+    return found
+
+
+def _file(name: str) -> dict[str, Any]:
+    return tomllib.loads((resources.files(__package__) / "gguf_names" / f"{name}.toml").read_text("utf-8"))
