@@ -21,13 +21,15 @@ ARCHES = {name: arch for arch, name in MODEL_ARCH_NAMES.items()}
 EXPERT = re.compile(r"(.*\.experts)\.\d+\.(\w+)\.weight")
 
 LEFT_OUT = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "pooler.dense.weight", "pooler.dense.bias")
-PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "smollm3", "arcee", "olmo")
+PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "granitehybrid", "smollm3", "arcee", "olmo")
 """LlamaModel with undo_permute, what inherits from it, and OlmoModel."""
+MAMBA2 = ("mamba2", "granitehybrid")
 ONE_ADDED = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
 
 RENAMED = {
     "e_score_correction_bias": "e_score_correction.bias", "self_attn.sinks": "self_attn.sinks.weight",
-    "layer_scalar": "layer_scalar.weight", "mixer.dt_bias": "mixer.dt_proj.bias", "expert_bias": "expert_bias.bias",
+    "layer_scalar": "layer_scalar.weight", "mixer.dt_bias": "mixer.dt_proj.bias", "mamba.dt_bias": "mamba.dt_proj.bias",
+    "expert_bias": "expert_bias.bias",
 }  # fmt: skip
 """Endings to which they give one that the table of names knows."""
 
@@ -82,11 +84,11 @@ def _modified(
             yield name, tensor.reshape(part, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
         elif name.endswith("A_log"):
             made = -torch.exp(tensor)
-            yield name, made[:, None] if arch == "mamba2" else made
-        elif name.endswith("mixer.D") and arch == "mamba2":
+            yield name, made[:, None] if arch in MAMBA2 else made
+        elif name.endswith((".D",)) and arch in MAMBA2:
             yield name, tensor[:, None]
-        elif name.endswith("mixer.norm.weight") and arch == "mamba2":
-            yield name, tensor.reshape(config.n_groups, -1)
+        elif name.endswith(("mixer.norm.weight", "mamba.norm.weight")) and arch in MAMBA2:
+            yield name, tensor.reshape(2, -1)
         elif re.search(r"(conv1d|conv\.conv)\.weight$", name):
             yield name, tensor.squeeze(1)
         elif arch in ("bloom", "gptneox") and "query_key_value" in name:
@@ -115,11 +117,13 @@ def _deepseek2(name: str, tensor: torch.Tensor, layer: str, config: Any) -> Stat
 
 
 def _granitemoe(name: str, tensor: torch.Tensor, layer: str, config: Any) -> State:
+    if name.endswith("shared_mlp.output_linear.weight") and not config.num_local_experts:
+        return {f"blk.{layer}.ffn_down.weight": tensor}
     if not name.endswith("input_linear.weight"):
         return {}
-    kind = "shexp" if "shared_mlp" in name else "exps"
+    kind = "_exps" if "sparse" in name else "_shexp" if config.num_local_experts else ""
     gate, up = tensor.chunk(2, -2)
-    return {f"blk.{layer}.ffn_gate_{kind}.weight": gate, f"blk.{layer}.ffn_up_{kind}.weight": up}
+    return {f"blk.{layer}.ffn_gate{kind}.weight": gate, f"blk.{layer}.ffn_up{kind}.weight": up}
 
 
 def _llama4(name: str, tensor: torch.Tensor, layer: str, config: Any) -> State:
@@ -153,5 +157,6 @@ def _gemma4(name: str, tensor: torch.Tensor, layer: str, config: Any) -> State:
 
 
 MORE: dict[str, Callable[[str, torch.Tensor, str, Any], State]] = {
-    "deepseek2": _deepseek2, "granitemoe": _granitemoe, "llama4": _llama4, "gpt-oss": _gpt_oss, "gemma4": _gemma4,
+    "deepseek2": _deepseek2, "granitemoe": _granitemoe, "granitehybrid": _granitemoe, "llama4": _llama4,
+    "gpt-oss": _gpt_oss, "gemma4": _gemma4,
 }  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,9 +47,12 @@ FALCON = {"vocab_size": VOCAB, "hidden_size": HIDDEN, "num_hidden_layers": LAYER
 MAMBA = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": LAYERS, "state_size": 8, "intermediate_size": 64}
 HYBRID = {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1,
           "mamba_d_state": 8, "use_mamba_kernels": False}  # fmt: skip
+STATES = {"shared_intermediate_size": 32, "layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 16,
+          "mamba_n_groups": 2, "mamba_d_state": 8}  # fmt: skip
 PICTURES = {"vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}}
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "afmoe": ("AfmoeForCausalLM", SIZES | HEAD | MOE | {"num_dense_layers": 1}),
     "arcee": ("ArceeForCausalLM", SIZES),
     "bert": ("BertModel", SIZES),
     "bloom": ("BloomForCausalLM", BLOOM),
@@ -80,6 +84,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gptneox": ("GPTNeoXForCausalLM", SIZES),
     "granite": ("GraniteForCausalLM", SIZES),
     "granitemoe": ("GraniteMoeSharedForCausalLM", SIZES | LOCAL | {"shared_intermediate_size": 32}),
+    "granitehybrid": ("GraniteMoeHybridForCausalLM", SIZES | LOCAL | STATES),
+    "granitehybrid dense": ("GraniteMoeHybridForCausalLM", SIZES | STATES | {"num_local_experts": 0}),
     "hunyuan-dense": ("HunYuanDenseV1ForCausalLM", SIZES | HEAD),
     "hunyuan-moe": ("HunYuanMoEV1ForCausalLM", SIZES | HEAD | {"num_experts": EXPERTS, "moe_topk": 2}),
     "jamba": ("JambaForCausalLM", SIZES | HYBRID | {"num_experts": EXPERTS}),
@@ -183,7 +189,7 @@ class Case:
         if self.arch == "falcon":
             groups = self.config.num_kv_heads if self.config.new_decoder_architecture else 1
         writer.add_head_count(heads)
-        writer.add_head_count_kv([0, groups] if self.arch == "lfm2" else groups)
+        writer.add_head_count_kv([0, groups] if self.arch in ("lfm2", "granitehybrid") else groups)
         writer.add_key_length(HIDDEN // HEADS)
         if EXPERTS in (getattr(self.config, key, 0) for key in ("num_experts", "num_local_experts")):
             writer.add_expert_count(EXPERTS)
@@ -246,14 +252,22 @@ def test_it_is_what_transformers_loads(case: str, tmp_path: Path) -> None:
     assert_same(found, saved(made.model, loaded))
 
 
-def plain(path: Path, arch: str, tensors: dict[str, tuple[int, ...]], heads: object = HEADS) -> Path:
+def plain(
+    path: Path,
+    arch: str,
+    tensors: dict[str, tuple[int, ...]],
+    heads: object = HEADS,
+    more: dict[str, Any] | None = None,
+) -> Path:
     writer = GGUFWriter(path, arch)
+    for key, value in (more or {}).items():
+        writer.add_string(key, value) if isinstance(value, str) else writer.add_array(key, value)
     if isinstance(heads, int):
         writer.add_head_count(heads)
     elif heads is not None:
         writer.add_array(f"{arch}.attention.head_count", heads)
     for name, shape in tensors.items():
-        writer.add_tensor(name, rng.standard_normal(shape).astype("f4"))
+        writer.add_tensor(name, -rng.random(shape).astype("f4"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -285,19 +299,51 @@ def test_what_transformers_computes_of_its_configuration_keeps_its_name(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arch", "shape", "heads", "error", "words"),
+    ("arch", "tensors", "heads", "error", "words"),
     [
-        ("rwkv7", (8, 8), 2, UnsupportedError, "does not know the architecture 'rwkv7'"),
-        ("llama", (8, 8), [2, 4], UnsupportedError, "not one number of heads"),
-        ("llama", (8, 8), None, UnsupportedError, "not one number of heads"),
-        ("llama", (6, 8), 2, EditError, "6 rows, which are no 2 heads"),
+        ("rwkv7", {"blk.0.attn_q.weight": (8, 8)}, 2, UnsupportedError, "does not know the architecture 'rwkv7'"),
+        ("llama", {"blk.0.attn_q.weight": (8, 8)}, [0, 4], UnsupportedError, "how many heads layer 0 has"),
+        ("llama", {"blk.1.attn_q.weight": (8, 8)}, [4], UnsupportedError, "how many heads layer 1 has"),
+        ("llama", {"blk.0.attn_q.weight": (8, 8)}, None, UnsupportedError, "how many heads layer 0 has"),
+        ("llama", {"blk.0.attn_q.weight": (6, 8)}, 2, EditError, "6 rows, which are no 2 heads"),
+        ("bloom", {"blk.0.attn_qkv.weight": (8, 8)}, 2, EditError, "8 rows, which are no q, k and v of 2 heads"),
+        ("falcon", {"blk.0.attn_qkv.bias": (8,)}, 3, EditError, "8 rows, which are no 3 heads in 3 groups"),
+        ("qwen3moe", {"blk.0.ffn_up_exps.weight": (20_000, 1, 1)}, 2, EditError, "is of 20,000 experts"),
+        ("gpt-oss", {"blk.0.ffn_up_exps.bias": (3, 8)}, 2, EditError, r"there is no 'blk\.0\.ffn_gate_exps\.bias'"),
+        (
+            "deepseek2",
+            {"blk.0.attn_k_b.weight": (8,), "blk.0.attn_v_b.weight": (8,)},
+            2,
+            EditError,
+            "permutes no shape",
+        ),
+        ("mamba", {"blk.0.ssm_a": (2, 2), "blk.0.ssm_conv1d.bias": (4,)}, None, None, ""),
+        ("bert", {"token_types.weight": (2, 8)}, 2, None, ""),
+        ("bert", {"token_embd.weight": (4, 8)}, 2, UnsupportedError, "bert with no token_types: it is no BERT"),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(
-    arch: str, shape: tuple[int, ...], heads: object, error: type[Exception], words: str, tmp_path: Path
+    arch: str, tensors: dict[str, tuple[int, ...]], heads: object, error: type[Exception] | None, words: str,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    path = plain(tmp_path / "a.gguf", arch, tensors, heads)
+    with pytest.raises(error, match=words) if error else nullcontext():
+        by_us(path, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "value", "words"),
+    [
+        ("bert", "tokenizer.ggml.model", "t5", "bert with tokenizer.ggml.model 't5': of RoBERTa and its kin"),
+        ("glm4", "glm4.rope.dimension_sections", [8, 12, 12, 0], r"glm4 with .* \[8, 12, 12, 0\]: llama.cpp turned"),
+    ],
+)
+def test_files_of_an_architecture_that_are_not_as_others(
+    arch: str, key: str, value: Any, words: str, tmp_path: Path
 ) -> None:
-    path = plain(tmp_path / "a.gguf", arch, {"blk.0.attn_q.weight": shape}, heads)
-    with pytest.raises(error, match=words):
+    tensors = {"token_embd.weight": (4, 8), "token_types.weight": (2, 8)}
+    path = plain(tmp_path / "a.gguf", arch, tensors, more={key: value})
+    with pytest.raises(UnsupportedError, match=words):
         by_us(path, tmp_path / "b.safetensors")
 
 

@@ -113,14 +113,16 @@ class _Translation:
             for name, place in self.places.items()
         }
 
-    def heads(self, key: str) -> int:
-        """How many heads there are, of q or of k and v."""
+    def heads(self, key: str, place: _Place) -> int:
+        """How many heads there are, of q or of k and v: one number, or one for each layer."""
         value = self.metadata.get(f"{self.name}.attention.{key}")
         if value is None and key != "head_count":
-            return self.heads("head_count")
+            return self.heads("head_count", place)
+        if isinstance(value, list) and int(place.layer) < len(value):
+            value = value[int(place.layer)]
         if type(value) is not int or value < 1:
             raise UnsupportedError(
-                f"--translate gguf: {self.name}.attention.{key} is not one number of heads for all layers",
+                f"--translate gguf: {self.name}.attention.{key} does not say how many heads layer {place.layer} has",
                 hint="--rules FILE renames any",
             )
         return value
@@ -143,7 +145,7 @@ class _Translation:
         if "{}" in new:
             return Change(names=_experts(name, new, info, place.expert))
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
-            return grouped(name, new, info, self.heads("head_count"), self.heads("head_count_kv"))
+            return grouped(name, new, info, self.heads("head_count", place), self.heads("head_count_kv", place))
         axes, permute, function = place.said(self.table.axes), self.permutation(name, place), self.function(place)
         moved = axes is not None or permute is not None
         return Change(
@@ -154,9 +156,9 @@ class _Translation:
     def permutation(self, name: str, place: _Place) -> Permutation | None:
         key = place.said(self.table.halves)
         if key is not None:
-            return halves_of(name, self.tensors[name], self.heads(key))
+            return halves_of(name, self.tensors[name], self.heads(key, place))
         if place.stem == "attn_qkv" and self.table.qkv == "heads":
-            return interleaved(name, self.tensors[name], self.heads("head_count"))
+            return interleaved(name, self.tensors[name], self.heads("head_count", place))
         return None
 
     def function(self, place: _Place) -> Mapping[str, Json] | None:
@@ -167,20 +169,18 @@ class _Translation:
     def joins(self) -> dict[str, Join]:
         """The tensors that become one with others. Raises EditError where one of these is missing."""
         found: dict[str, Join] = {}
-        for target, joining in self.table.join.items():
+        for joining in self.table.join:
             for name, place in self.places.items():
-                if place.rest != joining.parts[0] and place.rest not in joining.parts[1:]:
+                if place.rest not in joining.parts:
                     continue
+                target = self.at(place) + joining.target
                 sources = tuple(f"{place.prefix}.{place.layer}.{part}" for part in joining.parts)
                 if missing := [source for source in sources if source not in self.tensors]:
                     raise EditError(
-                        f"--translate gguf: {name!r} is one part of {self.at(place)}{target}, and there is no"
-                        f" {missing[0]!r}",
+                        f"--translate gguf: {name!r} is one part of {target}, and there is no {missing[0]!r}",
                         hint="--rules FILE renames any",
                     )
-                found[name] = Join(
-                    self.at(place) + target, sources, joining.kind, joining.axis, merge=joining.merge, axes=joining.axes
-                )
+                found[name] = Join(target, sources, joining.kind, joining.axis, merge=joining.merge, axes=joining.axes)
         return found
 
     def joined(self, name: str, place: _Place, join: Join) -> Change:

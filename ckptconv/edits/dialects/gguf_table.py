@@ -20,8 +20,9 @@ PREFIXES = ("blk", "enc.blk", "dec.blk")
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """How several parts become one."""
+    """How several parts become one, `target`."""
 
+    target: str
     kind: Literal["concat", "stack"]
     parts: tuple[str, ...]
     axis: int
@@ -33,7 +34,7 @@ class Joining:
         """From a row of `join`."""
         kind: Literal["concat", "stack"] = "stack" if "stack" in row else "concat"
         axes = tuple(row["axes"]) if "axes" in row else None
-        return cls(kind, tuple(row[kind]), row["axis"], row.get("merge"), axes)
+        return cls(row["target"], kind, tuple(row[kind]), row["axis"], row.get("merge"), axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Architecture:
     log: tuple[str, ...] = ()
     axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     shape: dict[str, str] = field(default_factory=dict)
-    join: dict[str, Joining] = field(default_factory=dict)
+    join: tuple[Joining, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
@@ -76,7 +77,7 @@ class Architecture:
         self.log += tuple(row.get("log", ()))
         self.axes |= {part: tuple(axes) for part, axes in row.get("axes", {}).items()}
         self.shape |= row.get("shape", {})
-        self.join |= {name: Joining.of(one) for name, one in row.get("join", {}).items()}
+        self.join += tuple(map(Joining.of, row.get("join", ())))
         self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:
