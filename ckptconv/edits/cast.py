@@ -30,6 +30,9 @@ FLOATS = (
 BLOCK = 1 << 16
 """Elements that are cast at a time: some hundred kilobytes, which stay in a core's cache."""
 
+HEAVY = 16 << 20
+"""Bytes that are read at a time of what is gathered or computed itself, where each reading may go over much of it."""
+
 
 @dataclass
 class BlockReader(ABC):
@@ -56,20 +59,22 @@ class BlockReader(ABC):
         # whole bytes of both sides: blocks of 8 elements are
         first = start * 8 // bits // 8 * 8
         last = min(-(-stop * 8 // bits // 8) * 8, self.source.info.numel)
+        wide = self.source.info.dtype.bits
+        piece = BLOCK if self.light else max(BLOCK, HEAVY * 8 // wide // BLOCK * BLOCK)
         made = bytearray()
-        for at in range(first, last, BLOCK):
-            made += self._block(at, min(at + BLOCK, last))
+        for at in range(first, last, piece):
+            end = min(at + piece, last)
+            data = self.source.read(at * wide // 8, -(-end * wide // 8))
+            for low in range(at, end, BLOCK):
+                high = min(low + BLOCK, end)
+                made += self._block(data[(low - at) * wide // 8 : -(-(high - at) * wide // 8)], low, high)
         base = first * bits // 8
         return memoryview(made)[start - base : stop - base]
 
-    def _block(self, first: int, last: int) -> bytes:
+    def _block(self, data: memoryview, first: int, last: int) -> bytes:
         from ckptconv.core.arrays import from_bytes, to_bytes
 
-        source = self.source
-        bits = source.info.dtype.bits
-        data = source.read(first * bits // 8, -(-last * bits // 8))
-        values = from_bytes(data, source.info.dtype, last - first)
-        made, loss = self.computed(values)
+        made, loss = self.computed(from_bytes(data, self.source.info.dtype, last - first))
         with self.lock:
             self.blocks[first] = loss
         return to_bytes(made, self.dtype)
