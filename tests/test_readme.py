@@ -19,6 +19,7 @@ import xxhash
 
 import ckptconv
 from ckptconv.arch import expand, library, parse_text
+from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 
@@ -128,6 +129,11 @@ def test_the_table_of_formats_is_the_registry() -> None:
 def test_the_table_of_architectures_is_the_library() -> None:
     table = README.split("<!-- table: architectures -->")[1].split("\n\n")[0].strip().splitlines()[2:]
     assert table == [f"| `{entry.name}` | {entry.summary} |" for entry in library()]
+
+
+def test_the_architectures_of_gguf_are_those_that_are_known() -> None:
+    listed = README.split("It knows the architectures ")[1].split("refuses others")[0]
+    assert re.findall(r"`([^`]+)`", listed) == list(architectures())
 
 
 def test_the_spec_of_the_readme_is_one() -> None:
