@@ -298,8 +298,10 @@ class _Application:
         axis = self.axis(len(shape) + stack)
         if stack:
             shape = (*shape[:axis], 1, *shape[axis:])
-        rest = {(t.info.dtype, t.info.shape if stack else _without(t.info.shape, axis)) for t in tensors}
-        if len(rest) > 1:
+        whole = {
+            (t.info.dtype, len(t.info.shape), t.info.shape if stack else _without(t.info.shape, axis)) for t in tensors
+        }
+        if len(whole) > 1:
             raise self.fail("their types or shapes do not go together", step.sources)
         sizes = [1 if stack else tensor.info.shape[axis] for tensor in tensors]
         if not stack and self.edit.details.get("sizes", sizes) != sizes:

@@ -292,3 +292,11 @@ def test_a_type_without_a_zero_in_its_bytes_is_refused(dtype: str) -> None:
     tensor = in_memory(TensorInfo.of(DTYPES.get(dtype) or BLOCKS[dtype], (256,)), bytes(256))
     with pytest.raises(EditError, match="has no 0"):
         apply({"a": tensor}, [Edit("zeros", ("a",), ("b",), {}, (Step(("a",), ("b",)),))])
+
+
+@pytest.mark.parametrize("kind", ["concat", "stack"])
+def test_tensors_of_unlike_ranks_do_not_go_together(tmp_path: Path, kind: str) -> None:
+    torch.save({"a": torch.zeros(0), "b": torch.zeros(())}, tmp_path / "a.pth")
+    edit = Edit(kind, ("a", "b"), ("c",), {"axis": 0})  # type: ignore[arg-type]
+    with ckptconv.open(tmp_path / "a.pth") as checkpoint, pytest.raises(EditError, match="do not go together"):
+        apply(dict(checkpoint), [edit])

@@ -347,6 +347,15 @@ def test_files_of_an_architecture_that_are_not_as_others(
         by_us(path, tmp_path / "b.safetensors")
 
 
+def test_parts_of_a_block_that_are_not_known_are_told(tmp_path: Path) -> None:
+    tensors = {f"blk.{i}.{part}.weight": (8,) for i in range(2) for part in ("attn_norm", "attn_hum")}
+    path = plain(tmp_path / "a.gguf", "olmo2", tensors | {"rope_freqs.weight": (8,)})
+    edits = ckptconv.Edits(names=[NameRule("translate", "gguf")])
+    done = ckptconv.convert(path, tmp_path / "b.safetensors", edits=edits, bare=True)
+    told = [(one.where, one.message) for one in done.findings if one.code == "left-alone"]
+    assert told == [("blk.0.attn_hum.weight", "of olmo2 no attn_hum is known, which keeps its name")]
+
+
 def test_names_of_which_nothing_says_whose_they_are(tmp_path: Path) -> None:
     torch.save({"blk.0.attn_q.weight": torch.zeros(8, 8)}, tmp_path / "a.pth")
     with pytest.raises(EditError, match=r"no general\.architecture"):

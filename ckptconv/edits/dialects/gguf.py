@@ -141,7 +141,8 @@ class _Translation:
     def change(self, name: str, place: _Place) -> Change:
         new, info = self.new_name(place), self.tensors[name]
         if new is None:
-            return Change.to(name)
+            why = f"of {self.name} no {place.stem} is known, which keeps its name" if place.layer else ""
+            return Change(names=(name,), left=why)
         if "{}" in new:
             return Change(names=_experts(name, new, info, place.expert))
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
