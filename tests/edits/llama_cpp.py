@@ -24,7 +24,8 @@ LEFT_OUT = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "poole
 PERMUTED = ("llama", "mistral3", "granite", "granitemoe", "granitehybrid", "smollm3", "arcee", "olmo")
 """LlamaModel with undo_permute, what inherits from it, and OlmoModel."""
 MAMBA2 = ("mamba2", "granitehybrid")
-ONE_ADDED = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
+QWEN = ("qwen3next", "qwen35", "qwen35moe")
+ONE_ADDED = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron", *QWEN)
 
 RENAMED = {
     "e_score_correction_bias": "e_score_correction.bias", "self_attn.sinks": "self_attn.sinks.weight",
@@ -78,7 +79,9 @@ def _modified(
         heads = config.num_attention_heads if hasattr(config, "num_attention_heads") else 0
         groups = getattr(config, "num_key_value_heads", None) or heads
         part = {"q_proj": heads, "k_proj": groups}.get(name.split(".")[-2] if "." in name else "")
-        if arch in ONE_ADDED and name.endswith("norm.weight"):
+        if arch in QWEN and "linear_attn" in name:
+            yield from _linear(arch, name, tensor, layer[0], config)
+        elif arch in ONE_ADDED and name.endswith("norm.weight"):
             yield name, tensor + 1
         elif arch in PERMUTED and part:
             yield name, tensor.reshape(part, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
@@ -106,6 +109,29 @@ def _modified(
             yield from made_of.items()
         else:
             yield name, tensor
+
+
+def _linear(arch: str, name: str, tensor: torch.Tensor, layer: str, config: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Qwen3NextModel, and _LinearAttentionVReorderBase before it."""
+    keys, values = config.linear_num_key_heads, config.linear_num_value_heads
+    key, value = config.linear_key_head_dim, config.linear_value_head_dim
+    part = name.split("linear_attn.")[1].removesuffix(".weight")
+    if arch != "qwen3next":
+        front = {"in_proj_qkv": 2 * keys * key, "conv1d": 2 * keys * key}.get(part, 0)
+        width = {"in_proj_a": 1, "in_proj_b": 1, "A_log": 1, "dt_bias": 1, "norm": 0}.get(part, value)
+        if width:
+            tensor = tensor.T if part == "out_proj" else tensor
+            v = tensor[front:].reshape(keys, values // keys, width, *tensor.shape[1:]).swapaxes(0, 1)
+            tensor = torch.cat([tensor[:front], v.reshape(tensor[front:].shape)])
+            tensor = tensor.T if part == "out_proj" else tensor
+    if part == "in_proj_qkvz":
+        apart = tensor.reshape(keys, -1, tensor.shape[-1])
+        *qkv, z = apart.split([key, key, values // keys * value, values // keys * value], 1)
+        yield f"blk.{layer}.attn_qkv.weight", torch.cat([one.flatten(0, 1) for one in qkv])
+        yield f"blk.{layer}.attn_gate.weight", z.flatten(0, 1)
+        return
+    made = -torch.exp(tensor) if part == "A_log" else tensor.squeeze() if part == "conv1d" else tensor
+    yield name.replace("dt_bias", "dt_proj.bias"), made
 
 
 def _deepseek2(name: str, tensor: torch.Tensor, layer: str, config: Any) -> State:

@@ -49,6 +49,8 @@ HYBRID = {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period":
           "mamba_d_state": 8, "use_mamba_kernels": False}  # fmt: skip
 STATES = {"shared_intermediate_size": 32, "layer_types": ["mamba", "attention"], "mamba_n_heads": 8, "mamba_d_head": 16,
           "mamba_n_groups": 2, "mamba_d_state": 8}  # fmt: skip
+LINEAR = {"linear_num_value_heads": 6, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 16,
+          "layer_types": ["linear_attention", "full_attention"], "shared_expert_intermediate_size": 32}  # fmt: skip
 PICTURES = {"vision_config": {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}}
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -116,6 +118,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2vl": ("Qwen2_5_VLForConditionalGeneration", PICTURES | {"text_config": SIZES}),
     "qwen3": ("Qwen3ForCausalLM", SIZES | HEAD),
     "qwen3moe": ("Qwen3MoeForCausalLM", SIZES | HEAD | MOE),
+    "qwen3next": ("Qwen3NextForCausalLM", SIZES | HEAD | MOE | LINEAR),
+    "qwen35": ("Qwen3_5ForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD | LINEAR}),
+    "qwen35 1:1": ("Qwen3_5ForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD | LINEAR | {
+                   "linear_num_value_heads": 2}}),
+    "qwen35moe": ("Qwen3_5MoeForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD | MOE | LINEAR}),
     "qwen3vl": ("Qwen3VLForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD}),
     "seed_oss": ("SeedOssForCausalLM", SIZES | HEAD),
     "smollm3": ("SmolLM3ForCausalLM", SIZES),
@@ -167,7 +174,7 @@ class Case:
         }
         found = {name: self.state[name] for name in left if ".embed_tokens" not in name or self.arch[:2] != "t5"}
         for name, tensor in found.items():
-            if self.arch in ONE_ADDED and name.endswith("norm.weight"):
+            if self.arch in ONE_ADDED and name.endswith("norm.weight") and "linear_attn" not in name:
                 found[name] = tensor + 1 - 1
             if name.endswith("A_log"):
                 found[name] = torch.from_numpy(np.log(torch.exp(tensor).numpy()))
@@ -191,6 +198,11 @@ class Case:
         writer.add_head_count(heads)
         writer.add_head_count_kv([0, groups] if self.arch in ("lfm2", "granitehybrid") else groups)
         writer.add_key_length(HIDDEN // HEADS)
+        if hasattr(self.config, "linear_num_value_heads"):
+            writer.add_ssm_group_count(self.config.linear_num_key_heads)
+            writer.add_ssm_time_step_rank(self.config.linear_num_value_heads)
+            writer.add_ssm_state_size(self.config.linear_key_head_dim)
+            writer.add_ssm_inner_size(self.config.linear_num_value_heads * self.config.linear_value_head_dim)
         if EXPERTS in (getattr(self.config, key, 0) for key in ("num_experts", "num_local_experts")):
             writer.add_expert_count(EXPERTS)
             writer.add_expert_used_count(2)
@@ -228,7 +240,17 @@ def test_what_llama_cpp_took_comes_back(case: str, tmp_path: Path) -> None:
     """As floats, and as blocks the same as from a file with what these say."""
     made = Case(case)
     assert_same(by_us(made.write(tmp_path / "a.gguf"), tmp_path / "a.safetensors"), made.expected())
-    if made.name.split(" ")[0] in ("bloom", "deepseek2", "falcon", "gpt2", "gpt-oss", "granitemoe", "llama", "llama4"):
+    if made.name.split(" ")[0] in (
+        "bloom",
+        "deepseek2",
+        "falcon",
+        "gpt2",
+        "gpt-oss",
+        "granitemoe",
+        "llama",
+        "llama4",
+        "qwen35",
+    ):
         found = by_us(made.write(tmp_path / "b.gguf", quantized=True), tmp_path / "b.safetensors")
         made.stored = {
             name: torch.from_numpy(quants.dequantize(quants.quantize(t.numpy(), q8), q8))
@@ -261,7 +283,8 @@ def plain(
 ) -> Path:
     writer = GGUFWriter(path, arch)
     for key, value in (more or {}).items():
-        writer.add_string(key, value) if isinstance(value, str) else writer.add_array(key, value)
+        add = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)]
+        add(key, value)
     if isinstance(heads, int):
         writer.add_head_count(heads)
     elif heads is not None:
@@ -334,6 +357,8 @@ def test_what_it_cannot_do_is_refused_by_name(
 @pytest.mark.parametrize(
     ("arch", "key", "value", "words"),
     [
+        ("qwen35", "qwen35.nextn_predict_layers", 1, r"qwen35 with .* 1: layers that predict further tokens"),
+        ("qwen35", "qwen35.ssm.group_count", 1, r"qwen35\.ssm does not say how many heads"),
         ("bert", "tokenizer.ggml.model", "t5", "bert with tokenizer.ggml.model 't5': of RoBERTa and its kin"),
         ("glm4", "glm4.rope.dimension_sections", [8, 12, 12, 0], r"glm4 with .* \[8, 12, 12, 0\]: llama.cpp turned"),
     ],
@@ -341,7 +366,7 @@ def test_what_it_cannot_do_is_refused_by_name(
 def test_files_of_an_architecture_that_are_not_as_others(
     arch: str, key: str, value: Any, words: str, tmp_path: Path
 ) -> None:
-    tensors = {"token_embd.weight": (4, 8), "token_types.weight": (2, 8)}
+    tensors = {"token_embd.weight": (4, 8), "token_types.weight": (2, 8), "blk.0.ssm_a": (4,)}
     path = plain(tmp_path / "a.gguf", arch, tensors, more={key: value})
     with pytest.raises(UnsupportedError, match=words):
         by_us(path, tmp_path / "b.safetensors")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Permutation = tuple[Shape, Shape]
-"""The first dimension seen as several, and the order in which they are one again."""
+"""A dimension seen as several, and the order in which they are one again."""
 
 _BLOCK = 1 << 22
 """Bytes of two tensors that are compared at a time."""
@@ -51,7 +51,7 @@ class Change:
 
     unpack:   it becomes F32: blocks that would have to be taken apart, and what is computed with.
     shape:    it is given this shape.
-    permute:  its first dimension is these, which change places: the rotary halves of heads, a fused q, k and v.
+    permute:  its dimension `axis` is these, which change places: the rotary halves of heads, a fused q, k and v.
     axes:     its dimensions change places.
     names:    its name; several where its first dimension is taken apart, into pieces of `sizes` where these are given.
     function: its values become this of them, as an edit of kind map says it.
@@ -60,7 +60,7 @@ class Change:
     zeros:    names of new tensors beside it, of its type and shape, whose elements are all 0.
     joined:   names of tensors that are made of these, one after another along the first dimension. The changes of all
               tensors are at that point.
-    into:     what it becomes a part of, otherwise than that.
+    into:     what it, or what it was taken apart into, becomes a part of, before that.
     twin:     the tensor of which it is a copy by its name. Where it is one, it is dropped.
     left:     why it stays as it is but for its name, for people.
     """
@@ -69,6 +69,7 @@ class Change:
     unpack: bool = False
     shape: Shape | None = None
     permute: Permutation | None = None
+    axis: int = 0
     axes: Shape | None = None
     sizes: Shape | None = None
     function: Mapping[str, Json] | None = None
@@ -195,9 +196,9 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     cut = [(name, change.parts) for change in changes.values() if change.parts > 1 for name in change.names]
     yield from _grouped(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
     yield from _grouped(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
+    yield from _into(changes, tensors)
     joins = [item for change in changes.values() for item in change.joined.items()]
     yield from _grouped(("concat", {"axis": 0}, parts, (name,)) for name, parts in joins)
-    yield from _into(changes, tensors)
 
 
 def parts_of(name: str, parts: int) -> tuple[str, ...]:
@@ -259,4 +260,4 @@ def _permute(change: Change) -> Mapping[str, Json] | None:
     if change.permute is None:
         return None
     shape, axes = change.permute
-    return {"axis": 0, "shape": list(shape), "axes": list(axes)}
+    return {"axis": change.axis, "shape": list(shape), "axes": list(axes)}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.dialects.change import Change, Join, grouped, halves_of, interleaved
+from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -147,12 +148,28 @@ class _Translation:
             return Change(names=_experts(name, new, info, place.expert))
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
             return grouped(name, new, info, self.heads("head_count", place), self.heads("head_count_kv", place))
+        if self.table.delta == "fused" and place.rest in ("attn_qkv.weight", "attn_gate.weight"):
+            gate = f"{place.prefix}.{place.layer}.attn_gate.weight"
+            target = f"{self.at(place)}linear_attn.in_proj_qkvz.weight"
+            return self.delta().fused(name, gate, target, info)
+        change = self.plain(name, new, place)
+        return self.delta().tiled(name, place.stem, place.rest, info, change) if self.is_tiled(place) else change
+
+    def plain(self, name: str, new: str, place: _Place) -> Change:
+        """What becomes of a tensor that stays one."""
+        info = self.tensors[name]
         axes, permute, function = place.said(self.table.axes), self.permutation(name, place), self.function(place)
         moved = axes is not None or permute is not None
         return Change(
             names=(new,), unpack=_to_unpack(info.dtype, moved=moved, computed=function is not None),
             shape=_shape(place.said(self.table.shape), info.shape), permute=permute, axes=axes, function=function,
         )  # fmt: skip
+
+    def is_tiled(self, place: _Place) -> bool:
+        return self.table.delta == "tiled" and f"{place.prefix}.{place.layer}.ssm_a" in self.tensors
+
+    def delta(self) -> Delta:
+        return Delta.of(self.metadata, self.name)
 
     def permutation(self, name: str, place: _Place) -> Permutation | None:
         key = place.said(self.table.halves)

@@ -43,7 +43,7 @@ class Refusal:
 
     why: str
     key: str = ""
-    but: tuple[str, ...] = ()
+    but: tuple[object, ...] = ()
     needs: str = ""
 
 
@@ -56,6 +56,7 @@ class Architecture:
     also: dict[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     halves: dict[str, str] = field(default_factory=dict)
     qkv: str = ""
+    delta: str = ""
     less_one: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     axes: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -73,6 +74,7 @@ class Architecture:
         self.also |= row.get("with", {})
         self.halves |= row.get("halves", {})
         self.qkv = row.get("qkv", self.qkv)
+        self.delta = row.get("delta", self.delta)
         self.less_one += tuple(row.get("less-one", ()))
         self.log += tuple(row.get("log", ()))
         self.axes |= {part: tuple(axes) for part, axes in row.get("axes", {}).items()}
