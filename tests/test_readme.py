@@ -132,7 +132,7 @@ def test_the_table_of_architectures_is_the_library() -> None:
 
 
 def test_the_architectures_of_gguf_are_those_that_are_known() -> None:
-    listed = README.split("It knows the architectures ")[1].split("refuses others")[0]
+    listed = " ".join(README.split()).split("It knows the architectures ")[1].split("refuses others")[0]
     assert re.findall(r"`([^`]+)`", listed) == list(architectures())
 
 

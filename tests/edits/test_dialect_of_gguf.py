@@ -348,6 +348,7 @@ def test_what_transformers_computes_of_its_configuration_keeps_its_name(tmp_path
             EditError,
             "permutes no shape",
         ),
+        ("gpt-oss", {"enc.blk.0.ffn_up_exps.bias": (3, 8), "token_embd.weight": (3, 8)}, 2, None, ""),
         ("mamba", {"blk.0.ssm_a": (2, 2), "blk.0.ssm_conv1d.bias": (4,)}, None, None, ""),
         ("bert", {"token_types.weight": (2, 8)}, 2, None, ""),
         ("bert", {"token_embd.weight": (4, 8)}, 2, UnsupportedError, "bert with no token_types: it is no BERT"),

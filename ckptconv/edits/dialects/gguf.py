@@ -189,7 +189,7 @@ class _Translation:
         found: dict[str, Join] = {}
         for joining in self.table.join:
             for name, place in self.places.items():
-                if place.rest not in joining.parts:
+                if place.prefix not in self.table.at or place.rest not in joining.parts:
                     continue
                 target = self.at(place) + joining.target
                 sources = tuple(f"{place.prefix}.{place.layer}.{part}" for part in joining.parts)
