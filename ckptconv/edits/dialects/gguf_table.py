@@ -95,7 +95,7 @@ class Architecture:
 @cache
 def architectures() -> Mapping[str, Architecture]:
     """All of them by name, in the order of the alphabet."""
-    rows, sets = _file("architectures"), _file("sets")
+    rows, sets = _file("decoders") | _file("encoders"), _file("sets")
     found = {name: Architecture() for name in sorted(rows)}
     for name, one in found.items():
         one.take(rows[name], sets)
