@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import ckptconv
 from ckptconv.core.dtypes import DType
-from ckptconv.core.metadata import StateDict
+from ckptconv.core.metadata import StateDict, TorchSize
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats import registry
 from ckptconv.testing import Plain, Sample
@@ -250,7 +250,9 @@ def test_a_folder_of_deepspeeds_is_read_as_what_it_says(tmp_path: Path) -> None:
         assert bytes(checkpoint["w"].read()) == pack("<3f", 1.0, 2.0, 3.0)
         assert checkpoint["tied"].info == TensorInfo(DType.F32, (3,), 12)
         assert checkpoint.ties == [["w", "tied"]]
-        assert checkpoint.metadata == {"global_steps": 1, "optimizer_state_dict": {"zero_stage": 1}}
+        assert checkpoint.metadata == {
+            "global_steps": 1, "optimizer_state_dict": {"zero_stage": 1}, "param_shapes": [{"w": TorchSize([3])}],
+        }  # fmt: skip
 
 
 def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:
