@@ -25,6 +25,9 @@ MOST_FINDINGS = 20
 MOST_PADDING = 60
 """Columns that a table pads a cell to at most, so that one long name does not push all others apart."""
 
+SUFFIXES = 36
+"""Characters of the suffixes in the table of formats."""
+
 MOST_VALUE = 60
 MOST_ITEMS = 12
 """Characters of a param's value that are shown, and items of one that is a list."""
@@ -158,11 +161,21 @@ def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> lis
     """The table that `formats` prints."""
     rows = [["NAME", "READ", "WRITE", "SUFFIXES", "SUMMARY"]]
     rows += [
-        [printable(cell) for cell in (one.name, "yes", _yes(one.writer), " ".join(one.suffixes), one.summary)]
+        [printable(cell) for cell in (one.name, "yes", _yes(one.writer), _suffixes(one), one.summary)]
         for one in all_formats
     ]
     head, *lines = table(rows)
     return [style(head, "bold"), *lines, *(f"warning: {printable(error.message)}" for error in broken)]
+
+
+def _suffixes(one: Format) -> str:
+    """As many as fit into the column."""
+    shown: list[str] = []
+    for suffix in one.suffixes:
+        if len(" ".join([*shown, suffix])) > SUFFIXES:
+            return " ".join([*shown, "…"])
+        shown.append(suffix)
+    return " ".join(shown) or "a folder"
 
 
 def one_format(one: Format) -> list[str]:
