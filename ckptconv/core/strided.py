@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, product
 from math import prod
 from operator import mul
 from typing import TYPE_CHECKING
@@ -68,6 +68,21 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[i
         yield (first, *(0 for _ in shape[1:])), (last - first, *shape[1:])
     if rest:
         yield from _prefixed(last, shape[1:], 0, rest)
+
+
+def chunks_of(
+    begin: Sequence[int], size: Sequence[int], chunk: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], list[int], tuple[slice, ...]]]:
+    """The chunks of a grid that a box touches: (place in the grid, where its part begins in it, that part of the box).
+
+    The grid's chunks have the shape `chunk`; the box begins at the index `begin` and has the shape `size`.
+    """
+    ranges = [range(b // c, (b + n - 1) // c + 1) for b, n, c in zip(begin, size, chunk, strict=True)]
+    for place in product(*ranges):
+        low = [max(b, i * c) for b, i, c in zip(begin, place, chunk, strict=True)]
+        high = [min(b + n, (i + 1) * c) for b, n, i, c in zip(begin, size, place, chunk, strict=True)]
+        part = tuple(slice(lo - b, hi - b) for lo, hi, b in zip(low, high, begin, strict=True))
+        yield place, [lo - i * c for lo, i, c in zip(low, place, chunk, strict=True)], part
 
 
 def _prefixed(

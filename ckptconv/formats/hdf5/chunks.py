@@ -9,12 +9,11 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.strided import boxes, contiguous_strides
+from ckptconv.core.strided import boxes, chunks_of, contiguous_strides
 from ckptconv.core.tensor import Placement, Storage
 from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.formats.hdf5.checksum import fletcher32
@@ -113,14 +112,7 @@ class ChunkReader:
         for begin, size in boxes(shape, first, last):
             count = prod(size)
             box: Any = image[filled : filled + count].reshape(size)
-            ranges = [range(b // c, (b + n - 1) // c + 1) for b, n, c in zip(begin, size, chunk, strict=True)]
-            for place in product(*ranges):
-                low = [max(b, i * c) for b, i, c in zip(begin, place, chunk, strict=True)]
-                high = [min(b + n, (i + 1) * c) for b, n, i, c in zip(begin, size, place, chunk, strict=True)]
-                target: tuple[Any, ...] = tuple(
-                    slice(lo - b, hi - b) for lo, hi, b in zip(low, high, begin, strict=True)
-                )
-                within = [lo - i * c for lo, i, c in zip(low, place, chunk, strict=True)]
+            for place, within, target in chunks_of(begin, size, chunk):
                 part = box[(*target, ...)]  # the ellipsis keeps a 0-d view a view
                 part[...] = self._part(table, place[: len(table.grid)], within, part.shape, chunk)
             filled += count

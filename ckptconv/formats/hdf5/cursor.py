@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckptconv.errors import CorruptFileError
+from ckptconv.io import cursor
 
 
 def damaged(what: str) -> CorruptFileError:
@@ -10,34 +11,18 @@ def damaged(what: str) -> CorruptFileError:
     return CorruptFileError(f"the HDF5 file is damaged: {what}", hint="copy the file again from where it came")
 
 
-class Cursor:
-    """A place in some bytes of the file, which moves on as numbers are taken. All numbers are little-endian.
+class Cursor(cursor.Cursor):
+    """A place in some bytes of the file. All numbers are little-endian.
 
-    what:    what the bytes are, for errors.
     offsets: lengths: bytes of an address, and of a size, in this file.
     """
 
-    __slots__ = ("_data", "at", "lengths", "offsets", "what")
+    __slots__ = ("lengths", "offsets")
 
     def __init__(self, data: bytes, what: str, offsets: int = 8, lengths: int = 8) -> None:
-        self._data = data
-        self.at = 0
-        self.what = what
+        super().__init__(data, what, damaged)
         self.offsets = offsets
         self.lengths = lengths
-
-    @property
-    def left(self) -> int:
-        """Bytes that have not been taken."""
-        return len(self._data) - self.at
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes. Raises CorruptFileError where there are fewer."""
-        start, end = self.at, self.at + count
-        if end > len(self._data):
-            raise damaged(f"{self.what} is cut short")
-        self.at = end
-        return self._data[start:end]
 
     def skip(self, count: int) -> None:
         """Move over `count` bytes."""
@@ -47,7 +32,7 @@ class Cursor:
         """An unsigned integer of `width` bytes."""
         start, end = self.at, self.at + width
         if end > len(self._data):
-            raise damaged(f"{self.what} is cut short")
+            raise self.cut_short()
         self.at = end
         return int.from_bytes(self._data[start:end], "little")
 

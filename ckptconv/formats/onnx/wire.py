@@ -36,6 +36,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.io.varint import varint as plain_varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,19 +82,10 @@ def expect(number: int, wire: int, wanted: int) -> None:
 
 def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The varint at `at`, and where it ends. Raises IndexError past the end, CorruptFileError over 64 bits."""
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value >> 64:
-                break
-            return value, at
-        shift += 7
-        if shift > 63:
-            break
-    raise bad("a number has more than 64 bits")
+    try:
+        return plain_varint(data, at)
+    except OverflowError:
+        raise bad("a number has more than 64 bits") from None
 
 
 def signed(value: int) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.crc32c import crc32c
 from ckptconv.io.limits import MAX_INDEX_BYTES
+from ckptconv.io.varint import varint as plain_varint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,12 +101,10 @@ def _block(source: Source, offset: int, length: int) -> Iterator[tuple[bytes, by
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """The varint at `at`, and where it ends. Raises CorruptFileError past the data's end and past 64 bits."""
-    value = 0
-    for i, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 0x7F) << 7 * i
-        if byte < 0x80 and value >> 64 == 0:
-            return value, at + i + 1
-    raise bad("a number is cut short, or of more than 64 bits")
+    try:
+        return plain_varint(data, at)
+    except (IndexError, OverflowError):
+        raise bad("a number is cut short, or of more than 64 bits") from None
 
 
 def _masked(crc: int) -> int:

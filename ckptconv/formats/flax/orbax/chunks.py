@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from itertools import product
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.arrays import numpy_dtype
-from ckptconv.core.strided import boxes, contiguous_strides, extent
+from ckptconv.core.strided import boxes, chunks_of, contiguous_strides, extent
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
@@ -107,13 +106,9 @@ class Chunks:
         for begin, size in boxes(self.header.shape, first, last):
             count = prod(size)
             box: Any = image[filled : filled + count].reshape(size)
-            ranges = [range(b // c, (b + n - 1) // c + 1) for b, n, c in zip(begin, size, chunk, strict=True)]
-            for place in product(*ranges):
-                low = [max(b, i * c) for b, i, c in zip(begin, place, chunk, strict=True)]
-                high = [min(b + n, (i + 1) * c) for b, n, i, c in zip(begin, size, place, chunk, strict=True)]
-                target = tuple(slice(lo - b, hi - b) for lo, hi, b in zip(low, high, begin, strict=True))
+            for place, within, target in chunks_of(begin, size, chunk):
                 part = box[(*target, ...)]  # the ellipsis keeps a 0-d view a view
-                part[...] = self._part(place, [lo - i * c for lo, i, c in zip(low, place, chunk, strict=True)], part)
+                part[...] = self._part(place, within, part)
             filled += count
         raw = image.view(np.uint8)
         if self.header.codec.swapped and self.part > 1:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from ckptconv.formats.flax.orbax.damage import bad
+from ckptconv.io import cursor
+from ckptconv.io.varint import varint
 
 
-class Cursor:
-    """A place in the bytes of a node, which moves on as numbers are taken; `what` is the node, for errors."""
+class Cursor(cursor.Cursor):
+    """A place in the bytes of a node; `what` is the node, for errors. Numbers are protobuf's varints."""
 
-    __slots__ = ("_data", "at", "what")
+    __slots__ = ()
 
     def __init__(self, data: bytes, what: str) -> None:
-        self._data = data
-        self.at = 0
-        self.what = what
-
-    @property
-    def left(self) -> int:
-        """Bytes that have not been taken."""
-        return len(self._data) - self.at
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes. Raises CorruptFileError where there are fewer."""
-        start, end = self.at, self.at + count
-        if end > len(self._data):
-            raise bad(f"{self.what} is cut short")
-        self.at = end
-        return self._data[start:end]
+        super().__init__(data, what, bad)
 
     def byte(self) -> int:
         """The next byte."""
@@ -35,22 +22,16 @@ class Cursor:
     def varints(self, count: int, most: int = (1 << 64) - 1) -> list[int]:
         """So many numbers of seven bits a byte, the lowest first, none of them above `most`."""
         if count > self.left:
-            raise bad(f"{self.what} is cut short")
-        data, at, end = self._data, self.at, len(self._data)
+            raise self.cut_short()
+        data, at = self._data, self.at
         found = []
         for _ in range(count):
-            value = shift = 0
-            while True:
-                if at == end:
-                    raise bad(f"{self.what} is cut short")
-                byte = data[at]
-                at += 1
-                value |= (byte & 0x7F) << shift
-                if byte < 0x80:
-                    break
-                shift += 7
-                if shift > 63:
-                    raise bad(f"{self.what} has a number of more than 64 bits")
+            try:
+                value, at = varint(data, at)
+            except IndexError:
+                raise self.cut_short() from None
+            except OverflowError:
+                raise bad(f"{self.what} has a number of more than 64 bits") from None
             if value > most:
                 raise bad(f"{self.what} has the number {value:,} where it may be {most:,} at most")
             found.append(value)
