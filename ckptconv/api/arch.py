@@ -13,7 +13,7 @@ from ckptconv.arch.bind import from_config, from_settings, from_statement
 from ckptconv.arch.choose import choose
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
-from ckptconv.arch.statements import Statement
+from ckptconv.arch.statements import CLASS_NAME, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.errors import UsageError
 
@@ -35,6 +35,7 @@ class Resolved:
     solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
     quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
     stranger:  the class that the config.json names, where the library lacks it and a kin of it was chosen.
+    built:     whether transformers can build that class: those of diffusers it cannot.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Resolved:
     solution: Solution | None = None
     quantized: str = ""
     stranger: str = ""
+    built: bool = True
 
 
 def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
@@ -62,14 +64,14 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             choice = choose(infos, statements=statements, config=config, note=note)
         except UsageError as error:
             named = _class_named(config)
-            raise (stranger(named, path) if named else error).at(path) from None
+            raise (stranger(named, path, built=_is_built(config)) if named else error).at(path) from None
         named = _stranger(choice, config)
         # by the same words another architecture's configuration means something else
         its_own = config if choice.evidence != "names" or not named else None
         sources = _sources(choice.spec, note, statements, its_own, settings)
         return Resolved(
             choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings),
-            choice.solution, _quantized(config), named,
+            choice.solution, _quantized(config), named, _is_built(config),
         )  # fmt: skip
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
@@ -98,8 +100,12 @@ def _class_named(config: Mapping[str, object] | None) -> str:
     """The class that a configuration names, or its type; "" where it says neither."""
     config = config or {}
     named = config.get("architectures")
-    first = named[0] if isinstance(named, list) and named else config.get("model_type")
+    first = named[0] if isinstance(named, list) and named else config.get("model_type", config.get(CLASS_NAME))
     return first[:80] if isinstance(first, str) else ""
+
+
+def _is_built(config: Mapping[str, object] | None) -> bool:
+    return CLASS_NAME not in (config or {})
 
 
 def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
@@ -111,17 +117,18 @@ def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
     return named if stated and named not in choice.spec.config.architectures else ""
 
 
-def stranger(named: str, path: Path, nearest: str = "") -> UsageError:
-    """The error where the config.json of a checkpoint names a class that the library lacks; `nearest` is a spec that is
-    like it.
+def stranger(named: str, path: Path, nearest: str = "", *, built: bool = True) -> UsageError:
+    """The error where the config.json of a checkpoint names a class that the library lacks.
+
+    nearest: a spec that is like it. built: as in `Resolved`.
     """
     less = f"; the nearest, {nearest}, does not fit" if nearest else ""
     more = f"; --arch {nearest} says what differs" if nearest else ""
     config = shlex.quote(str(config_beside(path)))
-    return UsageError(
-        f"the config.json beside it says {named!r}, which the library does not have{less}",
-        hint=f"--arch {config} builds that class, with the transformers that is installed{more}",
-    )
+    hint = f"--arch {config} builds that class, with the transformers that is installed{more}"
+    if not built:
+        hint = f"name a class or function that makes one, --arch FILE.py:NAME{more}"
+    return UsageError(f"the config.json beside it says {named!r}, which the library does not have{less}", hint=hint)
 
 
 def unknown(arch: str, otherwise: str) -> UsageError:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.expressions import MAX_INTEGER
-from ckptconv.arch.operations import EvaluationError, Value
+from ckptconv.arch.operations import EvaluationError, Value, known_integer
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import MAX_ELEMENTS
 from ckptconv.arch.statements import MAX_TEXT, Statement, root_statement
@@ -24,7 +25,8 @@ from ckptconv.errors import LimitError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.arch.spec import Param, ParamValue, Spec
+    from ckptconv.arch.evaluate import Formula
+    from ckptconv.arch.spec import Param, ParamValue, Spec, Stating
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +87,44 @@ def _stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, Met
 def from_config(spec: Spec, config: Mapping[str, object], name: str = "config.json") -> Source:
     """The params that a Hugging Face configuration states, by the spec's ``[config]``.
 
-    A key that is absent or null says nothing, and so does an expression over it.
+    A key that is absent or null says nothing, and so does an expression over it; but what the spec says of absent keys.
     """
-    scope = _ConfigScope(config)
+    scope = _ConfigScope({**spec.config.defaults, **{key: value for key, value in config.items() if value is not None}})
     values: dict[str, ParamValue] = {}
     findings: list[Finding] = []
-    for param, formulas in spec.config.params.items():
-        for formula in formulas:
-            try:
-                values[param] = read_value(spec.params[param], formula(scope))
-            except (UndeterminedError, EvaluationError):
-                continue
-            except ValueError as error:
-                findings.append(conflict(param, name, formula.text, str(error)))
-            break
+    for param, stating in spec.config.params.items():
+        try:
+            values[param] = read_value(spec.params[param], _stated_by(stating, scope))
+        except (UndeterminedError, EvaluationError):
+            continue
+        except ValueError as error:
+            findings.append(conflict(param, name, stating.each[0].text, str(error)))
     return Source(name, values, tuple(findings))
+
+
+def _stated_by(stating: Stating, scope: _ConfigScope) -> Value:
+    """What a configuration says of a param; raises as an expression does that has no value."""
+    if stating.stop is None:
+        return _first(stating.each, scope)
+    made: list[Value] = []
+    turns = known_integer(stating.stop(scope))
+    if turns > MAX_ELEMENTS:
+        raise LimitError(f"config.json: a loop of more than {MAX_ELEMENTS} turns")
+    for turn in range(turns):
+        scope.loops[stating.loop] = turn
+        value = _first(stating.each, scope)
+        made += value if isinstance(value, list) else [value]
+        if len(made) > MAX_ELEMENTS:
+            raise LimitError(f"config.json: a list of more than {MAX_ELEMENTS} items")
+    scope.loops.clear()
+    return made
+
+
+def _first(formulas: Sequence[Formula], scope: _ConfigScope) -> Value:
+    for formula in formulas:
+        with suppress(UndeterminedError, EvaluationError):
+            return formula(scope)
+    raise UndeterminedError
 
 
 class _ConfigScope:
@@ -107,21 +132,31 @@ class _ConfigScope:
 
     def __init__(self, config: Mapping[str, object]) -> None:
         self.config = config
+        self.loops: dict[str, int] = {}
         self.budget = Budget()
 
     def lookup(self, name: str) -> Value:
+        if name in self.loops:
+            return self.loops[name]
         node: object = self.config
         for part in name.split("."):
             if not isinstance(node, Mapping) or part not in node:
                 raise UndeterminedError
             node = node[part]
-        if isinstance(node, list) and len(node) <= MAX_ELEMENTS and all(type(item) is int for item in node):
+        if isinstance(node, list) and len(node) <= MAX_ELEMENTS and all(map(_is_plain, node)):
             return node
         if isinstance(node, int) and abs(node) > MAX_INTEGER:
             raise LimitError(f"config.json: {name!r} is outside 64 bits")
         if not isinstance(node, bool | int | str):
             raise UndeterminedError
         return node
+
+
+def _is_plain(item: object) -> bool:
+    """Whether an item of a list is an integer, a string or a list of integers."""
+    if isinstance(item, list):
+        return len(item) <= MAX_ELEMENTS and all(type(inner) is int and abs(inner) <= MAX_INTEGER for inner in item)
+    return isinstance(item, str) or (type(item) is int and abs(item) <= MAX_INTEGER)
 
 
 def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) -> Source:

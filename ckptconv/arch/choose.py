@@ -1,7 +1,7 @@
 """Which library spec is a checkpoint of? By evidence, strongest first, and never by which one happens to fit.
 
     1. the arch that is noted in the file
-    2. a config.json beside it: its model_type and architectures
+    2. a config.json beside it: its model_type and architectures, or its _class_name
     3. the metadata's keys: a spec all of whose required params it states, at its root; or where the tensors' names are
        that spec's as well, by other names of the params, in settings below it, or in a config.json of no known type
     4. the names: the spec that has most of them in common, if it is the only one and has at least half
@@ -11,17 +11,18 @@ A checkpoint saved from a wrapper has a prefix on every name (``module.``); name
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.arch import shortlist
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
-from ckptconv.arch.statements import CONFIG, PARAMS
+from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
 from ckptconv.core.report import Finding
 from ckptconv.errors import UsageError
 
@@ -39,6 +40,9 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 ENOUGH = 0.5
 """Share of all names, the checkpoint's and the spec's together, that both must have."""
+
+_ADAPTER = re.compile(r"[._](lora_(down|up|A|B|mid)|lora\.(down|up)|hada_w[12]_[ab]|hada_t[12]|lokr_(w[12]|t2)|alpha$)")
+"""Parts of names that kohya's scripts, LyCORIS, diffusers and PEFT give to the matrices of an adapter."""
 
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
@@ -115,6 +119,8 @@ def _by_config(config: Mapping[str, object] | None) -> list[Spec]:
         return []
     architectures = config.get("architectures")
     named = set(architectures) if isinstance(architectures, list) and all(map(_is_text, architectures)) else set()
+    if isinstance(config.get(CLASS_NAME), str):
+        named.add(config[CLASS_NAME])
     specs = [load_spec(name) for name in shortlist.by_any([*named, config.get("model_type")])]
     by_class = [spec for spec in specs if named & set(spec.config.architectures)]
     return by_class or [spec for spec in specs if config.get("model_type") in spec.config.model_types]
@@ -161,6 +167,11 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         if inner and (not ranked or inner[0].share > ranked[0].share):
             ranked, wrapper = inner, prefix
     if not ranked or ranked[0].share < ENOUGH:
+        if sum(_ADAPTER.search(name) is not None for name in tensors) > ENOUGH * len(tensors):
+            raise UsageError(
+                "these are changes of low rank to another model's weights (LoRA), which no architecture describes",
+                hint="inspect shows them; validate the model that they are for",
+            )
         raise UsageError(
             "nothing says which architecture this is",
             hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, "
@@ -197,7 +208,7 @@ def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rate
     return sorted(found.values(), key=lambda rated: -rated.share)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _patterns(name: str) -> list[Pattern]:
     return compile_patterns(load_spec(name))
 

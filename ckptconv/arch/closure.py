@@ -158,14 +158,17 @@ class _Closure:
         return replace(rule, loops=tuple(name for name in self.spec.loops if name in named))
 
     def unambiguous(self, rule: TensorRule) -> None:
-        """A name must tell its placeholders apart: digits stand between other text; one free text at most."""
+        """A name must tell its placeholders apart: digits stand between other text; one free text at most.
+
+        Digits of the name's own may stand behind a number where other text does behind them, as in ``{block}0in``.
+        """
         free, previous = 0, "text"
         for part in rule.name.parts:
             kind = "text" if isinstance(part, str) else self.placeholder(part)
             if kind == previous == "number":
                 self.fail(rule.where, "two numbers with nothing between them in a name")
-            if isinstance(part, str) and part[:1].isdigit() and previous == "number":
-                self.fail(rule.where, "a digit right after a number in a name")
+            if isinstance(part, str) and part.isdigit() and previous == "number":
+                self.fail(rule.where, "nothing but digits right after a number in a name")
             free += kind == "free"
             if free > 1:
                 self.fail(rule.where, "two texts without choices in a name")

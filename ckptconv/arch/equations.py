@@ -9,10 +9,11 @@ come last.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.indices import Located, locate, vote_counts, vote_strides
+from ckptconv.arch.indices import Located, is_conditional, locate, vote_counts, vote_strides
 from ckptconv.arch.match import free_texts
 from ckptconv.arch.operations import EvaluationError, UnknownList, Value, known_integer
 from ckptconv.arch.polynomial import LENGTH, SCALAR, Atom, Monomial, Polynomial, UndeterminedError
@@ -135,17 +136,24 @@ class Solving:
                 self.fill(name, DEFAULT, default_value(self.spec, name, self.scope))
 
     def counts(self, located: Sequence[Located]) -> None:
-        """Outer loops first: the bounds of inner ones depend on them."""
+        """Outer loops first: the bounds of inner ones depend on them.
+
+        Tensors that are there in some turns only, as a condition on the loops says, count where no others have decided.
+        """
+        steady = [entry for entry in located if not is_conditional(self.spec, entry.rule)]
+        counted = {name for entry in steady if entry.found for name in entry.rule.loops}
         levels: dict[str, int] = {}
         for name, loop in self.spec.loops.items():
             behind = [levels[other] + 1 for bound in loop.formulas for other in bound.names if other in levels]
             levels[name] = max(behind, default=0)
         for level in range(max(levels.values(), default=-1) + 1):
-            ballots: dict[Monomial, Ballot] = {}
-            for name, loop in self.spec.loops.items():
-                if levels[name] == level:
-                    vote_counts(self.spec, self.scope, loop, located, ballots)
-            self.decided(ballots)
+            here = [loop for name, loop in self.spec.loops.items() if levels[name] == level]
+            for known, entries in ((True, steady), (False, located)):
+                ballots: dict[Monomial, Ballot] = {}
+                for loop in here:
+                    if (loop.name in counted) is known:
+                        vote_counts(self.spec, self.scope, loop, entries, ballots)
+                self.decided(ballots)
 
     # -- dimensions
 
@@ -184,8 +192,11 @@ class Solving:
             return None
 
     def close_lists(self) -> bool:
-        """A list that no loop counts is as long as the tensors name items of it. Whether there was any."""
-        lengths: dict[str, int] = {}
+        """A list that no loop counts is as long as the tensors name items of it. Whether there was any.
+
+        One that loops run by may have more, by which they do not run at all: a constraint on its length says so.
+        """
+        lengths = self.said_lengths()
         for name, position in self.bindings.elements:
             if name not in self.bindings.lengths:
                 lengths[name] = max(lengths.get(name, 0), position + 1)
@@ -194,6 +205,18 @@ class Solving:
             self.solved.origins.setdefault(name, TENSORS)
         self.scope.changed()
         return bool(lengths)
+
+    def said_lengths(self) -> dict[str, int]:
+        """What constraints ``len(x) == …`` say of the lists that loops run by."""
+        found: dict[str, int] = {}
+        running = {name for loop in self.spec.loops.values() for name in loop.stop.names}
+        for entry in self.spec.constraints:
+            measured = entry.formula.measured()
+            if measured is None or measured[0] not in running or measured[0] in self.bindings.lengths:
+                continue
+            with suppress(UndeterminedError, EvaluationError):
+                found[measured[0]] = known_integer(measured[1](self.scope))
+        return found
 
     def applies(self, rule: TensorRule, values: LoopValues) -> bool:
         """Whether the rule's condition may hold at these loop values."""

@@ -100,6 +100,13 @@ class Formula:
         """``self and other``, ``self or other``."""
         return _formula(Binary(operator, self.node, other.node, 1))
 
+    def measured(self) -> tuple[str, Formula] | None:
+        """(x, y) of ``len(x) == y``; None for any other."""
+        match self.node:
+            case Binary("==", Call("len", (Name(name),)), length):
+                return name, _formula(length)
+        return None
+
     def negated(self) -> Formula:
         """``not self``."""
         return _formula(Unary("not", self.node, 1))

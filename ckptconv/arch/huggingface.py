@@ -21,6 +21,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.statements import CLASS_NAME
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
 from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError
@@ -80,6 +81,12 @@ class ConfigFactory:
             raise CorruptFileError(f"it is no JSON: {error}", path=path, hint=_MODEL_FILES) from None
         except LimitError as error:
             raise error.at(path) from None
+        if isinstance(document, dict) and CLASS_NAME in document:
+            raise UsageError(
+                "it is a configuration of diffusers, whose classes are not built here",
+                path=path,
+                hint="leave --arch out where the library has the class, or name a function that makes it, FILE.py:NAME",
+            )
         if not isinstance(document, dict) or not {"architectures", "model_type"} & document.keys():
             raise CorruptFileError("it is no configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
         self.config: dict[str, Any] = document

@@ -183,6 +183,11 @@ def _progression(numbers: Sequence[int]) -> tuple[int, int | None, int]:
     return best
 
 
+def is_conditional(spec: Spec, rule: TensorRule) -> bool:
+    """Whether a rule's condition changes from turn to turn of its loops."""
+    return rule.when is not None and bool(rule.when.names & (set(rule.loops) | spec.varying))
+
+
 def vote_counts(
     spec: Spec, scope: Scope, loop: Loop, located: Sequence[Located], ballots: dict[Monomial, Ballot]
 ) -> None:

@@ -6,7 +6,7 @@ gives it by an expression. Mounting is done when a spec is read: what comes out 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.arch.rows import MAX_ROWS
@@ -20,13 +20,29 @@ if TYPE_CHECKING:
     from ckptconv.arch.evaluate import Formula
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a spec is mounted.
+
+    prefix: what its names have before them. when: where it is there at all.
+    dots:   whether its names keep theirs: those of a moving average's copies do not.
+    """
+
+    prefix: Template
+    when: Formula | None = None
+    dots: bool = True
+
+    def literal(self, part: str) -> str:
+        """A piece of a name as it is there."""
+        return part if self.dots else part.replace(".", "")
+
+
 def mounted(
     outer: Spec,
     alias: str,
     inner: Spec,
-    prefix: Template,
+    place: Place,
     given: Mapping[str, Formula],
-    when: Formula | None,
     fail: Callable[[str], NoReturn],
 ) -> Spec:
     """`outer` with all of `inner` in it. `fail` is called with what is wrong; LimitError past the bounds of a spec."""
@@ -41,7 +57,7 @@ def mounted(
         outer,
         params={
             **outer.params,
-            **{rename(name): _param(param, rename) for name, param in inner.params.items() if name not in given},
+            **{rename(name): _param(param, rename, place) for name, param in inner.params.items() if name not in given},
         },
         lets={
             **outer.lets,
@@ -49,17 +65,22 @@ def mounted(
             **{rename(name): value.renamed(rename) for name, value in inner.lets.items()},
         },
         loops={**outer.loops, **{rename(name): _loop(loop, rename) for name, loop in inner.loops.items()}},
-        rules=(*outer.rules, *(_rule(rule, rename, prefix, when, alias) for rule in inner.rules)),
-        constraints=(*outer.constraints, *(_constraint(entry, rename, when, alias) for entry in inner.constraints)),
+        rules=(*outer.rules, *(_rule(rule, rename, place, alias) for rule in inner.rules)),
+        constraints=(
+            *outer.constraints,
+            *(_constraint(entry, rename, place.when, alias) for entry in inner.constraints),
+        ),
     )
     if max(len(spec.rules), len(spec.params), len(spec.lets), len(spec.loops)) > MAX_ROWS:
         raise LimitError(f"more than {MAX_ROWS} entries once everything is mounted")
     return spec
 
 
-def _param(param: Param, rename: Callable[[str], str]) -> Param:
+def _param(param: Param, rename: Callable[[str], str], place: Place) -> Param:
+    """A part that may be absent can be described without its params."""
     default = None if param.default is None else param.default.renamed(rename)
-    return replace(param, name=rename(param.name), default=default, aliases=())
+    optional = param.optional or (param.required and place.when is not None)
+    return replace(param, name=rename(param.name), default=default, optional=optional, aliases=())
 
 
 def _loop(loop: Loop, rename: Callable[[str], str]) -> Loop:
@@ -68,27 +89,25 @@ def _loop(loop: Loop, rename: Callable[[str], str]) -> Loop:
     return Loop(rename(loop.name), loop.stop.renamed(rename), start, step)
 
 
-def _rule(
-    rule: TensorRule, rename: Callable[[str], str], prefix: Template, when: Formula | None, alias: str
-) -> TensorRule:
+def _rule(rule: TensorRule, rename: Callable[[str], str], place: Place, alias: str) -> TensorRule:
     own = None if rule.when is None else rule.when.renamed(rename)
     tie = rule.tie
     if tie is not None:
-        tie = Tie(_template(tie.to, rename, prefix), None if tie.when is None else tie.when.renamed(rename))
+        tie = Tie(_template(tie.to, rename, place), None if tie.when is None else tie.when.renamed(rename))
     return replace(
         rule,
-        name=_template(rule.name, rename, prefix),
+        name=_template(rule.name, rename, place),
         shape=tuple(dimension.renamed(rename) for dimension in rule.shape),
         tie=tie,
-        when=both(when, own),
+        when=both(place.when, own),
         where=f"{rule.where}, mounted as {alias}",
     )
 
 
-def _template(template: Template, rename: Callable[[str], str], prefix: Template) -> Template:
-    parts = [part if isinstance(part, str) else part.renamed(rename) for part in template.parts]
+def _template(template: Template, rename: Callable[[str], str], place: Place) -> Template:
+    parts = [place.literal(part) if isinstance(part, str) else part.renamed(rename) for part in template.parts]
     text = "".join(part if isinstance(part, str) else f"{{{part.text}}}" for part in parts)
-    return Template(prefix.text + text, (*prefix.parts, *parts))
+    return Template(place.prefix.text + text, (*place.prefix.parts, *parts))
 
 
 def _constraint(entry: Constraint, rename: Callable[[str], str], when: Formula | None, alias: str) -> Constraint:

@@ -25,11 +25,14 @@
     use = "encoder"                      a library name, or a .toml file beside this one
     prefix = "text_model."
     set = { width = "hidden" }           params given by expressions of this spec
-    when = "…"
+    when = "…"                           where it is there at all; its params are optional then
+    dots = false                         its names lose theirs, as those of a moving average's copies do
     [config]                             how a Hugging Face config.json states the params
     model_type = ["llama"]
     architectures = ["LlamaForCausalLM"]
-    params = { width = "hidden_size", heads = ["n_head", "12"] }   the first that the file can answer
+    params = { width = "hidden_size", heads = ["n_head", "12"],    the first that the file can answer
+               depths = { for = "level", to = "len(types)", each = "2 if types[level] == 'deep' else 1" } }
+    defaults = { n_head = 12 }           what an absent key means
     [evidence]
     yields_to = ["bert"]                 the better answer where both fit the names equally
     [forward]                            what a sequential network computes: see `recipe.tree`
@@ -50,12 +53,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.closure import check_names
+from ckptconv.arch.configs import read_config
 from ckptconv.arch.evaluate import Formula, formula
 from ckptconv.arch.expressions import FUNCTIONS, KEYWORDS, split_range, split_shape
-from ckptconv.arch.mount import both, mounted
+from ckptconv.arch.mount import Place, both, mounted
 from ckptconv.arch.recipe.notation import RecipeReader
 from ckptconv.arch.rows import Rows, Toml
-from ckptconv.arch.spec import VARIANT, ConfigMap, Constraint, Loop, Param, ParamType, Spec, TensorRule, Tie
+from ckptconv.arch.spec import VARIANT, Constraint, Loop, Param, ParamType, Spec, TensorRule, Tie
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.errors import LimitError, UnsupportedError
 
@@ -115,7 +119,7 @@ class SpecReader(Rows):
             rules=(*self.rules(("tensors",), top.get("tensors", {})), *rules),
             constraints=(*self.constraints(("constraints",), top.get("constraints", {})), *constraints),
             variants=variants,
-            config=self.config(),
+            config=read_config(self, self.document.get("config", {})),
             yields_to=self.evidence(),
             forward=self.forward(params),
             source=self.source,
@@ -259,19 +263,6 @@ class SpecReader(Rows):
             raise LimitError("more than 64 variants")
         return summaries, rules, constraints
 
-    def config(self) -> ConfigMap:
-        keys = ("model_type", "architectures", "params")
-        row = self.table(self.document.get("config", {}), ["config"], keys)
-        params: dict[str, tuple[Formula, ...]] = {}
-        for name, value in self.table(row.get("params", {}), ["config", "params"]).items():
-            path = ("config", "params", name)
-            params[name] = tuple(self.formula(item, path) for item in (value if isinstance(value, list) else [value]))
-        return ConfigMap(
-            self.texts(row.get("model_type", []), ["config", "model_type"]),
-            self.texts(row.get("architectures", []), ["config", "architectures"]),
-            params,
-        )
-
     def evidence(self) -> tuple[str, ...]:
         row = self.table(self.document.get("evidence", {}), ["evidence"], ("yields_to",))
         return self.texts(row.get("yields_to", []), ["evidence", "yields_to"])
@@ -285,7 +276,7 @@ class SpecReader(Rows):
     def mounts(self, spec: Spec) -> Spec:
         inner: list[Spec] = []
         for alias, value, path in self.rows("mount"):
-            row = self.table(value, path, ("use", "prefix", "set", "when"))
+            row = self.table(value, path, ("use", "prefix", "set", "when", "dots"))
             use = self.text(row.get("use"), path)
             if self.resolve is None:
                 self.fail(path, f"cannot find {use!r} from here")
@@ -295,9 +286,12 @@ class SpecReader(Rows):
                 spec,
                 alias,
                 inner[-1],
-                self.template(self.text(row.get("prefix", ""), path), path),
+                Place(
+                    self.template(self.text(row.get("prefix", ""), path), path),
+                    self.formula(row["when"], path) if "when" in row else None,
+                    self.flag(row.get("dots", True), path),
+                ),
                 {key: self.formula(item, (*path, "set", key)) for key, item in given.items()},
-                self.formula(row["when"], path) if "when" in row else None,
                 partial(self.fail, path),
             )
         return replace(spec, digest=_digest(self.document, inner))

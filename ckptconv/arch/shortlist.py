@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
 _TEMPLATE = re.compile(r'^"([^"\n]+)"\s*=', re.MULTILINE)
-_MOUNT = re.compile(r'^use\s*=\s*"(\w+)"', re.MULTILINE)
+_MOUNT = re.compile(
+    r"""^use\s*=\s*"(\w+)"(?:\nprefix\s*=\s*"([^"\n]*)")?(?:\ndots\s*=\s*(false))?""", re.MULTILINE
+)  # the library has these keys in this order
 _TEXT = re.compile(r'"([^"\n]*)"|(\w+)')
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
@@ -67,10 +69,14 @@ def _templates(spec: str) -> Mapping[str, frozenset[_Fixed]]:
 
 
 def templates_of(spec: str) -> list[str]:
-    """The names in a spec as its text has them, those of mounted specs without what a prefix may stand before."""
+    """The names in a spec as its text has them, those of mounted specs behind their prefixes."""
     text = library_text(spec)
-    mounted = [name for name in _MOUNT.findall(text) if name != spec and name in library_names()]
-    inner = [template.partition(".")[2] for name in mounted for template in templates_of(name)]
+    inner = [
+        prefix + (template.replace(".", "") if joined else template)
+        for name, prefix, joined in _MOUNT.findall(text)
+        if name != spec and name in library_names()
+        for template in templates_of(name)
+    ]
     return [*_TEMPLATE.findall(text), *inner]
 
 

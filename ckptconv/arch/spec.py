@@ -122,16 +122,31 @@ class Constraint:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigMap:
-    """How a Hugging Face ``config.json`` states the params.
+class Stating:
+    """How a configuration states one param.
 
-    model_types, architectures: values of those two keys that mean this spec.
-    params: formulas over the configuration's keys; the first of a param's that has a value counts.
+    each:  formulas over the configuration's keys; the first that has a value counts.
+    loop:  a name that counts from 0 to before `stop` meanwhile: the values, or the items of lists, are the param's.
+    """
+
+    each: tuple[Formula, ...]
+    loop: str = ""
+    stop: Formula | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMap:
+    """How a ``config.json`` of Hugging Face's libraries states the params.
+
+    model_types:   values of its ``model_type`` that mean this spec.
+    architectures: so of ``architectures``, and of diffusers' ``_class_name``.
+    defaults:      what keys say that are absent: the class's own defaults.
     """
 
     model_types: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
-    params: Mapping[str, tuple[Formula, ...]] = field(default_factory=dict)
+    params: Mapping[str, Stating] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

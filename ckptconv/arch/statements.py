@@ -35,6 +35,9 @@ CONFIG = "config.json"
 PARAMS = "params.json"
 """What the file is called in which Meta and Mistral put what a model was made with."""
 
+CLASS_NAME = "_class_name"
+"""The key by which a config.json of diffusers names the class."""
+
 _LEVELS = 2
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import check, expand, library_names, library_text, load_spec, parse_text, solve
+from ckptconv.arch import check, expand, from_config, library_names, library_text, load_spec, parse_text, solve
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import CorruptFileError, UnsupportedError, UsageError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +48,12 @@ HEAD = 'spec = 1\nname = "x"\n'
         ('[mount.m]\nuse = "nothing"', 3, "no architecture 'nothing'", None),
         ('[mount.m]\nuse = "mlp"\nset = { wrong = "1" }', 3, "no param 'wrong'", None),
         ('[config.params]\nq = "1"', 4, "'q'", None),
+        ('[params]\na = "ints"\n[config.params]\na = { for = "i", each = "i" }', 6, "needs for, to and each", None),
+        ('[params]\na = "ints"\n[config.params]\na = { for = "in", to = "3", each = "1" }', 6, "no word", None),
+        ('[params]\na = "ints"\n[config.params]\na = { for = "i", to = "3 +", each = "i" }', 6, "column 4", None),
+        ('[params]\na = "ints"\n[config.params]\na = { form = "i" }', 6, "unknown key", "'for'"),
+        ('[config]\ndefaults = 3', 4, "expected a table", None),
+        ('[repeat]\ni = "3"\n[tensors]\n"w{i}0" = "1"', 6, "nothing but digits", None),
         ('[evidence]\nyields = ["a"]', 4, "unknown key", "'yields_to'"),
     ],
 )  # fmt: skip
@@ -57,6 +63,48 @@ def test_a_mistake_names_its_line_and_key(body: str, line: int, said: str, hint:
     assert f"line {line}, " in str(caught.value)
     assert said in str(caught.value)
     assert hint is None or hint in str(caught.value.hint)
+
+
+LOOPED = (
+    HEAD
+    + """
+[params]
+depths = "ints"
+widths = "ints"
+heads  = "int"
+[config.params]
+depths = { for = "level", to = "len(types)", each = ["[2, 2][:layers] if types[level] == 'deep' else [1]", "0"] }
+widths = { for = "level", to = "count", each = "wide[level]" }
+heads  = "n_head*2"
+[config.defaults]
+n_head = 4
+types  = ["deep"]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"types": ["deep", "flat"], "layers": 2}, {"depths": [2, 2, 1], "heads": 8}),
+        ({"types": ["deep", "flat"]}, {"depths": [0, 1], "heads": 8}),
+        ({"n_head": None, "layers": 1}, {"depths": [2], "heads": 8}),
+        ({"n_head": 5, "types": 3}, {"heads": 10}),
+        ({"count": 2, "wide": [7, 8, 9]}, {"widths": [7, 8], "depths": [0], "heads": 8}),
+        ({"count": 4, "wide": [7, 8, 9]}, {"depths": [0], "heads": 8}),
+        ({"count": 2, "wide": [[1, 2], [3, "x"]]}, {"depths": [0], "heads": 8}),
+        ({"count": 2, "wide": [[1, 2], [3]]}, {"widths": [1, 2, 3], "depths": [0], "heads": 8}),
+        ({"count": -1}, {"widths": [], "depths": [0], "heads": 8}),
+    ],
+)
+def test_a_loop_over_a_configuration_states_a_list(config: dict[str, object], said: dict[str, object]) -> None:
+    stated = from_config(parse_text(LOOPED), config)
+    assert (dict(stated.values), stated.findings) == (said, ())
+
+
+def test_a_configuration_cannot_ask_for_more_turns_than_a_list_has_items() -> None:
+    with pytest.raises(LimitError, match="turns"):
+        from_config(parse_text(LOOPED), {"count": 1 << 62, "wide": []})
 
 
 def test_text_that_is_not_toml_names_its_line() -> None:
@@ -139,3 +187,21 @@ def test_every_library_spec_follows_the_published_schema() -> None:
         assert list(validator.iter_errors(tomllib.loads(library_text(name)))) == []
     wrong = {"spec": 1, "name": "x", "params": {"len": "int"}, "tensors": {"w": {"shap": "1"}}}
     assert len(list(validator.iter_errors(wrong))) == 2
+
+
+def test_a_mounted_spec_may_be_absent_and_lose_its_dots(tmp_path: Path) -> None:
+    (tmp_path / "inner.toml").write_text(
+        'spec = 1\nname = "inner"\n[params]\nwidth = "int"\n[repeat]\nblock = "2"\n'
+        '[tensors]\n"blocks.{block}.0.weight" = "width"\n'
+    )
+    (tmp_path / "outer.toml").write_text(
+        'spec = 1\nname = "outer"\n[params]\naverage = { type = "bool", default = false }\n[tensors]\n"w" = "1"\n'
+        '[mount.copy]\nuse = "inner.toml"\nprefix = "ema."\ndots = false\nwhen = "average"\n'
+    )
+    spec = load_spec(tmp_path / "outer.toml")
+    assert spec.required == []
+    assert list(expand(spec, {}).tensors) == ["w"]
+    names = ["w", "ema.blocks00weight", "ema.blocks10weight"]
+    assert list(expand(spec, {"average": True, "copy.width": 3}).tensors) == names
+    found = {name: TensorInfo.of(DType.F32, (1,) if name == "w" else (3,)) for name in names}
+    assert solve(spec, found).params == {"average": True, "copy.width": 3}
