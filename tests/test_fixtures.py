@@ -37,13 +37,14 @@ def test_the_manifest_lists_every_fixture_with_its_size_and_hash() -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
-def test_the_manifest_of_other_frameworks_lists_their_files() -> None:
-    others = FIXTURES / "others"
+@pytest.mark.parametrize("folder", ["others", "diffusers"])
+def test_the_manifest_of_other_frameworks_lists_their_files(folder: str) -> None:
+    others = FIXTURES / folder
     rows = MANIFEST_ROW.findall((others / "MANIFEST.md").read_text())
     found = {
         path.name: (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
         for path in others.iterdir()
-        if path.name not in ("MANIFEST.md", "make.py") and path.is_file()
+        if path.name != "MANIFEST.md" and path.suffix != ".py" and path.is_file()
     }
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.arch.families import (
     decoders,
+    diffusion,
     encoders,
     modern_decoders,
     more_encoders,
@@ -70,4 +71,5 @@ ALL = [
     *originals.nanogpt(),
     *originals.llama(),
     *originals.whisper(),
+    *diffusion.diffusion(),
 ]
