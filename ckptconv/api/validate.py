@@ -113,7 +113,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
     findings = _sorted([*chosen.findings, *verdict.findings])
     if any(finding.severity == "error" for finding in findings):
         if chosen.stranger:
-            raise stranger(chosen.stranger, path, chosen.name).at(path)
+            raise stranger(chosen.stranger, path, chosen.name, built=chosen.built).at(path)
         if chosen.evidence == "config.json" and _have_nothing_in_common(findings, checkpoint):
             what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
             raise UsageError(
@@ -123,7 +123,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
             )
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized))
-        findings[:0] = _of_another_framework(path, checkpoint)
+        findings[:0] = _of_another_framework(path, checkpoint, chosen.spec)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 
@@ -136,12 +136,14 @@ def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint)
     }  # fmt: skip
 
 
-def _of_another_framework(path: Path, checkpoint: Checkpoint) -> list[Finding]:
+def _of_another_framework(path: Path, checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
     from ckptconv.api.edits import dialect_of
-    from ckptconv.edits.dialects import GIVES
+    from ckptconv.edits.dialects import GIVES, by_names
 
     dialect = dialect_of(checkpoint)
+    if not dialect and spec is not None and spec.config.architectures:  # a class of Hugging Face's
+        dialect = by_names(checkpoint)
     if not dialect:
         return []
     message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"

@@ -65,7 +65,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
         help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
-        "llama.cpp's and for those of Llama's own releases (gguf, meta).",
+        "llama.cpp's and for those of Llama's own releases (gguf, meta), diffusers' for single files of Stable "
+        "Diffusion and Flux (ldm).",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),

@@ -1,7 +1,7 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
-One module for each: `flax`, `keras`, `gguf` (llama.cpp's) and `meta` (Llama's own releases). What a module is, names do
-not say, so that each module here tells which layers come out wrong.
+One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models) and `meta` (Llama's
+own releases). What a module is, names do not say, so that each module here tells which layers come out wrong.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import flax, gguf, keras, meta
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta
 from ckptconv.edits.dialects.change import Change, copies, edits_of
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
@@ -25,12 +25,18 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     "flax": flax.changes,
     "gguf": gguf.changes,
     "keras": keras.changes,
+    "ldm": ldm.changes,
     "meta": meta.changes,
 }
 
 
-GIVES = {"flax": "torch's", "gguf": "transformers'", "keras": "torch's", "meta": "transformers'"}
+GIVES = {"flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'"}
 """Whose names and layouts come out."""
+
+
+def by_names(names: Iterable[str]) -> str:
+    """The dialect that names alone tell, whatever the format; "" where they tell none."""
+    return "ldm" if ldm.known(names) else ""
 
 
 def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ckptconv.core.edit import Kind
     from ckptconv.core.spelling import Json
@@ -85,6 +85,34 @@ class Change:
     def to(cls, name: str, shape: Shape | None = None, axes: Shape | None = None) -> Change:
         """Another name, shape, or order of dimensions."""
         return cls(names=(name,), shape=shape, axes=axes)
+
+    @classmethod
+    def cut(cls, names: Sequence[str], name: str, info: TensorInfo, sizes: Shape = ()) -> Change:
+        """Several names for parts of its rows. Raises EditError where it has other rows."""
+        rows = info.shape[0] if info.shape else 0
+        if not rows or min(sizes, default=1) < 0 or (rows != sum(sizes) if sizes else rows % len(names)):
+            raise EditError(
+                f"{name!r} has {rows} rows, which are not {' + '.join(map(str, sizes)) or f'{len(names)} equal parts'}",
+                hint="its weights may be packed: translate what it was made from",
+            )
+        equal = (rows // len(names),) * len(names)
+        return cls(names=tuple(names), unpack=info.dtype.kind == "block", sizes=sizes or equal)
+
+    @classmethod
+    def swapped(cls, new: str, name: str, info: TensorInfo) -> Change:
+        """Another name, and the halves of its rows the other way round. Raises EditError where there are no halves."""
+        rows = info.shape[0] if info.shape else 0
+        if not rows or rows % 2:
+            raise EditError(
+                f"{name!r} has {rows} rows, which are no two halves", hint="ckptconv inspect shows its shape"
+            )
+        halves = parts_of(new, 2)
+        return cls(names=(new,), unpack=info.dtype.kind == "block", parts=2, joined={new: halves[::-1]})
+
+    def under(self, prefix: str) -> Change:
+        """The same with a prefix before its names."""
+        joined = {prefix + name: tuple(prefix + part for part in parts) for name, parts in self.joined.items()}
+        return replace(self, names=tuple(prefix + name for name in self.names), joined=joined)
 
 
 def outputs_first(rank: int) -> Shape | None:

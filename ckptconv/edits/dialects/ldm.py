@@ -1,0 +1,114 @@
+"""Single files of Stable Diffusion, SDXL, Stable Diffusion 3 and Flux, with diffusers' names.
+
+    model.diffusion_model.*                          the UNet, or the transformer     → unet.*, transformer.*
+    control_model.*                                  a ControlNet                     → controlnet.*
+    first_stage_model.*, vae.*                       the VAE                          → vae.*
+    cond_stage_model.*, conditioner.embedders.N.*    the text encoders                → text_encoder.*, text_encoder_2.*
+    text_encoders.clip_l.*, clip_g.*, t5xxl.*        those of Flux and version 3      → … and text_encoder_3.*
+
+Each is a folder of diffusers' by that name. Of a single one, chosen by ``--select`` or alone in its file, with its
+prefix or without, the names come out as the class has them: ``conv_in.weight``. What belongs to none (schedules, EMA
+copies, a discriminator) keeps its name. How each is taken apart is told in `latent`, `mmdit` and `openclip`.
+
+Sources: CompVis/stable-diffusion and Stability-AI/generative-models (ldm, sgm); black-forest-labs/flux, model.py;
+Stability-AI/sd3-ref, mmdit.py; diffusers' loaders/single_file_utils.py, which does the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.dialects import latent, mmdit, openclip
+from ckptconv.edits.dialects.change import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ckptconv.core.tensor import TensorInfo
+
+    Tensors = Mapping[str, TensorInfo]
+    Translator = Callable[[Tensors], dict[str, Change]]
+
+
+def _same(tensors: Tensors) -> dict[str, Change]:
+    return {name: Change.to(name) for name in tensors}
+
+
+_DIFFUSION: Mapping[str, tuple[str, Translator]] = {
+    "input_blocks.": ("unet", latent.unet),
+    "double_blocks.": ("transformer", mmdit.flux),
+    "joint_blocks.": ("transformer", mmdit.sd3),
+}
+"""By what names begin with, behind ``model.diffusion_model.`` or bare."""
+
+_BARE: Mapping[str, tuple[str, Translator]] = {
+    "input_hint_block.": ("controlnet", latent.controlnet),
+    **_DIFFUSION,
+    "encoder.down.": ("vae", latent.vae),
+    "decoder.up.": ("vae", latent.vae),
+    "transformer.resblocks.": ("text_encoder", openclip.text),
+}
+"""By what names begin with in a file of one component; the first that is there."""
+
+_PREFIXES: Mapping[str, tuple[str, Translator]] = {
+    "control_model.": ("controlnet", latent.controlnet),
+    "first_stage_model.": ("vae", latent.vae),
+    "vae.": ("vae", latent.vae),
+    "cond_stage_model.transformer.": ("text_encoder", _same),
+    "cond_stage_model.model.": ("text_encoder", openclip.text),
+    "conditioner.embedders.0.transformer.": ("text_encoder", _same),
+    "conditioner.embedders.0.model.": ("text_encoder_2", openclip.text),
+    "conditioner.embedders.1.model.": ("text_encoder_2", openclip.text),
+    "text_encoders.clip_l.transformer.": ("text_encoder", _same),
+    "text_encoders.clip_g.transformer.": ("text_encoder_2", _same),
+    "text_encoders.t5xxl.transformer.": ("text_encoder_3", _same),
+}
+_MODEL = "model.diffusion_model."
+
+
+@dataclass(slots=True)
+class _Component:
+    prefix: str
+    translate: Translator
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Raises EditError where a part is missing by which others are counted."""
+    parts = _components(tensors)
+    made: dict[str, Change] = {}
+    for name, component in parts.items():
+        before = f"{name}." if len(parts) > 1 else ""
+        for inner, change in component.translate(component.tensors).items():
+            made[component.prefix + inner] = change.under(before)
+    return {name: made.get(name, Change.to(name)) for name in tensors}
+
+
+def known(names: Iterable[str]) -> bool:
+    """Whether these are names of a single file; what diffusers has in a folder may be called vae as well."""
+    words = (_MODEL, *(prefix for prefix in _PREFIXES if prefix != "vae."), *_BARE)
+    return any(name.startswith(words) for name in names)
+
+
+def _components(tensors: Tensors) -> dict[str, _Component]:
+    grouped: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
+    for name, info in tensors.items():
+        prefix = next((each for each in (_MODEL, *_PREFIXES) if name.startswith(each)), "")
+        grouped[prefix][name[len(prefix) :]] = info
+    found: dict[str, _Component] = {}
+    for prefix, inside in grouped.items():
+        kind = _kind(prefix, inside)
+        if kind is not None:
+            found[kind[0]] = _Component(prefix, kind[1], inside)
+    if "text_encoder_3" in found and "text_encoder_2" not in found:  # Flux has no second CLIP
+        found["text_encoder_2"] = found.pop("text_encoder_3")
+    return found
+
+
+def _kind(prefix: str, inside: Tensors) -> tuple[str, Translator] | None:
+    if prefix in _PREFIXES:
+        return _PREFIXES[prefix]
+    kinds = _DIFFUSION if prefix else _BARE
+    return next((kind for word, kind in kinds.items() if any(name.startswith(word) for name in inside)), None)

@@ -1,0 +1,54 @@
+"""OpenCLIP's text transformer, with transformers' names.
+
+    transformer.resblocks.0.attn.in_proj_weight [3w, w] → text_model.encoder.layers.0.self_attn.q_proj, k_proj, v_proj
+    text_projection [w, p]                              → text_projection.weight [p, w]
+    ln_1, mlp.c_fc, ln_final, positional_embedding …    → layer_norm1, mlp.fc1, final_layer_norm …
+
+logit_scale keeps its name. Stable Diffusion 2 does without the last layer and the projection; both are translated.
+Sources: mlfoundations/open_clip, transformer.py; diffusers' convert_open_clip_checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.dialects.change import Change
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import TensorInfo
+
+_ROOT = {
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight", "ln_final.bias": "text_model.final_layer_norm.bias",
+    "logit_scale": "logit_scale",
+}  # fmt: skip
+_LAYER = {
+    "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}  # fmt: skip
+_IN_LAYER = re.compile(r"transformer\.resblocks\.(\d{1,4})\.(?:([\w.]+)\.|attn\.in_proj_)(weight|bias)")
+
+
+def text(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
+    """What becomes of the text encoder's tensors. Raises EditError for a projection that is not of three parts."""
+    found = {name: _of_text(name, info) for name, info in tensors.items()}
+    return {name: change for name, change in found.items() if change is not None}
+
+
+def _of_text(name: str, info: TensorInfo) -> Change | None:
+    if name in _ROOT:
+        return Change.to(_ROOT[name])
+    if name == "text_projection":
+        return Change.to("text_projection.weight", axes=(1, 0))
+    match = _IN_LAYER.fullmatch(name)
+    if match is None:
+        return None
+    layer, part, word = match.groups()
+    before = f"text_model.encoder.layers.{layer}."
+    if part is None:
+        return Change.cut([f"{before}self_attn.{each}_proj.{word}" for each in "qkv"], name, info)
+    return Change.to(f"{before}{_LAYER[part]}.{word}") if part in _LAYER else None
