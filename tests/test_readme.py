@@ -13,15 +13,18 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 import xxhash
+from safetensors.numpy import save_file
 
 import ckptconv
 from ckptconv.arch import expand, library, parse_text
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
+from tests.arch.families.diffusion import asked
 
 if TYPE_CHECKING:
     from ckptconv.formats.base import Format
@@ -63,6 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(FIXTURES / fixture, folder / name)
     ckptconv.convert(FIXTURES / "digits-metadata.pth", folder / "digits.safetensors")
+    whole = asked("translations")["tiny"]["source"]
+    save_file({name: np.zeros(shape, "f2") for name, shape in whole.items()}, folder / "sd.safetensors")
     tools = folder / "bin"
     tools.mkdir()
     for name, what in {"ckptconv": f"{sys.executable} -m ckptconv", "python": sys.executable}.items():
