@@ -153,10 +153,10 @@ class _ConfigScope:
 
 
 def _is_plain(item: object) -> bool:
-    """Whether an item of a list is an integer, a string or a list of integers."""
+    """Whether an item of a list is an integer, a boolean, a string or a list of integers."""
     if isinstance(item, list):
         return len(item) <= MAX_ELEMENTS and all(type(inner) is int and abs(inner) <= MAX_INTEGER for inner in item)
-    return isinstance(item, str) or (type(item) is int and abs(item) <= MAX_INTEGER)
+    return isinstance(item, str | bool) or (type(item) is int and abs(item) <= MAX_INTEGER)
 
 
 def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) -> Source:

@@ -5,7 +5,9 @@ What those made is kept in fixtures/diffusers: see its make.py.
 
 from __future__ import annotations
 
+import random
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, np.ndarray[Any, Any]]
 
+F32 = DTYPES["F32"]
 CASES = list(asked("translations"))
 PREFIXES = {
     "sd1": {"unet": "model.diffusion_model.*", "vae": "first_stage_model.*", "text_encoder": "cond_stage_model.*"},
@@ -140,6 +143,24 @@ def test_tensors_of_other_shapes_than_their_names_say_are_refused(
     save_file(arrays, tmp_path / "a.safetensors")
     with pytest.raises(CkptconvError):
         translated(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_odd_names_are_refused_or_kept_and_never_crash(case: str) -> None:
+    rng = random.Random(case)
+    odd = ["", ".", "0", "٣", "-1", "9" * 5000, "input_blocks", "weight", "attn", "\n", "joint_blocks.0"]
+    names = list(infos(case))
+    for _ in range(12):
+        found = infos(case)
+        for name in rng.sample(names, 3):
+            parts = name.split(".")
+            parts[rng.randrange(len(parts))] = rng.choice(odd)
+            shape = tuple(rng.choice([(), (1,), (0, 3), (3, 2, 1, 1), found.get(name, TensorInfo.of(F32, ())).shape]))
+            found[".".join(parts)] = TensorInfo.of(F32, shape)
+            if rng.random() < 0.5:
+                found.pop(name, None)
+        with suppress(CkptconvError):
+            assert changes_in("ldm", found, {}).keys() == found.keys()
 
 
 def test_what_has_been_translated_has_nothing_left_to_translate(tmp_path: Path) -> None:

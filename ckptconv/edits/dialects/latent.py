@@ -41,15 +41,15 @@ _RESNET = {
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
 }  # fmt: skip
 _MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
-_BLOCK = re.compile(r"(input|output)_blocks\.(\d{1,4})\.(\d)\.(.+)")
-_IN_MIDDLE = re.compile(r"middle_block\.(\d)\.(.+)")
-_ZERO = re.compile(r"zero_convs\.(\d{1,4})\.0\.(weight|bias)")
+_BLOCK = re.compile(r"(input|output)_blocks\.([0-9]{1,4})\.([0-9])\.(.+)")
+_IN_MIDDLE = re.compile(r"middle_block\.([0-9])\.(.+)")
+_ZERO = re.compile(r"zero_convs\.([0-9]{1,4})\.0\.(weight|bias)")
 _LABEL = re.compile(r"label_emb\.0\.([02])\.(weight|bias)")
 
 _VAE = {"norm_out": "conv_norm_out", "nin_shortcut": "conv_shortcut"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _LEVEL = re.compile(
-    r"(encoder\.down|decoder\.up)\.(\d{1,4})\.(?:block\.(\d{1,4})\.(\w+)|(down|up)sample\.conv)\.(weight|bias)"
+    r"(encoder\.down|decoder\.up)\.([0-9]{1,4})\.(?:block\.([0-9]{1,4})\.(\w+)|(down|up)sample\.conv)\.(weight|bias)"
 )
 _MID = re.compile(r"(encoder|decoder)\.mid\.(block_([12])|attn_1)\.(\w+)\.(weight|bias)")
 _ENDS = re.compile(
@@ -70,15 +70,16 @@ def controlnet(tensors: Tensors) -> dict[str, Change]:
 def _network(tensors: Tensors, ways: Sequence[str]) -> dict[str, Change]:
     for way in ways:
         _refuse_gaps(way, tensors)
-    downs = _level_ends(tensors, re.compile(r"input_blocks\.(\d{1,4})\.0\.op\.weight"))
-    ups = _level_ends(tensors, re.compile(r"output_blocks\.(\d{1,4})\.[12]\.conv\.weight"))
+    downs = _level_ends(tensors, re.compile(r"input_blocks\.([0-9]{1,4})\.0\.op\.weight"))
+    ups = _level_ends(tensors, re.compile(r"output_blocks\.([0-9]{1,4})\.[12]\.conv\.weight"))
     label = "add" if any(".transformer_blocks.1." in name for name in tensors) else "class"
     found = {name: _of_unet(name, downs, ups, label) for name in tensors}
     return {name: Change.to(new) for name, new in found.items() if new}
 
 
 def _refuse_gaps(way: str, tensors: Iterable[str]) -> None:
-    numbers = {int(part) for name in tensors if name.startswith(way) and (part := name.split(".")[1]).isdecimal()}
+    pattern = re.compile(rf"{way}\.([0-9]{{1,4}})\..+")
+    numbers = {int(match[1]) for name in tensors if (match := pattern.fullmatch(name))}
     if not numbers or len(numbers) != max(numbers) + 1:
         gap = min(set(range(len(numbers) + 1)) - numbers)
         raise EditError(

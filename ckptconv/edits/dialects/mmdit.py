@@ -66,7 +66,7 @@ _FUSED = {
     "context_block.attn.qkv": _ADDED,
     "x_block.attn2.qkv": tuple(name.replace("attn.", "attn2.") for name in _OWN),
 }
-_BLOCK = re.compile(r"(double|single|joint)_blocks\.(\d{1,4})\.([\w.]+)\.(weight|bias|scale)")
+_BLOCK = re.compile(r"(double|single|joint)_blocks\.([0-9]{1,4})\.([\w.]+)\.(weight|bias|scale)")
 _BLOCKS = {
     "double": ("transformer_blocks", _DOUBLE), "single": ("single_transformer_blocks", _SINGLE),
     "joint": ("transformer_blocks", _JOINT),

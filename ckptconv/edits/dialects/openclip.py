@@ -30,7 +30,7 @@ _LAYER = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }  # fmt: skip
-_IN_LAYER = re.compile(r"transformer\.resblocks\.(\d{1,4})\.(?:([\w.]+)\.|attn\.in_proj_)(weight|bias)")
+_IN_LAYER = re.compile(r"transformer\.resblocks\.([0-9]{1,4})\.(?:([\w.]+)\.|attn\.in_proj_)(weight|bias)")
 
 
 def text(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
