@@ -88,6 +88,7 @@ WHOLE = {
     "sdxl": {"clip": "conditioner.embedders.0.", "openclip": "conditioner.embedders.1.", "unet.labels": "projection"},
     "refiner": {"clip": "none", "openclip": "conditioner.embedders.0."},
     "unclip": {"clip": "none", "openclip": "none", "unet.linear": True},
+    "controlnet": {"prefix": "control_model.", "hint": [4, 6, 10, 12], "depths": [0, 1, 1, 0, 1, 1, 0, 0, 0]},
     "flux": {"guidance": True},
     "flux-vae": {"quant": False},
     "flux-whole": {"vae": True, "t5xxl": True},
@@ -97,7 +98,8 @@ WHOLE = {
 """By the single file: some of what its names and shapes say."""
 
 SPECS = {
-    **dict.fromkeys(["sd1", "sd2", "sdxl", "refiner", "unclip"], "stable_diffusion"), "flux": "flux_bfl",
+    **dict.fromkeys(["sd1", "sd2", "sdxl", "refiner", "unclip"], "stable_diffusion"),
+    "flux": "flux_bfl", "controlnet": "controlnet_ldm",
     "flux-vae": "autoencoder_ldm", "flux-whole": "flux_checkpoint", "sd3": "stable_diffusion_3",
     "sd35": "stable_diffusion_3",
 }  # fmt: skip

@@ -19,6 +19,7 @@ SMALL = ("small-ssd", "small-lcm", "small-controlnet-xl", "small-flux", "small-p
 SINGLE = [
     ("unet_ldm", "refiner", "model.diffusion_model."),
     ("autoencoder_ldm", "sd1", "first_stage_model."),
+    ("controlnet_ldm", "controlnet", "control_model."),
     ("openclip_text", "sdxl", "conditioner.embedders.1.model."),
     ("stable_diffusion", "tiny", ""),
     ("flux_bfl", "flux", ""),
