@@ -150,7 +150,7 @@ def test_odd_names_are_refused_or_kept_and_never_crash(case: str) -> None:
     rng = random.Random(case)
     odd = ["", ".", "0", "٣", "-1", "9" * 5000, "input_blocks", "weight", "attn", "\n", "joint_blocks.0"]
     names = list(infos(case))
-    for _ in range(12):
+    for _ in range(6):
         found = infos(case)
         for name in rng.sample(names, 3):
             parts = name.split(".")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LISTS = Path(__file__).parents[3] / "fixtures" / "diffusers"
 
-SMALL = ("small-ssd", "small-lcm", "small-controlnet-xl", "small-flux", "small-plain", "small-dev", "small-sd35")
+SMALL = ("small-lcm", "small-controlnet-xl", "small-flux", "small-plain", "small-dev", "small-sd35")
 SINGLE = [
     ("unet_ldm", "refiner", "model.diffusion_model."),
     ("autoencoder_ldm", "sd1", "first_stage_model."),
