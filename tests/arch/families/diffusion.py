@@ -25,7 +25,7 @@ SINGLE = [
     ("flux_bfl", "flux", ""),
     ("flux_checkpoint", "flux-whole", ""),
     ("mmdit_sd3", "sd35", "model.diffusion_model."),
-    ("stable_diffusion_3", "sd3", ""),
+    ("stable_diffusion_3", "sd35", ""),
 ]
 """The spec, the single file, and the prefix of what is taken of it."""
 
