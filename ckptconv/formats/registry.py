@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, torch
+from ckptconv.formats import flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -26,7 +26,7 @@ GROUP = "ckptconv.formats"
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *flax.FORMATS, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -46,7 +46,6 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x0c\xdb:*", "the manifest of a store of TensorStore's", "name the folder that it is in"),
     (0, b'{"tree_metadata"', "the list of a tree of Orbax's", "name the folder that it is in"),
     (0, b'{"item_handlers"', "what Orbax says of a checkpoint", "name the folder that it is in"),
-    (4, b"TFL3", "a TensorFlow Lite model", "tf2onnx makes an ONNX of it, which is read"),
     (0, b"\x81\xa6params", "msgpack without an array of flax's",
      "flax.serialization.to_bytes(params) writes one with arrays"),
     *((0, magic, "a ggml file of before GGUF", "convert it to GGUF with llama.cpp's scripts of that time")

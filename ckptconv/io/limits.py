@@ -110,5 +110,14 @@ MAX_ZARR_WHOLE = 1 << 27
 MAX_ORBAX_TEXT = MAX_INDEX_BYTES
 """Bytes of a document of Orbax's, such as its list of a tree's entries."""
 
+MAX_FLATBUFFER_TEXT = 1 << 16
+"""Bytes of a name in a FlatBuffer; TensorFlow Lite's converter joins those of all that it has fused, to some thousand."""
+
+FREE_FLATBUFFER_BYTES = 1 << 20
+"""Bytes that may be read of a FlatBuffer past twice its size, since tables may share others."""
+
+MAX_TFLITE_TEXT = 64 << 20
+"""Bytes of a TensorFlow Lite model's tensors of strings and entries of metadata, which are read when it is opened."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -1,0 +1,95 @@
+"""What `inspect` says of a model's graph: its operators, what goes in and comes out, its signatures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.tflite.flatbuffer import I8, I32, U32, Table, Tables, bad
+from ckptconv.formats.tflite.schema import (
+    CUSTOM_OPERATOR,
+    DTYPES,
+    OPERATORS,
+    OTHERS,
+    STRING,
+    VERSION,
+    Code,
+    Model,
+    Pair,
+    Signature,
+    SubGraph,
+    Tensor,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptconv.core.metadata import MetaNode
+
+
+def facts(model: Table, graphs: list[Table], tensors: list[Tables]) -> dict[str, MetaNode]:
+    """The model's passport, as strings and numbers. `tensors` are those of each graph."""
+    names = [_operator(code) for code in model.tables(Model.CODES)]
+    operators = Counter(_named(operator, names) for graph in graphs for operator in graph.tables(SubGraph.OPERATORS))
+    main = graphs[0]
+    found: dict[str, MetaNode] = {
+        "name": main.text(SubGraph.NAME),
+        "version": VERSION,
+        "inputs": _values(main.ints(SubGraph.INPUTS), tensors[0]),
+        "outputs": _values(main.ints(SubGraph.OUTPUTS), tensors[0]),
+        "nodes": operators.total(),
+        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        "subgraphs": len(graphs) - 1,
+        "signatures": [_signature(one, tensors) for one in model.tables(Model.SIGNATURES)],
+    }
+    return {key: value for key, value in found.items() if value not in ("", 0, [], {}) or key == "nodes"}
+
+
+def _operator(code: Table) -> str:
+    """Numbers past 127 stand in the second field; the first then has a placeholder, which is smaller."""
+    number = max(code.number(Code.SHORT, I8), code.number(Code.LONG, I32))
+    if number == CUSTOM_OPERATOR:
+        return f"custom::{code.text(Code.CUSTOM)}"
+    return OPERATORS[number] if 0 <= number < len(OPERATORS) else f"operator {number}"
+
+
+def _named(operator: Table, names: list[str]) -> str:
+    index = operator.number(0, U32)
+    if index >= len(names):
+        raise bad(f"an operator has the code {index:,} of {len(names):,}")
+    return names[index]
+
+
+def _values(numbers: Iterable[int], tensors: Tables) -> list[dict[str, MetaNode]]:
+    return [_value(at(tensors, number)) for number in numbers if number >= 0]  # -1: an optional one is left out
+
+
+def at(tensors: Tables, number: int) -> Table:
+    """The tensor of that number. Raises CorruptFileError where there is none."""
+    if not 0 <= number < len(tensors):
+        raise bad(f"it speaks of the tensor {number:,} of {len(tensors):,}")
+    return tensors[number]
+
+
+def _value(tensor: Table) -> dict[str, MetaNode]:
+    """Dimensions are sizes, or None where they are open."""
+    code = tensor.number(Tensor.TYPE, I8)
+    dtype = DTYPES[code].name if code in DTYPES else "STRING" if code == STRING else OTHERS.get(code, f"type {code}")
+    shape = tensor.ints(Tensor.SIGNATURE) or tensor.ints(Tensor.SHAPE)
+    return {"name": tensor.text(Tensor.NAME), "dtype": dtype, "shape": [None if n < 0 else n for n in shape]}
+
+
+def _signature(table: Table, tensors: list[Tables]) -> dict[str, MetaNode]:
+    number = table.number(Signature.SUBGRAPH, U32)
+    if number >= len(tensors):
+        raise bad(f"a signature is of the subgraph {number:,} of {len(tensors):,}")
+    return {
+        "name": table.text(Signature.KEY),
+        "inputs": _pairs(table.tables(Signature.INPUTS), tensors[number]),
+        "outputs": _pairs(table.tables(Signature.OUTPUTS), tensors[number]),
+    }
+
+
+def _pairs(pairs: Tables, tensors: Tables) -> dict[str, MetaNode]:
+    """The names that a signature has for tensors, and the graph's."""
+    return {pair.text(Pair.NAME): at(tensors, pair.number(Pair.NUMBER, U32)).text(Tensor.NAME) for pair in pairs}

@@ -1,0 +1,208 @@
+"""Reader of TensorFlow Lite's models: the constants of its graphs as a state_dict. The graphs stay behind.
+
+    FlatBuffer      "TFL3" at byte 4; its root is a Model of version 3 (`schema`)
+    buffers         bytes of constants, in the FlatBuffer, or past it where the file has more than 2 GiB
+    zip archive     associated files (labels, vocabularies), which some models have appended
+
+A tensor of a graph whose buffer has data is a tensor of the model; the others are computed. Names are the graph's:
+what comes twice gets a number (``w#2``), those of further subgraphs their subgraph's name as a prefix, and a tensor
+without one its number. Constants that are shapes or axes are stored as weights are, and read as such. Layouts are
+those of TensorFlow Lite's operators, which its converter has made already: outputs × inputs of a dense layer, outputs ×
+height × width × inputs of a convolution, 1 × height × width × channels of a depthwise one.
+
+Tensors of strings are metadata, as lists of bytes, and so are the description and the entries of metadata.
+
+Refused by name: versions before 3, external buffers, sparse tensors of fewer than 8 bits. Resources and variants with
+data are told. Sources: tensorflow/compiler/mlir/lite/schema/schema.fbs; tensorflow/lite/core/interpreter_builder.cc;
+tensorflow/lite/schema/schema_utils.cc; tensorflow.org/lite/models/convert/metadata.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.report import Finding, unreadable
+from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
+from ckptconv.formats.tflite.facts import at, facts
+from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, bad
+from ckptconv.formats.tflite.schema import OTHERS, STRING, VERSION, Model, Pair, SubGraph, Tensor
+from ckptconv.formats.tflite.sparse import sparse
+from ckptconv.formats.tflite.tensors import (
+    Buffers,
+    Header,
+    affine,
+    dense,
+    in_words,
+    info_of,
+    part_names,
+    read_header,
+    texts,
+)
+from ckptconv.io.limits import MAX_TENSORS, MAX_TFLITE_TEXT
+from ckptconv.io.zip import END_MAGIC, ZipArchive
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from ckptconv.core.composite import Composite
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.tflite.flatbuffer import Tables
+    from ckptconv.io.source import Source
+
+RUNTIME = "min_runtime_version"
+"""An entry of metadata that is text, with NULs up to 16 bytes."""
+
+_ZIP_TAIL = 22
+
+
+def claims(source: Source) -> bool:
+    """Whether it has the identifier."""
+    return source.size >= 8 and bytes(source.read_at(4, 4)) == b"TFL3"
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the model: its tables; of the buffers only texts, metadata and single scales.
+
+    Raises CorruptFileError, LimitError, UnsupportedError.
+    """
+    if not claims(source):
+        raise bad("the identifier TFL3 is missing")
+    return _Reader(source).read()
+
+
+class _Reader:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.buffer = FlatBuffer(source)
+        self.model = self.buffer.root()
+        version = self.model.number(Model.VERSION, U32)
+        if version != VERSION:
+            raise UnsupportedError(
+                f"version {version} of TensorFlow Lite's schema is not read", hint="convert the model again"
+            )
+        self.buffers = Buffers(self.model.tables(Model.BUFFERS), source.size)
+        self.graphs = list(self.model.tables(Model.SUBGRAPHS))
+        if not self.graphs:
+            raise bad("it holds no graph")
+        self.tables: list[Tables] = [graph.tables(SubGraph.TENSORS) for graph in self.graphs]
+        if sum(map(len, self.tables)) > MAX_TENSORS:
+            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+        self.text_left = MAX_TFLITE_TEXT
+        self.taken: set[str] = set()
+        self.again: Counter[str] = Counter()
+        self.names: dict[tuple[int, int], str] = {}
+        self.headers: dict[tuple[int, int], Header] = {}
+        self.strings: dict[str, MetaNode] = {}
+        self.quantization: dict[str, MetaNode] = {}
+        self.findings: list[Finding] = []
+
+    def read(self) -> Checkpoint:
+        for number, graph in enumerate(self.graphs):
+            prefix = f"{graph.text(SubGraph.NAME) or f'subgraph{number}'}." if number else ""
+            for index, table in enumerate(self.tables[number]):
+                self._meet((number, index), table, prefix)
+        tensors: dict[str, LazyTensor] = {}
+        composites: dict[str, Composite] = {}
+        places = Counter(header.place for header in self.headers.values())
+        for key, header in self.headers.items():
+            self._build(key, header, tensors, composites, shared=places[header.place] > 1)
+        noted = facts(self.model, self.graphs, self.tables)
+        message = f"the graph of {noted['nodes']} nodes stays behind: its weights are read"
+        self.findings.append(Finding("graph", "info", "", message))
+        self._look_for_files()
+        return Checkpoint(
+            tensors, composites=composites, root=self._root(), format="tflite",
+            notes=Notes(source="tflite", graph=noted), findings=tuple(self.findings), file=self.source,
+        )  # fmt: skip
+
+    def _meet(self, key: tuple[int, int], table: Table, prefix: str) -> None:
+        """Take note of a tensor, if it has data."""
+        data = self.buffers[table.number(Tensor.BUFFER, U32)]
+        if data is None:
+            return
+        name = self._free(prefix + (table.text(Tensor.NAME) or f"tensor{key[1]}"))
+        header = read_header(table, name, data)
+        if header.code == STRING:
+            self.strings[name] = texts(header, self._text(data))
+        elif header.code in OTHERS:
+            self.findings.append(unreadable(name, OTHERS[header.code]))
+        elif data.count or not info_of(header).nbytes:  # an empty buffer is that of an empty tensor, or of none at all
+            self.names[key], self.headers[key] = name, header
+
+    def _free(self, name: str) -> str:
+        free = name
+        while free in self.taken:
+            self.again[name] += 1
+            free = f"{name}#{self.again[name] + 1}"
+        self.taken.add(free)
+        return free
+
+    def _build(
+        self, key: tuple[int, int], header: Header, tensors: dict[str, LazyTensor], composites: dict[str, Composite],
+        *, shared: bool,
+    ) -> None:  # fmt: skip
+        """Make the tensor, and its parts where it is quantized."""
+        name, info, table = header.name, info_of(header), header.table.table(Tensor.QUANTIZATION)
+        found = affine(header, table) if table and info.dtype.kind in ("int", "uint") else None
+        alias: Hashable = (id(self.source), header.place)
+        if found:
+            alias = (alias, found.read(self.buffer) if shared else name)
+        sparsity = header.table.table(Tensor.SPARSITY)
+        tensors[name] = sparse(header, sparsity, (alias, key)) if sparsity else dense(header, alias)
+        said = in_words(table, lambda number: self._name(key[0], number), self._text) if table else None
+        if found:
+            names = part_names(name, self.taken)
+            tensors |= {names[role]: part for role, part in found.parts(self.buffer, alias).items()}
+            composite = found.composite(names, info)
+            if composite:
+                composites[name] = composite
+            else:
+                said = {"scheme": found.scheme} | ({} if found.axis is None else {"axis": found.axis})
+        if said:
+            self.quantization[name] = said
+
+    def _name(self, graph: int, number: int) -> str | None:
+        """The name of a tensor of a graph; None where it is none of the model's."""
+        at(self.tables[graph], max(number, 0))
+        return self.names.get((graph, number))
+
+    def _text(self, data: Vector) -> bytes:
+        """Bytes that are kept."""
+        self.text_left -= data.nbytes
+        if self.text_left < 0:
+            raise LimitError(f"its texts and metadata have more than {MAX_TFLITE_TEXT:,} bytes", hint="do not trust it")
+        return self.buffer.read(data.start, data.nbytes)
+
+    def _root(self) -> MetaNode:
+        found: dict[str, MetaNode] = {
+            "description": self.model.text(Model.DESCRIPTION),
+            "metadata": self._metadata(),
+            "strings": self.strings,
+            "quantization": self.quantization,
+        }
+        said = {key: value for key, value in found.items() if value}
+        return {"state_dict": StateDict(), **said} if said else StateDict()
+
+    def _metadata(self) -> dict[str, MetaNode]:
+        entries: dict[str, MetaNode] = {}
+        for entry in self.model.tables(Model.METADATA):
+            name, data = entry.text(Pair.NAME), self.buffers[entry.number(Pair.NUMBER, U32)]
+            value = self._text(data) if data else b""
+            if name in entries:
+                raise bad(f"the entry of metadata {name!r} comes twice")
+            entries[name] = value.rstrip(b"\0").decode("utf-8", "replace") if name == RUNTIME else value
+        return entries
+
+    def _look_for_files(self) -> None:
+        """Say which files are appended as a zip archive."""
+        if self.source.size < _ZIP_TAIL or bytes(self.source.read_at(self.source.size - _ZIP_TAIL, 4)) != END_MAGIC:
+            return
+        try:
+            names = ", ".join(repr(name) for name in ZipArchive(self.source).entries)
+        except CkptconvError as error:
+            names = f"which does not open: {error.message}"
+        message = f"a zip archive of files is appended to it, and stays behind: {names}"
+        self.findings.append(Finding("associated-files", "warning", "", message))

@@ -1,0 +1,176 @@
+"""Sparse tensors, read as the dense ones that they stand for (as the operator DENSIFY makes them).
+
+    order      a permutation of the n dimensions, then one of k dimensions within a block, numbered from n on
+    block map  for each dimension of a block, which of the n it divides
+    levels     for each dimension of the order: dense, of a size; or CSR, with a vector of segments (for each entry of
+               the level before where its own start, and where the last one's end) and one of coordinates
+    buffer     the values, one for each entry of the last level
+
+The vectors are i32, u16 or u8. Source: the schema's comments; tensorflow/lite/kernels/internal/utils/
+sparsity_format_converter.cc.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo
+from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.tflite.flatbuffer import I8, I32, U8, Table, Vector, bad
+from ckptconv.formats.tflite.schema import Sparsity
+from ckptconv.formats.tflite.tensors import Header, info_of
+from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_RANK
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    import numpy as np
+
+    from ckptconv.core.tensor import SpanFile
+
+_WIDTHS = {1: 4, 2: 2, 3: 1}
+"""Bytes of an index, by its kind."""
+
+MOST = 1 << 24
+"""Values of a tensor, each of which takes some 30 bytes while it is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One dimension in the order of storage: `size` entries under each of the level before, `stride` elements apart;
+    of a CSR level so many at most, which its vectors name.
+    """
+
+    size: int
+    stride: int
+    segments: Vector | None = None
+    indices: Vector | None = None
+
+
+def sparse(header: Header, table: Table, alias: Hashable) -> LazyTensor:
+    """The dense tensor. The vectors are read with the values, and checked then."""
+    info = info_of(header)
+    if info.dtype.bits < 8:
+        raise UnsupportedError(
+            f"{header.name!r} is a sparse tensor of {info.dtype}, which is not read", hint="convert the model densely"
+        )
+    levels = _levels(header, table, info)
+    entries = _entries(header, levels)
+    width = info.dtype.bits // 8
+    if entries * width != header.data.count:
+        raise bad(
+            f"{header.name!r} holds {header.data.count:,} bytes, and its {entries:,} values take {entries * width:,}"
+        )
+    stored = header.data.count + sum(one.nbytes for level in levels for one in (level.segments, level.indices) if one)
+    if info.nbytes > stored * MAX_INFLATED_RATIO:
+        raise _too_many(header, entries)
+    span = ByteSpan(table.buffer.source, header.data.start, header.data.count)
+    reader = Scatter(header.name, info, span, tuple(levels))
+    return LazyTensor(info, reader, None, alias if info.nbytes else None, (span,))
+
+
+def _entries(header: Header, levels: list[Level]) -> int:
+    """The entries of the last level. Raises CorruptFileError where a level has segments for another number of them."""
+    entries = 1
+    for level in levels:
+        if level.segments and level.segments.count != entries + 1:
+            raise bad(f"the sparse tensor {header.name!r} has segments that do not fit its shape")
+        entries = level.indices.count if level.indices else entries * level.size
+        if entries > MOST:
+            raise _too_many(header, entries)
+    return entries
+
+
+def _too_many(header: Header, entries: int) -> LimitError:
+    shape = list(header.shape)
+    return LimitError(f"{header.name!r} of shape {shape} is sparse, of {entries:,} values", hint="do not trust it")
+
+
+def _levels(header: Header, table: Table, info: TensorInfo) -> list[Level]:
+    order, blocks = table.ints(Sparsity.ORDER), table.ints(Sparsity.BLOCK_MAP)
+    tables = table.tables(Sparsity.DIMENSIONS)
+    rank = len(info.shape)
+    whole = sorted(order[:rank]) == list(range(rank)) and sorted(order) == list(range(rank + len(blocks)))
+    mapped = len(set(blocks)) == len(blocks) and all(0 <= dim < rank for dim in blocks)
+    if not whole or not mapped or len(tables) != len(order) or len(order) > 2 * MAX_RANK:
+        raise bad(f"{header.name!r} is a sparse tensor of dimensions in no order")
+    found = dict(zip(order, tables, strict=True))
+    sizes = {dim: found[rank + i].number(Sparsity.SIZE, I32) for i, dim in enumerate(blocks)}
+    if any(size < 1 or info.shape[dim] % size for dim, size in sizes.items()):
+        raise bad(f"{header.name!r} is a sparse tensor that is no whole number of blocks")
+    strides = contiguous_strides(info.shape)
+    levels = []
+    for dim, level in found.items():
+        if dim < rank:
+            size = sizes.get(dim, 1)
+            levels.append(_level(header, level, info.shape[dim] // size, strides[dim] * size))
+        else:
+            levels.append(_level(header, level, sizes[blocks[dim - rank]], strides[blocks[dim - rank]]))
+    return levels
+
+
+def _level(header: Header, table: Table, size: int, stride: int) -> Level:
+    if table.number(Sparsity.FORMAT, I8) != Sparsity.CSR:
+        if table.number(Sparsity.SIZE, I32) != size:
+            raise bad(f"{header.name!r} is a sparse tensor of other sizes than its shape")
+        return Level(size, stride)
+    segments = _indices(header, table, Sparsity.SEGMENTS_KIND, Sparsity.SEGMENTS)
+    return Level(size, stride, segments, _indices(header, table, Sparsity.INDICES_KIND, Sparsity.INDICES))
+
+
+def _indices(header: Header, table: Table, kind: int, field: int) -> Vector:
+    width, found = _WIDTHS.get(table.number(kind, U8)), table.table(field)
+    if width is None or found is None:
+        raise bad(f"{header.name!r} is a sparse tensor without its indices")
+    return found.vector(0, width) or Vector(0, 0, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Reads ranges of the dense image; finds where every value belongs each time."""
+
+    name: str
+    info: TensorInfo
+    values: ByteSpan
+    levels: tuple[Level, ...]
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        import numpy as np
+
+        width = self.info.dtype.bits // 8
+        first, last = start // width, -(-stop // width)
+        places = self._places()
+        inside = (places >= first) & (places < last)
+        raw = self.values.file.read_at(self.values.offset, self.values.length)
+        image = np.zeros((last - first, width), np.uint8)
+        image[places[inside] - first] = np.frombuffer(raw, np.uint8).reshape(-1, width)[inside]
+        begin = start - first * width
+        return memoryview(image.reshape(-1))[begin : begin + stop - start]  # type: ignore[arg-type]
+
+    def _places(self) -> np.ndarray:
+        """The place of each value in the dense tensor, in elements."""
+        import numpy as np
+
+        places = np.zeros(1, np.int64)
+        for level in self.levels:
+            if level.segments is None or level.indices is None:
+                steps = np.arange(level.size) * level.stride
+                places = (places[:, None] + steps).reshape(-1)
+                continue
+            segments, indices = (_read(self.values.file, one) for one in (level.segments, level.indices))
+            counts = np.diff(segments)
+            if segments[0] or segments[-1] != len(indices) or (counts < 0).any():
+                raise bad(f"the segments of the sparse tensor {self.name!r} do not fit its coordinates")
+            if len(indices) and not 0 <= indices.min() <= indices.max() < level.size:
+                raise bad(f"the sparse tensor {self.name!r} has coordinates outside of its shape")
+            places = np.repeat(places, counts) + indices * level.stride
+        return places
+
+
+def _read(file: SpanFile, vector: Vector) -> np.ndarray:
+    import numpy as np
+
+    kind = {4: "<i4", 2: "<u2", 1: "u1"}[vector.width]
+    return np.frombuffer(file.read_at(vector.start, vector.nbytes), kind).astype(np.int64)
