@@ -111,7 +111,7 @@ MAX_ORBAX_TEXT = MAX_INDEX_BYTES
 """Bytes of a document of Orbax's, such as its list of a tree's entries."""
 
 MAX_FLATBUFFER_TEXT = 1 << 16
-"""Bytes of a name in a FlatBuffer; TensorFlow Lite's converter joins those of all that it has fused, to some thousand."""
+"""Bytes of a name in a FlatBuffer; TensorFlow Lite's converter joins those of what it fuses, to some thousand."""
 
 FREE_FLATBUFFER_BYTES = 1 << 20
 """Bytes that may be read of a FlatBuffer past twice its size, since tables may share others."""

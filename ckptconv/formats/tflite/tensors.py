@@ -187,7 +187,8 @@ def in_words(table: Table, name_of: Callable[[int], str | None], text: Callable[
         custom = details.vector(0, 1)
         return said | {"custom": text(custom) if custom else b""}
     for key, field in (("scales", Details.SCALES), ("zero_points", Details.ZERO_POINTS)):
-        if name := name_of(details.number(field, I32)):
+        number = details.number(field, I32)
+        if (number or field == Details.SCALES) and (name := name_of(number)):  # 0 is what is left out
             said[key] = name
     said["block_size"] = details.number(Details.BLOCK_SIZE, I32)
     if dimensions := details.ints(Details.DIMENSIONS):
