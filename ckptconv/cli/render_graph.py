@@ -17,7 +17,7 @@ MOST = 6
 
 
 def graph_rows(graph: MetaNode) -> list[tuple[str, str]]:
-    """Its maker, opsets, inputs, outputs and operators, as `Notes.graph` has them; [] where there is no graph."""
+    """Its maker, opsets, inputs, outputs, signatures and operators, as `Notes.graph` has them; [] where there is no graph."""
     if not isinstance(graph, dict):
         return []
     rows = [(key, printable(str(graph[key]))) for key in ("name", "producer") if graph.get(key)]
@@ -28,6 +28,8 @@ def graph_rows(graph: MetaNode) -> list[tuple[str, str]]:
         rows.append((key, listed([_value(value) for value in values], MOST)))
     operators = cast("Mapping[str, int]", graph.get("operators") or {})
     counts = sorted(operators.items(), key=lambda item: -item[1])
+    signatures = cast("list[Mapping[str, object]]", graph.get("signatures") or [])
+    rows.append(("signatures", listed([printable(str(one.get("name"))) for one in signatures], MOST)))
     rows.append(("operators", listed([f"{printable(str(name))} ×{count:,}" for name, count in counts], MOST)))
     return [(label, text) for label, text in rows if text]
 

@@ -174,6 +174,37 @@ def test_a_store_of_tensorstore_is_read_as_what_it_says(tmp_path: Path) -> None:
         assert bytes(checkpoint["w"].read()) == ONE_TWO
 
 
+TFLITE = b"".join(
+    [
+        pack("<I4s", 24, b"TFL3"),  # the root is at 24
+        pack("<7Hxx", 14, 16, 4, 0, 8, 0, 12),  # 8: vtable of a Model, of 16 bytes: version, subgraphs, buffers
+        pack("<i3I", 24 - 8, 3, 40 - 32, 120 - 36),  # 24: the Model
+        pack("<2I", 1, 56 - 44),  # 40: one subgraph
+        pack("<3Hxx", 6, 8, 4),  # 48: vtable of a SubGraph, of 8 bytes: tensors
+        pack("<iI", 56 - 48, 64 - 60),  # 56: the SubGraph
+        pack("<2I", 1, 84 - 68),  # 64: one tensor
+        pack("<6H", 12, 20, 4, 16, 8, 12),  # 72: vtable of a Tensor, of 20 bytes: shape, type, buffer, name
+        pack("<iIIIB3x", 84 - 72, 104 - 88, 1, 112 - 96, 0),  # 84: the Tensor; FLOAT32, of the buffer 1
+        pack("<Ii", 1, 2),  # 104: the shape
+        pack("<I", 1) + b"w\0\0\0",  # 112: the name
+        pack("<3I", 2, 140 - 124, 152 - 128),  # 120: two buffers
+        pack("<2Hxxxx", 4, 4),  # 132: vtable of an empty Buffer
+        pack("<i", 140 - 132),  # 140: the empty Buffer
+        pack("<3Hxx", 6, 8, 4),  # 144: vtable of a Buffer, of 8 bytes: data
+        pack("<iI", 152 - 144, 160 - 156),  # 152: the Buffer
+        pack("<I", 8) + ONE_TWO,  # 160: the data
+    ]
+)  # fmt: skip
+
+
+def test_a_model_of_tensorflow_lite_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.tflite").write_bytes(TFLITE)
+    with ckptconv.open(tmp_path / "x.tflite") as checkpoint:
+        assert list(checkpoint) == ["w"]
+        assert checkpoint["w"].info == TensorInfo(DType.F32, (2,), 8)
+        assert bytes(checkpoint["w"].read()) == ONE_TWO
+
+
 UNDEFINED = b"\xff" * 8
 HDF5_MESSAGES = (
     pack("<2HB3x", 1, 16, 0) + pack("<3B5xQ", 1, 1, 0, 2)  # dataspace: version 1, one dimension, of 2

@@ -138,6 +138,7 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "gguf": (),
     "npz": (),
     "flax": (),
+    "tflite": (),
     "pickle": ("bare",),
     "hdf5": (),
     "keras": (),
@@ -146,7 +147,7 @@ _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "pickle": mutate.PICKLE,
+    "gguf": mutate.GGUF, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5],
 }  # fmt: skip
 

@@ -127,6 +127,12 @@ def orbax(folder: Path) -> list[bytes]:
     return found
 
 
+def tflite(folder: Path) -> list[bytes]:
+    """Models that its converter made, where they are small."""
+    found = sorted((Path(__file__).parents[2] / "fixtures" / "others").glob("tflite-*.tflite"))
+    return [data for data in (path.read_bytes() for path in found) if len(data) < 6 << 10]
+
+
 def bare(folder: Path) -> list[bytes]:
     wide = np.arange(600, dtype=np.float32).reshape(20, 30)
     arrays = {
@@ -187,7 +193,7 @@ def keras(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
-    "flax": flax, "tensorflow": tensorflow, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
+    "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
     "hdf5": hdf5, "keras": keras,
 }  # fmt: skip
 

@@ -59,6 +59,10 @@ HDF5 = [
     b"BTIN", b"FAHD", b"FADB", b"EAHD", b"EAIB", b"EASB", b"EADB", b"\xff" * 8, b"\0" * 8, *(bytes([n, 0, 8, 0]) for n in range(24)),
     *(bytes([v << 4 | n]) for n in range(12) for v in (1, 3)),
 ]  # fmt: skip
+TFLITE = [
+    b"TFL3", b"\xff" * 4, b"\xff" * 8, *(bytes([n, 0]) for n in range(4, 24, 2)), *(bytes([n, 0, 0, 0]) for n in range(24)),
+    bytes(4), b"\0\0\0\x80", b"\0\0\0\x40", b"PK\5\6",
+]  # fmt: skip
 GGUF = [
     b"GGUF",
     *(bytes([n, 0, 0, 0]) for n in range(42)),

@@ -19,6 +19,8 @@ from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
 from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk, wire
 from ckptconv.formats.safetensors import layout
+from ckptconv.formats.tflite import flatbuffer, sparse
+from ckptconv.formats.tflite import read as tflite
 from ckptconv.formats.torch import assemble, read
 from ckptconv.formats.torch.pickle import values
 from ckptconv.io import limits, zip
@@ -31,6 +33,7 @@ from tests.support.craft import FOUR_FLOATS, state_dict, tensor, zip_bytes
 if TYPE_CHECKING:
     from types import ModuleType
 
+SPARSE = Path(__file__).parents[2] / "fixtures" / "others" / "tflite-sparse.tflite"
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 TABLE = [
@@ -41,7 +44,8 @@ TABLE = [
     limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
     limits.MAX_OCDBT_NODES, limits.MAX_OCDBT_RATIO, limits.MAX_OCDBT_KEYS, limits.MAX_ZARR_CHUNKS,
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
-    limits.MAX_MSGPACK_TEXT, limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
+    limits.MAX_MSGPACK_TEXT, limits.MAX_FLATBUFFER_TEXT, limits.MAX_TFLITE_TEXT, sparse.MOST,
+    limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
 
@@ -133,6 +137,11 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "texts of an HDF5 file": (heaps, "MAX_HDF5_TEXT", 50, ".h5", honest("hdf5")[0]),
     "a path in an HDF5 file": (tree, "MAX_HDF5_PATH", 5, ".h5", honest("hdf5")[0]),
     "tensors of an HDF5 file": (tree, "MAX_TENSORS", 5, ".h5", honest("hdf5")[1]),
+    "a name in a TensorFlow Lite model": (flatbuffer, "MAX_FLATBUFFER_TEXT", 5, ".tflite", honest("tflite")[0]),
+    "bytes that are read of one": (flatbuffer, "FREE_FLATBUFFER_BYTES", -10_000, ".tflite", honest("tflite")[0]),
+    "texts in one": (tflite, "MAX_TFLITE_TEXT", 50, ".tflite", honest("tflite")[0]),
+    "tensors of one": (tflite, "MAX_TENSORS", 5, ".tflite", honest("tflite")[0]),
+    "values of a sparse tensor": (sparse, "MOST", 5, ".tflite", SPARSE.read_bytes()),
     "fields": (wire, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
 }  # fmt: skip
 

@@ -129,7 +129,7 @@ class _Reader:
             self.strings[name] = texts(header, self._text(data))
         elif header.code in OTHERS:
             self.findings.append(unreadable(name, OTHERS[header.code]))
-        elif data.count or not info_of(header).nbytes:  # an empty buffer is that of an empty tensor, or of none at all
+        elif data.count or header.sparsity or not info_of(header).nbytes:  # else the empty buffer is that of none
             self.names[key], self.headers[key] = name, header
 
     def _free(self, name: str) -> str:
@@ -150,8 +150,7 @@ class _Reader:
         alias: Hashable = (id(self.source), header.place)
         if found:
             alias = (alias, found.read(self.buffer) if shared else name)
-        sparsity = header.table.table(Tensor.SPARSITY)
-        tensors[name] = sparse(header, sparsity, (alias, key)) if sparsity else dense(header, alias)
+        tensors[name] = sparse(header, header.sparsity, (alias, key)) if header.sparsity else dense(header, alias)
         said = in_words(table, lambda number: self._name(key[0], number), self._text) if table else None
         if found:
             names = part_names(name, self.taken)

@@ -69,13 +69,14 @@ class Buffers:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A tensor that has data: its element type by number, its shape, where its bytes are."""
+    """A tensor that has data: its element type by number, its shape, where its bytes are, and how it is sparse."""
 
     name: str
     code: int
     shape: tuple[int, ...]
     data: Vector
     table: Table
+    sparsity: Table | None
 
     @property
     def place(self) -> Hashable:
@@ -93,7 +94,7 @@ def read_header(table: Table, name: str, data: Vector) -> Header:
     shape = table.ints(Tensor.SHAPE)
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
         raise bad(f"{name!r} has the shape {list(shape[:8])}")
-    return Header(name, table.number(Tensor.TYPE, I8), shape, data, table)
+    return Header(name, table.number(Tensor.TYPE, I8), shape, data, table, table.table(Tensor.SPARSITY))
 
 
 def info_of(header: Header) -> TensorInfo:

@@ -58,7 +58,6 @@ OTHERS = {
     "a gzip file": (b"\x1f\x8b\x08" + bytes(20), "gunzip"),
     "a numpy array": (b"\x93NUMPY" + bytes(20), "numpy.savez"),
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "unpack it"),
-    "a TensorFlow Lite model": (b"\x1c\0\0\0TFL3" + bytes(20), "tf2onnx"),
     "Flax's parameters": (b"\x81\xa6params\x80", "flax"),
     "an old ggml file": (b"tjgg" + bytes(20), "GGUF"),
     "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), "unlz4"),
