@@ -17,7 +17,7 @@ MOST = 6
 
 
 def graph_rows(graph: MetaNode) -> list[tuple[str, str]]:
-    """Its maker, opsets, inputs, outputs, signatures and operators, as `Notes.graph` has them; [] where there is no graph."""
+    """Its maker, opsets, inputs, outputs, signatures and operators, as `Notes.graph` has them; [] without a graph."""
     if not isinstance(graph, dict):
         return []
     rows = [(key, printable(str(graph[key]))) for key in ("name", "producer") if graph.get(key)]
