@@ -37,6 +37,7 @@ from ckptconv.formats.tflite.tensors import (
     dense,
     in_words,
     info_of,
+    is_scaled,
     part_names,
     read_header,
     texts,
@@ -146,11 +147,11 @@ class _Reader:
     ) -> None:  # fmt: skip
         """Make the tensor, and its parts where it is quantized."""
         name, info, table = header.name, info_of(header), header.table.table(Tensor.QUANTIZATION)
-        found = affine(header, table) if table and info.dtype.kind in ("int", "uint") else None
-        alias: Hashable = (id(self.source), header.place)
+        found = affine(header, table) if table and is_scaled(info.dtype) else None
+        alias: Hashable = (id(self.source), header.place, key if header.sparsity else None)
         if found:
             alias = (alias, found.read(self.buffer) if shared else name)
-        tensors[name] = sparse(header, header.sparsity, (alias, key)) if header.sparsity else dense(header, alias)
+        tensors[name] = sparse(header, header.sparsity, alias) if header.sparsity else dense(header, alias)
         said = in_words(table, lambda number: self._name(key[0], number), self._text) if table else None
         if found:
             names = part_names(name, self.taken)
@@ -203,5 +204,7 @@ class _Reader:
             names = ", ".join(repr(name) for name in ZipArchive(self.source).entries)
         except CkptconvError as error:
             names = f"which does not open: {error.message}"
+        if not names:  # as some writers of metadata leave it
+            return
         message = f"a zip archive of files is appended to it, and stays behind: {names}"
         self.findings.append(Finding("associated-files", "warning", "", message))

@@ -161,8 +161,13 @@ class Affine:
         return PER_TENSOR if self.axis is None else PER_CHANNEL
 
 
+def is_scaled(dtype: DType) -> bool:
+    """Whether scales say something of such elements: integers, and floats of 8 bits."""
+    return dtype.kind in ("int", "uint") or (dtype.kind == "float" and dtype.bits <= 8)
+
+
 def affine(header: Header, table: Table) -> Affine | None:
-    """The scales of a tensor of integers, if it has any. Raises CorruptFileError where they do not fit it."""
+    """The scales of a tensor, if it has any. Raises CorruptFileError where they do not fit it."""
     scales, points = table.vector(Quantization.SCALES, 4), table.vector(Quantization.ZERO_POINTS, 8)
     if table.number(Quantization.KIND, U8) or scales is None or not scales.count:
         return None

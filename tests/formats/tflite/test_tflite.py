@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,39 @@ def test_custom_operators_and_unknown_ones_have_names(tmp_path: Path) -> None:
     path.write_bytes(flatbuffer(model([], b"\1", codes=codes, graphs=[graph])))
     noted: Any = ckptconv.inspect(path).checkpoint.notes.graph
     assert noted["operators"] == {"CONV_2D": 1, "GELU": 1, "custom::Flex": 1, "operator 9999": 1}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(21, torch.float8_e4m3fn), (22, torch.float8_e5m2)])
+def test_floats_of_eight_bits(kind: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    """LiteRT has them since 2.3, TensorFlow does not."""
+    path = tmp_path / "x.tflite"
+    path.write_bytes(
+        flatbuffer(model([tensor(b"w", (3,), kind, 1, quantization=quantized([0.5], [0]))], b"\x3c\xbc\x01"))
+    )
+    with ckptconv.open(path) as checkpoint:
+        expected = torch.tensor([0x3C, 0xBC, 1], dtype=torch.uint8).view(dtype)
+        assert torch.equal(checkpoint["w"].to_torch().float(), expected.float())
+        assert checkpoint["w.scale"].numpy() == 0.5
+        assert checkpoint.metadata["quantization"] == {"w": {"scheme": "per_tensor_affine"}}
+
+
+def test_the_first_of_small_elements_is_in_the_lowest_bits(tmp_path: Path) -> None:
+    """As both interpreters unpack four bits, and LiteRT's two."""
+    path = tmp_path / "x.tflite"
+    tensors = [tensor(b"four", (3,), 17, 1), tensor(b"two", (5,), 19, 1), tensor(b"unsigned", (3,), 20, 1)]
+    path.write_bytes(flatbuffer(model(tensors, bytes([0b10_00_01_11, 0b0000_0010]))))
+    with ckptconv.open(path) as checkpoint:
+        found = {name: tensor.numpy().astype(int).tolist() for name, tensor in checkpoint.items()}
+    assert found == {"four": [7, -8, 2], "two": [-1, 1, 0, -2, -2], "unsigned": [7, 8, 2]}
+
+
+def test_an_empty_zip_archive_is_passed_over(tmp_path: Path) -> None:
+    """MediaPipe's models have one behind their metadata."""
+    path = tmp_path / "x.tflite"
+    path.write_bytes((OTHERS / "tflite-int4.tflite").read_bytes())
+    zipfile.ZipFile(path, "a").close()
+    assert path.read_bytes()[-22:-18] == b"PK\5\6"
+    assert [one.code for one in ckptconv.inspect(path).checkpoint.findings] == ["graph"]
 
 
 def test_resources_and_variants_with_data_are_told(tmp_path: Path) -> None:
