@@ -43,7 +43,7 @@ class Unpacked:
         width = self.source.info.dtype.bits // 8
         data = np.frombuffer(self.source.read(first * width, last * width), dtype=np.uint8)
         with np.errstate(all="ignore"):  # a scale may be infinite, or any NaN
-            floats = _dequantize(data.reshape(-1, width), self.source.info.dtype)
+            floats = _dequantize(data.reshape(1, -1), self.source.info.dtype)  # it takes sixteen rows at a time
         return floats.astype("<f4", copy=False).tobytes()
 
     @property
