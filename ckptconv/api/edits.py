@@ -1,4 +1,4 @@
-"""What people do while converting: select, drop, rename, rules, casts, in this order."""
+"""What people do while converting: select, drop, dequantize, rename, rules, casts, in this order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.api import dequantize
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
@@ -44,6 +45,8 @@ class Edits:
     """What is to be done to the model's tensors on their way.
 
     select, drop: globs over the source's names; ``*`` crosses dots.
+    dequantize:   make plain tensors of quantized weights, of the type that the configuration has for them (F32 where it
+                  says none), or that `dtype` says.
     names:        prefixes, substitutions and translations, and rules files (their paths), in the order in which they
                   are made. The substitutions are Python's regular expressions, and whoever writes one vouches for the
                   time that it takes; the patterns of rules files take linear time.
@@ -53,12 +56,13 @@ class Edits:
 
     select: Sequence[str] = ()
     drop: Sequence[str] = ()
+    dequantize: bool = False
     names: Sequence[NameRule | str | PathLike[str]] = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.select or self.drop or self.names or self.reverse or self.dtype)
+        return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,11 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
-    said = said_anywhere(checkpoint) if translates else {}
-    left: list[Finding] = []
+    said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
+    plain = dequantize.edits_for(state.tensors, said) if wanted.dequantize else []
+    for edit in plain:
+        state.make(edit, "--dequantize")
+    left: list[Finding] = dequantize.findings_of(plain, said) if plain else []
     for rule in wanted.names:
         if isinstance(rule, NameRule):
             if rule.how == "translate":
@@ -133,9 +140,14 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
     fixed = fixed_parts(state.composites)
-    for edit in cast_edits(wanted.dtype, {name: one for name, one in state.tensors.items() if name not in fixed}):
+    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
+    whole = {name: one for name, one in state.tensors.items() if name not in fixed}
+    for edit in cast_edits(wanted.dtype, whole, types):
         state.make(edit, "--dtype")
-    return _rebuilt(checkpoint, state, left, bare=bare, in_one=translates), state.origins
+    made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
+    if plain:
+        made.root = dequantize.unclaimed(made.root)
+    return made, state.origins
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:

@@ -56,6 +56,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Take these tensors alone, by SRC's names; * crosses dots. Repeatable.",
     ),
     click.option("--drop", metavar="GLOB", multiple=True, help="Leave these tensors out. Repeatable."),
+    click.option(
+        "--dequantize", is_flag=True,
+        help="Make plain tensors of quantized weights: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes; "
+        "of the type that config.json names, or --dtype.",
+    ),
     click.option("--strip-prefix", metavar="P", multiple=True, help="Cut P off the names that start with it."),
     click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),
     click.option(
@@ -80,7 +85,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def wanted(context: click.Context, *, reverse: bool, **given: tuple[str, ...]) -> Edits:
+def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: tuple[str, ...]) -> Edits:
     """What the options ask for, names in the order in which they were typed."""
     from ckptconv.api.edits import Edits
     from ckptconv.edits.select import NameRule
@@ -91,4 +96,7 @@ def wanted(context: click.Context, *, reverse: bool, **given: tuple[str, ...]) -
         if left[name]:
             text = left[name].pop(0)
             names.append(text if name == "rules" else NameRule(name, text))
-    return Edits(select=given["select"], drop=given["drop"], names=names, reverse=reverse, dtype=given["dtype"])
+    return Edits(
+        select=given["select"], drop=given["drop"], dequantize=dequantize, names=names, reverse=reverse,
+        dtype=given["dtype"],
+    )  # fmt: skip

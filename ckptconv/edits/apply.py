@@ -18,6 +18,7 @@ from ckptconv.edits.cast import cast_tensor
 from ckptconv.edits.expand import listed, steps_of
 from ckptconv.edits.functions import Function, mapped
 from ckptconv.edits.joined import joined
+from ckptconv.edits.quantized.schemes import dequantized
 from ckptconv.edits.through import cut, turned
 from ckptconv.edits.views import Zeros, reshaped
 from ckptconv.errors import EditError, UnsupportedError
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 ARITY: dict[Kind, tuple[str, str]] = {
     "rename": ("one", "one"), "transpose": ("one", "one"), "permute": ("one", "one"), "reshape": ("one", "one"),
-    "cast": ("one", "one"), "map": ("one", "one"), "split": ("one", "many"), "concat": ("many", "one"),
-    "stack": ("many", "one"), "unstack": ("one", "many"), "tie": ("one", "one"), "untie": ("one", "one"),
-    "drop": ("one", "none"), "zeros": ("one", "one"), "remove-layers": ("one", "none"),
+    "cast": ("one", "one"), "map": ("one", "one"), "dequantize": ("many", "one"), "split": ("one", "many"),
+    "concat": ("many", "one"), "stack": ("many", "one"), "unstack": ("one", "many"), "tie": ("one", "one"),
+    "untie": ("one", "one"), "drop": ("one", "none"), "zeros": ("one", "one"), "remove-layers": ("one", "none"),
     "insert-layers": ("none", "one"),
 }  # fmt: skip
 """How many names each step of a kind has on its two sides."""
@@ -50,6 +51,7 @@ _TAKES: dict[Kind, str] = {
     "reshape": "the sizes in shape have as many elements as the tensor",
     "cast": "dtype is the name of an element type, as BF16",
     "map": "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before it",
+    "dequantize": "sources are the parts of a scheme in their order, or as parts lists them",
     "split": "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
     "concat": "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be equal",
     "stack": "axis counts the dimensions of the result from 0; element types and shapes have to be equal",
@@ -155,6 +157,8 @@ class _Application:
                 return {}
             case "split" | "unstack":
                 return self.split(step, sources[0])
+            case "dequantize":
+                return {step.targets[0]: self.dequantized(step, tuple(sources))}
             case "concat" | "stack":
                 return {step.targets[0]: self.joined(step, sources)}
             case "tie":
@@ -197,6 +201,14 @@ class _Application:
                     raise self.fail(str(error), step.sources) from error
                 return replace(made, alias=self.alias(tensor, function))
         return tensor
+
+    def dequantized(self, step: Step, tensors: tuple[LazyTensor, ...]) -> LazyTensor:
+        try:
+            made = dequantized(tensors, self.edit.details)
+        except ValueError as error:
+            raise self.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
+        known = [tensor.alias for tensor in tensors]
+        return replace(made, alias=None if None in known else (self.edit.kind, *known))
 
     def integers(self, key: str) -> tuple[int, ...]:
         value = self.edit.details.get(key)

@@ -47,6 +47,8 @@ def _inverse(edit: Edit, number: int) -> Edit:
         return Edit("drop", edit.targets, (), {}, tuple(Step(step.targets, ()) for step in edit.steps))
     if edit.kind == "map":
         raise fail("what it rounded away is not in it", near_inverse(details))
+    if edit.kind == "dequantize":
+        raise fail("quantizing anew is no edit", "the file that it was made from has the quantized weights")
     if edit.kind not in _OPPOSITE:
         raise fail("the values are not in it")
     match edit.kind:

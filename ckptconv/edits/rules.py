@@ -9,7 +9,8 @@
     kind    = "concat"
     sources = ["{*}.q.weight", "{*}.k.weight", "{*}.v.weight"]
     targets = ["{*}.qkv.weight"]
-    axis    = 0                           what the kind needs: axis, sizes, axes, shape, dtype, from, function, value
+    axis    = 0                           what the kind needs: axis, sizes, axes, shape, dtype, from, function,
+                                          value, scheme, parts, block, bits, zeros
 
 ``diff`` adds ``steps``: every change by its names, ``[[sources], [targets]]``, which are meant then.
 """
@@ -37,7 +38,8 @@ MAX_BYTES = 256 << 20
 
 DETAILS: dict[str, tuple[str, ...]] = {
     "transpose": ("axes",), "permute": ("axis", "shape", "axes"), "reshape": ("shape", "from"),
-    "cast": ("dtype", "from"), "map": ("function", "value"), "split": ("axis", "sizes", "blocks"),
+    "cast": ("dtype", "from"), "map": ("function", "value"),
+    "dequantize": ("scheme", "parts", "block", "bits", "zeros"), "split": ("axis", "sizes", "blocks"),
     "concat": ("axis", "sizes", "blocks"), "stack": ("axis",), "unstack": ("axis",), "tie": ("new",),
     "remove-layers": ("stack", "layers"), "insert-layers": ("stack", "layers"), "rename": ("stack", "renumbered"),
 }  # fmt: skip

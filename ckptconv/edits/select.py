@@ -98,12 +98,14 @@ def _substituted(text: str, names: Sequence[str]) -> list[tuple[str, str]]:
         raise UsageError(f"--rename {text!r}: {error}", hint="it is Python's re.sub(REGEX, REPL, name)") from error
 
 
-def cast_edits(texts: Sequence[str], tensors: Mapping[str, LazyTensor]) -> list[Edit]:
-    """``DTYPE``, or ``GLOB=DTYPE`` for some; the last that matches a tensor counts. A glob asks for all it matches,
-    a type alone for floats, quantised ones too. Raises UsageError for an unknown type, EditError where a glob matches
-    nothing.
+def cast_edits(
+    texts: Sequence[str], tensors: Mapping[str, LazyTensor], types: Mapping[str, DType] | None = None
+) -> list[Edit]:
+    """``DTYPE``, or ``GLOB=DTYPE`` for some; the last that matches a tensor counts, and what none matches gets the type
+    in `types`. A glob asks for all it matches, a type alone for floats, quantised ones too. Raises UsageError for an
+    unknown type, EditError where a glob matches nothing.
     """
-    wanted: dict[str, DType] = {}
+    wanted: dict[str, DType] = dict(types or {})
     for text in texts:
         glob, equals, name = text.rpartition("=")
         dtype = _dtype(name, text)

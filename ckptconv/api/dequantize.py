@@ -1,0 +1,92 @@
+"""Plain weights of quantized ones: what is asked of the configuration, what is told, and what it may no longer say."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import Finding
+from ckptconv.edits.quantized.config import KEYS, said_in
+from ckptconv.edits.quantized.find import dequantize_edits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+
+_TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
+
+
+def edits_for(tensors: Mapping[str, LazyTensor], said: Mapping[object, MetaNode]) -> list[Edit]:
+    """The edits that ``--dequantize`` stands for. Raises EditError, UnsupportedError."""
+    return dequantize_edits({name: tensor.info for name, tensor in tensors.items()}, said_in(said))
+
+
+def type_said(said: Mapping[object, MetaNode]) -> DType:
+    """The type that a configuration has for the weights; F32 where it says none."""
+    inside = said.get("text_config")
+    for part in (said, inside if isinstance(inside, dict) else {}):
+        for key in ("dtype", "torch_dtype"):
+            found = _TYPES.get(str(part.get(key)).removeprefix("torch."))
+            if found is not None:
+                return found
+    return DType.F32
+
+
+def wanted_types(
+    tensors: Mapping[str, LazyTensor], origins: Mapping[str, Sequence[str]], edits: Iterable[Edit], dtype: DType
+) -> dict[str, DType]:
+    """That type for every tensor that is of a dequantized one and has not got another."""
+    made = {name for edit in edits if edit.kind == "dequantize" for step in edit.steps for name in step.sources}
+    return {
+        name: dtype
+        for name, tensor in tensors.items()
+        if tensor.info.dtype is DType.F32 and not made.isdisjoint(origins[name])
+    }
+
+
+def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[Finding]:
+    """What was done, what was left out, and what the configuration says that is true no longer."""
+    made = [edit for edit in edits if edit.kind == "dequantize"]
+    count = sum(len(edit.steps) for edit in made)
+    kinds = ", ".join(dict.fromkeys(map(_kind, made)))
+    message = f"{count:,} weight{'s are' if count != 1 else ' is'} dequantized ({kinds}), computed in F32"
+    gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps)
+    message += f"; {gone:,} tensors are left out that say how they were quantized"
+    if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
+        message += ", with the order of the groups"
+    if dropped := [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]:
+        message += f", and {len(dropped):,} for activations (as {dropped[0]})"
+    found = [Finding("dequantized", "info", "", message, None, str(count))]
+    if any(key in said for key in KEYS):
+        message = "the configuration says that the weights are quantized: leave quantization_config out of the result's"
+        found.append(Finding("quantization-config", "info", "", message))
+    return found
+
+
+def _kind(edit: Edit) -> str:
+    details = edit.details
+    block, bits = details.get("block"), details.get("bits")
+    more = f" in blocks of {block[0]} × {block[1]}" if isinstance(block, list) else ""
+    return f"{details['scheme']}{more}{f' of {bits} bits' if bits else ''}"
+
+
+def unclaimed(node: MetaNode) -> MetaNode:
+    """The metadata without what says that the weights are quantized, texts in JSON included."""
+    if isinstance(node, dict):
+        made = node.copy()
+        made.clear()
+        made.update({key: unclaimed(value) for key, value in node.items() if key not in KEYS})
+        return made
+    if isinstance(node, str) and node.lstrip().startswith("{") and any(f'"{key}"' in node for key in KEYS):
+        try:
+            document: Json = json.loads(node)
+        except (ValueError, RecursionError):
+            return node
+        if isinstance(document, dict):
+            return json.dumps({key: value for key, value in document.items() if key not in KEYS})
+    return node

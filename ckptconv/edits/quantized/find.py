@@ -1,0 +1,213 @@
+"""Which tensors of a checkpoint are quantized weights, as edits of kind dequantize.
+
+Names say which tensors belong together, types and shapes which scheme they are of:
+
+    X, X_scale_inv                             scaled: DeepSeek's and transformers' fp8, in blocks
+    X, X_scale, X_zero_point?                  scaled, of F8 or I8; with X_scale_2 and X of U8: fp4
+    X_packed, X_scale, …                       compressed-tensors: packed (I32), fp4 (U8)
+    X_blocks, X_scales                         mxfp4, where they have its shapes
+    M.qweight, M.scales, M.qzeros, M.g_idx?    gptq or awq, by shape
+    X, X.absmax, X.quant_state.bitsandbytes__* bnb-4bit
+    M.weight, M.SCB, M.weight_format?          bnb-int8
+
+What a configuration says besides (`config.Said`) has to agree. Scales of activations go with the weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.quantized.schemes import BYTES
+from ckptconv.errors import EditError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.quantized.config import Said
+
+    Infos = Mapping[str, TensorInfo]
+
+STATES = tuple(f".quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
+
+ACTIVATIONS = (
+    "input_scale", "input_scale_ub", "input_zero_point", "input_global_scale", "activation_scale", "output_scale",
+    "output_zero_point", "q_scale", "k_scale", "v_scale", "prob_output_scale", "k_zero_point", "v_zero_point",
+)  # fmt: skip
+"""How a module's inputs, outputs and caches were to be quantized: nothing of its weight."""
+
+SMOOTHED = ("pre_quant_scale", "_smooth_scale")
+"""By what the inputs have to be multiplied where the weights were divided by it: they would not be the model's."""
+
+
+@dataclass
+class Group:
+    """A weight: its name, and the tensors that it is stored as."""
+
+    scheme: str
+    target: str
+    parts: dict[str, str]
+    details: dict[str, Json] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Equal for weights that one edit may be made of."""
+        return repr((self.scheme, tuple(self.parts), sorted(self.details.items())))
+
+
+def dequantize_edits(infos: Infos, said: Said) -> list[Edit]:
+    """The edits that make plain tensors of all quantized ones, and drop what was for activations.
+
+    Raises EditError where there is nothing to do, where a part is missing, and where the configuration says another
+    scheme.
+    """
+    if smoothed := [name for name in infos if name.endswith(SMOOTHED)]:
+        raise EditError(
+            f"--dequantize: {smoothed[0]!r} is a scale of the inputs that the weight was divided by",
+            hint="the plain weight alone would not compute the same",
+        )
+    groups: dict[str, list[Group]] = {}
+    for one in _groups(infos, said):
+        said.check(one.scheme, one.target)
+        groups.setdefault(one.key, []).append(one)
+    found = [one for alike in groups.values() for one in alike]
+    if not found:
+        method = f", though the configuration says {said.method!r}" if said.method else ""
+        raise EditError(
+            f"--dequantize finds no quantized weight{method}",
+            hint="ckptconv inspect --list shows the tensors; GGUF's blocks are unpacked by --dtype alone",
+        )
+    edits = [_edit(alike) for alike in groups.values()]
+    used = {name for one in found for name in one.parts.values()}
+    if dropped := [name for name in _of_activations(infos, found) if name not in used]:
+        edits.append(Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped)))
+    return edits
+
+
+def _edit(alike: list[Group]) -> Edit:
+    first = alike[0]
+    details: dict[str, Json] = {"scheme": first.scheme, "parts": list(first.parts), **first.details}
+    steps = tuple(Step(tuple(one.parts.values()), (one.target,)) for one in alike)
+    return Edit("dequantize", steps[0].sources, steps[0].targets, details, steps)
+
+
+def _of_activations(infos: Infos, found: list[Group]) -> Iterator[str]:
+    """Scales of the inputs and outputs of quantized modules, and of the attentions that these are in."""
+    modules = {one.target.rpartition(".")[0] for one in found}
+    near = modules | {module.rpartition(".")[0] for module in modules}
+    for name in infos:
+        module, _, last = name.rpartition(".")
+        if last in ACTIVATIONS and module in near:
+            yield name
+    for one in found:
+        yield from (name for name in (f"{one.target}_activation_scale", f"{one.target}_scale_ub") if name in infos)
+
+
+def _groups(infos: Infos, said: Said) -> Iterator[Group]:
+    for name, info in infos.items():
+        if name.endswith("_scale_inv"):
+            yield from _of_scale(infos, name, name.removesuffix("_scale_inv"), said)
+        elif name.endswith("_scale"):
+            yield from _of_scale(infos, name, name.removesuffix("_scale"), said)
+        elif name.endswith("_packed"):
+            yield _of_packed(infos, name, info, said)
+        elif name.endswith("_blocks") and info.dtype is DType.U8:
+            yield from _of_blocks(infos, name, info)
+        elif name.endswith(".qweight"):
+            yield _of_qweight(infos, name, info, said)
+        elif name.endswith(".SCB"):
+            module = name.removesuffix("SCB")
+            yield _group(infos, "bnb-int8", module + "weight", {
+                "weight": module + "weight", "SCB": name, "weight_format": module + "weight_format",
+            }, 2)  # fmt: skip
+        elif name.endswith(STATES):
+            yield _of_state(infos, name)
+
+
+def _group(infos: Infos, scheme: str, target: str, parts: dict[str, str], needed: int, **details: Json) -> Group:
+    """The group of the parts that are there. Raises EditError where one of the first `needed` is not."""
+    for part in list(parts)[:needed]:
+        if parts[part] not in infos:
+            anchor = next(name for name in parts.values() if name in infos)
+            raise EditError(
+                f"--dequantize: {anchor!r} is there, and {parts[part]!r} is not",
+                hint="both are parts of one weight; select them together",
+            )
+    return Group(scheme, target, {part: name for part, name in parts.items() if name in infos}, details)
+
+
+def _of_scale(infos: Infos, name: str, target: str, said: Said) -> Iterator[Group]:
+    """A scale of a tensor that is there under its own name; there are scales of other things."""
+    weight = infos.get(target)
+    if weight is None:
+        if name.endswith("weight_scale_inv"):
+            yield _group(infos, "scaled", target, {"weight": target, "scale": name}, 2)
+        return
+    if weight.dtype in BYTES or (weight.dtype is DType.I8 and not name.endswith("_inv")):
+        parts = {"weight": target, "scale": name, "zero_point": f"{target}_zero_point"}
+        yield _group(infos, "scaled", target, parts, 2, **_block(infos[name], weight, said, name))
+    elif weight.dtype is DType.U8 and f"{target}_scale_2" in infos:
+        parts = {"packed": target, "scale": name, "scale_2": f"{target}_scale_2"}
+        yield _group(infos, "fp4", target, parts, 3)
+    elif name.endswith("weight_scale_inv"):
+        raise EditError(
+            f"--dequantize: {target!r} has a scale, and is {weight.dtype}, which is not known to go with it",
+            hint="it takes 8-bit floats",
+        )
+
+
+def _block(scale: TensorInfo, weight: TensorInfo, said: Said, name: str) -> dict[str, Json]:
+    """The blocks that the configuration says; where it says nothing, and the name is DeepSeek's, theirs."""
+    if scale.numel == 1 or len(scale.shape) != len(weight.shape) or scale.shape == (*weight.shape[:-1], 1):
+        return {}
+    if said.block is not None:
+        return {"block": list(said.block)}
+    return {"block": [128, 128]} if name.endswith("_scale_inv") else {}
+
+
+def _of_packed(infos: Infos, name: str, info: TensorInfo, said: Said) -> Group:
+    stem = name.removesuffix("_packed")
+    parts = {"packed": name, "scale": f"{stem}_scale"}
+    if info.dtype is DType.U8:
+        return _group(infos, "fp4", stem, parts | {"global_scale": f"{stem}_global_scale"}, 2)
+    parts |= {part: f"{stem}_{part}" for part in ("shape", "zero_point", "g_idx")}
+    return _group(infos, "packed", stem, parts, 2, **({} if said.bits is None else {"bits": said.bits}))
+
+
+def _of_blocks(infos: Infos, name: str, info: TensorInfo) -> Iterator[Group]:
+    stem = name.removesuffix("_blocks")
+    scales = infos.get(f"{stem}_scales")
+    if scales is not None and info.shape == (*scales.shape, 16):
+        yield _group(infos, "mxfp4", stem, {"blocks": name, "scales": f"{stem}_scales"}, 2)
+
+
+def _of_qweight(infos: Infos, name: str, info: TensorInfo, said: Said) -> Group:
+    """GPTQ packs inputs and AWQ outputs, which the scales tell apart."""
+    module = name.removesuffix("qweight")
+    parts = {part: module + part for part in ("qweight", "scales", "qzeros", "g_idx")}
+    scales = infos.get(parts["scales"])
+    outputs = scales.shape[-1] if scales is not None and scales.shape else 0
+    if len(info.shape) == 2 and outputs and info.shape[1] * 8 == outputs and parts["g_idx"] not in infos:
+        del parts["g_idx"]
+        return _group(infos, "awq", module + "weight", parts, 3)
+    said.need_gptq()
+    order = infos.get(parts["g_idx"])
+    bits: int | None = said.bits
+    if bits is None and order is not None and info.shape and order.numel:
+        bits = info.shape[0] * 32 // order.numel
+    if bits is None:
+        raise EditError(
+            f"--dequantize: nothing says of how many bits {name!r} is", hint="a config.json beside the file does"
+        )
+    return _group(infos, "gptq", module + "weight", parts, 3, bits=bits, zeros=said.zeros)
+
+
+def _of_state(infos: Infos, name: str) -> Group:
+    stem = name[: name.index(".quant_state.")]
+    parts = {"weight": stem, "absmax": f"{stem}.absmax", "quant_map": f"{stem}.quant_map", "quant_state": name}
+    nested = {part: f"{stem}.{part}" for part in ("nested_absmax", "nested_quant_map")}
+    return _group(infos, "bnb-4bit", stem, parts | nested, 4)

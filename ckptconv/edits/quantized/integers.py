@@ -1,0 +1,151 @@
+"""Integers of few bits that are packed into words: compressed-tensors' pack-quantized, GPTQ, AWQ (`schemes`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.edits.quantized.matrix import Grid, Matrix, Packed, Plain, Product
+from ckptconv.edits.quantized.parts import FLOATS, need, numbers, transposed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+
+    Parts = Mapping[str, LazyTensor]
+
+WORD = 32
+
+PACKED = (1, 2, 4, 8)
+"""Bits that divide a word's: of other numbers, compressed-tensors has had two layouts."""
+
+AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
+"""Where in a word the elements of AWQ's "gemm" layout lie."""
+
+
+def packed(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+    """compressed-tensors: rows of `bits` bits, signed by taking half of their range."""
+    words, scale, zero = parts["packed"], parts["scale"], parts.get("zero_point")
+    need(words, "packed", (DType.I32,))
+    need(scale, "scale", FLOATS)
+    rows, width = _matrix(words, "packed")
+    columns = _columns(parts.get("shape"), rows, width)
+    bits = _bits(details, PACKED, _fitting(columns, width))
+    many = WORD // bits
+    columns = width * many if columns is None else columns
+    if -(-columns // many) != width:
+        raise ValueError(f"rows of {columns} elements of {bits} bits are not packed into {width} words")
+    lines, groups = _matrix(scale, "scale")
+    if lines != rows or not groups:
+        raise ValueError(f"scale has the shape {[lines, groups]}, and the weight {rows} rows")
+    grid = _grid(parts.get("g_idx"), columns, groups, rows)
+    half = 1 << (bits - 1)
+    table = tuple(float(code - half) for code in range(1 << bits))
+    zeros = None
+    if zero is not None:
+        need(zero, "zero_point", (DType.I32,))
+        if zero.info.shape != (-(-rows // many), groups):
+            raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, not {[-(-rows // many), groups]}")
+        zeros = Packed(zero, (rows, groups), bits, 0, table)
+    values = Packed(words, (rows, columns), bits, 1, table)
+    return Product(values, Plain(scale, (rows, groups)), grid, zeros), (rows, columns)
+
+
+def gptq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+    """GPTQ: inputs first and packed along them, zero points along outputs."""
+    words, scales, zeros, order = parts["qweight"], parts["scales"], parts["qzeros"], parts.get("g_idx")
+    bits = _bits(details, (2, 4, 8))
+    if details.get("zeros") not in ("v1", "v2"):
+        raise ValueError('zeros is "v1" (stored less one: checkpoint_format gptq) or "v2"')
+    many = WORD // bits
+    tall, outputs = _matrix(words, "qweight")
+    groups = _checked(parts, outputs, many, -(-outputs // many))
+    inputs = tall * many if order is None else order.info.numel
+    if -(-inputs // many) != tall:
+        raise ValueError(f"g_idx has {inputs} elements, and qweight {tall} rows of {many} each")
+    table = tuple(float(code) for code in range(1 << bits))
+    # what GPTQModel adds to a word at a time, so that a zero point that had been cut off carries as it does there
+    add = 0xFFFFFFFF // ((1 << bits) - 1) if details["zeros"] == "v1" else 0
+    values = Packed(transposed(words, words.info.shape), (outputs, inputs), bits, 1, table)
+    less = Packed(transposed(zeros, zeros.info.shape), (outputs, groups), bits, 0, table, add=add)
+    by = Plain(transposed(scales, scales.info.shape), (outputs, groups))
+    return Product(values, by, _grid(order, inputs, groups, outputs), less), (outputs, inputs)
+
+
+def awq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+    """AWQ: inputs first, weights and zero points packed along outputs."""
+    words, scales, zeros = parts["qweight"], parts["scales"], parts["qzeros"]
+    bits = _bits(details, (4,), 4)
+    many = WORD // bits
+    inputs, wide = _matrix(words, "qweight")
+    outputs = wide * many
+    groups = _checked(parts, outputs, many, wide)
+    table = tuple(float(code) for code in range(1 << bits))
+    values = Packed(transposed(words, words.info.shape), (outputs, inputs), bits, 0, table, AWQ_ORDER)
+    less = Packed(transposed(zeros, zeros.info.shape), (outputs, groups), bits, 0, table, AWQ_ORDER)
+    by = Plain(transposed(scales, scales.info.shape), (outputs, groups))
+    return Product(values, by, _grid(None, inputs, groups, outputs), less), (outputs, inputs)
+
+
+def _checked(parts: Parts, outputs: int, many: int, wide: int) -> int:
+    """How many groups the inputs have."""
+    need(parts["qweight"], "qweight", (DType.I32,))
+    need(parts["qzeros"], "qzeros", (DType.I32,))
+    need(parts["scales"], "scales", FLOATS)
+    groups, across = _matrix(parts["scales"], "scales")
+    if across != outputs or not groups or parts["qzeros"].info.shape != (groups, wide):
+        raise ValueError(
+            f"qweight of {outputs} outputs, scales of shape {[groups, across]} and qzeros of "
+            f"{list(parts['qzeros'].info.shape)} do not go together, {many} elements to a word"
+        )
+    return groups
+
+
+def _grid(order: LazyTensor | None, columns: int, groups: int, rows: int) -> Grid:
+    """Which of the groups a column is in: as `order` says, else they are equal and one after another."""
+    height = max(rows, 1)
+    if order is None:
+        if columns % groups:
+            raise ValueError(f"{columns} columns are not {groups} groups of equal size")
+        return Grid(height, 1, max(columns // groups, 1), height)
+    found = numbers(order, "g_idx")
+    if len(found) != columns:
+        raise ValueError(f"g_idx has {len(found)} elements, and the weight {columns} columns")
+    if columns and (found == -1).all():  # how compressed-tensors said that the order is the columns' own
+        return _grid(None, columns, groups, rows)
+    if columns and not 0 <= found.min() <= found.max() < groups:
+        raise ValueError(f"g_idx names groups from {found.min()} to {found.max()}, of {groups}")
+    return Grid(height, 1, 1, height, found)
+
+
+def _columns(shape: LazyTensor | None, rows: int, width: int) -> int | None:
+    """As the tensor of the shape says, if there is one."""
+    if shape is None:
+        return None
+    found = [int(size) for size in numbers(shape, "shape", most=8)]
+    if len(found) != 2 or found[0] != rows or not 0 <= found[1] <= width * WORD:
+        raise ValueError(f"shape says {found}, and packed has {rows} rows of {width} words")
+    return found[1]
+
+
+def _fitting(columns: int | None, width: int) -> int | None:
+    """The number of bits in which so many columns fill so many words, if there is one alone."""
+    fits = [bits for bits in PACKED if columns is not None and -(-columns * bits // WORD) == width]
+    return fits[0] if len(fits) == 1 else None
+
+
+def _bits(details: Mapping[str, Json], known: tuple[int, ...], default: int | None = None) -> int:
+    bits = details.get("bits", default)
+    if type(bits) is not int or bits not in known:
+        what = "bits is missing" if bits is None else f"weights of {bits} bits are not known here"
+        raise ValueError(f"{what}: {', '.join(map(str, known))}")
+    return bits
+
+
+def _matrix(tensor: LazyTensor, part: str) -> tuple[int, int]:
+    if len(tensor.info.shape) != 2:
+        raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and is no matrix")
+    rows, columns = tensor.info.shape
+    return rows, columns

@@ -1,0 +1,53 @@
+"""Checking the parts of a quantized weight, and the few that are read before the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.edits.through import turned
+from ckptconv.edits.views import reshaped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from ckptconv.core.tensor import LazyTensor
+
+FLOATS = (DType.F32, DType.F16, DType.BF16)
+"""Types of scales."""
+
+MOST_NUMBERS = 1 << 22
+"""Of a tensor that is read whole beforehand: columns of a matrix that was quantized in an order of its own."""
+
+
+def need(tensor: LazyTensor, part: str, dtypes: Sequence[DType]) -> None:
+    """Raise ValueError unless the tensor has one of these types."""
+    if tensor.info.dtype not in dtypes:
+        raise ValueError(f"{part} is {tensor.info.dtype}, and not {' or '.join(map(str, dtypes))}")
+
+
+def scalar(tensor: LazyTensor, part: str) -> float:
+    """The only element of a float tensor."""
+    need(tensor, part, FLOATS)
+    if tensor.info.numel != 1:
+        raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and not one element")
+    return float(tensor.numpy().reshape(-1)[0])
+
+
+def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> np.ndarray:
+    """A row of integers, read."""
+    need(tensor, part, (DType.I32, DType.I64))
+    if len(tensor.info.shape) != 1 or tensor.info.numel > most:
+        raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and is no row of at most {most:,} numbers")
+    return tensor.numpy()
+
+
+def transposed(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """The tensor under that shape with its last two dimensions exchanged, as a matrix below a matrix."""
+    last = len(shape) - 1
+    made = turned(reshaped(tensor, shape), (*range(last - 1), last, last - 1))
+    if made is None:
+        raise ValueError(f"{tensor.info.dtype} is not turned")
+    return made
