@@ -37,8 +37,8 @@ def test_the_manifest_lists_every_fixture_with_its_size_and_hash() -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
-@pytest.mark.parametrize("folder", ["others", "diffusers"])
-def test_the_manifest_of_other_frameworks_lists_their_files(folder: str) -> None:
+@pytest.mark.parametrize("folder", ["others", "diffusers", "quantized"])
+def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
     others = FIXTURES / folder
     rows = MANIFEST_ROW.findall((others / "MANIFEST.md").read_text())
     found = {

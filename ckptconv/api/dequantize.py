@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
+_KINDS = {
+    "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
+    "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits", "bnb-int8": "bitsandbytes' of 8 bits",
+}  # fmt: skip
+"""What weights of each scheme are called."""
+
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
 
 
@@ -56,11 +62,11 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     kinds = ", ".join(dict.fromkeys(map(_kind, made)))
     message = f"{count:,} weight{'s are' if count != 1 else ' is'} dequantized ({kinds}), computed in F32"
     gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps)
-    message += f"; {gone:,} tensors are left out that say how they were quantized"
+    message += f"; left out: {gone:,} tensors of scales and the like"
     if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
-        message += ", with the order of the groups"
+        message += ", the order of the groups among them"
     if dropped := [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]:
-        message += f", and {len(dropped):,} for activations (as {dropped[0]})"
+        message += f", and {len(dropped):,} for activations (as {dropped[0]!r})"
     found = [Finding("dequantized", "info", "", message, None, str(count))]
     if any(key in said for key in KEYS):
         message = "the configuration says that the weights are quantized: leave quantization_config out of the result's"
@@ -69,10 +75,9 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
 
 
 def _kind(edit: Edit) -> str:
-    details = edit.details
-    block, bits = details.get("block"), details.get("bits")
-    more = f" in blocks of {block[0]} × {block[1]}" if isinstance(block, list) else ""
-    return f"{details['scheme']}{more}{f' of {bits} bits' if bits else ''}"
+    block, bits = edit.details.get("block"), edit.details.get("bits")
+    more = f" in blocks of {block[0]} × {block[1]}" if isinstance(block, list) else f" of {bits} bits" if bits else ""
+    return _KINDS[str(edit.details["scheme"])] + more
 
 
 def unclaimed(node: MetaNode) -> MetaNode:

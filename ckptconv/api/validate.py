@@ -122,7 +122,7 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
                 hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
             )
         if chosen.quantized:
-            findings.insert(0, _quantized(chosen.name, chosen.quantized))
+            findings.insert(0, _quantized(chosen.name, chosen.quantized, path))
         findings[:0] = _of_another_framework(path, checkpoint, chosen.spec)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
@@ -151,10 +151,14 @@ def _of_another_framework(path: Path, checkpoint: Checkpoint, spec: Spec | None)
     return [Finding("dialect", "error", "", message, hint=line)]
 
 
-def _quantized(arch: str, method: str) -> Finding:
+def _quantized(arch: str, method: str, path: Path) -> Finding:
     """The cause of all the rest: quantizers store other tensors under other names."""
+    from ckptconv.edits.quantized.config import METHODS
+
     message = f"config.json says that the weights are quantized ({method!r}); {arch} describes them as they were before"
-    return Finding("quantized", "error", "", message, None, method, hint="validate what it was made from")
+    line = shlex.join(["ckptconv", "convert", os.fspath(path), "plain.safetensors", "--dequantize"])
+    hint = line if method in METHODS else "validate what it was made from"
+    return Finding("quantized", "error", "", message, None, method, hint=hint)
 
 
 def _sorted(findings: list[Finding]) -> list[Finding]:

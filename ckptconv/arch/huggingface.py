@@ -97,7 +97,7 @@ class ConfigFactory:
         if config.get("quantization_config"):
             raise UsageError(
                 "its weights are quantized, under names that the class does not have",
-                hint="--arch another checkpoint of the same kind",
+                hint="ckptconv convert --dequantize makes plain ones, for a config.json without quantization_config",
             )
         with _offline():
             try:

@@ -78,7 +78,7 @@ def said_in(document: Mapping[object, object]) -> Said:
     if found is None:
         return Said()
     method = found.get("quant_method", "gptq" if "desc_act" in found else "compressed-tensors")
-    if method not in METHODS or not isinstance(method, str):
+    if not isinstance(method, str) or method not in METHODS:
         known = ", ".join(METHODS)
         raise UnsupportedError(
             f"weights quantized by {str(method)[:80]!r} are not dequantized here, but those of {known}", hint=_HINT
@@ -117,7 +117,7 @@ def _compressed(found: Mapping[object, object]) -> Said:
     sparse = found.get("sparsity_config")
     formats += [sparse.get("format")] if isinstance(sparse, dict) else []
     for form in formats:
-        if form not in FORMATS:
+        if not isinstance(form, str | None) or form not in FORMATS:
             raise UnsupportedError(f"compressed-tensors' format {str(form)[:80]!r} is not dequantized here", hint=_HINT)
     bits = {_int(one.get("num_bits")) for one in weights}
     blocks = {_pair(one.get("block_structure")) for one in weights}

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TILE = 1 << 17
 """Elements that are computed at a time where they are read as they lie: half a megabyte of F32."""
 
-GATHERED = 1 << 20
+GATHERED = 1 << 19
 """Elements that are computed at a time where what they are made of is gathered: each reading may go over much of it."""
 
 F32_BYTES = 4
@@ -271,7 +271,10 @@ class MatrixReader:
 
     def __call__(self, start: int, stop: int) -> memoryview:
         first, last = start // F32_BYTES, -(-stop // F32_BYTES)
-        made = b"".join(self._pieces(first, last))
+        made, at = bytearray((last - first) * F32_BYTES), 0
+        for piece in self._pieces(first, last):
+            made[at : at + len(piece)] = piece
+            at += len(piece)
         base = first * F32_BYTES
         return memoryview(made)[start - base : stop - base]
 

@@ -4,8 +4,8 @@
               [.., R, C] of 8-bit floats or I8; a scale for all, for each row, for each row and group of columns, or for
               each `block` of rows × columns
     fp4       packed, scale, global_scale or scale_2
-              [.., R, C] of 4-bit floats, the first of two in the low bits of U8; a scale for 16 columns (F8_E4M3; divided
-              by one more for all, or times it: NVFP4) or for 32 (U8, exponents: MXFP4)
+              [.., R, C] of 4-bit floats, the first of two in the low bits of U8; a scale for 16 columns (F8_E4M3,
+              divided by one more for all or times it: NVFP4) or for 32 (U8, exponents: MXFP4)
     mxfp4     blocks, scales
               [E, C, R] of blocks [E, R, C/32, 16] and scales [E, R, C/32], U8 both, as gpt-oss has them
     packed    packed, scale, shape?, zero_point?, g_idx?
@@ -15,15 +15,15 @@
     awq       qweight, scales, qzeros
               [O, I] of qweight [I, O/8], scales [G, O], qzeros [G, O/8]; elements 0 to 7 lie at 0, 4, 1, 5, 2, 6, 3, 7
     bnb-4bit  weight, absmax, quant_map, quant_state, nested_absmax?, nested_quant_map?
-              flat, in the shape of the state, the first of two in the high bits; a scale for `blocksize` elements, which
-              may be 8-bit codes themselves
+              flat, in the shape of the state, the first of two in the high bits; a scale (or a code of one) for
+              `blocksize` elements
     bnb-int8  weight, SCB, weight_format?
               [R, C] of I8, times SCB[R], times 1/127
 
 Sources: transformers 5.24, integrations/finegrained_fp8.py, fbgemm_fp8.py, mxfp4.py, bitsandbytes.py;
-compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7, nn_modules/qlinear/__init__.py and
-utils/model.py; AutoAWQ 0.2.9, awq/utils/packing_utils.py; bitsandbytes 0.50, functional.py; NVIDIA's modelopt,
-torch/quantization/qtensor/nvfp4_tensor.py.
+compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7,
+nn_modules/qlinear/__init__.py and utils/model.py; AutoAWQ 0.2.9, awq/utils/packing_utils.py; bitsandbytes 0.50,
+functional.py; NVIDIA's modelopt, torch/quantization/qtensor/nvfp4_tensor.py.
 """
 
 from __future__ import annotations
