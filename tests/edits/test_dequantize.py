@@ -141,7 +141,7 @@ def test_modelopts_second_scale_is_multiplied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ct-fp8-blocks-f32", "ct-pack4-zeros", "ct-nvfp4", "awq", "gptq2-gptq", "bnb-nf4-nested"]
+    "name", ["ct-fp8-blocks-f32", "ct-pack4-zeros", "ct-nvfp4", "awq", "gptq2-gptq", "gptq3-gptq", "bnb-nf4-nested"]
 )
 @pytest.mark.parametrize("tile", [7, 1 << 20])
 def test_any_range_is_what_it_is_in_the_whole(

@@ -56,22 +56,30 @@ def packed(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int
 def gptq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
     """GPTQ: inputs first and packed along them, zero points along outputs."""
     words, scales, zeros, order = parts["qweight"], parts["scales"], parts["qzeros"], parts.get("g_idx")
-    bits = _bits(details, (2, 4, 8))
+    bits = _bits(details, (2, 3, 4, 8))
     if details.get("zeros") not in ("v1", "v2"):
         raise ValueError('zeros is "v1" (stored less one: checkpoint_format gptq) or "v2"')
-    many = WORD // bits
     tall, outputs = _matrix(words, "qweight")
-    groups = _checked(parts, outputs, many, -(-outputs // many))
-    inputs = tall * many if order is None else order.info.numel
-    if -(-inputs // many) != tall:
-        raise ValueError(f"g_idx has {inputs} elements, and qweight {tall} rows of {many} each")
+    groups = _checked(parts, outputs, -(-outputs * bits // WORD))
+    inputs = tall * WORD // bits if order is None else order.info.numel
+    if -(-inputs * bits // WORD) != tall or (bits == 3 and (inputs % WORD or outputs % WORD)):
+        raise ValueError(
+            f"{inputs} inputs and {outputs} outputs of {bits} bits are not packed into {tall} rows of words"
+        )
     table = tuple(float(code) for code in range(1 << bits))
-    # what GPTQModel adds to a word at a time, so that a zero point that had been cut off carries as it does there
-    add = 0xFFFFFFFF // ((1 << bits) - 1) if details["zeros"] == "v1" else 0
     values = Packed(transposed(words, words.info.shape), (outputs, inputs), bits, 1, table)
-    less = Packed(transposed(zeros, zeros.info.shape), (outputs, groups), bits, 0, table, add=add)
+    less = _less(transposed(zeros, zeros.info.shape), (outputs, groups), bits, table, first=details["zeros"] == "v1")
     by = Plain(transposed(scales, scales.info.shape), (outputs, groups))
     return Product(values, by, _grid(order, inputs, groups, outputs), less), (outputs, inputs)
+
+
+def _less(zeros: LazyTensor, shape: tuple[int, int], bits: int, table: tuple[float, ...], *, first: bool) -> Packed:
+    """Zero points. Those of the first format get their one back as GPTQModel does it: a word at a time, so that one
+    that had been cut off carries into the next; of 3 bits each alone.
+    """
+    if first and bits == 3:
+        return Packed(zeros, shape, bits, 0, (*table[1:], table[0]))
+    return Packed(zeros, shape, bits, 0, table, add=0xFFFFFFFF // ((1 << bits) - 1) if first else 0)
 
 
 def awq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
@@ -81,7 +89,7 @@ def awq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, .
     many = WORD // bits
     inputs, wide = _matrix(words, "qweight")
     outputs = wide * many
-    groups = _checked(parts, outputs, many, wide)
+    groups = _checked(parts, outputs, wide)
     table = tuple(float(code) for code in range(1 << bits))
     values = Packed(transposed(words, words.info.shape), (outputs, inputs), bits, 0, table, AWQ_ORDER)
     less = Packed(transposed(zeros, zeros.info.shape), (outputs, groups), bits, 0, table, AWQ_ORDER)
@@ -89,7 +97,7 @@ def awq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, .
     return Product(values, by, _grid(None, inputs, groups, outputs), less), (outputs, inputs)
 
 
-def _checked(parts: Parts, outputs: int, many: int, wide: int) -> int:
+def _checked(parts: Parts, outputs: int, wide: int) -> int:
     """How many groups the inputs have."""
     need(parts["qweight"], "qweight", (DType.I32,))
     need(parts["qzeros"], "qzeros", (DType.I32,))
@@ -98,7 +106,7 @@ def _checked(parts: Parts, outputs: int, many: int, wide: int) -> int:
     if across != outputs or not groups or parts["qzeros"].info.shape != (groups, wide):
         raise ValueError(
             f"qweight of {outputs} outputs, scales of shape {[groups, across]} and qzeros of "
-            f"{list(parts['qzeros'].info.shape)} do not go together, {many} elements to a word"
+            f"{list(parts['qzeros'].info.shape)} do not go together"
         )
     return groups
 

@@ -3,7 +3,7 @@
 Everything is a matrix, dimensions before the last two folded into its rows:
 
     Plain     a tensor's elements as F32; 8-bit floats by a table
-    Packed    several elements of 1, 2, 4 or 8 bits to a word; the first in the lowest bits, but for `order`
+    Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3 bits, across them
     Product   (values - zeros) · scales · factor, where one scale is for `Grid.rows` × `Grid.columns` values
 
 The order of the operations is that of the libraries that quantize, each rounded to F32. What they compute in 16 bits
@@ -83,7 +83,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Elements of `bits` bits in words.
+    """Elements of `bits` bits in words: 1, 2, 4 or 8, or 3.
 
     words:  a tensor of words, or of bytes.
     along:  the dimension along which a word holds several elements.
@@ -109,29 +109,37 @@ class Packed:
         """Unpacked."""
         import numpy as np
 
-        unit = self.words.info.dtype.bits // 8
-        many = unit * 8 // self.bits
-        stored = self.words.info.shape[-1]
+        unit, stored = self.words.info.dtype.bits // 8, self.words.info.shape[-1]
         size = (self.words.info.numel // stored if stored else 0, stored)
-        low, high = (rows, columns)[self.along].start // many, -(-(rows, columns)[self.along].stop // many)
-        words = range(low, high)
+        step = 1 if unit * 8 % self.bits == 0 else self.bits  # words after which elements begin with a word again
+        many = step * unit * 8 // self.bits
+        wanted = (rows, columns)[self.along]
+        low, high = wanted.start // many, -(-wanted.stop // many)
+        words, start = range(low * step, high * step), wanted.start - low * many
         lines, across = (words, columns) if self.along == 0 else (rows, words)
         data, shape = read(self.words, size, lines, across, unit)
         codes = cut(np.frombuffer(data, f"<u{unit}").reshape(shape), across)
         if self.add:
             codes = codes + codes.dtype.type(self.add)
-        made = self._unpacked(np.ascontiguousarray(codes).view(np.uint8), (*codes.shape, many))
-        start = (rows, columns)[self.along].start - low * many
         if self.along == 0:
-            made = made.transpose(0, 2, 1).reshape(-1, codes.shape[1])
-            return made[start : start + len(rows)]
-        return np.ascontiguousarray(made.reshape(codes.shape[0], -1)[:, start : start + len(columns)])
+            made = self._unpacked(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
+            return made.transpose(0, 2, 1).reshape(-1, len(columns))[start : start + len(rows)]
+        made = self._unpacked(codes.reshape(len(rows), high - low, step), many)
+        return np.ascontiguousarray(made.reshape(len(rows), -1)[:, start : start + len(columns)])
 
-    def _unpacked(self, data: Array, shape: tuple[int, ...]) -> Array:
+    def _unpacked(self, codes: Array, many: int) -> Array:
+        """`many` values of the words of each last dimension."""
         import numpy as np
 
-        pairs = _bytes_table(self.table, self.bits)
-        made = np.take(pairs, data).view(np.float32).reshape(shape)
+        shape, data = codes.shape[:2], np.ascontiguousarray(codes).view(np.uint8)
+        if 8 % self.bits:  # eight elements begin with a byte again
+            three = data.reshape(*shape, -1, self.bits).astype(np.uint32)
+            joint = (three << np.arange(0, 8 * self.bits, 8, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
+            fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=np.uint32)
+            made = np.take(np.array(self.table, np.float32), fields & ((1 << self.bits) - 1))
+        else:
+            made = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
+        made = made.reshape(*shape, many)
         return np.take(made, self.order, axis=-1) if self.order else made
 
 

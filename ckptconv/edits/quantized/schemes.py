@@ -116,7 +116,7 @@ def _scaled(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[in
 
 def _grid(shape: tuple[int, ...], scale: tuple[int, ...], block: Json) -> tuple[Grid, tuple[int, int]]:
     """Which scale is for what, and the scales' rows and columns."""
-    rows, columns = (1, *shape)[-2], (1, *shape)[-1]
+    rows, columns = (1, 1, *shape)[-2:]
     whole = prod(shape[:-2]) * rows
     if prod(scale) == 1 and block is None:
         return Grid(max(whole, 1), max(whole, 1), max(columns, 1), 1), (1, 1)
