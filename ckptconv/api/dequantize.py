@@ -69,7 +69,7 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
         message += f", and {len(dropped):,} for activations (as {dropped[0]!r})"
     found = [Finding("dequantized", "info", "", message, None, str(count))]
     if any(key in said for key in KEYS):
-        message = "the configuration says that the weights are quantized: leave quantization_config out of the result's"
+        message = "the configuration says that the weights are quantized: the result goes with one that does not"
         found.append(Finding("quantization-config", "info", "", message))
     return found
 
