@@ -68,6 +68,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ckptconv.convert(FIXTURES / "digits-metadata.pth", folder / "digits.safetensors")
     whole = asked("translations")["tiny"]["source"]
     save_file({name: np.zeros(shape, "f2") for name, shape in whole.items()}, folder / "sd.safetensors")
+    fp8 = ckptconv.Edits(select=["ct-fp8-rows-*/source/*"])
+    ckptconv.convert(FIXTURES / "quantized" / "quantized.safetensors", folder / "fp8.safetensors", edits=fp8)
     tools = folder / "bin"
     tools.mkdir()
     for name, what in {"ckptconv": f"{sys.executable} -m ckptconv", "python": sys.executable}.items():
