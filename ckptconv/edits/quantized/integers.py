@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.quantized.matrix import Grid, Matrix, Packed, Plain, Product
+from ckptconv.edits.quantized.elements import Packed, Plain
+from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
 from ckptconv.edits.quantized.parts import FLOATS, need, numbers, transposed
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.quantized import integers, state
-from ckptconv.edits.quantized.matrix import E2M1, Grid, Matrix, MatrixReader, Packed, Plain, Product, Scaled
+from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
+from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, need, scalar, transposed
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.quantized.matrix import Grid, Matrix, Packed, Plain, Product
+from ckptconv.edits.quantized.elements import Packed, Plain
+from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
 from ckptconv.edits.quantized.parts import need
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
 

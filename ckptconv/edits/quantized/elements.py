@@ -1,0 +1,174 @@
+"""The elements of one tensor as a matrix of F32.
+
+Plain     elements of any type; those of 8 bits by a table
+Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3 bits, across them
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ckptconv.core.dtypes import DType
+    from ckptconv.core.tensor import LazyTensor
+
+    Array = np.ndarray[Any, Any]
+
+F32_BYTES = 4
+
+FEW = 4096
+"""Elements that are looked up one by one: for more, a table of all pairs is twice as fast."""
+
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""The values of 4-bit floats (OCP Microscaling Formats 1.0, 5.3.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A tensor's elements. bias: they are U8, each the power of two that it is so much above; 0 where they are not."""
+
+    tensor: LazyTensor
+    shape: tuple[int, int]
+    bias: int = 0
+
+    @property
+    def light(self) -> bool:
+        """Whether it lies in its file as one run."""
+        return self.tensor.span is not None
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """As F32."""
+        import numpy as np
+
+        from ckptconv.core.arrays import from_bytes
+
+        dtype = self.tensor.info.dtype
+        if dtype.bits != 8 or dtype.kind in ("int", "bool"):
+            data, shape = read(self.tensor, self.shape, rows, columns, dtype.bits // 8)
+            return cut(from_bytes(data, dtype, shape), columns).astype(np.float32)
+        data, shape = read(self.tensor, self.shape, rows, columns, 1)
+        codes = cut(np.frombuffer(data, np.uint8).reshape(shape), columns)
+        table = None if self.bias else dtype
+        if codes.size < FEW or codes.shape[1] % 2 or codes.shape != shape:
+            return np.take(_table(table, self.bias), codes)
+        return np.take(_pairs(table, self.bias), codes.view(np.uint16)).view(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Elements of `bits` bits in words: 1, 2, 4 or 8, or 3.
+
+    words:  a tensor of words, or of bytes.
+    along:  the dimension along which a word holds several elements.
+    table:  what each code stands for.
+    order:  where in a word its elements lie, if not one after another from the lowest bits on.
+    add:    what is added to every word first, carries included.
+    """
+
+    words: LazyTensor
+    shape: tuple[int, int]
+    bits: int
+    along: int
+    table: tuple[float, ...]
+    order: tuple[int, ...] = ()
+    add: int = 0
+
+    @property
+    def light(self) -> bool:
+        """Whether the words lie in their file as one run."""
+        return self.words.span is not None
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """Unpacked."""
+        import numpy as np
+
+        unit, stored = self.words.info.dtype.bits // 8, self.words.info.shape[-1]
+        size = (self.words.info.numel // stored if stored else 0, stored)
+        step = 1 if unit * 8 % self.bits == 0 else self.bits  # words after which elements begin with a word again
+        many = step * unit * 8 // self.bits
+        wanted = (rows, columns)[self.along]
+        low, high = wanted.start // many, -(-wanted.stop // many)
+        words, start = range(low * step, high * step), wanted.start - low * many
+        lines, across = (words, columns) if self.along == 0 else (rows, words)
+        data, shape = read(self.words, size, lines, across, unit)
+        codes = cut(np.frombuffer(data, f"<u{unit}").reshape(shape), across)
+        if self.add:
+            codes = codes + codes.dtype.type(self.add)
+        if self.along == 0:
+            made = self._unpacked(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
+            return made.transpose(0, 2, 1).reshape(-1, len(columns))[start : start + len(rows)]
+        made = self._unpacked(codes.reshape(len(rows), high - low, step), many)
+        return np.ascontiguousarray(made.reshape(len(rows), -1)[:, start : start + len(columns)])
+
+    def _unpacked(self, codes: Array, many: int) -> Array:
+        """`many` values of the words of each last dimension."""
+        import numpy as np
+
+        shape, data = codes.shape[:2], np.ascontiguousarray(codes).view(np.uint8)
+        if 8 % self.bits:  # eight elements begin with a byte again
+            three = data.reshape(*shape, -1, self.bits).astype(np.uint32)
+            joint = (three << np.arange(0, 8 * self.bits, 8, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
+            fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=np.uint32)
+            made = np.take(np.array(self.table, np.float32), fields & ((1 << self.bits) - 1))
+        else:
+            made = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
+        made = made.reshape(*shape, many)
+        return np.take(made, self.order, axis=-1) if self.order else made
+
+
+def read(
+    tensor: LazyTensor, shape: tuple[int, int], rows: range, columns: range, unit: int
+) -> tuple[memoryview, tuple[int, int]]:
+    """A rectangle's bytes and its shape; whole rows, which `cut` cuts, where it has several."""
+    width = shape[1]
+    if len(rows) == 1:
+        start = rows.start * width + columns.start
+        return tensor.read(start * unit, (start + len(columns)) * unit), (1, len(columns))
+    return tensor.read(rows.start * width * unit, rows.stop * width * unit), (len(rows), width)
+
+
+def cut(made: Array, columns: range) -> Array:
+    """What `read` gave, without the columns that are not wanted."""
+    return made if made.shape[1] == len(columns) else made[:, columns.start : columns.stop]
+
+
+@lru_cache(maxsize=8)
+def _table(dtype: DType | None, bias: int) -> Array:
+    """All values of an element type of 8 bits; or 2^(code - bias), as torch has it: 255 is no NaN, as it is of E8M0,
+    but 2^128, which is infinite in F32.
+    """
+    import numpy as np
+
+    from ckptconv.core.arrays import from_bytes
+
+    table: Array
+    if dtype is not None:
+        table = from_bytes(memoryview(bytes(range(256))), dtype, 256).astype(np.float32)
+        return table
+    with np.errstate(over="ignore"):
+        table = np.ldexp(np.float32(1), np.arange(256) - bias)
+    return table
+
+
+@lru_cache(maxsize=4)
+def _pairs(dtype: DType | None, bias: int) -> Array:
+    """The values of two codes for each pair of bytes, as one item: half a megabyte."""
+    import numpy as np
+
+    table, codes = _table(dtype, bias), np.arange(1 << 16, dtype="<u2").view(np.uint8)
+    return np.take(table, codes).view(np.complex64)
+
+
+@lru_cache(maxsize=32)
+def _bytes_table(table: tuple[float, ...], bits: int) -> Array:
+    """For every byte the values of all its elements, as one item of that many floats."""
+    import numpy as np
+
+    many = 8 // bits
+    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    values = np.array(table, np.float32)[codes]
+    return np.ascontiguousarray(values).view(f"V{many * F32_BYTES}").reshape(256)
