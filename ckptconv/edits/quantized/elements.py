@@ -55,7 +55,7 @@ class Plain:
         table = None if self.bias else dtype
         if codes.size < FEW or codes.shape[1] % 2 or codes.shape != shape:
             return np.take(_table(table, self.bias), codes)
-        return np.take(_pairs(table, self.bias), codes.view(np.uint16)).view(np.float32)
+        return np.take(_pairs(table, self.bias), codes.view("<u2")).view(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Packed:
         data, shape = read(self.words, size, lines, across, unit)
         codes = cut(np.frombuffer(data, f"<u{unit}").reshape(shape), across)
         if self.add:
-            codes = codes + codes.dtype.type(self.add)
+            codes = (codes + codes.dtype.type(self.add)).astype(codes.dtype)  # little-endian still
         if self.along == 0:
             made = self._unpacked(codes.reshape(high - low, step, -1).transpose(0, 2, 1), many)
             return made.transpose(0, 2, 1).reshape(-1, len(columns))[start : start + len(rows)]
