@@ -155,7 +155,7 @@ def convert(
             Path(source), place.path, opened.format, wanted.name, len(checkpoint), 0, losses,
             [
                 *noticed, *_findings(checkpoint, wanted, bare=bare), *untranslated(opened, wanted, edits),
-                *place.findings,
+                *place.findings, *place.left_behind(source),
             ],
         )  # fmt: skip
         if not dry_run:

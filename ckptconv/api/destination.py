@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.base import Format
 
 INDEX = ".index.json"
+CONFIG = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,16 @@ class Destination:
             f"{count} shard{'s' * (count != 1)} of up to {self.shard_size:,} bytes, and their index {self.path.name}"
         )
         return [Finding("shards", "info", self.path.name, message)]
+
+    def left_behind(self, source: PathText) -> list[Finding]:
+        """A word where one folder becomes another and the first has a config.json, which is no part of a checkpoint."""
+        there = os.path.isfile(self.path.parent / CONFIG)
+        if not self.folder or there or not os.path.isfile(os.path.join(source, CONFIG)):
+            return []
+        message = (
+            f"{CONFIG} and whatever else lies beside the weights are not copied: transformers and diffusers ask for it"
+        )
+        return [Finding("left-behind", "info", CONFIG, message)]
 
     def open(self, *, replace: bool) -> Target:
         """The target. Raises TargetExistsError where something would be replaced and `replace` is false."""

@@ -399,3 +399,17 @@ def test_a_file_that_changed_while_its_handle_was_given_back_is_refused(
             first.read_at(0, 10)
     with pytest.raises(CkptconvError):
         folder.open("b").read_at(0, 10)
+
+
+def test_that_a_config_stays_behind_is_told_where_a_folder_becomes_another(source: Path, tmp_path: Path) -> None:
+    def told(target: str) -> bool:
+        done = ckptconv.convert(tmp_path / "hub", target, shard_size=16, force=True)
+        return any(finding.code == "left-behind" for finding in done.findings)
+
+    ckptconv.convert(source, f"{tmp_path}/hub/", shard_size=16)
+    assert not told(f"{tmp_path}/out/")
+    (tmp_path / "hub" / "config.json").write_text("{}")
+    assert told(f"{tmp_path}/out/")
+    assert not told(str(tmp_path / "one.safetensors"))
+    (tmp_path / "out" / "config.json").write_text("{}")
+    assert not told(f"{tmp_path}/out/")
