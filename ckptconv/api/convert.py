@@ -255,9 +255,9 @@ def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
 def _findings(checkpoint: Checkpoint, wanted: Format, *, bare: bool) -> list[Finding]:
     findings = [*checkpoint.findings, *wanted.notices_for(checkpoint)]
     if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":
-        message = (
-            f"{len(checkpoint.extras)} tensors outside of the state_dict are carried along; --bare leaves them out"
-        )
+        count = len(checkpoint.extras)
+        what = ("1 tensor", "is", "it") if count == 1 else (f"{count:,} tensors", "are", "them")
+        message = "{} outside of the state_dict {} carried along; --bare leaves {} out".format(*what)
         findings.append(Finding("extras", "info", "", message))
     if not checkpoint.all_tensors:
         findings.append(Finding("no-tensors", "warning", "", "the source holds no tensor at all"))

@@ -131,6 +131,12 @@ def choose_format(target: PathText, name: str | None, shard_size: int | None) ->
         wanted = registry.by_name(name)
     elif _stands_in_folder(target, shard_size):
         wanted = registry.by_name("safetensors")
+    elif os.path.isdir(target):
+        text = os.fspath(target)
+        raise UsageError(
+            f"no format is known for the folder {text!r}",
+            hint=f"{os.path.join(text, '')} puts model.safetensors into it; else name a file, or use --to FORMAT",
+        )
     else:
         wanted = registry.by_suffix(Path(target))
     if not wanted.writer:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MAX_TRIES = 50
 """Sites that may turn out not to be loops."""
 
+_HINT = "such a spec is written by hand: README.md says how, under 'Architecture specs'"
+
 SMALL = 4
 """Sizes up to this that no checkpoint changes are written as numbers: kernels, singleton dimensions."""
 
@@ -43,7 +45,9 @@ def infer(checkpoints: Sequence[Mapping[str, TensorInfo]], *, name: str = "infer
     Raises UsageError without tensors, UnsupportedError where the names or sizes follow no rule that the language has.
     """
     if not checkpoints or not all(checkpoints):
-        raise UsageError("a spec is inferred from checkpoints with at least one tensor each")
+        raise UsageError(
+            "a spec is inferred from checkpoints with at least one tensor each", hint="leave those without tensors out"
+        )
     braces = next((key for checkpoint in checkpoints for key in checkpoint if "{" in key or "}" in key), None)
     if braces is not None:
         raise UnsupportedError(f"a spec cannot spell the name {braces!r}")
@@ -55,10 +59,10 @@ def infer(checkpoints: Sequence[Mapping[str, TensorInfo]], *, name: str = "infer
             break
         except _NotALoopError as error:
             if error.site in literal:
-                raise UnsupportedError(f"no rule found for the shapes behind {error.site!r}") from None
+                raise UnsupportedError(f"no rule found for the shapes behind {error.site!r}", hint=_HINT) from None
             literal |= {error.site}
     else:
-        raise UnsupportedError("no rule found for the shapes of these checkpoints")
+        raise UnsupportedError("no rule found for the shapes of these checkpoints", hint=_HINT)
     _prove(text, checkpoints)
     return text
 
@@ -71,9 +75,11 @@ def _prove(text: str, checkpoints: Sequence[Mapping[str, TensorInfo]]) -> None:
             solution = solve(spec, checkpoint)
             found = [*solution.findings, *check(solution.table, checkpoint)] if solution.table else [solution.problem]
             if found:
-                raise UnsupportedError(f"no rule found that says all of these checkpoints: {found[0]}")
+                break
     except CkptconvError as error:
-        raise UnsupportedError(f"no rule found that says these checkpoints: {error.message}") from error
+        raise UnsupportedError(f"no rule found that says these checkpoints: {error.message}", hint=_HINT) from error
+    if found:
+        raise UnsupportedError(f"no rule found that says all of these checkpoints: {found[0]}", hint=_HINT)
 
 
 class _NotALoopError(Exception):
@@ -297,13 +303,11 @@ class _Writer:
         for index in range(len(self.folded.sites)):
             if any(index in leaf.sites for leaf in self.folded.leaves):
                 self.repeat(index)
-        lines = ["spec = 1", f"name = {json.dumps(self.name)}", f"summary = {json.dumps(self.summary)}", "", "[params]"]
-        lines += [
-            f"{name} = {kind if kind.startswith('{') else json.dumps(kind)}" for name, kind in self.params.items()
-        ]
+        lines = ["spec = 1", f"name = {_string(self.name)}", f"summary = {_string(self.summary)}", "", "[params]"]
+        lines += [f"{name} = {kind if kind.startswith('{') else _string(kind)}" for name, kind in self.params.items()]
         if self.repeats:
-            lines += ["", "[repeat]", *(f"{loop} = {json.dumps(bound)}" for loop, bound in self.repeats.items())]
-        lines += ["", "[tensors]", *(f"{json.dumps(name)} = {value}" for name, value in self.merged())]
+            lines += ["", "[repeat]", *(f"{loop} = {_string(bound)}" for loop, bound in self.repeats.items())]
+        lines += ["", "[tensors]", *(f"{_string(name)} = {value}" for name, value in self.merged())]
         return "\n".join(lines) + "\n"
 
     def row(self, leaf: Leaf) -> None:
@@ -315,18 +319,24 @@ class _Writer:
         if switch:
             conditions.append(switch)
         if conditions:
-            when = json.dumps(" and ".join(conditions))
-            self.rows.append((self.name_of(leaf), f"{{ shape = {json.dumps(shape)}, when = {when} }}"))
+            when = _string(" and ".join(conditions))
+            self.rows.append((self.name_of(leaf), f"{{ shape = {_string(shape)}, when = {when} }}"))
         else:
-            self.rows.append((self.name_of(leaf), json.dumps(shape)))
+            self.rows.append((self.name_of(leaf), _string(shape)))
 
     def merged(self) -> list[tuple[str, str]]:
         """The rows, each name once."""
         names = Counter(name for name, _ in self.rows)
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
-            raise UnsupportedError(f"the checkpoints disagree about the number of dimensions of {twice!r}")
+            raise UnsupportedError(f"tensors counted as {twice!r} have different numbers of dimensions", hint=_HINT)
         return self.rows
+
+
+def _string(text: str) -> str:
+    """A string of TOML that a terminal can show. JSON's own escapes past U+FFFF are surrogates, which TOML has not."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(character if character.isprintable() else f"\\U{ord(character):08x}" for character in quoted)
 
 
 def _plain_name(leaf: Leaf) -> str:

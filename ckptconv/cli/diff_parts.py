@@ -105,9 +105,15 @@ def one_sided_rows(found: Sequence[Finding]) -> list[list[str]]:
     rows = []
     for pattern, names in group_names(by_name):
         headers = {by_name[name].expected or by_name[name].found or "" for name in names}
-        header = min(headers) if len(headers) == 1 else f"{len(headers)} kinds"
+        header = min(headers) if len(headers) == 1 else _several(headers)
         rows.append([short_name(pattern), header, times(len(names))])
     return rows
+
+
+def _several(headers: set[str]) -> str:
+    """``F32, 2 shapes``, of what each is described as: ``F32 [2, 3]``."""
+    (dtype, *others) = {header.split(" [")[0] for header in headers}
+    return f"{len(headers):,} types and shapes" if others else f"{dtype}, {len(headers):,} shapes"
 
 
 def dtype_rows(result: Difference) -> list[list[str]]:

@@ -1,7 +1,8 @@
-"""A progress bar on standard error: only on a terminal, only for work of over a second."""
+"""A progress bar on standard error: only on a terminal that can move its cursor, only for work of over a second."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ class Bar:
     def __init__(self, title: str) -> None:
         self._title = title
         self._start = time.monotonic()
-        self._on_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._on_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 

@@ -266,7 +266,7 @@ def _notes(inspection: Inspection) -> list[tuple[str, str]]:
 
 
 def _which(names: list[str], of: int) -> str:
-    if len(names) == of:
+    if len(names) == of > 1:
         return f"all {plural(of, 'tensor')}"
     return f"{plural(len(names), 'tensor')}: {listed([printable(name) for name in islice(names, 5)] + names[5:], 4)}"
 

@@ -79,6 +79,8 @@ def _usage(error: click.ClickException) -> UsageError:
         known = [name for param in context.command.params for name in param.opts] if context else []
         if near := get_close_matches(error.option_name, known, n=1):
             hint = f"did you mean {near[0]}?"
+        elif not error.option_name.startswith("--"):
+            hint = f"{hint}; a file called {error.option_name}… is given as ./{error.option_name}…"
     return UsageError(message[:1].lower() + message[1:], hint=hint)
 
 

@@ -24,6 +24,7 @@ MOST_NUMBERS = 100_000
 
 _NUMBERS = re.compile(r"\{([0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*)\}")
 _HINT = "ckptconv inspect --list shows the names"
+_STAR = "any text is written {*}, with the braces"
 
 
 def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
@@ -45,8 +46,9 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
         if not found:
             unused.append(sources[0])
     if unused:
+        star = "*" in unused[0].replace("{*}", "")
         raise EditError(
-            f"{label}: {unused[0]!r} matches no tensor", hint=_HINT,
+            f"{label}: {unused[0]!r} matches no tensor", hint=_STAR if star else _HINT,
             details=[] if len(unused) == 1 else listed(unused),
         )  # fmt: skip
     _check_whole(edit, steps, known, label)

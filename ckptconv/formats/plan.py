@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 
+MOST_CHARACTERS = 80
+"""Of a name in a notice."""
+
+
 @dataclass(slots=True)
 class Plan:
     """Tensors by the name they are stored under, `infos` as what; the record, and the tree that goes into it."""
@@ -113,4 +117,5 @@ def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], Tensor
 
 def many(names: list[str]) -> str:
     """``'a' and 3 more are``, with the verb."""
-    return f"{names[0]!r} is" if len(names) == 1 else f"{names[0]!r} and {len(names) - 1:,} more are"
+    first = names[0] if len(names[0]) <= MOST_CHARACTERS else f"{names[0][:MOST_CHARACTERS]}…"
+    return f"{first!r} is" if len(names) == 1 else f"{first!r} and {len(names) - 1:,} more are"

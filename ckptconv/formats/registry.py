@@ -43,6 +43,7 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),
+    (0, b"PK\x05\x06", "a zip archive with nothing in it", "save it again, with tensors in it"),
     (0, b"\x0c\xdb:*", "the manifest of a store of TensorStore's", "name the folder that it is in"),
     (0, b'{"tree_metadata"', "the list of a tree of Orbax's", "name the folder that it is in"),
     (0, b'{"item_handlers"', "what Orbax says of a checkpoint", "name the folder that it is in"),
@@ -63,6 +64,10 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
 )  # fmt: skip
 """Folders that people hand to it: (a file in it, what it is, what to do)."""
+
+
+MOST_NAMES = 4
+"""Files of a folder that an error lists."""
 
 
 @cache
@@ -129,14 +134,30 @@ def detect(source: Source | Folder) -> Format:
     raise _unknown(source)
 
 
+def _unknown_folder(folder: Folder) -> UnknownFormatError:
+    """What is wrong with a folder that is no checkpoint itself, with the files in it that look like some."""
+    suffixes = tuple(suffix for one in all_formats() for suffix in one.suffixes)
+    files = [name for name in folder.names if name.lower().endswith(suffixes)]
+    if not folder.names and not folder.folders:
+        return UnknownFormatError("this folder is empty", hint="check the path")
+    if not files:
+        return UnknownFormatError(
+            "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
+        )
+    more = f" and {len(files) - MOST_NAMES:,} more" if len(files) > MOST_NAMES else ""
+    some = ", ".join(map(repr, files[:MOST_NAMES])) + more
+    return UnknownFormatError(
+        f"this is a folder, and no checkpoint of several files; in it: {some}",
+        hint=f"name one of them, such as {folder.path / files[0]}",
+    )
+
+
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
         for file, what, hint in _FOLDERS:
             if file in source.names:
                 return UnknownFormatError(f"this folder is {what}", hint=hint)
-        return UnknownFormatError(
-            "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
-        )
+        return _unknown_folder(source)
     if source.size == 0:
         return UnknownFormatError("the file is empty", hint="copy it again from where it came")
     near = min(512, source.size)

@@ -217,6 +217,14 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     return source, read_index(file) if _INDEX.fullmatch(found[0]) else None, file
 
 
+def chosen(folder: Folder, file: Source) -> list[Finding]:
+    """Which file of a folder is read, where its name is none by which every library takes it for the model."""
+    name = file.path.name
+    if _ALONE.fullmatch(name):
+        return []
+    return [Finding("file", "info", name, f"{name!r} is read, the one safetensors file of this folder")]
+
+
 def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
     """Every shard that the index names, open. Raises CorruptFileError, naming all that are missing."""
     shards: dict[str, Source] = {}

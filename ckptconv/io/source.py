@@ -5,6 +5,7 @@ A map of a file that someone truncates kills the process; a read does not. Mappe
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -45,8 +46,7 @@ class Source:
         except OSError as error:
             if os.path.isdir(self.path):
                 raise _not_a_file(self.path, "a folder") from error
-            hint = "check the path" if isinstance(error, FileNotFoundError) else "check the file's permissions"
-            raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=hint) from error
+            raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=_hint(self.path, error)) from error
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
@@ -149,6 +149,16 @@ def reason(error: OSError) -> str:
     """The operating system's words, in lower case and without the path."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
+
+
+def _hint(path: Path, error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "the link leads in a circle: remove it"
+    if not isinstance(error, FileNotFoundError):
+        return "check the file's permissions"
+    if path.is_symlink():  # such as a hub's cache has for its snapshots, copied without its blobs
+        return f"it is a link to {os.readlink(path)!r}, which is not there"
+    return "check the path"
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -87,6 +87,14 @@ def test_tensors_that_some_of_the_checkpoints_have_become_a_switch() -> None:
     assert faults(spec, tensors("llama-LlamaForCausalLM-1")) == 0
 
 
+def test_a_spec_spells_names_of_any_characters() -> None:
+    names = ("emoji🎉", "日本", "tab\t", "esc\x1b\x7f\u202e\U000e0001", 'quote"', "back\\slash")
+    found = {f"{name}.weight": TensorInfo.of(DType.F32, (9,)) for name in names}
+    text = infer([found])
+    assert all(line.isprintable() for line in text.splitlines())
+    assert faults(parse_text(text), found) == 0
+
+
 def test_what_cannot_be_said_is_refused_by_name() -> None:
     with pytest.raises(UsageError):
         infer([])
@@ -94,3 +102,10 @@ def test_what_cannot_be_said_is_refused_by_name() -> None:
         infer([{}])
     with pytest.raises(UnsupportedError, match="spell"):
         infer([{"a{b}": TensorInfo.of(DType.F32, (3,))}])
+
+
+def test_a_count_over_tensors_of_different_ranks_is_refused_with_what_to_do() -> None:
+    shapes = {"s.0.t": (), "s.0.a": (4, 3), "s.0.b": (4, 3), "s.1.t": (), "s.1.a": (4,), "s.1.b": (4,)}
+    with pytest.raises(UnsupportedError, match="different numbers of dimensions") as caught:
+        infer([{name: TensorInfo.of(DType.F32, shape) for name, shape in shapes.items()}])
+    assert "by hand" in str(caught.value.hint)

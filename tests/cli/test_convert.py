@@ -90,7 +90,7 @@ def test_bare_with_meta_keeps_that_metadata_alone(run: Run, training: Path, tmp_
 
 def test_tensors_that_are_carried_along_are_told(run: Run, training: Path, tmp_path: Path) -> None:
     result = run("convert", training, tmp_path / "out.safetensors")
-    assert "info: 1 tensors outside of the state_dict are carried along; --bare leaves them out" in result.stdout
+    assert "info: 1 tensor outside of the state_dict is carried along; --bare leaves it out" in result.stdout
 
 
 def test_meta_is_read_as_json_and_else_as_text(run: Run, model: Path, tmp_path: Path) -> None:

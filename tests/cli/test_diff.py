@@ -228,6 +228,14 @@ def test_nothing_from_a_file_reaches_the_terminal_raw(run: Run, hostile: Path, m
         strict(run("diff", *pair, "--json").stdout)
 
 
+def test_one_pattern_of_several_shapes_or_types_says_so(run: Run, tmp_path: Path) -> None:
+    a = save(tmp_path / "a.pth", {"x": torch.ones(9)})
+    b = save(tmp_path / "b.pth", {"h.0": torch.ones(2), "h.1": torch.ones(3)})
+    assert "F32, 2 shapes" in run("diff", a, b).stdout
+    c = save(tmp_path / "c.pth", {"h.0": torch.ones(2), "h.1": torch.ones(2).half()})
+    assert "2 types and shapes" in run("diff", a, c).stdout
+
+
 def test_the_library_gives_the_same(model: Path, tmp_path: Path) -> None:
     convert(model, tmp_path / "m.safetensors")
     found = ckptconv.diff(model, tmp_path / "m.safetensors")

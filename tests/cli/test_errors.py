@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         (["convrt"], "there is no command 'convrt'", "did you mean 'convert'?"),
         (["--verison"], "there is no option '--verison'", "did you mean --version?"),
         (["convert", "--forse", "a", "b"], "there is no option '--forse'", "did you mean --force?"),
+        (["inspect", "-x.pth"], "there is no option '-x'",
+         "'ckptconv inspect --help' shows how it is used; a file called -x… is given as ./-x…"),
         (["convert", "a"], "missing argument 'DST'", "'ckptconv convert --help' shows how it is used"),
         (["inspect"], "missing argument 'SRC...'", "'ckptconv inspect --help' shows how it is used"),
         (["formats", "a", "b"], "got unexpected extra argument (b)", "'ckptconv formats --help' shows how it is used"),

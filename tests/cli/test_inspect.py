@@ -267,3 +267,8 @@ def test_views_exclude_each_other(run: Run, model: Path, options: list[str]) -> 
     result = run("inspect", model, *options)
     assert result.exit_code == 2
     assert "exclude each other" in result.stderr
+
+
+def test_a_note_about_the_only_tensor_names_it(run: Run, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", {"e": torch.ones(3).expand(4, 3)})
+    assert "not contiguous 1 tensor: e" in lines(path, run)

@@ -102,3 +102,12 @@ def test_thousands_of_compressed_storages_take_one_temporary_file(tmp_path: Path
             assert bytes(tensor.read()) == image(state[name])
         assert len(os.listdir("/proc/self/fd")) <= before + 3
     ckptconv.convert(path, tmp_path / "z.safetensors")
+
+
+def test_a_link_that_leads_nowhere_says_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").symlink_to("../blobs/gone")
+    (tmp_path / "circle.pth").symlink_to("circle.pth")
+    for name, words in (("model.pth", "'../blobs/gone'"), ("circle.pth", "in a circle"), ("missing.pth", "the path")):
+        with pytest.raises(FileAccessError) as caught:
+            Source(tmp_path / name)
+        assert words in str(caught.value.hint)

@@ -44,7 +44,9 @@ def read(source: Source | Folder) -> Checkpoint:
     """
     folder, index, file = shards.find(source, binaries=False)
     if index is None:
-        return single.read(file)
+        checkpoint = single.read(file)
+        checkpoint.findings = (*checkpoint.findings, *shards.chosen(folder, file))
+        return checkpoint
     headers = {}
     opened = shards.open_shards(folder, index)
     for name, shard in opened.items():

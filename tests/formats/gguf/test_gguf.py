@@ -198,3 +198,10 @@ def test_long_and_odd_names_come_back(tmp_path: Path) -> None:
     back = torch.load(tmp_path / "c.pth", weights_only=True)
     assert list(back) == list(state)
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_a_notice_about_a_long_name_is_short(tmp_path: Path) -> None:
+    torch.save({"x" * 5000: torch.ones(2)}, tmp_path / "a.pth")
+    result = ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.gguf")
+    (notice,) = [finding.message for finding in result.findings if finding.code == "name"]
+    assert len(notice) < 200

@@ -256,6 +256,19 @@ def test_a_folder_with_several_checkpoints_lists_them(names: list[str], tmp_path
     assert str(tmp_path) in error.hint
 
 
+def test_a_folder_of_other_files_of_weights_lists_them(tmp_path: Path) -> None:
+    for name in ("best.pth", "last.pth"):
+        torch.save({"w": torch.ones(2)}, tmp_path / name)
+    error = error_of(tmp_path)
+    assert "'best.pth', 'last.pth'" in error.message
+    assert error.hint == f"name one of them, such as {tmp_path / 'best.pth'}"
+
+
+def test_a_file_of_no_usual_name_is_told_to_be_the_one_that_is_read(tmp_path: Path) -> None:
+    only("lora.safetensors", "optimizer.bin")(tmp_path)
+    assert findings(tmp_path) == [("file", "lora.safetensors")]
+
+
 def test_from_says_which_of_two_kinds_is_meant(tmp_path: Path) -> None:
     only("model.safetensors", "pytorch_model.bin")(tmp_path)
     for wanted, format in (("safetensors-sharded", "safetensors"), ("torch-sharded", "torch")):

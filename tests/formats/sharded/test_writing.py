@@ -413,3 +413,10 @@ def test_that_a_config_stays_behind_is_told_where_a_folder_becomes_another(sourc
     assert not told(str(tmp_path / "one.safetensors"))
     (tmp_path / "out" / "config.json").write_text("{}")
     assert not told(f"{tmp_path}/out/")
+
+
+def test_a_folder_as_target_is_told_how_it_is_meant(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(UsageError, match="no format is known for the folder") as caught:
+        ckptconv.convert(source, tmp_path / "old")
+    assert f"{tmp_path}/old/ puts model.safetensors into it" in str(caught.value.hint)

@@ -57,6 +57,7 @@ OTHERS = {
     "an empty file": (b"", "copy it again"),
     "a gzip file": (b"\x1f\x8b\x08" + bytes(20), "gunzip"),
     "a numpy array": (b"\x93NUMPY" + bytes(20), "numpy.savez"),
+    "an empty zip archive": (b"PK\x05\x06" + bytes(18), "save it again"),
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "unpack it"),
     "Flax's parameters": (b"\x81\xa6params\x80", "flax"),
     "an old ggml file": (b"tjgg" + bytes(20), "GGUF"),
