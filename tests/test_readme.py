@@ -58,6 +58,19 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+def test_the_contents_lead_to_every_section() -> None:
+    def anchor(title: str) -> str:
+        return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+    titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert re.findall(r"\]\(#([^)]+)\)", README) == [anchor(title) for title in titles]
+
+
+def test_the_files_of_the_commands_are_said() -> None:
+    said = dict(re.findall(r"`([\w.]+)`\s+is\s+`([\w./-]+)`", README.split("## What people do")[1].split("```")[0]))
+    assert said == {name: fixture for name, fixture in PLAYED_BY.items() if not name.startswith("downloads/")}
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that README's commands name, and `ckptconv` and `python` on the path."""
