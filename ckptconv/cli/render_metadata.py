@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LINE = 96
 """Characters of a value that are shown on its line."""
 
+MOST_WIDE = 48
+"""Characters of a key that its column is as wide as; longer ones push their values aside. GGUF's have some 40."""
+
 LEVELS = 4
 """How deep long containers are opened."""
 
@@ -45,7 +48,7 @@ def entries(tree: dict[object, MetaNode], indent: str = "", levels: int = LEVELS
     lines: list[str] = []
     shown = list(islice(tree.items(), MOST_KEYS if levels == LEVELS else MOST_CHILDREN))
     labels = [shortened(printable(key) if isinstance(key, str) else spelled(key)) for key, _ in shown]
-    wide = max((len(label) for label in labels if len(label) <= 24), default=0)
+    wide = max((len(label) for label in labels if len(label) <= MOST_WIDE), default=0)
     for label, (_, value) in zip(labels, shown, strict=True):
         text = spelled(value)
         start = f"{indent}{label.ljust(wide)}  "

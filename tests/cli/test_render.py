@@ -100,6 +100,12 @@ def test_long_containers_are_opened_and_say_how_much_is_left() -> None:
     assert lines[-1].endswith("… (100 items)")
 
 
+def test_values_of_metadata_stand_in_a_column_beside_keys_as_long_as_a_ggufs() -> None:
+    keys = ("general.name", "llama.attention.layer_norm_rms_epsilon")
+    lines = render_metadata.entries(dict.fromkeys((*keys, "x" * 90), 1))
+    assert [line.index(" 1") for line in lines] == [39, 39, 91]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

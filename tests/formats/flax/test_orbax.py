@@ -169,6 +169,13 @@ def test_a_folder_of_several_checkpoints_lists_them(new: Path) -> None:
     assert "array" in str(refused.value.hint)
 
 
+def test_a_folder_with_one_checkpoint_that_is_no_step_names_it(new: Path, tmp_path: Path) -> None:
+    shutil.copytree(new / "train", tmp_path / "runs" / "train")
+    with pytest.raises(UsageError, match="holds a checkpoint: train") as refused:
+        ckptconv.open(tmp_path / "runs")
+    assert str(tmp_path / "runs" / "train") in str(refused.value.hint)
+
+
 def test_a_random_key_is_told(new: Path) -> None:
     with ckptconv.open(new / "keys") as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["read-as"]

@@ -71,7 +71,8 @@ def _chosen(folder: Folder, findings: list[Finding]) -> Folder:
     if not found:
         others = places.checkpoints(folder)
         raise UsageError(
-            f"the folder holds {len(others)} checkpoints: {', '.join(others[:6])}" if others
+            f"the folder holds {'a checkpoint' if len(others) == 1 else f'{len(others)} checkpoints'}: "
+            f"{', '.join(others[:6])}" if others
             else "there is no checkpoint of Orbax's in this folder",
             path=folder.path, hint=f"name one of them, such as {folder.path / others[0]}" if others else COPY_AGAIN,
         )  # fmt: skip
