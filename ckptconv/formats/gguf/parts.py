@@ -147,8 +147,8 @@ def _opened(folder: Folder, names: Sequence[str], first: Source) -> list[Source]
     if missing:
         shown = ", ".join(map(repr, missing[:6])) + (", …" if len(missing) > 6 else "")
         raise CorruptFileError(
-            f"{len(missing)} of {len(names)} parts are missing: {shown}", path=first.path,
-            hint="copy them into this folder; --from gguf reads this part alone",
+            f"{len(missing)} of {len(names)} parts missing: {shown}", path=first.path,
+            hint="copy the whole set into this folder; convert --from gguf takes this part alone",
         )  # fmt: skip
     return opened
 

@@ -83,7 +83,7 @@ def test_a_folder_with_one_file_is_that_file_and_several_are_listed(whole: Path,
 
 def test_a_missing_part_is_named(parts: list[Path]) -> None:
     parts[1].unlink()
-    with pytest.raises(CorruptFileError, match=f"1 of {len(parts)} parts are missing: '{parts[1].name}'") as caught:
+    with pytest.raises(CorruptFileError, match=f"1 of {len(parts)} parts missing: '{parts[1].name}'") as caught:
         ckptconv.open(parts[0])
     assert "--from gguf" in str(caught.value.hint)
 
