@@ -13,6 +13,7 @@ import importlib.util
 import re
 import sys
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -131,7 +132,7 @@ def _find(reference: str) -> Callable[..., object]:
     try:
         found: object = _load_file(Path(path)) if path.endswith(".py") else importlib.import_module(path)
         for part in name.split("."):
-            found = getattr(found, part)
+            found = _member(found, part, path)
     except UsageError:
         raise
     except (Exception, SystemExit) as error:
@@ -142,6 +143,18 @@ def _find(reference: str) -> Callable[..., object]:
             f"{reference} is no class or function", hint="name a torch.nn.Module class or a factory of one"
         )
     return found
+
+
+def _member(holder: object, name: str, path: str) -> object:
+    try:
+        return getattr(holder, name)
+    except AttributeError as error:
+        known = [
+            key for key, value in getattr(holder, "__dict__", {}).items() if callable(value) and not key.startswith("_")
+        ]
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known[:6])}" if known else "check the name"
+        raise UsageError(f"there is no {name!r} in {path}", hint=hint) from error
 
 
 def _load_file(path: Path) -> object:
