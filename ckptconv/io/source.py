@@ -46,7 +46,7 @@ class Source:
         except OSError as error:
             if os.path.isdir(self.path):
                 raise _not_a_file(self.path, "a folder") from error
-            raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=_hint(self.path, error)) from error
+            raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=_hint(path, error)) from error
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._fd)
@@ -151,12 +151,14 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _hint(path: Path, error: OSError) -> str:
+def _hint(path: str | os.PathLike[str], error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "the link leads in a circle: remove it"
     if not isinstance(error, FileNotFoundError):
         return "check the file's permissions"
-    if path.is_symlink():  # such as a hub's cache has for its snapshots, copied without its blobs
+    if "://" in str(path):
+        return "download it first: nothing is fetched here"
+    if os.path.islink(path):  # such as a hub's cache has for its snapshots, copied without its blobs
         return f"it is a link to {os.readlink(path)!r}, which is not there"
     return "check the path"
 

@@ -104,6 +104,12 @@ def test_thousands_of_compressed_storages_take_one_temporary_file(tmp_path: Path
     ckptconv.convert(path, tmp_path / "z.safetensors")
 
 
+def test_an_address_is_told_to_be_none_of_a_file() -> None:
+    with pytest.raises(FileAccessError) as caught:
+        Source("https://example.org/model.pth")
+    assert "download it first" in str(caught.value.hint)
+
+
 def test_a_link_that_leads_nowhere_says_where_it_leads(tmp_path: Path) -> None:
     (tmp_path / "model.pth").symlink_to("../blobs/gone")
     (tmp_path / "circle.pth").symlink_to("circle.pth")
