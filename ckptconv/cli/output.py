@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,12 @@ def _is_colourful() -> bool:
     if sys.platform == "win32":  # its old console shows the escapes as they are
         wanted = wanted and "WT_SESSION" in os.environ
     return wanted and sys.stdout is not None and sys.stdout.isatty()
+
+
+def columns() -> int:
+    """How wide the terminal is; 0 where standard output is none."""
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if on_terminal else 0
 
 
 def emit(text: str) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ckptconv.cli import output
 from ckptconv.cli.output import printable, style
 
 if TYPE_CHECKING:
@@ -158,13 +159,16 @@ def _move(move: Move, *, several: bool) -> list[str]:
 
 
 def formats(all_formats: Sequence[Format], broken: Sequence[PluginError]) -> list[str]:
-    """The table that `formats` prints."""
+    """The table that `formats` prints; on a terminal too narrow for it, what each is stands below its row."""
     rows = [["NAME", "READ", "WRITE", "SUFFIXES", "SUMMARY"]]
     rows += [
         [printable(cell) for cell in (one.name, "yes", _yes(one.writer), _suffixes(one), one.summary)]
         for one in all_formats
     ]
     head, *lines = table(rows)
+    if (room := output.columns()) and max(map(width, lines)) > room:
+        head, *short = table([row[:-1] for row in rows])
+        lines = [line for row, line in zip(rows[1:], short, strict=True) for line in (line, f"  {row[-1]}")]
     return [style(head, "bold"), *lines, *(f"warning: {printable(error.message)}" for error in broken)]
 
 

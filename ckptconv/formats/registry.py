@@ -139,7 +139,7 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     suffixes = tuple(suffix for one in all_formats() for suffix in one.suffixes)
     files = [name for name in folder.names if name.lower().endswith(suffixes)]
     if not folder.names and not folder.folders:
-        return UnknownFormatError("this folder is empty", hint="check the path")
+        return UnknownFormatError("this is a folder without a file in it", hint="check the path")
     if not files:
         return UnknownFormatError(
             "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"

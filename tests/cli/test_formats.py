@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.cli import output, render
 from ckptconv.errors import PluginError
 from ckptconv.formats import registry
 
@@ -20,6 +21,16 @@ def test_the_table_has_a_row_for_each_format(run: Run) -> None:
     assert head.split() == ["NAME", "READ", "WRITE", "SUFFIXES", "SUMMARY"]
     assert [row.split()[0] for row in rows] == [one.name for one in registry.BUILTIN]
     assert all(one.summary in result.stdout for one in registry.BUILTIN)
+
+
+def test_on_a_narrow_terminal_what_each_is_stands_below_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "columns", lambda: 80)
+    head, *rows = render.formats(registry.BUILTIN, [])
+    assert head.split() == ["NAME", "READ", "WRITE", "SUFFIXES"]
+    assert [row.split()[0] for row in rows[::2]] == [one.name for one in registry.BUILTIN]
+    assert rows[1::2] == [f"  {one.summary}" for one in registry.BUILTIN]
+    monkeypatch.setattr(output, "columns", lambda: 300)
+    assert len(render.formats(registry.BUILTIN, [])) == 1 + len(registry.BUILTIN)
 
 
 def test_one_format_says_what_it_holds(run: Run) -> None:

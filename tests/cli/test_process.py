@@ -97,7 +97,7 @@ def test_pipes_and_folders_are_refused_by_name(process: Process, tmp_path: Path)
     os.mkfifo(tmp_path / "pipe")
     for path, what in (
         (tmp_path / "pipe", "a pipe, not a file"),
-        (tmp_path, "a folder, and its files are no checkpoint of several files"),
+        (tmp_path, "a folder without a file in it"),
         ("/dev/null", "a device, not a file"),
     ):
         done = process("inspect", path)
