@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.torch.roots import Tree
 
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
+_STORAGES = frozenset([*dtypes.STORAGE_CLASSES, *dtypes.QUANTIZED_STORAGES, dtypes.UNTYPED])
 _VALUES = frozenset([*dtypes.ALL_DTYPE_NAMES, *dtypes.QSCHEMES, *dtypes.MEMORY_FORMATS])
 _CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "builtins.object"])
 
@@ -33,7 +34,7 @@ def is_known(name: Global) -> bool:
         return True
     if name.module == "torch" and name.name in _VALUES:
         return True
-    return name.module in _STORAGE_MODULES and (name.name in dtypes.STORAGE_CLASSES or name.name == dtypes.UNTYPED)
+    return name.module in _STORAGE_MODULES and name.name in _STORAGES
 
 
 def no_name(name: str) -> bool:

@@ -165,6 +165,12 @@ def test_inspect_says_what_they_are(tmp_path: Path) -> None:
     assert document["parameters"] == 24 + count
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_file_that_holds_it_is_plain(kind: str, tmp_path: Path) -> None:
+    torch.save({"w": quiet(MAKERS[kind])}, tmp_path / "a.pth")
+    assert ckptconv.inspect(tmp_path / "a.pth").verdict == "plain"
+
+
 def test_opening_reads_no_index(tmp_path: Path) -> None:
     large = torch.sparse_coo_tensor(torch.arange(1 << 20)[None], torch.ones(1 << 20), (1 << 20,))
     torch.save({"e": large}, tmp_path / "a.pth")
