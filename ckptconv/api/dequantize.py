@@ -62,7 +62,7 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     kinds = ", ".join(dict.fromkeys(map(_kind, made)))
     message = f"{count:,} weight{'s are' if count != 1 else ' is'} dequantized ({kinds}), computed in F32"
     gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps)
-    message += f"; left out: {gone:,} tensors of scales and the like"
+    message += f"; left out: {gone:,} tensor{'s' * (gone != 1)} of scales and the like"
     if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
         message += ", the order of the groups among them"
     if dropped := [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]:

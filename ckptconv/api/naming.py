@@ -51,7 +51,7 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
     if not changed:
         return checkpoint
     said = _list([f"{names[name]!r} is {name!r}" for name in changed])
-    message = f"{len(changed)} names are those that the class holds: {said}"
+    message = f"named as the class holds them: {said}"
     found = Finding("named", "info", names[changed[0]], message)
     tensors = {names.get(name, name): tensor for name, tensor in checkpoint.items()}
     return _with(checkpoint, tensors, (*checkpoint.findings, found))
@@ -122,7 +122,7 @@ def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str],
 def _about(given: Sequence[str], constants: Sequence[str], found: Matches) -> list[Finding]:
     findings: list[Finding] = []
     if given:
-        message = f"{len(given)} names are the architecture's: {_list(given)}"
+        message = f"named as the architecture has them: {_list(given)}"
         findings.append(Finding("named", "info", next(iter(found.names.values())), message))
     if constants:
         message = f"constants of the computation, which the architecture does not have, stay behind: {_list(constants)}"

@@ -39,13 +39,8 @@ def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
             )
             found.append(_loss("composite", name, message))
     if not holds.extras and checkpoint.extras:
-        found.append(
-            _loss(
-                "extras",
-                "",
-                f"{len(checkpoint.extras)} tensors outside of the state_dict: {_list(list(checkpoint.extras))}",
-            )
-        )
+        what = f"tensor{'s' * (len(checkpoint.extras) != 1)} outside of the state_dict"
+        found.append(_loss("extras", "", f"{len(checkpoint.extras)} {what}: {_list(list(checkpoint.extras))}"))
     if holds.metadata == "none" and checkpoint.metadata:
         found.append(_loss("metadata", "", f"the metadata: {_list([str(key) for key in checkpoint.metadata])}"))
     found += [_loss("opaque", one.where, one.message) for one in checkpoint.findings if one.code == UNREADABLE]

@@ -215,3 +215,12 @@ def test_shards_are_dequantized_across_files(tmp_path: Path) -> None:
     assert len(list((tmp_path / "s").glob("*.safetensors"))) == 2
     ckptconv.convert(tmp_path / "s", tmp_path / "plain.pth", edits=ckptconv.Edits(dequantize=True, dtype=["F32"]))
     assert torch.equal(torch.load(tmp_path / "plain.pth")["a.weight"], weight.float() * scale)
+
+
+def test_one_weight_with_one_scale_is_told_in_the_singular(tmp_path: Path) -> None:
+    state = {"a.weight": torch.ones(128, 128).to(torch.float8_e4m3fn), "a.weight_scale_inv": torch.ones(1, 1)}
+    save_file(state, tmp_path / "a.safetensors")
+    done = ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", edits=ckptconv.Edits(dequantize=True))
+    (told,) = [finding.message for finding in done.findings if finding.code == "dequantized"]
+    assert told.startswith("1 weight is dequantized")
+    assert told.endswith("left out: 1 tensor of scales and the like")
