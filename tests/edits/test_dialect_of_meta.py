@@ -114,3 +114,10 @@ def test_a_params_json_says_what_the_network_was_made_with(network: Any, tmp_pat
     result = ckptconv.validate(tmp_path / "consolidated.00.pth")
     assert (result.valid, result.arch, result.evidence) == (True, "llama_meta", "params.json")
     assert (result.params["n_heads"], result.params["head_dim"]) == (4, 4)
+
+
+def test_a_norm_and_an_output_alone_are_not_llamas(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.ones(2, 3), "norm.weight": torch.ones(3), "output.weight": torch.ones(2, 2)},
+               tmp_path / "a.pth")  # fmt: skip
+    with pytest.raises(EditError, match="none of its words"):
+        translated(tmp_path / "a.pth", tmp_path / "b.pth")

@@ -39,9 +39,16 @@ def changes(tensors: Mapping[str, TensorInfo], metadata: Mapping[object, object]
     """What becomes of each tensor. Raises EditError where it has a wq and nothing says how many heads, or their rows
     are of other heads.
     """
+    if not any(map(_is_llamas, tensors)):  # a norm and an output many networks have
+        return {name: Change.to(name) for name in tensors}
     turned = any(name.endswith(tuple(f".{part}.weight" for part in _TURNED)) for name in tensors)
     heads = _heads(metadata) if turned else {}
     return {name: _change(name, info, heads, metadata.get("head_dim")) for name, info in tensors.items()}
+
+
+def _is_llamas(name: str) -> bool:
+    inside = _IN_LAYER.fullmatch(name)
+    return name == "tok_embeddings.weight" or (inside is not None and inside[2] in _LAYER)
 
 
 def _heads(metadata: Mapping[object, object]) -> dict[str, int]:
