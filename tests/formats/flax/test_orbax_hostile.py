@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ from tests.support.orbax_files import (
     sealed,
     unpack,
     varints,
+    write_node,
     write_store,
     write_tree,
     zarr_json,
@@ -145,6 +147,7 @@ ARRAYS: dict[str, tuple[bytes, type[CkptconvError], str]] = {
     "chunks of nothing": (zarray([2], chunks=[0]), CorruptFileError, "chunks"),
     "2^40 chunks": (zarray([1 << 40], chunks=[1]), LimitError, "never written"),
     "blosc": (zarray([2], compressor={"id": "blosc"}), UnsupportedError, "'blosc'"),
+    "a compressor that is a list": (zarray([2], compressor={"id": []}), UnsupportedError, "compressor"),
     "filters": (zarray([2], filters=[{"id": "delta"}]), UnsupportedError, "filters"),
     "fields": (zarray([2], dtype=[["a", "<f4"]]), UnsupportedError, "structured"),
     "an order that is none": (zarray([2], order="A"), CorruptFileError, "order"),
@@ -396,3 +399,73 @@ def test_a_frame_of_zstd_says_its_size_in_every_width() -> None:
         assert compressed.window_of(frame, size) <= max(size, 1 << 21)
         with pytest.raises(CorruptFileError, match="says that it inflates"):
             compressed.window_of(frame, size + 1)
+
+
+LONG = 60_000
+MANY = 500
+
+
+def shared(first: bytes, count: int) -> tuple[bytes, bytes]:
+    """Columns of `count` keys or paths, of which all but the first share `first` and go on with their numbers."""
+    more = [first, *(b"%04d" % number for number in range(count - 1))]
+    return varints(*[len(first)] * (count - 1)) + varints(*map(len, more)), b"".join(more)
+
+
+def test_keys_and_paths_that_share_all_they_can_take_no_memory_for_each(tmp_path: Path) -> None:
+    columns, text = shared(b"a" * LONG, MANY)
+    a_key_each = b"\0" + files(DATA) + varints(MANY) + columns + text + varints(*[0] * MANY) + bytes(MANY)
+    a_path_each = varints(MANY) + columns + varints(*[0] * MANY) + text
+    for name, body in (("keys", a_key_each), ("paths", b"\0" + a_path_each)):
+        tracemalloc.start()
+        with pytest.raises(LimitError, match="longer than its size warrants"):
+            ckptconv.open(write_node(tmp_path / name, body))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        tracemalloc.stop()
+
+
+def test_prefixes_of_nodes_do_not_add_up_to_keys_of_any_length(tmp_path: Path) -> None:
+    below = leaf({"b" * 40_000: b""})
+    above = inner([(b"a" * 40_000, 40_000, 0, len(sealed(NODE, below)))])
+    with pytest.raises(CorruptFileError, match="contradicts itself"):
+        ckptconv.open(nodes(tmp_path / "x", below, above, height=1))
+
+
+def test_a_name_of_many_parts_is_not_taken_apart_into_all_its_beginnings(tmp_path: Path) -> None:
+    name = ".".join("a" * 30_000)
+    folder = write_store(tmp_path / "x", {f"{name}/.zarray": zarray([2]), f"{name}/0": bytes(8)})
+    tracemalloc.start()
+    with ckptconv.open(folder) as checkpoint:
+        assert list(checkpoint) == [name]
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
+
+
+def test_a_node_that_is_not_compressed_counts_as_what_nodes_inflate_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "MAX_OCDBT_NODES", 1000)
+    budget = node.Budget(inflated=990)
+    with pytest.raises(LimitError):
+        node.opened(sealed(NODE, bytes(50)), NODE, "a node", budget)
+
+
+def test_two_arrays_that_share_a_chunk_are_each_read_as_they_say(tmp_path: Path) -> None:
+    whole = zstd.ZstdCompressor()
+    data = whole.compress(bytes(range(24))) + whole.flush()  # which does not say how much it is
+    entries: dict[str, Any] = {}
+    for name, shape in (("a", [2, 3]), ("b", [4, 3])):
+        entries[f"{name}/.zarray"] = zarray(shape, order="F", compressor={"id": "zstd"})
+        entries[f"{name}/0.0"] = 0, len(data)
+    folder = write_store(tmp_path / "x", entries, data)
+    with ckptconv.open(folder) as checkpoint:
+        assert len(checkpoint["a"].read(0, 24)) == 24
+        with pytest.raises(CorruptFileError, match=r"'b'.* should have 48"):
+            checkpoint["b"].read(0, 48)
+
+
+def test_a_shard_with_one_of_its_large_chunks_is_read(tmp_path: Path) -> None:
+    chunk = bytes(1 << 21) + b"\0\0\x80\x3f" + bytes((1 << 21) - 4)
+    data = zstd.compress(chunk)
+    index = (0).to_bytes(8, "little") + len(data).to_bytes(8, "little") + b"\xff" * 48
+    document = zarr_json([4, 1 << 20], shards((BYTES, "zstd"), (1, 1 << 20), (BYTES,)))
+    folder = write_store(tmp_path / "x", {"w/zarr.json": document, "w/c/0/0": (0, len(data) + 64)}, data + index)
+    with ckptconv.open(folder) as checkpoint:
+        assert bytes(checkpoint["w"].read(0, 1 << 24)) == chunk + bytes(3 << 22)

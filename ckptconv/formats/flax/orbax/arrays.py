@@ -50,6 +50,11 @@ class Arrays:
         names |= {""} if self._store.find(ZARRAY) or self._store.find(ZARR_JSON) else set()
         return sorted(names - self.used)
 
+    def check_unwritten(self) -> None:
+        """Raise LimitError where arrays whose chunks need not be there are out of all proportion to the files."""
+        if self._unwritten > FREE_ZARR_BYTES + MAX_ZSTD_RATIO * self._store.size:
+            raise too_much("it has far more elements that were never written than bytes")
+
     def header(self, name: str) -> Header | None:
         """What an array's document says; None where there is no such array. Raises CkptconvError."""
         for end, read in ((ZARRAY, read_v2), (ZARR_JSON, read_v3)):
@@ -110,13 +115,10 @@ class Arrays:
             if span is not None:
                 _check_size(chunks, span)
                 found += 1
-        if found >= count:
-            return
-        if self._complete:
+        if found < count and self._complete:
             raise bad(f"{count - found:,} of the {count:,} chunks of {name!r} are not there")
-        self._unwritten += header.info.nbytes
-        if self._unwritten > FREE_ZARR_BYTES + MAX_ZSTD_RATIO * self._store.size:
-            raise too_much(f"{name!r} has far more elements that were never written than the checkpoint has bytes")
+        if found < count or header.sharding:  # a shard that is there may lack most of its chunks
+            self._unwritten += header.info.nbytes
 
     def _span(self, chunks: Chunks, info: TensorInfo) -> ByteSpan | None:
         """Where an array lies as one run: in one chunk of C's order that is not compressed."""
@@ -138,12 +140,14 @@ class Arrays:
 
 
 def _check_size(chunks: Chunks, span: ByteSpan) -> None:
-    """Whether what is stored of a chunk, or of a shard, can be one. Raises CorruptFileError."""
+    """Whether what is stored of a chunk can be one; a shard may have any of its chunks. Raises CorruptFileError."""
     header, size = chunks.header, prod(chunks.header.chunk) * chunks.width
     codec = header.codec
+    if header.sharding:
+        return
     if codec.compressor and size > (span.length + 1) * MAX_ZSTD_RATIO:
         raise bad(f"{chunks.name!r} has a chunk of {span.length:,} bytes, which can not inflate to {size:,}")
-    if not codec.compressor and not header.sharding and span.length != size + 4 * codec.summed:
+    if not codec.compressor and span.length != size + 4 * codec.summed:
         raise bad(
             f"{chunks.name!r} has a chunk of {span.length:,} bytes, which should have {size + 4 * codec.summed:,}"
         )

@@ -10,7 +10,7 @@ perhaps their CRC-32C.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,8 @@ class Kept:
     size: int = 0
     lock: Lock = field(default_factory=Lock)
 
-    def of(self, span: ByteSpan, read: Callable[[], bytes]) -> bytes:
-        """What was read of this span, or is read now."""
-        key = span.file, span.offset, span.length
+    def of(self, key: Key, read: Callable[[], bytes]) -> bytes:
+        """What was read of this chunk, or is read now."""
         with self.lock:
             found = self.data.get(key)
             if found is not None:
@@ -141,12 +140,13 @@ class Chunks:
 
     def _whole(self, span: ByteSpan) -> bytes:
         count = prod(self.chunk)
-        if count * self.width > MAX_ZARR_WHOLE:
+        size = count * self.width
+        if size > MAX_ZARR_WHOLE:
             raise too_much(
-                f"it has chunks of {count * self.width:,} bytes in another order than C's; the limit is"
-                f" {MAX_ZARR_WHOLE:,}"
+                f"it has chunks of {size:,} bytes in another order than C's; the limit is {MAX_ZARR_WHOLE:,}"
             )
-        return self.kept.of(span, lambda: bytes(self._run(span, 0, count)))
+        key = span.file, span.offset, span.length, self.header.codec, size
+        return self.kept.of(key, lambda: bytes(self._run(span, 0, count)))
 
     def locate(self, place: tuple[int, ...]) -> ByteSpan | None:
         """Where the chunk at this place of the grid lies; None where it is not there."""
@@ -157,7 +157,8 @@ class Chunks:
         shard = self.find(self.header.key([i // n for i, n in zip(place, counts, strict=True)]))
         if shard is None:
             return None
-        index = self.kept.of(replace(shard, length=0), lambda: read_index(shard, sharding, prod(counts)))
+        key = shard.file, shard.offset, shard.length, None, prod(counts)
+        index = self.kept.of(key, lambda: read_index(shard, sharding, prod(counts)))
         inner = sum(i % n * s for i, n, s in zip(place, counts, contiguous_strides(counts), strict=True))
         entry = index[16 * inner : 16 * inner + 16]
         if entry == _NONE:

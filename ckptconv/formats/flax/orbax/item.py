@@ -85,8 +85,11 @@ class TreeReader:
         self._arrays = Arrays(store, self._kept, complete=document.get("store_array_data_equal_to_fill_value") is True)
         self._strings = self._texts()
         self._random = self._random_keys()
-        if not listed:
-            return self._unlisted(aggregate)
+        value = self._listed(entries, document, aggregate) if listed else self._unlisted(aggregate)
+        self._arrays.check_unwritten()
+        return value
+
+    def _listed(self, entries: list[Entry], document: Json, aggregate: Value) -> Value:
         value = typed(grow(entries, [self._value(entry, aggregate) for entry in entries]), document)
         if unused := self._arrays.unused():
             more = f" and {len(unused) - 1:,} more" if len(unused) > 1 else ""

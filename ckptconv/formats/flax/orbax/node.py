@@ -26,7 +26,14 @@ from ckptconv.formats.flax.orbax.compressed import inflate_all
 from ckptconv.formats.flax.orbax.cursor import Cursor
 from ckptconv.formats.flax.orbax.damage import bad, too_much
 from ckptconv.io.crc32c import crc32c
-from ckptconv.io.limits import FREE_OCDBT_BYTES, MAX_FILES, MAX_OCDBT_NODES, MAX_OCDBT_RATIO
+from ckptconv.io.limits import (
+    FREE_OCDBT_BYTES,
+    FREE_OCDBT_TEXT,
+    MAX_FILES,
+    MAX_OCDBT_NODES,
+    MAX_OCDBT_RATIO,
+    MAX_OCDBT_TEXT_RATIO,
+)
 
 _LEAST = 4 + 8 + 2 + 4
 _MAX_PATH = 65535
@@ -35,10 +42,13 @@ _MAX_PATH = 65535
 
 @dataclass(slots=True)
 class Budget:
-    """How many bytes of nodes may still be read, as they are and inflated: no more than an honest store has."""
+    """How many bytes of nodes may still be read, as they are and inflated, and what keys and paths come to once each
+    has what it shares with the one before: no more than an honest store has.
+    """
 
     stored: int = 0
     inflated: int = 0
+    spelled: int = 0
 
     def room(self, size: int) -> int:
         """Count a node of `size` bytes; how many it may inflate to."""
@@ -46,6 +56,12 @@ class Budget:
         if self.stored > MAX_OCDBT_NODES:
             raise too_much(f"its nodes have more than {MAX_OCDBT_NODES:,} bytes")
         return min(MAX_OCDBT_NODES, FREE_OCDBT_BYTES + MAX_OCDBT_RATIO * self.stored) - self.inflated
+
+    def spell(self, size: int) -> None:
+        """Count a key or a path of `size` bytes."""
+        self.spelled += size
+        if self.spelled > min(MAX_OCDBT_NODES, FREE_OCDBT_TEXT + MAX_OCDBT_TEXT_RATIO * self.stored):
+            raise too_much("its keys and paths are longer than its size warrants")
 
 
 def opened(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:
@@ -69,6 +85,8 @@ def opened(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:
     body = head.take(head.left)
     if compression:
         body = inflate_all(body, room)
+    elif len(body) > room:
+        raise too_much("its nodes have more bytes than an honest store's")
     budget.inflated += len(body)
     return Cursor(body, what)
 
@@ -90,7 +108,7 @@ class Place:
     length: int
 
 
-def read_files(cursor: Cursor, start: str) -> list[File]:
+def read_files(cursor: Cursor, start: str, budget: Budget) -> list[File]:
     """The table of files of a node that was reached by a file of the base path `start`."""
     count = cursor.varint(MAX_FILES)
     shared = [0, *cursor.varints(max(0, count - 1), _MAX_PATH)][:count]
@@ -101,11 +119,12 @@ def read_files(cursor: Cursor, start: str) -> list[File]:
     for prefix, suffix, base in zip(shared, more, bases, strict=True):
         if prefix > len(path) or base > prefix + suffix or prefix + suffix + len(start) > _MAX_PATH:
             raise bad(f"{cursor.what} has a path that contradicts itself")
+        budget.spell(len(start) + prefix + suffix)
         path = path[:prefix] + cursor.take(suffix)
         try:
             files.append(File(start + path.decode("utf-8"), len((start.encode() + path[:base]).decode("utf-8"))))
         except UnicodeDecodeError as error:
-            raise bad(f"{cursor.what} has the path {path!r}, which is not UTF-8") from error
+            raise bad(f"{cursor.what} has the path {path[:80]!r}, which is not UTF-8") from error
     return files
 
 

@@ -115,7 +115,7 @@ class Ocdbt:
         try:
             return [key.decode("utf-8") for key in self._values]
         except UnicodeDecodeError as error:
-            raise bad(f"the key {error.object!r} is not UTF-8") from error
+            raise bad(f"the key {error.object[:80]!r} is not UTF-8") from error
 
     def under(self, prefix: str) -> int:
         """How many keys start so."""
@@ -155,7 +155,7 @@ class Ocdbt:
             return None
         if not 0 < arity <= 16:
             raise bad("the manifest says that there are too many versions in a node")
-        files = read_files(cursor, "")
+        files = read_files(cursor, "", self._budget)
         count = cursor.varint(1 << arity)
         generations, heights = cursor.varints(count), cursor.take(count)
         roots = read_places(cursor, files, count)
@@ -168,11 +168,11 @@ class Ocdbt:
         cursor = self._node(place)
         if cursor.byte() != height:
             raise bad("a node is of another height than its parent says")
-        files = read_files(cursor, place.file.path[: place.file.base])
+        files = read_files(cursor, place.file.path[: place.file.base], self._budget)
         count = cursor.varint(_MAX_ENTRIES)
         if not count:
             raise bad("a node has no entries")
-        keys, shared = _read_keys(cursor, count, inner=height > 0)
+        keys, shared = _read_keys(cursor, count, len(prefix), self._budget, inner=height > 0)
         if least is not None and prefix + keys[0] < least:
             raise bad("a node has keys before those that its parent says")
         if height:
@@ -249,16 +249,21 @@ class Ocdbt:
         return source
 
 
-def _read_keys(cursor: Cursor, count: int, *, inner: bool) -> tuple[list[bytes], list[int]]:
-    """The keys of a node, without what its parent has of them, and how much of each all keys below share."""
+def _read_keys(
+    cursor: Cursor, count: int, before: int, budget: Budget, *, inner: bool
+) -> tuple[list[bytes], list[int]]:
+    """The keys of a node, without the `before` bytes that its parent has of them, and how much of each all keys below
+    share.
+    """
     prefixes = [0, *cursor.varints(count - 1, _MAX_KEY)]
     suffixes = cursor.varints(count, _MAX_KEY)
     shared = cursor.varints(count, _MAX_KEY) if inner else [0] * count
     keys: list[bytes] = []
     key = b""
     for prefix, suffix, common in zip(prefixes, suffixes, shared, strict=True):
-        if prefix > len(key) or common > prefix + suffix or prefix + suffix > _MAX_KEY:
+        if prefix > len(key) or common > prefix + suffix or before + prefix + suffix > _MAX_KEY:
             raise bad("a node has a key that contradicts itself")
+        budget.spell(before + prefix + suffix)
         new = key[:prefix] + cursor.take(suffix)
         if keys and new <= key:
             raise bad("the keys of a node do not rise")

@@ -28,8 +28,10 @@ _NEAR = 256 << 20
 _PIECE = 1 << 20
 _SUM = 4
 
-Key = tuple["SpanFile", int, int]
-"""Which chunk: its file, offset and length."""
+Key = tuple["SpanFile", int, int, "Codec | None", int]
+"""Which chunk: its file, offset and length, and what it is read as: nothing keeps two arrays from sharing bytes, and
+saying other things of them.
+"""
 
 
 class Streams:
@@ -46,7 +48,7 @@ class Streams:
 
         Raises CorruptFileError, LimitError, MissingExtraError (of zstd's package).
         """
-        key = span.file, span.offset, span.length
+        key = span.file, span.offset, span.length, codec, size
         if codec.summed:
             span = self._checked(span, key)
         if not codec.compressor:

@@ -15,6 +15,7 @@ Source: orbax/checkpoint/_src/metadata (tree.py, tree_rich_types.py, empty_value
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.errors import CkptconvError
@@ -170,9 +171,10 @@ def _pairwise(value: Value, shapes: Json) -> Iterator[Value]:
 
 def split(names: list[str]) -> list[Entry]:
     """Entries for arrays that no list names: their keys are what dots part, unless a name is also a part of another."""
-    if len(names) > MAX_NODES:
-        raise too_much(f"it has {len(names):,} arrays")
-    inner = {name[:i] for name in names for i, letter in enumerate(name) if letter == "."}
-    clear = not inner & set(names) and all(name.count(".") < MAX_DEPTH and all(name.split(".")) for name in names)
-    paths = [tuple(name.split(".")) if clear else (name,) for name in names]
+    if sum(name.count(".") + 1 for name in names) > MAX_NODES:
+        raise too_much(f"it has {len(names):,} arrays, whose names have more than {MAX_NODES:,} parts")
+    paths = [tuple(name.split(".")) if name.count(".") < MAX_DEPTH else () for name in names]
+    within = any(below[: len(path)] == path for path, below in pairwise(sorted(paths)))
+    if within or not all(path and all(path) for path in paths):
+        paths = [(name,) for name in names]
     return [Entry(path, (False,) * len(path), "jax.Array", skipped=False) for path in paths]

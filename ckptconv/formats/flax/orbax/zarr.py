@@ -219,7 +219,7 @@ def _dtype_v2(name: str, word: Json) -> tuple[str, DType | None, bool]:
 
 
 def _compressor(name: str, word: Json) -> str:
-    if word not in _COMPRESSORS:
+    if not isinstance(word, str) or word not in _COMPRESSORS:
         raise _unsupported(name, f"the compressor {word!r}")
     return _COMPRESSORS[word]
 
