@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 KEY = re.compile(r"tokenizer\.chat_template(\..+)?")
 
-_CODE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
+_OPENING = re.compile(r"\{\{|\{%|\{#")
+_CLOSING = {"{{": "}}", "{%": "%}"}
+_RAW = re.compile(r"\{%[-+]?\s*raw\s*-?%\}")
+_END_OF_RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
+_MARK = re.compile(r"""'(?:[^'\\]|\\.)*+'?|"(?:[^"\\]|\\.)*+"?|[(\[{)\]}%]""", re.DOTALL)
 _REACHES = re.compile(
     r"""(?:\.\s*|\[\s*["']|["'])(__\w+__)  # an attribute by its name
       | \|\s*(attr)\b                      # one by a value
@@ -35,8 +39,37 @@ def programs_in(values: Mapping[str, Typed]) -> Iterator[Program]:
     for key, (_, text) in values.items():
         if not isinstance(text, str) or not KEY.fullmatch(key):
             continue
-        names = dict.fromkeys(
-            next(filter(None, found)) for code in _CODE.findall(text) for found in _REACHES.findall(code)
-        )
+        names = dict.fromkeys(next(filter(None, found)) for code in _code(text) for found in _REACHES.findall(code))
         if names:
             yield Program(key, Opaque("jinja2.Template.render", "called", tuple(names)), "a Jinja without a sandbox")
+
+
+def _code(text: str) -> Iterator[str]:
+    """The expressions and statements of a template, as Jinja's lexer finds them. What has no end goes to the text's:
+    Jinja refuses it, and it is looked at once.
+    """
+    at = 0
+    while opening := _OPENING.search(text, at):
+        start = opening.start()
+        if opening[0] == "{#":
+            end = text.find("#}", opening.end())
+            at = end if end >= 0 else len(text)
+        elif raw := _RAW.match(text, start):
+            end_of_raw = _END_OF_RAW.search(text, raw.end())
+            at = end_of_raw.end() if end_of_raw else len(text)
+        else:
+            at = _end(text, opening.end(), _CLOSING[opening[0]])
+            yield text[start:at]
+
+
+def _end(text: str, start: int, closing: str) -> int:
+    """Where code ends: a mark within a text, or within brackets, does not end it."""
+    depth = 0
+    for mark in _MARK.finditer(text, start):
+        if mark[0] in ("(", "[", "{"):
+            depth += 1
+        elif depth and mark[0] in (")", "]", "}"):
+            depth -= 1
+        elif not depth and text.startswith(closing, mark.start()):
+            return mark.start() + len(closing)
+    return len(text)

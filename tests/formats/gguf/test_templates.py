@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,10 +17,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import ckptconv
 from ckptconv.cli.main import program
+from ckptconv.formats.gguf.templates import programs_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+KEY = "tokenizer.chat_template"
 ATTACKS = {
     "from a text": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "from a function": "{% set x = cycler.__init__.__globals__.os %}{{ x.getcwd() }}",
@@ -26,6 +30,10 @@ ATTACKS = {
     "by a filter": "{{ cycler|attr('__init__')|attr('__globals__') }}",
     "in pieces": "{{ cycler|attr('_' ~ '_init_' ~ '_')|attr('_' ~ '_globals_' ~ '_') }}",
     "spelled out": r"{{ cycler['\x5f\x5finit\x5f\x5f']['\x5f\x5fglobals\x5f\x5f'] }}",
+    "behind a mark in a text": "{{ '}}'.__class__ }}",
+    "behind braces": "{{ {'a': {}}.__class__ }}",
+    "behind a comment": "{# {{ ' #}{{ ' }} '.__class__ }}",
+    "in a statement": "{% set x = '%}'.__class__ %}{{ x }}",
     "among honest ones": "{% for m in messages %}{{ m['content'] }}{% endfor %}{{ messages.__class__.__base__ }}",
 }
 HONEST = {
@@ -88,3 +96,30 @@ def test_the_text_is_carried_and_other_keys_are_texts(tmp_path: Path) -> None:
     assert ckptconv.inspect(tmp_path / "again.gguf").verdict == "would run code"
     assert ckptconv.diff(path, tmp_path / "again.gguf").equal
     assert ckptconv.inspect(model(tmp_path / "other.gguf", attack, "general.description")).verdict == "plain"
+
+
+PIECES = (
+    "{{ ", " }}", "{% set x = ", " %}", "{# ", " #}", "'", '"', "{", "}", "(", ")", "[", "]", "\\", " ", "1", "~ x",
+    "x.__class__", "''.__class__", "{% raw %}", "{% endraw %}", "{{ '", "' }}", "{{ x.__class__ }}",
+)  # fmt: skip
+
+
+def test_whatever_jinja_takes_for_code_is_looked_at() -> None:
+    """Jinja's own parser says which of these are templates, and which attributes these ask for."""
+    environment, drawn, reaching = jinja2.Environment(), random.Random(7), 0
+    for _ in range(12_000):
+        text = "".join(drawn.choices(PIECES, k=drawn.randint(1, 7)))
+        with suppress(jinja2.TemplateSyntaxError):
+            asked = {node.attr for node in environment.parse(text).find_all(jinja2.nodes.Getattr)}
+            reaching += "__class__" in asked
+            found = [name for one in programs_in({KEY: ("string", text)}) for name in one.node.args]
+            assert "__class__" not in asked or found, text
+    assert reaching > 300
+
+
+@pytest.mark.parametrize("piece", ["{{", "{%", "{#", "{% raw %}", "{{'", '{{"\\', "{{(", "{{ .", "{{ |", "{{ x.__a"])
+def test_a_template_takes_time_by_its_length(piece: str) -> None:
+    values = {KEY: ("string", piece * (2_000_000 // len(piece)))}
+    start = time.process_time()
+    list(programs_in(values))
+    assert time.process_time() - start < 5
