@@ -205,9 +205,7 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     Raises UsageError where the folder holds several of this kind, or none.
     """
     if isinstance(source, Source):
-        folder = Folder(source.path.parent)
-        folder.adopt(source)
-        return folder, read_index(source), source
+        return Folder.around(source), read_index(source), source
     found = [name for name in _candidates(source) if _is_pickled(source, name) is binaries]
     if len(found) > 1:
         _refuse_several(source, found)

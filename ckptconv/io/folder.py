@@ -108,9 +108,13 @@ class Folder:
                 hint="do not trust this checkpoint: it names files elsewhere",
             )  # fmt: skip
 
-    def adopt(self, source: Source) -> None:
-        """Take a file of this folder that is open already; from now on it is closed with the folder."""
-        self._open[source.path.name] = source
+    @classmethod
+    def around(cls, source: Source) -> Folder:
+        """The folder of a file that is open already and stands for all of them: closing either closes both."""
+        made = cls(source.path.parent)
+        made._open[source.path.name] = source
+        source.companions = made
+        return made
 
     @property
     def size(self) -> int:

@@ -18,6 +18,8 @@ from ckptconv.io import positional
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ckptconv.io.folder import Folder
+
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 SMALL = 4096
@@ -32,6 +34,7 @@ class Source:
     identity:   tells it from another file of that path, and from itself once it was written to.
     bytes_read: what has been read so far, for tests.
     parsed:     what a format has made of the file's directory while detecting it, for its reader.
+    companions: the folder of files for which it stands, which is closed with it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -56,6 +59,7 @@ class Source:
         self._closed = False
         self.bytes_read = 0
         self.parsed: dict[object, object] = {}
+        self.companions: Folder | None = None
 
     def __enter__(self) -> Source:
         return self
@@ -69,6 +73,9 @@ class Source:
         """Close the file. Closing twice is harmless."""
         self._closed = True
         self.rest()
+        folder, self.companions = self.companions, None
+        if folder is not None:
+            folder.close()
 
     def rest(self) -> None:
         """Give the operating system's handle back, until `wake`."""

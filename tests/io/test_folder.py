@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import os
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
+from safetensors.numpy import save_file
 
+import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, SourceChangedError
 from ckptconv.io.folder import Folder
+from ckptconv.io.source import Source
 
-if TYPE_CHECKING:
-    from pathlib import Path
+OTHERS = Path(__file__).parents[2] / "fixtures" / "others"
 
 
 def nested(path: Path) -> Folder:
@@ -49,3 +56,52 @@ def test_what_is_read_inside_counts_and_is_closed_with_the_whole(tmp_path: Path)
 def test_a_folder_that_is_not_there_says_so_when_it_is_listed(tmp_path: Path) -> None:
     with nested(tmp_path) as folder, pytest.raises(FileAccessError):
         _ = folder.inside("c").names
+
+
+def test_a_file_that_stands_for_its_folder_closes_the_others(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    source = Source(tmp_path / "a")
+    folder = Folder.around(source)
+    assert folder.open("a") is source
+    other = folder.open("b")
+    source.close()
+    for one in (source, other):
+        with pytest.raises(CkptconvError):
+            one.read_at(0, 1)
+
+
+def write_set(kind: str, path: Path) -> Path:
+    """Several files that are one checkpoint; which of them stands for all."""
+    arrays = {f"w{i}": np.full((2, 2), i, np.float32) for i in range(3)}
+    if kind == "gguf":
+        writer = GGUFWriter(path / "m.gguf", "llama", split_max_tensors=1)
+        for name, values in arrays.items():
+            writer.add_tensor(name, values)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path / "m-00001-of-00003.gguf"
+    if kind == "safetensors":
+        for name, values in arrays.items():
+            save_file({name: values}, path / f"{name}.safetensors")
+        weight_map = {name: f"{name}.safetensors" for name in arrays}
+        (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        return path / "model.safetensors.index.json"
+    for file in OTHERS.glob("tensorflow-shards.ckpt.*"):
+        shutil.copy(file, path)
+    return path / "tensorflow-shards.ckpt.index"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="lists the handles of a process, as Linux does")
+@pytest.mark.parametrize("kind", ["gguf", "safetensors", "tensorflow"])
+def test_a_set_with_a_bad_file_leaves_no_handle_open(kind: str, tmp_path: Path) -> None:
+    first = write_set(kind, tmp_path)
+    *_, last = sorted(path for path in tmp_path.iterdir() if path != first)
+    os.truncate(last, last.stat().st_size // 2)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(CkptconvError) as error:
+        ckptconv.open(first)
+    assert error.value.path is not None
+    assert len(os.listdir("/proc/self/fd")) == len(before)

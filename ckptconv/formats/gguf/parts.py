@@ -83,8 +83,7 @@ def read(source: Source | Folder) -> Checkpoint:
             raise UsageError("the folder has no GGUF file", path=source.path, hint="name a file inside it")
         first = folder.open(name)
     else:
-        folder, first = Folder(source.path.parent), source
-        folder.adopt(source)
+        folder, first = Folder.around(source), source
     headers = _headers(folder, first)
     tensors: dict[str, LazyTensor] = {}
     places: dict[str, str] = {}

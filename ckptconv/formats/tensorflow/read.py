@@ -95,8 +95,7 @@ def read(source: Source | Folder) -> Checkpoint:
     if isinstance(source, Folder):
         folder, index = source, source.open(_latest(source) + INDEX)
     else:
-        folder, index = Folder(source.path.parent), source
-        folder.adopt(source)
+        folder, index = Folder.around(source), source
     try:
         return _Reader(folder, index).read()
     except CkptconvError as error:
