@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.checkpoint import Checkpoint, Notes
@@ -116,7 +117,7 @@ def _read_slice(source: Source) -> Checkpoint:
     return part
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Set:
     """The slices by the names of their files."""
 
@@ -127,7 +128,7 @@ class _Set:
     def first(self) -> Checkpoint:
         return next(iter(self.parts.values()))
 
-    @property
+    @cached_property
     def dim(self) -> int:
         """The width of the model."""
         norm = self.first.get("norm.weight")

@@ -15,6 +15,7 @@ from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError
 from tests.cli.conftest import run as run  # the fixture
 from tests.edits.test_dialect_of_meta import SIZES, computed, transformers_model, weights_of_meta
+from tests.support.stopwatch import at_most
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,3 +255,11 @@ def test_a_slice_that_is_cut_short_or_damaged_is_refused_or_read_right(tmp_path:
             continue
         assert ckptconv.diff(expected, OTHERS / "llama-2-whole.pth", headers=True).equal
         assert ckptconv.diff(expected, OTHERS / "llama-2-whole.pth").equal
+
+
+def test_many_tensors_before_the_one_that_tells_the_width_take_time_by_their_number(tmp_path: Path) -> None:
+    one = torch.ones(8)
+    state = {f"layers.{i}.ffn_norm.weight": one for i in range(20_000)} | {NORM: one, WQ: torch.ones(4, 8)}
+    folder = written(tmp_path / "m", [state, state])
+    with at_most(8):
+        ckptconv.open(folder).close()
