@@ -12,8 +12,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch.nn import functional
 
 import ckptconv
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.select import NameRule
-from ckptconv.errors import EditError, UsageError
+from ckptconv.errors import EditError, LimitError, UsageError
+from tests.support.stopwatch import at_most
 
 rng = np.random.default_rng(0)
 
@@ -166,3 +170,13 @@ def test_a_misfit_whose_names_are_another_frameworks_says_so_first() -> None:
     assert (result.valid, first.code) == (False, "dialect")
     assert first.hint == f"ckptconv convert {path} translated.pth --translate flax"
     assert not [finding for finding in result.findings if "a plain value" in finding.message]
+
+
+def test_shapes_that_cost_nothing_are_not_cut_into_a_name_for_each_row() -> None:
+    experts = {f"blk.{i}.ffn_gate_exps.weight": TensorInfo.of(DType.F32, (1 << 14, 0, 1)) for i in range(2_000)}
+    windows = {f"ConvTranspose_{i}.kernel": TensorInfo.of(DType.F32, (1000, 0, 1)) for i in range(2_000)}
+    with at_most(2):
+        for dialect, tensors in (("gguf", experts), ("flax", windows)):
+            with pytest.raises(LimitError, match="cut into more than"):
+                changes_in(dialect, tensors, {"general.architecture": "qwen3moe"})
+    changes_in("gguf", dict(list(experts.items())[:15]), {"general.architecture": "qwen3moe"})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta
-from ckptconv.edits.dialects.change import Change, copies, edits_of
+from ckptconv.edits.dialects.change import Change, check_parts, copies, count_parts, edits_of
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -43,11 +43,12 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
     """What becomes of each tensor. Reads nothing.
 
     Raises UsageError for an unknown dialect, EditError where no name has a word of it, UnsupportedError for what it
-    cannot do.
+    cannot do, LimitError where it would be cut into too many tensors.
     """
     if dialect not in DIALECTS:
         raise UsageError(f"--translate {dialect!r}: there is no such dialect", hint=f"one of {', '.join(DIALECTS)}")
     changes = DIALECTS[dialect](tensors, metadata)
+    check_parts(count_parts(changes, tensors))
     if all(change in (Change.to(name), Change.to(name.replace("/", "."))) for name, change in changes.items()):
         raise EditError(
             f"--translate {dialect} finds none of its words in these names", hint="ckptconv inspect --list shows them"

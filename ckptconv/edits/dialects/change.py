@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from ckptconv.core.edit import Edit, Step
-from ckptconv.errors import EditError
+from ckptconv.errors import EditError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Permutation = tuple[Shape, Shape]
 """A dimension seen as several, and the order in which they are one again."""
+
+MOST_PARTS = 1 << 18
+"""Tensors that all of a file's are cut into; the largest mixtures of experts have some 70,000."""
 
 _BLOCK = 1 << 22
 """Bytes of two tensors that are compared at a time."""
@@ -185,6 +188,25 @@ def without_heads(
             return (shape[0], prod(shape[1:]))
         return (prod(shape),) if word == "bias" else None
     return (prod(shape[:2]), shape[2]) if part == names[3] and word == "kernel" else None
+
+
+def check_parts(count: int) -> None:
+    """Raise LimitError where so many tensors are more than a model is cut into, for a while or for good."""
+    if count > MOST_PARTS:
+        raise LimitError(
+            f"its tensors would be cut into more than {MOST_PARTS:,}, further than any model's", hint="do not trust it"
+        )
+
+
+def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> int:
+    """How many tensors come to those that are there when all are cut as the changes say."""
+    whole = ((tensors[name].shape, change) for name, change in changes.items())
+    return sum(
+        len(change.names) * change.parts
+        - 1
+        + (sum(shape[change.axes[axis]] for axis in change.flips) if change.axes is not None else 0)
+        for shape, change in whole
+    )
 
 
 def copies(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:

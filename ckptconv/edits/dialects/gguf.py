@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.dialects.change import Change, Join, grouped, halves_of, interleaved
+from ckptconv.edits.dialects.change import Change, Join, check_parts, grouped, halves_of, interleaved
 from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures
 from ckptconv.errors import EditError, UnsupportedError
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, TensorInfo]
 
 T = TypeVar("T")
-
-MOST_EXPERTS = 1 << 14
-"""That a tensor is taken apart into; models have some hundreds."""
 
 _BLOCK = re.compile(r"((?:enc\.|dec\.)?blk)\.([0-9]{1,9})\.(.+)")
 _EXPERT = re.compile(r"(\w+)\.([0-9]{1,9})\.(weight|bias)")
@@ -72,7 +69,8 @@ class _Place:
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor. Raises EditError where nothing says the architecture or its heads do not fit,
-    UnsupportedError for one that is not in the table, and for files of one that are not as others.
+    UnsupportedError for one that is not in the table, and for files of one that are not as others, LimitError for more
+    experts than models have.
     """
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
@@ -92,6 +90,7 @@ class _Translation:
         self.tensors = tensors
         self.metadata = metadata
         self.name = name
+        self.cut = 0
         self.table: Architecture = architectures()[name]
         self.places = {key: _Place.of(key) for key in tensors}
         parts = {place.stem for place in self.places.values()}
@@ -145,7 +144,7 @@ class _Translation:
             why = f"of {self.name} no {place.stem} is known, which keeps its name" if place.layer else ""
             return Change(names=(name,), left=why)
         if "{}" in new:
-            return Change(names=_experts(name, new, info, place.expert))
+            return Change(names=self.experts(new, info, place.expert) or (name,))
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
             return grouped(name, new, info, self.heads("head_count", place), self.heads("head_count_kv", place))
         if self.table.delta == "fused" and place.rest in ("attn_qkv.weight", "attn_gate.weight"):
@@ -154,6 +153,15 @@ class _Translation:
             return self.delta().fused(name, gate, target, info)
         change = self.plain(name, new, place)
         return self.delta().tiled(name, place.stem, place.rest, info, change) if self.is_tiled(place) else change
+
+    def experts(self, new: str, info: TensorInfo, expert: str | None) -> tuple[str, ...]:
+        """The names of the experts of a tensor that is all of them, or that is one by its own name."""
+        if expert is not None:
+            return (new.replace("{}", expert),)
+        count = info.shape[0] if info.shape else 0
+        self.cut += count
+        check_parts(self.cut)  # now, since a shape costs nothing and a name for each of its rows does
+        return tuple(new.replace("{}", str(number)) for number in range(count))
 
     def plain(self, name: str, new: str, place: _Place) -> Change:
         """What becomes of a tensor that stays one."""
@@ -215,15 +223,6 @@ class _Translation:
 def _to_unpack(dtype: DType, *, moved: bool, computed: bool) -> bool:
     """Whether a tensor has to be F32: blocks whose elements get elsewhere, and all that is computed with."""
     return (moved and dtype.kind == "block") or (computed and dtype is not DType.F32)
-
-
-def _experts(name: str, new: str, info: TensorInfo, expert: str | None) -> tuple[str, ...]:
-    count = info.shape[0] if info.shape else 0
-    if expert is not None:
-        return (new.replace("{}", expert),)
-    if count > MOST_EXPERTS:
-        raise EditError(f"{name!r} is of {count:,} experts, and {MOST_EXPERTS:,} are taken apart at most")
-    return tuple(new.replace("{}", str(number)) for number in range(count)) or (name,)
 
 
 def _shape(how: str | None, shape: Shape) -> Shape | None:
