@@ -111,12 +111,10 @@ def _stated_by(stating: Stating, scope: _ConfigScope) -> Value:
     if turns > MAX_ELEMENTS:
         raise LimitError(f"config.json: a loop of more than {MAX_ELEMENTS} turns")
     for turn in range(turns):
-        scope.loops[stating.loop] = turn
-        value = _first(stating.each, scope)
+        value = _first(stating.each, scope.inside({stating.loop: turn}))
         made += value if isinstance(value, list) else [value]
         if len(made) > MAX_ELEMENTS:
             raise LimitError(f"config.json: a list of more than {MAX_ELEMENTS} items")
-    scope.loops.clear()
     return made
 
 
@@ -132,8 +130,14 @@ class _ConfigScope:
 
     def __init__(self, config: Mapping[str, object]) -> None:
         self.config = config
-        self.loops: dict[str, int] = {}
+        self.loops: Mapping[str, int] = {}
         self.budget = Budget()
+
+    def inside(self, loops: Mapping[str, int]) -> _ConfigScope:
+        """The same in a turn of a loop, whose name hides a key."""
+        made = _ConfigScope(self.config)
+        made.loops, made.budget = loops, self.budget
+        return made
 
     def lookup(self, name: str) -> Value:
         if name in self.loops:

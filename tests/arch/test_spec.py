@@ -102,6 +102,12 @@ def test_a_loop_over_a_configuration_states_a_list(config: dict[str, object], sa
     assert (dict(stated.values), stated.findings) == (said, ())
 
 
+def test_a_loop_that_says_nothing_leaves_its_name_to_the_configuration() -> None:
+    text = LOOPED.replace('"n_head*2"', '"level"')
+    stated = from_config(parse_text(text), {"count": 2, "wide": [1], "level": 9})
+    assert dict(stated.values) == {"depths": [0], "heads": 9}
+
+
 def test_a_configuration_cannot_ask_for_more_turns_than_a_list_has_items() -> None:
     with pytest.raises(LimitError, match="turns"):
         from_config(parse_text(LOOPED), {"count": 1 << 62, "wide": []})
