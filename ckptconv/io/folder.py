@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -65,10 +66,11 @@ class Folder:
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
-                    if entry.is_file():
-                        files.append(entry.name)
-                    elif entry.is_dir():
-                        folders.append(entry.name)
+                    with suppress(OSError):  # a symlink in a circle, or to where nobody may look
+                        if entry.is_file():
+                            files.append(entry.name)
+                        elif entry.is_dir():
+                            folders.append(entry.name)
                     if max(len(files), len(folders)) > MAX_FILES:
                         raise LimitError(
                             f"the folder holds more than {MAX_FILES:,} files", path=self.path,

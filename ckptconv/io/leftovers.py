@@ -61,7 +61,7 @@ def sweep(path: Path) -> None:
             if access.HELD_BY_HANDLES:
                 os.unlink(leftover)
                 continue
-            fd = os.open(leftover, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            fd = os.open(leftover, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             try:
                 if lock(fd):
                     shutil.rmtree(leftover) if stat.S_ISDIR(os.fstat(fd).st_mode) else os.unlink(leftover)

@@ -17,6 +17,7 @@ import torch
 
 import ckptconv
 from ckptconv.errors import FileAccessError, SourceChangedError
+from ckptconv.io.leftovers import sweep
 from ckptconv.io.target import Target
 from tests.support.craft import saved
 from tests.support.nodes import load, same_object
@@ -112,6 +113,21 @@ def test_leftovers_of_a_killed_run_are_swept_and_a_live_siblings_file_is_not_tou
         fcntl.flock(file, fcntl.LOCK_EX)
         ckptconv.convert(source, tmp_path / "out.pth")
     assert sorted(os.listdir(tmp_path)) == sorted(["out.pth", live.name, others.name])
+
+
+def test_a_pipe_that_is_called_like_a_leftover_is_not_waited_for(tmp_path: Path) -> None:
+    def too_long(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    os.mkfifo(tmp_path / ".out.pth.ckptconv-tmp-0123456789ab")
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(10)
+    try:
+        sweep(tmp_path / "out.pth")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert os.listdir(tmp_path) == []
 
 
 def test_two_runs_onto_one_target_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
