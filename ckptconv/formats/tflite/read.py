@@ -201,7 +201,8 @@ class _Reader:
         if self.source.size < _ZIP_TAIL or bytes(self.source.read_at(self.source.size - _ZIP_TAIL, 4)) != END_MAGIC:
             return
         try:
-            names = ", ".join(repr(name) for name in ZipArchive(self.source).entries)
+            entries = list(ZipArchive(self.source).entries)
+            names = ", ".join(map(repr, entries[:6])) + (", …" if len(entries) > 6 else "")
         except CkptconvError as error:
             names = f"which does not open: {error.message}"
         if not names:  # as some writers of metadata leave it

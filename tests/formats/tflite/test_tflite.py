@@ -273,3 +273,14 @@ def test_inspect_prints_the_graph() -> None:
     assert "signatures serving_default" in shown
     assert "operators FULLY_CONNECTED ×2" in shown
     assert "min_runtime_version" in shown
+
+
+def test_of_many_files_in_an_archive_some_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tflite"
+    path.write_bytes(TYPES.read_bytes())
+    with zipfile.ZipFile(path, "a") as archive:
+        for number in range(1000):
+            archive.writestr(f"labels-{number:04}.txt", b"")
+    (told,) = [one for one in ckptconv.inspect(path).checkpoint.findings if one.code == "associated-files"]
+    assert told.message.endswith(", …")
+    assert len(told.message) < 300
