@@ -55,8 +55,10 @@ def optimizer_states(groups: Sequence[Group], rank: int, ranks: int, stage: int,
         }  # fmt: skip
     else:
         sizes = [sum(tensor.numel() for tensor in group.values()) for group in groups]
+        # As stage_1_and_2.py has it: the last rank says all of a group's padding, and cuts its partition by that
+        # much from the end, also where the ranks before it have some of the padding.
         paddings = [
-            min(flat.numel(), max(0, (rank + 1) * flat.numel() - size)) for flat, size in zip(flats, sizes, strict=True)
+            ranks * flat.numel() - size if rank == ranks - 1 else 0 for flat, size in zip(flats, sizes, strict=True)
         ]
         inner = {
             "zero_stage": stage, "base_optimizer_state": optimizer, "group_paddings": paddings,

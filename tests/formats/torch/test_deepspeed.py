@@ -535,3 +535,12 @@ def test_every_cut_and_any_changed_byte_is_refused_or_read(name: str, tmp_path: 
                 assert all(len(tensor.read()) == tensor.info.nbytes for tensor in checkpoint.all_tensors.values())
         except CkptconvError:
             pass
+
+
+@pytest.mark.parametrize(("elements", "ranks"), [(1, 2), (1, 4), (5, 4), (13, 8)])
+def test_a_group_with_more_padding_than_the_last_rank_has_elements(elements: int, ranks: int, tmp_path: Path) -> None:
+    """A scale in a group of its own, or many ranks: zero_to_fp32.py reads it (0.19.8)."""
+    groups = [{"a": torch.arange(15.0)}, {"scale": torch.arange(float(elements)) + 7}]
+    with ckptconv.open(write(tmp_path / "x", groups, stage=2, ranks=ranks)) as checkpoint:
+        assert torch.equal(checkpoint["scale"].to_torch(), groups[1]["scale"])
+        assert torch.equal(moments(checkpoint)["scale.exp_avg"], 2 * groups[1]["scale"])

@@ -108,7 +108,8 @@ def _flattened(
     """Stages 1 and 2: the group is divided among the ranks."""
     padded = lengths
     if all(states.paddings is not None for states in ranks) and ranks[0].stage is not None:
-        padded = tuple(n + states.paddings[i] for n, states in zip(lengths, ranks, strict=True) if states.paddings)
+        paddings = [states.paddings[i] for states in ranks if states.paddings is not None]
+        padded = _with_padding(lengths, paddings)
         _check_equal(i, ranks, padded, " with its padding")
     between = ranks[0].between[i] if ranks[0].between is not None else [0] * len(shapes)
     if len(between) != len(shapes):
@@ -129,6 +130,19 @@ def _flattened(
     if not any(between) and not _reordered(ranks[0]):
         _check_fragments(i, places, ranks, padded)
     return Group(places, lengths, padded, None)
+
+
+def _with_padding(lengths: Sequence[int], paddings: Sequence[int]) -> tuple[int, ...]:
+    """The partitions' lengths with what they leave out.
+
+    The last rank tells the padding of all, and DeepSpeed cuts its partition by ``tensor[: length - padding]``, which
+    counts from the end where ranks before it have some of the padding: few elements, or many ranks.
+    """
+    padded = [length + padding for length, padding in zip(lengths, paddings, strict=True)]
+    whole = padded[0]
+    if lengths[-1] == len(range(whole)[: whole - paddings[-1]]):
+        padded[-1] = whole
+    return tuple(padded)
 
 
 def _reordered(states: OptimizerStates) -> bool:
