@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.edits.views import permuted
 from ckptconv.formats.onnx.lost import Lost, is_given
 
@@ -50,7 +50,7 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
     changed = [name for name in checkpoint if names.get(name, name) != name]
     if not changed:
         return checkpoint
-    said = _list([f"{names[name]!r} is {name!r}" for name in changed])
+    said = listed([f"{names[name]!r} is {name!r}" for name in changed], 3)
     message = f"named as the class holds them: {said}"
     found = Finding("named", "info", names[changed[0]], message)
     tensors = {names.get(name, name): tensor for name, tensor in checkpoint.items()}
@@ -93,10 +93,6 @@ def _constants(tensors: Mapping[str, LazyTensor], table: Table) -> list[str]:
     return [name for name in tensors if name not in table.tensors and is_given(name)]
 
 
-def _list(parts: Sequence[str], most: int = 3) -> str:
-    return ", ".join(parts[:most]) + (f" and {len(parts) - most} more" if len(parts) > most else "")
-
-
 def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str], table: Table) -> Checkpoint:
     made: dict[str, LazyTensor] = {}
     given: list[str] = []
@@ -122,21 +118,23 @@ def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str],
 def _about(given: Sequence[str], constants: Sequence[str], found: Matches) -> list[Finding]:
     findings: list[Finding] = []
     if given:
-        message = f"named as the architecture has them: {_list(given)}"
+        message = f"named as the architecture has them: {listed(given, 3)}"
         findings.append(Finding("named", "info", next(iter(found.names.values())), message))
     if constants:
-        message = f"constants of the computation, which the architecture does not have, stay behind: {_list(constants)}"
+        message = (
+            f"constants of the computation, which the architecture does not have, stay behind: {listed(constants, 3)}"
+        )
         findings.append(Finding("constants", "info", constants[0], message))
     if found.shaped:
         message = (
             f"{len(found.shaped)} of them were matched by shape: no other name is missing that could be theirs, and "
-            f"the graph does not say in which module they are used: {_list(found.shaped)}"
+            f"the graph does not say in which module they are used: {listed(found.shaped, 3)}"
         )
         findings.append(Finding("named-by-shape", "warning", found.shaped[0], message))
     if found.ordered:
         message = (
             f"{len(found.ordered)} of them were matched by order: they have shapes in common, and the graph computes "
-            f"with them as the architecture lists them: {_list(found.ordered)}"
+            f"with them as the architecture lists them: {listed(found.ordered, 3)}"
         )
         findings.append(Finding("named-by-order", "warning", found.ordered[0], message))
     return findings

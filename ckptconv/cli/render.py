@@ -68,12 +68,6 @@ def plural(count: int, word: str, words: str = "") -> str:
     return f"{count:,} {word if count == 1 else words or word + 's'}"
 
 
-def listed(items: Sequence[str], most: int = 4) -> str:
-    """The first few of many, and how many more there are."""
-    shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most:,} more"
-
-
 def value(param: ParamValue) -> str:
     """A param's value: words bare, long lists cut."""
     if isinstance(param, str) and (param == "" or not param.replace("_", "").replace("-", "").isalnum()):

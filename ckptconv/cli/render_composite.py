@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
-from ckptconv.cli.render import listed
 from ckptconv.core.composite import VALUES, Quantized
+from ckptconv.core.report import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

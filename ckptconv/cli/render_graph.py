@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.cli.output import printable
-from ckptconv.cli.render import listed
+from ckptconv.core.report import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Severity = Literal["error", "warning", "info"]
 
 UNREADABLE = "unreadable-tensor"
 """The code of a reader's finding that a tensor's values cannot be had; writing the checkpoint would lose them."""
+
+
+def listed(parts: Sequence[str], most: int = 4) -> str:
+    """The first few of many, and how many more there are."""
+    return ", ".join(parts[:most]) + (f" and {len(parts) - most:,} more" if len(parts) > most else "")
 
 
 @dataclass(frozen=True, slots=True)

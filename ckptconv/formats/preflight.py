@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
-from ckptconv.core.report import UNREADABLE, Finding
+from ckptconv.core.report import UNREADABLE, Finding, listed
 from ckptconv.formats.plain import becomes
 
 if TYPE_CHECKING:
@@ -97,5 +97,4 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
 
 
 def _list(names: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    return listed([repr(name) for name in names], most)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
@@ -333,5 +333,4 @@ def _several(count: int, noun: str) -> str:
 
 
 def _list(names: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+    return listed([repr(name) for name in names], most)

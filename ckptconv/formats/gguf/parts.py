@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UsageError
 from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.layout import claims as is_gguf
@@ -49,7 +49,7 @@ def claims(source: Source | Folder) -> bool:
         return found is not None and int(found["number"]) == 1 and is_gguf(source) and _count(source) > 1
     found_models = _models(source)
     if len(found_models) > 1:
-        shown = ", ".join(map(repr, found_models[:6])) + (", …" if len(found_models) > 6 else "")
+        shown = listed([repr(name) for name in found_models], 6)
         raise UsageError(
             f"the folder holds {len(found_models)} models: {shown}", path=source.path,
             hint=f"name one of them, such as {source.path / found_models[0]!s}",
@@ -144,7 +144,7 @@ def _opened(folder: Folder, names: Sequence[str], first: Source) -> list[Source]
                 raise
             missing.append(name)
     if missing:
-        shown = ", ".join(map(repr, missing[:6])) + (", …" if len(missing) > 6 else "")
+        shown = listed([repr(name) for name in missing], 6)
         raise CorruptFileError(
             f"{len(missing)} of {len(names)} parts missing: {shown}", path=first.path,
             hint="copy the whole set into this folder; convert --from gguf takes this part alone",

@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor, Placement, Storage, TensorInfo
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.onnx import names as naming
@@ -189,7 +189,7 @@ def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
     findings = []
     if found.transposed:
         pairs = [f"{new!r} is the graph's {old!r}" for old, new in found.transposed.items()]
-        message = f"weights of linear layers have their names back, and are transposed: {_join(pairs)}"
+        message = f"weights of linear layers have their names back, and are transposed: {listed(pairs)}"
         findings.append(Finding("renamed", "info", next(iter(found.transposed.values())), message))
     if found.packed:
         message = (
@@ -198,7 +198,7 @@ def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
         )
         findings.append(Finding("unpacked", "info", next(iter(found.packed)), message))
     if same := [f"{new!r} is {kept!r}" for new, kept in found.same.items() if new in tensors]:
-        message = f"equal to others and not stored, so that they may have been tied: {_join(same)}"
+        message = f"equal to others and not stored, so that they may have been tied: {listed(same)}"
         findings.append(Finding("equal", "info", next(iter(found.same)), message))
     if folded := [name for name in found.folded if name in tensors]:
         message = f"the exporter folded a batch norm into them, so that they are not the model's own: {_list(folded)}"
@@ -210,8 +210,4 @@ def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
 
 
 def _list(names: Sequence[str]) -> str:
-    return _join([repr(name) for name in names])
-
-
-def _join(parts: Sequence[str], most: int = 4) -> str:
-    return ", ".join(parts[:most]) + (f" and {len(parts) - most} more" if len(parts) > most else "")
+    return listed([repr(name) for name in names])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
@@ -120,7 +120,7 @@ def _latest(folder: Folder) -> str:
     if not prefixes:
         raise UsageError("the folder has no index of a checkpoint", path=folder.path, hint="name a file inside it")
     if len(prefixes) > 1:
-        shown = ", ".join(prefix + INDEX for prefix in prefixes[:6])
+        shown = listed([prefix + INDEX for prefix in prefixes], 6)
         raise UsageError(
             f"the folder holds {len(prefixes)} checkpoints: {shown}", path=folder.path,
             hint=f"name one of them, such as {folder.path / prefixes[0]!s}{INDEX}",

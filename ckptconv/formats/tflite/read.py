@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.metadata import MetaNode, StateDict
-from ckptconv.core.report import Finding, unreadable
+from ckptconv.core.report import Finding, listed, unreadable
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
 from ckptconv.formats.tflite.facts import at, facts
 from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, bad
@@ -201,8 +201,7 @@ class _Reader:
         if self.source.size < _ZIP_TAIL or bytes(self.source.read_at(self.source.size - _ZIP_TAIL, 4)) != END_MAGIC:
             return
         try:
-            entries = list(ZipArchive(self.source).entries)
-            names = ", ".join(map(repr, entries[:6])) + (", …" if len(entries) > 6 else "")
+            names = listed([repr(name) for name in ZipArchive(self.source).entries], 6)
         except CkptconvError as error:
             names = f"which does not open: {error.message}"
         if not names:  # as some writers of metadata leave it

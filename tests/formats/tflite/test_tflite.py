@@ -282,5 +282,5 @@ def test_of_many_files_in_an_archive_some_are_named(tmp_path: Path) -> None:
         for number in range(1000):
             archive.writestr(f"labels-{number:04}.txt", b"")
     (told,) = [one for one in ckptconv.inspect(path).checkpoint.findings if one.code == "associated-files"]
-    assert told.message.endswith(", …")
+    assert " and 99" in told.message
     assert len(told.message) < 300

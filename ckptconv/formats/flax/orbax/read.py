@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
 from ckptconv.formats.flax.orbax import places
@@ -72,7 +72,7 @@ def _chosen(folder: Folder, findings: list[Finding]) -> Folder:
         others = places.checkpoints(folder)
         raise UsageError(
             f"the folder holds {'a checkpoint' if len(others) == 1 else f'{len(others)} checkpoints'}: "
-            f"{', '.join(others[:6])}" if others
+            f"{listed(others, 6)}" if others
             else "there is no checkpoint of Orbax's in this folder",
             path=folder.path, hint=f"name one of them, such as {folder.path / others[0]}" if others else COPY_AGAIN,
         )  # fmt: skip
