@@ -402,7 +402,7 @@ def test_a_frame_of_zstd_says_its_size_in_every_width() -> None:
 
 
 LONG = 60_000
-MANY = 500
+MANY = 2000
 
 
 def shared(first: bytes, count: int) -> tuple[bytes, bytes]:
