@@ -469,3 +469,15 @@ def test_a_shard_with_one_of_its_large_chunks_is_read(tmp_path: Path) -> None:
     folder = write_store(tmp_path / "x", {"w/zarr.json": document, "w/c/0/0": (0, len(data) + 64)}, data + index)
     with ckptconv.open(folder) as checkpoint:
         assert bytes(checkpoint["w"].read(0, 1 << 24)) == chunk + bytes(3 << 22)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{}, ["w"], [{}], [{"key": [], "value": 1}], [{"key": {}, "value": 1}], [{"key": "w", "value": 1}]],
+)
+def test_a_tree_of_another_shape_is_left_aside(entries: Any, tmp_path: Path) -> None:
+    shape = {"a": {"category": "namedtuple", "entries": entries}}
+    stored = {"a.w/.zarray": zarray([2]), "a.w/0": bytes(8)}
+    folder = write_tree(tmp_path / "x", entry("a", "w"), stored, value_metadata_tree=json.dumps(shape))
+    with ckptconv.open(folder) as checkpoint:
+        assert list(checkpoint) == ["a.w"]

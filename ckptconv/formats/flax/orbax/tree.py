@@ -153,9 +153,9 @@ def _typed(value: Value, shape: Json) -> Value:
         return value
     if category == "namedtuple":
         entries = shape.get("entries")
-        if not isinstance(entries, list):
+        if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
             raise _OtherShapeError
-        shape = {one.get("key"): one.get("value") for one in entries if isinstance(one, dict)}
+        shape = {str(one.get("key")): one.get("value") for one in entries}
     if isinstance(shape, list):
         return list(_pairwise(value, shape))
     if not isinstance(shape, dict) or not isinstance(value, dict) or shape.keys() != value.keys():
