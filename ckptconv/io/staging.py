@@ -2,7 +2,7 @@
 
 A graph names the file of its data by its path, so whoever reads both has to find them side by side. They are linked
 into a folder of their own beside the target, which costs no copy; where there are no links, they are copied. The next
-run removes a folder that a killed run left.
+run removes a folder that a killed run left, where folders can be locked.
 """
 
 from __future__ import annotations

@@ -186,3 +186,13 @@ def test_names_of_diffusers_are_not_taken_for_a_single_files() -> None:
     }
     with pytest.raises(EditError, match="none of its words"):
         changes_in("ldm", unet, {})
+
+
+def test_a_component_that_is_there_under_two_prefixes_is_refused(tmp_path: Path) -> None:
+    again = {
+        name.replace("first_stage_model.", "vae."): np.zeros(shape, "f4")
+        for name, shape in asked("translations")["sd1"]["source"].items() if name.startswith("first_stage_model.")
+    }  # fmt: skip
+    with pytest.raises(EditError, match="are both a vae") as caught:
+        translated(single("sd1", tmp_path / "sd.safetensors", again), tmp_path / "out.safetensors")
+    assert "--drop" in str(caught.value.hint)

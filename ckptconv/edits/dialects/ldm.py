@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects import latent, mmdit, openclip
 from ckptconv.edits.dialects.change import Change
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -100,8 +101,14 @@ def _components(tensors: Tensors) -> dict[str, _Component]:
     found: dict[str, _Component] = {}
     for prefix, inside in grouped.items():
         kind = _kind(prefix, inside)
-        if kind is not None:
-            found[kind[0]] = _Component(prefix, kind[1], inside)
+        if kind is None:
+            continue
+        if kind[0] in found:
+            one = found[kind[0]].prefix
+            raise EditError(
+                f"--translate ldm: {one!r} and {prefix!r} are both a {kind[0]}", hint=f"--drop '{prefix}*' or '{one}*'"
+            )
+        found[kind[0]] = _Component(prefix, kind[1], inside)
     if "text_encoder_3" in found and "text_encoder_2" not in found:  # Flux has no second CLIP
         found["text_encoder_2"] = found.pop("text_encoder_3")
     return found

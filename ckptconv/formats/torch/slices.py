@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.metadata import StateDict
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats import shards
@@ -81,7 +82,9 @@ def read(folder: Folder) -> Checkpoint:
         raise UnsupportedError("there is no consolidated.00.pth in this folder", hint="name a file inside it")
     _check_numbers(folder, names)
     if len(names) == 1:
-        return single.read(folder.open(names[0]))
+        alone = single.read(folder.open(names[0]))
+        alone.findings += _slice_of_more(alone)
+        return alone
     if scales := [name for name in folder.names if _SCALES.fullmatch(name)]:
         raise UnsupportedError(
             f"its weights are of 8 bits, and their scales in files of their own: {scales[0]}",
@@ -91,6 +94,19 @@ def read(folder: Folder) -> Checkpoint:
     whole = _Set(folder, parts)
     whole.check()
     return whole.joined()
+
+
+def _slice_of_more(part: Checkpoint) -> tuple[Finding, ...]:
+    """A warning where the model is several times as wide as its wq has rows: others may be missing."""
+    norm, wq = part.get("norm.weight"), next((part[name] for name in part if name.endswith(_WQ)), None)
+    width, rows = (one.info.shape[0] if one is not None and one.info.shape else 0 for one in (norm, wq))
+    if not rows or rows == width or width % rows:
+        return ()
+    message = (
+        f"its wq have {rows:,} rows, and the model is {width:,} wide: it may be one slice of {width // rows}, of which "
+        f"{file_of(1)} and on are missing"
+    )
+    return (Finding("slice", "warning", file_of(0), message),)
 
 
 def _check_numbers(folder: Folder, names: Sequence[str]) -> None:

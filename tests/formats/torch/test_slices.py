@@ -114,6 +114,15 @@ def test_a_folder_with_one_file_is_that_file_and_an_index_beside_slices_is_the_m
         assert checkpoint.format == "safetensors"
 
 
+def test_a_folder_with_the_first_slice_alone_is_told_what_it_may_be(tmp_path: Path) -> None:
+    folder = released(tmp_path / "m")
+    (folder / "consolidated.01.pth").unlink()
+    with ckptconv.open(folder) as checkpoint:
+        (finding,) = checkpoint.findings
+    assert (finding.code, finding.severity) == ("slice", "warning")
+    assert "one slice of 2, of which consolidated.01.pth" in finding.message
+
+
 def test_a_slice_alone_is_said_to_be_one_and_not_translated(tmp_path: Path, run: Run) -> None:
     path = released(tmp_path / "m") / "consolidated.00.pth"
     assert "consolidated.01.pth lies beside it" in run("inspect", str(path)).stdout
