@@ -13,6 +13,7 @@ from ckptconv.edits.quantized.find import dequantize_edits
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ckptconv.core.composite import Composite
     from ckptconv.core.edit import Edit
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
@@ -20,16 +21,20 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
-    "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits", "bnb-int8": "bitsandbytes' of 8 bits",
+    "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
+    "bnb-int8": "bitsandbytes' of 8 bits",
 }  # fmt: skip
 """What weights of each scheme are called."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
 
 
-def edits_for(tensors: Mapping[str, LazyTensor], said: Mapping[object, MetaNode]) -> list[Edit]:
+def edits_for(
+    tensors: Mapping[str, LazyTensor], said: Mapping[object, MetaNode], composites: Mapping[str, Composite]
+) -> list[Edit]:
     """The edits that ``--dequantize`` stands for. Raises EditError, UnsupportedError."""
-    return dequantize_edits({name: tensor.info for name, tensor in tensors.items()}, said_in(said))
+    inside = {name: one for name, one in composites.items() if tensors.keys() >= set(one.parts.values())}
+    return dequantize_edits({name: tensor.info for name, tensor in tensors.items()}, said_in(said), inside)
 
 
 def type_said(said: Mapping[object, MetaNode]) -> DType:

@@ -127,7 +127,7 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
     said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
-    plain = dequantize.edits_for(state.tensors, said) if wanted.dequantize else []
+    plain = dequantize.edits_for(state.tensors, said, state.composites) if wanted.dequantize else []
     for edit in plain:
         state.make(edit, "--dequantize")
     left: list[Finding] = dequantize.findings_of(plain, said) if plain else []

@@ -36,7 +36,7 @@ def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> Gr
         name, one = next(iter(checkpoint.composites.items()))
         raise UnsupportedError(
             f"{name!r} is {one.summary}, and the graphs that are made here compute with plain tensors",
-            hint="dequantize() or to_dense() it before saving; or -O template=FILE.onnx, a graph that uses its parts",
+            hint="--dequantize, or to_dense() before saving; or -O template=FILE.onnx, a graph that uses its parts",
         )
     if own.template:
         from ckptconv.formats.onnx.template import fill_template

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Composites = dict[str, Composite]
 
-_HINT = "dequantize() or to_dense() it before saving, or leave it out"
+_HINT = "--dequantize makes floats of quantized tensors; to_dense() sparse ones before saving, or leave them out"
 
 
 def fixed_parts(composites: Mapping[str, Composite]) -> set[str]:
@@ -73,7 +73,7 @@ def followed(composites: Mapping[str, Composite], edit: Edit, steps: Sequence[St
         hit = parts & touched.keys()
         if not hit and not parts & targets:
             made[name] = one
-        elif edit.kind in ("drop", "remove-layers") and hit == parts:
+        elif edit.kind in ("drop", "remove-layers", "dequantize") and hit == parts:
             continue
         elif edit.kind == "rename" or (edit.kind == "cast" and not hit & fixed_parts({name: one})):
             names = {part: touched[part][0] for part in hit}

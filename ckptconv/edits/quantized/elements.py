@@ -29,11 +29,16 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A tensor's elements. bias: they are U8, each the power of two that it is so much above; 0 where they are not."""
+    """A tensor's elements.
+
+    bias: they are U8, each the power of two that it is so much above; 0 where they are not.
+    wide: those of F64 stay F64, so that what is computed with them is rounded once.
+    """
 
     tensor: LazyTensor
     shape: tuple[int, int]
     bias: int = 0
+    wide: bool = False
 
     @property
     def light(self) -> bool:
@@ -41,7 +46,7 @@ class Plain:
         return self.tensor.span is not None
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """As F32."""
+        """As F32, or F64."""
         import numpy as np
 
         from ckptconv.core.arrays import from_bytes
@@ -49,7 +54,8 @@ class Plain:
         dtype = self.tensor.info.dtype
         if dtype.bits != 8 or dtype.kind in ("int", "bool"):
             data, shape = read(self.tensor, self.shape, rows, columns, dtype.bits // 8)
-            return cut(from_bytes(data, dtype, shape), columns).astype(np.float32)
+            found = cut(from_bytes(data, dtype, shape), columns)
+            return found if self.wide and dtype.bits == 64 else found.astype(np.float32)
         data, shape = read(self.tensor, self.shape, rows, columns, 1)
         codes = cut(np.frombuffer(data, np.uint8).reshape(shape), columns)
         table = None if self.bias else dtype

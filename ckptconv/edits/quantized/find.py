@@ -10,6 +10,8 @@ Names say which tensors belong together, types and shapes which scheme they are 
     X, X.absmax, X.quant_state.bitsandbytes__* bnb-4bit
     M.weight, M.SCB, M.weight_format?          bnb-int8
 
+Of torch's and TensorFlow Lite's own quantized tensors the checkpoint knows the parts: they are affine.
+
 What a configuration says besides (`config.Said`) has to agree. Scales of activations go with the weight.
 """
 
@@ -18,14 +20,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.quantized.schemes import BYTES
+from ckptconv.edits.quantized.schemes import BYTES, ROLES
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ckptconv.core.composite import Composite
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.quantized.config import Said
@@ -59,7 +63,7 @@ class Group:
         return repr((self.scheme, tuple(self.parts), sorted(self.details.items())))
 
 
-def dequantize_edits(infos: Infos, said: Said) -> list[Edit]:
+def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composite]) -> list[Edit]:
     """The edits that make plain tensors of all quantized ones, and drop what was for activations.
 
     Raises EditError where there is nothing to do, where a part is missing, and where the configuration says another
@@ -71,7 +75,10 @@ def dequantize_edits(infos: Infos, said: Said) -> list[Edit]:
             hint="the plain weight alone would not compute the same",
         )
     groups: dict[str, list[Group]] = {}
-    for one in _groups(infos, said):
+    for one in _affine(composites):
+        groups.setdefault(one.key, []).append(one)
+    known = {name for alike in groups.values() for one in alike for name in one.parts.values()}
+    for one in _groups({name: info for name, info in infos.items() if name not in known}, said):
         said.check(one.scheme, one.target)
         groups.setdefault(one.key, []).append(one)
     found = [one for alike in groups.values() for one in alike]
@@ -105,6 +112,19 @@ def _of_activations(infos: Infos, found: list[Group]) -> Iterator[str]:
             yield name
     for one in found:
         yield from (name for name in (f"{one.target}_activation_scale", f"{one.target}_scale_ub") if name in infos)
+
+
+def _affine(composites: Mapping[str, Composite]) -> Iterator[Group]:
+    for name, one in composites.items():
+        if not isinstance(one, Quantized):
+            continue
+        if one.dtype.bits < 8:
+            raise EditError(
+                f"--dequantize: {name!r} is {one.summary}, of which several share a byte: that is not unpacked",
+                hint=f"--drop '{name}' leaves it out",
+            )
+        details: dict[str, Json] = {} if one.axis is None else {"axis": one.axis}
+        yield Group("affine", name, {role: one.parts[role] for role in ROLES["affine"][0]}, details)
 
 
 def _groups(infos: Infos, said: Said) -> Iterator[Group]:

@@ -19,11 +19,14 @@
               `blocksize` elements
     bnb-int8  weight, SCB, weight_format?
               [R, C] of I8, times SCB[R], times 1/127
+    affine    values, scale, zero_point
+              of any shape, integers less a zero point, times a scale: of all, or for each index of `axis`
 
 Sources: transformers 5.24, integrations/finegrained_fp8.py, fbgemm_fp8.py, mxfp4.py, bitsandbytes.py;
 compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7,
 nn_modules/qlinear/__init__.py and utils/model.py; AutoAWQ 0.2.9, awq/utils/packing_utils.py; bitsandbytes 0.50,
-functional.py; NVIDIA's modelopt, torch/quantization/qtensor/nvfp4_tensor.py.
+functional.py; NVIDIA's modelopt, torch/quantization/qtensor/nvfp4_tensor.py; torch, ATen/native/quantized/
+AffineQuantizerBase.cpp (`dequantize_val`).
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "awq": (("qweight", "scales", "qzeros"), ()),
     "bnb-4bit": (("weight", "absmax", "quant_map", "quant_state"), ("nested_absmax", "nested_quant_map")),
     "bnb-int8": (("weight", "SCB"), ("weight_format",)),
+    "affine": (("values", "scale", "zero_point"), ()),
 }
 """By scheme the parts that it needs, and those that it may have."""
 
@@ -186,6 +190,28 @@ def _mxfp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int
     return Product(values, by, Grid(max(groups * 32, 1), 32, 1, groups), factor=2.0), result
 
 
+def _affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+    values, scale, zero = (parts[role] for role in ROLES["affine"][0])
+    shape, axis = values.info.shape, details.get("axis")
+    need(values, "values", (DType.I8, DType.U8, DType.I32))
+    need(scale, "scale", (DType.F32, DType.F64))
+    need(zero, "zero_point", (DType.I32, DType.I64, DType.F32, DType.F64))
+    if axis is not None and (type(axis) is not int or not 0 <= axis < len(shape)):
+        raise ValueError(f"axis {axis!r} is none of {len(shape)} dimensions")
+    for role, one in (("scale", scale), ("zero_point", zero)):
+        if one.info.numel != (1 if axis is None else shape[axis]) or len(one.info.shape) > 1:
+            _unfit(role, one, f"the values are {list(shape)}" + ("" if axis is None else f", axis {axis}"))
+    if not axis:  # a scale for all, or for each row
+        rows = shape[0] if shape else 1
+        size, many = (rows, prod(shape[1:])), 1 if axis is None else rows
+        grid, by = Grid(max(rows, 1), max(rows, 1) if axis is None else 1, max(size[1], 1), many), (many, 1)
+    else:  # for each column, or run of columns
+        size, run = (prod(shape[:axis]), prod(shape[axis:])), prod(shape[axis + 1 :])
+        grid, by = Grid(max(size[0], 1), max(size[0], 1), max(run, 1), 1), (1, shape[axis])
+    scales = Plain(scale, by, wide=axis is not None)  # torch multiplies by F64 there, and by F32 where one is for all
+    return Product(Plain(values, size), scales, grid, Plain(zero, by)), shape
+
+
 def _folded(shape: tuple[int, ...]) -> tuple[int, int]:
     return prod(shape[:-1]), (1, *shape)[-1]
 
@@ -196,5 +222,5 @@ def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:
 
 _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
-    "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits,
+    "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "affine": _affine,
 }  # fmt: skip
