@@ -67,7 +67,10 @@ def test_no_graph_is_made_that_takes_integers_for_weights(tmp_path: Path) -> Non
     assert ckptconv.validate(tmp_path / "a.pth", arch="mlp").valid
     with pytest.raises(UnsupportedError, match=r"'output\.weight' is QI8 \[2, 3\]") as caught:
         ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.onnx", arch="mlp")
-    assert "dequantize()" in str(caught.value.hint)
+    assert "--dequantize" in str(caught.value.hint)
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.onnx", arch="mlp", edits=ckptconv.Edits(dequantize=True))
+    with ckptconv.open(tmp_path / "a.onnx") as made:
+        assert torch.equal(made["output.weight"].to_torch(), state["output.weight"].dequantize())
 
 
 def test_an_architecture_is_compared_with_a_sparse_tensor_as_a_whole(tmp_path: Path) -> None:
