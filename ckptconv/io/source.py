@@ -10,7 +10,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UsageError
 from ckptconv.io import positional
@@ -18,12 +18,17 @@ from ckptconv.io import positional
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ckptconv.io.folder import Folder
-
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 SMALL = 4096
 """Bytes up to which a read is worth no buffer of its own."""
+
+
+class Closes(Protocol):
+    """What holds files open."""
+
+    def close(self) -> None:
+        """Close them. Closing twice is harmless."""
 
 
 class Source:
@@ -59,7 +64,7 @@ class Source:
         self._closed = False
         self.bytes_read = 0
         self.parsed: dict[object, object] = {}
-        self.companions: Folder | None = None
+        self.companions: Closes | None = None
 
     def __enter__(self) -> Source:
         return self
