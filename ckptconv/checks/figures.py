@@ -159,8 +159,8 @@ def numbers(data: memoryview, dtype: DType) -> Array:
     """The elements of an image as a type that computes: I64, U64, F64 or C128, each value exactly."""
     import numpy as np
 
-    if dtype is DType.C32:
-        pairs = from_bytes(data, DType.F16, len(data) // 2).astype(np.float64)
+    if dtype.kind == "complex" and dtype.bits == 32:
+        pairs = from_bytes(data, COMPONENT[dtype], len(data) // 2).astype(np.float64)
         return pairs.view(np.complex128)
     values = from_bytes(data, dtype, len(data) * 8 // dtype.bits)
     if dtype.kind == "float":

@@ -10,7 +10,7 @@ from ckptconv.checks.codes import codes_of, values_of
 from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, carries, code_type, dot, widened
 from ckptconv.checks.pool import read_pieces
 from ckptconv.core.arrays import from_bytes
-from ckptconv.core.dtypes import DType
+from ckptconv.core.dtypes import COMPONENT, DType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,8 +100,8 @@ def _numbers(data: memoryview, dtype: DType) -> Array:
     """The elements as a numpy type that can be counted with."""
     import numpy as np
 
-    if dtype is DType.C32:
-        pairs = from_bytes(data, DType.F16, len(data) // 2).astype(np.float32)
+    if dtype.kind == "complex" and dtype.bits == 32:
+        pairs = from_bytes(data, COMPONENT[dtype], len(data) // 2).astype(np.float32)
         return pairs[0::2] + 1j * pairs[1::2]
     values = from_bytes(data, dtype, len(data) * 8 // dtype.bits)
     if dtype.kind == "float" and dtype.bits < 32:

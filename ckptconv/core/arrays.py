@@ -49,7 +49,7 @@ NUMPY_NAMES: dict[DType, str] = {
     DType.C128: "complex128",
     DType.C64: "complex64",
 }
-"""numpy's dtype for each of ours; ``ml_dtypes.`` where that package brings it. C32 has none."""
+"""numpy's dtype for each of ours; ``ml_dtypes.`` where that package brings it. C32 and BC32 have none."""
 
 NUMPY_DESCR: dict[DType, str] = {
     DType.F64: "<f8", DType.F32: "<f4", DType.F16: "<f2", DType.BF16: "<V2", DType.I64: "<i8", DType.I32: "<i4",
@@ -81,6 +81,7 @@ TORCH_NAMES: dict[DType, str] = {
     DType.C128: "complex128",
     DType.C64: "complex64",
     DType.C32: "complex32",
+    DType.BC32: "bcomplex32",
 }
 """torch's dtype for each of ours. F4 holds two elements in one of torch's (``_x2``)."""
 

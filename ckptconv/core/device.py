@@ -173,8 +173,13 @@ def _torch_type(info: TensorInfo) -> torch.dtype:
     import torch
 
     name = TORCH_NAMES.get(info.dtype)
-    if name is None or not hasattr(torch, name):
+    if name is None:
         raise UnsupportedError(f"torch has no element type for {info.dtype}", hint="read its bytes with .read()")
+    if not hasattr(torch, name):
+        raise UnsupportedError(
+            f"torch {torch.__version__}, which is installed, has no {name}, as later ones have",
+            hint="read its bytes with .read(), or install a later torch",
+        )
     found: torch.dtype = getattr(torch, name)
     return found
 

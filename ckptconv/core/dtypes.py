@@ -59,6 +59,7 @@ class DType:
     C128: ClassVar[DType]
     C64: ClassVar[DType]
     C32: ClassVar[DType]
+    BC32: ClassVar[DType]
     QI32: ClassVar[DType]
     QI8: ClassVar[DType]
     QU8: ClassVar[DType]
@@ -84,7 +85,7 @@ _ROWS: dict[Kind, str] = {
     "int": "I64:64 I32:32 I16:16 I8:8 I4:4 I2:2",
     "uint": "U64:64 U32:32 U16:16 U8:8 U4:4 U2:2",
     "bool": "BOOL:8",
-    "complex": "C128:128 C64:64 C32:32",
+    "complex": "C128:128 C64:64 C32:32 BC32:32",
     "quantized": "QI32:32 QI8:8 QU8:8 QU4:4 QU2:2",
 }
 
@@ -117,5 +118,7 @@ BLOCKS: dict[str, DType] = {
 DTYPES: dict[str, DType] = {**PLAIN, **BLOCKS}
 """Every built-in element type by name."""
 
-COMPONENT: dict[DType, DType] = {DType.C128: DType.F64, DType.C64: DType.F32, DType.C32: DType.F16}
+COMPONENT: dict[DType, DType] = {
+    DType.C128: DType.F64, DType.C64: DType.F32, DType.C32: DType.F16, DType.BC32: DType.BF16,
+}  # fmt: skip
 """The float type of a complex type's real and imaginary part."""

@@ -164,6 +164,13 @@ def test_complex_halves_have_figures_as_well() -> None:
     assert (found.differing, found.max_abs, found.first, found.first_values) == (1, 2.0, (1,), (2 + 1j, 2 - 1j))
 
 
+def test_complex_pairs_of_bfloat16_have_figures_as_well() -> None:
+    pairs = [torch.tensor([1.0, 0.0, 300.0, 1.0]), torch.tensor([1.0, 0.0, 300.0, -1.0])]
+    left, right = (tensor(one.bfloat16().view(torch.uint8).numpy().tobytes(), DType.BC32, (2,)) for one in pairs)
+    found = compared(left, right)
+    assert (found.differing, found.max_abs, found.first, found.first_values) == (1, 2.0, (1,), (300 + 1j, 300 - 1j))
+
+
 def test_quantized_values_are_compared_as_the_integers_stored() -> None:
     found = compared(tensor(b"\x01\xff", DType.QI8, (2,)), tensor(b"\x01\x01", DType.QI8, (2,)))
     assert (found.max_abs, found.first_values) == (2, (-1, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +12,10 @@ import torch
 from torch import nn
 
 import ckptconv
-from ckptconv.core.dtypes import DTYPES
+from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from tests.support.craft import FOUR_FLOATS, archive, records_of, repacked, saved, state_dict, tensor
 from tests.support.nodes import image, load, same_object
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STATE = {"w": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([1, 2], dtype=torch.int16)}
 
@@ -144,6 +141,25 @@ def test_every_element_type_of_torch_goes_there_and_back(name: str, tmp_path: Pa
     ckptconv.convert(path, tmp_path / "d.safetensors")
     ckptconv.convert(tmp_path / "d.safetensors", tmp_path / "back.pth")
     assert same_object(load(tmp_path / "back.pth"), state)
+
+
+def test_complex_numbers_of_two_bfloat16_are_read_whichever_torch_there_is(tmp_path: Path) -> None:
+    source = Path(__file__).parents[3] / "fixtures/others/torch-2.15/bcomplex32.pth"
+    ckptconv.convert(source, tmp_path / "b.safetensors")
+    ckptconv.convert(tmp_path / "b.safetensors", tmp_path / "back.pth")
+    for path in (source, tmp_path / "b.safetensors", tmp_path / "back.pth"):
+        with ckptconv.open(path) as checkpoint:
+            weight, parts = checkpoint["weight"], checkpoint["parts"]
+            assert (weight.info.dtype, weight.info.shape) == (DType.BC32, (3, 4))
+            assert bytes(weight.read()) == bytes(parts.read())
+            turned = checkpoint["parts"].numpy().transpose(1, 0, 2)
+            assert bytes(checkpoint["turned"].read()) == turned.tobytes()
+            if hasattr(torch, "bcomplex32"):
+                assert weight.to_torch().dtype is torch.bcomplex32
+            else:
+                with pytest.raises(ckptconv.CkptconvError, match="no bcomplex32, as later ones have"):
+                    weight.to_torch()
+    assert b"torch\nbcomplex32\n" in (tmp_path / "back.pth").read_bytes()
 
 
 def test_every_element_type_of_torch_is_known_or_refused_by_name() -> None:
