@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.asked import Request
 from ckptconv.api.destination import choose_format, settle, size_of_shards
-from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts, untranslated
+from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts, unheld_blocks, untranslated
 from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.core.report import Finding
@@ -149,7 +149,7 @@ def convert(
         plain = bare and not values
         place = settle(wanted, target, checkpoint, size, plain=plain)
         wanted = place.format
-        losses = preflight.losses(checkpoint, wanted)
+        losses = [*preflight.losses(checkpoint, wanted), *unheld_blocks(checkpoint, wanted)]
         noticed = graph.findings if graph else fitting.findings if fitting else ()
         result = Conversion(
             Path(source), place.path, opened.format, wanted.name, len(checkpoint), 0, losses,

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 from ckptconv.api import dequantize
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.edits.apply import apply_edit, label
-from ckptconv.edits.cast import is_cast, loss_of
+from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
 from ckptconv.edits.dialects import GIVES, changes_in, left_alone
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
-from ckptconv.edits.select import NameRule, cast_edits, name_edits
+from ckptconv.edits.select import NameRule, name_edits
 from ckptconv.edits.tree import rooted
+from ckptconv.edits.types import cast_edits
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError, UsageError
 from ckptconv.formats import registry
+from ckptconv.formats.gguf.filetype import told_types
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import chunks
 
@@ -142,11 +144,13 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     fixed = fixed_parts(state.composites)
     types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
     whole = {name: one for name, one in state.tensors.items() if name not in fixed}
-    for edit in cast_edits(wanted.dtype, whole, types):
+    casts, told = cast_edits(wanted.dtype, whole, types)
+    for edit in casts:
         state.make(edit, "--dtype")
-    made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
+    made = _rebuilt(checkpoint, state, [*left, *told], bare=bare, in_one=translates)
     if plain:
         made.root = dequantize.unclaimed(made.root)
+    made.root = told_types(made.root, checkpoint.values(), made.values())
     return made, state.origins
 
 
@@ -251,20 +255,60 @@ def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | No
 def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
     """What casting lost, of all that has been read: what needs consent (values past the range), and what is said."""
     over: list[Finding] = []
-    total, count = Loss(), 0
+    cast: list[Loss] = []
+    quantized: dict[str, list[Loss]] = {}
     for name, tensor, loss in _casts(checkpoint):
-        count += is_cast(tensor)
-        total.add(loss)
+        if is_quantized(tensor):
+            quantized.setdefault(tensor.info.dtype.name, []).append(loss)
+        elif is_cast(tensor):
+            cast.append(loss)
         if loss.overflowed:
             many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
             message = f"{name}: {many} past the range of {tensor.info.dtype}"
             over.append(Finding("overflow", "error", name, message, None, str(loss.overflowed)))
-    if not count:
-        return over, []
-    flushed = f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
+    told = [_cast_finding(cast)] if cast else []
+    return over, told + [_quantized_finding(dtype, losses) for dtype, losses in quantized.items()]
+
+
+def _cast_finding(losses: Sequence[Loss]) -> Finding:
+    total = _sum(losses)
     how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else "exactly"
-    message = f"{count:,} tensor{'s are' if count != 1 else ' is'} cast: {how}{flushed}"
-    return over, [Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")]
+    message = f"{_are(losses)} cast: {how}{_flushed(total)}"
+    return Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")
+
+
+def _quantized_finding(dtype: str, losses: Sequence[Loss]) -> Finding:
+    total = _sum(losses)
+    how = f"the RMS error is {100 * total.rms:.3g} % of the values' RMS" if total.error else "exactly"
+    message = f"{_are(losses)} quantized to {dtype}: {how}{_flushed(total)}"
+    return Finding("quantized", "info", "", message, None, f"{total.rms:.9g}")
+
+
+def _sum(losses: Sequence[Loss]) -> Loss:
+    total = Loss()
+    for one in losses:
+        total.add(one)
+    return total
+
+
+def _are(losses: Sequence[Loss]) -> str:
+    return f"{len(losses):,} tensor{'s are' if len(losses) != 1 else ' is'}"
+
+
+def _flushed(total: Loss) -> str:
+    return f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
+
+
+def unheld_blocks(checkpoint: Checkpoint, wanted: Format) -> Iterator[Finding]:
+    """The loss of tensors that were asked to be blocks in a format that would keep them as bytes, and record it."""
+    names: dict[str, list[str]] = {}
+    for name, tensor in checkpoint.items():
+        if is_quantized(tensor) and tensor.info.dtype in wanted.holds.dtypes and not wanted.holds.blocks:
+            names.setdefault(tensor.info.dtype.name, []).append(name)
+    for dtype, which in names.items():
+        shown = listed([repr(name) for name in which], 4)
+        message = f"{wanted.name} has no {dtype}; its bytes would be kept as U8, which ckptconv alone unpacks: {shown}"
+        yield Finding("dtype", "error", which[0], message, hint="a .gguf holds blocks")
 
 
 def _casts(checkpoint: Checkpoint) -> Iterable[tuple[str, LazyTensor, Loss]]:

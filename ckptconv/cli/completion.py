@@ -76,5 +76,6 @@ def dialects() -> Iterable[str]:
 def dtypes() -> Iterable[str]:
     """What ``--dtype`` casts to."""
     from ckptconv.core.dtypes import PLAIN
+    from ckptconv.edits.quantize import QUANTIZED
 
-    return PLAIN
+    return (*PLAIN, *QUANTIZED)

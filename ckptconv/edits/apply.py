@@ -18,6 +18,7 @@ from ckptconv.edits.cast import cast_tensor
 from ckptconv.edits.expand import listed, steps_of
 from ckptconv.edits.functions import Function, mapped
 from ckptconv.edits.joined import joined
+from ckptconv.edits.quantize import unfit
 from ckptconv.edits.quantized.schemes import dequantized
 from ckptconv.edits.through import cut, turned
 from ckptconv.edits.views import Zeros, reshaped
@@ -49,7 +50,7 @@ _TAKES: dict[Kind, str] = {
     "transpose": "axes lists every dimension of the tensor once, as in [1, 0]",
     "permute": "shape divides the dimension axis, and axes lists the dimensions of shape once",
     "reshape": "the sizes in shape have as many elements as the tensor",
-    "cast": "dtype is the name of an element type, as BF16",
+    "cast": "dtype is the name of an element type, as BF16, for a GGUF also of a block type, as Q8_0",
     "map": "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before it",
     "dequantize": "sources are the parts of a scheme in their order, or as parts lists them",
     "split": "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
@@ -192,6 +193,10 @@ class _Application:
                     raise self.fail(f"there is no element type {name!r}")
                 if tensor.info.dtype.kind in ("complex", "quantized"):
                     raise self.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
+                if dtype.kind == "block" and dtype is not tensor.info.dtype and (why := unfit(tensor.info, dtype)):
+                    raise self.fail(
+                        f"a tensor that {why} cannot be {dtype}", step.sources, "a pattern that leaves it out"
+                    )
                 return cast_to(tensor, dtype)
             case "map":
                 try:

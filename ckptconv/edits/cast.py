@@ -7,13 +7,14 @@ the way is noted by block, so that reading twice counts once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from threading import Lock
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.blocks import unpacked
+from ckptconv.edits.computed import BLOCK, Computed
+from ckptconv.edits.quantize import Quantizer, quantized
 from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError
 
@@ -27,24 +28,10 @@ FLOATS = (
     DType.F8_E8M0, DType.F6_E2M3, DType.F6_E3M2, DType.F4,
 )  # fmt: skip
 
-BLOCK = 1 << 16
-"""Elements that are cast at a time: some hundred kilobytes, which stay in a core's cache."""
-
-HEAVY = 16 << 20
-"""Bytes that are read at a time of what is gathered or computed itself, where each reading may go over much of it."""
-
 
 @dataclass
-class BlockReader(ABC):
-    """Reads ranges of an image whose elements are computed, each alone, of a tensor's of the same shape.
-
-    dtype: the type that comes out.
-    """
-
-    source: LazyTensor
-    dtype: DType
-    blocks: dict[int, Loss] = field(default_factory=dict, init=False)
-    lock: Lock = field(default_factory=Lock, init=False)
+class BlockReader(Computed, ABC):
+    """Reads ranges of an image whose elements are computed, each alone, of a tensor's of the same shape."""
 
     @abstractmethod
     def computed(self, values: Array) -> tuple[Array, Loss]:
@@ -60,10 +47,9 @@ class BlockReader(ABC):
         first = start * 8 // bits // 8 * 8
         last = min(-(-stop * 8 // bits // 8) * 8, self.source.info.numel)
         wide = self.source.info.dtype.bits
-        piece = BLOCK if self.light else max(BLOCK, HEAVY * 8 // wide // BLOCK * BLOCK)
         made = bytearray()
-        for at in range(first, last, piece):
-            end = min(at + piece, last)
+        for at in range(first, last, self.piece):
+            end = min(at + self.piece, last)
             data = self.source.read(at * wide // 8, -(-end * wide // 8))
             for low in range(at, end, BLOCK):
                 high = min(low + BLOCK, end)
@@ -75,22 +61,8 @@ class BlockReader(ABC):
         from ckptconv.core.arrays import from_bytes, to_bytes
 
         made, loss = self.computed(from_bytes(data, self.source.info.dtype, last - first))
-        with self.lock:
-            self.blocks[first] = loss
+        self.note(first, loss)
         return to_bytes(made, self.dtype)
-
-    @property
-    def light(self) -> bool:
-        """Whether a small range costs little memory and few calls."""
-        return self.source.span is not None or getattr(self.source.reader, "light", False)
-
-    @property
-    def loss(self) -> Loss:
-        """What was lost in all that has been read."""
-        total = Loss()
-        for one in self.blocks.values():
-            total.add(one)
-        return total
 
 
 class CastReader(BlockReader):
@@ -108,12 +80,14 @@ class CastReader(BlockReader):
 def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
     """The tensor as `dtype`; a block-quantised one is unpacked first, and then rounded if it is not F32 that is wanted.
 
-    Raises UnsupportedError where one of the types has no numbers to round, and what `unpacked` raises.
+    Raises UnsupportedError where one of the types has no numbers to round, and what `unpacked` and `quantized` raise.
     """
-    if tensor.info.dtype.kind == "block" and dtype.kind in ("float", "int", "uint", "bool"):
+    if tensor.info.dtype.kind == "block" and dtype.kind in ("float", "int", "uint", "bool", "block"):
         tensor = unpacked(tensor)
         if dtype is DType.F32:
             return tensor
+    if dtype.kind == "block" and tensor.info.dtype.kind in ("float", "int", "uint", "bool"):
+        return quantized(tensor, dtype)
     for one in (tensor.info.dtype, dtype):
         if one.kind not in ("float", "int", "uint", "bool"):
             raise UnsupportedError(f"{one} is not cast to or from", hint="leave these tensors as they are")
@@ -124,7 +98,7 @@ def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
 def loss_of(tensor: LazyTensor) -> Loss | None:
     """What casting this tensor, and computing it anew, has lost so far; None where neither was done."""
     reader, total = tensor.reader, None
-    while isinstance(reader, BlockReader):
+    while isinstance(reader, Computed):
         total = total or Loss()
         total.add(reader.loss)
         reader = reader.source.reader
@@ -132,5 +106,10 @@ def loss_of(tensor: LazyTensor) -> Loss | None:
 
 
 def is_cast(tensor: LazyTensor) -> bool:
-    """Whether a tensor gets another element type."""
+    """Whether a tensor gets another element type, of plain elements."""
     return isinstance(tensor.reader, CastReader)
+
+
+def is_quantized(tensor: LazyTensor) -> bool:
+    """Whether a tensor gets a block type."""
+    return isinstance(tensor.reader, Quantizer)

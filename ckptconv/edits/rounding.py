@@ -47,18 +47,28 @@ class Loss:
     overflowed: values past the range, which became infinite, NaN or the largest number; NaN and infinities that
                 the type has no spelling for.
     flushed:    values that became 0.
-    max_rel:    the largest relative error of the others.
+    max_rel:    the largest relative error of the others, where each is rounded alone.
+    error, power: where values share a scale, the sum of all squared errors, and of the squares of what they are of.
     """
 
     overflowed: int = 0
     flushed: int = 0
     max_rel: float = 0.0
+    error: float = 0.0
+    power: float = 0.0
 
     def add(self, other: Loss) -> None:
         """Count another block too."""
         self.overflowed += other.overflowed
         self.flushed += other.flushed
         self.max_rel = max(self.max_rel, other.max_rel)
+        self.error += other.error
+        self.power += other.power
+
+    @property
+    def rms(self) -> float:
+        """The root mean square of the errors, relative to that of the values."""
+        return (self.error / self.power) ** 0.5 if self.power else 0.0
 
 
 def cast_array(values: Array, before: DType, after: DType) -> tuple[Array, Loss]:

@@ -32,6 +32,7 @@ class Holds:
     """What a format can give back, which is what the preflight compares a checkpoint with.
 
     dtypes:   element types, natively or by a recorded encoding.
+    blocks:   that block types among them are native.
     metadata: see MetadataSupport.
     extras:   tensors outside of the state_dict.
     ties:     that two names share one tensor.
@@ -40,6 +41,7 @@ class Holds:
     """
 
     dtypes: Collection[DType] = field(default=(), repr=False)
+    blocks: bool = False
     metadata: MetadataSupport = "none"
     extras: bool = False
     ties: bool = False

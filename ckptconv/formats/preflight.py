@@ -59,7 +59,7 @@ def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     return [
         replace(
             _loss("dtype", where[0], f"{target.name} has no {dtype}; its bytes would be kept as U8: {_list(where)}"),
-            hint="--dtype F32 makes floats of blocks" if dtype in BLOCKS else None,
+            hint="a .gguf holds blocks, and --dtype F32 makes floats of them" if dtype in BLOCKS else None,
         )
         for dtype, where in names.items()
     ]

@@ -25,7 +25,13 @@ FORMATS = (
         writer="ckptconv.formats.gguf.write:write",
         notices="ckptconv.formats.gguf.stored:notices",
         holds=Holds(
-            dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True
+            dtypes=tuple(DTYPES.values()),
+            blocks=True,
+            metadata="record",
+            extras=True,
+            ties=True,
+            opaque=True,
+            composites=True,
         ),
     ),
 )

@@ -4,7 +4,8 @@ Each top-level key is an entry of its own: of GGUF's type where it has one for t
 type that an entry came with is kept as a note, so that it gets it again. What the entries cannot say is in the record,
 the string ``ckptconv``, as in safetensors; a file whose metadata came from a GGUF and says it all needs none.
 
-``general.architecture`` has to be there. Where nothing says it, it is ``unknown``, which is read as nothing.
+``general.architecture`` has to be there, and ``general.quantization_version`` beside quantized tensors. Where nothing
+says the first, it is ``unknown``, the other the one that there is, and both are read as nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Notes
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.record_edits import take_edits
+from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.layout import ALIGNMENT_KEY, is_alignment
 from ckptconv.formats.gguf.values import Typed, fits, is_exact, natural, spell
 
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.record import Record
 
-ARCHITECTURE_KEY = "general.architecture"
-UNKNOWN: Typed = ("string", "unknown")
+UNKNOWN: dict[str, Typed] = {ARCHITECTURE_KEY: ("string", "unknown"), VERSION_KEY: ("uint32", QUANTIZATION_VERSION)}
+"""What is written where nothing says what the model is."""
+
 MAX_KEY = 65_535
 SOURCE = "gguf"
 
@@ -44,8 +47,8 @@ def entry(key: str, value: MetaNode, types: Mapping[str, str]) -> Typed | None:
     return ("string", records.readable(value)) if name is None else (name, value)
 
 
-def entries(record: Record) -> dict[str, Typed]:
-    """All entries but the record itself."""
+def entries(record: Record, *, quantized: bool) -> dict[str, Typed]:
+    """All entries but the record itself; `quantized` says that there are blocks among the tensors."""
     root = record.root if isinstance(record.root, dict) else {}
     found = {
         key: entry(key, value, record.notes.types)
@@ -53,7 +56,10 @@ def entries(record: Record) -> dict[str, Typed]:
         if type(key) is str and key != records.KEY and _is_utf8(key) and not isinstance(value, StateDict)
     }
     said = {key: one for key, one in found.items() if one is not None}
-    return said if ARCHITECTURE_KEY in said else {ARCHITECTURE_KEY: UNKNOWN, **said}
+    if ARCHITECTURE_KEY in said:
+        return said
+    unknown = {key: one for key, one in UNKNOWN.items() if quantized or key != VERSION_KEY}
+    return {**unknown, **said}
 
 
 def says_it_all(checkpoint: Checkpoint) -> bool:
@@ -96,7 +102,7 @@ def _hole(taken: Container[Hashable]) -> str:
 
 def foreign_root(values: Mapping[str, Typed]) -> MetaNode:
     """The tree of a file that others wrote."""
-    if not values or values == {ARCHITECTURE_KEY: UNKNOWN}:
+    if all(UNKNOWN.get(key) == one for key, one in values.items()):
         return StateDict()
     found: dict[str, MetaNode] = {key: value for key, (_, value) in values.items()}
     return {**found, _hole(found): StateDict()}
@@ -124,7 +130,7 @@ def recorded_root(record: Record, values: Mapping[str, Typed]) -> MetaNode:
         key: value
         for key, (name, value) in values.items()
         if key not in known and key not in hidden and key != records.KEY
-        and (key, (name, value)) != (ARCHITECTURE_KEY, UNKNOWN)
+        and UNKNOWN.get(key) != (name, value)
     }  # fmt: skip
     return _with(unchanged, new)
 

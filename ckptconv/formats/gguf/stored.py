@@ -1,7 +1,8 @@
 """Tensors that GGUF has no type, no shape or no name for: stored as what it has, and in the record what they are.
 
 Unsigned integers, booleans and 8-bit floats keep their shape, as signed integers of their width; complex numbers are
-pairs of floats; anything else is its bytes, as I8. Of more than four dimensions the outermost become one.
+pairs of floats; anything else is its bytes, as I8. Of more than four dimensions the outermost become one; a BF16
+without dimensions gets one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SIGNED = {8: DType.I8, 16: DType.I16, 32: DType.I32, 64: DType.I64}
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where the format has such tensors."""
+    if info.dtype is DType.BF16 and not info.shape:  # the gguf package cannot read one without dimensions
+        return TensorInfo(info.dtype, (1,), info.nbytes)
     if info.dtype.name in CODE_BY_NAME and (info.dtype.block == 1 or _has_whole_rows(info)):
         return TensorInfo(info.dtype, _shape(info.shape), info.nbytes)
     if info.dtype.kind in ("uint", "bool", "float") and info.dtype.bits in _SIGNED:

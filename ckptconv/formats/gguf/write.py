@@ -41,7 +41,7 @@ class _Planned:
     def values(self, digest: str | None) -> dict[str, Typed]:
         """The file's metadata."""
         record = replace(self.plan.record, root=self.plan.root, digest=digest)
-        said = entries(record)
+        said = entries(record, quantized=any(info.dtype.block > 1 for info in self.plan.infos.values()))
         return {**said, records.KEY: ("string", record.spell(self.plan.infos))} if self.keeps_record else said
 
 

@@ -205,3 +205,10 @@ def test_a_notice_about_a_long_name_is_short(tmp_path: Path) -> None:
     result = ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.gguf")
     (notice,) = [finding.message for finding in result.findings if finding.code == "name"]
     assert len(notice) < 200
+
+
+def test_a_bf16_without_dimensions_is_one_that_the_package_reads(tmp_path: Path) -> None:
+    torch.save({"w": torch.tensor(1.5, dtype=torch.bfloat16)}, tmp_path / "in.pth")
+    ckptconv.convert(tmp_path / "in.pth", tmp_path / "out.gguf")
+    assert raw(tmp_path / "out.gguf")["w"][:2] == ("BF16", [1])
+    assert ckptconv.diff(tmp_path / "in.pth", tmp_path / "out.gguf").equal

@@ -1,0 +1,132 @@
+"""Tensors as ggml's block types, without reading them: they are quantized block by block while they are read.
+
+What a block's bytes are is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.quantize``. No block
+knows of another, so that pieces give what the whole tensor would, bit for bit. Elements become F32 first, as in
+llama.cpp's converter (``convert_hf_to_gguf.py``).
+
+Refused: types that the package does not quantize to (K-quants, IQ and those in which ggml keeps activations); tensors
+of fewer than two dimensions, and rows that are no whole number of blocks, of which ggml has none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.edits.computed import BLOCK, Computed
+from ckptconv.edits.rounding import Loss
+from ckptconv.errors import MissingExtraError, UnsupportedError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ckptconv.core.dtypes import DType
+
+    Array = np.ndarray[Any, Any]
+
+QUANTIZED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
+"""The types that the package quantizes to."""
+
+
+@dataclass
+class Quantizer(Computed):
+    """Reads ranges of a tensor's image in blocks of `dtype`; memory for the range and a piece more."""
+
+    last: tuple[int, bytes] = field(default=(-1, b""), init=False)
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        width = self.piece // self.dtype.block * self.dtype.bits // 8
+        first = start // width
+        made = bytearray()
+        for number in range(first, -(-stop // width)):
+            made += self._piece(number)
+        return memoryview(made)[start - first * width : stop - first * width]
+
+    def _piece(self, number: int) -> bytes:
+        """One piece, always the same, so that what it lost is counted once; the last is kept for whoever goes on."""
+        known, data = self.last
+        if known != number:
+            first = number * self.piece
+            data = self._quantized(first, min(first + self.piece, self.source.info.numel))
+            self.last = number, data
+        return data
+
+    def _quantized(self, first: int, last: int) -> bytes:
+        from ckptconv.core.arrays import from_bytes
+
+        before = self.source.info.dtype
+        data = self.source.read(first * before.bits // 8, -(-last * before.bits // 8))
+        made = bytearray()
+        for low in range(first, last, BLOCK):
+            high = min(low + BLOCK, last)
+            part = data[(low - first) * before.bits // 8 : -(-(high - first) * before.bits // 8)]
+            blocks, loss = quantized_array(from_bytes(part, before, high - low), self.dtype)
+            self.note(low, loss)
+            made += blocks.tobytes()
+        return bytes(made)
+
+
+def quantized_array(values: Array, dtype: DType) -> tuple[Array, Loss]:
+    """The blocks, as bytes, of values that are a whole number of them; and what that lost."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType[dtype.name]
+    with np.errstate(all="ignore"):
+        wide = values.astype(np.float32, copy=False).reshape(1, -1)  # it takes sixteen rows at a time
+        blocks = quants.quantize(wide, kind)
+        return blocks, _loss(wide, quants.dequantize(blocks, kind))
+
+
+def _loss(wide: Array, back: Array) -> Loss:
+    """NaN, infinities, and what a scale past F16's range took with it count as past the range."""
+    import numpy as np
+
+    flushed = int(np.count_nonzero(wide[back == 0]))
+    squares = back - wide
+    squares *= squares
+    error, power = float(squares.sum(dtype=np.float64)), float(np.square(wide).sum(dtype=np.float64))
+    if error < float("inf") and power < float("inf"):
+        return Loss(0, flushed, error=error, power=power)
+    good = np.isfinite(wide) & np.isfinite(back)
+    exact, rest = wide[good].astype(np.float64), back[good].astype(np.float64)
+    return Loss(
+        wide.size - exact.size, int(np.count_nonzero(exact[rest == 0])),
+        error=float(np.square(rest - exact).sum()), power=float(np.square(exact).sum()),
+    )  # fmt: skip
+
+
+def check_quantizes(dtype: DType) -> None:
+    """Raise UnsupportedError for a type that the package does not quantize to, MissingExtraError without it."""
+    try:
+        import numpy as np
+        from gguf import GGMLQuantizationType, quants
+
+        quants.quantize(np.zeros((1, dtype.block), np.float32), GGMLQuantizationType[dtype.name])
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("gguf", "gguf") from error
+    except (NotImplementedError, KeyError) as error:
+        raise UnsupportedError(
+            f"the gguf package does not quantize to {dtype}",
+            hint=f"one of {', '.join(QUANTIZED)}; or F16, and llama.cpp's llama-quantize makes {dtype} of that",
+        ) from error
+
+
+def unfit(info: TensorInfo, dtype: DType) -> str:
+    """Why a tensor cannot have this block type: ``has 1 dimension``; "" where it can."""
+    if len(info.shape) < 2:
+        return f"has {len(info.shape)} dimension{'s' * (len(info.shape) != 1)}"
+    if not info.numel:
+        return "has no elements"
+    if info.shape[-1] % dtype.block:
+        return f"has rows of {info.shape[-1]:,}, no whole number of blocks of {dtype.block}"
+    return ""
+
+
+def quantized(tensor: LazyTensor, dtype: DType) -> LazyTensor:
+    """The tensor in blocks of `dtype`. Raises UnsupportedError where it cannot be, and what `check_quantizes` does."""
+    check_quantizes(dtype)
+    if why := unfit(tensor.info, dtype):
+        raise UnsupportedError(f"a tensor that {why} cannot be {dtype}", hint="leave it as it is")
+    return LazyTensor(TensorInfo.of(dtype, tensor.info.shape), Quantizer(tensor, dtype), depends=tensor.depends)
