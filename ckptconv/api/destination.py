@@ -7,8 +7,10 @@
                     out/, out       out/model.safetensors         out/model-00001-of-0000N.safetensors …, and
                                                                   out/model.safetensors.index.json
     given or not    x.index.json    a set, of one shard if that is all
+    given           out.gguf        out.gguf                      out-00001-of-0000N.gguf … (`formats.numbered`)
 
-A single file and a set of the same name exclude each other: readers would take the one and miss the other.
+A single file and a set of the same name exclude each other: readers would take the one and miss the other. So do two
+sets of numbered files.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import Finding
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
+from ckptconv.formats.numbered import parse, part_names, sets_of
 from ckptconv.formats.shards import plain_name
 from ckptconv.formats.split import DEFAULT_SIZE, parse_size, shard_names, superseded
 from ckptconv.io.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
@@ -42,17 +45,19 @@ class Destination:
 
     format:     of what is written; `path` is its file, or the one of several that points at the others.
     folder:     whether it stands in a folder that is made for it.
-    rival:      the file that stands for the same checkpoint in its other form, a set or a single file; None: none.
+    rivals:     the files that stand for the same checkpoint in another form, a set or a single file.
     shard_size: bytes of tensors in a shard.
     files:      in a set, the file that each tensor goes into, ties under their first.
+    said:       what to say about the files of a set.
     """
 
     format: Format
     path: Path
     folder: bool = False
-    rival: Path | None = None
+    rivals: tuple[Path, ...] = ()
     shard_size: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    said: str = ""
 
     def file_of(self, checkpoint: Checkpoint) -> Callable[[str], str]:
         """The file that a tensor goes into, by its name."""
@@ -62,13 +67,7 @@ class Destination:
     @property
     def findings(self) -> list[Finding]:
         """What to say about the files."""
-        count = len(set(self.files.values()))
-        if not count:
-            return []
-        message = (
-            f"{count} shard{'s' * (count != 1)} of up to {self.shard_size:,} bytes, and their index {self.path.name}"
-        )
-        return [Finding("shards", "info", self.path.name, message)]
+        return [Finding("shards", "info", self.path.name, self.said)] if self.said else []
 
     def left_behind(self, source: PathText) -> list[Finding]:
         """A word where one folder becomes another and the first has a config.json, which is no part of a checkpoint."""
@@ -83,12 +82,12 @@ class Destination:
     def open(self, *, replace: bool) -> Target:
         """The target. Raises TargetExistsError where something would be replaced and `replace` is false."""
         self._check_folder(replace=replace)
-        if self.rival is None or not os.path.lexists(self.rival):
-            return Target(self.path, replace=replace, folder=self.folder)
-        if not replace:
-            raise TargetExistsError("the target exists already", path=self.rival, hint="add --force to replace it")
+        there = [one for one in self.rivals if os.path.lexists(one)]
+        if there and not replace:
+            raise TargetExistsError("the target exists already", path=there[0], hint="add --force to replace it")
         target = Target(self.path, replace=replace, folder=self.folder)
-        target.supersede([self.rival.name, *superseded(self.rival)])
+        for one in there:
+            target.supersede([one.name, *(superseded(one) if one.name.endswith(".json") else ())])
         return target
 
     def _check_folder(self, *, replace: bool) -> None:
@@ -158,17 +157,22 @@ def settle(
     path = Path(target)
     if wanted.main:
         main, folder = _main(wanted, target)
-        rival = main.with_name(plain_name(main.name)) if folder and wanted.layout else None
-        return _set(wanted, main, folder, rival, checkpoint, shard_size, plain=plain)
+        rivals = (main.with_name(plain_name(main.name)),) if folder and wanted.layout else ()
+        return _set(wanted, main, folder, rivals, checkpoint, shard_size, plain=plain)
+    if wanted.numbered:
+        wanted = next(one for one in registry.all_formats() if one.sharded == wanted.name)
+        shard_size = shard_size or DEFAULT_SIZE
     folder = bool(wanted.sharded) and _stands_in_folder(target, shard_size)
     if folder:
-        path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX)
+        path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX) or f"model{wanted.suffixes[0]}"
     if shard_size is None:
         return Destination(wanted, path, folder)
-    index = path.with_name(path.name + INDEX)
     sharded = registry.by_name(wanted.sharded)
-    found = _set(sharded, index, folder, path, checkpoint, shard_size, plain=plain)
-    return found if len(set(found.files.values())) > 1 else Destination(wanted, path, folder, index)
+    if sharded.numbered:
+        return _numbered(wanted, sharded, path, folder, checkpoint, shard_size, plain=plain)
+    index = path.with_name(path.name + INDEX)
+    found = _set(sharded, index, folder, (path,), checkpoint, shard_size, plain=plain)
+    return found if len(set(found.files.values())) > 1 else Destination(wanted, path, folder, (index,))
 
 
 def _main(wanted: Format, target: PathText) -> tuple[Path, bool]:
@@ -185,13 +189,46 @@ def _main(wanted: Format, target: PathText) -> tuple[Path, bool]:
 
 
 def _set(
-    wanted: Format, path: Path, folder: bool, rival: Path | None, checkpoint: Checkpoint, shard_size: int | None,
-    *, plain: bool,
+    wanted: Format, path: Path, folder: bool, rivals: tuple[Path, ...], checkpoint: Checkpoint,
+    shard_size: int | None, *, plain: bool,
 ) -> Destination:  # fmt: skip
     if not wanted.layout:
         return Destination(wanted, path, folder)
     size = shard_size or DEFAULT_SIZE
     parts = wanted.layout_of(checkpoint, size, plain=plain)
     names = shard_names(path.name, len(parts))
-    files = {tensor: name for part, name in zip(parts, names, strict=True) for tensor in part}
-    return Destination(wanted, path, folder, rival, size, files)
+    said = f"{len(parts)} shard{'s' * (len(parts) != 1)} of up to {size:,} bytes, and their index {path.name}"
+    return Destination(wanted, path, folder, rivals, size, _places(parts, names), said)
+
+
+def _numbered(
+    single: Format, wanted: Format, path: Path, folder: bool, checkpoint: Checkpoint, size: int, *, plain: bool
+) -> Destination:
+    """A set without an index, or the single file that it would be the only one of."""
+    named = parse(path.name)
+    path = path.with_name(named.plain) if named else path
+    parts = wanted.layout_of(checkpoint, size, plain=plain)
+    old = sets_of(path)
+    others = tuple(path.with_name(name) for names in old.values() for name in names)
+    if len(parts) < 2:
+        return Destination(single, path, folder, others)
+    if not path.name.endswith(wanted.suffixes):
+        raise UsageError(
+            f"files of a set are called NAME{wanted.suffixes[0]}, and this is {path.name!r}", hint="name DST so"
+        )
+    count = len(parts) + (len(parts) in old)
+    if count in old:
+        raise TargetExistsError(
+            f"there are sets of {len(parts)} and of {count} files of this name already, one of which has to stay "
+            "whole until another is written", path=path, hint="remove one of them, or choose another --shard-size",
+        )  # fmt: skip
+    names = part_names(path.name, count)
+    said = f"{count} files of up to {size:,} bytes of tensors, the first of which stands for all"
+    if count > len(parts):
+        said += "; it has the metadata alone, as the set that is replaced has the names of one file less"
+    files = _places(parts, names[count - len(parts) :])
+    return Destination(wanted, path.with_name(names[0]), folder, (path, *others), size, files, said)
+
+
+def _places(parts: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str, str]:
+    return {tensor: name for part, name in zip(parts, names, strict=True) for tensor in part}

@@ -33,6 +33,7 @@ Examples:
   ckptconv convert model.gguf model.safetensors --translate gguf --dtype BF16 --bare
   ckptconv convert checkpoint.pth model.onnx --arch mlp --verify
   ckptconv convert model.safetensors model/ --shard-size 5GB
+  ckptconv convert model.safetensors model.gguf --dtype Q8_0 --shard-size 2GB
   ckptconv convert model/ model.pth
   ckptconv convert training.ckpt half.safetensors --strip-prefix module. --drop '*.num_batches_tracked' --dtype BF16
 """
@@ -77,8 +78,9 @@ def _loss_code(word: str) -> str:
 @edits.options
 @click.option(
     "--shard-size", metavar="SIZE",
-    help="Split tensors of more than SIZE (5GB, 500MB, 2GiB, or bytes) into several files and an index, as Hugging "
-    "Face does; a DST that ends in / gets its names. Up to SIZE it is one plain file. Safetensors and torch.",
+    help="Split tensors of more than SIZE (5GB, 500MB, 2GiB, or bytes) into several files: safetensors and torch's "
+    "with an index, as Hugging Face does (a DST that ends in / gets its names), GGUF as llama.cpp does: "
+    "DST-00001-of-0000N.gguf. Up to SIZE it is one plain file.",
 )  # fmt: skip
 @click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,

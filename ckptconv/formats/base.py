@@ -134,7 +134,8 @@ class Format:
     main:     where a checkpoint is a folder: the file in it that points at the others. The writer's target is that
               file, in a folder that is made for it; the others are written beside it.
     sharded:  the format that ``--shard-size`` makes of this one.
-    layout:   ``"module:function"`` of a `Layout`, where the writer splits tensors by ``--shard-size``.
+    layout:   ``"module:function"`` of a `Layout`, where the writer splits tensors by ``--shard-size``; without `main`
+              the first of the files that it makes stands for all (`formats.numbered`).
     dialect:  whose names and layouts its tensors have, where ``--translate`` makes torch's of them.
     """
 
@@ -155,6 +156,11 @@ class Format:
     sharded: str = ""
     layout: str = ""
     dialect: str = ""
+
+    @property
+    def numbered(self) -> bool:
+        """Whether it is several files without an index, of which the first stands for all."""
+        return bool(self.layout) and not self.main
 
     def claims_file(self, source: Source | Folder) -> bool:
         """Whether the file's bytes, or the files in the folder, are of this format."""

@@ -113,11 +113,11 @@ def by_name(name: str) -> Format:
 
 
 def by_suffix(path: Path) -> Format:
-    """The format that a new file of this name gets. Raises UsageError."""
+    """The format that a new file of this name gets: of several files only where it is an index. Raises UsageError."""
     for one in _cheapest_first():
-        if one.writer and path.name.lower().endswith(one.suffixes):
+        if one.writer and not one.numbered and path.name.lower().endswith(one.suffixes):
             return one
-    known_suffixes = " ".join(suffix for one in all_formats() if one.writer for suffix in one.suffixes)
+    known_suffixes = " ".join(dict.fromkeys(suffix for one in all_formats() if one.writer for suffix in one.suffixes))
     read = next((one.name for one in all_formats() if path.name.lower().endswith(one.suffixes)), None)
     unknown = f"no format is known for the name {path.name!r}"
     raise UsageError(

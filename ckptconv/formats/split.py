@@ -70,6 +70,25 @@ def split(sizes: Sequence[int], limit: int) -> list[list[int]]:
         filled += size
     if current:
         shards.append(current)
+    return _few(shards, sizes)
+
+
+def split_in_order(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """The same, where no index says which block comes first: as llama.cpp's gguf-split does it, but that a block which
+    is too large leaves no empty shard before it.
+    """
+    shards: list[list[int]] = [[]]
+    filled = 0
+    for position, size in enumerate(sizes):
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(position)
+        filled += size
+    return _few(shards, sizes)
+
+
+def _few(shards: list[list[int]], sizes: Sequence[int]) -> list[list[int]]:
     if len(shards) > MAX_SHARDS:
         raise UsageError(
             f"{len(shards):,} shards are more than the {MAX_SHARDS} that are written at a time",
@@ -96,20 +115,11 @@ def write_set(
     order:   all names as the index lists them.
     strings: asked when all shards are written: our record's string map, or None to leave it out.
     """
-    total, done = sum(shard.nbytes for shard in shards), 0
+    total = sum(shard.nbytes for shard in shards)
     target.check_room(total)
     old = superseded(target.path) if target.replace else []
     names = shard_names(target.path.name, len(shards), old)
-    written = 0
-    with ThreadPoolExecutor(1) as disk:  # it takes in one shard while the next is being copied
-        flushed = []
-        for shard, name in zip(shards, names, strict=True):
-            other = target.beside(name)
-            written += shard.write(other, _part(progress, done, total))
-            done += shard.nbytes
-            flushed.append(disk.submit(other.flush))
-        for one in flushed:
-            one.result()
+    written = write_beside(target, dict(zip(names, shards, strict=True)), total, progress)
     places = {name: file for shard, file in zip(shards, names, strict=True) for name in shard.names}
     text = _spell({name: places[name] for name in order}, total, strings())
     target.reserve(len(text))
@@ -118,7 +128,24 @@ def write_set(
     return written + len(text)
 
 
-def _part(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None] | None:
+def write_beside(
+    target: Target, shards: Mapping[str, Shard], total: int, progress: Callable[[int, int], None] | None
+) -> int:
+    """Write shards under these names beside `target`. Gives their bytes; `total` is what goes through in all."""
+    written = done = 0
+    with ThreadPoolExecutor(1) as disk:  # it takes in one shard while the next is being copied
+        flushed = []
+        for name, shard in shards.items():
+            other = target.beside(name)
+            written += shard.write(other, part_of(progress, done, total))
+            done += shard.nbytes
+            flushed.append(disk.submit(other.flush))
+        for one in flushed:
+            one.result()
+    return written
+
+
+def part_of(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None] | None:
     """Progress of one shard as that of the whole."""
     return None if progress is None else lambda done, _: progress(before + done, total)
 

@@ -3,6 +3,10 @@
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds
 
+_HOLDS = Holds(
+    dtypes=tuple(DTYPES.values()), blocks=True, metadata="record", extras=True, ties=True, opaque=True, composites=True
+)
+
 FORMATS = (
     Format(
         name="gguf-split",
@@ -12,7 +16,11 @@ FORMATS = (
         claims="ckptconv.formats.gguf.parts:claims",
         dialect="gguf",
         reader="ckptconv.formats.gguf.parts:read",
+        writer="ckptconv.formats.gguf.write_parts:write",
+        layout="ckptconv.formats.gguf.write_parts:layout",
+        notices="ckptconv.formats.gguf.stored:notices",
         takes=("file", "folder"),
+        holds=_HOLDS,
     ),
     Format(
         name="gguf",
@@ -23,15 +31,8 @@ FORMATS = (
         dialect="gguf",
         reader="ckptconv.formats.gguf.read:read",
         writer="ckptconv.formats.gguf.write:write",
+        sharded="gguf-split",
         notices="ckptconv.formats.gguf.stored:notices",
-        holds=Holds(
-            dtypes=tuple(DTYPES.values()),
-            blocks=True,
-            metadata="record",
-            extras=True,
-            ties=True,
-            opaque=True,
-            composites=True,
-        ),
+        holds=_HOLDS,
     ),
 )

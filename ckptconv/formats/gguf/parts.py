@@ -16,11 +16,11 @@ Sources: llama.cpp's tools/gguf-split/gguf-split.cpp, src/llama.cpp (`llama_spli
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, listed
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UsageError
+from ckptconv.formats import numbered
 from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.layout import claims as is_gguf
 from ckptconv.formats.gguf.read import assemble, tensors_of
@@ -38,15 +38,14 @@ if TYPE_CHECKING:
 NAME = "gguf-split"
 KEYS = ("split.no", "split.count", "split.tensors.count")
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 _COPY_AGAIN = "copy the parts again from where they came"
 
 
 def claims(source: Source | Folder) -> bool:
     """Whether this is the first of several parts, or a folder with one model. UsageError where it has several."""
     if isinstance(source, Source):
-        found = _PART.fullmatch(source.path.name)
-        return found is not None and int(found["number"]) == 1 and is_gguf(source) and _count(source) > 1
+        found = _part(source.path.name)
+        return found is not None and found.number == 1 and is_gguf(source) and _count(source) > 1
     found_models = _models(source)
     if len(found_models) > 1:
         shown = listed([repr(name) for name in found_models], 6)
@@ -60,7 +59,12 @@ def claims(source: Source | Folder) -> bool:
 def _models(folder: Folder) -> list[str]:
     """The files in a folder that stand for a whole model."""
     names = [name for name in folder.names if name.endswith(".gguf")]
-    return [name for name in names if (part := _PART.fullmatch(name)) is None or int(part["number"]) == 1]
+    return [name for name in names if (part := _part(name)) is None or part.number == 1]
+
+
+def _part(name: str) -> numbered.Part | None:
+    part = numbered.parse(name)
+    return part if part is not None and part.suffix == ".gguf" else None
 
 
 def _count(source: Source) -> int:
@@ -111,14 +115,13 @@ def _headers(folder: Folder, first: Source) -> dict[str, tuple[Source, Header]]:
     count = _said(header, "split.count")
     if count <= 1:
         return {first.path.name: (first, header)}
-    part = _PART.fullmatch(first.path.name)
-    if part is None or int(part["count"]) != count or int(part["number"]) != 1 or count > MAX_FILES:
+    part = _part(first.path.name)
+    if part is None or part.count != count or part.number != 1 or count > MAX_FILES:
         raise CorruptFileError(
             f"it is part {_said(header, 'split.no') + 1} of {count}, which its name does not say", path=first.path,
             hint="give the files their names back: NAME-00001-of-0000N.gguf",
         )  # fmt: skip
-    names = [f"{part['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
-    headers: dict[str, tuple[Source, Header]] = {}
+    names, headers = part.siblings, dict[str, tuple[Source, Header]]()
     for number, (name, file) in enumerate(zip(names, _opened(folder, names, first), strict=True)):
         try:
             header = read_header(file)

@@ -24,6 +24,8 @@ from ckptconv.io.limits import MAX_GGUF_HEADER
 from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.base import WriteOptions
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Planned:
+class Planned:
     """What will be in the file: tensors, and the metadata."""
 
     plan: Plan
@@ -45,11 +47,11 @@ class _Planned:
         return {**said, records.KEY: ("string", record.spell(self.plan.infos))} if self.keeps_record else said
 
 
-def _planned(checkpoint: Checkpoint, *, plain: bool) -> _Planned:
+def planned(checkpoint: Checkpoint, *, plain: bool) -> Planned:
     """Decide names, types and metadata. `plain` leaves the record out where the tensors can do without it."""
     silent = plain or says_it_all(checkpoint)
     made = plan(checkpoint, accepted, stored_as, keeps_metadata=not silent)
-    return _Planned(made, not silent or made.needs_record or bool(made.record.ties))
+    return Planned(made, not silent or made.needs_record or bool(made.record.ties))
 
 
 def _offsets(infos: dict[str, TensorInfo], alignment: int) -> tuple[dict[str, int], int]:
@@ -80,23 +82,41 @@ def _header(infos: dict[str, TensorInfo], values: dict[str, Typed], offsets: dic
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
-    planned = _planned(checkpoint, plain=options.plain)
-    infos, values = planned.plan.infos, planned.values(PLACEHOLDER)
-    offsets, length = _offsets(infos, alignment_of(values))
-    header = _header(infos, values, offsets)
+    made = planned(checkpoint, plain=options.plain)
+    digest = None
+
+    def values(hashes: dict[str, str] | None) -> dict[str, Typed]:
+        nonlocal digest
+        digest = made.plan.digest(checkpoint, hashes) if made.keeps_record and hashes is not None else None
+        return made.values(digest or PLACEHOLDER)
+
+    size, _ = write_file(target, made, made.plan.stored, values, options.progress)
+    return WriteResult(size, digest, checked(target))
+
+
+def write_file(
+    target: Target, made: Planned, names: Iterable[str],
+    values: Callable[[dict[str, str] | None], dict[str, Typed]], progress: Callable[[int, int], None] | None,
+) -> tuple[int, dict[str, str]]:  # fmt: skip
+    """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
+
+    values: the file's metadata; asked before any byte is written, and with the hashes when all are. Both answers have
+            the same length.
+    """
+    stored = {name: made.plan.stored[name] for name in names}
+    infos, said = {name: made.plan.infos[name] for name in stored}, values(None)
+    offsets, length = _offsets(infos, alignment_of(said))
+    header = _header(infos, said, offsets)
     size = len(header) + length
     target.reserve(size)
-    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in planned.plan.stored.items()]
-    sums = Streamer(target, crc=False, content=planned.keeps_record, progress=options.progress).run(jobs)
-    digest = None
-    if planned.keeps_record:
-        digest = planned.plan.digest(checkpoint, {job.name: one.content for job, one in zip(jobs, sums, strict=True)})
-        header = _header(infos, planned.values(digest), offsets)
-    target.write_at(0, header)
-    return WriteResult(size, digest, _checked(target))
+    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in stored.items()]
+    sums = Streamer(target, crc=False, content=made.keeps_record, progress=progress).run(jobs)
+    hashes = {job.name: one.content for job, one in zip(jobs, sums, strict=True)}
+    target.write_at(0, _header(infos, values(hashes), offsets) if made.keeps_record else header)
+    return size, hashes
 
 
-def _checked(target: Target) -> tuple[Finding, ...]:
+def checked(target: Target) -> tuple[Finding, ...]:
     """Let the reference reader open the file before it gets its name; a finding where it is not installed."""
     try:
         from gguf import GGUFReader

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ckptconv.testing.samples import Sample
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
-FORMATS = {one.name: one for one in registry.BUILTIN if one.layout}
+FORMATS = {one.name: one for one in registry.BUILTIN if one.layout and one.main}
 INDEX = {"safetensors-sharded": "out.safetensors.index.json", "torch-sharded": "out.bin.index.json"}
 
 
