@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.tensor import LazyTensor, TensorInfo
-from ckptconv.edits.computed import BLOCK, Computed
+from ckptconv.edits.computed import Computed
 from ckptconv.edits.rounding import Loss
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 QUANTIZED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
 """The types that the package quantizes to."""
+
+
+PART = 1 << 14
+"""Elements that are quantized at a time. The package's many temporary arrays are small enough then for the allocator to
+keep: of larger ones every page is asked of the kernel anew, which takes longer than the arithmetic.
+"""
 
 
 @dataclass
@@ -58,8 +64,8 @@ class Quantizer(Computed):
         before = self.source.info.dtype
         data = self.source.read(first * before.bits // 8, -(-last * before.bits // 8))
         made = bytearray()
-        for low in range(first, last, BLOCK):
-            high = min(low + BLOCK, last)
+        for low in range(first, last, PART):
+            high = min(low + PART, last)
             part = data[(low - first) * before.bits // 8 : -(-(high - first) * before.bits // 8)]
             blocks, loss = quantized_array(from_bytes(part, before, high - low), self.dtype)
             self.note(low, loss)
@@ -83,7 +89,7 @@ def _loss(wide: Array, back: Array) -> Loss:
     """NaN, infinities, and what a scale past F16's range took with it count as past the range."""
     import numpy as np
 
-    flushed = int(np.count_nonzero(wide[back == 0]))
+    flushed = int(np.count_nonzero((back == 0) & (wide != 0)))
     squares = back - wide
     squares *= squares
     error, power = float(squares.sum(dtype=np.float64)), float(np.square(wide).sum(dtype=np.float64))

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.errors import UsageError
 from ckptconv.formats.split import part_of, write_beside
 
 if TYPE_CHECKING:
@@ -71,9 +72,16 @@ def sets_of(plain: Path) -> dict[int, list[str]]:
 
 
 def write_parts(target: Target, shards: Sequence[Shard], progress: Callable[[int, int], None] | None) -> int:
-    """Write all but the first beside `target`, which is the first, and that one then. Gives the bytes of all."""
+    """Write all but the first beside `target`, which is the first, and that one then. Gives the bytes of all.
+
+    Raises UsageError where the target is not called as the first of so many.
+    """
     part = parse(target.path.name)
-    assert part is not None
+    if part is None or (part.number, part.count) != (1, len(shards)):
+        raise UsageError(
+            f"{target.path.name!r} is not what the first of {len(shards):,} files is called",
+            hint=f"such as {part_names(target.path.name, len(shards))[0]}",
+        )
     total = sum(shard.nbytes for shard in shards)
     target.check_room(total)
     first, *others = shards

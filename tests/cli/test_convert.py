@@ -272,5 +272,10 @@ def test_shards_are_split_named_told_and_read_as_a_folder(run: Run, model: Path,
     assert strict(run("inspect", tmp_path / "set", "--json").stdout)["format"] == "safetensors-sharded"
     plan = run("convert", tmp_path / "set", tmp_path / "x.bin", "--shard-size", "48B", "--dry-run").stdout
     assert "x-00001-of-00002.bin" in plan
+    parts = run("convert", model, tmp_path / "z.gguf", "--shard-size", "48B")
+    assert parts.stdout.splitlines()[0].startswith(f"{model} → {tmp_path / 'z-00001-of-00002.gguf'}: 2 tensors, ")
+    assert "2 files of up to 48 bytes of tensors, the first of which stands for all" in parts.stdout
+    again = run("convert", model, tmp_path / "z.gguf", "--shard-size", "48B")
+    assert (again.exit_code, "add --force" in again.stderr) == (2, True)
     wrong = run("convert", model, tmp_path / "y.safetensors", "--shard-size", "5 apples")
     assert (wrong.exit_code, wrong.stderr.splitlines()[0]) == (2, "ckptconv: error: '5 apples' is no size")

@@ -68,6 +68,9 @@ def test_what_diff_prints_is_replayed_and_undone(run: Run, tmp_path: Path, sourc
         (["--rename", "(=x"], "unterminated subpattern"),
         (["--dtype", "F31"], "no element type 'F31'"),
         (["--dtype", "x*=F16"], "matches no tensor"),
+        (["--dtype", "Q4_K"], "does not quantize to Q4_K"),
+        (["--dtype", "Q4_K_M"], "a mixture of types"),
+        (["--dtype", "Q8_0"], "can be Q8_0, which is for matrices"),
         (["--rules", "missing.toml"], "no such file"),
         (["--reverse"], "no rules to reverse"),
     ],
@@ -91,3 +94,17 @@ def test_an_overflow_is_a_loss(run: Run, tmp_path: Path) -> None:
     done = run("convert", tmp_path / "a.pth", tmp_path / "b.pth", "--dtype", "F16", "--allow-loss", "overflow")
     assert done.exit_code == 0
     assert torch.load(tmp_path / "b.pth", weights_only=True)["w"].isinf().all()
+
+
+def test_quantizing_says_what_it_cost_and_what_stays(run: Run, tmp_path: Path) -> None:
+    torch.save({"w": torch.eye(64), "norm": torch.ones(64), "odd": torch.ones(3, 5)}, tmp_path / "a.pth")
+    done = run("convert", tmp_path / "a.pth", tmp_path / "b.gguf", "--dtype", "q8_0")
+    assert done.exit_code == 0, done.output
+    assert "2 tensors are not quantized: Q8_0 is for matrices whose rows are whole blocks of 32: 'norm', 'odd'" in (
+        done.output
+    )
+    assert "1 tensor is quantized to Q8_0: the RMS error is " in done.output
+    assert run("diff", tmp_path / "a.pth", tmp_path / "b.gguf").exit_code == 1
+    wrong = run("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--dtype", "Q8_0")
+    assert (wrong.exit_code, "safetensors has no Q8_0" in wrong.output) == (2, True)
+    assert "a .gguf holds blocks" in wrong.output

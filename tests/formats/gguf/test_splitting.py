@@ -20,6 +20,7 @@ from ckptconv.errors import CkptconvError, TargetExistsError, UsageError
 from ckptconv.formats.base import WriteOptions
 from ckptconv.formats.numbered import part_names
 from ckptconv.formats.registry import by_name
+from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
 from ckptconv.testing.samples import samples_for
@@ -157,6 +158,14 @@ def test_a_set_without_the_suffix_is_refused(source: Path, tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"called NAME\.gguf"):
         ckptconv.convert(source, tmp_path / "old", to_format="gguf", shard_size=64, force=True)
     assert (tmp_path / "old").read_bytes() == b"mine"
+
+
+def test_a_target_that_is_not_called_as_the_first_part_is_refused(source: Path, tmp_path: Path) -> None:
+    for name in ("out.gguf", "out-00002-of-00002.gguf", "out-00001-of-00004.gguf"):
+        refused = pytest.raises(UsageError, match="the first of 2 files")
+        with ckptconv.open(source) as checkpoint, Target(tmp_path / name) as target, refused:
+            SPLIT.write(checkpoint, target, WriteOptions(shard_size=64))
+        assert not made(tmp_path)
 
 
 def test_too_many_parts_are_refused_with_a_size_that_would_do(tmp_path: Path) -> None:
