@@ -174,7 +174,9 @@ def _torch_type(info: TensorInfo) -> torch.dtype:
 
     name = TORCH_NAMES.get(info.dtype)
     if name is None:
-        raise UnsupportedError(f"torch has no element type for {info.dtype}", hint="read its bytes with .read()")
+        floats = "convert it with --dtype F32, which makes floats of blocks, or " * (info.dtype.kind == "block")
+        hint = f"{floats}read its bytes with .read()"
+        raise UnsupportedError(f"torch has no element type for {info.dtype}", hint=hint)
     if not hasattr(torch, name):
         raise UnsupportedError(
             f"torch {torch.__version__}, which is installed, has no {name}, as later ones have",

@@ -1,11 +1,11 @@
 """Tensors as ggml's block types, without reading them: they are quantized block by block while they are read.
 
-What a block's bytes are is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.quantize``. No block
-knows of another, so that pieces give what the whole tensor would, bit for bit. Elements become F32 first, as in
-llama.cpp's converter (``convert_hf_to_gguf.py``).
+What a block's bytes are is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.quantize``; for three
+K-quants, which it unpacks alone, of `edits.kquants`. No block knows of another, so that pieces give what the whole
+tensor would, bit for bit. Elements become F32 first, as in llama.cpp's converter (``convert_hf_to_gguf.py``).
 
-Refused: types that the package does not quantize to (K-quants, IQ and those in which ggml keeps activations); tensors
-of fewer than two dimensions, and rows that are no whole number of blocks, of which ggml has none.
+Refused: all other types (Q2_K, Q3_K, IQ and those in which ggml keeps activations); tensors of fewer than two
+dimensions, and rows that are no whole number of blocks, of which ggml has none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.computed import Computed
+from ckptconv.edits.kquants import KQUANTS
 from ckptconv.edits.rounding import Loss
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-QUANTIZED = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
-"""The types that the package quantizes to."""
+QUANTIZED = ("Q8_0", *KQUANTS, "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
+"""The types that are quantized to."""
 
 
 PART = 1 << 14
@@ -81,7 +82,8 @@ def quantized_array(values: Array, dtype: DType) -> tuple[Array, Loss]:
     kind = GGMLQuantizationType[dtype.name]
     with np.errstate(all="ignore"):
         wide = values.astype(np.float32, copy=False).reshape(1, -1)  # it takes sixteen rows at a time
-        blocks = quants.quantize(wide, kind)
+        blocks = KQUANTS[dtype.name](wide) if dtype.name in KQUANTS else quants.quantize(wide, kind)
+        blocks = blocks.reshape(1, -1)
         return blocks, _loss(wide, quants.dequantize(blocks, kind))
 
 
@@ -104,18 +106,21 @@ def _loss(wide: Array, back: Array) -> Loss:
 
 
 def check_quantizes(dtype: DType) -> None:
-    """Raise UnsupportedError for a type that the package does not quantize to, MissingExtraError without it."""
+    """Raise UnsupportedError for a type that is not quantized to, MissingExtraError without the `gguf` package."""
+    if dtype.name not in QUANTIZED:
+        raise UnsupportedError(
+            f"quantizing to {dtype} is not supported",
+            hint=f"one of {', '.join(QUANTIZED)}; or F16, and llama.cpp's llama-quantize makes {dtype} of that",
+        )
     try:
         import numpy as np
-        from gguf import GGMLQuantizationType, quants
 
-        quants.quantize(np.zeros((1, dtype.block), np.float32), GGMLQuantizationType[dtype.name])
+        quantized_array(np.zeros(dtype.block, np.float32), dtype)
     except ModuleNotFoundError as error:
         raise MissingExtraError("gguf", "gguf") from error
-    except (NotImplementedError, KeyError) as error:
+    except (NotImplementedError, KeyError) as error:  # a release of the package from before this type
         raise UnsupportedError(
-            f"the gguf package does not quantize to {dtype}",
-            hint=f"one of {', '.join(QUANTIZED)}; or F16, and llama.cpp's llama-quantize makes {dtype} of that",
+            f"the gguf package that is installed does not know {dtype}", hint="pip install -U gguf"
         ) from error
 
 

@@ -138,9 +138,11 @@ def _dtype(name: str, text: str) -> DType:
         check_quantizes(dtype)
         return dtype
     if _MIXTURE.fullmatch(upper):
+        base = upper.rpartition("_")[0]
+        near = f"--dtype {base} quantizes all to that type; or " * (base in QUANTIZED)
         raise UsageError(
             f"--dtype {text!r}: {upper} is a mixture of types that llama.cpp's llama-quantize makes",
-            hint=f"convert to F16, and let it make {upper} of that; or name a type, as {', '.join(QUANTIZED[:5])}",
+            hint=f"{near}convert to F16, and let llama-quantize make {upper} of that",
         )
     if dtype is None or dtype.kind not in ("float", "int", "uint", "bool"):
         floats = ", ".join(one.name for one in FLOATS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from safetensors.torch import save_file
 import ckptconv
 from ckptconv.api.edits import Edits, edited
 from ckptconv.core.dtypes import BLOCKS
+from ckptconv.edits.kquants import KQUANTS
 from ckptconv.edits.quantize import QUANTIZED
 from ckptconv.errors import EditError, LossError, MissingExtraError, UnsupportedError, UsageError
 from ckptconv.formats.gguf.filetype import FILE_TYPES
 
-if TYPE_CHECKING:
-    from pathlib import Path
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+PACKAGE = [name for name in QUANTIZED if name not in KQUANTS]
+"""The types that the package quantizes to."""
 
 SHAPE = (300, 512)
 """More elements than two pieces have, and a piece that is not full."""
@@ -56,10 +59,10 @@ def test_these_are_all_types_that_the_package_quantizes_to() -> None:
         except NotImplementedError:
             continue
         known += [kind.name] * (kind.name in BLOCKS)
-    assert sorted(QUANTIZED) == sorted(known)
+    assert sorted(PACKAGE) == sorted(known)
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("name", PACKAGE)
 def test_blocks_are_those_of_the_whole_tensor_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = values()
     source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, 150, 512))
@@ -73,6 +76,35 @@ def test_blocks_are_those_of_the_whole_tensor_bit_for_bit(name: str, tmp_path: P
         image, size = expected.tobytes(), expected.nbytes
         for start, stop in ((0, 1), (size // 3, size // 3 + 100), (size - 5, size), (size // 2, size), (0, size)):
             assert bytes(made["w"].read(start, stop)) == image[start:stop]
+
+
+@pytest.mark.parametrize("name", KQUANTS)
+def test_k_quants_are_ggmls_own_bit_for_bit(name: str, tmp_path: Path) -> None:
+    with np.load(FIXTURES / "others" / "ggml" / "kquants.npz") as known:
+        given, expected = torch.from_numpy(known["values"]), known[name]
+    assert len({row.tobytes() for row in expected}) > 30
+    with np.errstate(all="ignore"):
+        alone = [KQUANTS[name](row).tobytes() for row in given.numpy()[:, None]]
+    assert b"".join(alone) == expected.tobytes()
+    source = model(tmp_path / "in.safetensors", w=given.repeat(8, 1))  # more than are quantized at a time
+    ckptconv.convert(source, tmp_path / "out.gguf", edits=Edits(dtype=[name]))
+    (tensor,) = GGUFReader(tmp_path / "out.gguf").tensors
+    assert tensor.tensor_type.name == name
+    assert tensor.data.tobytes() == np.tile(expected, (8, 1)).tobytes()
+
+
+@pytest.mark.parametrize(("name", "most"), [("Q6_K", 0.02), ("Q5_K", 0.04), ("Q4_K", 0.08)])
+def test_the_package_unpacks_k_quants_to_about_what_they_were(name: str, most: float, tmp_path: Path) -> None:
+    whole = values()
+    source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, 150, 512))
+    ckptconv.convert(source, tmp_path / "out.gguf", edits=Edits(dtype=[name]))
+    for tensor in GGUFReader(tmp_path / "out.gguf").tensors:
+        back = dequantize(tensor.data, GGMLQuantizationType[name]).reshape(SHAPE)
+        assert np.linalg.norm(back - whole.numpy()) < most * np.linalg.norm(whole.numpy())
+    with ckptconv.open(source) as checkpoint:
+        made, _ = edited(checkpoint, Edits(dtype=[name]))
+        image = bytes(made["w"].read())
+        assert bytes(made["w"].read(4321, 54321)) == image[4321:54321]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int8, torch.float8_e4m3fn])
@@ -161,7 +193,7 @@ def test_a_name_that_cannot_be_of_the_type_is_refused(asked: str, what: str, tmp
 
 @pytest.mark.parametrize("name", sorted(BLOCKS.keys() - set(QUANTIZED)))
 def test_other_block_types_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=f"does not quantize to {name}") as caught:
+    with pytest.raises(UnsupportedError, match=f"quantizing to {name} is not supported") as caught:
         ckptconv.convert(small(tmp_path), tmp_path / "out.gguf", edits=Edits(dtype=[name]))
     assert "llama-quantize" in str(caught.value.hint)
 
@@ -215,14 +247,16 @@ def test_what_is_quantized_again_is_warned_of(tmp_path: Path) -> None:
 def test_the_error_is_what_a_plain_count_says(name: str, tmp_path: Path) -> None:
     whole = values()
     source = model(tmp_path / "in.safetensors", w=whole, v=whole * 2)
+    told = []
     for dry_run in (True, False):
         done = ckptconv.convert(source, tmp_path / "out.gguf", edits=Edits(dtype=[name]), dry_run=dry_run)
-        (told,) = [finding for finding in done.findings if finding.code == "quantized"]
-        both = torch.cat([whole, whole * 2])
-        exact = both.double().numpy()
-        back = dequantize(blocks_of(both, name), GGMLQuantizationType[name]).astype(np.float64)
-        assert float(str(told.found)) == pytest.approx(np.linalg.norm(back - exact) / np.linalg.norm(exact), rel=1e-4)
-        assert f"; {np.count_nonzero((back == 0) & (exact != 0)):,} values became 0" in told.message
+        told += [finding for finding in done.findings if finding.code == "quantized"]
+    read = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "out.gguf").tensors}
+    back = dequantize(np.concatenate([read["w"], read["v"]]), GGMLQuantizationType[name]).astype(np.float64)
+    exact = torch.cat([whole, whole * 2]).double().numpy()
+    assert told[0] == told[1]
+    assert float(str(told[0].found)) == pytest.approx(np.linalg.norm(back - exact) / np.linalg.norm(exact), rel=1e-4)
+    assert f"; {np.count_nonzero((back == 0) & (exact != 0)):,} values became 0" in told[0].message
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
