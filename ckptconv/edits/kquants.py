@@ -17,6 +17,7 @@ ggml-common.h.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ TINY = 1e-15
 
 TRIES_Q4 = (15, -1.0, 20)
 TRIES_Q5 = (31, -0.5, 15)
-"""The largest element; the first step of the search, in tenths of an element; how many more follow."""
+"""The largest code; where the search begins, so much above it; how many steps of a tenth follow."""
 
 
 def _q4(values: Array) -> Array:
@@ -91,52 +92,77 @@ def _packed(scales: Array, lows: Array) -> Array:
     return np.concatenate([*upper, (scales[:, 4:] & 15) | ((lows[:, 4:] & 15) << 4)], axis=1)
 
 
-def _searched(x: Array, most: int, first: float, more: int) -> tuple[Array, Array, Array]:
-    """Scale, minimum (its negative) and codes of each column: x is about scale · code + minimum, which is at most 0."""
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Sub-blocks as columns, each to become about scale · code + minimum."""
 
-    f32 = np.float32
-    weights = np.sqrt((x * x).sum(axis=0) / f32(32)) + np.abs(x)
-    sum_w, sum_x = weights.sum(axis=0), (weights * x).sum(axis=0)
-    low, high = np.minimum(x.min(axis=0), f32(0)), x.max(axis=0)
-    flat = high == low
+    x: Array
+    weights: Array
+    sum_w: Array
+    sum_x: Array
+    most: int
 
-    def codes_for(inverse: Array, low: Array) -> Array:
-        codes: Array = x - low
+    @classmethod
+    def of(cls, x: Array, most: int) -> _Columns:
+        import numpy as np
+
+        weights = np.sqrt((x * x).sum(axis=0) / np.float32(32)) + np.abs(x)
+        return cls(x, weights, weights.sum(axis=0), (weights * x).sum(axis=0), most)
+
+    def codes(self, inverse: Array, low: Array) -> Array:
+        """The elements, rounded by a scale and a minimum."""
+        import numpy as np
+
+        codes: Array = self.x - low
         codes *= inverse
         np.rint(codes, out=codes)
-        return np.clip(codes, 0, most, out=codes)
+        return np.clip(codes, 0, self.most, out=codes)
 
-    def error_of(scale: Array, low: Array, codes: Array) -> Array:
+    def error(self, scale: Array, low: Array, codes: Array) -> Array:
+        """The weighted squares of what codes are off."""
         error: Array = scale * codes
         error += low
-        error -= x
+        error -= self.x
         error *= error
-        error *= weights
+        error *= self.weights
         summed: Array = error.sum(axis=0)
         return summed
 
-    inverse = f32(most) / (high - low)
-    scale, origin = f32(1) / inverse, low
-    best = error_of(scale, low, codes_for(inverse, low))
-    for step in range(more + 1):
-        tried = (f32(first) + f32(0.1) * f32(step) + f32(most)) / (high - low)
-        codes = codes_for(tried, low)
-        weighted = weights * codes
-        sum_c, sum_xc = weighted.sum(axis=0), (weighted * x).sum(axis=0)
+    def fitted(self, codes: Array) -> tuple[Array, Array, Array]:
+        """Scale and minimum, which is at most 0, that suit codes best by least squares; and where there are any."""
+        import numpy as np
+
+        weighted = self.weights * codes
+        sum_c, sum_xc = weighted.sum(axis=0), (weighted * self.x).sum(axis=0)
         weighted *= codes
         sum_cc = weighted.sum(axis=0)
-        spread = sum_w * sum_cc - sum_c * sum_c
-        new, new_low = (sum_w * sum_xc - sum_x * sum_c) / spread, (sum_cc * sum_x - sum_c * sum_xc) / spread
-        above = new_low > 0
-        new, new_low = np.where(above, sum_xc / sum_cc, new), np.where(above, f32(0), new_low)
-        error = error_of(new, new_low, codes)
-        better = (spread > 0) & (error < best)
+        spread = self.sum_w * sum_cc - sum_c * sum_c
+        scale = (self.sum_w * sum_xc - self.sum_x * sum_c) / spread
+        low = (sum_cc * self.sum_x - sum_c * sum_xc) / spread
+        above = low > 0
+        return np.where(above, sum_xc / sum_cc, scale), np.where(above, np.float32(0), low), spread > 0
+
+
+def _searched(x: Array, most: int, first: float, more: int) -> tuple[Array, Array, Array]:
+    """Scale, minimum (its negative) and codes of each column."""
+    import numpy as np
+
+    f32, columns = np.float32, _Columns.of(x, most)
+    low, high = np.minimum(x.min(axis=0), f32(0)), x.max(axis=0)
+    flat = high == low
+    inverse = f32(most) / (high - low)
+    scale, origin = f32(1) / inverse, low
+    best = columns.error(scale, low, columns.codes(inverse, low))
+    for step in range(more + 1):
+        tried = (f32(first) + f32(0.1) * f32(step) + f32(most)) / (high - low)  # of the minimum that is best so far
+        codes = columns.codes(tried, low)
+        new, new_low, fits = columns.fitted(codes)
+        error = columns.error(new, new_low, codes)
+        better = fits & (error < best)
         inverse, origin = np.where(better, tried, inverse), np.where(better, low, origin)
-        best, scale, low = (
-            np.where(better, a, b) for a, b in ((error, best), (new, scale), (new_low, low))
-        )  # the next try starts from the new minimum
-    codes = codes_for(inverse, origin)
+        scale, low = np.where(better, new, scale), np.where(better, new_low, low)
+        best = np.where(better, error, best)
+    codes = columns.codes(inverse, origin)
     codes[:, flat] = 0
     return np.where(flat, f32(0), scale), -low, codes
 
