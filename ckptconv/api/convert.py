@@ -110,7 +110,8 @@ def convert(
     inputs:      ``"x:F32[N,3,224,224]"`` for each input of Python that `arch` names, where a graph is made of it.
     options:     the target format's own options by name, as ``ckptconv formats NAME`` lists them.
     edits:       what is done to the model's tensors on their way (`Edits`); `arch` is that of the result.
-    shard_size:  ``"5GB"``, ``"2GiB"``, or bytes: more tensors than that are split into several files and an index.
+    shard_size:  ``"5GB"``, ``"2GiB"``, or bytes: more tensors than that are split into several files and an index; a
+                 GGUF into files of which the first stands for all.
     verify:      run source and target before the target gets its name, as `verify` does; what edits change is changed
                  on purpose, so that the source is run with them. NotEquivalentError where they differ. `inputs` may
                  be given for any target then.

@@ -53,7 +53,8 @@ class Edits:
                   are made. The substitutions are Python's regular expressions, and whoever writes one vouches for the
                   time that it takes; the patterns of rules files take linear time.
     reverse:      undo the rules files instead.
-    dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts.
+    dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
+                  ``"Q8_0"`` and other blocks, for the matrices that can be of them.
     """
 
     select: Sequence[str] = ()

@@ -44,7 +44,7 @@ _ALIASES = {
 }  # fmt: skip
 """torch's words for types, which people type too."""
 
-_REST = "a further --dtype 'GLOB=F16' casts what stays"
+_REST = "a --dtype F32 before it makes F32 of what stays, as llama.cpp's converter does"
 
 
 def cast_edits(
