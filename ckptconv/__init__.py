@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ckptconv.api.diff import Difference, diff
     from ckptconv.api.edits import Edits
     from ckptconv.api.inspect import Inspection, inspect
+    from ckptconv.api.lora import Lora
     from ckptconv.api.open import open
     from ckptconv.api.validate import Validation, validate
     from ckptconv.api.verify import Saved, run, save_outputs, verify, verify_outputs
@@ -48,6 +49,7 @@ _HOMES = {
     "Inferred": "ckptconv.api.architectures",
     "Inspection": "ckptconv.api.inspect",
     "LazyTensor": "ckptconv.core.tensor",
+    "Lora": "ckptconv.api.lora",
     "NameRule": "ckptconv.edits.select",
     "Recording": "ckptconv.checks.recording",
     "Saved": "ckptconv.api.verify",
@@ -80,6 +82,7 @@ __all__ = [
     "Inferred",
     "Inspection",
     "LazyTensor",
+    "Lora",
     "NameRule",
     "Recording",
     "Saved",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.asked import Request
 from ckptconv.api.destination import choose_format, settle, size_of_shards
-from ckptconv.api.edits import cast_losses, edited, plan_of, read_casts, unheld_blocks, untranslated
+from ckptconv.api.edits import Moves, cast_losses, edited, plan_of, read_casts, unheld_blocks, untranslated
+from ckptconv.api.lora import Adapters
 from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.core.report import Finding
@@ -130,9 +131,9 @@ def convert(
     own = wanted.parse_options(options or {})
     if inputs and not verify and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
-    with open(source, format=from_format) as opened:
+    with open(source, format=from_format) as opened, Adapters(edits.names if edits else ()) as adapters:
         named = _named(opened, arch, Path(source), settings, graph=wanted.graph)
-        opened, moves = edited(named, edits, bare=bare) if edits else (named, {})
+        opened, moves = edited(named, edits, adapters, bare=bare) if edits else (named, Moves())
         said = opened.with_metadata(metadata or {})
         request = Request(source, target, arch, settings, inputs)
         fitting, graph = None, None
@@ -172,7 +173,7 @@ def convert(
                     plain=plain, progress=progress, own=own, graph=graph, write_as=_write_as(progress),
                     shard_size=place.shard_size,
                 )  # fmt: skip
-                return _write(opened, checkpoint, wanted, written, result, how, allow_loss, verifier)
+                return _write(opened, checkpoint, wanted, written, result, how, allow_loss, verifier, adapters)
             except CkptconvError as error:
                 raise error.at(source) from error.__cause__
 
@@ -217,7 +218,7 @@ def _planned(
 
 def _write(
     opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions,
-    allow_loss: Collection[str], verifier: Verifier | None,
+    allow_loss: Collection[str], verifier: Verifier | None, adapters: Adapters,
 ) -> Conversion:  # fmt: skip
     with target:
         written = wanted.write(checkpoint, target, how)
@@ -225,6 +226,7 @@ def _write(
         if over and not {"overflow", "all"} & set(allow_loss):
             raise LossError(over, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
         opened.check_unchanged()
+        adapters.check_unchanged()
         losses, findings = [*result.losses, *over], [*result.findings, *written.findings, *cast]
         result = replace(result, nbytes=written.nbytes, digest=written.digest, losses=losses, findings=findings)
         if verifier is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api import dequantize
+from ckptconv.api.lora import Adapters, Lora
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding, listed
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ckptconv.core.composite import Composite
-    from ckptconv.core.edit import Edit
+    from ckptconv.core.edit import Edit, Step
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format
@@ -49,8 +50,8 @@ class Edits:
     select, drop: globs over the source's names; ``*`` crosses dots.
     dequantize:   make plain tensors of quantized weights, of the type that the configuration has for them (F32 where it
                   says none), or that `dtype` says.
-    names:        prefixes, substitutions and translations, and rules files (their paths), in the order in which they
-                  are made. The substitutions are Python's regular expressions, and whoever writes one vouches for the
+    names:        prefixes, substitutions and translations, adapters to merge (`Lora`), and rules files (their paths),
+                  in the order in which they are made. The substitutions are Python's regular expressions, and whoever writes one vouches for the
                   time that it takes; the patterns of rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
@@ -60,7 +61,7 @@ class Edits:
     select: Sequence[str] = ()
     drop: Sequence[str] = ()
     dequantize: bool = False
-    names: Sequence[NameRule | str | PathLike[str]] = ()
+    names: Sequence[NameRule | Lora | str | PathLike[str]] = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
 
@@ -72,7 +73,8 @@ class Edits:
 class Move:
     """One row of the plan: the names a tensor comes from, its new name, type and shape, and the file that it goes to.
 
-    A tensor that is left out has no target and no file; its type and shape are those that it had.
+    A tensor that is left out has no target and no file; its type and shape are those that it had. merged: the adapters
+    that change it, or that it is of, where it has no source.
     """
 
     sources: tuple[str, ...]
@@ -80,23 +82,34 @@ class Move:
     dtype: str
     shape: tuple[int, ...]
     file: str | None
+    merged: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Json]:
         """The row as ``convert --dry-run --json`` prints it."""
-        return {
+        row: dict[str, Json] = {
             "sources": list(self.sources), "target": self.target, "dtype": self.dtype, "shape": list(self.shape),
             "file": self.file,
         }  # fmt: skip
+        return row | ({"merged": list(self.merged)} if self.merged else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Where tensors come from: the source's names by the new ones, and the adapters that were merged into them."""
+
+    origins: Origins = field(default_factory=dict)
+    merged: Origins = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class _State:
-    """Tensors on their way, and for each name those of the source that it comes from."""
+    """Tensors on their way, for each name those of the source that it comes from, and the adapters merged into it."""
 
     tensors: dict[str, LazyTensor]
     extras: dict[str, LazyTensor]
     composites: dict[str, Composite]
     origins: Origins = field(default_factory=dict)
+    merged: Origins = field(default_factory=dict)
 
     def make(self, edit: Edit, label: str) -> None:
         """One edit. Tensors outside of the state_dict take part where a step names them, and stay where they are."""
@@ -107,22 +120,42 @@ class _State:
         if gone := [name for name in outside if name not in made]:
             raise EditError(f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name")
         self.extras.update({name: made.pop(name) for name in outside})
-        come = {
-            target: tuple(dict.fromkeys(old for name in step.sources for old in self.origins.get(name, (name,))))
-            for step in steps
-            for target in step.targets
-        }
-        self.origins = {name: come.get(name) or self.origins[name] for name in made}
+        self.origins = _followed({**{name: (name,) for name in outside}, **self.origins}, steps, made)
+        self.merged = {name: found for name, found in _followed(self.merged, steps, made).items() if found}
         self.tensors = made
 
+    def merge(self, wanted: Lora, adapters: Adapters) -> list[Finding]:
+        """An adapter, and what is told of it."""
+        made, found = adapters.merged(wanted, self.tensors)
+        parts = {part: name for name, one in self.composites.items() for part in one.parts.values()}
+        if torn := [parts[name] for name in made.touched if name in parts]:
+            one = self.composites[torn[0]]
+            raise EditError(f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize makes floats of it first")
+        self.tensors = made.tensors
+        self.origins |= dict.fromkeys(made.added, ())
+        self.merged |= {name: (*self.merged.get(name, ()), wanted.text) for name in made.touched}
+        return found
 
-def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tuple[Checkpoint, Origins]:
-    """The checkpoint after `wanted`, no tensor read, and for each of its names those that it comes from. With `bare`,
-    metadata may be left out.
+
+def _followed(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> Origins:
+    """What was said of sources, of the targets that were made of them."""
+    come = {
+        target: tuple(dict.fromkeys(old for name in step.sources for old in before.get(name, ())))
+        for step in steps
+        for target in step.targets
+    }
+    return {name: come.get(name) or before.get(name, ()) for name in names}
+
+
+def edited(
+    checkpoint: Checkpoint, wanted: Edits, adapters: Adapters | None = None, *, bare: bool = False
+) -> tuple[Checkpoint, Moves]:
+    """The checkpoint after `wanted`, no tensor read, and where each of its tensors comes from. With `bare`, metadata may
+    be left out. `adapters` are those of `wanted`, opened.
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
-    if wanted.reverse and not any(not isinstance(rule, NameRule) for rule in wanted.names):
+    if wanted.reverse and all(isinstance(rule, NameRule | Lora) for rule in wanted.names):
         raise UsageError("there are no rules to reverse", hint="--reverse goes with --rules FILE")
     chosen = chosen_whole(list(checkpoint), wanted.select, wanted.drop, checkpoint.composites_of(checkpoint))
     tensors = {name: checkpoint[name] for name in chosen}
@@ -140,6 +173,8 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
                 left += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)
             for edit in name_edits(rule, state.tensors, said):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
+        elif isinstance(rule, Lora):
+            left += state.merge(rule, adapters or Adapters(()))
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
     fixed = fixed_parts(state.composites)
@@ -152,7 +187,7 @@ def edited(checkpoint: Checkpoint, wanted: Edits, *, bare: bool = False) -> tupl
     if plain:
         made.root = dequantize.unclaimed(made.root)
     made.root = told_types(made.root, checkpoint.values(), made.values())
-    return made, state.origins
+    return made, Moves(state.origins, state.merged)
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
@@ -169,7 +204,7 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, 
     """The checkpoint around its new tensors: its metadata as it was, bookkeeping under the new names."""
     tensors, origins, notes = state.tensors, state.origins, checkpoint.notes
     moved = {olds[0]: new for new, olds in origins.items() if len(olds) == 1}
-    same = {new: olds[0] for new, olds in origins.items() if tensors[new] is checkpoint.get(olds[0])}
+    same = {new: olds[0] for new, olds in origins.items() if olds and tensors[new] is checkpoint.get(olds[0])}
     same |= {name: name for name, tensor in state.extras.items() if tensor is checkpoint.extras[name]}
     findings = [*checkpoint.findings, *left, *_broken_ties(checkpoint, tensors, moved)]
     fits = {name: tensor.info.shape for name, tensor in tensors.items()} == {
@@ -178,7 +213,7 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, 
     if notes.arch is not None and not fits:
         message = "the note of its architecture is dropped: its tensors are others now; --arch gives it one"
         findings.append(Finding("arch-note", "info", "", message))
-    firsts = {**{new: olds[0] for new, olds in origins.items()}, **{name: name for name in state.extras}}
+    firsts = {**{new: olds[0] for new, olds in origins.items() if olds}, **{name: name for name in state.extras}}
     notes = replace(
         notes,
         arch=notes.arch if fits else None,
@@ -227,10 +262,11 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def plan_of(source: Checkpoint, checkpoint: Checkpoint, origins: Origins, file: Callable[[str], str]) -> list[Move]:
+def plan_of(source: Checkpoint, checkpoint: Checkpoint, moves: Moves, file: Callable[[str], str]) -> list[Move]:
     """What becomes of every tensor of the model, in the target's order; then those that are left out."""
+    origins, merged = moves.origins, moves.merged
     made = [
-        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape, file(name))
+        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape, file(name), merged.get(name, ()))
         for name, tensor in checkpoint.items()
     ]
     used = {name for move in made for name in move.sources}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ckptconv.api.edits import Edits
     from ckptconv.cli.options import Command
 
-NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "rules")
+NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "lora", "rules")
 """The options whose order counts."""
 
 _ORDER = "ckptconv.order"
@@ -74,6 +74,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "Diffusion and Flux (ldm).",
     ),
     click.option(
+        "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
+        help="Merge an adapter into the weights: a folder of PEFT's, a file of kohya's, LyCORIS' or diffusers'; its "
+        "change times SCALE. Among the options of names it has its place in the order typed. Repeatable.",
+    ),
+    click.option(
         "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
         help="Edits as TOML, or as 'ckptconv diff A B --json' prints them. Repeatable.",
     ),
@@ -89,6 +94,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: tuple[str, ...]) -> Edits:
     """What the options ask for, names in the order in which they were typed."""
     from ckptconv.api.edits import Edits
+    from ckptconv.api.lora import Lora
     from ckptconv.edits.select import NameRule
 
     left = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}
@@ -96,7 +102,7 @@ def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: 
     for name in context.meta.get(_ORDER, ()):
         if left[name]:
             text = left[name].pop(0)
-            names.append(text if name == "rules" else NameRule(name, text))
+            names.append(text if name == "rules" else Lora.parse(text) if name == "lora" else NameRule(name, text))
     return Edits(
         select=given["select"], drop=given["drop"], dequantize=dequantize, names=names, reverse=reverse,
         dtype=given["dtype"],

@@ -142,10 +142,10 @@ def _plan(moves: Sequence[Move]) -> list[str]:
 
 
 def _move(move: Move, *, several: bool) -> list[str]:
-    sources = " + ".join(map(printable, move.sources))
+    sources = " + ".join(map(printable, (*move.sources, *move.merged)))
     name = "left out" if move.target is None else printable(move.target)
     row = [
-        f"  {name}" if move.sources == (move.target,) else f"  {sources} → {name}",
+        f"  {sources}" if move.sources == (move.target,) else f"  {sources} → {name}",
         move.dtype,
         str(list(move.shape)),
     ]

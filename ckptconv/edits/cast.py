@@ -7,7 +7,7 @@ the way is noted by block, so that reading twice counts once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
@@ -87,12 +87,18 @@ def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
         if dtype is DType.F32:
             return tensor
     if dtype.kind == "block" and tensor.info.dtype.kind in ("float", "int", "uint", "bool"):
-        return quantized(tensor, dtype)
+        return quantized(_rounded_once(tensor, DType.F32) or tensor, dtype)
     for one in (tensor.info.dtype, dtype):
         if one.kind not in ("float", "int", "uint", "bool"):
             raise UnsupportedError(f"{one} is not cast to or from", hint="leave these tensors as they are")
-    info = TensorInfo.of(dtype, tensor.info.shape)
-    return LazyTensor(info, CastReader(tensor, dtype), depends=tensor.depends)
+    made = LazyTensor(TensorInfo.of(dtype, tensor.info.shape), CastReader(tensor, dtype), depends=tensor.depends)
+    return _rounded_once(tensor, dtype) or made
+
+
+def _rounded_once(tensor: LazyTensor, dtype: DType) -> LazyTensor | None:
+    """What is computed in more digits than the tensor's, rounded to `dtype` instead; None where nothing is."""
+    once = tensor.reader.cast_to(dtype) if isinstance(tensor.reader, Computed) else None
+    return None if once is None else replace(once, info=TensorInfo.of(dtype, tensor.info.shape))
 
 
 def loss_of(tensor: LazyTensor) -> Loss | None:
@@ -107,7 +113,9 @@ def loss_of(tensor: LazyTensor) -> Loss | None:
 
 def is_cast(tensor: LazyTensor) -> bool:
     """Whether a tensor gets another element type, of plain elements."""
-    return isinstance(tensor.reader, CastReader)
+    reader = tensor.reader
+    plain = isinstance(reader, Computed) and not isinstance(reader, Quantizer)
+    return plain and reader.dtype is not reader.source.info.dtype
 
 
 def is_quantized(tensor: LazyTensor) -> bool:

@@ -31,6 +31,10 @@ class Computed:
     blocks: dict[int, Loss] = field(default_factory=dict, init=False)
     lock: Lock = field(default_factory=Lock, init=False)
 
+    def cast_to(self, dtype: DType) -> LazyTensor | None:
+        """The same rounded to another type, where its elements are computed in more digits than those of its own."""
+        return None
+
     def note(self, first: int, loss: Loss) -> None:
         """What the block that starts at this element lost."""
         with self.lock:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
 
-_UNET = {
+UNET = {
     "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out", "label_emb": "class_embedding",
     "middle_block_out.0": "controlnet_mid_block",
@@ -36,7 +36,7 @@ _UNET = {
     "input_hint_block.14": "controlnet_cond_embedding.conv_out",
     **{f"input_hint_block.{2 * i + 2}": f"controlnet_cond_embedding.blocks.{i}" for i in range(6)},
 }  # fmt: skip
-_RESNET = {
+RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
 }  # fmt: skip
@@ -94,8 +94,8 @@ def _level_ends(tensors: Iterable[str], pattern: re.Pattern[str]) -> list[int]:
 
 def _of_unet(name: str, downs: Sequence[int], ups: Sequence[int], label: str) -> str:
     stem, _, word = name.rpartition(".")
-    if stem in _UNET:
-        return f"{_UNET[stem]}.{word}"
+    if stem in UNET:
+        return f"{UNET[stem]}.{word}"
     if match := _LABEL.fullmatch(name):
         return f"{label}_embedding.linear_{1 + int(match[1]) // 2}.{match[2]}"
     if match := _ZERO.fullmatch(name):
@@ -126,7 +126,7 @@ def _inside(part: str, rest: str) -> str:
     if part.startswith("attentions"):
         return rest
     stem, _, word = rest.rpartition(".")
-    return f"{_RESNET.get(stem, stem)}.{word}"
+    return f"{RESNET.get(stem, stem)}.{word}"
 
 
 def vae(tensors: Tensors) -> dict[str, Change]:

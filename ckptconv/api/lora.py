@@ -1,0 +1,183 @@
+"""Adapters: opened for merging, and what is told of them.
+
+An adapter is a checkpoint like any other. What its tensors do not say stands in PEFT's ``adapter_config.json`` beside
+them, or in the metadata: ``lora_adapter_metadata`` is what diffusers puts there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.api.open import open
+from ckptconv.core.report import Finding, listed
+from ckptconv.edits.adapters.config import Config
+from ckptconv.edits.adapters.merge import Adapter, merge
+from ckptconv.errors import CkptconvError, CorruptFileError, UsageError
+from ckptconv.io.limits import MAX_CONFIG
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from types import TracebackType
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.merge import Merge
+
+ADAPTER_CONFIG = "adapter_config.json"
+IN_METADATA = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """An adapter that is merged on the way: its file or folder, and by what its change is multiplied."""
+
+    path: str | os.PathLike[str]
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> Lora:
+        """``ADAPTER`` or ``ADAPTER=SCALE``, split at the last ``=``. Raises UsageError."""
+        path, equals, number = text.rpartition("=")
+        if not equals or os.path.exists(text):
+            return cls(text)
+        try:
+            scale = float(number)
+        except ValueError:
+            raise UsageError(f"--lora {text!r}: {number!r} is no number", hint="--lora ADAPTER=0.8") from None
+        return cls(path, scale)
+
+    @property
+    def label(self) -> str:
+        """The option that asks for it."""
+        return f"--lora {self.text!r}"
+
+    @property
+    def text(self) -> str:
+        """As it is typed."""
+        return os.fspath(self.path) + ("" if self.scale == 1 else f"={self.scale:g}")
+
+
+class Adapters:
+    """The adapters that a conversion merges, open until it is done. A context manager."""
+
+    def __init__(self, wanted: Iterable[object]) -> None:
+        self._wanted = [one for one in wanted if isinstance(one, Lora)]
+        self._files = ExitStack()
+        self._opened: dict[int, tuple[Checkpoint, Adapter]] = {}
+
+    def __enter__(self) -> Adapters:
+        try:
+            for one in self._wanted:
+                checkpoint = self._files.enter_context(open_adapter(one.path))
+                try:
+                    self._opened[id(one)] = checkpoint, adapter_of(checkpoint, one.label)
+                except CkptconvError as error:
+                    raise error.at(one.path) from error.__cause__
+        except BaseException:
+            self._files.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.close()
+
+    def check_unchanged(self) -> None:
+        """Raise SourceChangedError if one of them was written to since it was opened."""
+        for checkpoint, _ in self._opened.values():
+            checkpoint.check_unchanged()
+
+    def merged(self, wanted: Lora, tensors: Mapping[str, LazyTensor]) -> tuple[Merge, list[Finding]]:
+        """The tensors with an adapter merged, and what is told of it. Raises as `merge`, with the adapter named."""
+        _, adapter = self._opened[id(wanted)]
+        if wanted.scale != wanted.scale or abs(wanted.scale) == float("inf"):
+            raise UsageError(f"{wanted.label}: a scale of {wanted.scale} is no number")
+        try:
+            made = merge(tensors, adapter, wanted.scale)
+        except CkptconvError as error:
+            raise error.at(wanted.path) from error.__cause__
+        return made, _findings(wanted, adapter, made)
+
+
+def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
+    """Its file or folder; the configuration in the folder stands for the folder."""
+    text = os.fspath(path)
+    return open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
+
+
+def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
+    """The adapter that a checkpoint is. Raises CorruptFileError, UnsupportedError."""
+    return Adapter.of(label, checkpoint.all_tensors, configs_of(checkpoint))
+
+
+def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
+    """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
+    path = getattr(checkpoint.file, "path", None)
+    beside = _beside(Path(path)) if path is not None else None
+    if beside is not None:
+        return {"": Config.of(beside)}
+    text = checkpoint.metadata.get(IN_METADATA)
+    if not isinstance(text, str):
+        return {}
+    said = _document(text, IN_METADATA)
+    starts = dict.fromkeys(key.partition(".")[0] for key in said)
+    return {
+        f"{start}.": Config.of({key.removeprefix(f"{start}."): value for key, value in said.items()
+                                if key.startswith(f"{start}.")})
+        for start in starts
+    }  # fmt: skip
+
+
+def _beside(path: Path) -> dict[str, object] | None:
+    config = (path if path.is_dir() else path.parent) / ADAPTER_CONFIG
+    try:
+        if not config.is_file():
+            return None
+        if config.stat().st_size > MAX_CONFIG:
+            raise CorruptFileError("it is too large for a configuration", path=config)
+        text = config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"the adapter's configuration cannot be read: {error}", path=config) from error
+    try:
+        return _document(text, ADAPTER_CONFIG)
+    except CkptconvError as error:
+        raise error.at(config) from error.__cause__
+
+
+def _document(text: str, what: str) -> dict[str, object]:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{what} is no JSON: {error}", hint="download the adapter again") from error
+    if not isinstance(said, dict):
+        raise CorruptFileError(f"{what} is no JSON object", hint="download the adapter again")
+    return said
+
+
+def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:
+    path = os.fspath(wanted.path)
+    kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in adapter.kinds.items())
+    times = f", times {wanted.scale:g}" if wanted.scale != 1 else ""
+    count = len(made.changed)
+    message = f"{path}: {count:,} tensor{'s are' if count != 1 else ' is'} changed ({kinds}){times}"
+    if made.prefix:
+        where = f"without {made.prefix[1:]!r}" if made.prefix.startswith("-") else f"behind {made.prefix!r}"
+        message += f"; the base has its names {where}"
+    found = [Finding("merged", "info", path, message, None, str(count))]
+    for what, names in (("take the place of the base's", made.replaced), ("are new", made.added)):
+        if names:
+            text = f"{path}: {len(names):,} of its tensors {what}: {listed(names, 3)}"
+            found.append(Finding("merged-whole", "info", names[0], text, None, str(len(names))))
+    for name, rows in made.resized.items():
+        text = f"{name} has other rows now, {rows}: vocab_size in the config.json has to follow"
+        found.append(Finding("resized", "warning", name, text))
+    for what, lost in made.absent.items():
+        text = f"{path}: {lost:,} modules are for {what}, of which the base has nothing; they are left out"
+        found.append(Finding("not-merged", "warning", path, text, None, str(lost)))
+    return found

@@ -1,0 +1,203 @@
+"""What an adapter's configuration says: PEFT's ``adapter_config.json``, or what diffusers puts into the metadata.
+
+    {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false, "fan_in_fan_out": false,
+     "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.q_proj": 8}, "base_model_name_or_path": "…", …}
+
+A pattern is a regular expression of PEFT's, which has to match the end of a module's name, from a dot on. Nearly all are
+plain words; of others those with one repetition are taken, for which matching takes no time that matters.
+
+Source: peft's tuners/lora/config.py and utils/other.py (get_pattern_key).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "IA3": "IA3", "TRAINABLE_TOKENS": "trainable tokens"}
+"""The types of PEFT that are merged, and what they are called."""
+
+REPLACES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initializations that take from the base's weights what the adapter begins with."""
+
+_ROUTES = {
+    "alora_invocation_tokens": "aLoRA, which counts from a token on", "arrow_config": "Arrow, a router of adapters",
+    "use_qalora": "QALoRA, which pools its inputs", "use_bdlora": "BD-LoRA", "monteclora_config": "MonteCLoRA",
+    "kasa_config": "KaSA", "velora_config": "VeLoRA", "layer_replication": "layer_replication, which repeats layers",
+    "target_parameters": "target_parameters, which stacks those of experts", "megatron_config": "Megatron's layers",
+}  # fmt: skip
+"""Settings of LoRA with which its product is not all that is added."""
+
+_MOST_PATTERNS = 64
+_MOST_TEXT = 256
+_META = re.compile(r"[\\^$*+?{}\[\]|()]")
+_REPEATS = re.compile(r"(?<!\\)[*+?{]")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is said; nothing where there is no configuration.
+
+    peft:  the type, as PEFT spells it; "" where the names alone say what the adapter is.
+    rank, alpha: of modules that no pattern is for.
+    scaled_by_root: the scale is alpha / √rank (rsLoRA).
+    turned: the base's weights are inputs × outputs (fan_in_fan_out).
+    saved: modules that are saved whole.
+    """
+
+    peft: str = ""
+    rank: int | None = None
+    alpha: float | None = None
+    ranks: Mapping[str, object] = field(default_factory=dict)
+    alphas: Mapping[str, object] = field(default_factory=dict)
+    scaled_by_root: bool = False
+    turned: bool = False
+    dora: bool = False
+    base: str = ""
+    bias: str = "none"
+    init: str = ""
+    saved: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    feedforward: tuple[str, ...] = ()
+    tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    route: str = ""
+
+    @classmethod
+    def of(cls, said: Mapping[str, object]) -> Config:
+        """Of a JSON object. Raises CorruptFileError where a value is of another type."""
+        alpha = "lora_alpha" if "lora_alpha" in said else "alpha"
+        return cls(
+            peft=_text(said, "peft_type").upper(),
+            rank=_count(said, "r"),
+            alpha=_number(said, alpha),
+            ranks=_mapping(said, "rank_pattern"),
+            alphas=_mapping(said, "alpha_pattern"),
+            scaled_by_root=said.get("use_rslora") is True,
+            turned=said.get("fan_in_fan_out") is True,
+            dora=said.get("use_dora") is True,
+            base=_text(said, "base_model_name_or_path"),
+            bias=_text(said, "bias") or "none",
+            init=_text(said, "init_lora_weights"),
+            saved=_words(said, "modules_to_save"),
+            targets=_words(said, "target_modules"),
+            feedforward=_words(said, "feedforward_modules"),
+            tokens=_tokens(said),
+            route=next((text for key, text in _ROUTES.items() if said.get(key)), ""),
+        )
+
+    def scale(self, module: str, rank: int) -> float:
+        """By what the product of a module's factors is multiplied, where the configuration says it."""
+        alpha = _matched(self.alphas, module, self.alpha)
+        if alpha is None:
+            return 1.0
+        rank = rank or int(_matched(self.ranks, module, self.rank) or 1)
+        return alpha / (sqrt(rank) if self.scaled_by_root else rank)
+
+    def check(self) -> None:
+        """Raise UnsupportedError, with its name, for what is not merged."""
+        if self.peft and self.peft not in KINDS:
+            raise UnsupportedError(
+                f"adapters of PEFT's type {self.peft} are not merged", hint=f"those of {', '.join(KINDS)} are"
+            )
+        if self.init.startswith(REPLACES_BASE):
+            raise UnsupportedError(
+                f"the adapter was initialized by {self.init!r}, which takes its beginning out of the base's weights",
+                hint="peft's save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain LoRA of it",
+            )
+        if self.route:
+            raise UnsupportedError(f"the adapter is of {self.route}: that is not merged", hint="peft runs it as it is")
+
+    def feeds_forward(self, module: str) -> bool:
+        """Whether IA3 scales the inputs of a module, and not its outputs."""
+        return any(module == word or module.endswith(f".{word}") for word in self.feedforward)
+
+
+def _matched(pattern: Mapping[str, object], module: str, otherwise: float | None) -> float | None:
+    """What the first pattern that matches the module says."""
+    tail = module
+    found: object = None
+    while found is None and tail:
+        found = pattern.get(tail)
+        tail = tail.partition(".")[2]
+    if found is None:
+        found = next((pattern[key] for key in _expressions(tuple(pattern)) if _fits(key, module)), otherwise)
+    if found is None:
+        return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found) or found == 0:
+        raise CorruptFileError(f"the configuration says {found!r} where a number is due, for {module!r}")
+    return float(found)
+
+
+@lru_cache(maxsize=8)
+def _expressions(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the patterns that are more than words."""
+    found = tuple(key for key in keys if _META.search(key))
+    for key in found:
+        if len(key) > _MOST_TEXT or len(_REPEATS.findall(key)) > 1 or len(found) > _MOST_PATTERNS:
+            raise UnsupportedError(
+                f"the pattern {key[:_MOST_TEXT]!r} of the configuration is not matched: it repeats more than once",
+                hint="rank_pattern and alpha_pattern may name each module",
+            )
+    return found
+
+
+def _fits(key: str, module: str) -> bool:
+    try:
+        return len(module) <= 2 * _MOST_TEXT and re.match(rf"(.*\.)?({key})$", module) is not None
+    except re.error as error:
+        raise CorruptFileError(f"the pattern {key!r} of the configuration is no regular expression: {error}") from error
+
+
+def _text(said: Mapping[str, object], key: str) -> str:
+    value = said.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(said: Mapping[str, object], key: str) -> float | None:
+    value = said.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no number")
+    return float(value)
+
+
+def _count(said: Mapping[str, object], key: str) -> int | None:
+    value = said.get(key)
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no rank")
+    return value
+
+
+def _mapping(said: Mapping[str, object], key: str) -> Mapping[str, object]:
+    value = said.get(key) or {}
+    if not isinstance(value, dict):
+        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no mapping")
+    return value
+
+
+def _words(said: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = said.get(key) or ()
+    if isinstance(value, str):
+        return (value,)
+    return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
+
+
+def _tokens(said: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """The rows of an embedding that are trained, by the module's name; "" for the only one."""
+    value = said.get("trainable_token_indices") or said.get("token_indices")
+    found = value if isinstance(value, dict) else {"": value} if isinstance(value, list) else {}
+    for numbers in found.values():
+        if not isinstance(numbers, list) or not all(type(one) is int and one >= 0 for one in numbers):
+            raise CorruptFileError("the configuration's token indices are no list of numbers")
+    return {str(name): tuple(numbers) for name, numbers in found.items()}

@@ -1,0 +1,225 @@
+"""Merging an adapter into a base: which tensors become others, lazily and without reading one, but for scalars (alpha).
+
+Everything that the adapter holds finds its place or is refused by name: a module that the base lacks, a shape that does
+not fit, a tensor that is of no known kind. Only a component of a pipeline of which the base has nothing at all (the text
+encoder of an adapter, where the base is a UNet) is left out, and told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import listed
+from ckptconv.edits.adapters.build import KINDS, Module, kind_of
+from ckptconv.edits.adapters.config import Config
+from ckptconv.edits.adapters.merged import is_computed_with, merged
+from ckptconv.edits.adapters.names import PEFT, Parts, parts_of, plain_module
+from ckptconv.edits.adapters.targets import find
+from ckptconv.edits.apply import cast_to
+from ckptconv.edits.blocks import unpacked
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+
+_QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".SCB", ".weight.absmax", "_blocks")
+"""What a quantized weight has beside it, or instead."""
+
+_MOST = 20
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, opened.
+
+    label:   what it is called in errors and findings.
+    tensors: all of it, by name.
+    configs: its configuration by what names begin with; "" for all.
+    parts:   its tensors by what they are for.
+    """
+
+    label: str
+    tensors: Mapping[str, LazyTensor]
+    configs: Mapping[str, Config]
+    parts: Parts
+
+    @classmethod
+    def of(cls, label: str, tensors: Mapping[str, LazyTensor], configs: Mapping[str, Config]) -> Adapter:
+        """Raises UnsupportedError where a file holds several."""
+        return cls(label, tensors, configs, parts_of(tensors))
+
+    def config(self, module: str) -> Config:
+        """What is said of a module."""
+        return next((one for start, one in self.configs.items() if module.startswith(start)), Config())
+
+    def module(self, name: str, scale: float = 1.0) -> Module:
+        """One of its modules."""
+        parts = {role: self.tensors[one] for role, one in self.parts.modules[name].items()}
+        return Module(name, parts, self.config(name), scale)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """What it is made of, with counts."""
+        counts: dict[str, int] = {}
+        for parts in self.parts.modules.values():
+            kind = KINDS.get(kind_of(parts), "a part")
+            counts[kind] = counts.get(kind, 0) + 1
+        return counts
+
+
+@dataclass
+class Merge:
+    """What became of the base.
+
+    tensors:  all of them.
+    changed:  names of those that were computed with.
+    replaced: names of those that the adapter holds whole.
+    added:    likewise, of which the base had none.
+    resized:  likewise, of another number of rows than the base's.
+    absent:   components that the base lacks, with the number of their modules.
+    prefix:   what the base's names have before the adapter's.
+    """
+
+    tensors: dict[str, LazyTensor]
+    changed: dict[str, None] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
+    prefix: str = ""
+
+    @property
+    def touched(self) -> set[str]:
+        """Names of all that are not the base's any more."""
+        return {*self.changed, *self.replaced, *self.added}
+
+
+def check(adapter: Adapter) -> None:
+    """Raise UnsupportedError or EditError for what is not merged, by its name, whatever the base."""
+    for config in adapter.configs.values():
+        config.check()
+    parts = adapter.parts
+    if parts.others:
+        name, what = next(iter(parts.others.items()))
+        raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint="LoRA, LoHa, LoKr and IA3 are")
+    if not parts.modules and not parts.whole:
+        raise EditError("there is no tensor in it")
+    if not parts.modules and not any(config.peft for config in adapter.configs.values()):
+        raise EditError(
+            "it holds no tensor of an adapter's",
+            hint="PEFT's, kohya's, LyCORIS' and diffusers' are known by their names; ckptconv inspect shows them",
+        )
+    unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
+    if unsaid and not any(config.peft for config in adapter.configs.values()):
+        raise EditError(
+            "nothing says its alpha, by which it is scaled",
+            hint="PEFT's adapter_config.json belongs beside the file",
+        )
+
+
+def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
+    """The base with the adapter merged. Raises EditError, UnsupportedError, CorruptFileError."""
+    check(adapter)
+    modules = {name: adapter.module(name, scale) for name in adapter.parts.modules}
+    found = find(modules, list(base), lambda module, name: modules[module].fits_loosely(base[name].info.shape))
+    if found.missing:
+        raise _missing(found.missing, base)
+    made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
+    turned = any(
+        kind_of(modules[module].parts) == "down" and modules[module].fits(base[name].info.shape) == (False, True)
+        for module, name in found.names.items()
+        if "up" in modules[module].parts
+    )
+    _replace_whole(made, adapter, found.prefix)  # among them embeddings that were resized, and then trained
+    for module, name in found.names.items():
+        one = modules[module]
+        one = replace(one, turned=turned or one.config.turned)
+        if one.needs_weight:
+            _change(made, name, one)
+        if one.changes_bias:
+            _change_bias(made, name, one)
+    return made
+
+
+def _change(made: Merge, name: str, one: Module) -> None:
+    tensor = _computable(name, made.tensors)
+    made.tensors[name] = merged(tensor, one.of_weight(tensor.info.shape))
+    made.changed[name] = None
+
+
+def _change_bias(made: Merge, weight: str, one: Module) -> None:
+    name = weight.removesuffix("weight") + "bias"
+    if name not in made.tensors:
+        if one.needs_bias:
+            raise one.fail(f"it has a bias, and the base has no {name!r}")
+        return
+    tensor = _computable(name, made.tensors)
+    made.tensors[name] = merged(tensor, one.of_bias(tensor.info.shape))
+    made.changed[name] = None
+
+
+def _computable(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor:
+    """The weight as numbers that are computed with. Raises EditError where it is quantized."""
+    tensor = tensors[name]
+    if tensor.info.dtype.kind == "block":
+        return unpacked(tensor)
+    stem = name.removesuffix(".weight")
+    beside = any(f"{stem}{end}" in tensors for end in _QUANTIZED)
+    if not is_computed_with(tensor.info.dtype) or beside:
+        what = "is quantized" if beside else f"is {tensor.info.dtype}"
+        raise EditError(f"the base's {name!r} {what}", hint="--dequantize makes plain weights of it first")
+    return tensor
+
+
+def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> EditError:
+    count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
+    details = modules[:_MOST] + ([f"… and {len(modules) - _MOST:,} more"] if len(modules) > _MOST else [])
+    last = modules[0].rpartition(".")[2]
+    hint = f"the base's names are as {listed([repr(name) for name in base][:2])}: another base, or --translate before --lora"
+    if any(name.endswith(_QUANTIZED) and f"{last}." in name for name in base):
+        hint = "its weights are quantized: --dequantize makes plain ones first"
+    elif last == "lm_head" and any("embed" in name or "wte" in name for name in base):
+        hint = (
+            "where it shares the embedding's tensor, give it one of its own before: --rules with an edit of kind tie "
+            "and one of kind untie; and tie_word_embeddings = false in the config.json"
+        )
+    return EditError(f"the adapter changes {count}", hint=hint, details=details)
+
+
+def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
+    """Put tensors that the adapter holds whole in their places."""
+    known = any(config.peft for config in adapter.configs.values())
+    for inner, name in adapter.parts.whole.items():
+        tensor = adapter.tensors[name]
+        if not known:
+            raise EditError(
+                f"{name!r} in it is of no known kind", hint=f"ckptconv convert ADAPTER OTHER --drop '{name}' leaves it out"
+            )
+        target = _placed(inner, prefix, made.tensors)
+        old = made.tensors.get(target)
+        if old is None:
+            made.tensors[target] = replace(tensor, alias=None)
+            made.added.append(target)
+            continue
+        if old.info.shape != tensor.info.shape:
+            if old.info.shape[1:] != tensor.info.shape[1:] or not old.info.shape:
+                raise EditError(
+                    f"{target!r} is of shape {list(old.info.shape)} in the base, and {list(tensor.info.shape)} in the adapter",
+                    hint="the adapter may be for another base",
+                )
+            made.resized[target] = f"{old.info.shape[0]:,} → {tensor.info.shape[0]:,}"
+        plain = old.info.dtype if is_computed_with(old.info.dtype) else tensor.info.dtype
+        made.tensors[target] = replace(cast_to(tensor, plain), alias=None)
+        made.replaced.append(target)
+
+
+def _placed(inner: str, prefix: str, tensors: Mapping[str, LazyTensor]) -> str:
+    """The base's name of a tensor of the adapter."""
+    plain = plain_module(inner)
+    if plain in tensors or not prefix:
+        return plain
+    moved = plain.removeprefix(prefix[1:]) if prefix.startswith("-") else prefix + plain
+    return moved if moved in tensors else plain

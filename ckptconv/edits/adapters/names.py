@@ -1,0 +1,143 @@
+"""What the tensors of an adapter are called, and so what they are for.
+
+    base_model.model.M.lora_A.weight, .lora_B.weight         PEFT; an adapter's name may stand in between (.lora_A.default.)
+    base_model.model.M.lora_embedding_A, …                   likewise: lora_magnitude_vector, hada_w1_a, lokr_w1, ia3_l
+    lora_unet_M.lora_down.weight, .lora_up.weight, .alpha    kohya-ss' scripts and LyCORIS, M with underscores for dots
+    unet.M.lora_A.weight, unet.M.lora.up.weight              diffusers, new and old
+    unet.M.processor.to_q_lora.up.weight                     older still
+
+Sources: peft's utils/save_and_load.py; kohya-ss/sd-scripts, networks/lora.py; KohakuBlueleaf/LyCORIS, lycoris/modules;
+diffusers' loaders/lora_conversion_utils.py and loaders/unet.py; ComfyUI, comfy/weight_adapter.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_ROLES = {
+    "lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_linear_layer.down": "down",
+    "lora_B": "up", "lora_up": "up", "lora.up": "up", "lora_linear_layer.up": "up",
+    "lora_mid": "mid", "lora_embedding_A": "embedding_down", "lora_embedding_B": "embedding_up",
+    "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude", "alpha": "alpha",
+    **{f"hada_{word}": f"hada_{word}" for word in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f"lokr_{word}": f"lokr_{word}" for word in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    "ia3_l": "ia3", "diff": "diff", "diff_b": "diff_bias", "w_norm": "diff", "b_norm": "diff_bias",
+    "token_adapter.trainable_tokens_delta": "tokens", "trainable_tokens_delta": "tokens",
+}  # fmt: skip
+"""By what names end in, behind the module's."""
+
+_OTHERS = {
+    "oft_blocks": "OFT", "oft_diag": "OFT", "oft_R": "OFT", "oft_r": "OFT", "oft_s": "OFT", "boft_R": "BOFT",
+    "boft_s": "BOFT", "a1": "GLoRA", "a2": "GLoRA", "b1": "GLoRA", "b2": "GLoRA", "lora_E": "AdaLoRA",
+    "ranknum": "AdaLoRA", "vera_lambda_b": "VeRA", "vera_lambda_d": "VeRA", "prompt_embeddings": "prompt tuning",
+    "lora_mag": "DoRA of another kind", "on_input": "IA3 of LyCORIS", "reshape": "a reshaped weight",
+    "set": "a weight that is set",
+}  # fmt: skip
+"""What is told of others, which are not merged."""
+
+_SUFFIX = re.compile(
+    r"\.(" + "|".join(re.escape(word) for word in sorted((*_ROLES, *_OTHERS), key=len, reverse=True)) + r")"
+    r"(?:\.([^.]+?))??(?:\.(weight|bias))?"
+)
+_OLD = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
+_WRAPPED = re.compile(r"(?:modules_to_save\.[^.]+|modules_to_save|base_layer)\.")
+_LOCON = re.compile(r"(lora|lycoris)_[^.]+")
+
+PEFT = "base_model."
+"""What names of PEFT begin with."""
+
+_PEFTS = ("lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_")
+"""What PEFT calls its own; in its files all other names are the base's."""
+
+ADAPTER = ("lora_", "lora.", "lora_linear_layer.", "hada_", "lokr_", "ia3_l", "oft_", "boft_", "vera_")
+"""What names of an adapter's tensors have behind a dot."""
+
+
+def plain_module(name: str) -> str:
+    """A module, or a tensor, by the name that it has in the network that PEFT wraps."""
+    return name.removeprefix(PEFT).removeprefix("model.") if name.startswith(PEFT) else name
+
+
+@dataclass
+class Parts:
+    """The tensors of an adapter by what they are for.
+
+    modules: by module, the names of its tensors by their roles.
+    whole:   tensors that take the place of the base's, by the base's names.
+    adapters: names of adapters that stand in the names.
+    others:  names of what is not known, or not merged, and what it is.
+    """
+
+    modules: dict[str, dict[str, str]] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, None] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+
+
+def is_adapter(names: Iterable[str]) -> bool:
+    """Whether most of these are an adapter's, by their names alone."""
+    names = list(names)
+    known = sum(_role(name) is not None for name in names)
+    return known * 2 > len(names) and any(f".{word}" in name for name in names for word in (*ADAPTER, "alpha"))
+
+
+def _role(name: str) -> tuple[str, str, str] | None:
+    """The module, the role and the adapter's name; None for a tensor that is no adapter's."""
+    if match := _OLD.fullmatch(name):
+        module = f"{match[1]}.{match[2]}" + (".0" if match[2] == "to_out" else "")
+        return module, match[3], ""
+    at = 0
+    while (at := name.find(".", at)) >= 0:
+        if match := _SUFFIX.fullmatch(name, at):
+            word, adapter, end = match[1], match[2] or "", match[3] or ""
+            if name.startswith(PEFT) and not word.startswith(_PEFTS):
+                return None
+            role = _ROLES.get(word) or f"?{_OTHERS[word]}"
+            return _plain(name[:at]), "up_bias" if (role, end) == ("up", "bias") else role, adapter
+        at += 1
+    return None
+
+
+def _plain(module: str) -> str:
+    """The module without the wrappers that PEFT puts around it."""
+    return (module + ".").replace(".base_layer.", ".").removesuffix(".")
+
+
+def parts_of(names: Iterable[str]) -> Parts:
+    """The parts. Raises UnsupportedError where a file holds several adapters."""
+    made = Parts()
+    for name in names:
+        found = _role(name)
+        if found is None:
+            if ".original_module." in name:
+                continue  # the base's own, which PEFT keeps beside the one that was trained
+            made.whole[_WRAPPED.sub("", name)] = name
+            continue
+        module, role, adapter = found
+        if ".base_layer.out_proj." in name:
+            made.others[name] = "a MultiheadAttention of torch's, to which peft adds it twice"
+            continue
+        if adapter:
+            made.adapters[adapter] = None
+        if role.startswith("?"):
+            made.others[name] = role[1:]
+        elif role in made.modules.setdefault(module, {}):
+            raise UnsupportedError(
+                f"the adapter changes several parameters of {module!r} (target_parameters), which are not told apart",
+                hint="merge_and_unload() of peft does it",
+            )
+        else:
+            made.modules[module][role] = name
+    if len(made.adapters) > 1:
+        raise UnsupportedError(
+            f"the file holds several adapters: {', '.join(map(repr, made.adapters))}",
+            hint="save one of them: model.save_pretrained(FOLDER, selected_adapters=['NAME'])",
+        )
+    return made
