@@ -15,6 +15,7 @@ from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.statements import CLASS_NAME, Statement
 from ckptconv.arch.table import Expected, Table
+from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         try:
             choice = choose(infos, statements=statements, config=config, note=note)
         except UsageError as error:
+            if is_adapter(infos):
+                raise UsageError(
+                    "this is an adapter, of changes to another model's weights (LoRA), which no architecture describes",
+                    path=path, hint="inspect says more of it; validate the model that it is for, or convert that --lora",
+                ) from None  # fmt: skip
             named = _class_named(config)
             raise (stranger(named, path, built=_is_built(config)) if named else error).at(path) from None
         named = _stranger(choice, config)

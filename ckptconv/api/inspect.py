@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ckptconv.api.lora import summary_of
 from ckptconv.api.open import open
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.summary import Summary
 
 ELSEWHERE = "elsewhere in the pickle"
 """Where an object stands that the pickle makes and then throws away, or keeps as an attribute."""
@@ -54,7 +56,10 @@ class OpaqueUse:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is in a checkpoint. `checkpoint` is closed unless statistics or a digest were asked for by the caller."""
+    """What is in a checkpoint. `checkpoint` is closed unless statistics or a digest were asked for by the caller.
+
+    adapter: what it is where it is one, and no model.
+    """
 
     path: Path
     file_size: int
@@ -62,6 +67,7 @@ class Inspection:
     opaque: list[OpaqueUse]
     stats: dict[str, Stats | None] | None = None
     digest: str | None = None
+    adapter: Summary | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -116,6 +122,8 @@ class Inspection:
         }
         if self.digest is not None:
             document |= {"digest": self.digest, "digest_holds": self.digest_holds}
+        if self.adapter is not None:
+            document["adapter"] = self.adapter.to_dict()
         return document
 
     def _tensor(self, name: str, tensor: LazyTensor, partner: str | None) -> dict[str, Json]:
@@ -153,7 +161,8 @@ def inspect(
         for unseen in checkpoint.notes.unseen:
             opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
         opaque += [OpaqueUse(program.where, program.node) for program in checkpoint.notes.programs]
-        result = Inspection(Path(path), checkpoint.file.size if checkpoint.file else 0, checkpoint, opaque)
+        size = checkpoint.file.size if checkpoint.file else 0
+        result = Inspection(Path(path), size, checkpoint, opaque, adapter=summary_of(checkpoint))
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))
         if digest:

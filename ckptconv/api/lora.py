@@ -17,6 +17,7 @@ from ckptconv.api.open import open
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.merge import Adapter, merge
+from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, CorruptFileError, UsageError
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.adapters.merge import Merge
+    from ckptconv.edits.adapters.summary import Summary
 
 ADAPTER_CONFIG = "adapter_config.json"
 IN_METADATA = "lora_adapter_metadata"
@@ -116,6 +118,29 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
     return Adapter.of(label, checkpoint.all_tensors, configs_of(checkpoint))
 
 
+def summary_of(checkpoint: Checkpoint) -> Summary | None:
+    """What is said of a checkpoint that is an adapter; None of others."""
+    path = getattr(checkpoint.file, "path", None)
+    beside = path is not None and _is_of_peft(Path(path))
+    if not beside and not is_adapter(checkpoint):
+        return None
+    from ckptconv.edits.adapters.summary import summary, unread
+
+    try:
+        return summary(adapter_of(checkpoint, ""), checkpoint.metadata)
+    except CkptconvError as error:
+        return unread(str(error))
+
+
+def _is_of_peft(path: Path) -> bool:
+    """Whether a file, or that of a folder, is called as PEFT does it, and its configuration is there."""
+    return (path.is_dir() or path.name.startswith("adapter_model")) and _config_of(path).is_file()
+
+
+def _config_of(path: Path) -> Path:
+    return (path if path.is_dir() else path.parent) / ADAPTER_CONFIG
+
+
 def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
     path = getattr(checkpoint.file, "path", None)
@@ -135,7 +160,7 @@ def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
 
 
 def _beside(path: Path) -> dict[str, object] | None:
-    config = (path if path.is_dir() else path.parent) / ADAPTER_CONFIG
+    config = _config_of(path)
     try:
         if not config.is_file():
             return None

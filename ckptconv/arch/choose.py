@@ -11,7 +11,6 @@ A checkpoint saved from a wrapper has a prefix on every name (``module.``); name
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,9 +39,6 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 ENOUGH = 0.5
 """Share of all names, the checkpoint's and the spec's together, that both must have."""
-
-_ADAPTER = re.compile(r"[._](lora_(down|up|A|B|mid)|lora\.(down|up)|hada_w[12]_[ab]|hada_t[12]|lokr_(w[12]|t2)|alpha$)")
-"""Parts of names that kohya's scripts, LyCORIS, diffusers and PEFT give to the matrices of an adapter."""
 
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
@@ -167,11 +163,6 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         if inner and (not ranked or inner[0].share > ranked[0].share):
             ranked, wrapper = inner, prefix
     if not ranked or ranked[0].share < ENOUGH:
-        if sum(_ADAPTER.search(name) is not None for name in tensors) > ENOUGH * len(tensors):
-            raise UsageError(
-                "these are changes of low rank to another model's weights (LoRA), which no architecture describes",
-                hint="inspect shows them; validate the model that they are for",
-            )
         raise UsageError(
             "nothing says which architecture this is",
             hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, "

@@ -7,7 +7,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptconv.cli import render_composite
+from ckptconv.cli import render_adapter, render_composite
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import approximately, fields, findings, plural, size, table
 from ckptconv.cli.render_graph import graph_rows
@@ -101,6 +101,7 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
         outside = sum(tensor.info.nbytes for name, tensor in checkpoint.extras.items() if name not in tied)
         rows.append(("extras", f"{_tensors(checkpoint.extras)} ({size(outside)})"))
     rows += render_composite.rows(checkpoint)
+    rows += render_adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
         groups = [" = ".join(printable(name) for name in names) for names in ties]
         rows.append(("ties", listed(groups, 2)))

@@ -103,20 +103,6 @@ def test_half_of_the_names_is_enough_and_less_is_not() -> None:
         choose({})
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("lora_down.weight", "lora_up.weight", "alpha"), ("lora_A.weight", "lora_B.weight"),
-        ("lora.down.weight", "lora.up.weight"), ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"),
-    ],
-)  # fmt: skip
-def test_adapters_are_no_model(words: tuple[str, ...]) -> None:
-    module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    adapter = {f"{module}.{word}": TensorInfo.of(DType.F16, (4, 8)) for word in words}
-    with pytest.raises(UsageError, match="LoRA"):
-        choose(adapter)
-
-
 @pytest.mark.parametrize("part", range(8))
 def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
     """The look at words is a bound on what the patterns match; and it spares most specs, which is why it is there."""

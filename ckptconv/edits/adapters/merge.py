@@ -16,6 +16,7 @@ from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.merged import is_computed_with, merged
 from ckptconv.edits.adapters.names import PEFT, Parts, parts_of, plain_module
 from ckptconv.edits.adapters.targets import find
+from ckptconv.edits.adapters.translated import is_translated, merge_translated
 from ckptconv.edits.apply import cast_to
 from ckptconv.edits.blocks import unpacked
 from ckptconv.errors import EditError, UnsupportedError
@@ -126,6 +127,11 @@ def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Mer
     modules = {name: adapter.module(name, scale) for name in adapter.parts.modules}
     found = find(modules, list(base), lambda module, name: modules[module].fits_loosely(base[name].info.shape))
     if found.missing:
+        try:
+            if is_translated(base):
+                return merge_translated(base, lambda tensors: merge(tensors, adapter, scale))
+        except EditError:
+            pass  # what is missing under the base's own names is what people can look up
         raise _missing(found.missing, base)
     made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
     turned = any(

@@ -56,8 +56,8 @@ PEFT = "base_model."
 _PEFTS = ("lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_")
 """What PEFT calls its own; in its files all other names are the base's."""
 
-ADAPTER = ("lora_", "lora.", "lora_linear_layer.", "hada_", "lokr_", "ia3_l", "oft_", "boft_", "vera_")
-"""What names of an adapter's tensors have behind a dot."""
+_WORDS = ("lora", "hada_", "lokr_", "ia3_l", "oft_", "trainable_tokens_delta")
+"""One of these is in some name of every adapter."""
 
 
 def plain_module(name: str) -> str:
@@ -84,8 +84,10 @@ class Parts:
 def is_adapter(names: Iterable[str]) -> bool:
     """Whether most of these are an adapter's, by their names alone."""
     names = list(names)
+    if not any(word in name for name in names for word in _WORDS):
+        return False
     known = sum(_role(name) is not None for name in names)
-    return known * 2 > len(names) and any(f".{word}" in name for name in names for word in (*ADAPTER, "alpha"))
+    return known * 2 > len(names)
 
 
 def _role(name: str) -> tuple[str, str, str] | None:

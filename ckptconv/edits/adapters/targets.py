@@ -32,11 +32,17 @@ ENDS = (".weight", ".in_proj_weight", "")
 
 _DENOISER = ("unet.", "transformer.", "model.diffusion_model.", "diffusion_model.", "")
 _FIRST = (
-    "text_encoder.", "cond_stage_model.transformer.", "conditioner.embedders.0.transformer.",
+    "text_encoder.", "cond_stage_model.transformer.", "cond_stage_model.model.", "conditioner.embedders.0.transformer.",
     "text_encoders.clip_l.transformer.", "",
 )  # fmt: skip
-_SECOND = ("text_encoder_2.", "conditioner.embedders.0.transformer.", "text_encoders.clip_g.transformer.", "")
-_THIRD = ("text_encoder_3.", "text_encoder_2.", "text_encoders.t5xxl.transformer.", "")
+_SECOND = (
+    "text_encoder_2.", "conditioner.embedders.1.model.", "conditioner.embedders.0.model.",
+    "text_encoders.clip_g.transformer.", "",
+)  # fmt: skip
+_THIRD = ("text_encoder_3.", "text_encoders.t5xxl.transformer.", "")
+
+_LAYER = "text_model."
+"""What stands before the names of CLIP's text encoder, or, from transformers 5 on, does not."""
 
 COMPONENTS: Mapping[str, tuple[str, Sequence[str]]] = {
     "lora_unet_": ("the denoiser", _DENOISER), "lora_transformer_": ("the denoiser", _DENOISER),
@@ -80,14 +86,20 @@ def find(modules: Iterable[str], tensors: Sequence[str], fits: Fits) -> Found:
         made.names |= found
         made.prefix = made.prefix or prefix
         lost = [module for module in inside if module not in found]
-        if lost and not found and start and len(grouped) > 1:
+        if lost and not found and start and not base.has(COMPONENTS[start][1]):
             made.absent[COMPONENTS[start][0]] = lost
         else:
             made.missing += lost
-    if not made.names:  # nothing of it is there: that is no component, but another base
+    if not made.names and fits is not _any:  # nothing of it is there: that is no component, but another base
+        return find([module for inside in grouped.values() for module in inside], tensors, _any)
+    if not made.names:
         made.missing += [module for lost in made.absent.values() for module in lost]
         made.absent = {}
     return made
+
+
+def _any(module: str, name: str) -> bool:
+    return True
 
 
 def _component(module: str, base: _Base) -> tuple[str, str]:
@@ -110,6 +122,11 @@ class _Base:
             if name.endswith(".weight"):
                 self.flat.setdefault(_flat(name.removesuffix(".weight")), name)
         self.released: dict[str, str] | None = None
+
+    def has(self, prefixes: Sequence[str]) -> bool:
+        """Whether a component is there, by its usual prefixes."""
+        usual = tuple(prefix for prefix in prefixes if prefix)
+        return any(name.startswith(usual) for name in self.weights)
 
     def named(self, module: str, prefix: str, *, flat: bool) -> str:
         """The weight of a module behind a prefix; "" for none."""
@@ -137,7 +154,7 @@ def _best(inside: Mapping[str, str], start: str, base: _Base, fits: Fits) -> tup
         named = {module: base.named(inner.removeprefix(cut), prefix, flat=flat) for module, inner in inside.items()}
         found = {module: name for module, name in named.items() if name}
         fitting = sum(fits(module, name) for module, name in found.items())
-        if (fitting, len(found)) > score and (fitting or prefix or not start):
+        if (fitting, len(found)) > score and (fitting or prefix.removesuffix(_LAYER) or not start):
             best, chosen, score = found, f"-{cut}" if cut else prefix, (fitting, len(found))
     return best, "" if start else chosen
 
@@ -147,7 +164,12 @@ def _places(start: str, inside: Mapping[str, str], base: _Base) -> list[tuple[st
     component, what the first module has more or less than in the base.
     """
     if start:
-        return [("", prefix) for prefix in COMPONENTS[start][1]]
+        usual = COMPONENTS[start][1]
+        places = [("", prefix) for prefix in usual]
+        if "text_encoder." in usual or "text_encoder_2." in usual:
+            layer = _flat(_LAYER) if start.endswith("_") else _LAYER
+            places += [place for prefix in usual for place in ((layer, prefix), ("", prefix + _LAYER))]
+        return places
     first = next(iter(inside.values()))
     behind = {name[: -len(first + end)] for end in ENDS[:2] for name in base.weights if name.endswith(f".{first}{end}")}
     parts = first.split(".")

@@ -1,0 +1,176 @@
+"""What an adapter is, for people: its kind, its ranks, what it scales by, which modules it changes.
+
+Read are its headers and its configuration, and of kohya's the tensors alpha, which are a number each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, TypeVar
+
+from ckptconv.edits.adapters import merge
+from ckptconv.edits.adapters.build import kind_of
+from ckptconv.edits.adapters.names import PEFT, plain_module
+from ckptconv.edits.adapters.targets import COMPONENTS
+from ckptconv.errors import CkptconvError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.spelling import Json
+    from ckptconv.edits.adapters.build import Module
+    from ckptconv.edits.adapters.merge import Adapter
+
+_T = TypeVar("_T")
+_NUMBER = re.compile(r"_\d+_(?!\d)")
+
+MOST_ALPHAS = 20_000
+"""Modules whose alpha is read."""
+
+_BASES = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "modelspec.title")
+"""Keys of kohya's metadata that say what it was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """An adapter.
+
+    maker:   whose names it has: "PEFT", "kohya", "diffusers".
+    peft:    the type in PEFT's configuration; "" without one.
+    kinds:   "LoRA", "LoHa", …, with the numbers of modules.
+    targets: the last words of the modules' names, with their numbers.
+    ranks, scales: with the numbers of modules that have them; a scale is alpha over rank.
+    base:    what its configuration names as its base.
+    whole:   tensors that take the place of the base's (modules_to_save, biases, embeddings).
+    changes: elements of the weights that it changes; parameters: its own.
+    obstacle: why it cannot be merged; "" where nothing is known that stands in the way.
+    """
+
+    maker: str
+    peft: str
+    kinds: Mapping[str, int]
+    targets: Mapping[str, int]
+    ranks: Mapping[int, int]
+    scales: Mapping[float, int]
+    base: str
+    dora: bool
+    rslora: bool
+    whole: tuple[str, ...] = ()
+    parameters: int = 0
+    changes: int = 0
+    obstacle: str = ""
+    components: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Json]:
+        """As ``inspect --json`` prints it."""
+        return {
+            "maker": self.maker, "peft_type": self.peft or None, "kinds": dict(self.kinds), "targets": dict(self.targets),
+            "ranks": {str(rank): count for rank, count in self.ranks.items()},
+            "scales": {f"{scale:g}": count for scale, count in self.scales.items()},
+            "base_model": self.base or None, "dora": self.dora, "rslora": self.rslora, "whole": list(self.whole),
+            "components": dict(self.components), "parameters": self.parameters, "changes": self.changes,
+            "mergeable": not self.obstacle, "obstacle": self.obstacle or None,
+        }  # fmt: skip
+
+
+def summary(adapter: Adapter, metadata: Mapping[object, MetaNode]) -> Summary:
+    """What an adapter is. Never raises for what is wrong in it: that is its obstacle."""
+    modules = [adapter.module(name) for name in adapter.parts.modules]
+    configs = list(adapter.configs.values())
+    obstacle, scales = _tried(adapter, modules)
+    return Summary(
+        maker=_maker(adapter),
+        peft=next((config.peft for config in configs if config.peft), ""),
+        kinds=adapter.kinds,
+        targets=_counted(_target(module.name) for module in modules),
+        ranks=_counted(module.rank for module in modules if module.rank),
+        scales=scales,
+        base=next((config.base for config in configs if config.base), "") or _told(metadata),
+        dora=any("magnitude" in module.parts for module in modules) or any(config.dora for config in configs),
+        rslora=any(config.scaled_by_root for config in configs),
+        whole=tuple(map(plain_module, adapter.parts.whole)),
+        parameters=sum(tensor.info.numel for tensor in adapter.tensors.values() if tensor.info.shape),
+        changes=sum(map(_size, modules)),
+        obstacle=obstacle,
+        components=_counted(_component(module.name) for module in modules),
+    )
+
+
+def unread(obstacle: str) -> Summary:
+    """Of an adapter that cannot be made out."""
+    return Summary("", "", {}, {}, {}, {}, "", dora=False, rslora=False, obstacle=obstacle)
+
+
+def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float, int]]:
+    """Why it cannot be merged, and the scales."""
+    scales: Counter[float] = Counter()
+    try:
+        merge.check(adapter)
+        for module in modules[:MOST_ALPHAS]:
+            kind = module.check()
+            if kind not in ("ia3", "tokens", "diff", "diff_bias"):
+                scales[module.factor(kind)] += 1
+    except CkptconvError as error:
+        return str(error), {}
+    return "", dict(scales.most_common())
+
+
+def _counted(found: Iterable[_T]) -> dict[_T, int]:
+    return dict(Counter(found).most_common())
+
+
+def _maker(adapter: Adapter) -> str:
+    if "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
+        return "PEFT"
+    flat = any(module.startswith(("lora_", "lycoris_")) for module in adapter.parts.modules)
+    return "kohya" if flat else "diffusers"
+
+
+def _target(module: str) -> str:
+    """The last word of a module's name, with the one before a number; of kohya's what is behind the last number."""
+    words = module.split(".")
+    if len(words) > 1:
+        return ".".join(words[-2:]) if words[-1].isdecimal() else words[-1]
+    return _NUMBER.split(module)[-1] or module
+
+
+def _component(module: str) -> str:
+    """What part of a pipeline a module is of."""
+    start = "" if module.startswith(PEFT) else next((each for each in COMPONENTS if module.startswith(each)), "")
+    return COMPONENTS[start][0] if start else "the network"
+
+
+def _size(module: Module) -> int:
+    """Elements of the weight that a module changes."""
+    shapes = {part: tensor.info.shape for part, tensor in module.parts.items()}
+
+    def matrix(left: str, right: str) -> int:
+        if left.removesuffix("_a") != left and left.removesuffix("_a") in shapes:
+            return prod(shapes[left.removesuffix("_a")])
+        first, second = shapes.get(left, ()), shapes.get(right, ())
+        return prod(first) * prod(second) // max(module.rank, 1) ** 2
+
+    match kind_of(shapes):
+        case "down":
+            return matrix("up", "down") * prod(shapes.get("mid", ())[2:])
+        case "embedding_down":
+            return matrix("embedding_down", "embedding_up")
+        case "hada_w1_a":
+            return matrix("hada_w1_a", "hada_w1_b") * prod(shapes.get("hada_t1", ())[2:])
+        case "diff":
+            return prod(shapes["diff"])
+        case "lokr_w1" | "lokr_w1_a":
+            return matrix("lokr_w1_a", "lokr_w1_b") * matrix("lokr_w2_a", "lokr_w2_b") * prod(shapes.get("lokr_t2", ())[2:])
+        case "tokens":
+            return prod(shapes["tokens"])
+    return 0
+
+
+def _told(metadata: Mapping[object, MetaNode]) -> str:
+    """What kohya's metadata says of the base."""
+    said = [metadata.get(key) for key in _BASES]
+    return ", ".join(dict.fromkeys(text for text in said if isinstance(text, str) and text and text != "None"))

@@ -1,0 +1,76 @@
+"""Merging an adapter that has diffusers' names into a single file that has its own (ldm).
+
+The file is translated, the adapter merged, and what it touched is translated back: in a fused matrix the rows of a query
+alone become others. All else is the base's own, as it lies there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.apply import apply_edit
+from ckptconv.edits.dialects import by_names, translation
+from ckptconv.edits.invert import inverted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from ckptconv.core.edit import Edit
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.merge import Merge
+
+    Tensors = dict[str, LazyTensor]
+
+LABEL = "--translate ldm"
+
+
+def is_translated(names: Mapping[str, object]) -> bool:
+    """Whether these are names of a single file of a diffusion model."""
+    return by_names(names) == "ldm"
+
+
+def merge_translated(base: Mapping[str, LazyTensor], merge: Callable[[Tensors], Merge]) -> Merge:
+    """What `merge` makes of the base under diffusers' names, under its own. Raises EditError, UnsupportedError."""
+    tensors = dict(base)
+    origins = {name: {name} for name in base}
+    edits: list[Edit] = []
+    for edit in translation("ldm", base, {}):
+        edits += _with_sizes(edit, tensors)
+        tensors, steps = apply_edit(tensors, edit, LABEL)
+        come = {target: set().union(*(origins[one] for one in step.sources)) for step in steps for target in step.targets}
+        origins = {name: come[name] if name in come else origins[name] for name in tensors}
+    made = merge(tensors)
+    wanted: set[str] = set().union(*(origins[name] for name in made.touched))
+    few, live = _about(edits, wanted)
+    back = {name: made.tensors[name] for name in live}
+    for edit in inverted(few):
+        back, _ = apply_edit(back, edit, LABEL)
+    changed = dict.fromkeys(name for name in base if name in wanted)
+    return replace(made, tensors={name: back.get(name, tensor) for name, tensor in base.items()}, changed=changed)
+
+
+def _with_sizes(edit: Edit, tensors: Mapping[str, LazyTensor]) -> list[Edit]:
+    """The edit; where it joins tensors, with the lengths that undo it."""
+    if edit.kind != "concat":
+        return [edit]
+    axis = edit.details["axis"]
+    assert isinstance(axis, int)
+    return [
+        replace(edit, sources=step.sources, targets=step.targets, steps=(step,),
+                details={**edit.details, "sizes": [tensors[name].info.shape[axis] for name in step.sources]})
+        for step in edit.steps
+    ]  # fmt: skip
+
+
+def _about(edits: list[Edit], wanted: set[str]) -> tuple[list[Edit], set[str]]:
+    """The steps that these tensors go through, and their names at the end."""
+    live, few = set(wanted), []
+    for edit in edits:
+        steps = tuple(step for step in edit.steps if live.intersection(step.sources))
+        if not steps:
+            continue
+        few.append(replace(edit, steps=steps, sources=steps[0].sources, targets=steps[0].targets))
+        live -= {name for step in steps for name in step.sources}
+        live |= {name for step in steps for name in step.targets}
+    return few, live
