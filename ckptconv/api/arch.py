@@ -67,7 +67,7 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             if is_adapter(infos):
                 raise UsageError(
                     "this is an adapter, of changes to another model's weights (LoRA), which no architecture describes",
-                    path=path, hint="inspect says more of it; validate the model that it is for, or convert that --lora",
+                    path=path, hint="inspect says more of it; validate the model that it is for",
                 ) from None  # fmt: skip
             named = _class_named(config)
             raise (stranger(named, path, built=_is_built(config)) if named else error).at(path) from None

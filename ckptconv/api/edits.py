@@ -51,8 +51,8 @@ class Edits:
     dequantize:   make plain tensors of quantized weights, of the type that the configuration has for them (F32 where it
                   says none), or that `dtype` says.
     names:        prefixes, substitutions and translations, adapters to merge (`Lora`), and rules files (their paths),
-                  in the order in which they are made. The substitutions are Python's regular expressions, and whoever writes one vouches for the
-                  time that it takes; the patterns of rules files take linear time.
+                  in the order in which they are made. The substitutions are Python's regular expressions, and whoever
+                  writes one vouches for the time that it takes; the patterns of rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
                   ``"Q8_0"`` and other blocks, for the matrices that can be of them.
@@ -130,7 +130,9 @@ class _State:
         parts = {part: name for name, one in self.composites.items() for part in one.parts.values()}
         if torn := [parts[name] for name in made.touched if name in parts]:
             one = self.composites[torn[0]]
-            raise EditError(f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize makes floats of it first")
+            raise EditError(
+                f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize makes floats of it first"
+            )
         self.tensors = made.tensors
         self.origins |= dict.fromkeys(made.added, ())
         self.merged |= {name: (*self.merged.get(name, ()), wanted.text) for name in made.touched}
@@ -150,8 +152,8 @@ def _followed(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> O
 def edited(
     checkpoint: Checkpoint, wanted: Edits, adapters: Adapters | None = None, *, bare: bool = False
 ) -> tuple[Checkpoint, Moves]:
-    """The checkpoint after `wanted`, no tensor read, and where each of its tensors comes from. With `bare`, metadata may
-    be left out. `adapters` are those of `wanted`, opened.
+    """The checkpoint after `wanted`, no tensor read, and where each of its tensors comes from. With `bare`, metadata
+    may be left out. `adapters` are those of `wanted`, opened.
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
@@ -266,7 +268,14 @@ def plan_of(source: Checkpoint, checkpoint: Checkpoint, moves: Moves, file: Call
     """What becomes of every tensor of the model, in the target's order; then those that are left out."""
     origins, merged = moves.origins, moves.merged
     made = [
-        Move(origins.get(name, (name,)), name, tensor.info.dtype.name, tensor.info.shape, file(name), merged.get(name, ()))
+        Move(
+            origins.get(name, (name,)),
+            name,
+            tensor.info.dtype.name,
+            tensor.info.shape,
+            file(name),
+            merged.get(name, ()),
+        )
         for name, tensor in checkpoint.items()
     ]
     used = {name for move in made for name in move.sources}

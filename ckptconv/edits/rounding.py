@@ -87,6 +87,36 @@ def cast_array(values: Array, before: DType, after: DType) -> tuple[Array, Loss]
         return _exactly(values, after)
 
 
+def rounded_once(values: Array, after: DType) -> tuple[Array, int]:
+    """F64 as `after`, and how many finite values became infinite: `cast_array` without what else it tells, for most
+    values in a fifth of the time.
+    """
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    sizes = np.abs(values)
+    with np.errstate(all="ignore"):
+        if after is DType.F32 and sizes.max(initial=0.0) < 3.4e38:
+            return values.astype(np.float32), 0
+        small = sizes < 2.0**-126
+        if after is DType.BF16 and sizes.max(initial=0.0) < 3.38e38 and not values[small].any():
+            bits = values.view(np.uint64)
+            made = bits >> np.uint64(_DROPPED)
+            made &= np.uint64(1)
+            made += np.uint64((1 << (_DROPPED - 1)) - 1)
+            made += bits
+            made &= np.uint64(~((1 << _DROPPED) - 1) & (1 << 64) - 1)
+            upper = made.view(np.float64).astype(np.float32).view(np.uint32) >> np.uint32(16)  # exact by now
+            return upper.astype(np.uint16).view(numpy_dtype(after)), 0
+    rounded, loss = cast_array(values, DType.F64, after)
+    return rounded, loss.overflowed
+
+
+_DROPPED = 52 - 7
+"""Bits of F64's fraction that BF16 lacks."""
+
+
 def _exactly(values: Array, after: DType) -> tuple[Array, Loss]:
     """The long way, which the tables are made by."""
     import numpy as np

@@ -7,7 +7,7 @@ kernel), or inputs × outputs, as GPT-2's Conv1D and every embedding have it. Bo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite, prod
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,6 @@ class Module:
     config: Config
     scale: float = 1.0
     turned: bool = False
-    made: dict[str, tuple[Change, ...]] = field(default_factory=dict)
 
     def fail(self, problem: str, hint: str = "the adapter may be for another base, or damaged") -> EditError:
         return EditError(f"{self.name!r}: {problem}", hint=hint)
@@ -103,6 +102,8 @@ class Module:
         """What becomes of the weight. Raises EditError, with shapes, where it does not fit."""
         kind = self.check()
         size = (shape[0], prod(shape[1:])) if shape else (1, 1)
+        delta: Delta
+        along = 0
         match kind:
             case "ia3":
                 return (self._ia3(shape, size),)
@@ -115,11 +116,11 @@ class Module:
             case "down":
                 delta, along = self._lora(shape, size)
             case "hada_w1_a":
-                delta, along = self._loha(shape), 0
+                delta = self._loha()
             case "diff":
-                delta, along = Whole(self._factor("diff", size)), 0
+                delta = Whole(self._factor("diff", size))
             case _:
-                delta, along = self._lokr(), 0
+                delta = self._lokr()
         if delta.shape != size:
             raise self.fail(f"the base's weight is of shape {list(shape)}, and the adapter's of {list(delta.shape)}")
         changes: list[Change] = [Add(delta, self.factor(kind), tuple(self.parts.values()))]
@@ -222,7 +223,7 @@ class Module:
     def _embedding(self, size: tuple[int, int]) -> LowRank:
         return self._low_rank(self._turned("embedding_down"), self._turned("embedding_up"))
 
-    def _loha(self, shape: Shape) -> Hadamard:
+    def _loha(self) -> Hadamard:
         pairs = []
         for number in "12":
             left, right, core = f"hada_w{number}_a", f"hada_w{number}_b", f"hada_t{number}"
@@ -256,7 +257,7 @@ class Module:
     def _decompose(self, shape: Shape, size: tuple[int, int], along: int) -> Decompose:
         tensor = self.parts["magnitude"]
         kernel = prod(shape[2:])
-        # LyCORIS has norms of outputs [outputs, 1, …], or of inputs [1, inputs, …]; PEFT's of a convolution are [1, outputs, …]
+        # LyCORIS has norms of outputs, [outputs, 1, …], or of inputs, [1, inputs, …]; PEFT always of outputs
         of_inputs = along == 0 and self.config.peft == "" and tensor.info.shape[:1] == (1,) != shape[:1]
         along = 1 if of_inputs else along
         spread = kernel if of_inputs else 1
@@ -275,8 +276,8 @@ class Module:
         spread = kernel if along == 1 else 1
         if tensor.info.numel != size[along] // spread:
             raise self.fail(
-                f"the base's weight is of shape {list(shape)}, and the adapter has {tensor.info.numel:,} numbers for its "
-                f"{'inputs' if inputs else 'outputs'}"
+                f"the base's weight is of shape {list(shape)}, and the adapter has {tensor.info.numel:,} numbers for "
+                f"its {'inputs' if inputs else 'outputs'}"
             )
         return Multiply(self._factor("ia3", (tensor.info.numel, 1)), along, spread, (tensor,))
 

@@ -3,8 +3,8 @@
     {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false, "fan_in_fan_out": false,
      "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.q_proj": 8}, "base_model_name_or_path": "…", …}
 
-A pattern is a regular expression of PEFT's, which has to match the end of a module's name, from a dot on. Nearly all are
-plain words; of others those with one repetition are taken, for which matching takes no time that matters.
+A pattern is a regular expression of PEFT's, which has to match the end of a module's name, from a dot on. Nearly all
+are plain words; of others those with one repetition are taken, for which matching takes no time that matters.
 
 Source: peft's tuners/lora/config.py and utils/other.py (get_pattern_key).
 """

@@ -38,6 +38,11 @@ MOST_HELD = 1 << 25
 HELD = 16 << 20
 """Bytes of arrays that a thread holds; one that is larger is held alone."""
 
+ALONE = 1 << 18
+"""Multiplications up to which OpenBLAS uses no threads of its own, which wait for each other longer than they compute:
+there is one for each tensor already.
+"""
+
 LEFT_BLOCK = 1 << 17
 """Elements of a factor on the left that are read at a time."""
 
@@ -58,7 +63,14 @@ class _Recent(local):
 
     def __init__(self) -> None:
         self._count = 0
+        self._reader: object = None
         self._made: OrderedDict[tuple[int, int], tuple[object, Array]] = OrderedDict()
+
+    def turn_to(self, reader: object) -> None:
+        """Another weight is read: what was held for the one before is given up."""
+        if self._reader is not reader:
+            self._reader, self._count = reader, 0
+            self._made.clear()
 
     def get(self, owner: object, number: int, make: Callable[[], Array]) -> Array:
         """The array that `make` gives for that number of the owner's."""
@@ -156,7 +168,8 @@ class Cored:
         check_held(rank * columns)
         inner = self.inner.whole()
         core = self.core.whole().reshape(rank, inner.shape[0], -1)
-        return np.einsum("rsk,si->rik", core, inner, optimize=True).reshape(rank, columns)
+        made: Array = np.einsum("rsk,si->rik", core, inner, optimize=True).reshape(rank, columns)
+        return made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +202,14 @@ class LowRank:
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """A product of rows and columns."""
-        made: Array = self.left.rows(rows) @ self.right.whole()[:, columns.start : columns.stop]
+        import numpy as np
+
+        left, right = self.left.rows(rows), self.right.whole()
+        made = np.empty((len(rows), len(columns)), np.float64)
+        step = max(16, ALONE // max(left.size, 1))
+        for at in range(columns.start, columns.stop, step):
+            end = min(at + step, columns.stop)
+            made[:, at - columns.start : end - columns.start] = left @ right[:, at:end]
         return made
 
 
@@ -224,10 +244,10 @@ class Kronecker:
         return high * rows, wide * columns
 
     def rectangle(self, rows: range, columns: range) -> Array:
-        """Element (i, j) is that of the first factor at (i // rows, j // columns) times that of the second at the rest."""
+        """Element (i, j) is the first factor's at (i // rows, j // columns) times the second's at the remainders."""
         import numpy as np
 
-        (high, wide), (many, width) = self.first.shape, self.second.shape
+        many, width = self.second.shape
         first = RECENT.get(self, 0, lambda: self._all(self.first))
         second = RECENT.get(self, 1, lambda: self._all(self.second))
         row, column = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)

@@ -1,8 +1,8 @@
 """Merging an adapter into a base: which tensors become others, lazily and without reading one, but for scalars (alpha).
 
-Everything that the adapter holds finds its place or is refused by name: a module that the base lacks, a shape that does
-not fit, a tensor that is of no known kind. Only a component of a pipeline of which the base has nothing at all (the text
-encoder of an adapter, where the base is a UNet) is left out, and told.
+Everything that the adapter holds finds its place or is refused by name: a module that the base lacks, a shape that
+does not fit, a tensor that is of no known kind. Only a component of a pipeline of which the base has nothing at all
+(the text encoder of an adapter, where the base is a UNet) is left out, and told.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> EditError:
     count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
     details = modules[:_MOST] + ([f"… and {len(modules) - _MOST:,} more"] if len(modules) > _MOST else [])
     last = modules[0].rpartition(".")[2]
-    hint = f"the base's names are as {listed([repr(name) for name in base][:2])}: another base, or --translate before --lora"
+    hint = f"another base, or --translate before --lora: its names are as {listed([repr(name) for name in base][:2])}"
     if any(name.endswith(_QUANTIZED) and f"{last}." in name for name in base):
         hint = "its weights are quantized: --dequantize makes plain ones first"
     elif last == "lm_head" and any("embed" in name or "wte" in name for name in base):
@@ -202,7 +202,8 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
         tensor = adapter.tensors[name]
         if not known:
             raise EditError(
-                f"{name!r} in it is of no known kind", hint=f"ckptconv convert ADAPTER OTHER --drop '{name}' leaves it out"
+                f"{name!r} in it is of no known kind",
+                hint=f"ckptconv convert ADAPTER OTHER --drop '{name}' leaves it out",
             )
         target = _placed(inner, prefix, made.tensors)
         old = made.tensors.get(target)
@@ -213,7 +214,7 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
         if old.info.shape != tensor.info.shape:
             if old.info.shape[1:] != tensor.info.shape[1:] or not old.info.shape:
                 raise EditError(
-                    f"{target!r} is of shape {list(old.info.shape)} in the base, and {list(tensor.info.shape)} in the adapter",
+                    f"{target!r} is of shape {list(old.info.shape)} in the base, and of {list(tensor.info.shape)} in it",
                     hint="the adapter may be for another base",
                 )
             made.resized[target] = f"{old.info.shape[0]:,} → {tensor.info.shape[0]:,}"

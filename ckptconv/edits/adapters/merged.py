@@ -6,8 +6,8 @@
     Replace     some rows of W are others                             trainable tokens
 
 All changes of a weight are made one after another in F64, and the sum is rounded once, to the weight's type or to the
-one that it is cast to. It is computed in tiles that lie where they do whatever range is read, so that each reading gives
-the same bits; memory for the range, a tile, and the factors (`deltas`).
+one that it is cast to. It is computed in tiles that lie where they do whatever range is read, so that each reading
+gives the same bits; memory for the range, a tile, and the factors (`deltas`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.adapters.deltas import RECENT
 from ckptconv.edits.cast import FLOATS, Computed
-from ckptconv.edits.rounding import Loss, cast_array
+from ckptconv.edits.rounding import Loss, cast_array, rounded_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +103,8 @@ class Decompose:
                 total = np.zeros(shape[1], np.float64)
                 for rows, columns in tiles(shape):
                     total[columns.start : columns.stop] += np.square(before(rows, columns)).sum(axis=0)
-                self.norms = np.sqrt(total.reshape(-1, self.spread).sum(axis=1))
+                total = total.reshape(-1, self.spread).sum(axis=1)
+                self.norms = np.sqrt(total)
             return self.norms
 
 
@@ -111,10 +112,14 @@ def _of_rows(made: Array, before: Values, shape: tuple[int, int], rows: range, c
     """The norms of rows of which `made` has some or all columns."""
     import numpy as np
 
+    total: Array = np.zeros(len(rows))
     if len(columns) == shape[1]:
-        return np.sqrt(np.square(made).sum(axis=1))
-    parts = (range(at, min(at + TILE, shape[1])) for at in range(0, shape[1], TILE))
-    return np.sqrt(sum(np.square(before(rows, part)).sum(axis=1) for part in parts))
+        total += np.square(made).sum(axis=1)
+    else:
+        for at in range(0, shape[1], TILE):
+            total += np.square(before(rows, range(at, min(at + TILE, shape[1])))).sum(axis=1)
+    norms: Array = np.sqrt(total)
+    return norms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,9 +198,8 @@ class MergedReader(Computed):
         return _tensor(self.source, self.changes, dtype)
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        unit = self.dtype.bits // 8
-        width = self.shape[1]
-        # tiles have as many elements as the first one, but for the last of a row and the last rows
+        unit, width = self.dtype.bits // 8, self.shape[1]
+        RECENT.turn_to(self)
         made, base = bytearray(), None
         for number in self._numbers(start // unit, -(-stop // unit)):
             rows, columns = _tile(self.shape, number)
@@ -223,10 +227,14 @@ class MergedReader(Computed):
 
         from ckptconv.core.arrays import to_bytes
 
-        values = self._values(len(self.changes))(*_tile(self.shape, number))
-        made, loss = cast_array(values.reshape(-1), DType.F64, self.dtype)
+        values = self._values(len(self.changes))(*_tile(self.shape, number)).reshape(-1)
+        if self.dtype is self.source.info.dtype:
+            made, overflowed = rounded_once(values, self.dtype)
+            loss = Loss(overflowed)
+        else:
+            made, loss = cast_array(values, DType.F64, self.dtype)
         with self.lock:
-            self.blocks[number] = loss if self.dtype is not self.source.info.dtype else Loss(loss.overflowed)
+            self.blocks[number] = loss
         return np.frombuffer(to_bytes(made, self.dtype), np.uint8)
 
     def _values(self, many: int) -> Values:
@@ -265,5 +273,3 @@ def _tensor(source: LazyTensor, changes: tuple[Change, ...], dtype: DType) -> La
 def is_computed_with(dtype: DType) -> bool:
     """Whether weights of that type are merged into: floats that fill bytes."""
     return dtype in FLOATS and dtype.bits % 8 == 0 and dtype is not DType.F8_E8M0
-
-

@@ -1,6 +1,6 @@
 """What the tensors of an adapter are called, and so what they are for.
 
-    base_model.model.M.lora_A.weight, .lora_B.weight         PEFT; an adapter's name may stand in between (.lora_A.default.)
+    base_model.model.M.lora_A.weight, .lora_B.weight         PEFT; with an adapter's name, .lora_A.default.weight
     base_model.model.M.lora_embedding_A, …                   likewise: lora_magnitude_vector, hada_w1_a, lokr_w1, ia3_l
     lora_unet_M.lora_down.weight, .lora_up.weight, .alpha    kohya-ss' scripts and LyCORIS, M with underscores for dots
     unet.M.lora_A.weight, unet.M.lora.up.weight              diffusers, new and old

@@ -1,4 +1,4 @@
-"""The names that a UNet of diffusers' has in its own release (ldm, sgm), which adapters of SDXL are trained with.
+"""The names that a UNet of diffusers' has in its own release (ldm, sgm), which adapters of SDXL have.
 
     down_blocks.1.attentions.0.*    input_blocks.4.1.*        up_blocks.0.resnets.1.conv1   output_blocks.1.0.in_layers.2
     mid_block.attentions.0.*        middle_block.1.*          time_embedding.linear_1       time_embed.0
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     Levels = dict[tuple[str, int], int]
 
-_BLOCK = re.compile(r"(.*?)(down|up)_blocks\.([0-9]{1,4})\.(resnets|attentions|downsamplers|upsamplers)\.([0-9]{1,4})\.(.+)")
+_BLOCK = re.compile(
+    r"(.*?)(down|up)_blocks\.([0-9]{1,4})\.(resnets|attentions|downsamplers|upsamplers)\.([0-9]{1,4})\.(.+)"
+)
 _MIDDLE = re.compile(r"(.*?)mid_block\.(resnets|attentions)\.([01])\.(.+)")
 _LABELS = {f"{kind}_embedding.linear_{1 + n // 2}": f"label_emb.0.{n}" for kind in ("add", "class") for n in (0, 2)}
 _OTHERS = {new: old for old, new in UNET.items()} | _LABELS
@@ -50,8 +52,8 @@ def _blocks(names: Iterable[str], part: str) -> Levels:
 
 def _released(name: str, counts: Levels, attended: Levels) -> str:
     if match := _MIDDLE.fullmatch(name):
-        number = "1" if match[2] == "attentions" else str(2 * int(match[3]))
-        return f"middle_block.{number}.{_inside(match[2], match[4])}"
+        place = 1 if match[2] == "attentions" else 2 * int(match[3])
+        return f"middle_block.{place}.{_inside(match[2], match[4])}"
     match = _BLOCK.fullmatch(name)
     if match is None:
         return next((old for new, old in _OTHERS.items() if name == new or name.endswith(f".{new}")), "")

@@ -68,7 +68,8 @@ class Summary:
     def to_dict(self) -> dict[str, Json]:
         """As ``inspect --json`` prints it."""
         return {
-            "maker": self.maker, "peft_type": self.peft or None, "kinds": dict(self.kinds), "targets": dict(self.targets),
+            "maker": self.maker, "peft_type": self.peft or None, "kinds": dict(self.kinds),
+            "targets": dict(self.targets),
             "ranks": {str(rank): count for rank, count in self.ranks.items()},
             "scales": {f"{scale:g}": count for scale, count in self.scales.items()},
             "base_model": self.base or None, "dora": self.dora, "rslora": self.rslora, "whole": list(self.whole),
@@ -164,7 +165,11 @@ def _size(module: Module) -> int:
         case "diff":
             return prod(shapes["diff"])
         case "lokr_w1" | "lokr_w1_a":
-            return matrix("lokr_w1_a", "lokr_w1_b") * matrix("lokr_w2_a", "lokr_w2_b") * prod(shapes.get("lokr_t2", ())[2:])
+            return (
+                matrix("lokr_w1_a", "lokr_w1_b")
+                * matrix("lokr_w2_a", "lokr_w2_b")
+                * prod(shapes.get("lokr_t2", ())[2:])
+            )
         case "tokens":
             return prod(shapes["tokens"])
     return 0

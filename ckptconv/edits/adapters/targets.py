@@ -1,11 +1,11 @@
 """Which of the base's modules the modules of an adapter are.
 
-A module of an adapter belongs to a component of a pipeline, or to the only one; a component has a prefix in the base, or
-several that are usual:
+A module of an adapter belongs to a component of a pipeline, or to the only one; a component has one of some usual
+prefixes in the base:
 
     adapter                                       base
     base_model.model.model.layers.0…              model.layers.0…, layers.0…, or behind any prefix that they share
-    unet.…, transformer.…, lora_unet_…            unet.…, transformer.…, model.diffusion_model.…, or the file of it alone
+    unet.…, transformer.…, lora_unet_…            unet.…, transformer.…, model.diffusion_model.…, or its file alone
     text_encoder.…, lora_te_…, lora_te1_…         text_encoder.…, cond_stage_model.transformer.…, …
     text_encoder_2.…, lora_te2_…                  text_encoder_2.…, …
 

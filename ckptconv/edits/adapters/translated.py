@@ -1,7 +1,7 @@
 """Merging an adapter that has diffusers' names into a single file that has its own (ldm).
 
-The file is translated, the adapter merged, and what it touched is translated back: in a fused matrix the rows of a query
-alone become others. All else is the base's own, as it lies there.
+The file is translated, the adapter merged, and what it touched is translated back: in a fused matrix the rows of a
+query alone become others. All else is the base's own, as it lies there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def merge_translated(base: Mapping[str, LazyTensor], merge: Callable[[Tensors], 
     for edit in translation("ldm", base, {}):
         edits += _with_sizes(edit, tensors)
         tensors, steps = apply_edit(tensors, edit, LABEL)
-        come = {target: set().union(*(origins[one] for one in step.sources)) for step in steps for target in step.targets}
+        come = {
+            target: set().union(*(origins[one] for one in step.sources)) for step in steps for target in step.targets
+        }
         origins = {name: come[name] if name in come else origins[name] for name in tensors}
     made = merge(tensors)
     wanted: set[str] = set().union(*(origins[name] for name in made.touched))
