@@ -25,6 +25,7 @@ from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 from tests.arch.families.diffusion import asked
+from tests.edits.lora_cases import case
 
 if TYPE_CHECKING:
     from ckptconv.formats.base import Format
@@ -83,6 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({name: np.zeros(shape, "f2") for name, shape in whole.items()}, folder / "sd.safetensors")
     fp8 = ckptconv.Edits(select=["ct-fp8-rows-*/source/*"])
     ckptconv.convert(FIXTURES / "quantized" / "quantized.safetensors", folder / "fp8.safetensors", edits=fp8)
+    case("lora", folder)
     tools = folder / "bin"
     tools.mkdir()
     for name, what in {"ckptconv": f"{sys.executable} -m ckptconv", "python": sys.executable}.items():

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
+from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.merge import Adapter, merge
 from ckptconv.edits.adapters.names import is_adapter
-from ckptconv.errors import CkptconvError, CorruptFileError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Adapters:
         """The tensors with an adapter merged, and what is told of it. Raises as `merge`, with the adapter named."""
         _, adapter = self._opened[id(wanted)]
         if wanted.scale != wanted.scale or abs(wanted.scale) == float("inf"):
-            raise UsageError(f"{wanted.label}: a scale of {wanted.scale} is no number")
+            raise UsageError(f"{wanted.label}: {wanted.scale} is no scale", hint="--lora ADAPTER=0.8")
         try:
             made = merge(tensors, adapter, wanted.scale)
         except CkptconvError as error:
@@ -110,7 +111,15 @@ class Adapters:
 def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
     """Its file or folder; the configuration in the folder stands for the folder."""
     text = os.fspath(path)
-    return open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
+    checkpoint = open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
+    nodes = (node for root in (checkpoint.root, *checkpoint.notes.unseen) for _, node in walk(root))
+    if any(isinstance(node, Opaque) and node.how == "called" for node in nodes):
+        checkpoint.close()
+        raise UnsafeError(
+            "loading this file with pickle would run code", path=path,
+            hint="ckptconv convert ADAPTER PLAIN.safetensors --bare takes its tensors alone",
+        )  # fmt: skip
+    return checkpoint
 
 
 def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:

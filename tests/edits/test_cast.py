@@ -14,7 +14,7 @@ import ckptconv
 from ckptconv.api.edits import Edits, edited
 from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
 from ckptconv.core.dtypes import DTYPES, DType
-from ckptconv.edits.rounding import LAST, cast_array
+from ckptconv.edits.rounding import LAST, cast_array, rounded_once
 from ckptconv.errors import EditError, LossError, UsageError
 
 if TYPE_CHECKING:
@@ -255,3 +255,19 @@ def test_an_overflow_needs_consent_and_the_rest_is_reported(tmp_path: Path) -> N
     ckptconv.convert(source, tmp_path / "c.pth", edits=Edits(dtype=["F16", "big=F32"]))
     with pytest.raises(UsageError, match="no element type 'F17'"):
         ckptconv.convert(source, tmp_path / "d.pth", edits=Edits(dtype=["F17"]))
+
+
+@pytest.mark.parametrize("after", [DType.BF16, DType.F32, DType.F16])
+def test_rounding_once_is_rounding(after: DType) -> None:
+    rng = np.random.default_rng(0)
+    with np.errstate(invalid="ignore"):
+        halves = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
+    halves = np.sort(halves[np.isfinite(halves)])
+    between = (halves[1:] + halves[:-1]) / 2
+    some = rng.standard_normal(5000)
+    edges = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 3.3895e38, 3.39e38, 3.4e38, 65519.9, 65520, 1e-45, 1e300])
+    for values in (halves, between, np.nextafter(between, 0), np.nextafter(between, np.inf), some, some * 1e-38, edges):
+        made, overflowed = rounded_once(values, after)
+        expected, loss = cast_array(values, DType.F64, after)
+        assert made.tobytes() == expected.tobytes()
+        assert overflowed == loss.overflowed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ckptconv.edits.adapters.deltas import Cored, Factor, Hadamard, Kronecker, LowRank, Whole
 from ckptconv.edits.adapters.merged import Add, Decompose, Multiply, Replace, is_computed_with
 from ckptconv.edits.adapters.names import plain_module
-from ckptconv.errors import EditError, UnsupportedError
+from ckptconv.errors import EditError, LimitError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +32,9 @@ KINDS = {
     "tokens": "trainable tokens",
 }  # fmt: skip
 """What a module's change is called, by the first of its parts."""
+
+MOST_HELD = 1 << 25
+"""Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
 
 LORA = ("down", "up")
 EMBEDDING = ("embedding_down", "embedding_up")
@@ -200,7 +203,17 @@ class Module:
     def _low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
         if left.shape[1] != right.shape[0]:
             raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
+        self._hold(left.shape[1])
+        self._hold(prod(right.shape))
         return LowRank(left, right)
+
+    def _hold(self, count: int) -> None:
+        """Refuse a factor that is too large to be held."""
+        if count > MOST_HELD:
+            raise LimitError(
+                f"{self.name!r}: a factor has {count:,} elements, and at most {MOST_HELD:,} are held",
+                hint="do not trust it: no honest rank needs that",
+            )
 
     def _lora(self, shape: Shape, size: tuple[int, int]) -> tuple[LowRank, int]:
         """The product, and along which dimension a DoRA has norms."""
@@ -215,10 +228,7 @@ class Module:
             )
         if "mid" not in self.parts:
             return self._low_rank(up, down), 0
-        core = self.parts["mid"].info.shape
-        if len(core) < 3 or core[1] != down.shape[0]:
-            raise self.fail(f"mid is of shape {list(core)}, and down of {list(down.shape)}")
-        return self._low_rank(up, Cored(self._matrix("mid"), down)), 0
+        return self._low_rank(up, self._cored("mid", "down")), 0
 
     def _embedding(self, size: tuple[int, int]) -> LowRank:
         return self._low_rank(self._turned("embedding_down"), self._turned("embedding_up"))
@@ -239,10 +249,15 @@ class Module:
         shape, factor = self.parts[core].info.shape, self._matrix(inner)
         if len(shape) < 3 or shape[1] != factor.shape[0]:
             raise self.fail(f"{core} is of shape {list(shape)}, and {inner} of {list(factor.shape)}")
+        self._hold(prod(shape))
+        self._hold(prod(factor.shape))
         return Cored(self._matrix(core), factor)
 
     def _lokr(self) -> Kronecker:
-        return Kronecker(self._side("lokr_w1"), self._side("lokr_w2"))
+        sides = self._side("lokr_w1"), self._side("lokr_w2")
+        for side in sides:
+            self._hold(prod(side.shape))
+        return Kronecker(*sides)
 
     def _side(self, part: str) -> Whole | LowRank:
         if part in self.parts:
@@ -262,6 +277,7 @@ class Module:
         along = 1 if of_inputs else along
         spread = kernel if of_inputs else 1
         count = size[along] // spread
+        self._hold(count)
         return Decompose(self._factor("magnitude", (count, 1)), along, spread, (tensor,))
 
     def _ia3(self, shape: Shape, size: tuple[int, int]) -> Multiply:
@@ -279,6 +295,7 @@ class Module:
                 f"the base's weight is of shape {list(shape)}, and the adapter has {tensor.info.numel:,} numbers for "
                 f"its {'inputs' if inputs else 'outputs'}"
             )
+        self._hold(tensor.info.numel)
         return Multiply(self._factor("ia3", (tensor.info.numel, 1)), along, spread, (tensor,))
 
     def _tokens(self, size: tuple[int, int]) -> Replace:

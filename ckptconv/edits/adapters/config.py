@@ -131,9 +131,10 @@ def _matched(pattern: Mapping[str, object], module: str, otherwise: float | None
         found = next((pattern[key] for key in _expressions(tuple(pattern)) if _fits(key, module)), otherwise)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not isfinite(found) or found == 0:
+    number = _finite(found)
+    if not number:
         raise CorruptFileError(f"the configuration says {found!r} where a number is due, for {module!r}")
-    return float(found)
+    return number
 
 
 @lru_cache(maxsize=8)
@@ -163,11 +164,21 @@ def _text(said: Mapping[str, object], key: str) -> str:
 
 def _number(said: Mapping[str, object], key: str) -> float | None:
     value = said.get(key)
-    if value is None:
+    number = _finite(value)
+    if value is not None and number is None:
+        raise CorruptFileError(f"the configuration's {key} is no number that is finite")
+    return number
+
+
+def _finite(value: object) -> float | None:
+    """The number that a value is; None for others."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no number")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if isfinite(number) else None
 
 
 def _count(said: Mapping[str, object], key: str) -> int | None:

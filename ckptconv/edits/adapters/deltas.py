@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from threading import local
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptconv.errors import LimitError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
 
     Array = np.ndarray[Any, Any]
-
-MOST_HELD = 1 << 25
-"""Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
 
 HELD = 16 << 20
 """Bytes of arrays that a thread holds; one that is larger is held alone."""
@@ -119,7 +114,6 @@ class Factor:
         return RECENT.get(self, -1, self._read)
 
     def _read(self) -> Array:
-        check_held(self.shape[0] * self.shape[1])
         return self.block(range(self.shape[0]))
 
     def rows(self, wanted: range) -> Array:
@@ -133,15 +127,6 @@ class Factor:
             block = RECENT.get(self, number, lambda first=first, last=last: self.block(range(first, last)))  # type: ignore[misc]
             parts.append(block[max(wanted.start - first, 0) : wanted.stop - first])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def check_held(count: int) -> None:
-    """Raise LimitError where a factor is too large to be held."""
-    if count > MOST_HELD:
-        raise LimitError(
-            f"a factor of the adapter has {count:,} elements, and at most {MOST_HELD:,} are held",
-            hint="do not trust it: no honest rank needs that",
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +150,6 @@ class Cored:
         import numpy as np
 
         rank, columns = self.shape
-        check_held(rank * columns)
         inner = self.inner.whole()
         core = self.core.whole().reshape(rank, inner.shape[0], -1)
         made: Array = np.einsum("rsk,si->rik", core, inner, optimize=True).reshape(rank, columns)
@@ -257,5 +241,4 @@ class Kronecker:
 
     def _all(self, part: Whole | LowRank) -> Array:
         rows, columns = part.shape
-        check_held(rows * columns)
         return part.rectangle(range(rows), range(columns))

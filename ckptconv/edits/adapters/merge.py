@@ -200,6 +200,7 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
     known = any(config.peft for config in adapter.configs.values())
     for inner, name in adapter.parts.whole.items():
         tensor = adapter.tensors[name]
+        shape = tensor.info.shape
         if not known:
             raise EditError(
                 f"{name!r} in it is of no known kind",
@@ -211,13 +212,13 @@ def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
             made.tensors[target] = replace(tensor, alias=None)
             made.added.append(target)
             continue
-        if old.info.shape != tensor.info.shape:
-            if old.info.shape[1:] != tensor.info.shape[1:] or not old.info.shape:
+        if old.info.shape != shape:
+            if old.info.shape[1:] != shape[1:] or not shape or not old.info.shape:
                 raise EditError(
-                    f"{target!r} is of shape {list(old.info.shape)} in the base, and of {list(tensor.info.shape)} in it",
+                    f"{target!r} is of shape {list(old.info.shape)} in the base, and {list(shape)} in the adapter",
                     hint="the adapter may be for another base",
                 )
-            made.resized[target] = f"{old.info.shape[0]:,} → {tensor.info.shape[0]:,}"
+            made.resized[target] = f"{old.info.shape[0]:,} → {shape[0]:,}"
         plain = old.info.dtype if is_computed_with(old.info.dtype) else tensor.info.dtype
         made.tensors[target] = replace(cast_to(tensor, plain), alias=None)
         made.replaced.append(target)

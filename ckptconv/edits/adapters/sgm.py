@@ -1,7 +1,7 @@
 """The names that a UNet of diffusers' has in its own release (ldm, sgm), which adapters of SDXL have.
 
-    down_blocks.1.attentions.0.*    input_blocks.4.1.*        up_blocks.0.resnets.1.conv1   output_blocks.1.0.in_layers.2
-    mid_block.attentions.0.*        middle_block.1.*          time_embedding.linear_1       time_embed.0
+    down_blocks.1.attentions.0.*    input_blocks.4.1.*      up_blocks.0.resnets.1.conv1   output_blocks.1.0.in_layers.2
+    mid_block.attentions.0.*        middle_block.1.*        time_embedding.linear_1       time_embed.0
 
 Blocks are numbered through all levels: a level of the way down has a block for each resnet and one for its downsampler,
 one of the way up a block for each resnet. Source: as of `edits.dialects.latent`, which does the opposite.
