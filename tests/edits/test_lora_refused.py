@@ -101,6 +101,10 @@ def test_factors_that_do_not_go_together_are_told(
     assert word in str(error_of(tmp_path, factors))
 
 
+def test_a_dora_without_its_magnitudes_is_told(tmp_path: Path) -> None:
+    assert "lora_magnitude_vector is missing" in str(error_of(tmp_path, FACTORS, CONFIG | {"use_dora": True}))
+
+
 def test_pefts_names_without_a_configuration_have_no_alpha(tmp_path: Path) -> None:
     error = error_of(tmp_path, FACTORS, None)
     assert "alpha" in str(error)

@@ -80,6 +80,8 @@ class Module:
         needed = {"down": LORA, "embedding_down": EMBEDDING, "hada_w1_a": _HADA}.get(kind, ())
         if lost := [part for part in needed if part not in self.parts]:
             raise self.fail(f"{lost[0]} is missing beside {kind}")
+        if self.config.dora and kind in ("down", "embedding_down") and "magnitude" not in self.parts:
+            raise self.fail("lora_magnitude_vector is missing, and the configuration says use_dora")
         family = "lokr" if kind.startswith("lokr") else kind
         if left := self.parts.keys() - {kind, family} - _TAKEN[family]:
             raise UnsupportedError(f"{self.name!r}: {min(left)} beside {kind} is not known", hint="inspect shows them")

@@ -16,7 +16,7 @@ from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.merged import is_computed_with, merged
 from ckptconv.edits.adapters.names import PEFT, Parts, parts_of, plain_module
 from ckptconv.edits.adapters.targets import find
-from ckptconv.edits.adapters.translated import is_translated, merge_translated
+from ckptconv.edits.adapters.translated import merge_translated, translate
 from ckptconv.edits.apply import cast_to
 from ckptconv.edits.blocks import unpacked
 from ckptconv.errors import EditError, UnsupportedError
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".SCB", ".weight.absmax", "_blocks")
 """What a quantized weight has beside it, or instead."""
+
+_RELEASED = ("double_blocks", "single_blocks", "joint_blocks")
+"""Words of the names that Flux and Stable Diffusion 3 have in their own files."""
 
 _MOST = 20
 
@@ -127,12 +130,14 @@ def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Mer
     modules = {name: adapter.module(name, scale) for name in adapter.parts.modules}
     found = find(modules, list(base), lambda module, name: modules[module].fits_loosely(base[name].info.shape))
     if found.missing:
+        missing = _missing(found.missing, base)
+        translated = translate(base)
+        if translated is None:
+            raise missing
         try:
-            if is_translated(base):
-                return merge_translated(base, lambda tensors: merge(tensors, adapter, scale))
-        except EditError:
-            pass  # what is missing under the base's own names is what people can look up
-        raise _missing(found.missing, base)
+            return merge_translated(base, translated, lambda tensors: merge(tensors, adapter, scale))
+        except MissingModulesError:
+            raise missing from None  # under the base's own names, which people can look up
     made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
     turned = any(
         kind_of(modules[module].parts) == "down" and modules[module].fits(base[name].info.shape) == (False, True)
@@ -180,7 +185,11 @@ def _computable(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor:
     return tensor
 
 
-def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> EditError:
+class MissingModulesError(EditError):
+    """The base lacks modules that the adapter changes."""
+
+
+def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModulesError:
     count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
     details = modules[:_MOST] + ([f"… and {len(modules) - _MOST:,} more"] if len(modules) > _MOST else [])
     last = modules[0].rpartition(".")[2]
@@ -192,7 +201,13 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> EditError:
             "where it shares the embedding's tensor, give it one of its own before: --rules with an edit of kind tie "
             "and one of kind untie; and tie_word_embeddings = false in the config.json"
         )
-    return EditError(f"the adapter changes {count}", hint=hint, details=details)
+    elif any(block in module for module in modules for block in _RELEASED) and any(
+        ".attn.to_q" in name for name in base
+    ):
+        hint = (
+            "these are names of the model's own release: merge it into that file; --translate ldm gives diffusers' then"
+        )
+    return MissingModulesError(f"the adapter changes {count}", hint=hint, details=details)
 
 
 def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:

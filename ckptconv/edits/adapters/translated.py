@@ -6,12 +6,14 @@ query alone become others. All else is the base's own, as it lies there.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.apply import apply_edit
 from ckptconv.edits.dialects import by_names, translation
 from ckptconv.edits.invert import inverted
+from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,17 +27,21 @@ if TYPE_CHECKING:
 LABEL = "--translate ldm"
 
 
-def is_translated(names: Mapping[str, object]) -> bool:
-    """Whether these are names of a single file of a diffusion model."""
-    return by_names(names) == "ldm"
+def translate(base: Mapping[str, LazyTensor]) -> list[Edit] | None:
+    """The edits that give diffusers' names to a single file of a diffusion model; None where it is none, or a part."""
+    if by_names(base) != "ldm":
+        return None
+    with suppress(EditError, UnsupportedError):
+        return translation("ldm", base, {})
+    return None
 
 
-def merge_translated(base: Mapping[str, LazyTensor], merge: Callable[[Tensors], Merge]) -> Merge:
+def merge_translated(base: Mapping[str, LazyTensor], wanted: list[Edit], merge: Callable[[Tensors], Merge]) -> Merge:
     """What `merge` makes of the base under diffusers' names, under its own. Raises EditError, UnsupportedError."""
     tensors = dict(base)
     origins = {name: {name} for name in base}
     edits: list[Edit] = []
-    for edit in translation("ldm", base, {}):
+    for edit in wanted:
         edits += _with_sizes(edit, tensors)
         tensors, steps = apply_edit(tensors, edit, LABEL)
         come = {
@@ -43,12 +49,12 @@ def merge_translated(base: Mapping[str, LazyTensor], merge: Callable[[Tensors], 
         }
         origins = {name: come[name] if name in come else origins[name] for name in tensors}
     made = merge(tensors)
-    wanted: set[str] = set().union(*(origins[name] for name in made.touched))
-    few, live = _about(edits, wanted)
+    old: set[str] = set().union(*(origins[name] for name in made.touched))
+    few, live = _about(edits, old)
     back = {name: made.tensors[name] for name in live}
     for edit in inverted(few):
         back, _ = apply_edit(back, edit, LABEL)
-    changed = dict.fromkeys(name for name in base if name in wanted)
+    changed = dict.fromkeys(name for name in base if name in old)
     return replace(made, tensors={name: back.get(name, tensor) for name, tensor in base.items()}, changed=changed)
 
 
