@@ -237,6 +237,18 @@ def test_the_weights_of_a_folder_are_found(names: list[str], format: str, tmp_pa
         assert checkpoint.format == format
 
 
+def test_a_header_whose_length_begins_like_a_pickle_is_a_safetensors(tmp_path: Path) -> None:
+    """One in 32 does: lengths are multiples of 8, and a pickle begins with 0x80."""
+    name = "n"
+    while True:
+        save_file({name: torch.ones(2)}, tmp_path / "model.safetensors")
+        if (tmp_path / "model.safetensors").read_bytes()[:1] == b"\x80":
+            break
+        name += "n"
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert (checkpoint.format, list(checkpoint)) == ("safetensors", [name])
+
+
 @pytest.mark.parametrize(
     "names",
     [
