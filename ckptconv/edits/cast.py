@@ -114,8 +114,9 @@ def loss_of(tensor: LazyTensor) -> Loss | None:
 def is_cast(tensor: LazyTensor) -> bool:
     """Whether a tensor gets another element type, of plain elements."""
     reader = tensor.reader
-    plain = isinstance(reader, Computed) and not isinstance(reader, Quantizer)
-    return plain and reader.dtype is not reader.source.info.dtype
+    if isinstance(reader, Quantizer) or not isinstance(reader, Computed):
+        return False
+    return reader.dtype is not reader.source.info.dtype
 
 
 def is_quantized(tensor: LazyTensor) -> bool:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.adapters.deltas import RECENT
-from ckptconv.edits.cast import FLOATS, Computed
+from ckptconv.edits.cast import FLOATS
+from ckptconv.edits.computed import Computed
 from ckptconv.edits.rounding import Loss, cast_array, rounded_once
 
 if TYPE_CHECKING:
@@ -233,8 +234,7 @@ class MergedReader(Computed):
             loss = Loss(overflowed)
         else:
             made, loss = cast_array(values, DType.F64, self.dtype)
-        with self.lock:
-            self.blocks[number] = loss
+        self.note(number, loss)
         return np.frombuffer(to_bytes(made, self.dtype), np.uint8)
 
     def _values(self, many: int) -> Values:
