@@ -184,6 +184,24 @@ def test_a_quantized_tensor_is_a_loss(tmp_path: Path) -> None:
     assert len(whole(tmp_path / "d", tmp_path / "torch.pth")) >= 3
 
 
+def test_parts_of_quantized_and_sparse_tensors_are_all_written_wherever_they_stand(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8)
+    sparse = torch.eye(3).to_sparse()
+    state = {"state_dict": {"w": torch.ones(2), "q": quantized}, "optimizer": {"m": sparse, "q": [quantized]}}
+    torch.save(state, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "d", to_format="torch-dcp", allow_loss=["composite"])
+    found = whole(tmp_path / "d", tmp_path / "torch.pth")
+    assert torch.equal(found["optimizer"]["m"]["indices"], sparse.indices())
+    assert torch.equal(found["optimizer"]["m"]["values"], sparse.values())
+    assert found["optimizer"]["q"][0]["scale"] == found["state_dict"]["q.scale"] == quantized.q_scale()
+    torch.save([sparse], tmp_path / "list.pth")
+    ckptconv.convert(tmp_path / "list.pth", tmp_path / "list", to_format="torch-dcp", allow_loss=["composite"])
+    with ckptconv.open(tmp_path / "list") as checkpoint:
+        assert [tensor.info.shape for tensor in checkpoint.values()] == [(2, 3), (3,)]
+
+
 def damaged(folder: Path, change: Any) -> Path:
     """A folder whose listing torch has read, changed and written again."""
     with (folder / ".metadata").open("rb") as file:

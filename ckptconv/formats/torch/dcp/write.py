@@ -4,7 +4,8 @@
     .metadata      the listing
 
 N is 0, or the first number whose file is not there yet: a folder that is replaced keeps its old files until the new
-``.metadata`` has its name. Tensors that are tied are listed under each name and stored once.
+``.metadata`` has its name. Tensors that are tied are listed under each name and stored once. Of a quantized or sparse
+tensor the parts are listed: as neighbours in a state_dict, elsewhere in a dict that stands in its place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import TORCH_NAMES
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.composite import VALUES
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, rebuilt
 from ckptconv.core.record import Record
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.errors import CkptconvError
@@ -33,7 +36,6 @@ from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory_size, end_of, pl
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.formats.base import WriteOptions
     from ckptconv.io.target import Target
@@ -74,7 +76,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     """
     names, old = _existing(target)
     data_name = next(name for i in range(len(names) + 1) if (name := f"__0_{i}.distcp") not in names)
-    plan = _Plan(checkpoint)
+    plan = _Plan(_apart(checkpoint))
     data = target.beside(data_name)
     data.reserve(plan.size)
     for blob in plan.blobs:
@@ -90,6 +92,21 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     target.write_at(0, listing)
     target.supersede(old)
     return WriteResult(plan.size + len(listing))
+
+
+def _apart(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with all parts of quantized and sparse tensors in its tree, in which values stand for the whole."""
+    alone = {one.parts[VALUES]: one.parts for one in checkpoint.composites.values()}
+    if not alone:
+        return checkpoint
+
+    def parts(node: MetaNode) -> MetaNode:
+        if not isinstance(node, TensorRef) or node.name not in alone:
+            return node
+        return {role: TensorRef(name) for role, name in alone[node.name].items()}
+
+    root = rebuilt(checkpoint.root, parts)
+    return Checkpoint(checkpoint, extras=checkpoint.extras, root=root, notes=checkpoint.notes)
 
 
 def _existing(target: Target) -> tuple[frozenset[str], list[str]]:
