@@ -36,7 +36,8 @@ GLOBALS = frozenset(
     ["collections OrderedDict", "collections defaultdict", "collections Counter", "_codecs encode",
      "torch Size", "torch device", "torch.serialization _get_layout", "torch._utils _rebuild_tensor_v2",
      "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_qtensor", "torch._utils _rebuild_sparse_tensor",
-     "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2",
+     "torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state",
+     "torch._tensor _rebuild_from_type_v2",
      "torch Tensor", "torch.nn.parameter Parameter", "torch.storage UntypedStorage",
      "numpy dtype", "numpy ndarray", "numpy.core.multiarray scalar", "numpy.core.multiarray _reconstruct"]
     + [f"{_BUILTINS} {name}" for name in

@@ -113,14 +113,17 @@ class _Pickler:
     def _tensor(self, emitter: Emitter, name: str) -> None:
         note = self._checkpoint.notes.tensors.get(name)
         attributes = self._checkpoint.notes.attributes.get(name)
+        attributes = attributes if isinstance(attributes, dict) and "__class__" not in attributes else {}
         if note is not None and note.parameter:
-            emitter.named("torch._utils", "_rebuild_parameter")
+            emitter.named("torch._utils", "_rebuild_parameter_with_state" if attributes else "_rebuild_parameter")
             emitter.op(b"(")
             self._made(emitter, name, requires_grad=False)
             emitter.node(note.requires_grad)
             emitter.call("collections", "OrderedDict")
+            if attributes:
+                emitter.node(attributes)
             emitter.op(b"tR")
-        elif isinstance(attributes, dict) and "__class__" not in attributes:
+        elif attributes:
             emitter.named("torch._tensor", "_rebuild_from_type_v2")
             emitter.op(b"(")
             emitter.named("torch._utils", self._function(name))

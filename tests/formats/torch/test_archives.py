@@ -194,6 +194,18 @@ def test_a_python_attribute_of_a_tensor_that_is_a_tensor_is_left_out_with_a_find
     assert load(tmp_path / "b.pth")["w"].note == "kept"  # type: ignore[index]
 
 
+@pytest.mark.parametrize("between", ["direct.pth", "m.safetensors"])
+def test_python_attributes_of_parameters_and_tensors_come_back(between: str, tmp_path: Path) -> None:
+    parameter, buffer = nn.Parameter(torch.ones(2), requires_grad=False), nn.Buffer(torch.ones(2), persistent=True)
+    parameter.partition = {"axis": (0, 1)}  # type: ignore[attr-defined]
+    path = saved(tmp_path / "a.pth", {"w": parameter, "plain": nn.Parameter(torch.ones(1)), "b": buffer})
+    ckptconv.convert(path, tmp_path / between)
+    ckptconv.convert(tmp_path / between, tmp_path / "back.pth")
+    first, back = load(path), load(tmp_path / "back.pth")
+    assert same_object(back, first)
+    assert [vars(value) for value in back.values()] == [vars(value) for value in first.values()]  # type: ignore[attr-defined]
+
+
 def test_a_packed_scalar_is_refused_by_name(tmp_path: Path) -> None:
     value = torch.zeros(1, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)[0]
     with pytest.raises(UnsupportedError, match="'w'"):
