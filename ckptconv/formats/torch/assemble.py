@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import OpenFile
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.core.tensor import LazyTensor, SpanFile
     from ckptconv.formats.torch.pickle import Budget, Machine
     from ckptconv.formats.torch.roots import Tree
     from ckptconv.formats.torch.stubs import TensorStub
@@ -59,9 +59,26 @@ def assemble(
         root=tree.root,
         format=format,
         notes=notes,
-        findings=(*findings, *(unreadable(name, kind) for name, kind in tree.refused.items()), *lost),
+        findings=(
+            *findings, *(unreadable(name, kind) for name, kind in tree.refused.items()), *lost, *_retyped(tensors),
+        ),
         file=file,
     )
+
+
+def _retyped(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """A word for each storage that tensors view as several element types: they are tensors by themselves here."""
+    first: dict[tuple[SpanFile, int], str] = {}
+    found: dict[str, Finding] = {}
+    for name, tensor in tensors.items():
+        if tensor.placement is None or not tensor.info.nbytes:
+            continue
+        span = tensor.placement.storage.span
+        other = first.setdefault((span.file, span.offset), name)
+        if tensors[other].info.dtype is not tensor.info.dtype:
+            message = f"{other!r} and {name!r} view one storage as different element types; each is kept by itself"
+            found.setdefault(other, Finding("retyped", "info", name, message))
+    return list(found.values())
 
 
 def _tensor_notes(stubs: Mapping[str, TensorStub]) -> dict[str, TensorNote]:

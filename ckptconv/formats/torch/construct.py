@@ -203,9 +203,14 @@ _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Gl
 
 @dataclass(slots=True)
 class TorchConstructors:
-    """The `Constructors` of torch's files."""
+    """The `Constructors` of torch's files.
+
+    storages: by key. retyped: those that are named once more as bytes without a type, or of one, which torch.save
+              writes for views of another element type; by key and class.
+    """
 
     storages: dict[str, StorageStub] = field(default_factory=dict)
+    retyped: dict[tuple[str, str], StorageStub] = field(default_factory=dict)
 
     def value(self, name: Global) -> Value:
         """dtypes, quantisation schemes and memory formats are values; every other name stays a name."""
@@ -271,8 +276,17 @@ class TorchConstructors:
                 raise UnsupportedError(f"storages of class {cls} are not supported", hint="save plain tensors")
             stub = QuantizedStorageStub(key, CARRIERS[quantized], device, numel, quantized)
         known = self.storages.setdefault(key, stub)
-        if known is not stub and known != stub:
+        if known is stub or known == stub:
+            return known
+        if not _is_retyped(known, stub):
             raise CorruptFileError(
                 f"the pickle describes storage {key!r} in two ways", hint="copy the file again from where it came"
             )
-        return known
+        return self.retyped.setdefault((key, cls.name), stub)
+
+
+def _is_retyped(one: StorageStub, other: StorageStub) -> bool:
+    """Whether both are the same bytes, for one of them without an element type."""
+    quantized = isinstance(one, QuantizedStorageStub) or isinstance(other, QuantizedStorageStub)
+    untyped = one.dtype is None or other.dtype is None
+    return untyped and not quantized and one.device == other.device and one.nbytes == other.nbytes

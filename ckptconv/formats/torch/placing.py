@@ -69,11 +69,14 @@ class StorageSlice(StorageStub):
 
 @dataclass(slots=True)
 class Placer:
-    """Puts pickled tensors onto their records. `swapped`: the elements of all storages are big-endian."""
+    """Puts pickled tensors onto their records. `swapped`: the elements of all storages are big-endian.
+
+    Tensors of two element types on one record view two storages, of the same bytes.
+    """
 
     records: Records
     swapped: bool = False
-    storages: dict[str, Storage] = field(default_factory=dict)
+    storages: dict[tuple[str, DType], Storage] = field(default_factory=dict)
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
         """The tensor of that name; costs one small read for each new storage. Raises CkptconvError that names it."""
@@ -120,20 +123,18 @@ class Placer:
         return storage, named.start + stub.offset
 
     def _storage(self, stub: StorageStub, dtype: DType) -> Storage:
-        known = self.storages.get(stub.key)
+        known = self.storages.get((stub.key, dtype))
         if known is not None:
-            if known.dtype is not dtype:
-                raise UnsupportedError("it shares its storage with a tensor of another dtype", hint="clone() it first")
             return known
         unit = max(1, dtype.bits // 8)
         span = self.records.span(stub.key)
-        expected = stub.numel * (unit if stub.dtype is not None else 1)
-        if span.length != expected:
+        if span.length != stub.nbytes:
             raise CorruptFileError(
-                f"its storage has {span.length:,} bytes, and the pickle says {expected:,}", hint=COPY_AGAIN
+                f"its storage has {span.length:,} bytes, and the pickle says {stub.nbytes:,}", hint=COPY_AGAIN
             )
-        storage = Storage((self.records.identity, stub.key), span, unit, span.length // unit, dtype, self.swapped)
-        self.storages[stub.key] = storage
+        identity = (self.records.identity, stub.key, dtype)
+        storage = Storage(identity, span, unit, span.length // unit, dtype, self.swapped)
+        self.storages[stub.key, dtype] = storage
         return storage
 
 

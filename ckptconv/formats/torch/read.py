@@ -123,7 +123,8 @@ def follow(
     run = machine(data, makers)
     value = run.run()
     placer = Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
-    return Saved(value, run, makers.storages.values(), placer, len(data), root)
+    storages = [*makers.storages.values(), *makers.retyped.values()]
+    return Saved(value, run, storages, placer, len(data), root)
 
 
 def check_small_records(archive: ZipArchive, root: str) -> None:

@@ -28,6 +28,11 @@ class StorageStub:
     device: str
     numel: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the record; `numel` counts them where there is no element type."""
+        return self.numel if self.dtype is None else self.numel * max(1, self.dtype.bits // 8)
+
 
 @dataclass(slots=True)
 class QuantizedStorageStub(StorageStub):

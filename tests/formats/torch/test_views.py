@@ -96,6 +96,17 @@ def test_a_small_view_of_a_large_storage_does_not_drag_it_along(tmp_path: Path) 
     assert same_object(load(tmp_path / "back.pth"), state)
 
 
+@pytest.mark.parametrize("between", ["direct.pth", "m.safetensors"])
+def test_views_of_one_storage_as_several_element_types_keep_their_values(between: str, tmp_path: Path) -> None:
+    flat = torch.arange(64, dtype=torch.uint8)
+    state = {"bytes": flat[:16], "scale": flat[16:32].view(torch.float8_e4m3fn), "odd": flat.view(torch.uint16)[1::2]}
+    ckptconv.convert(saved(tmp_path / "a.pth", state), tmp_path / between)
+    result = ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", dry_run=True)
+    assert [finding.where for finding in result.findings if finding.code == "retyped"] == ["scale"]
+    ckptconv.convert(tmp_path / between, tmp_path / "back.pth")
+    assert same_object(load(tmp_path / "back.pth"), load(tmp_path / "a.pth"))
+
+
 def test_ties_are_groups_of_names_and_views_are_none(tmp_path: Path) -> None:
     base = counting(4, 4)
     state = {"a": base, "b": base, "part": base[:2], "turned": base.t(), "copy": base.clone(), "c": base}
