@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -147,7 +148,7 @@ def command(
         _show(refused, dry_run=dry_run, as_json=as_json)
         return 1
     except KeyboardInterrupt as stop:
-        if _identity(target) != before:  # it came between the rename and here
+        if _identity(target) != before:  # it came after the target was left, which notes so itself
             stop.add_note(f"{target} is written, and whole")
         raise
     _show(result, dry_run=dry_run, as_json=as_json)
@@ -166,8 +167,11 @@ def _show(result: Conversion, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _identity(path: str) -> tuple[int, ...] | None:
+    """Tells a file from what replaced it; None for anything else, such as a folder, that changes while it is filled."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -39,15 +39,14 @@ def lock(fd: int) -> bool:
     return True
 
 
-def create(path: Path, flags: int) -> tuple[int, Path]:
-    """An empty file beside `path`, open and held, and where it is. Raises OSError."""
-    while True:
-        place = beside(path)
-        fd = os.open(place, flags | os.O_CREAT | os.O_EXCL, 0o666)
-        lock(fd)
-        if os.path.lexists(place):
-            return fd, place
-        os.close(fd)  # another run's sweep was faster than our lock, and removed it
+def create(place: Path, flags: int) -> int:
+    """An empty file under a name that `beside` gave, open and held; -1 where it is gone again. Raises OSError."""
+    fd = os.open(place, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    lock(fd)
+    if os.path.lexists(place):
+        return fd
+    os.close(fd)  # another run's sweep was faster than our lock, and removed it
+    return -1
 
 
 def sweep(path: Path) -> None:
@@ -72,11 +71,12 @@ def sweep(path: Path) -> None:
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
     """A folder of our own beside `path`, held by a lock; it has to be empty again when the context ends."""
-    with access.translated(path):
-        folder = beside(path)
-        folder.mkdir(mode=0o700)
-        fd = -1 if access.HELD_BY_HANDLES else os.open(folder, os.O_RDONLY)
+    folder, fd = beside(path), -1
     try:
+        with access.translated(path):
+            folder.mkdir(mode=0o700)
+            if not access.HELD_BY_HANDLES:
+                fd = os.open(folder, os.O_RDONLY)
         if fd >= 0:
             lock(fd)
         yield folder

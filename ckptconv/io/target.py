@@ -4,6 +4,9 @@ The data goes into an unnamed file in the target's folder (``O_TMPFILE``), which
 killed. Where a file system has none, it is a named one beside the target, held by a lock; the next run removes those
 that nobody holds. Either way: fsync, then one link or rename, then fsync of the folder. Where there are no links (FAT,
 many network drives), a new file's name is taken by an empty file first, which the whole one then replaces.
+
+A signal may raise KeyboardInterrupt right after any of these steps, before a line here could note that it was taken. So
+names are noted before there is anything under them, and whether a file is in its place is asked of the disk.
 """
 
 from __future__ import annotations
@@ -74,9 +77,8 @@ class Target:
 
     def __enter__(self) -> Target:
         with translated(self.path):
-            if self._made is not None:
-                os.mkdir(self._made)
             try:
+                self._make_folder()
                 leftovers.sweep(self._real)
                 self._open()
             except BaseException:
@@ -87,7 +89,19 @@ class Target:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._in_place():
+            self._remove_superseded()
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(f"{self.path} is written, and whole")
         self._discard()
+
+    def _make_folder(self) -> None:
+        if self._made is not None:
+            try:
+                os.mkdir(self._made)
+            except FileExistsError:  # another run's, which is not ours to remove
+                self._made = None
+                raise
 
     def _open(self) -> None:
         folder = self._real.parent
@@ -97,7 +111,9 @@ class Target:
                 if self.readable_path.exists():  # by which it gets its name; not every container has a /proc
                     return
                 self._close()
-        self._fd, self._temp = leftovers.create(self._real, _FLAGS)
+        while self._fd < 0:
+            self._temp = leftovers.beside(self._real)
+            self._fd = leftovers.create(self._temp, _FLAGS)
 
     def beside(self, path: str | os.PathLike[str]) -> Target:
         """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
@@ -172,20 +188,33 @@ class Target:
                 _sync_folder(folder)
             self._commit()
         except BaseException:
-            if not self._placed:
+            if not self._in_place():
                 for other in self._beside:
                     other._withdraw()
             raise
         self._beside.clear()
-        for path in self._superseded:
-            with suppress(OSError):
-                os.unlink(path)
+        self._remove_superseded()
+
+    def _in_place(self) -> bool:
+        """Whether the file has its name."""
+        if self._placed or self._fd < 0:
+            return self._placed
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._real))
+        except OSError:
+            return False
 
     def _withdraw(self) -> None:
         """Take a new file away again, because the one that points at it could not be placed."""
-        if self._placed and self._old is None:
+        if self._in_place() and self._old is None:
             with suppress(OSError):
                 os.unlink(self._real)
+
+    def _remove_superseded(self) -> None:
+        while self._superseded:
+            with suppress(OSError):
+                os.unlink(self._superseded[-1])
+            self._superseded.pop()
 
     def flush(self) -> None:
         """Wait until what has been written so far is on the disk; from any thread."""
@@ -226,20 +255,23 @@ class Target:
         if self._temp is None:
             named = leftovers.beside(self._real)
             leftovers.lock(self._fd)
-            self._link(named)
-            self._temp = named
+            try:
+                self._link(named)
+            finally:
+                self._temp = named
         os.replace(self._temp, self._real)
 
     def _place_without_links(self, temp: Path) -> None:
         """An empty file takes the name, which fails where the target has appeared meanwhile, and is replaced."""
         try:
             os.close(os.open(self._real, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            os.replace(temp, self._real)
         except FileExistsError:
             raise _exists(self.path) from None
-        try:
-            os.replace(temp, self._real)
         except BaseException:
-            os.unlink(self._real)
+            with suppress(OSError):
+                if not os.stat(self._real).st_size:
+                    os.unlink(self._real)
             raise
 
     def _link(self, name: Path) -> None:
