@@ -286,7 +286,7 @@ class TorchConstructors:
 
 
 def _is_retyped(one: StorageStub, other: StorageStub) -> bool:
-    """Whether both are the same bytes, for one of them without an element type."""
+    """Whether both are the same bytes, for one of them without an element type, or no bytes at all."""
     quantized = isinstance(one, QuantizedStorageStub) or isinstance(other, QuantizedStorageStub)
-    untyped = one.dtype is None or other.dtype is None
+    untyped = one.dtype is None or other.dtype is None or not one.nbytes
     return untyped and not quantized and one.device == other.device and one.nbytes == other.nbytes

@@ -100,6 +100,8 @@ def test_a_small_view_of_a_large_storage_does_not_drag_it_along(tmp_path: Path) 
 def test_views_of_one_storage_as_several_element_types_keep_their_values(between: str, tmp_path: Path) -> None:
     flat = torch.arange(64, dtype=torch.uint8)
     state = {"bytes": flat[:16], "scale": flat[16:32].view(torch.float8_e4m3fn), "odd": flat.view(torch.uint16)[1::2]}
+    empty = torch.empty(0)
+    state |= {"empty": empty, "empty too": empty.view(torch.bfloat16)}
     ckptconv.convert(saved(tmp_path / "a.pth", state), tmp_path / between)
     result = ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", dry_run=True)
     assert [finding.where for finding in result.findings if finding.code == "retyped"] == ["scale"]
