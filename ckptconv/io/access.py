@@ -42,6 +42,8 @@ class translated:
 def _hint(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space, or write to another disk"
+    if error.errno == errno.ELOOP:
+        return "the link leads in a circle: remove it"
     if HELD_BY_HANDLES and isinstance(error, PermissionError):
         return "check the folder; a file that is open cannot be replaced: close what has it open, or write another"
     return "check the folder"

@@ -109,10 +109,11 @@ def test_a_symlink_that_leads_nowhere_or_in_a_circle_is_refused(source: Path, fo
     (folder / "a.pth").symlink_to(folder / "b.pth")
     (folder / "b.pth").symlink_to(folder / "a.pth")
     (folder / "c.pth").symlink_to(folder / "missing" / "c.pth")
-    for name in ("a.pth", "c.pth"):
+    for name, hint in (("a.pth", "in a circle"), ("c.pth", "mkdir -p")):
         for force in (False, True):
-            with pytest.raises(FileAccessError):
+            with pytest.raises(FileAccessError) as error:
                 ckptconv.convert(source, folder / name, force=force)
+            assert hint in str(error.value.hint)
     assert sorted(os.listdir(folder)) == ["a.pth", "b.pth", "c.pth"]
 
 
