@@ -84,7 +84,11 @@ class Destination:
         self._check_folder(replace=replace)
         there = [one for one in self.rivals if os.path.lexists(one)]
         if there and not replace:
-            raise TargetExistsError("the target exists already", path=there[0], hint="add --force to replace it")
+            several = there[0].name.endswith(INDEX) or parse(there[0].name)
+            form = "a set of files" if several else "one file"
+            raise TargetExistsError(
+                f"the target exists already, as {form}", path=there[0], hint="add --force to replace it"
+            )
         target = Target(self.path, replace=replace, folder=self.folder)
         for one in there:
             target.supersede([one.name, *(superseded(one) if one.name.endswith(".json") else ())])
@@ -165,12 +169,13 @@ def settle(
     folder = bool(wanted.sharded) and _stands_in_folder(target, shard_size)
     if folder:
         path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX) or f"model{wanted.suffixes[0]}"
+    index = path.with_name(path.name + INDEX)
     if shard_size is None:
-        return Destination(wanted, path, folder)
+        indexed = wanted.sharded and not registry.by_name(wanted.sharded).numbered
+        return Destination(wanted, path, folder, (index,) if indexed else ())
     sharded = registry.by_name(wanted.sharded)
     if sharded.numbered:
         return _numbered(wanted, sharded, path, folder, checkpoint, shard_size, plain=plain)
-    index = path.with_name(path.name + INDEX)
     found = _set(sharded, index, folder, (path,), checkpoint, shard_size, plain=plain)
     return found if len(set(found.files.values())) > 1 else Destination(wanted, path, folder, (index,))
 

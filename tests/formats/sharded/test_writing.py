@@ -317,6 +317,16 @@ def test_a_set_is_replaced_with_force_alone_and_leaves_none_of_its_shards(source
     assert keep.read_bytes() == b"not of this set"
 
 
+@pytest.mark.parametrize("name", ["set/", "set/model.safetensors"])
+def test_a_single_file_takes_the_place_of_its_shards_with_force_alone(name: str, source: Path, tmp_path: Path) -> None:
+    ckptconv.convert(source, f"{tmp_path}/set/", shard_size=16)
+    with pytest.raises(TargetExistsError, match="as a set of files"):
+        ckptconv.convert(tmp_path / "set", f"{tmp_path}/{name}")
+    ckptconv.convert(tmp_path / "set", f"{tmp_path}/{name}", force=True)
+    assert os.listdir(tmp_path / "set") == ["model.safetensors"]
+    assert ckptconv.diff(source, tmp_path / "set").equal
+
+
 def test_an_index_of_strangers_that_is_replaced_takes_no_other_file_with_it(source: Path, tmp_path: Path) -> None:
     index, letter = tmp_path / "out.safetensors.index.json", tmp_path / "letter.txt"
     letter.write_text("dear")
