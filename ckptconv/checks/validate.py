@@ -16,8 +16,7 @@ from ckptconv.checks.blame import explain, prefixed
 from ckptconv.checks.hypotheses import fewest_causes
 from ckptconv.checks.prefixes import spec_names
 from ckptconv.checks.verdict import Verdict
-from ckptconv.core.checkpoint import NOTHING, without_model
-from ckptconv.core.metadata import StateDict, walk
+from ckptconv.core.metadata import NOTHING, StateDict, walk, without_model
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:

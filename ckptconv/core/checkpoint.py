@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk, without_model
 from ckptconv.core.spelling import to_json
+from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable, Iterator
@@ -274,18 +275,26 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         )  # fmt: skip
 
     def with_metadata(self, values: Mapping[str, MetaNode]) -> Checkpoint:
-        """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata."""
+        """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata.
+
+        Raises UsageError for a key under which tensors stand.
+        """
         if not values:
             return self
         match self.root:
             case dict() as root:
-                changed: MetaNode = type(root)(root) if type(root) is dict else root.copy()
-                assert isinstance(changed, dict)
-                changed.update(values)
+                changed, taken = root.copy(), {key for key, node in root.items() if _holds_tensors(node)}
             case StateDict() | TensorRef():
-                changed = {**values, "state_dict": self.root}
+                changed, taken = {"state_dict": self.root}, {"state_dict"}
             case _:
-                changed = {**values, "data": self.root}
+                changed, taken = {"data": self.root}, {"data"}
+        for key in values:
+            if key in taken:
+                raise UsageError(f"the key {key!r} is taken by what the checkpoint holds", hint="give another key")
+        if isinstance(self.root, dict):
+            changed.update(values)
+        else:
+            changed = {**values, **changed}
         return Checkpoint(
             self._tensors,
             extras=self.extras,
@@ -295,6 +304,10 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             notes=replace(self.notes, digest=None),
             findings=self.findings,
         )
+
+
+def _holds_tensors(node: MetaNode) -> bool:
+    return any(isinstance(part, (StateDict, TensorRef)) for _, part in walk(node))
 
 
 def wholes(checkpoint: Checkpoint) -> Checkpoint:
@@ -315,34 +328,3 @@ def wholes(checkpoint: Checkpoint) -> Checkpoint:
         tensors, extras=checkpoint.extras, root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes,
         findings=checkpoint.findings, file=checkpoint.file,
     )  # fmt: skip
-
-
-NOTHING = object()
-"""What `without_model` makes of a part of the tree that is the model's alone."""
-
-
-def without_model(node: MetaNode, model: Mapping[str, object] | object) -> MetaNode:
-    """The tree without the model's tensors; a container that held nothing else goes with them. Of a list that held one,
-    the other entries are left, by their positions.
-    """
-    match node:
-        case StateDict(plain=plain):
-            within = {key: without_model(value, model) for _, key, value in plain}
-            return {key: value for key, value in within.items() if value is not NOTHING} or NOTHING
-        case TensorRef(name) if name in model:  # type: ignore[operator]
-            return NOTHING
-        case dict():
-            kept = {key: without_model(value, model) for key, value in node.items()}
-            if all(kept[key] is value for key, value in node.items()):
-                return node
-            left = {key: value for key, value in kept.items() if value is not NOTHING}
-            return (type(node)(left) if type(node) is not dict and not hasattr(node, "default_factory") else left) or (
-                NOTHING
-            )
-        case list() | tuple():
-            entries = [without_model(child, model) for child in node]
-            if all(new is old for new, old in zip(entries, node, strict=True)):
-                return node
-            return {i: entry for i, entry in enumerate(entries) if entry is not NOTHING} or NOTHING
-        case _:
-            return node

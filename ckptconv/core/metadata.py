@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 
 MetaNode = object
 """Any node of the list above. Python's type system cannot say this recursive, invariant union usefully."""
@@ -86,7 +86,7 @@ class Stored:
 MAX_DEPTH = 64
 """Nesting of metadata. Python's recursion limit is 1,000 frames, and spelling one level takes up to nine."""
 
-Container = Literal["OrderedDict", "dict"]
+StateDictType = Literal["OrderedDict", "dict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class StateDict:
     """
 
     prefix: str = ""
-    container: Container = "OrderedDict"
+    container: StateDictType = "OrderedDict"
     plain: tuple[tuple[int, str, MetaNode], ...] = ()
     versions: MetaNode = None
 
@@ -259,6 +259,37 @@ def rebuilt(node: MetaNode, replace: Callable[[MetaNode], MetaNode]) -> MetaNode
             return StateDict(node.prefix, node.container, plain, node.versions)
         case _:
             return replace(node)
+
+
+NOTHING = object()
+"""What `without_model` makes of a part of the tree that is the model's alone."""
+
+
+def without_model(node: MetaNode, model: Container[str]) -> MetaNode:
+    """The tree without the model's tensors; a container that held nothing else goes with them. Of a list that held one,
+    the other entries are left, by their positions.
+    """
+    match node:
+        case StateDict(plain=plain):
+            within = {key: without_model(value, model) for _, key, value in plain}
+            return {key: value for key, value in within.items() if value is not NOTHING} or NOTHING
+        case TensorRef(name) if name in model:
+            return NOTHING
+        case dict():
+            kept = {key: without_model(value, model) for key, value in node.items()}
+            if all(kept[key] is value for key, value in node.items()):
+                return node
+            left = {key: value for key, value in kept.items() if value is not NOTHING}
+            return (type(node)(left) if type(node) is not dict and not hasattr(node, "default_factory") else left) or (
+                NOTHING
+            )
+        case list() | tuple():
+            entries = [without_model(child, model) for child in node]
+            if all(new is old for new, old in zip(entries, node, strict=True)):
+                return node
+            return {i: entry for i, entry in enumerate(entries) if entry is not NOTHING} or NOTHING
+        case _:
+            return node
 
 
 def hashable(node: MetaNode) -> Hashable:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import NOTHING, without_model
-from ckptconv.core.metadata import StateDict, TensorRef, walk
+from ckptconv.core.metadata import NOTHING, StateDict, TensorRef, walk, without_model
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:

@@ -60,7 +60,10 @@ def assemble(
         format=format,
         notes=notes,
         findings=(
-            *findings, *(unreadable(name, kind) for name, kind in tree.refused.items()), *lost, *_retyped(tensors),
+            *findings,
+            *(unreadable(name, kind) for name, kind in tree.refused.items()),
+            *lost,
+            *_retyped(tensors),
         ),
         file=file,
     )

@@ -31,7 +31,7 @@ from ckptconv.formats.torch.write import write as write_single
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ckptconv.core.metadata import Container, MetaNode
+    from ckptconv.core.metadata import MetaNode, StateDictType
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
@@ -117,7 +117,7 @@ class _Whole:
 
     @property
     def state_dict(self) -> StateDict:
-        container: Container = "dict" if self.container == "dict" else "OrderedDict"
+        container: StateDictType = "dict" if self.container == "dict" else "OrderedDict"
         return StateDict(container=container, plain=tuple(self.plain), versions=self.versions or None)
 
 

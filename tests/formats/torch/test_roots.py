@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ckptconv
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import CkptconvError, UsageError
 from tests.support.craft import saved
 from tests.support.nodes import load, same_object
 
@@ -144,6 +144,23 @@ def test_metadata_shows_everything_but_the_models_tensors(tmp_path: Path) -> Non
         changed = checkpoint.with_metadata({"epoch": 4, "note": "x"})
         assert (changed.metadata["epoch"], checkpoint.metadata["epoch"]) == (4, 3)
         assert checkpoint.bare().metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({"state_dict": {"w": torch.ones(2)}, "epoch": 3}, "state_dict"),
+        ({"state_dict": {"w": torch.ones(2)}, "optimizer": {"step": torch.ones(1)}}, "optimizer"),
+        ({"w": torch.ones(2)}, "state_dict"),
+        ([torch.ones(2)], "data"),
+    ],
+)
+def test_metadata_does_not_take_the_place_of_tensors(value: object, key: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", value)
+    with pytest.raises(UsageError, match=f"the key '{key}' is taken"):
+        ckptconv.convert(path, tmp_path / "b.pth", metadata={key: 1})
+    ckptconv.convert(path, tmp_path / "b.pth", metadata={"other": 1})
+    assert load(tmp_path / "b.pth")["other"] == 1  # type: ignore[index]
 
 
 def test_what_stands_beside_a_state_dict_in_a_list_keeps_its_position(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 
 def _apart(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with all parts of quantized and sparse tensors in its tree, in which values stand for the whole."""
+    """The checkpoint with all parts of quantized and sparse tensors in its tree, where values stand for the whole."""
     alone = {one.parts[VALUES]: one.parts for one in checkpoint.composites.values()}
     if not alone:
         return checkpoint
