@@ -202,6 +202,13 @@ def test_parts_of_quantized_and_sparse_tensors_are_all_written_wherever_they_sta
         assert [tensor.info.shape for tensor in checkpoint.values()] == [(2, 3), (3,)]
 
 
+def test_a_plain_value_stays_in_a_state_dict_of_which_tensors_were_left_out(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(1), "b": torch.ones(2), "n": 5}, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "d", to_format="torch-dcp", edits=ckptconv.Edits(drop=["b"]))
+    ckptconv.convert(tmp_path / "d", tmp_path / "b.pth")
+    assert torch.load(tmp_path / "b.pth") == {"a": torch.ones(1), "n": 5}
+
+
 def damaged(folder: Path, change: Any) -> Path:
     """A folder whose listing torch has read, changed and written again."""
     with (folder / ".metadata").open("rb") as file:

@@ -216,13 +216,12 @@ class _Flattener:
                 return dict(inside)
 
     def _state_dict(self, hole: StateDict, path: Path) -> StateDict:
-        items: list[tuple[str, MetaNode]] = list(self._members(hole))
-        for position, key, value in hole.plain:
-            items.insert(position, (key, value))
-        plain = {position for position, _, _ in hole.plain}
+        items = [(key, value, False) for key, value in self._members(hole)]
+        for position, key, value in hole.plain:  # past the end where tensors were left out
+            items.insert(position, (key, value, True))
         kept: list[tuple[int, str, MetaNode]] = []
-        for position, (key, value) in enumerate(items):
-            if position in plain:
+        for position, (key, value, is_plain) in enumerate(items):
+            if is_plain:
                 kept.append((position, key, self.node(value, self._free(path, key))))
             else:
                 self.leaf(value, self._free(path, key))
