@@ -24,7 +24,7 @@ Exit codes:
   0    converted; with --dry-run, checked
   1    with --verify: what was written did not compute the same; DST is as it was
   2    trouble: usage, unreadable, damaged, refused; nothing was written
-  130  interrupted; nothing was written
+  130  interrupted; nothing was written, or it says that DST is whole
 \b
 Examples:
   ckptconv convert checkpoint.pth model.safetensors
