@@ -131,7 +131,10 @@ def convert(
     own = wanted.parse_options(options or {})
     if inputs and not verify and not (wanted.graph and arch is not None):
         raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
-    with open(source, format=from_format) as opened, Adapters(edits.names if edits else ()) as adapters:
+    with (
+        open(source, format=from_format, progress=progress) as opened,
+        Adapters(edits.names if edits else ()) as adapters,
+    ):
         named = _named(opened, arch, Path(source), settings, graph=wanted.graph)
         opened, moves = edited(named, edits, adapters, bare=bare) if edits else (named, Moves())
         said = opened.with_metadata(metadata or {})

@@ -90,7 +90,7 @@ def diff(
     from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
 
     allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(tolerances))
-    with open(expected) as a, open(found) as b:
+    with open(expected, progress=progress) as a, open(found, progress=progress) as b:
         differences = compare(a, b, allowed, headers=headers, histograms=histograms, progress=progress)
         for checkpoint in (a, b):
             checkpoint.check_unchanged()

@@ -156,7 +156,7 @@ def inspect(
     """
     from ckptconv.io.digest import digest as digest_of
 
-    with open(path, format=format) as checkpoint:
+    with open(path, format=format, progress=progress) as checkpoint:
         opaque = _uses(checkpoint.root)
         for unseen in checkpoint.notes.unseen:
             opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]

@@ -4,33 +4,67 @@ from __future__ import annotations
 
 import os
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.core.report import listed
 from ckptconv.errors import CkptconvError, FileAccessError
 from ckptconv.formats import registry
+from ckptconv.io.archive import Archive
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptconv.core.checkpoint import Checkpoint
 
 PathText = str | PathLike[str]
 
 
-def open(path: PathText, *, format: str | None = None) -> Checkpoint:
+def open(
+    path: PathText, *, format: str | None = None, progress: Callable[[int, int], None] | None = None
+) -> Checkpoint:
     """Open a checkpoint: its headers are read, no tensor byte is. Close it, or use it as a context manager.
 
-    `format` overrides what the bytes say. Raises CkptconvError, with the file named, on anything that cannot be read.
+    A path may go on behind an archive's, as if that were a folder: ``archive.zip/policy.pth``. `format` overrides what
+    the bytes say. Where something has to be inflated first, `progress` is told of bytes done and bytes in all.
+
+    Raises CkptconvError, with the file named, on anything that cannot be read.
     """
-    source = Folder(path) if os.path.isdir(path) else _source(path)
+    archive = _archive_in(path)
+    source = Folder(path) if os.path.isdir(path) else _source(archive or path)
+    if isinstance(source, Source):
+        source.progress = progress
     try:
-        return _read(source, format)
+        return _read(_inside(source, Path(path).relative_to(archive)) if archive else source, format)
     except CkptconvError as error:
         source.close()
         raise error.at(path) from error.__cause__
     except BaseException:
         source.close()
         raise
+
+
+def _archive_in(path: PathText) -> Path | None:
+    """The file that a path goes on behind; None where it does not."""
+    if os.path.lexists(path):
+        return None
+    return next((parent for parent in Path(path).parents if os.path.isfile(parent)), None)
+
+
+def _inside(source: Source | Folder, rest: Path) -> Source | Folder:
+    """A file or a folder in an archive. Raises FileAccessError where there is none, and where it is no archive."""
+    assert isinstance(source, Source)
+    archive, path = Archive.of(source), rest.as_posix()
+    if path in archive.members:
+        return archive.open(path)
+    if archive.level(path) is not None:
+        return archive.folder(path)
+    some = listed([repr(name) for name in archive.members])
+    raise FileAccessError(
+        f"there is no {path!r} in this archive; in it: {some}", path=source.path, hint="check the path"
+    )
 
 
 def _source(path: PathText) -> Source:

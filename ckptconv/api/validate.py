@@ -79,7 +79,7 @@ def validate(
 
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """
-    with open(path, format=format) as opened:
+    with open(path, format=format, progress=progress) as opened:
         checkpoint = opened
         if arch is not None and opened.notes.graph is not None:
             from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader

@@ -145,8 +145,11 @@ def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int,
         span, dtype = tensor.span, tensor.info.dtype
         if span is None or not isinstance(span.file, Source):
             return None
-        path, identity = os.path.abspath(span.file.path), span.file.identity
-        sides.append([path, identity, span.offset + start * dtype.bits // 8, dtype.name])
+        place = span.file.place(span.offset)
+        if place is None:
+            return None
+        file, offset = place
+        sides.append([os.path.abspath(file.path), file.identity, offset + start * dtype.bits // 8, dtype.name])
     said = {name: to_json(value) for name, value in options.items()}
     return {"do": work.name, "tensors": sides, "elements": stop - start, "options": said}
 

@@ -38,7 +38,7 @@ class Bar:
             self._progress.start()
             self._task = self._progress.add_task(self._title, total=total)
         assert self._task is not None
-        self._progress.update(self._task, completed=done)
+        self._progress.update(self._task, completed=done, total=total)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

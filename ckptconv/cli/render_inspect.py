@@ -72,6 +72,7 @@ def page(inspection: Inspection) -> list[str]:
     lines += _section("objects that were not built", _objects(inspection))
     if inspection.verdict != "plain":
         lines += _section("names that the pickle mentions", _globals(inspection))
+    lines += _section("members of the archive", _members(checkpoint))
     lines += _section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
     lines += _section("notes", fields(_notes(inspection), indent=""))
     return lines
@@ -227,6 +228,14 @@ def _told(node: Opaque) -> str:
         return shortened(spelled(node))
     text = spelled(node, CALL)
     return text if len(text) <= CALL else f"{text[:CALL]}…"
+
+
+def _members(checkpoint: Checkpoint) -> list[str]:
+    """What the archive holds, those of which something was made first."""
+    members = sorted(checkpoint.notes.members, key=lambda one: not one.use)
+    rows = [[printable(one.name), size(one.nbytes), one.use or "left there"] for one in members[:MOST_OBJECTS]]
+    more = [f"… and {len(members) - MOST_OBJECTS:,} more; --json lists all"] if len(members) > MOST_OBJECTS else []
+    return [*table(rows), *more]
 
 
 def _globals(inspection: Inspection) -> list[str]:

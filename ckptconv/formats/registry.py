@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
+from ckptconv.formats import archive, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 
 GROUP = "ckptconv.formats"
 
+ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.ARCHIVE)
+"""Those in which other formats' files lie."""
+
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, *ARCHIVES, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
     (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
-    (0, b"\x1f\x8b", "a gzip file", "gunzip it first"),
-    (0, b"BZh", "a bzip2 file", "bunzip2 it first"),
-    (0, b"\xfd7zXZ", "an xz file", "unxz it first"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first"),
+    (0, b"BZh", "a bzip2 file", "bunzip2 it first, or tar xjf an archive"),
+    (0, b"\xfd7zXZ", "an xz file", "unxz it first, or tar xJf an archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first, or tar --zstd -xf an archive"),
     (0, b"\x04\x22\x4d\x18", "an lz4 file", "unlz4 it first"),
     *((0, bytes([0x78, level]), "a zlib stream, as joblib writes", "pickle.dump what joblib.load gives: that is read")
       for level in (0x01, 0x5E, 0x9C, 0xDA)),
     (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder variables beside it"),
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
-    (0, b"PK\x03\x04", "a zip archive that is no checkpoint", "unpack it, and name a file in it"),
     (0, b"PK\x05\x06", "a zip archive with nothing in it", "save it again, with tensors in it"),
     (0, b"\x0c\xdb:*", "the manifest of a store of TensorStore's", "name the folder that it is in"),
     (0, b'{"tree_metadata"', "the list of a tree of Orbax's", "name the folder that it is in"),
@@ -51,7 +52,6 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
      "flax.serialization.to_bytes(params) writes one with arrays"),
     *((0, magic, "a ggml file of before GGUF", "convert it to GGUF with llama.cpp's scripts of that time")
       for magic in (b"lmgg", b"fmgg", b"tjgg")),
-    (257, b"ustar", "a tar archive that is no checkpoint", "unpack it, and name a file in it"),
 )  # fmt: skip
 """Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do). A negative offset
 counts from the end.
@@ -128,10 +128,15 @@ def by_suffix(path: Path) -> Format:
 
 def detect(source: Source | Folder) -> Format:
     """The format that the file's bytes, or a folder's files, are of, whatever its name. Raises UnknownFormatError."""
-    for one in _cheapest_first():
-        if one.claims_file(source):
-            return one
-    raise _unknown(source)
+    one = claimed(source)
+    if one is None:
+        raise _unknown(source)
+    return one
+
+
+def claimed(source: Source | Folder) -> Format | None:
+    """The format that claims it; None where none does."""
+    return next((one for one in _cheapest_first() if one.claims_file(source)), None)
 
 
 def _unknown_folder(folder: Folder) -> UnknownFormatError:

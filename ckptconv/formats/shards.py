@@ -132,7 +132,10 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
     Raises UsageError on a folder with several sets in it, CorruptFileError on shards without an index.
     """
     if isinstance(source, Source):
-        return _is_index(source) and _is_pickled(Folder(source.path.parent), source.path.name, source) is binaries
+        if not _is_index(source):
+            return False
+        folder = source.beside or Folder(source.path.parent)
+        return _is_pickled(folder, source.path.name, source) is binaries
     found = _candidates(source)
     if len(found) > 1:
         _refuse_several(source, found)
@@ -161,7 +164,7 @@ def _candidates(folder: Folder) -> list[str]:
     """The files in it that stand for a whole checkpoint."""
     found = []
     for name in filter(_INDEX.fullmatch, folder.names):
-        with Source(folder.path / name) as source:
+        with folder.glance(name) as source:
             if _is_index(source):
                 found.append(name)
     whole = [name for name in folder.names if not is_shard(name)]
@@ -192,7 +195,7 @@ def _is_pickled(folder: Folder, name: str, source: Source | None = None) -> bool
             return any(suffix in name for suffix in BINARIES)
         name = files[0]
     try:
-        with Source(folder.path / name) as first:
+        with folder.glance(name) as first:
             start = bytes(first.read_at(0, min(9, first.size)))
     except CkptconvError:
         start = b""

@@ -113,10 +113,17 @@ class Folder:
     @classmethod
     def around(cls, source: Source) -> Folder:
         """The folder of a file that is open already and stands for all of them: closing either closes both."""
+        if source.beside is not None:
+            return source.beside
         made = cls(source.path.parent)
         made._open[source.path.name] = source
         source.companions = made
         return made
+
+    def glance(self, name: str) -> Source:
+        """One of its files for whoever closes it at once; it is none of those that the folder has open."""
+        self._check_plain(name)
+        return Source(self.path / name)
 
     @property
     def size(self) -> int:

@@ -34,7 +34,17 @@ MAX_DIM = (1 << 63) - 1
 MAX_ZIP_ENTRIES = 4_000_000
 
 MAX_FILES = 100_000
-"""Files of a checkpoint that is a folder."""
+"""Files of a checkpoint that is a folder, or an archive."""
+
+MAX_ARCHIVE_RATIO = 100
+FREE_ARCHIVE_BYTES = 1 << 28
+"""What a member of an archive, or a gzip file, may inflate to for each byte of the archive, and in any case: weights
+become a tenth smaller, and rarely a half.
+"""
+
+MAX_DOCUMENT = 1 << 20
+MAX_DOCUMENTS = 64 << 20
+"""Bytes of a text in an archive that counts as metadata, and of all of them; configurations have some kilobytes."""
 
 MAX_INT_DIGITS = 4300
 """Decimal digits of an int, Python's own limit: parsing is quadratic."""

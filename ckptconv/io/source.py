@@ -16,7 +16,10 @@ from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedErro
 from ckptconv.io import positional
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from ckptconv.io.folder import Folder
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -40,7 +43,12 @@ class Source:
     bytes_read: what has been read so far, for tests.
     parsed:     what a format has made of the file's directory while detecting it, for its reader.
     companions: the folder of files for which it stands, which is closed with it.
+    beside:     the folder that it is in, where that is no folder of the disk.
+    progress:   told of bytes done and bytes in all, where opening it takes more than reading headers.
     """
+
+    beside: Folder | None = None
+    progress: Callable[[int, int], None] | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open `path`. Raises FileAccessError where it is missing, unreadable, a folder, a pipe or a device."""
@@ -145,6 +153,10 @@ class Source:
                 path=self.path,
                 hint="the file is cut short: copy it again from where it came",
             )
+
+    def place(self, offset: int) -> tuple[Source, int] | None:
+        """The file of the disk that has the byte at `offset`, and where; None where no file has it as it is."""
+        return self, offset
 
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if the file was written to since it was opened."""

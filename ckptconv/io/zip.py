@@ -23,7 +23,8 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.io.checksum import crc32
 from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_INFLATED_RECORD, MAX_ZIP_ENTRIES
-from ckptconv.io.zip_entries import Entry, Inflated, Spool, bad, show
+from ckptconv.io.spool import Spool
+from ckptconv.io.zip_entries import Entry, Inflated, bad, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

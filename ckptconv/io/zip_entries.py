@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
-import weakref
 import zlib
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, FileAccessError
-from ckptconv.io import positional
+from ckptconv.errors import CorruptFileError
 from ckptconv.io.checksum import CHUNK
-from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
-    from typing import IO
-
     from ckptconv.io.source import Source
+    from ckptconv.io.spool import Spool
     from ckptconv.io.window import Window
 
 
@@ -44,30 +39,12 @@ def show(entry: Entry) -> str:
     return repr(entry.name.decode("utf-8", "replace"))
 
 
-class Spool:
-    """One unnamed temporary file for all that is inflated, however many entries there are."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] | None = None
-        self._end = 0
-        self._lock = Lock()
-
-    def take(self, size: int) -> tuple[int, int]:
-        """The file's descriptor, and the offset of `size` bytes in it that are the caller's."""
-        with self._lock:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
-                weakref.finalize(self, self._file.close)
-            start, self._end = self._end, self._end + size
-            return self._file.fileno(), start
-
-
 class Inflated:
     """The contents of a compressed entry, inflated into the spool when they are first read."""
 
     def __init__(self, source: Source | Window, entry: Entry, start: int, spool: Spool) -> None:
         self._source, self._entry, self._start, self._spool = source, entry, start, spool
-        self._place: tuple[int, int] | None = None
+        self._place: int | None = None
         self._lock = Lock()
 
     @property
@@ -77,6 +54,8 @@ class Inflated:
 
     def start(self, length: int) -> bytes:
         """The first `length` bytes, without inflating the others."""
+        if not length:
+            return b""
         stream, data = zlib.decompressobj(-zlib.MAX_WBITS), b""
         for at in range(0, self._entry.packed, CHUNK):
             piece = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
@@ -85,26 +64,30 @@ class Inflated:
                 return data
         raise bad(f"{show(self._entry)} inflates to less than it claims")
 
-    def _inflated(self) -> tuple[int, int]:
+    def _inflated(self) -> int:
         with self._lock:
             if self._place is None:
                 place = self._spool.take(self._entry.size)
-                self._inflate(*place)
+                self._inflate(place)
                 self._place = place
             return self._place
 
-    def _inflate(self, fd: int, start: int) -> None:
+    def _inflate(self, start: int) -> None:
         stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        progress = getattr(self._source, "progress", None)
         written = 0
         for at in range(0, self._entry.packed, CHUNK):
             piece: bytes = self._source.read_at(self._start + at, min(CHUNK, self._entry.packed - at)).tobytes()
-            while piece:
+            data = piece
+            while piece or len(data) == CHUNK:  # a full piece may not be all of what has been taken in
                 data = self._step(stream, piece)
                 if written + len(data) > self._entry.size:
                     raise bad(f"{show(self._entry)} inflates to more than it claims")
-                _write(fd, data, start + written)
+                self._spool.write(data, start + written)
                 written += len(data)
                 piece = stream.unconsumed_tail
+            if progress is not None:
+                progress(written, self._entry.size)
         if written != self._entry.size or not stream.eof:
             raise bad(f"{show(self._entry)} inflates to less than it claims")
 
@@ -120,21 +103,7 @@ class Inflated:
         return memoryview(buffer)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        fd, start = self._inflated()
+        start = self._inflated()
         if offset < 0 or offset + len(buffer) > self._entry.size:
             raise bad(f"bytes past the end of {show(self._entry)} are asked for")
-        done = 0
-        while done < len(buffer):
-            done += positional.read_into(fd, buffer[done:], start + offset + done)
-
-
-def _write(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            count = positional.write(fd, view, offset)
-        except OSError as error:
-            raise FileAccessError(
-                f"cannot write to a temporary file: {reason(error)}", hint="set TMPDIR to a folder with more room"
-            ) from error
-        view, offset = view[count:], offset + count
+        self._spool.read_into(buffer, start + offset)

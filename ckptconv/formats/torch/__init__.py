@@ -99,6 +99,15 @@ DEEPSPEED = Format(
 )
 """Asked after those that claim a folder with whole weights, which a trainer may put beside ``latest``."""
 
+STABLE_BASELINES3 = Format(
+    name="stable-baselines3",
+    summary="Stable-Baselines3's zip archive: a policy's weights, its optimizers' state, the agent's settings",
+    suffixes=(".zip",),
+    magic=((0, b"PK\x03\x04"),),
+    claims="ckptconv.formats.torch.stable_baselines3:claims",
+    reader="ckptconv.formats.torch.stable_baselines3:read",
+)
+
 PICKLE = Format(
     name="pickle",
     summary="a bare pickle of arrays or tensors: pickle.dump, .pdparams",

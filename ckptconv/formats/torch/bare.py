@@ -34,7 +34,7 @@ from ckptconv.io.limits import MAX_DEPTH
 from ckptconv.io.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
@@ -84,14 +84,19 @@ def read(source: Source) -> Checkpoint:
                 hint="where you trust it, pickle.dump what joblib.load gives: that is read",
             ) from error
         raise
-    makers = BareConstructors()
-    machine = Machine(data, makers, elided)
-    value = _settled(machine.run(), makers, {}, 0)
+    value, machine, makers = follow(data, elided)
     budget = Budget(len(data))
     return assemble(
         plant(value, budget), makers.place, budget, format="pickle", machines=[machine], file=source,
         findings=legacy.trailing(stream, "opcode"), own=lambda name: name in makers.answered,
     )  # fmt: skip
+
+
+def follow(data: bytes, elided: Sequence[Elided] = ()) -> tuple[Value, Machine, BareConstructors]:
+    """What a pickle says, with tensors in the places of arrays; the machine and the makers that met it."""
+    makers = BareConstructors()
+    machine = Machine(data, makers, elided)
+    return _settled(machine.run(), makers, {}, 0), machine, makers
 
 
 @dataclass(slots=True)

@@ -198,6 +198,9 @@ def _is_generic(name: Global) -> bool:
 ZERO_STAGE = Global("deepspeed.runtime.zero.config", "ZeroStageEnum")
 """An enum of DeepSpeed's: called with a number it gives the member of that number, and does nothing else."""
 
+TRAIN_UNIT = Global("stable_baselines3.common.type_aliases", "TrainFrequencyUnit")
+"""An enum of Stable-Baselines3's, of texts."""
+
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
 
@@ -233,6 +236,8 @@ class TorchConstructors:
             return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
         if name == ZERO_STAGE:
             return len(args) == 1 and type(args[0]) is int
+        if name == TRAIN_UNIT:
+            return len(args) == 1 and type(args[0]) is str
         if name in _SUBSCRIPTS:
             return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
         return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`

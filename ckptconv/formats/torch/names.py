@@ -16,7 +16,7 @@ from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES
 from ckptconv.formats.torch.roots import plant_unseen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ckptconv.core.checkpoint import Notes
     from ckptconv.formats.torch.pickle import Budget, Global, Machine
@@ -40,6 +40,15 @@ def is_known(name: Global) -> bool:
 def no_name(name: str) -> bool:
     """For containers that have no names of their own."""
     return False
+
+
+def told_once(uses: Iterable[GlobalUse]) -> tuple[GlobalUse, ...]:
+    """The names that several pickles mention, each once."""
+    found: dict[str, GlobalUse] = {}
+    for use in uses:
+        known = found.setdefault(use.name, use)
+        found[use.name] = replace(known, called=known.called or use.called, known=known.known and use.known)
+    return tuple(found.values())
 
 
 def with_names(

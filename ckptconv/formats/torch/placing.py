@@ -5,6 +5,7 @@ A container says where each storage lies (`Records`); every number of the pickle
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -16,15 +17,14 @@ from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, St
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.composites import ValueStub
 from ckptconv.formats.torch.dtypes import PACKED
-from ckptconv.formats.torch.stubs import StorageStub
+from ckptconv.formats.torch.stubs import StorageStub, TensorStub
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
     from ckptconv.core.dtypes import DType
-    from ckptconv.formats.torch.stubs import TensorStub
     from ckptconv.io.zip import ZipArchive
 
 COPY_AGAIN = "copy the file again from where it came"
@@ -175,3 +175,27 @@ def _view(dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Vi
             raise UnsupportedError(f"a 0-d tensor of packed {dtype} holds no single element", hint="reshape it to [1]")
         logical = (*shape[:-1], shape[-1] * PACKED[dtype])
     return _View(TensorInfo(dtype, logical, nbytes), extent(shape, strides), is_contiguous(shape, strides))
+
+
+Place = Callable[[str, TensorStub], LazyTensor]
+
+
+@dataclass(slots=True)
+class Places:
+    """What places the tensors of several pickles in one tree, by the identity of their storages, which are kept."""
+
+    found: dict[int, tuple[StorageStub, Place]] = field(default_factory=dict)
+
+    def add(self, storages: Iterable[StorageStub], place: Place) -> None:
+        """Tensors of these storages are placed so."""
+        self.found |= {id(storage): (storage, place) for storage in storages}
+
+    def adopt(self, tensor: LazyTensor) -> TensorStub:
+        """What stands in a tree for a tensor that is placed already."""
+        storage = StorageStub("", tensor.info.dtype, "cpu", tensor.info.numel)
+        self.add([storage], lambda name, stub: tensor)
+        return TensorStub(storage, tensor.info.dtype, 0, tensor.info.shape, ())
+
+    def place(self, name: str, stub: TensorStub) -> LazyTensor:
+        """As `Placer.place`. Raises CorruptFileError, UnsupportedError."""
+        return self.found[id(stub.storage)][1](name, stub)

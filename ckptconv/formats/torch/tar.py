@@ -37,8 +37,8 @@ from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
 from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, StorageSlice
 from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub
-from ckptconv.formats.torch.tar_members import Member, members
 from ckptconv.io.limits import MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS
+from ckptconv.io.tar import Member, members
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,15 +16,13 @@ from ckptconv.formats.torch.dcp.tree import nested, restored
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.names import with_names
 from ckptconv.formats.torch.pickle import Budget, Machine, Value
+from ckptconv.formats.torch.placing import Places
 from ckptconv.formats.torch.roots import plant
-from ckptconv.formats.torch.stubs import StorageStub, TensorStub
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 from ckptconv.io.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ckptconv.io.folder import Folder
 
 MAIN = ".metadata"
@@ -65,14 +63,12 @@ def read(folder: Folder) -> Checkpoint:
 
 @dataclass(slots=True)
 class _Reader:
-    """`places` are the storages that planted tensors refer to, by identity, with what places such a tensor; `size` is
-    how many bytes of pickle have been read.
-    """
+    """`size` is how many bytes of pickle have been read."""
 
     folder: Folder
     size: int
     machines: list[Machine] = field(default_factory=list)
-    places: dict[int, tuple[StorageStub, Callable[[str, TensorStub], LazyTensor]]] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
 
     def read(self, listing: Listing) -> Checkpoint:
         entries = listing.entries
@@ -88,32 +84,24 @@ class _Reader:
         for machine in self.machines:
             notes = with_names(notes, machine, tree, budget)
         return Checkpoint(
-            {name: self._place(name, stub) for name, stub in tree.model.items()},
-            extras={name: self._place(name, stub) for name, stub in tree.extras.items()},
+            {name: self.places.place(name, stub) for name, stub in tree.model.items()},
+            extras={name: self.places.place(name, stub) for name, stub in tree.extras.items()},
             root=tree.root,
             format="torch-dcp",
             notes=replace(notes, source=notes.source or "torch-dcp", digest=None),
             file=self.folder,
         )
 
-    def _place(self, name: str, stub: TensorStub) -> LazyTensor:
-        """A planted tensor: an entry of its own, or one in a value's blob."""
-        _, place = self.places[id(stub.storage)]
-        return place(name, stub)
-
     def _value(self, entry: Entry) -> Value:
         """A tensor's stub, or what a value's blob holds."""
         if entry.dtype is not None:
-            tensor = self._tensor(entry)
-            storage = StorageStub(entry.name, entry.dtype, "cpu", 0)
-            self.places[id(storage)] = storage, lambda name, stub: tensor
-            return TensorStub(storage, entry.dtype, 0, entry.shape, ())
+            return replace(self.places.adopt(self._tensor(entry)), shape=entry.shape)
         place = entry.chunks[0].place
         assert place is not None
         saved = open_blob(self._window(entry.name, place), entry.name)
         self.size += place.length
         self.machines.append(saved.machine)
-        self.places |= {id(storage): (storage, saved.placer.place) for storage in saved.storages}
+        self.places.add(saved.storages, saved.placer.place)
         return saved.value
 
     def _window(self, name: str, place: Place) -> Window:

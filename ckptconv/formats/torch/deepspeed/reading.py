@@ -9,19 +9,21 @@ from ckptconv.core.metadata import Opaque, walk
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.deepspeed.states import File, open_file
+from ckptconv.formats.torch.names import told_once
 from ckptconv.formats.torch.pickle import Budget, StateOrderedDict
+from ckptconv.formats.torch.placing import Places
 from ckptconv.formats.torch.roots import plant_state_dict
-from ckptconv.formats.torch.stubs import StorageStub, TensorStub
 
 if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Callable, Hashable, Mapping
 
-    from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes
+    from ckptconv.core.checkpoint import Checkpoint, Notes
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value
+    from ckptconv.formats.torch.stubs import TensorStub
     from ckptconv.io.folder import Folder
 
 NAME = "deepspeed"
@@ -34,14 +36,13 @@ class Reading:
 
     folder: what is closed with the checkpoint.
     size:   bytes of all pickles.
-    places: the storages that planted tensors refer to, by identity, with what places such a tensor.
     """
 
     folder: Folder
     size: int = 0
     budget: Budget = field(default_factory=lambda: Budget(0))
     opened: list[File] = field(default_factory=list)
-    places: dict[int, tuple[StorageStub, Callable[[str, TensorStub], LazyTensor]]] = field(default_factory=dict)
+    places: Places = field(default_factory=Places)
     findings: list[Finding] = field(default_factory=list)
 
     def open(self, folder: Folder, name: str) -> File:
@@ -50,20 +51,16 @@ class Reading:
         self.opened.append(file)
         self.size += file.saved.size
         self.budget = Budget(self.size)
-        place = _placed_in(file)
-        self.places |= {id(storage): (storage, place) for storage in file.saved.storages}
+        self.places.add(file.saved.storages, _placed_in(file))
         return file
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
         """A planted tensor: one that was put together, or one of a file's own. Raises CkptconvError, with its path."""
-        _, place = self.places[id(stub.storage)]
-        return place(name, stub)
+        return self.places.place(name, stub)
 
     def adopt(self, tensor: LazyTensor) -> TensorStub:
         """What stands for a tensor that was put together, in a tree."""
-        storage = StorageStub("", tensor.info.dtype, "cpu", tensor.info.numel)
-        self.places[id(storage)] = storage, lambda name, stub: tensor
-        return TensorStub(storage, tensor.info.dtype, 0, tensor.info.shape, ())
+        return self.places.adopt(tensor)
 
     def alias(self, name: str) -> Hashable:
         """What the names of one parameter have in common."""
@@ -109,14 +106,10 @@ def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
 
 def _said_once(notes: Notes, root: MetaNode) -> Notes:
     """The ranks name the same classes, and make objects of them that say nothing new; calls are all told."""
-    uses: dict[str, GlobalUse] = {}
-    for use in notes.globals:
-        known = uses.setdefault(use.name, use)
-        uses[use.name] = replace(known, called=known.called or use.called)
     told = {node.name for _, node in walk(root) if isinstance(node, Opaque)}
     unseen = []
     for one in notes.unseen:
         if one.how == "called" or one.name not in told:
             unseen.append(one)
         told.add(one.name)
-    return replace(notes, globals=tuple(uses.values()), unseen=tuple(unseen))
+    return replace(notes, globals=told_once(notes.globals), unseen=tuple(unseen))

@@ -5,8 +5,13 @@
     …                   the next member; at the end at least one block of zeros
 
 Numbers are octal text, or binary where the first byte is 0x80 (GNU). The checksum is the sum of the header's bytes with
-its own eight taken as spaces. A member of type "x" holds lines ``LENGTH KEY=VALUE`` about the one after it; of these
-``path`` and ``size`` matter here. Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header".
+its own eight taken as spaces. A member of type "x" holds lines ``LENGTH KEY=VALUE`` about the one after it, of which
+``path`` and ``size`` matter here; one of type "g" about all after it, and matters not; one of type "L" the name of the
+one after it (GNU). Folders are passed over.
+
+Refused: links, devices and sparse files, by name; two members of one name; numbers and checksums that are none.
+
+Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar's manual, "Basic Tar Format".
 """
 
 from __future__ import annotations
@@ -15,15 +20,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.io.limits import MAX_FILES
 
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 BLOCK = 512
-MAX_MEMBERS = 1000
 MAX_EXTENDED = 1 << 16
 
+MAGIC_OFFSET, MAGIC = 257, b"ustar"
+
 _FILES, _FOLDERS = (b"0", b"\0"), (b"5",)
+_EXTENDED, _GLOBAL, _LONG_NAME = b"x", b"g", b"L"
+_ABOUT_OTHERS = (_EXTENDED, _GLOBAL, _LONG_NAME)
 _BASE256 = 0x80
 
 
@@ -61,7 +70,7 @@ def members(source: Source) -> dict[str, Member]:
 def _walk(source: Source) -> dict[str, Member]:
     found: dict[str, Member] = {}
     at, extended = 0, Extended()
-    for _ in range(MAX_MEMBERS):
+    for _ in range(2 * MAX_FILES):  # a header of its own before each
         if at >= source.size:
             return found
         header = bytes(source.read_at(at, BLOCK)) if at + BLOCK <= source.size else b""
@@ -70,14 +79,14 @@ def _walk(source: Source) -> dict[str, Member]:
         if not any(header):
             return found
         _check(header)
-        size = _number(header[124:136]) if extended.size is None else extended.size
+        kind = header[156:157]
+        size = extended.size if extended.size is not None and kind not in _ABOUT_OTHERS else _number(header[124:136])
         start = at + BLOCK
         at = start + -(-size // BLOCK) * BLOCK
         if at > source.size:
             raise _bad(f"a member takes {at - start:,} bytes where {source.size - start:,} are left")
-        kind = header[156:157]
-        if kind == b"x":
-            extended = _extended(source, start, size)
+        if kind in _ABOUT_OTHERS:
+            extended = _about_others(source, kind, start, size, extended)
             continue
         name = _name(header) if extended.path is None else extended.path
         extended = Extended()
@@ -87,7 +96,22 @@ def _walk(source: Source) -> dict[str, Member]:
             raise UnsupportedError(f"the tar archive has two members {name!r}", hint="do not trust it")
         else:
             found[name] = Member(start, size)
-    raise LimitError(f"the tar archive has more than {MAX_MEMBERS:,} members", hint="do not trust it")
+    raise LimitError(f"the tar archive has more than {MAX_FILES:,} members", hint="do not trust it")
+
+
+def _about_others(source: Source, kind: bytes, start: int, size: int, before: Extended) -> Extended:
+    """What a member says of the next one, which may have several such before it."""
+    if size > MAX_EXTENDED:
+        raise LimitError(f"a member's extended header has {size:,} bytes", hint="do not trust it")
+    data = bytes(source.read_at(start, size))
+    if kind == _LONG_NAME:
+        return Extended(data.partition(b"\0")[0].decode("utf-8", "surrogateescape"), before.size)
+    said = _extended(data)
+    if kind == _GLOBAL:
+        if said != Extended():
+            raise UnsupportedError("the tar archive has one name or size for all members", hint="do not trust it")
+        return before
+    return Extended(before.path if said.path is None else said.path, before.size if said.size is None else said.size)
 
 
 def _check(header: bytes) -> None:
@@ -115,15 +139,12 @@ def _pass_over(kind: bytes, name: str) -> None:
     if kind not in _FOLDERS:
         raise UnsupportedError(
             f"the tar archive has a member {name!r} that is a link, or no plain file (type {kind!r})",
-            hint="do not trust it; torch's have plain files alone",
+            hint="do not trust it; checkpoints are packed as plain files",
         )
 
 
-def _extended(source: Source, start: int, size: int) -> Extended:
-    """The lines of a member of type "x", the last of a key counting."""
-    if size > MAX_EXTENDED:
-        raise LimitError(f"a member's extended header has {size:,} bytes", hint="do not trust it")
-    data = bytes(source.read_at(start, size))
+def _extended(data: bytes) -> Extended:
+    """The lines of an extended header, the last of a key counting."""
     values: dict[bytes, bytes] = {}
     at = 0
     while at < len(data):

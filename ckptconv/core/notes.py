@@ -1,0 +1,110 @@
+"""Bookkeeping of a checkpoint: what is known of a file besides its tensors and its metadata."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.core.spelling import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.metadata import MetaNode, Opaque
+    from ckptconv.core.spelling import Json
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNote:
+    """Bookkeeping of one tensor: whether it was an ``nn.Parameter``, its ``requires_grad``, the device it was on."""
+
+    parameter: bool = False
+    requires_grad: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalUse:
+    """A name that a pickle mentions.
+
+    called: whether loading the file with `pickle` would call it.
+    known:  whether it is one of those that are built here, or stand for a value; `pickle` imports the others' modules.
+    """
+
+    name: str
+    called: bool
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Something in a file's metadata that is imported or run as the model is used.
+
+    where: the path to it. node: what is imported or called. by: who does that.
+    """
+
+    where: str
+    node: Opaque
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberNote:
+    """A member of the archive that a checkpoint lies in.
+
+    use: what became of it: "model", "extras", "metadata"; "" where it stays in the archive.
+    """
+
+    name: str
+    nbytes: int
+    use: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Bookkeeping: kept where the target can, shown by `inspect`, never part of digest, equality or diff.
+
+    source:     the format that the values first came from.
+    tensors:    notes of the tensors that have any, by name.
+    strides:    strides in elements, of tensors that were not C-contiguous.
+    attributes: Python attributes that were set on a tensor, by its name.
+    globals:    what the pickle names.
+    unseen:     objects and calls of the pickle that stand nowhere in the tree: thrown away, overwritten, attributes.
+    programs:   what others would import or run of its metadata as they use the model.
+    arch:       which architecture spec this is, with which params.
+    digest:     the content digest that was recorded in the file, unchecked.
+    graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
+    types:      by top-level key of the metadata, the type that a format has for it where Python's does not say that
+                much: ``"uint16"``, ``"float64[]"`` (an array).
+    members:    of the archive that it lies in.
+    """
+
+    source: str = ""
+    tensors: Mapping[str, TensorNote] = field(default_factory=dict)
+    strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, MetaNode] = field(default_factory=dict)
+    globals: tuple[GlobalUse, ...] = ()
+    unseen: tuple[Opaque, ...] = ()
+    programs: tuple[Program, ...] = ()
+    arch: MetaNode = None
+    digest: str | None = None
+    graph: MetaNode = None
+    types: Mapping[str, str] = field(default_factory=dict)
+    members: tuple[MemberNote, ...] = ()
+
+    def to_dict(self) -> dict[str, Json]:
+        """The notes as `inspect --json` shows them."""
+        document: dict[str, Json] = {
+            "source": self.source,
+            "parameters": [name for name, note in self.tensors.items() if note.parameter],
+            "requires_grad": [name for name, note in self.tensors.items() if note.requires_grad],
+            "devices": {name: note.device for name, note in self.tensors.items() if note.device != "cpu"},
+            "strides": {name: list(strides) for name, strides in self.strides.items()},
+            "attributes": {name: to_json(node) for name, node in self.attributes.items()},
+            "arch": to_json(self.arch),
+            "digest": self.digest,
+            "graph": to_json(self.graph),
+            "types": dict(self.types),
+            "members": [{"name": one.name, "nbytes": one.nbytes, "use": one.use} for one in self.members],
+        }
+        return {key: value for key, value in document.items() if value not in (None, "", [], {})}

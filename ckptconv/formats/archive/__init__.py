@@ -1,0 +1,24 @@
+"""Archives with a checkpoint in them: NVIDIA NeMo's, and whatever else people pack."""
+
+from ckptconv.formats.base import Format
+
+_ARCHIVES = ((0, b"PK\x03\x04"), (0, b"\x1f\x8b\x08"), (257, b"ustar"))
+
+NEMO = Format(
+    name="nemo",
+    summary="NVIDIA NeMo's archive: weights, and the model's configuration",
+    suffixes=(".nemo",),
+    magic=_ARCHIVES[1:],
+    claims="ckptconv.formats.archive.nemo:claims",
+    reader="ckptconv.formats.archive.nemo:read",
+)
+
+ARCHIVE = Format(
+    name="archive",
+    summary="a zip or tar archive with one checkpoint in it, of any other format; TorchServe's .mar, MediaPipe's .task",
+    suffixes=(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".mar", ".task"),
+    magic=_ARCHIVES,
+    claims="ckptconv.io.archive:is_archive",
+    reader="ckptconv.formats.archive.read:read",
+)
+"""Asked last, since other formats are archives themselves."""

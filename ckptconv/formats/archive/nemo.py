@@ -1,0 +1,103 @@
+"""Reader of NVIDIA NeMo's ``.nemo``: a tar archive, since NeMo 1.7 not compressed, with gzip before.
+
+    ./model_config.yaml     the model's configuration, by OmegaConf
+    ./model_weights.ckpt    torch.save of its state_dict; of Megatron's models a folder model_weights/ of
+                            torch.distributed.checkpoint instead, or mp_rank_XX/model_weights.ckpt for each rank
+    ./…                     tokenizers, vocabularies and the like, which the configuration names
+
+The configuration is a text here. For NeMo it is a program: every ``_target_`` in it is imported and called with what
+stands beside it (by Hydra), and so is the class that the model's ``target`` names. Those of NeMo's own and of torch's
+layers are what such a file is made of; any other is told.
+
+Sources: NeMo, nemo/core/connectors/save_restore_connector.py; nemo/core/classes/common.py (`from_config_dict`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Program
+from ckptconv.core.metadata import Opaque
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats import registry
+from ckptconv.formats.archive.read import opened_file, opened_folder
+from ckptconv.formats.members import documents
+from ckptconv.io.archive import Archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.io.source import Source
+
+NAME = "nemo"
+CONFIG, WEIGHTS, FOLDER = "model_config.yaml", "model_weights.ckpt", "model_weights"
+
+_OWN = (
+    "nemo.collections.",
+    "nemo.core.",
+    "nemo.lightning.",
+    "torch.nn.",
+    "torch.optim.",
+    "torchaudio.",
+    "torchmetrics.",
+)
+_TARGET = re.compile(r"""_target_(?:["']?\s*:\s*["']?([^\s"'#,}\]]+))?""")
+_CLASS = re.compile(r"""^["']?target["']?\s*:\s*["']?([^\s"'#]+)""", re.MULTILINE)
+_ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(00[01][0-9a-fA-F]{5})|\n[ \t]*)")
+"""What a quoted name in YAML may be disguised with."""
+
+
+def claims(source: Source) -> bool:
+    """Whether this is a tar archive with NeMo's configuration and weights. One that is compressed is inflated."""
+    try:
+        archive = Archive.of(source)
+    except CkptconvError:
+        return False
+    return CONFIG in archive.members and bool(_weights(archive) or archive.level(FOLDER))
+
+
+def _weights(archive: Archive) -> list[str]:
+    return [path for path in archive.members if path.rpartition("/")[2] == WEIGHTS]
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the archive: its directory, its texts, and the weights as their own format does.
+
+    Raises CorruptFileError, LimitError, UnsupportedError (weights in slices), and what the weights' reader raises.
+    """
+    archive = Archive.of(source)
+    weights = _weights(archive)
+    programs = tuple(_programs(documents(archive, ()).get(CONFIG, "")))
+    if weights == [WEIGHTS]:
+        return opened_file(archive, WEIGHTS, NAME, programs)
+    if weights:
+        home = archive.source.path
+        raise UnsupportedError(
+            f"its weights are cut into slices for {len(weights)} ranks, which are not joined here", path=home,
+            hint=f"a slice can be named: {home / weights[0]}", details=weights[:6],
+        )  # fmt: skip
+    if archive.level(FOLDER) is None:
+        raise CorruptFileError(f"the archive has no {WEIGHTS!r}", hint="copy the file again from where it came")
+    folder = archive.folder(FOLDER)
+    return opened_folder(archive, folder, registry.detect(folder), NAME, programs)
+
+
+def _programs(config: str) -> Iterator[Program]:
+    """What NeMo would import and call of a configuration, beside what is NeMo's own."""
+    text = _ESCAPED.sub(_unescaped, config)
+    for found in _TARGET.finditer(text):
+        name = found[1] or "an unknown target"
+        if not name.startswith(_OWN):
+            line = text.count("\n", 0, found.start()) + 1
+            yield Program(f"{CONFIG}: _target_ in line {line:,}", Opaque(name, "called"), "NeMo")
+    for found in _CLASS.finditer(text):
+        if not found[1].startswith(_OWN):
+            yield Program(f"{CONFIG}: target", Opaque(found[1], "called"), "NeMo")
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    digits = found[1] or found[2] or found[3]
+    code = int(digits, 16) if digits else -1
+    return chr(code) if 0 <= code <= 0x10FFFF else ""

@@ -1,0 +1,63 @@
+"""What TorchServe's manifest says of a ``.mar``: which file has the weights, and what of the archive it runs.
+
+TorchServe loads the handler, and the module of the model's class, from the archive as Python, and installs its
+requirements where it is told to. Handlers of its own are named without ``.py``.
+
+Source: pytorch/serve, model-archiver/model_archiver/manifest_components/model.py; ts/model_loader.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.checkpoint import Program
+from ckptconv.core.metadata import Opaque
+from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.io.limits import MAX_DOCUMENT
+
+if TYPE_CHECKING:
+    from ckptconv.io.archive import Archive
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+
+_COPY_AGAIN = "copy the archive again from where it came"
+_RUN = ("handler", "modelFile", "requirementsFile")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The part of it that is about the model."""
+
+    file: str
+    model: dict[str, Any]
+
+    @classmethod
+    def of(cls, archive: Archive) -> Manifest:
+        """Raises CorruptFileError, LimitError, UnsupportedError (no weights are named)."""
+        text = archive.text(MANIFEST, MAX_DOCUMENT)
+        try:
+            model = json.loads(text)["model"]
+            file = model.get("serializedFile")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise CorruptFileError(f"{MANIFEST!r} is none of TorchServe's", hint=_COPY_AGAIN) from error
+        if not isinstance(file, str) or not file:
+            raise UnsupportedError(
+                f"{MANIFEST!r} names no file of weights: its handler gets them elsewhere",
+                hint=f"name a file in it: {archive.source.path / next(iter(archive.members))}",
+            )
+        if file not in archive.members:
+            raise CorruptFileError(f"{MANIFEST!r} names {file!r}, which is not in the archive", hint=_COPY_AGAIN)
+        return cls(file, model)
+
+    def programs(self, archive: Archive) -> tuple[Program, ...]:
+        """What TorchServe would run of the archive."""
+        found = []
+        for key in _RUN:
+            said = self.model.get(key)
+            file = said.partition(":")[0] if isinstance(said, str) else ""
+            own = next((name for name in (file, f"{file}.py") if name in archive.members), None)
+            if file and own is not None:
+                found.append(Program(f"{MANIFEST}: model.{key}", Opaque(own, "called"), "TorchServe"))
+        return tuple(found)

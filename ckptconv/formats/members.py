@@ -1,0 +1,102 @@
+"""What a checkpoint that lies in an archive has around it: texts, which are metadata, and other members.
+
+Short texts of the usual suffixes are metadata as texts, by their path in the archive. Whatever else is in it stays
+there, and is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, MemberNote
+from ckptconv.core.report import Finding, listed
+from ckptconv.io.archive import Member
+from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from ckptconv.core.checkpoint import Program
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import ByteSpan, LazyTensor
+    from ckptconv.io.archive import Archive
+
+TEXTS = (".json", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".txt")
+
+Use = str
+"""What a member is in the checkpoint: `MODEL`, `EXTRAS`, `METADATA`, or "" where it stays in the archive."""
+
+MODEL, EXTRAS, METADATA = "model", "extras", "metadata"
+
+
+def documents(archive: Archive, model: Collection[str]) -> dict[str, str]:
+    """The texts in it by path, but for those among the `model`. Raises CorruptFileError, LimitError."""
+    found: dict[str, str] = {}
+    left = MAX_DOCUMENTS
+    for path, one in archive.members.items():
+        if path in model or not path.lower().endswith(TEXTS) or one.size > min(MAX_DOCUMENT, left):
+            continue
+        left -= one.size
+        try:
+            found[path] = archive.text(path, MAX_DOCUMENT).decode("utf-8")
+        except UnicodeDecodeError:
+            continue  # it is told among those that stay
+    return found
+
+
+def contained(
+    inner: Checkpoint, archive: Archive, format: str, uses: Mapping[str, Use], texts: Mapping[str, MetaNode],
+    programs: tuple[Program, ...] = (),
+) -> Checkpoint:  # fmt: skip
+    """The checkpoint of an archive: `inner`, with the texts as metadata and its members in the notes; `uses` says what
+    those are that are no texts. Closing it closes the archive.
+    """
+    whole = inner.with_metadata({_free(path, inner): text for path, text in texts.items()})
+    uses = {**dict.fromkeys(texts, METADATA), **uses}
+    notes = replace(
+        whole.notes,
+        source=format if whole.notes.source == inner.format else whole.notes.source,
+        members=tuple(MemberNote(path, one.size, uses.get(path, "")) for path, one in archive.members.items()),
+        programs=(*whole.notes.programs, *programs),
+    )
+    return Checkpoint(
+        {name: _checked(tensor) for name, tensor in whole.items()},
+        extras={name: _checked(tensor) for name, tensor in whole.extras.items()},
+        composites=whole.composites,
+        root=whole.root,
+        format=format,
+        notes=notes,
+        findings=(*whole.findings, *_told(archive, uses)),
+        file=archive.source,
+    )
+
+
+def _free(key: str, inner: Checkpoint) -> str:
+    """The key, longer where the checkpoint has one that is called so."""
+    while isinstance(inner.root, dict) and key in inner.root:
+        key += "_"
+    return key
+
+
+def _told(archive: Archive, uses: Mapping[str, Use]) -> Iterable[Finding]:
+    left = [path for path in archive.members if path not in uses]
+    if left:
+        one = len(left) == 1
+        message = f"{len(left):,} member{'' if one else 's'} of the archive stay{'s' if one else ''} behind: "
+        yield Finding("members", "info", left[0], message + listed([repr(path) for path in left]))
+
+
+def _checked(tensor: LazyTensor) -> LazyTensor:
+    """The tensor, which depends on the checksum of the member that it lies in where its own format has none."""
+    spans: list[ByteSpan] = [*tensor.depends]
+    if tensor.span is not None:
+        spans.append(tensor.span)
+    if tensor.placement is not None:
+        spans.append(tensor.placement.storage.span)
+    wholes = [
+        span.file.whole
+        for span in spans
+        if span.crc32 is None and isinstance(span.file, Member) and span.file.whole.crc32 is not None
+    ]
+    return replace(tensor, depends=tuple(dict.fromkeys((*tensor.depends, *wholes)))) if wholes else tensor

@@ -1,0 +1,303 @@
+"""Zip and tar archives as folders: what is in them is opened by name, and read where it lies.
+
+Names are those of the members, without ``./`` before them. What macOS adds (``__MACOSX/…``, ``._name``, ``.DS_Store``)
+is passed over. Nothing is extracted: stored members are ranges of the archive, and what is compressed is inflated into
+an unnamed temporary file, a member of a zip when it is first read, a gzip file as a whole when it is opened.
+
+Refused: names that lead out of the archive (``../``, ``/``), two members of one name, one that is a file and a folder,
+links and devices, members or archives that inflate to far more than they take, and archives in archives. gzip files
+that hold no tar archive have one member, which is called as the file without its ``.gz``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ckptconv.core.tensor import ByteSpan
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
+from ckptconv.io.folder import Folder
+from ckptconv.io.gzip import GZIP_MAGIC, Gunzipped
+from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO, MAX_DEPTH, MAX_FILES
+from ckptconv.io.source import Source
+from ckptconv.io.tar import MAGIC, MAGIC_OFFSET, members
+from ckptconv.io.zip import LOCAL_MAGIC, STORED, ZipArchive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ckptconv.core.tensor import SpanFile
+
+_APPLES = ("__MACOSX",)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A member: its name in the archive's own directory, its size, and whether it is compressed."""
+
+    own: str
+    size: int
+    compressed: bool = False
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder of the archive: the paths of the files in it, by their last names, and of the folders."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+
+
+class Archive:
+    """The members of an archive by their paths in it.
+
+    source: the archive. kind: "zip", "tar" or "gzip". members: by path, in the archive's order.
+    """
+
+    def __init__(self, source: Source) -> None:
+        """Read the archive's directory. Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError."""
+        if isinstance(source, Member):
+            raise UnsupportedError("this is an archive in an archive", hint="unpack the outer one, and name this one")
+        self.source = source
+        self.members: dict[str, Packed] = {}
+        self.kind, listed, self._span = _opened(source)
+        self._levels: dict[str, _Level] = {"": _Level()}
+        for one in listed:
+            self._add(one)
+
+    @classmethod
+    def of(cls, source: Source) -> Archive:
+        """The archive of a source, opened once however many ask. Raises what opening it raised."""
+        known = source.parsed.get(cls)
+        if known is None:
+            try:
+                known = cls(source)
+            except CkptconvError as error:
+                known = error
+            source.parsed[cls] = known
+        if isinstance(known, CkptconvError):
+            raise known
+        assert isinstance(known, Archive)
+        return known
+
+    def _add(self, one: Packed) -> None:
+        parts = _parts(one.own)
+        if not parts or parts[0] in _APPLES or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
+            return
+        if len(self.members) >= MAX_FILES or len(parts) > MAX_DEPTH:
+            raise LimitError(
+                f"the archive has more than {MAX_FILES:,} files, or folders too deep", hint="do not trust it"
+            )
+        path, at = "/".join(parts), ""
+        for name in parts[:-1]:
+            level = self._levels[at]
+            at = f"{at}/{name}" if at else name
+            level.folders[name] = at
+            self._levels.setdefault(at, _Level())
+            if name in level.files:
+                raise _ambiguous(at)
+        level = self._levels[at]
+        if parts[-1] in level.files or parts[-1] in level.folders:
+            raise _ambiguous(path)
+        level.files[parts[-1]] = path
+        self.members[path] = one
+
+    def folder(self, path: str) -> MemberFolder:
+        """A folder of it; all of it is the folder of no name."""
+        return MemberFolder(self, path)
+
+    def level(self, path: str) -> _Level | None:
+        """What is in a folder of it; None where there is no such folder."""
+        return self._levels.get(path)
+
+    def span(self, path: str) -> ByteSpan:
+        """Where a member's contents lie, which may have to be inflated first. Costs one small read.
+
+        Raises CorruptFileError, LimitError, UnsupportedError, KeyError.
+        """
+        span = self._span(self.members[path].own)
+        if span.file is not self.source and self.kind == "zip":
+            taken = self.source.size
+            if span.length > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * taken):
+                raise LimitError(
+                    f"{path!r} inflates to {span.length:,} bytes, in an archive of {taken:,}", hint="do not trust it"
+                )
+        return span
+
+    def open(self, path: str) -> Member:
+        """A member as a file of its own. Raises as `span` does, with the member's path."""
+        try:
+            return Member(self, path)
+        except CkptconvError as error:
+            raise error.at(self.source.path / path) from error.__cause__
+
+    def text(self, path: str, limit: int) -> bytes:
+        """All of a small member, not looked at its checksum. Raises LimitError past `limit` bytes, and as `open`."""
+        span = self.span(path)
+        if span.length > limit:
+            raise LimitError(f"{path!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
+        return bytes(span.file.read_at(span.offset, span.length))
+
+
+class Member(Source):
+    """A member of an archive, as a file: `path` goes on behind the archive's.
+
+    whole: where its contents lie, with the checksum that the archive has for them.
+    """
+
+    def __init__(self, archive: Archive, path: str) -> None:
+        self.whole = archive.span(path)
+        self.path = archive.source.path / path
+        self.size = self.whole.length
+        self.identity = (*archive.source.identity, self.whole.offset)
+        self.bytes_read = 0
+        self.parsed = {}
+        self.companions = None
+        self.beside = MemberFolder(archive, path.rpartition("/")[0])
+        self._archive = archive.source
+        self._fd = -1
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._archive.close()
+
+    def rest(self) -> None:
+        """It has no handle of its own."""
+
+    def wake(self) -> None:
+        """It has no handle of its own."""
+
+    def _small(self, offset: int, length: int) -> bytes:
+        self.bytes_read += length
+        return bytes(self.whole.file.read_at(self.whole.offset + offset, length))
+
+    def _pread(self, buffer: memoryview, offset: int) -> int:
+        self.whole.file.read_into(buffer, self.whole.offset + offset)
+        return len(buffer)
+
+    def place(self, offset: int) -> tuple[Source, int] | None:
+        """As `Source.place`."""
+        return (self._archive, self.whole.offset + offset) if self.whole.file is self._archive else None
+
+    def check_unchanged(self) -> None:
+        """As `Source.check_unchanged`, of the archive."""
+        self._archive.check_unchanged()
+
+
+class MemberFolder(Folder):
+    """A folder of an archive; `inner` is its path there."""
+
+    def __init__(self, archive: Archive, inner: str) -> None:
+        super().__init__(archive.source.path / inner)
+        self._archive = archive
+        self.inner = inner
+        self._folders: dict[str, MemberFolder] = {}
+
+    @cached_property
+    def _listed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        level = self._archive.level(self.inner) or _Level()
+        return tuple(sorted(level.files)), tuple(sorted(level.folders))
+
+    def open(self, name: str) -> Source:
+        if name not in self._open:
+            self._open[name] = self.glance(name)
+        return self._open[name]
+
+    def glance(self, name: str) -> Source:
+        self._check_plain(name)
+        level = self._archive.level(self.inner) or _Level()
+        if name not in level.files:
+            raise FileAccessError(
+                "cannot open: there is no such file in the archive", path=self.path / name, hint="check the archive"
+            ) from FileNotFoundError(name)
+        return _Shared(self._archive, level.files[name])
+
+    def inside(self, name: str) -> MemberFolder:
+        if name not in self._folders:
+            self._check_plain(name)
+            self._folders[name] = MemberFolder(self._archive, f"{self.inner}/{name}" if self.inner else name)
+        return self._folders[name]
+
+    @property
+    def used(self) -> list[str]:
+        """The paths in the archive of all its files that have been opened."""
+        start = f"{self.inner}/" if self.inner else ""
+        return [*(start + name for name in self._open), *(path for one in self._folders.values() for path in one.used)]
+
+    @property
+    def size(self) -> int:
+        return self._archive.source.size
+
+    def check_unchanged(self) -> None:
+        self._archive.source.check_unchanged()
+
+    def close(self) -> None:
+        self._archive.source.close()
+
+
+class _Shared(Member):
+    """One of several members that are open: whoever closes it leaves the archive open to the others."""
+
+    def close(self) -> None:
+        """The archive is closed with the folder."""
+
+
+def _parts(own: str) -> list[str]:
+    """A member's name, taken apart. Raises CorruptFileError where it leads out of the archive."""
+    parts = [part for part in own.split("/") if part not in ("", ".")]
+    if own.startswith("/") or ".." in parts or "\0" in own:
+        raise CorruptFileError(f"the archive has a member {own!r}, whose name leads out of it", hint="do not trust it")
+    return parts
+
+
+def _ambiguous(path: str) -> CorruptFileError:
+    return CorruptFileError(f"the archive has two members {path!r}", hint="do not trust it")
+
+
+def is_archive(source: Source) -> bool:
+    """Whether it starts as an archive does."""
+    return _kind(source) is not None
+
+
+def _kind(source: Source) -> str | None:
+    start = bytes(source.read_at(0, min(source.size, MAGIC_OFFSET + len(MAGIC))))
+    if start.startswith(LOCAL_MAGIC):
+        return "zip"
+    if start.startswith(GZIP_MAGIC):
+        return "gzip"
+    return "tar" if start[MAGIC_OFFSET:] == MAGIC else None
+
+
+def _opened(source: Source) -> tuple[str, Iterator[Packed], Callable[[str], ByteSpan]]:
+    """Its kind, its members under their own names, and what finds the contents of one."""
+    match _kind(source):
+        case "zip":
+            return "zip", *_of_zip(source)
+        case "tar":
+            return "tar", *_of_tar(source, source)
+        case "gzip":
+            inflated = Gunzipped(source)
+            if _kind(inflated) == "tar":
+                return "gzip", *_of_tar(inflated, inflated)
+            own = source.path.name.removesuffix(".gz")
+            return "gzip", iter([Packed(own, inflated.size, True)]), lambda _: ByteSpan(inflated, 0, inflated.size)
+    raise UnsupportedError("this is no archive", hint="name the file itself")
+
+
+def _of_zip(source: Source) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
+    archive = ZipArchive.of(source)
+    listed = (
+        Packed(name, entry.size, entry.method != STORED)
+        for name, entry in archive.entries.items()
+        if not name.endswith("/")
+    )
+    return listed, archive.span
+
+
+def _of_tar(source: Source, file: SpanFile) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
+    found = members(source)
+    compressed = isinstance(source, Gunzipped)
+    listed = (Packed(name, one.size, compressed) for name, one in found.items())
+    return listed, lambda name: ByteSpan(file, found[name].offset, found[name].size)

@@ -1,0 +1,85 @@
+r"""A gzip file, read as what is in it: inflated into an unnamed temporary file as it is opened.
+
+    \x1f\x8b\x08   flags, time, system, extra field, name, comment
+    deflate        …
+    8 bytes        CRC-32 and length of what was packed; then the next member, or zeros, or the end
+
+Nothing in it says how long the whole is, so that the directory of an archive in it cannot be found without. Checksums
+are checked on the way. Refused: a stream that ends too early, what is neither stream nor zeros behind one, and more
+bytes than an honest checkpoint becomes. Source: RFC 1952.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.io.checksum import CHUNK
+from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO
+from ckptconv.io.source import Source
+from ckptconv.io.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+GZIP_MAGIC = b"\x1f\x8b\x08"
+
+_WITH_HEADER = 16 + zlib.MAX_WBITS
+_COPY_AGAIN = "copy the file again from where it came"
+
+
+class Gunzipped(Source):
+    """What a gzip file holds, as a file; `path` is the gzip file's."""
+
+    def __init__(self, source: Source) -> None:
+        """Inflate all of it, which tells the source's `progress`. Raises CorruptFileError, LimitError,
+        FileAccessError.
+        """
+        self._spool = Spool()
+        self.path = source.path
+        self.size = 0
+        for data in _inflated(source):
+            if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
+                raise LimitError(
+                    f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes",
+                    hint="do not trust it",
+                )
+            self._spool.write(data, self.size)
+            self.size += len(data)
+        self.identity = source.identity
+        self.bytes_read = 0
+        self.parsed = {}
+        self.companions = None
+        self._fd = -1
+        self._closed = False
+
+    def _small(self, offset: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self._spool.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def _pread(self, buffer: memoryview, offset: int) -> int:
+        self._spool.read_into(buffer, offset)
+        return len(buffer)
+
+
+def _inflated(source: Source) -> Iterator[bytes]:
+    stream = zlib.decompressobj(_WITH_HEADER)
+    for at in range(0, source.size, CHUNK):
+        piece: bytes = source.read_at(at, min(CHUNK, source.size - at)).tobytes()
+        while piece:
+            if stream.eof:
+                piece = piece.lstrip(b"\0")
+                if not piece:
+                    break
+                stream = zlib.decompressobj(_WITH_HEADER)
+            try:
+                yield stream.decompress(piece, CHUNK)
+            except zlib.error as error:
+                raise CorruptFileError("the gzip stream does not inflate", hint=_COPY_AGAIN) from error
+            piece = stream.unused_data if stream.eof else stream.unconsumed_tail
+        if source.progress is not None:
+            source.progress(min(at + CHUNK, source.size), source.size)
+    if not stream.eof:
+        raise CorruptFileError("the gzip stream ends too early", hint=_COPY_AGAIN)

@@ -1,0 +1,59 @@
+"""One unnamed temporary file for what has to be inflated before it can be read in ranges."""
+
+from __future__ import annotations
+
+import tempfile
+import weakref
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import FileAccessError
+from ckptconv.io import positional
+from ckptconv.io.source import reason
+
+if TYPE_CHECKING:
+    from typing import IO
+
+
+class Spool:
+    """The file, which is made when it is first written to, and goes away with this object."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
+        self._end = 0
+        self._lock = Lock()
+
+    def take(self, size: int) -> int:
+        """The offset of `size` bytes in it that are the caller's."""
+        with self._lock:
+            start, self._end = self._end, self._end + size
+            return start
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Write all of `data`. Raises FileAccessError."""
+        view = memoryview(data)
+        while view:
+            try:
+                count = positional.write(self._descriptor(), view, offset)
+            except OSError as error:
+                raise FileAccessError(
+                    f"cannot write to a temporary file: {reason(error)}",
+                    hint="set TMPDIR to a folder with more room",
+                ) from error
+            view, offset = view[count:], offset + count
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with what was written at `offset`."""
+        done = 0
+        while done < len(buffer):
+            count = positional.read_into(self._descriptor(), buffer[done:], offset + done)
+            if not count:
+                raise FileAccessError("a temporary file became shorter", hint="set TMPDIR to a folder of your own")
+            done += count
+
+    def _descriptor(self) -> int:
+        with self._lock:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
+                weakref.finalize(self, self._file.close)
+            return self._file.fileno()
