@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
+from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.gzip import GZIP_MAGIC, Gunzipped
 from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO, MAX_DEPTH, MAX_FILES
@@ -133,11 +134,14 @@ class Archive:
             raise error.at(self.source.path / path) from error.__cause__
 
     def text(self, path: str, limit: int) -> bytes:
-        """All of a small member, not looked at its checksum. Raises LimitError past `limit` bytes, and as `open`."""
+        """All of a small member, checked against its CRC-32. Raises LimitError past `limit` bytes, and as `open`."""
         span = self.span(path)
         if span.length > limit:
             raise LimitError(f"{path!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
-        return bytes(span.file.read_at(span.offset, span.length))
+        data = bytes(span.file.read_at(span.offset, span.length))
+        if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
+            raise CorruptFileError(f"{path!r} fails its CRC-32", hint="copy the archive again from where it came")
+        return data
 
 
 class Member(Source):

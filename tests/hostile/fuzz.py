@@ -142,13 +142,17 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "pickle": ("bare",),
     "hdf5": (),
     "keras": (),
+    "nemo": ("tar",),
+    "stable-baselines3": (),
+    "archive": ("zip", "tar"),
 }
 _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
     "gguf": mutate.GGUF, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
-    "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5],
+    "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
+    "stable-baselines3": [*mutate.ZIP, *mutate.PICKLE, *mutate.JSON], "archive": [*mutate.ZIP, *mutate.TAR],
 }  # fmt: skip
 
 TARGETS = [

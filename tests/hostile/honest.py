@@ -18,6 +18,7 @@ from ckptconv.formats.flax.orbax.ocdbt import Ocdbt
 from ckptconv.formats.tensorflow.table import entries
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
+from tests.support.archive_files import mar, nemo, nemo_folder, saved_bytes, tarred, zipped
 from tests.support.craft import records_of
 from tests.support.flax_files import to_bytes
 from tests.support.orbax_files import BETWEEN, leaf, unpack
@@ -31,6 +32,8 @@ SHARED = torch.arange(6.0)
 
 RANKS = Path(__file__).parents[2] / "fixtures" / "others" / "deepspeed" / "stage-2" / "global_step3"
 """A folder of DeepSpeed's, of three ranks."""
+
+AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
 
 def state() -> dict[str, torch.Tensor]:
@@ -191,10 +194,26 @@ def keras(folder: Path) -> list[bytes]:
     return made
 
 
+def nemos(folder: Path) -> list[bytes]:
+    small = nemo_folder(folder / "n")
+    return [nemo(folder / "x.nemo", small, mode).read_bytes() for mode in ("w:", "w:gz")]
+
+
+def agents(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in AGENTS.glob("*.zip")]
+
+
+def archives(folder: Path) -> list[bytes]:
+    members = {"d/m.pth": saved_bytes(state()), "d/c.json": b"{}", "__MACOSX/d/._m.pth": b"x", "r.py": b"print()"}
+    packed = [zipped(folder / "x.zip", members, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+    packed += [tarred(folder / "x.tar", members), tarred(folder / "x.tar.gz", members, "w:gz"), mar(folder / "x.mar")]
+    return [path.read_bytes() for path in packed]
+
+
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "hdf5": hdf5, "keras": keras,
+    "hdf5": hdf5, "keras": keras, "nemo": nemos, "stable-baselines3": agents, "archive": archives,
 }  # fmt: skip
 
 
