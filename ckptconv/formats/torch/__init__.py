@@ -19,6 +19,14 @@ FORMATS = (
         sharded="torch-sharded",
     ),
     Format(
+        name="megatron",
+        summary="Megatron-LM's folder: Megatron-Core's .distcp files, or model_optim_rng.pt of each rank",
+        suffixes=(),
+        claims="ckptconv.formats.torch.megatron.read:claims",
+        reader="ckptconv.formats.torch.megatron.read:read",
+        takes=("folder",),
+    ),
+    Format(
         name="torch-dcp",
         summary="torch.distributed.checkpoint's folder: a .metadata that lists the chunks in .distcp files",
         suffixes=(),

@@ -196,10 +196,17 @@ def _is_generic(name: Global) -> bool:
 
 
 ZERO_STAGE = Global("deepspeed.runtime.zero.config", "ZeroStageEnum")
-"""An enum of DeepSpeed's: called with a number it gives the member of that number, and does nothing else."""
 
-TRAIN_UNIT = Global("stable_baselines3.common.type_aliases", "TrainFrequencyUnit")
-"""An enum of Stable-Baselines3's, of texts."""
+_ENUMS = frozenset(
+    [
+        ZERO_STAGE,
+        Global("stable_baselines3.common.type_aliases", "TrainFrequencyUnit"),
+        Global("megatron.core.enums", "ModelType"),
+        *(Global("megatron.core.transformer.enums", name) for name in ("AttnBackend", "CudaGraphScope")),
+        *(Global("megatron.core.rerun_state_machine", f"Rerun{name}") for name in ("Mode", "State", "Diagnostic")),
+    ]
+)
+"""Enums of libraries: called with a number or a text they give the member that has it, and do nothing else."""
 
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
@@ -234,10 +241,8 @@ class TorchConstructors:
             return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
         if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
             return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
-        if name == ZERO_STAGE:
-            return len(args) == 1 and type(args[0]) is int
-        if name == TRAIN_UNIT:
-            return len(args) == 1 and type(args[0]) is str
+        if name in _ENUMS:
+            return len(args) == 1 and type(args[0]) in (int, str)
         if name in _SUBSCRIPTS:
             return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
         return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`

@@ -85,13 +85,26 @@ class Saved:
     root: str
 
 
-def open_saved(archive: ZipArchive) -> Saved:
+def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = None) -> Saved:
     """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
     root = root_of(archive)
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
     check_small_records(archive, root)
-    return follow(archive, root)
+    return follow(archive, root, constructors=constructors)
+
+
+def saved_in(source: Source, constructors: TorchConstructors | None = None) -> Saved:
+    """What torch.save put into one of several files. Raises CkptconvError, with the file's path."""
+    try:
+        if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
+            raise UnsupportedError(
+                "this is no archive that torch 1.6 and later save",
+                hint=f"ckptconv inspect {source.path} says what it is",
+            )
+        return open_saved(ZipArchive.of(source), constructors)
+    except CkptconvError as error:
+        raise error.at(source.path) from error.__cause__
 
 
 def read(source: Source) -> Checkpoint:

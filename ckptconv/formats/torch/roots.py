@@ -27,7 +27,7 @@ from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub,
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass(slots=True)
@@ -54,6 +54,17 @@ def plant_state_dict(tensors: OrderedDict[str, Value], beside: dict[Value, Value
     path: Path = ("state_dict",) if beside else ()
     value = {"state_dict": tensors, **beside} if beside else tensors
     return _Planter([Hole(path, tensors, "")], False, budget).plant(value)
+
+
+def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
+    """Add entries to what stands beside a state_dict, under their keys, which are no other's; a file's may be called as
+    ours are.
+    """
+    for key, value in entries.items():
+        free, number = key, 2
+        while free in beside or free == "state_dict":
+            free, number = (f"{key}#{number}" if isinstance(key, str) else (key, number)), number + 1
+        beside[free] = value
 
 
 def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict[str, MetaNode], list[str]]:

@@ -35,6 +35,7 @@ from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats import shards
 from ckptconv.formats.torch import read as single
+from ckptconv.formats.torch.same_values import SameInAll
 from ckptconv.formats.torch.slice_files import file_of, slices_in
 from ckptconv.io.mosaic import Mosaic, Tile
 
@@ -210,7 +211,7 @@ class _Set:
         alias: Hashable = None if None in aliases else (NAME, axis, *aliases)
         depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
         if axis is None:
-            return LazyTensor(info, _Same(name, tuple(zip(self.parts, tensors, strict=True))), None, alias, depends)
+            return LazyTensor(info, SameInAll(name, tuple(zip(self.parts, tensors, strict=True))), None, alias, depends)
         size = info.shape[axis]
         whole = (*info.shape[:axis], size * len(tensors), *info.shape[axis + 1 :])
         tiles = [Tile((i * size, 0) if axis == ROWS else (0, i * size), info.shape, t) for i, t in enumerate(tensors)]
@@ -243,26 +244,3 @@ class _Set:
 
 def _name_one(folder: Folder) -> str:
     return f"{folder.path / file_of(0)} names one slice alone"
-
-
-@dataclass(frozen=True, slots=True)
-class _Same:
-    """Reads ranges of an image that every file has, and compares them; memory for two of the range.
-
-    `light`: reading small pieces costs no more than reading large ones.
-    """
-
-    name: str
-    tensors: tuple[tuple[str, LazyTensor], ...]
-    light = True
-
-    def __call__(self, start: int, stop: int) -> memoryview:
-        (one, tensor), *others = self.tensors
-        image = tensor.read(start, stop)
-        for file, other in others:
-            if other.read(start, stop) != image:
-                raise CorruptFileError(
-                    f"{self.name!r} has other values in {file} than in {one}, and every slice has all of it",
-                    hint="the slices are not of one model, or one of them is damaged",
-                )
-        return image

@@ -31,7 +31,7 @@ from ckptconv.formats.torch.bare import follow
 from ckptconv.formats.torch.names import told_once, with_names
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.placing import COPY_AGAIN, Places
-from ckptconv.formats.torch.read import Saved, open_saved
+from ckptconv.formats.torch.read import Saved, saved_in
 from ckptconv.formats.torch.roots import plant, plant_state_dict
 from ckptconv.io.archive import Archive
 from ckptconv.io.zip import ZipArchive
@@ -72,7 +72,7 @@ def read(source: Source) -> Checkpoint:
     archive = Archive.of(source)
     if POLICY not in archive.members:
         raise UnsupportedError(f"the archive has no {POLICY!r}", hint="name a file in it")
-    files = {path: _saved(archive, path) for path in archive.members if path.endswith(_SUFFIX)}
+    files = {path: saved_in(archive.open(path)) for path in archive.members if path.endswith(_SUFFIX)}
     data = _data(archive)
     texts = documents(archive, files)
     if VERSION in archive.members:
@@ -82,17 +82,6 @@ def read(source: Source) -> Checkpoint:
     inner.notes = replace(inner.notes, globals=told_once((*inner.notes.globals, *notes.globals)))
     uses = {**dict.fromkeys(files, EXTRAS), POLICY: MODEL, **({DATA: METADATA} if data else {})}
     return contained(inner, archive, NAME, uses, texts, programs)
-
-
-def _saved(archive: Archive, path: str) -> Saved:
-    """A file of it, followed. Raises as `open_saved`, with its path."""
-    member = archive.open(path)
-    try:
-        if bytes(member.read_at(0, min(2, member.size))) != b"PK":
-            raise UnsupportedError("this is no archive that torch 1.6 and later save", hint=COPY_AGAIN)
-        return open_saved(ZipArchive.of(member))
-    except CkptconvError as error:
-        raise error.at(member.path) from error.__cause__
 
 
 def _assembled(files: Mapping[str, Saved], beside: Mapping[Value, Value], source: Source) -> Checkpoint:

@@ -3,8 +3,8 @@
 torch reads it with `pickle.load`, which does whatever it says. Here it is followed by our machine: the classes of
 torch.distributed.checkpoint are stand-ins of ours, and a pickle that calls anything else is refused.
 
-Sources: torch/distributed/checkpoint/metadata.py, filesystem.py; before torch 2.3 the properties' class was that of
-torch/distributed/_shard/sharded_tensor/metadata.py.
+Sources: torch/distributed/checkpoint/metadata.py, filesystem.py, planner.py; before torch 2.3 the properties' class was
+that of torch/distributed/_shard/sharded_tensor/metadata.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
 
 METADATA, FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
+_PLANNER = "torch.distributed.checkpoint.planner"
 _BEFORE = "torch.distributed._shard.sharded_tensor.metadata"
 
 _COPY_AGAIN = "copy the checkpoint again from where it came"
@@ -52,11 +53,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A part of a tensor: the index of its first element, its size, and its blob (None: it has no elements)."""
+    """A part of a tensor: the index of its first element, its size, and its blob (None: it has no elements).
+
+    stored: its size as the blob has it, where that has a dimension of one more.
+    """
 
     begin: tuple[int, ...]
     size: tuple[int, ...]
     place: Place | None
+    stored: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,11 @@ _CLASSES = {
         "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
         "MetadataIndex", "StorageMeta",
     )},
+    # Megatron keeps the plan by which it wrote; what is where the rest says as well.
+    **{Global(_PLANNER, kind): _instance(kind) for kind in (
+        "SavePlan", "WriteItem", "TensorWriteData", "BytesIOWriteData",
+    )},
+    Global(_PLANNER, "WriteItemType"): lambda number: number,
     Global(FILESYSTEM, "_StorageInfo"): _instance("_StorageInfo"),
     Global(_BEFORE, "TensorProperties"): _instance("TensorProperties"),
     Global(METADATA, "_MEM_FORMAT_ENCODING"): lambda number: number,  # how it lay in memory does not matter

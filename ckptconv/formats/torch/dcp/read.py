@@ -47,6 +47,12 @@ def read(folder: Folder) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError (a file is missing), which say
     the file or the entry.
     """
+    listing, size = listed(folder)
+    return Entries(folder, size).checkpoint(listing)
+
+
+def listed(folder: Folder) -> tuple[Listing, int]:
+    """What its ``.metadata`` says, and how many bytes that has. Raises as `read`."""
     if MAIN not in folder.names:
         raise UnsupportedError(
             "there is no .metadata in this folder, so that its .distcp files cannot be told apart", hint=_COPY_AGAIN
@@ -55,32 +61,32 @@ def read(folder: Folder) -> Checkpoint:
     if source.size > MAX_PICKLE_BYTES:
         raise LimitError(f"its .metadata has {source.size:,} bytes", hint="do not trust it")
     try:
-        listing = parse(bytes(source.read_at(0, source.size)))
+        return parse(bytes(source.read_at(0, source.size))), source.size
     except CkptconvError as error:
         raise error.at(source.path) from error.__cause__
-    return _Reader(folder, source.size).read(listing)
 
 
 @dataclass(slots=True)
-class _Reader:
-    """`size` is how many bytes of pickle have been read."""
+class Entries:
+    """Makes stubs and values of a listing's entries. `size` is how many bytes of pickle have been read."""
 
     folder: Folder
     size: int
     machines: list[Machine] = field(default_factory=list)
     places: Places = field(default_factory=Places)
 
-    def read(self, listing: Listing) -> Checkpoint:
+    def checkpoint(self, listing: Listing) -> Checkpoint:
+        """All of it, in the dicts and lists that it came from. Raises as `read`."""
         entries = listing.entries
-        values = {entry.name: self._value(entry) for entry in entries}
+        values = {entry.name: self.value(entry) for entry in entries}
         record = parse_record(listing.record) if listing.record is not None else None
         budget = Budget(self.size)
         root = restored(record.root, entries, values) if record else nested(entries, values, budget)
         tree = plant(root, budget)
         if len(tree.model) + len(tree.extras) > MAX_TENSORS:
             raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
-        listed = tuple(GlobalUse(str(name), called) for name, called in listing.globals.items())
-        notes = replace(record.notes if record else Notes(), globals=listed)
+        uses = tuple(GlobalUse(str(name), called) for name, called in listing.globals.items())
+        notes = replace(record.notes if record else Notes(), globals=uses)
         for machine in self.machines:
             notes = with_names(notes, machine, tree, budget)
         return Checkpoint(
@@ -92,7 +98,7 @@ class _Reader:
             file=self.folder,
         )
 
-    def _value(self, entry: Entry) -> Value:
+    def value(self, entry: Entry) -> Value:
         """A tensor's stub, or what a value's blob holds."""
         if entry.dtype is not None:
             return replace(self.places.adopt(self._tensor(entry)), shape=entry.shape)
@@ -138,9 +144,11 @@ class _Reader:
         return LazyTensor(info, Mosaic(entry.shape, unit, tiles), None, alias, depends)
 
     def _tile(self, entry: Entry, chunk: Chunk, place: Place) -> Tile:
-        info = _info(entry, chunk.size)
-        span = Blob(self._window(entry.name, place), entry.name, info).span()
-        return Tile(chunk.begin, chunk.size, LazyTensor(info, SpanReader(span), span, None, (span,)))
+        held = _info(entry, chunk.size if chunk.stored is None else chunk.stored)
+        span = Blob(self._window(entry.name, place), entry.name, held).span()
+        return Tile(
+            chunk.begin, chunk.size, LazyTensor(_info(entry, chunk.size), SpanReader(span), span, None, (span,))
+        )
 
 
 def _info(entry: Entry, shape: tuple[int, ...]) -> TensorInfo:

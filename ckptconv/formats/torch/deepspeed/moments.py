@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.torch.deepspeed.same import same
+from ckptconv.formats.torch.same import same
 from ckptconv.formats.torch.stubs import TensorStub
 
 if TYPE_CHECKING:

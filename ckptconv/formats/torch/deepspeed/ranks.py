@@ -12,8 +12,9 @@ from ckptconv.formats.torch.deepspeed.frozen import check_alike, frozen
 from ckptconv.formats.torch.deepspeed.layout import Group, groups
 from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import KEYS, Moments, NotByParameterError
-from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading, put
-from ckptconv.formats.torch.deepspeed.same import differing
+from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
+from ckptconv.formats.torch.roots import put
+from ckptconv.formats.torch.same import differing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

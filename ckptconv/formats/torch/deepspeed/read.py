@@ -14,9 +14,10 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, files_of, tag_folder
 from ckptconv.formats.torch.deepspeed.ranks import Ranks
-from ckptconv.formats.torch.deepspeed.reading import Reading, put, state_dict
+from ckptconv.formats.torch.deepspeed.reading import Reading, state_dict
 from ckptconv.formats.torch.deepspeed.states import ModelStates, model_states, optimizer_states
 from ckptconv.formats.torch.deepspeed.universal import Universal
+from ckptconv.formats.torch.roots import put
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint

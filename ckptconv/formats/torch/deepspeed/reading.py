@@ -95,15 +95,6 @@ def state_dict(module: Mapping[Value, Value], members: Mapping[Value, Value]) ->
     return made
 
 
-def put(beside: dict[Value, Value], entries: Mapping[Value, Value]) -> None:
-    """Add entries under their keys, which are no other's; a client's may be called as ours are."""
-    for key, value in entries.items():
-        free, number = key, 2
-        while free in beside or free == "state_dict":
-            free, number = (f"{key}#{number}" if isinstance(key, str) else (key, number)), number + 1
-        beside[free] = value
-
-
 def _said_once(notes: Notes, root: MetaNode) -> Notes:
     """The ranks name the same classes, and make objects of them that say nothing new; calls are all told."""
     told = {node.name for _, node in walk(root) if isinstance(node, Opaque)}

@@ -7,13 +7,12 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchSize
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.construct import ZERO_STAGE, TorchConstructors
 from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, MODEL
-from ckptconv.formats.torch.read import check_small_records, follow, root_of
+from ckptconv.formats.torch.read import saved_in
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.limits import MAX_DIM, MAX_FILES, MAX_RANK
-from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,21 +90,7 @@ class File:
 
 def open_file(folder: Folder, name: str) -> File:
     """Follow the pickle of a file. Raises CkptconvError, with its path."""
-    source = folder.open(name)
-    try:
-        if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
-            raise UnsupportedError(
-                "this is no archive that torch 1.6 and later save",
-                hint=f"ckptconv inspect {source.path} says what it is",
-            )
-        archive = ZipArchive.of(source)
-        root = root_of(archive)
-        if root is None:
-            raise UnsupportedError("this zip archive is no torch checkpoint", hint=COPY_AGAIN)
-        check_small_records(archive, root)
-        return File(name, folder, follow(archive, root, constructors=DeepSpeedConstructors()))
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
+    return File(name, folder, saved_in(folder.open(name), DeepSpeedConstructors()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,10 @@ from ckptconv.formats.torch.deepspeed.flat import run
 from ckptconv.formats.torch.deepspeed.frozen import check_alike, frozen
 from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import NotByParameterError, named
-from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading, put
-from ckptconv.formats.torch.deepspeed.same import differing
+from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
 from ckptconv.formats.torch.deepspeed.states import LAYOUT_OF_OPTIMIZER
+from ckptconv.formats.torch.roots import put
+from ckptconv.formats.torch.same import differing
 from ckptconv.formats.torch.stubs import TensorStub
 
 if TYPE_CHECKING:

@@ -1,0 +1,283 @@
+"""A file for each rank: slices of the model's tensors, joined; a single file as it is.
+
+Of the module of a tensor its name tells how it was cut among the tensor-parallel ranks:
+
+    cut by       module                                                            class of Megatron's
+    rows         linear_qkv linear_fc1 query_key_value dense_h_to_4h  and biases   ColumnParallelLinear
+                 word_embeddings output_layer                                      VocabParallelEmbedding
+    columns      linear_proj linear_fc2 self_attention.dense dense_4h_to_h         RowParallelLinear
+    not          norms, position embeddings, the biases of the row before          equal in all ranks
+
+A gated layer (twice as many rows in linear_fc1 as columns in linear_fc2) has its gate and its other half one behind the
+other in each rank; of the whole, each half is together. Pipeline stages count their layers from 0. Vocabularies stay
+padded. The older names (``language_model.encoder…``) are dicts in dicts, joined by dots.
+
+Refused by name: experts, virtual pipelines, other tensors where there are several tensor-parallel ranks, ranks that are
+missing, heads in the order of before version 2, fewer groups of queries than ranks.
+
+Sources: Megatron-LM, tools/checkpoint/loader_base.py and schema_core.py; megatron/core/tensor_parallel/layers.py;
+megatron/training/checkpointing.py (`fix_query_key_value_ordering`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.assemble import assemble
+from ckptconv.formats.torch.megatron.slices import Parts, joined
+from ckptconv.formats.torch.names import told_once
+from ckptconv.formats.torch.pickle import Budget, Thing
+from ckptconv.formats.torch.placing import Places
+from ckptconv.formats.torch.read import opened, saved_in
+from ckptconv.formats.torch.roots import plant_state_dict, put
+from ckptconv.formats.torch.same import differing
+from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.io.limits import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.pickle import Value
+    from ckptconv.formats.torch.read import Saved
+    from ckptconv.io.folder import Folder
+
+NAME = "megatron"
+FILES = ("model_optim_rng.pt", "model_rng.pt")
+OPTIMIZER = "distrib_optim.pt"
+
+_RANK = re.compile(r"mp_rank_(\d{2,5})(?:_(\d{3,5}))?(_\d{3,5})?")
+_LAYER = re.compile(r"(?P<before>(?:.*\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..+)")
+_EXTRA = "_extra_state"
+_COPY_AGAIN = "copy the checkpoint again from where it came, all of its ranks"
+_ONE_RANK = "name one rank's file for what that has; Megatron-Core's --ckpt-format torch_dist is read whole"
+
+
+@dataclass(slots=True)
+class Rank:
+    """The file of one rank: its place among the tensor-parallel ranks and the pipeline's stages, and what it holds.
+
+    model: its tensors by name, layers counted from the pipeline's first. rest: what the file says besides.
+    """
+
+    name: str
+    tensor: int
+    stage: int
+    saved: Saved
+    model: dict[str, TensorStub] = field(default_factory=dict)
+    rest: dict[Value, Value] = field(default_factory=dict)
+
+    def fail(self, what: str) -> CorruptFileError:
+        return CorruptFileError(f"{self.name}: {what}", hint=_COPY_AGAIN)
+
+
+def ranks_in(folder: Folder) -> list[str]:
+    """The folders in it that are called as ranks are, and have the file of one."""
+    called = [name for name in folder.folders if _RANK.fullmatch(name)]
+    return [name for name in called if _file(folder, name)]
+
+
+def _file(folder: Folder, name: str) -> str | None:
+    return next((file for file in FILES if file in folder.inside(name).names), None)
+
+
+def read(outer: Folder, folder: Folder) -> Checkpoint:
+    """Open every rank's pickle. Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, with the path."""
+    names = ranks_in(folder)
+    if not names:
+        raise UnsupportedError("there is no mp_rank_00/model_optim_rng.pt in this folder", hint="name a file inside it")
+    if len(names) > 1:
+        return _joined(outer, folder, names)
+    source = folder.inside(names[0]).open(_file(folder, names[0]) or "")
+    try:
+        alone = opened(source, tuple(_left(folder, names)))
+    except CkptconvError as error:
+        raise error.at(source.path) from error.__cause__
+    alone.format = NAME
+    return alone
+
+
+def _left(folder: Folder, names: Sequence[str]) -> Iterator[Finding]:
+    if any(OPTIMIZER in folder.inside(name).names for name in names):
+        message = f"the distributed optimizer's state ({OPTIMIZER}) is not read"
+        yield Finding("optimizer", "info", OPTIMIZER, message)
+
+
+def _joined(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
+    ranks = [_rank(folder, name) for name in names]
+    grid = _grid(ranks)
+    budget = Budget(sum(rank.saved.size for rank in ranks))
+    findings = list(_left(folder, names))
+    places = Places()
+    for rank in ranks:
+        places.add(rank.saved.storages, _placed(rank))
+        _take_apart(rank, budget)
+    if dropped := _extra_states(ranks):
+        message = (
+            f"TransformerEngine's state of {dropped:,} modules (_extra_state) is left out, which the ranks differ in"
+        )
+        findings.append(Finding("extra-state", "info", "_extra_state", message))
+    _number_layers(grid)
+    tensors: OrderedDict[str, Value] = OrderedDict()
+    for stage in grid:
+        for name in stage[0].model:
+            if name in tensors:
+                raise stage[0].fail(f"it has {name!r}, which a stage before it has as well")
+            tensors[name] = places.adopt(_whole(name, stage))
+    first = ranks[0].rest
+    beside: dict[Value, Value] = {}
+    put(beside, first)
+    for rank in ranks[1:]:
+        if own := differing(first, rank.rest, budget):
+            put(beside, {rank.name: own})
+    tree = plant_state_dict(tensors, beside, budget)
+    machines = [rank.saved.machine for rank in ranks]
+    made = assemble(tree, places.place, budget, format=NAME, machines=machines, file=outer, findings=tuple(findings))
+    made.notes = replace(made.notes, globals=told_once(made.notes.globals))
+    return made
+
+
+def _rank(folder: Folder, name: str) -> Rank:
+    """A rank's file, followed. Raises CkptconvError, with its path, and UnsupportedError for what is not joined."""
+    called = _RANK.fullmatch(name)
+    assert called is not None
+    saved = saved_in(folder.inside(name).open(_file(folder, name) or ""))
+    value = saved.value
+    if not isinstance(value, dict):
+        raise CorruptFileError(f"{name}: it holds no dict, which a file of Megatron's is", hint=_COPY_AGAIN)
+    said = _args(value)
+    if called[3] or _number(said, "expert_model_parallel_size", 1) > 1 or _number(said, "num_experts", 0):
+        raise UnsupportedError(f"{name}: experts are not joined", hint=_ONE_RANK)
+    if "model1" in value or "model0" in value or _number(said, "virtual_pipeline_model_parallel_size", 1) > 1:
+        raise UnsupportedError(f"{name}: virtual pipelines are not joined", hint=_ONE_RANK)
+    return Rank(name, int(called[1]), int(called[2] or 0), saved)
+
+
+def _args(value: Mapping[Value, Value]) -> Mapping[str, Any]:
+    """What the command line was that wrote it, where that is kept."""
+    args = value.get("args")
+    state = args.state if isinstance(args, Thing) else None
+    return state if isinstance(state, dict) else {}
+
+
+def _number(said: Mapping[str, Any], key: str, otherwise: int) -> int:
+    number = said.get(key)
+    return number if type(number) is int else otherwise
+
+
+def _grid(ranks: Sequence[Rank]) -> list[list[Rank]]:
+    """The ranks by stage, then by tensor-parallel rank. Raises CorruptFileError where some are missing."""
+    places = {(rank.stage, rank.tensor): rank for rank in ranks}
+    said = _args(ranks[0].saved.value)
+    stages = max(_number(said, "pipeline_model_parallel_size", 1), *(rank.stage + 1 for rank in ranks))
+    width = max(_number(said, "tensor_model_parallel_size", 1), *(rank.tensor + 1 for rank in ranks))
+    if len(places) != len(ranks) or len(ranks) != stages * width:
+        raise CorruptFileError(
+            f"there are {len(ranks):,} ranks, of {width:,} for each of {stages:,} pipeline stages", hint=_COPY_AGAIN
+        )
+    version = ranks[0].saved.value.get("checkpoint_version", 0)
+    if width > 1 and not (isinstance(version, (int, float)) and version >= 2):
+        raise UnsupportedError(
+            f"its heads are in the order of version {version!s:.20}, which is not joined", hint=_ONE_RANK
+        )
+    groups = _number(said, "num_query_groups", width) if said.get("group_query_attention") is not False else width
+    if groups % width:
+        raise UnsupportedError(f"{groups:,} groups of queries on {width:,} ranks are not joined", hint=_ONE_RANK)
+    return [[places[stage, tensor] for tensor in range(width)] for stage in range(stages)]
+
+
+def _placed(rank: Rank) -> Callable[[str, TensorStub], LazyTensor]:
+    def place(name: str, stub: TensorStub) -> LazyTensor:
+        try:
+            return rank.saved.placer.place(name, stub)
+        except CkptconvError as error:
+            error.message = f"{rank.name}: {error.message}"
+            error.args = (error.message,)
+            raise
+
+    return place
+
+
+def _take_apart(rank: Rank, budget: Budget) -> None:
+    """Find the model's tensors in the file, by name. Raises CorruptFileError, LimitError."""
+    model = rank.saved.value.get("model")
+    if not isinstance(model, dict):
+        raise rank.fail("it has no dict 'model'")
+    plain: dict[str, Value] = {}
+    for name, value in _leaves(model, "", 0, budget):
+        if name in rank.model or name in plain:
+            raise rank.fail(f"its model has {name!r} twice")
+        if isinstance(value, TensorStub):
+            rank.model[name] = value
+        else:
+            plain[name] = value
+    rank.rest = {key: value for key, value in rank.saved.value.items() if key != "model"}
+    if plain:
+        put(rank.rest, {"model": plain})
+
+
+def _leaves(node: Value, prefix: str, depth: int, budget: Budget) -> Iterator[tuple[str, Value]]:
+    for key, value in node.items():
+        budget.take(1)
+        name = f"{prefix}{key!s}"
+        if isinstance(value, dict) and value and depth < MAX_DEPTH:
+            yield from _leaves(value, f"{name}.", depth + 1, budget)
+        else:
+            yield name, value
+
+
+def _extra_states(ranks: Sequence[Rank]) -> int:
+    """Leave out what TransformerEngine keeps for each module; of how many modules of a rank that is."""
+    most = 0
+    for rank in ranks:
+        inner = rank.rest.get("model")
+        holders: tuple[dict[Any, Any], ...] = (rank.model, inner) if isinstance(inner, dict) else (rank.model,)
+        found = [(holder, name) for holder in holders for name in holder if str(name).endswith(_EXTRA)]
+        most = max(most, sum(holder[name] is not None for holder, name in found))
+        for holder, name in found:
+            del holder[name]
+        if inner == {}:
+            del rank.rest["model"]
+    return most
+
+
+def _number_layers(grid: Sequence[Sequence[Rank]]) -> None:
+    """Count layers from the pipeline's first. Raises CorruptFileError where a stage has not all from 0 on."""
+    done: dict[str, int] = {}
+    for stage in grid:
+        counts: dict[str, set[int]] = {}
+        for name in stage[0].model:
+            if layer := _LAYER.fullmatch(name):
+                counts.setdefault(layer["before"], set()).add(int(layer["layer"]))
+        for before, numbers in counts.items():
+            if numbers != set(range(len(numbers))):
+                raise stage[0].fail(f"its {before}N are not counted from 0")
+        for rank in stage:
+            rank.model = {_renamed(name, done): stub for name, stub in rank.model.items()}
+        for before, numbers in counts.items():
+            done[before] = done.get(before, 0) + len(numbers)
+
+
+def _renamed(name: str, done: Mapping[str, int]) -> str:
+    layer = _LAYER.fullmatch(name)
+    if layer is None:
+        return name
+    return f"{layer['before']}{int(layer['layer']) + done.get(layer['before'], 0)}{layer['after']}"
+
+
+def _whole(name: str, stage: Sequence[Rank]) -> LazyTensor:
+    """A tensor of all ranks of a stage. Raises CorruptFileError, UnsupportedError."""
+    parts: Parts = {}
+    for rank in stage:
+        if rank.model.keys() != stage[0].model.keys():
+            raise rank.fail(f"its tensors are not those of {stage[0].name}")
+        parts[rank.name] = _placed(rank)(name, rank.model[name])
+    if len(parts) == 1:
+        return parts[stage[0].name]
+    return joined(name, parts, {key: stub.shape for key, stub in stage[0].model.items()}, _ONE_RANK)

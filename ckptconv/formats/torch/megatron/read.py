@@ -1,0 +1,72 @@
+"""Which folder of Megatron's is meant, and of which kind it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CkptconvError, CorruptFileError
+from ckptconv.formats.torch.dcp.read import MAIN
+from ckptconv.formats.torch.megatron import dist, ranks
+
+if TYPE_CHECKING:
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.io.folder import Folder
+
+LATEST, BACKEND = "latest_checkpointed_iteration.txt", "metadata.json"
+
+_MOST = 1 << 12
+_TAG = re.compile(r"\d{1,12}|release")
+
+
+def claims(folder: Folder) -> bool:
+    """Whether it is a checkpoint of Megatron's, or the folder above several."""
+    return LATEST in folder.names or _is_distributed(folder) or bool(ranks.ranks_in(folder))
+
+
+def read(folder: Folder) -> Checkpoint:
+    """Open the checkpoint that is this folder, or the newest in it: listings and pickles; no byte of a tensor.
+
+    Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError, which name the file.
+    """
+    if LATEST not in folder.names:
+        return _opened(folder, folder)
+    text = _small(folder, LATEST).decode("utf-8", "replace").strip()
+    if not _TAG.fullmatch(text):
+        raise CorruptFileError(
+            f"{LATEST!r} says {text[:40]!r}, which is no iteration", path=folder.path,
+            hint="name the folder of an iteration",
+        )  # fmt: skip
+    name = text if text == "release" else f"iter_{int(text):07}"
+    if name not in folder.folders:
+        raise CorruptFileError(
+            f"{LATEST!r} says {text!r}, and there is no folder {name!r}", path=folder.path,
+            hint="name the folder of an iteration, or copy that one too",
+        )  # fmt: skip
+    return _opened(folder, folder.inside(name))
+
+
+def _opened(outer: Folder, folder: Folder) -> Checkpoint:
+    """`outer` is what is closed with the checkpoint."""
+    try:
+        return dist.read(outer, folder) if _is_distributed(folder) else ranks.read(outer, folder)
+    except CkptconvError as error:
+        raise error.at(folder.path) from error.__cause__
+
+
+def _is_distributed(folder: Folder) -> bool:
+    if BACKEND not in folder.names or MAIN not in folder.names:
+        return False
+    try:
+        said = json.loads(_small(folder, BACKEND))
+    except (CkptconvError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("sharded_backend") == "torch_dist"
+
+
+def _small(folder: Folder, name: str) -> bytes:
+    source = folder.open(name)
+    if source.size > _MOST:
+        raise CorruptFileError(f"{name!r} has {source.size:,} bytes", path=source.path, hint="do not trust it")
+    return bytes(source.read_at(0, source.size))

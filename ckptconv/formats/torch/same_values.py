@@ -1,0 +1,34 @@
+"""A tensor that every one of several files has whole, and that has to be equal in all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError
+
+if TYPE_CHECKING:
+    from ckptconv.core.tensor import LazyTensor
+
+
+@dataclass(frozen=True, slots=True)
+class SameInAll:
+    """Reads ranges of an image that every file has, and compares them; memory for two of the range.
+
+    `light`: reading small pieces costs no more than reading large ones.
+    """
+
+    name: str
+    tensors: tuple[tuple[str, LazyTensor], ...]
+    light = True
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        (one, tensor), *others = self.tensors
+        image = tensor.read(start, stop)
+        for file, other in others:
+            if other.read(start, stop) != image:
+                raise CorruptFileError(
+                    f"{self.name!r} has other values in {file} than in {one}, and every slice has all of it",
+                    hint="the slices are not of one model, or one of them is damaged",
+                )
+        return image
