@@ -28,7 +28,7 @@ from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
-from tests.hostile.honest import RANKS, honest
+from tests.hostile.honest import RANKS, SLICES, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -127,6 +127,15 @@ def ranked(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(folder, chance)
 
 
+def cut_for_ranks(path: Path, data: bytes, chance: random.Random) -> None:
+    """The pickle of one rank of Megatron's, in its archive, beside the whole file of the other."""
+    folder = path.with_name("slices")
+    shutil.copytree(SLICES, folder, dirs_exist_ok=True)
+    name = "mp_rank_01/model_optim_rng.pt"
+    repacked(SLICES / name, folder / name, data_pkl=data)
+    looked_at(folder, chance)
+
+
 _CATEGORIES: dict[str, tuple[str, ...]] = {
     "torch": ("zip", "calls", "valid", "ordinary"),
     "torch-legacy": ("legacy",),
@@ -162,6 +171,7 @@ TARGETS = [
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
+    Target("megatron", cut_for_ranks, (), mutate.PICKLE),
 ]
 
 
@@ -170,7 +180,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled, stored, ranked):
+    if target.run in (opened, tabled, stored, ranked, cut_for_ranks):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -33,6 +33,9 @@ SHARED = torch.arange(6.0)
 RANKS = Path(__file__).parents[2] / "fixtures" / "others" / "deepspeed" / "stage-2" / "global_step3"
 """A folder of DeepSpeed's, of three ranks."""
 
+SLICES = Path(__file__).parents[2] / "fixtures" / "others" / "megatron" / "gated-2x1" / "ranks" / "iter_0000007"
+"""A folder of Megatron's, of two ranks."""
+
 AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
 
@@ -194,6 +197,10 @@ def keras(folder: Path) -> list[bytes]:
     return made
 
 
+def megatron(folder: Path) -> list[bytes]:
+    return [records_of(SLICES / name / "model_optim_rng.pt")["data.pkl"] for name in ("mp_rank_00", "mp_rank_01")]
+
+
 def nemos(folder: Path) -> list[bytes]:
     small = nemo_folder(folder / "n")
     return [nemo(folder / "x.nemo", small, mode).read_bytes() for mode in ("w:", "w:gz")]
@@ -213,7 +220,7 @@ def archives(folder: Path) -> list[bytes]:
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "hdf5": hdf5, "keras": keras, "nemo": nemos, "stable-baselines3": agents, "archive": archives,
+    "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "archive": archives,
 }  # fmt: skip
 
 
