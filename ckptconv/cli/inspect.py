@@ -27,6 +27,7 @@ Examples:
   ckptconv inspect --fail-on-code downloads/*.pth
   ckptconv inspect --list model.safetensors | grep bias
   ckptconv inspect --tensor layers.0.weight --stats model.safetensors
+  ckptconv inspect archive.zip/policy.pth
 """
 
 

@@ -286,6 +286,22 @@ def test_a_folder_of_deepspeeds_is_read_as_what_it_says(tmp_path: Path) -> None:
         }  # fmt: skip
 
 
+def test_a_tar_archive_is_read_as_what_it_says(tmp_path: Path) -> None:
+    """A header and the contents, both in blocks of 512 bytes, and two blocks of zeros."""
+    header = b'{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    contents = bytes([len(header), 0, 0, 0, 0, 0, 0, 0]) + header + b"\5\6"
+    fields = [
+        b"./m.safetensors".ljust(100, b"\0"), b"0000644\0", b"0000000\0", b"0000000\0", b"%011o\0" % len(contents),
+        b"00000000000\0", b"        ", b"0", bytes(100), b"ustar\00000", bytes(247),
+    ]  # fmt: skip
+    fields[6] = b"%06o\0 " % sum(b"".join(fields))
+    blocks = b"".join(fields) + contents.ljust(512, b"\0") + bytes(1024)
+    (tmp_path / "x.tar").write_bytes(blocks)
+    with ckptconv.open(tmp_path / "x.tar") as checkpoint:
+        assert {name: bytes(tensor.read()) for name, tensor in checkpoint.items()} == {"w": b"\5\6"}
+        assert blocks[512 + 8 + len(header) :][:2] == b"\5\6"
+
+
 def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:
     write(registry.by_name("safetensors"), SAMPLE, tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == SAFETENSORS

@@ -22,8 +22,8 @@ from ckptconv.core.metadata import Opaque
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.formats.archive.read import opened_file, opened_folder
-from ckptconv.formats.members import documents
 from ckptconv.io.archive import Archive
+from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,9 @@ _OWN = (
     "torchmetrics.",
 )
 _TARGET = re.compile(r"""_target_(?:["']?\s*:\s*["']?([^\s"'#,}\]]+))?""")
-_CLASS = re.compile(r"""^["']?target["']?\s*:\s*["']?([^\s"'#]+)""", re.MULTILINE)
+_CLASS = re.compile(r"""^(?:\?\s*)?["']?target["']?\s*:\s*["']?([^\s"'#]+)""", re.MULTILINE)
+_CLASS_IN_BRACES = re.compile(r"""[{,]\s*["']?target["']?\s*:\s*["']?([^\s"'#,}]+)""")
+_BRACES = re.compile(r"(?:---)?\s*\{")
 _ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(00[01][0-9a-fA-F]{5})|\n[ \t]*)")
 """What a quoted name in YAML may be disguised with."""
 
@@ -69,7 +71,7 @@ def read(source: Source) -> Checkpoint:
     """
     archive = Archive.of(source)
     weights = _weights(archive)
-    programs = tuple(_programs(documents(archive, ()).get(CONFIG, "")))
+    programs = tuple(_programs(archive.text(CONFIG, MAX_CONFIG).decode("utf-8-sig", "replace")))
     if weights == [WEIGHTS]:
         return opened_file(archive, WEIGHTS, NAME, programs)
     if weights:
@@ -92,7 +94,7 @@ def _programs(config: str) -> Iterator[Program]:
         if not name.startswith(_OWN):
             line = text.count("\n", 0, found.start()) + 1
             yield Program(f"{CONFIG}: _target_ in line {line:,}", Opaque(name, "called"), "NeMo")
-    for found in _CLASS.finditer(text):
+    for found in (_CLASS_IN_BRACES if _BRACES.match(text) else _CLASS).finditer(text):
         if not found[1].startswith(_OWN):
             yield Program(f"{CONFIG}: target", Opaque(found[1], "called"), "NeMo")
 

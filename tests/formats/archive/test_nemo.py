@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,9 +16,10 @@ from tests.support.archive_files import CONFIG, nemo, nemo_folder, state
 from tests.support.nodes import image
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.conftest import Run
+
+
+MEGATRON = Path(__file__).parents[3] / "fixtures" / "others" / "megatron" / "gated-2x1" / "dist"
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz"])
@@ -51,6 +53,20 @@ def test_a_folder_of_distributed_weights_is_read(tmp_path: Path) -> None:
         }
         used = [one.name for one in checkpoint.notes.members if one.use == "model"]
         assert sorted(used) == ["model_weights/.metadata", "model_weights/__0_0.distcp"]
+
+
+def test_the_folder_of_a_model_of_megatrons_is_read(tmp_path: Path) -> None:
+    folder = nemo_folder(tmp_path / "n")
+    (folder / "model_weights.ckpt").unlink()
+    shutil.copytree(MEGATRON, folder / "model_weights")
+    for mode in ("w:", "w:gz"):
+        path = nemo(tmp_path / "m.nemo", folder, mode)
+        with ckptconv.open(path) as checkpoint:
+            assert "decoder.layers.1.mlp.linear_fc1.weight" in checkpoint
+            assert checkpoint.metadata["iteration"] == 7
+        ckptconv.convert(path, tmp_path / "one.safetensors", bare=True, force=True)
+        ckptconv.convert(MEGATRON, tmp_path / "two.safetensors", bare=True, force=True)
+        assert ckptconv.diff(tmp_path / "one.safetensors", tmp_path / "two.safetensors").equal
 
 
 def test_weights_in_slices_are_refused_by_name(tmp_path: Path) -> None:
@@ -88,6 +104,8 @@ RUNS = {
     "an alias": "b: &k _target_\na:\n  *k : os.system\n",
     "an interpolation": "a:\n  _target_: ${b}\nb: os.system\n",
     "the model's class": "target: os.system\n",
+    "the model's class, explicit": "? target\n: os.system\n",
+    "behind a megabyte": "a: [" + "1, " * 400_000 + "]\nb: {_target_: os.system}\n",
     "the model's class, quoted": '"target": "os.system"\n',
 }
 
@@ -102,6 +120,14 @@ def test_what_hydra_would_call_is_told(config: str, tmp_path: Path, run: Run) ->
     assert "loading it with NeMo would make 1 call" in run("inspect", str(path)).stdout
     assert run("inspect", "--fail-on-code", str(path)).exit_code == 1
     assert run("convert", str(path), str(tmp_path / "out.safetensors")).exit_code == 0  # a text stays one
+
+
+@pytest.mark.parametrize(
+    "config", ["{target: os.system}", '---\n{"a": 1, "target": "os.system"}', "\ufefftarget: os.system"]
+)
+def test_the_models_class_is_told_however_it_is_written(config: str, tmp_path: Path) -> None:
+    path = nemo(tmp_path / "m.nemo", nemo_folder(tmp_path / "n", config))
+    assert [use.node.name for use in ckptconv.inspect(path).opaque] == ["os.system"]
 
 
 def test_every_archive_that_is_cut_is_refused(tmp_path: Path) -> None:

@@ -296,3 +296,11 @@ def test_another_backend_is_torchs_own(tmp_path: Path) -> None:
     with ckptconv.open(tmp_path / "m") as checkpoint:
         assert checkpoint.format == "torch-dcp"
         assert checkpoint["decoder.layers.mlp.linear_fc1.weight"].info.shape == (2, 12, 8)
+
+
+def test_zarrs_folders_are_refused_by_name(tmp_path: Path) -> None:
+    shutil.copytree(MEGATRON / "gated-1x1" / "dist", tmp_path / "m")
+    (tmp_path / "m" / "metadata.json").write_text(json.dumps({"sharded_backend": "zarr"}))
+    (tmp_path / "m" / ".metadata").unlink()
+    with pytest.raises(UnsupportedError, match="stored by zarr"):
+        ckptconv.open(tmp_path / "m")

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CkptconvError, CorruptFileError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.dcp.read import MAIN
 from ckptconv.formats.torch.megatron import dist, ranks
 
@@ -22,7 +22,9 @@ _TAG = re.compile(r"\d{1,12}|release")
 
 def claims(folder: Folder) -> bool:
     """Whether it is a checkpoint of Megatron's, or the folder above several."""
-    return LATEST in folder.names or _is_distributed(folder) or bool(ranks.ranks_in(folder))
+    if LATEST in folder.names or ranks.ranks_in(folder):
+        return True
+    return _is_distributed(folder) or _is_of_zarr(folder)
 
 
 def read(folder: Folder) -> Checkpoint:
@@ -50,19 +52,33 @@ def read(folder: Folder) -> Checkpoint:
 def _opened(outer: Folder, folder: Folder) -> Checkpoint:
     """`outer` is what is closed with the checkpoint."""
     try:
+        if _is_of_zarr(folder):
+            raise UnsupportedError(
+                "its tensors are stored by zarr, as older releases of Megatron-Core did",
+                hint="load it with that, and save it with the backend torch_dist",
+            )
         return dist.read(outer, folder) if _is_distributed(folder) else ranks.read(outer, folder)
     except CkptconvError as error:
         raise error.at(folder.path) from error.__cause__
 
 
 def _is_distributed(folder: Folder) -> bool:
-    if BACKEND not in folder.names or MAIN not in folder.names:
-        return False
+    return MAIN in folder.names and _backend(folder) == "torch_dist"
+
+
+def _is_of_zarr(folder: Folder) -> bool:
+    return MAIN not in folder.names and _backend(folder) == "zarr"
+
+
+def _backend(folder: Folder) -> object:
+    """How its tensors are stored, by its own word; None where it does not say."""
+    if BACKEND not in folder.names:
+        return None
     try:
         said = json.loads(_small(folder, BACKEND))
     except (CkptconvError, ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and said.get("sharded_backend") == "torch_dist"
+        return None
+    return said.get("sharded_backend") if isinstance(said, dict) else None
 
 
 def _small(folder: Folder, name: str) -> bytes:
