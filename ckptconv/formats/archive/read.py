@@ -75,7 +75,8 @@ def opened_folder(
     """
     checkpoint = inner.read(folder)
     used = folder.used
-    found = contained(checkpoint, archive, format, dict.fromkeys(used, MODEL), documents(archive, used), programs)
+    uses = dict.fromkeys(used, MODEL)
+    found = contained(checkpoint, archive, format, uses, documents(archive, uses), programs)
     where = f"the folder {folder.inner!r}" if folder.inner else "all of it"
     where = repr(used[0]) if len(used) == 1 else where
     message = f"{where} is read, as {checkpoint.format}"
@@ -105,7 +106,7 @@ def _the_one(archive: Archive) -> str:
     inner = tuple(suffix for one in registry.ARCHIVES for suffix in one.suffixes)
     found = [path for path in archive.members if path.lower().endswith(suffixes)]
     archives = [path for path in found if path.lower().endswith(inner)]
-    files = [path for path in found if path not in archives]
+    files = [path for path in found if not path.lower().endswith(inner)]
     files = files or ([] if archives else _by_bytes(archive))
     if len(files) == 1:
         return files[0]

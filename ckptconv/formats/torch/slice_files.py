@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
 
 _FILE = re.compile(r"consolidated\.(\d\d)\.pth")
+
+RANK = re.compile(r"mp_rank_(\d{2,5})(?:_(\d{3,5}))?(_\d{3,5})?")
+RANK_FILES = ("model_optim_rng.pt", "model_rng.pt")
+"""Of Megatron's ranks, the folders and the files in them (`megatron.ranks`)."""
 
 
 def file_of(number: int) -> str:
@@ -27,7 +32,11 @@ def slices_in(folder: Folder) -> list[str]:
 
 
 def others_beside(path: Path) -> tuple[Finding, ...]:
-    """A warning where a file is called like the first slice and the second lies beside it, or the other way round."""
+    """A warning where a file is called like the first slice and the second lies beside it, or the other way round; or
+    where it is that of one of Megatron's ranks and there are others.
+    """
+    if path.name in RANK_FILES and RANK.fullmatch(path.parent.name):
+        return _other_ranks(path)
     called = _FILE.fullmatch(path.name)
     if called is None:
         return ()
@@ -36,3 +45,13 @@ def others_beside(path: Path) -> tuple[Finding, ...]:
         return ()
     message = f"{other} lies beside it: this file may be one slice of a model, and its folder the whole"
     return (Finding("slice", "warning", path.name, message),)
+
+
+def _other_ranks(path: Path) -> tuple[Finding, ...]:
+    own, home = path.parent.name, path.parent.parent
+    with suppress(OSError), os.scandir(home) as entries:
+        other = next((one.name for one in entries if RANK.fullmatch(one.name) and one.name != own), None)
+        if other is not None:
+            message = f"{other} lies beside {own}: this file may be one slice of a model, and {home} the whole"
+            return (Finding("slice", "warning", own, message),)
+    return ()

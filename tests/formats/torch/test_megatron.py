@@ -170,6 +170,19 @@ def test_a_rank_that_is_missing_is_told(tmp_path: Path) -> None:
         ckptconv.open(tmp_path / "m")
 
 
+def test_one_rank_of_several_is_told_to_be_a_slice(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shutil.copytree(MEGATRON / "gated-2x1" / "ranks" / "iter_0000007", folder)
+    with ckptconv.open(folder / "mp_rank_01" / "model_optim_rng.pt") as checkpoint:
+        assert [finding.code for finding in checkpoint.findings] == ["slice"]
+        assert "mp_rank_00 lies beside mp_rank_01" in checkpoint.findings[0].message
+    shutil.rmtree(folder / "mp_rank_01")
+    with ckptconv.open(folder / "mp_rank_00" / "model_optim_rng.pt") as checkpoint:
+        assert not checkpoint.findings
+    with pytest.raises(CorruptFileError, match="there is 1 rank, of 2 for each of 1 pipeline stage"):
+        ckptconv.open(folder)
+
+
 @pytest.mark.parametrize(
     ("values", "version", "message"),
     [

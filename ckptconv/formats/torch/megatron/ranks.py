@@ -26,6 +26,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core.metadata import Opaque
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
@@ -36,6 +37,7 @@ from ckptconv.formats.torch.placing import Places
 from ckptconv.formats.torch.read import opened, saved_in
 from ckptconv.formats.torch.roots import plant_state_dict, put
 from ckptconv.formats.torch.same import differing
+from ckptconv.formats.torch.slice_files import RANK, RANK_FILES
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.limits import MAX_DEPTH
 
@@ -49,10 +51,9 @@ if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
 
 NAME = "megatron"
-FILES = ("model_optim_rng.pt", "model_rng.pt")
 OPTIMIZER = "distrib_optim.pt"
+TENSOR, STAGES = "tensor_model_parallel_size", "pipeline_model_parallel_size"
 
-_RANK = re.compile(r"mp_rank_(\d{2,5})(?:_(\d{3,5}))?(_\d{3,5})?")
 _LAYER = re.compile(r"(?P<before>(?:.*\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..+)")
 _EXTRA = "_extra_state"
 _COPY_AGAIN = "copy the checkpoint again from where it came, all of its ranks"
@@ -79,12 +80,12 @@ class Rank:
 
 def ranks_in(folder: Folder) -> list[str]:
     """The folders in it that are called as ranks are, and have the file of one."""
-    called = [name for name in folder.folders if _RANK.fullmatch(name)]
+    called = [name for name in folder.folders if RANK.fullmatch(name)]
     return [name for name in called if _file(folder, name)]
 
 
 def _file(folder: Folder, name: str) -> str | None:
-    return next((file for file in FILES if file in folder.inside(name).names), None)
+    return next((file for file in RANK_FILES if file in folder.inside(name).names), None)
 
 
 def read(outer: Folder, folder: Folder) -> Checkpoint:
@@ -99,6 +100,9 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
         alone = opened(source, tuple(_left(folder, names)))
     except CkptconvError as error:
         raise error.at(source.path) from error.__cause__
+    said = _args(alone.metadata)
+    if _number(said, TENSOR, 1) * _number(said, STAGES, 1) > 1:
+        raise _missing(1, _number(said, TENSOR, 1), _number(said, STAGES, 1))
     alone.format = NAME
     return alone
 
@@ -145,7 +149,7 @@ def _joined(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
 
 def _rank(folder: Folder, name: str) -> Rank:
     """A rank's file, followed. Raises CkptconvError, with its path, and UnsupportedError for what is not joined."""
-    called = _RANK.fullmatch(name)
+    called = RANK.fullmatch(name)
     assert called is not None
     saved = saved_in(folder.inside(name).open(_file(folder, name) or ""))
     value = saved.value
@@ -159,10 +163,10 @@ def _rank(folder: Folder, name: str) -> Rank:
     return Rank(name, int(called[1]), int(called[2] or 0), saved)
 
 
-def _args(value: Mapping[Value, Value]) -> Mapping[str, Any]:
-    """What the command line was that wrote it, where that is kept."""
+def _args(value: Mapping[Any, Any]) -> Mapping[str, Any]:
+    """What the command line was that wrote it, where that is kept: of a pickle's values, or of metadata."""
     args = value.get("args")
-    state = args.state if isinstance(args, Thing) else None
+    state = args.state if isinstance(args, (Thing, Opaque)) else None
     return state if isinstance(state, dict) else {}
 
 
@@ -175,12 +179,10 @@ def _grid(ranks: Sequence[Rank]) -> list[list[Rank]]:
     """The ranks by stage, then by tensor-parallel rank. Raises CorruptFileError where some are missing."""
     places = {(rank.stage, rank.tensor): rank for rank in ranks}
     said = _args(ranks[0].saved.value)
-    stages = max(_number(said, "pipeline_model_parallel_size", 1), *(rank.stage + 1 for rank in ranks))
-    width = max(_number(said, "tensor_model_parallel_size", 1), *(rank.tensor + 1 for rank in ranks))
+    stages = max(_number(said, STAGES, 1), *(rank.stage + 1 for rank in ranks))
+    width = max(_number(said, TENSOR, 1), *(rank.tensor + 1 for rank in ranks))
     if len(places) != len(ranks) or len(ranks) != stages * width:
-        raise CorruptFileError(
-            f"there are {len(ranks):,} ranks, of {width:,} for each of {stages:,} pipeline stages", hint=_COPY_AGAIN
-        )
+        raise _missing(len(ranks), width, stages)
     version = ranks[0].saved.value.get("checkpoint_version", 0)
     if width > 1 and not (isinstance(version, (int, float)) and version >= 2):
         raise UnsupportedError(
@@ -190,6 +192,13 @@ def _grid(ranks: Sequence[Rank]) -> list[list[Rank]]:
     if groups % width:
         raise UnsupportedError(f"{groups:,} groups of queries on {width:,} ranks are not joined", hint=_ONE_RANK)
     return [[places[stage, tensor] for tensor in range(width)] for stage in range(stages)]
+
+
+def _missing(found: int, width: int, stages: int) -> CorruptFileError:
+    there = "is 1 rank" if found == 1 else f"are {found:,} ranks"
+    return CorruptFileError(
+        f"there {there}, of {width:,} for each of {stages:,} pipeline stage{'s' * (stages > 1)}", hint=_COPY_AGAIN
+    )
 
 
 def _placed(rank: Rank) -> Callable[[str, TensorStub], LazyTensor]:
