@@ -137,6 +137,12 @@ def convert(
     ):
         named = _named(opened, arch, Path(source), settings, graph=wanted.graph)
         opened, moves = edited(named, edits, adapters, bare=bare) if edits else (named, Moves())
+        entries: dict[str, MetaNode] = {}
+        if edits and edits.to_gguf:
+            from ckptconv.api.gguf import check_target, completed
+
+            check_target(wanted)
+            opened, entries = completed(opened, source, metadata or {}, bare=bare)
         said = opened.with_metadata(metadata or {})
         request = Request(source, target, arch, settings, inputs)
         fitting, graph = None, None
@@ -148,7 +154,7 @@ def convert(
             from ckptconv.api.graph import plan_graph
 
             graph = plan_graph(request, said, cast("OnnxOptions", own))
-        values = {**(fitting.params if fitting else {}), **(metadata or {})}
+        values = {**(fitting.params if fitting else {}), **entries, **(metadata or {})}
         note = graph.note if graph and graph.note else fitting.note if fitting else None
         checkpoint = _prepared(opened, values, bare=bare, note=note)
         plain = bare and not values

@@ -14,7 +14,8 @@ from ckptconv.core.report import Finding, listed
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import GIVES, changes_in, left_alone
+from ckptconv.edits.dialects import GIVES, TO_GGUF, changes_in, left_alone
+from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
@@ -64,6 +65,13 @@ class Edits:
     names: Sequence[NameRule | Lora | str | PathLike[str]] = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
+
+    @property
+    def to_gguf(self) -> bool:
+        """Whether what comes out is a model of llama.cpp's."""
+        return any(
+            isinstance(rule, NameRule) and (rule.how, rule.text) == ("translate", TO_GGUF) for rule in self.names
+        )
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)
@@ -182,7 +190,8 @@ def edited(
     fixed = fixed_parts(state.composites)
     types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
     whole = {name: one for name, one in state.tensors.items() if name not in fixed}
-    casts, told = cast_edits(wanted.dtype, whole, types)
+    kept = {name for name, one in whole.items() if wanted.to_gguf and is_kept_f32(name, len(one.info.shape))}
+    casts, told = cast_edits(wanted.dtype, whole, types, kept)
     for edit in casts:
         state.make(edit, "--dtype")
     made = _rebuilt(checkpoint, state, [*left, *told], bare=bare, in_one=translates)

@@ -22,7 +22,7 @@ from ckptconv.edits.select import some
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from ckptconv.core.tensor import LazyTensor
 
@@ -48,9 +48,10 @@ _REST = "a --dtype F32 before it makes F32 of what stays, as llama.cpp's convert
 
 
 def cast_edits(
-    texts: Sequence[str], tensors: Tensors, types: Mapping[str, DType] | None = None
+    texts: Sequence[str], tensors: Tensors, types: Mapping[str, DType] | None = None, left: Container[str] = ()
 ) -> tuple[list[Edit], list[Finding]]:
-    """The casts that `texts` ask for, and what to say of them; what none matches gets the type in `types`.
+    """The casts that `texts` ask for, and what to say of them; what none matches gets the type in `types`. A type alone
+    is not for those that are `left`.
 
     Raises UsageError for an unknown type, UnsupportedError for one that is not cast to, EditError where a glob matches
     nothing, or nothing that can be of the type.
@@ -60,7 +61,7 @@ def cast_edits(
     for text in texts:
         glob, equals, name = text.rpartition("=")
         dtype = _dtype(name, text)
-        asked = some(glob, list(tensors), "--dtype") if equals else _floats(tensors)
+        asked = some(glob, list(tensors), "--dtype") if equals else _floats(tensors, left)
         kept = [key for key in asked if dtype.block > 1 and _stays(key, tensors[key], dtype, by_name=not equals)]
         if kept and (len(kept) == len(asked) or (equals and not re.search(r"[*?\[]", glob))):
             raise _refused(text, kept, len(asked), tensors, dtype)
@@ -81,8 +82,9 @@ def _edit(before: DType, after: DType, names: Sequence[str]) -> Edit:
     return Edit("cast", (names[0],), (names[0],), {"from": before.name, "dtype": after.name}, steps)
 
 
-def _floats(tensors: Tensors) -> list[str]:
-    return [key for key, tensor in tensors.items() if tensor.info.dtype in (*FLOATS, *BLOCKS.values())]
+def _floats(tensors: Tensors, left: Container[str]) -> list[str]:
+    floats = (*FLOATS, *BLOCKS.values())
+    return [key for key, tensor in tensors.items() if tensor.info.dtype in floats and key not in left]
 
 
 def _stays(name: str, tensor: LazyTensor, dtype: DType, *, by_name: bool) -> bool:

@@ -58,6 +58,9 @@ MAX_INDEX_BYTES = 100_000_000
 MAX_CONFIG = 16 << 20
 """Bytes of a config.json that is read; real ones have some kilobytes."""
 
+MAX_TOKENIZER = 64 << 20
+"""Bytes of a tokenizer's file; the largest vocabularies take 35 MB in JSON."""
+
 MAX_GGUF_HEADER = 1 << 28
 """Metadata and tensor names of a GGUF: the largest vocabularies take 10 MB."""
 

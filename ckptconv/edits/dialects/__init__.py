@@ -1,7 +1,8 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
 One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models) and `meta` (Llama's
-own releases). What a module is, names do not say, so that each module here tells which layers come out wrong.
+own releases); `to_gguf` goes the other way. What a module is, names do not say, so that each module here tells which
+layers come out wrong.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta
-from ckptconv.edits.dialects.change import Change, check_parts, copies, count_parts, edits_of
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, to_gguf
+from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -21,16 +22,23 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
 
+TO_GGUF = "to-gguf"
+"""The one that goes from transformers' names to others."""
+
 DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Change]]] = {
     "flax": flax.changes,
     "gguf": gguf.changes,
     "keras": keras.changes,
     "ldm": ldm.changes,
     "meta": meta.changes,
+    TO_GGUF: to_gguf.changes,
 }
 
 
-GIVES = {"flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'"}
+GIVES = {
+    "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
+    TO_GGUF: "llama.cpp's",
+}  # fmt: skip
 """Whose names and layouts come out."""
 
 
@@ -63,12 +71,12 @@ def left_alone(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
 
 
 def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:
-    """The edits that make torch's names and layouts of a dialect's. Reads nothing but what a file may have twice.
+    """The edits that make other names and layouts of a dialect's. Reads nothing but what a file may have twice.
 
     Raises as `changes_in`.
     """
     infos = {name: tensor.info for name, tensor in tensors.items()}
     changes = changes_in(dialect, infos, metadata)
-    gone = copies(changes, tensors)
+    gone = dropped(changes, tensors)
     drop = [Edit("drop", (gone[0],), (), {}, tuple(Step((name,), ()) for name in gone))] if gone else []
     return [*drop, *edits_of({name: change for name, change in changes.items() if name not in gone}, infos)]

@@ -83,6 +83,7 @@ class Change:
     into: Join | None = None
     twin: str = ""
     left: str = ""
+    gone: bool = False
 
     @classmethod
     def to(cls, name: str, shape: Shape | None = None, axes: Shape | None = None) -> Change:
@@ -209,12 +210,18 @@ def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]
     )
 
 
-def copies(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """The tensors that are copies of their twins, bit for bit. Reads those that could be."""
-    return [name for name, change in changes.items() if change.twin and _equal(tensors[name], tensors[change.twin])]
+def dropped(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """The tensors that go, and those that are copies of their twins, bit for bit. Reads what could be one."""
+    return [
+        name
+        for name, change in changes.items()
+        if change.gone or (change.twin and _equal(tensors[name], tensors[change.twin]))
+    ]
 
 
 def _equal(a: LazyTensor, b: LazyTensor) -> bool:
+    if a.alias is not None and a.alias == b.alias:
+        return True
     return a.info == b.info and all(
         a.read(at, min(at + _BLOCK, a.info.nbytes)) == b.read(at, min(at + _BLOCK, a.info.nbytes))
         for at in range(0, a.info.nbytes, _BLOCK)

@@ -63,6 +63,10 @@ class Architecture:
     shape: dict[str, str] = field(default_factory=dict)
     join: tuple[Joining, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    classes: tuple[str, ...] = ()
+    inside: str = ""
+    left: tuple[str, ...] = ()
+    output: str = ""
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
         """What a row of either file says; what was said before gives way."""
@@ -80,6 +84,10 @@ class Architecture:
         self.axes |= {part: tuple(axes) for part, axes in row.get("axes", {}).items()}
         self.shape |= row.get("shape", {})
         self.join += tuple(map(Joining.of, row.get("join", ())))
+        self.classes += tuple(row.get("classes", ()))
+        self.inside = row.get("inside", self.inside)
+        self.left += tuple(row.get("left", ()))
+        self.output = row.get("output", self.output)
         self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:
@@ -100,6 +108,12 @@ def architectures() -> Mapping[str, Architecture]:
     for name, one in found.items():
         one.take(rows[name], sets)
     return found
+
+
+@cache
+def by_class() -> Mapping[str, str]:
+    """The architectures that are written, by the names of transformers' classes."""
+    return {name: arch for arch, one in architectures().items() for name in one.classes}
 
 
 def _file(name: str) -> dict[str, Any]:

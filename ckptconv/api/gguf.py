@@ -1,0 +1,49 @@
+"""A model of transformers' on its way into a GGUF: metadata and tensors that its tensors alone do not say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.metadata import StateDict
+from ckptconv.errors import UsageError
+from ckptconv.formats.gguf.hub.model import made_of
+from ckptconv.formats.gguf.metadata import SOURCE
+from ckptconv.io.folder import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.api.open import PathText
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.base import Format
+
+
+def check_target(wanted: Format) -> None:
+    """Raise UsageError where a model of llama.cpp's would go into another format than its own."""
+    if wanted.dialect != SOURCE:
+        raise UsageError(
+            f"--translate to-gguf makes a GGUF with its metadata, and the target is {wanted.name}",
+            hint="name a target that ends in .gguf",
+        )
+
+
+def completed(
+    checkpoint: Checkpoint, source: PathText, said: Mapping[str, MetaNode], *, bare: bool
+) -> tuple[Checkpoint, dict[str, MetaNode]]:
+    """The checkpoint with what llama.cpp wants of it, whose tensors are translated, and that metadata alone: what the
+    source says besides stays, but for `bare`. Raises CkptconvError.
+    """
+    path = Path(source)
+    with Folder(path if path.is_dir() else path.parent) as folder:
+        made = made_of(folder, checkpoint, said)
+    values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
+    types = {key: kind for key, (kind, _) in made.entries.items()}
+    alone = bare or (not checkpoint.metadata and not checkpoint.extras)
+    whole = Checkpoint(
+        made.tensors, extras={} if alone else checkpoint.extras,
+        root=StateDict() if alone else checkpoint.root, format=checkpoint.format,
+        notes=Notes(source=SOURCE, types=types), findings=(*checkpoint.findings, *made.findings), file=checkpoint.file,
+    )  # fmt: skip
+    return whole.with_metadata(values), values

@@ -1,0 +1,268 @@
+"""transformers' names and layouts, as llama.cpp has them: the way back of `gguf`, by the same table.
+
+    model.embed_tokens → token_embd    model.layers.0.self_attn.q_proj → blk.0.attn_q    mlp.up_proj → ffn_up    …
+
+Heads are turned from rotary halves to neighbours, fused q, k and v rearranged, norms get their 1, experts are stacked.
+Which class it is, and how many heads there are, the configuration says. Vectors, norms, routers and positions become
+F32, since llama.cpp computes with no other there; so do elements of types that it does not have.
+
+What llama.cpp has no place for is left out where the table says so (buffers that transformers computes, BERT's heads),
+and so is an output that is the embeddings again; any other tensor that is not in the table is refused, as llama.cpp
+would refuse the file. Architectures of which parts are cut or fused differently are read alone.
+
+Source: llama.cpp's conversion/ (`modify_tensors` of its classes, `prepare_tensors` for the types).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeVar
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import listed
+from ckptconv.edits.dialects.change import Change, Join, halves_of, interleaved
+from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures, by_class
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.dialects.change import Permutation, Shape
+
+    Tensors = Mapping[str, TensorInfo]
+
+T = TypeVar("T")
+
+_ENDINGS = (".weight", ".bias")
+_F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
+_HEADS = ("num_attention_heads", "n_head", "num_heads")
+_GROUPS = ("num_key_value_heads", "num_kv_heads")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
+
+def architecture(config: Mapping[object, object]) -> str:
+    """llama.cpp's name for the class in a configuration. Raises EditError where there is none, UnsupportedError for one
+    that is not written.
+    """
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
+        raise EditError(
+            "--translate to-gguf: no configuration says which class of transformers' this is",
+            hint="it is made from a folder with a config.json that lists its architectures",
+        )
+    if classes[0] not in by_class():
+        raise UnsupportedError(
+            f"--translate to-gguf does not know how llama.cpp has a {classes[0][:80]!r}",
+            hint=f"it knows {', '.join(by_class())}",
+        )
+    return by_class()[classes[0]]
+
+
+def text_config(said: Mapping[object, object]) -> dict[object, object]:
+    """The configuration of the language model, where that is a part of another's."""
+    inner = said.get("text_config")
+    return {**said, **inner} if isinstance(inner, dict) else dict(said)
+
+
+def is_kept_f32(name: str, rank: int) -> bool:
+    """Whether a tensor of llama.cpp's is F32 in every file, whatever type the model is written in."""
+    stem, _, ending = name.rpartition(".")
+    part = stem.split(".", 2)[2] if re.match(r"(?:enc\.|dec\.)?blk\.", stem) and stem.count(".") > 1 else stem
+    return rank <= 1 or ending != "weight" or stem.endswith("_norm") or part in _F32_PARTS
+
+
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
+    config = text_config(metadata)
+    return _Translation(tensors, config, architecture(config)).changes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where llama.cpp has a tensor: its name there, without the ending too, and which expert's it is."""
+
+    name: str
+    stem: str
+    expert: int | None = None
+
+
+class _Translation:
+    def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
+        self.tensors, self.config, self.name = tensors, config, name
+        self.table = architectures()[name]
+        self.parts = {place: _inverse(self.table.names[place]) for place in (ROOT, *PREFIXES)}
+        self.outer = self.prefixes()
+
+    def prefixes(self) -> tuple[str, str]:
+        """What these names have before those of the table, and what the table's have before these."""
+        if self.table.inside and any(name.startswith(f"{self.table.inside}.") for name in self.tensors):
+            return f"{self.table.inside}.", ""
+        module = self.table.at["blk"].partition(".")[0]
+        roots = self.parts[ROOT]
+        whole = any(name.startswith(f"{module}.") for name in self.tensors)
+        return "", "" if whole or not all(root.startswith(f"{module}.") for root in roots if "head" not in root) else (
+            f"{module}."
+        )
+
+    def changes(self) -> dict[str, Change]:
+        found: dict[str, _Found] = {}
+        made: dict[str, Change] = {}
+        lost: list[str] = []
+        for name in self.tensors:
+            own = self.own_name(name)
+            if any(fnmatchcase(own, glob) for glob in self.table.left):
+                made[name] = Change(names=(name,), gone=True)
+            elif (place := self.place(own)) is None:
+                lost.append(name)
+            else:
+                found[name] = place
+        if lost:
+            raise EditError(
+                f"--translate to-gguf: llama.cpp's {self.name} has no place for {listed([repr(name) for name in lost], 2)}",
+                hint="--drop leaves them out; weights that are quantized need --dequantize",
+            )
+        joins = self.joins(found)
+        made |= {name: self.change(name, place, joins.get(place.name)) for name, place in found.items()}
+        return {name: made[name] for name in self.tensors} | self.without_copies(found, made)
+
+    def own_name(self, name: str) -> str:
+        cut, added = self.outer
+        own = name.removeprefix(cut) if cut else name
+        return f"{added}{own}" if added and own.partition(".")[0] != "lm_head" else own
+
+    def place(self, name: str) -> _Found | None:
+        for prefix, at in self.table.at.items():
+            layer, _, rest = name.removeprefix(f"{at}.").partition(".")
+            if name.startswith(f"{at}.") and layer.isdecimal() and len(layer) < 10:
+                return self.named(rest, self.parts[prefix], f"{prefix}.{layer}.")
+        return self.named(name, self.parts[ROOT], "")
+
+    def named(self, rest: str, parts: Mapping[str, str], before: str) -> _Found | None:
+        """By the table: whole, without its ending, or as one of several experts."""
+        if rest in parts:
+            stem = _without_ending(parts[rest])
+            return _Found(f"{before}{parts[rest]}", stem)
+        stem = _without_ending(rest)
+        ending = rest[len(stem) :]
+        if ending and stem in parts:
+            return _Found(f"{before}{parts[stem]}{ending}", parts[stem])
+        for pattern, part in parts.items():
+            head, mark, tail = pattern.partition("{}")
+            if mark and ending and stem.startswith(head) and stem.endswith(tail):
+                number = stem[len(head) : len(stem) - len(tail)]
+                if number.isdecimal() and len(number) < 10:
+                    return _Found(f"{before}{part}{ending}", part, int(number))
+        return None
+
+    def joins(self, found: Mapping[str, _Found]) -> dict[str, Join]:
+        """The experts that become one tensor. Raises EditError where there are not as many as there should be."""
+        experts: dict[str, dict[int, str]] = defaultdict(dict)
+        for name, place in found.items():
+            if place.expert is not None:
+                experts[place.name][place.expert] = name
+        count = _number(self.config, _EXPERTS)
+        for target, names in experts.items():
+            if sorted(names) != list(range(count or len(names))):
+                raise EditError(
+                    f"--translate to-gguf: {target} is made of {count or max(names) + 1} experts, and there are "
+                    f"{len(names)}", hint="ckptconv inspect --list shows the names",
+                )  # fmt: skip
+        return {
+            target: Join(target, tuple(names[number] for number in sorted(names)), "stack", 0)
+            for target, names in experts.items()
+        }
+
+    def change(self, name: str, place: _Found, join: Join | None) -> Change:
+        info = self.tensors[name]
+        if info.dtype.kind != "float":
+            raise EditError(
+                f"--translate to-gguf: {name!r} is of {info.dtype}, and not of floats",
+                hint="weights that are quantized need --dequantize",
+            )
+        small = is_kept_f32(place.name, len(info.shape) + (join is not None))
+        unpack = info.dtype is not DType.F32 and (small or info.dtype not in (DType.F16, DType.BF16))
+        if join is not None:
+            mixed = len({self.tensors[source].dtype for source in join.sources}) > 1
+            return Change(names=(name,), unpack=unpack or (mixed and info.dtype is not DType.F32), into=join)
+        axes = self.said(self.table.axes, place)
+        function = self.function(place)
+        return Change(
+            names=(place.name,), unpack=unpack or (function is not None and info.dtype is not DType.F32),
+            shape=_shape(self.said(self.table.shape, place), info.shape),
+            permute=self.permutation(name, place), axes=None if axes is None else _argsort(axes), function=function,
+        )  # fmt: skip
+
+    def said(self, table: Mapping[str, T], place: _Found) -> T | None:
+        """What the table says of a part, by its name in the block."""
+        rest = re.sub(r"^(?:enc\.|dec\.)?blk\.[0-9]+\.", "", place.name)
+        return table.get(rest, table.get(place.stem))
+
+    def function(self, place: _Found) -> Mapping[str, Json] | None:
+        if place.stem in self.table.log:
+            return {"function": "neg-exp"}
+        return {"function": "add", "value": 1} if place.name.endswith(self.table.less_one) else None
+
+    def permutation(self, name: str, place: _Found) -> Permutation | None:
+        info, key = self.tensors[name], self.said(self.table.halves, place)
+        if key is not None:
+            return _undone(halves_of(name, info, self.heads(_HEADS if key == "head_count" else (*_GROUPS, *_HEADS))))
+        if place.stem == "attn_qkv" and self.table.qkv == "heads":
+            return _undone(interleaved(name, info, self.heads(_HEADS)))
+        return None
+
+    def heads(self, keys: Sequence[str]) -> int:
+        count = _number(self.config, keys)
+        if count is None or count < 1:
+            raise EditError(
+                f"--translate to-gguf: the configuration says no {keys[0]}", hint="it is in the model's config.json"
+            )
+        return count
+
+    def without_copies(self, found: Mapping[str, _Found], made: Mapping[str, Change]) -> dict[str, Change]:
+        """An output that is the embeddings: llama.cpp takes these where there is none."""
+        by_place = {place.name: name for name, place in found.items()}
+        output, embeddings = by_place.get("output.weight"), by_place.get("token_embd.weight")
+        if output is None or embeddings is None or self.table.output == "own":
+            return {}
+        if self.config.get("tie_word_embeddings") is True:
+            return {output: Change(names=(output,), gone=True)}
+        return {output: Change(names=made[output].names, unpack=made[output].unpack, twin=embeddings)}
+
+
+def _inverse(names: Mapping[str, str]) -> dict[str, str]:
+    """Parts by transformers' names; where two have one, the last counts, which an architecture says itself."""
+    return {name: part for part, name in names.items()}
+
+
+def _without_ending(name: str) -> str:
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+def _undone(permutation: Permutation) -> Permutation:
+    shape, axes = permutation
+    return tuple(shape[axis] for axis in axes), _argsort(axes)
+
+
+def _argsort(axes: Shape) -> Shape:
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+def _shape(how: str | None, shape: Shape) -> Shape | None:
+    if how == "middle" and len(shape) == 3 and shape[1] == 1:
+        return (shape[0], shape[2])
+    if how == "row" and len(shape) == 2 and shape[0] == 1:
+        return shape[1:]
+    return None
+
+
+def _number(config: Mapping[object, object], keys: Sequence[str]) -> int | None:
+    for key in keys:
+        value = config.get(key)
+        if type(value) is int:
+            return value
+    return None

@@ -1,0 +1,138 @@
+"""A config.json, whose every value is checked as it is asked for.
+
+The configuration of a language model may be a part of another's (``text_config``); what it says outranks the rest.
+Rotary embeddings are spelled in two ways: keys of their own (``rope_theta``, ``rope_scaling``), or all in
+``rope_parameters``, which may have a set for each kind of attention.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.edits.dialects.to_gguf import text_config
+from ckptconv.formats.gguf.hub.documents import bad
+from ckptconv.formats.gguf.values import F32_LIMIT, RANGES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIG = "config.json"
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_THETA = ("rope_theta", "global_rope_theta", "rotary_emb_base")
+_LOCAL = ("rope_local_base_freq", "local_rope_theta")
+_PARTIAL = ("partial_rotary_factor", "rotary_pct", "rope_pct")
+MAX_LAYERS = 100_000
+
+
+class Config:
+    """What a configuration says. Methods take keys, of which the first that is there counts, and None is not there.
+
+    Raise CorruptFileError for a value of another kind, and where there is none and no default.
+    """
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.values: Mapping[Any, Any] = text_config(document)  # type: ignore[arg-type]
+
+    def get(self, *keys: str) -> Any:
+        """The value as it is, None where there is none."""
+        return next((self.values[key] for key in keys if self.values.get(key) is not None), None)
+
+    def has(self, *keys: str) -> bool:
+        return self.get(*keys) is not None
+
+    def integer(self, *keys: str, default: int | None = None) -> int:
+        """A whole number that fits a uint32."""
+        value = self.get(*keys)
+        value = default if value is None else value
+        if type(value) is float and value.is_integer():
+            value = int(value)
+        if type(value) is not int or value not in RANGES["uint32"]:
+            raise self._wrong(keys, value, "a whole number from 0 on")
+        return value
+
+    def positive(self, *keys: str, default: int | None = None) -> int:
+        value = self.integer(*keys, default=default)
+        if not value:
+            raise self._wrong(keys, value, "a whole number from 1 on")
+        return value
+
+    def number(self, *keys: str, default: float | None = None) -> float:
+        """A finite number that fits a float32."""
+        value = self.get(*keys)
+        return number(default if value is None else value, f"{CONFIG}: {keys[0]}")
+
+    def flag(self, *keys: str, default: bool = False) -> bool:
+        value = self.get(*keys)
+        if value is not None and type(value) is not bool:
+            raise self._wrong(keys, value, "true or false")
+        return default if value is None else value
+
+    def text(self, *keys: str, default: str = "") -> str:
+        value = self.get(*keys)
+        if value is not None and type(value) is not str:
+            raise self._wrong(keys, value, "a text")
+        return default if value is None else value
+
+    def items(self, *keys: str) -> list[Any] | None:
+        value = self.get(*keys)
+        if value is not None and type(value) is not list:
+            raise self._wrong(keys, value, "a list")
+        return value
+
+    @property
+    def layers(self) -> int:
+        count = self.positive(*_LAYERS)
+        if count > MAX_LAYERS:
+            raise self._wrong(_LAYERS, count, f"a number up to {MAX_LAYERS:,}")
+        return count
+
+    @property
+    def width(self) -> int:
+        return self.positive("hidden_size", "n_embd", "n_embed", "dim")
+
+    @property
+    def heads(self) -> int:
+        return self.positive("num_attention_heads", "n_head", "n_heads")
+
+    @property
+    def head_width(self) -> int:
+        """Of q and k."""
+        return self.positive("head_dim", default=max(1, self.width // self.heads))
+
+    def rope(self, kind: str = "full_attention") -> dict[str, Any]:
+        """What is said of the rotary embeddings of one kind of attention; ``rope_type`` "default" where nothing is."""
+        said = self.get("rope_parameters", "rope_scaling") or {}
+        if not isinstance(said, dict):
+            raise self._wrong(("rope_parameters",), said, "an object")
+        by_kind = isinstance(said.get("full_attention"), dict) or isinstance(said.get("sliding_attention"), dict)
+        found = dict(said.get(kind) or {}) if by_kind else dict(said) if kind == "full_attention" else {}
+        theta = self.get(*_THETA) if kind == "full_attention" else self.get(*_LOCAL)
+        if theta is not None:
+            found.setdefault("rope_theta", theta)
+        found.setdefault("rope_type", found.get("type", "default"))
+        return {key: value for key, value in found.items() if value is not None}
+
+    def partial_rotary(self, default: float) -> float:
+        """The part of a head that is turned."""
+        value = self.rope().get("partial_rotary_factor", self.get(*_PARTIAL))
+        part = number(default if value is None else value, f"{CONFIG}: {_PARTIAL[0]}")
+        if not 0 < part <= 1:
+            raise self._wrong(_PARTIAL, part, "a number from 0 to 1")
+        return part
+
+    @staticmethod
+    def _wrong(keys: tuple[str, ...], value: object, wanted: str) -> Exception:
+        if value is None:
+            return bad(f"{CONFIG} says no {keys[0]}")
+        return bad(f"{CONFIG}: {keys[0]} is {str(value)[:80]!r}, and not {wanted}")
+
+
+def number(value: object, what: str) -> float:
+    """A finite number of JSON as a float. Raises CorruptFileError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise bad(f"{what} is {str(value)[:80]!r}, and no number")
+    made = float(value) if abs(value) < F32_LIMIT else math.inf
+    if not math.isfinite(made):
+        raise bad(f"{what} is out of range")
+    return made

@@ -1,0 +1,99 @@
+"""The documents beside a model's weights, each read when it is asked for, once.
+
+JSON of any size up to a limit that the largest vocabularies stay under, with no key twice and no more values than
+metadata may have. A document that is missing is None; one that is not what it should be is an error with its path.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
+from ckptconv.io.limits import MAX_NODES, MAX_TOKENIZER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.core.report import Finding
+    from ckptconv.io.folder import Folder
+    from ckptconv.io.source import Source
+
+Json = Any
+Object = dict[str, Any]
+
+HINT = "download the model's files again"
+
+
+class Documents:
+    """Those of one folder. `findings` are what a person should know of them."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.findings: list[Finding] = []
+        self._objects: dict[str, Object | None] = {}
+
+    def object(self, name: str) -> Object | None:
+        """A JSON object. Raises CorruptFileError, LimitError."""
+        if name not in self._objects:
+            self._objects[name] = self._read(name, _object)
+        return self._objects[name]
+
+    def text(self, name: str) -> str | None:
+        """A text in UTF-8. Raises CorruptFileError, LimitError."""
+        return self._read(name, lambda source: _text(source, _bytes(source)))
+
+    def data(self, name: str) -> bytes | None:
+        """Any bytes. Raises LimitError."""
+        return self._read(name, _bytes)
+
+    def named(self, name: str) -> str:
+        """Where a document is, for errors."""
+        return str(self.folder.path / name)
+
+    def _read(self, name: str, how: Callable[[Source], Any]) -> Any:
+        if name not in self.folder.names:
+            return None
+        source = self.folder.open(name)
+        try:
+            return how(source)
+        except CkptconvError as error:
+            raise error.at(source.path) from error.__cause__
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a document that contradicts itself."""
+    return CorruptFileError(what, hint=HINT)
+
+
+def _bytes(source: Source) -> bytes:
+    if source.size > MAX_TOKENIZER:
+        raise LimitError(f"it has {source.size:,} bytes; the limit is {MAX_TOKENIZER:,}", hint="do not trust it")
+    return bytes(source.read_at(0, source.size))
+
+
+def _text(source: Source, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise bad(f"{source.path.name} is no UTF-8") from error
+
+
+def _object(source: Source) -> Object:
+    data = _bytes(source)
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_NODES:
+        raise LimitError(f"{source.path.name} has more than {MAX_NODES:,} values", hint="do not trust it")
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise bad(f"{source.path.name} is no JSON: {error or 'nested too deeply'}") from error
+    if not isinstance(document, dict):
+        raise bad(f"{source.path.name} is no JSON object")
+    return document
+
+
+def _once(pairs: list[tuple[str, Any]]) -> Object:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice in an object")
+    return found

@@ -1,0 +1,106 @@
+"""A whole model of transformers' as a GGUF: the metadata for tensors that have llama.cpp's names already."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+from ckptconv.edits.dialects.gguf_table import architectures
+from ckptconv.edits.dialects.to_gguf import architecture
+from ckptconv.errors import CkptconvError, EditError
+from ckptconv.formats.gguf.hub.config import CONFIG, Config
+from ckptconv.formats.gguf.hub.documents import Documents
+from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters, pooling, token_types, unlike
+from ckptconv.formats.gguf.hub.pre import KEY as PRE_KEY
+from ckptconv.formats.gguf.hub.rope import rope_tensors
+from ckptconv.formats.gguf.hub.tokenizer import tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.formats.gguf.values import Typed
+    from ckptconv.io.folder import Folder
+
+NO_TOKENIZER = ("none", "no_vocab")
+MODEL_KEY = "tokenizer.ggml.model"
+QUANTIZATION_VERSION = 2
+"""``GGML_QNT_VERSION``."""
+
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+"""``llama_ftype``, by the type of most weights."""
+
+_EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
+_POOLING = "Pooling"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What is to be written: tensors, those that llama.cpp wants besides among them, and entries with their types."""
+
+    tensors: dict[str, LazyTensor]
+    entries: dict[str, Typed]
+    findings: tuple[Finding, ...]
+
+
+def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, object]) -> Made:
+    """The file for a model in a folder whose tensors are translated; `said` are entries that a person gives, which
+    outrank these. Reads the documents beside the weights. Raises CkptconvError, with the path of what is wrong.
+    """
+    documents = Documents(folder)
+    document = documents.object(CONFIG)
+    if document is None:
+        raise EditError(f"--translate to-gguf: there is no {CONFIG} beside the weights", path=folder.path)
+    try:
+        return _made(documents, Config(document), tensors, said)
+    except CkptconvError as error:
+        raise error.at(folder.path) from error.__cause__
+
+
+def _made(documents: Documents, config: Config, tensors: Mapping[str, LazyTensor], said: Mapping[str, object]) -> Made:
+    arch = architecture(config.values)
+    tensors = _with_output(arch, tensors)
+    infos = {name: tensor.info for name, tensor in tensors.items()}
+    entries: dict[str, Typed] = {
+        "general.architecture": ("string", arch),
+        "general.type": ("string", "model"),
+        "general.name": ("string", documents.folder.path.resolve().name or arch),
+        **hyperparameters(arch, config, infos, documents.findings),
+        **pooling(arch, _pooling(documents)),
+        **token_types(arch, config),
+        "general.file_type": ("uint32", file_type(infos)),
+        "general.quantization_version": ("uint32", QUANTIZATION_VERSION),
+    }
+    if said.get(MODEL_KEY) not in NO_TOKENIZER:
+        pre = said.get(PRE_KEY)
+        rows = infos[_EMBEDDINGS].shape[0]
+        entries |= tokenizer(documents, config, rows, pre if isinstance(pre, str) else None)
+    return Made(rope_tensors(arch, config) | dict(tensors), entries, tuple(documents.findings))
+
+
+def file_type(infos: Mapping[str, TensorInfo]) -> int:
+    """The type of most weights, as llama.cpp numbers files."""
+    count: Counter[str] = Counter()
+    for info in infos.values():
+        if len(info.shape) > 1:
+            count[info.dtype.name] += info.nbytes
+    most = [name for name, _ in count.most_common() if name in FILE_TYPES]
+    return FILE_TYPES[most[0]] if most else FILE_TYPES["F32"]
+
+
+def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
+    """The output as llama.cpp asks for it: of its own, or none beside the embeddings."""
+    how = architectures()[arch].output
+    if how == "shared" and _OUTPUT in tensors:
+        raise unlike(arch, "output of its own", "", "it is the embeddings")
+    if how == "own" and _OUTPUT not in tensors and _EMBEDDINGS in tensors:
+        return {**tensors, _OUTPUT: replace(tensors[_EMBEDDINGS], alias=None, placement=None)}
+    return tensors
+
+
+def _pooling(documents: Documents) -> Mapping[str, object] | None:
+    """The document of sentence-transformers' that says how vectors are pooled, by the name that it usually has."""
+    folder = f"1_{_POOLING}"
+    return Documents(documents.folder.inside(folder)).object(CONFIG) if folder in documents.folder.folders else None

@@ -1,0 +1,119 @@
+"""Vocabularies without merges: SentencePiece's own file, a tokenizer.json of unigrams, and BERT's WordPiece.
+
+tokenizer.model of BPE       "llama": merged by scores
+tokenizer.model of unigrams  "t5": the likeliest pieces, by scores
+WordPiece, vocab.txt         "bert": words, with U+2581 before the first piece where BERT has ## before the others
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.errors import UnsupportedError
+from ckptconv.formats.gguf.hub import sentencepiece
+from ckptconv.formats.gguf.hub.config import number
+from ckptconv.formats.gguf.hub.documents import bad
+from ckptconv.formats.gguf.hub.sentencepiece import BPE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED
+from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON, SPACE, Vocabulary, identity
+
+if TYPE_CHECKING:
+    from ckptconv.formats.gguf.hub.documents import Documents
+
+_CONTINUES = "##"
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def from_model(data: bytes, documents: Documents, rows: int) -> Vocabulary:
+    """From a tokenizer.model. Raises CorruptFileError, LimitError, UnsupportedError."""
+    model = sentencepiece.parse(data)
+    if model.kind not in (BPE, UNIGRAM):
+        raise UnsupportedError(
+            f"tokenizer.model is of type {model.kind}: llama.cpp has SentencePiece's BPE and unigrams",
+            hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+        )
+    made = Vocabulary.of("llama" if model.kind == BPE else "t5", rows, scores=True)
+    for place, (text, score, kind) in enumerate(model.pieces):
+        made.put(place, text.replace(SPACE, " ") if kind == USER_DEFINED else text, kind, score)
+    said = (documents.object(CONFIG) or {}).get("add_prefix_space")
+    made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", said if isinstance(said, bool) else model.prefix)
+    if model.kind == UNIGRAM:
+        _normalizing(made, model.charsmap, trims=model.trims)
+    return made
+
+
+def from_unigrams(document: dict[str, Any], rows: int) -> Vocabulary:
+    """From a tokenizer.json of unigrams. Raises CorruptFileError."""
+    model = document["model"]
+    pieces = model.get("vocab")
+    if not isinstance(pieces, list) or not pieces:
+        raise bad(f"{JSON} has no vocabulary")
+    made = Vocabulary.of("t5", rows, scores=True)
+    for place, piece in enumerate(pieces):
+        if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
+            raise bad(f"{JSON}: {str(piece)[:40]!r} is no piece with its score")
+        kind = UNKNOWN if place == model.get("unk_id") else NORMAL
+        made.put(place, piece[0], kind, number(piece[1], f"{JSON}: a score"))
+    steps = document.get("normalizer") or {}
+    steps = steps.get("normalizers", [steps]) if isinstance(steps, dict) else []
+    maps = [step.get("precompiled_charsmap") for step in steps if isinstance(step, dict)]
+    text = next((one for one in maps if isinstance(one, str)), "")
+    try:
+        charsmap = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise bad(f"{JSON}: precompiled_charsmap is no base64") from error
+    _normalizing(made, charsmap, trims=True)
+    made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", True)
+    return made
+
+
+def _normalizing(made: Vocabulary, charsmap: bytes, *, trims: bool) -> None:
+    made.entries["tokenizer.ggml.remove_extra_whitespaces"] = ("bool", trims)
+    if charsmap:
+        made.entries["tokenizer.ggml.precompiled_charsmap"] = ("uint8[]", charsmap)
+
+
+def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
+    """From a tokenizer.json of WordPiece. Raises CorruptFileError, UnsupportedError."""
+    model = document["model"]
+    vocab = model.get("vocab")
+    if not isinstance(vocab, dict) or not vocab:
+        raise bad(f"{JSON} has no vocabulary")
+    if model.get("continuing_subword_prefix", _CONTINUES) != _CONTINUES:
+        raise UnsupportedError(
+            f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words",
+            hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+        )
+    steps = document.get("normalizer") or {}
+    steps = steps.get("normalizers", [steps]) if isinstance(steps, dict) else []
+    lower = strip = False
+    for step in steps if isinstance(steps, list) else []:
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind == "BertNormalizer":
+            lower = step.get("lowercase") is True
+            strip = lower if step.get("strip_accents") is None else step.get("strip_accents") is True
+        lower, strip = lower or kind == "Lowercase", strip or kind == "StripAccents"
+    words = {identity(place, JSON): text for text, place in vocab.items()}
+    return _words(words, rows, lower=lower, strip=strip)
+
+
+def from_vocab_txt(text: str, rows: int, config: dict[str, Any]) -> Vocabulary:
+    """From a vocab.txt, a token a line."""
+    lower = config.get("do_lower_case") is not False
+    said = config.get("strip_accents")
+    words = dict(enumerate(text.removesuffix("\n").split("\n")))
+    made = _words(words, rows, lower=lower, strip=said if isinstance(said, bool) else lower)
+    for place, word in words.items():
+        if word in _SPECIAL:
+            made.put(place, word, CONTROL)
+    return made
+
+
+def _words(words: dict[int, str], rows: int, *, lower: bool, strip: bool) -> Vocabulary:
+    made = Vocabulary.of("bert", rows, scores=False)
+    for place, text in words.items():
+        made.put(place, text.removeprefix(_CONTINUES) if text.startswith(_CONTINUES) else SPACE + text, NORMAL)
+    made.entries["tokenizer.ggml.normalizer.lowercase"] = ("bool", lower)
+    made.entries["tokenizer.ggml.normalizer.strip_accents"] = ("bool", strip)
+    return made

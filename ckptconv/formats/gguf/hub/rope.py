@@ -1,0 +1,136 @@
+"""Rotary embeddings that are stretched over longer texts: entries of the metadata, and tensors of factors.
+
+    linear      type, factor                            all positions are divided by the factor
+    yarn        type, factor, original_context_length   and what is said besides
+    llama3      rope_freqs.weight, F32                  what each frequency is divided by, computed from the configuration
+    longrope    rope_factors_long.weight, …_short       of Phi-3, as the configuration lists them
+
+Llama 3 divides a frequency by `factor` where its wave is longer than `original / low_freq_factor` positions, by 1 where
+it is shorter than `original / high_freq_factor`, and in between by what lies between, as transformers computes it
+(modeling_rope_utils.py), in single precision as llama.cpp's converter does.
+"""
+
+from __future__ import annotations
+
+import math
+from struct import pack
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import LazyTensor, TensorInfo, in_memory
+from ckptconv.errors import UnsupportedError
+from ckptconv.formats.gguf.hub.config import CONFIG, number
+from ckptconv.formats.gguf.hub.documents import bad
+
+if TYPE_CHECKING:
+    from ckptconv.formats.gguf.hub.config import Config
+    from ckptconv.formats.gguf.values import Typed
+
+_LONG = ("longrope", "su")
+_YARN = {
+    "extrapolation_factor": "yarn_ext_factor", "attention_factor": "yarn_attn_factor", "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}  # fmt: skip
+_FREE = ("default", "llama3")
+MAX_HEAD = 1 << 16
+
+
+def rope_entries(arch: str, config: Config, findings: list[Finding]) -> dict[str, Typed]:
+    """The entries. Raises CorruptFileError, and UnsupportedError for a kind that llama.cpp does not have."""
+    said = config.rope()
+    entries: dict[str, Typed] = {}
+    if "rope_theta" in said:
+        entries["rope.freq_base"] = ("float32", number(said["rope_theta"], f"{CONFIG}: rope_theta"))
+    local = config.rope("sliding_attention")
+    if "rope_theta" in local:
+        entries["rope.freq_base_swa"] = ("float32", number(local["rope_theta"], f"{CONFIG}: rope_local_base_freq"))
+    kind = said["rope_type"]
+    if kind in ("linear", "yarn"):
+        entries["rope.scaling.type"] = ("string", str(kind))
+        entries["rope.scaling.factor"] = ("float32", _positive(said, "factor"))
+    if kind == "yarn":
+        original = said.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+        entries["rope.scaling.original_context_length"] = ("uint32", _whole(original))
+        names = ((key, new) for key, new in _YARN.items() if key in said)
+        entries |= {f"rope.scaling.{new}": ("float32", number(said[key], f"rope {key}")) for key, new in names}
+    elif kind in _LONG and arch == "phi3":
+        entries["rope.scaling.attn_factor"] = ("float32", _attention_factor(config))
+    elif kind == "dynamic":
+        message = (
+            "rope_scaling is dynamic, which llama.cpp does not have: texts past the model's length come out otherwise"
+        )
+        findings.append(Finding("rope", "warning", CONFIG, message))
+    elif kind not in ("linear", *_FREE):
+        raise UnsupportedError(
+            f"--translate to-gguf: llama.cpp's {arch} has no rope_type {str(kind)[:40]!r}",
+            hint="the file would load, and compute something else",
+        )
+    return entries
+
+
+def rope_tensors(arch: str, config: Config) -> dict[str, LazyTensor]:
+    """The tensors of factors, which no file of transformers' has. Raises CorruptFileError."""
+    said = config.rope()
+    if said["rope_type"] == "llama3":
+        return {"rope_freqs.weight": _vector(_llama3(said, config.head_width))}
+    if said["rope_type"] in _LONG and arch == "phi3":
+        half = int(config.partial_rotary(1.0) * config.head_width) // 2
+        return {f"rope_factors_{which}.weight": _vector(_listed(said, which, half)) for which in ("long", "short")}
+    return {}
+
+
+def _llama3(said: dict[str, Any], width: int) -> list[float]:
+    import numpy as np
+
+    if width > MAX_HEAD:
+        raise bad(f"{CONFIG}: head_dim is {width:,}")
+    base = number(said.get("rope_theta", 10000.0), f"{CONFIG}: rope_theta")
+    factor, low, high = (_positive(said, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = _whole(said.get("original_max_position_embeddings"))
+    if base <= 0 or low == high:
+        raise bad(f"{CONFIG}: rope_scaling says no frequencies")
+    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    waves = 2 * math.pi * np.power(np.float32(base), exponents)
+    found: list[float] = []
+    for wave in waves.tolist():
+        smooth = (original / wave - low) / (high - low)
+        between = 1 / ((1 - smooth) / factor + smooth) if original / high <= wave <= original / low else 1.0
+        found.append(factor if wave > original / low else between)
+    return found
+
+
+def _attention_factor(config: Config) -> float:
+    """What the scores are multiplied with, by how far the texts became longer."""
+    said = config.rope()
+    if "attention_factor" in said:
+        return number(said["attention_factor"], "rope attention_factor")
+    longest = config.positive("max_position_embeddings")
+    original = said.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    before = _whole(original)
+    scale = longest / before
+    return math.sqrt(1 + math.log(scale) / math.log(before)) if scale > 1 and before > 1 else 1.0
+
+
+def _listed(said: dict[str, Any], which: str, count: int) -> list[float]:
+    factors = said.get(f"{which}_factor")
+    if not isinstance(factors, list) or len(factors) != count:
+        raise bad(f"{CONFIG}: rope_scaling has no {count} numbers as {which}_factor")
+    return [number(factor, f"rope {which}_factor") for factor in factors]
+
+
+def _vector(values: list[float]) -> LazyTensor:
+    return in_memory(TensorInfo.of(DType.F32, (len(values),)), pack(f"<{len(values)}f", *values))
+
+
+def _positive(said: dict[str, Any], key: str) -> float:
+    value = number(said.get(key), f"{CONFIG}: {key} of rope_scaling")
+    if value <= 0:
+        raise bad(f"{CONFIG}: {key} of rope_scaling is {value}")
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 < value < 1 << 32:
+        raise bad(f"{CONFIG}: original_max_position_embeddings is {str(value)[:40]!r}, and no length")
+    return value

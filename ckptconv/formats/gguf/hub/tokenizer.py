@@ -1,0 +1,67 @@
+"""Which tokenizer a model has, by the files beside it, and all that llama.cpp has to know of it.
+
+SentencePiece's own file comes first, since it has the scores; then tokenizer.json; then the lists of older tokenizers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import EditError, UnsupportedError
+from ckptconv.formats.gguf.hub import bpe, pieces
+from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, NORMAL, looks_like_a_model
+from ckptconv.formats.gguf.hub.special import Special, chat_templates
+from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON, added_tokens
+
+if TYPE_CHECKING:
+    from ckptconv.formats.gguf.hub.config import Config
+    from ckptconv.formats.gguf.hub.documents import Documents
+    from ckptconv.formats.gguf.hub.vocabulary import Vocabulary
+    from ckptconv.formats.gguf.values import Typed
+
+_NONE = "--meta tokenizer.ggml.model=none goes on without a tokenizer"
+
+
+def tokenizer(documents: Documents, config: Config, rows: int, pre: str | None) -> dict[str, Typed]:
+    """The entries. `pre` is what a person says ``tokenizer.ggml.pre`` is. Raises CkptconvError with the path of the
+    document that is wrong.
+    """
+    vocabulary, name = _vocabulary(documents, rows, pre)
+    vocabulary.put_added(added_tokens(documents))
+    documents.findings.extend(vocabulary.finding())
+    ids = {text: number for number, text in enumerate(vocabulary.tokens)}
+    words = vocabulary.model == "bert"
+    special = Special(documents, config, ids, len(vocabulary.tokens))
+    roles = special.entries(words=words)
+    for number in special.numbers.values():
+        if vocabulary.types[number] == NORMAL:
+            vocabulary.types[number] = CONTROL
+    return vocabulary.to_entries(name) | roles | chat_templates(documents)
+
+
+def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocabulary, str]:
+    data, document = documents.data("tokenizer.model"), documents.object(JSON)
+    if data is not None and (document is None or looks_like_a_model(data)):
+        return pieces.from_model(data, documents, rows), "default"
+    if document is not None:
+        model = document.get("model")
+        kind = model.get("type", "BPE") if isinstance(model, dict) else None
+        match kind:
+            case "BPE":
+                return bpe.from_json(document, documents, rows, pre)
+            case "Unigram":
+                return pieces.from_unigrams(document, rows), "default"
+            case "WordPiece":
+                return pieces.from_words(document, rows), "default"
+        raise UnsupportedError(f"{JSON}: llama.cpp has no tokenizer of type {str(kind)[:40]!r}", hint=_NONE)
+    said = documents.object(CONFIG) or {}
+    words = documents.text("vocab.txt")
+    if words is not None:
+        return pieces.from_vocab_txt(words, rows, said), "default"
+    found = bpe.from_lists(documents, str(said.get("tokenizer_class") or ""), rows, pre)
+    if found is None:
+        raise EditError(
+            f"--translate to-gguf: there is no tokenizer beside the weights (tokenizer.model, {JSON}, vocab.txt)",
+            hint=f"download it too; {_NONE}",
+        )
+    return found
