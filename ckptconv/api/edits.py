@@ -69,9 +69,7 @@ class Edits:
     @property
     def to_gguf(self) -> bool:
         """Whether what comes out is a model of llama.cpp's."""
-        return any(
-            isinstance(rule, NameRule) and (rule.how, rule.text) == ("translate", TO_GGUF) for rule in self.names
-        )
+        return NameRule("translate", TO_GGUF) in self.names
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)

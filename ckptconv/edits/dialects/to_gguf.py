@@ -122,8 +122,9 @@ class _Translation:
             else:
                 found[name] = place
         if lost:
+            names = listed([repr(name) for name in lost], 2)
             raise EditError(
-                f"--translate to-gguf: llama.cpp's {self.name} has no place for {listed([repr(name) for name in lost], 2)}",
+                f"--translate to-gguf: llama.cpp's {self.name} has no place for {names}",
                 hint="--drop leaves them out; weights that are quantized need --dequantize",
             )
         joins = self.joins(found)

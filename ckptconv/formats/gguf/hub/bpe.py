@@ -109,7 +109,7 @@ def _normalized(node: object) -> list[Finding]:
     kinds = [str(step.get("type")) for step in _nodes(node, "normalizers")]
     if not kinds:
         return []
-    message = f"texts are normalized ({', '.join(kinds)[:80]}), which llama.cpp does not do: those that are not come out otherwise"
+    message = f"texts are normalized before ({', '.join(kinds)[:80]}), which llama.cpp does not do"
     return [Finding("normalizer", "info", JSON, message)]
 
 

@@ -41,11 +41,13 @@ class Documents:
 
     def text(self, name: str) -> str | None:
         """A text in UTF-8. Raises CorruptFileError, LimitError."""
-        return self._read(name, lambda source: _text(source, _bytes(source)))
+        found: str | None = self._read(name, lambda source: _text(source, _bytes(source)))
+        return found
 
     def data(self, name: str) -> bytes | None:
         """Any bytes. Raises LimitError."""
-        return self._read(name, _bytes)
+        found: bytes | None = self._read(name, _bytes)
+        return found
 
     def named(self, name: str) -> str:
         """Where a document is, for errors."""

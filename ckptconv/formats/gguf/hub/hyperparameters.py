@@ -5,7 +5,8 @@ takes for granted of an architecture (its activation, which layers are turned, h
 configuration, and another value refused by name: the file would load, and compute something else. What the
 configuration says of sizes is compared with the tensors.
 
-Sources: llama.cpp's conversion/ (`set_gguf_parameters`), src/models/ (what each reads and computes), gguf-py's constants.
+Sources: llama.cpp's conversion/ (`set_gguf_parameters`), src/models/ (what each reads and computes), gguf-py's
+constants.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _check_tensors(entries: Entries, tensors: Mapping[str, TensorInfo]) -> None:
     blocks, width = entries["block_count"][1], entries["embedding_length"][1]
     if len(embeddings.shape) != 2 or embeddings.shape[1] != width:
         raise EditError(
-            f"--translate to-gguf: {CONFIG} says {width} for the width, and the embeddings are {list(embeddings.shape)}",
+            f"--translate to-gguf: {CONFIG} says that it is {width} wide, and the embeddings are {list(embeddings.shape)}",
             hint="it may be another model's",
         )
     if layers != set(range(len(layers))) or len(layers) != blocks:

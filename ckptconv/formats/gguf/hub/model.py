@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.to_gguf import architecture
 from ckptconv.errors import CkptconvError, EditError
@@ -20,6 +19,7 @@ from ckptconv.formats.gguf.hub.tokenizer import tokenizer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.formats.gguf.values import Typed
     from ckptconv.io.folder import Folder

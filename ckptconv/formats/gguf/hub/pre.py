@@ -1,8 +1,9 @@
 """The name by which llama.cpp knows how a text is cut before its parts are merged: ``tokenizer.ggml.pre``.
 
 llama.cpp's converter hashes what a tokenizer makes of one text and looks the hash up, so that it knows the vocabularies
-that someone listed. What decides are the patterns, and these stand in the tokenizer.json: pre.toml has them by the names
-of llama.cpp's that do the same. A pattern that is not there is refused, since a wrong one degrades a model in silence.
+that someone listed. What decides are the patterns, and these stand in the tokenizer.json: pre.toml has them by the
+names of llama.cpp's that do the same. A pattern that is not there is refused, since a wrong one degrades a model in
+silence.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     linear      type, factor                            all positions are divided by the factor
     yarn        type, factor, original_context_length   and what is said besides
-    llama3      rope_freqs.weight, F32                  what each frequency is divided by, computed from the configuration
+    llama3      rope_freqs.weight, F32                  what each frequency is divided by, as computed below
     longrope    rope_factors_long.weight, …_short       of Phi-3, as the configuration lists them
 
 Llama 3 divides a frequency by `factor` where its wave is longer than `original / low_freq_factor` positions, by 1 where
@@ -57,9 +57,7 @@ def rope_entries(arch: str, config: Config, findings: list[Finding]) -> dict[str
     elif kind in _LONG and arch == "phi3":
         entries["rope.scaling.attn_factor"] = ("float32", _attention_factor(config))
     elif kind == "dynamic":
-        message = (
-            "rope_scaling is dynamic, which llama.cpp does not have: texts past the model's length come out otherwise"
-        )
+        message = "rope_scaling is dynamic, which llama.cpp does not have: longer texts come out otherwise"
         findings.append(Finding("rope", "warning", CONFIG, message))
     elif kind not in ("linear", *_FREE):
         raise UnsupportedError(

@@ -7,8 +7,8 @@
     NormalizerSpec  2 precompiled_charsmap  3 add_dummy_prefix  4 remove_extra_whitespaces; true where they are not said
 
 A field is a varint, number × 8 + wire type, and then a varint (0), 8 bytes (1), 4 bytes (5), or a varint, the length,
-and that many bytes (2). Other fields are passed over. Refused: groups, known fields of other wire types, pieces that are
-no UTF-8 or have no number as their score, and messages that end within a field.
+and that many bytes (2). Other fields are passed over. Refused: groups, known fields of other wire types, pieces that
+are no UTF-8 or have no number as their score, and messages that end within a field.
 
 Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
