@@ -97,7 +97,7 @@ def _check_tensors(entries: Entries, tensors: Mapping[str, TensorInfo]) -> None:
     blocks, width = entries["block_count"][1], entries["embedding_length"][1]
     if len(embeddings.shape) != 2 or embeddings.shape[1] != width:
         raise EditError(
-            f"--translate to-gguf: {CONFIG} says that it is {width} wide, and the embeddings are {list(embeddings.shape)}",
+            f"--translate to-gguf: {CONFIG} says a width of {width}, and the embeddings are {list(embeddings.shape)}",
             hint="it may be another model's",
         )
     if layers != set(range(len(layers))) or len(layers) != blocks:

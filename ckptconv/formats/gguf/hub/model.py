@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from ckptconv.formats.gguf.hub.tokenizer import tokenizer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.formats.gguf.values import Typed
@@ -77,7 +79,15 @@ def _made(documents: Documents, config: Config, tensors: Mapping[str, LazyTensor
         pre = said.get(PRE_KEY)
         rows = infos[_EMBEDDINGS].shape[0]
         entries |= tokenizer(documents, config, rows, pre if isinstance(pre, str) else None)
-    return Made(rope_tensors(arch, config) | dict(tensors), entries, tuple(documents.findings))
+    rounded: dict[str, Typed] = {key: (kind, _rounded(kind, value)) for key, (kind, value) in entries.items()}
+    return Made(rope_tensors(arch, config) | dict(tensors), rounded, tuple(documents.findings))
+
+
+def _rounded(kind: str, value: MetaNode) -> MetaNode:
+    """The value as a float32 has it, so that the entry says all of it."""
+    if kind == "float32[]" and isinstance(value, list):
+        return [*array("f", value)]
+    return array("f", [value])[0] if kind == "float32" and isinstance(value, float) else value
 
 
 def file_type(infos: Mapping[str, TensorInfo]) -> int:

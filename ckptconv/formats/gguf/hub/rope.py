@@ -88,14 +88,14 @@ def _llama3(said: dict[str, Any], width: int) -> list[float]:
     original = _whole(said.get("original_max_position_embeddings"))
     if base <= 0 or low == high:
         raise bad(f"{CONFIG}: rope_scaling says no frequencies")
-    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    waves = 2 * math.pi * np.power(np.float32(base), exponents)
-    found: list[float] = []
-    for wave in waves.tolist():
-        smooth = (original / wave - low) / (high - low)
-        between = 1 / ((1 - smooth) / factor + smooth) if original / high <= wave <= original / low else 1.0
-        found.append(factor if wave > original / low else between)
-    return found
+    single = np.float32
+    with np.errstate(all="ignore"):
+        frequencies = single(1) / np.power(single(base), np.arange(0, width, 2, dtype=single) / single(width))
+        waves = single(2 * math.pi) / frequencies
+        smooth = (single(original) / waves - single(low)) / single(high - low)
+        between = single(1) / ((single(1) - smooth) / single(factor) + smooth)
+        found = np.where(waves > original / low, single(factor), np.where(waves < original / high, single(1), between))
+    return [number(value, "a rotary factor") for value in found.tolist()]
 
 
 def _attention_factor(config: Config) -> float:
