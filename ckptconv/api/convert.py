@@ -143,6 +143,7 @@ def convert(
 
             check_target(wanted)
             opened, entries = completed(opened, source, metadata or {}, bare=bare)
+            moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in opened})
         said = opened.with_metadata(metadata or {})
         request = Request(source, target, arch, settings, inputs)
         fitting, graph = None, None

@@ -253,9 +253,18 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
     """What is told of tensors that go into another format with names and layouts of their framework's."""
     if wanted.name == checkpoint.format or (edits and edits.names):
         return
-    if dialect := dialect_of(checkpoint):
+    if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
+
+
+def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
+    """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
+    with suppress(EditError, UnsupportedError):
+        if wanted.dialect == "gguf" and len(checkpoint) <= MOST_TRANSLATED:
+            changes_in(TO_GGUF, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
+            return TO_GGUF
+    return ""
 
 
 def dialect_of(checkpoint: Checkpoint) -> str:

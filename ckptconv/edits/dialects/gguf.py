@@ -74,8 +74,12 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     """
     name = metadata.get("general.architecture")
     if not isinstance(name, str):
+        there = isinstance(metadata.get("architectures"), list)
         raise EditError(
-            "--translate gguf: no general.architecture says whose names these are", hint="a GGUF has it in its metadata"
+            "--translate gguf: no general.architecture says whose names these are",
+            hint="--translate to-gguf makes llama.cpp's names of transformers'"
+            if there
+            else "a GGUF has it in its metadata",
         )
     if name not in architectures():
         raise UnsupportedError(

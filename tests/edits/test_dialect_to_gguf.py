@@ -1,0 +1,164 @@
+"""transformers' names and layouts as llama.cpp has them: what its converter makes of them, and the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import TensorInfo, in_memory
+from ckptconv.edits.apply import apply
+from ckptconv.edits.dialects import changes_in, translation
+from ckptconv.edits.dialects.gguf_table import architectures, by_class
+from ckptconv.edits.dialects.to_gguf import is_kept_f32
+from ckptconv.errors import EditError, UnsupportedError
+from tests.edits.gguf_cases import CASES
+from tests.edits.test_dialect_of_gguf import Case
+
+if TYPE_CHECKING:
+    from ckptconv.core.tensor import LazyTensor
+
+WRITTEN = [case for case in CASES if CASES[case][0].partition(" ")[0] in by_class()]
+
+
+def lazy(state: dict[str, torch.Tensor]) -> dict[str, LazyTensor]:
+    types = {torch.float32: DType.F32, torch.bfloat16: DType.BF16, torch.float64: DType.F64, torch.int8: DType.I8}
+    return {
+        name: in_memory(TensorInfo.of(types[one.dtype], tuple(one.shape)), one.view(torch.uint8).numpy().tobytes()
+                        if one.ndim else one.numpy().tobytes(), name)
+        for name, one in state.items()
+    }  # fmt: skip
+
+
+def made(tensors: dict[str, LazyTensor], dialect: str, said: dict[object, object]) -> dict[str, LazyTensor]:
+    return apply(tensors, translation(dialect, tensors, said))
+
+
+def config_of(case: Case) -> dict[object, object]:
+    return {**case.config.to_dict(), "architectures": [CASES[case.name][0].partition(" ")[0]]}
+
+
+def entries(case: Case) -> dict[object, object]:
+    """What the way back has to know."""
+    heads = getattr(case.config, "num_attention_heads", 1)
+    groups = getattr(case.config, "num_key_value_heads", None) or heads
+    said = {"head_count": heads, "head_count_kv": groups}
+    return {"general.architecture": case.arch, **{f"{case.arch}.attention.{key}": said[key] for key in said}}
+
+
+def test_every_architecture_that_is_written_has_a_case() -> None:
+    assert {case.split(" ")[0] for case in WRITTEN} == {n for n, one in architectures().items() if one.classes}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_it_is_what_llama_cpp_makes_and_goes_back(name: str) -> None:
+    case = Case(name)
+    found = made(lazy(case.state), "to-gguf", config_of(case))
+    assert found.keys() == case.stored.keys()
+    for key, tensor in case.stored.items():
+        assert np.array_equal(found[key].numpy(), tensor.numpy()), key
+    back = made(found, "gguf", entries(case))
+    assert back.keys() == case.expected().keys()
+    for key, tensor in case.expected().items():
+        assert np.array_equal(back[key].numpy(), tensor.numpy()), key
+
+
+@pytest.mark.parametrize(
+    ("case", "inside", "old", "new"),
+    [
+        ("bert", "bert.", "embeddings.word_embeddings.weight", "token_embd.weight"),
+        ("gpt2", "", "h.1.attn.c_attn.bias", "blk.1.attn_qkv.bias"),
+        ("qwen3", "", "layers.1.self_attn.q_norm.weight", "blk.1.attn_q_norm.weight"),
+    ],
+)
+def test_names_of_a_class_around_it_or_in_it(case: str, inside: str, old: str, new: str) -> None:
+    """BertForMaskedLM has all of BertModel within ``bert``; GPT2Model has no ``transformer``."""
+    one = Case(case)
+    cut = {"gpt2": "transformer.", "qwen3": "model."}.get(case, "")
+    state = {inside + name.removeprefix(cut): tensor for name, tensor in one.state.items()}
+    changes = changes_in("to-gguf", {k: t.info for k, t in lazy(state).items()}, config_of(one))
+    assert changes[inside + old].names == (new,)
+    assert [k for k, change in changes.items() if change.gone] == [k for k in state if "pooler" in k]
+
+
+def small(**more: torch.Tensor) -> dict[str, torch.Tensor]:
+    embeddings = torch.arange(8, dtype=torch.bfloat16).reshape(4, 2)
+    return {"model.embed_tokens.weight": embeddings, "model.norm.weight": torch.ones(2, dtype=torch.bfloat16), **more}
+
+
+def config(architecture: str = "Qwen2ForCausalLM", **more: Any) -> dict[object, object]:
+    return {"architectures": [architecture], "num_attention_heads": 2, **more}
+
+
+def test_vectors_are_f32_and_matrices_stay_what_they_are() -> None:
+    more = {"model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2, dtype=torch.float64)}
+    found = made(lazy(small(**more)), "to-gguf", config())
+    assert {name: one.info.dtype.name for name, one in found.items()} == {
+        "token_embd.weight": "BF16", "output_norm.weight": "F32", "blk.0.attn_q.weight": "F32",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "kept"),
+    [
+        ("blk.0.ffn_gate_inp.weight", 2, True), ("blk.0.attn_q.weight", 2, False), ("blk.0.attn_q.bias", 1, True),
+        ("position_embd.weight", 2, True), ("token_embd.weight", 2, False), ("blk.0.attn_q_norm.weight", 2, True),
+        ("blk.3.ssm_a", 2, True), ("blk.0.ffn_up_exps.weight", 3, False),
+    ],
+)  # fmt: skip
+def test_which_are_f32_in_every_file(name: str, rank: int, kept: bool) -> None:  # noqa: FBT001 (a table's column)
+    assert is_kept_f32(name, rank) is kept
+
+
+def test_an_output_that_is_the_embeddings_is_left_out() -> None:
+    state = small(**{"lm_head.weight": small()["model.embed_tokens.weight"].clone()})
+    assert "output.weight" not in made(lazy(state), "to-gguf", config())
+    state["lm_head.weight"] += 1
+    assert "output.weight" in made(lazy(state), "to-gguf", config())
+    assert "output.weight" not in made(lazy(state), "to-gguf", config(tie_word_embeddings=True))
+
+
+EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "error", "words"),
+    [
+        ({}, {"architectures": ["RwkvModel"]}, UnsupportedError, "does not know how llama.cpp has a 'RwkvModel'"),
+        ({}, {}, EditError, "no configuration says which class"),
+        ({}, {"architectures": []}, EditError, "no configuration says which class"),
+        ({"score.weight": torch.ones(2, 2)}, config(), EditError, r"llama.cpp's qwen2 has no place for 'score\.weight'"),
+        (
+            {"model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2, dtype=torch.int8)},
+            config(),
+            EditError,
+            "is of I8, and not of floats",
+        ),
+        (
+            {"model.layers.0.self_attn.q_proj.weight": torch.ones(6, 2)},
+            config("LlamaForCausalLM"),
+            EditError,
+            "6 rows, which are no 2 heads of two halves",
+        ),
+        (
+            {"model.layers.0.self_attn.q_proj.weight": torch.ones(4, 2)},
+            {"architectures": ["LlamaForCausalLM"]},
+            EditError,
+            "the configuration says no num_attention_heads",
+        ),
+        (
+            {EXPERT.format(0): torch.ones(2, 2), EXPERT.format(2): torch.ones(2, 2)},
+            config("MixtralForCausalLM", num_local_experts=3),
+            EditError,
+            "is made of 3 experts, and there are 2",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused_by_name(
+    more: dict[str, torch.Tensor], said: dict[object, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        made(lazy(small(**more)), "to-gguf", said)
