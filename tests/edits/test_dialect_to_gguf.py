@@ -109,7 +109,7 @@ def test_vectors_are_f32_and_matrices_stay_what_they_are() -> None:
         ("blk.3.ssm_a", 2, True), ("blk.0.ffn_up_exps.weight", 3, False),
     ],
 )  # fmt: skip
-def test_which_are_f32_in_every_file(name: str, rank: int, kept: bool) -> None:  # noqa: FBT001 (a table's column)
+def test_which_are_f32_in_every_file(name: str, rank: int, kept: bool) -> None:
     assert is_kept_f32(name, rank) is kept
 
 
@@ -130,7 +130,12 @@ EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
         ({}, {"architectures": ["RwkvModel"]}, UnsupportedError, "does not know how llama.cpp has a 'RwkvModel'"),
         ({}, {}, EditError, "no configuration says which class"),
         ({}, {"architectures": []}, EditError, "no configuration says which class"),
-        ({"score.weight": torch.ones(2, 2)}, config(), EditError, r"llama.cpp's qwen2 has no place for 'score\.weight'"),
+        (
+            {"score.weight": torch.ones(2, 2)},
+            config(),
+            EditError,
+            r"llama.cpp's qwen2 has no place for 'score\.weight'",
+        ),
         (
             {"model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2, dtype=torch.int8)},
             config(),
