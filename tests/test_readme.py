@@ -26,6 +26,7 @@ from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 from tests.arch.families.diffusion import asked
 from tests.edits.lora_cases import case
+from tests.support.hub import small_qwen2
 
 if TYPE_CHECKING:
     from ckptconv.formats.base import Format
@@ -85,6 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fp8 = ckptconv.Edits(select=["ct-fp8-rows-*/source/*"])
     ckptconv.convert(FIXTURES / "quantized" / "quantized.safetensors", folder / "fp8.safetensors", edits=fp8)
     case("lora", folder)
+    small_qwen2(folder / "qwen2")
     tools = folder / "bin"
     tools.mkdir()
     for name, what in {"ckptconv": f"{sys.executable} -m ckptconv", "python": sys.executable}.items():
