@@ -16,6 +16,7 @@ from ckptconv.errors import LimitError, RejectedOutputError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAGIC, VERSION, alignment_of
 from ckptconv.formats.gguf.metadata import entries, says_it_all
+from ckptconv.formats.gguf.reference import open_with_gguf
 from ckptconv.formats.gguf.stored import accepted, stored_as
 from ckptconv.formats.gguf.values import Typed, code_of, spell, spell_text
 from ckptconv.formats.plan import plan
@@ -119,12 +120,10 @@ def write_file(
 def checked(target: Target) -> tuple[Finding, ...]:
     """Let the reference reader open the file before it gets its name; a finding where it is not installed."""
     try:
-        from gguf import GGUFReader
+        open_with_gguf(target.readable_path)
     except ModuleNotFoundError:
         message = "the gguf package, which would check the file, is not installed: pip install 'ckptconv[gguf]'"
         return (Finding("unchecked", "info", "", message),)
-    try:
-        GGUFReader(target.readable_path)
     except (ValueError, KeyError, IndexError) as error:
         raise RejectedOutputError(
             f"the gguf package refuses what was written: {error}", hint="please report this with the file"
