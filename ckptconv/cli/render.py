@@ -142,7 +142,7 @@ def _plan(moves: Sequence[Move]) -> list[str]:
 
 
 def _move(move: Move, *, several: bool) -> list[str]:
-    sources = " + ".join(map(printable, (*move.sources, *move.merged)))
+    sources = " + ".join(map(printable, (*move.sources, *move.merged))) or "(computed)"
     name = "left out" if move.target is None else printable(move.target)
     row = [
         f"  {sources}" if move.sources == (move.target,) else f"  {sources} → {name}",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.support.hub import small_qwen2
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,3 +111,20 @@ def test_quantizing_says_what_it_cost_and_what_stays(run: Run, tmp_path: Path) -
     wrong = run("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--dtype", "Q8_0")
     assert (wrong.exit_code, "safetensors has no Q8_0" in wrong.output) == (2, True)
     assert "a .gguf holds blocks" in wrong.output
+
+
+def test_a_model_of_transformers_becomes_one_of_llama_cpp(run: Run, tmp_path: Path) -> None:
+    source = small_qwen2(tmp_path / "model")
+    typed = ["convert", source, tmp_path / "a.gguf", "--translate", "to-gguf", "--dtype", "F16"]
+    assert run(*typed).exit_code == 0
+    shown = run("inspect", tmp_path / "a.gguf").output
+    assert re.search(r"general\.architecture +'qwen2'", shown)
+    assert "blk.0–1 ×2" in shown
+    planned = run(*typed, "--dry-run", "--force").output
+    assert "model.layers.1.self_attn.q_proj.bias → blk.1.attn_q.bias" in planned
+    (source / "config.json").unlink()
+    refused = run(*typed, "--force")
+    assert refused.exit_code == 2
+    assert (
+        "no configuration says which class of transformers' this is\nhint: it is made from a folder" in refused.output
+    )
