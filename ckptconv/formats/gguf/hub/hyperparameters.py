@@ -14,15 +14,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ckptconv.core.report import Finding
 from ckptconv.errors import EditError, UnsupportedError
 from ckptconv.formats.gguf.hub.config import CONFIG
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.rope import rope_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from ckptconv.core.report import Finding
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.gguf.hub.config import Config
     from ckptconv.formats.gguf.values import Typed
@@ -54,6 +54,7 @@ def hyperparameters(
     if more := _OF.get(arch):
         entries |= more(config)
     entries["vocab_size"] = ("uint32", config.positive("vocab_size"))
+    findings.extend(_windows(arch, config, entries))
     _check_tensors(entries, tensors)
     return {f"{arch}.{key}": value for key, value in entries.items()}
 
@@ -79,6 +80,15 @@ def _common(config: Config) -> Entries:
         entries["expert_count"] = ("uint32", config.positive(*_EXPERTS))
         entries["expert_used_count"] = ("uint32", config.positive(*_USED))
     return entries
+
+
+def _windows(arch: str, config: Config, entries: Entries) -> Iterator[Finding]:
+    """A word where layers attend to a window of the text, and llama.cpp's to all of it."""
+    used = config.has("sliding_window") and config.flag("use_sliding_window", default=True)
+    window = config.integer("sliding_window") if used else 0
+    if window and window < config.positive(*_CONTEXT) and (arch == "phi3" or "attention.sliding_window" not in entries):
+        message = f"llama.cpp's {arch} attends to all, not to a window: texts past {window:,} tokens come out otherwise"
+        yield Finding("sliding-window", "warning", CONFIG, message)
 
 
 def _check_activation(arch: str, config: Config) -> None:

@@ -128,6 +128,22 @@ def test_a_language_model_within_another() -> None:
     assert of("qwen2", **outer) == of("qwen2")
 
 
+@pytest.mark.parametrize(
+    ("case", "said", "told"),
+    [
+        ("mistral", {"sliding_window": 16}, True), ("mistral", {"sliding_window": 4096}, False),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": False}, False),
+        ("gemma2", {"sliding_window": 16}, False),
+        ("phi3", {"sliding_window": 16}, True),
+    ],
+)  # fmt: skip
+def test_windows_that_llama_cpp_does_not_have_are_told(case: str, said: dict[str, Any], *, told: bool) -> None:
+    findings: list[Any] = []
+    made = config(case, **said)
+    hyperparameters(architecture(made.values), made, infos(CASES[case]["tensors"]), findings)
+    assert [one.code for one in findings] == ["sliding-window"] * told
+
+
 def test_dynamic_scaling_is_told() -> None:
     findings: list[Any] = []
     made = config("llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0})
