@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.to_gguf import architecture
 from ckptconv.errors import CkptconvError, EditError
+from ckptconv.formats.gguf.filetype import (
+    ARCHITECTURE_KEY,
+    FILE_TYPE_KEY,
+    FILE_TYPES,
+    QUANTIZATION_VERSION,
+    VERSION_KEY,
+    most,
+)
 from ckptconv.formats.gguf.hub.config import CONFIG, Config
 from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters, pooling, token_types, unlike
@@ -22,18 +29,12 @@ if TYPE_CHECKING:
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
-    from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.gguf.values import Typed
     from ckptconv.io.folder import Folder
 
 NO_TOKENIZER = ("none", "no_vocab")
 MODEL_KEY = "tokenizer.ggml.model"
-QUANTIZATION_VERSION = 2
-"""``GGML_QNT_VERSION``."""
-
-FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
-"""``llama_ftype``, by the type of most weights."""
-
 _EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
 _POOLING = "Pooling"
 
@@ -66,14 +67,14 @@ def _made(documents: Documents, config: Config, tensors: Mapping[str, LazyTensor
     tensors = _with_output(arch, tensors)
     infos = {name: tensor.info for name, tensor in tensors.items()}
     entries: dict[str, Typed] = {
-        "general.architecture": ("string", arch),
+        ARCHITECTURE_KEY: ("string", arch),
         "general.type": ("string", "model"),
         "general.name": ("string", documents.folder.path.resolve().name or arch),
         **hyperparameters(arch, config, infos, documents.findings),
         **pooling(arch, _pooling(documents)),
         **token_types(arch, config),
-        "general.file_type": ("uint32", file_type(infos)),
-        "general.quantization_version": ("uint32", QUANTIZATION_VERSION),
+        **_types(tensors),
+        VERSION_KEY: ("uint32", QUANTIZATION_VERSION),
     }
     if said.get(MODEL_KEY) not in NO_TOKENIZER:
         pre = said.get(PRE_KEY)
@@ -90,14 +91,11 @@ def _rounded(kind: str, value: MetaNode) -> MetaNode:
     return array("f", [value])[0] if kind == "float32" and isinstance(value, float) else value
 
 
-def file_type(infos: Mapping[str, TensorInfo]) -> int:
-    """The type of most weights, as llama.cpp numbers files."""
-    count: Counter[str] = Counter()
-    for info in infos.values():
-        if len(info.shape) > 1:
-            count[info.dtype.name] += info.nbytes
-    most = [name for name, _ in count.most_common() if name in FILE_TYPES]
-    return FILE_TYPES[most[0]] if most else FILE_TYPES["F32"]
+def _types(tensors: Mapping[str, LazyTensor]) -> dict[str, Typed]:
+    """What the file says of its tensors' types."""
+    kind = most(tensors.values())
+    number = FILE_TYPES.get(kind.name) if kind is not None else None
+    return {} if number is None else {FILE_TYPE_KEY: ("uint32", number)}
 
 
 def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
