@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.asked import Request
+from ckptconv.api.casts import cast_losses, read_casts, unheld_blocks
 from ckptconv.api.destination import choose_format, settle, size_of_shards
-from ckptconv.api.edits import Moves, cast_losses, edited, plan_of, read_casts, unheld_blocks, untranslated
+from ckptconv.api.dialects import untranslated
+from ckptconv.api.edits import Moves, edited
 from ckptconv.api.lora import Adapters
 from ckptconv.api.open import open
+from ckptconv.api.plan import plan_of
 from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, LossError, NotEquivalentError, UnsafeError, UsageError
@@ -21,8 +24,9 @@ from ckptconv.formats.base import WriteOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ckptconv.api.edits import Edits, Move
+    from ckptconv.api.edits import Edits
     from ckptconv.api.open import PathText
+    from ckptconv.api.plan import Move
     from ckptconv.api.verified import Verifier
     from ckptconv.api.verify import Verification
     from ckptconv.core.checkpoint import Checkpoint

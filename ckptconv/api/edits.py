@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -10,38 +9,28 @@ from ckptconv.api import dequantize
 from ckptconv.api.lora import Adapters, Lora
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
-from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import GIVES, TO_GGUF, changes_in, left_alone
+from ckptconv.edits.dialects import TO_GGUF, left_alone
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.invert import inverted
-from ckptconv.edits.rounding import Loss
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import NameRule, name_edits
 from ckptconv.edits.tree import rooted
 from ckptconv.edits.types import cast_edits
-from ckptconv.errors import CkptconvError, EditError, UnsupportedError, UsageError
-from ckptconv.formats import registry
+from ckptconv.errors import CkptconvError, EditError, UsageError
 from ckptconv.formats.gguf.filetype import told_types
-from ckptconv.io.checksum import CHUNK
-from ckptconv.io.stream import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
     from ckptconv.core.composite import Composite
     from ckptconv.core.edit import Edit, Step
-    from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.base import Format
 
     Origins = dict[str, tuple[str, ...]]
-
-MOST_TRANSLATED = 20_000
-"""Tensors up to which it is found out whether they could be translated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +62,6 @@ class Edits:
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """One row of the plan: the names a tensor comes from, its new name, type and shape, and the file that it goes to.
-
-    A tensor that is left out has no target and no file; its type and shape are those that it had. merged: the adapters
-    that change it, or that it is of, where it has no source.
-    """
-
-    sources: tuple[str, ...]
-    target: str | None
-    dtype: str
-    shape: tuple[int, ...]
-    file: str | None
-    merged: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Json]:
-        """The row as ``convert --dry-run --json`` prints it."""
-        row: dict[str, Json] = {
-            "sources": list(self.sources), "target": self.target, "dtype": self.dtype, "shape": list(self.shape),
-            "file": self.file,
-        }  # fmt: skip
-        return row | ({"merged": list(self.merged)} if self.merged else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,135 +212,3 @@ def _broken_ties(
         if len({tensors[name].alias for name in left}) > 1:
             message = f"{' and '.join(left)} shared one tensor, and do not any more"
             yield Finding("tie-broken", "warning", left[0], message, " = ".join(group))
-
-
-def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
-    """What is told of tensors that go into another format with names and layouts of their framework's."""
-    if wanted.name == checkpoint.format or (edits and edits.names):
-        return
-    if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
-        message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
-        yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
-
-
-def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
-    """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
-    with suppress(EditError, UnsupportedError):
-        if wanted.dialect == "gguf" and len(checkpoint) <= MOST_TRANSLATED:
-            changes_in(TO_GGUF, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
-            return TO_GGUF
-    return ""
-
-
-def dialect_of(checkpoint: Checkpoint) -> str:
-    """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
-    to find out.
-    """
-    with suppress(EditError, UnsupportedError, UsageError):  # of a format that is in no table, too
-        dialect = registry.by_name(checkpoint.format).dialect
-        if dialect and len(checkpoint) <= MOST_TRANSLATED:
-            infos = {name: tensor.info for name, tensor in checkpoint.items()}
-            changes_in(dialect, infos, said_anywhere(checkpoint))
-            return dialect
-    return ""
-
-
-def plan_of(source: Checkpoint, checkpoint: Checkpoint, moves: Moves, file: Callable[[str], str]) -> list[Move]:
-    """What becomes of every tensor of the model, in the target's order; then those that are left out."""
-    origins, merged = moves.origins, moves.merged
-    made = [
-        Move(
-            origins.get(name, (name,)),
-            name,
-            tensor.info.dtype.name,
-            tensor.info.shape,
-            file(name),
-            merged.get(name, ()),
-        )
-        for name, tensor in checkpoint.items()
-    ]
-    used = {name for move in made for name in move.sources}
-    gone = [
-        Move((name,), None, tensor.info.dtype.name, tensor.info.shape, None)
-        for name, tensor in source.items()
-        if name not in used
-    ]
-    return [*made, *gone]
-
-
-def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
-    """Read every tensor that is cast, so that `cast_losses` knows what that costs; in constant memory."""
-    waiting = [tensor for _, tensor, _ in _casts(checkpoint)]
-    total, done = sum(tensor.info.nbytes for tensor in waiting), 0
-    for tensor in waiting:
-        for chunk in chunks(tensor, memoryview(bytearray(CHUNK))):
-            done += len(chunk)
-            if progress is not None:
-                progress(done, total)
-
-
-def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
-    """What casting lost, of all that has been read: what needs consent (values past the range), and what is said."""
-    over: list[Finding] = []
-    cast: list[Loss] = []
-    quantized: dict[str, list[Loss]] = {}
-    for name, tensor, loss in _casts(checkpoint):
-        if is_quantized(tensor):
-            quantized.setdefault(tensor.info.dtype.name, []).append(loss)
-        elif is_cast(tensor):
-            cast.append(loss)
-        if loss.overflowed:
-            many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
-            message = f"{name}: {many} past the range of {tensor.info.dtype}"
-            over.append(Finding("overflow", "error", name, message, None, str(loss.overflowed)))
-    told = [_cast_finding(cast)] if cast else []
-    return over, told + [_quantized_finding(dtype, losses) for dtype, losses in quantized.items()]
-
-
-def _cast_finding(losses: Sequence[Loss]) -> Finding:
-    total = _sum(losses)
-    how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else "exactly"
-    message = f"{_are(losses)} cast: {how}{_flushed(total)}"
-    return Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")
-
-
-def _quantized_finding(dtype: str, losses: Sequence[Loss]) -> Finding:
-    total = _sum(losses)
-    how = f"the RMS error is {100 * total.rms:.3g} % of the values' RMS" if total.error else "exactly"
-    message = f"{_are(losses)} quantized to {dtype}: {how}{_flushed(total)}"
-    return Finding("quantized", "info", "", message, None, f"{total.rms:.9g}")
-
-
-def _sum(losses: Sequence[Loss]) -> Loss:
-    total = Loss()
-    for one in losses:
-        total.add(one)
-    return total
-
-
-def _are(losses: Sequence[Loss]) -> str:
-    return f"{len(losses):,} tensor{'s are' if len(losses) != 1 else ' is'}"
-
-
-def _flushed(total: Loss) -> str:
-    return f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
-
-
-def unheld_blocks(checkpoint: Checkpoint, wanted: Format) -> Iterator[Finding]:
-    """The loss of tensors that were asked to be blocks in a format that would keep them as bytes, and record it."""
-    names: dict[str, list[str]] = {}
-    for name, tensor in checkpoint.items():
-        if is_quantized(tensor) and tensor.info.dtype in wanted.holds.dtypes and not wanted.holds.blocks:
-            names.setdefault(tensor.info.dtype.name, []).append(name)
-    for dtype, which in names.items():
-        shown = listed([repr(name) for name in which], 4)
-        message = f"{wanted.name} has no {dtype}; its bytes would be kept as U8, which ckptconv alone unpacks: {shown}"
-        yield Finding("dtype", "error", which[0], message, hint="a .gguf holds blocks")
-
-
-def _casts(checkpoint: Checkpoint) -> Iterable[tuple[str, LazyTensor, Loss]]:
-    """Tensors that are cast, tied ones once, and what has been lost of each so far."""
-    for name, tensor in checkpoint.all_tensors.items():
-        loss = None if name in checkpoint.tied_to else loss_of(tensor)
-        if loss is not None:
-            yield name, tensor, loss

@@ -138,7 +138,7 @@ def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint)
 
 def _of_another_framework(path: Path, checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
-    from ckptconv.api.edits import dialect_of
+    from ckptconv.api.dialects import dialect_of
     from ckptconv.edits.dialects import GIVES, by_names
 
     dialect = dialect_of(checkpoint)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ckptconv.api.convert import Conversion
-    from ckptconv.api.edits import Move
+    from ckptconv.api.plan import Move
     from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding
     from ckptconv.errors import PluginError

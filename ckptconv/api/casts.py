@@ -1,0 +1,96 @@
+"""What casting and quantizing costs: known once the values have passed, in a dry run once they are read for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding, listed
+from ckptconv.edits.cast import is_cast, is_quantized, loss_of
+from ckptconv.edits.rounding import Loss
+from ckptconv.io.checksum import CHUNK
+from ckptconv.io.stream import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.base import Format
+
+
+def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
+    """Read every tensor that is cast, so that `cast_losses` knows what that costs; in constant memory."""
+    waiting = [tensor for _, tensor, _ in _casts(checkpoint)]
+    total, done = sum(tensor.info.nbytes for tensor in waiting), 0
+    for tensor in waiting:
+        for chunk in chunks(tensor, memoryview(bytearray(CHUNK))):
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+
+
+def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
+    """What casting lost, of all that has been read: what needs consent (values past the range), and what is said."""
+    over: list[Finding] = []
+    cast: list[Loss] = []
+    quantized: dict[str, list[Loss]] = {}
+    for name, tensor, loss in _casts(checkpoint):
+        if is_quantized(tensor):
+            quantized.setdefault(tensor.info.dtype.name, []).append(loss)
+        elif is_cast(tensor):
+            cast.append(loss)
+        if loss.overflowed:
+            many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
+            message = f"{name}: {many} past the range of {tensor.info.dtype}"
+            over.append(Finding("overflow", "error", name, message, None, str(loss.overflowed)))
+    told = [_cast_finding(cast)] if cast else []
+    return over, told + [_quantized_finding(dtype, losses) for dtype, losses in quantized.items()]
+
+
+def _cast_finding(losses: Sequence[Loss]) -> Finding:
+    total = _sum(losses)
+    how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else "exactly"
+    message = f"{_are(losses)} cast: {how}{_flushed(total)}"
+    return Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")
+
+
+def _quantized_finding(dtype: str, losses: Sequence[Loss]) -> Finding:
+    total = _sum(losses)
+    how = f"the RMS error is {100 * total.rms:.3g} % of the values' RMS" if total.error else "exactly"
+    message = f"{_are(losses)} quantized to {dtype}: {how}{_flushed(total)}"
+    return Finding("quantized", "info", "", message, None, f"{total.rms:.9g}")
+
+
+def _sum(losses: Sequence[Loss]) -> Loss:
+    total = Loss()
+    for one in losses:
+        total.add(one)
+    return total
+
+
+def _are(losses: Sequence[Loss]) -> str:
+    return f"{len(losses):,} tensor{'s are' if len(losses) != 1 else ' is'}"
+
+
+def _flushed(total: Loss) -> str:
+    return f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
+
+
+def unheld_blocks(checkpoint: Checkpoint, wanted: Format) -> Iterator[Finding]:
+    """The loss of tensors that were asked to be blocks in a format that would keep them as bytes, and record it."""
+    names: dict[str, list[str]] = {}
+    for name, tensor in checkpoint.items():
+        if is_quantized(tensor) and tensor.info.dtype in wanted.holds.dtypes and not wanted.holds.blocks:
+            names.setdefault(tensor.info.dtype.name, []).append(name)
+    for dtype, which in names.items():
+        shown = listed([repr(name) for name in which], 4)
+        message = f"{wanted.name} has no {dtype}; its bytes would be kept as U8, which ckptconv alone unpacks: {shown}"
+        yield Finding("dtype", "error", which[0], message, hint="a .gguf holds blocks")
+
+
+def _casts(checkpoint: Checkpoint) -> Iterable[tuple[str, LazyTensor, Loss]]:
+    """Tensors that are cast, tied ones once, and what has been lost of each so far."""
+    for name, tensor in checkpoint.all_tensors.items():
+        loss = None if name in checkpoint.tied_to else loss_of(tensor)
+        if loss is not None:
+            yield name, tensor, loss

@@ -1,0 +1,53 @@
+"""Whether ``--translate`` would have something to do, and what is told where it was not asked for."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ckptconv.api.stated import said_anywhere
+from ckptconv.core.report import Finding
+from ckptconv.edits.dialects import GIVES, TO_GGUF, changes_in
+from ckptconv.errors import EditError, UnsupportedError, UsageError
+from ckptconv.formats import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.api.edits import Edits
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.base import Format
+
+MOST_TRANSLATED = 20_000
+"""Tensors up to which it is found out whether they could be translated."""
+
+
+def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
+    """What is told of tensors that go into another format with names and layouts of their framework's."""
+    if wanted.name == checkpoint.format or (edits and edits.names):
+        return
+    if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
+        message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
+        yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
+
+
+def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
+    """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
+    with suppress(EditError, UnsupportedError):
+        if wanted.dialect == "gguf" and len(checkpoint) <= MOST_TRANSLATED:
+            changes_in(TO_GGUF, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
+            return TO_GGUF
+    return ""
+
+
+def dialect_of(checkpoint: Checkpoint) -> str:
+    """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
+    to find out.
+    """
+    with suppress(EditError, UnsupportedError, UsageError):  # of a format that is in no table, too
+        dialect = registry.by_name(checkpoint.format).dialect
+        if dialect and len(checkpoint) <= MOST_TRANSLATED:
+            infos = {name: tensor.info for name, tensor in checkpoint.items()}
+            changes_in(dialect, infos, said_anywhere(checkpoint))
+            return dialect
+    return ""
