@@ -141,10 +141,13 @@ def _located(name: PathText) -> str | Path:
     raise unknown(str(name), "a library name (ckptconv arch list) or a spec file, my.toml")
 
 
-def infer_architecture(paths: Sequence[PathText], *, target: PathText | None = None, force: bool = False) -> Inferred:
+def infer_architecture(
+    paths: Sequence[PathText], *, target: PathText | None = None, force: bool = False, format: str | None = None
+) -> Inferred:
     """Write a spec that all of these checkpoints fit; give it two or more sizes of one family where you can.
 
     target: a file for it, which is written atomically; `force` replaces an existing one. Its stem names the spec.
+    format: overrides what the bytes of each say.
 
     Reads headers alone. Raises UsageError, UnsupportedError where no rule says these checkpoints, TargetExistsError.
     """
@@ -154,7 +157,7 @@ def infer_architecture(paths: Sequence[PathText], *, target: PathText | None = N
     output = None if target is None else Target(target, replace=force)
     tensors = []
     for path in paths:
-        with open(path) as checkpoint:
+        with open(path, format=format) as checkpoint:
             tensors.append({name: tensor.info for name, tensor in checkpoint.items()})
     stem = "" if target is None else Path(target).stem
     name = stem if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", stem) else "inferred"

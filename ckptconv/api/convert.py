@@ -149,12 +149,12 @@ def convert(
             opened, entries = completed(opened, source, metadata or {}, bare=bare)
             moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in opened})
         said = opened.with_metadata(metadata or {})
-        request = Request(source, target, arch, settings, inputs)
+        request = Request(source, target, arch, settings, inputs, read_as=from_format)
         fitting, graph = None, None
         if arch is not None or with_params:
             from ckptconv.api.fitting import fit
 
-            fitting = fit(Path(source), said, arch, settings, params=with_params)
+            fitting = fit(request, said, params=with_params)
         if wanted.graph:
             from ckptconv.api.graph import plan_graph
 

@@ -74,6 +74,8 @@ def diff(
     ulp: int = 0,
     tolerances: Sequence[str] = (),
     histograms: bool = False,
+    expected_format: str | None = None,
+    found_format: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Difference:
     """Compare two checkpoints of any formats: names, shapes, element types, bits, ties and typed metadata.
@@ -83,6 +85,7 @@ def diff(
                      representable steps. All 0: bits must be equal, so that -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.
     histograms:      count the relative changes of each tensor by their size as well: `bins` of its values.
+    expected_format, found_format: override what the bytes say.
 
     Raises CkptconvError, with the file named, where one of them cannot be read.
     """
@@ -90,7 +93,10 @@ def diff(
     from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
 
     allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(tolerances))
-    with open(expected, progress=progress) as a, open(found, progress=progress) as b:
+    with (
+        open(expected, format=expected_format, progress=progress) as a,
+        open(found, format=found_format, progress=progress) as b,
+    ):
         differences = compare(a, b, allowed, headers=headers, histograms=histograms, progress=progress)
         for checkpoint in (a, b):
             checkpoint.check_unchanged()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from os import fspath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import from_words
 from ckptconv.api.validate import compare
 from ckptconv.arch.bind import from_metadata
 from ckptconv.core.checkpoint import Checkpoint
@@ -15,8 +16,8 @@ from ckptconv.errors import MisfitError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
+    from ckptconv.api.asked import Request
     from ckptconv.api.validate import Validation
     from ckptconv.core.metadata import MetaNode
 
@@ -31,12 +32,12 @@ class Fitting:
     result: Validation
 
 
-def fit(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str], *, params: bool) -> Fitting:
-    """Compare with the architecture that `arch`, or else the evidence, names; with `params`, to write those down.
+def fit(request: Request, checkpoint: Checkpoint, *, params: bool) -> Fitting:
+    """Compare with the architecture that the request, or else the evidence, names; with `params`, to write those down.
 
     Raises MisfitError where it does not fit, UsageError where there is nothing to compare with or to write.
     """
-    result = fitted(path, checkpoint, arch, settings)
+    result = fitted(request, checkpoint)
     if not params:
         return Fitting({}, _note(result), result.findings, result)
     if result.spec is None and not result.params:
@@ -45,13 +46,13 @@ def fit(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence
     return Fitting(_missing(result, checkpoint.metadata), _note(result), findings, result)
 
 
-def fitted(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
+def fitted(request: Request, checkpoint: Checkpoint) -> Validation:
     """The comparison with an architecture. Raises MisfitError where the checkpoint does not fit it."""
-    result = compare(path, checkpoint, arch, settings)
+    path = Path(request.source)
+    result = compare(path, checkpoint, request.arch, request.settings, request.read_as)
     if not result.valid:
-        chosen = [] if arch is None else ["--arch", arch]
-        line = ["ckptconv", "validate", fspath(path), *chosen, *(part for text in settings for part in ("--set", text))]
-        raise MisfitError(result.arch, result.findings, path=path, hint=f"{shlex.join(line)} says more")
+        asks = replace(request, words=("validate", fspath(path), *from_words(request.read_as)))
+        raise MisfitError(result.arch, result.findings, path=path, hint=f"{asks.command()} says more")
     return result
 
 

@@ -7,7 +7,6 @@ told then which defaults were used.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting import fitted
@@ -82,7 +81,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
     from ckptconv.arch.table import expand
 
     try:
-        result = fitted(Path(request.source), checkpoint, request.arch, request.settings)
+        result = fitted(request, checkpoint)
     except MisfitError:
         raise
     except UsageError as error:

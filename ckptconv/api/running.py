@@ -79,7 +79,7 @@ class Side:
         if subject.tensors is not None:
             self.is_graph = subject.tensors.format == "onnx"
             return subject.tensors
-        opened = self.stack.enter_context(open(self.path))
+        opened = self.stack.enter_context(open(self.path, format=self.request.read_as))
         self.is_graph = opened.format == "onnx"
         return named_by_architecture(opened, self.request.arch, self.path, self.request.settings)
 

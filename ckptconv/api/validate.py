@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import from_words
 from ckptconv.api.open import open
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
@@ -85,7 +86,7 @@ def validate(
             from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
 
             checkpoint = named_by_architecture(opened, arch, Path(path), settings)
-        result = compare(Path(path), checkpoint, arch, settings)
+        result = compare(Path(path), checkpoint, arch, settings, format)
         if values:
             from ckptconv.checks.values import check_values
 
@@ -94,8 +95,10 @@ def validate(
         return result
 
 
-def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str]) -> Validation:
-    """Check a checkpoint that is open; `path` says where a config.json may lie beside it.
+def compare(
+    path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str], format: str | None = None
+) -> Validation:
+    """Check a checkpoint that is open; `path` says where a config.json may lie beside it, `format` what it is read as.
 
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
     lacks and the nearest does not fit: that would be no verdict on the file.
@@ -121,9 +124,10 @@ def compare(path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequ
                 path=path,
                 hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
             )
+        words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
         if chosen.quantized:
-            findings.insert(0, _quantized(chosen.name, chosen.quantized, path))
-        findings[:0] = _of_another_framework(path, checkpoint, chosen.spec)
+            findings.insert(0, _quantized(chosen.name, chosen.quantized, words))
+        findings[:0] = _of_another_framework(words, checkpoint, chosen.spec)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 
@@ -136,7 +140,7 @@ def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint)
     }  # fmt: skip
 
 
-def _of_another_framework(path: Path, checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
+def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
     from ckptconv.api.dialects import dialect_of
     from ckptconv.edits.dialects import GIVES, by_names
@@ -147,16 +151,16 @@ def _of_another_framework(path: Path, checkpoint: Checkpoint, spec: Spec | None)
     if not dialect:
         return []
     message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
-    line = shlex.join(["ckptconv", "convert", os.fspath(path), "translated.pth", "--translate", dialect])
+    line = shlex.join([*words, "translated.pth", "--translate", dialect])
     return [Finding("dialect", "error", "", message, hint=line)]
 
 
-def _quantized(arch: str, method: str, path: Path) -> Finding:
-    """The cause of all the rest: quantizers store other tensors under other names."""
+def _quantized(arch: str, method: str, words: Sequence[str]) -> Finding:
+    """The cause of all the rest: quantizers store other tensors under other names. words: that convert the file."""
     from ckptconv.edits.quantized.config import METHODS
 
     message = f"config.json says that the weights are quantized ({method!r}); {arch} describes them as they were before"
-    line = shlex.join(["ckptconv", "convert", os.fspath(path), "plain.safetensors", "--dequantize"])
+    line = shlex.join([*words, "plain.safetensors", "--dequantize"])
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)
 

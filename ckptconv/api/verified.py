@@ -8,6 +8,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import from_words
 from ckptconv.api.graph import program_of
 from ckptconv.api.running import Side, Subject, taken
 from ckptconv.api.verify import DEFAULT_SAMPLES, batches_for, verify_sides
@@ -36,7 +37,7 @@ class Verifier:
 
     def __init__(self, request: Request, checkpoint: Checkpoint, wanted: Format) -> None:
         """Load the source. Raises UsageError where it cannot be known what is computed, before anything is written."""
-        words = ("convert", fspath(request.source), fspath(request.target), "--verify")
+        words = ("convert", fspath(request.source), fspath(request.target), *from_words(request.read_as), "--verify")
         self.request = replace(request, words=words)
         self.checkpoint = checkpoint
         self._stack = ExitStack()
@@ -72,7 +73,7 @@ class Verifier:
         """What was found; the target is to be committed within the context. Raises RunError."""
         neighbours = [finding.where for finding in written.findings if finding.code == "external-data"]
         with staged(target, neighbours) as path, ExitStack() as stack:
-            request = replace(self.request, source=path)
+            request = replace(self.request, source=path, read_as=None)
             other = Side(Subject(request, evidence=self.checkpoint), stack)
             batches = batches_for([self._side, other], None, DEFAULT_SAMPLES, 0)
             found = verify_sides(self._side, other, batches, seed=0)

@@ -8,7 +8,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.api.asked import Request
+from ckptconv.api.asked import Request, from_words
 from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
 from ckptconv.api.running import Side, Subject, loaded, made_up, record, refer, taken, trace
 from ckptconv.arch.samples import parse_input
@@ -36,6 +36,8 @@ def verify(
     first: PathText,
     second: PathText,
     *,
+    first_format: str | None = None,
+    second_format: str | None = None,
     arch: str | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
@@ -54,6 +56,7 @@ def verify(
     may differ by what rounding explains (`checks.rounding`), or by `atol` + `rtol` × the row's largest magnitude.
     Where they differ by more, the first layer that does is found.
 
+    first_format, second_format: override what the bytes say.
     inputs:  ``"x:F32[N,3,224,224]"`` for each input, where the network does not show what it takes.
     arrays:  an .npz file of inputs, instead of made-up ones.
     samples: rows of the largest batch; batches of 1 and 3 are run too.
@@ -63,8 +66,12 @@ def verify(
     in, RunError where a network does not load or run.
     """
     check_device(device)
-    words = ("verify", fspath(first), fspath(second))
-    subjects = [Subject(Request(path, path, arch, settings, inputs, words), device) for path in (first, second)]
+    formats = (*from_words(first_format, "--from-a"), *from_words(second_format, "--from-b"))
+    words = ("verify", fspath(first), fspath(second), *formats)
+    subjects = [
+        Subject(Request(path, path, arch, settings, inputs, words, read_as), device)
+        for path, read_as in ((first, first_format), (second, second_format))
+    ]
     with ExitStack() as stack:
         a, b = (Side(subject, stack) for subject in subjects)
         batches = batches_for([a, b], arrays, samples, seed)
@@ -107,6 +114,7 @@ def _by_layer(ours: Recording, theirs: Recording, a: Side, b: Side, source: Side
 def run(
     path: PathText,
     *,
+    format: str | None = None,
     arch: str | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
@@ -128,8 +136,8 @@ def run(
     """
     check_device(device)
     with ExitStack() as stack:
-        words = ("verify", fspath(path), "--save-outputs", "FILE.npz")
-        side = Side(Subject(Request(path, path, arch, settings, inputs, words), device), stack)
+        words = ("verify", fspath(path), *from_words(format), "--save-outputs", "FILE.npz")
+        side = Side(Subject(Request(path, path, arch, settings, inputs, words, format), device), stack)
         if like is not None:
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:
@@ -169,6 +177,7 @@ def save_outputs(
     path: PathText,
     target: PathText,
     *,
+    format: str | None = None,
     arch: str | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
@@ -182,8 +191,8 @@ def save_outputs(
     """`run`, and write the recording to `target`, an .npz file, atomically; `force` replaces an existing one."""
     place = Target(target, replace=force)
     made = run(
-        path, arch=arch, settings=settings, device=device, inputs=inputs, arrays=arrays, samples=samples, seed=seed,
-        progress=progress,
+        path, format=format, arch=arch, settings=settings, device=device, inputs=inputs, arrays=arrays,
+        samples=samples, seed=seed, progress=progress,
     )  # fmt: skip
     data = made.to_bytes()
     with place:
@@ -197,6 +206,7 @@ def verify_outputs(
     path: PathText,
     recorded: PathText,
     *,
+    format: str | None = None,
     arch: str | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
@@ -207,7 +217,9 @@ def verify_outputs(
 ) -> Verification:
     """Run `path` on the inputs of a file that `save_outputs` wrote, and compare with the outputs there."""
     before = read_recording(recorded)
-    now = run(path, arch=arch, settings=settings, device=device, inputs=inputs, like=before, progress=progress)
+    now = run(
+        path, format=format, arch=arch, settings=settings, device=device, inputs=inputs, like=before, progress=progress
+    )
     result = compare(before, now, rtol=rtol, atol=atol)
     return replace(result, findings=[*now.findings, *result.findings])
 

@@ -119,10 +119,11 @@ Examples:
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=options.path_text)
 @click.option("-o", "--output", "target", metavar="SPEC.toml", type=options.path_text, help="Write the spec there.")
 @click.option("--force", is_flag=True, help="Replace SPEC.toml if it exists.")
+@options.from_("each SRC")
 @options.json_
 @options.debug
 @options.help_
-def infer(sources: tuple[str, ...], target: str | None, force: bool, as_json: bool) -> int:
+def infer(sources: tuple[str, ...], target: str | None, force: bool, from_format: str | None, as_json: bool) -> int:
     """Write an architecture spec that every SRC fits, to standard output or with -o to a file.
 
     Repeated layers become loops, dimensions get names. One SRC says which sizes are equal, two sizes of one family
@@ -130,7 +131,7 @@ def infer(sources: tuple[str, ...], target: str | None, force: bool, as_json: bo
     """
     import ckptconv
 
-    made = ckptconv.infer_architecture(sources, target=target, force=force)
+    made = ckptconv.infer_architecture(sources, target=target, force=force, format=from_format)
     if as_json:
         output.emit_json(made.to_dict())
     elif target is None:

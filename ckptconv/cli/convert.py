@@ -51,10 +51,7 @@ def _loss_code(word: str) -> str:
 @click.command(cls=edits.OrderedCommand, epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
 @click.argument("source", metavar="SRC", type=options.path_text)
 @click.argument("target", metavar="DST", type=options.path_text)
-@click.option(
-    "--from", "from_format", metavar="FORMAT", shell_complete=completion.words(completion.read_formats),
-    help="Read SRC as this format, whatever its bytes say.",
-)  # fmt: skip
+@options.from_("SRC")
 @click.option(
     "--to", "to_format", metavar="FORMAT", shell_complete=completion.words(completion.written_formats),
     help="Write this format, whatever DST's suffix says.",

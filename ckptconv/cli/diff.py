@@ -31,6 +31,7 @@ Examples:
   ckptconv diff --headers theirs.pth mine.pth
   ckptconv diff a.safetensors b.safetensors --rtol 1e-3 --atol 1e-5 --tol 'head.*=ulp:1'
   ckptconv diff --json a.pth b.pth
+  ckptconv diff whole.gguf model-00001-of-00003.gguf --from-b gguf
   ckptconv diff before.pth after.pth --html changes.html
 """
 
@@ -52,12 +53,14 @@ Examples:
     "extra 'report'.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the page if it exists.")
+@options.from_each
 @options.json_
 @options.debug
 @options.help_
 def command(
     a: str, b: str, headers: bool, rtol: float | None, atol: float | None, ulp: int | None,
-    tolerances: tuple[str, ...], html: str | None, force: bool, as_json: bool,
+    tolerances: tuple[str, ...], html: str | None, force: bool, from_format: str | None, from_a: str | None,
+    from_b: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Say what changed from A to B: renames and other edits, values, ties, metadata. Any two formats.
 
@@ -74,7 +77,8 @@ def command(
     with Bar("comparing") as bar:
         result = ckptconv.diff(
             a, b, headers=headers, rtol=rtol or 0.0, atol=atol or 0.0, ulp=ulp or 0, tolerances=tolerances,
-            histograms=target is not None, progress=bar,
+            histograms=target is not None, expected_format=from_a or from_format, found_format=from_b or from_format,
+            progress=bar,
         )  # fmt: skip
     if target is not None:
         from ckptconv.cli import report

@@ -28,6 +28,7 @@ Examples:
   ckptconv inspect --list model.safetensors | grep bias
   ckptconv inspect --tensor layers.0.weight --stats model.safetensors
   ckptconv inspect archive.zip/policy.pth
+  ckptconv inspect --from gguf model-00002-of-00003.gguf
 """
 
 
@@ -41,13 +42,14 @@ Examples:
 @click.option("--tensor", metavar="NAME", help="Show one tensor: its header and its first and last values.")
 @click.option("--digest", is_flag=True, help="Compute the content digest, and compare it with a recorded one.")
 @click.option("--fail-on-code", is_flag=True, help="Exit with 1 if loading a file with pickle would run code from it.")
+@options.from_("each SRC")
 @options.json_
 @options.debug
 @options.help_
 @click.pass_obj
 def command(
     debug: bool, sources: tuple[str, ...], as_tree: bool, as_list: bool, stats: bool, tensor: str | None,
-    digest: bool, fail_on_code: bool, as_json: bool,
+    digest: bool, fail_on_code: bool, from_format: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Say what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
 
@@ -56,7 +58,7 @@ def command(
     if as_tree + as_list + (tensor is not None) > 1:
         message = "--tree, --list and --tensor exclude each other"
         raise click.UsageError(message, click.get_current_context())
-    view = _View(as_list, stats, tensor, digest, fail_on_code)
+    view = _View(as_list, stats, tensor, digest, fail_on_code, from_format)
     documents: list[Json] = []
     worst = 0
     for i, source in enumerate(sources):
@@ -87,13 +89,17 @@ class _View:
     tensor: str | None
     digest: bool
     fail_on_code: bool
+    from_format: str | None
 
     def of(self, source: str, *, as_json: bool) -> tuple[dict[str, Json], list[str], int]:
         """One file: its JSON document (empty where text is wanted), its text, its exit code."""
         import ckptconv
 
         with Bar("reading") as bar:
-            found = ckptconv.inspect(source, stats=self.stats and self.tensor is None, digest=self.digest, progress=bar)
+            found = ckptconv.inspect(
+                source, format=self.from_format, stats=self.stats and self.tensor is None, digest=self.digest,
+                progress=bar,
+            )  # fmt: skip
         code = int((self.fail_on_code and found.verdict == "would run code") or found.digest_holds is False)
         if self.tensor is not None:
             document, lines = self._one_tensor(found, self.tensor, as_json=as_json)
@@ -117,7 +123,7 @@ class _View:
         from ckptconv.cli import render_inspect, render_tensor
         from ckptconv.core.spelling import to_json
 
-        with ckptconv.open(found.path) as checkpoint:
+        with ckptconv.open(found.path, format=self.from_format) as checkpoint:
             name = render_tensor.find(checkpoint, name, found.path)
             figures = stats(checkpoint.all_tensors[name]) if self.stats else None
             if not as_json:

@@ -54,6 +54,28 @@ json_ = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
+def from_(what: str) -> Callable[[Command], Command]:
+    """``--from FORMAT``, for what is read."""
+    return _read_as("--from", "from_format", f"Read {what} as this format, whatever its bytes say.")
+
+
+def from_each(command: Command) -> Command:
+    """``--from`` for two files together, and one for each of them, which outranks it."""
+    for option in (
+        _read_as("--from-b", "from_b", "Read B alone as this format."),
+        _read_as("--from-a", "from_a", "Read A alone as this format."),
+        from_("A and B"),
+    ):
+        command = option(command)
+    return command
+
+
+def _read_as(option: str, name: str, help: str) -> Callable[[Command], Command]:
+    return click.option(
+        option, name, metavar="FORMAT", shell_complete=completion.words(completion.read_formats), help=help
+    )
+
+
 arch = click.option(
     "--arch", metavar="A", shell_complete=completion.words(completion.architectures, or_files=True),
     help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, a Hugging Face "

@@ -37,19 +37,21 @@ Examples:
 @click.option(
     "--values", is_flag=True, help="Look for NaN, Inf, all-zero weights, negative variances. Reads all values."
 )
+@options.from_("each SRC")
 @options.json_
 @options.debug
 @options.help_
 @click.pass_obj
 def command(
-    debug: bool, sources: tuple[str, ...], arch: str | None, settings: tuple[str, ...], values: bool, as_json: bool
-) -> int:
+    debug: bool, sources: tuple[str, ...], arch: str | None, settings: tuple[str, ...], values: bool,
+    from_format: str | None, as_json: bool,
+) -> int:  # fmt: skip
     """Say whether each SRC fits its architecture: names, shapes, ties, params; and if not, why not.
 
     Without --arch the architecture is chosen by evidence: a note in the file, a config.json beside it, its metadata,
     its tensors' names. SRC fits where load_state_dict(strict=True) would take it. Only headers are read.
     """
-    question = _Question(arch, settings, values)
+    question = _Question(arch, settings, values, from_format)
     documents: list[Json] = []
     worst = 0
     for source in sources:
@@ -80,12 +82,16 @@ class _Question:
     arch: str | None
     settings: tuple[str, ...]
     values: bool
+    from_format: str | None
 
     def ask(self, source: str) -> Validation:
         import ckptconv
 
         with Bar("reading") as bar:
-            return ckptconv.validate(source, arch=self.arch, settings=self.settings, values=self.values, progress=bar)
+            return ckptconv.validate(
+                source, arch=self.arch, settings=self.settings, format=self.from_format, values=self.values,
+                progress=bar,
+            )  # fmt: skip
 
 
 def _show(result: Validation, *, titled: bool) -> None:

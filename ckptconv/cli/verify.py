@@ -53,13 +53,14 @@ Later, or on another machine:
     help="Without B: run A on the inputs that FILE has, and compare with the outputs saved there.",
 )
 @click.option("--force", is_flag=True, help="Replace the file of --save-outputs if it exists.")
+@options.from_each
 @options.json_
 @options.debug
 @options.help_
 def command(
     first: str, second: str | None, arch: str | None, settings: tuple[str, ...], device: str, inputs: tuple[str, ...],
     arrays: str | None, samples: int, seed: int, rtol: float | None, atol: float | None, saved: str | None,
-    recorded: str | None, force: bool, as_json: bool,
+    recorded: str | None, force: bool, from_format: str | None, from_a: str | None, from_b: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Do A and B compute the same?
 
@@ -78,19 +79,26 @@ def command(
         raise click.UsageError("--outputs brings its own inputs", click.get_current_context())
     if saved and (rtol is not None or atol is not None):
         raise click.UsageError("--rtol and --atol are for comparing", click.get_current_context())
+    if second is None and from_b is not None:
+        raise click.UsageError("--from-b needs B", click.get_current_context())
+    first_format = from_a or from_format
     said = _Said(arch=arch, settings=settings, device=cast("Literal['cpu', 'cuda']", device), inputs=inputs)
     with Bar("verifying") as bar:
         if saved is not None:
             result: ckptconv.Verification | ckptconv.Saved = ckptconv.save_outputs(
-                first, saved, **said, arrays=arrays, samples=samples, seed=seed, force=force, progress=bar
-            )
+                first, saved, **said, format=first_format, arrays=arrays, samples=samples, seed=seed, force=force,
+                progress=bar,
+            )  # fmt: skip
         elif recorded is not None:
-            result = ckptconv.verify_outputs(first, recorded, **said, rtol=rtol, atol=atol, progress=bar)
+            result = ckptconv.verify_outputs(
+                first, recorded, **said, format=first_format, rtol=rtol, atol=atol, progress=bar
+            )
         else:
             assert second is not None
             result = ckptconv.verify(
-                first, second, **said, arrays=arrays, samples=samples, seed=seed, rtol=rtol, atol=atol, progress=bar
-            )
+                first, second, **said, first_format=first_format, second_format=from_b or from_format, arrays=arrays,
+                samples=samples, seed=seed, rtol=rtol, atol=atol, progress=bar,
+            )  # fmt: skip
     if as_json:
         output.emit_json(result.to_dict())
     elif isinstance(result, ckptconv.Saved):

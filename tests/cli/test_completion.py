@@ -31,6 +31,7 @@ def offered(line: str) -> list[str]:
         ("ckptconv validate a.pth b", ["file,b"]),
         ("ckptconv convert a b --to safetensors-", ["plain,safetensors-sharded"]),
         ("ckptconv convert a b --from torchs", ["plain,torchscript"]),
+        ("ckptconv diff a b --from-b torchs", ["plain,torchscript"]),
         ("ckptconv convert a b --arch mlp", ["plain,mlp"]),
         ("ckptconv convert a b --arch ./models.py", ["file,./models.py"]),
         ("ckptconv convert a b --allow-loss op", ["plain,opaque"]),

@@ -150,7 +150,7 @@ def _opened(folder: Folder, names: Sequence[str], first: Source) -> list[Source]
         shown = listed([repr(name) for name in missing], 6)
         raise CorruptFileError(
             f"{len(missing)} of {len(names)} parts missing: {shown}", path=first.path,
-            hint="copy the whole set into this folder; convert --from gguf takes this part alone",
+            hint="copy the whole set into this folder; --from gguf takes this part alone",
         )  # fmt: skip
     return opened
 
