@@ -72,10 +72,15 @@ def tensor(
     device: str = "cpu",
 ) -> bytes:
     """A pickled tensor: four floats of storage "0", unless something else is asked for."""
-    pid = b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text(device) + _int(numel) + b"tQ"
+    held = bare_storage(key, numel, storage=storage, device=device)
     return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + offset + size + stride + b"\x89ccollections\nOrderedDict\n)RtR"
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + held + offset + size + stride + b"\x89ccollections\nOrderedDict\n)RtR"
     )
+
+
+def bare_storage(key: str = "0", numel: int = 4, *, storage: str = "FloatStorage", device: str = "cpu") -> bytes:
+    """A pickled storage, which a tensor would view."""
+    return b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text(device) + _int(numel) + b"tQ"
 
 
 def state_dict(**entries: bytes) -> bytes:

@@ -23,7 +23,7 @@ from ckptconv.formats.torch.find import Hole, find_state_dicts
 from ckptconv.formats.torch.modules import ModuleState, Path
 from ckptconv.formats.torch.numpy_values import NumpyDType, NumpyStub
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
-from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub, WrappedTensor
+from ckptconv.formats.torch.stubs import RefusedTensor, StorageStub, TensorStub, WrappedTensor, as_tensor
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -241,9 +241,8 @@ class _Planter:
                 array = parts.value() if parts else None
                 return array or Opaque("numpy.ndarray", "constructed", state=self._node(state, (*path, "state")))
             case StorageStub():
-                raise UnsupportedError(
-                    f"{spell_path(path) or 'the root'} is a bare storage without a tensor", hint="save tensors"
-                )
+                name, elements = as_tensor(value)
+                return Opaque(name, "constructed", (self._ref(elements, path),))
             case NumpyDType():
                 return Opaque("numpy.dtype", "constructed", (value.order + value.code,))
             case _:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TorchValue
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.pickle import Global, Thing
@@ -15,7 +16,6 @@ from ckptconv.formats.torch.pickle import Global, Thing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.core.dtypes import DType
     from ckptconv.formats.torch.pickle import Value
 
 
@@ -55,6 +55,19 @@ class TensorStub:
     conj: bool = False
     neg: bool = False
     attributes: dict[str, Value] = field(default_factory=dict)
+
+
+def as_tensor(storage: StorageStub) -> tuple[str, TensorStub]:
+    """The class of a storage that stands by itself, without a tensor to view it, and its elements: bytes, where no
+    tensor says what they are.
+    """
+    if storage.dtype is None:
+        name = f"torch.storage.{dtypes.UNTYPED}"
+    elif isinstance(storage, QuantizedStorageStub):
+        name = f"torch.{dtypes.QUANTIZED_STORAGE_BY_DTYPE[storage.quantized]}"
+    else:
+        name = f"torch.{dtypes.STORAGE_CLASS_BY_DTYPE[storage.dtype]}"
+    return name, TensorStub(storage, storage.dtype or DType.U8, 0, (storage.numel,), (1,))
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 import ckptconv
 from ckptconv.errors import CkptconvError, UnknownFormatError, UnsupportedError
@@ -22,10 +21,6 @@ def error_of(path: Path) -> CkptconvError:
     assert error.value.path == path
     assert "\n" not in str(error.value)
     return error.value
-
-
-def test_a_bare_storage(tmp_path: Path) -> None:
-    error_of(saved(tmp_path / "x.pth", {"s": torch.ones(2).untyped_storage()}))
 
 
 def test_a_plain_tensor_on_a_quantized_storage(tmp_path: Path) -> None:
