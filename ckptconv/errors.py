@@ -114,7 +114,7 @@ class DamagedTensorError(CorruptFileError):
 
     def __init__(self, name: str, *, path: str | PathLike[str] | None = None) -> None:
         super().__init__(
-            f"tensor {name!r} is damaged: its bytes fail their recorded CRC-32",
+            f"tensor {name!r} is damaged: its bytes fail their recorded checksum",
             path=path,
             hint="copy the file again from where it came",
         )

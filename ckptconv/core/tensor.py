@@ -56,7 +56,7 @@ class SpanFile(Protocol):
 
 @dataclass(slots=True, unsafe_hash=True)
 class ByteSpan:
-    """`length` bytes at `offset` of an open file, and the CRC-32 recorded for them (None: none was).
+    """`length` bytes at `offset` of an open file, and the CRC-32 or CRC-32C recorded for them (None: none was).
 
     `crc32` may be a function where finding it takes a read; `recorded_crc32` is the number either way.
     """
@@ -65,6 +65,7 @@ class ByteSpan:
     offset: int
     length: int
     crc32: int | Callable[[], int | None] | None = None
+    crc32c: int | None = None
 
     @property
     def recorded_crc32(self) -> int | None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import xxhash
 from zlib_ng import zlib_ng
 
+from ckptconv.io.crc32c import Crc32c
+
 if TYPE_CHECKING:
     from ckptconv.core.tensor import ByteSpan
 
@@ -30,12 +32,36 @@ def tail_crc32(whole: int, head: int, length: int) -> int:
     return whole ^ zlib_ng.crc32_combine(head, 0, length)
 
 
-def span_crc32(span: ByteSpan) -> int:
-    """CRC-32 of the bytes of a span; one pass in constant memory."""
-    value = 0
-    for start in range(0, span.length, CHUNK):
-        value = crc32(span.file.read_at(span.offset + start, min(CHUNK, span.length - start)), value)
-    return value
+class SpanCheck:
+    """Holds the bytes of a span, as they pass, against the checksum that was recorded for it, if one was."""
+
+    def __init__(self, span: ByteSpan) -> None:
+        self._recorded, self._crc = span.recorded_crc32, 0
+        self._recorded_c = span.crc32c
+        self._crc_c = None if self._recorded_c is None else Crc32c()
+        self.needed = self._recorded is not None or self._crc_c is not None
+
+    def update(self, data: memoryview, crc: int | None = None) -> None:
+        """Go on with these bytes; `crc`: the CRC-32 of all so far, where it is known."""
+        if self._recorded is not None:
+            self._crc = crc32(data, self._crc) if crc is None else crc
+        if self._crc_c is not None:
+            self._crc_c.update(data)
+
+    @property
+    def holds(self) -> bool:
+        """Whether those were the bytes that were summed."""
+        if self._crc_c is not None and self._crc_c.value != self._recorded_c:
+            return False
+        return self._recorded in (None, self._crc)
+
+
+def is_damaged(span: ByteSpan) -> bool:
+    """Whether the bytes of a span fail their recorded checksum; one pass in constant memory, where there is one."""
+    check = SpanCheck(span)
+    for start in range(0, span.length if check.needed else 0, CHUNK):
+        check.update(span.file.read_at(span.offset + start, min(CHUNK, span.length - start)))
+    return not check.holds
 
 
 class ContentHash:

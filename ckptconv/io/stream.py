@@ -14,7 +14,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import DamagedTensorError
-from ckptconv.io.checksum import CHUNK, ContentHash, crc32, span_crc32
+from ckptconv.io.checksum import CHUNK, ContentHash, SpanCheck, crc32, is_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,8 +93,8 @@ class Streamer:
 
     def _copy(self, job: Job, buffer: memoryview) -> Sums:
         span = job.tensor.span
-        own_check = span is not None and job.tensor.depends == (span,) and span.recorded_crc32 is not None
-        if not own_check:
+        check = SpanCheck(span) if span is not None and job.tensor.depends == (span,) else None
+        if check is None:
             self._check_dependencies(job)
         crc = 0
         content = ContentHash() if self._content else None
@@ -102,8 +102,10 @@ class Streamer:
         for chunk in chunks(job.tensor, buffer, self._gathering):
             if self._stop.is_set():
                 break
-            if self._crc or own_check:
+            if self._crc:
                 crc = crc32(chunk, crc)
+            if check is not None:
+                check.update(chunk, crc if self._crc else None)
             if content is not None:
                 content.update(chunk)
             self._target.write_at(position, chunk)
@@ -111,7 +113,7 @@ class Streamer:
             self._advance(len(chunk))
             del chunk  # a gathered block is let go of before the next one is made
         else:
-            if own_check and span is not None and crc != span.recorded_crc32:
+            if check is not None and span is not None and not check.holds:
                 raise DamagedTensorError(job.name, path=_path_of(span))
         return Sums(crc, content.hexdigest() if content else "")
 
@@ -122,8 +124,7 @@ class Streamer:
                 if span in self._checked:
                     continue
                 self._checked.add(span)
-            recorded = span.recorded_crc32
-            if recorded is not None and span_crc32(span) != recorded:
+            if is_damaged(span):
                 raise DamagedTensorError(job.name, path=_path_of(span))
 
     def _advance(self, count: int) -> None:

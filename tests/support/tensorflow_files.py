@@ -21,9 +21,20 @@ def field(number: int, value: int | bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
+def masked(data: bytes) -> bytes:
+    """The CRC-32C as it is stored."""
+    crc = crc32c(data)
+    return pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
 def entry(dtype: int, shape: tuple[int, ...], offset: int, size: int, shard: int = 0, more: bytes = b"") -> bytes:
     sizes = b"".join(field(2, field(1, n)) for n in shape)
     return field(1, dtype) + field(2, sizes) + field(3, shard) + field(4, offset) + field(5, size) + more
+
+
+def summed(data: bytes) -> bytes:
+    """The field of an entry that says the checksum of its bytes."""
+    return varint(6 << 3 | 5) + masked(data)
 
 
 HEADER = field(1, 1) + field(3, field(1, 1))
@@ -37,8 +48,7 @@ def rows(entries: Mapping[bytes, bytes]) -> bytes:
 def block(rows: bytes, compression: int = 0) -> bytes:
     """Entries with a restart, a kind of compression, and their checksum."""
     body = rows + pack("<II", 0, 1) + bytes([compression])
-    crc = crc32c(body)
-    return body + pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    return body + masked(body)
 
 
 def table(first_rows: bytes, compression: int = 0) -> bytes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError, UnsupportedError
-from ckptconv.formats.tensorflow.table import bad, varint
+from ckptconv.formats.tensorflow.table import bad, unmasked, varint
 from ckptconv.io.limits import MAX_FILES, MAX_RANK
 
 if TYPE_CHECKING:
@@ -39,13 +39,16 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A tensor: the number of its type, its shape, where its bytes are; its slices, where it is stored in such."""
+    """A tensor: the number of its type, its shape, where its bytes are and the CRC-32C that is recorded of them; its
+    slices, where it is stored in such.
+    """
 
     dtype: int
     shape: tuple[int, ...]
     shard: int
     offset: int
     size: int
+    crc32c: int
     slices: tuple[tuple[Extent, ...], ...]
 
 
@@ -73,7 +76,7 @@ def read_header(data: bytes) -> Header:
 
 def read_entry(data: bytes) -> Entry:
     """An entry. Raises CorruptFileError, LimitError."""
-    dtype = shard = offset = size = 0
+    dtype = shard = offset = size = crc = 0
     shape: tuple[int, ...] = ()
     slices: list[tuple[Extent, ...]] = []
     for number, value in _fields(data):
@@ -88,9 +91,11 @@ def read_entry(data: bytes) -> Entry:
                 offset = value
             case 5, int():
                 size = value
+            case 6, int():
+                crc = value
             case 7, bytes():
                 slices.append(tuple(_extent(part) for n, part in _fields(value) if n == 1 and isinstance(part, bytes)))
-    return Entry(dtype, shape, shard, offset, size, tuple(slices))
+    return Entry(dtype, shape, shard, offset, size, unmasked(crc), tuple(slices))
 
 
 def _shape(data: bytes) -> tuple[int, ...]:

@@ -3,14 +3,14 @@
 Names are TensorFlow's, slashes and all. `tf.train.Checkpoint` calls a variable by the way to it through its objects
 (``model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE``), and keeps the variable's own name (``dense/kernel``)
 in its graph of these: that is its name here, where no other variable has it. An optimizer's variables are extras, and
-texts (the graph is one) metadata. The CRC-32C of a tensor is not looked at.
+texts (the graph is one) metadata. The CRC-32C of a tensor is checked as its bytes pass, that of a text as it is read.
 """
 
 from __future__ import annotations
 
 import re
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.dtypes import DType
@@ -29,6 +29,7 @@ from ckptconv.formats.tensorflow.bundle import (
     variable_names,
 )
 from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries, varint
+from ckptconv.io.crc32c import crc32c
 from ckptconv.io.folder import Folder
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
@@ -208,7 +209,7 @@ class _Reader:
                 f"{file!r} is cut short: {name!r} should end at {entry.offset + entry.size:,}, and it has {data.size:,}"
                 " bytes", hint=HINT,
             )  # fmt: skip
-        return ByteSpan(data, entry.offset, entry.size)
+        return ByteSpan(data, entry.offset, entry.size, crc32c=entry.crc32c)
 
     def _info(self, name: str, entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
         dtype = DTYPES.get(entry.dtype)
@@ -272,14 +273,22 @@ class _Reader:
         for _ in range(count):
             length, at = varint(data, at)
             lengths.append(length)
-        at += 4
+        sums, at = data[at : at + 4], at + 4
         if at + sum(lengths) != len(data):
             raise bad(f"{name!r} has {len(data):,} bytes, and its texts ask for {at + sum(lengths):,}")
         texts = []
         for length in lengths:
             texts.append(data[at : at + length])
             at += length
+        if data and self._sum_of_texts(lengths, sums, texts) != span.crc32c:
+            raise CorruptFileError(f"the texts of {name!r} fail their recorded checksum", hint=HINT)
         return _nested(texts, entry.shape) if texts else []
+
+    def _sum_of_texts(self, lengths: list[int], sums: bytes, texts: list[bytes]) -> int:
+        """The CRC-32C of texts: of their lengths as numbers, of the four bytes behind these, of the texts."""
+        order: Literal["big", "little"] = "big" if self.header.swapped else "little"
+        numbers = (length.to_bytes(4 if length < 1 << 32 else 8, order) for length in lengths)
+        return crc32c(b"".join((*numbers, sums, *texts)))
 
 
 def _is_slot(key: str, tensors: Mapping[str, LazyTensor]) -> bool:

@@ -79,7 +79,7 @@ def _block(source: Source, offset: int, length: int) -> Iterator[tuple[bytes, by
     if offset + length + TRAILER > source.size - FOOTER or length < 4:
         raise bad("a block lies past its end")
     data = bytes(source.read_at(offset, length + TRAILER))
-    if _masked(crc32c(data[: length + 1])) != int.from_bytes(data[length + 1 :], "little"):
+    if crc32c(data[: length + 1]) != unmasked(int.from_bytes(data[length + 1 :], "little")):
         raise bad("a block's checksum does not hold")
     if data[length]:
         raise UnsupportedError("the index is compressed", hint="load it with TensorFlow, and save it again")
@@ -107,6 +107,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
         raise bad("a number is cut short, or of more than 64 bits") from None
 
 
-def _masked(crc: int) -> int:
-    """As it is stored, so that the CRC of data with CRCs in it stays a good one."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+def unmasked(stored: int) -> int:
+    """A CRC-32C of how it is stored, which is so that the CRC of data with CRCs in it stays a good one."""
+    turned = (stored - 0xA282EAD8) & 0xFFFFFFFF
+    return (turned >> 17 | turned << 15) & 0xFFFFFFFF

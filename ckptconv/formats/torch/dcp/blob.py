@@ -13,7 +13,7 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError
 from ckptconv.formats.torch.read import Saved, open_saved
 from ckptconv.formats.torch.stubs import TensorStub
-from ckptconv.io.checksum import span_crc32
+from ckptconv.io.checksum import is_damaged
 from ckptconv.io.stream import GATHER_BLOCK
 from ckptconv.io.zip import ZipArchive
 
@@ -119,8 +119,7 @@ class Blob:
     def _check(self, tensor: LazyTensor) -> None:
         """Check a storage that is not the image itself, once, before anything is taken from it."""
         for span in tensor.depends:
-            recorded = span.recorded_crc32
-            if recorded is not None and span_crc32(span) != recorded:
+            if is_damaged(span):
                 raise DamagedTensorError(self._name, path=self.path)
 
 
