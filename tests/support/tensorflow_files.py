@@ -37,6 +37,13 @@ def summed(data: bytes) -> bytes:
     return varint(6 << 3 | 5) + masked(data)
 
 
+def text(value: bytes) -> tuple[bytes, bytes]:
+    """The bytes of a text, and the field of their checksum."""
+    length = pack("<I", len(value))
+    sums = masked(length)
+    return varint(len(value)) + sums + value, summed(length + sums + value)
+
+
 HEADER = field(1, 1) + field(3, field(1, 1))
 
 

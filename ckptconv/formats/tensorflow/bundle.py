@@ -12,7 +12,6 @@ A star: repeated. What is absent is 0. An entry with slices has no bytes of its 
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -125,8 +124,8 @@ def _extent(data: bytes) -> Extent:
 
 
 def variable_names(graph: bytes) -> dict[str, str]:
-    """The names that variables have of their own, by the keys that a graph of objects gives them; those alone that one
-    variable has. Raises CorruptFileError.
+    """The names that variables have of their own, by the keys that a graph of objects gives them; several may have one
+    name. Raises CorruptFileError.
     """
     names: dict[str, str] = {}
     for node in _messages(graph, 1):
@@ -134,8 +133,7 @@ def variable_names(graph: bytes) -> dict[str, str]:
             texts = {number: value for number, value in _fields(attribute) if isinstance(value, bytes)}
             if texts.get(2) and texts.get(3):
                 names[texts[3].decode("utf-8", "replace")] = texts[2].decode("utf-8", "replace")
-    counts = Counter(names.values())
-    return {key: name for key, name in names.items() if counts[name] == 1}
+    return names
 
 
 def _messages(data: bytes, wanted: int) -> Iterator[bytes]:

@@ -2,13 +2,15 @@
 
 Names are TensorFlow's, slashes and all. `tf.train.Checkpoint` calls a variable by the way to it through its objects
 (``model/layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE``), and keeps the variable's own name (``dense/kernel``)
-in its graph of these: that is its name here, where no other variable has it. An optimizer's variables are extras, and
-texts (the graph is one) metadata. The CRC-32C of a tensor is checked as its bytes pass, that of a text as it is read.
+in its graph of these: that is its name here, where no other variable has it. What Keras exports twice is read once: the
+index shows that it is the same (name, type, shape, checksum). An optimizer's variables are extras, and texts (the graph
+is one) metadata. The CRC-32C of a tensor is checked as its bytes pass, that of a text as it is read.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +38,7 @@ from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
     from ckptconv.io.source import Source
 
@@ -72,6 +74,9 @@ _NO_MODELS = re.compile(
 """Keys of what an optimizer holds, of metrics, and of counts. A model's own variables may be named by the way that
 leads to them through the optimizer, as Keras 3 has it: TensorFlow takes the first way that it finds.
 """
+
+EXPORTED, EXPORTED_AGAIN = "variables/", "_all_variables/"
+"""How the keys of variables begin that Keras' ``Model.export`` stores, and those of the copies that its layers hold."""
 
 MAX_TEXT = 64 << 20
 """Bytes of all texts together, which are read as the checkpoint is opened."""
@@ -179,8 +184,11 @@ class _Reader:
 
     def _checkpoint(self, tensors: dict[str, LazyTensor], texts: dict[str, MetaNode]) -> Checkpoint:
         graph = texts.get(GRAPH)
-        names = variable_names(graph) if isinstance(graph, bytes) else {}
-        names = {key: name for key, name in names.items() if name not in tensors}
+        said = variable_names(graph) if isinstance(graph, bytes) else {}
+        for key in self._copies(said):
+            tensors.pop(key, None)
+        counts = Counter(name for key, name in said.items() if key in tensors)
+        names = {key: name for key, name in said.items() if counts[name] == 1 and name not in tensors}
         beside = {key for key in tensors if _NO_MODELS.match(key) or _is_slot(key, tensors)}
         extras = {names.get(key, key): tensor for key, tensor in tensors.items() if key in beside}
         model = {names.get(key, key): tensor for key, tensor in tensors.items() if key not in beside}
@@ -191,6 +199,28 @@ class _Reader:
             model, extras=extras, root=root,
             format="tensorflow", notes=Notes(source="tensorflow"), findings=tuple(self.findings), file=self.folder,
         )  # fmt: skip
+
+    def _copies(self, names: Mapping[str, str]) -> list[str]:
+        """The keys under which Keras' ``Model.export`` stores variables that it lists, and has stored, once already."""
+        seen = Counter(self._content(key, name) for key, name in names.items() if key.startswith(EXPORTED))
+        copies = []
+        for key, name in names.items():
+            content = self._content(key, name)
+            if key.startswith(EXPORTED_AGAIN) and content is not None and seen[content]:
+                seen[content] -= 1
+                copies.append(key)
+        if copies:
+            count = "a variable is" if len(copies) == 1 else f"{len(copies):,} variables are"
+            message = f"{count} stored twice, as {EXPORTED}… and {EXPORTED_AGAIN}…, and read once"
+            self.findings.append(Finding("stored-twice", "info", copies[0], message))
+        return copies
+
+    def _content(self, key: str, name: str) -> Hashable:
+        """What is equal where two keys are of one variable, as far as the index says it; None where it does not."""
+        entry = self.entries.get(key.encode())
+        if entry is None or entry.slices:
+            return None
+        return name, entry.dtype, entry.shape, entry.size, entry.crc32c
 
     def _span(self, name: str, entry: Entry) -> ByteSpan:
         """Where an entry's bytes are."""

@@ -21,7 +21,7 @@ from ckptconv.errors import (
     UnsupportedError,
     UsageError,
 )
-from tests.support.tensorflow_files import HEADER, entry, field, rows, summed, table
+from tests.support.tensorflow_files import HEADER, entry, field, rows, summed, table, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +35,7 @@ def read_by_tensorflow(name: str) -> dict[str, np.ndarray]:
         return {key.partition("|")[2]: arrays[key] for key in arrays.files if key.startswith(f"{name}|")}
 
 
-@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if "keras" not in name])
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if "keras" not in name and "exported" not in name])
 def test_every_tensor_is_what_tensorflow_reads(name: str) -> None:
     expected = read_by_tensorflow(name)
     with ckptconv.open(OTHERS / f"{name}.index") as checkpoint:
@@ -86,6 +86,36 @@ def test_variables_have_their_own_names_and_an_optimizers_are_extras() -> None:
         assert checkpoint.extras.keys() == {"iteration", "learning_rate", *SLOTS}
         assert len(checkpoint.all_tensors) == len(expected)
         assert isinstance(checkpoint.metadata["_CHECKPOINTABLE_OBJECT_GRAPH"], bytes)
+
+
+def test_variables_that_keras_exports_twice_are_read_once() -> None:
+    with (
+        np.load(OTHERS / "tensorflow-exported.npz") as expected,
+        ckptconv.open(OTHERS / "tensorflow-exported.ckpt.index") as checkpoint,
+    ):
+        assert checkpoint.keys() == set(expected.files)
+        for name, tensor in checkpoint.items():
+            assert tensor.numpy().tolist() == expected[name].tolist()
+        assert not checkpoint.extras
+        (finding,) = checkpoint.findings
+        assert finding.message == "10 variables are stored twice, as variables/… and _all_variables/…, and read once"
+
+
+def test_a_copy_is_of_the_name_type_shape_and_checksum(tmp_path: Path) -> None:
+    listed = {"variables/0": "a", "variables/1": "b", "variables/2": "c", "variables/3": "d"}
+    again = {"_all_variables/0": "a", "_all_variables/1": "b", "_all_variables/2": "other", "_all_variables/3": "d"}
+    zeros, ones = bytes(8), bytes.fromhex("0000803f0000803f")
+    like = {key: entry(1, (2,), 0, 8, more=summed(zeros)) for key in (*listed, *again)}
+    like["_all_variables/1"] = entry(1, (2,), 8, 8, more=summed(ones))
+    like["_all_variables/3"] = entry(3, (2,), 0, 8, more=summed(zeros))
+    nodes = (field(2, field(2, n.encode()) + field(3, k.encode())) for k, n in (listed | again).items())
+    graph, sums = text(b"".join(field(1, node) for node in nodes))
+    like["_CHECKPOINTABLE_OBJECT_GRAPH"] = entry(7, (), 16, len(graph), more=sums)
+    entries = {b"": HEADER, **{key.encode(): like[key] for key in sorted(like)}}
+    with ckptconv.open(made(tmp_path, entries, zeros + ones + graph)) as checkpoint:
+        assert checkpoint.keys() == {
+            "a", "variables/1", "_all_variables/1", "c", "other", "variables/3", "_all_variables/3"
+        }  # fmt: skip
 
 
 def test_a_keras_model_becomes_torchs(tmp_path: Path) -> None:
