@@ -10,6 +10,7 @@ PyTorch's exporters keep a parameter's name unless they compute something from i
                           outputs carry their names. Whether they were tied or only equal is not known; they
                           are read as equal.
     recurrent layers      are packed, their gates in another order: see `recurrent`.
+    graphs in graphs      have a prefix before their tensors' names: see `inlined`.
     batch norm            is folded into the convolution before it: equivalent weights, not the model's own. The newer
                           exporter keeps the convolution's names, and notes the rewriting; the older makes new ones.
 
@@ -26,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.onnx.graph import subgraphs
+from ckptconv.formats.onnx.inlined import inlined
 from ckptconv.formats.onnx.lost import Lost, find_lost
 from ckptconv.formats.onnx.lost import is_given as is_given
 from ckptconv.formats.onnx.recurrent import Packed, find_packed
@@ -49,6 +51,7 @@ _RULE, _FOLDING = "pkg.onnxscript.rewriter.rule_name", "FuseBatchNorm"
 class Names:
     """What was found out about the main graph's initializers.
 
+    inlined:    the graph's name → that without the prefix which it got as a graph was put into another.
     transposed: the graph's name → the model's, of matrices that are stored transposed.
     same:       a further name → the initializer that it is equal to.
     folded:     initializers with batch norm folded into them.
@@ -56,6 +59,7 @@ class Names:
     lost:       tensors that keep a name that was made up, in the order in which the graph uses them.
     """
 
+    inlined: dict[str, str] = field(default_factory=dict)
     transposed: dict[str, str] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
@@ -64,8 +68,8 @@ class Names:
 
 
 def find(model: Model, graph: Graph, window: Window) -> Names:
-    """Names for the initializers of the main graph. Reads properties of the few nodes that it looks at."""
-    names = Names()
+    """Names for the initializers of the main graph, and for any tensor with a prefix. Reads properties of few nodes."""
+    names = Names(inlined(model, graph))
     if model.texts.get(2) != "pytorch":
         return names
     stored = {header.name: header for header in graph.initializers}
@@ -86,6 +90,8 @@ def find(model: Model, graph: Graph, window: Window) -> Names:
     names.packed = find_packed(graph, uses, window)
     _drop_clashes(names, stored)
     known = {*names.transposed, *names.folded, *(one.stored for one in names.packed.values())}
+    explained = {*known, *names.same.values()}
+    names.inlined = {old: new for old, new in names.inlined.items() if old not in explained}
     names.lost = find_lost(graph, stored, uses, known, list(names.packed), window)
     return names
 
@@ -136,7 +142,8 @@ def _folded(node: Node, window: Window) -> Sequence[str]:
 
 def _drop_clashes(names: Names, stored: dict[str, TensorHeader]) -> None:
     """Keep only what gives every name to one tensor."""
-    wanted = Counter([*names.transposed.values(), *names.same, *names.packed])
+    wanted = Counter([*names.inlined.values(), *names.transposed.values(), *names.same, *names.packed])
+    names.inlined = {old: new for old, new in names.inlined.items() if wanted[new] == 1}
     names.transposed = {old: new for old, new in names.transposed.items() if wanted[new] == 1 and new not in stored}
     names.same = {new: kept for new, kept in names.same.items() if wanted[new] == 1}
     if any(wanted[new] > 1 for new in names.packed):  # a packed tensor is taken apart whole or not at all

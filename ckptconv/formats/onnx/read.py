@@ -134,12 +134,13 @@ def _is_weight(header: TensorHeader, name: str) -> bool:
 def _renamed(tensors: dict[str, LazyTensor], found: Names, noted: dict[str, object]) -> dict[str, LazyTensor]:
     """The tensors under the names that were found, transposed ones the right way round."""
     named: dict[str, LazyTensor] = {}
+    found.inlined = {old: new for old, new in found.inlined.items() if old in tensors and new not in tensors}
     for name, tensor in tensors.items():
         new = found.transposed.get(name)
         turned = None if new is None or new in tensors else _transposed(tensor)
         if new is None or turned is None:
             found.transposed.pop(name, None)
-            named[name] = tensor
+            named[found.inlined.get(name, name)] = tensor
         else:
             named[new] = turned
     for new, kept in found.same.items():
@@ -154,8 +155,8 @@ def _renamed(tensors: dict[str, LazyTensor], found: Names, noted: dict[str, obje
         found.packed.clear()
     if lost := [one.to_dict() for one in found.lost if one.name in named]:
         noted["unnamed"] = lost
-    if found.transposed:
-        noted["renamed"] = {new: old for old, new in found.transposed.items()}
+    if renamed := {new: old for old, new in (found.inlined | found.transposed).items()}:
+        noted["renamed"] = renamed
     return named
 
 
@@ -187,6 +188,10 @@ def _about(graph: Graph, noted: dict[str, object]) -> list[Finding]:
 
 def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
     findings = []
+    if found.inlined:
+        pairs = [f"{new!r} is the graph's {old!r}" for old, new in found.inlined.items()]
+        message = f"prefixes of graphs that were put into this one are left out: {listed(pairs)}"
+        findings.append(Finding("inlined", "info", next(iter(found.inlined.values())), message))
     if found.transposed:
         pairs = [f"{new!r} is the graph's {old!r}" for old, new in found.transposed.items()]
         message = f"weights of linear layers have their names back, and are transposed: {listed(pairs)}"

@@ -97,7 +97,7 @@ def _match(
 
 
 def _hole(checkpoint: Checkpoint, stored: str, found: naming.Names, record: Record) -> Hole | None:
-    name = record.names.get(stored, stored)
+    name = record.names.get(stored, found.inlined.get(stored, stored))
     if name in checkpoint and stored not in record.constants:
         return Hole(name, turned=stored in record.turned)
     turned = found.transposed.get(stored)
