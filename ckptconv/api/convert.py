@@ -241,7 +241,8 @@ def _write(
             raise LossError(over, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
         opened.check_unchanged()
         adapters.check_unchanged()
-        losses, findings = [*result.losses, *over], [*result.findings, *written.findings, *cast]
+        losses = [*result.losses, *over]
+        findings = [*result.findings, *written.findings, *cast, *_renewed(checkpoint, written)]
         result = replace(result, nbytes=written.nbytes, digest=written.digest, losses=losses, findings=findings)
         if verifier is None:
             target.commit()
@@ -253,6 +254,18 @@ def _write(
                 raise NotEquivalentError(result, path=target.path, details=errors)
             target.commit()
     return result
+
+
+def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
+    """A word where the source records a digest for what was written, and it is another than that of what was."""
+    recorded = checkpoint.notes.digest
+    if recorded is None or written.digest in (None, recorded):
+        return []
+    message = (
+        "the source is not what its recorded digest says: it was changed since by something that does not renew the "
+        "digest, or damaged; the target records that of what it holds"
+    )
+    return [Finding("digest", "warning", "", message, recorded, written.digest)]
 
 
 def _write_as(progress: Callable[[int, int], None] | None) -> Callable[[str, Checkpoint, Target], WriteResult]:

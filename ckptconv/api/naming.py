@@ -7,6 +7,7 @@ missing, and their shapes. Which belongs to which is decided in `matching`; here
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
@@ -60,8 +61,8 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
 def _with(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], findings: Sequence[Finding]) -> Checkpoint:
     return Checkpoint(
         tensors, extras=checkpoint.extras, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
-        root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes, findings=tuple(findings),
-        file=checkpoint.file,
+        root=checkpoint.root, format=checkpoint.format, notes=replace(checkpoint.notes, digest=None),
+        findings=tuple(findings), file=checkpoint.file,
     )  # fmt: skip
 
 
