@@ -77,29 +77,24 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         sources = _sources(choice.spec, note, statements, its_own, settings)
         return Resolved(
             choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings),
-            choice.solution, _quantized(config), named, _is_built(config),
+            choice.solution, said.quantized, named, _is_built(config),
         )  # fmt: skip
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
         sources = _sources(spec, note, statements, config, settings)
-        return Resolved(spec.name, "--arch", spec, None, sources, findings, quantized=_quantized(config))
+        return Resolved(spec.name, "--arch", spec, None, sources, findings, quantized=said.quantized)
     from ckptconv.arch.factory import factory_table, is_reference  # few ask for Python
+    from ckptconv.arch.huggingface import ConfigFactory, is_config
 
     if is_reference(arch):
         table = factory_table(arch, statements, settings, infos)
-        return Resolved(table.spec.name, "--arch", table=table)
+        method = (ConfigFactory(Path(arch)).quantized or said.quantized) if is_config(arch) else ""
+        return Resolved(table.spec.name, "--arch", table=table, quantized=method)
     if Path(arch).exists():
         if settings:
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=_table_of(arch))
     raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
-
-
-def _quantized(config: Mapping[str, object] | None) -> str:
-    """The method by which a configuration says that the weights are quantized."""
-    quantization = config.get("quantization_config") if config else None
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return method[:80] if isinstance(method, str) else ""
 
 
 def _class_named(config: Mapping[str, object] | None) -> str:

@@ -13,7 +13,7 @@ from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.api.stated import stated
 from ckptconv.arch.factory import is_reference, made
-from ckptconv.arch.huggingface import as_held, is_config
+from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.samples import InputSpec, shown_inputs
 from ckptconv.checks.recording import Batch, Recording
 from ckptconv.checks.runners import OnnxRunner, TorchRunner, load_weights, machine
@@ -92,7 +92,10 @@ class Side:
             module, _ = self.stack.enter_context(
                 made(arch, stated(self.evidence, self.path).statements, self.request.settings, device="cpu")
             )
-            turned = as_held if is_config(arch) else None
+            turned = None
+            if is_config(arch):
+                refuse_quantized(arch, module, self.checkpoint.keys())
+                turned = as_held
             module = load_weights(module, self.checkpoint, label, "cpu", turned)
             specs = shown_inputs(module)
         else:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.huggingface import method_of
 from ckptconv.arch.statements import CONFIG, PARAMS, Statement, root_statement, settings_in
 from ckptconv.core.report import Finding
 from ckptconv.formats.omegaconf import is_settings, plain_settings
@@ -30,6 +31,11 @@ class Stated:
     config: dict[str, object] | None
     findings: tuple[Finding, ...]
 
+    @property
+    def quantized(self) -> str:
+        """The method by which the weights are said to be quantized; "" where nothing is said of that."""
+        return method_of(self.config or {})
+
 
 def stated(checkpoint: Checkpoint, path: Path) -> Stated:
     """What the checkpoint of this path says, and what lies beside it."""
@@ -48,7 +54,10 @@ def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
     """All that is said, by its key, whatever the place; what is said first counts."""
     said: dict[object, MetaNode] = {**checkpoint.metadata}
     path = getattr(checkpoint.file, "path", None)
-    for statement in stated(checkpoint, path).statements if path is not None else ():
+    if path is None:
+        return said
+    found = stated(checkpoint, path)
+    for statement in found.statements:
         for key, value in statement.values.items():
             said.setdefault(key, value)
     return said

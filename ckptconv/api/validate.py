@@ -159,7 +159,7 @@ def _quantized(arch: str, method: str, words: Sequence[str]) -> Finding:
     """The cause of all the rest: quantizers store other tensors under other names. words: that convert the file."""
     from ckptconv.edits.quantized.config import METHODS
 
-    message = f"config.json says that the weights are quantized ({method!r}); {arch} describes them as they were before"
+    message = f"the weights are quantized ({method!r}, says a file beside them); {arch} describes them as they were"
     line = shlex.join([*words, "plain.safetensors", "--dequantize"])
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)

@@ -19,6 +19,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.statements import CLASS_NAME
@@ -31,7 +32,6 @@ from ckptconv.io.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
 
     import torch
 
@@ -47,9 +47,14 @@ OLDEST = 5
 
 _LEFT_OUT = re.compile(
     r"_?(attn|experts)_implementation(_internal)?|use_kernels|auto_map|use_pretrained_backbone|_name_or_path"
-    r"|(torch_)?dtype"
+    r"|(torch_)?dtype|quantization_config|compression_config"
 )
-"""Keys that say where code or weights are to be had, or how to compute: no tensor's name or shape hangs on them."""
+"""Keys that say where code or weights are to be had, how to compute, or that weights are quantized: the class is the
+same, with the names and shapes that they had before.
+"""
+
+QUANTIZATION = "quantization_config"
+"""The key of a configuration that says how weights are quantized."""
 
 _FLOATS = ("NaN", "Infinity", "-Infinity")
 
@@ -66,6 +71,23 @@ def is_config(reference: str) -> bool:
     return reference.endswith(".json") and not reference.endswith(".index.json")
 
 
+def method_of(config: Mapping[str, object]) -> str:
+    """The method by which a configuration says that the weights are quantized; "" where it says nothing of that."""
+    quantization = config.get(QUANTIZATION)
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return method[:80] if isinstance(method, str) else ""
+
+
+def refuse_quantized(reference: str, module: torch.nn.Module, names: AbstractSet[str]) -> None:
+    """Raise UsageError where the configuration says that weights are quantized, and they are."""
+    method = ConfigFactory(Path(reference)).quantized
+    if method and not has_own_names(module, names) and not has_names_of_disk(module, names):
+        raise UsageError(
+            f"the weights are quantized ({method!r}), under names that the class does not have",
+            hint="ckptconv convert --dequantize makes plain ones",
+        )
+
+
 class ConfigFactory:
     """Makes the module that a ``config.json`` describes; called with changes of its values."""
 
@@ -76,7 +98,8 @@ class ConfigFactory:
                 raise LimitError(f"a configuration of more than {MAX_CONFIG:,} bytes", path=path)
             data = bytes(source.read_at(0, source.size))
         try:
-            document = _without(json.loads(data))
+            said = json.loads(data)
+            document = _without(said)
         except (ValueError, RecursionError) as error:
             raise CorruptFileError(f"it is no JSON: {error}", path=path, hint=_MODEL_FILES) from None
         except LimitError as error:
@@ -90,15 +113,11 @@ class ConfigFactory:
         if not isinstance(document, dict) or not {"architectures", "model_type"} & document.keys():
             raise CorruptFileError("it is no configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
         self.config: dict[str, Any] = document
+        self.quantized = method_of(said)
 
     def __call__(self, **changes: object) -> torch.nn.Module:
         """The module, on torch's current device. Raises MissingExtraError, UsageError, and what transformers raises."""
         config = {**self.config, **changes}
-        if config.get("quantization_config"):
-            raise UsageError(
-                "its weights are quantized, under names that the class does not have",
-                hint="ckptconv convert --dequantize makes plain ones, for a config.json without quantization_config",
-            )
         with _offline():
             try:
                 transformers: Any = importlib.import_module("transformers")

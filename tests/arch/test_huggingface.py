@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import ckptconv
 from ckptconv.arch.huggingface import ConfigFactory, disk_state, is_config
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, MissingExtraError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, MisfitError, MissingExtraError, UsageError
 from tests.arch.real_models import transformers_module
 
 if TYPE_CHECKING:
@@ -230,6 +231,43 @@ def test_what_would_fetch_weights_is_left_out_of_inner_configurations_too(tmp_pa
     assert ConfigFactory(tmp_path / "config.json").config == {"model_type": "x", "a": [{"backbone": "b"}]}
 
 
+@pytest.fixture
+def quantized(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """The Llama with its linear layers in 8-bit floats, one scale for each, as DeepSeek and Qwen release theirs."""
+    state = load_file(folders["tied"] / "model.safetensors")
+    for name in [name for name in state if name.endswith("_proj.weight")]:
+        scale = state[name].abs().max() / 448
+        state[name] = (state[name] / scale).to(torch.float8_e4m3fn)
+        state[f"{name}_scale_inv"] = scale.reshape(1, 1)
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+    method = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    changed(folders, tmp_path, quantization_config=method)
+    return tmp_path
+
+
+def test_quantized_weights_are_said_to_be_that(quantized: Path) -> None:
+    result = ckptconv.validate(quantized, arch=str(quantized / "config.json"))
+    assert not result.valid
+    assert result.findings[0].code == "quantized"
+    assert "'fp8'" in result.findings[0].message
+    assert result.findings[0].hint == f"ckptconv convert {quantized} plain.safetensors --dequantize"
+    with pytest.raises(UsageError, match=r"quantized \('fp8'\)"):
+        ckptconv.verify(quantized, quantized, arch=str(quantized / "config.json"))
+
+
+def test_dequantized_ones_fit_the_class_that_their_configuration_names(quantized: Path, tmp_path: Path) -> None:
+    target, arch = tmp_path / "plain.safetensors", str(quantized / "config.json")
+    ckptconv.convert(quantized, target, edits=ckptconv.Edits(dequantize=True), arch=arch)
+    config = transformers.LlamaConfig(**GROUPED, tie_word_embeddings=True)
+    module = transformers.LlamaForCausalLM(config)
+    found = module.load_state_dict(load_file(target), strict=False)
+    assert found.missing_keys == ["lm_head.weight"], "which is tied"
+    assert not found.unexpected_keys
+    assert ckptconv.validate(target, arch=arch).valid
+    with pytest.raises(MisfitError):
+        ckptconv.convert(quantized, tmp_path / "same.safetensors", arch=arch)
+
+
 def test_without_a_class_it_is_the_bare_model_of_its_kind(folders: dict[str, Path], tmp_path: Path) -> None:
     arch = changed(folders, tmp_path, architectures=None)
     assert ckptconv.validate(folders["tied"], arch=arch).arch == "transformers.LlamaModel"
@@ -245,7 +283,6 @@ def test_without_a_class_it_is_the_bare_model_of_its_kind(folders: dict[str, Pat
         ('{"model_type": "llama", "num_hidden_layers": 1000000000}', LimitError),
         ('{"model_type": "llama", "x": ' + "[" * 800 + "]" * 800 + "}", CorruptFileError),
         ('{"model_type": "x", "text_config": {"encoder_layers": 1000000000}}', LimitError),
-        ('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}', UsageError),
         ('{"model_type": "llama", "hidden_size": "wide"}', UsageError),
         ('{"model_type": "llama", "hidden_size": 4611686018427387904}', UsageError),
         ('{"model_type": "llama", "num_attention_heads": 0}', UsageError),
