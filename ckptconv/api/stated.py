@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.huggingface import method_of
+from ckptconv.arch.huggingface import QUANTIZATION, method_of
 from ckptconv.arch.statements import CONFIG, PARAMS, Statement, root_statement, settings_in
 from ckptconv.core.report import Finding
 from ckptconv.formats.omegaconf import is_settings, plain_settings
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode, Opaque
 
+QUANTIZERS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files in which AutoGPTQ and AutoAWQ say how weights are quantized, beside a config.json that does not, by method."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stated:
@@ -25,16 +28,18 @@ class Stated:
 
     statements: the root of the metadata, the settings below it, a config.json and a params.json beside the file.
     config:     the configuration beside the file, None where there is none.
+    quantization: how the weights are quantized, where a file of the quantizer's own says it and the configuration not.
     """
 
     statements: tuple[Statement, ...]
     config: dict[str, object] | None
     findings: tuple[Finding, ...]
+    quantization: dict[str, object] | None = None
 
     @property
     def quantized(self) -> str:
         """The method by which the weights are said to be quantized; "" where nothing is said of that."""
-        return method_of(self.config or {})
+        return method_of(self.config or {}) or method_of({QUANTIZATION: self.quantization})
 
 
 def stated(checkpoint: Checkpoint, path: Path) -> Stated:
@@ -47,7 +52,17 @@ def stated(checkpoint: Checkpoint, path: Path) -> Stated:
     for name, document in ((CONFIG, config), (PARAMS, params)):
         if document is not None:
             statements.append(Statement(name, dict[object, object](document.items())))
-    return Stated(tuple(statements), config, (*findings, *more))
+    return Stated(tuple(statements), config, (*findings, *more), _quantization(config, beside))
+
+
+def _quantization(config: dict[str, object] | None, beside: Path) -> dict[str, object] | None:
+    if config is not None and QUANTIZATION in config:
+        return None
+    for name, method in QUANTIZERS.items():
+        document, _ = _read_json(beside.with_name(name))
+        if document is not None:
+            return {"quant_method": method, **document}
+    return None
 
 
 def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
@@ -60,6 +75,8 @@ def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
     for statement in found.statements:
         for key, value in statement.values.items():
             said.setdefault(key, value)
+    if found.quantization is not None:
+        said.setdefault(QUANTIZATION, found.quantization)
     return said
 
 

@@ -68,6 +68,17 @@ def test_what_a_quantizer_stores_is_said_to_be_its_doing(model: Path) -> None:
     assert "'gptq'" in result.findings[0].message
 
 
+def test_a_quantizers_own_file_says_it_as_well(model: Path) -> None:
+    configure(model, CONFIG)
+    (model.parent / "quantize_config.json").write_text('{"bits": 4, "group_size": 128, "desc_act": false}')
+    assert validate(model).valid
+    state = torch.load(model)
+    state["model.layers.0.mlp.up_proj.qweight"] = state.pop("model.layers.0.mlp.up_proj.weight")
+    torch.save(state, model)
+    first = validate(model).findings[0]
+    assert (first.code, first.found) == ("quantized", "gptq")
+
+
 def test_a_config_that_the_tensors_contradict_is_a_param_conflict(model: Path) -> None:
     configure(model, {**CONFIG, "intermediate_size": 25})
     result = validate(model)

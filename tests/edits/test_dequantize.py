@@ -83,6 +83,22 @@ def test_where_nothing_says_the_scheme_the_tensors_do(tmp_path: Path, name: str)
     assert same_bits(found["m.weight"], expected["m.weight"]).all()
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("gptq", "awq"))])
+@pytest.mark.parametrize("config", [None, {"torch_dtype": "float16"}])
+def test_what_autogptq_and_autoawq_say_in_files_of_their_own_is_read(tmp_path: Path, name: str, config: object) -> None:
+    """AutoGPTQ's ``quantize_config.json`` does not name its method, nor does AutoAWQ's ``quant_config.json``."""
+    source, expected = case(name)
+    path = folder_of(tmp_path / "m", source)
+    (path.parent / "config.json").unlink()
+    if config is not None:
+        (path.parent / "config.json").write_text(json.dumps(config))
+    said = {key: value for key, value in CASES[name].items() if key != "quant_method"}
+    file = "quantize_config.json" if name.startswith("gptq") else "quant_config.json"
+    (path.parent / file).write_text(json.dumps({**said, "damp_percent": 0.01}))
+    found = plain(path, dtype=[str(expected["m.weight"].dtype).removeprefix("torch.")])
+    assert same_bits(found["m.weight"], expected["m.weight"]).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_fp8_in_blocks_is_what_transformers_loads(tmp_path: Path, dtype: torch.dtype) -> None:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
