@@ -7,17 +7,18 @@ A plug-in that does not load is named and passed over.
 
 from __future__ import annotations
 
+import shlex
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import PluginError, UnknownFormatError, UsageError
+from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import archive, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ckptconv.io.source import Source
@@ -68,6 +69,9 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
 
 MOST_NAMES = 4
 """Files of a folder that an error lists."""
+
+MOST_FOLDERS = 64
+"""Folders in a folder that are looked into for what an error lists."""
 
 
 @cache
@@ -145,6 +149,8 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     files = [name for name in folder.names if name.lower().endswith(suffixes)]
     if not folder.names and not folder.folders:
         return UnknownFormatError("this is a folder without a file in it", hint="check the path")
+    if not files and (parts := _parts(folder)):
+        return _of_parts(folder, "no checkpoint itself", parts)
     if not files:
         return UnknownFormatError(
             "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
@@ -157,10 +163,35 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     )
 
 
+def _parts(folder: Folder) -> list[str]:
+    """The folders in it that hold checkpoints."""
+    found = []
+    for name in folder.folders[:MOST_FOLDERS]:
+        try:
+            if claimed(folder.inside(name)) is not None:
+                found.append(name)
+        except UsageError:  # it holds several
+            found.append(name)
+        except CkptconvError:  # damaged, or nothing that may be read
+            continue
+    return found
+
+
+def _of_parts(folder: Folder, what: str, parts: Sequence[str]) -> UnknownFormatError:
+    paths = [str(folder.path / name) for name in parts]
+    hint = f"name {paths[0]}"
+    if len(paths) > 1:
+        line = shlex.join(["ckptconv", "inspect", *paths])
+        hint = f"name one of them, such as {paths[0]}; {line} shows each"
+    return UnknownFormatError(f"this folder is {what}; in it: {', '.join(map(repr, parts))}", hint=hint)
+
+
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
         for file, what, hint in _FOLDERS:
             if file in source.names:
+                if parts := _parts(source):
+                    return _of_parts(source, what, parts)
                 return UnknownFormatError(f"this folder is {what}", hint=hint)
         return _unknown_folder(source)
     if source.size == 0:

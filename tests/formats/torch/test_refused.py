@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import ckptconv
 from ckptconv.errors import CkptconvError, UnknownFormatError, UnsupportedError
@@ -74,3 +76,41 @@ def test_other_folders_are_named(file: str, hint: str, tmp_path: Path) -> None:
     error = error_of(tmp_path)
     assert isinstance(error, UnknownFormatError)
     assert hint in str(error.hint)
+
+
+def pipeline(folder: Path) -> Path:
+    """As diffusers saves one: a folder for each model, two forms of one of them, and folders without weights."""
+    for name in ("scheduler", "text_encoder", "unet", "vae"):
+        (folder / name).mkdir(parents=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    for file in ("text_encoder/model", "unet/weights", "unet/weights.fp16", "vae/weights"):
+        save_file({"w": torch.ones(2)}, folder / f"{file}.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("index", ["model_index.json", None])
+def test_a_folder_of_checkpoints_lists_them_with_the_command_that_shows_each(index: str | None, tmp_path: Path) -> None:
+    folder = pipeline(tmp_path / "pipe")
+    if index is not None:
+        (folder / index).write_text("{}")
+    error = error_of(folder)
+    assert isinstance(error, UnknownFormatError)
+    assert "'text_encoder', 'unet', 'vae'" in str(error)
+    assert ("diffusers" in str(error)) == (index is not None)
+    parts = [str(folder / name) for name in ("text_encoder", "unet", "vae")]
+    assert error.hint == f"name one of them, such as {parts[0]}; ckptconv inspect {' '.join(parts)} shows each"
+    assert error_of(folder / "scheduler").hint == "name a file inside it"
+
+
+def test_folders_are_looked_into_once_and_not_further(tmp_path: Path) -> None:
+    """Neither a tree of folders, nor one that leads back to itself, is walked through."""
+    pipeline(tmp_path / "above" / "below")
+    (tmp_path / "above" / "back").symlink_to(tmp_path / "above")
+    assert error_of(tmp_path).hint == "name a file inside it"
+    assert error_of(tmp_path / "above").hint == "name a file inside it"
+
+
+def test_a_slash_behind_a_files_name_changes_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"w": torch.ones(2)})
+    with ckptconv.open(f"{path}/") as checkpoint:
+        assert list(checkpoint) == ["w"]
