@@ -15,8 +15,6 @@ from ckptconv.errors import UnsupportedError
 if TYPE_CHECKING:
     import numpy as np
 
-    from ckptconv.core.tensor import LazyTensor
-
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 """Arrays by name: what goes into a network, or comes out of it."""
 
@@ -142,8 +140,3 @@ def to_bytes(values: np.ndarray[Any, Any], dtype: DType) -> bytes:
     codes = values.reshape(-1).view(np.uint8) & np.uint8((1 << dtype.bits) - 1)
     bits = np.unpackbits(codes.reshape(-1, 1), axis=1, bitorder="little")[:, : dtype.bits]
     return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
-
-
-def to_numpy(tensor: LazyTensor) -> np.ndarray[Any, Any]:
-    """The whole tensor as a numpy array of its own memory; read-only where that saves a copy."""
-    return from_bytes(tensor.read(), tensor.info.dtype, tensor.info.shape)

@@ -152,9 +152,9 @@ class LazyTensor:
 
     def numpy(self) -> np.ndarray:
         """The whole tensor as a numpy array (ml_dtypes' element types where numpy has none); maybe read-only."""
-        from ckptconv.core.arrays import to_numpy
+        from ckptconv.core.arrays import from_bytes
 
-        return to_numpy(self)
+        return from_bytes(self.read(), self.info.dtype, self.info.shape)
 
     def to_torch(self, device: str | torch.device = "cpu") -> torch.Tensor:
         """The whole tensor as a torch tensor on `device`. Raises UsageError where that device is not there."""

@@ -38,7 +38,6 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
-from ckptconv.formats.hdf5.headers import CACHE_IMAGE, DRIVER_INFO, read_header
 from ckptconv.io.limits import FREE_HDF5_BYTES, MAX_HDF5_METADATA, MAX_INFLATED_RATIO
 
 if TYPE_CHECKING:
@@ -74,7 +73,10 @@ def claims(source: Source) -> bool:
 
 
 class Hdf5File:
-    """Reads at addresses. What is read in all, and what tensors claim in all, is bounded by the size of the file."""
+    """Reads at addresses. What is read in all, and what tensors claim in all, is bounded by the size of the file.
+
+    root, extension: addresses of two object headers: the root group's, and that of what the superblock says besides.
+    """
 
     def __init__(self, source: Source | Window, whole: ByteSpan | None = None) -> None:
         """Read the superblock. `whole` says where the source lies in another file.
@@ -94,15 +96,12 @@ class Hdf5File:
         self._claimable = FREE_HDF5_BYTES + MAX_INFLATED_RATIO * self.size
         self.offsets = self.lengths = 8
         data = self.read(0, min(_LONGEST, self.size))
-        self.root, extension, end = self._superblock(data)
+        self.root, self.extension, end = self._superblock(data)
         if not base < end <= source.size:
             raise CorruptFileError(
                 f"the file ends at byte {source.size:,}, and its superblock says {end:,}",
                 hint="the file is cut short: copy it again from where it came",
             )
-
-        if extension is not None:
-            self._check_extension(extension)
 
     def _superblock(self, data: bytes) -> tuple[int, int | None, int]:
         """The addresses of the root group's header and of the superblock's extension, and the end of the file."""
@@ -123,7 +122,7 @@ class Hdf5File:
             if extension is not None or flags:
                 raise damaged("its superblock has what its version does not know")
             if cursor.address() is not None:
-                raise _in_several_files()
+                raise in_several_files()
             cursor.skip(self.lengths)  # where its name stands
         root = cursor.address()
         if version > 1:
@@ -147,15 +146,6 @@ class Hdf5File:
         flags = cursor.uint(4)
         cursor.skip(4 if version else 0)
         return flags
-
-    def _check_extension(self, address: int) -> None:
-        header = read_header(self, address)
-        if header.has(DRIVER_INFO):
-            raise _in_several_files()
-        if header.has(CACHE_IMAGE):
-            raise UnsupportedError(
-                "it keeps an image of its writer's cache, which is not supported", hint="h5repack it"
-            )
 
     def read(self, address: int, length: int) -> bytes:
         """Exactly `length` bytes at `address`. Raises CorruptFileError past the end of the file, LimitError."""
@@ -199,7 +189,8 @@ class Hdf5File:
             )
 
 
-def _in_several_files() -> UnsupportedError:
+def in_several_files() -> UnsupportedError:
+    """The error for a file that has another's parts."""
     return UnsupportedError(
         "it is one of several files that make an HDF5 file (a family or multi driver)", hint="h5repack them into one"
     )

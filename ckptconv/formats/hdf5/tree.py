@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding, unreadable
-from ckptconv.errors import LimitError
+from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.hdf5 import headers
 from ckptconv.formats.hdf5.attributes import attributes_of
 from ckptconv.formats.hdf5.cursor import damaged
 from ckptconv.formats.hdf5.dataset import Array, Datasets, Unread, Words
-from ckptconv.formats.hdf5.headers import read_header
+from ckptconv.formats.hdf5.headers import Header, read_header
 from ckptconv.formats.hdf5.heaps import GlobalHeaps
 from ckptconv.formats.hdf5.links import Link, is_group, links_of
+from ckptconv.formats.hdf5.superblock import in_several_files
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH, MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.hdf5.headers import Header
     from ckptconv.formats.hdf5.superblock import Hdf5File
 
 _KERAS_DTYPE, _KERAS_BFLOAT16 = "dtype", "bfloat16"
@@ -54,10 +54,20 @@ def walk(file: Hdf5File) -> Tree:
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
+    _check_extension(file)
     walker = _Walker(file)
     walker.group(read_header(file, file.root), file.root, "")
     walker.follow_soft_links()
     return walker.tree()
+
+
+def _check_extension(file: Hdf5File) -> None:
+    """Raise UnsupportedError where what the superblock says besides is that the file is not all here."""
+    header = read_header(file, file.extension) if file.extension is not None else Header(file)
+    if header.has(headers.DRIVER_INFO):
+        raise in_several_files()
+    if header.has(headers.CACHE_IMAGE):
+        raise UnsupportedError("it keeps an image of its writer's cache, which is not supported", hint="h5repack it")
 
 
 class _Walker:
