@@ -16,7 +16,7 @@ from ckptconv.errors import FileAccessError, TargetExistsError
 from ckptconv.io.source import Source
 from ckptconv.io.target import Target
 from tests.support.craft import saved
-from tests.support.systems import like_windows, without_links, without_locks
+from tests.support.systems import like_windows, without_links, without_locks, without_unnamed_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
-@pytest.fixture(params=["windows", "no links", "links not supported", "no locks"])
+SYSTEMS = ["windows", "no links", "links not supported", "no locks"]
+
+
+@pytest.fixture(params=SYSTEMS)
 def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     match request.param:
         case "windows":
@@ -47,6 +50,8 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
             without_links(monkeypatch, errno.ENOTSUP)
         case "no locks":
             without_locks(monkeypatch)
+        case "no unnamed files":
+            without_unnamed_files(monkeypatch)
     return str(request.param)
 
 
@@ -64,6 +69,7 @@ def test_files_are_written_replaced_and_refused_as_ever(source: Path, folder: Pa
     assert os.listdir(folder) == ["out.safetensors"]
 
 
+@pytest.mark.parametrize("system", ["this one", "no unnamed files", *SYSTEMS], indirect=True)
 @pytest.mark.usefixtures("system")
 def test_what_appears_meanwhile_is_not_replaced(folder: Path) -> None:
     path = folder / "out.bin"

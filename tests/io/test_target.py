@@ -79,18 +79,6 @@ def test_an_existing_target_is_refused_without_force(source: Path, folder: Path)
 
 
 @pytest.mark.usefixtures("temporary")
-def test_a_target_that_appears_meanwhile_is_not_replaced_without_force(folder: Path) -> None:
-    path = folder / "out.bin"
-    with Target(path) as target:
-        target.write_at(0, b"ours")
-        path.write_bytes(b"theirs")
-        with pytest.raises(TargetExistsError):
-            target.commit()
-    assert path.read_bytes() == b"theirs"
-    assert os.listdir(folder) == ["out.bin"]
-
-
-@pytest.mark.usefixtures("temporary")
 def test_a_symlink_keeps_pointing_where_it_points(source: Path, folder: Path) -> None:
     (folder / "real").mkdir()
     real, link = folder / "real" / "model.safetensors", folder / "link.safetensors"
