@@ -347,8 +347,25 @@ def test_nodes_may_not_inflate_without_end(tmp_path: Path, monkeypatch: pytest.M
         ckptconv.open(folder)
     monkeypatch.setattr(node, "FREE_OCDBT_BYTES", 1000)
     monkeypatch.setattr(node, "MAX_OCDBT_RATIO", 2)
-    with pytest.raises(LimitError, match="inflate to more"):
+    with pytest.raises(LimitError, match="inflates to more"):
         ckptconv.open(folder)
+
+
+def test_a_small_node_stops_inflating_at_what_the_documents_of_arrays_need(tmp_path: Path) -> None:
+    """A node of some 40 KB that would make a gigabyte, as one of zeros would."""
+    whole, zeros = zstd.ZstdCompressor(), bytes(1 << 20)
+    body = b"".join(whole.compress(zeros) for _ in range(1024)) + whole.flush()
+    data = sealed(NODE, body, compression=1)
+    folder = write_store(tmp_path / "x", GOOD)
+    (folder / DATA).write_bytes(data)
+    (folder / "manifest.ocdbt").write_bytes(manifest((0, len(data))))
+    tracemalloc.start()
+    with pytest.raises(LimitError, match="inflates to more than") as refused:
+        ckptconv.open(folder)
+    assert tracemalloc.get_traced_memory()[1] < 160 << 20
+    tracemalloc.stop()
+    assert refused.value.hint == "load it with Orbax if it is known to hold little but zeros; else do not trust it"
+    assert node.Budget().room(1 << 20) == 364 << 20
 
 
 def readings(folder: Path) -> tuple[Any, ...]:

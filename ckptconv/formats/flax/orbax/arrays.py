@@ -12,7 +12,7 @@ from ckptconv.core.dtypes import COMPONENT, DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.chunks import Chunks, Kept
-from ckptconv.formats.flax.orbax.damage import bad, too_much
+from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
 from ckptconv.formats.flax.orbax.documents import parse_json
 from ckptconv.formats.flax.orbax.ocdbt import Inline
 from ckptconv.formats.flax.orbax.streams import named
@@ -53,7 +53,7 @@ class Arrays:
     def check_unwritten(self) -> None:
         """Raise LimitError where arrays whose chunks need not be there are out of all proportion to the files."""
         if self._unwritten > FREE_ZARR_BYTES + MAX_ZSTD_RATIO * self._store.size:
-            raise too_much("it has far more elements that were never written than bytes")
+            raise too_empty("it has far more elements that were never written than bytes")
 
     def header(self, name: str) -> Header | None:
         """What an array's document says; None where there is no such array. Raises CkptconvError."""

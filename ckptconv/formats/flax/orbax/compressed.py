@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.errors import MissingExtraError
-from ckptconv.formats.flax.orbax.damage import bad, too_much
+from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
 from ckptconv.io.limits import MAX_ZSTD_WINDOW
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def inflate_all(data: bytes, most: int) -> bytes:
     except module.ZstdError as error:
         raise bad(f"a node does not inflate: {error}") from error
     if len(made) > most:
-        raise too_much(f"its nodes inflate to more than {most:,} bytes")
+        raise too_empty(f"a node inflates to more than the {most:,} bytes that its size warrants")
     if not stream.eof or stream.unused_data:
         raise bad("a node does not inflate to its end")
     return made

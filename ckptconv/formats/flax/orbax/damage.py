@@ -12,6 +12,11 @@ def bad(what: str) -> CorruptFileError:
     return CorruptFileError(f"the checkpoint is damaged: {what}", hint=COPY_AGAIN)
 
 
+def too_empty(what: str) -> LimitError:
+    """The error for more than the bytes of a checkpoint warrant, unless it holds little but zeros."""
+    return LimitError(what, hint="load it with Orbax if it is known to hold little but zeros; else do not trust it")
+
+
 def too_much(what: str) -> LimitError:
     """The error for a number that no honest checkpoint needs."""
     return LimitError(what, hint="do not trust it")

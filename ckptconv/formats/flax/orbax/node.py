@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.flax.orbax.compressed import inflate_all
 from ckptconv.formats.flax.orbax.cursor import Cursor
-from ckptconv.formats.flax.orbax.damage import bad, too_much
+from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
 from ckptconv.io.crc32c import crc32c
 from ckptconv.io.limits import (
     FREE_OCDBT_BYTES,
@@ -61,7 +61,7 @@ class Budget:
         """Count a key or a path of `size` bytes."""
         self.spelled += size
         if self.spelled > min(MAX_OCDBT_NODES, FREE_OCDBT_TEXT + MAX_OCDBT_TEXT_RATIO * self.stored):
-            raise too_much("its keys and paths are longer than its size warrants")
+            raise too_empty("its keys and paths are longer than its size warrants")
 
 
 def opened(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:

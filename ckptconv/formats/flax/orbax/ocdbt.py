@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UnsupportedError
-from ckptconv.formats.flax.orbax.damage import COPY_AGAIN, bad, too_much
+from ckptconv.formats.flax.orbax.damage import COPY_AGAIN, bad, too_empty, too_much
 from ckptconv.formats.flax.orbax.node import Budget, File, Place, opened, pick, read_files, read_places
 from ckptconv.io.limits import FREE_OCDBT_KEYS, MAX_OCDBT_KEYS, MAX_OCDBT_NODES
 
@@ -208,7 +208,7 @@ class Ocdbt:
         self._last = key
         self._values[key] = value
         if len(self._values) > min(MAX_OCDBT_KEYS, FREE_OCDBT_KEYS + self._budget.stored):
-            raise too_much("it has more keys than its size warrants")
+            raise too_empty("it has more keys than its size warrants")
 
     def _check_ends(self) -> None:
         """Whether all values lie in their files: what each would have to have at least."""
