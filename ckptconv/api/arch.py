@@ -128,7 +128,7 @@ def stranger(named: str, path: Path, nearest: str = "", *, built: bool = True) -
     config = shlex.quote(str(config_beside(path)))
     hint = f"--arch {config} builds that class, with the transformers that is installed{more}"
     if not built:
-        hint = f"name a class or function that makes one, --arch FILE.py:NAME{more}"
+        hint = f"name another checkpoint of it, or a class or function that makes one: --arch FILE.py:NAME{more}"
     return UsageError(f"the config.json beside it says {named!r}, which the library does not have{less}", hint=hint)
 
 
@@ -136,7 +136,7 @@ def unknown(arch: str, otherwise: str) -> UsageError:
     """The error for a name that no spec has, with the nearest that one has as its hint."""
     from difflib import get_close_matches
 
-    near = get_close_matches(arch, library_names(), n=1)
+    near = get_close_matches(arch, library_names(), n=1, cutoff=0.65)
     return UsageError(f"there is no architecture {arch!r}", hint=f"did you mean {near[0]!r}?" if near else otherwise)
 
 

@@ -22,7 +22,7 @@ from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -163,11 +163,7 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         if inner and (not ranked or inner[0].share > ranked[0].share):
             ranked, wrapper = inner, prefix
     if not ranked or ranked[0].share < ENOUGH:
-        raise UsageError(
-            "nothing says which architecture this is",
-            hint="name it with --arch: a library name (ckptconv arch list), a spec file, another checkpoint, "
-            "a config.json, or your own class (FILE.py:CLASS)",
-        )
+        raise _unknown(tensors)
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}
     left = [rated for rated in best if not names & set(rated.spec.yields_to)]
@@ -177,6 +173,23 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         )
     share, spec, solution = left[0]
     return Choice(spec, "names", wrapper, share, findings, None if wrapper else solution)
+
+
+def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
+    """The error where nothing names a spec, with what the names say all the same."""
+    hint = (
+        "--arch takes a name (ckptconv arch list), a SPEC.toml (ckptconv arch infer writes one), another checkpoint, a "
+        "config.json, or your own class (FILE.py:CLASS)"
+    )
+    nearest = _best([load_spec(name) for name in shortlist.by_names(tensors, SOME)], tensors)[:1]
+    why = f"the library has none with such names ({listed([repr(name) for name in tensors], 2)})"
+    if not tensors:
+        why = "there are no tensors in the model"
+    elif nearest and nearest[0].share >= SOME:
+        share, spec, _ = nearest[0]
+        why = f"the nearest in the library, {spec.name}, has {share:.0%} of the names in common"
+        hint = f"--arch {spec.name} says what differs; {hint}"
+    return UsageError(f"nothing says which architecture this is: {why}", hint=hint)
 
 
 def _likely_specs(tensors: Mapping[str, TensorInfo]) -> list[Spec]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from itertools import islice, pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -176,11 +176,26 @@ def test_a_python_class_is_called_with_the_metadata(run: Run, save: Callable[...
     assert run("validate", path, "--arch", f"{models}:net", "--set", "output_size=3").exit_code == 1
 
 
-def test_no_evidence_is_trouble_and_names_the_file(run: Run, save: Callable[..., Path]) -> None:
-    path = save(OrderedDict(a=torch.zeros(1)))
+@pytest.mark.parametrize(
+    ("more", "why", "hint"),
+    [
+        ({"a": 1, "b": 2, "c": 3}, "the library has none with such names ('a', 'b' and 1 more)", "--arch takes a name"),
+        ({}, "there are no tensors in the model", "--arch takes a name"),
+        (
+            {**{name: tuple(tensor.shape) for name, tensor in state().items()}, **{f"x{i}": 2 for i in range(9)}},
+            "the nearest in the library, mlp, has 40% of the names in common", "--arch mlp says what differs; ",
+        ),
+    ],
+    ids=["strangers", "nothing", "some of one"],
+)  # fmt: skip
+def test_no_evidence_is_trouble_and_says_what_the_names_say(
+    run: Run, save: Callable[..., Path], more: dict[str, Any], why: str, hint: str
+) -> None:
+    path = save(OrderedDict((name, torch.zeros(shape)) for name, shape in more.items()))
     result = run("validate", path)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"ckptconv: error: {path}: nothing says which architecture this is\nhint: ")
+    start = f"ckptconv: error: {path}: nothing says which architecture this is: {why}\nhint: {hint}"
+    assert result.stderr.startswith(start), result.stderr
 
 
 def test_a_misspelt_architecture_gets_the_nearest(run: Run, save: Callable[..., Path]) -> None:
