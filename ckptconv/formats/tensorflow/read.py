@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint, Notes
 from ckptconv.core.dtypes import DType
@@ -30,8 +30,8 @@ from ckptconv.formats.tensorflow.bundle import (
     slice_key,
     variable_names,
 )
-from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries, varint
-from ckptconv.io.crc32c import crc32c
+from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries
+from ckptconv.formats.tensorflow.texts import read_texts
 from ckptconv.io.folder import Folder
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
@@ -288,37 +288,18 @@ class _Reader:
         return LazyTensor(info, reader, None, (self.index.path, name), depends)
 
     def _texts(self, name: str, entry: Entry) -> MetaNode:
-        """An array of texts, as lists of lists of bytes: their lengths as varints, a CRC-32C of these, the texts."""
-        count = prod(entry.shape)
+        """An array of texts, which is read."""
         span = self._span(name, entry)
         self.text_left -= span.length
         if self.text_left < 0:
             raise LimitError(f"its texts have more than {MAX_TEXT:,} bytes", hint="save it without them")
-        if entry.slices or count > span.length:
+        if entry.slices or prod(entry.shape) > span.length:
             raise bad(f"{name!r} has more texts than bytes, or slices of them")
         if len(entry.shape) > MAX_TEXT_RANK:
             raise LimitError(f"{name!r} has {len(entry.shape)} dimensions of texts", hint="save it without that")
-        data = bytes(span.file.read_at(span.offset, span.length))
-        lengths, at = [], 0
-        for _ in range(count):
-            length, at = varint(data, at)
-            lengths.append(length)
-        sums, at = data[at : at + 4], at + 4
-        if at + sum(lengths) != len(data):
-            raise bad(f"{name!r} has {len(data):,} bytes, and its texts ask for {at + sum(lengths):,}")
-        texts = []
-        for length in lengths:
-            texts.append(data[at : at + length])
-            at += length
-        if data and self._sum_of_texts(lengths, sums, texts) != span.crc32c:
-            raise CorruptFileError(f"the texts of {name!r} fail their recorded checksum", hint=HINT)
-        return _nested(texts, entry.shape) if texts else []
-
-    def _sum_of_texts(self, lengths: list[int], sums: bytes, texts: list[bytes]) -> int:
-        """The CRC-32C of texts: of their lengths as numbers, of the four bytes behind these, of the texts."""
-        order: Literal["big", "little"] = "big" if self.header.swapped else "little"
-        numbers = (length.to_bytes(4 if length < 1 << 32 else 8, order) for length in lengths)
-        return crc32c(b"".join((*numbers, sums, *texts)))
+        if not span.length:
+            return []
+        return read_texts(name, bytes(span.file.read_at(span.offset, span.length)), entry, swapped=self.header.swapped)
 
 
 def _is_slot(key: str, tensors: Mapping[str, LazyTensor]) -> bool:
@@ -335,10 +316,3 @@ def _box(name: str, shape: tuple[int, ...], extents: tuple[Extent, ...]) -> tupl
         raise bad(f"a slice of {name!r} has {len(extents)} dimensions, and the tensor {len(shape)}")
     pairs = zip(extents, shape, strict=True)
     return tuple(start for start, _ in extents), tuple(n if length is None else length for (_, length), n in pairs)
-
-
-def _nested(texts: list[bytes], shape: tuple[int, ...]) -> MetaNode:
-    if not shape:
-        return texts[0]
-    inner = prod(shape[1:])
-    return [_nested(texts[i * inner : (i + 1) * inner], shape[1:]) for i in range(shape[0])]

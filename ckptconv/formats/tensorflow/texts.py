@@ -1,0 +1,51 @@
+"""Arrays of texts in TensorFlow's files of data.
+
+    varints   the length of each text
+    4 bytes   u32 little-endian: the masked CRC-32C of these lengths
+    …         the texts, one after another
+
+The entry's CRC-32C is of the lengths as numbers of four bytes, of eight from 2^32 on, in the byte order of the file, of
+the four bytes behind them, and of the texts.
+
+Source: tensorflow/core/util/tensor_bundle/tensor_bundle.cc (`ReadStringTensor`, `WriteStringTensor`).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from ckptconv.errors import CorruptFileError
+from ckptconv.formats.tensorflow.table import HINT, bad, varint
+from ckptconv.io.crc32c import crc32c
+
+if TYPE_CHECKING:
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.tensorflow.bundle import Entry
+
+
+def read_texts(name: str, data: bytes, entry: Entry, *, swapped: bool) -> MetaNode:
+    """The texts as lists of lists of bytes; an array has at most as many as it has bytes. Raises CorruptFileError."""
+    lengths, at = [], 0
+    for _ in range(prod(entry.shape)):
+        length, at = varint(data, at)
+        lengths.append(length)
+    sums, at = data[at : at + 4], at + 4
+    if at + sum(lengths) != len(data):
+        raise bad(f"{name!r} has {len(data):,} bytes, and its texts ask for {at + sum(lengths):,}")
+    order: Literal["big", "little"] = "big" if swapped else "little"
+    numbers = (length.to_bytes(4 if length < 1 << 32 else 8, order) for length in lengths)
+    if crc32c(b"".join((*numbers, sums, data[at:]))) != entry.crc32c:
+        raise CorruptFileError(f"the texts of {name!r} fail their recorded checksum", hint=HINT)
+    texts = []
+    for length in lengths:
+        texts.append(data[at : at + length])
+        at += length
+    return _nested(texts, entry.shape) if texts else []
+
+
+def _nested(texts: list[bytes], shape: tuple[int, ...]) -> MetaNode:
+    if not shape:
+        return texts[0]
+    inner = prod(shape[1:])
+    return [_nested(texts[i * inner : (i + 1) * inner], shape[1:]) for i in range(shape[0])]
