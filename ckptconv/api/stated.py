@@ -6,8 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.huggingface import QUANTIZATION, method_of
-from ckptconv.arch.statements import CONFIG, PARAMS, Statement, root_statement, settings_in
+from ckptconv.arch.statements import (
+    CONFIG,
+    PARAMS,
+    QUANTIZATION,
+    Statement,
+    method_of,
+    root_statement,
+    settings_in,
+)
 from ckptconv.core.report import Finding
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 from ckptconv.io.limits import MAX_CONFIG

@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.arch.statements import CLASS_NAME
+from ckptconv.arch.statements import CLASS_NAME, method_of
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
 from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError
@@ -53,9 +53,6 @@ _LEFT_OUT = re.compile(
 same, with the names and shapes that they had before.
 """
 
-QUANTIZATION = "quantization_config"
-"""The key of a configuration that says how weights are quantized."""
-
 _FLOATS = ("NaN", "Infinity", "-Infinity")
 
 _PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
@@ -69,13 +66,6 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 def is_config(reference: str) -> bool:
     """Whether ``--arch`` is a configuration: a JSON file that is not the index of shards."""
     return reference.endswith(".json") and not reference.endswith(".index.json")
-
-
-def method_of(config: Mapping[str, object]) -> str:
-    """The method by which a configuration says that the weights are quantized; "" where it says nothing of that."""
-    quantization = config.get(QUANTIZATION)
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return method[:80] if isinstance(method, str) else ""
 
 
 def refuse_quantized(reference: str, module: torch.nn.Module, names: AbstractSet[str]) -> None:

@@ -38,6 +38,9 @@ PARAMS = "params.json"
 CLASS_NAME = "_class_name"
 """The key by which a config.json of diffusers names the class."""
 
+QUANTIZATION = "quantization_config"
+"""The key by which a config.json says how weights are quantized."""
+
 _LEVELS = 2
 
 
@@ -127,3 +130,10 @@ def _contents(node: Opaque) -> MetaNode:
     if isinstance(node.state, tuple):  # of a class with slots: what is in its dict, and what is in them
         return {key: value for part in node.state if isinstance(part, Mapping) for key, value in part.items()}
     return node.state
+
+
+def method_of(config: Mapping[str, object]) -> str:
+    """The method by which a configuration says that the weights are quantized; "" where it says nothing of that."""
+    quantization = config.get(QUANTIZATION)
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return method[:80] if isinstance(method, str) else ""
