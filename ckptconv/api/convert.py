@@ -5,28 +5,30 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import Request
 from ckptconv.api.casts import cast_losses, read_casts, unheld_blocks
+from ckptconv.api.consent import agreed, refuse, refuse_dependents, refuse_overflow
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.dialects import untranslated
-from ckptconv.api.edits import Moves, edited
+from ckptconv.api.edits import Edits
 from ckptconv.api.lora import Adapters
 from ckptconv.api.open import open
 from ckptconv.api.plan import plan_of
-from ckptconv.core.metadata import Opaque, TensorRef, walk
+from ckptconv.api.prepare import Order, prepare
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, LossError, NotEquivalentError, UnsafeError, UsageError
+from ckptconv.errors import CkptconvError, NotEquivalentError
 from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.destination import Destination
     from ckptconv.api.open import PathText
     from ckptconv.api.plan import Move
+    from ckptconv.api.prepare import Prepared
     from ckptconv.api.verified import Verifier
     from ckptconv.api.verify import Verification
     from ckptconv.core.checkpoint import Checkpoint
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format, WriteResult
-    from ckptconv.formats.onnx.plan import OnnxOptions
     from ckptconv.io.target import Target
 
 
@@ -124,83 +125,54 @@ def convert(
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
     """
-    if isinstance(allow_loss, str):
-        allow_loss = (allow_loss,)
-    if unknown := set(allow_loss) - {*preflight.CODES, "all"}:
-        raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
-    if settings and arch is None and not with_params:
-        raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
-    size = size_of_shards(shard_size)
+    allowed, size = agreed(allow_loss), size_of_shards(shard_size)
     wanted = choose_format(target, to_format, size)
-    own = wanted.parse_options(options or {})
-    if inputs and not verify and not (wanted.graph and arch is not None):
-        raise UsageError("inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS")
+    request = Request(source, target, arch, settings, inputs, read_as=from_format)
+    order = Order(
+        request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits or Edits(),
+        metadata=metadata or {}, bare=bare, with_params=with_params,
+    )  # fmt: skip
+    order.check(verify=verify)
     with (
         open(source, format=from_format, progress=progress) as opened,
-        Adapters(edits.names if edits else ()) as adapters,
+        Adapters(order.edits.names) as adapters,
     ):
-        named = _named(opened, arch, Path(source), settings, graph=wanted.graph)
-        opened, moves = edited(named, edits, adapters, bare=bare) if edits else (named, Moves())
-        entries: dict[str, MetaNode] = {}
-        if edits and edits.to_gguf:
-            from ckptconv.api.gguf import check_target, completed
-
-            check_target(wanted)
-            opened, entries = completed(opened, source, metadata or {}, bare=bare)
-            moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in opened})
-        said = opened.with_metadata(metadata or {})
-        request = Request(source, target, arch, settings, inputs, read_as=from_format)
-        fitting, graph = None, None
-        if arch is not None or with_params:
-            from ckptconv.api.fitting import fit
-
-            fitting = fit(request, said, params=with_params)
-        if wanted.graph:
-            from ckptconv.api.graph import plan_graph
-
-            graph = plan_graph(request, said, cast("OnnxOptions", own))
-        values = {**(fitting.params if fitting else {}), **entries, **(metadata or {})}
-        note = graph.note if graph and graph.note else fitting.note if fitting else None
-        checkpoint = _prepared(opened, values, bare=bare, note=note)
-        plain = bare and not values
-        place = settle(wanted, target, checkpoint, size, plain=plain)
-        wanted = place.format
-        losses = [*preflight.losses(checkpoint, wanted), *unheld_blocks(checkpoint, wanted)]
-        noticed = graph.findings if graph else fitting.findings if fitting else ()
-        result = Conversion(
-            Path(source), place.path, opened.format, wanted.name, len(checkpoint), 0, losses,
-            [
-                *noticed, *_findings(checkpoint, wanted, bare=bare), *untranslated(opened, wanted, edits),
-                *place.findings, *place.left_behind(source),
-            ],
-        )  # fmt: skip
+        made = prepare(order, opened, adapters)
+        place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
+        result = _foreseen(order, made, place)
         if not dry_run:
-            _refuse(losses, allow_loss, source)
-            _refuse_dependents(opened, preflight.losses(opened, wanted), source)
-            written = place.open(replace=force)
-        with _verifier(request, checkpoint, wanted) if verify else nullcontext() as verifier:
+            refuse(result.losses, allowed, source)
+            refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
+            file = place.open(replace=force)
+        with _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier:
             if dry_run:
-                plan = plan_of(named, checkpoint, moves, place.file_of(checkpoint))
-                return _planned(result, checkpoint, plan, progress)
+                return _planned(result, made, place, progress)
+            how = WriteOptions(
+                plain=made.plain, progress=progress, own=order.own, graph=made.graph, write_as=_write_as(progress),
+                shard_size=place.shard_size,
+            )  # fmt: skip
             try:
-                how = WriteOptions(
-                    plain=plain, progress=progress, own=own, graph=graph, write_as=_write_as(progress),
-                    shard_size=place.shard_size,
-                )  # fmt: skip
-                return _write(opened, checkpoint, wanted, written, result, how, allow_loss, verifier, adapters)
+                with file:
+                    written = place.format.write(made.checkpoint, file, how)
+                    result = _written(result, made.checkpoint, written, allowed)
+                    opened.check_unchanged()
+                    adapters.check_unchanged()
+                    return _committed(result, file, written, verifier)
             except CkptconvError as error:
                 raise error.at(source) from error.__cause__
 
 
-def _named(checkpoint: Checkpoint, arch: str | None, path: Path, settings: Sequence[str], *, graph: bool) -> Checkpoint:
-    """The checkpoint with names that `arch` gives back, for a graph with those that its class holds."""
-    if arch is None:
-        return checkpoint
-    from ckptconv.api.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
-    from ckptconv.arch.huggingface import is_config
-
-    named = named_by_architecture(checkpoint, arch, path, settings)
-    return named_by_class(named, arch, settings) if graph and is_config(arch) else named
+def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:
+    """What is known before the first byte is written."""
+    checkpoint, wanted, source = made.checkpoint, place.format, order.request.source
+    return Conversion(
+        Path(source), place.path, made.edited.format, wanted.name, len(checkpoint), 0,
+        [*preflight.losses(checkpoint, wanted), *unheld_blocks(checkpoint, wanted)],
+        [
+            *made.findings, *_findings(checkpoint, wanted, bare=order.bare),
+            *untranslated(made.edited, wanted, order.edits), *place.findings, *place.left_behind(source),
+        ],
+    )  # fmt: skip
 
 
 def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:
@@ -209,20 +181,12 @@ def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verif
     return Verifier(request, checkpoint, wanted)
 
 
-def _prepared(opened: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
-    """What is to be written. The model's tensors alone carry no note of their architecture."""
-    checkpoint = (opened.bare() if bare else opened).with_metadata(values)
-    if note is None or (bare and not values):
-        return checkpoint
-    from ckptconv.api.fitting import noted
-
-    return noted(checkpoint, note)
-
-
 def _planned(
-    result: Conversion, checkpoint: Checkpoint, plan: list[Move], progress: Callable[[int, int], None] | None
+    result: Conversion, made: Prepared, place: Destination, progress: Callable[[int, int], None] | None
 ) -> Conversion:
     """What a dry run says; the values of tensors that are cast are looked at for it."""
+    checkpoint = made.checkpoint
+    plan = plan_of(made.source, checkpoint, made.moves, place.file_of(checkpoint))
     read_casts(checkpoint, progress)
     over, cast = cast_losses(checkpoint)
     nbytes = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
@@ -230,29 +194,27 @@ def _planned(
     return replace(result, nbytes=nbytes, losses=losses, findings=findings, plan=plan)
 
 
-def _write(
-    opened: Checkpoint, checkpoint: Checkpoint, wanted: Format, target: Target, result: Conversion, how: WriteOptions,
-    allow_loss: Collection[str], verifier: Verifier | None, adapters: Adapters,
-) -> Conversion:  # fmt: skip
-    with target:
-        written = wanted.write(checkpoint, target, how)
-        over, cast = cast_losses(checkpoint)  # known once the values have passed
-        if over and not {"overflow", "all"} & set(allow_loss):
-            raise LossError(over, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
-        opened.check_unchanged()
-        adapters.check_unchanged()
-        losses = [*result.losses, *over]
-        findings = [*result.findings, *written.findings, *cast, *_renewed(checkpoint, written)]
-        result = replace(result, nbytes=written.nbytes, digest=written.digest, losses=losses, findings=findings)
-        if verifier is None:
-            target.commit()
-            return result
-        with verifier.verified(target, written) as found:
-            result = replace(result, verification=found)
-            if not found.equivalent:
-                errors = [f"{finding.code}: {finding.message}" for finding in found.findings]
-                raise NotEquivalentError(result, path=target.path, details=errors)
-            target.commit()
+def _written(result: Conversion, checkpoint: Checkpoint, written: WriteResult, allowed: Collection[str]) -> Conversion:
+    """The result with what is known once the values have passed. Raises LossError where that needs consent."""
+    over, cast = cast_losses(checkpoint)
+    refuse_overflow(over, allowed)
+    findings = [*result.findings, *written.findings, *cast, *_renewed(checkpoint, written)]
+    return replace(
+        result, nbytes=written.nbytes, digest=written.digest, losses=[*result.losses, *over], findings=findings
+    )
+
+
+def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:
+    """Give the target its name, after it was verified where that was asked for."""
+    if verifier is None:
+        target.commit()
+        return result
+    with verifier.verified(target, written) as found:
+        result = replace(result, verification=found)
+        if not found.equivalent:
+            errors = [f"{finding.code}: {finding.message}" for finding in found.findings]
+            raise NotEquivalentError(result, path=target.path, details=errors)
+        target.commit()
     return result
 
 
@@ -292,43 +254,3 @@ def _findings(checkpoint: Checkpoint, wanted: Format, *, bare: bool) -> list[Fin
     if not checkpoint.all_tensors:
         findings.append(Finding("no-tensors", "warning", "", "the source holds no tensor at all"))
     return findings
-
-
-def _refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -> None:
-    """Raise unless every loss was agreed to."""
-    if "all" in allowed:
-        return
-    left = [loss for loss in losses if loss.code not in allowed]
-    _refuse_calls(left, source)
-    if left:
-        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
-        hints = dict.fromkeys(loss.hint for loss in left if loss.hint)
-        ways = [*hints, f"{codes} goes on without", "--bare takes the model's tensors alone"]
-        raise LossError(left, path=source, hint="; ".join(ways))
-
-
-def _refuse_calls(losses: list[Finding], source: PathText) -> None:
-    """Raise if there is a call that was not agreed to."""
-    calls = [loss for loss in losses if loss.code == "opaque" and loss.message.endswith("which is not made")]
-    if calls:
-        raise UnsafeError(
-            f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
-            path=source,
-            hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
-            details=[call.message for call in calls[:20]],
-        )
-
-
-def _refuse_dependents(opened: Checkpoint, losses: list[Finding], source: PathText) -> None:
-    """Raise if a tensor of the model hangs on a call, or if nothing but calls would make one."""
-    made = [node for _, node in walk(opened.root) if isinstance(node, Opaque) and node.how == "called"]
-    parts = (part for node in made for _, part in walk(node))
-    if not len(opened):
-        _refuse_calls(losses, source)
-    for part in parts:
-        if isinstance(part, TensorRef) and part.name in opened:
-            raise UnsafeError(
-                f"the model's {part.name!r} is an argument of a call, which is not made here",
-                path=source,
-                hint="load the file in a place that you can lose, and save model.state_dict()",
-            )

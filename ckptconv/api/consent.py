@@ -1,0 +1,70 @@
+"""Losses need consent: what was agreed to, and refusing what was not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import Opaque, TensorRef, walk
+from ckptconv.errors import LossError, UnsafeError, UsageError
+from ckptconv.formats import preflight
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ckptconv.api.open import PathText
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.report import Finding
+
+
+def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
+    """The codes that are agreed to. Raises UsageError where one is none."""
+    codes = (allow_loss,) if isinstance(allow_loss, str) else allow_loss
+    if unknown := set(codes) - {*preflight.CODES, "all"}:
+        raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
+    return codes
+
+
+def refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -> None:
+    """Raise unless every loss was agreed to."""
+    if "all" in allowed:
+        return
+    left = [loss for loss in losses if loss.code not in allowed]
+    _refuse_calls(left, source)
+    if left:
+        codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
+        hints = dict.fromkeys(loss.hint for loss in left if loss.hint)
+        ways = [*hints, f"{codes} goes on without", "--bare takes the model's tensors alone"]
+        raise LossError(left, path=source, hint="; ".join(ways))
+
+
+def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
+    """Raise if finite values became infinite or NaN, which is known once they have passed, without consent."""
+    if losses and not {"overflow", "all"} & set(allowed):
+        raise LossError(losses, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
+
+
+def _refuse_calls(losses: list[Finding], source: PathText) -> None:
+    """Raise if there is a call that was not agreed to."""
+    calls = [loss for loss in losses if loss.code == "opaque" and loss.message.endswith("which is not made")]
+    if calls:
+        raise UnsafeError(
+            f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
+            path=source,
+            hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
+            details=[call.message for call in calls[:20]],
+        )
+
+
+def refuse_dependents(opened: Checkpoint, losses: list[Finding], source: PathText) -> None:
+    """Raise if a tensor of the model hangs on a call, or if nothing but calls would make one."""
+    made = [node for _, node in walk(opened.root) if isinstance(node, Opaque) and node.how == "called"]
+    parts = (part for node in made for _, part in walk(node))
+    if not len(opened):
+        _refuse_calls(losses, source)
+    for part in parts:
+        if isinstance(part, TensorRef) and part.name in opened:
+            raise UnsafeError(
+                f"the model's {part.name!r} is an argument of a call, which is not made here",
+                path=source,
+                hint="load the file in a place that you can lose, and save model.state_dict()",
+            )

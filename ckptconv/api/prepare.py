@@ -1,0 +1,122 @@
+"""From an open source to what is to be written: names, edits, the architecture, a graph. No tensor is read for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ckptconv.api.edits import Edits, Moves, edited
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ckptconv.api.asked import Request
+    from ckptconv.api.lora import Adapters
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.report import Finding
+    from ckptconv.formats.base import Format
+    from ckptconv.formats.onnx.plan import GraphPlan, OnnxOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What was asked of a conversion, as far as it says what is to be written; the words are those of `convert`.
+
+    format: the target's. own: its options, parsed.
+    """
+
+    request: Request
+    format: Format
+    own: Any
+    edits: Edits = field(default_factory=Edits)
+    metadata: Mapping[str, MetaNode] = field(default_factory=dict)
+    bare: bool = False
+    with_params: bool = False
+
+    def check(self, *, verify: bool) -> None:
+        """Raise UsageError where the words do not go together."""
+        request = self.request
+        if request.settings and request.arch is None and not self.with_params:
+            raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
+        if request.inputs and not verify and not (self.format.graph and request.arch is not None):
+            hint = "--input goes with --arch FILE.py:CLASS"
+            raise UsageError("inputs are for Python that a graph is made of", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is to be written, and how it came to be.
+
+    source:     the checkpoint as it was read, under the names that the architecture gives back.
+    edited:     the same after the edits; moves: where its tensors come from.
+    checkpoint: what is written: the edited one with metadata and notes, or bare.
+    plain:      whether it is written without a record of ours.
+    graph:      the graph around it, for a format that is one.
+    findings:   what was noticed of the architecture.
+    """
+
+    source: Checkpoint
+    edited: Checkpoint
+    moves: Moves
+    checkpoint: Checkpoint
+    plain: bool
+    graph: GraphPlan | None = None
+    findings: Sequence[Finding] = ()
+
+
+def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
+    """What `order` makes of the source. `adapters` are those of its edits, opened.
+
+    Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
+    """
+    request = order.request
+    named = _named(opened, request, graph=order.format.graph)
+    made, moves = edited(named, order.edits, adapters, bare=order.bare) if order.edits else (named, Moves())
+    entries: dict[str, MetaNode] = {}
+    if order.edits.to_gguf:
+        from ckptconv.api.gguf import check_target, completed
+
+        check_target(order.format)
+        made, entries = completed(made, request.source, order.metadata, bare=order.bare)
+        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
+    said = made.with_metadata(order.metadata)
+    fitting, graph = None, None
+    if request.arch is not None or order.with_params:
+        from ckptconv.api.fitting import fit
+
+        fitting = fit(request, said, params=order.with_params)
+    if order.format.graph:
+        from ckptconv.api.graph import plan_graph
+
+        graph = plan_graph(request, said, cast("OnnxOptions", order.own))
+    values = {**(fitting.params if fitting else {}), **entries, **order.metadata}
+    note = graph.note if graph and graph.note else fitting.note if fitting else None
+    return Prepared(
+        named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,
+        graph.findings if graph else fitting.findings if fitting else (),
+    )  # fmt: skip
+
+
+def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoint:
+    """The checkpoint with names that the architecture gives back, for a graph with those that its class holds."""
+    arch, settings = request.arch, request.settings
+    if arch is None:
+        return checkpoint
+    from ckptconv.api.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
+    from ckptconv.arch.huggingface import is_config
+
+    named = named_by_architecture(checkpoint, arch, Path(request.source), settings)
+    return named_by_class(named, arch, settings) if graph and is_config(arch) else named
+
+
+def _finished(made: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:
+    """What is to be written. The model's tensors alone carry no note of their architecture."""
+    checkpoint = (made.bare() if bare else made).with_metadata(values)
+    if note is None or (bare and not values):
+        return checkpoint
+    from ckptconv.api.fitting import noted
+
+    return noted(checkpoint, note)
