@@ -106,12 +106,15 @@ class Config:
         if not isinstance(said, dict):
             raise self._wrong(("rope_parameters",), said, "an object")
         by_kind = isinstance(said.get("full_attention"), dict) or isinstance(said.get("sliding_attention"), dict)
-        found = dict(said.get(kind) or {}) if by_kind else dict(said) if kind == "full_attention" else {}
+        one = said.get(kind) if by_kind else said if kind == "full_attention" else None
+        if one is not None and not isinstance(one, dict):
+            raise self._wrong((f"rope_parameters of {kind}",), one, "an object")
+        found = {key: value for key, value in (one or {}).items() if value is not None}
         theta = self.get(*_THETA) if kind == "full_attention" else self.get(*_LOCAL)
         if theta is not None:
             found.setdefault("rope_theta", theta)
         found.setdefault("rope_type", found.get("type", "default"))
-        return {key: value for key, value in found.items() if value is not None}
+        return found
 
     def partial_rotary(self, default: float) -> float:
         """The part of a head that is turned."""

@@ -97,6 +97,8 @@ def of(case: str, **changed: Any) -> dict[str, Any]:
         ("llama", {"rms_norm_eps": math.nan}, CorruptFileError, "rms_norm_eps is out of range"),
         ("llama", {"rms_norm_eps": 10**400}, CorruptFileError, "rms_norm_eps is out of range"),
         ("llama", {"rope_parameters": [1]}, CorruptFileError, r"rope_parameters is '\[1\]', and not an object"),
+        ("gemma3", {"rope_parameters": {"full_attention": {}, "sliding_attention": [1, 2]}}, CorruptFileError,
+         r"rope_parameters of sliding_attention is '\[1, 2\]', and not an object"),
         ("yarn", {"rope_parameters": {"rope_type": "yarn", "factor": -4}}, CorruptFileError, "rope_scaling is -4"),
         ("yarn", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, CorruptFileError, "original_max_position"),
         ("phi2", {"rope_parameters": {"partial_rotary_factor": 2}}, CorruptFileError, "partial_rotary_factor is '2.0'"),
@@ -140,6 +142,10 @@ def test_windows_that_llama_cpp_does_not_have_are_told(case: str, said: dict[str
     made = config(case, **said)
     hyperparameters(architecture(made.values), made, infos(CASES[case]["tensors"]), findings)
     assert [one.code for one in findings] == ["sliding-window"] * told
+
+
+def test_what_is_null_in_rope_parameters_is_not_there() -> None:
+    assert of("llama", rope_parameters={"rope_type": None, "rope_theta": 5.0})["llama.rope.freq_base"] == ("float32", 5)
 
 
 def test_dynamic_scaling_is_told() -> None:
