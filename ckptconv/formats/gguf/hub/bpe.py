@@ -5,7 +5,8 @@
 
 The second is what becomes of SentencePiece's models. llama.cpp merges such by the scores of what comes out, which a
 tokenizer.json does not have; the merges are in the order of these scores, so that what is made first gets the highest.
-Merges that make one piece in several places of that order have no such scores, and are refused.
+Merges that make one piece in several places of that order have no such scores, and are refused, but for those that
+make an added token (Gemma's line feeds): it is found before anything is merged.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.hub.documents import bad
+from ckptconv.formats.gguf.hub.documents import bad, steps, utf8
 from ckptconv.formats.gguf.hub.pre import pre_name, uses_bytes
 from ckptconv.formats.gguf.hub.sentencepiece import BYTE, NORMAL, UNKNOWN
-from ckptconv.formats.gguf.hub.vocabulary import JSON, SPACE, Vocabulary, identity
+from ckptconv.formats.gguf.hub.vocabulary import BYTES, JSON, SPACE, Vocabulary, added_tokens, identity
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
 
 _PLAIN_PRE = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
-_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 
 def from_json(document: dict[str, Any], documents: Documents, rows: int, pre: str | None) -> tuple[Vocabulary, str]:
@@ -38,7 +38,8 @@ def from_json(document: dict[str, Any], documents: Documents, rows: int, pre: st
         documents.findings.extend(_normalized(document.get("normalizer")))
         return _of_bytes(vocab, merges, rows), name
     if model.get("byte_fallback") is True:
-        return _of_pieces(document, vocab, merges, rows), "default"
+        added = {one.text for one in added_tokens(documents).values()}
+        return _of_pieces(document, vocab, [pair for pair in merges if "".join(pair) not in added], rows), "default"
     raise UnsupportedError(
         "llama.cpp has no byte-pair encoding that is neither of bytes nor falls back to them",
         hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
@@ -83,7 +84,7 @@ def _of_pieces(document: dict[str, Any], vocab: dict[str, int], merges: list[tup
         last = piece
     unknown = document["model"].get("unk_token")
     for text, number in vocab.items():
-        kind = UNKNOWN if text == unknown else BYTE if text in _BYTES else NORMAL
+        kind = UNKNOWN if text == unknown else BYTE if text in BYTES else NORMAL
         made.put(number, text, kind, -float(order[text]) if text in order else 0.0)
     made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", _prepends(document))
     return made
@@ -91,11 +92,11 @@ def _of_pieces(document: dict[str, Any], vocab: dict[str, int], merges: list[tup
 
 def _prepends(document: dict[str, Any]) -> bool:
     """Whether a space is put before a text."""
-    steps = [
-        *_nodes(document.get("normalizer"), "normalizers"),
-        *_nodes(document.get("pre_tokenizer"), "pretokenizers"),
-    ]
-    for step in steps:
+    before, cut = (
+        steps(document.get("normalizer"), "normalizers"),
+        steps(document.get("pre_tokenizer"), "pretokenizers"),
+    )
+    for step in (*before, *cut):
         if step.get("type") == "Prepend" and step.get("prepend") == SPACE:
             return True
         if step.get("type") == "Metaspace":
@@ -106,18 +107,11 @@ def _prepends(document: dict[str, Any]) -> bool:
 
 def _normalized(node: object) -> list[Finding]:
     """A word where texts are changed before they are cut, which llama.cpp does not do."""
-    kinds = [str(step.get("type")) for step in _nodes(node, "normalizers")]
+    kinds = [str(step.get("type")) for step in steps(node, "normalizers")]
     if not kinds:
         return []
     message = f"texts are normalized before ({', '.join(kinds)[:80]}), which llama.cpp does not do"
-    return [Finding("normalizer", "info", JSON, message)]
-
-
-def _nodes(node: object, key: str) -> list[dict[str, Any]]:
-    if not isinstance(node, dict):
-        return []
-    inner = node.get(key) if node.get("type") == "Sequence" else [node]
-    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+    return [Finding("normalizer", "info" if kinds == ["NFC"] else "warning", JSON, message)]
 
 
 def _ids(vocab: object) -> dict[str, int]:
@@ -141,5 +135,5 @@ def _pairs(merges: object) -> list[tuple[str, str]]:
         left, right = pair
         if not isinstance(left, str) or not isinstance(right, str) or " " in left + right or not left or not right:
             raise bad(f"{JSON}: {str(merge)[:40]!r} is no merge")
-        found.append((left, right))
+        found.append((utf8(left, f"{JSON}: a merge"), utf8(right, f"{JSON}: a merge")))
     return found

@@ -7,6 +7,7 @@ metadata may have. A document that is missing is None; one that is not what it s
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
@@ -61,6 +62,23 @@ class Documents:
             return how(source)
         except CkptconvError as error:
             raise error.at(source.path) from error.__cause__
+
+
+def steps(node: object, key: str) -> list[Object]:
+    """The steps of a normalizer or a pre_tokenizer: those under `key` of a sequence, or the one that it is itself."""
+    if not isinstance(node, dict):
+        return []
+    inner = node.get(key) if node.get("type") == "Sequence" else [node]
+    return [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+
+
+def utf8(text: object, what: str) -> str:
+    """The text, where it is one: JSON can spell halves of a character. Raises CorruptFileError."""
+    if isinstance(text, str):
+        with suppress(UnicodeEncodeError):
+            text.encode("utf-8")
+            return text
+    raise bad(f"{what} is no text")
 
 
 def bad(what: str) -> CorruptFileError:

@@ -11,12 +11,13 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub import sentencepiece
 from ckptconv.formats.gguf.hub.config import number
-from ckptconv.formats.gguf.hub.documents import bad
-from ckptconv.formats.gguf.hub.sentencepiece import BPE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED
-from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON, SPACE, Vocabulary, identity
+from ckptconv.formats.gguf.hub.documents import bad, steps
+from ckptconv.formats.gguf.hub.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED
+from ckptconv.formats.gguf.hub.vocabulary import BYTES, CONFIG, JSON, SPACE, Vocabulary, identity
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
@@ -39,25 +40,26 @@ def from_model(data: bytes, documents: Documents, rows: int) -> Vocabulary:
     said = (documents.object(CONFIG) or {}).get("add_prefix_space")
     made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", said if isinstance(said, bool) else model.prefix)
     if model.kind == UNIGRAM:
+        documents.findings.extend(_fallback(bytes_=any(kind == BYTE for _, _, kind in model.pieces)))
         _normalizing(made, model.charsmap, trims=model.trims)
     return made
 
 
-def from_unigrams(document: dict[str, Any], rows: int) -> Vocabulary:
+def from_unigrams(document: dict[str, Any], documents: Documents, rows: int) -> Vocabulary:
     """From a tokenizer.json of unigrams. Raises CorruptFileError."""
     model = document["model"]
     pieces = model.get("vocab")
     if not isinstance(pieces, list) or not pieces:
         raise bad(f"{JSON} has no vocabulary")
+    falls_back = model.get("byte_fallback") is True
+    documents.findings.extend(_fallback(bytes_=falls_back))
     made = Vocabulary.of("t5", rows, scores=True)
     for place, piece in enumerate(pieces):
         if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
             raise bad(f"{JSON}: {str(piece)[:40]!r} is no piece with its score")
-        kind = UNKNOWN if place == model.get("unk_id") else NORMAL
+        kind = UNKNOWN if place == model.get("unk_id") else BYTE if falls_back and piece[0] in BYTES else NORMAL
         made.put(place, piece[0], kind, number(piece[1], f"{JSON}: a score"))
-    steps = document.get("normalizer") or {}
-    steps = steps.get("normalizers", [steps]) if isinstance(steps, dict) else []
-    maps = [step.get("precompiled_charsmap") for step in steps if isinstance(step, dict)]
+    maps = [step.get("precompiled_charsmap") for step in steps(document.get("normalizer"), "normalizers")]
     text = next((one for one in maps if isinstance(one, str)), "")
     try:
         charsmap = base64.b64decode(text, validate=True)
@@ -66,6 +68,12 @@ def from_unigrams(document: dict[str, Any], rows: int) -> Vocabulary:
     _normalizing(made, charsmap, trims=True)
     made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", True)
     return made
+
+
+def _fallback(*, bytes_: bool) -> list[Finding]:
+    """A word where a text that no piece has becomes bytes: llama.cpp's unigrams make one unknown token of it."""
+    message = "what no piece has becomes bytes, and an unknown token in llama.cpp: such texts come out otherwise"
+    return [Finding("byte-fallback", "warning", "", message)] if bytes_ else []
 
 
 def _normalizing(made: Vocabulary, charsmap: bytes, *, trims: bool) -> None:
@@ -85,11 +93,9 @@ def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
             f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words",
             hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
         )
-    steps = document.get("normalizer") or {}
-    steps = steps.get("normalizers", [steps]) if isinstance(steps, dict) else []
     lower = strip = False
-    for step in steps if isinstance(steps, list) else []:
-        kind = step.get("type") if isinstance(step, dict) else None
+    for step in steps(document.get("normalizer"), "normalizers"):
+        kind = step.get("type")
         if kind == "BertNormalizer":
             lower = step.get("lowercase") is True
             strip = lower if step.get("strip_accents") is None else step.get("strip_accents") is True

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY = "tokenizer.ggml.pre"
+_SPLIT, _MATCHES = "split ", "matches "
 _MOST = 32
 """Steps of a pre_tokenizer; real ones have up to eight."""
 
@@ -47,7 +48,9 @@ def _steps(node: object) -> Iterator[str]:
     for one in _flat(node)[:_MOST]:
         match one:
             case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated"} if not one.get("invert"):
-                yield "split " + regex.replace("\r", "\\r").replace("\n", "\\n")
+                yield _SPLIT + regex.replace("\r", "\\r").replace("\n", "\\n")
+            case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Removed", "invert": True}:
+                yield _MATCHES + regex.replace("\r", "\\r").replace("\n", "\\n")
             case {"type": "Digits", "individual_digits": True}:
                 yield "digits"
             case {"type": "ByteLevel"}:
@@ -68,4 +71,9 @@ def _flat(node: object) -> list[Any]:
 @cache
 def _names() -> dict[tuple[bool, tuple[str, ...]], str]:
     rows = tomllib.loads((resources.files(__package__) / "pre.toml").read_text("utf-8"))["pre"]
-    return {(row.get("whole", False), tuple(row["steps"])): row["name"] for row in rows}
+    found = {(row.get("whole", False), tuple(row["steps"])): row["name"] for row in rows}
+    gapless = [row for row in rows if row.get("gapless")]
+    return found | {
+        (row.get("whole", False), tuple(step.replace(_SPLIT, _MATCHES, 1) for step in row["steps"])): row["name"]
+        for row in gapless
+    }

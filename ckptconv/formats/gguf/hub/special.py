@@ -11,9 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.report import Finding
-from ckptconv.formats.gguf.hub.documents import bad
+from ckptconv.formats.gguf.hub.documents import bad, utf8
 from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON
-from ckptconv.formats.gguf.values import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,7 +141,7 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
     if said is None:
         return {}
     if isinstance(said, str):
-        return {_TEMPLATE: ("string", _template(said))}
+        return {_TEMPLATE: ("string", utf8(said, "the chat_template"))}
     if not isinstance(said, list):
         raise bad(f"{CONFIG}: chat_template is no text")
     found: dict[str, Typed] = {}
@@ -150,12 +149,9 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
             raise bad(f"{CONFIG}: a chat_template has no name")
         name = re.sub(r"[^A-Za-z0-9]", "_", one["name"])[:80]
-        found[_TEMPLATE if name == "default" else f"{_TEMPLATE}.{name}"] = ("string", _template(one.get("template")))
+        found[_TEMPLATE if name == "default" else f"{_TEMPLATE}.{name}"] = (
+            "string",
+            utf8(one.get("template"), "a chat_template"),
+        )
     names = [key.removeprefix(f"{_TEMPLATE}.") for key in found if key != _TEMPLATE]
     return {"tokenizer.chat_templates": ("string[]", names), **found} if names else found
-
-
-def _template(text: object) -> str:
-    if not isinstance(text, str) or not is_text(text):
-        raise bad("a chat_template is no text")
-    return text

@@ -29,10 +29,10 @@ def tokenizer(documents: Documents, config: Config, rows: int, pre: str | None) 
     vocabulary, name = _vocabulary(documents, rows, pre)
     vocabulary.put_added(added_tokens(documents))
     documents.findings.extend(vocabulary.finding())
-    ids = {text: number for number, text in enumerate(vocabulary.tokens)}
-    words = vocabulary.model == "bert"
-    special = Special(documents, config, ids, len(vocabulary.tokens))
-    roles = special.entries(words=words)
+    special = Special(documents, config, vocabulary.ids(), len(vocabulary.tokens))
+    roles = special.entries(words=vocabulary.model == "bert")
+    if vocabulary.unknown is not None:
+        roles.setdefault("tokenizer.ggml.unknown_token_id", ("uint32", vocabulary.unknown))
     for number in special.numbers.values():
         if vocabulary.types[number] == NORMAL:
             vocabulary.types[number] = CONTROL
@@ -50,7 +50,7 @@ def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocab
             case "BPE":
                 return bpe.from_json(document, documents, rows, pre)
             case "Unigram":
-                return pieces.from_unigrams(document, rows), "default"
+                return pieces.from_unigrams(document, documents, rows), "default"
             case "WordPiece":
                 return pieces.from_words(document, rows), "default"
         raise UnsupportedError(f"{JSON}: llama.cpp has no tokenizer of type {str(kind)[:40]!r}", hint=_NONE)

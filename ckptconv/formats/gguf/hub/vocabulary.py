@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import LimitError
-from ckptconv.formats.gguf.hub.documents import bad
-from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, UNUSED, USER_DEFINED
-from ckptconv.formats.gguf.values import is_text
+from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.formats.gguf.hub.documents import bad, utf8
+from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from ckptconv.io.limits import MAX_NODES
 
 if TYPE_CHECKING:
@@ -27,6 +26,9 @@ JSON, CONFIG, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.j
 SPACE = "\u2581"
 """What SentencePiece writes for a space."""
 
+BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+"""What it calls the tokens of bytes."""
+
 _UNUSED_SCORE, _ADDED_SCORE = -10000.0, -1000.0
 _SPECIAL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _SPECIAL_AROUND = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
@@ -35,7 +37,9 @@ _SPECIAL_AROUND = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
 
 @dataclass(slots=True)
 class Vocabulary:
-    """Tokens, types and scores by id. `merges` and `entries` are what a kind of tokenizer has besides."""
+    """Tokens, types and scores by id. `merges` and `entries` are what a kind of tokenizer has besides; `unknown` is the
+    id of what stands for a text that no token has.
+    """
 
     model: str
     tokens: list[str]
@@ -44,6 +48,7 @@ class Vocabulary:
     has_scores: bool = True
     merges: list[str] = field(default_factory=list)
     entries: dict[str, Typed] = field(default_factory=dict)
+    unknown: int | None = None
     past: int = 0
 
     @classmethod
@@ -58,9 +63,9 @@ class Vocabulary:
         if number >= len(self.tokens):
             self.past += 1
             return
-        if not is_text(text):
-            raise bad(f"the token {number} is {text[:40]!r}, which is no text")
-        self.tokens[number], self.types[number], self.scores[number] = text, kind, score
+        self.tokens[number], self.types[number], self.scores[number] = utf8(text, f"the token {number}"), kind, score
+        if kind == UNKNOWN:
+            self.unknown = number
 
     def put_added(self, added: Mapping[int, Added]) -> None:
         """Tokens that are found in texts before all others."""
@@ -69,6 +74,20 @@ class Vocabulary:
                 self.put(number, one.text, CONTROL, _ADDED_SCORE)
             else:
                 self.put(number, one.text.replace(SPACE, " "), USER_DEFINED, _ADDED_SCORE)
+
+    def ids(self) -> dict[str, int]:
+        """The tokens by their texts. Raises CorruptFileError where two have one: llama.cpp ends on such a file. (What is
+        empty it names by its id.)
+        """
+        found: dict[str, int] = {}
+        for number, text in enumerate(self.tokens):
+            first = found.setdefault(text, number)
+            if text and first != number:
+                raise CorruptFileError(
+                    f"the tokens {first:,} and {number:,} are both {text[:40]!r}, which llama.cpp does not load",
+                    hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+                )
+        return found
 
     def finding(self) -> list[Finding]:
         """A word where tokens are left out."""

@@ -81,7 +81,7 @@ def test_the_patterns_of_a_tokenizer_have_a_name(row: dict[str, Any]) -> None:
     made = document(byte_level(row))
     assert pre_name(made) == row["name"]
     made["model"]["ignore_merges"] = not row.get("whole", False)
-    if row["name"] not in ("llama-bpe", "dbrx"):
+    if row["name"] not in ("llama-bpe", "dbrx", "gpt-4o"):
         with pytest.raises(UnsupportedError, match=r"no name of llama\.cpp's is known"):
             pre_name(made)
 
@@ -108,6 +108,31 @@ def test_other_patterns_have_none_unless_one_is_said(pre: Any, tmp_path: Path) -
         assert refused.value.hint is not None
         assert "--meta tokenizer.ggml.pre=NAME" in refused.value.hint
         assert found_in(tmp_path, 270, "viking")[0]["pre"] == "viking"
+
+
+SCRIPTS = ((0, 0x3000), (0xAC00, 0xB000), (0xE000, 0x10000), (0x1D400, 0x1D500), (0x1F300, 0x1F700))
+"""A fifth of them is tried: of all characters in each pattern that would take a minute."""
+
+
+@pytest.mark.parametrize("row", [row for row in PRE if row.get("gapless")], ids=lambda row: row["name"])
+def test_keeping_the_matches_of_a_pattern_without_gaps_is_cutting_by_it(row: dict[str, Any], tmp_path: Path) -> None:
+    """As the tokenizers of DBRX and GPT-4o say it: what is removed is nothing."""
+    regex = Regex(row["steps"][0].removeprefix("split "))
+    text = "".join(f"{chr(code)}a1 \n{chr(code)}" for first, last in SCRIPTS for code in range(first, last, 5))
+    matches = pre_tokenizers.Split(regex, "removed", invert=True)
+    assert matches.pre_tokenize_str(text) == pre_tokenizers.Split(regex, "isolated").pre_tokenize_str(text)
+    made = byte_level(row)
+    made.pre_tokenizer = pre_tokenizers.Sequence([matches, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    assert found_in(saved(tmp_path, tokenizer_json=made.to_str()), 264)[0]["pre"] == row["name"]
+
+
+def test_keeping_the_matches_of_a_pattern_with_gaps_has_no_name() -> None:
+    made = byte_level()
+    pattern = next(row["steps"][0] for row in PRE if row["name"] == "bloom").removeprefix("split ")
+    matches = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([matches, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    with pytest.raises(UnsupportedError, match="matches  "):
+        pre_name(document(made))
 
 
 def test_byte_level_bpe(tmp_path: Path) -> None:
@@ -177,6 +202,23 @@ def test_pieces_get_scores_in_the_order_of_their_merges(tmp_path: Path) -> None:
     assert (found["add_bos_token"], found["add_eos_token"], found["unknown_token_id"]) == (True, False, 0)
 
 
+def test_merges_that_make_an_added_token_need_no_score(tmp_path: Path) -> None:
+    """Gemma's line feeds: they are found before anything is merged, so that several ways to make them do not matter."""
+    vocab = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "aa", "aaa", "ab"]
+    made = Tokenizer(
+        models.BPE(
+            vocab={text: number for number, text in enumerate(vocab)},
+            merges=[("a", "a"), ("a", "aa"), ("a", "b"), ("aa", "a")], unk_token="<unk>", byte_fallback=True,
+        )
+    )  # fmt: skip
+    saved(tmp_path, tokenizer_json=made.to_str())
+    with pytest.raises(UnsupportedError, match="merges that make 'aaa' are not side by side"):
+        found_in(tmp_path, 262)
+    made.add_tokens(["aa", "aaa"])
+    found, _ = found_in(saved(tmp_path, tokenizer_json=made.to_str()), 262)
+    assert (found["token_type"][-3:], found["scores"][-3:]) == ([4, 4, 1], [-1000.0, -1000.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("pre", "normalizer", "prefix"),
     [
@@ -218,6 +260,16 @@ def test_unigrams(tmp_path: Path) -> None:
     found, _ = found_in(saved(tmp_path, tokenizer_json=made), 2)
     assert (found["model"], found["scores"], found["token_type"]) == ("t5", [0.0, -1.5], [2, 1])
     assert (found["precompiled_charsmap"], found["remove_extra_whitespaces"]) == (b"map", True)
+
+
+@pytest.mark.parametrize("bytes_", [True, False])
+def test_unigrams_that_fall_back_to_bytes(*, bytes_: bool, tmp_path: Path) -> None:
+    """llama.cpp's do not, and have <unk> elsewhere unless a file says where it is."""
+    made = Tokenizer(models.Unigram([("▁a", -1.5), ("<0x0A>", -3.0), ("<unk>", 0.0)], unk_id=2, byte_fallback=bytes_))
+    found, documents = found_in(saved(tmp_path, tokenizer_json=made.to_str()), 3)
+    assert found["token_type"] == [1, 6 if bytes_ else 1, 2]
+    assert found["unknown_token_id"] == 2
+    assert [one.code for one in documents.findings] == ["byte-fallback"] * bytes_
 
 
 def test_lists_of_older_tokenizers(tmp_path: Path) -> None:
@@ -315,10 +367,14 @@ def changed(path: str, value: Any, made: dict[str, Any] | None = None) -> dict[s
         ({"tokenizer_json": changed("model.vocab", {"a": 1, "b": 1})}, CorruptFileError, "two tokens have one id"),
         ({"tokenizer_json": changed("model.vocab", {"a": -1})}, CorruptFileError, "'-1' is no id of a token"),
         ({"tokenizer_json": changed("model.vocab", {"a": 1 << 40})}, CorruptFileError, "is no id of a token"),
-        ({"tokenizer_json": changed("model.vocab", {"\ud800": 0})}, CorruptFileError, "which is no text"),
+        ({"tokenizer_json": changed("model.vocab", {"\ud800": 0})}, CorruptFileError, "token 0 is no text"),
         ({"tokenizer_json": changed("model.merges", [])}, CorruptFileError, "has no merges"),
         ({"tokenizer_json": changed("model.merges", ["a b c"])}, CorruptFileError, "'a b c' is no merge"),
         ({"tokenizer_json": changed("model.merges", [["a", 1]])}, CorruptFileError, "is no merge"),
+        ({"tokenizer_json": changed("model.merges", [["\ud800", "h"]])}, CorruptFileError, "a merge is no text"),
+        ({"tokenizer_json": changed("model.vocab", {"\udce9": 0})}, CorruptFileError, "token 0 is no text"),
+        ({"tokenizer_json": changed("added_tokens", [{"id": 9, "content": "he"}])}, CorruptFileError,
+         "tokens 9 and 256 are both 'he'"),
         ({"tokenizer_json": changed("added_tokens", {})}, None, ""),
         ({"tokenizer_json": changed("added_tokens", 5)}, CorruptFileError, "added_tokens is no list"),
         ({"tokenizer_json": changed("added_tokens", [{"id": 3}])}, CorruptFileError, "has no content"),
@@ -331,6 +387,8 @@ def changed(path: str, value: Any, made: dict[str, Any] | None = None) -> dict[s
         ({"tokenizer_json": {"model": {"type": "Unigram", "vocab": [["a"]]}}}, CorruptFileError, "no piece with its"),
         ({"tokenizer_json": {"model": {"type": "Unigram", "vocab": [["a", 1]]},
                              "normalizer": {"precompiled_charsmap": "*"}}}, CorruptFileError, "is no base64"),
+        ({"tokenizer_json": {"model": {"type": "Unigram", "vocab": [["a", 1]]},
+                             "normalizer": {"type": "Sequence", "normalizers": 5}}}, None, ""),
         ({"tokenizer_json": {"model": {"type": "WordPiece", "vocab": {"a": 0}, "continuing_subword_prefix": "@"}}},
          UnsupportedError, "no other mark than ##"),
         ({"tokenizer_model": b"\x0a\x01"}, CorruptFileError, "is no SentencePiece model"),
@@ -340,6 +398,8 @@ def changed(path: str, value: Any, made: dict[str, Any] | None = None) -> dict[s
           "tokenizer_config_json": {"added_tokens_decoder": {"x": {"content": "a"}}}}, CorruptFileError, "'x' is no"),
         ({"tokenizer_json": document(byte_level()), "tokenizer_config_json": {"chat_template": 5}}, CorruptFileError,
          "chat_template is no text"),
+        ({"tokenizer_json": document(byte_level()), "tokenizer_config_json": {"chat_template": "\udce9"}},
+         CorruptFileError, "chat_template is no text"),
         ({"tokenizer_json": document(byte_level()), "tokenizer_config_json": {"chat_template": [{}]}}, CorruptFileError,
          "a chat_template has no name"),
     ],
