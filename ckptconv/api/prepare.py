@@ -92,7 +92,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         from ckptconv.api.graph import plan_graph
 
         graph = plan_graph(request, said, cast("OnnxOptions", order.own))
-    values = {**(fitting.params if fitting else {}), **entries, **order.metadata}
+    values = {**(fitting.params if fitting else {}), **order.metadata, **entries}
     note = graph.note if graph and graph.note else fitting.note if fitting else None
     return Prepared(
         named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,

@@ -45,11 +45,11 @@ def selected(names: Sequence[str], select: Sequence[str], drop: Sequence[str]) -
     return [name for name in names if name in kept]
 
 
-def some(glob: str, names: Sequence[str], option: str) -> list[str]:
+def some(glob: str, names: Sequence[str], option: str, hint: str = _HINT) -> list[str]:
     """The names that a glob matches. Raises EditError where it is none."""
     found = matching(glob, names)
     if not found:
-        raise EditError(f"{option} {glob!r} matches no tensor", hint=_HINT)
+        raise EditError(f"{option} {glob!r} matches no tensor", hint=hint)
     return found
 
 

@@ -44,6 +44,7 @@ _ALIASES = {
 }  # fmt: skip
 """torch's words for types, which people type too."""
 
+_NEW_NAMES = "names are those that the target gets: ckptconv convert --dry-run shows them"
 _REST = "a --dtype F32 before it makes F32 of what stays, as llama.cpp's converter does"
 
 
@@ -61,7 +62,7 @@ def cast_edits(
     for text in texts:
         glob, equals, name = text.rpartition("=")
         dtype = _dtype(name, text)
-        asked = some(glob, list(tensors), "--dtype") if equals else _floats(tensors, left)
+        asked = some(glob, list(tensors), "--dtype", _NEW_NAMES) if equals else _floats(tensors, left)
         kept = [key for key in asked if dtype.block > 1 and _stays(key, tensors[key], dtype, by_name=not equals)]
         if kept and (len(kept) == len(asked) or (equals and not re.search(r"[*?\[]", glob))):
             raise _refused(text, kept, len(asked), tensors, dtype)

@@ -167,3 +167,9 @@ def test_what_it_cannot_do_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         made(lazy(small(**more)), "to-gguf", said)
+
+
+def test_a_prefix_of_all_names_is_told() -> None:
+    with pytest.raises(EditError, match="has no place for") as refused:
+        made(lazy({f"module.{name}": tensor for name, tensor in small().items()}), "to-gguf", config())
+    assert refused.value.hint == "--strip-prefix module. before it makes transformers' names of them"

@@ -40,9 +40,9 @@ T = TypeVar("T")
 
 _ENDINGS = (".weight", ".bias")
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
-_HEADS = ("num_attention_heads", "n_head", "num_heads")
-_GROUPS = ("num_key_value_heads", "num_kv_heads")
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+GROUPS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def architecture(config: Mapping[object, object]) -> str:
@@ -125,11 +125,17 @@ class _Translation:
             names = listed([repr(name) for name in lost], 2)
             raise EditError(
                 f"--translate to-gguf: llama.cpp's {self.name} has no place for {names}",
-                hint="--drop leaves them out; weights that are quantized need --dequantize",
+                hint=self.way_out(lost),
             )
         joins = self.joins(found)
         made |= {name: self.change(name, place, joins.get(place.name)) for name, place in found.items()}
         return {name: made[name] for name in self.tensors} | self.without_copies(found, made)
+
+    def way_out(self, lost: Sequence[str]) -> str:
+        first = lost[0].partition(".")[0] + "."
+        if len(lost) == len(self.tensors) and all(name.startswith(first) for name in lost):
+            return f"--strip-prefix {first} before it makes transformers' names of them"
+        return "--drop leaves them out; weights that are quantized need --dequantize"
 
     def own_name(self, name: str) -> str:
         cut, added = self.outer
@@ -166,7 +172,7 @@ class _Translation:
         for name, place in found.items():
             if place.expert is not None:
                 experts[place.name][place.expert] = name
-        count = _number(self.config, _EXPERTS)
+        count = _number(self.config, EXPERTS)
         for target, names in experts.items():
             if sorted(names) != list(range(count or len(names))):
                 raise EditError(
@@ -211,9 +217,9 @@ class _Translation:
     def permutation(self, name: str, place: _Found) -> Permutation | None:
         info, key = self.tensors[name], self.said(self.table.halves, place)
         if key is not None:
-            return _undone(halves_of(name, info, self.heads(_HEADS if key == "head_count" else (*_GROUPS, *_HEADS))))
+            return _undone(halves_of(name, info, self.heads(HEADS if key == "head_count" else (*GROUPS, *HEADS))))
         if place.stem == "attn_qkv" and self.table.qkv == "heads":
-            return _undone(interleaved(name, info, self.heads(_HEADS)))
+            return _undone(interleaved(name, info, self.heads(HEADS)))
         return None
 
     def heads(self, keys: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.edits.dialects.to_gguf import text_config
+from ckptconv.edits.dialects.to_gguf import HEADS, text_config
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.values import F32_LIMIT, RANGES
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIG = "config.json"
+CONTEXT = ("max_position_embeddings", "n_ctx", "n_positions", "seq_length", "max_sequence_length")
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _THETA = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL = ("rope_local_base_freq", "local_rope_theta")
@@ -93,7 +94,12 @@ class Config:
 
     @property
     def heads(self) -> int:
-        return self.positive("num_attention_heads", "n_head", "n_heads")
+        return self.positive(*HEADS)
+
+    @property
+    def context(self) -> int:
+        """The length of the longest text."""
+        return self.positive(*CONTEXT)
 
     @property
     def head_width(self) -> int:

@@ -6,6 +6,7 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.record import readable
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.to_gguf import architecture
 from ckptconv.errors import CkptconvError, EditError
@@ -17,12 +18,16 @@ from ckptconv.formats.gguf.filetype import (
     VERSION_KEY,
     most,
 )
+from ckptconv.formats.gguf.hub.architectures import unlike
 from ckptconv.formats.gguf.hub.config import CONFIG, Config
 from ckptconv.formats.gguf.hub.documents import Documents
-from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters, pooling, token_types, unlike
+from ckptconv.formats.gguf.hub.encoder import pooling, token_types
+from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from ckptconv.formats.gguf.hub.pre import KEY as PRE_KEY
 from ckptconv.formats.gguf.hub.rope import rope_tensors
+from ckptconv.formats.gguf.hub.sizes import EMBEDDINGS
 from ckptconv.formats.gguf.hub.tokenizer import tokenizer
+from ckptconv.formats.gguf.values import fits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 NO_TOKENIZER = ("none", "no_vocab")
 MODEL_KEY = "tokenizer.ggml.model"
-_EMBEDDINGS, _OUTPUT = "token_embd.weight", "output.weight"
+_OUTPUT = "output.weight"
 _POOLING = "Pooling"
 
 
@@ -48,9 +53,10 @@ class Made:
     findings: tuple[Finding, ...]
 
 
-def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, object]) -> Made:
+def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]) -> Made:
     """The file for a model in a folder whose tensors are translated; `said` are entries that a person gives, which
-    outrank these. Reads the documents beside the weights. Raises CkptconvError, with the path of what is wrong.
+    outrank these, and get their types. Reads the documents beside the weights. Raises CkptconvError, with the path of
+    what is wrong.
     """
     documents = Documents(folder)
     document = documents.object(CONFIG)
@@ -62,14 +68,16 @@ def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str
         raise error.at(folder.path) from error.__cause__
 
 
-def _made(documents: Documents, config: Config, tensors: Mapping[str, LazyTensor], said: Mapping[str, object]) -> Made:
+def _made(
+    documents: Documents, config: Config, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]
+) -> Made:
     arch = architecture(config.values)
     tensors = _with_output(arch, tensors)
     infos = {name: tensor.info for name, tensor in tensors.items()}
     entries: dict[str, Typed] = {
         ARCHITECTURE_KEY: ("string", arch),
         "general.type": ("string", "model"),
-        "general.name": ("string", documents.folder.path.resolve().name or arch),
+        "general.name": ("string", _name(documents) or arch),
         **hyperparameters(arch, config, infos, documents.findings),
         **pooling(arch, _pooling(documents)),
         **token_types(arch, config),
@@ -78,10 +86,32 @@ def _made(documents: Documents, config: Config, tensors: Mapping[str, LazyTensor
     }
     if said.get(MODEL_KEY) not in NO_TOKENIZER:
         pre = said.get(PRE_KEY)
-        rows = infos[_EMBEDDINGS].shape[0]
+        rows = infos[EMBEDDINGS].shape[0]
         entries |= tokenizer(documents, config, rows, pre if isinstance(pre, str) else None)
-    rounded: dict[str, Typed] = {key: (kind, _rounded(kind, value)) for key, (kind, value) in entries.items()}
-    return Made(rope_tensors(arch, config) | dict(tensors), rounded, tuple(documents.findings))
+    entries |= {key: (kind, _asked(key, kind, said[key])) for key, (kind, _) in entries.items() if key in said}
+    typed: dict[str, Typed] = {key: (kind, _rounded(kind, value)) for key, (kind, value) in entries.items()}
+    return Made(rope_tensors(arch, config) | dict(tensors), typed, tuple(documents.findings))
+
+
+def _asked(key: str, kind: str, value: MetaNode) -> MetaNode:
+    """What a person says, as the type with which llama.cpp asks for it: another one it does not load.
+    Raises EditError where it cannot be that.
+    """
+    if kind.startswith("float") and type(value) is int:
+        value = float(value)
+    elif kind == "string" and type(value) in (int, float, bool):
+        value = readable(value)
+    if not fits(kind, value):
+        raise EditError(
+            f"--meta {key}: {str(value)[:40]!r} is no {kind}, which llama.cpp takes there",
+            hint="without it, the files beside the weights say it",
+        )
+    return value
+
+
+def _name(documents: Documents) -> str:
+    """The folder's; a name on disk may be no UTF-8."""
+    return documents.folder.path.resolve().name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _rounded(kind: str, value: MetaNode) -> MetaNode:
@@ -103,8 +133,8 @@ def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, L
     how = architectures()[arch].output
     if how == "shared" and _OUTPUT in tensors:
         raise unlike(arch, "output of its own", "", "it is the embeddings")
-    if how == "own" and _OUTPUT not in tensors and _EMBEDDINGS in tensors:
-        return {**tensors, _OUTPUT: replace(tensors[_EMBEDDINGS], alias=None, placement=None)}
+    if how == "own" and _OUTPUT not in tensors and EMBEDDINGS in tensors:
+        return {**tensors, _OUTPUT: replace(tensors[EMBEDDINGS], alias=None, placement=None)}
     return tensors
 
 

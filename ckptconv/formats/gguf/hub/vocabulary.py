@@ -76,8 +76,8 @@ class Vocabulary:
                 self.put(number, one.text.replace(SPACE, " "), USER_DEFINED, _ADDED_SCORE)
 
     def ids(self) -> dict[str, int]:
-        """The tokens by their texts. Raises CorruptFileError where two have one: llama.cpp ends on such a file. (What is
-        empty it names by its id.)
+        """The tokens by their texts. Raises CorruptFileError where two have one: llama.cpp aborts on such a file. Empty
+        ones it names by their ids.
         """
         found: dict[str, int] = {}
         for number, text in enumerate(self.tokens):

@@ -15,7 +15,8 @@ from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects.to_gguf import architecture
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError
 from ckptconv.formats.gguf.hub.config import Config
-from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters, pooling, token_types
+from ckptconv.formats.gguf.hub.encoder import pooling, token_types
+from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from ckptconv.formats.gguf.hub.rope import rope_tensors
 
 CASES: dict[str, Any] = json.loads(
@@ -182,5 +183,7 @@ def test_what_is_said_of_an_encoder() -> None:
     assert pooling("bert", {"pooling_mode_cls_token": True}) == {"bert.pooling_type": ("uint32", 2)}
     assert pooling("bert", {"pooling_mode": "mean"}) == {"bert.pooling_type": ("uint32", 1)}
     assert not pooling("bert", None)
-    with pytest.raises(CorruptFileError, match="none of mean, cls and lasttoken"):
-        pooling("bert", {"pooling_mode_max_tokens": True})
+    assert pooling("bert", {"pooling_mode_mean_tokens": True}) == {"bert.pooling_type": ("uint32", 1)}
+    for said in ("max_tokens",), ("mean_tokens", "max_tokens"):
+        with pytest.raises(CorruptFileError, match="not one of mean, cls and lasttoken"):
+            pooling("bert", {f"pooling_mode_{one}": True for one in said})

@@ -123,6 +123,23 @@ def test_the_way_there_is_told_where_it_was_not_asked_for(folder: Path, tmp_path
     assert refused.value.hint == "--translate to-gguf makes llama.cpp's names of transformers'"
 
 
+def test_what_a_person_says_gets_the_type_that_llama_cpp_takes(folder: Path, tmp_path: Path) -> None:
+    said = {"general.name": 5, "llama.rope.freq_base": 7, "llama.context_length": 32, "my.own": 1}
+    path = made(folder, tmp_path / "a.gguf", metadata=said)
+    fields = GGUFReader(path).fields
+    assert {key: (fields[key].types[0].name, fields[key].contents()) for key in said} == {
+        "general.name": ("STRING", "5"), "llama.rope.freq_base": ("FLOAT32", 7.0),
+        "llama.context_length": ("UINT32", 32), "my.own": ("UINT32", 1),
+    }  # fmt: skip
+    with pytest.raises(EditError, match=r"--meta llama\.context_length: 'long' is no uint32"):
+        made(folder, tmp_path / "b.gguf", metadata={"llama.context_length": "long"})
+
+
+def test_a_folder_whose_name_is_no_text_still_gives_one(folder: Path, tmp_path: Path) -> None:
+    path = made(copied(folder, tmp_path / "caf\udce9"), tmp_path / "a.gguf")
+    assert GGUFReader(path).fields["general.name"].contents() == "caf?"
+
+
 def test_another_format_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the target is safetensors"):
         made(folder, tmp_path / "a.safetensors")
