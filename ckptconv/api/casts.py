@@ -49,7 +49,8 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
 
 def _cast_finding(losses: Sequence[Loss]) -> Finding:
     total = _sum(losses)
-    how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else "exactly"
+    exact = "all else exactly" if total.flushed else "exactly"
+    how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else exact
     message = f"{_are(losses)} cast: {how}{_flushed(total)}"
     return Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")
 

@@ -6,10 +6,11 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.dtypes import DType
 from ckptconv.core.record import readable
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.to_gguf import architecture
-from ckptconv.errors import CkptconvError, EditError
+from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from ckptconv.formats.gguf.filetype import (
     ARCHITECTURE_KEY,
     FILE_TYPE_KEY,
@@ -27,7 +28,7 @@ from ckptconv.formats.gguf.hub.pre import KEY as PRE_KEY
 from ckptconv.formats.gguf.hub.rope import rope_tensors
 from ckptconv.formats.gguf.hub.sizes import EMBEDDINGS
 from ckptconv.formats.gguf.hub.tokenizer import tokenizer
-from ckptconv.formats.gguf.values import fits
+from ckptconv.formats.gguf.values import F32_LIMIT, fits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 NO_TOKENIZER = ("none", "no_vocab")
 MODEL_KEY = "tokenizer.ggml.model"
 _OUTPUT = "output.weight"
+_COMPUTED = (DType.F16, DType.BF16, DType.F32)
 _POOLING = "Pooling"
 
 
@@ -72,6 +74,7 @@ def _made(
     documents: Documents, config: Config, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]
 ) -> Made:
     arch = architecture(config.values)
+    _check_types(tensors)
     tensors = _with_output(arch, tensors)
     infos = {name: tensor.info for name, tensor in tensors.items()}
     entries: dict[str, Typed] = {
@@ -97,7 +100,7 @@ def _asked(key: str, kind: str, value: MetaNode) -> MetaNode:
     """What a person says, as the type with which llama.cpp asks for it: another one it does not load.
     Raises EditError where it cannot be that.
     """
-    if kind.startswith("float") and type(value) is int:
+    if kind == "float32" and type(value) is int and abs(value) < F32_LIMIT:
         value = float(value)
     elif kind == "string" and type(value) in (int, float, bool):
         value = readable(value)
@@ -126,6 +129,17 @@ def _types(tensors: Mapping[str, LazyTensor]) -> dict[str, Typed]:
     kind = most(tensors.values())
     number = FILE_TYPES.get(kind.name) if kind is not None else None
     return {} if number is None else {FILE_TYPE_KEY: ("uint32", number)}
+
+
+def _check_types(tensors: Mapping[str, LazyTensor]) -> None:
+    """Raise UnsupportedError for numbers that llama.cpp does not compute with."""
+    for name, tensor in tensors.items():
+        dtype = tensor.info.dtype
+        if dtype.block == 1 and dtype not in _COMPUTED:
+            raise UnsupportedError(
+                f"--translate to-gguf: llama.cpp does not compute with {dtype}, which {name!r} would be",
+                hint=f"--dtype {', '.join(map(str, _COMPUTED))}, or blocks as Q8_0",
+            )
 
 
 def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:

@@ -133,11 +133,20 @@ def test_what_a_person_says_gets_the_type_that_llama_cpp_takes(folder: Path, tmp
     }  # fmt: skip
     with pytest.raises(EditError, match=r"--meta llama\.context_length: 'long' is no uint32"):
         made(folder, tmp_path / "b.gguf", metadata={"llama.context_length": "long"})
+    with pytest.raises(EditError, match="is no float32"):
+        made(folder, tmp_path / "b.gguf", metadata={"llama.rope.freq_base": 10**400})
 
 
 def test_a_folder_whose_name_is_no_text_still_gives_one(folder: Path, tmp_path: Path) -> None:
     path = made(copied(folder, tmp_path / "caf\udce9"), tmp_path / "a.gguf")
     assert GGUFReader(path).fields["general.name"].contents() == "caf?"
+
+
+@pytest.mark.parametrize("dtype", ["F64", "I8", "F8_E4M3", "*attn_q.weight=F64"])
+def test_numbers_that_llama_cpp_does_not_compute_with_are_refused(dtype: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=f"does not compute with {dtype.rpartition('=')[2]}") as refused:
+        made(folder, tmp_path / "a.gguf", (dtype,))
+    assert refused.value.hint == "--dtype F16, BF16, F32, or blocks as Q8_0"
 
 
 def test_another_format_is_refused(folder: Path, tmp_path: Path) -> None:
