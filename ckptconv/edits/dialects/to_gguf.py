@@ -53,7 +53,7 @@ def architecture(config: Mapping[object, object]) -> str:
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise EditError(
             "--translate to-gguf: no configuration says which class of transformers' this is",
-            hint="it is made from a folder with a config.json that lists its architectures",
+            hint="it is made from a folder whose config.json is valid JSON and lists its architectures",
         )
     if classes[0] not in by_class():
         raise UnsupportedError(

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.report import Finding
+from ckptconv.errors import LimitError
 from ckptconv.formats.gguf.hub.documents import bad, utf8
 from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON
 
@@ -31,6 +32,8 @@ _BERT = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask":
 """What its tokens are called where no document says so."""
 
 _TEMPLATE = "tokenizer.chat_template"
+_MOST = 100
+"""Chat templates, each of which is a key of the file; models have up to four."""
 
 
 class Special:
@@ -132,7 +135,7 @@ def _first_text(pair: object) -> str | None:
 
 
 def chat_templates(documents: Documents) -> dict[str, Typed]:
-    """The template, and others by their names. Raises CorruptFileError."""
+    """The template, and others by their names. Raises CorruptFileError, LimitError."""
     said: Any = documents.text("chat_template.jinja")
     if said is None:
         said = (documents.object(CONFIG) or {}).get("chat_template")
@@ -144,6 +147,8 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
         return {_TEMPLATE: ("string", utf8(said, "the chat_template"))}
     if not isinstance(said, list):
         raise bad(f"{CONFIG}: chat_template is no text")
+    if len(said) > _MOST:
+        raise LimitError(f"{CONFIG} has {len(said):,} chat templates; the limit is {_MOST}", hint="do not trust it")
     found: dict[str, Typed] = {}
     for one in said:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
