@@ -71,6 +71,7 @@ def test_what_diff_prints_is_replayed_and_undone(run: Run, tmp_path: Path, sourc
         (["--rename", "(=x"], "unterminated subpattern"),
         (["--dtype", "F31"], "no element type 'F31'"),
         (["--dtype", "x*=F16"], "matches no tensor"),
+        (["--dtype", "x*=F16"], "hint: names are those that the target gets"),
         (["--dtype", "Q3_K"], "quantizing to Q3_K is not supported"),
         (["--dtype", "Q4_K_M"], "a mixture of types"),
         (["--dtype", "Q8_0"], "can be Q8_0, which is for matrices"),

@@ -241,6 +241,13 @@ def test_fp4_packs_two_numbers_into_a_byte(tmp_path: Path) -> None:
         assert found["w"].numpy().astype("float32").tolist() == values.tolist()
 
 
+def test_what_became_0_is_not_said_to_be_exact(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.pth", {"w": torch.tensor([1.0, 1e-8, 0.5])})
+    made = ckptconv.convert(source, tmp_path / "b.pth", edits=Edits(dtype=["F16"]))
+    (cast,) = [finding for finding in made.findings if finding.code == "cast"]
+    assert cast.message == "1 tensor is cast: all else exactly; 1 value became 0"
+
+
 def test_an_overflow_needs_consent_and_the_rest_is_reported(tmp_path: Path) -> None:
     values = torch.tensor([1.0, 1e-8, 70000.0, float("inf"), float("nan"), 0.1, 0.0])
     source = saved(tmp_path / "a.pth", {"big": values, "small": torch.ones(3)})
