@@ -42,6 +42,14 @@ if TYPE_CHECKING:
 NO_TOKENIZER = ("none", "no_vocab")
 MODEL_KEY = "tokenizer.ggml.model"
 _OUTPUT = "output.weight"
+_FLOATS = (
+    "attention.clamp_kqv", "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.scale",
+    "attn_logit_softcapping", "embedding_scale", "final_logit_softcapping", "logit_scale", "residual_scale",
+    "rope.freq_base", "rope.freq_base_swa", "rope.scaling.attn_factor", "rope.scaling.factor",
+    "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+    "rope.scaling.yarn_ext_factor",
+)  # fmt: skip
+"""What llama.cpp takes as a float32, also where the configuration does not say it."""
 _COMPUTED = (DType.F16, DType.BF16, DType.F32)
 _POOLING = "Pooling"
 
@@ -91,7 +99,8 @@ def _made(
         pre = said.get(PRE_KEY)
         rows = infos[EMBEDDINGS].shape[0]
         entries |= tokenizer(documents, config, rows, pre if isinstance(pre, str) else None)
-    entries |= {key: (kind, _asked(key, kind, said[key])) for key, (kind, _) in entries.items() if key in said}
+    types = dict.fromkeys((f"{arch}.{key}" for key in _FLOATS), "float32") | {k: one[0] for k, one in entries.items()}
+    entries |= {key: (types[key], _asked(key, types[key], value)) for key, value in said.items() if key in types}
     typed: dict[str, Typed] = {key: (kind, _rounded(kind, value)) for key, (kind, value) in entries.items()}
     return Made(rope_tensors(arch, config) | dict(tensors), typed, tuple(documents.findings))
 

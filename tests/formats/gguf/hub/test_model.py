@@ -124,12 +124,19 @@ def test_the_way_there_is_told_where_it_was_not_asked_for(folder: Path, tmp_path
 
 
 def test_what_a_person_says_gets_the_type_that_llama_cpp_takes(folder: Path, tmp_path: Path) -> None:
-    said = {"general.name": 5, "llama.rope.freq_base": 7, "llama.context_length": 32, "my.own": 1}
+    said = {
+        "general.name": 5,
+        "llama.rope.freq_base": 7,
+        "llama.context_length": 32,
+        "my.own": 1,
+        "llama.rope.scaling.factor": 4,
+    }
     path = made(folder, tmp_path / "a.gguf", metadata=said)
     fields = GGUFReader(path).fields
     assert {key: (fields[key].types[0].name, fields[key].contents()) for key in said} == {
         "general.name": ("STRING", "5"), "llama.rope.freq_base": ("FLOAT32", 7.0),
         "llama.context_length": ("UINT32", 32), "my.own": ("UINT32", 1),
+        "llama.rope.scaling.factor": ("FLOAT32", 4.0),
     }  # fmt: skip
     with pytest.raises(EditError, match=r"--meta llama\.context_length: 'long' is no uint32"):
         made(folder, tmp_path / "b.gguf", metadata={"llama.context_length": "long"})
