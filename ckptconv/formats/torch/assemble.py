@@ -61,12 +61,20 @@ def assemble(
         notes=notes,
         findings=(
             *findings,
+            *_optimizer_alone(tree),
             *(unreadable(name, kind) for name, kind in tree.refused.items()),
             *lost,
             *_retyped(tensors),
         ),
         file=file,
     )
+
+
+def _optimizer_alone(tree: Tree) -> list[Finding]:
+    """A word where the file is what an optimizer's `state_dict` gives, as trainers save it beside the model."""
+    if not isinstance(tree.root, dict) or tree.root.keys() != {"state", "param_groups"}:
+        return []
+    return [Finding("optimizer", "info", "", "this is the state of an optimizer; the model is in another file")]
 
 
 def _retyped(tensors: Mapping[str, LazyTensor]) -> list[Finding]:

@@ -159,6 +159,8 @@ class _Planter:
         match value:
             case dict() if path in self._holes:
                 return self._hole(self._holes[path], value, path)
+            case dict() if any(isinstance(key, TensorStub) for key in value):
+                return self._keyed_by_tensors(value, path)
             case dict():
                 return self._dict(value, path)
             case list():
@@ -183,6 +185,14 @@ class _Planter:
                 return OrderedDict(items)
             case _:
                 return dict(items)
+
+    def _keyed_by_tensors(self, value: dict[Value, Value], path: Path) -> Opaque:
+        """The state of a pickled optimizer: parameters are its keys, which a dict of data cannot have."""
+        pairs = []
+        for i, (key, item) in enumerate(value.items()):
+            node = self._node(key, (*path, i, "key")) if isinstance(key, TensorStub) else self._key(key, path)
+            pairs.append((node, self._node(item, (*path, i))))
+        return Opaque(_class_of(value), "constructed", pairs=pairs)
 
     def _key(self, key: Value, path: Path) -> Any:
         """A key or a member of a set: plain values and tuples of them."""

@@ -225,7 +225,7 @@ HOSTILE: dict[str, tuple[bytes, type[CkptconvError]]] = {
     "a memo that was never set": (b"j\xff\xff\xff\xff", CorruptFileError),
     "a list as a key": (b"}]Ns", CorruptFileError),
     "an odd number of items": (b"}(Nu", CorruptFileError),
-    "a tensor as a key": (b"}" + tensor() + b"Ns", UnsupportedError),
+    "a tensor in a set": (b"cbuiltins\nset\n(" + tensor() + b"l\x85R", UnsupportedError),
     "an unknown layout": (reduced("torch.serialization", "_get_layout", text("x") + b"\x85"), CorruptFileError),
     "a layout 300,000 deep": (
         reduced("torch.serialization", "_get_layout", b")" + b"\x85" * 300_001),

@@ -168,3 +168,24 @@ def test_what_stands_beside_a_state_dict_in_a_list_keeps_its_position(tmp_path: 
     report = ckptconv.inspect(tmp_path / "x.pth")
     assert report.checkpoint.metadata == {"state_dict": {1: "note", 2: {"lr": 0.1}}, "epoch": 3}
     assert report.to_dict()["metadata"]
+
+
+def test_a_pickled_optimizer_keeps_its_state_although_parameters_are_its_keys(tmp_path: Path) -> None:
+    network = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    torch.save({"model": network, "optimizer": optimizer}, tmp_path / "a.pth")
+    with ckptconv.open(tmp_path / "a.pth") as checkpoint:
+        assert list(checkpoint) == ["weight", "bias"]
+        assert checkpoint.extras["optimizer.state.state.1.key"].alias == checkpoint["bias"].alias
+        moments = checkpoint.extras["optimizer.state.state.1.exp_avg"].to_torch()
+    assert torch.equal(moments, optimizer.state[network.bias]["exp_avg"])
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    assert torch.equal(load_file(tmp_path / "b.safetensors")["optimizer.state.state.1.exp_avg"], moments)
+
+
+def test_an_optimizers_state_alone_is_told_to_be_no_model(tmp_path: Path) -> None:
+    torch.save(training()["optimizer_state_dict"], tmp_path / "optimizer.pt")
+    with ckptconv.open(tmp_path / "optimizer.pt") as checkpoint:
+        assert [finding.code for finding in checkpoint.findings] == ["optimizer"]
