@@ -7,6 +7,7 @@ A plug-in that does not load is named and passed over.
 
 from __future__ import annotations
 
+import codecs
 import shlex
 from difflib import get_close_matches
 from functools import cache
@@ -40,6 +41,8 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xfd7zXZ", "an xz file", "unxz it first, or tar xJf an archive"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first, or tar --zstd -xf an archive"),
     (0, b"\x04\x22\x4d\x18", "an lz4 file", "unlz4 it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first, as 7z x does"),
+    (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first, as unrar x does"),
     *((0, bytes([0x78, level]), "a zlib stream, as joblib writes", "pickle.dump what joblib.load gives: that is read")
       for level in (0x01, 0x5E, 0x9C, 0xDA)),
     (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder variables beside it"),
@@ -72,6 +75,9 @@ MOST_NAMES = 4
 
 MOST_FOLDERS = 64
 """Folders in a folder that are looked into for what an error lists."""
+
+MOST_TEXT = 80
+"""Characters of a text that an error shows."""
 
 
 @cache
@@ -111,7 +117,8 @@ def by_name(name: str) -> Format:
         if one.name == name:
             return one
     names = [one.name for one in all_formats()]
-    near = get_close_matches(name, names, n=1)
+    suffix = f".{name.lower().lstrip('.')}"
+    near = get_close_matches(name, names, n=1) or [one.name for one in all_formats() if suffix in one.suffixes]
     hint = f"did you mean {near[0]!r}?" if near else f"known formats: {', '.join(names)}"
     raise UsageError(f"there is no format {name!r}", hint=hint)
 
@@ -186,6 +193,15 @@ def _of_parts(folder: Folder, what: str, parts: Sequence[str]) -> UnknownFormatE
     return UnknownFormatError(f"this folder is {what}; in it: {', '.join(map(repr, parts))}", hint=hint)
 
 
+def _text_of(start: bytes) -> str | None:
+    """How a text begins, such as the answer that a server gave instead of the file; None of anything else."""
+    text = codecs.getincrementaldecoder("utf-8")("replace").decode(start).strip()  # its last character may be cut
+    line = " ".join(text.split())
+    if not line.isprintable() or not line or "\ufffd" in line:
+        return None
+    return line if len(line) <= MOST_TEXT else f"{line[:MOST_TEXT]}…"
+
+
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
         for file, what, hint in _FOLDERS:
@@ -201,6 +217,11 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
     for offset, magic, what, hint in _LOOKALIKES:
         if (start if offset >= 0 else end)[offset:].startswith(magic):
             return UnknownFormatError(f"this is {what}", hint=hint)
+    if (text := _text_of(start)) is not None:
+        return UnknownFormatError(
+            f"this is text, not weights: {text!r}",
+            hint="if it came in place of a download, it says why; else name the file of the weights",
+        )
     hint = "check that the download is complete; 'ckptconv formats' lists what is read"
     if broken := plugins()[1]:
         hint += f"; {broken[0].message}"

@@ -178,8 +178,10 @@ def holds_one(folder: Folder) -> bool:
 
 
 def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
+    loose = not any(_INDEX.fullmatch(name) or _ALONE.fullmatch(name) for name in found)
+    what = "safetensors files, and nothing says which is meant" if loose else "checkpoints"
     raise UsageError(
-        f"the folder holds {len(found)} checkpoints: {_list(found)}", path=folder.path,
+        f"the folder holds {len(found)} {what}: {_list(found)}", path=folder.path,
         hint=f"name one of them, such as {folder.path / found[0]!s}",
     )  # fmt: skip
 

@@ -51,6 +51,9 @@ OTHERS = {
     "a bzip2 file": (b"BZh9" + bytes(20), "tar xjf"),
     "Flax's parameters": (b"\x81\xa6params\x80", "flax"),
     "an old ggml file": (b"tjgg" + bytes(20), "GGUF"),
+    "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c" + bytes(20), "7z x"),
+    "a RAR archive": (b"Rar!\x1a\x07\x01\x00" + bytes(20), "unrar x"),
+    "a server's answer": (b"Entry not found", "in place of a download"),
     "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), "unlz4"),
     "a compressed joblib file": (b"\x78\x5e\xb4\xfd" + bytes(20), "joblib"),
     "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "variables"),
@@ -65,6 +68,13 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
     error = error_of(tmp_path / name)
     assert isinstance(error, UnknownFormatError)
     assert hint in str(error.hint)
+
+
+def test_a_text_is_quoted_as_far_as_it_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_text('{\n  "error": "Repository not found"\n}\n')
+    assert str(error_of(tmp_path / "x.pth")) == """this is text, not weights: '{ "error": "Repository not found" }'"""
+    (tmp_path / "long.pth").write_text("ä" * 1000)
+    assert str(error_of(tmp_path / "long.pth")) == f"this is text, not weights: '{'ä' * 80}…'"
 
 
 @pytest.mark.parametrize(
