@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,5 +78,14 @@ def _source(path: PathText) -> Source:
 
 
 def _read(source: Source | Folder, format: str | None) -> Checkpoint:
-    chosen = registry.by_name(format) if format else registry.detect(source)
-    return chosen.read(source)
+    if not format:
+        return registry.detect(source).read(source)
+    chosen = registry.by_name(format)
+    try:
+        return chosen.read(source)
+    except CkptconvError as error:
+        with suppress(CkptconvError):
+            claimed = None if chosen.claims_file(source) else registry.claimed(source)
+            if claimed is not None:
+                error.hint = f"it was read as {format!r}, which was asked for; its bytes are those of {claimed.name!r}"
+        raise

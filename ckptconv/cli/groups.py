@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -30,12 +31,13 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.summaries and not ctx.resilient_parsing:
-            raise trouble.unknown("command", args[0], self.summaries, otherwise=self._known())
+            raise trouble.unknown("command", args[0], self.summaries, otherwise=self._known(args[0]))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(self.summaries.items()))
 
-    def _known(self) -> str:
-        return f"the commands are {', '.join(self.summaries)}"
+    def _known(self, given: str = "") -> str:
+        known = f"the commands are {', '.join(self.summaries)}"
+        return f"a command comes before the file; {known}" if os.path.exists(given) else known

@@ -9,6 +9,8 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ckptconv.io.folder import Folder
+
+MOST_NEIGHBOURS = 10_000
+"""Files of a folder among which a name that was mistyped is looked for."""
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -184,7 +189,20 @@ def _hint(path: str | os.PathLike[str], error: OSError) -> str:
         return "download it first: nothing is fetched here"
     if os.path.islink(path):  # such as a hub's cache has for its snapshots, copied without its blobs
         return f"it is a link to {os.readlink(path)!r}, which is not there"
-    return "check the path"
+    return _near(Path(path)) or "check the path"
+
+
+def _near(path: Path) -> str:
+    """What may have been meant by a path at which there is nothing."""
+    if any(mark in path.name for mark in "*?"):
+        return "no file matches this pattern: check the folder and the suffix"
+    if not path.parent.is_dir():
+        return f"there is no folder {os.fspath(path.parent)!r}"
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        names = [entry.name for entry in islice(entries, MOST_NEIGHBOURS)]
+        if near := get_close_matches(path.name, names, n=1, cutoff=0.8):
+            return f"did you mean {os.fspath(path.with_name(near[0]))!r}?"
+    return ""
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

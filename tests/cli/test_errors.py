@@ -31,6 +31,11 @@ if TYPE_CHECKING:
         (["convert", "--set", "x=1", "a", "b"], "--set needs --arch or --with-params",
          "'ckptconv convert --help' shows how it is used"),
         (["convrt"], "there is no command 'convrt'", "did you mean 'convert'?"),
+        (["formats", "pth"], "there is no format 'pth'", "did you mean 'torch'?"),
+        (["inspect", "*.ckpt"], "*.ckpt: cannot open: no such file or directory",
+         "no file matches this pattern: check the folder and the suffix"),
+        (["inspect", "nowhere/a.pth"], "nowhere/a.pth: cannot open: no such file or directory",
+         "there is no folder 'nowhere'"),
         (["--verison"], "there is no option '--verison'", "did you mean --version?"),
         (["convert", "--forse", "a", "b"], "there is no option '--forse'", "did you mean --force?"),
         (["inspect", "-x.pth"], "there is no option '-x'",
@@ -44,6 +49,26 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"ckptconv: error: {message}\nhint: {hint}\n"
+
+
+def test_a_file_where_a_command_belongs_is_told_so(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.pth").touch()
+    result = run(tmp_path / "a.pth")
+    assert result.exit_code == 2
+    assert "hint: a command comes before the file; the commands are convert, inspect, " in result.stderr
+
+
+def test_a_path_that_was_mistyped_is_told_with_the_nearest_one(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.pth").touch()
+    assert run("inspect", tmp_path / "modle.pth").stderr.endswith(f"hint: did you mean '{tmp_path / 'model.pth'}'?\n")
+    assert run("inspect", tmp_path / "other.onnx").stderr.endswith("hint: check the path\n")
+
+
+def test_a_format_that_was_asked_for_and_is_another_is_told(run: Run, tmp_path: Path) -> None:
+    result = run("convert", "fixtures/digits-raw.pth", tmp_path / "a.npz", "--from", "safetensors")
+    assert result.stderr.endswith(
+        "hint: it was read as 'safetensors', which was asked for; its bytes are those of 'torch'\n"
+    )
 
 
 def test_a_usage_error_is_told_in_json_too(run: Run) -> None:
