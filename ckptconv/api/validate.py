@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ckptconv.api.open import PathText
+    from ckptconv.arch import Source
     from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.spelling import Json
+
+LITTLE = 0.1
+"""Share of names in common below which two architectures are strangers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,9 @@ def compare(
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized, words))
         findings[:0] = _of_another_framework(words, checkpoint, chosen.spec)
+        if chosen.spec is not None and chosen.evidence != "names":
+            words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
+            findings[:0] = _of_another_architecture(words, checkpoint, chosen.spec, chosen.sources)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 
@@ -138,6 +145,25 @@ def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint)
     return strangers >= checkpoint.keys() and {finding.code for finding in errors} <= {
         "missing-tensor", "unexpected-tensor"
     }  # fmt: skip
+
+
+def _of_another_architecture(
+    words: Sequence[str], checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
+) -> list[Finding]:
+    """The cause of all the rest where the names are those of another architecture of the library."""
+    from ckptconv.arch import choose, overlap, solve, unwrapped
+
+    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    try:
+        other = choose(infos)
+    except UsageError:
+        return []
+    share = overlap(solve(spec, unwrapped(infos, other.wrapper), sources), unwrapped(infos, other.wrapper))
+    if other.spec.name == spec.name or share >= LITTLE:
+        return []
+    message = f"the names of its tensors are those of {other.spec.name}, and not of {spec.name}"
+    line = shlex.join([*words, "--arch", other.spec.name])
+    return [Finding("architecture", "error", "", message, spec.name, other.spec.name, hint=line)]
 
 
 def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     Fits = Callable[[Shape, tuple[int, ...]], bool]
 
 ORDER = (
-    "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "layer-count", "renamed",
-    "fused", "apart", "swapped", "transposed",
+    "architecture", "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "layer-count",
+    "renamed", "fused", "apart", "swapped", "transposed",
     "not-a-tensor", "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch",
     "tie-broken", "all-zero", "negative-variance", "assumed",
 )  # fmt: skip

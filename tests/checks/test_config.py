@@ -131,3 +131,16 @@ def test_nothing_to_go_by_is_a_refusal_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing says which architecture") as caught:
         validate(tmp_path / "x.pth")
     assert "--arch" in str(caught.value.hint)
+
+
+def test_another_architectures_tensors_are_told_first(model: Path) -> None:
+    configure(model, CONFIG | {"architectures": ["BertModel"], "model_type": "bert"})
+    for result in (validate(model, arch="gpt2"), validate(model)):
+        first = result.findings[0]
+        assert (first.code, first.severity, first.found) == ("architecture", "error", "llama")
+        assert first.hint == f"ckptconv validate {model} --arch llama"
+
+
+def test_a_model_that_lacks_some_tensors_is_not_taken_for_another_architecture(model: Path) -> None:
+    torch.save({name: torch.ones(shape) for name, shape in list(llama().items())[:5]}, model)
+    assert "architecture" not in codes(validate(model, arch="llama").findings)
