@@ -7,9 +7,12 @@ told then which defaults were used.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting import fitted
+from ckptconv.api.stated import config_beside
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
 from ckptconv.errors import MisfitError, UnsupportedError, UsageError
@@ -97,10 +100,14 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
             hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
         )
     if result.spec.forward is None:
+        config = config_beside(Path(request.source))
+        one, why = ("FILE.py:CLASS", "where FILE.py defines the network")
+        if config.is_file():
+            one, why = os.fspath(config), "which has transformers build the network"
         raise UsageError(
             f"the architecture {result.spec.name!r} has no forward recipe: it says nothing of what is computed",
             path=request.source,
-            hint=request.command("--arch", "FILE.py:CLASS") + ", where FILE.py defines the network",
+            hint=f"{request.command('--arch', one)}, {why}",
         )
     return result, program(expand(result.spec, result.params), checkpoint)
 

@@ -85,6 +85,9 @@ def made(
         except CkptconvError:
             raise
         except (Exception, SystemExit) as error:
+            if is_config(reference):
+                hint = "--debug shows where" + (", and which package it lacks" * isinstance(error, ImportError))
+                raise UsageError(f"{reference}: transformers raises {said(error)}", hint=hint) from error
             called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
             raise UsageError(
                 f"{reference}({called}) raises {said(error)}", hint="check its arguments, or --set NAME=VALUE"

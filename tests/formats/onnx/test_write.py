@@ -149,6 +149,10 @@ def test_an_architecture_without_a_recipe_points_to_python(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="no forward recipe") as caught:
         ckptconv.convert(source, tmp_path / "a.onnx", arch=str(spec))
     assert "FILE.py:CLASS" in (caught.value.hint or "")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="no forward recipe") as caught:
+        ckptconv.convert(source, tmp_path / "a.onnx", arch=str(spec))
+    assert f"--arch {tmp_path / 'config.json'}, which has transformers" in (caught.value.hint or "")
 
 
 def test_the_same_bytes_twice_and_another_file_is_not_replaced(tmp_path: Path) -> None:
