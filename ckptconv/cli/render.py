@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from typing import TYPE_CHECKING
 
 from ckptconv.cli import output
@@ -25,6 +26,9 @@ MOST_FINDINGS = 20
 
 MOST_PADDING = 60
 """Columns that a table pads a cell to at most, so that one long name does not push all others apart."""
+
+LEAST = 20
+"""Columns below which a text is not broken into lines."""
 
 SUFFIXES = 36
 """Characters of the suffixes in the table of formats."""
@@ -103,6 +107,16 @@ def fields(rows: Sequence[tuple[str, str]], indent: str = "  ") -> list[str]:
     """Labels and texts, a line each, the texts aligned."""
     wide = max((len(label) for label, _ in rows), default=0)
     return [f"{indent}{style(label.ljust(wide), 'dim')}  {text}" for label, text in rows]
+
+
+def _paragraphs(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """`fields` whose texts go on below themselves on a terminal that is too narrow for them."""
+    lines: list[tuple[str, str]] = []
+    room = output.columns() - 4 - max((len(label) for label, _ in rows), default=0)
+    for label, text in rows:
+        parts = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) if room >= LEAST else [text]
+        lines += zip([label, *[""] * (len(parts) - 1)], parts, strict=True)
+    return fields(lines)
 
 
 def findings(found: Sequence[Finding], label: str = "") -> list[str]:
@@ -195,19 +209,20 @@ def one_format(one: Format) -> list[str]:
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
     if one.dialect:
-        from ckptconv.edits.dialects import GIVES
+        from ckptconv.edits.dialects import DIALECTS, GIVES
 
-        whose = GIVES.get(one.dialect, "others'")  # a plug-in may say anything
-        rows.append(("names", f"its own; --translate {printable(one.dialect)} makes {whose} of them"))
+        whose, back = GIVES.get(one.dialect, "others'"), f"to-{one.dialect}"  # a plug-in may say anything
+        again = f", and --translate {back} makes it of {whose}" if back in DIALECTS else ""
+        rows.append(("names", f"its own; --translate {one.dialect} makes {whose} of them{again}"))
     rows += kept if one.writer else []
     if one.extra:
         rows.append(("needs", f"pip install 'ckptconv[{one.extra}]'"))
     lines = [
         f"{style(printable(one.name), 'bold')}: {printable(one.summary)}",
-        *fields([(label, printable(text)) for label, text in rows]),
+        *_paragraphs([(label, printable(text)) for label, text in rows]),
     ]
     own = [(f"-O {row.name}={_spelled(row)}", printable(row.summary)) for row in one.option_table()]
-    return lines if not own else [*lines, "options of its own", *fields(own)]
+    return lines if not own else [*lines, "options of its own", *_paragraphs(own)]
 
 
 def _spelled(row: OptionRow) -> str:

@@ -40,6 +40,16 @@ def test_one_format_says_what_it_holds(run: Run) -> None:
         assert word in result.stdout
 
 
+def test_on_a_narrow_terminal_one_format_is_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in registry.BUILTIN:
+        monkeypatch.setattr(output, "columns", lambda: 0)
+        whole = render.one_format(one)
+        monkeypatch.setattr(output, "columns", lambda: 80)
+        lines = render.one_format(one)
+        assert max(map(len, lines[1:])) <= 80
+        assert " ".join(" ".join(lines).split()) == " ".join(" ".join(whole).split())
+
+
 def test_what_a_format_would_keep_is_said_only_of_one_that_is_written(run: Run) -> None:
     for one in registry.BUILTIN:
         said = {line.split()[0] for line in run("formats", one.name).stdout.splitlines()[1:]}
