@@ -119,6 +119,11 @@ def compare(
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
     findings = _sorted([*chosen.findings, *verdict.findings])
     if any(finding.severity == "error" for finding in findings):
+        if arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
+            raise UsageError(
+                "this is the state of an optimizer, which no architecture describes", path=path,
+                hint="validate the model's own file; --arch says what differs",
+            )  # fmt: skip
         if chosen.stranger:
             raise stranger(chosen.stranger, path, chosen.name, built=chosen.built).at(path)
         if chosen.evidence == "config.json" and _have_nothing_in_common(findings, checkpoint):

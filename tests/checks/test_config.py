@@ -144,3 +144,14 @@ def test_another_architectures_tensors_are_told_first(model: Path) -> None:
 def test_a_model_that_lacks_some_tensors_is_not_taken_for_another_architecture(model: Path) -> None:
     torch.save({name: torch.ones(shape) for name, shape in list(llama().items())[:5]}, model)
     assert "architecture" not in codes(validate(model, arch="llama").findings)
+
+
+def test_the_state_of_an_optimizer_is_no_model(model: Path) -> None:
+    configure(model, CONFIG)
+    network = torch.nn.Linear(16, 24)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(16)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), model)
+    with pytest.raises(UsageError, match="the state of an optimizer"):
+        validate(model)
