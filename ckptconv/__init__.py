@@ -8,9 +8,11 @@
         checkpoint.metadata                            # typed
 
     ckptconv.convert("model.pth", "model.safetensors")
+    ckptconv.convert("base/", "merged/", edits=ckptconv.Edits(names=[ckptconv.Lora("adapter/")]))
     ckptconv.inspect("model.pth").verdict              # "plain", "opaque" or "would run code"
     ckptconv.diff("a.pth", "b.safetensors").equal      # and if not, .edits and .findings say what changed
     ckptconv.validate("model.pth").valid               # does it fit its architecture, and if not, why not?
+    ckptconv.verify("model.pth", "model.onnx").equivalent    # do both compute the same?
     ckptconv.architecture("mlp").spec.required         # what a model of an architecture is described by
 
 Every error is a `ckptconv.CkptconvError` with `.path` and `.hint`.

@@ -60,12 +60,15 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_contents_lead_to_every_section() -> None:
+def test_the_contents_lead_to_every_section_and_all_links_to_one() -> None:
     def anchor(title: str) -> str:
         return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
-    titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
-    assert re.findall(r"\]\(#([^)]+)\)", README) == [anchor(title) for title in titles]
+    sections = [anchor(title) for title in re.findall(r"^## (.+)$", README, re.MULTILINE)]
+    anchors = {anchor(title) for title in re.findall(r"^###* (.+)$", README, re.MULTILINE)}
+    links = re.findall(r"\]\(#([^)]+)\)", README)
+    assert links[: len(sections)] == sections
+    assert set(links) <= anchors
 
 
 def test_the_files_of_the_commands_are_said() -> None:
