@@ -31,13 +31,14 @@ from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from ckptconv.core.spelling import Json
 
 _COPY_AGAIN = "copy the set again from where it came"
 
 _INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
-_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-\d+(?P<suffix>\..+)")
+_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
 _ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
 """What Hugging Face's libraries call a file that holds all weights of a folder."""
 
@@ -158,6 +159,15 @@ def _is_index(source: Source) -> bool:
 def is_shard(name: str) -> bool:
     """Whether a file is called as shards are."""
     return _SHARD.fullmatch(name) is not None and name.lower().endswith((".safetensors", *BINARIES))
+
+
+def alone(path: Path) -> tuple[Finding, ...]:
+    """A warning where a file that is read by itself is called as one shard of several is."""
+    called = _SHARD.fullmatch(path.name)
+    if called is None or (count := int(called["count"])) < 2:
+        return ()
+    message = f"by its name this is one shard of {count:,}: their index, or the folder, is the whole"
+    return (Finding("shard", "warning", path.name, message),)
 
 
 def _candidates(folder: Folder) -> list[str]:

@@ -12,6 +12,7 @@ from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader
+from ckptconv.formats import shards
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.safetensors.encodings import can_decode
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
@@ -31,7 +32,8 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    return assemble(tensors_of(source, header), header.metadata, format="safetensors", file=source)
+    findings = shards.alone(source.path)
+    return assemble(tensors_of(source, header), header.metadata, format="safetensors", file=source, findings=findings)
 
 
 def tensors_of(source: Source, header: Header) -> dict[str, LazyTensor]:

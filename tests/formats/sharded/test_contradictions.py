@@ -59,6 +59,14 @@ def test_a_whole_set_has_nothing_to_tell(folder: Path) -> None:
         assert checkpoint.format == "safetensors-sharded"
 
 
+def test_a_shard_by_itself_is_told_to_be_one_of_several(folder: Path) -> None:
+    torch.save({"a": torch.ones(2)}, folder / "pytorch_model-00001-of-00003.bin")
+    torch.save({"a": torch.ones(2)}, folder / "pytorch_model-00001-of-00001.bin")
+    assert findings(folder / TWO) == [("shard", TWO)]
+    assert findings(folder / "pytorch_model-00001-of-00003.bin") == [("shard", "pytorch_model-00001-of-00003.bin")]
+    assert findings(folder / "pytorch_model-00001-of-00001.bin") == []
+
+
 def test_every_missing_shard_is_named(folder: Path) -> None:
     (folder / ONE).unlink()
     (folder / TWO).unlink()
