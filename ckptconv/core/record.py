@@ -12,6 +12,7 @@ The record's keys, all optional but the first:
     version        1
     root           the metadata tree (spelled as in `ckptconv.core.spelling`); absent: a bare OrderedDict
     refs           "model" where the tree's single tensors are the model's; else they are extras
+    extras         names of those that are extras all the same, beside a pickled module
     ties           [[dropped, kept, position in the state_dict]…]
     names          stored name → name, where the format refuses the name
     encodings      name → {"dtype", "shape"} of tensors stored as another type
@@ -99,6 +100,7 @@ class Record:
 
     root: MetaNode = _BARE
     refs_are_model: bool = False
+    extras: list[str] = field(default_factory=list)
     ties: list[tuple[str, str, int]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, Encoding] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class Record:
         notes = self.notes
         document: dict[str, Json] = {
             "refs": "model" if self.refs_are_model else None,
+            "extras": self.extras if self.refs_are_model else [],
             "ties": [list(tie) for tie in self.ties],
             "names": self.names,
             "encodings": {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in self.encodings.items()},
@@ -190,6 +193,7 @@ def _parse(document: dict[str, Any]) -> Record:
     return Record(
         root=from_json(document["root"]) if "root" in document else _BARE,
         refs_are_model=document.get("refs") == "model",
+        extras=[_str(name) for name in document.get("extras", [])],
         ties=[(_str(dropped), _str(kept), _int(position)) for dropped, kept, position in document.get("ties", [])],
         names={_str(stored): _str(name) for stored, name in document.get("names", {}).items()},
         encodings={

@@ -38,7 +38,7 @@ def recorded_checkpoint(
     refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
     composites = _composites(record, tensors, findings)
     refs |= {part for one in composites.values() if one.parts[VALUES] in refs for part in one.parts.values()}
-    outside = set() if record.refs_are_model else refs
+    outside = refs & set(record.extras) if record.refs_are_model else refs
     model = {name: tensor for name, tensor in tensors.items() if name not in outside}
     return Checkpoint(
         model,

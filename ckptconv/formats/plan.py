@@ -59,7 +59,10 @@ def plan(
     tied = checkpoint.tied_to
     root, moved = move_out(checkpoint.root, tensors) if keeps_metadata else (checkpoint.root, {})
     record = Record(
-        refs_are_model=records.refs_are_model(checkpoint), composites=checkpoint.composites, notes=checkpoint.notes
+        refs_are_model=records.refs_are_model(checkpoint),
+        extras=list(checkpoint.extras),
+        composites=checkpoint.composites,
+        notes=checkpoint.notes,
     )
     stored: dict[str, LazyTensor] = {}
     infos: dict[str, TensorInfo] = {}

@@ -179,7 +179,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
         if options.plain:
             return None
         model = records.refs_are_model(checkpoint)
-        record = Record(root=planned.root, refs_are_model=model, notes=checkpoint.notes)
+        record = Record(root=planned.root, refs_are_model=model, extras=list(checkpoint.extras), notes=checkpoint.notes)
         return records.strings_of(record, planned.flat)
 
     return WriteResult(write_set(target, parts, list(planned.flat), options.progress, strings))

@@ -189,3 +189,13 @@ def test_an_optimizers_state_alone_is_told_to_be_no_model(tmp_path: Path) -> Non
     torch.save(training()["optimizer_state_dict"], tmp_path / "optimizer.pt")
     with ckptconv.open(tmp_path / "optimizer.pt") as checkpoint:
         assert [finding.code for finding in checkpoint.findings] == ["optimizer"]
+
+
+@pytest.mark.parametrize("name", ["b.safetensors", "b.npz", "b.gguf", "b.bin.index.json"])
+def test_extras_beside_a_pickled_module_stay_extras(name: str, tmp_path: Path) -> None:
+    torch.save({"loss": torch.tensor(0.5), "model": nn.Linear(3, 2)}, tmp_path / "a.pth")
+    losses = ["opaque"] if "index" in name else []
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / name, allow_loss=losses)
+    with ckptconv.open(tmp_path / name) as checkpoint:
+        assert (sorted(checkpoint), list(checkpoint.extras)) == (["bias", "weight"], ["loss"])
+    assert ckptconv.diff(tmp_path / "a.pth", tmp_path / name).equal
