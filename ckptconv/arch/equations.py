@@ -308,7 +308,10 @@ class Solving:
         return [key for key in keys if not self.bindings.knows(key)]
 
     def no_repeats(self) -> None:
-        """A loop of which no name was found, and nobody states a count of, runs as its default says, or not at all."""
+        """A loop of which no name was found, and nobody states a count of, runs as its default says, or not at all.
+
+        With a list that is empty by that, shapes say more: its ends are then those of what stands before and behind it.
+        """
         for loop in self.spec.loops.values():
             for name in sorted(loop.stop.names & set(self.spec.params)):
                 self.fill(name, DEFAULT, default_value(self.spec, name, self.scope))
@@ -326,3 +329,4 @@ class Solving:
                         self.bindings.set_atom(monomial[0], max(ballots[monomial].winner([]), 0))
                         self.solved.origins.setdefault(monomial[0][0], TENSORS)
                 self.scope.changed()
+        self.rounds()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from ckptconv.arch import Solution, Source, Spec, check, from_config, from_metadata, from_settings, load_spec, solve
@@ -9,6 +11,9 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import NumpyScalar, TorchSize
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MLP = load_spec("mlp")
 WIDTHS = [784, 512, 256, 128, 10]
@@ -60,6 +65,32 @@ def test_list_valued_widths_come_from_the_shapes() -> None:
         "activation": "relu", "head": "log_softmax", "prefix": "", "first": 0, "stride": 2,
     }  # fmt: skip
     assert solution.open == ()
+
+
+SPEC_OF_A_LIST = b"""
+spec = 1
+name = "chain"
+[params]
+first  = "int"
+widths = "ints"
+last   = "int"
+[let]
+all = "[first, *widths, last]"
+[repeat]
+i = "len(widths)"
+[tensors]
+"row.{i}" = "all[i+1] all[i]"
+"end"     = "last all[-2]"
+"""
+
+
+def test_a_list_that_is_empty_still_lets_shapes_say_what_stands_beside_it(tmp_path: Path) -> None:
+    single = solve(MLP, mlp([5, 3]))
+    assert {name: single.params[name] for name in META} == {"input_size": 5, "hidden_layers": [], "output_size": 3}
+    assert (single.open, errors(single, mlp([5, 3]))) == ((), [])
+    (tmp_path / "chain.toml").write_bytes(SPEC_OF_A_LIST)
+    chain = solve(load_spec(tmp_path / "chain.toml"), {"end": info(3, 5)})
+    assert (chain.params, chain.open) == ({"first": 5, "widths": [], "last": 3}, ())
 
 
 @pytest.mark.parametrize(("prefix", "first", "stride"), [("", 0, 2), ("net.", 0, 3), ("fc", 1, 1), ("a.b.", 2, 4)])
