@@ -283,11 +283,11 @@ def _which(names: list[str], of: int) -> str:
 
 
 def _versions(inspection: Inspection) -> str:
-    """The versions of the modules that the state_dict's ``_metadata`` lists, a few words of them."""
+    """The versions of the modules that the state_dicts' ``_metadata`` list, a few words of them."""
     counts: Counter[str] = Counter()
-    for _, node in walk(inspection.checkpoint.root):
-        if isinstance(node, StateDict) and isinstance(node.versions, dict):
-            for entry in node.versions.values():
-                version = entry.get("version") if isinstance(entry, dict) else entry
-                counts[shortened(spelled(version))] += 1
+    holes = [node.versions for _, node in walk(inspection.checkpoint.root) if isinstance(node, StateDict)]
+    for versions in (*holes, *inspection.checkpoint.notes.versions.values()):
+        for entry in versions.values() if isinstance(versions, dict) else ():
+            version = entry.get("version") if isinstance(entry, dict) else entry
+            counts[shortened(spelled(version))] += 1
     return ", ".join(f"{plural(count, 'module')} of version {version}" for version, count in counts.most_common(4))

@@ -68,6 +68,8 @@ class Notes:
     tensors:    notes of the tensors that have any, by name.
     strides:    strides in elements, of tensors that were not C-contiguous.
     attributes: Python attributes that were set on a tensor, by its name.
+    versions:   module versions (``_metadata``) of state_dicts that are no `StateDict` in the tree, such as an average's
+                or an empty one, by the path to each.
     globals:    what the pickle names.
     unseen:     objects and calls of the pickle that stand nowhere in the tree: thrown away, overwritten, attributes.
     programs:   what others would import or run of its metadata as they use the model.
@@ -83,6 +85,7 @@ class Notes:
     tensors: Mapping[str, TensorNote] = field(default_factory=dict)
     strides: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attributes: Mapping[str, MetaNode] = field(default_factory=dict)
+    versions: Mapping[tuple[str | int, ...], MetaNode] = field(default_factory=dict)
     globals: tuple[GlobalUse, ...] = ()
     unseen: tuple[Opaque, ...] = ()
     programs: tuple[Program, ...] = ()
@@ -101,6 +104,7 @@ class Notes:
             "devices": {name: note.device for name, note in self.tensors.items() if note.device != "cpu"},
             "strides": {name: list(strides) for name, strides in self.strides.items()},
             "attributes": {name: to_json(node) for name, node in self.attributes.items()},
+            "versions": [[list(path), to_json(node)] for path, node in self.versions.items()],
             "arch": to_json(self.arch),
             "digest": self.digest,
             "graph": to_json(self.graph),

@@ -22,6 +22,7 @@ The record's keys, all optional but the first:
     constants      names of tensors that are the graph's, not the model's; `strings`: keys of such metadata
     parameters, requires_grad       names, or "*" for all
     devices, strides, attributes    by name
+    versions       [[path in the tree, module versions]…] of state_dicts that are not the model's
     types          key → type that a format has for metadata, where Python's does not say that much
     source, arch, digest
 
@@ -135,6 +136,7 @@ class Record:
             "devices": {name: note.device for name, note in notes.tensors.items() if note.device != "cpu"},
             "strides": {name: list(strides) for name, strides in notes.strides.items()},
             "attributes": {name: to_json(node) for name, node in notes.attributes.items()},
+            "versions": [[list(path), to_json(node)] for path, node in notes.versions.items()],
             "types": dict(notes.types),
             "source": notes.source,
             "arch": to_json(notes.arch),
@@ -177,6 +179,7 @@ def _parse(document: dict[str, Any]) -> Record:
         source=_str(document.get("source", "")),
         strides=strides,
         attributes={name: from_json(node) for name, node in document.get("attributes", {}).items()},
+        versions={tuple(map(_key, path)): _versions(node) for path, node in document.get("versions", [])},
         types={key: _str(name) for key, name in document.get("types", {}).items()},
         arch=from_json(document.get("arch")),
         digest=None if document.get("digest") is None else _str(document["digest"]),
@@ -222,7 +225,8 @@ def _inline(name: Json, position: Json, dtype: Json, shape: Json, text: Json) ->
 
 def _check_depth(record: Record) -> None:
     notes = record.notes
-    if any(is_too_deep(node) for node in (record.root, notes.arch, *notes.attributes.values())):
+    nodes = (record.root, notes.arch, *notes.attributes.values(), *notes.versions.values())
+    if any(map(is_too_deep, nodes)):
         raise ValueError("it is nested too deeply")
 
 
@@ -233,6 +237,19 @@ def _has(names: Json, name: str) -> bool:
 def _str(value: Json) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no string")
+    return value
+
+
+def _versions(value: Json) -> MetaNode:
+    node = from_json(value)
+    if any(isinstance(part, (TensorRef, StateDict)) for _, part in walk(node)):
+        raise ValueError("module versions that are tensors")
+    return node
+
+
+def _key(value: Json) -> str | int:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no key")
     return value
 
 

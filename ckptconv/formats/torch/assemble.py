@@ -10,7 +10,7 @@ from ckptconv.core.strided import is_contiguous
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.composites import check_parts, unfold
 from ckptconv.formats.torch.names import no_name, with_names
-from ckptconv.formats.torch.roots import plant_attributes
+from ckptconv.formats.torch.roots import plant_attributes, plant_versions
 from ckptconv.io.limits import MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def assemble(
     tensors = {name: place(name, stub) for name, stub in stubs.items()}
     check_parts(composites, tensors)
     attributes, lost = _attributes(stubs, budget)
-    notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, arch=arch, graph=graph)
+    versions = plant_versions(tree, budget)
+    notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, versions, arch=arch, graph=graph)
     for machine in machines:
         notes = with_names(notes, machine, tree, budget, own)
     return Checkpoint(

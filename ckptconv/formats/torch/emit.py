@@ -28,7 +28,7 @@ from ckptconv.formats.plain import as_plain
 from ckptconv.formats.torch import dtypes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 _BUILTINS = "__builtin__"  # what protocol 2 calls `builtins`
 
@@ -77,7 +77,8 @@ class StorageRef:
 class Emitter:
     """Builds one pickle. `tensor` emits a tensor by name, `state_dict` a `StateDict`: both are the writer's.
 
-    `allowed`: the globals that this kind of pickle may name.
+    `allowed`:  the globals that this kind of pickle may name.
+    `versions`: the ``_metadata`` that some of the tree's OrderedDicts get, by their identity.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Emitter:
         tensor: Callable[[Emitter, str], None],
         state_dict: Callable[[Emitter, StateDict], None],
         allowed: frozenset[str] = GLOBALS,
+        versions: Mapping[int, MetaNode] | None = None,
     ) -> None:
         self._allowed = allowed
         self._out: list[bytes] = [b"\x80\x02"]
         self._memo: dict[bytes, bytes] = {}
         self._tensor = tensor
         self._state_dict = state_dict
+        self._versions = versions or {}
 
     def finish(self) -> bytes:
         """The whole pickle."""
@@ -252,6 +255,13 @@ class Emitter:
                 self.op(b"}")
         if node:
             self.pairs(node.items())
+        if id(node) in self._versions and type(node) is OrderedDict:
+            self.attributes({"_metadata": self._versions[id(node)]})
+
+    def attributes(self, attributes: dict[MetaNode, MetaNode]) -> None:
+        """Set attributes on the object on top of the stack."""
+        self.node(attributes)
+        self.op(b"b")
 
     def _defaultdict(self, node: defaultdict[MetaNode, MetaNode]) -> None:
         self.named("collections", "defaultdict")

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class Tree:
     """What became of a pickled object: tensors by name, and the metadata tree around them.
 
-    refused: tensors that are not read, by their path: what kind they are of.
+    refused:  tensors that are not read, by their path: what kind they are of.
+    versions: what other state_dicts than the model's have as ``_metadata``, by the path to each.
     """
 
     root: MetaNode = None
@@ -42,6 +43,7 @@ class Tree:
     extras: dict[str, TensorStub] = field(default_factory=dict)
     objects: list[tuple[Thing, Opaque]] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    versions: dict[Path, Value] = field(default_factory=dict)
 
 
 def plant(value: Value, budget: Budget) -> Tree:
@@ -72,6 +74,21 @@ def plant_attributes(attributes: dict[str, Value], budget: Budget) -> tuple[dict
     trees = {str(key): _Planter([], False, budget).plant(value) for key, value in attributes.items()}
     kept = {key: tree.root for key, tree in trees.items() if not tree.extras}
     return kept, [key for key in trees if key not in kept]
+
+
+def plant_versions(tree: Tree, budget: Budget) -> dict[tuple[str | int, ...], MetaNode]:
+    """The module versions of other state_dicts than the model's, by the path to each, as far as they are plain values
+    and the path is one of plain keys.
+    """
+    kept: dict[tuple[str | int, ...], MetaNode] = {}
+    for path, value in tree.versions.items():
+        keys = tuple(key for key in path if isinstance(key, str) or type(key) is int)
+        if len(keys) < len(path):
+            continue
+        planted = _Planter([], False, budget).plant(value)
+        if not planted.extras and not planted.objects:
+            kept[keys] = planted.root
+    return kept
 
 
 def plant_unseen(tree: Tree, things: list[Thing], budget: Budget) -> tuple[Opaque, ...]:
@@ -175,6 +192,8 @@ class _Planter:
                 return self._other(value, path)
 
     def _dict(self, value: dict[Value, Value], path: Path) -> MetaNode:
+        if isinstance(value, StateOrderedDict) and isinstance(value.state, dict) and "_metadata" in value.state:
+            self._tree.versions[path] = value.state["_metadata"]
         items = [(self._key(key, path), self._node(item, (*path, key))) for key, item in value.items()]
         match value:
             case Counter():

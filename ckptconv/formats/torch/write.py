@@ -79,6 +79,19 @@ def _records(
     return before, after
 
 
+def _node_at(node: MetaNode, path: tuple[str | int, ...]) -> MetaNode:
+    """What stands there in the tree; None where nothing does."""
+    for key in path:
+        match node:
+            case dict():
+                node = node.get(key)
+            case list() | tuple() if isinstance(key, int) and 0 <= key < len(node):
+                node = node[key]
+            case _:
+                return None
+    return node
+
+
 class _Pickler:
     """Spells the checkpoint's tree, with its tensors in their places."""
 
@@ -90,9 +103,14 @@ class _Pickler:
         self._composites = {one.parts[VALUES]: one for one in checkpoint.composites.values()}
 
     def pickle(self) -> bytes:
-        emitter = Emitter(self._tensor, self._state_dict)
+        emitter = Emitter(self._tensor, self._state_dict, versions=self._versions())
         emitter.node(self._checkpoint.root)
         return emitter.finish()
+
+    def _versions(self) -> dict[int, MetaNode]:
+        """Module versions by the identity of the state_dict in the tree; one that is not where it was gets none."""
+        said = self._checkpoint.notes.versions.items()
+        return {id(_node_at(self._checkpoint.root, path)): versions for path, versions in said}
 
     def _state_dict(self, emitter: Emitter, hole: StateDict) -> None:
         items: list[tuple[MetaNode, MetaNode]] = [
@@ -107,8 +125,7 @@ class _Pickler:
         if items:
             emitter.pairs(items)
         if hole.versions is not None:
-            emitter.node({"_metadata": hole.versions})
-            emitter.op(b"b")
+            emitter.attributes({"_metadata": hole.versions})
 
     def _tensor(self, emitter: Emitter, name: str) -> None:
         note = self._checkpoint.notes.tensors.get(name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections import OrderedDict
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import ckptconv
@@ -183,6 +186,49 @@ def test_module_versions_parameters_and_requires_grad_come_back(tmp_path: Path) 
     assert (state["0.weight"].requires_grad, state["0.bias"].requires_grad) == (True, False)
     assert state._metadata == value["state_dict"]._metadata  # type: ignore[attr-defined]
     assert isinstance(state._metadata, OrderedDict)
+
+
+@pytest.mark.parametrize("between", ["m.pth", "m.safetensors", "m.npz", "m.safetensors.index.json"])
+def test_module_versions_of_an_average_and_of_empty_state_dicts_come_back(tmp_path: Path, between: str) -> None:
+    network, empty = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), nn.ReLU()
+    inner = [{3: OrderedDict(a=1)}, (empty.state_dict(), {"model": network.state_dict()})]
+    value = {"model": network.state_dict(), "ema": network.state_dict(), "others": inner}
+    for made in (value, empty.state_dict(), [empty.state_dict(), torch.ones(2)]):
+        ckptconv.convert(saved(tmp_path / "a.pth", made), tmp_path / between, force=True)
+        ckptconv.convert(tmp_path / between, tmp_path / "back.pth", force=True)
+        back = load(tmp_path / "back.pth", weights_only=True)
+        assert same_object(back, made)
+        assert versions(back) == versions(made)
+        assert ckptconv.diff(tmp_path / "a.pth", tmp_path / "back.pth").equal
+    assert len([found for found in versions(value) if found]) == 4
+
+
+def versions(value: object) -> list[object]:
+    """The ``_metadata`` of every dict in it, in order."""
+    if isinstance(value, dict):
+        return [getattr(value, "_metadata", None), *(v for item in value.values() for v in versions(item))]
+    return [v for item in value for v in versions(item)] if isinstance(value, (list, tuple)) else []
+
+
+def test_module_versions_beside_the_models_are_refused_as_tensors_and_ignored_where_nothing_stands(
+    tmp_path: Path,
+) -> None:
+    for path, node, words in (
+        (["gone", 1], {"": 1}, None), ([-1], {}, None), ([True], {}, "no key"), ("ema", {"$tensor": "w"}, "tensors"),
+    ):  # fmt: skip
+        record = json.dumps({"version": 1, "versions": [[path, node]]})
+        save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors", {"ckptconv": record})
+        with nullcontext() if words is None else pytest.raises(CorruptFileError, match=words):
+            ckptconv.convert(tmp_path / "w.safetensors", tmp_path / "w.pth", force=True)
+
+
+def test_module_versions_in_module_versions_take_no_depth(tmp_path: Path) -> None:
+    state = OrderedDict()
+    for _ in range(150):
+        outer = OrderedDict()
+        outer._metadata = state  # type: ignore[attr-defined]
+        state = outer
+    ckptconv.convert(saved(tmp_path / "a.pth", {"w": torch.ones(1), "deep": state}), tmp_path / "a.safetensors")
 
 
 def test_a_python_attribute_of_a_tensor_that_is_a_tensor_is_left_out_with_a_finding(tmp_path: Path) -> None:
