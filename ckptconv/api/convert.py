@@ -143,6 +143,7 @@ def convert(
         if not dry_run:
             refuse(result.losses, allowed, source)
             refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
+            place.check_source(source, opened)
             file = place.open(replace=force)
         with _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier:
             if dry_run:

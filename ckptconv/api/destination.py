@@ -26,6 +26,7 @@ from ckptconv.formats import registry
 from ckptconv.formats.numbered import parse, part_names, sets_of
 from ckptconv.formats.shards import plain_name
 from ckptconv.formats.split import DEFAULT_SIZE, parse_size, shard_names, superseded
+from ckptconv.io.source import Source
 from ckptconv.io.target import Target
 
 if TYPE_CHECKING:
@@ -79,6 +80,20 @@ class Destination:
         )
         return [Finding("left-behind", "info", CONFIG, message)]
 
+    def check_source(self, source: PathText, opened: Checkpoint) -> None:
+        """Raise UsageError where the target is one of several files of the source, which would no longer be whole."""
+        target, files = os.path.realpath(self.path), _files_of(opened)
+        if target not in files:
+            return
+        kind = registry.by_name(opened.format)
+        alone = len(files) == 1 and not kind.main and os.path.isdir(source)
+        if alone or (target == os.path.realpath(source) and not kind.numbered):
+            return
+        raise UsageError(
+            f"the target {str(self.path)!r} is one of the files that the source consists of, and would leave it broken",
+            hint="give another name; the source can be removed afterwards",
+        )
+
     def open(self, *, replace: bool) -> Target:
         """The target. Raises TargetExistsError where something would be replaced and `replace` is false."""
         self._check_folder(replace=replace)
@@ -111,6 +126,14 @@ class Destination:
                 path=folder,
                 hint="give the path of a folder",
             )
+
+
+def _files_of(checkpoint: Checkpoint) -> set[str]:
+    """The files that its tensors lie in."""
+    tensors = checkpoint.all_tensors.values()
+    spans = [one.span or (one.placement.storage.span if one.placement else None) for one in tensors]
+    files = {id(span.file): span.file for span in spans if span is not None}
+    return {os.path.realpath(file.path) for file in files.values() if isinstance(file, Source)}
 
 
 def is_folder(target: PathText) -> bool:

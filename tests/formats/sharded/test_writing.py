@@ -430,3 +430,48 @@ def test_a_folder_as_target_is_told_how_it_is_meant(source: Path, tmp_path: Path
     with pytest.raises(UsageError, match="no format is known for the folder") as caught:
         ckptconv.convert(source, tmp_path / "old")
     assert f"{tmp_path}/old/ puts model.safetensors into it" in str(caught.value.hint)
+
+
+def _kind_of_set(kind: str, folder: Path) -> tuple[Path, Path]:
+    """What a checkpoint of several files is named by, and one of the files that it consists of."""
+    tensors = {f"layer.{i}.weight": torch.full((64, 64), float(i)) for i in range(4)}
+    torch.save(tensors, folder / "whole.pth")
+    (folder / "set").mkdir()
+    match kind:
+        case "safetensors":
+            ckptconv.convert(folder / "whole.pth", folder / "set/", shard_size="40KB")
+            return folder / "set", folder / "set/model-00001-of-00002.safetensors"
+        case "torch":
+            ckptconv.convert(folder / "whole.pth", folder / "set/", shard_size="40KB", to_format="torch")
+            return folder / "set/pytorch_model.bin.index.json", folder / "set/pytorch_model-00002-of-00002.bin"
+        case "gguf":
+            ckptconv.convert(folder / "whole.pth", folder / "set/m.gguf", shard_size="40KB")
+            return folder / "set", folder / "set/m-00001-of-00002.gguf"
+        case _:
+            torch.save({"0.weight": torch.ones(8, 8), "2.weight": torch.ones(8, 8)}, folder / "whole.pth")
+            options = {"external-data": "w.safetensors"}
+            ckptconv.convert(folder / "whole.pth", folder / "set/m.onnx", arch="mlp", options=options)
+            return folder / "set/m.onnx", folder / "set/w.safetensors"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "gguf", "onnx"])
+def test_a_file_that_the_source_consists_of_is_not_replaced_by_the_whole(kind: str, tmp_path: Path) -> None:
+    source, part = _kind_of_set(kind, tmp_path)
+    (tmp_path / f"link{part.suffix}").symlink_to(part)
+    for target in (part, tmp_path / f"link{part.suffix}"):
+        for force in (False, True):
+            with pytest.raises(UsageError, match="one of the files that the source consists of") as caught:
+                ckptconv.convert(source, target, force=force, allow_loss="all")
+            assert caught.value.hint == "give another name; the source can be removed afterwards"
+    assert ckptconv.diff(tmp_path / "whole.pth", source).equal
+
+
+def test_what_stands_for_the_source_as_a_whole_may_be_replaced(tmp_path: Path) -> None:
+    source, part = _kind_of_set("safetensors", tmp_path)
+    half = ckptconv.Edits(dtype=["BF16"])
+    ckptconv.convert(part, part, force=True)  # a shard by itself
+    ckptconv.convert(source, source / "model.safetensors.index.json", force=True, shard_size="10KB")
+    ckptconv.convert(source, source / "model.safetensors", force=True)
+    ckptconv.convert(source, source / "model.safetensors", force=True, edits=half)  # the one file of its folder
+    assert [entry.name for entry in source.iterdir()] == ["model.safetensors"]
+    assert ckptconv.diff(tmp_path / "whole.pth", source, headers=True).findings[0].code == "dtype-changed"
