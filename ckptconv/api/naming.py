@@ -55,10 +55,11 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
     message = f"named as the class holds them: {said}"
     found = Finding("named", "info", names[changed[0]], message)
     tensors = {names.get(name, name): tensor for name, tensor in checkpoint.items()}
-    return _with(checkpoint, tensors, (*checkpoint.findings, found))
+    return with_tensors(checkpoint, tensors, (*checkpoint.findings, found))
 
 
-def _with(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], findings: Sequence[Finding]) -> Checkpoint:
+def with_tensors(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], findings: Sequence[Finding]) -> Checkpoint:
+    """The same checkpoint with other tensors of the model, and findings."""
     return Checkpoint(
         tensors, extras=checkpoint.extras, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
         root=checkpoint.root, format=checkpoint.format, notes=replace(checkpoint.notes, digest=None),
@@ -113,7 +114,7 @@ def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str],
     findings = _about(given, constants, found)
     solved = not any(is_given(name) for name in made)
     left = tuple(finding for finding in checkpoint.findings if finding.code != "unnamed" or not solved)
-    return _with(checkpoint, tensors, (*left, *findings))
+    return with_tensors(checkpoint, tensors, (*left, *findings))
 
 
 def _about(given: Sequence[str], constants: Sequence[str], found: Matches) -> list[Finding]:

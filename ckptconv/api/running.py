@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.graph import program_of
-from ckptconv.api.naming import named_by_architecture
+from ckptconv.api.naming import named_by_architecture, with_tensors
 from ckptconv.api.open import open
 from ckptconv.api.stated import stated
 from ckptconv.arch.factory import is_reference, made
@@ -61,12 +61,14 @@ class Subject:
 class Side:
     """One file, open, and what runs it. `stack` closes it."""
 
-    def __init__(self, subject: Subject, stack: ExitStack) -> None:
-        """Load it. Raises UsageError where nothing says what is computed, RunError where it does not load."""
+    def __init__(self, subject: Subject, stack: ExitStack, progress: Callable[[int, int], None] | None = None) -> None:
+        """Load it. `progress` is told of what is inflated first. Raises UsageError where nothing says what is computed,
+        RunError where it does not load.
+        """
         self.request, self.stack, self.device = subject.request, stack, subject.device
         self.path = Path(self.request.source)
         self.findings: list[Finding] = []
-        self.checkpoint = self._opened(subject)
+        self.checkpoint = _as_floats(self._opened(subject, progress))
         self.evidence = subject.evidence or self.checkpoint
         self.runner: Runner
         if self.is_graph:
@@ -75,11 +77,11 @@ class Side:
             module, specs = self.module()
             self.runner = TorchRunner(self.path.name, module.to(self.device), specs, self.device)
 
-    def _opened(self, subject: Subject) -> Checkpoint:
+    def _opened(self, subject: Subject, progress: Callable[[int, int], None] | None) -> Checkpoint:
         if subject.tensors is not None:
             self.is_graph = subject.tensors.format == "onnx"
             return subject.tensors
-        opened = self.stack.enter_context(open(self.path, format=self.request.read_as))
+        opened = self.stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
         return named_by_architecture(opened, self.request.arch, self.path, self.request.settings)
 
@@ -132,6 +134,22 @@ class Side:
                 hashes[key] = content_hash(tensor)
             found[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])
         return found
+
+
+def _as_floats(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with F32 in place of blocks of ggml's, of which torch has no tensors: what ``--dtype F32`` makes.
+
+    Raises MissingExtraError without the `gguf` package, UnsupportedError for a type that it does not unpack.
+    """
+    if all(tensor.info.dtype.block == 1 for tensor in checkpoint.values()):
+        return checkpoint
+    from ckptconv.edits.apply import cast_to
+
+    tensors = {
+        name: cast_to(tensor, DType.F32) if tensor.info.dtype.block > 1 else tensor
+        for name, tensor in checkpoint.items()
+    }
+    return with_tensors(checkpoint, tensors, checkpoint.findings)
 
 
 def _recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:

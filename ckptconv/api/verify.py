@@ -73,7 +73,7 @@ def verify(
         for path, read_as in ((first, first_format), (second, second_format))
     ]
     with ExitStack() as stack:
-        a, b = (Side(subject, stack) for subject in subjects)
+        a, b = (Side(subject, stack, progress) for subject in subjects)
         batches = batches_for([a, b], arrays, samples, seed)
         return verify_sides(a, b, batches, rtol=rtol, atol=atol, seed=seed, progress=progress)
 
@@ -137,7 +137,7 @@ def run(
     check_device(device)
     with ExitStack() as stack:
         words = ("verify", fspath(path), *from_words(format), "--save-outputs", "FILE.npz")
-        side = Side(Subject(Request(path, path, arch, settings, inputs, words, format), device), stack)
+        side = Side(Subject(Request(path, path, arch, settings, inputs, words, format), device), stack, progress)
         if like is not None:
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:

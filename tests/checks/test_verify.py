@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,3 +206,62 @@ def test_the_digits_network_predicts_the_same_from_every_format(tmp_path: Path) 
         (batch,) = made.batches
         (output,) = batch.outputs.values()
         assert (output.argmax(1) == expected).all(), path
+
+
+BLOCKS = [64, 96, 64, 10]
+
+
+def whole_blocks(path: Path) -> Path:
+    """A network whose rows are whole blocks of 32."""
+    torch.manual_seed(0)
+    state = Network(BLOCKS[0], BLOCKS[-1], BLOCKS[1:-1]).state_dict()
+    torch.save({"input_size": 64, "hidden_layers": BLOCKS[1:-1], "output_size": 10, "state_dict": state}, path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["Q8_0", "Q4_0"])
+def test_blocks_run_as_the_floats_that_the_gguf_package_makes_of_them(dtype: str, tmp_path: Path) -> None:
+    from gguf import GGUFReader, quants
+
+    source, target = whole_blocks(tmp_path / "a.pth"), tmp_path / "a.gguf"
+    made = ckptconv.convert(source, target, edits=ckptconv.Edits(dtype=[dtype]), verify=True)
+    assert made.verification is not None  # the source is run with the tensors that are to be written
+    assert (made.verification.equivalent, made.verification.outputs[0].bound) == (True, 0)
+    moved = ckptconv.verify(source, target)
+    assert not moved.equivalent
+    state = {
+        tensor.name: torch.tensor(quants.dequantize(tensor.data, tensor.tensor_type)).reshape(*tensor.shape[::-1])
+        for tensor in GGUFReader(target).tensors
+    }
+    theirs = Network(BLOCKS[0], BLOCKS[-1], BLOCKS[1:-1]).eval()
+    theirs.load_state_dict(state)
+    ours, far = ckptconv.run(source, layers=False), []
+    for batch in ours.batches:
+        with torch.inference_mode():
+            wanted = theirs(torch.from_numpy(batch.inputs["input_0"]))
+        far.append(float((wanted - torch.from_numpy(batch.outputs["output"])).abs().max()))
+    assert moved.outputs[0].max_abs == pytest.approx(max(far), rel=1e-3)
+    assert ckptconv.verify(source, target, rtol=0.5).equivalent
+    assert ckptconv.verify(target, target).outputs[0].bound == 0
+
+
+def test_what_is_quantized_is_told_alike_whether_it_is_verified(tmp_path: Path) -> None:
+    source, edits = whole_blocks(tmp_path / "a.pth"), ckptconv.Edits(dtype=["Q8_0"])
+    plain, verified = (
+        ckptconv.convert(source, tmp_path / "a.gguf", edits=edits, verify=verify, force=True)
+        for verify in (False, True)
+    )
+    assert (plain.findings, plain.digest) == (verified.findings, verified.digest)
+
+
+def test_progress_is_told_while_an_archive_is_inflated(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(whole_blocks(tmp_path / "a.pth"), "a.pth")
+    seen: list[tuple[int, int]] = []
+    ckptconv.verify(tmp_path / "a.pth", tmp_path / "a.zip", progress=lambda done, total: seen.append((done, total)))
+    size = (tmp_path / "a.pth").stat().st_size
+    assert seen[:-6][-1] == (size, size)
+    assert seen[-6:] == [(done, 6) for done in range(1, 7)]
+    seen.clear()
+    ckptconv.run(tmp_path / "a.zip", layers=False, progress=lambda done, total: seen.append((done, total)))
+    assert (size, size) in seen
