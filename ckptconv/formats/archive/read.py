@@ -43,8 +43,8 @@ def read(source: Source) -> Checkpoint:
     Raises UsageError where there are several, UnknownFormatError where there is none, and what either's reader raises.
     """
     archive = Archive.of(source)
-    if torchserve.MANIFEST in archive.members:
-        served = torchserve.Manifest.of(archive)
+    served = torchserve.Manifest.of(archive)
+    if served is not None:
         return _opened(archive, served.file, served.programs(archive))
     folder = _folder(archive)
     if folder is not None:

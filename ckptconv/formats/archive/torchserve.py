@@ -1,9 +1,11 @@
 """What TorchServe's manifest says of a ``.mar``: which file has the weights, and what of the archive it runs.
 
 TorchServe loads the handler, and the module of the model's class, from the archive as Python, and installs its
-requirements where it is told to. Handlers of its own are named without ``.py``.
+requirements where it is told to. Handlers of its own are named without ``.py``. Its archiver writes a ``.tar.gz`` as well
+(``--archive-format tgz``), in which all stands in a folder that is called as the model.
 
-Source: pytorch/serve, model-archiver/model_archiver/manifest_components/model.py; ts/model_loader.py.
+Source: pytorch/serve, model-archiver/model_archiver/manifest_components/model.py and model_packaging_utils.py;
+ts/model_loader.py.
 """
 
 from __future__ import annotations
@@ -28,15 +30,19 @@ _RUN = ("handler", "modelFile", "requirementsFile")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The part of it that is about the model."""
+    """The part of it that is about the model; `home` is what stands before the members' names, or nothing."""
 
     file: str
     model: dict[str, Any]
+    home: str = ""
 
     @classmethod
-    def of(cls, archive: Archive) -> Manifest:
-        """Raises CorruptFileError, LimitError, UnsupportedError (no weights are named)."""
-        text = archive.text(MANIFEST, MAX_DOCUMENT)
+    def of(cls, archive: Archive) -> Manifest | None:
+        """None where there is none. Raises CorruptFileError, LimitError, UnsupportedError (no weights are named)."""
+        home = _home(archive)
+        if home is None:
+            return None
+        text = archive.text(home + MANIFEST, MAX_DOCUMENT)
         try:
             model = json.loads(text)["model"]
             file = model.get("serializedFile")
@@ -47,9 +53,9 @@ class Manifest:
                 f"{MANIFEST!r} names no file of weights: its handler gets them elsewhere",
                 hint=f"name a file in it: {archive.source.path / next(iter(archive.members))}",
             )
-        if file not in archive.members:
+        if home + file not in archive.members:
             raise CorruptFileError(f"{MANIFEST!r} names {file!r}, which is not in the archive", hint=_COPY_AGAIN)
-        return cls(file, model)
+        return cls(home + file, model, home)
 
     def programs(self, archive: Archive) -> tuple[Program, ...]:
         """What TorchServe would run of the archive."""
@@ -57,7 +63,16 @@ class Manifest:
         for key in _RUN:
             said = self.model.get(key)
             file = said.partition(":")[0] if isinstance(said, str) else ""
-            own = next((name for name in (file, f"{file}.py") if name in archive.members), None)
+            own = next((name for name in (file, f"{file}.py") if self.home + name in archive.members), None)
             if file and own is not None:
-                found.append(Program(f"{MANIFEST}: model.{key}", Opaque(own, "called"), "TorchServe"))
+                found.append(Program(f"{self.home}{MANIFEST}: model.{key}", Opaque(own, "called"), "TorchServe"))
         return tuple(found)
+
+
+def _home(archive: Archive) -> str | None:
+    """The folder that the manifest's names are of, with its slash: none, or the one that all is in."""
+    if MANIFEST in archive.members:
+        return ""
+    tops = {path.partition("/")[0] for path in archive.members}
+    home = f"{tops.pop()}/" if len(tops) == 1 else ""
+    return home if home + MANIFEST in archive.members else None

@@ -297,6 +297,20 @@ def test_a_mar_of_torchserve_is_the_file_that_its_manifest_names(method: int, tm
     assert ckptconv.inspect(path).verdict == "plain"  # the handler is TorchServe's own
 
 
+def test_a_tar_gz_of_torchserves_archiver_is_what_its_mar_is(tmp_path: Path) -> None:
+    """``--archive-format tgz`` puts all into a folder that is called as the model."""
+    with zipfile.ZipFile(mar(tmp_path / "x.mar", handler="handler.py")) as archive:
+        members = {f"net/{name}": archive.read(name) for name in archive.namelist()}
+    path = tarred(tmp_path / "net.tar.gz", {"net/other.pt": saved_bytes({}), **members}, "w:gz")
+    with ckptconv.open(path) as checkpoint:
+        assert_state(checkpoint)
+    found = ckptconv.inspect(path)
+    assert [(use.where, use.node.name) for use in found.opaque] == [
+        ("net/MAR-INF/MANIFEST.json: model.handler", "handler.py")
+    ]
+    assert found.verdict == "would run code"
+
+
 @pytest.mark.parametrize("said", [{"handler": "handler.py"}, {"handler": "handler:entry"}, {"modelFile": "handler.py"}])
 def test_python_in_a_mar_would_run(said: dict[str, str], tmp_path: Path, run: Run) -> None:
     path = mar(tmp_path / "x.mar", **said)
