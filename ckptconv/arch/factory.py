@@ -89,9 +89,12 @@ def made(
                 hint = "--debug shows where" + (", and which package it lacks" * isinstance(error, ImportError))
                 raise UsageError(f"{reference}: transformers raises {said(error)}", hint=hint) from error
             called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
-            raise UsageError(
-                f"{reference}({called}) raises {said(error)}", hint="check its arguments, or --set NAME=VALUE"
-            ) from error
+            hint = "check its arguments, or --set NAME=VALUE"
+            if isinstance(error, ImportError):
+                hint = (
+                    "it needs a package that is not there, or is of another version: import it in Python to see which"
+                )
+            raise UsageError(f"{reference}({called}) raises {said(error)}", hint=hint) from error
         if not isinstance(module, torch.nn.Module):
             raise UsageError(
                 f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"

@@ -69,7 +69,7 @@ def compare(
     found.partners = dict.fromkeys(a.all_tensors) | {one.a_name: one.b_name for one in explained.comparisons}
     found.partners |= explained.unlike
     drops = [edit for edit in explained.edits if edit.kind == "drop"]
-    _one_sided(found, a, b, explained)
+    shared = _one_sided(found, a, b, explained)
     for old, name in explained.unlike:
         one, other = shape_text(a.all_tensors[old].info.shape), shape_text(b.all_tensors[name].info.shape)
         found.findings.append(Finding("shape-changed", "error", old, f"{old}: shape {one} → {other}", one, other))
@@ -79,7 +79,7 @@ def compare(
         _values(found, explained, groups, content, tolerances, progress, histograms=histograms)
     found.edits += _casts(a, b, explained)
     _ties(found, a, b, explained)
-    found.edits += drops
+    found.edits += [*shared, *drops]
     found.findings += compare_composites(a, b, explained.names)
     found.metadata = compare_metadata(a.metadata, b.metadata, explained.names)
     for change in found.metadata:
@@ -112,7 +112,10 @@ def _edit_finding(edit: Edit) -> Finding:
     return Finding(CODES[edit.kind], "error", where, message, sources or None, targets or None)
 
 
-def _one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:
+def _one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
+    """Names of one side alone. Gives the edits that make new names of tensors that are there, as these are in the end:
+    whatever else is done to a tensor, a cast say, comes before.
+    """
     ours, theirs = ({name: group for group in side.ties for name in group} for side in (a, b))
     for name in explained.removed:
         shape = _header(a, name)
@@ -131,7 +134,7 @@ def _one_sided(found: Differences, a: Checkpoint, b: Checkpoint, explained: Expl
         steps.append(Step((keeper,), (name,)))
         message = f"{name}: added, sharing the tensor of {keeper}"
         found.findings.append(Finding("tie-made", "error", name, message, None, f"{name} = {keeper}"))
-    found.edits += edits("tie", steps, {"new": True})
+    return edits("tie", steps, {"new": True})
 
 
 def _header(checkpoint: Checkpoint, name: str) -> str:

@@ -62,7 +62,8 @@ def _taken(index: _ByContent | _ByNames, wholes: Tensors, left: dict[str, LazyTe
     found = []
     for name, whole in wholes.items():
         shape = whole.info.shape
-        names = index.names_of(name, whole) if len(shape) > 1 and shape[0] > 1 and shape[1:] in shapes else None
+        asked = shape and shape[0] > 1 and shape[1:] in shapes and (len(shape) > 1 or index.tells_numbers(whole))
+        names = index.names_of(name, whole) if asked else None
         views = _views(whole) if names else None
         if names and views:
             found.append(Stacked(name, tuple(names), tuple(views), {}))
@@ -98,6 +99,10 @@ class _ByContent:
     def _give(self, key: Hashable, name: str) -> None:
         self._names[key][name] = None
         self._kin[key, tuple(indices(name))][name] = None
+
+    def tells_numbers(self, whole: LazyTensor) -> bool:
+        """Whether a vector may be told to be made of single numbers: by several values, in the order of their names."""
+        return self._content.is_telling(whole)
 
     def names_of(self, name: str, whole: LazyTensor) -> list[str] | None:
         """A name for each index, with the whole's indices and that one if there is such; None where one has none."""
@@ -138,6 +143,10 @@ class _ByNames:
         for (_, numbers, shape, kind), names in counted.items():
             if all(str(i) in names for i in range(len(names))):
                 self._groups[numbers, (len(names), *shape), kind].append([names[str(i)] for i in range(len(names))])
+
+    def tells_numbers(self, whole: LazyTensor) -> bool:
+        """Never: any vector of a few elements would fit as many numbers."""
+        return False
 
     def names_of(self, name: str, whole: LazyTensor) -> list[str] | None:
         """The only ones that fit the whole; of several, those of which most have what lies at their index."""

@@ -71,7 +71,8 @@ def _item(tensor: LazyTensor, content: Content) -> Item:
 def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
     """For each stack that has other layers on one side, outermost first, which layer is which.
 
-    Layers are told by their tensors' contents; without these, and where they say nothing, by their order.
+    Layers are told by their tensors' contents; without these, and where they say nothing, by their order. A layer whose
+    tensors all stand outside of the stack on the other side, under new names, went there: it is not removed.
     """
     found: list[Aligned] = []
     done: list[str] = []
@@ -82,7 +83,9 @@ def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
         here, there = _layers(a, stack), _layers(b, stack)
         done.append(stack)
         if content is None or not _is_regrouped(here, there, content):
-            found.append(_align(stack, here, there, content))
+            found.append(
+                _align(stack, here, there, content, (_news(a, b, stack, content), _news(b, a, stack, content)))
+            )
     return found
 
 
@@ -117,11 +120,30 @@ def _layers(tensors: Tensors, stack: str) -> _Layers:
     return dict(sorted(layers.items()))
 
 
-def _align(stack: str, a: _Layers, b: _Layers, content: Content | None) -> Aligned:
+def _news(a: Tensors, b: Tensors, stack: str, content: Content | None) -> set[Item]:
+    """What the names hold that `b` alone has, outside of the stack."""
+    if content is None:
+        return set()
+    return {_whole(tensor, content) for name, tensor in b.items() if name not in a and not name.startswith(stack)}
+
+
+def _whole(tensor: LazyTensor, content: Content) -> Item:
+    return (content.kind(tensor), tensor.info.shape, content(tensor))
+
+
+def _went(layer: Tensors, news: set[Item], content: Content | None) -> bool:
+    """Whether all of a layer is among `news`, and says something: several values, or a number by itself."""
+    if content is None or not news or any(_whole(tensor, content) not in news for tensor in layer.values()):
+        return False
+    return any(tensor.info.numel == 1 or content.is_telling(tensor) for tensor in layer.values())
+
+
+def _align(stack: str, a: _Layers, b: _Layers, content: Content | None, news: tuple[set[Item], set[Item]]) -> Aligned:
     pairs = _fill(list(a), list(b), _alike(a, b, content) if content else [])
     moved = {i: j for i, j in pairs if i != j}
     kept, met = {i for i, _ in pairs}, {j for _, j in pairs}
-    gone, new = [i for i in a if i not in kept], [j for j in b if j not in met]
+    gone = [i for i in a if i not in kept and not _went(a[i], news[0], content)]
+    new = [j for j in b if j not in met and not _went(b[j], news[1], content)]
     removed = [name for i in gone for name in a[i]]
     inserted = [name for j in new for name in b[j]]
     renamed = {name: f"{stack}{j}{name[len(stack) + len(str(i)) :]}" for i, j in moved.items() for name in a[i]}
