@@ -73,6 +73,15 @@ class Content:
         data = b"".join(self(tensor))
         return data[unit:] != data[: max(0, len(data) - unit)]  # each value is the one before it where all are one
 
+    def is_telling_number(self, tensor: LazyTensor) -> bool:
+        """Whether it is a number by itself, and not one that counters and scales begin with."""
+        dtype = self._type(tensor)
+        if tensor.info.numel != 1 or dtype.bits < 8:
+            return False
+        from ckptconv.core.arrays import from_bytes
+
+        return from_bytes(memoryview(self(tensor)[0]), dtype, 1)[0] not in (0, 1)
+
     def _unit(self, tensor: LazyTensor) -> int:
         return max(1, self._type(tensor).bits // 8)
 

@@ -174,8 +174,9 @@ class _Explainer:
         pairs += likewise(pairs, lost, new)
         done = {name for pair in pairs for name in pair}
         for here, there in vague:
-            left = ({name: t for name, t in side.items() if name not in done} for side in (here, there))
-            pairs += one_to_one(*left, _zip=False)
+            ours, theirs = ({name: t for name, t in side.items() if name not in done} for side in (here, there))
+            number = len(ours) == len(theirs) == 1 and content.is_telling_number(next(iter(ours.values())))
+            pairs += one_to_one(ours, theirs, _zip=number)
         self._rename(pairs)
 
     def _stacked(self) -> None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 MANY = int(os.environ.get("CKPTCONV_EXAMPLES", "100"))
 
-CLEAR = ("rename", "transpose", "cast", "untie")
-"""Edits that are told in any order, once each, where contents tell the tensors apart."""
-
 
 def redone(folder: Path, old: State, new: State) -> tuple[ckptconv.Difference, State]:
     """The difference, and what its edits make of OLD."""
@@ -61,7 +58,7 @@ def test_the_edits_make_new_of_old_where_contents_tell(kind: str, tmp_path: Path
     for seed in range(MANY // 5):
         chain = Chain.of(seed, telling=True)
         old = new = chain.start()
-        for name in chain.choose.sample(CLEAR, 3) if kind == "many" else [kind]:
+        for name in ("rename", "untie", "rename") if kind == "many" else [kind]:
             new = KINDS[name](chain, new)
         _, made = redone(tmp_path, old, new)
         assert not unlike(made, new), seed

@@ -1,7 +1,7 @@
 """What TorchServe's manifest says of a ``.mar``: which file has the weights, and what of the archive it runs.
 
 TorchServe loads the handler, and the module of the model's class, from the archive as Python, and installs its
-requirements where it is told to. Handlers of its own are named without ``.py``. Its archiver writes a ``.tar.gz`` as well
+requirements where it is told to. Handlers of its own are named without ``.py``. Its archiver writes a ``.tar.gz``, too
 (``--archive-format tgz``), in which all stands in a folder that is called as the model.
 
 Source: pytorch/serve, model-archiver/model_archiver/manifest_components/model.py and model_packaging_utils.py;
