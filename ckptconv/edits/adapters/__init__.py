@@ -1,7 +1,8 @@
 """Adapters: what their tensors are for (`names`, `config`), and merging them into a base (`merge`).
 
 names      tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
-config     what PEFT's adapter_config.json says: alpha, patterns, tokens
+config     what PEFT's adapter_config.json says: alpha, ranks, tokens
+patterns   which modules its patterns are for
 targets    which of the base's modules those are; `sgm` and `translated` where their names are another release's
 build      the changes of a module's weight and bias, checked against their shapes
 deltas     what is added, a rectangle at a time

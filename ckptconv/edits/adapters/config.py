@@ -3,20 +3,16 @@
     {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false, "fan_in_fan_out": false,
      "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.q_proj": 8}, "base_model_name_or_path": "…", …}
 
-A pattern is a regular expression of PEFT's, which has to match the end of a module's name, from a dot on. Nearly all
-are plain words; of others those with one repetition are taken, for which matching takes no time that matters.
-
-Source: peft's tuners/lora/config.py and utils/other.py (get_pattern_key).
+Source: peft's tuners/lora/config.py.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from functools import lru_cache
-from math import isfinite, sqrt
+from math import sqrt
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.adapters.patterns import Patterns, finite
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -36,10 +32,10 @@ _ROUTES = {
 }  # fmt: skip
 """Settings of LoRA with which its product is not all that is added."""
 
-_MOST_PATTERNS = 64
-_MOST_TEXT = 256
-_META = re.compile(r"[\\^$*+?{}\[\]|()]")
-_REPEATS = re.compile(r"(?<!\\)[*+?{]")
+DEFAULT_ALPHA = 8.0
+"""PEFT's own, of the types that multiply factors; it saves it always."""
+
+_SCALED = ("LORA", "LOHA", "LOKR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +52,8 @@ class Config:
     peft: str = ""
     rank: int | None = None
     alpha: float | None = None
-    ranks: Mapping[str, object] = field(default_factory=dict)
-    alphas: Mapping[str, object] = field(default_factory=dict)
+    ranks: Patterns = field(default_factory=Patterns)
+    alphas: Patterns = field(default_factory=Patterns)
     scaled_by_root: bool = False
     turned: bool = False
     dora: bool = False
@@ -73,13 +69,13 @@ class Config:
     @classmethod
     def of(cls, said: Mapping[str, object]) -> Config:
         """Of a JSON object. Raises CorruptFileError where a value is of another type."""
-        alpha = "lora_alpha" if "lora_alpha" in said else "alpha"
+        peft = _text(said, "peft_type").upper()
         return cls(
-            peft=_text(said, "peft_type").upper(),
+            peft=peft,
             rank=_count(said, "r"),
-            alpha=_number(said, alpha),
-            ranks=_mapping(said, "rank_pattern"),
-            alphas=_mapping(said, "alpha_pattern"),
+            alpha=_alpha(said, peft),
+            ranks=_patterns(said, "rank_pattern"),
+            alphas=_patterns(said, "alpha_pattern"),
             scaled_by_root=said.get("use_rslora") is True,
             turned=said.get("fan_in_fan_out") is True,
             dora=said.get("use_dora") is True,
@@ -95,11 +91,20 @@ class Config:
 
     def scale(self, module: str, rank: int) -> float:
         """By what the product of a module's factors is multiplied, where the configuration says it."""
-        alpha = _matched(self.alphas, module, self.alpha)
+        alpha = self.alphas.number(module, self.alpha)
         if alpha is None:
             return 1.0
-        rank = rank or int(_matched(self.ranks, module, self.rank) or 1)
+        rank = rank or self._rank(module)
         return alpha / (sqrt(rank) if self.scaled_by_root else rank)
+
+    def _rank(self, module: str) -> int:
+        """The rank of a module whose factors do not say it, as those of a LoKr that are whole."""
+        found = self.ranks.number(module, self.rank)
+        if found is None:
+            return 1
+        if found < 1 or found != int(found):
+            raise CorruptFileError(f"the configuration says {found:g} for the rank of {module!r}")
+        return int(found)
 
     def check(self) -> None:
         """Raise UnsupportedError, with its name, for what is not merged."""
@@ -120,65 +125,19 @@ class Config:
         return any(module == word or module.endswith(f".{word}") for word in self.feedforward)
 
 
-def _matched(pattern: Mapping[str, object], module: str, otherwise: float | None) -> float | None:
-    """What the first pattern that matches the module says."""
-    tail = module
-    found: object = None
-    while found is None and tail:
-        found = pattern.get(tail)
-        tail = tail.partition(".")[2]
-    if found is None:
-        found = next((pattern[key] for key in _expressions(tuple(pattern)) if _fits(key, module)), otherwise)
-    if found is None:
-        return None
-    number = _finite(found)
-    if not number:
-        raise CorruptFileError(f"the configuration says {found!r} where a number is due, for {module!r}")
-    return number
-
-
-@lru_cache(maxsize=8)
-def _expressions(keys: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the patterns that are more than words."""
-    found = tuple(key for key in keys if _META.search(key))
-    for key in found:
-        if len(key) > _MOST_TEXT or len(_REPEATS.findall(key)) > 1 or len(found) > _MOST_PATTERNS:
-            raise UnsupportedError(
-                f"the pattern {key[:_MOST_TEXT]!r} of the configuration is not matched: it repeats more than once",
-                hint="rank_pattern and alpha_pattern may name each module",
-            )
-    return found
-
-
-def _fits(key: str, module: str) -> bool:
-    try:
-        return len(module) <= 2 * _MOST_TEXT and re.match(rf"(.*\.)?({key})$", module) is not None
-    except re.error as error:
-        raise CorruptFileError(f"the pattern {key!r} of the configuration is no regular expression: {error}") from error
-
-
 def _text(said: Mapping[str, object], key: str) -> str:
     value = said.get(key)
     return value if isinstance(value, str) else ""
 
 
-def _number(said: Mapping[str, object], key: str) -> float | None:
-    value = said.get(key)
-    number = _finite(value)
-    if value is not None and number is None:
+def _alpha(said: Mapping[str, object], peft: str) -> float | None:
+    key = "lora_alpha" if "lora_alpha" in said else "alpha"
+    if key not in said:
+        return DEFAULT_ALPHA if peft in _SCALED else None
+    number = finite(said[key])
+    if number is None:
         raise CorruptFileError(f"the configuration's {key} is no number that is finite")
     return number
-
-
-def _finite(value: object) -> float | None:
-    """The number that a value is; None for others."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if isfinite(number) else None
 
 
 def _count(said: Mapping[str, object], key: str) -> int | None:
@@ -190,11 +149,11 @@ def _count(said: Mapping[str, object], key: str) -> int | None:
     return value
 
 
-def _mapping(said: Mapping[str, object], key: str) -> Mapping[str, object]:
+def _patterns(said: Mapping[str, object], key: str) -> Patterns:
     value = said.get(key) or {}
     if not isinstance(value, dict):
         raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no mapping")
-    return value
+    return Patterns(value)
 
 
 def _words(said: Mapping[str, object], key: str) -> tuple[str, ...]:
