@@ -51,6 +51,8 @@ class Lora:
         try:
             scale = float(number)
         except ValueError:
+            if "/" in number or os.sep in number:  # the sign is in the name of a folder that is not there
+                return cls(text)
             raise UsageError(f"--lora {text!r}: {number!r} is no number", hint="--lora ADAPTER=0.8") from None
         return cls(path, scale)
 
@@ -62,7 +64,7 @@ class Lora:
     @property
     def text(self) -> str:
         """As it is typed."""
-        return os.fspath(self.path) + ("" if self.scale == 1 else f"={self.scale:g}")
+        return os.fspath(self.path) + ("" if self.scale == 1 else f"={self.scale!r}".removesuffix(".0"))
 
 
 class Adapters:
@@ -160,12 +162,12 @@ def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     if not isinstance(text, str):
         return {}
     said = _document(text, IN_METADATA)
-    starts = dict.fromkeys(key.partition(".")[0] for key in said)
-    return {
-        f"{start}.": Config.of({key.removeprefix(f"{start}."): value for key, value in said.items()
-                                if key.startswith(f"{start}.")})
-        for start in starts
-    }  # fmt: skip
+    parts: dict[str, dict[str, object]] = {}
+    for key, value in said.items():
+        start, dot, rest = key.partition(".")
+        if dot:
+            parts.setdefault(f"{start}.", {})[rest] = value
+    return {start: Config.of(part) for start, part in parts.items()}
 
 
 def _beside(path: Path) -> dict[str, object] | None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptconv import Lora
+from ckptconv import Lora, inspect
+from ckptconv.edits.adapters.targets import find
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, LimitError, UnsupportedError, UsageError
 from tests.edits.lora_cases import CASES, case, merged, part, write_adapter
+from tests.support.stopwatch import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,3 +218,29 @@ def test_every_cut_of_an_adapter_is_an_error_of_ours(tmp_path: Path) -> None:
         with pytest.raises(CkptconvError):
             merged(base, adapter)
     assert json.loads((adapter / "adapter_config.json").read_text())["use_dora"]
+
+
+def test_factors_of_a_narrow_weight_are_held_by_the_rows_of_a_tile(tmp_path: Path) -> None:
+    """Views of one number, as torch saves them, claim any shape in a file of a kilobyte."""
+    one, rank = torch.zeros(1), 1 << 20
+    save_file({"a.weight": torch.zeros(65536, 1)}, tmp_path / "base.safetensors")
+    for parts in (
+        {"lora_down.weight": one.expand(rank, 1), "lora_up.weight": one.expand(65536, rank)},
+        {"lokr_w1_a": one.expand(65536, rank), "lokr_w1_b": one.expand(rank, 1), "lokr_w2": one.expand(1, 1)},
+    ):
+        torch.save({f"lora_unet_a.{name}": tensor for name, tensor in parts.items()}, tmp_path / "adapter.pth")
+        with pytest.raises(LimitError, match="at most 33,554,432 are held"):
+            merged(tmp_path / "base.safetensors", tmp_path / "adapter.pth")
+
+
+def test_modules_and_places_are_not_all_tried_with_each_other() -> None:
+    base = [f"layers.{number}.w.weight" for number in range(4000)]
+    modules = ["w", *(f"z{number}" for number in range(4000))]
+    within(2, lambda: find(modules, base, lambda module, name: True))
+
+
+def test_components_in_the_metadata_are_told_apart_in_linear_time(tmp_path: Path) -> None:
+    tensors = {f"s{number}.w.lora_{end}.weight": torch.zeros(1, 1) for number in range(2000) for end in "AB"}
+    said = json.dumps({f"s{number}.lora_alpha": 1 for number in range(50_000)})
+    save_file(tensors, tmp_path / "adapter.safetensors", metadata={"lora_adapter_metadata": said})
+    within(4, lambda: inspect(tmp_path / "adapter.safetensors"))

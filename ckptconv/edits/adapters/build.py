@@ -12,7 +12,7 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.deltas import Cored, Factor, Hadamard, Kronecker, LowRank, Whole
-from ckptconv.edits.adapters.merged import Add, Decompose, Multiply, Replace, is_computed_with
+from ckptconv.edits.adapters.merged import TILE, Add, Decompose, Multiply, Replace, is_computed_with
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.errors import EditError, LimitError, UnsupportedError
 
@@ -86,7 +86,8 @@ class Module:
         if left := self.parts.keys() - {kind, family} - _TAKEN[family]:
             raise UnsupportedError(f"{self.name!r}: {min(left)} beside {kind} is not known", hint="inspect shows them")
         for part, tensor in self.parts.items():
-            if not is_computed_with(tensor.info.dtype):
+            whole_number = part == "alpha" and tensor.info.dtype.kind in ("int", "uint")
+            if not (whole_number or is_computed_with(tensor.info.dtype)):
                 raise self.fail(f"{part} is {tensor.info.dtype}, and not of floats that are computed with")
         return kind
 
@@ -205,8 +206,8 @@ class Module:
     def _low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
         if left.shape[1] != right.shape[0]:
             raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
-        self._hold(left.shape[1])
         self._hold(prod(right.shape))
+        self._hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
         return LowRank(left, right)
 
     def _hold(self, count: int) -> None:
@@ -259,6 +260,8 @@ class Module:
         sides = self._side("lokr_w1"), self._side("lokr_w2")
         for side in sides:
             self._hold(prod(side.shape))
+            if isinstance(side, LowRank):
+                self._hold(prod(side.left.shape))
         return Kronecker(*sides)
 
     def _side(self, part: str) -> Whole | LowRank:
@@ -309,7 +312,8 @@ class Module:
             raise self.fail("the configuration does not say which tokens were trained")
         if places and max(places) >= size[0]:
             raise self.fail(f"token {max(places):,} is past the base's {size[0]:,} rows")
-        return Replace(places, self._factor("tokens", (len(places), size[1])), (self.parts["tokens"],))
+        numbers = {place: number for number, place in enumerate(places)}  # the last of one that comes twice
+        return Replace(numbers, self._factor("tokens", (len(places), size[1])), (self.parts["tokens"],))
 
 
 _HADA: Sequence[str] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")

@@ -109,6 +109,17 @@ class Factor:
             made[:, column] = from_bytes(data, dtype, len(rows)).astype(np.float64)
         return made
 
+    def part(self, row: int, columns: range) -> Array:
+        """Some columns of a row of what is not turned, as F64."""
+        import numpy as np
+
+        from ckptconv.core.arrays import from_bytes
+
+        dtype, start = self.tensor.info.dtype, row * self.shape[1]
+        unit = dtype.bits // 8
+        data = self.tensor.read((start + columns.start) * unit, (start + columns.stop) * unit)
+        return from_bytes(data, dtype, (1, len(columns))).astype(np.float64)
+
     def whole(self) -> Array:
         """All of it, held while it is in use."""
         return RECENT.get(self, -1, self._read)
@@ -169,6 +180,8 @@ class Whole:
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """Its elements."""
+        if len(rows) == 1:  # a part of a row that may be longer than what is held
+            return self.values.part(rows.start, columns)
         return self.values.rows(rows)[:, columns.start : columns.stop]
 
 

@@ -41,7 +41,7 @@ class Adapter:
 
     label:   what it is called in errors and findings.
     tensors: all of it, by name.
-    configs: its configuration by what names begin with; "" for all.
+    configs: its configuration by the first word of names, with its dot; "" for all.
     parts:   its tensors by what they are for.
     """
 
@@ -57,7 +57,7 @@ class Adapter:
 
     def config(self, module: str) -> Config:
         """What is said of a module."""
-        return next((one for start, one in self.configs.items() if module.startswith(start)), Config())
+        return self.configs.get("") or self.configs.get(module.partition(".")[0] + ".") or Config()
 
     def module(self, name: str, scale: float = 1.0) -> Module:
         """One of its modules."""

@@ -25,7 +25,7 @@ from ckptconv.edits.computed import Computed
 from ckptconv.edits.rounding import Loss, cast_array, rounded_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
 
@@ -146,18 +146,18 @@ class Multiply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Replace:
-    """The weight with some of its rows replaced, those of the numbers `places`."""
+    """The weight with some of its rows replaced. places: the row of `values` that takes a row's place."""
 
-    places: tuple[int, ...]
+    places: Mapping[int, int]
     values: Factor
     tensors: tuple[LazyTensor, ...] = ()
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         """The rows, some of them others."""
         made = before(rows, columns)
-        for number, place in enumerate(self.places):
-            if place in rows:
-                made[place - rows.start] = self.values.rows(range(number, number + 1))[0, columns.start : columns.stop]
+        for row in rows:
+            if row in self.places:
+                made[row - rows.start] = self.values.part(self.places[row], columns)[0]
         return made
 
 

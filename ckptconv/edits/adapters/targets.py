@@ -57,6 +57,10 @@ COMPONENTS: Mapping[str, tuple[str, Sequence[str]]] = {
 """By what an adapter's names begin with: a component, and where the base may have it."""
 
 
+MOST_PLACES, MOST_ASKED = 32, 64
+"""Prefixes of the base's that are tried for all modules, and modules by which those are chosen where there are more."""
+
+
 @dataclass(slots=True)
 class Found:
     """Where modules are.
@@ -150,13 +154,26 @@ def _best(inside: Mapping[str, str], start: str, base: _Base, fits: Fits) -> tup
     flat = start.endswith("_")
     best: dict[str, str] = {}
     chosen, score = "", (0, 0)
-    for cut, prefix in _places(start, inside, base):
+    for cut, prefix in _likely(_places(start, inside, base), inside, base):
         named = {module: base.named(inner.removeprefix(cut), prefix, flat=flat) for module, inner in inside.items()}
         found = {module: name for module, name in named.items() if name}
         fitting = sum(fits(module, name) for module, name in found.items())
         if (fitting, len(found)) > score and (fitting or prefix.removesuffix(_LAYER) or not start):
             best, chosen, score = found, f"-{cut}" if cut else prefix, (fitting, len(found))
     return best, "" if start else chosen
+
+
+def _likely(places: list[tuple[str, str]], inside: Mapping[str, str], base: _Base) -> list[tuple[str, str]]:
+    """Those of very many places that have most of the first modules: asking each for all takes their product."""
+    if len(places) <= MOST_PLACES:
+        return places
+    asked = list(inside.values())[:MOST_ASKED]
+
+    def lacking(place: tuple[str, str]) -> int:
+        cut, prefix = place
+        return sum(not base.named(inner.removeprefix(cut), prefix, flat=False) for inner in asked)
+
+    return sorted(places, key=lacking)[:MOST_PLACES]
 
 
 def _places(start: str, inside: Mapping[str, str], base: _Base) -> list[tuple[str, str]]:
