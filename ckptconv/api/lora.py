@@ -10,7 +10,7 @@ import json
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
@@ -20,6 +20,8 @@ from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.merge import Adapter, merge
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError
+from ckptconv.formats.members import MODEL
+from ckptconv.io.archive import MemberFolder
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Lora:
         path, equals, number = text.rpartition("=")
         if not equals or os.path.exists(text):
             return cls(text)
+        if not path:
+            raise UsageError(f"--lora {text!r} names no adapter", hint="--lora ADAPTER=0.8")
         try:
             scale = float(number)
         except ValueError:
@@ -156,6 +160,9 @@ def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
     path = getattr(checkpoint.file, "path", None)
     beside = _beside(Path(path)) if path is not None else None
+    if beside is None:
+        packed = _packed(checkpoint)
+        beside = None if packed is None else _document(packed, ADAPTER_CONFIG)
     if beside is not None:
         return {"": Config.of(beside)}
     text = checkpoint.metadata.get(IN_METADATA)
@@ -184,6 +191,19 @@ def _beside(path: Path) -> dict[str, object] | None:
         return _document(text, ADAPTER_CONFIG)
     except CkptconvError as error:
         raise error.at(config) from error.__cause__
+
+
+def _packed(checkpoint: Checkpoint) -> str | None:
+    """The configuration beside an adapter that lies in an archive; None where there is none."""
+    model = next((one.name for one in checkpoint.notes.members if one.use == MODEL), None)
+    if model is not None:
+        text = checkpoint.metadata.get(str(PurePosixPath(model).with_name(ADAPTER_CONFIG)))
+        return text if isinstance(text, str) else None
+    file = checkpoint.file
+    folder = file if isinstance(file, MemberFolder) else getattr(file, "beside", None)
+    if not isinstance(folder, MemberFolder) or ADAPTER_CONFIG not in folder.names:
+        return None
+    return folder.text(ADAPTER_CONFIG, MAX_CONFIG)
 
 
 def _document(text: str, what: str) -> dict[str, object]:

@@ -1,8 +1,10 @@
 """Zip and tar archives as folders: what is in them is opened by name, and read where it lies.
 
-Names are those of the members, without ``./`` before them. What macOS adds (``__MACOSX/…``, ``._name``, ``.DS_Store``)
-is passed over. Nothing is extracted: stored members are ranges of the archive, and what is compressed is inflated into
-an unnamed temporary file, a member of a zip when it is first read, a gzip file as a whole when it is opened.
+Names are those of the members, without ``./`` before them; in a zip backslashes are slashes, as Windows unpacks them,
+and names that are not UTF-8 are of code page 437 (APPNOTE.TXT, appendix D). What macOS adds (``__MACOSX/…``,
+``._name``, ``.DS_Store``) is passed over. Nothing is extracted: stored members are ranges of the archive, and what is
+compressed is inflated into an unnamed temporary file, a member of a zip when it is first read, a gzip file as a whole
+when it is opened.
 
 Refused: names that lead out of the archive (``../``, ``/``), two members of one name, one that is a file and a folder,
 links and devices, members or archives that inflate to far more than they take, and archives in archives. gzip files
@@ -35,11 +37,14 @@ _APPLES = ("__MACOSX",)
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A member: its name in the archive's own directory, its size, and whether it is compressed."""
+    """A member: its name in the archive's own directory, its size, whether it is compressed, and what its name means
+    where that is not what it says.
+    """
 
     own: str
     size: int
     compressed: bool = False
+    name: str = ""
 
 
 @dataclass(slots=True)
@@ -83,7 +88,7 @@ class Archive:
         return known
 
     def _add(self, one: Packed) -> None:
-        parts = _parts(one.own)
+        parts = _parts(one.name or one.own)
         if not parts or parts[0] in _APPLES or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
             return
         if len(self.members) >= MAX_FILES or len(parts) > MAX_DEPTH:
@@ -218,6 +223,14 @@ class MemberFolder(Folder):
             ) from FileNotFoundError(name)
         return _Shared(self._archive, level.files[name])
 
+    def text(self, name: str, limit: int) -> str:
+        """All of one of its files as text, checked. Raises CorruptFileError, LimitError, and as `Archive.open`."""
+        path = f"{self.inner}/{name}" if self.inner else name
+        try:
+            return self._archive.text(path, limit).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CorruptFileError("it is no text in UTF-8", path=self.path / name, hint="pack it again") from error
+
     def inside(self, name: str) -> MemberFolder:
         if name not in self._folders:
             self._check_plain(name)
@@ -293,9 +306,9 @@ def _opened(source: Source) -> tuple[str, Iterator[Packed], Callable[[str], Byte
 def _of_zip(source: Source) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
     archive = ZipArchive.of(source)
     listed = (
-        Packed(name, entry.size, entry.method != STORED)
+        Packed(name, entry.size, entry.method != STORED, name.replace("\\", "/"))  # as some have on Windows
         for name, entry in archive.entries.items()
-        if not name.endswith("/")
+        if not name.endswith(("/", "\\"))
     )
     return listed, archive.span
 

@@ -18,6 +18,7 @@ import ckptconv
 from ckptconv import Lora
 from ckptconv.edits.adapters import merged as merging
 from tests.edits.lora_cases import CASES, case, merged, part, write_adapter
+from tests.support.archive_files import zipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -192,3 +193,13 @@ def test_a_damaged_adapter_is_told(tmp_path: Path) -> None:
     with pytest.raises(ckptconv.CkptconvError, match="damaged"):
         merged(base, adapter)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "peft/"])
+@pytest.mark.parametrize("named", [False, True])
+def test_an_adapter_in_an_archive_has_its_configuration_there(inside: str, named: bool, tmp_path: Path) -> None:
+    base, path, _ = case("lora", tmp_path)
+    expected = merged(base, path)
+    packed = zipped(tmp_path / "x.zip", {f"{inside}{one.name}": one.read_bytes() for one in path.iterdir()})
+    made = merged(base, packed / inside / "adapter_model.safetensors" if named else packed)
+    assert all(torch.equal(made[name], tensor) for name, tensor in expected.items())
