@@ -46,6 +46,7 @@ FULL16, FULL32 = 0xFFFF, 0xFFFFFFFF
 
 ENCRYPTED, SIZES_FOLLOW = 1 << 0 | 1 << 6 | 1 << 13, 1 << 3
 PATCHED = 1 << 5
+IN_UTF8 = 1 << 11
 STORED, DEFLATED = 0, 8
 ZIP64_EXTRA = 1
 NEWEST = 63
@@ -72,10 +73,7 @@ class ZipArchive:
             raise LimitError(f"the zip archive claims {count:,} entries in {size:,} bytes", hint="do not trust it")
         self.entries: dict[str, Entry] = {}
         for entry in self._read_directory(source.read_at(offset, size), count):
-            try:
-                name = entry.name.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise bad(f"the name of its entry {show(entry)} is not UTF-8") from error
+            name = _name(entry)
             if name in self.entries:
                 raise bad(f"it has two entries {name!r}")
             self.entries[name] = entry
@@ -234,6 +232,16 @@ class ZipArchive:
         if isinstance(span.file, Inflated):
             return span.file.start(length)
         return bytes(span.file.read_at(span.offset, length))
+
+
+def _name(entry: Entry) -> str:
+    """The entry's name: UTF-8, or code page 437 where it does not say that it is (APPNOTE.TXT, appendix D)."""
+    try:
+        return entry.name.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if entry.flags & IN_UTF8:
+            raise bad(f"the name of its entry {show(entry)} is not UTF-8") from error
+    return entry.name.decode("cp437")
 
 
 def _check_kind(entry: Entry, made_by: int, needed: int, disk: int, attributes: int) -> None:

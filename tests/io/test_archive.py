@@ -194,3 +194,18 @@ def test_inflating_tells_how_far_it_is(tmp_path: Path) -> None:
         Archive.of(source)
         assert told[-1] == (source.size, source.size)
         assert len(told) == 4
+
+
+def test_names_as_windows_packs_them_are_paths(tmp_path: Path) -> None:
+    """Of .NET before 4.6.1 and old programs: backslashes, folders as members, names of code page 437."""
+    path = zipped(tmp_path / "x.zip", {"top\\": b"", "top\\a.bin": b"one", "cafX": b"two"})
+    path.write_bytes(path.read_bytes().replace(b"cafX", b"caf\x82"))
+    with zipfile.ZipFile(path) as theirs:
+        assert "caf\u00e9" in theirs.namelist()
+    assert contents(path) == {"top/a.bin": b"one", "caf\u00e9": b"two"}
+
+
+@pytest.mark.parametrize("name", ["..\\a", "a\\..\\..\\b", "\\a"])
+def test_backslashes_do_not_lead_out_either(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CorruptFileError, match="leads out of it"):
+        contents(zipped(tmp_path / "x.zip", {name: b"one"}))

@@ -130,9 +130,12 @@ def _the_one(archive: Archive) -> str:
 
 
 def _by_bytes(archive: Archive) -> list[str]:
-    """Members that some format claims, where their names say nothing; compressed ones would have to be inflated."""
-    asked = [path for path, one in archive.members.items() if not one.compressed and one.size][:MOST_ASKED]
-    return [path for path in asked if not path.endswith(TEXTS) and registry.claimed(archive.open(path)) is not None]
+    """Members that some format claims, where their names say nothing; compressed ones of a zip would have to be
+    inflated.
+    """
+    packed = archive.kind == "zip"
+    found = [path for path, one in archive.members.items() if one.size and not (packed and one.compressed)][:MOST_ASKED]
+    return [path for path in found if not path.endswith(TEXTS) and registry.claimed(archive.open(path)) is not None]
 
 
 def _list(paths: list[str]) -> list[str]:

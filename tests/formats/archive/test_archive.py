@@ -361,3 +361,10 @@ def test_a_file_is_changed_while_it_is_open(tmp_path: Path) -> None:
         path.touch()
         with pytest.raises(CkptconvError, match="written to"):
             checkpoint.check_unchanged()
+
+
+def test_a_compressed_file_whose_name_says_nothing_is_known_by_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "5f3c"
+    path.write_bytes(gzip.compress(saved_bytes(state())))
+    with ckptconv.open(path) as checkpoint:
+        assert list(checkpoint) == list(state())
