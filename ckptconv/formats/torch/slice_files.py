@@ -21,6 +21,16 @@ RANK_FILES = ("model_optim_rng.pt", "model_rng.pt")
 """Of Megatron's ranks, the folders and the files in them (`megatron.ranks`)."""
 
 
+def ranks_in(folder: Folder) -> list[str]:
+    """The folders in it that are called as Megatron's ranks are, and have the file of one."""
+    return [name for name in folder.folders if RANK.fullmatch(name) and rank_file(folder, name)]
+
+
+def rank_file(folder: Folder, name: str) -> str:
+    """The file in a rank's folder; "" for none."""
+    return next((file for file in RANK_FILES if file in folder.inside(name).names), "")
+
+
 def file_of(number: int) -> str:
     """The name of a slice."""
     return f"consolidated.{number:02}.pth"

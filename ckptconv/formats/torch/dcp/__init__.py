@@ -16,3 +16,5 @@ Sources: torch/distributed/checkpoint/ (metadata.py, filesystem.py, _traverse.py
 Refused by name: blobs in transformed streams (compressed by an extension), layouts other than strided, folders with a
 ``.metadata`` for each rank.
 """
+
+MAIN = ".metadata"

@@ -10,6 +10,7 @@ from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes
 from ckptconv.core.record import parse as parse_record
 from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
+from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.blob import Blob, open_blob
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
 from ckptconv.formats.torch.dcp.tree import nested, restored
@@ -24,8 +25,6 @@ from ckptconv.io.window import Window
 
 if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
-
-MAIN = ".metadata"
 
 _COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
 

@@ -21,8 +21,8 @@ from ckptconv.core.record import Record
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.base import WriteResult
+from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.listing import FILESYSTEM, METADATA, parse
-from ckptconv.formats.torch.dcp.read import MAIN
 from ckptconv.formats.torch.dcp.tree import Leaf, flattened
 from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
 from ckptconv.formats.torch.emit import DCP_GLOBALS, GLOBALS, Emitter, StorageRef

@@ -81,7 +81,7 @@ def _layers(entry: Entry) -> Iterator[Entry]:
     for chunk in entry.chunks:
         inner = replace(chunk, begin=chunk.begin[1:], size=chunk.size[1:], stored=chunk.size)
         chunks[chunk.begin[0]].append(inner)
-    if sorted(chunks) != list(range(entry.shape[0])):
+    if len(chunks) != entry.shape[0] or sorted(chunks) != list(range(len(chunks))):
         yield entry
         return
     for layer in range(entry.shape[0]):

@@ -37,7 +37,7 @@ from ckptconv.formats.torch.placing import Places
 from ckptconv.formats.torch.read import opened, saved_in
 from ckptconv.formats.torch.roots import plant_state_dict, put
 from ckptconv.formats.torch.same import differing
-from ckptconv.formats.torch.slice_files import RANK, RANK_FILES
+from ckptconv.formats.torch.slice_files import RANK, rank_file, ranks_in
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.limits import MAX_DEPTH
 
@@ -78,16 +78,6 @@ class Rank:
         return CorruptFileError(f"{self.name}: {what}", hint=_COPY_AGAIN)
 
 
-def ranks_in(folder: Folder) -> list[str]:
-    """The folders in it that are called as ranks are, and have the file of one."""
-    called = [name for name in folder.folders if RANK.fullmatch(name)]
-    return [name for name in called if _file(folder, name)]
-
-
-def _file(folder: Folder, name: str) -> str | None:
-    return next((file for file in RANK_FILES if file in folder.inside(name).names), None)
-
-
 def read(outer: Folder, folder: Folder) -> Checkpoint:
     """Open every rank's pickle. Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, with the path."""
     names = ranks_in(folder)
@@ -95,7 +85,7 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
         raise UnsupportedError("there is no mp_rank_00/model_optim_rng.pt in this folder", hint="name a file inside it")
     if len(names) > 1:
         return _joined(outer, folder, names)
-    source = folder.inside(names[0]).open(_file(folder, names[0]) or "")
+    source = folder.inside(names[0]).open(rank_file(folder, names[0]))
     try:
         alone = opened(source, tuple(_left(folder, names)))
     except CkptconvError as error:
@@ -151,7 +141,7 @@ def _rank(folder: Folder, name: str) -> Rank:
     """A rank's file, followed. Raises CkptconvError, with its path, and UnsupportedError for what is not joined."""
     called = RANK.fullmatch(name)
     assert called is not None
-    saved = saved_in(folder.inside(name).open(_file(folder, name) or ""))
+    saved = saved_in(folder.inside(name).open(rank_file(folder, name)))
     value = saved.value
     if not isinstance(value, dict):
         raise CorruptFileError(f"{name}: it holds no dict, which a file of Megatron's is", hint=_COPY_AGAIN)

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
-from ckptconv.formats.torch.dcp.read import MAIN
-from ckptconv.formats.torch.megatron import dist, ranks
+from ckptconv.formats.torch.dcp import MAIN
+from ckptconv.formats.torch.slice_files import ranks_in
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ _TAG = re.compile(r"\d{1,12}|release")
 
 def claims(folder: Folder) -> bool:
     """Whether it is a checkpoint of Megatron's, or the folder above several."""
-    if LATEST in folder.names or ranks.ranks_in(folder):
+    if LATEST in folder.names or ranks_in(folder):
         return True
     return _is_distributed(folder) or _is_of_zarr(folder)
 
@@ -51,6 +51,8 @@ def read(folder: Folder) -> Checkpoint:
 
 def _opened(outer: Folder, folder: Folder) -> Checkpoint:
     """`outer` is what is closed with the checkpoint."""
+    from ckptconv.formats.torch.megatron import dist, ranks  # every folder is asked whether it is one of Megatron's
+
     try:
         if _is_of_zarr(folder):
             raise UnsupportedError(
