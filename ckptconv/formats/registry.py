@@ -129,10 +129,10 @@ def by_suffix(path: Path) -> Format:
         if one.writer and not one.numbered and path.name.lower().endswith(one.suffixes):
             return one
     known_suffixes = " ".join(dict.fromkeys(suffix for one in all_formats() if one.writer for suffix in one.suffixes))
-    read = next((one.name for one in all_formats() if path.name.lower().endswith(one.suffixes)), None)
+    read = [repr(one.name) for one in all_formats() if path.name.lower().endswith(one.suffixes)]
     unknown = f"no format is known for the name {path.name!r}"
     raise UsageError(
-        f"the format {read!r} can be read but not written" if read else unknown,
+        f"the format{'s' * (len(read) > 1)} {' and '.join(read)} can be read but not written" if read else unknown,
         hint=f"use --to FORMAT, or one of the suffixes {known_suffixes}",
     )
 

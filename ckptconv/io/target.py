@@ -66,6 +66,12 @@ class Target:
             status = os.stat(self._real)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:  # as a path goes on behind an archive's where it is read
+            file = next((parent for parent in self._real.parents if parent.is_file()), self._real.parent)
+            raise FileAccessError(
+                f"{file.name!r} is a file: nothing is written into one", path=self.path,
+                hint=f"give a path outside of it, such as {self._real.name}",
+            ) from error  # fmt: skip
         if not stat.S_ISREG(status.st_mode):
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
             raise FileAccessError(f"the target is {what}", path=self.path, hint="give the path of a file")
