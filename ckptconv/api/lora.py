@@ -17,11 +17,8 @@ from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.config import Config
-from ckptconv.edits.adapters.merge import Adapter, merge
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError
-from ckptconv.formats.members import MODEL
-from ckptconv.io.archive import MemberFolder
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.adapters.merge import Merge
+    from ckptconv.edits.adapters.merge import Adapter, Merge
     from ckptconv.edits.adapters.summary import Summary
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -104,6 +101,8 @@ class Adapters:
 
     def merged(self, wanted: Lora, tensors: Mapping[str, LazyTensor]) -> tuple[Merge, list[Finding]]:
         """The tensors with an adapter merged, and what is told of it. Raises as `merge`, with the adapter named."""
+        from ckptconv.edits.adapters.merge import merge
+
         _, adapter = self._opened[id(wanted)]
         if wanted.scale != wanted.scale or abs(wanted.scale) == float("inf"):
             raise UsageError(f"{wanted.label}: {wanted.scale} is no scale", hint="--lora ADAPTER=0.8")
@@ -130,6 +129,8 @@ def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
 
 def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
     """The adapter that a checkpoint is. Raises CorruptFileError, UnsupportedError."""
+    from ckptconv.edits.adapters.merge import Adapter  # all edits come with it, which inspecting a model does not need
+
     return Adapter.of(label, checkpoint.all_tensors, configs_of(checkpoint))
 
 
@@ -195,6 +196,9 @@ def _beside(path: Path) -> dict[str, object] | None:
 
 def _packed(checkpoint: Checkpoint) -> str | None:
     """The configuration beside an adapter that lies in an archive; None where there is none."""
+    from ckptconv.formats.members import MODEL
+    from ckptconv.io.archive import MemberFolder
+
     model = next((one.name for one in checkpoint.notes.members if one.use == MODEL), None)
     if model is not None:
         text = checkpoint.metadata.get(str(PurePosixPath(model).with_name(ADAPTER_CONFIG)))

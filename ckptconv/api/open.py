@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import listed
 from ckptconv.errors import CkptconvError, FileAccessError
 from ckptconv.formats import registry
-from ckptconv.io.archive import Archive
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
@@ -56,6 +55,8 @@ def _archive_in(path: PathText) -> Path | None:
 
 def _inside(source: Source | Folder, rest: Path) -> Source | Folder:
     """A file or a folder in an archive. Raises FileAccessError where there is none, and where it is no archive."""
+    from ckptconv.io.archive import Archive
+
     assert isinstance(source, Source)
     archive, path = Archive.of(source), rest.as_posix()
     if path in archive.members:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -52,6 +51,8 @@ class Spool:
             done += count
 
     def _descriptor(self) -> int:
+        import tempfile  # which takes as long as opening a zip does, and few have anything to inflate
+
         with self._lock:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)

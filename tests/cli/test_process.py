@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ckptconv import convert
+
 from .conftest import Process, strict
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, /dev/full and pseudo-terminals")
@@ -145,3 +147,18 @@ def test_colours_are_for_terminals_that_want_them(model: Path, no_color: str, co
 
 def test_a_pipe_gets_no_colour(process: Process, model: Path) -> None:
     assert "\x1b" not in process("inspect", model, env={**os.environ, "TERM": "xterm", "FORCE_COLOR": "1"}).stdout
+
+
+def test_inspecting_a_model_imports_nothing_of_edits_or_archives(tmp_path: Path) -> None:
+    """Whether it is an adapter, or lies in an archive, is known without them; what they import takes half the time."""
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pth")
+    (tmp_path / "parts").mkdir()
+    convert(tmp_path / "a.pth", tmp_path / "parts" / "model.safetensors.index.json")
+    code = (
+        "import sys\nfrom ckptconv import inspect\ninspect(sys.argv[1])\nprint([name for name in sys.modules if "
+        "name.startswith(('ckptconv.edits.apply', 'ckptconv.io.archive', 'ckptconv.formats.torch.megatron.ranks', "
+        "'tempfile', 'numpy'))])"
+    )
+    for path in (tmp_path / "a.pth", tmp_path / "parts"):
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        assert done.stdout == "[]\n"

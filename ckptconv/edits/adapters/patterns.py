@@ -41,7 +41,8 @@ class _Expression:
 
     def steps(self, module: str) -> int:
         """Characters that matching the name may look at, at most: from each dot on, each way through."""
-        return self.ways * (1 + module.count(".")) * (1 + len(module)) ** (1 + self.repeats)
+        starts, length = 1 + module.count("."), 1 + len(module)
+        return self.ways * starts * length * length**self.repeats
 
     def fits(self, module: str) -> bool:
         try:
