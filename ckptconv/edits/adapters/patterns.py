@@ -42,7 +42,7 @@ class _Expression:
     def steps(self, module: str) -> int:
         """Characters that matching the name may look at, at most: from each dot on, each way through."""
         starts, length = 1 + module.count("."), 1 + len(module)
-        return self.ways * starts * length * length**self.repeats
+        return self.ways * starts * length * int(length**self.repeats)
 
     def fits(self, module: str) -> bool:
         try:
