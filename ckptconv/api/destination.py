@@ -82,7 +82,10 @@ class Destination:
 
     def check_source(self, source: PathText, opened: Checkpoint) -> None:
         """Raise UsageError where the target is one of several files of the source, which would no longer be whole."""
-        target, files = os.path.realpath(self.path), _files_of(opened)
+        try:
+            target, files = os.path.realpath(self.path), _files_of(opened)
+        except ValueError:  # a NUL in the name, of which `open` says that no system takes it
+            return
         if target not in files:
             return
         kind = registry.by_name(opened.format)
