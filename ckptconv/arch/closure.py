@@ -57,7 +57,7 @@ class _Closure:
             if name not in spec.params:
                 self.unknown(name, self.place(("config", "params", name)), spec.params)
         self.recipe()
-        varying = frozenset(name for name, loops in self.let_loops.items() if loops)
+        varying = {name: tuple(sorted(loops)) for name, loops in self.let_loops.items() if loops}
         return replace(spec, rules=tuple(self.rule(rule) for rule in spec.rules), varying=varying)
 
     def recipe(self) -> None:

@@ -40,7 +40,7 @@ class Equation:
     """``formula`` at these loop values is `size`, says `weight` tensors, one of them `witness`."""
 
     formula: Formula
-    loops: Sequence[tuple[str, int | str]]
+    loops: tuple[tuple[str, int | str], ...]
     size: int
     weight: int
     witness: str
@@ -162,7 +162,7 @@ class Solving:
         limits = {name: known for name in self.spec.loops if (known := self.limit(name)) is not None}
         for entry in located:
             rule = entry.rule
-            varying = set(rule.loops) | self.spec.varying
+            varying = set(rule.loops) | self.spec.varying.keys()
             asks = rule.when is not None and bool(rule.when.names & varying)
             fixed = [index for index, formula in enumerate(rule.shape) if not formula.names & varying]
             moving = [index for index, formula in enumerate(rule.shape) if formula.names & varying]
@@ -183,7 +183,7 @@ class Solving:
     def limit(self, name: str) -> range | list[Value] | None:
         """The values of a loop where they depend on no other loop and are known: stray names vote for nothing."""
         loop = self.spec.loops[name]
-        varying = set(self.spec.loops) | self.spec.varying
+        varying = set(self.spec.loops) | self.spec.varying.keys()
         if any(bound.names & varying for bound in loop.formulas):
             return None
         try:
@@ -242,24 +242,32 @@ class Solving:
         """Vote and bind until the tensors say no more."""
         while True:
             ballots: dict[Monomial, Ballot] = {}
-            self.pending = [equation for equation in self.pending if self.voted(equation, ballots)]
+            values: dict[object, Value | None] = {}
+            self.pending = [equation for equation in self.pending if self.voted(equation, ballots, values)]
             if not self.decided(ballots):
                 return
 
-    def voted(self, equation: Equation, ballots: dict[Monomial, Ballot]) -> bool:
-        """Let an equation vote; whether it is worth asking again."""
+    def voted(self, equation: Equation, ballots: dict[Monomial, Ballot], values: dict[object, Value | None]) -> bool:
+        """Let an equation vote; whether it is worth asking again. `values` keeps what the tensors of a turn share."""
+        key = equation.formula.text, equation.loops
+        if key not in values:
+            values[key] = self.value(equation)
+        value = values[key]
+        if isinstance(value, Polynomial):
+            return not vote(ballots, value, equation.size, equation.weight, equation.witness)
+        return value is None or isinstance(value, UnknownList)
+
+    def value(self, equation: Equation) -> Value | None:
+        """An equation's left side: a number too where it has no value at all, None where that is open."""
         self.scope.loops.update(equation.loops)
         try:
-            value = equation.formula(self.scope)
+            return equation.formula(self.scope)
         except UndeterminedError:
-            return True
+            return None
         except EvaluationError:
-            return False
+            return 0
         finally:
             self.scope.loops.clear()
-        if not isinstance(value, Polynomial):
-            return isinstance(value, UnknownList)
-        return not vote(ballots, value, equation.size, equation.weight, equation.witness)
 
     def decided(self, ballots: dict[Monomial, Ballot]) -> bool:
         bound = decide(ballots, self.bindings, self.sources)

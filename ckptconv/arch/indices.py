@@ -75,7 +75,7 @@ def _inverse(
 ) -> Callable[[str], tuple[str, int | str | None]] | None:
     """From a text in a name to (loop, its value); the value is None where no loop value makes that text."""
     loops = [name for name in formula.names if name in spec.loops]
-    if len(loops) != 1 or formula.names & spec.varying:
+    if len(loops) != 1 or formula.names & spec.varying.keys():
         return None
     loop = loops[0]
     if slot in matches.pattern.listed:
@@ -185,7 +185,7 @@ def _progression(numbers: Sequence[int]) -> tuple[int, int | None, int]:
 
 def is_conditional(spec: Spec, rule: TensorRule) -> bool:
     """Whether a rule's condition changes from turn to turn of its loops."""
-    return rule.when is not None and bool(rule.when.names & (set(rule.loops) | spec.varying))
+    return rule.when is not None and bool(rule.when.names & (set(rule.loops) | spec.varying.keys()))
 
 
 def vote_counts(

@@ -104,10 +104,12 @@ class Scope:
         self.spec, self.bindings, self.budget = spec, bindings, budget
         self.loops: dict[str, int | str] = {}
         self._memo: dict[str, Value] = {}
+        self._turns: dict[tuple[object, ...], Value] = {}
 
     def changed(self) -> None:
         """Forget what was computed from the bindings."""
         self._memo.clear()
+        self._turns.clear()
 
     def lookup(self, name: str) -> Value:
         """The value of a loop variable, let or param; a polynomial or an open list where it is unknown."""
@@ -115,15 +117,22 @@ class Scope:
             return self.loops[name]
         if name in self._memo:
             return self._memo[name]
+        if name in self.spec.varying:
+            return self._of_turn(name)
         if name in self.spec.lets:
-            value = self.spec.lets[name](self)
-            if name not in self.spec.varying:
-                self._memo[name] = value
+            value = self._memo[name] = self.spec.lets[name](self)
             return value
         if name not in self.spec.params:
             raise UndeterminedError
         value = self._memo[name] = self._param(name)
         return value
+
+    def _of_turn(self, name: str) -> Value:
+        """The value of a let that depends on loops, which many tensors of one turn of them ask for."""
+        turn = name, *[self.loops.get(loop) for loop in self.spec.varying[name]]
+        if turn not in self._turns:
+            self._turns[turn] = self.spec.lets[name](self)
+        return self._turns[turn]
 
     def _param(self, name: str) -> Value:
         kind, bindings = self.spec.params[name].type, self.bindings

@@ -153,7 +153,7 @@ class ConfigMap:
 class Spec:
     """One architecture.
 
-    varying:   names of the lets that depend on a loop variable.
+    varying:   the lets that depend on loop variables, by name, and on which.
     yields_to: specs that are the better answer where both fit a checkpoint's names equally.
     variants:  summaries of the variants by name.
     forward:   what the network computes, where the spec says it.
@@ -164,7 +164,7 @@ class Spec:
     summary: str = ""
     params: Mapping[str, Param] = field(default_factory=dict)
     lets: Mapping[str, Formula] = field(default_factory=dict)
-    varying: frozenset[str] = frozenset()
+    varying: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     loops: Mapping[str, Loop] = field(default_factory=dict)
     rules: tuple[TensorRule, ...] = ()
     constraints: tuple[Constraint, ...] = ()

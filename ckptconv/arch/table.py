@@ -154,7 +154,7 @@ class _Expansion:
         return ", ".join(f"{name} = {value}" for name, value in said)
 
     def rule(self, rule: TensorRule) -> None:
-        varying = set(rule.loops) | self.spec.varying
+        varying = set(rule.loops) | self.spec.varying.keys()
         asks = rule.when is not None and bool(rule.when.names & varying)
         if not asks and not self.holds(rule):
             return
@@ -279,7 +279,7 @@ def combinations(spec: Spec, loops: Sequence[str], scope: Scope) -> int:
         return 1
     name, *inner = loops
     values = loop_values(spec, spec.loops[name], scope)
-    needed = {name} | spec.varying
+    needed = {name} | spec.varying.keys()
     if not any(bound.names & needed for other in inner for bound in spec.loops[other].formulas):
         if not inner or not values:
             return len(values)
