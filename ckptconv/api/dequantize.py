@@ -95,8 +95,8 @@ def unclaimed(node: MetaNode) -> MetaNode:
     if isinstance(node, str) and node.lstrip().startswith("{") and any(f'"{key}"' in node for key in KEYS):
         try:
             document: Json = json.loads(node)
+            if isinstance(document, dict):
+                return json.dumps({key: value for key, value in document.items() if key not in KEYS})
         except (ValueError, RecursionError):
             return node
-        if isinstance(document, dict):
-            return json.dumps({key: value for key, value in document.items() if key not in KEYS})
     return node

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.arch.statements import CLASS_NAME, method_of
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
+from ckptconv.core.metadata import is_too_deep
 from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError
-from ckptconv.io.limits import MAX_CONFIG
+from ckptconv.io.limits import MAX_CONFIG, MAX_DEPTH
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class ConfigFactory:
             data = bytes(source.read_at(0, source.size))
         try:
             said = json.loads(data)
+            if is_too_deep([said]):
+                raise LimitError(f"it is nested deeper than {MAX_DEPTH - 1} levels", hint="do not trust it")
             document = _without(said)
         except (ValueError, RecursionError) as error:
             raise CorruptFileError(f"it is no JSON: {error}", path=path, hint=_MODEL_FILES) from None
