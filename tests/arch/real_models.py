@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -59,7 +61,14 @@ def built(case: Case) -> Any:
 
 @cache
 def torchvision_operators() -> Any:
-    """Define the operators without which torchvision's Python, which transformers imports too, fails on a CPU torch."""
+    """Define the operators without which torchvision's Python, which transformers imports too, fails on a CPU torch.
+
+    Where its own library loads, it brings them: torch ends the process when an operator is defined twice.
+    """
+    package = importlib.util.find_spec("torchvision")
+    for compiled in Path(package.origin).parent.glob("_C.*") if package and package.origin else ():
+        with suppress(OSError):  # it is for another build of torch
+            torch.ops.load_library(compiled)
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
