@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,3 +22,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
 )
 settings.load_profile("ckptconv")
+
+
+def pytest_collection_finish() -> None:
+    """Spare every garbage collection the modules that are imported and the tests that are collected: they stay."""
+    gc.collect()
+    gc.freeze()

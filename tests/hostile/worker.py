@@ -6,6 +6,7 @@ working folder is the file's, so that a payload that ran would leave something t
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -104,6 +105,8 @@ def _exit_code(arguments: list[str]) -> int:
 def main() -> None:
     """Every file that standard input names."""
     warm()
+    gc.collect()
+    gc.freeze()  # a command has no heap of others to walk through, and a child shares its pages
     for line in sys.stdin:
         print(json.dumps(run(Path(line.rstrip("\n")))), flush=True)
 
