@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from ckptconv.formats.hdf5.superblock import Hdf5File
 
 _KEPT_BYTES = 32 << 20
+_ENTRY = 256
+"""Bytes that keeping a chunk takes beside its own, of which there may be few."""
 _KEPT_TABLES = 4
+_SMALL = 1 << 14
+"""Bytes of a chunk that are read at once, where a part of it is asked for: finding out its place takes longer."""
+_ALL_SKIPPED = -1
+"""The mask of a chunk to which no filter was applied."""
 _SUM = 4
 """Bytes of Fletcher's checksum behind a chunk."""
 
@@ -69,9 +75,9 @@ class Cache:
         with self._lock:
             if (reader, address) not in self._chunks and len(data) <= _KEPT_BYTES:
                 self._chunks[reader, address] = data
-                self._size += len(data)
+                self._size += len(data) + _ENTRY
             while self._size > _KEPT_BYTES:
-                self._size -= len(self._chunks.popitem(last=False)[1])
+                self._size -= len(self._chunks.popitem(last=False)[1]) + _ENTRY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,21 +142,35 @@ class ChunkReader:
         if found is None:
             return np.frombuffer(self.fill or bytes(self.unit), f"V{self.unit}")[0]  # type: ignore[no-any-return]
         address, stored, mask = found
-        strides = contiguous_strides(chunk)
         if not self._is_filtered(table, place, mask):
             if stored != self.layout.nbytes:
                 raise self._damaged("has another size than the others")
-            count = self.layout.nbytes // self.unit
-            storage = Storage(None, self.file.span(address, stored), self.unit, count, self.dtype, self.swapped)
-            offset = sum(w * s for w, s in zip(within, strides, strict=True))
-            data = Gather(Placement(storage, offset, size, strides), self.dtype)(0, prod(size) * self.unit)
-            return np.frombuffer(data, f"V{self.unit}").reshape(size)
+            if stored > _SMALL:
+                return self._in_place(address, within, size, chunk)
+            whole = self._undone(self.file.read_data(address, stored), _ALL_SKIPPED)
+        else:
+            whole = self._kept(address, stored, mask)
+        cut: tuple[Any, ...] = tuple(slice(w, w + n) for w, n in zip(within, size, strict=True))
+        return np.frombuffer(whole, f"V{self.unit}").reshape(chunk)[(*cut, ...)]
+
+    def _kept(self, address: int, stored: int, mask: int) -> bytes:
+        """A chunk after its filters were undone, now or a while ago."""
         whole = self.cache.chunk(self, address)
         if whole is None:
             whole = self._undone(self.file.read_data(address, stored), mask)
             self.cache.keep(self, address, whole)
-        cut: tuple[Any, ...] = tuple(slice(w, w + n) for w, n in zip(within, size, strict=True))
-        return np.frombuffer(whole, f"V{self.unit}").reshape(chunk)[(*cut, ...)]
+        return whole
+
+    def _in_place(self, address: int, within: list[int], size: tuple[int, ...], chunk: tuple[int, ...]) -> np.ndarray:
+        """The elements of a chunk as it lies in the file."""
+        import numpy as np
+
+        strides, nbytes = contiguous_strides(chunk), self.layout.nbytes
+        span = self.file.span(address, nbytes)
+        storage = Storage(None, span, self.unit, nbytes // self.unit, self.dtype, self.swapped)
+        offset = sum(w * s for w, s in zip(within, strides, strict=True))
+        data = Gather(Placement(storage, offset, size, strides), self.dtype)(0, prod(size) * self.unit)
+        return np.frombuffer(data, f"V{self.unit}").reshape(size)
 
     def _is_filtered(self, table: ChunkTable, place: tuple[int, ...], mask: int) -> bool:
         """Whether some filter was applied to the chunk."""
