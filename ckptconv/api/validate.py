@@ -136,10 +136,11 @@ def compare(
         words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized, words))
-        findings[:0] = _of_another_framework(words, checkpoint, chosen.spec)
-        if chosen.spec is not None and chosen.evidence != "names":
+        causes = _of_another_framework(words, checkpoint, chosen.spec)
+        if not causes and chosen.spec is not None and chosen.evidence != "names":
             words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
-            findings[:0] = _of_another_architecture(words, checkpoint, chosen.spec, chosen.sources)
+            causes = _of_another_architecture(words, checkpoint, chosen.spec, chosen.sources)
+        findings[:0] = causes
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 

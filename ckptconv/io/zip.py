@@ -20,7 +20,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.checksum import crc32
 from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_INFLATED_RECORD, MAX_ZIP_ENTRIES
 from ckptconv.io.spool import Spool
@@ -223,6 +223,11 @@ class ZipArchive:
             raise bad(f"{name!r} fails its CRC-32")
         return data
 
+    def check_names(self) -> None:
+        """Raise CorruptFileError where a name is not UTF-8, as it may be in archives of old programs."""
+        for entry in self.entries.values():
+            _utf8(entry)
+
     def start(self, name: str, length: int) -> bytes:
         """The first `length` bytes of an entry, or all where it has fewer, unchecked. A compressed one is inflated no
         further than that. Raises CorruptFileError, KeyError.
@@ -237,11 +242,18 @@ class ZipArchive:
 def _name(entry: Entry) -> str:
     """The entry's name: UTF-8, or code page 437 where it does not say that it is (APPNOTE.TXT, appendix D)."""
     try:
+        return _utf8(entry)
+    except CorruptFileError:
+        if entry.flags & IN_UTF8:
+            raise
+    return entry.name.decode("cp437")
+
+
+def _utf8(entry: Entry) -> str:
+    try:
         return entry.name.decode("utf-8")
     except UnicodeDecodeError as error:
-        if entry.flags & IN_UTF8:
-            raise bad(f"the name of its entry {show(entry)} is not UTF-8") from error
-    return entry.name.decode("cp437")
+        raise bad(f"the name of its entry {show(entry)} is not UTF-8") from error
 
 
 def _check_kind(entry: Entry, made_by: int, needed: int, disk: int, attributes: int) -> None:

@@ -76,6 +76,7 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
     archive = ZipArchive.of(source)
+    archive.check_names()  # torch reads those of all entries
     export = _Export(archive, root_of(archive, "archive_format") or "")
     if OLD_GRAPH in archive.entries:
         export.read_old()
