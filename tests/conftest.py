@@ -6,7 +6,9 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 ROOT = Path(__file__).parent.parent
@@ -34,3 +36,12 @@ def pytest_collection_finish() -> None:
     use_hypothesis()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One half of the tests for each core, in their order: what a file's tests share is made once."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)

@@ -105,8 +105,7 @@ def _exit_code(arguments: list[str]) -> int:
 def main() -> None:
     """Every file that standard input names."""
     warm()
-    gc.collect()
-    gc.freeze()  # a command has no heap of others to walk through, and a child shares its pages
+    gc.disable()  # as the program does
     for line in sys.stdin:
         print(json.dumps(run(Path(line.rstrip("\n")))), flush=True)
 
