@@ -41,7 +41,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One half of the tests for each core, in their order: what a file's tests share is made once."""
+    """An equal share of the tests for each worker, in their order: what a file's tests share is mostly made once."""
     from xdist.scheduler import WorkStealingScheduling
 
     return WorkStealingScheduling(config, log)

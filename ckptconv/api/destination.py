@@ -24,7 +24,7 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.numbered import parse, part_names, sets_of
-from ckptconv.formats.shards import plain_name
+from ckptconv.formats.shard_names import plain_name
 from ckptconv.formats.split import DEFAULT_SIZE, parse_size, shard_names, superseded
 from ckptconv.io.source import Source
 from ckptconv.io.target import Target

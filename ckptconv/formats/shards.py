@@ -17,7 +17,6 @@ Source: huggingface_hub/serialization/_torch.py and _base.py; transformers/model
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,27 +24,20 @@ from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, listed
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError
+from ckptconv.formats.shard_names import ALONE, BINARIES, INDEX, SHARD, is_shard, plain_name, split_suffix
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from ckptconv.core.spelling import Json
 
 _COPY_AGAIN = "copy the set again from where it came"
 
-_INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
-_SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
-_ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
-"""What Hugging Face's libraries call a file that holds all weights of a folder."""
-
 _OWN_KEYS = ("total_size", "total_parameters", KEY)
 """Keys of the index's metadata that say nothing of the model."""
-
-BINARIES = (".bin", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,29 +148,15 @@ def _is_index(source: Source) -> bool:
     return text.lstrip()[:1] == b"{" and b'"weight_map"' in text
 
 
-def is_shard(name: str) -> bool:
-    """Whether a file is called as shards are."""
-    return _SHARD.fullmatch(name) is not None and name.lower().endswith((".safetensors", *BINARIES))
-
-
-def alone(path: Path) -> tuple[Finding, ...]:
-    """A warning where a file that is read by itself is called as one shard of several is."""
-    called = _SHARD.fullmatch(path.name)
-    if called is None or (count := int(called["count"])) < 2:
-        return ()
-    message = f"by its name this is one shard of {count:,}: their index, or the folder, is the whole"
-    return (Finding("shard", "warning", path.name, message),)
-
-
 def _candidates(folder: Folder) -> list[str]:
     """The files in it that stand for a whole checkpoint."""
     found = []
-    for name in filter(_INDEX.fullmatch, folder.names):
+    for name in filter(INDEX.fullmatch, folder.names):
         with folder.glance(name) as source:
             if _is_index(source):
                 found.append(name)
     whole = [name for name in folder.names if not is_shard(name)]
-    found += filter(_ALONE.fullmatch, whole)
+    found += filter(ALONE.fullmatch, whole)
     return found or [name for name in whole if name.endswith(".safetensors")]
 
 
@@ -188,7 +166,7 @@ def holds_one(folder: Folder) -> bool:
 
 
 def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
-    loose = not any(_INDEX.fullmatch(name) or _ALONE.fullmatch(name) for name in found)
+    loose = not any(INDEX.fullmatch(name) or ALONE.fullmatch(name) for name in found)
     what = "safetensors files, and nothing says which is meant" if loose else "checkpoints"
     raise UsageError(
         f"the folder holds {len(found)} {what}: {_list(found)}", path=folder.path,
@@ -198,7 +176,7 @@ def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
 
 def _is_pickled(folder: Folder, name: str, source: Source | None = None) -> bool:
     """Whether a file of weights, or the first shard of an index, is torch's: by its bytes, else by its name."""
-    if _INDEX.fullmatch(name) or source is not None:
+    if INDEX.fullmatch(name) or source is not None:
         try:
             files = read_index(source or folder.open(name)).files
         except CkptconvError:
@@ -229,13 +207,13 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     if not found:
         raise UsageError("the folder has no index of shards", path=source.path, hint="name a file inside it")
     file = source.open(found[0])
-    return source, read_index(file) if _INDEX.fullmatch(found[0]) else None, file
+    return source, read_index(file) if INDEX.fullmatch(found[0]) else None, file
 
 
 def chosen(folder: Folder, file: Source) -> list[Finding]:
     """Which file of a folder is read, where its name is none by which every library takes it for the model."""
     name = file.path.name
-    if _ALONE.fullmatch(name):
+    if ALONE.fullmatch(name):
         return []
     return [Finding("file", "info", name, f"{name!r} is read, the one safetensors file of this folder")]
 
@@ -296,14 +274,14 @@ def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]])
 def _strays(folder: Folder, index: Index) -> list[Finding]:
     """Files that are named as if they were shards of this set, and are not in its index."""
     files = set(index.files)
-    ours = {(shard["stem"], shard["suffix"]) for shard in map(_SHARD.fullmatch, files) if shard}
+    ours = {(shard["stem"], shard["suffix"]) for shard in map(SHARD.fullmatch, files) if shard}
     if plain := plain_name(index.path):
         stem, suffix = split_suffix(plain)
         ours.add((stem, suffix))
     return [
         Finding("stray-shard", "warning", name, f"{name!r} is not in the index {index.path!r}, and is passed over")
         for name in folder.names
-        if name not in files and (shard := _SHARD.fullmatch(name)) and (shard["stem"], shard["suffix"]) in ours
+        if name not in files and (shard := SHARD.fullmatch(name)) and (shard["stem"], shard["suffix"]) in ours
     ]
 
 
@@ -328,21 +306,6 @@ def merged(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> 
         values[key] = dict(said)
         findings.append(Finding("shard-metadata", "warning", key, f"the shards say different things for {key!r}"))
     return values
-
-
-def plain_name(index: str) -> str:
-    """What the single file would be called whose index this is: ``model.fp16.safetensors``; "" where it is none."""
-    if not _INDEX.fullmatch(index):
-        return ""
-    plain, _, variant = index.removesuffix(".json").rpartition(".index")
-    stem, suffix = split_suffix(plain)
-    return f"{stem}{variant}{suffix}"
-
-
-def split_suffix(plain: str) -> tuple[str, str]:
-    """A file's name without its suffix, and the suffix."""
-    stem, dot, suffix = plain.rpartition(".")
-    return (stem, dot + suffix) if stem else (plain, "")
 
 
 def _several(count: int, noun: str) -> str:

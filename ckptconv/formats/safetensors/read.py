@@ -12,10 +12,10 @@ from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader
-from ckptconv.formats import shards
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.safetensors.encodings import can_decode
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
+from ckptconv.formats.shard_names import alone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    findings = shards.alone(source.path)
+    findings = alone(source.path)
     return assemble(tensors_of(source, header), header.metadata, format="safetensors", file=source, findings=findings)
 
 

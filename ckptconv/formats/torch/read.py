@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
-from ckptconv.formats import shards
+from ckptconv.formats.shard_names import alone
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Machine
@@ -113,7 +113,7 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
-    return opened(source, (*others_beside(source.path), *shards.alone(source.path)))
+    return opened(source, (*others_beside(source.path), *alone(source.path)))
 
 
 def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:

@@ -18,7 +18,8 @@ from ckptconv.core.metadata import (
     spell_path,
     walk,
 )
-from ckptconv.errors import LimitError, UnsafeError, UnsupportedError
+from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.torch.calls import refuse_call
 from ckptconv.formats.torch.find import Hole, find_state_dicts
 from ckptconv.formats.torch.modules import ModuleState, Path
 from ckptconv.formats.torch.numpy_values import NumpyDType, NumpyStub
@@ -134,7 +135,7 @@ class _Planter:
     def _open_module(self, hole: Hole, state: ModuleState) -> None:
         """Remember where a module's tensors stand, so that they get their names there."""
         for key, value in state.items():
-            _refuse_call(key, value)
+            refuse_call(key, value)
         self._named |= {(*hole.path, *path): hole.prefix + name for path, name in state.paths.items()}
         self._modules |= {(*hole.path, *path) for path in state.modules}
 
@@ -224,7 +225,7 @@ class _Planter:
     def _hole(self, hole: Hole, value: dict[str, Value], path: Path) -> StateDict:
         plain = []
         for position, (key, item) in enumerate(value.items()):
-            _refuse_call(key, item)
+            refuse_call(key, item)
             if not isinstance(item, TensorStub):
                 plain.append((position, key, self._node(item, (*path, key))))
         state = value.state if isinstance(value, StateOrderedDict) else None
@@ -321,33 +322,3 @@ def _class_of(value: Value) -> str:
 
 
 _PLUMBING = ("_parameters", "_buffers", "_modules")
-
-
-def _refuse_call(name: str, value: Value) -> None:
-    """Raise UnsafeError where a tensor of the model may be what a call gives."""
-    if isinstance(value, Thing) and _depends_on_tensor(value):
-        raise UnsafeError(
-            f"the model's {name!r} is made by a call of {value.name}, which is not made here",
-            hint="load the file in a place that you can lose, and save model.state_dict()",
-        )
-
-
-def _depends_on_tensor(thing: Thing) -> bool:
-    """Whether a call was handed a tensor, so that its result may be one."""
-    waiting: list[Value] = [thing.args, thing.state, thing.items, thing.pairs]
-    seen: set[int] = set()
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, (TensorStub, StorageStub, RefusedTensor)):
-            return thing.how == "called"
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        match value:
-            case dict():
-                waiting.extend(value.values())
-            case list() | tuple() | set() | frozenset():
-                waiting.extend(value)
-            case Thing():
-                waiting.extend([value.args, value.state, value.items, value.pairs])
-    return False

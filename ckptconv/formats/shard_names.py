@@ -1,0 +1,47 @@
+"""What the files of a sharded set are called (`ckptconv.formats.shards` has the layout); nothing is read for it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
+SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
+ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
+"""What Hugging Face's libraries call a file that holds all weights of a folder."""
+
+BINARIES = (".bin", ".pth", ".pt", ".ckpt")
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file is called as shards are."""
+    return SHARD.fullmatch(name) is not None and name.lower().endswith((".safetensors", *BINARIES))
+
+
+def alone(path: Path) -> tuple[Finding, ...]:
+    """A warning where a file that is read by itself is called as one shard of several is."""
+    called = SHARD.fullmatch(path.name)
+    if called is None or (count := int(called["count"])) < 2:
+        return ()
+    message = f"by its name this is one shard of {count:,}: their index, or the folder, is the whole"
+    return (Finding("shard", "warning", path.name, message),)
+
+
+def plain_name(index: str) -> str:
+    """What the single file would be called whose index this is: ``model.fp16.safetensors``; "" where it is none."""
+    if not INDEX.fullmatch(index):
+        return ""
+    plain, _, variant = index.removesuffix(".json").rpartition(".index")
+    stem, suffix = split_suffix(plain)
+    return f"{stem}{variant}{suffix}"
+
+
+def split_suffix(plain: str) -> tuple[str, str]:
+    """A file's name without its suffix, and the suffix."""
+    stem, dot, suffix = plain.rpartition(".")
+    return (stem, dot + suffix) if stem else (plain, "")
