@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import Request
-from ckptconv.api.casts import cast_losses, read_casts, unheld_blocks
 from ckptconv.api.consent import agreed, refuse, refuse_dependents, refuse_overflow
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.dialects import untranslated
@@ -23,7 +22,7 @@ from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ckptconv.api.destination import Destination
     from ckptconv.api.open import PathText
@@ -155,7 +154,7 @@ def convert(
             try:
                 with file:
                     written = place.format.write(made.checkpoint, file, how)
-                    result = _written(result, made.checkpoint, written, allowed)
+                    result = _written(result, made, written, allowed)
                     opened.check_unchanged()
                     adapters.check_unchanged()
                     return _committed(result, file, written, verifier)
@@ -168,7 +167,7 @@ def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:
     checkpoint, wanted, source = made.checkpoint, place.format, order.request.source
     return Conversion(
         Path(source), place.path, made.edited.format, wanted.name, len(checkpoint), 0,
-        [*preflight.losses(checkpoint, wanted), *unheld_blocks(checkpoint, wanted)],
+        [*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
         [
             *made.findings, *_findings(checkpoint, wanted, bare=order.bare),
             *untranslated(made.edited, wanted, order.edits), *place.findings, *place.left_behind(source),
@@ -188,21 +187,41 @@ def _planned(
     """What a dry run says; the values of tensors that are cast are looked at for it."""
     checkpoint = made.checkpoint
     plan = plan_of(made.source, checkpoint, made.moves, place.file_of(checkpoint))
-    read_casts(checkpoint, progress)
-    over, cast = cast_losses(checkpoint)
+    over, cast = _cast(made, progress, read=True)
     nbytes = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
     losses, findings = [*result.losses, *over], [*result.findings, *cast]
     return replace(result, nbytes=nbytes, losses=losses, findings=findings, plan=plan)
 
 
-def _written(result: Conversion, checkpoint: Checkpoint, written: WriteResult, allowed: Collection[str]) -> Conversion:
+def _written(result: Conversion, made: Prepared, written: WriteResult, allowed: Collection[str]) -> Conversion:
     """The result with what is known once the values have passed. Raises LossError where that needs consent."""
-    over, cast = cast_losses(checkpoint)
+    over, cast = _cast(made)
     refuse_overflow(over, allowed)
-    findings = [*result.findings, *written.findings, *cast, *_renewed(checkpoint, written)]
+    findings = [*result.findings, *written.findings, *cast, *_renewed(made.checkpoint, written)]
     return replace(
         result, nbytes=written.nbytes, digest=written.digest, losses=[*result.losses, *over], findings=findings
     )
+
+
+def _cast(
+    made: Prepared, progress: Callable[[int, int], None] | None = None, *, read: bool = False
+) -> tuple[list[Finding], list[Finding]]:
+    """What casting lost, as `cast_losses` has it; `read`: the values are still to be read for it."""
+    if not made.is_edited:  # so that a plain conversion imports none of it
+        return [], []
+    from ckptconv.api.casts import cast_losses, read_casts
+
+    if read:
+        read_casts(made.checkpoint, progress)
+    return cast_losses(made.checkpoint)
+
+
+def _unheld(made: Prepared, wanted: Format) -> Iterable[Finding]:
+    if not made.is_edited:
+        return ()
+    from ckptconv.api.casts import unheld_blocks
+
+    return unheld_blocks(made.checkpoint, wanted)
 
 
 def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:

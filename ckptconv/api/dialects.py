@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import GIVES, TO_GGUF, changes_in
 from ckptconv.errors import EditError, UnsupportedError, UsageError
 from ckptconv.formats import registry
 
@@ -27,27 +26,38 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
     if wanted.name == checkpoint.format or (edits and edits.names):
         return
     if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
+        from ckptconv.edits.dialects import GIVES
+
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
 
 
 def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
     """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
-    with suppress(EditError, UnsupportedError):
-        if wanted.dialect == "gguf" and len(checkpoint) <= MOST_TRANSLATED:
-            changes_in(TO_GGUF, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
-            return TO_GGUF
-    return ""
+    if wanted.dialect != "gguf":
+        return ""
+    from ckptconv.edits.dialects import TO_GGUF
+
+    return TO_GGUF if _has_changes(TO_GGUF, checkpoint) else ""
 
 
 def dialect_of(checkpoint: Checkpoint) -> str:
     """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
     to find out.
     """
-    with suppress(EditError, UnsupportedError, UsageError):  # of a format that is in no table, too
+    with suppress(UsageError):  # of a format that is in no table
         dialect = registry.by_name(checkpoint.format).dialect
-        if dialect and len(checkpoint) <= MOST_TRANSLATED:
-            infos = {name: tensor.info for name, tensor in checkpoint.items()}
-            changes_in(dialect, infos, said_anywhere(checkpoint))
+        if dialect and _has_changes(dialect, checkpoint):
             return dialect
     return ""
+
+
+def _has_changes(dialect: str, checkpoint: Checkpoint) -> bool:
+    if len(checkpoint) > MOST_TRANSLATED:
+        return False
+    from ckptconv.edits.dialects import changes_in  # all of them: most formats have none
+
+    with suppress(EditError, UnsupportedError, UsageError):
+        changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
+        return True
+    return False

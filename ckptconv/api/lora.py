@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
-from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError
 from ckptconv.io.limits import MAX_CONFIG
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.config import Config
     from ckptconv.edits.adapters.merge import Adapter, Merge
     from ckptconv.edits.adapters.summary import Summary
 
@@ -159,6 +159,8 @@ def _config_of(path: Path) -> Path:
 
 def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
+    from ckptconv.edits.adapters.config import Config  # with its patterns; most files are no adapter
+
     path = getattr(checkpoint.file, "path", None)
     beside = _beside(Path(path)) if path is not None else None
     if beside is None:

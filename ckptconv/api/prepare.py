@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ckptconv.api.edits import Edits, Moves, edited
+from ckptconv.api.edits import Edits, Moves
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Prepared:
     plain:      whether it is written without a record of ours.
     graph:      the graph around it, for a format that is one.
     findings:   what was noticed of the architecture.
+    is_edited:  whether edits were asked for, which alone cast and quantize.
     """
 
     source: Checkpoint
@@ -65,6 +66,7 @@ class Prepared:
     plain: bool
     graph: GraphPlan | None = None
     findings: Sequence[Finding] = ()
+    is_edited: bool = False
 
 
 def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
@@ -74,7 +76,11 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     """
     request = order.request
     named = _named(opened, request, graph=order.format.graph)
-    made, moves = edited(named, order.edits, adapters, bare=order.bare) if order.edits else (named, Moves())
+    made, moves = named, Moves()
+    if order.edits:
+        from ckptconv.api.editing import edited
+
+        made, moves = edited(named, order.edits, adapters, bare=order.bare)
     entries: dict[str, MetaNode] = {}
     if order.edits.to_gguf:
         from ckptconv.api.gguf import check_target, completed
@@ -96,7 +102,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     note = graph.note if graph and graph.note else fitting.note if fitting else None
     return Prepared(
         named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,
-        graph.findings if graph else fitting.findings if fitting else (),
+        graph.findings if graph else fitting.findings if fitting else (), bool(order.edits),
     )  # fmt: skip
 
 

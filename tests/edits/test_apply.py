@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import ckptconv
-from ckptconv.api.edits import Edits, edited
+from ckptconv.api.editing import edited
+from ckptconv.api.edits import Edits
 from ckptconv.edits.rules import parse_rules
 from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UsageError

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.api.edits import Edits, edited
+from ckptconv.api.editing import edited
+from ckptconv.api.edits import Edits
 from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.edits.rounding import LAST, cast_array, rounded_once

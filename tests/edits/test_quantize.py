@@ -14,7 +14,8 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
 
 import ckptconv
-from ckptconv.api.edits import Edits, edited
+from ckptconv.api.editing import edited
+from ckptconv.api.edits import Edits
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.edits.kquants import KQUANTS
 from ckptconv.edits.quantize import QUANTIZED

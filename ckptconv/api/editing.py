@@ -1,0 +1,175 @@
+"""Doing what `Edits` ask for: a checkpoint becomes another, and no tensor is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.api import dequantize
+from ckptconv.api.edits import Moves
+from ckptconv.api.lora import Adapters, Lora
+from ckptconv.api.stated import said_anywhere
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.report import Finding
+from ckptconv.edits.apply import apply_edit, label
+from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
+from ckptconv.edits.dialects import left_alone
+from ckptconv.edits.dialects.to_gguf import is_kept_f32
+from ckptconv.edits.invert import inverted
+from ckptconv.edits.rules import read_rules
+from ckptconv.edits.select import NameRule, name_edits
+from ckptconv.edits.tree import rooted
+from ckptconv.edits.types import cast_edits
+from ckptconv.errors import CkptconvError, EditError, UsageError
+from ckptconv.formats.gguf.filetype import told_types
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from os import PathLike
+
+    from ckptconv.api.edits import Edits, Origins
+    from ckptconv.core.composite import Composite
+    from ckptconv.core.edit import Edit, Step
+    from ckptconv.core.tensor import LazyTensor
+
+
+@dataclass(slots=True)
+class _State:
+    """Tensors on their way, for each name those of the source that it comes from, and the adapters merged into it."""
+
+    tensors: dict[str, LazyTensor]
+    extras: dict[str, LazyTensor]
+    composites: dict[str, Composite]
+    origins: Origins = field(default_factory=dict)
+    merged: Origins = field(default_factory=dict)
+
+    def make(self, edit: Edit, label: str) -> None:
+        """One edit. Tensors outside of the state_dict take part where a step names them, and stay where they are."""
+        named = {name for step in edit.steps for name in (*step.sources, *step.targets)}
+        outside = {name: tensor for name, tensor in self.extras.items() if name in named}
+        made, steps = apply_edit({**self.tensors, **outside}, edit, label)
+        self.composites = with_types(followed(self.composites, edit, steps, label), {**self.extras, **made})
+        if gone := [name for name in outside if name not in made]:
+            raise EditError(f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name")
+        self.extras.update({name: made.pop(name) for name in outside})
+        self.origins = _followed({**{name: (name,) for name in outside}, **self.origins}, steps, made)
+        self.merged = {name: found for name, found in _followed(self.merged, steps, made).items() if found}
+        self.tensors = made
+
+    def merge(self, wanted: Lora, adapters: Adapters) -> list[Finding]:
+        """An adapter, and what is told of it."""
+        made, found = adapters.merged(wanted, self.tensors)
+        parts = {part: name for name, one in self.composites.items() for part in one.parts.values()}
+        if torn := [parts[name] for name in made.touched if name in parts]:
+            one = self.composites[torn[0]]
+            raise EditError(
+                f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize makes floats of it first"
+            )
+        self.tensors = made.tensors
+        self.origins |= dict.fromkeys(made.added, ())
+        self.merged |= {name: (*self.merged.get(name, ()), wanted.text) for name in made.touched}
+        return found
+
+
+def _followed(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> Origins:
+    """What was said of sources, of the targets that were made of them."""
+    come = {
+        target: tuple(dict.fromkeys(old for name in step.sources for old in before.get(name, ())))
+        for step in steps
+        for target in step.targets
+    }
+    return {name: come.get(name) or before.get(name, ()) for name in names}
+
+
+def edited(
+    checkpoint: Checkpoint, wanted: Edits, adapters: Adapters | None = None, *, bare: bool = False
+) -> tuple[Checkpoint, Moves]:
+    """The checkpoint after `wanted`, no tensor read, and where each of its tensors comes from. With `bare`, metadata
+    may be left out. `adapters` are those of `wanted`, opened.
+
+    Raises EditError, UsageError, and what reading a rules file raises.
+    """
+    if wanted.reverse and all(isinstance(rule, NameRule | Lora) for rule in wanted.names):
+        raise UsageError("there are no rules to reverse", hint="--reverse goes with --rules FILE")
+    chosen = chosen_whole(list(checkpoint), wanted.select, wanted.drop, checkpoint.composites_of(checkpoint))
+    tensors = {name: checkpoint[name] for name in chosen}
+    composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
+    state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
+    translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
+    said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
+    plain = dequantize.edits_for(state.tensors, said, state.composites) if wanted.dequantize else []
+    for edit in plain:
+        state.make(edit, "--dequantize")
+    left: list[Finding] = dequantize.findings_of(plain, said) if plain else []
+    for rule in wanted.names:
+        if isinstance(rule, NameRule):
+            if rule.how == "translate":
+                left += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)
+            for edit in name_edits(rule, state.tensors, said):
+                state.make(edit, f"--{rule.how} {rule.text!r}")
+        elif isinstance(rule, Lora):
+            left += state.merge(rule, adapters or Adapters(()))
+        else:
+            _make_rules(state, rule, reverse=wanted.reverse)
+    fixed = fixed_parts(state.composites)
+    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
+    whole = {name: one for name, one in state.tensors.items() if name not in fixed}
+    kept = {name for name, one in whole.items() if wanted.to_gguf and is_kept_f32(name, len(one.info.shape))}
+    casts, told = cast_edits(wanted.dtype, whole, types, kept)
+    for edit in casts:
+        state.make(edit, "--dtype")
+    made = _rebuilt(checkpoint, state, [*left, *told], bare=bare, in_one=translates)
+    if plain:
+        made.root = dequantize.unclaimed(made.root)
+    made.root = told_types(made.root, checkpoint.values(), made.values())
+    return made, Moves(state.origins, state.merged)
+
+
+def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
+    try:
+        edits = read_rules(path)
+        numbers = range(1, len(edits) + 1)
+        for number, edit in zip(reversed(numbers) if reverse else numbers, inverted(edits) if reverse else edits):  # noqa: B905
+            state.make(edit, f"undoing {label(edits[number - 1], number)}" if reverse else label(edit, number))
+    except CkptconvError as error:
+        raise error.at(path) from error.__cause__
+
+
+def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, bare: bool, in_one: bool) -> Checkpoint:
+    """The checkpoint around its new tensors: its metadata as it was, bookkeeping under the new names."""
+    tensors, origins, notes = state.tensors, state.origins, checkpoint.notes
+    moved = {olds[0]: new for new, olds in origins.items() if len(olds) == 1}
+    same = {new: olds[0] for new, olds in origins.items() if olds and tensors[new] is checkpoint.get(olds[0])}
+    same |= {name: name for name, tensor in state.extras.items() if tensor is checkpoint.extras[name]}
+    findings = [*checkpoint.findings, *left, *_broken_ties(checkpoint, tensors, moved)]
+    fits = {name: tensor.info.shape for name, tensor in tensors.items()} == {
+        name: tensor.info.shape for name, tensor in checkpoint.items()
+    }
+    if notes.arch is not None and not fits:
+        message = "the note of its architecture is dropped: its tensors are others now; --arch gives it one"
+        findings.append(Finding("arch-note", "info", "", message))
+    firsts = {**{new: olds[0] for new, olds in origins.items() if olds}, **{name: name for name in state.extras}}
+    notes = replace(
+        notes,
+        arch=notes.arch if fits else None,
+        tensors={new: notes.tensors[old] for new, old in firsts.items() if old in notes.tensors},
+        strides={new: notes.strides[old] for new, old in same.items() if old in notes.strides},
+        attributes={new: notes.attributes[old] for new, old in firsts.items() if old in notes.attributes},
+        digest=None,
+    )
+    return Checkpoint(
+        tensors, extras=state.extras, composites=state.composites,
+        root=rooted(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one), format=checkpoint.format,
+        notes=notes, findings=tuple(findings), file=checkpoint.file,
+    )  # fmt: skip
+
+
+def _broken_ties(
+    checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], moved: Mapping[str, str]
+) -> Iterator[Finding]:
+    """A warning for names that shared one tensor, of which an edit has changed some alone."""
+    for group in checkpoint.ties:
+        left = [moved[name] for name in group if name in moved]
+        if len({tensors[name].alias for name in left}) > 1:
+            message = f"{' and '.join(left)} shared one tensor, and do not any more"
+            yield Finding("tie-broken", "warning", left[0], message, " = ".join(group))
