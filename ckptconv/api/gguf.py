@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.errors import UsageError
 from ckptconv.formats.gguf.hub.model import made_of
 from ckptconv.formats.gguf.metadata import SOURCE

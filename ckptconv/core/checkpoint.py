@@ -8,11 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk, without_model
-from ckptconv.core.notes import GlobalUse as GlobalUse
-from ckptconv.core.notes import MemberNote as MemberNote
-from ckptconv.core.notes import Notes as Notes
-from ckptconv.core.notes import Program as Program
-from ckptconv.core.notes import TensorNote as TensorNote
+from ckptconv.core.notes import Notes
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:

@@ -38,15 +38,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import composite as composites
-from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, is_too_deep, walk
+from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.spelling import Json, canonical, dumps, from_json, to_json
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from ckptconv.core.checkpoint import Checkpoint
 
 KEY = "ckptconv"
 VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, TensorNote
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.composite import VALUES, problem
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
 from ckptconv.core.record_edits import prune
@@ -15,6 +15,7 @@ from ckptconv.core.tensor import LazyTensor
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import OpenFile
     from ckptconv.core.composite import Composite
+    from ckptconv.core.notes import TensorNote
     from ckptconv.core.record import Inline, Record
 
 

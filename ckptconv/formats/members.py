@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, MemberNote
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.notes import MemberNote
 from ckptconv.core.report import Finding, listed
 from ckptconv.io.archive import Member
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
@@ -17,8 +18,8 @@ from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from ckptconv.core.checkpoint import Program
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.notes import Program
     from ckptconv.core.tensor import ByteSpan, LazyTensor
     from ckptconv.io.archive import Archive
 

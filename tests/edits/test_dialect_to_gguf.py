@@ -116,9 +116,19 @@ def test_which_are_f32_in_every_file(name: str, rank: int, kept: bool) -> None:
 def test_an_output_that_is_the_embeddings_is_left_out() -> None:
     state = small(**{"lm_head.weight": small()["model.embed_tokens.weight"].clone()})
     assert "output.weight" not in made(lazy(state), "to-gguf", config())
+    assert "output.weight" not in made(lazy(state), "to-gguf", config(tie_word_embeddings=True))
     state["lm_head.weight"] += 1
     assert "output.weight" in made(lazy(state), "to-gguf", config())
-    assert "output.weight" not in made(lazy(state), "to-gguf", config(tie_word_embeddings=True))
+
+
+def test_an_output_that_ought_to_be_the_embeddings_and_is_not_is_refused() -> None:
+    state = small(**{"lm_head.weight": small()["model.embed_tokens.weight"] + 1})
+    with pytest.raises(
+        EditError, match=r"'lm_head\.weight' has other values than 'model\.embed_tokens\.weight'"
+    ) as error:
+        made(lazy(state), "to-gguf", config(tie_word_embeddings=True))
+    assert error.value.hint is not None
+    assert error.value.hint.startswith("--drop lm_head.weight before --translate")
 
 
 EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ckptconv
-from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar, Opaque, StateDict, TorchSize, TorchValue
+from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.errors import CkptconvError
 from ckptconv.formats import registry
 from ckptconv.formats.base import WriteOptions

@@ -65,6 +65,7 @@ class Change:
               tensors are at that point.
     into:     what it, or what it was taken apart into, becomes a part of, before that.
     twin:     the tensor of which it is a copy by its name. Where it is one, it is dropped.
+    tied:     it has to be that copy: what reads it knows no other.
     left:     why it stays as it is but for its name, for people.
     """
 
@@ -82,6 +83,7 @@ class Change:
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     into: Join | None = None
     twin: str = ""
+    tied: bool = False
     left: str = ""
     gone: bool = False
 
@@ -211,12 +213,18 @@ def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]
 
 
 def dropped(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """The tensors that go, and those that are copies of their twins, bit for bit. Reads what could be one."""
-    return [
-        name
-        for name, change in changes.items()
-        if change.gone or (change.twin and _equal(tensors[name], tensors[change.twin]))
-    ]
+    """The tensors that go, and those that are copies of their twins, bit for bit. Reads what could be one.
+
+    Raises EditError where one that is tied is no copy.
+    """
+    copies = {name for name, one in changes.items() if one.twin and _equal(tensors[name], tensors[one.twin])}
+    for name, change in changes.items():
+        if change.tied and name not in copies:
+            raise EditError(
+                f"{name!r} has other values than {change.twin!r}, to which the configuration ties it",
+                hint=f"--drop {name} before --translate leaves it out; a configuration that does not tie them keeps it",
+            )
+    return [name for name, change in changes.items() if change.gone or name in copies]
 
 
 def _equal(a: LazyTensor, b: LazyTensor) -> bool:

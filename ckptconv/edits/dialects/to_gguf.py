@@ -236,9 +236,8 @@ class _Translation:
         output, embeddings = by_place.get("output.weight"), by_place.get("token_embd.weight")
         if output is None or embeddings is None or self.table.output == "own":
             return {}
-        if self.config.get("tie_word_embeddings") is True:
-            return {output: Change(names=(output,), gone=True)}
-        return {output: Change(names=made[output].names, unpack=made[output].unpack, twin=embeddings)}
+        tied = self.config.get("tie_word_embeddings") is True
+        return {output: Change(names=made[output].names, unpack=made[output].unpack, twin=embeddings, tied=tied)}
 
 
 def _inverse(names: Mapping[str, str]) -> dict[str, str]:

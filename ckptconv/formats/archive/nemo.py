@@ -17,8 +17,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Program
 from ckptconv.core.metadata import Opaque
+from ckptconv.core.notes import Program
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.formats.archive.read import opened_file, opened_folder

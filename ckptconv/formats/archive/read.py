@@ -23,7 +23,8 @@ from ckptconv.formats.members import MODEL, TEXTS, contained, documents
 from ckptconv.io.archive import Archive
 
 if TYPE_CHECKING:
-    from ckptconv.core.checkpoint import Checkpoint, Program
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.notes import Program
     from ckptconv.formats.base import Format
     from ckptconv.io.archive import MemberFolder
     from ckptconv.io.source import Source

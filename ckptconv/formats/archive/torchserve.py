@@ -14,8 +14,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.checkpoint import Program
 from ckptconv.core.metadata import Opaque
+from ckptconv.core.notes import Program
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.io.limits import MAX_DOCUMENT
 

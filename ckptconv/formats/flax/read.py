@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.notes import Notes
 from ckptconv.core.report import unreadable
 from ckptconv.errors import CkptconvError, UnsupportedError
 from ckptconv.formats.flax.arrays import FlaxUnpacker

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Notes
 from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.core.record_edits import take_edits
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.layout import ALIGNMENT_KEY, is_alignment

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.encodings import own_tensors
+from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Program
 from ckptconv.core.metadata import Opaque
+from ckptconv.core.notes import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

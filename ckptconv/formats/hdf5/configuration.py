@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Program
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path
+from ckptconv.core.notes import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.hdf5.configuration import programs_in
 from ckptconv.formats.hdf5.superblock import Hdf5File

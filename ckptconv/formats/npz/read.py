@@ -6,10 +6,11 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides, is_contiguous

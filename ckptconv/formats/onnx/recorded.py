@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core import record_edits
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.formats.blobs import restore
 

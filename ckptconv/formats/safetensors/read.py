@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding

@@ -14,9 +14,10 @@ from collections import Counter
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo

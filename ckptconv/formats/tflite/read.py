@@ -22,8 +22,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed, unreadable
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
 from ckptconv.formats.tflite.facts import at, facts

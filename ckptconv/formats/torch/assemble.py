@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, Notes, TensorNote
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.strided import is_contiguous
 from ckptconv.errors import LimitError

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import GlobalUse
 from ckptconv.core.metadata import FACTORIES
+from ckptconv.core.notes import GlobalUse
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.construct import CONSTRUCTORS
 from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES
@@ -18,7 +18,7 @@ from ckptconv.formats.torch.roots import plant_unseen
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from ckptconv.core.checkpoint import Notes
+    from ckptconv.core.notes import Notes
     from ckptconv.formats.torch.pickle import Budget, Global, Machine
     from ckptconv.formats.torch.roots import Tree
 

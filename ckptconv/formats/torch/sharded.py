@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict, walk
+from ckptconv.core.notes import Notes
 from ckptconv.core.record import Record
 from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint

@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
+from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError

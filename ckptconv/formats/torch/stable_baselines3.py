@@ -22,8 +22,8 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.checkpoint import Notes, Program
 from ckptconv.core.metadata import Opaque, is_too_deep, opaque_wholes
+from ckptconv.core.notes import Notes, Program
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.members import EXTRAS, METADATA, MODEL, contained, documents
 from ckptconv.formats.torch.assemble import assemble

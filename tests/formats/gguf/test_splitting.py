@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
 from ckptconv.testing.samples import samples_for
+from tests.support.kills import is_killed
 
 if TYPE_CHECKING:
     from ckptconv.testing.samples import Sample
@@ -260,20 +259,6 @@ def test_short_writes_are_gone_on_with(source: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_killed_at_any_moment_leaves_the_old_set_or_the_new(source: Path, tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys, ckptconv\n"
-        "sys.modules['gguf'] = None\n"
-        "left = int(sys.argv[3])\n"
-        "def dying(real):\n"
-        "    def call(*args, **options):\n"
-        "        global left\n"
-        "        left -= 1\n"
-        "        real(*args, **options) if left >= 0 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return call\n"
-        "for name in ('link', 'replace', 'unlink'):\n"
-        "    setattr(os, name, dying(getattr(os, name)))\n"
-        "ckptconv.convert(sys.argv[1], sys.argv[2], shard_size=64, force=True)\n"
-    )
     other, folder = tmp_path / "other.pth", tmp_path / "set"
     torch.save({f"w{i}": torch.full((8,), float(i)) for i in range(4)}, other)
     folder.mkdir()
@@ -283,11 +268,11 @@ def test_a_run_that_is_killed_at_any_moment_leaves_the_old_set_or_the_new(source
         for path in folder.iterdir():
             path.unlink()
         ckptconv.convert(other, old, shard_size=64)
-        done = subprocess.run([sys.executable, "-c", script, source, folder / "out.gguf", str(moment)], check=False)
+        killed = is_killed(source, folder / "out.gguf", moment=moment, shard_size=64)
         is_new = new.exists()
         assert ckptconv.diff(source, new).equal if is_new else ckptconv.diff(other, old).equal
-        seen.add((is_new, done.returncode != 0))
-        if done.returncode == 0:
+        seen.add((is_new, killed))
+        if not killed:
             break
     assert seen == {(False, True), (True, True), (True, False)}
     assert made(folder) == part_names("out.gguf", 3)

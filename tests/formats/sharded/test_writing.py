@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +23,7 @@ from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
 from ckptconv.testing.samples import samples_for
+from tests.support.kills import is_killed
 
 if TYPE_CHECKING:
     from ckptconv.testing.samples import Sample
@@ -266,19 +265,6 @@ def test_short_writes_are_gone_on_with(name: str, source: Path, tmp_path: Path) 
 
 def test_a_run_that_is_killed_at_any_moment_leaves_the_old_set_or_the_new(source: Path, tmp_path: Path) -> None:
     """Killed as the n-th file is placed or removed: the index is the old one, or all that it names is new."""
-    script = (
-        "import os, signal, sys, ckptconv\n"
-        "left = int(sys.argv[3])\n"
-        "def dying(real):\n"
-        "    def call(*args, **options):\n"
-        "        global left\n"
-        "        left -= 1\n"
-        "        real(*args, **options) if left >= 0 else os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return call\n"
-        "for name in ('link', 'replace', 'unlink'):\n"
-        "    setattr(os, name, dying(getattr(os, name)))\n"
-        "ckptconv.convert(sys.argv[1], sys.argv[2], shard_size=16, force=True)\n"
-    )
     other = tmp_path / "other.pth"
     torch.save({f"w{i}": torch.full((4,), float(i)) for i in range(4)}, other)
     folder = tmp_path / "set"
@@ -289,11 +275,11 @@ def test_a_run_that_is_killed_at_any_moment_leaves_the_old_set_or_the_new(source
         for path in folder.iterdir():
             path.unlink()
         ckptconv.convert(other, index, shard_size=16)
-        done = subprocess.run([sys.executable, "-c", script, source, index, str(moment)], check=False)
+        killed = is_killed(source, index, moment=moment, shard_size=16)
         is_new, is_old = (ckptconv.diff(one, index).equal for one in (source, other))
         assert is_new or is_old
-        seen.add((is_new, done.returncode != 0))
-        if done.returncode == 0:
+        seen.add((is_new, killed))
+        if not killed:
             break
     assert seen == {(False, True), (True, True), (True, False)}
     assert len(contents(folder)) == 5

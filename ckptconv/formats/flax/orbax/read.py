@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, Notes
+from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
+from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint, GlobalUse, Notes
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.notes import GlobalUse, Notes
 from ckptconv.core.record import parse as parse_record
 from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections import OrderedDict
     from collections.abc import Callable, Hashable, Mapping
 
-    from ckptconv.core.checkpoint import Checkpoint, Notes
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.notes import Notes
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value

@@ -16,7 +16,7 @@ from collections import OrderedDict, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import GlobalUse
+from ckptconv.core.notes import GlobalUse
 from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry
