@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.io import access, leftovers, positional
 from ckptconv.io.access import translated
+from ckptconv.io.writeback import Writeback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +49,7 @@ class Target:
         self._superseded: list[Path] = []
         self._placed = False
         self._fd = -1
+        self._writeback = Writeback()
         self._temp: Path | None = None
         self._made: Path | None = None
         with translated(self.path):
@@ -166,6 +168,7 @@ class Target:
         with translated(self.path):
             while done < len(view):
                 done += positional.write(self._fd, view[done:], offset + done)
+        self._writeback.wrote(self._fd, offset, offset + done)
 
     @property
     def real(self) -> Path:
