@@ -48,6 +48,13 @@ def saved(made: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in found.items() if not name.startswith(("visual", "model.visual"))}
 
 
+def shared(name: str) -> bool:
+    """Whether it is the embeddings, which the output may be."""
+    return name.endswith(
+        (".embed_tokens.weight", ".word_embeddings.weight", ".wte.weight", "embeddings.weight", "shared.weight")
+    )
+
+
 class Case:
     """A model with values, and what llama.cpp makes of it."""
 
@@ -56,6 +63,8 @@ class Case:
         self.config = self.model.config.get_text_config()
         shapes = {name: tuple(tensor.shape) for name, tensor in saved(self.model, self.model.state_dict()).items()}
         self.state = {name: torch.from_numpy(rng.standard_normal(shape).astype("f4")) for name, shape in shapes.items()}
+        if self.config.tie_word_embeddings and "lm_head.weight" in self.state:
+            self.state["lm_head.weight"] = next(one for name, one in self.state.items() if shared(name))
         self.stored = converted(self.arch, self.state, self.config)
 
     def expected(self) -> dict[str, torch.Tensor]:
