@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.helpers import Helpers
-from ckptconv.checks.pool import keep_freed_memory, pieces
+from ckptconv.checks.pool import pieces
 from ckptconv.checks.works import FIGURES
+from ckptconv.core.memory import keep_freed_memory
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:

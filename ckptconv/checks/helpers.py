@@ -15,9 +15,10 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, TYPE_CHECKING, Any
 
-from ckptconv.checks.pool import MOST_WORKERS, Scratch, keep_freed_memory
+from ckptconv.checks.pool import MOST_WORKERS, Scratch
 from ckptconv.checks.works import WORKS
 from ckptconv.core.dtypes import PLAIN
+from ckptconv.core.memory import keep_freed_memory
 from ckptconv.core.spelling import dumps, from_json, to_json
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import CkptconvError

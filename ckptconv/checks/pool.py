@@ -146,14 +146,3 @@ def read_pieces(
                 tensor.span.file.read_into(view, tensor.span.offset + first)
             views.append(view)
         yield end - at, views
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for what is asked for next.
-
-    glibc gives the end of its heap back whenever 128 KiB of it are free, until a larger block was freed once
-    (mallopt(3), M_MMAP_THRESHOLD). Taking it again, page by page, took as long as the figures.
-    """
-    import numpy as np
-
-    np.empty(1 << 24, np.uint8)  # no page of which is touched

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
+from ckptconv.core.memory import keep_freed_memory
 from ckptconv.errors import DamagedTensorError
 from ckptconv.io.checksum import CHUNK, ContentHash, SpanCheck, crc32, is_damaged
 
@@ -63,6 +64,8 @@ class Streamer:
     def run(self, jobs: Sequence[Job]) -> list[Sums]:
         """Copy every job; the sums come in the jobs' order. Raises DamagedTensorError, naming the tensor."""
         self._total = sum(job.tensor.info.nbytes for job in jobs)
+        if any(job.tensor.span is None and job.tensor.info.nbytes > CHUNK for job in jobs):
+            keep_freed_memory()
         workers = min(4, os.cpu_count() or 1, max(1, self._total >> 22))
         if workers == 1:
             return [self._copy(job, memoryview(bytearray(CHUNK))) for job in jobs]
