@@ -1,7 +1,7 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
 One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models) and `meta` (Llama's
-own releases); `to_gguf` goes the other way. What a module is, names do not say, so that each module here tells which
+own releases); `to_gguf` and `to_ldm` go the other way. What a module is, names do not say, so that each module here tells which
 layers come out wrong.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, to_gguf
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, to_gguf, to_ldm
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.errors import EditError, UsageError
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, TensorInfo]
 
 TO_GGUF = "to-gguf"
-"""The one that goes from transformers' names to others."""
+TO_LDM = "to-ldm"
+"""Those that go from the names of transformers and diffusers to others."""
 
 DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Change]]] = {
     "flax": flax.changes,
@@ -32,12 +33,13 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     "ldm": ldm.changes,
     "meta": meta.changes,
     TO_GGUF: to_gguf.changes,
+    TO_LDM: to_ldm.changes,
 }
 
 
 GIVES = {
     "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
-    TO_GGUF: "llama.cpp's",
+    TO_GGUF: "llama.cpp's", TO_LDM: "single files'",
 }  # fmt: skip
 """Whose names and layouts come out."""
 

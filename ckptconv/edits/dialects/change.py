@@ -115,10 +115,24 @@ class Change:
         halves = parts_of(new, 2)
         return cls(names=(new,), unpack=info.dtype.kind == "block", parts=2, joined={new: halves[::-1]})
 
+    @classmethod
+    def piece(cls, whole: str, number: int, count: int) -> Change:
+        """A part of the rows of another tensor."""
+        parts = parts_of(whole, count)
+        return cls(names=(parts[number],), into=Join(whole, parts, "concat", 0))
+
     def under(self, prefix: str) -> Change:
         """The same with a prefix before its names."""
         joined = {prefix + name: tuple(prefix + part for part in parts) for name, parts in self.joined.items()}
-        return replace(self, names=tuple(prefix + name for name in self.names), joined=joined)
+        into = self.into and replace(
+            self.into, target=prefix + self.into.target, sources=tuple(prefix + part for part in self.into.sources)
+        )
+        return replace(self, names=tuple(prefix + name for name in self.names), joined=joined, into=into)
+
+
+def inverse(table: Mapping[str, str]) -> dict[str, str]:
+    """A table of names, read from the other side."""
+    return {new: old for old, new in table.items()}
 
 
 def outputs_first(rank: int) -> Shape | None:

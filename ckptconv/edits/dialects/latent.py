@@ -40,14 +40,14 @@ RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
 }  # fmt: skip
-_MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
+MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
 _BLOCK = re.compile(r"(input|output)_blocks\.([0-9]{1,4})\.([0-9])\.(.+)")
 _IN_MIDDLE = re.compile(r"middle_block\.([0-9])\.(.+)")
 _ZERO = re.compile(r"zero_convs\.([0-9]{1,4})\.0\.(weight|bias)")
 _LABEL = re.compile(r"label_emb\.0\.([02])\.(weight|bias)")
 
-_VAE = {"norm_out": "conv_norm_out", "nin_shortcut": "conv_shortcut"}
-_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+VAE = {"norm_out": "conv_norm_out", "nin_shortcut": "conv_shortcut"}
+ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _LEVEL = re.compile(
     r"(encoder\.down|decoder\.up)\.([0-9]{1,4})\.(?:block\.([0-9]{1,4})\.(\w+)|(down|up)sample\.conv)\.(weight|bias)"
 )
@@ -101,7 +101,7 @@ def _of_unet(name: str, downs: Sequence[int], ups: Sequence[int], label: str) ->
     if match := _ZERO.fullmatch(name):
         return f"controlnet_down_blocks.{match[1]}.{match[2]}"
     if match := _IN_MIDDLE.fullmatch(name):
-        part = _MIDDLE.get(match[1], "")
+        part = MIDDLE.get(match[1], "")
         return f"mid_block.{part}.{_inside(part, match[2])}" if part else ""
     match = _BLOCK.fullmatch(name)
     return (
@@ -149,17 +149,17 @@ def _of_vae(name: str, info: TensorInfo, levels: int) -> Change | None:
     if match := _MID.fullmatch(name):
         coder, _, block, part, word = match.groups()
         if block:
-            return Change.to(f"{coder}.mid_block.resnets.{int(block) - 1}.{_VAE.get(part, part)}.{word}")
+            return Change.to(f"{coder}.mid_block.resnets.{int(block) - 1}.{VAE.get(part, part)}.{word}")
         # What was a convolution over one pixel is a linear layer.
         flat = info.shape[:2] if info.shape[2:] in ((1,), (1, 1)) else None
-        if part not in _ATTENTION:
+        if part not in ATTENTION:
             return None
-        new = f"{coder}.mid_block.attentions.0.{_ATTENTION[part]}.{word}"
+        new = f"{coder}.mid_block.attentions.0.{ATTENTION[part]}.{word}"
         return Change(names=(new,), shape=flat, unpack=flat is not None and info.dtype.kind == "block")
     match = _LEVEL.fullmatch(name)
     if match is None:
         return None
     way, number, block, part, sampled, word = match.groups()
     level = int(number) if way == "encoder.down" else levels - 1 - int(number)
-    inner = f"resnets.{block}.{_VAE.get(part, part)}" if block else f"{sampled}samplers.0.conv"
+    inner = f"resnets.{block}.{VAE.get(part, part)}" if block else f"{sampled}samplers.0.conv"
     return Change.to(f"{way}_blocks.{level}.{inner}.{word}")

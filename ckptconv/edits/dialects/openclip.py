@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.change import Change, inverse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,10 @@ _LAYER = {
     "mlp.c_proj": "mlp.fc2",
 }  # fmt: skip
 _IN_LAYER = re.compile(r"transformer\.resblocks\.([0-9]{1,4})\.(?:([\w.]+)\.|attn\.in_proj_)(weight|bias)")
+_IN_ENCODER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\.([\w.]+)\.(weight|bias)")
+_PROJECTIONS = tuple(f"self_attn.{each}_proj" for each in "qkv")
+POSITIONS = "text_model.embeddings.position_ids"
+"""A buffer of transformers' that counts from 0 on."""
 
 
 def text(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
@@ -50,5 +54,30 @@ def _of_text(name: str, info: TensorInfo) -> Change | None:
     layer, part, word = match.groups()
     before = f"text_model.encoder.layers.{layer}."
     if part is None:
-        return Change.cut([f"{before}self_attn.{each}_proj.{word}" for each in "qkv"], name, info)
+        return Change.cut([f"{before}{each}.{word}" for each in _PROJECTIONS], name, info)
     return Change.to(f"{before}{_LAYER[part]}.{word}") if part in _LAYER else None
+
+
+def originals(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
+    """What OpenCLIP has for tensors of transformers' text encoder. Positions are not among them."""
+    found = {name: _original(name) for name in tensors}
+    return {name: change for name, change in found.items() if change is not None}
+
+
+def _original(name: str) -> Change | None:
+    root = inverse(_ROOT)
+    if name in root:
+        return Change.to(root[name])
+    if name == "text_projection.weight":
+        return Change.to("text_projection", axes=(1, 0))
+    if name == POSITIONS:
+        return Change(names=(name,), gone=True)
+    match = _IN_ENCODER.fullmatch(name)
+    if match is None:
+        return None
+    layer, part, word = match.groups()
+    before = f"transformer.resblocks.{layer}."
+    if part in _PROJECTIONS:
+        return Change.piece(f"{before}attn.in_proj_{word}", _PROJECTIONS.index(part), len(_PROJECTIONS))
+    parts = inverse(_LAYER)
+    return Change.to(f"{before}{parts[part]}.{word}") if part in parts else None

@@ -1,0 +1,245 @@
+"""Single files of Stable Diffusion, SDXL, Stable Diffusion 3 and Flux of diffusers' models: `ldm` the other way.
+
+    unet.*           → model.diffusion_model.*
+    transformer.*    → model.diffusion_model.*                                  Flux' alone: without a prefix
+    controlnet.*     → control_model.*
+    vae.*            → first_stage_model.*, of Flux vae.*                       alone: without a prefix
+    text_encoder.*   → cond_stage_model.transformer.*                           Stable Diffusion 1
+                       cond_stage_model.model.*, as OpenCLIP                    Stable Diffusion 2: linear projections
+                       conditioner.embedders.0.transformer.*                    SDXL: an embedding of sizes
+    text_encoder_2.* → conditioner.embedders.1.model.*, as OpenCLIP             of its refiner, which has no first: 0
+    text_encoder, text_encoder_2, text_encoder_3 → text_encoders.clip_l, clip_g, t5xxl.transformer.*    version 3
+    text_encoder, text_encoder_2 → text_encoders.clip_l, t5xxl.transformer.*                            Flux
+
+Components are those of a pipeline's folder, by which their names begin, or a single one with the names of its class,
+which gets the prefix under which it is released. A text encoder alone is OpenCLIP's by its configuration (gelu), else
+where it has more layers than CLIP's twelve.
+
+What a release has no place for is refused by name. All that is made is taken back by `ldm`, by names and shapes,
+before anything is done: what does not come out as it went in would be loaded as something else. What single files have
+besides (schedules, logit_scale, OpenCLIP's last layer in version 2) loaders compute, or do without.
+
+Sources: as of `ldm`; ComfyUI's comfy/supported_models.py, which says what is looked for; diffusers'
+scripts/convert_diffusers_to_original_stable_diffusion.py and …_sdxl.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import listed
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.edits.dialects import latent_back, ldm, mmdit, openclip
+from ckptconv.edits.dialects.change import Change
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    Tensors = Mapping[str, TensorInfo]
+    Originals = Callable[[Tensors], dict[str, Change]]
+    Place = tuple[str, Originals]
+    Shape = tuple[int, ...]
+
+
+def _same(tensors: Tensors) -> dict[str, Change]:
+    return {name: Change.to(name) for name in tensors}
+
+
+_MODEL = "model.diffusion_model."
+_SIGNS: Mapping[str, tuple[str, Place]] = {
+    "controlnet_cond_embedding.": ("controlnet", ("control_model.", latent_back.unet)),
+    "single_transformer_blocks.": ("transformer", ("", mmdit.flux_originals)),
+    "pos_embed.": ("transformer", (_MODEL, mmdit.sd3_originals)),
+    "time_embedding.": ("unet", (_MODEL, latent_back.unet)),
+    "decoder.up_blocks.": ("vae", ("", latent_back.vae)),
+    "encoder.down_blocks.": ("vae", ("", latent_back.vae)),
+    "text_model.": ("text_encoder", ("", _same)),
+    "embeddings.token_embedding.": ("text_encoder", ("", _same)),
+}
+"""By what one of its names begins with: the folder of a component, and its place alone; the first that is there."""
+
+_CLIP_L, _CLIP_G, _T5 = ((f"text_encoders.{one}.transformer.", _same) for one in ("clip_l", "clip_g", "t5xxl"))
+_REFINER = "SDXL's refiner"
+_TEXTS: Mapping[str, Mapping[str, Place]] = {
+    "Stable Diffusion 1": {"text_encoder": ("cond_stage_model.transformer.", _same)},
+    "Stable Diffusion 2": {"text_encoder": ("cond_stage_model.model.", openclip.originals)},
+    "SDXL": {
+        "text_encoder": ("conditioner.embedders.0.transformer.", _same),
+        "text_encoder_2": ("conditioner.embedders.1.model.", openclip.originals),
+    },
+    _REFINER: {"text_encoder_2": ("conditioner.embedders.0.model.", openclip.originals)},
+    "Stable Diffusion 3": {"text_encoder": _CLIP_L, "text_encoder_2": _CLIP_G, "text_encoder_3": _T5},
+    "Flux": {"text_encoder": _CLIP_L, "text_encoder_2": _T5},
+}
+"""By the family: the places of its text encoders."""
+
+_COMPONENT = re.compile(r"(unet|transformer|controlnet|vae|text_encoder(?:_[23])?)\.(.+)", re.DOTALL)
+_OWN = ("model.", "model_ema.", "control_model.", "first_stage_model.", "cond_stage_model.", "conditioner.", "denoiser.")
+"""What names of a single file begin with, which may be among them where they belong to none of its components."""
+
+_CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
+"""Names of CLIP's text encoder as transformers writes them since version 5, without ``text_model.`` before them."""
+
+_CLIP_LAYERS = 12
+_LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """By the name that its class has now for each tensor: the name in the file, and the header."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    infos: dict[str, TensorInfo] = field(default_factory=dict)
+
+    def add(self, name: str, source: str, info: TensorInfo) -> None:
+        now = f"text_model.{name}" if _CLIP.fullmatch(name) else latent_back.current(name)
+        self.sources[now], self.infos[now] = source, info
+
+    def sign(self) -> str:
+        return next((sign for sign in _SIGNS if any(name.startswith(sign) for name in self.infos)), "")
+
+
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
+    parts, beside = _components(tensors)
+    places = _places(parts, metadata)
+    made: dict[str, Change] = {}
+    lost = [name for name in beside if parts and "." in name and not name.startswith(_OWN)]
+    for part, one in parts.items():
+        prefix, originals = places.get(part, ("", lambda _: {}))
+        found = originals(one.infos)
+        made |= {one.sources[name]: change.under(prefix) for name, change in found.items()}
+        lost += [source for name, source in one.sources.items() if name not in found]
+    if lost:
+        raise EditError(f"--translate to-ldm: a single file has no place for {_some(lost)}", hint=_way_out(lost, made))
+    whole = {name: made.get(name, Change.to(name)) for name in tensors}
+    _check_pieces(whole)
+    _check_way_back(whole, tensors, parts)
+    return whole
+
+
+def _components(tensors: Tensors) -> tuple[dict[str, _Component], list[str]]:
+    """The components by their folders in a pipeline, and the names that belong to none."""
+    parts: dict[str, _Component] = defaultdict(_Component)
+    beside: list[str] = []
+    for name, info in tensors.items():
+        if match := _COMPONENT.fullmatch(name):
+            parts[match[1]].add(match[2], name, info)
+        else:
+            beside.append(name)
+    if parts or not tensors:
+        return parts, beside
+    alone = _Component()
+    for name, info in tensors.items():
+        alone.add(name, name, info)
+    return ({_SIGNS[alone.sign()][0]: alone}, []) if alone.sign() else ({}, beside)
+
+
+def _places(parts: Mapping[str, _Component], metadata: Mapping[object, object]) -> dict[str, Place]:
+    """Where components go in a single file. Raises UnsupportedError for a network that none is known of."""
+    signs = {part: one.sign() for part, one in parts.items()}
+    for part in ("unet", "transformer", "controlnet", "vae"):
+        if part in parts and (not signs[part] or _SIGNS[signs[part]][0] != part):
+            raise UnsupportedError(
+                f"--translate to-ldm does not know how a single file has this {part}",
+                hint="it knows those of Stable Diffusion 1 to 3, SDXL and Flux",
+            )
+    places = {part: _SIGNS[sign][1] for part, sign in signs.items() if sign and not part.startswith("text_encoder")}
+    if len(parts) == 1:
+        return places or {part: ("", openclip.originals if _is_openclip(one, metadata) else _same)
+                          for part, one in parts.items()}  # fmt: skip
+    if family := _family(parts, signs):
+        before = "vae." if family == "Flux" else "first_stage_model."
+        places |= {part: (before, latent_back.vae) for part in parts if part == "vae"}
+        places |= {part: (_MODEL, originals) for part, (_, originals) in places.items() if part in _NETWORKS}
+        places |= {part: place for part, place in _TEXTS[family].items() if part in parts}
+    return places
+
+
+_NETWORKS = ("unet", "transformer")
+
+
+def _family(parts: Mapping[str, _Component], signs: Mapping[str, str]) -> str:
+    """Whose single file it is, by what makes pictures in it; "" where nothing does."""
+    if "transformer" in parts:
+        return "Flux" if signs["transformer"] == "single_transformer_blocks." else "Stable Diffusion 3"
+    if "unet" not in parts:
+        return ""
+    unet = parts["unet"].infos
+    if any(name.startswith("add_embedding.") for name in unet):
+        return "SDXL" if "text_encoder" in parts else _REFINER
+    linear = any(name.endswith(".proj_in.weight") and len(info.shape) == 2 for name, info in unet.items())
+    return f"Stable Diffusion {2 if linear else 1}"
+
+
+def _is_openclip(encoder: _Component, metadata: Mapping[object, object]) -> bool:
+    activation = metadata.get("hidden_act")
+    if isinstance(activation, str):
+        return activation == "gelu"
+    return any(int(match[1]) >= _CLIP_LAYERS for name in encoder.infos if (match := _LAYER.fullmatch(name)))
+
+
+def _some(names: Sequence[str]) -> str:
+    return listed([repr(name) for name in names], 2)
+
+
+def _way_out(lost: Sequence[str], placed: Iterable[str]) -> str:
+    """What leaves them out: a component of which nothing has a place as a whole."""
+    used = {name.partition(".")[0] for name in placed}
+    parts = dict.fromkeys(name.partition(".")[0] for name in lost)
+    globs = [f"{part}.*" for part in parts if part not in used] or [lost[0]]
+    line = " ".join(f"--drop '{glob}'" for glob in globs)
+    return f"{line} leaves {'it' if len(lost) == 1 else 'them'} out"
+
+
+def _check_pieces(made: Mapping[str, Change]) -> None:
+    """Raise EditError where something that is in one there is not all here."""
+    pieces: dict[str, list[str]] = defaultdict(list)
+    for name, change in made.items():
+        if change.into is not None:
+            pieces[change.into.target].append(name)
+    for change in made.values():
+        if change.into is not None and len(pieces[change.into.target]) < len(change.into.sources):
+            target, count = change.into.target, len(change.into.sources)
+            raise EditError(
+                f"--translate to-ldm: {target!r} is made of {count} tensors, and of those there is only "
+                f"{_some(pieces[target])}", hint="a --select of the whole component takes them all",
+            )  # fmt: skip
+
+
+def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping[str, _Component]) -> None:
+    """Raise EditError where `ldm` would make something else of what is made."""
+    kept = {name: change for name, change in made.items() if not change.gone}
+    shapes = _outcome(kept, tensors)
+    infos = {name: TensorInfo.of(tensors[next(iter(tensors))].dtype, shape) for name, shape in shapes.items()}
+    try:
+        back = _outcome(ldm.changes(infos, {}), infos)
+    except EditError as error:
+        raise EditError(f"--translate to-ldm: no single file has such blocks: {error}", hint=error.hint) from error
+    now = {source: (f"{part}." if len(parts) > 1 else "") + name
+           for part, one in parts.items() for name, source in one.sources.items()}  # fmt: skip
+    wrong = [name for name in kept if back.get(now.get(name, name)) != tensors[name].shape]
+    if wrong or len(back) != len(kept):
+        raise EditError(
+            f"--translate to-ldm: no single file has {_some(wrong or list(kept))} as this one has: --translate ldm "
+            "would not give the same names and shapes again", hint="ckptconv validate says what does not fit",
+        )  # fmt: skip
+
+
+def _outcome(made: Mapping[str, Change], tensors: Tensors) -> dict[str, Shape]:
+    """Names and shapes of what the changes make."""
+    found: dict[str, Shape] = {}
+    for name, change in made.items():
+        shape = change.shape or tensors[name].shape
+        if change.axes is not None and len(change.axes) == len(shape):
+            shape = tuple(shape[axis] for axis in change.axes)
+        for new, rows in zip(change.names, change.sizes or shape[:1] or (0,), strict=True):
+            found[new] = (rows, *shape[1:]) if shape else ()
+    for join in {change.into.target: change.into for change in made.values() if change.into is not None}.values():
+        shapes = [found.pop(part) for part in join.sources]
+        found[join.target] = (sum(shape[0] if shape else 0 for shape in shapes), *shapes[0][1:])
+    return found
