@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import archive, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
+from ckptconv.formats import archive, diffusers, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
 from ckptconv.formats.base import Format
 from ckptconv.io.folder import Folder
 
@@ -31,7 +31,7 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, *ARCHIVES, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (

@@ -1,8 +1,8 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
 One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models) and `meta` (Llama's
-own releases); `to_gguf` and `to_ldm` go the other way. What a module is, names do not say, so that each module here tells which
-layers come out wrong.
+own releases); `to_gguf` and `to_ldm` go the other way. What a module is, names do not say, so that each module here
+tells which layers come out wrong.
 """
 
 from __future__ import annotations

@@ -40,9 +40,7 @@ _LEVEL = re.compile(
     r"(encoder\.down|decoder\.up)_blocks\.([0-9]{1,4})\."
     r"(?:resnets\.([0-9]{1,4})\.(\w+)|(down|up)samplers\.0\.conv)\.(weight|bias)"
 )
-_MID = re.compile(
-    r"(encoder|decoder)\.mid_block\.(?:resnets\.([01])\.(\w+)|attentions\.0\.([\w.]+))\.(weight|bias)"
-)
+_MID = re.compile(r"(encoder|decoder)\.mid_block\.(?:resnets\.([01])\.(\w+)|attentions\.0\.([\w.]+))\.(weight|bias)")
 _ENDS = re.compile(
     r"(?:encoder|decoder)\.(conv_in|conv_norm_out|conv_out)\.(?:weight|bias)|(?:post_)?quant_conv\.(?:weight|bias)"
 )

@@ -150,7 +150,7 @@ def _change(name: str, info: TensorInfo, tensors: Tensors, release: _Release) ->
 
 
 def flux_originals(tensors: Tensors) -> dict[str, Change]:
-    """What the release of Flux has for tensors of diffusers' transformer. Raises EditError where one is of no halves."""
+    """What Flux' release has for tensors of diffusers' transformer. Raises EditError for one that is of no halves."""
     return _originals(tensors, _FLUX)
 
 

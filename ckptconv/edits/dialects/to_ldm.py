@@ -78,7 +78,15 @@ _TEXTS: Mapping[str, Mapping[str, Place]] = {
 """By the family: the places of its text encoders."""
 
 _COMPONENT = re.compile(r"(unet|transformer|controlnet|vae|text_encoder(?:_[23])?)\.(.+)", re.DOTALL)
-_OWN = ("model.", "model_ema.", "control_model.", "first_stage_model.", "cond_stage_model.", "conditioner.", "denoiser.")
+_OWN = (
+    "model.",
+    "model_ema.",
+    "control_model.",
+    "first_stage_model.",
+    "cond_stage_model.",
+    "conditioner.",
+    "denoiser.",
+)
 """What names of a single file begin with, which may be among them where they belong to none of its components."""
 
 _CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
