@@ -17,6 +17,7 @@ from ckptconv.arch.statements import CLASS_NAME, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import UsageError
+from ckptconv.formats.diffusers import DIFFUSERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +62,10 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
     infos = {name: tensor.info for name, tensor in checkpoint.items()}
     note = checkpoint.notes.arch
     if arch is None:
+        if checkpoint.format == DIFFUSERS.name:
+            parts = dict.fromkeys(name.partition(".")[0] for name in checkpoint)
+            line = shlex.join(["ckptconv", "validate", *(str(path / part) for part in parts)])
+            raise UsageError("this is a pipeline, of several models", path=path, hint=line)
         try:
             choice = choose(infos, statements=statements, config=config, note=note)
         except UsageError as error:

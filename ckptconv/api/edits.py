@@ -43,9 +43,22 @@ class Edits:
         if not self.names:
             return False
         from ckptconv.edits.dialects import TO_GGUF
+
+        return self._translates(TO_GGUF)
+
+    @property
+    def to_ldm(self) -> bool:
+        """Whether what comes out is a single file of a diffusion model."""
+        if not self.names:
+            return False
+        from ckptconv.edits.dialects import TO_LDM
+
+        return self._translates(TO_LDM)
+
+    def _translates(self, dialect: str) -> bool:
         from ckptconv.edits.select import NameRule
 
-        return NameRule("translate", TO_GGUF) in self.names
+        return NameRule("translate", dialect) in self.names
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)

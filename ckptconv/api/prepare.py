@@ -88,6 +88,11 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         check_target(order.format)
         made, entries = completed(made, request.source, order.metadata, bare=order.bare)
         moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
+    if order.edits.to_ldm:
+        from ckptconv.api.ldm import marked
+
+        made = marked(made, named, request.source)
+        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
     said = made.with_metadata(order.metadata)
     fitting, graph = None, None
     if request.arch is not None or order.with_params:

@@ -54,8 +54,8 @@ def stated(checkpoint: Checkpoint, path: Path) -> Stated:
     metadata = dict(checkpoint.metadata)
     statements = [root_statement(metadata), *settings_in(metadata, _plain)]
     beside = config_beside(path)
-    config, findings = _read_json(beside)
-    params, more = _read_json(beside.with_name(PARAMS))
+    config, findings = read_json(beside)
+    params, more = read_json(beside.with_name(PARAMS))
     for name, document in ((CONFIG, config), (PARAMS, params)):
         if document is not None:
             statements.append(Statement(name, dict[object, object](document.items())))
@@ -66,7 +66,7 @@ def _quantization(config: dict[str, object] | None, beside: Path) -> dict[str, o
     if config is not None and QUANTIZATION in config:
         return None
     for name, method in QUANTIZERS.items():
-        document, _ = _read_json(beside.with_name(name))
+        document, _ = read_json(beside.with_name(name))
         if document is not None:
             return {"quant_method": method, **document}
     return None
@@ -92,7 +92,7 @@ def config_beside(path: Path) -> Path:
     return (path if path.is_dir() else path.parent) / CONFIG
 
 
-def _read_json(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
+def read_json(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
     """A JSON object in a file; a file that is none is passed over, with a finding."""
     try:
         if not path.is_file():

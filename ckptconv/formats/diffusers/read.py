@@ -1,6 +1,6 @@
 """Reader of the folders that diffusers' ``DiffusionPipeline.save_pretrained`` writes: one checkpoint of several models.
 
-    model_index.json     {"_class_name": …, "unet": ["diffusers", "UNet2DConditionModel"], "image_encoder": [null, null]}
+    model_index.json     {"unet": ["diffusers", "UNet2DConditionModel"], "image_encoder": [null, null], …}
     unet/                each name with a library and a class is a component, and a folder: config.json beside weights
     text_encoder/        that are a checkpoint by themselves, one file or shards
     scheduler/           schedulers, tokenizers and processors have no weights, and are passed over
@@ -9,8 +9,8 @@ A tensor is called by its component and its name in it, ``unet.conv_in.weight``:
 and as ``--translate ldm`` calls what is in a single file. Metadata that a component's file has stand under its name.
 Each folder can be opened by itself as well.
 
-Refused: components that the index names and that are not there, such as have no weights, and such as hold more than
-a model's tensors. Modules of Python in the folder are never looked at.
+Refused: components that the index names and that are not there, models without weights, and such as hold more than a
+model's tensors. Modules of Python in the folder are never looked at.
 
 Source: diffusers, pipelines/pipeline_utils.py (`save_pretrained`, `register_modules`).
 """
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
 
 NAME = "diffusers"
 INDEX = "model_index.json"
+CONFIG = "config.json"
+"""What every model has; those of schedulers, tokenizers and processors are called otherwise."""
 
 MOST_COMPONENTS = 64
 """Models of a pipeline; diffusers' largest have seven."""
 
-_WEIGHTLESS = ("Scheduler", "Tokenizer", "TokenizerFast", "Processor", "FeatureExtractor")
-"""What names of classes end with that have no weights."""
+_WEIGHTLESS = ("Scheduler", "Tokenizer", "Processor", "FeatureExtractor")
+"""What is in the names of classes that have no weights."""
 
 _COPY_AGAIN = "copy the pipeline again from where it came"
 
@@ -69,9 +71,10 @@ def read(folder: Folder) -> Checkpoint:
         inside = folder.inside(name)
         try:
             one = registry.claimed(inside)
-            if one is None:
-                raise CorruptFileError(f"there are no weights in it, and {INDEX} names it", hint=_COPY_AGAIN)
-            whole.add(name, one.read(inside))
+            if one is not None:
+                whole.add(name, one.read(inside))
+            elif CONFIG in inside.names:
+                raise CorruptFileError(f"there are no weights beside its {CONFIG}", hint=_COPY_AGAIN)
         except CkptconvError as error:
             raise error.at(inside.path) from error.__cause__
     return whole.checkpoint(folder)
@@ -98,7 +101,8 @@ def _components(folder: Folder) -> list[str]:
 def _is_model(name: str, value: object) -> bool:
     if name.startswith("_") or not isinstance(value, list) or len(value) != 2:
         return False
-    return all(isinstance(word, str) for word in value) and not value[1].endswith(_WEIGHTLESS)
+    library, kind = value
+    return isinstance(library, str) and isinstance(kind, str) and not any(word in kind for word in _WEIGHTLESS)
 
 
 @dataclass(slots=True)
