@@ -27,6 +27,7 @@ from ckptconv.formats.registry import BUILTIN
 from tests.arch.families.diffusion import asked
 from tests.edits.lora_cases import case
 from tests.support.hub import small_qwen2
+from tests.support.pipelines import save_pipeline
 
 if TYPE_CHECKING:
     from ckptconv.formats.base import Format
@@ -86,6 +87,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ckptconv.convert(FIXTURES / "digits-metadata.pth", folder / "digits.safetensors")
     whole = asked("translations")["tiny"]["source"]
     save_file({name: np.zeros(shape, "f2") for name, shape in whole.items()}, folder / "sd.safetensors")
+    made = asked("translations")["unclip"]["components"]
+    parts = {part: {name: np.zeros(row[0], "f2") for name, row in rows.items()} for part, rows in made.items()}
+    save_pipeline(folder / "pipeline", parts)
     fp8 = ckptconv.Edits(select=["ct-fp8-rows-*/source/*"])
     ckptconv.convert(FIXTURES / "quantized" / "quantized.safetensors", folder / "fp8.safetensors", edits=fp8)
     case("lora", folder)

@@ -33,9 +33,7 @@ def marked(made: Checkpoint, opened: Checkpoint, source: PathText) -> Checkpoint
         if "unet.add_embedding.linear_1.weight" in opened:
             marks = ["v_pred", *(["ztsnr"] if said.get("rescale_betas_zero_snr") is True else [])]
         else:
-            message = (
-                "its scheduler predicts v, which a single file of this model does not say: tell it to what loads it"
-            )
+            message = "its scheduler predicts v, which no single file of this model says: what loads it has to be told"
             findings = (*findings, Finding("prediction", "warning", str(_SCHEDULER), message))
     empty = TensorInfo.of(DType.F32, (0,))
     return Checkpoint(

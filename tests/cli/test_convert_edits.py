@@ -6,11 +6,14 @@ import json
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.arch.families.diffusion import asked
 from tests.support.hub import small_qwen2
+from tests.support.pipelines import save_pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +115,20 @@ def test_quantizing_says_what_it_cost_and_what_stays(run: Run, tmp_path: Path) -
     wrong = run("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--dtype", "Q8_0")
     assert (wrong.exit_code, "safetensors has no Q8_0" in wrong.output) == (2, True)
     assert "a .gguf holds blocks" in wrong.output
+
+
+def test_a_pipeline_becomes_a_single_file(run: Run, tmp_path: Path) -> None:
+    made = asked("translations")["unclip"]["components"]
+    parts = {part: {name: np.ones(row[0], "f2") for name, row in rows.items()} for part, rows in made.items()}
+    pipeline = save_pipeline(tmp_path / "pipe", parts)
+    typed = ["convert", pipeline, tmp_path / "one.safetensors", "--translate", "to-ldm"]
+    planned = run(*typed, "--dry-run").output
+    assert "unet.up_blocks.0.resnets.0.norm1.bias → model.diffusion_model.output_blocks.0.0.in_layers.0.bias" in planned
+    assert run(*typed).exit_code == 0
+    assert "valid: fits stable_diffusion" in run("validate", tmp_path / "one.safetensors").output
+    again = run(*typed, "--force", "--drop", "vae.decoder.conv_in.*")
+    assert again.exit_code == 2
+    assert "a part of the decoder is missing" in again.output
 
 
 def test_a_model_of_transformers_becomes_one_of_llama_cpp(run: Run, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
 
 GIVES = {
     "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
-    TO_GGUF: "llama.cpp's", TO_LDM: "single files'",
+    TO_GGUF: "llama.cpp's", TO_LDM: "a single file's",
 }  # fmt: skip
 """Whose names and layouts come out."""
 

@@ -92,6 +92,7 @@ _OWN = (
 _CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
 """Names of CLIP's text encoder as transformers writes them since version 5, without ``text_model.`` before them."""
 
+_KNOWN = "it knows those of Stable Diffusion 1 to 3, SDXL and Flux"
 _CLIP_LAYERS = 12
 _LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
 
@@ -114,9 +115,11 @@ class _Component:
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
     parts, beside = _components(tensors)
-    places = _places(parts, metadata)
+    if not parts:
+        return _same(tensors)
+    places = _places(parts, beside, metadata)
     made: dict[str, Change] = {}
-    lost = [name for name in beside if parts and "." in name and not name.startswith(_OWN)]
+    lost = [name for name in beside if "." in name and not name.startswith(_OWN)]
     for part, one in parts.items():
         prefix, originals = places.get(part, ("", lambda _: {}))
         found = originals(one.infos)
@@ -147,14 +150,16 @@ def _components(tensors: Tensors) -> tuple[dict[str, _Component], list[str]]:
     return ({_SIGNS[alone.sign()][0]: alone}, []) if alone.sign() else ({}, beside)
 
 
-def _places(parts: Mapping[str, _Component], metadata: Mapping[object, object]) -> dict[str, Place]:
+def _places(
+    parts: Mapping[str, _Component], beside: Sequence[str], metadata: Mapping[object, object]
+) -> dict[str, Place]:
     """Where components go in a single file. Raises UnsupportedError for a network that none is known of."""
     signs = {part: one.sign() for part, one in parts.items()}
     for part in ("unet", "transformer", "controlnet", "vae"):
         if part in parts and (not signs[part] or _SIGNS[signs[part]][0] != part):
             raise UnsupportedError(
                 f"--translate to-ldm does not know how a single file has this {part}",
-                hint="it knows those of Stable Diffusion 1 to 3, SDXL and Flux",
+                hint="it is in a single file already" if ldm.known(beside) else _KNOWN,
             )
     places = {part: _SIGNS[sign][1] for part, sign in signs.items() if sign and not part.startswith("text_encoder")}
     if len(parts) == 1:

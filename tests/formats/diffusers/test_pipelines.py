@@ -97,7 +97,7 @@ def test_a_file_of_weights_beside_the_index_is_what_the_folder_means(folder: Pat
 
 def test_what_is_missing_is_named(folder: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(CorruptFileError, match="no weights beside its config.json") as caught:
+    with pytest.raises(CorruptFileError, match=r"no weights beside its config\.json") as caught:
         ckptconv.open(folder)
     assert caught.value.path == folder / "vae"
     shutil.rmtree(folder / "vae")
