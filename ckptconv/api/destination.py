@@ -89,7 +89,7 @@ class Destination:
         if target not in files:
             return
         kind = registry.by_name(opened.format)
-        alone = len(files) == 1 and not kind.main and os.path.isdir(source)
+        alone = len(files) == 1 and not kind.main and os.path.dirname(target) == os.path.realpath(source)
         if alone or (target == os.path.realpath(source) and not kind.numbered):
             return
         raise UsageError(

@@ -219,6 +219,19 @@ def test_projections_of_the_vae_may_have_their_first_names(tmp_path: Path) -> No
     assert_same(back(tmp_path / "vae.safetensors", tmp_path / "out.safetensors"), wanted)
 
 
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("vae.encoder.mid_block.attentions.0.to_q.bias", "vae.encoder.mid_block.attentions.0.query.bias"),
+        ("text_encoder.text_model.final_layer_norm.bias", "text_encoder.final_layer_norm.bias"),
+    ],
+)
+def test_a_tensor_that_is_there_under_two_names_is_refused(name: str, again: str) -> None:
+    found = parts("sd1")
+    with pytest.raises(EditError, match=f"'{name}' and '{again}' are one tensor"):
+        changes_in("to-ldm", {**found, again: found[name]}, {})
+
+
 def test_positions_stay_with_clip_and_leave_openclip() -> None:
     ids = TensorInfo.of(DTYPES["I64"], (1, 7))
     positions = "text_model.embeddings.position_ids"

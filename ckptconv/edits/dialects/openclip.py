@@ -32,6 +32,7 @@ _LAYER = {
 }  # fmt: skip
 _IN_LAYER = re.compile(r"transformer\.resblocks\.([0-9]{1,4})\.(?:([\w.]+)\.|attn\.in_proj_)(weight|bias)")
 _IN_ENCODER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\.([\w.]+)\.(weight|bias)")
+_ROOT_BACK, _LAYER_BACK = inverse(_ROOT), inverse(_LAYER)
 _PROJECTIONS = tuple(f"self_attn.{each}_proj" for each in "qkv")
 POSITIONS = "text_model.embeddings.position_ids"
 """A buffer of transformers' that counts from 0 on."""
@@ -65,9 +66,8 @@ def originals(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
 
 
 def _original(name: str) -> Change | None:
-    root = inverse(_ROOT)
-    if name in root:
-        return Change.to(root[name])
+    if name in _ROOT_BACK:
+        return Change.to(_ROOT_BACK[name])
     if name == "text_projection.weight":
         return Change.to("text_projection", axes=(1, 0))
     if name == POSITIONS:
@@ -79,5 +79,4 @@ def _original(name: str) -> Change | None:
     before = f"transformer.resblocks.{layer}."
     if part in _PROJECTIONS:
         return Change.piece(f"{before}attn.in_proj_{word}", _PROJECTIONS.index(part), len(_PROJECTIONS))
-    parts = inverse(_LAYER)
-    return Change.to(f"{before}{parts[part]}.{word}") if part in parts else None
+    return Change.to(f"{before}{_LAYER_BACK[part]}.{word}") if part in _LAYER_BACK else None

@@ -30,6 +30,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.core.dtypes import DType
 from ckptconv.core.report import listed
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects import latent_back, ldm, mmdit, openclip
@@ -79,19 +80,14 @@ _TEXTS: Mapping[str, Mapping[str, Place]] = {
 
 _COMPONENT = re.compile(r"(unet|transformer|controlnet|vae|text_encoder(?:_[23])?)\.(.+)", re.DOTALL)
 _OWN = (
-    "model.",
-    "model_ema.",
-    "control_model.",
-    "first_stage_model.",
-    "cond_stage_model.",
-    "conditioner.",
-    "denoiser.",
-)
+    "model.", "model_ema.", "control_model.", "first_stage_model.", "cond_stage_model.", "conditioner.", "denoiser.",
+)  # fmt: skip
 """What names of a single file begin with, which may be among them where they belong to none of its components."""
 
 _CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
 """Names of CLIP's text encoder as transformers writes them since version 5, without ``text_model.`` before them."""
 
+_NETWORKS = ("unet", "transformer")
 _KNOWN = "it knows those of Stable Diffusion 1 to 3, SDXL and Flux"
 _CLIP_LAYERS = 12
 _LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
@@ -105,10 +101,17 @@ class _Component:
     infos: dict[str, TensorInfo] = field(default_factory=dict)
 
     def add(self, name: str, source: str, info: TensorInfo) -> None:
+        """Another tensor. Raises EditError where it is there under another name already."""
         now = f"text_model.{name}" if _CLIP.fullmatch(name) else latent_back.current(name)
+        if now in self.sources:
+            raise EditError(
+                f"--translate to-ldm: {self.sources[now]!r} and {source!r} are one tensor by their names",
+                hint="--drop leaves one of them out",
+            )
         self.sources[now], self.infos[now] = source, info
 
     def sign(self) -> str:
+        """The sign by which it is known; "" where there is none."""
         return next((sign for sign in _SIGNS if any(name.startswith(sign) for name in self.infos)), "")
 
 
@@ -173,9 +176,6 @@ def _places(
     return places
 
 
-_NETWORKS = ("unet", "transformer")
-
-
 def _family(parts: Mapping[str, _Component], signs: Mapping[str, str]) -> str:
     """Whose single file it is, by what makes pictures in it; "" where nothing does."""
     if "transformer" in parts:
@@ -228,7 +228,7 @@ def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping
     """Raise EditError where `ldm` would make something else of what is made."""
     kept = {name: change for name, change in made.items() if not change.gone}
     shapes = _outcome(kept, tensors)
-    infos = {name: TensorInfo.of(tensors[next(iter(tensors))].dtype, shape) for name, shape in shapes.items()}
+    infos = {name: TensorInfo.of(DType.F32, shape) for name, shape in shapes.items()}
     try:
         back = _outcome(ldm.changes(infos, {}), infos)
     except EditError as error:

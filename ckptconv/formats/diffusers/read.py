@@ -82,10 +82,10 @@ def read(folder: Folder) -> Checkpoint:
 
 def _components(folder: Folder) -> list[str]:
     """The names of the models. Raises CorruptFileError where the index is none, and where it has too many."""
-    with folder.glance(INDEX) as source:
-        if source.size > MAX_CONFIG:
-            raise CorruptFileError(f"{INDEX} has {source.size:,} bytes", path=source.path, hint="do not trust it")
-        text = bytes(source.read_at(0, source.size))
+    source = folder.open(INDEX)
+    if source.size > MAX_CONFIG:
+        raise CorruptFileError(f"{INDEX} has {source.size:,} bytes", path=source.path, hint="do not trust it")
+    text = bytes(source.read_at(0, source.size))
     try:
         said = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:

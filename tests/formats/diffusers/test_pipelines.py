@@ -177,6 +177,13 @@ def test_an_index_cut_anywhere_is_refused_and_a_changed_one_is_read_or_refused(f
             continue
 
 
+@pytest.mark.parametrize("parts", [["unet"], ["unet", "vae"]])
+def test_a_component_is_not_replaced_by_the_whole(parts: list[str], tmp_path: Path) -> None:
+    folder = save_pipeline(tmp_path / "pipe", {part: PARTS[part] for part in parts})
+    with pytest.raises(UsageError, match="one of the files that the source consists of"):
+        ckptconv.convert(folder, folder / "unet" / "diffusion_pytorch_model.safetensors", force=True)
+
+
 def test_validate_says_how_each_model_is_checked(folder: Path) -> None:
     with pytest.raises(UsageError, match="of several models") as caught:
         ckptconv.validate(folder)
