@@ -19,7 +19,7 @@ from ckptconv.edits.dialects.change import Change, inverse
 from ckptconv.edits.dialects.latent import ATTENTION, MIDDLE, RESNET, UNET, VAE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from ckptconv.core.tensor import TensorInfo
 
@@ -65,7 +65,7 @@ class _Way:
     crossed: frozenset[int]
 
     @classmethod
-    def of(cls, way: str, names: Iterable[str]) -> _Way:
+    def of(cls, way: str, names: Collection[str]) -> _Way:
         found = [match for name in names if (match := _BLOCK.fullmatch(name)) and match[1] == way]
         sampled = {int(match[2]) for name in names if (match := _SAMPLER.fullmatch(name)) and match[1] == way}
         blocks: dict[int, int] = {}
@@ -84,9 +84,14 @@ class _Way:
 
 def unet(tensors: Tensors) -> dict[str, Change]:
     """What the original releases have for tensors of a UNet, or of a ControlNet."""
-    ways = {way: _Way.of(way, tensors) for way in ("down", "up")}
-    found = {name: _of_unet(name, ways) for name in tensors}
-    return {name: Change.to(new) for name, new in found.items() if new}
+    return {name: Change.to(new) for name, new in released(tensors).items()}
+
+
+def released(names: Collection[str]) -> dict[str, str]:
+    """The same for their names alone; those that no release has are left out."""
+    ways = {way: _Way.of(way, names) for way in ("down", "up")}
+    found = {name: _of_unet(name, ways) for name in names}
+    return {name: new for name, new in found.items() if new}
 
 
 def _of_unet(name: str, ways: Mapping[str, _Way]) -> str:
