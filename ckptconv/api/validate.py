@@ -175,10 +175,10 @@ def _of_another_architecture(
 def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
     from ckptconv.api.dialects import dialect_of
-    from ckptconv.edits.dialects import GIVES, by_names
+    from ckptconv.edits.dialects import GIVES, TO_LDM, by_names
 
     dialect = dialect_of(checkpoint)
-    if not dialect and spec is not None and spec.config.architectures:  # a class of Hugging Face's
+    if spec is not None and spec.config.architectures and dialect in ("", TO_LDM):  # a class of Hugging Face's
         dialect = by_names(checkpoint)
     if not dialect:
         return []

@@ -9,8 +9,8 @@ A tensor is called by its component and its name in it, ``unet.conv_in.weight``:
 and as ``--translate ldm`` calls what is in a single file. Metadata that a component's file has stand under its name.
 Each folder can be opened by itself as well.
 
-Refused: components that the index names and that are not there, models without weights, and such as hold more than a
-model's tensors. Modules of Python in the folder are never looked at.
+Refused: components that the index names and that are not there, models without weights, and pipelines in pipelines.
+Modules of Python in the folder are never looked at.
 
 Source: diffusers, pipelines/pipeline_utils.py (`save_pretrained`, `register_modules`).
 """
@@ -22,13 +22,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict, walk
+from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
 from ckptconv.core.notes import Notes
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from ckptconv.core.composite import Composite
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
@@ -60,17 +62,18 @@ def claims(folder: Folder) -> bool:
 def read(folder: Folder) -> Checkpoint:
     """Open the index, and each component as its own format does.
 
-    Raises CorruptFileError, UnsupportedError, LimitError, and what the components' readers raise, with their paths.
+    Raises CorruptFileError, UnsupportedError, and what the components' readers raise, with their paths.
     """
     whole = _Whole()
     for name in _components(folder):
-        if name not in folder.folders:
-            raise CorruptFileError(
-                f"{INDEX} names {name!r}, and there is no such folder", path=folder.path, hint=_COPY_AGAIN
-            )
+        if "." in name or name not in folder.folders:
+            why = "which is no component's" if "." in name else "and there is no such folder"
+            raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=_COPY_AGAIN)
         inside = folder.inside(name)
         try:
             one = registry.claimed(inside)
+            if one is not None and one.name == NAME:
+                raise UnsupportedError("it is a pipeline in a pipeline", hint="name its folder by itself")
             if one is not None:
                 whole.add(name, one.read(inside))
             elif CONFIG in inside.names:
@@ -110,6 +113,7 @@ class _Whole:
     """What the components say together."""
 
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
+    extras: dict[str, LazyTensor] = field(default_factory=dict)
     composites: dict[str, Composite] = field(default_factory=dict)
     metadata: dict[MetaNode, MetaNode] = field(default_factory=dict)
     versions: dict[MetaNode, MetaNode] = field(default_factory=dict)
@@ -117,35 +121,40 @@ class _Whole:
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, name: str, part: Checkpoint) -> None:
-        """A component. Raises UnsupportedError where it is more than a model."""
-        holes = [node for _, node in walk(part.root) if isinstance(node, StateDict)]
-        if part.extras or len(holes) != 1 or holes[0].prefix or holes[0].plain:
-            raise UnsupportedError(
-                "it holds more than a model's tensors, and is no part of a pipeline", hint="name its folder by itself"
-            )
+        """A component."""
         before = f"{name}."
-        self.tensors |= {
-            before + key: replace(tensor, alias=None if tensor.alias is None else (name, tensor.alias))
-            for key, tensor in part.items()
-        }
+
+        def prefixed(tensors: Mapping[str, LazyTensor]) -> Iterator[tuple[str, LazyTensor]]:
+            for key, tensor in tensors.items():
+                alias = None if tensor.alias is None else (name, tensor.alias)
+                yield before + key, replace(tensor, alias=alias)
+
+        def referred(node: MetaNode) -> MetaNode:
+            return TensorRef(before + node.name) if isinstance(node, TensorRef) else node
+
+        self.tensors |= prefixed(part)
+        self.extras |= prefixed(part.extras)
         self.composites |= {
             before + key: replace(one, parts={role: before + tensor for role, tensor in one.parts.items()})
             for key, one in part.composites.items()
         }
         if metadata := part.metadata:
-            self.metadata[name] = metadata
-        if isinstance(holes[0].versions, dict):
-            self.versions |= {f"{before}{path}".rstrip("."): entry for path, entry in holes[0].versions.items()}
-        self._note(before, part.notes)
+            self.metadata[name] = rebuilt(metadata, referred)
+        for _, node in walk(part.root):
+            if isinstance(node, StateDict) and isinstance(node.versions, dict):
+                inside = before + node.prefix
+                self.versions |= {f"{inside}{path}".rstrip("."): entry for path, entry in node.versions.items()}
+        self._note(name, part.notes)
         self.findings += [replace(one, message=f"{name}: {one.message}") for one in part.findings]
 
-    def _note(self, before: str, notes: Notes) -> None:
-        ours = self.notes
+    def _note(self, name: str, notes: Notes) -> None:
+        ours, before = self.notes, f"{name}."
         self.notes = replace(
             ours,
-            tensors={**ours.tensors, **{before + name: note for name, note in notes.tensors.items()}},
-            strides={**ours.strides, **{before + name: strides for name, strides in notes.strides.items()}},
-            attributes={**ours.attributes, **{before + name: node for name, node in notes.attributes.items()}},
+            tensors={**ours.tensors, **{before + key: note for key, note in notes.tensors.items()}},
+            strides={**ours.strides, **{before + key: strides for key, strides in notes.strides.items()}},
+            attributes={**ours.attributes, **{before + key: node for key, node in notes.attributes.items()}},
+            versions={**ours.versions, **{(name, *path): node for path, node in notes.versions.items()}},
             globals=tuple(dict.fromkeys((*ours.globals, *notes.globals))),
             unseen=(*ours.unseen, *notes.unseen),
             programs=(*ours.programs, *notes.programs),
@@ -154,8 +163,11 @@ class _Whole:
     def checkpoint(self, folder: Folder) -> Checkpoint:
         """All of them."""
         hole = StateDict(versions=self.versions or None)
-        root = {**self.metadata, "state_dict": hole} if self.metadata else hole
+        key = "state_dict"
+        while key in self.metadata:
+            key += "_"
+        root = {**self.metadata, key: hole} if self.metadata else hole
         return Checkpoint(
-            self.tensors, composites=self.composites, root=root, format=NAME, notes=self.notes,
+            self.tensors, extras=self.extras, composites=self.composites, root=root, format=NAME, notes=self.notes,
             findings=tuple(self.findings), file=folder,
         )  # fmt: skip

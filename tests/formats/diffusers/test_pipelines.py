@@ -11,7 +11,14 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.errors import CkptconvError, CorruptFileError, UnknownFormatError, UnsupportedError, UsageError
+from ckptconv.errors import (
+    CkptconvError,
+    CorruptFileError,
+    UnknownFormatError,
+    UnsafeError,
+    UnsupportedError,
+    UsageError,
+)
 from tests.support.archive_files import zipped
 from tests.support.pipelines import save_pipeline
 
@@ -121,12 +128,36 @@ def test_two_forms_of_one_model_are_refused_by_its_folder(folder: Path) -> None:
     assert caught.value.path == folder / "unet"
 
 
-def test_more_than_a_models_tensors_are_refused(folder: Path) -> None:
+def test_what_else_a_component_holds_stands_under_its_name(folder: Path, tmp_path: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    content = {"state_dict": {"w": torch.ones(2)}, "optimizer": {"state": {0: torch.ones(2)}}}
+    content = {
+        "state_dict": {"conv_in.weight": torch.arange(4.0)},
+        "optimizer": {"state": {0: torch.ones(2)}},
+        "epoch": 3,
+    }
     torch.save(content, folder / "vae" / "diffusion_pytorch_model.bin")
-    with pytest.raises(UnsupportedError, match="more than a model's tensors"):
-        ckptconv.open(folder)
+    with ckptconv.open(folder) as opened:
+        assert_whole(opened)
+        assert opened.extras.keys() == {"vae.optimizer.state.0"}
+        assert opened.metadata["vae"]["epoch"] == 3  # type: ignore[index]
+    ckptconv.convert(folder, tmp_path / "one.pth")
+    found = torch.load(tmp_path / "one.pth")
+    assert found["vae"]["optimizer"]["state"][0].tolist() == [1, 1]
+    assert found["state_dict"].keys() == WHOLE.keys()
+
+
+class Attack:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("pwned",)
+
+
+def test_a_component_that_would_run_code_is_seen(folder: Path, tmp_path: Path) -> None:
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    content = {"conv_in.weight": torch.arange(4.0), "x": Attack()}
+    torch.save(content, folder / "vae" / "diffusion_pytorch_model.bin")
+    assert ckptconv.inspect(folder).verdict == "would run code"
+    with pytest.raises(UnsafeError):
+        ckptconv.convert(folder, tmp_path / "one.safetensors")
 
 
 def with_index(folder: Path, text: str | bytes) -> None:
@@ -150,7 +181,23 @@ def test_an_index_that_names_no_model_leaves_the_folders_to_choose_from(text: st
 @pytest.mark.parametrize("name", ["..", "../pipe/unet", "/etc", "unet/../unet", "", "a\0b", "pipe"])
 def test_a_name_that_is_no_folder_in_it_is_refused(name: str, folder: Path) -> None:
     with_index(folder, json.dumps({name: ["diffusers", "X"]}))
-    with pytest.raises(CorruptFileError, match="no such folder"):
+    with pytest.raises(CorruptFileError, match=r"no such folder|no component's"):
+        ckptconv.open(folder)
+
+
+def test_a_folder_that_is_itself_a_component_is_refused_at_once(folder: Path) -> None:
+    names = [f"m{i}" for i in range(60)]
+    for name in names:
+        (folder / name).symlink_to(folder, target_is_directory=True)
+    with_index(folder, json.dumps({name: ["diffusers", "X"] for name in names}))
+    with pytest.raises(UnsupportedError, match="a pipeline in a pipeline"):
+        ckptconv.open(folder)
+
+
+def test_a_folder_whose_name_has_a_dot_is_no_component(folder: Path) -> None:
+    (folder / "unet").rename(folder / "unet.x")
+    with_index(folder, json.dumps({"unet.x": ["diffusers", "X"]}))
+    with pytest.raises(CorruptFileError, match="no component's"):
         ckptconv.open(folder)
 
 
