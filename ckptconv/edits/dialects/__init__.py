@@ -67,9 +67,16 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
 
 
 def left_alone(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> list[Finding]:
-    """A warning for each module whose tensors stay as they are, since torch has no such. Raises as `changes_in`."""
-    why = {change.left: name for name, change in reversed(changes_in(dialect, tensors, metadata).items())}
-    return [Finding("left-alone", "warning", name, reason) for reason, name in reversed(why.items()) if reason]
+    """A warning for each module whose tensors stay as they are, since torch has no such, or that are left out. Raises as
+    `changes_in`.
+    """
+    changes = changes_in(dialect, tensors, metadata)
+    why = {change.left: name for name, change in reversed(changes.items())}
+    return [
+        Finding("left-out" if changes[name].gone else "left-alone", "warning", name, reason)
+        for reason, name in reversed(why.items())
+        if reason
+    ]
 
 
 def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mapping[object, object]) -> list[Edit]:

@@ -57,6 +57,7 @@ class Change:
     permute:  its dimension `axis` is these, which change places: the rotary halves of heads, a fused q, k and v.
     axes:     its dimensions change places.
     names:    its name; several where its first dimension is taken apart, into pieces of `sizes` where these are given.
+    turned:   the dimensions of these names change places, after that.
     function: its values become this of them, as an edit of kind map says it.
     flips:    along these dimensions its elements come in reverse order.
     parts:    its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
@@ -76,6 +77,7 @@ class Change:
     axis: int = 0
     axes: Shape | None = None
     sizes: Shape | None = None
+    turned: Mapping[str, Shape] = field(default_factory=dict)
     function: Mapping[str, Json] | None = None
     flips: Shape = ()
     parts: int = 1
@@ -268,6 +270,8 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     yield from each("transpose", lambda name, c: None if c.axes is None else {"axes": list(c.axes)})
     yield from each("unstack", lambda name, c: {"axis": 0} if len(c.names) > 1 and c.sizes is None else None)
     yield from each("split", lambda name, c: None if c.sizes is None else {"axis": 0, "sizes": list(c.sizes)})
+    turned = [item for change in changes.values() for item in change.turned.items()]
+    yield from _grouped(("transpose", {"axes": list(axes)}, (name,), (name,)) for name, axes in turned)
     yield from each("map", lambda name, c: c.function)
     yield from each("rename", lambda name, c: {} if len(c.names) == 1 and c.names[0] != name else None)
     for axis in sorted({axis for change in changes.values() for axis in change.flips}):

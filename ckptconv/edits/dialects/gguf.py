@@ -232,9 +232,9 @@ def _to_unpack(dtype: DType, *, moved: bool, computed: bool) -> bool:
 def _shape(how: str | None, shape: Shape) -> Shape | None:
     if how == "middle" and len(shape) == 2:
         return (shape[0], 1, shape[1])
-    if how == "row" and len(shape) == 1:
+    if how in ("row", "either") and len(shape) == 1:
         return (1, *shape)
-    if how == "flat" and len(shape) > 1:
+    if how in ("column", "groups") and len(shape) > 1:
         count = 1
         for size in shape:
             count *= size

@@ -67,6 +67,10 @@ class Architecture:
     inside: str = ""
     left: tuple[str, ...] = ()
     output: str = ""
+    kinds: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
+    further: str = ""
+    twins: dict[str, str] = field(default_factory=dict)
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
         """What a row of either file says; what was said before gives way."""
@@ -88,6 +92,10 @@ class Architecture:
         self.inside = row.get("inside", self.inside)
         self.left += tuple(row.get("left", ()))
         self.output = row.get("output", self.output)
+        self.kinds += tuple(row.get("kinds", ()))
+        self.pictures += tuple(row.get("pictures", ()))
+        self.further = row.get("further", self.further)
+        self.twins |= row.get("twins", {})
         self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:

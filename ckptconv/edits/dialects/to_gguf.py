@@ -7,8 +7,10 @@ Which class it is, and how many heads there are, the configuration says. Vectors
 F32, since llama.cpp computes with no other there; so do elements of types that it does not have.
 
 What llama.cpp has no place for is left out where the table says so (buffers that transformers computes, BERT's heads),
-and so is an output that is the embeddings again; any other tensor that is not in the table is refused, as llama.cpp
-would refuse the file. Architectures of which parts are cut or fused differently are read alone.
+and so is an output that is the embeddings again, or another copy of them; any other tensor that is not in the table is
+refused, as llama.cpp would refuse the file. What is for pictures, which llama.cpp has in a file of its own, and layers
+that predict further tokens and that it does not compute are left out with a word. Architectures of which parts are cut
+or fused in yet other ways are read alone.
 
 Source: llama.cpp's conversion/ (`modify_tensors` of its classes, `prepare_tensors` for the types).
 """
@@ -17,13 +19,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import listed
 from ckptconv.edits.dialects.change import Change, Join, halves_of, interleaved
+from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, ungrouped
 from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures, by_class
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -33,16 +36,23 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.dialects.change import Permutation, Shape
+    from ckptconv.edits.dialects.gguf_table import Joining
 
     Tensors = Mapping[str, TensorInfo]
 
 T = TypeVar("T")
 
 _ENDINGS = (".weight", ".bias")
+_KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-GROUPS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+GROUPS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+STATE_GROUPS = ("n_groups", "mamba_n_groups")
+_LANGUAGE = "language_model."
+_PICTURES = "what is for pictures is left out, which llama.cpp has in a file of its own (mmproj)"
+_FURTHER = "layers that predict further tokens are left out, which llama.cpp does not compute"
 
 
 def architecture(config: Mapping[object, object]) -> str:
@@ -66,7 +76,16 @@ def architecture(config: Mapping[object, object]) -> str:
 def text_config(said: Mapping[object, object]) -> dict[object, object]:
     """The configuration of the language model, where that is a part of another's."""
     inner = said.get("text_config")
-    return {**said, **inner} if isinstance(inner, dict) else dict(said)
+    if not isinstance(inner, dict):
+        return dict(said)
+    return {**said, **{key: value for key, value in inner.items() if value is not None or key not in said}}
+
+
+def falcon_groups(config: Mapping[object, object]) -> int | None:
+    """How many k and v Falcon has: one, unless it is of the newer kind; None where the configuration does not say it."""
+    if config.get("new_decoder_architecture") is True:
+        return _number(config, GROUPS)
+    return 1 if config.get("multi_query", True) is True else _number(config, HEADS)
 
 
 def is_kept_f32(name: str, rank: int) -> bool:
@@ -95,16 +114,36 @@ class _Translation:
     def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
         self.tensors, self.config, self.name = tensors, config, name
         self.table = architectures()[name]
-        self.parts = {place: _inverse(self.table.names[place]) for place in (ROOT, *PREFIXES)}
+        self.mixed = bool(_number(config, EXPERTS))
+        self.parts = {place: self.inverse(place) for place in (ROOT, *PREFIXES)}
+        self.cuts: dict[str, Joining] = {}
+        for row in self.table.join:
+            if row.target not in self.cuts or self.is_of_these(row.parts[0]):
+                self.cuts[row.target] = row
         self.outer = self.prefixes()
+
+    def inverse(self, place: str) -> dict[str, str]:
+        """Parts by transformers' names; where two have one, the last counts, which an architecture says itself, but for
+        experts that all tokens have: these are the feed-forward layer where there are no others.
+        """
+        names = [*self.table.names[place].items()]
+        names += [item for more in self.table.also.values() for item in more.get(place, {}).items()]
+        found: dict[str, str] = {}
+        for part, name in names:
+            if name not in found or "_shexp" not in found[name] + part or self.is_of_these(part):
+                found[name] = part
+        return {name.replace(_LANGUAGE, ""): part for name, part in found.items()}
+
+    def is_of_these(self, part: str) -> bool:
+        return ("_shexp" in part) == self.mixed
 
     def prefixes(self) -> tuple[str, str]:
         """What these names have before those of the table, and what the table's have before these."""
         if self.table.inside and any(name.startswith(f"{self.table.inside}.") for name in self.tensors):
             return f"{self.table.inside}.", ""
-        module = self.table.at["blk"].partition(".")[0]
+        module = next(iter(self.table.at.values())).partition(".")[0]
         roots = self.parts[ROOT]
-        whole = any(name.startswith(f"{module}.") for name in self.tensors)
+        whole = any(name.replace(_LANGUAGE, "").startswith(f"{module}.") for name in self.tensors)
         return "", "" if whole or not all(root.startswith(f"{module}.") for root in roots if "head" not in root) else (
             f"{module}."
         )
@@ -114,10 +153,9 @@ class _Translation:
         made: dict[str, Change] = {}
         lost: list[str] = []
         for name in self.tensors:
-            own = self.own_name(name)
-            if any(fnmatchcase(own, glob) for glob in self.table.left):
-                made[name] = Change(names=(name,), gone=True)
-            elif (place := self.place(own)) is None:
+            if (known := self.left_out(name)) is not None:
+                made[name] = known
+            elif (place := self.place(self.own_name(name))) is None:
                 lost.append(name)
             else:
                 found[name] = place
@@ -131,6 +169,23 @@ class _Translation:
         made |= {name: self.change(name, place, joins.get(place.name)) for name, place in found.items()}
         return {name: made[name] for name in self.tensors} | self.without_copies(found, made)
 
+    def left_out(self, name: str) -> Change | None:
+        """For what llama.cpp has no place for."""
+        if any(fnmatchcase(name, glob) for glob in self.table.pictures):
+            return Change(names=(name,), gone=True, left=_PICTURES)
+        own = self.own_name(name)
+        if any(fnmatchcase(own, glob) for glob in self.table.left):
+            return Change(names=(name,), gone=True)
+        twin = self.table.twins.get(own, "")
+        if twin in self.tensors:
+            return Change(names=(name,), twin=twin, tied=True)
+        layers, at = _number(self.config, LAYERS), self.table.at.get("blk", "")
+        if self.table.further == "left" and layers is not None and own.startswith(f"{at}."):
+            number = own[len(at) + 1 :].partition(".")[0]
+            if number.isdecimal() and len(number) < 10 and int(number) >= layers:
+                return Change(names=(name,), gone=True, left=_FURTHER)
+        return None
+
     def way_out(self, lost: Sequence[str]) -> str:
         first = lost[0].partition(".")[0] + "."
         if len(lost) == len(self.tensors) and all(name.startswith(first) for name in lost):
@@ -138,19 +193,22 @@ class _Translation:
         return "--drop leaves them out; weights that are quantized need --dequantize"
 
     def own_name(self, name: str) -> str:
-        cut, added = self.outer
-        own = name.removeprefix(cut) if cut else name
+        inside, added = self.outer
+        own = name.replace(_LANGUAGE, "").removeprefix(inside)
         return f"{added}{own}" if added and own.partition(".")[0] != "lm_head" else own
 
     def place(self, name: str) -> _Found | None:
-        for prefix, at in self.table.at.items():
+        for prefix, where in self.table.at.items():
+            at = where.replace(_LANGUAGE, "")
             layer, _, rest = name.removeprefix(f"{at}.").partition(".")
             if name.startswith(f"{at}.") and layer.isdecimal() and len(layer) < 10:
                 return self.named(rest, self.parts[prefix], f"{prefix}.{layer}.")
         return self.named(name, self.parts[ROOT], "")
 
     def named(self, rest: str, parts: Mapping[str, str], before: str) -> _Found | None:
-        """By the table: whole, without its ending, or as one of several experts."""
+        """By the table: as one that is cut, whole, without its ending, or as one of several experts."""
+        if before and rest in self.cuts:
+            return _Found(f"{before}{rest}", rest)
         if rest in parts:
             stem = _without_ending(parts[rest])
             return _Found(f"{before}{parts[rest]}", stem)
@@ -191,18 +249,37 @@ class _Translation:
                 f"--translate to-gguf: {name!r} is of {info.dtype}, and not of floats",
                 hint="weights that are quantized need --dequantize",
             )
+        if place.stem in self.cuts:
+            return self.cut(name, place, self.cuts[place.stem])
         small = is_kept_f32(place.name, len(info.shape) + (join is not None))
-        unpack = info.dtype is not DType.F32 and (small or info.dtype not in (DType.F16, DType.BF16))
+        unpack = info.dtype is not DType.F32 and (small or info.dtype not in _KEPT)
         if join is not None:
             mixed = len({self.tensors[source].dtype for source in join.sources}) > 1
             return Change(names=(name,), unpack=unpack or (mixed and info.dtype is not DType.F32), into=join)
+        if place.stem == "attn_qkv" and self.table.qkv == "groups":
+            groups = falcon_groups(self.config)
+            return replace(ungrouped(name, place.name, info, self.heads(HEADS), groups or 1), unpack=unpack)
         axes = self.said(self.table.axes, place)
         function = self.function(place)
         return Change(
             names=(place.name,), unpack=unpack or (function is not None and info.dtype is not DType.F32),
-            shape=_shape(self.said(self.table.shape, place), info.shape),
-            permute=self.permutation(name, place), axes=None if axes is None else _argsort(axes), function=function,
+            shape=self.shape(self.said(self.table.shape, place), info.shape),
+            permute=self.permutation(name, place), axes=None if axes is None else argsort(axes), function=function,
         )  # fmt: skip
+
+    def cut(self, name: str, place: _Found, joining: Joining) -> Change:
+        """A tensor that llama.cpp has as several."""
+        info = self.tensors[name]
+        before = place.name.removesuffix(place.stem)
+        names = [f"{before}{part}" for part in joining.parts]
+        if joining.kind == "concat" and joining.merge is not None:
+            sizes = tuple(self.number(key) for key in ("qk_nope_head_dim", "v_head_dim"))
+            turns = [argsort(self.table.axes.get(part, (0, 1, 2))) for part in joining.parts]
+            made = cut_heads(name, info, names, self.heads(HEADS), sizes, turns)
+        else:
+            made = cut(name, info, joining, names)
+        small = is_kept_f32(names[0], len(info.shape))
+        return replace(made, unpack=info.dtype is not DType.F32 and (small or info.dtype not in _KEPT))
 
     def said(self, table: Mapping[str, T], place: _Found) -> T | None:
         """What the table says of a part, by its name in the block."""
@@ -223,12 +300,28 @@ class _Translation:
         return None
 
     def heads(self, keys: Sequence[str]) -> int:
+        return self.number(*keys)
+
+    def number(self, *keys: str) -> int:
+        """What the configuration has to say. Raises EditError where it does not."""
         count = _number(self.config, keys)
         if count is None or count < 1:
             raise EditError(
                 f"--translate to-gguf: the configuration says no {keys[0]}", hint="it is in the model's config.json"
             )
         return count
+
+    def shape(self, how: str | None, shape: Shape) -> Shape | None:
+        if how == "middle" and len(shape) == 3 and shape[1] == 1:
+            return (shape[0], shape[2])
+        if how == "row" and len(shape) == 2 and shape[0] == 1:
+            return shape[1:]
+        if how == "column" and len(shape) == 1:
+            return (shape[0], 1)
+        groups = _number(self.config, STATE_GROUPS) or 1
+        if how == "groups" and len(shape) == 1 and groups > 0 and shape[0] % groups == 0:
+            return (groups, shape[0] // groups)
+        return None
 
     def without_copies(self, found: Mapping[str, _Found], made: Mapping[str, Change]) -> dict[str, Change]:
         """An output that is the embeddings: llama.cpp takes these where there is none."""
@@ -240,30 +333,13 @@ class _Translation:
         return {output: Change(names=made[output].names, unpack=made[output].unpack, twin=embeddings, tied=tied)}
 
 
-def _inverse(names: Mapping[str, str]) -> dict[str, str]:
-    """Parts by transformers' names; where two have one, the last counts, which an architecture says itself."""
-    return {name: part for part, name in names.items()}
-
-
 def _without_ending(name: str) -> str:
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
 def _undone(permutation: Permutation) -> Permutation:
     shape, axes = permutation
-    return tuple(shape[axis] for axis in axes), _argsort(axes)
-
-
-def _argsort(axes: Shape) -> Shape:
-    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
-
-
-def _shape(how: str | None, shape: Shape) -> Shape | None:
-    if how == "middle" and len(shape) == 3 and shape[1] == 1:
-        return (shape[0], shape[2])
-    if how == "row" and len(shape) == 2 and shape[0] == 1:
-        return shape[1:]
-    return None
+    return tuple(shape[axis] for axis in axes), argsort(axes)
 
 
 def _number(config: Mapping[object, object], keys: Sequence[str]) -> int | None:

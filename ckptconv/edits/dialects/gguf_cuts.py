@@ -1,0 +1,86 @@
+"""Tensors of transformers' that llama.cpp has as several, or in another order: the rows of `join` in the table, undone.
+
+    self_attn.kv_b_proj         → attn_k_b, attn_v_b               DeepSeek: k and v of each head, k turned
+    experts.gate_up_proj        → ffn_gate_exps, ffn_up_exps       Llama 4: one half and the other; gpt-oss: in turn
+    shared_mlp.input_linear     → ffn_gate, ffn_up                 Granite
+
+The dimension that is cut becomes the first, along which a `Change` cuts.
+
+Source: llama.cpp's conversion/ (`modify_tensors` of DeepseekV2Model, GptOssModel, Llama4Model, GraniteMoeModel).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.dialects.change import Change
+from ckptconv.errors import EditError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.dialects.change import Shape
+    from ckptconv.edits.dialects.gguf_table import Joining
+
+
+def argsort(axes: Sequence[int]) -> Shape:
+    """The order that undoes an order."""
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+def cut(name: str, info: TensorInfo, joining: Joining, names: Sequence[str]) -> Change:
+    """Equal parts, one for each name. Raises EditError where the tensor has no such."""
+    rank = len(joining.axes) if joining.axes is not None else len(info.shape)
+    axes = argsort(joining.axes) if joining.axes is not None else tuple(range(rank))
+    at = joining.axis if joining.merge is None else joining.merge
+    _check(name, info, rank, axes[at] if at < rank else 0, len(names))
+    parted = axes[at]
+    size = info.shape[parted] // len(names)
+    inner = (size, len(names)) if joining.kind == "stack" else (len(names), size)
+    shape = (*info.shape[:parted], *inner, *info.shape[parted + 1 :])
+    which = parted + (joining.kind == "stack")
+    kept = [axis + (axis > parted) + (axis == parted and joining.kind == "concat") for axis in axes]
+    return Change(names=tuple(names), shape=shape, axes=(which, *kept))
+
+
+def cut_heads(
+    name: str, info: TensorInfo, names: Sequence[str], heads: int, sizes: Shape, turns: Sequence[Shape]
+) -> Change:
+    """Parts of each head's rows, heads first, and then with their dimensions as `turns` says. Raises as `cut`."""
+    if len(info.shape) != 2 or info.shape[0] != heads * sum(sizes) or 0 in sizes:
+        raise EditError(
+            f"{name!r} is {list(info.shape)}, which are no {heads} heads of {' + '.join(map(str, sizes))} rows",
+            hint="ckptconv inspect shows its shape",
+        )
+    turned = {part: tuple((1, 0, 2)[axis] for axis in turn) for part, turn in zip(names, turns, strict=True)}
+    shape = (heads, sum(sizes), info.shape[1])
+    return Change(names=tuple(names), shape=shape, axes=(1, 0, 2), sizes=sizes, turned=turned)
+
+
+def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
+    """The rows of several q with one k and one v for each group, as all q, all k and all v. Raises EditError where they
+    are none.
+    """
+    rows, count = info.shape[0] if info.shape else 0, heads + 2 * groups
+    if not rows or rows % count or heads % groups:
+        raise EditError(
+            f"{name!r} has {rows} rows, which are no {heads} heads in {groups} groups of one k and v each",
+            hint="the number of heads is wrong",
+        )
+    if groups == 1:
+        return Change.to(new)
+    size = rows // count
+    parts = [tuple(f"{new}.{part}{group}" for part in "qkv") for group in range(groups)]
+    order = tuple(part for kind in zip(*parts, strict=True) for part in kind)
+    return Change(
+        names=tuple(part for group in parts for part in group), sizes=(heads // groups * size, size, size) * groups,
+        joined={new: order},
+    )  # fmt: skip
+
+
+def _check(name: str, info: TensorInfo, rank: int, axis: int, parts: int) -> None:
+    if len(info.shape) != rank or not info.shape[axis] or info.shape[axis] % parts:
+        raise EditError(
+            f"{name!r} is {list(info.shape)}, which are no {parts} equal parts", hint="ckptconv inspect shows its shape"
+        )
