@@ -65,6 +65,8 @@ class Case:
         self.state = {name: torch.from_numpy(rng.standard_normal(shape).astype("f4")) for name, shape in shapes.items()}
         if self.config.tie_word_embeddings and "lm_head.weight" in self.state:
             self.state["lm_head.weight"] = next(one for name, one in self.state.items() if shared(name))
+        if "shared.weight" in self.state:
+            self.state |= {name: self.state["shared.weight"] for name in self.state if ".embed_tokens" in name}
         self.stored = converted(self.arch, self.state, self.config)
 
     def expected(self) -> dict[str, torch.Tensor]:

@@ -49,6 +49,15 @@ def entries(case: Case) -> dict[object, object]:
     return {"general.architecture": case.arch, **{f"{case.arch}.attention.{key}": said[key] for key in said}}
 
 
+def assert_equal(key: str, found: Any, wanted: Any) -> None:
+    """The same bits; of an exponential, torch's last one may be another than the nearest."""
+    assert found.shape == wanted.shape, key
+    if key.endswith("ssm_a"):
+        np.testing.assert_array_max_ulp(found, wanted, 1)
+    else:
+        assert np.array_equal(found, wanted), key
+
+
 def test_every_architecture_that_is_written_has_a_case() -> None:
     assert {case.split(" ")[0] for case in WRITTEN} == {n for n, one in architectures().items() if one.classes}
 
@@ -59,7 +68,7 @@ def test_it_is_what_llama_cpp_makes_and_goes_back(name: str) -> None:
     found = made(lazy(case.state), "to-gguf", config_of(case))
     assert found.keys() == case.stored.keys()
     for key, tensor in case.stored.items():
-        assert np.array_equal(found[key].numpy(), tensor.numpy()), key
+        assert_equal(key, found[key].numpy(), tensor.numpy())
     back = made(found, "gguf", entries(case))
     assert back.keys() == case.expected().keys()
     for key, tensor in case.expected().items():

@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.hub.config import CONTEXT
+from ckptconv.edits.dialects.to_gguf import falcon_groups
+from ckptconv.formats.gguf.hub.config import CONFIG, CONTEXT, unlike
+from ckptconv.formats.gguf.hub.documents import bad
+from ckptconv.formats.gguf.hub.encoder import bert, modern_bert, t5, t5_encoder
+from ckptconv.formats.gguf.hub.mixtures import (
+    deepseek2,
+    ernie_mixture,
+    glm4_mixture,
+    gpt_oss,
+    granite_mixture,
+    llama4,
+    mixture,
+)
+from ckptconv.formats.gguf.hub.shared import check_kinds, check_said, granite, kinds, rotary
+from ckptconv.formats.gguf.hub.states import granite_hybrid, lfm2, lfm2_mixture, mamba, mamba2
+from ckptconv.formats.gguf.values import F32_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from ckptconv.core.report import Finding
     from ckptconv.formats.gguf.hub.config import Config
     from ckptconv.formats.gguf.values import Typed
 
@@ -23,44 +38,108 @@ if TYPE_CHECKING:
 _GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh_python")
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "bert": _GELUS, "bloom": _GELUS, "gemma": _GELUS, "gemma2": _GELUS, "gemma3": _GELUS, "gpt2": _GELUS,
-    "gptneox": _GELUS, "nemotron": ("relu2",), "phi2": _GELUS, "starcoder": _GELUS, "starcoder2": _GELUS,
+    "arcee": ("relu2",), "falcon": _GELUS, "gptneox": _GELUS, "modern-bert": (*_GELUS, "silu"), "nemotron": ("relu2",), "phi2": _GELUS, "starcoder": _GELUS, "starcoder2": _GELUS,
 }  # fmt: skip
 """Which activations are llama.cpp's; silu for all others. Its GELU is the one of tanh."""
 
-
-def unlike(arch: str, key: str, value: object, why: str) -> UnsupportedError:
-    """The error for what llama.cpp does not compute."""
-    return UnsupportedError(
-        f"--translate to-gguf: llama.cpp's {arch} has no {key} {str(value)[:60]!r}: {why}",
-        hint="the file would load, and compute something else",
-    )
+_EXAONE = 64
+_STRETCHED = (32 << 10, 256 << 10)
+"""Lengths that HunYuan's configurations say, of a model for 262,144 tokens."""
 
 
 def check_activation(arch: str, config: Config) -> None:
     """Raise UnsupportedError for another one than llama.cpp's."""
-    found = config.text("hidden_activation") or config.text("hidden_act", "activation_function")
+    found = config.text("hidden_activation") or config.text("hidden_act", "activation_function", "activation")
     known = _ACTIVATIONS.get(arch, ("silu", "swish"))
     if found and found not in known:
         raise unlike(arch, "hidden_act", found, f"it computes with {known[0]}")
 
 
-def _rotary(config: Config, part: float = 1.0) -> Entries:
-    return {"rope.dimension_count": ("uint32", int(config.partial_rotary(part) * config.head_width))}
-
-
 def _llama(config: Config) -> Entries:
-    return _rotary(config)
+    return rotary(config)
 
 
-def _granite(config: Config) -> Entries:
-    if config.head_width != config.width // config.heads:
-        raise unlike("granite", "head_dim", config.head_width, "heads are as wide as all of them by their number")
-    keys = {
-        "attention_multiplier": "attention.scale", "embedding_multiplier": "embedding_scale",
-        "residual_multiplier": "residual_scale", "logits_scaling": "logit_scale",
-    }  # fmt: skip
-    found: Entries = {new: ("float32", config.number(key)) for key, new in keys.items() if config.has(key)}
-    return found | _llama(config)
+def _hunyuan(config: Config) -> Entries:
+    """Its frequencies may be stretched by a number of its own, alpha, which makes another base."""
+    said = config.rope()
+    if said["rope_type"] != "dynamic" or said.get("alpha") is None:
+        return {}
+    width, alpha = config.head_width, config.number_of(said, "alpha")
+    base = config.number_of(said, "rope_theta") if "rope_theta" in said else 10000.0
+    if width <= 2 or alpha <= 0:
+        raise unlike("hunyuan-dense", "alpha", alpha, "it makes no base")
+    made: Entries = {
+        "rope.freq_base": ("float32", min(base * alpha ** (width / (width - 2)), F32_LIMIT / 2)),
+        "rope.scaling.type": ("string", "none"),
+        "rope.scaling.factor": ("float32", 1.0),
+    }
+    if config.context in _STRETCHED:
+        longest: Entries = dict.fromkeys(("context_length", "rope.scaling.original_context_length"), ("uint32", 1 << 18))
+        return made | longest
+    return made
+
+
+def _cohere2(config: Config) -> Entries:
+    check_kinds("cohere2", config, 4)
+    turned = int(config.number("rotary_pct", default=1.0) * config.head_width)
+    return {
+        "attention.sliding_window": ("uint32", config.positive("sliding_window", default=4096)),
+        "logit_scale": ("float32", config.number("logit_scale", default=0.0625)),
+        "rope.dimension_count": ("uint32", turned),
+        "rope.scaling.type": ("string", "none"),
+    }
+
+
+def _exaone4(config: Config) -> Entries:
+    """llama.cpp knows the larger model, whose layers attend to a window, by the number of its layers."""
+    if not config.has("sliding_window"):
+        return {}
+    if config.layers != _EXAONE:
+        raise unlike("exaone4", "sliding_window", config.get("sliding_window"), f"only {_EXAONE} layers have one")
+    check_kinds("exaone4", config, 4)
+    return {
+        "attention.sliding_window": ("uint32", config.positive("sliding_window")),
+        "attention.sliding_window_pattern": ("bool[]", [kind != "full_attention" for kind in kinds(_EXAONE, 4)]),
+    }
+
+
+def _ernie(config: Config) -> Entries:
+    check_said("ernie4_5", config, "use_bias", False, "its projections have no biases")
+    return {}
+
+
+def _pictures(config: Config) -> Entries:
+    """Qwen's with pictures: positions in three directions, which are one of a text."""
+    said = config.rope().get("mrope_section")
+    if not isinstance(said, list) or len(said) != 3 or any(type(part) is not int or part < 0 for part in said):
+        raise bad(f"{CONFIG}: mrope_section is {str(said)[:40]!r}, and no three whole numbers")
+    found: Entries = {"rope.dimension_sections": ("int32[]", [*said, 0])}
+    vision = config.get("vision_config")
+    deep = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
+    return found | ({"n_deepstack_layers": ("uint32", len(deep))} if isinstance(deep, list) else {})
+
+
+def _falcon(config: Config, findings: list[Finding]) -> Entries:  # noqa: ARG001
+    for key, wanted, why in (
+        ("alibi", False, "heads are turned"), ("parallel_attn", True, "attention and feed-forward are side by side"),
+        ("bias", False, "its projections have no biases"),
+    ):  # fmt: skip
+        check_said("falcon", config, key, wanted, why)
+    groups = falcon_groups(config.values)
+    if groups is None or groups < 1:
+        raise bad(f"{CONFIG} says no num_kv_heads")
+    found: Entries = {
+        "context_length": ("uint32", config.positive(*CONTEXT, default=2048)),
+        "tensor_data_layout": ("string", "jploski"),
+        "embedding_length": ("uint32", config.width),
+        "feed_forward_length": ("uint32", config.positive("ffn_hidden_size", default=4 * config.width)),
+        "block_count": ("uint32", config.layers),
+        "attention.head_count": ("uint32", config.heads),
+        "attention.head_count_kv": ("uint32", groups),
+        "attention.layer_norm_epsilon": ("float32", config.number("layer_norm_epsilon", default=1e-5)),
+    }
+    theta = config.rope().get("rope_theta")
+    return found | ({} if theta is None else {"rope.freq_base": ("float32", config.number_of(config.rope(), "rope_theta"))})
 
 
 def _smollm3(config: Config) -> Entries:
@@ -68,23 +147,6 @@ def _smollm3(config: Config) -> Entries:
     if turned is not None and turned != [int((layer + 1) % 4 != 0) for layer in range(config.layers)]:
         raise unlike("smollm3", "no_rope_layers", turned, "every fourth layer is not turned")
     return _llama(config)
-
-
-def _mixture(arch: str, *, normed: bool) -> Callable[[Config], Entries]:
-    def entries(config: Config) -> Entries:
-        if config.flag("norm_topk_prob", default=normed) != normed:
-            raise unlike(arch, "norm_topk_prob", not normed, "the weights of experts are normed otherwise")
-        if config.items("mlp_only_layers") or config.integer("decoder_sparse_step", default=1) != 1:
-            raise unlike(arch, "mlp_only_layers", config.items("mlp_only_layers"), "all layers are mixtures")
-        found: Entries = {}
-        if config.has("moe_intermediate_size"):
-            found["expert_feed_forward_length"] = ("uint32", config.positive("moe_intermediate_size"))
-        if config.has("shared_expert_intermediate_size"):
-            shared = config.positive("shared_expert_intermediate_size")
-            found["expert_shared_feed_forward_length"] = ("uint32", shared)
-        return found
-
-    return entries
 
 
 def _check_scale(arch: str, config: Config, layers: int) -> None:
@@ -97,9 +159,7 @@ def _check_scale(arch: str, config: Config, layers: int) -> None:
 
 def _gemma2(config: Config) -> Entries:
     _check_scale("gemma2", config, 46)
-    kinds = config.items("layer_types")
-    if kinds is not None and kinds != _kinds(config.layers, 2):
-        raise unlike("gemma2", "layer_types", kinds, "every second layer attends to all")
+    check_kinds("gemma2", config, 2)
     return {
         "attn_logit_softcapping": ("float32", config.number("attn_logit_softcapping", default=50.0)),
         "final_logit_softcapping": ("float32", config.number("final_logit_softcapping", default=30.0)),
@@ -113,11 +173,11 @@ def _gemma3(config: Config) -> Entries:
     if config.has("attn_logit_softcapping"):
         raise unlike("gemma3", "attn_logit_softcapping", config.get("attn_logit_softcapping"), "it caps no scores")
     entries: Entries = {"attention.sliding_window": ("uint32", config.positive("sliding_window", default=4096))}
-    kinds = config.items("layer_types")
     period = config.positive("sliding_window_pattern", "_sliding_window_pattern", default=6)
-    kinds = _kinds(config.layers, period) if kinds is None else kinds
-    if kinds != _kinds(config.layers, 6):
-        entries["attention.sliding_window_pattern"] = ("bool[]", [kind == "sliding_attention" for kind in kinds])
+    said = config.items("layer_types") or kinds(config.layers, period)
+    if said != kinds(config.layers, 6):
+        entries["attention.sliding_window_pattern"] = ("bool[]", [kind == "sliding_attention" for kind in said])
+    check_said("gemma3", config, "use_bidirectional_attention", False, "texts are read from their start")
     if config.has("final_logit_softcapping"):
         entries["final_logit_softcapping"] = ("float32", config.number("final_logit_softcapping"))
     return entries | _wide_heads(config)
@@ -126,10 +186,6 @@ def _gemma3(config: Config) -> Entries:
 def _wide_heads(config: Config) -> Entries:
     width = config.positive("head_dim", default=256)
     return {"attention.key_length": ("uint32", width), "attention.value_length": ("uint32", width)}
-
-
-def _kinds(layers: int, period: int) -> list[str]:
-    return ["sliding_attention" if (layer + 1) % period else "full_attention" for layer in range(layers)]
 
 
 def _phi3(config: Config) -> Entries:
@@ -145,7 +201,7 @@ def _phi3(config: Config) -> Entries:
 def _phi2(config: Config) -> Entries:
     if config.flag("qk_layernorm"):
         raise unlike("phi2", "qk_layernorm", True, "q and k have no norms")
-    return {"attention.head_count_kv": ("uint32", config.heads), **_rotary(config, 0.5)}
+    return {"attention.head_count_kv": ("uint32", config.heads), **rotary(config, 0.5)}
 
 
 def _starcoder(config: Config) -> Entries:
@@ -161,12 +217,12 @@ def _bloom(config: Config) -> Entries:
 def _gptneox(config: Config) -> Entries:
     return {
         "use_parallel_residual": ("bool", config.flag("use_parallel_residual", default=True)),
-        **_rotary(config, 0.25),
+        **rotary(config, 0.25),
     }
 
 
 def _stablelm(config: Config) -> Entries:
-    return {"use_parallel_residual": ("bool", config.flag("use_parallel_residual")), **_rotary(config, 0.25)}
+    return {"use_parallel_residual": ("bool", config.flag("use_parallel_residual")), **rotary(config, 0.25)}
 
 
 def _command_r(config: Config) -> Entries:
@@ -178,8 +234,15 @@ def _command_r(config: Config) -> Entries:
     }
 
 
+def _glm4(config: Config) -> Entries:
+    if "mrope_section" in config.rope():
+        raise unlike("glm4", "mrope_section", config.rope()["mrope_section"], "heads are turned in one direction")
+    return rotary(config, 0.5)
+
+
 def _nemotron(config: Config) -> Entries:
-    return _rotary(config, 0.5)
+    epsilon = config.number("norm_eps", "layer_norm_eps", default=1e-5)
+    return rotary(config, 0.5) | {"attention.layer_norm_epsilon": ("float32", epsilon)}
 
 
 def _olmo(config: Config) -> Entries:
@@ -195,22 +258,23 @@ def _olmoe(config: Config) -> Entries:
     groups = config.positive("num_key_value_heads", default=config.heads)
     if groups != config.heads:
         raise unlike("olmoe", "num_key_value_heads", groups, "there are as many k and v as q")
-    return _mixture("olmoe", normed=False)(config)
-
-
-def _bert(config: Config) -> Entries:
-    if config.text("position_embedding_type", default="absolute") != "absolute":
-        raise unlike("bert", "position_embedding_type", config.get("position_embedding_type"), "they are absolute")
-    if config.flag("is_decoder"):
-        raise unlike("bert", "is_decoder", True, "it is an encoder")
-    return {"attention.causal": ("bool", False)}
+    return mixture("olmoe", normed=False)(config)
 
 
 OWN: Mapping[str, Callable[[Config], Entries]] = {
-    "bert": _bert, "bloom": _bloom, "command-r": _command_r, "gemma": _wide_heads, "gemma2": _gemma2,
-    "gemma3": _gemma3, "gptneox": _gptneox, "granite": _granite, "llama": _llama, "nemotron": _nemotron, "olmo": _olmo,
-    "olmoe": _olmoe, "phi2": _phi2, "phi3": _phi3, "qwen2moe": _mixture("qwen2moe", normed=False),
-    "qwen3moe": _mixture("qwen3moe", normed=True), "smollm3": _smollm3, "stablelm": _stablelm,
+    "arcee": _llama, "bert": bert, "bloom": _bloom, "cohere2": _cohere2, "command-r": _command_r,
+    "deepseek2": deepseek2, "ernie4_5": _ernie, "ernie4_5-moe": ernie_mixture, "exaone4": _exaone4,
+    "gemma": _wide_heads, "gemma2": _gemma2, "gemma3": _gemma3, "glm4": _glm4, "glm4moe": glm4_mixture,
+    "gpt-oss": gpt_oss, "gptneox": _gptneox, "granite": granite, "granitehybrid": granite_hybrid,
+    "granitemoe": granite_mixture, "hunyuan-dense": _hunyuan, "lfm2": lfm2, "lfm2moe": lfm2_mixture, "llama": _llama,
+    "llama4": llama4, "modern-bert": modern_bert, "nemotron": _nemotron, "olmo": _olmo, "olmoe": _olmoe, "phi2": _phi2,
+    "phi3": _phi3, "qwen2moe": mixture("qwen2moe", normed=False), "qwen2vl": _pictures,
+    "qwen3moe": mixture("qwen3moe", normed=True), "qwen3vl": _pictures, "smollm3": _smollm3, "stablelm": _stablelm,
     "starcoder": _starcoder,
 }  # fmt: skip
 """What is asked of each besides."""
+
+WHOLE: Mapping[str, Callable[[Config, list[Finding]], Entries]] = {
+    "falcon": _falcon, "mamba": mamba, "mamba2": mamba2, "t5": t5, "t5encoder": t5_encoder,
+}  # fmt: skip
+"""Those of which nothing is asked as of others: what they say is all there is."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.edits.dialects.to_gguf import HEADS, text_config
+from ckptconv.edits.dialects.to_gguf import HEADS, LAYERS, text_config
+from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.values import F32_LIMIT, RANGES
 
@@ -19,11 +20,27 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 CONTEXT = ("max_position_embeddings", "n_ctx", "n_positions", "seq_length", "max_sequence_length")
-_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _THETA = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL = ("rope_local_base_freq", "local_rope_theta")
 _PARTIAL = ("partial_rotary_factor", "rotary_pct", "rope_pct")
 MAX_LAYERS = 100_000
+
+
+_UNSAID: Mapping[str, Mapping[str, Any]] = {
+    "Gemma3ForConditionalGeneration": {
+        "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131_072, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 4096,
+    },
+}  # fmt: skip
+"""What configurations leave out where it is what transformers' class takes by itself: those of a part of another."""
+
+
+def unlike(arch: str, key: str, value: object, why: str) -> UnsupportedError:
+    """The error for what llama.cpp does not compute."""
+    return UnsupportedError(
+        f"--translate to-gguf: llama.cpp's {arch} has no {key} {str(value)[:60]!r}: {why}",
+        hint="the file would load, and compute something else",
+    )
 
 
 class Config:
@@ -33,7 +50,10 @@ class Config:
     """
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        self.values: Mapping[Any, Any] = text_config(document)  # type: ignore[arg-type]
+        values = text_config(document)  # type: ignore[arg-type]
+        classes = values.get("architectures")
+        named = classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+        self.values: Mapping[Any, Any] = {**_UNSAID.get(named, {}), **values}
 
     def get(self, *keys: str) -> Any:
         """The value as it is, None where there is none."""
@@ -63,6 +83,11 @@ class Config:
         value = self.get(*keys)
         return number(default if value is None else value, f"{CONFIG}: {keys[0]}")
 
+    @staticmethod
+    def number_of(said: Mapping[str, Any], key: str) -> float:
+        """A number in what is said of the rotary embeddings."""
+        return number(said.get(key), f"{CONFIG}: {key}")
+
     def flag(self, *keys: str, default: bool = False) -> bool:
         value = self.get(*keys)
         if value is not None and type(value) is not bool:
@@ -83,9 +108,9 @@ class Config:
 
     @property
     def layers(self) -> int:
-        count = self.positive(*_LAYERS)
+        count = self.positive(*LAYERS)
         if count > MAX_LAYERS:
-            raise self._wrong(_LAYERS, count, f"a number up to {MAX_LAYERS:,}")
+            raise self._wrong(LAYERS, count, f"a number up to {MAX_LAYERS:,}")
         return count
 
     @property

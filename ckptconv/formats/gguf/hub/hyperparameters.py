@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
+from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.to_gguf import EXPERTS, GROUPS
-from ckptconv.formats.gguf.hub.architectures import OWN, check_activation
+from ckptconv.formats.gguf.hub.architectures import OWN, WHOLE, check_activation
 from ckptconv.formats.gguf.hub.config import CONFIG
 from ckptconv.formats.gguf.hub.rope import rope_entries
 from ckptconv.formats.gguf.hub.sizes import check_sizes
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     Entries = dict[str, Typed]
 
 _FEED = ("intermediate_size", "n_inner", "ffn_dim")
-_USED = ("num_experts_per_tok", "num_experts_per_token")
-_EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_k")
+_RMS = ("rms_norm_eps", "norm_eps")
+_EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
 
 def hyperparameters(
@@ -36,9 +38,13 @@ def hyperparameters(
 ) -> dict[str, Typed]:
     """The entries under the architecture's name. Raises CorruptFileError, EditError, UnsupportedError."""
     check_activation(arch, config)
-    entries = _common(config) | rope_entries(arch, config, findings)
-    if more := OWN.get(arch):
-        entries |= more(config)
+    if whole := WHOLE.get(arch):
+        entries = whole(config, findings)
+    else:
+        entries = _common(config) | rope_entries(arch, config, findings)
+        if more := OWN.get(arch):
+            entries |= more(config)
+        entries |= _further(arch, config, tensors)
     entries["vocab_size"] = ("uint32", config.positive("vocab_size"))
     findings.extend(_windows(arch, config, entries))
     check_sizes(arch, entries, tensors)
@@ -58,14 +64,24 @@ def _common(config: Config) -> Entries:
         entries["attention.head_count_kv"] = ("uint32", config.positive(*GROUPS))
     if config.has("head_dim"):
         entries["attention.key_length"] = entries["attention.value_length"] = ("uint32", config.head_width)
-    if config.has("rms_norm_eps"):
-        entries["attention.layer_norm_rms_epsilon"] = ("float32", config.number("rms_norm_eps"))
+    if config.has(*_RMS):
+        entries["attention.layer_norm_rms_epsilon"] = ("float32", config.number(*_RMS))
     elif config.has(*_EPSILON):
         entries["attention.layer_norm_epsilon"] = ("float32", config.number(*_EPSILON))
     if config.has(*EXPERTS):
-        entries["expert_count"] = ("uint32", config.positive(*EXPERTS))
-        entries["expert_used_count"] = ("uint32", config.positive(*_USED))
+        count = config.integer(*EXPERTS)
+        entries["expert_count"] = ("uint32", count)
+        entries["expert_used_count"] = ("uint32", config.positive(*_USED) if count else 0)
     return entries
+
+
+def _further(arch: str, config: Config, tensors: Mapping[str, TensorInfo]) -> Entries:
+    """The layers that predict further tokens, of which configurations tell where files may have none."""
+    if architectures()[arch].further != "kept" or not config.has("num_nextn_predict_layers"):
+        return {}
+    there = any(".nextn." in name for name in tensors)
+    count = config.integer("num_nextn_predict_layers") if there else 0
+    return {"block_count": ("uint32", config.layers + count), "nextn_predict_layers": ("uint32", count)}
 
 
 def _windows(arch: str, config: Config, entries: Entries) -> Iterator[Finding]:

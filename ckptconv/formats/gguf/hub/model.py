@@ -19,8 +19,7 @@ from ckptconv.formats.gguf.filetype import (
     VERSION_KEY,
     most,
 )
-from ckptconv.formats.gguf.hub.architectures import unlike
-from ckptconv.formats.gguf.hub.config import CONFIG, Config
+from ckptconv.formats.gguf.hub.config import CONFIG, Config, unlike
 from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.encoder import pooling, token_types
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters

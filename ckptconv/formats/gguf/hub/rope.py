@@ -32,7 +32,7 @@ _YARN = {
     "extrapolation_factor": "yarn_ext_factor", "attention_factor": "yarn_attn_factor", "beta_fast": "yarn_beta_fast",
     "beta_slow": "yarn_beta_slow",
 }  # fmt: skip
-_FREE = ("default", "llama3")
+_FREE = ("default", "llama3", "mrope")
 MAX_HEAD = 1 << 16
 
 

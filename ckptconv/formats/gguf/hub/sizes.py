@@ -5,10 +5,10 @@ llama.cpp finds out only when it loads the file: a tensor that is missing, or of
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.errors import EditError
 from ckptconv.formats.gguf.hub.config import CONFIG
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "token_embd.weight"
 _NORM, _LAST_NORM = "blk.0.attn_norm.weight", "output_norm.weight"
-_BLOCK = re.compile(r"(?:enc\.|dec\.)?blk\.([0-9]+)\.")
-_FUSED = ("phi3",)
+_LAST_NORMS = {"lfm2": "token_embd_norm.weight", "lfm2moe": "token_embd_norm.weight"}
+"""What they call the last norm instead."""
+_ENCODER = "enc.blk.0.attn_norm.weight"
+_FUSED = ("glm4", "modern-bert", "phi3")
 """Architectures whose ffn_up is two matrices in one."""
 
 _OTHERS = "it may be another model's"
@@ -33,11 +35,17 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
     """Raise EditError where the configuration is another model's, or tensors are missing."""
     said = {key: value for key, (_, value) in entries.items() if type(value) is int}
     _check_embeddings(said, tensors)
-    _check_layers(said["block_count"], tensors)
-    if _NORM in tensors and _LAST_NORM not in tensors:
-        raise _missing(f"there is no {_LAST_NORM}")
+    own, deep = architectures()[arch].kinds, "decoder_block_count"
+    prefixes = ("enc.", "dec.") if deep in said else ("enc.",) if _ENCODER in tensors else ("",)
+    for prefix in prefixes:
+        _check_layers(prefix, said[deep] if prefix == "dec." else said["block_count"], tensors, own)
+    last = _LAST_NORMS.get(arch, _LAST_NORM)
+    if _NORM in tensors and last not in tensors:
+        raise _missing(f"there is no {last}")
+    if not said["attention.head_count"]:
+        return
     heads, width = said["attention.head_count"], said["embedding_length"]
-    head = said.get("attention.key_length", width // heads)
+    head = said.get("attention.key_length_mla", said.get("attention.key_length", width // heads))
     rows = {"attn_q": heads * head, "attn_k": said.get("attention.head_count_kv", heads) * head}
     if arch not in _FUSED:
         rows["ffn_up"] = said["feed_forward_length"]
@@ -62,18 +70,26 @@ def _check_embeddings(said: Mapping[str, int], tensors: Infos) -> None:
             )  # fmt: skip
 
 
-def _check_layers(count: int, names: Iterable[str]) -> None:
-    """All layers have the same parts in these architectures."""
+def _check_layers(prefix: str, count: int, names: Iterable[str], kinds: tuple[str, ...]) -> None:
+    """All layers of a kind have the same parts; by which parts these are told apart, the architecture says."""
     layers: dict[int, set[str]] = defaultdict(set)
+    start = f"{prefix}blk."
     for name in names:
-        if found := _BLOCK.match(name):
-            layers[int(found[1])].add(name[found.end() :])
+        number, _, part = name.removeprefix(start).partition(".")
+        if name.startswith(start) and number.isdecimal():
+            layers[int(number)].add(part)
     if layers.keys() != set(range(count)):
         raise _missing(f"{CONFIG} says {count} layers, and the tensors have {len(layers)}")
-    parts = set[str]().union(*layers.values())
+    parts: dict[tuple[bool, ...], set[str]] = defaultdict(set)
+    for own in layers.values():
+        parts[_kind(own, kinds)] |= own
     for number, own in sorted(layers.items()):
-        if lost := sorted(parts - own):
+        if lost := sorted(parts[_kind(own, kinds)] - own):
             raise _missing(f"layer {number} has no {lost[0]}, which others have")
+
+
+def _kind(parts: set[str], kinds: tuple[str, ...]) -> tuple[bool, ...]:
+    return tuple(f"{one}.weight" in parts for one in kinds)
 
 
 def _missing(what: str) -> EditError:
