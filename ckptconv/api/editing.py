@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api import dequantize
 from ckptconv.api.edits import Moves
 from ckptconv.api.lora import Adapters, Lora
-from ckptconv.api.stated import said_anywhere
+from ckptconv.api.stated import check_config, said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
@@ -96,6 +96,8 @@ def edited(
     composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
+    if wanted.to_gguf:
+        check_config(checkpoint)
     said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
     plain = dequantize.edits_for(state.tensors, said, state.composites) if wanted.dequantize else []
     for edit in plain:

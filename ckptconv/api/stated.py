@@ -16,6 +16,7 @@ from ckptconv.arch.statements import (
     settings_in,
 )
 from ckptconv.core.report import Finding
+from ckptconv.errors import CorruptFileError
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -85,6 +86,19 @@ def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
     if found.quantization is not None:
         said.setdefault(QUANTIZATION, found.quantization)
     return said
+
+
+def check_config(checkpoint: Checkpoint) -> None:
+    """Raise CorruptFileError for a configuration that lies beside the file and cannot be read."""
+    path = getattr(checkpoint.file, "path", None)
+    _, findings = _read_json(config_beside(path)) if path is not None else (None, ())
+    if findings:
+        why = findings[0].message.rpartition("passed over: ")[2]
+        raise CorruptFileError(
+            f"the configuration beside the weights cannot be read as JSON: {why}",
+            path=findings[0].where,
+            hint="download it again",
+        )
 
 
 def config_beside(path: Path) -> Path:

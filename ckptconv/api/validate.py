@@ -111,7 +111,14 @@ def compare(
     from ckptconv.checks.validate import validate_spec, validate_table
 
     checkpoint = wholes(checkpoint)
-    chosen = resolve(arch, path, checkpoint, settings)
+    try:
+        chosen = resolve(arch, path, checkpoint, settings)
+    except UsageError as error:
+        words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
+        if arch is None and (causes := _of_another_framework(words, checkpoint, None)):
+            message = f"nothing says which architecture this is: {causes[0].message}"
+            raise UsageError(message, path=path, hint=causes[0].hint) from error
+        raise
     if chosen.table is not None:
         verdict = validate_table(checkpoint, chosen.table)
     else:

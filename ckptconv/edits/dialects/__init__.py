@@ -67,7 +67,7 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
 
 
 def left_alone(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> list[Finding]:
-    """A warning for each module whose tensors stay as they are, since torch has no such, or that are left out. Raises as
+    """A warning for each module whose tensors stay as they are, since torch has no such, or are left out. Raises as
     `changes_in`.
     """
     changes = changes_in(dialect, tensors, metadata)

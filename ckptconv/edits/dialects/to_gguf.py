@@ -63,7 +63,7 @@ def architecture(config: Mapping[object, object]) -> str:
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise EditError(
             "--translate to-gguf: no configuration says which class of transformers' this is",
-            hint="it is made from a folder whose config.json is valid JSON and lists its architectures",
+            hint="it is made from a folder whose config.json lists its architectures",
         )
     if classes[0] not in by_class():
         raise UnsupportedError(
@@ -82,7 +82,7 @@ def text_config(said: Mapping[object, object]) -> dict[object, object]:
 
 
 def falcon_groups(config: Mapping[object, object]) -> int | None:
-    """How many k and v Falcon has: one, unless it is of the newer kind; None where the configuration does not say it."""
+    """How many k and v Falcon has, one unless it is of the newer kind; None where the configuration does not say it."""
     if config.get("new_decoder_architecture") is True:
         return _number(config, GROUPS)
     return 1 if config.get("multi_query", True) is True else _number(config, HEADS)
@@ -187,6 +187,8 @@ class _Translation:
         return None
 
     def way_out(self, lost: Sequence[str]) -> str:
+        if any(name.endswith("_proj_blocks") for name in lost):
+            return "--dequantize makes floats of them, and --dtype '*_exps.weight=MXFP4' the same blocks' values again"
         first = lost[0].partition(".")[0] + "."
         if len(lost) == len(self.tensors) and all(name.startswith(first) for name in lost):
             return f"--strip-prefix {first} before it makes transformers' names of them"

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 _GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu", "gelu_fast", "gelu_pytorch_tanh_python")
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
-    "bert": _GELUS, "bloom": _GELUS, "gemma": _GELUS, "gemma2": _GELUS, "gemma3": _GELUS, "gpt2": _GELUS,
-    "arcee": ("relu2",), "falcon": _GELUS, "gptneox": _GELUS, "modern-bert": (*_GELUS, "silu"), "nemotron": ("relu2",), "phi2": _GELUS, "starcoder": _GELUS, "starcoder2": _GELUS,
+    "arcee": ("relu2",), "bert": _GELUS, "bloom": _GELUS, "falcon": _GELUS, "gemma": _GELUS, "gemma2": _GELUS,
+    "gemma3": _GELUS, "gpt2": _GELUS, "gptneox": _GELUS, "modern-bert": (*_GELUS, "silu"), "nemotron": ("relu2",),
+    "phi2": _GELUS, "starcoder": _GELUS, "starcoder2": _GELUS,
 }  # fmt: skip
 """Which activations are llama.cpp's; silu for all others. Its GELU is the one of tanh."""
 
@@ -74,8 +75,8 @@ def _hunyuan(config: Config) -> Entries:
         "rope.scaling.factor": ("float32", 1.0),
     }
     if config.context in _STRETCHED:
-        longest: Entries = dict.fromkeys(("context_length", "rope.scaling.original_context_length"), ("uint32", 1 << 18))
-        return made | longest
+        length: Typed = ("uint32", 1 << 18)
+        return made | {"context_length": length, "rope.scaling.original_context_length": length}
     return made
 
 
@@ -119,7 +120,7 @@ def _pictures(config: Config) -> Entries:
     return found | ({"n_deepstack_layers": ("uint32", len(deep))} if isinstance(deep, list) else {})
 
 
-def _falcon(config: Config, findings: list[Finding]) -> Entries:  # noqa: ARG001
+def _falcon(config: Config, findings: list[Finding]) -> Entries:
     for key, wanted, why in (
         ("alibi", False, "heads are turned"), ("parallel_attn", True, "attention and feed-forward are side by side"),
         ("bias", False, "its projections have no biases"),
@@ -138,8 +139,10 @@ def _falcon(config: Config, findings: list[Finding]) -> Entries:  # noqa: ARG001
         "attention.head_count_kv": ("uint32", groups),
         "attention.layer_norm_epsilon": ("float32", config.number("layer_norm_epsilon", default=1e-5)),
     }
-    theta = config.rope().get("rope_theta")
-    return found | ({} if theta is None else {"rope.freq_base": ("float32", config.number_of(config.rope(), "rope_theta"))})
+    said = config.rope()
+    return found | (
+        {"rope.freq_base": ("float32", config.number_of(said, "rope_theta"))} if "rope_theta" in said else {}
+    )
 
 
 def _smollm3(config: Config) -> Entries:

@@ -28,8 +28,9 @@ MAX_LAYERS = 100_000
 
 _UNSAID: Mapping[str, Mapping[str, Any]] = {
     "Gemma3ForConditionalGeneration": {
-        "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 131_072, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window": 4096,
+        "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072, "rope_theta": 1e6, "rope_local_base_freq": 1e4,
+        "sliding_window": 4096,
     },
 }  # fmt: skip
 """What configurations leave out where it is what transformers' class takes by itself: those of a part of another."""

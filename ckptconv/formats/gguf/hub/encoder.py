@@ -1,5 +1,5 @@
-"""Encoders, and those with a decoder: what llama.cpp has to know of them, such as kinds of tokens, and how the vectors of
-a sentence become one.
+"""Encoders, and those with a decoder: what llama.cpp has to know of them, such as kinds of tokens, and how the vectors
+of a sentence become one.
 
 Sources: llama.cpp's conversion/ (bert.py, t5.py), src/models/ (bert.cpp, modern-bert.cpp, t5.cpp, t5encoder.cpp).
 """
@@ -81,8 +81,11 @@ def t5(config: Config, findings: list[Finding]) -> Entries:
     """T5 and umT5."""
     found = t5_encoder(config, findings)
     if config.flag("tie_word_embeddings", default=True):
-        message = "llama.cpp does not divide what comes out by the root of d_model, as transformers does of tied embeddings"
-        findings.append(Finding("scaled", "warning", CONFIG, f"{message}: probabilities are other ones, their order is not"))
+        message = (
+            "llama.cpp does not divide what comes out of tied embeddings by the root of d_model: probabilities are "
+            "other ones than transformers', their order is not"
+        )
+        findings.append(Finding("scaled", "warning", CONFIG, message))
     return {
         **found,
         "decoder_block_count": ("uint32", config.positive("num_decoder_layers", default=config.layers)),
@@ -90,7 +93,7 @@ def t5(config: Config, findings: list[Finding]) -> Entries:
     }
 
 
-def t5_encoder(config: Config, findings: list[Finding]) -> Entries:  # noqa: ARG001
+def t5_encoder(config: Config, findings: list[Finding]) -> Entries:
     """T5's encoder alone, and what it shares with the whole."""
     feed = config.text("feed_forward_proj", default="relu")
     if feed not in ("relu", "gated-gelu"):

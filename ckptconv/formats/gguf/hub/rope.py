@@ -52,6 +52,11 @@ def rope_entries(arch: str, config: Config, findings: list[Finding]) -> dict[str
     if kind == "yarn":
         original = said.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
         entries["rope.scaling.original_context_length"] = ("uint32", _whole(original))
+        if said.get("truncate") is False:
+            message = (
+                "llama.cpp rounds the dimensions at which yarn begins and ends, which the configuration says not to"
+            )
+            findings.append(Finding("rope", "warning", CONFIG, message))
         names = ((key, new) for key, new in _YARN.items() if key in said)
         entries |= {f"rope.scaling.{new}": ("float32", number(said[key], f"rope {key}")) for key, new in names}
     elif kind in _LONG and arch == "phi3":

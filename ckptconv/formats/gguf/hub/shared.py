@@ -1,4 +1,4 @@
-"""What several architectures of llama.cpp's have besides: how far heads are turned, Granite's scales, kinds of layers."""
+"""What several of llama.cpp's architectures have: how far heads are turned, Granite's scales, kinds of layers."""
 
 from __future__ import annotations
 

@@ -35,10 +35,10 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
     """Raise EditError where the configuration is another model's, or tensors are missing."""
     said = {key: value for key, (_, value) in entries.items() if type(value) is int}
     _check_embeddings(said, tensors)
-    own, deep = architectures()[arch].kinds, "decoder_block_count"
+    kinds, deep = architectures()[arch].kinds, "decoder_block_count"
     prefixes = ("enc.", "dec.") if deep in said else ("enc.",) if _ENCODER in tensors else ("",)
     for prefix in prefixes:
-        _check_layers(prefix, said[deep] if prefix == "dec." else said["block_count"], tensors, own)
+        _check_layers(prefix, said[deep] if prefix == "dec." else said["block_count"], tensors, kinds)
     last = _LAST_NORMS.get(arch, _LAST_NORM)
     if _NORM in tensors and last not in tensors:
         raise _missing(f"there is no {last}")
@@ -83,9 +83,9 @@ def _check_layers(prefix: str, count: int, names: Iterable[str], kinds: tuple[st
     parts: dict[tuple[bool, ...], set[str]] = defaultdict(set)
     for own in layers.values():
         parts[_kind(own, kinds)] |= own
-    for number, own in sorted(layers.items()):
+    for at, own in sorted(layers.items()):
         if lost := sorted(parts[_kind(own, kinds)] - own):
-            raise _missing(f"layer {number} has no {lost[0]}, which others have")
+            raise _missing(f"layer {at} has no {lost[0]}, which others have")
 
 
 def _kind(parts: set[str], kinds: tuple[str, ...]) -> tuple[bool, ...]:

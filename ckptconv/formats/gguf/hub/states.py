@@ -50,7 +50,7 @@ def mamba(config: Config, findings: list[Finding]) -> Entries:
     }
 
 
-def mamba2(config: Config, findings: list[Finding]) -> Entries:  # noqa: ARG001
+def mamba2(config: Config, findings: list[Finding]) -> Entries:
     """Mamba 2. Its configuration has its width by the expansion."""
     inner = config.positive("expand", default=2) * config.width
     head = config.positive("head_dim", default=64)

@@ -24,7 +24,6 @@ CASES: dict[str, Any] = json.loads(
 )
 
 WITHOUT = {
-    "nemotron.attention.layer_norm_rms_epsilon",  # an epsilon of the kind of norm that it does not have
     "nemotron.rope.scaling.type",  # "none", which is what nothing means
     "phi2.feed_forward_length",  # four times the width, whatever the configuration says
 }

@@ -173,7 +173,7 @@ def copied(folder: Path, target: Path, **config: Any) -> Path:
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({"architectures": ["Llama4ForCausalLM"]}, UnsupportedError, "does not know how llama.cpp has a 'Llama4"),
+        ({"architectures": ["RwkvForCausalLM"]}, UnsupportedError, "does not know how llama.cpp has a 'Rwkv"),
         ({"hidden_act": "relu"}, UnsupportedError, "llama has no hidden_act 'relu'"),
         ({"num_hidden_layers": 9}, EditError, "says 9 layers, and the tensors have 2"),
         ({"vocab_size": None}, CorruptFileError, "says no vocab_size"),
