@@ -91,14 +91,14 @@ def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
 def check_config(checkpoint: Checkpoint) -> None:
     """Raise CorruptFileError for a configuration that lies beside the file and cannot be read."""
     path = getattr(checkpoint.file, "path", None)
-    _, findings = _read_json(config_beside(path)) if path is not None else (None, ())
+    if path is None:
+        return
+    beside = config_beside(path)
+    _, findings = _read_json(beside)
     if findings:
         why = findings[0].message.rpartition("passed over: ")[2]
-        raise CorruptFileError(
-            f"the configuration beside the weights cannot be read as JSON: {why}",
-            path=findings[0].where,
-            hint="download it again",
-        )
+        message = f"the configuration beside the weights cannot be read as JSON: {why}"
+        raise CorruptFileError(message, path=beside, hint="download it again")
 
 
 def config_beside(path: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.apply import apply
-from ckptconv.edits.dialects import changes_in, translation
+from ckptconv.edits.dialects import changes_in, left_alone, translation
 from ckptconv.edits.dialects.gguf_table import architectures, by_class
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.errors import EditError, UnsupportedError
@@ -188,6 +188,69 @@ def test_what_it_cannot_do_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=words):
         made(lazy(small(**more)), "to-gguf", said)
+
+
+PICTURES = "vision_tower.patch.weight"
+
+
+@pytest.mark.parametrize(
+    ("before", "head", "pictures"),
+    [
+        ("language_model.model.", "language_model.lm_head", PICTURES),
+        ("model.language_model.", "lm_head", f"model.{PICTURES}"),
+    ],
+)
+def test_of_a_model_with_pictures_its_language_model_is_taken(before: str, head: str, pictures: str) -> None:
+    state = {before + name.removeprefix("model."): tensor for name, tensor in small().items()}
+    state |= {pictures: torch.ones(2, 2), f"{head}.weight": torch.ones(4, 2)}
+    said = config("Gemma3ForConditionalGeneration")
+    infos = {name: tensor.info for name, tensor in lazy(state).items()}
+    assert made(lazy(state), "to-gguf", said).keys() == {"token_embd.weight", "output_norm.weight", "output.weight"}
+    assert [(one.code, one.where) for one in left_alone("to-gguf", infos, said)] == [("left-out", pictures)]
+
+
+def test_layers_that_llama_cpp_does_not_compute_are_left_out() -> None:
+    """DeepSeek V3's last, which predicts one more token."""
+    more = {f"model.layers.{layer}.input_layernorm.weight": torch.ones(2) for layer in range(2)}
+    state = small(**more, **{"model.layers.1.eh_proj.weight": torch.ones(2, 4)})
+    said = config("DeepseekV3ForCausalLM", num_hidden_layers=1)
+    infos = {name: tensor.info for name, tensor in lazy(state).items()}
+    assert [name for name in made(lazy(state), "to-gguf", said) if name.startswith("blk")] == ["blk.0.attn_norm.weight"]
+    told = left_alone("to-gguf", infos, said)
+    assert [one.where for one in told] == ["model.layers.1.input_layernorm.weight"]
+
+
+GATE_UP = "model.layers.0.feed_forward.experts.gate_up_proj"
+KV = "model.layers.0.self_attn.kv_b_proj.weight"
+LATENT = {"qk_nope_head_dim": 2, "v_head_dim": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said", "words"),
+    [
+        (GATE_UP, (2, 3, 5), config("Llama4ForCausalLM"), r"is \[2, 3, 5\], which are no 2 equal parts"),
+        (GATE_UP, (6, 4), config("Llama4ForCausalLM"), r"is \[6, 4\], which are no 2 equal parts"),
+        (KV, (10, 2), config("DeepseekV3ForCausalLM", **LATENT), r"is \[10, 2\], which are no 2 heads of 2 \+ 4 rows"),
+        (KV, (12, 2), config("DeepseekV3ForCausalLM", v_head_dim=4), "says no qk_nope_head_dim"),
+        (
+            "transformer.h.0.self_attention.query_key_value.weight",
+            (10, 2),
+            config("FalconForCausalLM", new_decoder_architecture=True, num_kv_heads=2),
+            "10 rows, which are no 2 heads in 2 groups",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(name: str, shape: tuple[int, ...], said: Any, words: str) -> None:
+    with pytest.raises(EditError, match=words):
+        made(lazy({name: torch.ones(shape)}), "to-gguf", said)
+
+
+def test_blocks_of_gpt_oss_are_told_how_to_become_blocks_again() -> None:
+    state = small(**{"model.layers.0.mlp.experts.down_proj_blocks": torch.ones(2, 2, dtype=torch.int8)})
+    with pytest.raises(EditError, match="has no place for") as refused:
+        made(lazy(state), "to-gguf", config("GptOssForCausalLM"))
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith("--dequantize makes floats of them, and --dtype '*_exps.weight=MXFP4'")
 
 
 def test_a_prefix_of_all_names_is_told() -> None:

@@ -68,6 +68,7 @@ class Architecture:
     left: tuple[str, ...] = ()
     output: str = ""
     kinds: tuple[str, ...] = ()
+    some: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     further: str = ""
     twins: dict[str, str] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class Architecture:
         self.left += tuple(row.get("left", ()))
         self.output = row.get("output", self.output)
         self.kinds += tuple(row.get("kinds", ()))
+        self.some += tuple(row.get("some", ()))
         self.pictures += tuple(row.get("pictures", ()))
         self.further = row.get("further", self.further)
         self.twins |= row.get("twins", {})

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.dialects.gguf_table import Architecture
     from ckptconv.formats.gguf.values import Typed
 
     Infos = Mapping[str, TensorInfo]
@@ -35,10 +36,10 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
     """Raise EditError where the configuration is another model's, or tensors are missing."""
     said = {key: value for key, (_, value) in entries.items() if type(value) is int}
     _check_embeddings(said, tensors)
-    kinds, deep = architectures()[arch].kinds, "decoder_block_count"
+    table, deep = architectures()[arch], "decoder_block_count"
     prefixes = ("enc.", "dec.") if deep in said else ("enc.",) if _ENCODER in tensors else ("",)
     for prefix in prefixes:
-        _check_layers(prefix, said[deep] if prefix == "dec." else said["block_count"], tensors, kinds)
+        _check_layers(prefix, said[deep] if prefix == "dec." else said["block_count"], tensors, table)
     last = _LAST_NORMS.get(arch, _LAST_NORM)
     if _NORM in tensors and last not in tensors:
         raise _missing(f"there is no {last}")
@@ -70,21 +71,21 @@ def _check_embeddings(said: Mapping[str, int], tensors: Infos) -> None:
             )  # fmt: skip
 
 
-def _check_layers(prefix: str, count: int, names: Iterable[str], kinds: tuple[str, ...]) -> None:
-    """All layers of a kind have the same parts; by which parts these are told apart, the architecture says."""
+def _check_layers(prefix: str, count: int, names: Iterable[str], table: Architecture) -> None:
+    """All layers of a kind have the same parts but for a few; which these are, the architecture says."""
     layers: dict[int, set[str]] = defaultdict(set)
     start = f"{prefix}blk."
     for name in names:
         number, _, part = name.removeprefix(start).partition(".")
-        if name.startswith(start) and number.isdecimal():
+        if name.startswith(start) and number.isdecimal() and part.removesuffix(".weight") not in table.some:
             layers[int(number)].add(part)
     if layers.keys() != set(range(count)):
         raise _missing(f"{CONFIG} says {count} layers, and the tensors have {len(layers)}")
     parts: dict[tuple[bool, ...], set[str]] = defaultdict(set)
     for own in layers.values():
-        parts[_kind(own, kinds)] |= own
+        parts[_kind(own, table.kinds)] |= own
     for at, own in sorted(layers.items()):
-        if lost := sorted(parts[_kind(own, kinds)] - own):
+        if lost := sorted(parts[_kind(own, table.kinds)] - own):
             raise _missing(f"layer {at} has no {lost[0]}, which others have")
 
 

@@ -33,6 +33,9 @@ BESIDE = {"vocab_size", "rope.freq_base"}
 """What it leaves out of some architectures, for llama.cpp to find out."""
 
 
+TEXT: dict[str, Any] = CASES["qwen2vl"]["config"]["text_config"]
+
+
 def infos(tensors: dict[str, Any]) -> dict[str, TensorInfo]:
     return {name: TensorInfo.of(DType.F32, tuple(dims[::-1])) for name, (_, dims) in tensors.items()}
 
@@ -85,6 +88,47 @@ def of(case: str, **changed: Any) -> dict[str, Any]:
         ("bert", {"position_embedding_type": "relative_key"}, UnsupportedError, "they are absolute"),
         ("bert", {"is_decoder": True}, UnsupportedError, "it is an encoder"),
         ("qwen2", {"rope_parameters": {"rope_type": "ntk"}}, UnsupportedError, "no rope_type 'ntk'"),
+        ("arcee", {"hidden_act": "silu"}, UnsupportedError, "it computes with relu2"),
+        ("cohere2", {"layer_types": ["full_attention"] * 4}, UnsupportedError, "of 4 layers the last attends to all"),
+        ("deepseek2-v3-yarn", {"q_lora_rank": None}, UnsupportedError, "q is one matrix in models of 26 or 27 layers"),
+        ("deepseek2-v2-yarn", {"q_lora_rank": 8}, UnsupportedError, "deepseek2 has no q_lora_rank '8'"),
+        ("deepseek2-v3-yarn", {"scoring_func": "tanh"}, UnsupportedError, "scored by softmax or sigmoid"),
+        ("deepseek2-v3-yarn", {"rope_interleave": False}, UnsupportedError, "heads are turned as neighbours"),
+        ("deepseek2-v2-yarn", {"topk_method": "group_limited_greedy", "n_group": 2}, UnsupportedError, "two best"),
+        ("deepseek2-v3-yarn", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "mscale": 1.0,
+         "original_max_position_embeddings": 32}}, UnsupportedError, "no mscale '1.0': it is mscale_all_dim"),
+        ("ernie4_5", {"use_bias": True}, UnsupportedError, "ernie4_5 has no use_bias 'True'"),
+        ("ernie4_5-moe", {"moe_layer_end_index": 1}, UnsupportedError, "the last layers are mixtures"),
+        ("exaone4-full", {"sliding_window": 16}, UnsupportedError, "only 64 layers have one"),
+        ("falcon", {"alibi": True}, UnsupportedError, "falcon has no alibi 'True': heads are turned"),
+        ("falcon-40b", {"num_kv_heads": "gone"}, CorruptFileError, "says no num_kv_heads"),
+        ("gemma3-pictures", {"text_config": {"use_bidirectional_attention": True, "hidden_size": 64,
+         "num_hidden_layers": 7, "query_pre_attn_scalar": 256}}, UnsupportedError, "texts are read from their start"),
+        ("glm4", {"rope_parameters": {"mrope_section": [1, 1, 1]}}, UnsupportedError, "turned in one direction"),
+        ("gpt-oss", {"swiglu_limit": 9.0}, UnsupportedError, "it limits to 7.0"),
+        ("granitehybrid", {"layer_types": ["attention"] * 3}, UnsupportedError, "there are layers of mamba"),
+        ("granitehybrid", {"position_embedding_type": "rope"}, UnsupportedError, "attend turn nothing"),
+        ("hunyuan-alpha", {"rope_parameters": {"rope_type": "dynamic", "alpha": -1.0}}, UnsupportedError,
+         "alpha '-1.0'"),
+        ("lfm2", {"conv_bias": True}, UnsupportedError, "its convolutions have no biases"),
+        ("lfm2", {"layer_types": ["mamba"] * 3}, UnsupportedError, "layers are convolutions, or attend to all"),
+        ("lfm2moe", {"norm_topk_prob": False}, UnsupportedError, "the weights of experts are normed"),
+        ("llama4", {"attention_chunk_size": 64}, UnsupportedError, "layers attend to 8192 tokens at a time"),
+        ("llama4", {"no_rope_layers": [1, 1, 1, 1]}, UnsupportedError, "every fourth layer is not turned"),
+        ("llama4", {"moe_layers": [0, 1]}, UnsupportedError, "of 2 layers the last is a mixture"),
+        ("llama4", {"max_position_embeddings": 10**6, "attn_scale": 0.2}, UnsupportedError, "another temperature"),
+        ("mamba", {"intermediate_size": 96}, UnsupportedError, "it is twice the width, 128"),
+        ("mamba", {"use_conv_bias": False}, UnsupportedError, "its convolution has a bias"),
+        ("mamba2", {"time_step_limit": [0.0, 1.0]}, UnsupportedError, "it cuts off no time step"),
+        ("mamba2", {"head_dim": 48}, UnsupportedError, "heads are 128 wide together"),
+        ("modern-bert", {"norm_bias": True}, UnsupportedError, "nothing has a bias"),
+        ("modern-bert", {"layer_types": ["full_attention"] * 4}, UnsupportedError, "the first attends to all"),
+        ("qwen2vl", {"text_config": TEXT | {"rope_parameters": {"mrope_section": 1}}}, CorruptFileError, "no three whole"),
+        ("t5", {"feed_forward_proj": "gated-silu"}, UnsupportedError, "it is relu, or gated-gelu"),
+        ("t5encoder", {"relative_attention_max_distance": 64}, UnsupportedError, "further apart than 128 are alike"),
+        ("t5", {"num_decoder_layers": 3}, EditError, "says 3 layers, and the tensors have 2"),
+        ("llama4", {"num_hidden_layers": 5, "layer_types": "gone", "no_rope_layers": "gone", "moe_layers": "gone"},
+         EditError, "says 5 layers"),
         ("llama", {"hidden_size": 32}, EditError, r"says a width of 32, and the embeddings are \[300, 64\]"),
         ("llama", {"num_hidden_layers": 3}, EditError, "says 3 layers, and the tensors have 2"),
         ("llama", {"num_hidden_layers": 10**7}, CorruptFileError, "num_hidden_layers is '10000000'"),
@@ -146,6 +190,79 @@ def test_windows_that_llama_cpp_does_not_have_are_told(case: str, said: dict[str
 
 def test_what_is_null_in_rope_parameters_is_not_there() -> None:
     assert of("llama", rope_parameters={"rope_type": None, "rope_theta": 5.0})["llama.rope.freq_base"] == ("float32", 5)
+
+
+@pytest.mark.parametrize(
+    ("case", "said", "code"),
+    [
+        ("falcon-mamba", {}, "epsilon"), ("falcon-mamba", {"mixer_rms_eps": 1e-5}, ""), ("mamba", {}, ""),
+        ("t5-v1", {}, "scaled"), ("t5", {"tie_word_embeddings": False}, ""),
+        ("gpt-oss", {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "truncate": False,
+         "original_max_position_embeddings": 32}}, "rope"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_computes_a_little_otherwise_is_told(case: str, said: dict[str, Any], code: str) -> None:
+    findings: list[Any] = []
+    made = config(case, **said)
+    hyperparameters(architecture(made.values), made, infos(CASES[case]["tensors"]), findings)
+    assert [one.code for one in findings] == [code] * bool(code)
+
+
+def test_what_a_part_of_another_configuration_leaves_out_is_what_its_class_takes() -> None:
+    """Gemma 3's, as it was released: transformers saved of it what is not the class' own."""
+    inner = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024,
+             "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "model_type": "gemma3_text"}  # fmt: skip
+    said = Config({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": inner, "vision_config": {}})
+    names = CASES["gemma3-pictures"]["tensors"]
+    layers = {
+        f"blk.{layer}.{name[6:]}": one for name, one in names.items() if name[:6] == "blk.0." for layer in range(34)
+    }
+    shapes = {name: ["F32", [2560]] for name in layers if "norm" in name}
+    tensors = {**shapes, "token_embd.weight": ["F32", [2560, 262_208]], "output_norm.weight": ["F32", [2560]]}
+    found = hyperparameters("gemma3", said, infos(tensors), [])
+    wanted = {
+        "attention.head_count": 8, "attention.head_count_kv": 4, "attention.key_length": 256, "context_length": 131_072,
+        "rope.freq_base": 1e6, "rope.freq_base_swa": 1e4, "rope.scaling.factor": 8.0, "vocab_size": 262_208,
+        "attention.sliding_window": 1024,
+    }  # fmt: skip
+    assert {key: found[f"gemma3.{key}"][1] for key in wanted} == wanted
+
+
+def test_the_larger_exaone_has_windows() -> None:
+    kinds = ["full_attention" if layer % 4 == 3 else "sliding_attention" for layer in range(64)]
+    layers = {f"blk.{layer}.attn_norm.weight": ["F32", [64]] for layer in range(64)}
+    ends = {key: CASES["exaone4-full"]["tensors"][key] for key in ("token_embd.weight", "output_norm.weight")}
+    made = config("exaone4-full", num_hidden_layers=64, sliding_window=4096, layer_types=kinds)
+    found = hyperparameters("exaone4", made, infos({**layers, **ends}), [])
+    assert found["exaone4.attention.sliding_window"] == ("uint32", 4096)
+    assert found["exaone4.attention.sliding_window_pattern"] == ("bool[]", [True, True, True, False] * 16)
+
+
+@pytest.mark.parametrize(("there", "counts"), [(True, (4, 1)), (False, (3, 0))])
+def test_layers_that_predict_further_tokens_are_counted_where_there_are_any(*, there: bool, counts: Any) -> None:
+    tensors = dict(CASES["glm4moe"]["tensors"])
+    if there:
+        tensors |= {name.replace("blk.2.", "blk.3."): one for name, one in tensors.items() if name.startswith("blk.2.")}
+        tensors["blk.3.nextn.eh_proj.weight"] = ["F32", [128, 64]]
+    found = hyperparameters("glm4moe", config("glm4moe", num_nextn_predict_layers=1), infos(tensors), [])
+    assert (found["glm4moe.block_count"][1], found["glm4moe.nextn_predict_layers"][1]) == counts
+
+
+@pytest.mark.parametrize(
+    ("case", "lost"),
+    [
+        ("glm4moe", "blk.1.ffn_down_exps.weight"), ("glm4moe", "blk.2.ffn_gate_inp.weight"),
+        ("lfm2", "blk.2.shortconv.conv.weight"), ("lfm2", "token_embd_norm.weight"),
+        ("t5", "dec.blk.1.cross_attn_q.weight"), ("t5", "enc.blk.0.ffn_up.weight"),
+        ("granitehybrid", "blk.2.ssm_d"), ("modern-bert", "blk.3.ffn_norm.weight"),
+    ],
+)  # fmt: skip
+def test_a_tensor_that_is_missing_from_a_layer_of_its_kind_is_told(case: str, lost: str) -> None:
+    tensors = {name: one for name, one in CASES[case]["tensors"].items() if name != lost}
+    assert len(tensors) < len(CASES[case]["tensors"])
+    made = config(case)
+    with pytest.raises(EditError, match=r"has no|there is no"):
+        hyperparameters(architecture(made.values), made, infos(tensors), [])
 
 
 def test_dynamic_scaling_is_told() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGUFReader, quants
 from safetensors.torch import load_file, save_file
 
 import ckptconv
@@ -188,6 +188,50 @@ def test_errors_leave_nothing_and_say_where(
         made(source, tmp_path / "a.gguf")
     assert refused.value.hint
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path) -> None:
+    source = copied(folder, tmp_path / "model")
+    (source / "config.json").write_text("{")
+    with pytest.raises(CorruptFileError, match="beside the weights cannot be read as JSON: Expecting") as refused:
+        made(source, tmp_path / "a.gguf")
+    assert refused.value.path == source / "config.json"
+
+
+def test_validate_tells_how_names_of_llama_cpp_become_transformers(folder: Path, tmp_path: Path) -> None:
+    path = made(folder, tmp_path / "a.gguf")
+    with pytest.raises(
+        UsageError, match="nothing says which architecture this is: names and layouts are not"
+    ) as refused:
+        ckptconv.validate(path)
+    assert refused.value.hint == f"ckptconv convert {path} translated.pth --translate gguf"
+
+
+def test_blocks_of_gpt_oss_keep_their_values(tmp_path: Path) -> None:
+    """Dequantized and quantized again: a block's scale may become another, and no value."""
+    transformers = transformers_module()
+    config = transformers.GptOssConfig(**SIZES | {"intermediate_size": 64}, head_dim=8, num_local_experts=2)
+    transformers.GptOssForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    state, generator = load_file(tmp_path / "model.safetensors"), torch.Generator().manual_seed(0)
+    for name in [name for name in state if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, width, rows = state.pop(name).shape
+        shape = (experts, rows, width // 32)
+        state[f"{name}_blocks"] = torch.randint(256, (*shape, 16), dtype=torch.uint8, generator=generator)
+        state[f"{name}_scales"] = torch.randint(120, 130, shape, dtype=torch.uint8, generator=generator)
+    save_file(state, tmp_path / "model.safetensors")
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(said | {"quantization_config": {"quant_method": "mxfp4"}}))
+    found = {}
+    for kind in ("F32", "MXFP4"):
+        edits = ckptconv.Edits(names=TO_GGUF, dequantize=True, dtype=[f"*_exps.weight={kind}"])
+        path = tmp_path / f"{kind}.gguf"
+        ckptconv.convert(tmp_path, path, edits=edits, metadata={"tokenizer.ggml.model": "none"})
+        found[kind] = {t.name: t for t in GGUFReader(path).tensors if "_exps.weight" in t.name}
+    assert len(found["F32"]) == 6
+    for name, plain in found["F32"].items():
+        packed = found["MXFP4"][name]
+        assert packed.tensor_type.name == "MXFP4"
+        assert (quants.dequantize(packed.data, packed.tensor_type) == plain.data).all(), name
 
 
 def test_a_damaged_document_is_named(folder: Path, tmp_path: Path) -> None:
