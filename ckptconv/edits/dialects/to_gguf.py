@@ -26,9 +26,20 @@ from typing import TYPE_CHECKING, TypeVar
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import listed
 from ckptconv.edits.dialects.change import Change, Join, halves_of, interleaved
+from ckptconv.edits.dialects.gguf_config import (
+    EXPERTS,
+    GROUPS,
+    HEADS,
+    LAYERS,
+    STATE_GROUPS,
+    architecture,
+    falcon_groups,
+    text_config,
+    whole_number,
+)
 from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, ungrouped
-from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures, by_class
-from ckptconv.errors import EditError, UnsupportedError
+from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,47 +56,9 @@ T = TypeVar("T")
 _ENDINGS = (".weight", ".bias")
 _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
-HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
-GROUPS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv")
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-STATE_GROUPS = ("n_groups", "mamba_n_groups")
 _LANGUAGE = "language_model."
 _PICTURES = "what is for pictures is left out, which llama.cpp has in a file of its own (mmproj)"
 _FURTHER = "layers that predict further tokens are left out, which llama.cpp does not compute"
-
-
-def architecture(config: Mapping[object, object]) -> str:
-    """llama.cpp's name for the class in a configuration. Raises EditError where there is none, UnsupportedError for one
-    that is not written.
-    """
-    classes = config.get("architectures")
-    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
-        raise EditError(
-            "--translate to-gguf: no configuration says which class of transformers' this is",
-            hint="it is made from a folder whose config.json lists its architectures",
-        )
-    if classes[0] not in by_class():
-        raise UnsupportedError(
-            f"--translate to-gguf does not know how llama.cpp has a {classes[0][:80]!r}",
-            hint=f"it knows {', '.join(by_class())}",
-        )
-    return by_class()[classes[0]]
-
-
-def text_config(said: Mapping[object, object]) -> dict[object, object]:
-    """The configuration of the language model, where that is a part of another's."""
-    inner = said.get("text_config")
-    if not isinstance(inner, dict):
-        return dict(said)
-    return {**said, **{key: value for key, value in inner.items() if value is not None or key not in said}}
-
-
-def falcon_groups(config: Mapping[object, object]) -> int | None:
-    """How many k and v Falcon has, one unless it is of the newer kind; None where the configuration does not say it."""
-    if config.get("new_decoder_architecture") is True:
-        return _number(config, GROUPS)
-    return 1 if config.get("multi_query", True) is True else _number(config, HEADS)
 
 
 def is_kept_f32(name: str, rank: int) -> bool:
@@ -114,7 +87,7 @@ class _Translation:
     def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
         self.tensors, self.config, self.name = tensors, config, name
         self.table = architectures()[name]
-        self.mixed = bool(_number(config, EXPERTS))
+        self.mixed = bool(whole_number(config, EXPERTS))
         self.parts = {place: self.inverse(place) for place in (ROOT, *PREFIXES)}
         self.cuts: dict[str, Joining] = {}
         for row in self.table.join:
@@ -179,7 +152,7 @@ class _Translation:
         twin = self.table.twins.get(own, "")
         if twin in self.tensors:
             return Change(names=(name,), twin=twin, tied=True)
-        layers, at = _number(self.config, LAYERS), self.table.at.get("blk", "")
+        layers, at = whole_number(self.config, LAYERS), self.table.at.get("blk", "")
         if self.table.further == "left" and layers is not None and own.startswith(f"{at}."):
             number = own[len(at) + 1 :].partition(".")[0]
             if number.isdecimal() and len(number) < 10 and int(number) >= layers:
@@ -232,7 +205,7 @@ class _Translation:
         for name, place in found.items():
             if place.expert is not None:
                 experts[place.name][place.expert] = name
-        count = _number(self.config, EXPERTS)
+        count = whole_number(self.config, EXPERTS)
         for target, names in experts.items():
             if sorted(names) != list(range(count or len(names))):
                 raise EditError(
@@ -306,7 +279,7 @@ class _Translation:
 
     def number(self, *keys: str) -> int:
         """What the configuration has to say. Raises EditError where it does not."""
-        count = _number(self.config, keys)
+        count = whole_number(self.config, keys)
         if count is None or count < 1:
             raise EditError(
                 f"--translate to-gguf: the configuration says no {keys[0]}", hint="it is in the model's config.json"
@@ -320,7 +293,7 @@ class _Translation:
             return shape[1:]
         if how == "column" and len(shape) == 1:
             return (shape[0], 1)
-        groups = _number(self.config, STATE_GROUPS) or 1
+        groups = whole_number(self.config, STATE_GROUPS) or 1
         if how == "groups" and len(shape) == 1 and groups > 0 and shape[0] % groups == 0:
             return (groups, shape[0] // groups)
         return None
@@ -342,11 +315,3 @@ def _without_ending(name: str) -> str:
 def _undone(permutation: Permutation) -> Permutation:
     shape, axes = permutation
     return tuple(shape[axis] for axis in axes), argsort(axes)
-
-
-def _number(config: Mapping[object, object], keys: Sequence[str]) -> int | None:
-    for key in keys:
-        value = config.get(key)
-        if type(value) is int:
-            return value
-    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.to_gguf import falcon_groups
+from ckptconv.edits.dialects.gguf_config import falcon_groups
 from ckptconv.formats.gguf.hub.config import CONFIG, CONTEXT, unlike
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.encoder import bert, modern_bert, t5, t5_encoder

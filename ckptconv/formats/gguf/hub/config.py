@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.edits.dialects.to_gguf import HEADS, LAYERS, text_config
+from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, text_config
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.values import F32_LIMIT, RANGES

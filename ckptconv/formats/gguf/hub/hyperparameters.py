@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
+from ckptconv.edits.dialects.gguf_config import EXPERTS, GROUPS
 from ckptconv.edits.dialects.gguf_table import architectures
-from ckptconv.edits.dialects.to_gguf import EXPERTS, GROUPS
 from ckptconv.formats.gguf.hub.architectures import OWN, WHOLE, check_activation
 from ckptconv.formats.gguf.hub.config import CONFIG
 from ckptconv.formats.gguf.hub.rope import rope_entries

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.record import readable
+from ckptconv.edits.dialects.gguf_config import architecture
 from ckptconv.edits.dialects.gguf_table import architectures
-from ckptconv.edits.dialects.to_gguf import architecture
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from ckptconv.formats.gguf.filetype import (
     ARCHITECTURE_KEY,

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects.to_gguf import STATE_GROUPS
+from ckptconv.edits.dialects.gguf_config import STATE_GROUPS
 from ckptconv.formats.gguf.hub.config import CONFIG, unlike
 from ckptconv.formats.gguf.hub.shared import check_said, granite
 

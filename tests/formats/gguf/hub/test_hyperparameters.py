@@ -12,7 +12,7 @@ import pytest
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.dialects.to_gguf import architecture
+from ckptconv.edits.dialects.gguf_config import architecture
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError
 from ckptconv.formats.gguf.hub.config import Config
 from ckptconv.formats.gguf.hub.encoder import pooling, token_types
@@ -123,7 +123,7 @@ def of(case: str, **changed: Any) -> dict[str, Any]:
         ("mamba2", {"head_dim": 48}, UnsupportedError, "heads are 128 wide together"),
         ("modern-bert", {"norm_bias": True}, UnsupportedError, "nothing has a bias"),
         ("modern-bert", {"layer_types": ["full_attention"] * 4}, UnsupportedError, "the first attends to all"),
-        ("qwen2vl", {"text_config": TEXT | {"rope_parameters": {"mrope_section": 1}}}, CorruptFileError, "no three whole"),
+        ("qwen2vl", {"text_config": TEXT | {"rope_parameters": {"mrope_section": 1}}}, CorruptFileError, "no three"),
         ("t5", {"feed_forward_proj": "gated-silu"}, UnsupportedError, "it is relu, or gated-gelu"),
         ("t5encoder", {"relative_attention_max_distance": 64}, UnsupportedError, "further apart than 128 are alike"),
         ("t5", {"num_decoder_layers": 3}, EditError, "says 3 layers, and the tensors have 2"),

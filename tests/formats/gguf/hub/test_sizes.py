@@ -8,7 +8,7 @@ import pytest
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.dialects.to_gguf import architecture
+from ckptconv.edits.dialects.gguf_config import architecture
 from ckptconv.errors import EditError
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from tests.formats.gguf.hub.test_hyperparameters import CASES, config, infos

@@ -1,0 +1,61 @@
+"""What a configuration of transformers' says of a model that is to be llama.cpp's: its class, and the numbers on which
+layouts of tensors depend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.dialects.gguf_table import by_class
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+GROUPS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv")
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+STATE_GROUPS = ("n_groups", "mamba_n_groups")
+
+
+def architecture(config: Mapping[object, object]) -> str:
+    """llama.cpp's name for the class in a configuration. Raises EditError where there is none, UnsupportedError for one
+    that is not written.
+    """
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
+        raise EditError(
+            "--translate to-gguf: no configuration says which class of transformers' this is",
+            hint="it is made from a folder whose config.json lists its architectures",
+        )
+    if classes[0] not in by_class():
+        raise UnsupportedError(
+            f"--translate to-gguf does not know how llama.cpp has a {classes[0][:80]!r}",
+            hint=f"it knows {', '.join(by_class())}",
+        )
+    return by_class()[classes[0]]
+
+
+def text_config(said: Mapping[object, object]) -> dict[object, object]:
+    """The configuration of the language model, where that is a part of another's."""
+    inner = said.get("text_config")
+    if not isinstance(inner, dict):
+        return dict(said)
+    return {**said, **{key: value for key, value in inner.items() if value is not None or key not in said}}
+
+
+def falcon_groups(config: Mapping[object, object]) -> int | None:
+    """How many k and v Falcon has, one unless it is of the newer kind; None where the configuration does not say it."""
+    if config.get("new_decoder_architecture") is True:
+        return whole_number(config, GROUPS)
+    return 1 if config.get("multi_query", True) is True else whole_number(config, HEADS)
+
+
+def whole_number(config: Mapping[object, object], keys: Sequence[str]) -> int | None:
+    """The first of the keys that says a whole number."""
+    for key in keys:
+        value = config.get(key)
+        if type(value) is int:
+            return value
+    return None
