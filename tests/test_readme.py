@@ -167,6 +167,18 @@ def test_the_architectures_of_gguf_are_those_that_are_known() -> None:
     assert re.findall(r"`([^`]+)`", listed) == list(architectures())
 
 
+def test_the_table_of_classes_that_become_gguf_is_the_one_that_is_read() -> None:
+    table = README.partition("| `general.architecture` | classes")[2].partition("\n\n")[0]
+    written = {name: {*one.classes} for name, one in architectures().items() if one.classes}
+    listed: list[str] = []
+    for row in table.splitlines()[2:]:
+        names, classes = (re.findall(r"[\w-]+", cell) for cell in row.split("|")[1:3])
+        ends = ("LM", "LMHeadModel", "Model", "Generation", "PreTraining")
+        assert {one for one in classes if one.endswith(ends)} == set[str]().union(*(written[name] for name in names))
+        listed += names
+    assert sorted(listed) == sorted(written)
+
+
 def test_the_spec_of_the_readme_is_one() -> None:
     text, _ = blocks("toml")
     spec = parse_text(text)
