@@ -16,6 +16,8 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 GROUPS = ("num_key_value_heads", "n_kv_heads", "num_kv_heads", "n_head_kv")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+USED = ("num_experts_per_tok", "num_experts_per_token", "moe_k")
+ATTENDING = ("attention", "full_attention")
 STATE_GROUPS = ("n_groups", "mamba_n_groups")
 
 
@@ -35,6 +37,14 @@ def architecture(config: Mapping[object, object]) -> str:
             hint=f"it knows {', '.join(by_class())}",
         )
     return by_class()[classes[0]]
+
+
+def written_as(arch: str, config: Mapping[object, object]) -> str:
+    """The name in a file: that of the architecture, but for Granite's hybrids of which no layer keeps a state."""
+    kinds = config.get("layer_types")
+    if arch != "granitehybrid" or not isinstance(kinds, list) or any(kind not in ATTENDING for kind in kinds):
+        return arch
+    return "granitemoe" if whole_number(config, USED) else "granite"
 
 
 def text_config(said: Mapping[object, object]) -> dict[object, object]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects.gguf_config import EXPERTS, GROUPS
+from ckptconv.edits.dialects.gguf_config import EXPERTS, GROUPS, USED, written_as
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.formats.gguf.hub.architectures import OWN, WHOLE, check_activation
 from ckptconv.formats.gguf.hub.config import CONFIG
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     Entries = dict[str, Typed]
 
 _FEED = ("intermediate_size", "n_inner", "ffn_dim")
-_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_k")
 _RMS = ("rms_norm_eps", "norm_eps")
 _EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
@@ -36,7 +35,7 @@ _EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 def hyperparameters(
     arch: str, config: Config, tensors: Mapping[str, TensorInfo], findings: list[Finding]
 ) -> dict[str, Typed]:
-    """The entries under the architecture's name. Raises CorruptFileError, EditError, UnsupportedError."""
+    """The entries under the architecture's name in a file. Raises CorruptFileError, EditError, UnsupportedError."""
     check_activation(arch, config)
     if whole := WHOLE.get(arch):
         entries = whole(config, findings)
@@ -48,7 +47,8 @@ def hyperparameters(
     entries["vocab_size"] = ("uint32", config.positive("vocab_size"))
     findings.extend(_windows(arch, config, entries))
     check_sizes(arch, entries, tensors)
-    return {f"{arch}.{key}": value for key, value in entries.items()}
+    name = written_as(arch, config.values)
+    return {f"{name}.{key}": value for key, value in entries.items()}
 
 
 def _common(config: Config) -> Entries:
@@ -71,7 +71,7 @@ def _common(config: Config) -> Entries:
     if config.has(*EXPERTS):
         count = config.integer(*EXPERTS)
         entries["expert_count"] = ("uint32", count)
-        entries["expert_used_count"] = ("uint32", config.positive(*_USED) if count else 0)
+        entries["expert_used_count"] = ("uint32", config.positive(*USED) if count else 0)
     return entries
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.record import readable
-from ckptconv.edits.dialects.gguf_config import architecture
+from ckptconv.edits.dialects.gguf_config import architecture, written_as
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from ckptconv.formats.gguf.filetype import (
@@ -84,8 +84,9 @@ def _made(
     _check_types(tensors)
     tensors = _with_output(arch, tensors)
     infos = {name: tensor.info for name, tensor in tensors.items()}
+    written = written_as(arch, config.values)
     entries: dict[str, Typed] = {
-        ARCHITECTURE_KEY: ("string", arch),
+        ARCHITECTURE_KEY: ("string", written),
         "general.type": ("string", "model"),
         "general.name": ("string", _name(documents) or arch),
         **hyperparameters(arch, config, infos, documents.findings),
@@ -98,7 +99,9 @@ def _made(
         pre = said.get(PRE_KEY)
         rows = infos[EMBEDDINGS].shape[0]
         entries |= tokenizer(documents, config, rows, pre if isinstance(pre, str) else None)
-    types = dict.fromkeys((f"{arch}.{key}" for key in _FLOATS), "float32") | {k: one[0] for k, one in entries.items()}
+    types = dict.fromkeys((f"{written}.{key}" for key in _FLOATS), "float32") | {
+        k: one[0] for k, one in entries.items()
+    }
     entries |= {key: (types[key], _asked(key, types[key], value)) for key, value in said.items() if key in types}
     typed: dict[str, Typed] = {key: (kind, _rounded(kind, value)) for key, (kind, value) in entries.items()}
     return Made(rope_tensors(arch, config) | dict(tensors), typed, tuple(documents.findings))

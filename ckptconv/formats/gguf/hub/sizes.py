@@ -47,7 +47,7 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
         return
     heads, width = said["attention.head_count"], said["embedding_length"]
     head = said.get("attention.key_length_mla", said.get("attention.key_length", width // heads))
-    rows = {"attn_q": heads * head, "attn_k": said.get("attention.head_count_kv", heads) * head}
+    rows = {"attn_q": heads * head, "attn_k": _groups(entries, heads) * head}
     if arch not in _FUSED:
         rows["ffn_up"] = said["feed_forward_length"]
     for part, count in rows.items():
@@ -57,6 +57,13 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
                 f"--translate to-gguf: by {CONFIG} {part} has {count:,} rows, and its tensor is {list(info.shape)}",
                 hint=_OTHERS,
             )
+
+
+def _groups(entries: Mapping[str, Typed], heads: int) -> int:
+    """How many k and v the first layer has."""
+    _, value = entries.get("attention.head_count_kv", ("uint32", heads))
+    first = value[0] if isinstance(value, list) and value else value
+    return first if isinstance(first, int) else heads
 
 
 def _check_embeddings(said: Mapping[str, int], tensors: Infos) -> None:

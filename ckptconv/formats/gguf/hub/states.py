@@ -10,9 +10,10 @@ import math
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects.gguf_config import STATE_GROUPS
+from ckptconv.edits.dialects.gguf_config import ATTENDING, STATE_GROUPS
 from ckptconv.formats.gguf.hub.config import CONFIG, unlike
-from ckptconv.formats.gguf.hub.shared import check_said, granite
+from ckptconv.formats.gguf.hub.mixtures import granite_mixture
+from ckptconv.formats.gguf.hub.shared import check_said
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.config import Config
@@ -24,7 +25,7 @@ _ENDLESS = 1 << 20
 """The length of texts that llama.cpp's converter says where there is no longest."""
 
 _INFINITE = (math.inf, {"__float__": "Infinity"})
-_STATES, _ATTENDS = ("mamba", "linear_attention"), ("attention", "full_attention")
+_STATES = ("mamba", "linear_attention")
 _SIGMOID = 2
 
 
@@ -99,27 +100,28 @@ def _check_limit(arch: str, config: Config) -> None:
 
 
 def granite_hybrid(config: Config) -> Entries:
-    """Granite 4: Mamba 2 in most layers. Those that attend turn nothing."""
+    """Granite 4: Mamba 2 in most layers, or in none. Layers that attend turn heads where there is no other kind."""
     kinds = config.items("layer_types") or []
-    if not any(kind in _STATES for kind in kinds) or any(kind not in (*_STATES, *_ATTENDS) for kind in kinds):
-        raise unlike("granitehybrid", "layer_types", kinds, "there are layers of mamba, and others that attend")
-    check_said("granitehybrid", config, "position_embedding_type", "nope", "its layers that attend turn nothing")
+    if any(kind not in (*_STATES, *ATTENDING) for kind in kinds) or len(kinds) != config.layers:
+        raise unlike("granitehybrid", "layer_types", kinds, "each layer is of mamba, or attends")
+    mixed = any(kind in _STATES for kind in kinds)
+    turned = "its layers that attend turn nothing" if mixed else "its heads are turned"
+    check_said("granitehybrid", config, "position_embedding_type", "nope" if mixed else "rope", turned)
     _check_biases("granitehybrid", config, "mamba_proj_bias", "mamba_conv_bias")
     _check_limit("granitehybrid", config)
     groups = config.positive("num_key_value_heads", default=config.heads)
     found: Entries = {
-        "context_length": ("uint32", _ENDLESS),
         "ssm.conv_kernel": ("uint32", config.positive("mamba_d_conv", default=4)),
         "ssm.state_size": ("uint32", config.positive("mamba_d_state", default=256)),
         "ssm.group_count": ("uint32", config.positive("mamba_n_groups", default=1)),
         "ssm.inner_size": ("uint32", config.positive("mamba_expand", default=2) * config.width),
         "ssm.time_step_rank": ("uint32", config.positive("mamba_n_heads", default=128)),
         "attention.head_count_kv": ("int32[]", [0 if kind in _STATES else groups for kind in kinds]),
-        "rope.scaling.finetuned": ("bool", False),
+        "rope.scaling.finetuned": ("bool", not mixed),
     }
-    if config.has("shared_intermediate_size"):
-        found["expert_shared_feed_forward_length"] = ("uint32", config.positive("shared_intermediate_size"))
-    return granite(config) | found
+    if mixed:
+        found["context_length"] = ("uint32", _ENDLESS)
+    return granite_mixture(config) | found
 
 
 def lfm2(config: Config) -> Entries:
