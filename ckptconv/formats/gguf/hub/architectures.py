@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ckptconv.edits.dialects.gguf_config import falcon_groups
 from ckptconv.formats.gguf.hub.config import CONFIG, CONTEXT, unlike
 from ckptconv.formats.gguf.hub.documents import bad
-from ckptconv.formats.gguf.hub.encoder import bert, modern_bert, t5, t5_encoder
+from ckptconv.formats.gguf.hub.encoder import bert, modern_bert, nomic_bert, t5, t5_encoder
 from ckptconv.formats.gguf.hub.mixtures import (
     deepseek2,
     ernie_mixture,
@@ -39,7 +39,7 @@ _GELUS = ("gelu_pytorch_tanh", "gelu_new", "gelu", "gelu_fast", "gelu_pytorch_ta
 _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
     "arcee": ("relu2",), "bert": _GELUS, "bloom": _GELUS, "falcon": _GELUS, "gemma": _GELUS, "gemma2": _GELUS,
     "gemma3": _GELUS, "gpt2": _GELUS, "gptneox": _GELUS, "modern-bert": (*_GELUS, "silu"), "nemotron": ("relu2",),
-    "phi2": _GELUS, "starcoder": _GELUS, "starcoder2": _GELUS,
+    "nomic-bert": ("swiglu", "silu"), "phi2": _GELUS, "starcoder": _GELUS, "starcoder2": _GELUS,
 }  # fmt: skip
 """Which activations are llama.cpp's; silu for all others. Its GELU is the one of tanh."""
 
@@ -265,15 +265,14 @@ def _olmoe(config: Config) -> Entries:
 
 
 OWN: Mapping[str, Callable[[Config], Entries]] = {
-    "arcee": _llama, "bert": bert, "bloom": _bloom, "cohere2": _cohere2, "command-r": _command_r,
-    "deepseek2": deepseek2, "ernie4_5": _ernie, "ernie4_5-moe": ernie_mixture, "exaone4": _exaone4,
-    "gemma": _wide_heads, "gemma2": _gemma2, "gemma3": _gemma3, "glm4": _glm4, "glm4moe": glm4_mixture,
-    "gpt-oss": gpt_oss, "gptneox": _gptneox, "granite": granite, "granitehybrid": granite_hybrid,
-    "granitemoe": granite_mixture, "hunyuan-dense": _hunyuan, "lfm2": lfm2, "lfm2moe": lfm2_mixture, "llama": _llama,
-    "llama4": llama4, "modern-bert": modern_bert, "nemotron": _nemotron, "olmo": _olmo, "olmoe": _olmoe, "phi2": _phi2,
-    "phi3": _phi3, "qwen2moe": mixture("qwen2moe", normed=False), "qwen2vl": _pictures,
-    "qwen3moe": mixture("qwen3moe", normed=True), "qwen3vl": _pictures, "smollm3": _smollm3, "stablelm": _stablelm,
-    "starcoder": _starcoder,
+    "arcee": _llama, "bert": bert, "bloom": _bloom, "cohere2": _cohere2, "command-r": _command_r, "deepseek2":
+    deepseek2, "ernie4_5": _ernie, "ernie4_5-moe": ernie_mixture, "exaone4": _exaone4, "gemma": _wide_heads,
+    "gemma2": _gemma2, "gemma3": _gemma3, "glm4": _glm4, "glm4moe": glm4_mixture, "gpt-oss": gpt_oss, "gptneox":
+    _gptneox, "granite": granite, "granitehybrid": granite_hybrid, "granitemoe": granite_mixture, "hunyuan-dense":
+    _hunyuan, "lfm2": lfm2, "lfm2moe": lfm2_mixture, "llama": _llama, "llama4": llama4, "modern-bert": modern_bert,
+    "nemotron": _nemotron, "nomic-bert": nomic_bert, "olmo": _olmo, "olmoe": _olmoe, "phi2": _phi2, "phi3": _phi3,
+    "qwen2moe": mixture("qwen2moe", normed=False), "qwen2vl": _pictures, "qwen3moe": mixture("qwen3moe",
+    normed=True), "qwen3vl": _pictures, "smollm3": _smollm3, "stablelm": _stablelm, "starcoder": _starcoder,
 }  # fmt: skip
 """What is asked of each besides."""
 

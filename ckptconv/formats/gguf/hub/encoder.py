@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 _POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}
 """``llama_pooling_type``, by sentence-transformers' words, which were keys before: ``pooling_mode_mean_tokens``."""
 _ENDINGS = ("", "_token", "_tokens")
+_KINDS = ("bert", "nomic-bert")
+"""Those that tell kinds of tokens apart."""
 
 
 def token_types(arch: str, config: Config) -> dict[str, Typed]:
     """How many kinds of tokens BERT tells apart: it is the tokenizer's in llama.cpp, whatever the tokenizer."""
     count: Typed = ("uint32", config.integer("type_vocab_size", default=1))
-    return {"tokenizer.ggml.token_type_count": count} if arch == "bert" else {}
+    return {"tokenizer.ggml.token_type_count": count} if arch in _KINDS else {}
 
 
 def pooling(arch: str, document: Mapping[str, object] | None) -> dict[str, Typed]:
@@ -56,6 +58,22 @@ def bert(config: Config) -> Entries:
     if config.flag("is_decoder"):
         raise unlike("bert", "is_decoder", True, "it is an encoder")
     return {"attention.causal": ("bool", False)}
+
+
+def nomic_bert(config: Config) -> Entries:
+    """Nomic's, whose heads are turned. Its released configurations say more positions than it was trained for."""
+    for key, wanted, why in (
+        ("moe_every_n_layers", 0, "it has no experts"), ("prenorm", False, "norms come last"),
+        ("rotary_emb_fraction", 1.0, "heads are turned whole"), ("rotary_emb_interleaved", False, "halves are turned"),
+        ("rotary_scaling_factor", None, "positions are not scaled"), ("causal", False, "it is an encoder"),
+        ("qkv_proj_bias", False, "its projections have no biases"), ("mlp_fc1_bias", False, "nor has what follows"),
+    ):  # fmt: skip
+        check_said("nomic-bert", config, key, wanted, why)
+    trained = config.integer("max_trained_positions", default=0)
+    return {
+        "attention.causal": ("bool", False),
+        "context_length": ("uint32", min(config.context, trained or config.context)),
+    }
 
 
 def modern_bert(config: Config) -> Entries:

@@ -125,6 +125,8 @@ def of(case: str, **changed: Any) -> dict[str, Any]:
         ("mamba2", {"head_dim": 48}, UnsupportedError, "heads are 128 wide together"),
         ("modern-bert", {"norm_bias": True}, UnsupportedError, "nothing has a bias"),
         ("modern-bert", {"layer_types": ["full_attention"] * 4}, UnsupportedError, "the first attends to all"),
+        ("nomic-bert", {"moe_every_n_layers": 2}, UnsupportedError, "it has no experts"),
+        ("nomic-bert", {"activation_function": "gelu"}, UnsupportedError, "it computes with swiglu"),
         ("qwen2vl", {"text_config": TEXT | {"rope_parameters": {"mrope_section": 1}}}, CorruptFileError, "no three"),
         ("t5", {"feed_forward_proj": "gated-silu"}, UnsupportedError, "it is relu, or gated-gelu"),
         ("t5encoder", {"relative_attention_max_distance": 64}, UnsupportedError, "further apart than 128 are alike"),
