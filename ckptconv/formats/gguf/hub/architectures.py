@@ -60,6 +60,18 @@ def _llama(config: Config) -> Entries:
     return rotary(config)
 
 
+def _mistral3(config: Config) -> Entries:
+    """Mistral Small 3 and Ministral 3, which has another temperature for longer texts."""
+    said = config.rope()
+    found = rotary(config)
+    if config.text("model_type") == "ministral3":
+        if said["rope_type"] != "yarn" or said.get("mscale") != said.get("mscale_all_dim"):
+            raise unlike("mistral3", "rope_parameters", said, "they are yarn, with one mscale")
+        found["rope.scaling.yarn_log_multiplier"] = ("float32", config.number_of(said, "mscale_all_dim"))
+        found["attention.temperature_scale"] = ("float32", config.number_of(said, "llama_4_scaling_beta"))
+    return found
+
+
 def _hunyuan(config: Config) -> Entries:
     """Its frequencies may be stretched by a number of its own, alpha, which makes another base."""
     said = config.rope()
@@ -265,14 +277,16 @@ def _olmoe(config: Config) -> Entries:
 
 
 OWN: Mapping[str, Callable[[Config], Entries]] = {
-    "arcee": _llama, "bert": bert, "bloom": _bloom, "cohere2": _cohere2, "command-r": _command_r, "deepseek2":
-    deepseek2, "ernie4_5": _ernie, "ernie4_5-moe": ernie_mixture, "exaone4": _exaone4, "gemma": _wide_heads,
-    "gemma2": _gemma2, "gemma3": _gemma3, "glm4": _glm4, "glm4moe": glm4_mixture, "gpt-oss": gpt_oss, "gptneox":
-    _gptneox, "granite": granite, "granitehybrid": granite_hybrid, "granitemoe": granite_mixture, "hunyuan-dense":
-    _hunyuan, "lfm2": lfm2, "lfm2moe": lfm2_mixture, "llama": _llama, "llama4": llama4, "modern-bert": modern_bert,
-    "nemotron": _nemotron, "nomic-bert": nomic_bert, "olmo": _olmo, "olmoe": _olmoe, "phi2": _phi2, "phi3": _phi3,
-    "qwen2moe": mixture("qwen2moe", normed=False), "qwen2vl": _pictures, "qwen3moe": mixture("qwen3moe",
-    normed=True), "qwen3vl": _pictures, "smollm3": _smollm3, "stablelm": _stablelm, "starcoder": _starcoder,
+    "arcee": _llama, "bert": bert, "bloom": _bloom, "cohere2": _cohere2, "command-r": _command_r,
+    "deepseek2": deepseek2, "ernie4_5": _ernie, "ernie4_5-moe": ernie_mixture, "exaone4": _exaone4,
+    "gemma": _wide_heads, "gemma2": _gemma2, "gemma3": _gemma3, "glm4": _glm4, "glm4moe": glm4_mixture,
+    "gpt-oss": gpt_oss, "gptneox": _gptneox, "granite": granite, "granitehybrid": granite_hybrid,
+    "granitemoe": granite_mixture, "hunyuan-dense": _hunyuan, "lfm2": lfm2, "lfm2moe": lfm2_mixture, "llama": _llama,
+    "llama4": llama4, "mistral3": _mistral3, "modern-bert": modern_bert, "nemotron": _nemotron,
+    "nomic-bert": nomic_bert, "olmo": _olmo, "olmoe": _olmoe, "phi2": _phi2, "phi3": _phi3,
+    "qwen2moe": mixture("qwen2moe", normed=False), "qwen2vl": _pictures,
+    "qwen3moe": mixture("qwen3moe", normed=True), "qwen3vl": _pictures, "smollm3": _smollm3, "stablelm": _stablelm,
+    "starcoder": _starcoder,
 }  # fmt: skip
 """What is asked of each besides."""
 
