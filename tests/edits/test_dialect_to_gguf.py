@@ -181,6 +181,12 @@ EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
             EditError,
             "is made of 3 experts, and there are 2",
         ),
+        (
+            {EXPERT.format(0): torch.ones(2, 2)},
+            config("MixtralForCausalLM", num_local_experts=1 << 40),
+            EditError,
+            "is made of 1099511627776 experts, and there are 1",
+        ),
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(

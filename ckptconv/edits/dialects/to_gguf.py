@@ -207,7 +207,7 @@ class _Translation:
                 experts[place.name][place.expert] = name
         count = whole_number(self.config, EXPERTS)
         for target, names in experts.items():
-            if sorted(names) != list(range(count or len(names))):
+            if len(names) != (count or len(names)) or sorted(names) != list(range(len(names))):
                 raise EditError(
                     f"--translate to-gguf: {target} is made of {count or max(names) + 1} experts, and there are "
                     f"{len(names)}", hint="ckptconv inspect --list shows the names",

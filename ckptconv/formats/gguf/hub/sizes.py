@@ -86,7 +86,7 @@ def _check_layers(prefix: str, count: int, names: Iterable[str], table: Architec
         number, _, part = name.removeprefix(start).partition(".")
         if name.startswith(start) and number.isdecimal() and part.removesuffix(".weight") not in table.some:
             layers[int(number)].add(part)
-    if layers.keys() != set(range(count)):
+    if len(layers) != count or layers.keys() != set(range(count)):
         raise _missing(f"{CONFIG} says {count} layers, and the tensors have {len(layers)}")
     parts: dict[tuple[bool, ...], set[str]] = defaultdict(set)
     for own in layers.values():

@@ -131,6 +131,7 @@ def of(case: str, **changed: Any) -> dict[str, Any]:
         ("t5", {"feed_forward_proj": "gated-silu"}, UnsupportedError, "it is relu, or gated-gelu"),
         ("t5encoder", {"relative_attention_max_distance": 64}, UnsupportedError, "further apart than 128 are alike"),
         ("t5", {"num_decoder_layers": 3}, EditError, "says 3 layers, and the tensors have 2"),
+        ("t5", {"num_decoder_layers": 1 << 31}, EditError, "says 2147483648 layers, and the tensors have 2"),
         ("llama4", {"num_hidden_layers": 5, "layer_types": "gone", "no_rope_layers": "gone", "moe_layers": "gone"},
          EditError, "says 5 layers"),
         ("llama", {"hidden_size": 32}, EditError, r"says a width of 32, and the embeddings are \[300, 64\]"),
