@@ -57,7 +57,7 @@ _ENDINGS = (".weight", ".bias")
 _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
 _LANGUAGE = "language_model."
-_PICTURES = "what is for pictures is left out, which llama.cpp has in a file of its own (mmproj)"
+_PICTURES = "tensors for pictures are left out ({}), which llama.cpp has in a file of their own (mmproj)"
 _FURTHER = "layers that predict further tokens are left out, which llama.cpp does not compute"
 
 
@@ -94,6 +94,7 @@ class _Translation:
             if row.target not in self.cuts or self.is_of_these(row.parts[0]):
                 self.cuts[row.target] = row
         self.outer = self.prefixes()
+        self.pictures = {name for name in tensors if any(fnmatchcase(name, glob) for glob in self.table.pictures)}
 
     def inverse(self, place: str) -> dict[str, str]:
         """Parts by transformers' names; where two have one, the last counts, which an architecture says itself, but for
@@ -144,8 +145,8 @@ class _Translation:
 
     def left_out(self, name: str) -> Change | None:
         """For what llama.cpp has no place for."""
-        if any(fnmatchcase(name, glob) for glob in self.table.pictures):
-            return Change(names=(name,), gone=True, left=_PICTURES)
+        if name in self.pictures:
+            return Change(names=(name,), gone=True, left=_PICTURES.format(f"{len(self.pictures):,}"))
         own = self.own_name(name)
         if any(fnmatchcase(own, glob) for glob in self.table.left):
             return Change(names=(name,), gone=True)
