@@ -41,6 +41,8 @@ def tokenizer(documents: Documents, config: Config, rows: int, pre: str | None) 
 
 def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocabulary, str]:
     data, document = documents.data("tokenizer.model"), documents.object(JSON)
+    if data is None and document is None:
+        data = documents.data("spiece.model")  # as T5 calls it
     if data is not None and (document is None or looks_like_a_model(data)):
         return pieces.from_model(data, documents, rows), "default"
     if document is not None:

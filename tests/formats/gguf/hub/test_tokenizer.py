@@ -19,6 +19,7 @@ from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.pre import pre_name
 from ckptconv.formats.gguf.hub.tokenizer import tokenizer
 from ckptconv.io.folder import Folder
+from tests.formats.gguf.hub.test_sentencepiece import GOLDEN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -270,6 +271,13 @@ def test_unigrams_that_fall_back_to_bytes(*, bytes_: bool, tmp_path: Path) -> No
     assert found["token_type"] == [1, 6 if bytes_ else 1, 2]
     assert found["unknown_token_id"] == 2
     assert [one.code for one in documents.findings] == ["byte-fallback"] * bytes_
+
+
+def test_the_pieces_of_t5_are_found_by_their_own_name(tmp_path: Path) -> None:
+    saved(tmp_path, tokenizer_model=GOLDEN)
+    wanted, _ = found_in(tmp_path, 8)
+    (tmp_path / "tokenizer.model").rename(tmp_path / "spiece.model")
+    assert found_in(tmp_path, 8)[0] == wanted
 
 
 def test_lists_of_older_tokenizers(tmp_path: Path) -> None:
