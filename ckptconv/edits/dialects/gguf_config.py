@@ -52,7 +52,8 @@ def text_config(said: Mapping[object, object]) -> dict[object, object]:
     inner = said.get("text_config")
     if not isinstance(inner, dict):
         return dict(said)
-    return {**said, **{key: value for key, value in inner.items() if value is not None or key not in said}}
+    classes = inner.get("architectures") or said.get("architectures")
+    return {**said, **inner, "architectures": classes}
 
 
 def falcon_groups(config: Mapping[object, object]) -> int | None:
