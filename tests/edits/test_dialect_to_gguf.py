@@ -237,6 +237,12 @@ LATENT = {"qk_nope_head_dim": 2, "v_head_dim": 4}
     [
         (GATE_UP, (2, 3, 5), config("Llama4ForCausalLM"), r"is \[2, 3, 5\], which are no 2 equal parts"),
         (GATE_UP, (6, 4), config("Llama4ForCausalLM"), r"is \[6, 4\], which are no 2 equal parts"),
+        (
+            "model.layers.0.block_sparse_moe.input_linear.weight",
+            (6,),
+            config("GraniteMoeForCausalLM"),
+            "no 2 equal parts",
+        ),
         (KV, (10, 2), config("DeepseekV3ForCausalLM", **LATENT), r"is \[10, 2\], which are no 2 heads of 2 \+ 4 rows"),
         (KV, (12, 2), config("DeepseekV3ForCausalLM", v_head_dim=4), "says no qk_nope_head_dim"),
         (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.change import Change, check_parts
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -34,9 +34,15 @@ def cut(name: str, info: TensorInfo, joining: Joining, names: Sequence[str]) -> 
     rank = len(joining.axes) if joining.axes is not None else len(info.shape)
     axes = argsort(joining.axes) if joining.axes is not None else tuple(range(rank))
     at = joining.axis if joining.merge is None else joining.merge
-    _check(name, info, rank, axes[at] if at < rank else 0, len(names))
-    parted = axes[at]
-    size = info.shape[parted] // len(names)
+    fits = at < rank == len(info.shape)
+    parted = axes[at] if fits else 0
+    rows = info.shape[parted] if fits else 0
+    if not rows or rows % len(names):
+        raise EditError(
+            f"{name!r} is {list(info.shape)}, which are no {len(names)} equal parts",
+            hint="ckptconv inspect shows its shape",
+        )
+    size = rows // len(names)
     inner = (size, len(names)) if joining.kind == "stack" else (len(names), size)
     shape = (*info.shape[:parted], *inner, *info.shape[parted + 1 :])
     which = parted + (joining.kind == "stack")
@@ -60,7 +66,7 @@ def cut_heads(
 
 def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
     """The rows of several q with one k and one v for each group, as all q, all k and all v. Raises EditError where they
-    are none.
+    are none, LimitError where there are more groups than models have.
     """
     rows, count = info.shape[0] if info.shape else 0, heads + 2 * groups
     if not rows or rows % count or heads % groups:
@@ -70,6 +76,7 @@ def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) ->
         )
     if groups == 1:
         return Change.to(new)
+    check_parts(3 * groups)
     size = rows // count
     parts = [tuple(f"{new}.{part}{group}" for part in "qkv") for group in range(groups)]
     order = tuple(part for kind in zip(*parts, strict=True) for part in kind)
@@ -77,10 +84,3 @@ def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) ->
         names=tuple(part for group in parts for part in group), sizes=(heads // groups * size, size, size) * groups,
         joined={new: order},
     )  # fmt: skip
-
-
-def _check(name: str, info: TensorInfo, rank: int, axis: int, parts: int) -> None:
-    if len(info.shape) != rank or not info.shape[axis] or info.shape[axis] % parts:
-        raise EditError(
-            f"{name!r} is {list(info.shape)}, which are no {parts} equal parts", hint="ckptconv inspect shows its shape"
-        )
