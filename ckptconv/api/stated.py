@@ -94,7 +94,7 @@ def check_config(checkpoint: Checkpoint) -> None:
     if path is None:
         return
     beside = config_beside(path)
-    _, findings = _read_json(beside)
+    _, findings = read_json(beside)
     if findings:
         why = findings[0].message.rpartition("passed over: ")[2]
         message = f"the configuration beside the weights cannot be read as JSON: {why}"
