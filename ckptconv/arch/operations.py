@@ -106,6 +106,8 @@ def _number(value: Value) -> int | Polynomial:
 
 def known_integer(value: Value) -> int:
     """`value` if it is an integer; raises UndeterminedError while it is unknown, EvaluationError on another type."""
+    if type(value) is int:
+        return value
     number = _number(value)
     if isinstance(number, Polynomial):
         raise UndeterminedError

@@ -104,7 +104,10 @@ class Ranking:
         self.texts = free_texts(spec, matches)
         self.rules = [self.found(match) for match in matches]
         self.groups = self.grouped()
-        self.asking = [i for i, entry in enumerate(self.rules) if entry.rule.when is not None]
+        self.conditions: dict[str, list[int]] = {}
+        for index, entry in enumerate(self.rules):
+            if entry.rule.when is not None:
+                self.conditions.setdefault(entry.rule.when.text, []).append(index)
         self.with_texts = [i for i, entry in enumerate(self.rules) if entry.strings]
         self.computed = [
             (index, match)
@@ -219,8 +222,10 @@ class Ranking:
     def all_active(self, assignment: Assignment, scope: Scope) -> list[bool | None]:
         """For each rule what `active` gives."""
         found: list[bool | None] = [True] * len(self.rules)
-        for index in self.asking:
-            found[index] = self.active(self.rules[index], assignment, scope)
+        for same in self.conditions.values():  # rules of one condition
+            active = self.active(self.rules[same[0]], assignment, scope)
+            for index in same:
+                found[index] = active
         return found
 
     def active(self, entry: _Found, assignment: Assignment, scope: Scope) -> bool | None:
