@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from ckptconv.formats.onnx.wire import FIXED32, FIXED64, VARINT
@@ -84,10 +85,15 @@ class Model:
 
 
 def subgraphs(graph: Graph, path: str = "") -> list[tuple[str, Graph]]:
-    """The graph and those under it, parents first, each with the path of node and attribute names that leads to it."""
+    """The graph and those under it, parents first, each with the path of node and attribute names that leads to it.
+
+    A node goes by its operator and place where it has no name, or one that another with a graph has too: ONNX does not
+    ask for names that differ.
+    """
     found = [(path, graph)]
+    count = Counter(node.name for node in graph.nodes if node.graphs)
     for index, node in enumerate(graph.nodes):
         for attribute, inner in node.graphs:
-            step = f"{node.name or f'{node.op}_{index}'}.{attribute}"
-            found += subgraphs(inner, f"{path}.{step}" if path else step)
+            own = node.name if node.name and count[node.name] == 1 else f"{node.name or node.op}_{index}"
+            found += subgraphs(inner, f"{path}.{own}.{attribute}" if path else f"{own}.{attribute}")
     return found

@@ -214,6 +214,17 @@ def test_weights_in_the_branches_of_an_if_are_found(tmp_path: Path) -> None:
         assert found.notes.graph["operators"] == {"Constant": 2, "If": 2}
 
 
+def test_nodes_of_one_name_keep_their_branches_apart(tmp_path: Path) -> None:
+    """ONNX asks for values of different names, not for nodes of different names."""
+    twice = [branching(graph([], [tensor("w", 1, (size,))]), graph()) for size in (2, 3)]
+    with ckptconv.open(write(tmp_path / "m.onnx", model(twice, [tensor("w", 1, (1,))]))) as found:
+        assert {name: lazy.info.shape for name, lazy in found.items()} == {
+            "w": (1,),
+            "/If_0.then_branch.w": (2,),
+            "/If_1.then_branch.w": (3,),
+        }
+
+
 def test_weights_in_functions_are_found(tmp_path: Path) -> None:
     bodies = [
         helper.make_function("d", name, [], ["y"], [constant("y", value=tensor("", 1, (size,)))], [])
