@@ -214,3 +214,24 @@ def test_a_graph_without_end_is_refused_before_it_fills_the_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_window_larger_than_its_input_is_cut_where_sizes_are_rounded_up() -> None:
+    """As in torch, which refuses it where they are rounded down."""
+    x = torch.randn(2, 3, 1, 2)
+    for kind, pool in (("max", functional.max_pool2d), ("avg", functional.avg_pool2d)):
+        run = run_of_text(f'input = "batch 3 1 2"\nsteps = ["{kind}_pool2d kernel=3 ceil_mode=true"]')
+        expected = pool(x, 3, ceil_mode=True)
+        assert run.output.shape[1:] == tuple(expected.shape[1:])
+        (found,) = session(run, {}, 18).run(None, {"input": x.numpy()})
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+        assert torch.equal(build_module(run)(x), expected)
+        with pytest.raises(CkptconvError, match="a window of 3 does not fit into 1"):
+            run_of_text(f'input = "batch 3 1 2"\nsteps = ["{kind}_pool2d kernel=3"]')
+
+
+def test_integers_that_are_passed_on_come_out_as_integers() -> None:
+    run = run_of_text('input = "batch 3 4"\ndtype = "I64"\nsteps = ["identity", "flatten"]')
+    x = np.arange(24).reshape(2, 3, 4)
+    (found,) = session(run, {}, 18).run(None, {"input": x})
+    assert (found == x.reshape(2, 12)).all()

@@ -79,11 +79,12 @@ def _window(size: Dim, kernel: int, attributes: Mapping[str, Attribute]) -> Dim:
         return None
     stride, padding = int(attributes["stride"]), int(attributes["padding"])
     room = size + 2 * padding - int(attributes.get("dilation", 1)) * (kernel - 1) - 1
-    if room < 0:
+    ceil = bool(attributes.get("ceil_mode"))
+    made = (-(-room // stride) if ceil else room // stride) + 1
+    if made < 1:
         raise CorruptFileError(f"a window of {kernel} does not fit into {size} with a padding of {padding}")
-    if not attributes.get("ceil_mode"):
-        return room // stride + 1
-    made = -(-room // stride) + 1
+    if not ceil:
+        return made
     return made if (made - 1) * stride < size + padding else made - 1  # the last window starts inside
 
 

@@ -150,7 +150,7 @@ class _Expansion:
         if last == INPUT:
             self.fail("steps", "they do nothing with the input")
         self.all_used()
-        output = Value(OUTPUT, self.shapes[last])
+        output = Value(OUTPUT, self.shapes[last], self.recipe.dtype if last in self.integers else None)
         renamed = [self.renamed(operation, last) for operation in self.operations]
         asked = tuple(name for name in self.spec.params if name in self.scope.asked)
         return Program(self.table, tuple(renamed), Value(INPUT, shape, self.recipe.dtype), output, asked)
