@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ckptconv.api.architectures import Architecture, Inferred, architecture, architectures, infer_architecture
+    from ckptconv.api.arrays import read_recording
     from ckptconv.api.comparing import Verification, compare
     from ckptconv.api.convert import Conversion, convert
     from ckptconv.api.diff import Difference, diff
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ckptconv.api.open import open
     from ckptconv.api.validate import Validation, validate
     from ckptconv.api.verify import Saved, run, save_outputs, verify, verify_outputs
-    from ckptconv.checks.recording import Recording, read_recording
+    from ckptconv.checks.recording import Recording
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.edits.select import NameRule
@@ -66,7 +67,7 @@ _HOMES = {
     "infer_architecture": "ckptconv.api.architectures",
     "inspect": "ckptconv.api.inspect",
     "open": "ckptconv.api.open",
-    "read_recording": "ckptconv.checks.recording",
+    "read_recording": "ckptconv.api.arrays",
     "run": "ckptconv.api.verify",
     "save_outputs": "ckptconv.api.verify",
     "validate": "ckptconv.api.validate",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.first_difference import THUMB, first_difference
+from ckptconv.checks.tolerance import Tolerance
 from ckptconv.checks.verify import Output, blame_weights, compare_outputs, row_size
 from ckptconv.errors import UsageError
 
@@ -63,6 +64,7 @@ def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: floa
     limits that either has are taken, or `rtol` and `atol` as in `verify`. The layers, where both have them, say which
     differs first.
     """
+    Tolerance(rtol or 0.0, atol or 0.0)  # raises UsageError for what is none
     _check_inputs(a, b)
     exact = must_be_equal(a, b) and rtol is None and atol is None
     outputs: dict[str, Output] = {}

@@ -6,8 +6,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from os import fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ckptconv.api.arrays import read_arrays
 from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture, with_tensors
 from ckptconv.api.open import open
@@ -16,17 +17,16 @@ from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.samples import InputSpec, shown_inputs
 from ckptconv.checks.recording import Batch, Recording
-from ckptconv.checks.runners import OnnxRunner, TorchRunner, load_weights, machine
+from ckptconv.checks.runners import OnnxRunner, TorchRunner, float_types, load_weights, machine
 from ckptconv.checks.verify import Weight
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, RunError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, RunError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import ExitStack
 
-    import numpy as np
     import torch
 
     from ckptconv.api.asked import Request
@@ -110,8 +110,8 @@ class Side:
             for name in assumed:
                 message = f"{name} = {result.params[name]} is assumed: nothing in the file says it"
                 self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))
-        wide = all(p.dtype is torch.float64 for p in module.parameters() if p.is_floating_point())
-        return module.to(torch.float64 if wide else torch.float32), specs
+        kinds = float_types(module)
+        return module.to(torch.float64 if list(kinds) == [torch.float64] else torch.float32), specs
 
     def reference(self) -> torch.nn.Module | None:
         """A module of its own on the CPU, for a run in float64; None where nothing says what a graph computes."""
@@ -252,18 +252,18 @@ def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Arr
 
 
 def loaded(path: PathText, names: Sequence[str]) -> list[Arrays]:
-    """The arrays of an .npz by the inputs' names, or in its order. Pickled objects are refused."""
-    import numpy as np
-
+    """The arrays of an .npz by the inputs' names, or in its order. Raises UsageError, LimitError, FileAccessError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: Mapping[str, np.ndarray[Any, Any]] = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{fspath(path)} is no .npz of arrays: {error}", hint="numpy.savez(FILE, x=array)") from error
+        arrays, _ = read_arrays(path)
+    except (CorruptFileError, UnsupportedError) as error:
+        raise UsageError(
+            f"{fspath(path)} is no .npz of arrays: {error.message}", hint="numpy.savez(FILE, x=array)"
+        ) from error
     if set(arrays) == set(names):
         return [{name: arrays[name] for name in names}]
     if len(arrays) != len(names):
+        wanted = ", ".join(f"{name or 'x'}=array" for name in names)
         raise UsageError(
-            f"{fspath(path)} holds {len(arrays)} arrays for {len(names)} inputs", hint=f"{', '.join(names)}"
+            f"{fspath(path)} holds {len(arrays)} arrays for {len(names)} inputs", hint=f"numpy.savez(FILE, {wanted})"
         )
-    return [dict(arrays)]
+    return [arrays]

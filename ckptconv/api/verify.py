@@ -8,11 +8,12 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ckptconv.api.arrays import read_recording
 from ckptconv.api.asked import Request, from_words
 from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
 from ckptconv.api.running import Side, Subject, loaded, made_up, record, refer, taken, trace
 from ckptconv.arch.samples import parse_input
-from ckptconv.checks.recording import Recording, read_recording
+from ckptconv.checks.recording import Recording
 from ckptconv.checks.runners import check_device
 from ckptconv.errors import CkptconvError
 from ckptconv.io.target import Target

@@ -16,16 +16,13 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, field
-from os import fspath
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 from ckptconv.checks.verify import Weight
-from ckptconv.errors import CorruptFileError, FileAccessError, UnsupportedError
+from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from os import PathLike
 
     import numpy as np
 
@@ -95,35 +92,21 @@ class Recording:
         return buffer.getvalue()
 
 
-def read_recording(path: str | PathLike[str]) -> Recording:
-    """Read a recording. Raises FileAccessError, CorruptFileError, UnsupportedError for one of a newer version."""
-    import numpy as np
+def recording_of(about: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Recording:
+    """The recording from the text and the arrays of its file.
 
-    try:
-        # numpy leaves a file open that it opened itself and could not read
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-        if about["version"] != VERSION:
-            raise UnsupportedError(
-                f"it is of version {about['version']}, and this ckptconv reads {VERSION}",
-                path=path, hint="update ckptconv",
-            )  # fmt: skip
-        return _recording(about, arrays)
-    except FileNotFoundError:
-        hint = f"it is written by: ckptconv verify A --save-outputs {fspath(path)}"
-        raise FileAccessError("there is no such file", path=path, hint=hint) from None
-    except OSError as error:
-        raise FileAccessError(f"cannot read: {error.strerror or error}", path=path, hint="check the file") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, EOFError, BadZipFile) as error:
-        raise CorruptFileError(
-            f"these are no saved outputs: {type(error).__name__}: {error}", path=path,
-            hint="such a file is written by: ckptconv verify A --save-outputs FILE.npz",
-        ) from error  # fmt: skip
+    Raises UnsupportedError for one of a newer version, ValueError, KeyError and their like where they do not fit
+    together.
+    """
+    said = json.loads(about)
+    if said["version"] != VERSION:
+        raise UnsupportedError(
+            f"it is of version {said['version']}, and this ckptconv reads {VERSION}", hint="update ckptconv"
+        )
+    return _recording(said, arrays)
 
 
 def _recording(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]) -> Recording:
-    """The recording from its parts. Raises ValueError, KeyError and their like where they do not fit together."""
     from ckptconv.checks.rounding import UNIT
 
     batches: list[Batch] = []
@@ -138,7 +121,7 @@ def _recording(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, An
         if number == len(batches):
             batches.append(Batch({}, {}))
         role = {"input": "inputs", "output": "outputs", "limit": "limits"}.get(second, second)
-        if number != len(batches) - 1 or role not in Batch.__slots__:
+        if not 0 <= number < len(batches) or role not in Batch.__slots__:
             raise ValueError(f"{key!r} is out of order")
         getattr(batches[number], role)[name] = array
     if not batches or about["unit"] not in UNIT:

@@ -8,14 +8,15 @@ would have rounded: behind every layer with weights, normally distributed, of th
 where u is the unit roundoff of that type and n the number of products that are summed. This is the standard deviation
 that n independent roundings of partial sums, each uniform within u, have at most (Higham and Mary, "A new approach to
 probabilistic rounding error analysis", 2019; worst-case bounds grow with n instead, and are useless past a few layers).
-What else a layer computes is given u times its result. The noise spreads through the network as rounding does, so the
+What else a layer or a function computes is in `noise`. The noise spreads through the network as rounding does, so the
 spread of the outputs is what two correct runs may differ by.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from itertools import chain
+from math import log2, sqrt
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,10 +64,11 @@ def bound(
     import torch
 
     from ckptconv.checks.layers import traced
+    from ckptconv.checks.noise import noisy
     from ckptconv.checks.runners import arguments, exact, flat
 
     wide = module.double()
-    device = next((p.device for p in wide.parameters()), torch.device("cpu"))
+    device = next((held.device for held in chain(wide.parameters(), wide.buffers())), torch.device("cpu"))
     positional, named = arguments(wide, feeds, device, torch.float64)
 
     def run() -> dict[tuple[str, str], torch.Tensor]:
@@ -78,19 +80,14 @@ def bound(
 
     with exact(), torch.inference_mode():
         plain = run()
-        noise = _Noise(unit, torch.Generator().manual_seed(0))
-        hooks = [layer.register_forward_hook(noise) for layer in wide.modules() if _has_weights(layer)]
-        try:
-            squares = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in plain.items()}
+        squares = {key: torch.zeros_like(value, dtype=torch.float64) for key, value in plain.items()}
+        with noisy(wide, unit) as places:
             for _ in range(RUNS):
                 for key, value in run().items():
                     squares[key] += (value.double() - plain[key].double()).abs() ** 2
-        finally:
-            for hook in hooks:
-                hook.remove()
     limits = {key: _limit(total, plain[key], unit) for key, total in squares.items()}
     reason = (
-        f"{SIGMAS:g} standard deviations of rounding noise (u = 2^{_log2(unit)}) through {len(hooks)} layers, "
+        f"{SIGMAS:g} standard deviations of rounding noise (u = 2^{_log2(unit)}) through {places} layers, "
         f"from {RUNS} runs in float64"
     )
     outputs = {name: value.cpu().numpy() for (kind, name), value in plain.items() if kind == "output"}
@@ -99,8 +96,15 @@ def bound(
 
 
 def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> np.ndarray[Any, Any]:
-    """What two runs may be apart, from the sum of the squares of what the noise did in `RUNS`."""
-    spread, size = (squares / RUNS).sqrt(), plain.double().abs()
+    """What two runs may be apart, from the sum of the squares of what the noise did in `RUNS`.
+
+    NaN and infinities have no size: two runs have the same, and the others of their row are as near as ever.
+    """
+    import torch
+
+    finite = plain.isfinite()
+    spread, size = (torch.where(finite, one, 0.0) for one in ((squares / RUNS).sqrt(), plain.double().abs()))
+    spread = spread.nan_to_num(nan=torch.inf)  # noise made it infinite: so may rounding
     if spread.dim() and spread.numel():
         spread, size = spread.amax(dim=-1, keepdim=True), size.amax(dim=-1, keepdim=True)
     # what the last operation and the storing of its result round, of both runs
@@ -109,61 +113,4 @@ def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> np.ndarra
 
 
 def _log2(unit: float) -> int:
-    from math import log2
-
     return round(log2(unit))
-
-
-def _has_weights(layer: torch.nn.Module) -> bool:
-    return any(True for _ in layer.parameters(recurse=False))
-
-
-class _Noise:
-    """A forward hook that adds what rounding would."""
-
-    def __init__(self, unit: float, generator: torch.Generator) -> None:
-        self.unit, self.generator = unit, generator
-
-    def __call__(self, layer: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        import torch
-
-        if isinstance(output, tuple):
-            return (self._noisy(output[0], output[0].abs()), *output[1:])
-        if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-            return output
-        return self._noisy(output, self._size(layer, inputs, output))
-
-    def _noisy(self, output: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        drawn = torch.randn(output.shape, generator=self.generator, dtype=torch.float64).to(output.device)
-        return output + self.unit / sqrt(3) * size * drawn
-
-    def _size(self, layer: torch.nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        """sqrt(n) times the sum of the products' magnitudes; the output's own where there are no products."""
-        import torch
-        from torch import nn
-        from torch.nn import functional
-
-        match layer:
-            case nn.Linear():
-                bias = None if layer.bias is None else layer.bias.abs()
-                return sqrt(layer.in_features) * functional.linear(inputs[0].abs(), layer.weight.abs(), bias)
-            case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-                shift = None if layer.bias is None else layer.bias.abs()
-                total: torch.Tensor = layer._conv_forward(inputs[0].abs(), layer.weight.abs(), shift)
-                return sqrt(prod(layer.weight.shape[1:])) * total
-            case nn.modules.batchnorm._BatchNorm():
-                shape = [1, -1, *[1] * (inputs[0].dim() - 2)]
-                mean, variance = layer.running_mean, layer.running_var
-                if mean is None or variance is None:
-                    return 3 * output.abs()
-                scale = (variance + layer.eps).rsqrt()
-                weight = torch.ones_like(scale) if layer.weight is None else layer.weight.abs()
-                shift = torch.zeros_like(scale) if layer.bias is None else layer.bias.abs()
-                moved = (inputs[0].abs() + mean.abs().view(shape)) * (scale * weight).view(shape)
-                sized: torch.Tensor = 2 * (moved + shift.view(shape))
-                return sized
-            case nn.Embedding():
-                return torch.zeros_like(output)  # nothing is computed
-        return 3 * output.abs().amax(dim=-1, keepdim=True).expand_as(output) if output.dim() else output.abs()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.arch.samples import InputSpec
@@ -100,10 +101,10 @@ class TorchRunner:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of its parameters; float32 where it has none."""
+        """Of its first parameter or buffer; float32 where it has none."""
         import torch
 
-        return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), torch.float32)
+        return next(iter(float_types(self.module)), torch.float32)
 
     @property
     def unit(self) -> str:
@@ -128,6 +129,12 @@ class TorchRunner:
                 return self.module(*positional, **named)
             except Exception as error:
                 raise RunError(self.label, error) from error
+
+
+def float_types(module: torch.nn.Module) -> dict[torch.dtype, None]:
+    """The floating types of its parameters and buffers, in order; a batch norm may have buffers alone."""
+    held = chain(module.parameters(), module.buffers())
+    return dict.fromkeys(tensor.dtype for tensor in held if tensor.is_floating_point())
 
 
 def arguments(
@@ -242,7 +249,8 @@ class OnnxRunner:
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
         """As `Runner.run`. Raises RunError."""
-        return dict(zip(self._outputs, self._run(self._session, None, feeds), strict=True))
+        found = zip(self._outputs, self._run(self._session, None, feeds), strict=True)
+        return {name: array for output, value in found for name, array in _as_arrays(output, value)}
 
     def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
         """As `Runner.trace`: a copy of the graph is run whose layers' outputs are outputs of it. Raises RunError."""
@@ -276,6 +284,22 @@ class OnnxRunner:
         except Exception as error:
             raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
         return found
+
+
+def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """An output as arrays: of a sequence each of its values, of maps (the classes' probabilities) a row for each."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        yield name, value.astype(str) if value.dtype.kind == "O" else value
+    elif isinstance(value, dict):
+        yield name, np.array(list(value.values()))
+    elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        keys = list(dict.fromkeys(key for row in value for key in row))
+        yield name, np.array([[row.get(key, np.nan) for key in keys] for row in value])
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _as_arrays(f"{name}_{position}", inner)
 
 
 def _lacking(error: Exception, provider: str) -> str:

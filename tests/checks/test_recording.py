@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 import ckptconv
 from ckptconv.errors import CorruptFileError, FileAccessError, TargetExistsError, UnsupportedError, UsageError
@@ -102,3 +105,70 @@ def test_what_does_not_correspond_is_refused(tmp_path: Path, source: Path) -> No
         (tmp_path / "cut.npz").write_bytes(data[:cut])
         with pytest.raises(CorruptFileError):
             ckptconv.read_recording(tmp_path / "cut.npz")
+
+
+def test_arrays_that_are_none_are_refused_by_what_is_wrong(tmp_path: Path, source: Path) -> None:
+    """Each ended in an exception of numpy's, zipfile's or torch's."""
+    rows = np.zeros((3, 16), np.float32)
+    np.savez(tmp_path / "good.npz", x=rows)
+    good = (tmp_path / "good.npz").read_bytes()
+    flipped = bytearray(good)
+    flipped[good.index(rows.tobytes())] ^= 1
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 16), }"
+    huge = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    bad = {"empty": b"", "cut": good[:-10], "flipped": bytes(flipped), "text": b"hello"}
+    for name, member in (("huge", huge), ("no array", b"abc"), ("deep", b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000)):
+        with zipfile.ZipFile(tmp_path / "made.npz", "w") as archive:
+            archive.writestr("x.npy", member)
+        bad[name] = (tmp_path / "made.npz").read_bytes()
+    for data in bad.values():
+        (tmp_path / "bad.npz").write_bytes(data)
+        with pytest.raises(UsageError, match=r"is no \.npz of arrays"):
+            ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "bad.npz")
+        with pytest.raises(CorruptFileError, match="no saved outputs"):
+            ckptconv.read_recording(tmp_path / "bad.npz")
+    with (tmp_path / "one.npy").open("wb") as file:
+        np.save(file, rows)
+    with pytest.raises(UsageError, match=r"is no \.npz of arrays"):
+        ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "one.npy")
+    np.savez(tmp_path / "words.npz", x=np.array(["a"]), y=np.array(["b"]))
+    with pytest.raises(UsageError, match="holds 2 arrays for 1 inputs"):
+        ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "words.npz")
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_arrays_of_any_width_and_byte_order_go_in(tmp_path: Path, source: Path, dtype: str) -> None:
+    np.savez(tmp_path / "in.npz", anything=np.asfortranarray(np.ones((3, 16), dtype)))
+    made = ckptconv.run(source, arch="mlp", arrays=tmp_path / "in.npz")
+    np.savez(tmp_path / "plain.npz", x=np.ones((3, 16), np.float32))
+    plain = ckptconv.run(source, arch="mlp", arrays=tmp_path / "plain.npz")
+    assert np.array_equal(made.batches[0].outputs["output"], plain.batches[0].outputs["output"])
+
+
+def test_a_recording_of_classes_and_their_probabilities_reads_back(tmp_path: Path) -> None:
+    """As scikit-learn's classifiers are exported: labels that are texts, and a sequence of maps."""
+    values = helper.make_tensor("values", TensorProto.FLOAT, (4, 2), [0.25] * 8)
+    nodes = [
+        helper.make_node("MatMul", ["x", "values"], ["scores"]),
+        helper.make_node("ZipMap", ["scores"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["no", "yes"]),
+        helper.make_node("ArgMax", ["scores"], ["index"], axis=1, keepdims=0),
+        helper.make_node(
+            "LabelEncoder", ["index"], ["label"], domain="ai.onnx.ml", keys_int64s=[0, 1], values_strings=["no", "yes"]
+        ),
+    ]
+    number = helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    maps = helper.make_value_info("maps", helper.make_sequence_type_proto(number))
+    label = helper.make_tensor_value_info("label", TensorProto.STRING, ["n"])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    graph = helper.make_graph(nodes, "classes", [x], [label, maps], [values])
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=9), tmp_path / "a.onnx")
+    made = ckptconv.run(tmp_path / "a.onnx")
+    assert made.batches[1].outputs["maps"].shape == (3, 2)
+    assert made.batches[1].outputs["label"].tolist() == ["no"] * 3
+    (tmp_path / "out.npz").write_bytes(made.to_bytes())
+    assert ckptconv.verify_outputs(tmp_path / "a.onnx", tmp_path / "out.npz").equivalent
+    read = ckptconv.read_recording(tmp_path / "out.npz")
+    read.batches[1].outputs["label"][1] = "yes"
+    found = ckptconv.compare(made, read)
+    assert {output.name: output.ok for output in found.outputs} == {"label": False, "maps": True}

@@ -16,6 +16,7 @@ from torch import nn
 
 import ckptconv
 from ckptconv.checks.rounding import UNIT, bound
+from ckptconv.checks.verify import Output, compare_outputs
 from ckptconv.errors import CkptconvError, MissingExtraError, RunError, UsageError
 from fixtures.network import Network, digits
 
@@ -265,3 +266,88 @@ def test_progress_is_told_while_an_archive_is_inflated(tmp_path: Path) -> None:
     seen.clear()
     ckptconv.run(tmp_path / "a.zip", layers=False, progress=lambda done, total: seen.append((done, total)))
     assert (size, size) in seen
+
+
+MASKED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.fc(x).masked_fill(torch.arange(6) == 5, float("{value}"))
+"""
+
+
+@pytest.mark.parametrize("value", ["-inf", "nan"])
+def test_a_value_that_is_masked_hides_no_change_beside_it(tmp_path: Path, value: str) -> None:
+    """The limits of a row were those of its largest value, which is infinite or no number there."""
+    (tmp_path / "net.py").write_text(MASKED.format(value=value))
+    arch = f"{tmp_path / 'net.py'}:Net"
+    state = {f"fc.{name}": tensor for name, tensor in nn.Linear(4, 6).state_dict().items()}
+    source = saved(tmp_path / "a.pth", state)
+    other = saved(tmp_path / "b.pth", {**state, "fc.weight": state["fc.weight"] * 1.5})
+    recording = ckptconv.run(source, arch=arch)
+    recording.machine = "another"
+    for path, equivalent in ((source, True), (other, False)):
+        assert ckptconv.verify(source, path, arch=arch, rtol=1e-3).equivalent == equivalent
+        found = ckptconv.compare(recording, ckptconv.run(path, arch=arch, like=recording))
+        assert found.equivalent == equivalent
+        assert np.isfinite([output.bound for output in found.outputs]).all()
+
+
+def test_complex_outputs_and_texts_are_compared_as_a_whole() -> None:
+    found: dict[str, Output] = {}
+    a = {"complex": np.array([1 + 1j, 2]), "text": np.array(["a", "b"])}
+    b = {"complex": np.array([1 + 2j, 2]), "text": np.array(["a", "c"])}
+    compare_outputs(found, a, b, {"complex": np.full(1, 0.5), "text": np.full(1, 0.5)})
+    assert [(output.max_abs, output.ok) for output in found.values()] == [(1.0, False), (np.inf, False)]
+
+
+@pytest.mark.parametrize("bounds", [{"rtol": -1.0}, {"atol": float("nan")}])
+def test_a_bound_that_is_none_is_refused(tmp_path: Path, bounds: dict[str, float]) -> None:
+    source = saved(tmp_path / "a.pth", network("digits", 0))
+    with pytest.raises(UsageError, match="must not be negative"):
+        ckptconv.verify(source, source, arch="mlp", **bounds)
+
+
+FUNCTIONS = [
+    '["gelu_tanh", "tanh"]', '["silu", "gelu", "silu"]', '["avg_pool1d kernel=4", "adaptive_avg_pool1d size=1"]',
+    '["log_softmax axis=1", ["residual", "silu"], "gelu"]', '["sigmoid", "log_softmax"]', '["softmax", "gelu_tanh"]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", FUNCTIONS)
+def test_functions_without_weights_round_too(tmp_path: Path, steps: str) -> None:
+    """Nothing but layers with weights had noise, so that what comes before the first of them was a false alarm."""
+    (tmp_path / "net.toml").write_text(
+        f'spec = 1\nname = "net"\n[tensors]\n[forward]\ninput = "batch 3 8"\nsteps = {steps}\n'
+    )
+    arch = str(tmp_path / "net.toml")
+    source = saved(tmp_path / "a.pth", {})
+    ckptconv.convert(source, tmp_path / "a.onnx", arch=arch)
+    for seed in range(5):
+        assert ckptconv.verify(source, tmp_path / "a.onnx", arch=arch, seed=seed).equivalent
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_batch_norm_without_parameters_runs(tmp_path: Path, dtype: torch.dtype, counted: bool) -> None:
+    """It has buffers alone, and not always the counter among them."""
+    state = {"bn.running_mean": torch.randn(3, dtype=dtype), "bn.running_var": torch.rand(3, dtype=dtype) + 0.5}
+    rows = '"bn.running_mean" = "3"\n"bn.running_var" = "3"\n'
+    if counted:
+        state["bn.num_batches_tracked"] = torch.tensor(7)
+        rows += '"bn.num_batches_tracked" = { shape = "", dtype = ["I64"] }\n'
+    (tmp_path / "net.toml").write_text(
+        f'spec = 1\nname = "net"\n[tensors]\n{rows}[forward]\ninput = "batch 3 5"\nsteps = ["batch_norm bn"]\n'
+    )
+    arch = str(tmp_path / "net.toml")
+    source = saved(tmp_path / "a.pth", state)
+    ckptconv.convert(source, tmp_path / "a.onnx", arch=arch)
+    assert ckptconv.verify(source, tmp_path / "a.onnx", arch=arch).equivalent
+    other = saved(tmp_path / "b.pth", {**state, "bn.running_var": state["bn.running_var"] * 1.1})
+    assert not ckptconv.verify(other, tmp_path / "a.onnx", arch=arch).equivalent

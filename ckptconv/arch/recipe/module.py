@@ -103,6 +103,7 @@ def _leaf(operation: Operation, program: Program) -> nn.Module:
             layer = norm(shape["running_mean"][0], eps=float(said["eps"]), affine="weight" in shape)
             if "num_batches_tracked" not in shape:
                 layer.num_batches_tracked = None
+                layer.track_running_stats = False  # load_state_dict would make up the counter, and then refuse it
         case "layer_norm":
             layer = nn.LayerNorm(shape["weight"], eps=float(said["eps"]), bias=bias)
         case "embedding":
