@@ -15,7 +15,7 @@ from ckptconv.api.edits import Edits
 from ckptconv.api.lora import Adapters
 from ckptconv.api.open import open
 from ckptconv.api.plan import plan_of
-from ckptconv.api.prepare import Order, prepare
+from ckptconv.api.prepare import Order, prepare, without_extras
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, NotEquivalentError
 from ckptconv.formats import preflight, registry
@@ -139,6 +139,8 @@ def convert(
         made = prepare(order, opened, adapters)
         place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
         result = _foreseen(order, made, place)
+        if made.checkpoint.extras and not place.format.holds.extras:
+            made = without_extras(made)
         if not dry_run:
             refuse(result.losses, allowed, source)
             refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)

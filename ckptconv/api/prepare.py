@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ckptconv.api.edits import Edits, Moves
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.record_edits import without_tensors
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
     from ckptconv.api.asked import Request
     from ckptconv.api.lora import Adapters
-    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
     from ckptconv.formats.base import Format
@@ -109,6 +110,23 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,
         graph.findings if graph else fitting.findings if fitting else (), bool(order.edits),
     )  # fmt: skip
+
+
+def without_extras(made: Prepared) -> Prepared:
+    """The same for a format that has no room for tensors outside of the model: the tree around them stays."""
+    checkpoint = made.checkpoint
+    notes = replace(
+        checkpoint.notes,
+        tensors={name: note for name, note in checkpoint.notes.tensors.items() if name in checkpoint},
+        strides={name: strides for name, strides in checkpoint.notes.strides.items() if name in checkpoint},
+        attributes={name: kept for name, kept in checkpoint.notes.attributes.items() if name in checkpoint},
+        digest=None,
+    )
+    left = Checkpoint(
+        checkpoint, composites=checkpoint.composites_of(checkpoint), format=checkpoint.format, notes=notes,
+        root=without_tensors(checkpoint.root, checkpoint.extras), findings=checkpoint.findings,
+    )  # fmt: skip
+    return replace(made, checkpoint=left)
 
 
 def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoint:

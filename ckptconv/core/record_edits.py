@@ -18,7 +18,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.spelling import from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from ckptconv.core.record import Record
 
@@ -104,19 +104,21 @@ def prune(root: MetaNode, names: Mapping[str, object], findings: list[Finding]) 
         Finding("lost-tensor", "warning", name, f"the record mentions {name!r}, which is not in the file")
         for name in sorted(missing)
     ]
-    return _without(root, missing) if missing else root
+    return without_tensors(root, missing) if missing else root
 
 
-def _without(node: MetaNode, missing: set[str]) -> MetaNode:
+def without_tensors(node: MetaNode, missing: Container[str]) -> MetaNode:
+    """The tree without references to these; where one stood in a list or a tuple is None."""
+
     def gone(child: MetaNode) -> bool:
         return isinstance(child, TensorRef) and child.name in missing
 
     match node:
         case dict():
-            return _like(node, {key: _without(value, missing) for key, value in node.items() if not gone(value)})
+            return _like(node, {key: without_tensors(value, missing) for key, value in node.items() if not gone(value)})
         case list():
-            return [None if gone(child) else _without(child, missing) for child in node]
+            return [None if gone(child) else without_tensors(child, missing) for child in node]
         case tuple() if not isinstance(node, TorchSize):
-            return tuple(None if gone(child) else _without(child, missing) for child in node)
+            return tuple(None if gone(child) else without_tensors(child, missing) for child in node)
         case _:
             return node

@@ -176,6 +176,26 @@ def test_extras_are_a_loss_that_needs_consent(tmp_path: Path) -> None:
     ckptconv.convert(FIXTURES / "digits-training.pth", tmp_path / "a.onnx", arch="mlp", bare=True)
 
 
+@pytest.mark.parametrize("external", ["", "a.data", "a.safetensors"])
+def test_what_is_agreed_to_be_lost_is_gone_and_the_tree_around_it_stays(tmp_path: Path, external: str) -> None:
+    options = {"external-data": external} if external else {}
+    ckptconv.convert(
+        FIXTURES / "digits-training.pth", tmp_path / "a.onnx", arch="mlp", allow_loss="extras", options=options
+    )
+    session(tmp_path / "a.onnx")
+    ckptconv.convert(tmp_path / "a.onnx", tmp_path / "b.pth")
+    whole = torch.load(FIXTURES / "digits-training.pth", weights_only=False)
+    left = torch.load(tmp_path / "b.pth", weights_only=False)
+    assert list(left) == list(whole)
+    state = left["optimizer_state_dict"]
+    assert state["param_groups"] == whole["optimizer_state_dict"]["param_groups"]
+    assert list(state["state"]) == list(whole["optimizer_state_dict"]["state"])
+    assert not any(isinstance(value, torch.Tensor) for row in state["state"].values() for value in row.values())
+    with ckptconv.open(tmp_path / "a.onnx") as checkpoint:
+        assert not checkpoint.extras
+    assert ckptconv.inspect(tmp_path / "a.onnx", digest=True).digest_holds
+
+
 def test_the_opset_can_be_chosen(tmp_path: Path) -> None:
     ckptconv.convert(METADATA, tmp_path / "a.onnx", arch="mlp", options={"opset": "20"})
     assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 20
