@@ -6,7 +6,8 @@
        that spec's as well, by other names of the params, in settings below it, or in a config.json of no known type
     4. the names: the spec that has most of them in common, if it is the only one and has at least half
 
-A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it.
+A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it. So
+they are where nothing else has the names, and all have one first part (``net.``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes of torch's DataParallel and DistributedDataParallel, and of torch.compile."""
+
+MOST_PARTS = 4
+"""Of a prefix."""
 
 ENOUGH = 0.5
 """Share of all names, the checkpoint's and the spec's together, that both must have."""
@@ -155,13 +159,9 @@ def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
 
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
-    ranked = _best(_likely_specs(tensors), tensors)
-    wrapper = ""
-    for prefix in _wrappers(tensors):
-        bare = unwrapped(tensors, prefix)
-        inner = _best(_likely_specs(bare), bare)
-        if inner and (not ranked or inner[0].share > ranked[0].share):
-            ranked, wrapper = inner, prefix
+    ranked, wrapper = _ranked(tensors, _wrappers(tensors))
+    if not ranked or ranked[0].share < ENOUGH:  # one network of a larger class, all of which was saved
+        ranked, wrapper = _ranked(tensors, _first_parts(tensors))
     if not ranked or ranked[0].share < ENOUGH:
         raise _unknown(tensors)
     best = [rated for rated in ranked if rated.share == ranked[0].share]
@@ -173,6 +173,30 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         )
     share, spec, solution = left[0]
     return Choice(spec, "names", wrapper, share, findings, None if wrapper else solution)
+
+
+def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:
+    """The likeliest specs, best first, and the prefix without which they have most names in common, if any."""
+    ranked, wrapper = _best(_likely_specs(tensors), tensors), ""
+    for prefix in prefixes:
+        bare = unwrapped(tensors, prefix)
+        inner = _best(_likely_specs(bare), bare)
+        if inner and (not ranked or inner[0].share > ranked[0].share):
+            ranked, wrapper = inner, prefix
+    return ranked, wrapper
+
+
+def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """What all names begin with, up to a dot (``net.``, as in a LightningModule): one part, two, …; [] where none."""
+    found: list[str] = []
+    while len(found) < MOST_PARTS:
+        prefix = found[-1] if found else ""
+        parts = {name[len(prefix) :].partition(".")[:2] for name in tensors}
+        first, dot = next(iter(parts), ("", ""))
+        if len(parts) != 1 or not dot:
+            break
+        found.append(f"{prefix}{first}.")
+    return found
 
 
 def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
@@ -261,7 +285,7 @@ def _wrappers(tensors: Mapping[str, TensorInfo]) -> list[str]:
     """Wrappers' prefixes that every name has, one inside the other too."""
     found: list[str] = []
     prefix = ""
-    while tensors and len(found) < 4:
+    while tensors and len(found) < MOST_PARTS:
         inner = next((word for word in WRAPPERS if all(name.startswith(prefix + word) for name in tensors)), None)
         if inner is None:
             break

@@ -80,6 +80,15 @@ def test_a_note_of_another_version_or_an_unknown_spec_is_said() -> None:
     assert "'mine'" in unknown.findings[0].message
 
 
+@pytest.mark.parametrize("prefix", ["net.", "module.model.net."])
+def test_a_network_inside_of_a_larger_class_is_known(prefix: str) -> None:
+    wrapped = {prefix + name: value for name, value in tensors("resnet-resnet18").items()}
+    choice = choose(wrapped)
+    assert (choice.spec.name, choice.wrapper) == ("resnet", prefix)
+    with pytest.raises(UsageError, match="nothing says"):
+        choose({**wrapped, "loss.weight": next(iter(wrapped.values()))})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 def test_a_wrapper_is_seen_through(prefix: str) -> None:
     wrapped = {prefix + name: value for name, value in tensors("resnet-resnet18").items()}

@@ -62,7 +62,7 @@ def deberta_v2() -> list[Case]:
     """DeBERTa with all that its switches add, and with none of it."""
     small, large = sizes(num_labels=5)
     second = {
-        "relative_attention": True, "position_buckets": 10, "norm_rel_ebd": "layer_norm", "share_att_key": False,
+        "relative_attention": True, "position_buckets": 10, "norm_rel_ebd": "layer_norm",
         "pos_att_type": "p2c|c2p", "position_biased_input": False, "conv_kernel_size": 3, "conv_groups": 2,
         "type_vocab_size": 2, "legacy": False,
     }  # fmt: skip
