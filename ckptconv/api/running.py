@@ -259,6 +259,8 @@ def loaded(path: PathText, names: Sequence[str]) -> list[Arrays]:
         raise UsageError(
             f"{fspath(path)} is no .npz of arrays: {error.message}", hint="numpy.savez(FILE, x=array)"
         ) from error
+    if words := [name for name, array in arrays.items() if array.dtype.kind == "U"]:
+        raise UsageError(f"{words[0]!r} in {fspath(path)} is text", hint="networks are run on numbers: leave it out")
     if set(arrays) == set(names):
         return [{name: arrays[name] for name in names}]
     if len(arrays) != len(names):

@@ -123,6 +123,8 @@ def _recording(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, An
         role = {"input": "inputs", "output": "outputs", "limit": "limits"}.get(second, second)
         if not 0 <= number < len(batches) or role not in Batch.__slots__:
             raise ValueError(f"{key!r} is out of order")
+        if role != "outputs" and array.dtype.kind == "U":
+            raise ValueError(f"{key!r} is text")
         getattr(batches[number], role)[name] = array
     if not batches or about["unit"] not in UNIT:
         raise ValueError("no batch, or an unknown arithmetic")

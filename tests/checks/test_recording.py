@@ -132,8 +132,21 @@ def test_arrays_that_are_none_are_refused_by_what_is_wrong(tmp_path: Path, sourc
     with pytest.raises(UsageError, match=r"is no \.npz of arrays"):
         ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "one.npy")
     np.savez(tmp_path / "words.npz", x=np.array(["a"]), y=np.array(["b"]))
-    with pytest.raises(UsageError, match="holds 2 arrays for 1 inputs"):
+    with pytest.raises(UsageError, match=r"'x' in .* is text"):
         ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "words.npz")
+    np.savez(tmp_path / "two.npz", x=rows, y=rows)
+    with pytest.raises(UsageError, match="holds 2 arrays for 1 inputs"):
+        ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "two.npz")
+
+
+@pytest.mark.parametrize("role", ["input", "limit", "reference"])
+def test_a_recording_with_text_for_numbers_is_refused(tmp_path: Path, source: Path, role: str) -> None:
+    ckptconv.save_outputs(source, tmp_path / "out.npz", arch="mlp")
+    with np.load(tmp_path / "out.npz") as file:
+        arrays = {name: np.full(file[name].shape, "x") if f"/{role}/" in name else file[name] for name in file.files}
+    np.savez(tmp_path / "out.npz", **arrays)
+    with pytest.raises(CorruptFileError, match=rf"/{role}/.* is text"):
+        ckptconv.verify_outputs(source, tmp_path / "out.npz", arch="mlp")
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
