@@ -79,7 +79,8 @@ def _prove(text: str, checkpoints: Sequence[Mapping[str, TensorInfo]]) -> None:
     except CkptconvError as error:
         raise UnsupportedError(f"no rule found that says these checkpoints: {error.message}", hint=_HINT) from error
     if found:
-        raise UnsupportedError(f"no rule found that says all of these checkpoints: {found[0]}", hint=_HINT)
+        why = getattr(found[0], "message", found[0])
+        raise UnsupportedError(f"no rule found that says all of these checkpoints: {why}", hint=_HINT)
 
 
 class _NotALoopError(Exception):

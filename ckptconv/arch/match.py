@@ -3,7 +3,7 @@
 ``model.layers.{layer}.mlp.weight`` becomes a regular expression in which every number is
 a capture, to be solved for the loop variables; a ``str`` param with choices is an alternation, one without is any
 text. A name's *skeleton* (digits replaced) decides which rules can match it, so that the rules are tried once for each
-skeleton and not for each name.
+skeleton and not for each name; of those that are left, a name meets the ones that begin and end as it does.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Pattern:
     """A rule's name as a regular expression; one capture for each placeholder, in order.
 
     skeleton: the same for names whose digits were replaced.
+    ends:     what it begins with, up to the first placeholder, and what it ends with, after the last.
     strings:  positions of the captures that are ``str`` params, with the param's name.
     numbers:  positions of the others, with their formulas.
     listed:   of those, the ones that are loops over a list written out: text → value.
@@ -44,6 +45,7 @@ class Pattern:
     rule: TensorRule
     expression: re.Pattern[str]
     skeleton: re.Pattern[str]
+    ends: tuple[str, str]
     strings: tuple[tuple[int, str], ...]
     numbers: tuple[tuple[int, Formula], ...]
     listed: Mapping[int, Mapping[str, int | str]]
@@ -57,6 +59,10 @@ class RuleMatches:
     found: list[Match] = field(default_factory=list)
 
 
+_ByEnds = dict[tuple[int, int], dict[tuple[str, str], list[RuleMatches]]]
+"""Rules by the lengths of their ends, and by these themselves."""
+
+
 def compile_patterns(spec: Spec) -> list[Pattern]:
     """One pattern for each rule of the spec."""
     return [_pattern(spec, rule) for rule in spec.rules]
@@ -65,18 +71,27 @@ def compile_patterns(spec: Spec) -> list[Pattern]:
 def match_names(patterns: list[Pattern], tensors: Mapping[str, TensorInfo]) -> list[RuleMatches]:
     """For each pattern the names that it matches, in the checkpoint's order. O(names), with few rules per skeleton."""
     matches = [RuleMatches(pattern) for pattern in patterns]
-    by_skeleton: dict[str, list[RuleMatches]] = {}
+    by_skeleton: dict[str, _ByEnds] = {}
     for name, info in tensors.items():
         skeleton = skeleton_of(name)
-        candidates = by_skeleton.get(skeleton)
-        if candidates is None:
-            candidates = [match for match in matches if match.pattern.skeleton.fullmatch(skeleton)]
-            by_skeleton[skeleton] = candidates
-        for candidate in candidates:
-            found = candidate.pattern.expression.fullmatch(name)
-            if found is not None:
-                candidate.found.append((name, found.groups(), info.shape))
+        by_ends = by_skeleton.get(skeleton)
+        if by_ends is None:
+            fitting = [match for match in matches if match.pattern.skeleton.fullmatch(skeleton)]
+            by_ends = by_skeleton[skeleton] = _by_ends(fitting)
+        for (first, last), candidates in by_ends.items():
+            for candidate in candidates.get((name[:first], name[len(name) - last :]), ()):
+                found = candidate.pattern.expression.fullmatch(name)
+                if found is not None:
+                    candidate.found.append((name, found.groups(), info.shape))
     return matches
+
+
+def _by_ends(matches: Sequence[RuleMatches]) -> _ByEnds:
+    found: _ByEnds = {}
+    for match in matches:
+        head, tail = match.pattern.ends
+        found.setdefault((len(head), len(tail)), {}).setdefault((head, tail), []).append(match)
+    return found
 
 
 def skeleton_of(name: str) -> str:
@@ -104,7 +119,9 @@ def _pattern(spec: Spec, rule: TensorRule) -> Pattern:
             pieces.append(NUMBER if values is None else _text(values))
     skeleton = _DIGITS.sub("0", "".join("0" if piece == NUMBER else piece for piece in pieces))
     expressions = (re.compile("".join(pieces), re.DOTALL), re.compile(skeleton, re.DOTALL))
-    return Pattern(rule, *expressions, tuple(strings), tuple(numbers), listed)
+    parts = rule.name.parts or ("",)
+    first, last = (part if isinstance(part, str) else "" for part in (parts[0], parts[-1]))
+    return Pattern(rule, *expressions, (first, last), tuple(strings), tuple(numbers), listed)
 
 
 def _is_text(spec: Spec, param: str) -> bool:

@@ -104,6 +104,13 @@ def test_what_cannot_be_said_is_refused_by_name() -> None:
         infer([{"a{b}": TensorInfo.of(DType.F32, (3,))}])
 
 
+def test_what_the_spec_does_not_accept_is_said_in_words() -> None:
+    info = TensorInfo.of(DType.F32, (2, 3))
+    with pytest.raises(UnsupportedError) as caught:
+        infer([dict.fromkeys(("b.0.w1", "b.0.w2", "b.1.w2", "b.2.w1", "b.2.w2"), info)])
+    assert str(caught.value).endswith("all of these checkpoints: b.1.w1 is missing (shape [2, 3])")
+
+
 def test_a_count_over_tensors_of_different_ranks_is_refused_with_what_to_do() -> None:
     shapes = {"s.0.t": (), "s.0.a": (4, 3), "s.0.b": (4, 3), "s.1.t": (), "s.1.a": (4,), "s.1.b": (4,)}
     with pytest.raises(UnsupportedError, match="different numbers of dimensions") as caught:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ckptconv.arch import Solution, Source, Spec, check, from_config, from_metadata, from_settings, load_spec, solve
+from ckptconv.arch.load import parse_text
+from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import NumpyScalar, TorchSize
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
+    import re
     from pathlib import Path
 
 MLP = load_spec("mlp")
@@ -236,3 +240,26 @@ def test_variants_are_told_by_their_names() -> None:
     assert solution.params["variant"] == "qwen3"
     assert (solution.params["heads"], solution.params["kv_heads"]) == (4, 2)
     assert solution.products == {}
+
+
+def test_thousands_of_rules_of_one_skeleton_meet_the_names_that_begin_and_end_as_they_do() -> None:
+    """Each name was held against each of them: 4,000,000 times here."""
+    numbers = range(2_000)
+    rows = "\n".join(f'"layers.{{i}}.experts.{number}.w" = "2 3"' for number in numbers)
+    spec = parse_text(f'spec = 1\nname = "x"\n[repeat]\ni = "1"\n[tensors]\n"" = "2"\n{rows}\n')
+    found = {f"layers.0.experts.{number}.w": TensorInfo.of(DType.F32, (2, 3)) for number in numbers}
+    patterns = compile_patterns(spec)
+    tried: list[str] = []
+
+    class Counted:
+        def __init__(self, expression: re.Pattern[str]) -> None:
+            self.expression = expression
+
+        def fullmatch(self, text: str) -> re.Match[str] | None:
+            tried.append(text)
+            return self.expression.fullmatch(text)
+
+    counted = [replace(pattern, expression=Counted(pattern.expression)) for pattern in patterns]  # type: ignore[arg-type]
+    matches = match_names(counted, {"": TensorInfo.of(DType.F32, (2,)), **found})
+    assert [[name for name, _, _ in match.found] for match in matches] == [[""], *([name] for name in found)]
+    assert len(tried) <= 2 * len(matches)
