@@ -140,11 +140,13 @@ class _Folding:
     def keep(
         self, parts: tuple[str | int, ...], sites: tuple[int, ...], condition: str | None, rows: Iterable[Row]
     ) -> None:
-        """Go on under each number by itself."""
+        """Go on under each number by itself, on the condition that the loop around it has that number."""
+        rows = list(rows)
+        around = {(row.file, row.loops) for row in rows}
         for number, group in sorted(_by(rows, lambda row: int(row.rest[1])).items()):
             text = f"{parts[-1]}{number}"
             moved = [replace(row, rest=(f"{text}{row.rest[2]}", *row.rest[3:])) for row in group]
-            self.descend(parts[:-1], sites, condition, moved)
+            self.descend(parts[:-1], sites, _both(condition, _where(group, around, sites)), moved)
 
     def each(
         self,
@@ -259,6 +261,21 @@ def _special(
     if all(found.get(key, frozenset()) == numbers - {first} for key, numbers in every.items()):
         return "# > 0"
     return None
+
+
+def _where(rows: Iterable[Row], around: set[tuple[int, tuple[int, ...]]], sites: tuple[int, ...]) -> str | None:
+    """The condition under which rows are there that not all turns of the last loop have; None where it is no such."""
+    if not sites:
+        return None
+    firsts = {key for key in around if key[1][-1] == 0}
+    found = {(row.file, row.loops) for row in rows}
+    if found == firsts != around:
+        return f"#{sites[-1]} == 0"
+    return f"#{sites[-1]} > 0" if firsts and found == around - firsts else None
+
+
+def _both(first: str | None, second: str | None) -> str | None:
+    return " and ".join(dict.fromkeys(filter(None, (first, second)))) or None
 
 
 def _alike(rows: Iterable[Row]) -> bool:

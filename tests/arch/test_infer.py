@@ -104,6 +104,17 @@ def test_what_cannot_be_said_is_refused_by_name() -> None:
         infer([{"a{b}": TensorInfo.of(DType.F32, (3,))}])
 
 
+@pytest.mark.parametrize(("gap", "condition"), [((0,), "> 0"), ((1, 2), "== 0")])
+def test_a_numbered_layer_that_some_blocks_lack_has_a_condition(gap: tuple[int, ...], condition: str) -> None:
+    """As the first norm of a residual network whose activations come first."""
+    parts = ("bn1.weight", "conv1.weight", "bn2.weight", "conv2.weight")
+    names = [f"layer1.{block}.{part}" for block in range(3) for part in parts if part != parts[0] or block not in gap]
+    found = dict.fromkeys(names, TensorInfo.of(DType.F32, (8,)))
+    text = infer([found])
+    assert f'"layer1.{{layer}}.bn1.weight" = {{ shape = "hidden", when = "layer {condition}" }}' in text
+    assert faults(parse_text(text), found) == 0
+
+
 def test_what_the_spec_does_not_accept_is_said_in_words() -> None:
     info = TensorInfo.of(DType.F32, (2, 3))
     with pytest.raises(UnsupportedError) as caught:
