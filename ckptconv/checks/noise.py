@@ -4,6 +4,7 @@ It comes behind every layer with weights, and behind functions whose results no 
 moves or picks numbers, and what is rounded once, such as a sum of two, gets none. In units of u / sqrt(3):
 
     products          sqrt(n) * (|W| |x| + |b|)
+    norms             what is cancelled where the mean is larger than what is left of it, and three times the result
     gelu, silu, mish  3 |x|: a gate, which is near 1 or near 0, has the error of 1
     sigmoid           1: approximations are as good as that near 0 too
     log_softmax       3 (|x| + |result| + 1)
@@ -118,6 +119,15 @@ class _Noise:
                 moved = (inputs[0].abs() + mean.abs().view(shape)) * (scale * weight).view(shape)
                 sized: torch.Tensor = 2 * (moved + shift.view(shape))
                 return sized
+            case nn.LayerNorm():
+                axes = tuple(range(-len(layer.normalized_shape), 0))
+                center = inputs[0].mean(axes, keepdim=True)
+                steep = (inputs[0].var(axes, correction=0, keepdim=True) + layer.eps).rsqrt()
+                near: torch.Tensor = 2 * (inputs[0].abs() + center.abs()) * steep
+                row = 3 * output.abs().amax(dim=-1, keepdim=True)
+                # onnxruntime has the variance as the difference of two squares
+                cancelled: torch.Tensor = row * (1 + (center * steep) ** 2)
+                return cancelled + (near if layer.weight is None else near * layer.weight.abs())
             case nn.Embedding():
                 return torch.zeros_like(output)  # nothing is computed
         return 3 * output.abs().amax(dim=-1, keepdim=True).expand_as(output) if output.dim() else output.abs()

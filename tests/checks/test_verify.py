@@ -333,6 +333,22 @@ def test_functions_without_weights_round_too(tmp_path: Path, steps: str) -> None
         assert ckptconv.verify(source, tmp_path / "a.onnx", arch=arch, seed=seed).equivalent
 
 
+def test_a_norm_of_nearly_equal_values_rounds_by_what_it_cancels(tmp_path: Path) -> None:
+    (tmp_path / "net.toml").write_text(
+        'spec = 1\nname = "net"\n[tensors]\n"fc.weight" = "8 8"\n"fc.bias" = "8"\n"norm.weight" = "8"\n[forward]\n'
+        'input = "batch 8"\nsteps = ["linear fc", "sigmoid", "layer_norm norm eps=1e-6"]\n'
+    )
+    arch = str(tmp_path / "net.toml")
+    for seed in range(5):
+        torch.manual_seed(seed)
+        state = {"fc.weight": torch.randn(8, 8) * 0.05, "fc.bias": torch.zeros(8), "norm.weight": torch.ones(8)}
+        source = saved(tmp_path / "a.pth", state)
+        ckptconv.convert(source, tmp_path / "a.onnx", arch=arch, force=True)
+        assert ckptconv.verify(source, tmp_path / "a.onnx", arch=arch, seed=seed).equivalent
+        other = saved(tmp_path / "b.pth", {**state, "norm.weight": state["norm.weight"] * 1.1})
+        assert not ckptconv.verify(other, tmp_path / "a.onnx", arch=arch, seed=seed).equivalent
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("counted", [False, True])
 def test_a_batch_norm_without_parameters_runs(tmp_path: Path, dtype: torch.dtype, counted: bool) -> None:
