@@ -35,6 +35,8 @@ class Values:
     nan:          pairs of which one is NaN; no distance is taken of them.
     signs:        differing pairs that are equal as numbers: 0.0 and -0.0.
     cast:         the element types differ, and rounding is all that happened.
+    between:      the type to which the values were rounded first, and then to their own: where one cast does not
+                  explain what two do.
     first:        the index of the first differing element, and its values.
     bins:         the relative changes as `checks.histogram` counts them, where that was asked for; not in JSON.
     """
@@ -54,6 +56,7 @@ class Values:
     first: tuple[int, ...] | None
     first_values: tuple[Scalar, Scalar] | None
     bins: tuple[int, ...] | None = None
+    between: str | None = None
 
     def to_dict(self) -> dict[str, Json]:
         """The figures as JSON documents spell them."""

@@ -5,7 +5,9 @@ Equal means names, shapes, element types, bits, ties and typed metadata; not con
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.compare_bytes import find_unequal
@@ -16,6 +18,7 @@ from ckptconv.checks.pool import Pool
 from ckptconv.checks.rearranged import find_rearranged
 from ckptconv.checks.stretch import Pair
 from ckptconv.checks.ties import compare_ties
+from ckptconv.checks.twice import find_rounded_twice
 from ckptconv.checks.wording import shape_text, value_finding
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
@@ -24,12 +27,13 @@ from ckptconv.edits.explain import Comparison, Explanation, explain
 from ckptconv.edits.patterns import ANY, edits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptconv.checks.compare_metadata import MetadataChange
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.tolerance import Tolerances
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.dtypes import DType
 
 CODES = {
     "rename": "renamed", "transpose": "transposed", "reshape": "reshaped", "split": "split", "concat": "concatenated",
@@ -74,12 +78,13 @@ def compare(
         one, other = shape_text(a.all_tensors[old].info.shape), shape_text(b.all_tensors[name].info.shape)
         found.findings.append(Finding("shape-changed", "error", old, f"{old}: shape {one} → {other}", one, other))
     _dtypes_alone(found, a, b, [] if not headers else explained.comparisons, explained.unlike)
+    between: dict[str, DType] = {}
     if content is not None:
         groups = _once(explained.comparisons, a, b, tolerances)
-        _values(found, explained, groups, content, tolerances, progress, histograms=histograms)
-    found.edits += _casts(a, b, explained)
-    _ties(found, a, b, explained)
-    found.edits += [*shared, *drops]
+        between = _values(found, explained, groups, content, tolerances, progress, histograms=histograms)
+    found.edits += _casts(a, b, explained, between)
+    untied, tied = _ties(found, a, b, explained)
+    found.edits = [*untied, *found.edits, *tied, *shared, *drops]
     found.findings += compare_composites(a, b, explained.names)
     found.metadata = compare_metadata(a.metadata, b.metadata, explained.names)
     for change in found.metadata:
@@ -154,28 +159,33 @@ def _dtypes_alone(
             found.findings.append(Finding("dtype-changed", "error", old, message, one, other))
 
 
-def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation) -> list[Edit]:
-    groups: dict[tuple[str, str], dict[Step, None]] = {}
+def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation, between: Mapping[str, DType]) -> list[Edit]:
+    """The casts, those by way of a type between as two."""
+    groups: dict[tuple[str, ...], dict[Step, None]] = {}
     parts = [(one.a_name, one.b_name) for one in explained.comparisons if explained.names.get(one.a_name) != one.b_name]
     for old, name in dict.fromkeys([*explained.names.items(), *parts]):
         one, other = a.all_tensors[old].info.dtype.name, b.all_tensors[name].info.dtype.name
-        if one != other:
-            groups.setdefault((one, other), {})[Step((name,), (name,))] = None
+        way: tuple[str, ...] = (one, between[name].name, other) if name in between else (one, other)
+        if len(set(way)) > 1:
+            groups.setdefault(way, {})[Step((name,), (name,))] = None
     found: list[Edit] = []
-    for (one, other), steps in groups.items():
-        details = {"from": one, "dtype": other}
-        if len(steps) == len(b.all_tensors) > 1:
-            found.append(Edit("cast", (ANY,), (ANY,), details, tuple(steps)))
-        else:
-            found += edits("cast", steps, details)
+    for way, steps in groups.items():
+        for one, other in pairwise(way):
+            details = {"from": one, "dtype": other}
+            if len(steps) == len(b.all_tensors) > 1:
+                found.append(Edit("cast", (ANY,), (ANY,), details, tuple(steps)))
+            else:
+                found += edits("cast", steps, details)
     return found
 
 
 def _values(
     found: Differences, explained: Explanation, groups: Sequence[list[Comparison]], content: Content,
     tolerances: Tolerances, progress: Callable[[int, int], None] | None, *, histograms: bool,
-) -> None:  # fmt: skip
-    """Compare bytes, look for the same numbers in other places, then take figures of what differs."""
+) -> dict[str, DType]:  # fmt: skip
+    """Compare bytes, look for the same numbers in other places, then take figures of what differs. Gives the types to
+    which tensors of `b` were rounded before they got their own.
+    """
     pool = Pool(sum(group[0].a.info.nbytes for group in groups), progress)
     same = [group for group in groups if group[0].a.info.dtype == group[0].b.info.dtype]
     cast = [group for group in groups if group[0].a.info.dtype != group[0].b.info.dtype]
@@ -192,7 +202,9 @@ def _values(
     measured = [i for i, pair in enumerate(pairs) if pair.has_figures]
     values_of = compare_values([pairs[i] for i in measured], pool, histograms=histograms)
     figures = dict(zip(measured, values_of, strict=True))
-    entries = [(one, figures.get(i)) for i, group in enumerate(changed) for one in group]
+    between = _between(explained, changed, pairs, figures)
+    entries = [(one, _told(figures.get(i), pairs[i], between.get(one.b_name)))
+               for i, group in enumerate(changed) for one in group]  # fmt: skip
     order = {(one.a_name, one.b_name): i for i, one in enumerate(explained.comparisons)} if entries else {}
     for one, values in sorted(entries, key=lambda entry: order[entry[0].a_name, entry[0].b_name]):
         for finding in value_finding(one, values):
@@ -200,6 +212,30 @@ def _values(
             if values is not None:
                 found.values[finding] = values
     found.compared = len(explained.comparisons)
+    return between
+
+
+def _told(values: Values | None, pair: Pair, between: DType | None) -> Values | None:
+    if values is None or between is None:
+        return values
+    return replace(values, between=between.name, cast=pair.a.info.dtype != pair.b.info.dtype)
+
+
+def _between(
+    explained: Explanation, changed: Sequence[list[Comparison]], pairs: Sequence[Pair], figures: Mapping[int, Values]
+) -> dict[str, DType]:
+    """By the name in `b`, to which type tensors were rounded first, all parts of one alike."""
+    told = {i for i, values in figures.items() if values.cast or not values.differing}
+    ways: dict[tuple[str, str], DType] = {}
+    left, others = ({i: pairs[i] for i in figures if (i in told) is one} for one in (False, True))
+    for i, between in find_rounded_twice(left, others).items():
+        ways |= {(one.a_name, one.b_name): between for one in changed[i]}
+    if not ways:
+        return {}
+    found: dict[str, set[DType | None]] = defaultdict(set)
+    for one in explained.comparisons:
+        found[one.b_name].add(ways.get((one.a_name, one.b_name)))
+    return {name: way for name, (way, *others) in found.items() if way is not None and not others}
 
 
 def _unequal(comparisons: Sequence[Comparison], content: Content, pool: Pool) -> set[int]:
@@ -226,8 +262,14 @@ def _once(
     return list(groups.values())
 
 
-def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> None:
-    for change in compare_ties(a, b, explained.names):
+def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanation) -> tuple[list[Edit], list[Edit]]:
+    """Ties broken and made. Gives the edits: what is untied is so by its old names, before the one is changed and the
+    other is not, so that it can be tied again after all that is undone.
+    """
+    here = {new: old for old, new in explained.names.items()}
+    cut = {one.a_name for one in explained.comparisons} - explained.names.keys() - b.all_tensors.keys()
+    steps: tuple[list[Step], list[Step]] = ([], [])
+    for change in compare_ties(a, b, explained.names, cut):
         together = " = ".join(change.names)
         apart = ", ".join(" = ".join(group) for group in change.groups)
         if change.made:
@@ -236,5 +278,6 @@ def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanati
         else:
             message = f"untied: {together} shared one tensor, and do not any more"
             found.findings.append(Finding("tie-broken", "error", change.names[0], message, together, apart))
-        firsts = [group[0] for group in change.groups]
-        found.edits += edits("tie" if change.made else "untie", [Step((firsts[0],), (other,)) for other in firsts[1:]])
+        first, *others = (group[0] if change.made else here.get(group[0], group[0]) for group in change.groups)
+        steps[change.made].extend(Step((first,), (other,)) for other in others)
+    return edits("untie", steps[False]), edits("tie", steps[True])

@@ -34,11 +34,15 @@ def find_rearranged(
 ) -> tuple[list[Group], list[Edit]]:
     """The pairs that differ otherwise, and what was done to the others as edits.
 
-    Square matrices may be transposed; those that differ besides are compared as transposed. Rows of heads may have
-    changed places. `is_whole` says whether both of a comparison are whole tensors, not parts of one.
+    Square matrices and the like may be transposed; those that differ besides are compared as transposed. Rows of heads
+    may have changed places. `is_whole` says whether both of a comparison are whole tensors, not parts of one.
     """
     whole = [group for group in groups if all(map(is_whole, group))]
-    turned = {id(group): made for group in whole if (made := _transposed(group, content)) is not None}
+    orders = {id(group): axes for group in whole if (axes := _axes(group[0], content))}
+    turned = {
+        id(group): _with_view(group, view) for group in whole
+        if id(group) in orders and (view := permuted(group[0].a, orders[id(group)])) is not None
+    }  # fmt: skip
     moved: dict[int, Group] = {}
     permutations: dict[RowPermutation, list[Group]] = {}
     for group in whole:
@@ -49,7 +53,10 @@ def find_rearranged(
                 permutations.setdefault(how, []).append(group)
     seen = {**turned, **moved}
     other = _unequal(seen, pool)
-    found = edits("transpose", _steps(group for group in whole if id(group) in turned), {"axes": [1, 0]})
+    found: list[Edit] = []
+    for axes in dict.fromkeys(orders[key] for key in turned):
+        steps = _steps(group for group in whole if id(group) in turned and orders[id(group)] == axes)
+        found += edits("transpose", steps, {"axes": list(axes)})
     for how, permuted_groups in permutations.items():
         steps = _steps(group for group in permuted_groups if id(group) not in other)
         found += edits("permute", steps, {"axis": 0, "shape": list(how.shape), "axes": list(how.axes)})
@@ -57,12 +64,9 @@ def find_rearranged(
     return [turned.get(id(group), group) for group in groups if id(group) not in done], found
 
 
-def _transposed(group: Group, content: Content) -> Group | None:
-    """Square matrices, of which no header says that they were transposed."""
-    a, b = group[0].a, group[0].b
-    axes = permutation(a, b, content) if a.info.shape == b.info.shape else ()
-    view = permuted(a, axes) if axes else None
-    return None if view is None else _with_view(group, view)
+def _axes(one: Comparison, content: Content) -> tuple[int, ...]:
+    """How square matrices, and others with dimensions of one size, were transposed, which no header says."""
+    return permutation(one.a, one.b, content) if one.a.info.shape == one.b.info.shape else ()
 
 
 def _permutation(one: Comparison) -> RowPermutation | None:

@@ -45,7 +45,8 @@ def value_finding(one: Comparison, values: Values | None) -> Iterator[Finding]:
         return
     expected, found = _first(values)
     within = values.outside == 0
-    message = f"{name}: {_differing(values)}{', all within the tolerance' if within else ''}"
+    rounded = "" if values.between is None else f"rounded to {values.between}, "
+    message = f"{name}: {rounded}{_differing(values)}{', all within the tolerance' if within else ''}"
     yield Finding("value-changed", "info" if within else "error", one.a_name, message, expected, found)
 
 
@@ -54,6 +55,8 @@ def _cast(values: Values | None) -> str:
         return ""
     if values.differing == 0:
         return ", cast, every value kept"
+    if values.between is not None:
+        return f", cast by way of {values.between}, rounding only"
     return ", cast, rounding only" if values.cast else ", and other values than a cast gives"
 
 

@@ -137,6 +137,8 @@ def cast_text(values: Values | None) -> str:
         return ""
     if not values.differing:
         return "every value kept"
+    if values.between is not None:
+        return f"rounding only, by way of {values.between}"
     return "rounding only" if values.cast else "values changed as well"
 
 

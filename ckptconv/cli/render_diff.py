@@ -147,6 +147,8 @@ def remark(known: Sequence[Values]) -> str:
     if all(values.signs == values.differing for values in known):
         return "sign of zero alone"
     values = known[0]
+    if values.between is not None and len({one.between for one in known}) == 1:
+        return f"rounded to {values.between}"
     if len(known) > 1 or values.first is None or values.first_values is None:
         return ""
     one, other = (scalar(value, 6) for value in values.first_values)

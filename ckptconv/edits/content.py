@@ -27,6 +27,9 @@ WHOLE = 3 * PROBE
 NUMBERS = 16
 """Elements that are read at each of these places where one side is rounded."""
 
+ELSEWHERE = 9
+"""Parts between which further elements are read where several explanations fit: odd, or kernels of 3 x 3 look alike."""
+
 Print = tuple[bytes, ...]
 
 
@@ -62,6 +65,21 @@ class Content:
     def _type(self, tensor: LazyTensor) -> DType:
         dtype = tensor.info.dtype
         return self.rounded if self.rounded is not None and dtype in FLOATS else dtype
+
+    def of_pair(self, a: LazyTensor, b: LazyTensor) -> Content | None:
+        """What takes these two for one kind: `self`, or another for floats of unlike types; None where nothing does."""
+        if self.kind(a) == self.kind(b):
+            return self
+        rounded = rounded_type([a], [b])
+        return None if rounded is None else Content(rounded)
+
+    def alike(self, a: LazyTensor, b: LazyTensor) -> int:
+        """At how many of some places between those of their prints two tensors of one kind and size are the same."""
+        numel = min(a.info.numel, b.info.numel)
+        at = [numel * i // ELSEWHERE // 8 * 8 for i in range(1, ELSEWHERE)]
+        ranges = [(start, min(start + NUMBERS, numel)) for start in at]
+        dtype = self._type(b)
+        return sum(_cast(a, dtype, *one) == _cast(b, dtype, *one) for one in ranges)
 
     def first(self, tensor: LazyTensor) -> bytes:
         """The first element, which stays the first where a matrix is transposed, or others are put behind it."""
@@ -112,21 +130,24 @@ def _numbers(tensor: LazyTensor, dtype: DType) -> Print:
     info = tensor.info
     if info.dtype.kind == "block":  # whose numbers are nobody's on the other side
         return _print(tensor)
-    if info.dtype.bits < 8 or info.dtype is dtype:
-        return tuple(bytes(tensor.read(start, stop)) for start, stop in _places(info.numel, info.dtype.bits))
+    return tuple(_cast(tensor, dtype, start, stop) for start, stop in _places(info.numel))
+
+
+def _cast(tensor: LazyTensor, dtype: DType, first: int, last: int) -> bytes:
+    """Elements [first, last) as `dtype`; `first` is a multiple of eight."""
+    own = tensor.info.dtype
+    data = tensor.read(first * own.bits // 8, (last * own.bits + 7) // 8)
+    if own.bits < 8 or own is dtype:
+        return bytes(data)
     from ckptconv.core.arrays import from_bytes, to_bytes
 
-    made = []
-    for start, stop in _places(info.numel, info.dtype.bits):
-        values = from_bytes(tensor.read(start, stop), info.dtype, (stop - start) * 8 // info.dtype.bits)
-        made.append(to_bytes(cast_array(values, info.dtype, dtype)[0], dtype))
-    return tuple(made)
+    return to_bytes(cast_array(from_bytes(data, own, last - first), own, dtype)[0], dtype)
 
 
-def _places(numel: int, bits: int) -> list[tuple[int, int]]:
-    """Byte ranges of the first, the middle and the last elements; of all where there are few."""
+def _places(numel: int) -> list[tuple[int, int]]:
+    """The first, the middle and the last elements, as ranges; all where there are few."""
     if numel <= 3 * NUMBERS:
-        return [(0, (numel * bits + 7) // 8)]
+        return [(0, numel)]
     middle = numel // 2 // NUMBERS * NUMBERS
     starts = (0, middle, (numel - NUMBERS) // 8 * 8)
-    return [(at * bits // 8, (at + NUMBERS) * bits // 8) for at in starts]
+    return [(at, at + NUMBERS) for at in starts]

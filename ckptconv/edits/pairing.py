@@ -50,21 +50,33 @@ def one_to_one(here: Tensors, there: Tensors, *, _zip: bool) -> list[tuple[str, 
 def likewise(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[tuple[str, str]]:
     """Further renames that are as those found: a module whose weight has another name gives its bias that one too."""
     changes: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for a, b in pairs:
+        modules.setdefault(a.rpartition(".")[0], b.rpartition(".")[0])
         if _DIGITS.findall(a) == _DIGITS.findall(b):
             changes.setdefault(open_numbers(a).rpartition(".")[0], open_numbers(b).rpartition(".")[0])
     used = {name for pair in pairs for name in pair}
     homes = {(open_numbers(name), *_DIGITS.findall(name)): name for name in new if name not in used}
     found = []
     for name, tensor in lost.items():
-        module, _, own = open_numbers(name).rpartition(".")
-        if name in used or module not in changes:
+        if name in used:
             continue
-        target = homes.get((f"{changes[module]}.{own}" if changes[module] else own, *_DIGITS.findall(name)))
+        module, _, own = name.rpartition(".")
+        wanted = _key(modules[module], own) if module in modules else ("",)
+        if wanted not in homes:
+            module, _, own = open_numbers(name).rpartition(".")
+            wanted = (_key(changes[module], own)[0], *_DIGITS.findall(name)) if module in changes else ("",)
+        target = homes.get(wanted)
         if target is not None and new[target].info.shape == tensor.info.shape:
             found.append((name, target))
-            del homes[open_numbers(target), *_DIGITS.findall(target)]
+            del homes[wanted]
     return found
+
+
+def _key(module: str, own: str) -> tuple[str, ...]:
+    """A name as its text and its numbers."""
+    name = f"{module}.{own}" if module else own
+    return (open_numbers(name), *_DIGITS.findall(name))
 
 
 def permutation(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[int, ...]:
@@ -72,20 +84,23 @@ def permutation(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[
     shape, wanted = a.info.shape, b.info.shape
     if len(shape) != len(wanted) or not 2 <= len(shape) <= MOST_AXES or sorted(shape) != sorted(wanted):
         return ()
-    if shape == wanted and (len(shape) > 2 or shape[0] != shape[1] or 1 in shape):
+    if shape == wanted and len({n for n in shape if n != 1}) == len([n for n in shape if n != 1]):
         return ()
-    if content is not None and content.kind(a) != content.kind(b):
-        content = None
+    content = content and content.of_pair(a, b)
     if content is not None and shape == wanted and content(a) == content(b):
         return ()
     if content is not None and content.is_telling(b):
         if content(a) == content(b):
             return ()
         same_start = content.first(a) == content.first(b)  # the first element is the first whatever is permuted
-        for axes in permutations(range(len(shape))) if same_start else ():
-            view = permuted(a, axes) if tuple(shape[axis] for axis in axes) == wanted else None
-            if view is not None and axes != tuple(range(len(shape))) and content(view) == content(b):
-                return axes
+        fitting = {
+            axes: view for axes in permutations(range(len(shape)))
+            if same_start and tuple(shape[axis] for axis in axes) == wanted and axes != tuple(range(len(shape)))
+            and (view := permuted(a, axes)) is not None and content(view) == content(b)
+        }  # fmt: skip
+        if fitting:
+            probed = content
+            return max(fitting, key=lambda axes: len(fitting) > 1 and probed.alike(fitting[axes], b))
     return (1, 0) if len(shape) == 2 and shape != wanted and 1 not in shape else ()
 
 

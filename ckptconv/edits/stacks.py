@@ -12,7 +12,7 @@ from ckptconv.edits.match import numbered_blocks, numbers_in
 from ckptconv.edits.patterns import ANY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content
@@ -54,7 +54,8 @@ def rename_stacks(a: Tensors, b: Tensors, content: Content) -> list[tuple[str, s
     for stack, counts in votes.items():
         for best, count in counts.most_common(1):
             enough = 3 * count >= min(sizes[stack], sizes[best]) and best not in dict(found).values()
-            if enough and not _is_regrouped(_layers(a, stack), _layers(b, best), content):
+            layers = _layers(a, stack), _layers(b, best)
+            if enough and not any(_is_regrouped(*layers, content, item) for item in (_bytes, _item)):
                 found.append((stack, best))
     return found
 
@@ -66,6 +67,10 @@ def _within(names: Tensors, stacks: set[str]) -> list[tuple[str, str]]:
 def _item(tensor: LazyTensor, content: Content) -> Item:
     """What two layers have in common even where one of them has its tensors transposed and fused."""
     return (content.kind(tensor), content.first(tensor))
+
+
+def _bytes(tensor: LazyTensor, content: Content) -> Item:
+    return (content.kind(tensor), content(tensor))
 
 
 def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
@@ -82,7 +87,7 @@ def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
             continue
         here, there = _layers(a, stack), _layers(b, stack)
         done.append(stack)
-        if content is None or not _is_regrouped(here, there, content):
+        if content is None or not _is_regrouped(here, there, content, _bytes):
             found.append(
                 _align(stack, here, there, content, (_news(a, b, stack, content), _news(b, a, stack, content)))
             )
@@ -92,22 +97,22 @@ def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
 _Layers = dict[int, dict[str, "LazyTensor"]]
 
 
-def _is_regrouped(a: _Layers, b: _Layers, content: Content) -> bool:
+def _is_regrouped(a: _Layers, b: _Layers, content: Content, item: Callable[[LazyTensor, Content], Item]) -> bool:
     """Whether tensors of one layer are in several of the other side, so that the numbers do not count the same."""
-    ours, theirs = _places(a, content), _places(b, content)
+    ours, theirs = _places(a, content, item), _places(b, content, item)
     pairs = {(ours[item], theirs[item]) for item in ours.keys() & theirs.keys()}
     met = min(len({i for i, _ in pairs}), len({j for _, j in pairs}))
     return len(pairs) > 2 * met
 
 
-def _places(layers: _Layers, content: Content) -> dict[Item, int]:
+def _places(layers: _Layers, content: Content, item: Callable[[LazyTensor, Content], Item]) -> dict[Item, int]:
     """The layer of each content that only one of them has."""
     homes: dict[Item, set[int]] = defaultdict(set)
     for number, tensors in layers.items():
         for tensor in tensors.values():
             if content.is_telling(tensor):
-                homes[content.kind(tensor), content(tensor)].add(number)
-    return {item: next(iter(numbers)) for item, numbers in homes.items() if len(numbers) == 1}
+                homes[item(tensor, content)].add(number)
+    return {one: next(iter(numbers)) for one, numbers in homes.items() if len(numbers) == 1}
 
 
 def _layers(tensors: Tensors, stack: str) -> _Layers:
@@ -187,12 +192,13 @@ def _alike(a: _Layers, b: _Layers, content: Content) -> list[tuple[int, int]]:
         for tensor in tensors.values():
             if content.is_telling(tensor):
                 homes[_item(tensor, content)].add(j)
-    pairs = []
+    best: dict[int, tuple[int, int]] = {}  # by the layer of `b`, the votes for that of `a` that has most, and which
     for i, tensors in a.items():
         votes = Counter(j for tensor in tensors.values() for j in homes.get(_item(tensor, content), ()))
         if votes:
-            pairs.append((i, max(votes, key=lambda j: (votes[j], j == i))))
-    return _increasing(pairs)
+            j = max(votes, key=lambda j: (votes[j], j == i))
+            best[j] = max(best.get(j, (0, 0)), (votes[j], i))  # first elements of few bits are the same by chance too
+    return _increasing(sorted((i, j) for j, (_, i) in best.items()))
 
 
 def _increasing(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
