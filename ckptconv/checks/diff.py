@@ -19,7 +19,7 @@ from ckptconv.checks.rearranged import find_rearranged
 from ckptconv.checks.stretch import Pair
 from ckptconv.checks.ties import compare_ties
 from ckptconv.checks.twice import find_rounded_twice
-from ckptconv.checks.wording import shape_text, value_finding
+from ckptconv.checks.wording import shape_text, tie_finding, value_finding
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.edits.content import Content, rounded_type
@@ -268,16 +268,16 @@ def _ties(found: Differences, a: Checkpoint, b: Checkpoint, explained: Explanati
     """
     here = {new: old for old, new in explained.names.items()}
     cut = {one.a_name for one in explained.comparisons} - explained.names.keys() - b.all_tensors.keys()
-    steps: tuple[list[Step], list[Step]] = ([], [])
+    untied: list[Step] = []
+    left: list[Step] = []
+    tied: list[Step] = []
     for change in compare_ties(a, b, explained.names, cut):
-        together = " = ".join(change.names)
-        apart = ", ".join(" = ".join(group) for group in change.groups)
+        found.findings.append(tie_finding(change))
+        most, *others = sorted(change.groups, key=len, reverse=True)
         if change.made:
-            message = f"tied: {together} share one tensor, and did not before"
-            found.findings.append(Finding("tie-made", "error", change.names[0], message, apart, together))
+            tied += [Step((most[0],), (name,)) for group in others for name in group]
         else:
-            message = f"untied: {together} shared one tensor, and do not any more"
-            found.findings.append(Finding("tie-broken", "error", change.names[0], message, together, apart))
-        first, *others = (group[0] if change.made else here.get(group[0], group[0]) for group in change.groups)
-        steps[change.made].extend(Step((first,), (other,)) for other in others)
-    return edits("untie", steps[False]), edits("tie", steps[True])
+            old = [tuple(here.get(name, name) for name in group) for group in (most, *others)]
+            untied += [Step((old[0][0],), (name,)) for group in old[1:] for name in group]
+            left += [Step((group[0],), (name,)) for group in old[1:] for name in group[1:]]
+    return [*edits("untie", untied), *edits("tie", left)], edits("tie", tied)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.figures import Scalar
+    from ckptconv.checks.ties import TieChange
     from ckptconv.edits.explain import Comparison
 
 
@@ -48,6 +49,18 @@ def value_finding(one: Comparison, values: Values | None) -> Iterator[Finding]:
     rounded = "" if values.between is None else f"rounded to {values.between}, "
     message = f"{name}: {rounded}{_differing(values)}{', all within the tolerance' if within else ''}"
     yield Finding("value-changed", "info" if within else "error", one.a_name, message, expected, found)
+
+
+def tie_finding(change: TieChange) -> Finding:
+    """The finding of names that share one tensor on one side alone."""
+    names = " = ".join(change.names)
+    apart = ", ".join(" = ".join(group) for group in change.groups)
+    all_apart = len(change.groups) == len(change.names)
+    if change.made:
+        message = f"tied: {names} share one tensor" + (", and did not before" if all_apart else f"; before: {apart}")
+        return Finding("tie-made", "error", change.names[0], message, apart, names)
+    message = f"untied: {names} shared one tensor" + (", and do not any more" if all_apart else f"; now: {apart}")
+    return Finding("tie-broken", "error", change.names[0], message, names, apart)
 
 
 def _cast(values: Values | None) -> str:

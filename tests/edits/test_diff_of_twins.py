@@ -97,6 +97,22 @@ def test_what_is_untied_by_a_change_is_tied_again_by_its_undoing(how: str, tmp_p
     assert again["embed.weight"].data_ptr() == again["head.weight"].data_ptr()
 
 
+def test_of_several_that_were_tied_those_stay_so_that_are(tmp_path: Path) -> None:
+    tied, names = drawn(6, 4), [f"{letter}.weight" for letter in "abcdef"]
+    old = dict.fromkeys(names, tied)
+    one, two = tied.clone(), tied.clone()
+    new = dict(zip(names, [tied.bfloat16(), one, one, one, two, two], strict=True))
+    found, made = redone(tmp_path, old, new)
+    assert [finding.message for finding in found.findings if finding.code == "tie-broken"] == [
+        "untied: " + " = ".join(names) + " shared one tensor; "
+        "now: a.weight, b.weight = c.weight = d.weight, e.weight = f.weight"
+    ]
+    for before, after, there in ((old, new, made), (new, old, redone(tmp_path, new, old)[1])):
+        assert not unlike(there, after), before
+        kept = [[i for i in names if there[i].data_ptr() == there[name].data_ptr()] for name in names]
+        assert kept == [[i for i in names if after[i].data_ptr() == after[name].data_ptr()] for name in names]
+
+
 @pytest.mark.parametrize(
     ("between", "last", "code"),
     [
