@@ -2,14 +2,16 @@
 
 Tensors are named by their path, as h5py names them. In a whole model of legacy Keras (``model.save("x.h5")``), the
 tensors of the group ``model_weights`` are the model's, under the names that a file of weights alone has; those of
-``optimizer_weights``, and of ``optimizer`` in the files of Keras 3, are extras. Attributes of the root group are
-metadata by their name; those of another object are a dict under its path, and so are the values of datasets of text.
+``optimizer_weights``, and of ``optimizer`` in the files of Keras 3, are extras, and so is the state of metrics that
+Keras 2.12 to 2.15 and tf_keras put into files of that layout. Attributes of the root group are metadata by their name;
+those of another object are a dict under its path, and so are the values of datasets of text.
 
-Sources: keras/src/saving/saving_lib.py, keras/src/legacy/saving/legacy_h5_format.py.
+Sources: keras/src/saving/saving_lib.py, keras/src/legacy/saving/legacy_h5_format.py, tf_keras/src/saving/saving_lib.py.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _MODEL = "model_weights/"
 _OPTIMIZERS = ("optimizer_weights/", "optimizer/")
+_METRICS = re.compile(r"metrics/[^/]+/vars/\d+")
 
 
 def read(source: Source) -> Checkpoint:
@@ -61,7 +64,9 @@ def checkpoint_of(tree: Tree, metadata: Mapping[Hashable, MetaNode], format: str
 
 def _split(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[str, LazyTensor]]:
     """The model's tensors, and the others, by the names that they get."""
-    extras = {name: tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZERS)}
+    extras = {
+        name: tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZERS) or _METRICS.fullmatch(name)
+    }
     model = {name: tensor for name, tensor in tensors.items() if name not in extras}
     if not model:
         return tensors, {}

@@ -47,6 +47,18 @@ def archive(path: Path, method: int = zipfile.ZIP_STORED, **more: bytes) -> Path
     return path
 
 
+def test_the_state_of_metrics_is_no_weight(tmp_path: Path) -> None:
+    """As tf_keras 2.21 writes them beside layers and optimizer; a layer may well be called so."""
+    weights(tmp_path / "x.weights.h5", optimizer=False)
+    with h5py.File(tmp_path / "x.weights.h5", "a") as file:
+        for i in range(2):
+            file[f"metrics/mean/vars/{i}"] = np.float32(i)
+        file["layers/metrics/vars/0"] = KERNEL
+    with ckptconv.open(tmp_path / "x.weights.h5") as checkpoint:
+        assert list(checkpoint) == ["layers/dense/vars/0", "layers/dense/vars/1", "layers/metrics/vars/0"]
+        assert list(checkpoint.extras) == ["metrics/mean/vars/0", "metrics/mean/vars/1"]
+
+
 def test_an_optimizers_variables_are_extras_and_the_groups_names_metadata(tmp_path: Path) -> None:
     weights(tmp_path / "x.weights.h5")
     with ckptconv.open(tmp_path / "x.weights.h5") as checkpoint:
