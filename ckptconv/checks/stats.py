@@ -75,6 +75,8 @@ def _has_stats(tensor: LazyTensor) -> bool:
 
 def _stats(tally: Tally) -> Stats:
     found = Stats(tally.min, tally.max, nan=tally.nan, inf=tally.inf, zeros=tally.zeros)
-    if tally.finite:
+    if tally.min is not None and tally.min == tally.max:  # sums round, and squares of large numbers are infinite
+        found.mean, found.std = float(tally.min), 0.0
+    elif tally.finite:
         found.mean, found.std = tally.mean, sqrt(tally.spread / tally.finite)
     return found

@@ -52,7 +52,7 @@ class Tally:
         # Chan, Golub and LeVeque's update of mean and squared deviations by a further group of values
         total, delta = self.finite + more.finite, more.mean - self.mean
         self.mean += delta * more.finite / total
-        self.spread += more.spread + delta * delta * self.finite * more.finite / total
+        self.spread += more.spread + (delta * delta * self.finite * more.finite / total if self.finite else 0.0)
         self.finite = total
 
 

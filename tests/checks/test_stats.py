@@ -108,3 +108,10 @@ def test_tied_tensors_are_read_once_and_progress_ends_at_the_whole() -> None:
     assert stats_of(tied, lambda done, total: seen.append((done, total))) == [Stats(0.0, 0.0, 0.0, 0.0, zeros=10)] * 2
     assert reads == [(0, 40)]
     assert seen == [(40, 40)]
+
+
+@pytest.mark.parametrize("values", [[5e199], [1e200, 1e200], [-3e300] * 3, [9.99e202] * 300_000])
+def test_numbers_whose_squares_are_past_f64_spread_by_nothing_where_they_are_equal(values: list[float]) -> None:
+    found = stats(tensor(np.array(values), DType.F64))
+    assert found is not None
+    assert (found.min, found.mean, found.std) == (values[0], values[0], 0.0)
