@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_a_signal_during_a_convert_leaves_no_file(
     assert running.returncode == code
     assert strict(stdout)["error"]["code"] == word  # type: ignore[index]
     assert list(folder.iterdir()) == []
+
+
+EARLY = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["ckptconv", "formats"]
+from {module} import run
+run()
+"""
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_traceback() -> None:
+    module = next(entry for entry in entry_points(group="console_scripts") if entry.name == "ckptconv").module
+    for name in (module, "ckptconv.__main__"):
+        script = EARLY.format(module=name)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_a_full_disk_behind_stdout_is_one_error_line(process: Process, model: Path) -> None:
