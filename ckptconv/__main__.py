@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def run() -> NoReturn:
-    """Load the command line, and run it. Until it is loaded Ctrl-C ends the process at once: there is nothing to say."""
+    """Load the command line, and run it. Until then Ctrl-C ends the process at once: there is nothing to say."""
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if usual:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

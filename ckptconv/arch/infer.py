@@ -50,7 +50,10 @@ def infer(checkpoints: Sequence[Mapping[str, TensorInfo]], *, name: str = "infer
         )
     braces = next((key for checkpoint in checkpoints for key in checkpoint if "{" in key or "}" in key), None)
     if braces is not None:
-        raise UnsupportedError(f"a spec cannot spell the name {braces!r}")
+        raise UnsupportedError(
+            f"a spec cannot spell the name {braces!r}: braces are for expressions",
+            hint="ckptconv convert --rename 'REGEX=REPL' gives it another one",
+        )
     literal: frozenset[str] = frozenset()
     for _ in range(MAX_TRIES):
         folded = fold(checkpoints, literal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from ckptconv.checks.figures import Figures
 from ckptconv.checks.helpers import Helpers
 from ckptconv.checks.pool import pieces
 from ckptconv.checks.works import FIGURES
+from ckptconv.core.dtypes import DType
 from ckptconv.core.memory import keep_freed_memory
 from ckptconv.core.spelling import to_json
 
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
     from ckptconv.checks.pool import Piece, Pool, Scratch
     from ckptconv.checks.stretch import Pair
     from ckptconv.core.spelling import Json
+
+
+MOST_ROUNDING = {DType.F8_E4M3: 16.0, DType.F6_E3M2: 2.0, DType.F6_E2M3: 0.25, DType.F4: 1.0}
+"""Half of the largest step of a type whose largest number stands for all that are past it."""
+
+MOST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,9 @@ class Values:
                   tensors of F32, F16 and BF16 they have seven digits, of others F64's.
     nan:          pairs of which one is NaN; no distance is taken of them.
     signs:        differing pairs that are equal as numbers: 0.0 and -0.0.
-    cast:         the element types differ, and rounding is all that happened.
+    cast:         the element types differ, and rounding is all that happened, if not `overflowed`.
+    overflowed:   the element types differ, and some values became, or were, infinite, NaN or the largest of a type
+                  that has no infinity: they are past its range.
     between:      the type to which the values were rounded first, and then to their own: where one cast does not
                   explain what two do.
     first:        the index of the first differing element, and its values.
@@ -53,6 +63,7 @@ class Values:
     nan: int
     signs: int
     cast: bool
+    overflowed: bool
     first: tuple[int, ...] | None
     first_values: tuple[Scalar, Scalar] | None
     bins: tuple[int, ...] | None = None
@@ -112,6 +123,7 @@ def _values(pair: Pair, total: Figures) -> Values:
         nan=total.nan,
         signs=total.signs,
         cast=not same_type and (total.narrowed or total.widened),
+        overflowed=not same_type and (total.nan > 0 or total.max_abs > MOST_ROUNDING.get(pair.b.info.dtype, MOST)),
         first=first,
         first_values=total.first_values,
         bins=None if total.bins is None else tuple(total.bins.tolist()),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.checks.histogram import count_bins
 from ckptconv.core.arrays import NUMPY_NAMES, from_bytes, numpy_dtype
 from ckptconv.core.dtypes import COMPONENT, DType
+from ckptconv.edits.rounding import LAST, cast_array
 
 if TYPE_CHECKING:
     import numpy as np
@@ -301,9 +302,10 @@ def _is_cast(left: memoryview, right: memoryview, a_type: DType, b_type: DType, 
     if b_type.kind not in ("float", "complex"):  # nothing is rounded to an integer: the values have to be there
         return bool((numbers(left, a_type)[:count] == wanted).all())
     target = numpy_dtype(b_type)
-    cast = (a.astype(np.float32) if a_type.bits < 32 and b_type.bits < 32 else a).astype(target)
-    cast = cast.astype(wanted.dtype)
-    return bool(((cast == wanted) | (np.isnan(cast) & np.isnan(wanted))).all())
+    wide = a.astype(np.float32) if a_type.bits < 32 and b_type.bits < 32 else a
+    ways = [wide.astype(target), cast_array(a, a_type, b_type)[0]] if b_type in LAST else [wide.astype(target)]
+    made = [cast.astype(wanted.dtype) for cast in ways]  # what is past the range is NaN in JAX, the largest in torch
+    return any(bool(((cast == wanted) | (np.isnan(cast) & np.isnan(wanted))).all()) for cast in made)
 
 
 def scalar(values: Array, index: int, dtype: DType) -> Scalar:

@@ -68,9 +68,10 @@ def _cast(values: Values | None) -> str:
         return ""
     if values.differing == 0:
         return ", cast, every value kept"
-    if values.between is not None:
-        return f", cast by way of {values.between}, rounding only"
-    return ", cast, rounding only" if values.cast else ", and other values than a cast gives"
+    if not values.cast:
+        return ", and other values than a cast gives"
+    way = "" if values.between is None else f" by way of {values.between}"
+    return f", cast{way}, {'rounding, and some values past the range' if values.overflowed else 'rounding only'}"
 
 
 def _first(values: Values) -> tuple[str | None, str | None]:

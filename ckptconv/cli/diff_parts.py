@@ -137,9 +137,10 @@ def cast_text(values: Values | None) -> str:
         return ""
     if not values.differing:
         return "every value kept"
-    if values.between is not None:
-        return f"rounding only, by way of {values.between}"
-    return "rounding only" if values.cast else "values changed as well"
+    if not values.cast:
+        return "values changed as well"
+    how = "rounding, some values past the range" if values.overflowed else "rounding only"
+    return how if values.between is None else f"{how}, by way of {values.between}"
 
 
 @dataclass(slots=True)

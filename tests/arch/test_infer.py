@@ -127,3 +127,9 @@ def test_a_count_over_tensors_of_different_ranks_is_refused_with_what_to_do() ->
     with pytest.raises(UnsupportedError, match="different numbers of dimensions") as caught:
         infer([{name: TensorInfo.of(DType.F32, shape) for name, shape in shapes.items()}])
     assert "by hand" in str(caught.value.hint)
+
+
+def test_a_name_with_braces_is_refused_with_the_way_to_another_name() -> None:
+    with pytest.raises(UnsupportedError, match="braces") as caught:
+        infer([{"{*}.weight": TensorInfo.of(DType.F32, (2,))}])
+    assert "--rename" in (caught.value.hint or "")

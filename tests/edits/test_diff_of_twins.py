@@ -133,3 +133,19 @@ def test_two_casts_are_told_and_made(between: torch.dtype, last: torch.dtype, co
     ckptconv.convert(tmp_path / "other.pth", tmp_path / "made.pth", edits=edits, force=True)
     wanted = {name: tensor.to(between).to(last) for name, tensor in other.items()}
     assert not unlike(torch.load(tmp_path / "made.pth"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "past"), [(torch.float16, 1e6), (torch.float8_e4m3fn, 1e3), (torch.bfloat16, 3.4e38)]
+)
+@pytest.mark.parametrize("size", [4, 20_000])
+def test_values_past_the_range_of_a_cast_are_told(dtype: torch.dtype, past: float, size: int, tmp_path: Path) -> None:
+    old = {"fits": drawn(size), "past": torch.cat([drawn(size), torch.tensor([past, 440.0])])}
+    new = {name: tensor.to(dtype) for name, tensor in old.items()}
+    found, _ = redone(tmp_path, {"fits": old["fits"]}, {"fits": new["fits"]})
+    assert [finding.message.partition("cast, ")[2] for finding in found.findings] == ["rounding only"]
+    torch.save(old, tmp_path / "old.pth")
+    torch.save(new, tmp_path / "new.pth")
+    found = ckptconv.diff(tmp_path / "old.pth", tmp_path / "new.pth")
+    told = {finding.where: finding.message.partition("cast, ")[2] for finding in found.findings}
+    assert told == {"fits": "rounding only", "past": "rounding, and some values past the range"}
