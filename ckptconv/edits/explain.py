@@ -122,7 +122,7 @@ class _Explainer:
     def _prefixes(self) -> None:
         for _ in range(MOST_ROUNDS):
             lost, new = self._lost, self._new
-            prefix = find_prefix(new.keys(), lost.keys()) if lost and new else None
+            prefix = find_prefix(new.keys(), lost.keys(), self._alike) if lost and new else None
             if prefix is None or (len(prefix.pairs) < 2 and len(lost) > 1):
                 return
             if prefix.found:
@@ -133,6 +133,14 @@ class _Explainer:
                 renamed = {name: prefix.expected + name for name in lost if name.partition(".")[0] in starts}
                 sides = ANY, f"{prefix.expected}{ANY}"
             self._move_start(renamed, *sides)
+
+    def _alike(self, old: str, name: str) -> float:
+        """How much is the same of what is called `old` by now and of a tensor of the other side."""
+        a, b, content = self.a[self.now[old]], self.b[name], self.content
+        if a.info.shape != b.info.shape:
+            return 0.0
+        same = content is not None and content.kind(a) == content.kind(b) and content(a) == content(b)
+        return 1.0 if same else 0.5
 
     def _move_start(self, renamed: Mapping[str, str], source: str, target: str) -> None:
         moved = {old: name for old, name in renamed.items() if name and name not in self.now}

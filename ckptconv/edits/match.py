@@ -44,21 +44,26 @@ class Prefix:
     pairs: tuple[tuple[str, str], ...]
 
 
-def find_prefix(expected: Collection[str], found: Collection[str]) -> Prefix | None:
+def find_prefix(
+    expected: Collection[str], found: Collection[str], alike: Callable[[str, str], float] | None = None
+) -> Prefix | None:
     """The prefix that turns most of `found` into names of `expected`, or the other way round.
 
-    Both are names that have no partner yet. None unless it explains at least half of either side.
+    Both are names that have no partner yet. None unless it explains at least half of either side. Where several explain
+    as much (``a.weight``, ``b.weight`` and a bare ``weight``), the one whose pairs (found, expected) are most `alike`.
     """
     too_much = _stripped(found, set(expected))
     explained = max(map(len, too_much.values()), default=0)
     too_little = _stripped(expected, set(found)) if explained < len(found) else {}
-    best = max((*too_much.items(), *too_little.items()), key=lambda item: len(item[1]), default=None)
-    if best is None or 2 * len(best[1]) < min(len(expected), len(found)):
+    made = [Prefix(prefix, "", tuple(pairs)) for prefix, pairs in too_much.items()]
+    made += [Prefix("", prefix, tuple((b, a) for a, b in pairs)) for prefix, pairs in too_little.items()]
+    most = max((len(one.pairs) for one in made), default=0)
+    if not most or 2 * most < min(len(expected), len(found)):
         return None
-    prefix, pairs = best
-    if prefix in too_much and too_much[prefix] is pairs:
-        return Prefix(prefix, "", tuple(pairs))
-    return Prefix("", prefix, tuple((short, long) for long, short in pairs))
+    best = [one for one in made if len(one.pairs) == most]
+    if len(best) == 1 or alike is None:
+        return best[0]
+    return max(best, key=lambda one: sum(alike(*pair) for pair in one.pairs))
 
 
 def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[str, str]]]:

@@ -149,3 +149,18 @@ def test_values_past_the_range_of_a_cast_are_told(dtype: torch.dtype, past: floa
     found = ckptconv.diff(tmp_path / "old.pth", tmp_path / "new.pth")
     told = {finding.where: finding.message.partition("cast, ")[2] for finding in found.findings}
     assert told == {"fits": "rounding only", "past": "rounding, and some values past the range"}
+
+
+@pytest.mark.parametrize("same_shape", [False, True])
+def test_of_several_prefixes_that_would_do_the_one_whose_tensors_are_the_same_is_told(
+    same_shape: bool, tmp_path: Path
+) -> None:
+    old = {f"blocks.{i}.norm.{leaf}": drawn(4 if same_shape else 5, 6, seed=10 * i + j)
+           for i in range(3) for j, leaf in enumerate(("weight", "bias"))}  # fmt: skip
+    old |= {f"head.{leaf}": drawn(4, 6, seed=90 + j) for j, leaf in enumerate(("weight", "bias"))}
+    new = {leaf: old[f"head.{leaf}"] for leaf in ("weight", "bias")}
+    for name in [name for name in old if name.startswith(("blocks.1.", "blocks.2."))]:
+        new[name.replace("s.1.", "s.0.").replace("s.2.", "s.1.")] = old[name]
+    found, made = redone(tmp_path, old, new)
+    assert not unlike(made, new)
+    assert ("rename", ("head.{*}",), ("{*}",)) in {(one.kind, one.sources, one.targets) for one in found.edits}
