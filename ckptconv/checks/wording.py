@@ -65,7 +65,7 @@ def tie_finding(change: TieChange) -> Finding:
 
 def _cast(values: Values | None) -> str:
     if values is None:
-        return ""
+        return "; values are not compared"
     if values.differing == 0:
         return ", cast, every value kept"
     if not values.cast:

@@ -256,3 +256,16 @@ def test_equal_says_what_the_digests_say(
         return
     for i in range(1, 4):
         assert ckptconv.diff(tmp_path / "0.pth", tmp_path / f"{i}.pth").equal == (digests[0] == digests[i])
+
+
+def test_of_blocks_it_says_that_values_are_not_compared(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    a, b = (save(tmp_path / f"{seed}.pth", {"w": torch.full((4, 64), float(seed))}) for seed in range(2))
+    convert(a, tmp_path / "a.gguf", edits=ckptconv.Edits(dtype=["Q8_0"]))
+    for one in (a, b):
+        assert "F32 → Q8_0  values not compared  1 tensor" in run("diff", one, tmp_path / "a.gguf").stdout
+        found = strict(run("diff", "--json", one, tmp_path / "a.gguf").stdout)
+        assert found["findings"][0]["message"] == "w: F32 → Q8_0; values are not compared"  # type: ignore[index]
+    headers = run("diff", "--headers", a, tmp_path / "a.gguf").stdout
+    assert headers.count("values were not compared") == 1
+    assert "values not compared" not in headers
