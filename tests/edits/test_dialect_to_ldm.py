@@ -107,6 +107,12 @@ def test_a_component_alone_gets_the_prefix_that_it_is_released_under(case: str, 
         assert_same(back(tmp_path / "part.safetensors", tmp_path / "out.safetensors"), wanted)
 
 
+def test_sdxl_without_its_first_text_encoder_is_not_its_refiner(tmp_path: Path) -> None:
+    pipeline = save_pipeline(tmp_path / "pipeline", of_diffusers("sdxl", tmp_path))
+    wanted = {name: array for name, array in whole_file("sdxl").items() if "embedders.0" not in name}
+    assert_same(back(pipeline, tmp_path / "one.safetensors", drop=["text_encoder.*"]), wanted)
+
+
 def infos(shapes: Mapping[str, Sequence[int]]) -> dict[str, TensorInfo]:
     return {name: TensorInfo.of(F32, tuple(shape)) for name, shape in shapes.items()}
 

@@ -184,9 +184,18 @@ def _family(parts: Mapping[str, _Component], signs: Mapping[str, str]) -> str:
         return ""
     unet = parts["unet"].infos
     if any(name.startswith("add_embedding.") for name in unet):
-        return "SDXL" if "text_encoder" in parts else _REFINER
+        return _REFINER if _reads_second_alone(parts, unet) else "SDXL"
     linear = any(name.endswith(".proj_in.weight") and len(info.shape) == 2 for name, info in unet.items())
     return f"Stable Diffusion {2 if linear else 1}"
+
+
+def _reads_second_alone(parts: Mapping[str, _Component], unet: Tensors) -> bool:
+    """Whether the UNet attends to what the second text encoder gives, and to no other beside it, as SDXL's does."""
+    if "text_encoder" in parts or "text_encoder_2" not in parts:
+        return False
+    norm = parts["text_encoder_2"].infos.get("text_model.final_layer_norm.weight")
+    widths = {info.shape[-1] for name, info in unet.items() if name.endswith(".attn2.to_k.weight") and info.shape}
+    return norm is not None and widths == {*norm.shape}
 
 
 def _is_openclip(encoder: _Component, metadata: Mapping[object, object]) -> bool:
