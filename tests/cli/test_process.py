@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptconv import convert
+from ckptconv import convert, diff
 
 from .conftest import Process, strict
 
@@ -22,6 +22,7 @@ SLOW = """
 import os, signal, sys, time
 from ckptconv.io import target
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has background jobs ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup that
 if {named}:
     del os.O_TMPFILE
 def slow(self, offset, data):
@@ -79,6 +80,31 @@ def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_traceback() -> Non
         script = EARLY.format(module=name)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+HANGS_UP = """
+import os, signal, sys
+from ckptconv.io import target
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+write_at = target.Target.write_at
+def write(self, offset, data):
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("hung up", file=sys.stderr)
+    write_at(self, offset, data)
+target.Target.write_at = write
+sys.argv = ["ckptconv", "convert", *{arguments!r}]
+from ckptconv.cli.main import run
+run()
+"""
+
+
+def test_a_convert_under_nohup_goes_on_when_the_terminal_goes(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "m.safetensors"
+    script = HANGS_UP.format(arguments=[str(model), str(target)])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert "hung up" in done.stderr
+    assert diff(model, target).equal
 
 
 def test_a_full_disk_behind_stdout_is_one_error_line(process: Process, model: Path) -> None:
