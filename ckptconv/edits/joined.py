@@ -77,7 +77,7 @@ class Joined:
                 part = np.frombuffer(tensor.read(first * width, last * width), dtype=np.uint8)
                 rows[:, at : at + width] = part.reshape(-1, width)
             at += width
-        return memoryview(rows.reshape(-1))  # type: ignore[arg-type]
+        return rows.reshape(-1).data
 
 
 def _within(start: int, stop: int, base: int, length: int) -> tuple[int, int]:

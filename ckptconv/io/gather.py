@@ -49,7 +49,7 @@ class Gather:
             self._fill(image[filled : filled + count].reshape(size), offset, place.strides)
             filled += count
         self._resolve(image)
-        return memoryview(image.view("u1"))[start - first * unit : stop - first * unit]  # type: ignore[arg-type]
+        return image.view("u1").data[start - first * unit : stop - first * unit]
 
     def _fill(self, out: np.ndarray, offset: int, strides: tuple[int, ...]) -> None:
         """Fill the box `out` from the storage's unit `offset` on."""

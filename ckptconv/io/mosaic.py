@@ -68,7 +68,7 @@ class Mosaic:
             count = prod(size)
             self._fill(image[filled : filled + count].reshape((*size, unit)), begin, size)
             filled += count
-        return memoryview(image.reshape(-1))[start - first * unit : stop - first * unit]  # type: ignore[arg-type]
+        return image.reshape(-1).data[start - first * unit : stop - first * unit]
 
     def _fill(self, out: np.ndarray, begin: tuple[int, ...], size: tuple[int, ...]) -> None:
         """Fill the box `out`; each tile's part of it is one run of that tile's image."""

@@ -219,4 +219,4 @@ class MatrixReader:
 def _image(made: Array) -> memoryview:
     import numpy as np
 
-    return memoryview(np.ascontiguousarray(made, "<f4").reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    return np.ascontiguousarray(made, "<f4").reshape(-1).view(np.uint8).data

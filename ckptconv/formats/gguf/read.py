@@ -109,4 +109,4 @@ class _SwappedBlocks:
         blocks = np.array(data, dtype=np.uint8).reshape(-1, self.width)
         for at in self.places:
             blocks[:, [at, at + 1]] = blocks[:, [at + 1, at]]
-        return memoryview(blocks.reshape(-1))[start - first * self.width : stop - first * self.width]  # type: ignore[arg-type]
+        return blocks.reshape(-1).data[start - first * self.width : stop - first * self.width]

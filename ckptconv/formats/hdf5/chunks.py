@@ -122,7 +122,7 @@ class ChunkReader:
                 part = box[(*target, ...)]  # the ellipsis keeps a 0-d view a view
                 part[...] = self._part(table, place[: len(table.grid)], within, part.shape, chunk)
             filled += count
-        return memoryview(image.view("u1"))[start - first * unit : stop - first * unit]  # type: ignore[arg-type]
+        return image.view("u1").data[start - first * unit : stop - first * unit]
 
     def _inner(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self.unit == self.layout.itemsize else (*shape, self.layout.itemsize)

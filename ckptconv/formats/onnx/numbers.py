@@ -131,7 +131,7 @@ class VarintReader:
                 packed += _pack_six(self._bytes(low, min(low + _CODES, -(-stop // 3) * 4, self.total)))
             return memoryview(packed)[start - base * 3 : stop - base * 3]
         first, last = start // self.unit, -(-stop // self.unit)
-        image = memoryview(self._bytes(first, last))  # type: ignore[arg-type]
+        image = self._bytes(first, last).data
         return image[start - first * self.unit : stop - first * self.unit]
 
     def _check_values(self, numbers: np.ndarray) -> None:

@@ -147,7 +147,7 @@ class Scatter:
         image = np.zeros((last - first, width), np.uint8)
         image[places[inside] - first] = np.frombuffer(raw, np.uint8).reshape(-1, width)[inside]
         begin = start - first * width
-        return memoryview(image.reshape(-1))[begin : begin + stop - start]  # type: ignore[arg-type]
+        return image.reshape(-1).data[begin : begin + stop - start]
 
     def _places(self) -> np.ndarray:
         """The place of each value in the dense tensor, in elements."""

@@ -112,7 +112,7 @@ class Chunks:
         raw = image.view(np.uint8)
         if self.header.codec.swapped and self.part > 1:
             raw = raw.reshape(-1, self.part)[:, ::-1].reshape(-1)
-        return memoryview(raw)[start - first * width : stop - first * width]  # type: ignore[arg-type]
+        return raw.data[start - first * width : stop - first * width]
 
     def _part(self, place: tuple[int, ...], within: list[int], like: np.ndarray) -> np.ndarray:
         """The elements of a chunk from `within` on, as many as `like` has; or one for all of them."""
