@@ -70,12 +70,13 @@ def _bad(what: str) -> CorruptFileError:
 
 
 def claims(source: Source) -> bool:
-    """Whether the first bytes are a plausible length and the start of a JSON object."""
+    """Whether the first bytes are a length, and no text, which would be exabytes, before the start of a JSON object."""
     if source.size < LENGTH.size + 2:
         return False
-    (length,) = LENGTH.unpack(source.read_at(0, LENGTH.size))
+    first = bytes(source.read_at(0, LENGTH.size))
     start = bytes(source.read_at(LENGTH.size, min(64, source.size - LENGTH.size)))
-    return length >= 2 and start.lstrip(b" ").startswith(b"{")
+    is_text = all(0x20 <= byte < 0x7F or byte in b"\t\n\r" for byte in first)
+    return LENGTH.unpack(first)[0] >= 2 and not is_text and start.lstrip(b" ").startswith(b"{")
 
 
 def read_header(source: Source) -> Header:
