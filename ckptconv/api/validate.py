@@ -187,7 +187,7 @@ def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Sp
     dialect = dialect_of(checkpoint)
     if spec is not None and spec.config.architectures and dialect in ("", TO_LDM):  # a class of Hugging Face's
         dialect = by_names(checkpoint)
-    if not dialect:
+    if not dialect or (spec is None and dialect == TO_LDM):  # a pipeline's own names, each model's to be checked alone
         return []
     message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
     line = shlex.join([*words, "translated.pth", "--translate", dialect])

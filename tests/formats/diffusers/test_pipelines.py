@@ -19,6 +19,7 @@ from ckptconv.errors import (
     UnsupportedError,
     UsageError,
 )
+from tests.edits.test_dialect_to_ldm import of_diffusers
 from tests.support.archive_files import zipped
 from tests.support.pipelines import save_pipeline
 
@@ -235,6 +236,12 @@ def test_validate_says_how_each_model_is_checked(folder: Path) -> None:
     with pytest.raises(UsageError, match="of several models") as caught:
         ckptconv.validate(folder)
     assert caught.value.hint == "ckptconv validate " + " ".join(str(folder / part) for part in PARTS)
+
+
+def test_validate_says_so_of_one_that_could_be_translated_too(tmp_path: Path) -> None:
+    folder = save_pipeline(tmp_path / "pipe", of_diffusers("sdxl", tmp_path))
+    with pytest.raises(UsageError, match="of several models"):
+        ckptconv.validate(folder)
 
 
 def test_a_changed_component_is_noticed(folder: Path) -> None:
