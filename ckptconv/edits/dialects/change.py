@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from ckptconv.core.edit import Edit, Step
@@ -140,73 +139,6 @@ def inverse(table: Mapping[str, str]) -> dict[str, str]:
 def outputs_first(rank: int) -> Shape | None:
     """The axes of a kernel with its outputs, then its inputs, before what they are convolved over."""
     return None if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
-
-
-def halves_of(name: str, info: TensorInfo, heads: int) -> Permutation:
-    """The rows of q or k, heads of neighbours, as heads of two halves. Raises EditError where they are none."""
-    rows = info.shape[0] if info.shape else 0
-    if not rows or rows % (2 * heads):
-        raise EditError(
-            f"{name!r} has {rows} rows, which are no {heads} heads of two halves", hint="the number of heads is wrong"
-        )
-    return (heads, rows // heads // 2, 2), (0, 2, 1)
-
-
-def interleaved(name: str, info: TensorInfo, heads: int) -> Permutation:
-    """The rows of q, k and v one after another, as all three for each head. Raises EditError where they are none."""
-    rows = info.shape[0] if info.shape else 0
-    if not rows or rows % (3 * heads):
-        raise EditError(
-            f"{name!r} has {rows} rows, which are no q, k and v of {heads} heads", hint="the number of heads is wrong"
-        )
-    return (3, heads, rows // heads // 3), (1, 0, 2)
-
-
-def grouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
-    """The rows of all q, all k and all v, as several q with one k and one v for each group. Raises EditError where they
-    are none.
-    """
-    rows = info.shape[0] if info.shape else 0
-    count = heads + 2 * groups
-    if not rows or rows % count or heads % groups:
-        raise EditError(
-            f"{name!r} has {rows} rows, which are no {heads} heads in {groups} groups of one k and v each",
-            hint="the number of heads is wrong",
-        )
-    if groups == 1:
-        return Change.to(new)
-    size = rows // count
-    parts = tuple(f"{new}.{part}" for part in "qkv")
-    return Change(
-        names=parts,
-        sizes=(heads * size, groups * size, groups * size),
-        into=Join(new, parts, "concat", 0, blocks=groups),
-    )
-
-
-def without_heads(
-    path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape], names: tuple[str, str, str, str]
-) -> Shape | None:
-    """The shape without a dimension of heads, for the parts of an attention; None for all others.
-
-    path:   of the tensor: modules, and its own word. shapes: of all tensors, by their paths.
-    names:  what query, key, value and output are called. A kernel of three dimensions may as well be a convolution's:
-            it is attention's where these stand side by side and their shapes agree.
-    """
-    if len(path) < 2:
-        return None
-    *attention, part, word = path
-    kernels = [shapes.get((*attention, name, "kernel"), ()) for name in names]
-    if [len(kernel) for kernel in kernels] != [3, 3, 3, 3]:
-        return None
-    query, key, value, output = kernels
-    if query[1:] != key[1:] or value[1:] != output[:2]:
-        return None
-    if part in names[:3]:
-        if word == "kernel":
-            return (shape[0], prod(shape[1:]))
-        return (prod(shape),) if word == "bias" else None
-    return (prod(shape[:2]), shape[2]) if part == names[3] and word == "kernel" else None
 
 
 def check_parts(count: int) -> None:

@@ -19,7 +19,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects import flax_cells
-from ckptconv.edits.dialects.change import Change, outputs_first, without_heads
+from ckptconv.edits.dialects.attention import without_heads
+from ckptconv.edits.dialects.change import Change, outputs_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.dialects.change import Change, Join, check_parts, grouped, halves_of, interleaved
+from ckptconv.edits.dialects.attention import grouped, halves_of, interleaved
+from ckptconv.edits.dialects.change import Change, Join, check_parts
 from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures
 from ckptconv.errors import EditError, UnsupportedError

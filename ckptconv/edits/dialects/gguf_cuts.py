@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.change import Change, check_parts
+from ckptconv.edits.dialects.change import Change
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -62,25 +62,3 @@ def cut_heads(
     turned = {part: tuple((1, 0, 2)[axis] for axis in turn) for part, turn in zip(names, turns, strict=True)}
     shape = (heads, sum(sizes), info.shape[1])
     return Change(names=tuple(names), shape=shape, axes=(1, 0, 2), sizes=sizes, turned=turned)
-
-
-def ungrouped(name: str, new: str, info: TensorInfo, heads: int, groups: int) -> Change:
-    """The rows of several q with one k and one v for each group, as all q, all k and all v. Raises EditError where they
-    are none, LimitError where there are more groups than models have.
-    """
-    rows, count = info.shape[0] if info.shape else 0, heads + 2 * groups
-    if not rows or rows % count or heads % groups:
-        raise EditError(
-            f"{name!r} has {rows} rows, which are no {heads} heads in {groups} groups of one k and v each",
-            hint="the number of heads is wrong",
-        )
-    if groups == 1:
-        return Change.to(new)
-    check_parts(3 * groups)
-    size = rows // count
-    parts = [tuple(f"{new}.{part}{group}" for part in "qkv") for group in range(groups)]
-    order = tuple(part for kind in zip(*parts, strict=True) for part in kind)
-    return Change(
-        names=tuple(part for group in parts for part in group), sizes=(heads // groups * size, size, size) * groups,
-        joined={new: order},
-    )  # fmt: skip

@@ -23,7 +23,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects import keras_recurrent, numbered
-from ckptconv.edits.dialects.change import Change, outputs_first, without_heads
+from ckptconv.edits.dialects.attention import without_heads
+from ckptconv.edits.dialects.change import Change, outputs_first
 from ckptconv.edits.dialects.keras_config import Configuration
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects.change import Change, halves_of
+from ckptconv.edits.dialects.attention import halves_of
+from ckptconv.edits.dialects.change import Change
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:

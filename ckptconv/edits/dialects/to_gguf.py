@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import listed
-from ckptconv.edits.dialects.change import Change, Join, halves_of, interleaved
+from ckptconv.edits.dialects.attention import halves_of, interleaved, ungrouped
+from ckptconv.edits.dialects.change import Change, Join
 from ckptconv.edits.dialects.gguf_config import (
     EXPERTS,
     GROUPS,
@@ -37,7 +38,7 @@ from ckptconv.edits.dialects.gguf_config import (
     text_config,
     whole_number,
 )
-from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, ungrouped
+from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads
 from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures
 from ckptconv.errors import EditError
 
