@@ -235,7 +235,7 @@ class _Translation:
             return Change(names=(name,), unpack=unpack or (mixed and info.dtype is not DType.F32), into=join)
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
             groups = falcon_groups(self.config)
-            return replace(ungrouped(name, place.name, info, self.heads(HEADS), groups or 1), unpack=unpack)
+            return replace(ungrouped(name, place.name, info, self.number(*HEADS), groups or 1), unpack=unpack)
         axes = self.said(self.table.axes, place)
         function = self.function(place)
         return Change(
@@ -252,7 +252,7 @@ class _Translation:
         if joining.kind == "concat" and joining.merge is not None:
             sizes = tuple(self.number(key) for key in ("qk_nope_head_dim", "v_head_dim"))
             turns = [argsort(self.table.axes.get(part, (0, 1, 2))) for part in joining.parts]
-            made = cut_heads(name, info, names, self.heads(HEADS), sizes, turns)
+            made = cut_heads(name, info, names, self.number(*HEADS), sizes, turns)
         else:
             made = cut(name, info, joining, names)
         small = is_kept_f32(names[0], len(info.shape))
@@ -271,13 +271,10 @@ class _Translation:
     def permutation(self, name: str, place: _Found) -> Permutation | None:
         info, key = self.tensors[name], self.said(self.table.halves, place)
         if key is not None:
-            return _undone(halves_of(name, info, self.heads(HEADS if key == "head_count" else (*GROUPS, *HEADS))))
+            return _undone(halves_of(name, info, self.number(*(() if key == "head_count" else GROUPS), *HEADS)))
         if place.stem == "attn_qkv" and self.table.qkv == "heads":
-            return _undone(interleaved(name, info, self.heads(HEADS)))
+            return _undone(interleaved(name, info, self.number(*HEADS)))
         return None
-
-    def heads(self, keys: Sequence[str]) -> int:
-        return self.number(*keys)
 
     def number(self, *keys: str) -> int:
         """What the configuration has to say. Raises EditError where it does not."""
