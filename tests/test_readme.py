@@ -1,4 +1,4 @@
-"""What README says is true: its commands run, its tables are the registry's, its golden example is what is written."""
+"""What README and the pages beside the code say is true: commands run, tables are the registry's, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
     from ckptconv.formats.base import Format
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "ckptconv/arch/README.md",
+        "ckptconv/edits/README.md",
+        "ckptconv/formats/README.md",
+        "tests/benchmarks/README.md",
+        "tests/hostile/README.md",
+    )
+}
+README, ARCH, EDITS, FORMATS, *_ = PAGES.values()
 FIXTURES = ROOT / "fixtures"
 
 PLAYED_BY = {
@@ -47,29 +58,44 @@ PLAYED_BY = {
 """Which fixture plays each file that README's commands name."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every command of the README, and what it shows below as its output."""
+def commands(page: str) -> list[tuple[str, str]]:
+    """Every command of a page, and what it shows below as its output."""
     found: list[tuple[str, str]] = []
-    for block in blocks("console"):
+    for block in blocks(page, "console"):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             line, _, shown = part.partition("\n")
             found.append((line.split(" #")[0].strip(), shown.rstrip("\n")))
     return found
 
 
-def test_the_contents_lead_to_every_section_and_all_links_to_one() -> None:
-    def anchor(title: str) -> str:
-        return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+def anchors(page: str, depth: str = "#+") -> list[str]:
+    """What the headings of a page are called in links, as GitHub calls them."""
+    prose = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(rf"^{depth} (.+)$", prose, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
-    sections = [anchor(title) for title in re.findall(r"^## (.+)$", README, re.MULTILINE)]
-    anchors = {anchor(title) for title in re.findall(r"^###* (.+)$", README, re.MULTILINE)}
-    links = re.findall(r"\]\(#([^)]+)\)", README)
-    assert links[: len(sections)] == sections
-    assert set(links) <= anchors
+
+def test_the_contents_lead_to_every_section() -> None:
+    contents = README.split("\n## ")[0]
+    assert re.findall(r"\]\(#([^)]+)\)", contents) == anchors(README, "##")
+    assert set(PAGES) - {"README.md"} <= set(re.findall(r"\]\(([^)#]+)[^)]*\)", contents))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_all_links_lead_somewhere(name: str) -> None:
+    for path, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", PAGES[name]):
+        led = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert led.exists(), path
+        assert not anchor or anchor in anchors(led.read_text(encoding="utf-8")), (path, anchor)
+
+
+def test_every_page_is_known_here() -> None:
+    found = {str(path.relative_to(ROOT)) for room in ("ckptconv", "tests") for path in (ROOT / room).rglob("README.md")}
+    assert found == set(PAGES) - {"README.md"}
 
 
 def test_the_files_of_the_commands_are_said() -> None:
@@ -80,7 +106,10 @@ def test_the_files_of_the_commands_are_said() -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that README's commands name, and `ckptconv` and `python` on the path."""
-    folder = tmp_path_factory.mktemp("readme")
+    return prepared(tmp_path_factory.mktemp("readme"))
+
+
+def prepared(folder: Path) -> Path:
     for name, fixture in PLAYED_BY.items():
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(FIXTURES / fixture, folder / name)
@@ -103,9 +132,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_of_the_readme_runs_in_its_order(place: Path) -> None:
+    assert len(commands(README)) >= 10
+    run_all(commands(README), place)
+
+
+def test_every_command_of_the_page_of_architectures_runs(tmp_path: Path) -> None:
+    assert len(commands(ARCH)) == 4
+    run_all(commands(ARCH), prepared(tmp_path))
+
+
+def run_all(lines: list[tuple[str, str]], place: Path) -> None:
     environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    assert len(commands()) >= 10
-    for command, shown in commands():
+    for command, shown in lines:
         done = subprocess.run(command, shell=True, cwd=place, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert not shown or done.stdout.rstrip("\n") == shown, command
@@ -137,7 +175,7 @@ def test_git_shows_what_changed_in_a_checkpoint(place: Path, tmp_path: Path) -> 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(FIXTURES, tmp_path / "fixtures")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
+    (code,) = blocks(README, "python")
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["tensor"].info.shape == (10, 32)
@@ -158,17 +196,17 @@ def test_the_table_of_formats_is_the_registry() -> None:
 
 
 def test_the_table_of_architectures_is_the_library() -> None:
-    table = README.split("<!-- table: architectures -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    table = ARCH.split("<!-- table: architectures -->")[1].split("\n\n")[0].strip().splitlines()[2:]
     assert table == [f"| `{entry.name}` | {entry.summary} |" for entry in library()]
 
 
 def test_the_architectures_of_gguf_are_those_that_are_known() -> None:
-    listed = " ".join(README.split()).split("It knows the architectures ")[1].split("refuses others")[0]
+    listed = " ".join(EDITS.split()).split("It knows the architectures ")[1].split("refuses others")[0]
     assert re.findall(r"`([^`]+)`", listed) == list(architectures())
 
 
 def test_the_table_of_classes_that_become_gguf_is_the_one_that_is_read() -> None:
-    table = README.partition("| `general.architecture` | classes")[2].partition("\n\n")[0]
+    table = EDITS.partition("| `general.architecture` | classes")[2].partition("\n\n")[0]
     written = {name: {*one.classes} for name, one in architectures().items() if one.classes}
     listed: list[str] = []
     for row in table.splitlines()[2:]:
@@ -180,7 +218,7 @@ def test_the_table_of_classes_that_become_gguf_is_the_one_that_is_read() -> None
 
 
 def test_the_spec_of_the_readme_is_one() -> None:
-    text, _ = blocks("toml")
+    (text,) = blocks(ARCH, "toml")
     spec = parse_text(text)
     values = {"vocab": 9, "hidden": 4, "layers": 2, "widths": [8, 6], "variant": "norm"}
     head = {"classifier.hidden_layers": [3], "classifier.output_size": 2}
@@ -193,7 +231,7 @@ def test_the_spec_of_the_readme_is_one() -> None:
 
 
 def test_the_rules_of_the_readme_are_made_and_undone(tmp_path: Path) -> None:
-    (tmp_path / "rules.toml").write_text(blocks("toml")[1])
+    (tmp_path / "rules.toml").write_text(blocks(EDITS, "toml")[0])
     state = {f"model.{i}.{part}.weight": torch.randn(64, 8) for i in range(2) for part in "qkv"}
     torch.save(state, tmp_path / "a.pth")
     rules = [tmp_path / "rules.toml"]
@@ -213,7 +251,7 @@ def test_the_invalid_checkpoint_of_the_readme_is_told_as_it_says(place: Path) ->
     line = [sys.executable, "-m", "ckptconv", "validate", str(place / "broken.pth")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    (shown,) = blocks("text")
+    (shown,) = blocks(README, "text")
     assert (done.stdout, done.returncode) == (shown, 1)
 
 
@@ -229,7 +267,7 @@ def test_the_golden_record_is_what_is_written(tmp_path: Path) -> None:
     written = (tmp_path / "a.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", written[:8])
     metadata = json.loads(written[8 : 8 + length])["__metadata__"]
-    (golden,) = blocks("json")
+    (golden,) = blocks(FORMATS, "json")
     assert metadata == json.loads(golden)
     assert list(metadata) == list(json.loads(golden))
 
@@ -241,4 +279,4 @@ def test_the_digest_is_what_the_readme_says_how_to_compute() -> None:
     zeros = xxhash.xxh3_128_hexdigest(bytes(8))
     metadata = {"hidden_layers": {"$tuple": [512, 256]}, "input_size": 784}
     lines = line("weight", "F32", [2], zeros) + line("metadata", metadata)
-    assert f"xxh3-128:{xxhash.xxh3_128_hexdigest(lines.encode())}" in blocks("json")[0]
+    assert f"xxh3-128:{xxhash.xxh3_128_hexdigest(lines.encode())}" in blocks(FORMATS, "json")[0]

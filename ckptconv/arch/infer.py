@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_TRIES = 50
 """Sites that may turn out not to be loops."""
 
-_HINT = "such a spec is written by hand: README.md says how, under 'Architecture specs'"
+_HINT = "such a spec is written by hand: ckptconv/arch/README.md says how"
 
 SMALL = 4
 """Sizes up to this that no checkpoint changes are written as numbers: kernels, singleton dimensions."""

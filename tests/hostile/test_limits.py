@@ -1,4 +1,4 @@
-"""Each limit of the README's table: what is at it is read, what is past it is refused by name."""
+"""Each limit of the table in README.md beside this file: what is at it is read, what is past it is refused by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 SPARSE = Path(__file__).parents[2] / "fixtures" / "others" / "tflite-sparse.tflite"
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parent / "README.md").read_text("utf-8")
 
 TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
@@ -52,12 +52,12 @@ TABLE = [
 
 
 def test_the_readme_states_the_limits_as_they_are() -> None:
-    rows = README.split("<!-- table: limits -->")[1].split("\n\n")[0].strip().splitlines()[2:]
+    rows = PAGE.split("<!-- table: limits -->")[1].split("\n\n")[0].strip().splitlines()[2:]
     assert [row.split("|")[2].strip() for row in rows] == [f"{limit:,}" for limit in TABLE]
     assert any("past 100,000 |" in row for row in rows)
-    assert f"past {limits.FREE_ARCHIVE_BYTES:,} bytes" in README
+    assert f"past {limits.FREE_ARCHIVE_BYTES:,} bytes" in PAGE
     assert limits.FREE_NODES == 100_000
-    assert f"past {limits.FREE_OCDBT_BYTES:,} bytes" in README
+    assert f"past {limits.FREE_OCDBT_BYTES:,} bytes" in PAGE
 
 
 def of(value: bytes) -> bytes:
