@@ -1,4 +1,4 @@
-"""What README and the pages beside the code say is true: commands run, tables are the registry's, links lead somewhere."""
+"""What README and the pages beside the code say is true: commands run, tables are the registry's, links lead on."""
 
 from __future__ import annotations
 
