@@ -248,11 +248,31 @@ def test_the_invalid_checkpoint_of_the_readme_is_told_as_it_says(place: Path) ->
     state["hidden_layers.1.weight"] = state["hidden_layers.1.weight"].T.contiguous()
     broken = {"output_size": 12, "state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
     torch.save({**checkpoint, **broken}, place / "broken.pth")
-    line = [sys.executable, "-m", "ckptconv", "validate", str(place / "broken.pth")]
+    assert said_of("validate", place / "broken.pth") == (golden("invalid"), 1)
+
+
+def test_the_difference_of_the_readme_is_told_as_it_says(place: Path) -> None:
+    checkpoint = torch.load(place / "model.pth", weights_only=True)
+    state = {
+        f"module.{name}": tensor.half() if name.startswith("hidden") else tensor
+        for name, tensor in checkpoint["state_dict"].items()
+    }
+    state["module.output.bias"][3] += 0.25
+    torch.save({**checkpoint, "epoch": 7, "state_dict": state}, place / "tuned.pth")
+    assert said_of("diff", place / "model.pth", place / "tuned.pth") == (golden("diff"), 1)
+
+
+def golden(name: str) -> str:
+    """The block below `<!-- golden: NAME -->` in README."""
+    return README.split(f"<!-- golden: {name} -->\n```text\n")[1].split("```")[0]
+
+
+def said_of(*line: object) -> tuple[str, int]:
+    """What a command prints, and its exit code."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    (shown,) = blocks(README, "text")
-    assert (done.stdout, done.returncode) == (shown, 1)
+    command = [sys.executable, "-m", "ckptconv", *map(str, line)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout, done.returncode
 
 
 def test_the_table_of_losses_has_every_code_that_can_occur() -> None:
@@ -267,9 +287,9 @@ def test_the_golden_record_is_what_is_written(tmp_path: Path) -> None:
     written = (tmp_path / "a.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", written[:8])
     metadata = json.loads(written[8 : 8 + length])["__metadata__"]
-    (golden,) = blocks(FORMATS, "json")
-    assert metadata == json.loads(golden)
-    assert list(metadata) == list(json.loads(golden))
+    (record,) = blocks(FORMATS, "json")
+    assert metadata == json.loads(record)
+    assert list(metadata) == list(json.loads(record))
 
 
 def test_the_digest_is_what_the_readme_says_how_to_compute() -> None:
