@@ -12,7 +12,10 @@
     │   └── LimitError            a number in the file is past what any honest file needs
     ├── UnsafeError               reading on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
+    ├── EditError                 an edit cannot be made: what it names is missing, or comes twice
     ├── MisfitError               the checkpoint does not fit the architecture that it is said to have
+    ├── TemplateError             its tensors and those of a template's graph do not correspond
+    ├── RunError                  a network does not load or run
     ├── NotEquivalentError        what was written does not compute what the source does, and was not kept
     ├── RejectedOutputError       the format's reference reader refused what we had written
     ├── PluginError               an installed plug-in does not load
@@ -101,12 +104,6 @@ class CorruptFileError(CkptconvError):
     code = "corrupt"
 
 
-class LimitError(CorruptFileError):
-    """A number in the file is past what any honest file needs."""
-
-    code = "limit"
-
-
 class DamagedTensorError(CorruptFileError):
     """A tensor's bytes do not match the checksum that its container recorded."""
 
@@ -119,6 +116,12 @@ class DamagedTensorError(CorruptFileError):
             hint="copy the file again from where it came",
         )
         self.name = name
+
+
+class LimitError(CorruptFileError):
+    """A number in the file is past what any honest file needs."""
+
+    code = "limit"
 
 
 class UnsafeError(CkptconvError):
@@ -147,6 +150,12 @@ class LossError(CkptconvError):
             details=[f"{loss.code}: {loss.message}" for loss in losses],
         )
         self.losses = tuple(losses)
+
+
+class EditError(CkptconvError):
+    """An edit that cannot be made: what it names is missing, or comes twice."""
+
+    code = "edit"
 
 
 class MisfitError(CkptconvError):
@@ -209,12 +218,6 @@ class NotEquivalentError(CkptconvError):
             hint="ckptconv verify says more of two files; without --verify this one is written all the same",
         )  # fmt: skip
         self.result = result
-
-
-class EditError(CkptconvError):
-    """An edit that cannot be made: what it names is missing, or comes twice."""
-
-    code = "edit"
 
 
 class RejectedOutputError(CkptconvError):
