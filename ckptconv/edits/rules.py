@@ -17,11 +17,11 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from ckptconv.core import strict_json
 from ckptconv.core.edit import Edit, Kind, Step
 from ckptconv.edits.apply import ARITY
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
@@ -68,7 +68,7 @@ def parse_rules(text: bytes) -> list[Edit]:
     try:
         content = text.decode("utf-8-sig")
         is_json = content.lstrip().startswith("{")
-        document = json.loads(content, object_pairs_hook=_once) if is_json else tomllib.loads(content)
+        document = strict_json.loads(content) if is_json else tomllib.loads(content)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"neither TOML nor JSON: {error}", hint=_HINT) from error
     if unknown := [key for key in document if key not in TOP]:
@@ -79,13 +79,6 @@ def parse_rules(text: bytes) -> list[Edit]:
     if not isinstance(rows, list):
         raise CorruptFileError("it has no list of edits", hint=_HINT)
     return [_Row(row, number).edit() for number, row in enumerate(rows, 1)]
-
-
-def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return made
 
 
 _HINT = "[[edits]] with kind, sources and targets; or what 'ckptconv diff A B --json' prints"

@@ -16,10 +16,10 @@ Source: huggingface_hub/serialization/_torch.py and _base.py; transformers/model
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, listed
@@ -84,9 +84,9 @@ def _parse(source: Source) -> Index:
     if source.size > MAX_INDEX_BYTES:
         raise LimitError(f"the index has {source.size:,} bytes; the limit is {MAX_INDEX_BYTES:,}", hint=_COPY_AGAIN)
     try:
-        document = json.loads(bytes(source.read_at(0, source.size)).decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise _bad(str(error) or "nested too deeply") from error
+        document = strict_json.loads(bytes(source.read_at(0, source.size)))
+    except ValueError as error:
+        raise _bad(str(error)) from error
     if not isinstance(document, dict) or "weight_map" not in document:
         raise _bad("it has no weight_map")
     weight_map, metadata = document["weight_map"], document.get("metadata", {})
@@ -108,15 +108,6 @@ def _parse(source: Source) -> Index:
 
 def _bad(what: str) -> CorruptFileError:
     return CorruptFileError(f"the index is invalid: {what}", hint=_COPY_AGAIN)
-
-
-def _once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{twice!r} comes twice")
-    return document
 
 
 def claims(source: Source | Folder, *, binaries: bool) -> bool:

@@ -88,7 +88,7 @@ def test_a_part_that_is_left_over_is_listed() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"edits": [], "edits": []}', "a key stands twice"),
+        ('{"edits": [], "edits": []}', "comes twice"),
         ("edit = []", "it has a key 'edit'"),
         ('{"schema": 2, "edits": []}', "its schema is 2"),
         ("[[edits]]\nkind = 'permute'\nsources = 'a'\naxis = 0\nsize = [2]", "permute has no 'size'"),

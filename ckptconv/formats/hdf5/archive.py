@@ -15,10 +15,10 @@ Source: keras/src/saving/saving_lib.py.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, is_too_deep
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.hdf5.read import checkpoint_of
@@ -94,18 +94,11 @@ def _without_weights(archive: ZipArchive) -> CkptconvError:
 
 def _document(name: str, text: bytes) -> MetaNode:
     try:
-        document: MetaNode = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        document: MetaNode = strict_json.loads(text)
+    except ValueError as error:
         raise CorruptFileError(
             f"{name!r} is no JSON: {error}", hint="copy the file again from where it came"
         ) from error
     if is_too_deep([[document]]):
         raise LimitError(f"{name!r} is nested deeper than {MAX_DEPTH - 2} levels", hint="do not trust it")
     return document
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name comes twice")
-    return found

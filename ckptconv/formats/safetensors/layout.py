@@ -19,6 +19,7 @@ from math import prod
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError
@@ -102,22 +103,11 @@ def read_header(source: Source) -> Header:
 
 def _parse(text: bytes) -> dict[str, Json]:
     try:
-        document = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise _bad(str(error) or "nested too deeply") from error
+        document = strict_json.loads(text)
+    except ValueError as error:
+        raise _bad(str(error)) from error
     if not isinstance(document, dict):
         raise _bad("it is no JSON object")
-    return document
-
-
-def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"{name!r} comes twice")
-            seen.add(name)
     return document
 
 

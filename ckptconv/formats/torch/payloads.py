@@ -16,11 +16,11 @@ torch's own ScalarType.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import strict_json
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.placing import COPY_AGAIN
@@ -132,13 +132,6 @@ def _parsed(archive: ZipArchive, name: str) -> Any:
     if name not in archive.entries:
         raise CorruptFileError(f"the archive has no {name!r}", hint=COPY_AGAIN)
     try:
-        return json.loads(archive.read(name, MAX_JSON_BYTES), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return strict_json.loads(archive.read(name, MAX_JSON_BYTES))
+    except ValueError as error:
         raise CorruptFileError(f"{name!r} is no JSON: {error}", hint=COPY_AGAIN) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name comes twice")
-    return found

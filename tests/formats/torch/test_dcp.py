@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import subprocess
@@ -251,6 +252,20 @@ def test_a_listing_that_contradicts_itself_is_refused(four: Path, tmp_path: Path
     with pytest.raises(CorruptFileError):
         ckptconv.convert(folder, tmp_path / "a.pth")
     assert not (tmp_path / "a.pth").exists()
+
+
+@pytest.mark.parametrize("prefix", ["[[1]]", "[" * 100_000, "{}", "5", "x"])
+def test_a_record_whose_paths_are_none_is_refused(tmp_path: Path, prefix: str) -> None:
+    torch.save({"epoch": 3, "state_dict": {"w": torch.ones(2)}}, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "d", to_format="torch-dcp")
+
+    def change(metadata: Any) -> None:
+        record = json.loads(metadata.ckptconv)
+        record["root"]["state_dict"]["$state_dict"]["prefix"] = prefix
+        metadata.ckptconv = json.dumps(record)
+
+    with pytest.raises(CorruptFileError, match="has no path"):
+        ckptconv.open(damaged(tmp_path / "d", change))
 
 
 def test_a_missing_or_short_file_is_named(four: Path, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import MAX_DEPTH, is_too_deep
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
@@ -29,8 +29,8 @@ def read_json(source: Source) -> Json:
 def parse_json(data: bytes, what: str) -> Json:
     """A document, by the name of which errors speak. Raises CorruptFileError."""
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
+        return strict_json.loads(data)
+    except ValueError as error:
         raise bad(f"{what!r} is no JSON: {error}") from error
 
 
@@ -39,10 +39,3 @@ def shallow(document: Json, what: str) -> Json:
     if is_too_deep([[document]]):
         raise too_much(f"{what!r} is nested deeper than {MAX_DEPTH - 2} levels")
     return document
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name comes twice in an object")
-    return found

@@ -6,10 +6,10 @@ metadata may have. A document that is missing is None; one that is not what it s
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import strict_json
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
 from ckptconv.io.limits import MAX_NODES, MAX_TOKENIZER
 
@@ -104,16 +104,9 @@ def _object(source: Source) -> Object:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_NODES:
         raise LimitError(f"{source.path.name} has more than {MAX_NODES:,} values", hint="do not trust it")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise bad(f"{source.path.name} is no JSON: {error or 'nested too deeply'}") from error
+        document = strict_json.loads(data)
+    except ValueError as error:
+        raise bad(f"{source.path.name} is no JSON: {error}") from error
     if not isinstance(document, dict):
         raise bad(f"{source.path.name} is no JSON object")
     return document
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Object:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key comes twice in an object")
-    return found

@@ -10,11 +10,11 @@ Source: torch/distributed/checkpoint/_traverse.py, _nested_dict.py.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, walk
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.errors import CorruptFileError
@@ -124,11 +124,7 @@ class _Restorer:
                 raise _bad("its record holds something else than containers and names")
 
     def _state_dict(self, hole: StateDict) -> Value:
-        try:
-            path = tuple(json.loads(hole.prefix)) if hole.prefix else ()
-        except (ValueError, TypeError) as error:
-            raise _bad("a state_dict in its record has no path") from error
-        items = [(key, self._take(name)) for key, name in self._below.get(path, [])]
+        items = [(key, self._take(name)) for key, name in self._below.get(_path(hole.prefix), [])]
         for position, key, value in hole.plain:
             items.insert(position, (key, self._node(value)))
         if hole.container == "dict":
@@ -137,6 +133,17 @@ class _Restorer:
         if hole.versions is not None:
             made.state = {"_metadata": hole.versions}
         return made
+
+
+def _path(prefix: str) -> Path:
+    """The path that a `StateDict` of our record has for its prefix, as JSON."""
+    try:
+        path = strict_json.loads(prefix) if prefix else []
+    except ValueError as error:
+        raise _bad(f"a state_dict in its record has no path: {error}") from error
+    if not isinstance(path, list) or not all(isinstance(step, (str, int)) for step in path):
+        raise _bad("a state_dict in its record has no path")
+    return tuple(path)
 
 
 @dataclass(frozen=True, slots=True)
