@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.record import Record
 
-    Fits = Callable[[TensorInfo, DType, tuple[int, ...]], bool]
+    StoredAs = Callable[[TensorInfo], TensorInfo]
 
 
 def encoded(info: TensorInfo) -> TensorInfo:
@@ -28,39 +28,37 @@ def encoded(info: TensorInfo) -> TensorInfo:
     return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
 
 
-def is_encoded(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool:
-    """Whether `stored` is what a tensor of this type and shape is encoded as."""
-    return encoded(claimed(stored, dtype, shape)) == stored
-
-
-def claimed(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
-    """The header that a record claims; the size of a plug-in's block type is that of what is stored."""
-    if dtype.kind == "block" and dtype.block == 1:
-        return TensorInfo(dtype, shape, stored.nbytes)
-    return TensorInfo.of(dtype, shape)
-
-
 def own_tensors(
-    stored: Mapping[str, LazyTensor], record: Record, findings: list[Finding], fits: Fits = is_encoded
+    stored: Mapping[str, LazyTensor], record: Record, findings: list[Finding], stored_as: StoredAs = encoded
 ) -> dict[str, LazyTensor]:
     """All stored tensors as what the record says that they are, under their own names.
 
-    fits: whether a stored header, a type and a shape go together; where they do not, the tensor stays as it is, with a
-          finding.
+    stored_as: the header under which the format stores a tensor. Where that is not the one that is there, the tensor
+               stays as it is, with a finding.
     """
     return {
-        record.names.get(name, name): _decoded(name, tensor, record, findings, fits) for name, tensor in stored.items()
+        record.names.get(name, name): _decoded(name, tensor, record, findings, stored_as)
+        for name, tensor in stored.items()
     }
 
 
-def _decoded(stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], fits: Fits) -> LazyTensor:
+def _decoded(
+    stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], stored_as: StoredAs
+) -> LazyTensor:
     """The tensor as what the record says that it is, the same bytes; `stored` is its name in the file."""
     encoding = record.encodings.get(record.names.get(stored, stored))
     if encoding is None:
         return tensor
     dtype = DTYPES.get(encoding.dtype)
-    if dtype is None or not fits(tensor.info, dtype, encoding.shape):
+    if dtype is None or stored_as(_claimed(tensor.info, dtype, encoding.shape)) != tensor.info:
         message = f"the record says {stored!r} is {encoding.dtype}, which its header contradicts; it is read as it lies"
         findings.append(Finding("encoding", "warning", stored, message, encoding.dtype, tensor.info.dtype.name))
         return tensor
     return replace(tensor, info=TensorInfo(dtype, encoding.shape, tensor.info.nbytes))
+
+
+def _claimed(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
+    """The header that a record claims; the size of a plug-in's block type is that of what is stored."""
+    if dtype.kind == "block" and dtype.block == 1:
+        return TensorInfo(dtype, shape, stored.nbytes)
+    return TensorInfo.of(dtype, shape)

@@ -10,7 +10,7 @@ from ckptconv.core.composite import VALUES, problem
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
 from ckptconv.core.record_edits import prune
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import LazyTensor
+from ckptconv.core.tensor import LazyTensor, in_memory
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import OpenFile
@@ -91,7 +91,7 @@ def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Fi
 
 
 def _small(one: Inline, record: Record) -> LazyTensor:
-    return LazyTensor(one.info, lambda start, stop: memoryview(one.data)[start:stop], alias=(id(record), one.name))
+    return in_memory(one.info, one.data, alias=(id(record), one.name))
 
 
 def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorNote]:

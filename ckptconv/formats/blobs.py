@@ -12,7 +12,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, NumpyArray, Stored, rebuilt
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import numpy_nbytes
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, in_memory
 from ckptconv.errors import LimitError
 from ckptconv.io.limits import MAX_STORED_BYTES
 
@@ -36,16 +36,12 @@ def move_out(root: MetaNode, taken: Container[str]) -> tuple[MetaNode, dict[str,
         name = f"{NAME}{len(moved)}"
         while name in taken:
             name += "#"
-        moved[name] = _in_memory(bytes(data))
+        moved[name] = in_memory(TensorInfo.of(DType.U8, (len(data),)), bytes(data))
         if isinstance(node, NumpyArray):
             return Stored(name, replace(node, data=b""))
         return Stored(name, type(data)())
 
     return rebuilt(root, replaced), moved
-
-
-def _in_memory(data: bytes) -> LazyTensor:
-    return LazyTensor(TensorInfo.of(DType.U8, (len(data),)), lambda start, stop: memoryview(data)[start:stop])
 
 
 def restore(root: MetaNode, tensors: dict[str, LazyTensor], findings: list[Finding]) -> MetaNode:

@@ -22,7 +22,7 @@ from ckptconv.core.metadata import (
     TorchSize,
     TorchValue,
 )
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -70,8 +70,7 @@ class Sample:
 
 def _lazy(plain: Plain) -> LazyTensor:
     dtype = DTYPES.get(plain.dtype.name, plain.dtype)  # a copy from another process stands for the one in the table
-    info = TensorInfo.of(dtype, plain.shape)
-    return LazyTensor(info, lambda start, stop: memoryview(plain.data)[start:stop], alias=id(plain))
+    return in_memory(TensorInfo.of(dtype, plain.shape), plain.data, alias=id(plain))
 
 
 NAMES = (

@@ -17,7 +17,7 @@ from ckptconv.errors import UnsupportedError
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.gguf.layout import Header, Slot, read_header
 from ckptconv.formats.gguf.metadata import SOURCE, foreign_root, recorded_root, types_of
-from ckptconv.formats.gguf.stored import can_decode
+from ckptconv.formats.gguf.stored import stored_as
 from ckptconv.formats.gguf.templates import programs_in
 from ckptconv.io.gather import Gather
 
@@ -58,7 +58,7 @@ def assemble(
         root = foreign_root(values)
         return Checkpoint(tensors, root=root, format=format, notes=notes, findings=tuple(findings), file=file)
     record = records.parse(text)
-    own = own_tensors(tensors, record, findings, can_decode)
+    own = own_tensors(tensors, record, findings, stored_as)
     root = restore(recorded_root(record, values), own, findings)
     known = root if isinstance(root, dict) else {}
     kept = {key: name for key, name in record.notes.types.items() if key in known and key not in values}

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import claimed, encoded
+from ckptconv.core.encodings import encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAX_RANK
@@ -52,11 +52,6 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if 0 in shape:
         return (0,)
     return shape if len(shape) <= MAX_RANK else (prod(shape[: 1 - MAX_RANK]), *shape[1 - MAX_RANK :])
-
-
-def can_decode(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool:
-    """Whether `stored` is what a tensor of this type and shape would have been stored as."""
-    return stored_as(claimed(stored, dtype, shape)) == stored
 
 
 def accepted(name: str, taken: Container[str]) -> str:

@@ -18,7 +18,7 @@ from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, St
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, Text, read_header
-from ckptconv.formats.npz.stored import can_decode
+from ckptconv.formats.npz.stored import stored_as
 from ckptconv.io.checksum import crc32, tail_crc32
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
@@ -82,7 +82,7 @@ def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) ->
     except UnicodeDecodeError as error:
         raise CorruptFileError(f"{RECORD!r} is not UTF-8", hint="copy the file again from where it came") from error
     record, findings = records.parse(text), list[Finding]()
-    tensors = own_tensors(stored, record, findings, can_decode)
+    tensors = own_tensors(stored, record, findings, stored_as)
     root = restore(record.root, tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format="npz", file=source)
 

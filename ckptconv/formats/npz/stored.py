@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import claimed, encoded
+from ckptconv.core.encodings import encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.npz.layout import RECORD, SUFFIX
@@ -41,11 +41,6 @@ def stored_as(info: TensorInfo) -> TensorInfo:
     if info.dtype.bits == 8:
         return TensorInfo(DType.U8, info.shape, info.nbytes)
     return encoded(info)
-
-
-def can_decode(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool:
-    """Whether `stored` is what a tensor of this type and shape would have been stored as."""
-    return stored_as(claimed(stored, dtype, shape)) == stored
 
 
 def accepted(name: str, taken: Container[str]) -> str:

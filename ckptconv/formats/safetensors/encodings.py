@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.encodings import claimed, encoded
+from ckptconv.core.encodings import encoded
 from ckptconv.formats.safetensors.layout import DTYPE_BY_CODE
 
 if TYPE_CHECKING:
-    from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import TensorInfo
 
 
@@ -23,8 +22,3 @@ def stored_as(info: TensorInfo) -> TensorInfo:
     if info.dtype.name in DTYPE_BY_CODE and info.numel * info.dtype.bits == info.nbytes * 8:
         return info
     return encoded(info)
-
-
-def can_decode(stored: TensorInfo, dtype: DType, shape: tuple[int, ...]) -> bool:
-    """Whether `stored` is what a tensor of this type and shape would have been stored as."""
-    return stored_as(claimed(stored, dtype, shape)) == stored

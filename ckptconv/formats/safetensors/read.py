@@ -14,7 +14,7 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader
 from ckptconv.formats.blobs import restore
-from ckptconv.formats.safetensors.encodings import can_decode
+from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
 from ckptconv.formats.shard_names import alone
 
@@ -88,6 +88,6 @@ def _ours(
     stored: dict[str, LazyTensor], strings: Mapping[str, str], record: Record, format: str, file: OpenFile,
     findings: list[Finding],
 ) -> Checkpoint:  # fmt: skip
-    tensors = own_tensors(stored, record, findings, can_decode)
+    tensors = own_tensors(stored, record, findings, stored_as)
     root = restore(take_edits(record, strings), tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format=format, file=file)
