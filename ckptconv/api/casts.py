@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.rounding import Loss
 from ckptconv.io.checksum import CHUNK
@@ -84,7 +84,7 @@ def unheld_blocks(checkpoint: Checkpoint, wanted: Format) -> Iterator[Finding]:
         if is_quantized(tensor) and tensor.info.dtype in wanted.holds.dtypes and not wanted.holds.blocks:
             names.setdefault(tensor.info.dtype.name, []).append(name)
     for dtype, which in names.items():
-        shown = listed([repr(name) for name in which], 4)
+        shown = quoted(which)
         message = f"{wanted.name} has no {dtype}; its bytes would be kept as U8, which ckptconv alone unpacks: {shown}"
         yield Finding("dtype", "error", which[0], message, hint="a .gguf holds blocks")
 

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import listed
+from ckptconv.core.report import quoted
 from ckptconv.errors import CkptconvError, FileAccessError
 from ckptconv.formats import registry
 from ckptconv.io.folder import Folder
@@ -63,7 +63,7 @@ def _inside(source: Source | Folder, rest: Path) -> Source | Folder:
         return archive.open(path)
     if archive.level(path) is not None:
         return archive.folder(path)
-    some = listed([repr(name) for name in archive.members])
+    some = quoted(archive.members)
     raise FileAccessError(
         f"there is no {path!r} in this archive; in it: {some}", path=source.path, hint="check the path"
     )

@@ -23,7 +23,7 @@ A spec's `digest` says which version of it was used.
 from __future__ import annotations
 
 from ckptconv.arch.bind import Source, from_config, from_metadata, from_settings, from_statement
-from ckptconv.arch.check import check, fits, shape_text
+from ckptconv.arch.check import check, fits
 from ckptconv.arch.choose import WRAPPERS, Choice, choose, find_wrapper, overlap, unwrapped
 from ckptconv.arch.infer import infer
 from ckptconv.arch.load import LibraryEntry, library, library_names, library_text, load_spec, parse_text
@@ -63,7 +63,6 @@ __all__ = [
     "parse_text",
     "root_statement",
     "settings_in",
-    "shape_text",
     "solve",
     "unwrapped",
 ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator, Mapping
@@ -57,11 +57,6 @@ def fits(expected: Shape, found: tuple[int, ...]) -> bool:
     return len(expected) == len(found) and all(
         wanted is None or wanted == size for wanted, size in zip(expected, found, strict=True)
     )
-
-
-def shape_text(shape: Shape) -> str:
-    """``[512, 784]``, an open dimension as ``?``."""
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 class _Check:

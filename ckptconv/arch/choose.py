@@ -23,7 +23,7 @@ from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
         "config.json, or your own class (FILE.py:CLASS)"
     )
     nearest = _best([load_spec(name) for name in shortlist.by_names(tensors, SOME)], tensors)[:1]
-    why = f"the library has none with such names ({listed([repr(name) for name in tensors], 2)})"
+    why = f"the library has none with such names ({quoted(tensors, 2)})"
     if not tensors:
         why = "there are no tensors in the model"
     elif nearest and nearest[0].share >= SOME:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, shape_text
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.match import find_prefix, numbered_blocks, numbers_in, pair_renames, substitutions
 from ckptconv.edits.parts import find_parts
@@ -88,11 +88,6 @@ class _Case:
 
     def explained(self, code: str, names: Collection[str]) -> None:
         self.findings = [f for f in self.findings if f.code != code or f.where not in names]
-
-
-def shape_text(shape: Shape) -> str:
-    """``[512, 784]``, an open dimension as ``?``."""
-    return f"[{', '.join('?' if n is None else str(n) for n in shape)}]"
 
 
 def prefixed(symptoms: Sequence[Finding], names: Collection[str]) -> tuple[Finding, dict[str, str]] | None:

@@ -5,20 +5,15 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, shape_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.figures import Scalar
     from ckptconv.checks.ties import TieChange
     from ckptconv.edits.explain import Comparison
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """``[64, 3, 7, 7]``."""
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def scalar(value: Scalar, digits: int = 9) -> str:

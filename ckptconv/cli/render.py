@@ -46,6 +46,11 @@ _WIDE = re.compile(
 _HUES = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
+def section(title: str, lines: Sequence[str]) -> list[str]:
+    """A part of a page under its title; nothing where it has no lines."""
+    return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
+
+
 def size(nbytes: int) -> str:
     """A number of bytes, three digits of it: ``68.9 kB``."""
     if nbytes < 1000:

@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import fields, findings, plural, table, value
+from ckptconv.cli.render import fields, findings, plural, section, table, value
 from ckptconv.cli.render_tree import Columns, tree
 from ckptconv.core.report import listed
 
@@ -30,19 +30,15 @@ def page(found: Architecture, name: str) -> list[str]:
     spec = found.spec
     lines = [style(printable(spec.name), "bold") + (f": {printable(spec.summary)}" if spec.summary else "")]
     if found.table is None:
-        lines += _section("params", table([_param(param) for param in spec.params.values()]))
-        lines += _section("variants", table([[printable(key), printable(text)] for key, text in spec.variants.items()]))
-        lines += _section("constraints", [printable(f"{one.name}: {one.formula.text}") for one in spec.constraints])
+        lines += section("params", table([_param(param) for param in spec.params.values()]))
+        lines += section("variants", table([[printable(key), printable(text)] for key, text in spec.variants.items()]))
+        lines += section("constraints", [printable(f"{one.name}: {one.formula.text}") for one in spec.constraints])
         lines += _computes(spec)
         values = " ".join(f"--set {printable(param)}=VALUE" for param in found.missing)
         return [*lines, "", f"its tensors: ckptconv arch show {printable(name)} {values}"]
     lines += findings(found.table.findings)
-    lines += _section("params", _values(spec, found.table)) + _computes(spec)
-    return [*lines, *_section(_count(found.table), _tensors(found.table))]
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
+    lines += section("params", _values(spec, found.table)) + _computes(spec)
+    return [*lines, *section(_count(found.table), _tensors(found.table))]
 
 
 def _computes(spec: Spec) -> list[str]:

@@ -8,7 +8,7 @@ from math import isfinite, log10
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.compare_metadata import Missing, typed
-from ckptconv.checks.wording import scalar, shape_text
+from ckptconv.checks.wording import scalar
 from ckptconv.cli.diff_parts import (
     MOST_NAME,
     change_of,
@@ -26,8 +26,9 @@ from ckptconv.cli.diff_parts import (
 )
 from ckptconv.cli.layers import changed_layers
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import plural, table
+from ckptconv.cli.render import plural, section, table
 from ckptconv.cli.render_metadata import shortened, spelled
+from ckptconv.core.report import shape_text
 from ckptconv.edits.patterns import open_numbers
 
 if TYPE_CHECKING:
@@ -61,21 +62,17 @@ def page(result: Difference) -> list[str]:
     """Everything that changed, what matters most first."""
     word, rest = verdict(result)
     lines = [f"{style(word, 'green' if result.equal else 'red')}: {rest}"]
-    lines += _section("edits", _edits(result.edits))
+    lines += section("edits", _edits(result.edits))
     for code in ("removed", "added"):
-        lines += _section(code, _one_sided([f for f in result.findings if f.code == code]))
-    lines += _section("shapes", _list([f for f in result.findings if f.code == "shape-changed"]))
-    lines += _section("element types", _cut(table(dtype_rows(result))))
+        lines += section(code, _one_sided([f for f in result.findings if f.code == code]))
+    lines += section("shapes", _list([f for f in result.findings if f.code == "shape-changed"]))
+    lines += section("element types", _cut(table(dtype_rows(result))))
     groups, within = value_groups(result)
-    lines += _section("values", _values(groups, within))
-    lines += _section("layers", _layers(groups))
-    lines += _section("ties", _list([f for f in result.findings if f.code in ("tie-made", "tie-broken")]))
-    lines += _section("metadata", _metadata(result))
+    lines += section("values", _values(groups, within))
+    lines += section("layers", _layers(groups))
+    lines += section("ties", _list([f for f in result.findings if f.code in ("tie-made", "tie-broken")]))
+    lines += section("metadata", _metadata(result))
     return lines
-
-
-def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
 
 
 def _cut(lines: list[str], total: int | None = None, most: int = MOST_ROWS) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli import render_adapter, render_composite
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import approximately, fields, findings, plural, size, table
+from ckptconv.cli.render import approximately, fields, findings, plural, section, size, table
 from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
@@ -66,15 +66,15 @@ def page(inspection: Inspection) -> list[str]:
         if tensors:
             names = render_composite.with_wholes(tensors, composites)
             rows = tree(names, tied, columns, _kind(checkpoint), fold=stats is None, heads=stats is not None)
-            lines += _section(title, rows)
+            lines += section(title, rows)
     listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
-    lines += _section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
-    lines += _section("objects that were not built", _objects(inspection))
+    lines += section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
+    lines += section("objects that were not built", _objects(inspection))
     if inspection.verdict != "plain":
-        lines += _section("names that the pickle mentions", _globals(inspection))
-    lines += _section("members of the archive", _members(checkpoint))
-    lines += _section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
-    lines += _section("notes", fields(_notes(inspection), indent=""))
+        lines += section("names that the pickle mentions", _globals(inspection))
+    lines += section("members of the archive", _members(checkpoint))
+    lines += section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
+    lines += section("notes", fields(_notes(inspection), indent=""))
     return lines
 
 
@@ -83,10 +83,6 @@ def listing(inspection: Inspection) -> list[str]:
     tensors, stats = inspection.checkpoint.all_tensors, inspection.stats
     columns = _list_columns(inspection, stats)
     return flat(list(tensors), columns)
-
-
-def _section(title: str, lines: list[str]) -> list[str]:
-    return ["", style(title, "bold"), *(f"  {line}" for line in lines)] if lines else []
 
 
 def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, str]) -> list[tuple[str, str]]:

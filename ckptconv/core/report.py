@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 Severity = Literal["error", "warning", "info"]
 
@@ -17,6 +17,16 @@ UNREADABLE = "unreadable-tensor"
 def listed(parts: Sequence[str], most: int = 4) -> str:
     """The first few of many, and how many more there are."""
     return ", ".join(parts[:most]) + (f" and {len(parts) - most:,} more" if len(parts) > most else "")
+
+
+def quoted(names: Iterable[str], most: int = 4) -> str:
+    """The first few of many names, in quotes, and how many more there are."""
+    return listed([repr(name) for name in names], most)
+
+
+def shape_text(shape: Iterable[int | str | None]) -> str:
+    """``[512, 784]``; an open dimension, None, as ``?``."""
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit
 from ckptconv.edits.select import some
@@ -115,9 +115,7 @@ def _told(stay: Mapping[str, DType], wanted: Mapping[str, DType], tensors: Tenso
         few = f"{len(names):,} tensor{'s are' if len(names) != 1 else ' is'}"
         fit = any(not unfit(tensors[name].info, dtype) for name in names)
         kept = ", and llama.cpp keeps some as floats by their names" if fit else ""
-        message = (
-            f"{few} not quantized: {dtype} is for {_takes(dtype)}{kept}: {listed([repr(name) for name in names], 4)}"
-        )
+        message = f"{few} not quantized: {dtype} is for {_takes(dtype)}{kept}: {quoted(names)}"
         hint = None if any(name in wanted for name in names) else _REST
         found.append(Finding("not-quantized", "info", names[0], message, dtype.name, ", ".join(names), hint))
     return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import MemberNote
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.io.archive import Member
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
 
@@ -85,7 +85,7 @@ def _told(archive: Archive, uses: Mapping[str, Use]) -> Iterable[Finding]:
     if left:
         one = len(left) == 1
         message = f"{len(left):,} member{'' if one else 's'} of the archive stay{'s' if one else ''} behind: "
-        yield Finding("members", "info", left[0], message + listed([repr(path) for path in left]))
+        yield Finding("members", "info", left[0], message + quoted(left))
 
 
 def _checked(tensor: LazyTensor) -> LazyTensor:

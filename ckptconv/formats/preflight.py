@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
-from ckptconv.core.report import UNREADABLE, Finding, listed
+from ckptconv.core.report import UNREADABLE, Finding, quoted
 from ckptconv.formats.plain import becomes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
@@ -31,18 +29,16 @@ def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     found = _dtypes(checkpoint, target)
     if not holds.ties:
         for names in checkpoint.ties:
-            found.append(_loss("tie", names[0], f"{_list(names)} share one tensor; {target.name} stores it for each"))
+            found.append(_loss("tie", names[0], f"{quoted(names)} share one tensor; {target.name} stores it for each"))
     if not holds.composites:
         for name, one in checkpoint.composites.items():
-            message = (
-                f"{name!r} is {one.summary}; {target.name} keeps its parts alone: {_list(list(one.parts.values()))}"
-            )
+            message = f"{name!r} is {one.summary}; {target.name} keeps its parts alone: {quoted(one.parts.values())}"
             found.append(_loss("composite", name, message))
     if not holds.extras and checkpoint.extras:
         what = f"tensor{'s' * (len(checkpoint.extras) != 1)} outside of the state_dict"
-        found.append(_loss("extras", "", f"{len(checkpoint.extras)} {what}: {_list(list(checkpoint.extras))}"))
+        found.append(_loss("extras", "", f"{len(checkpoint.extras)} {what}: {quoted(checkpoint.extras)}"))
     if holds.metadata == "none" and checkpoint.metadata:
-        found.append(_loss("metadata", "", f"the metadata: {_list([str(key) for key in checkpoint.metadata])}"))
+        found.append(_loss("metadata", "", f"the metadata: {quoted(map(str, checkpoint.metadata))}"))
     found += [_loss("opaque", one.where, one.message) for one in checkpoint.findings if one.code == UNREADABLE]
     return found + _opaque(checkpoint, keeps=holds.opaque)
 
@@ -58,7 +54,7 @@ def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
             names[tensor.info.dtype.name].append(name)
     return [
         replace(
-            _loss("dtype", where[0], f"{target.name} has no {dtype}; its bytes would be kept as U8: {_list(where)}"),
+            _loss("dtype", where[0], f"{target.name} has no {dtype}; its bytes would be kept as U8: {quoted(where)}"),
             hint="a .gguf holds blocks, and --dtype F32 makes floats of them" if dtype in BLOCKS else None,
         )
         for dtype, where in names.items()
@@ -94,7 +90,3 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
                 _loss("opaque", name, f"{name!r} is of a tensor class of its own, which would become torch.Tensor")
             )
     return found
-
-
-def _list(names: Sequence[str], most: int = 4) -> str:
-    return listed([repr(name) for name in names], most)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError
 from ckptconv.formats.shard_names import ALONE, BINARIES, INDEX, SHARD, is_shard, plain_name, split_suffix
 from ckptconv.io.folder import Folder
@@ -125,7 +125,8 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
         _refuse_several(source, found)
     if not found and (shards := [name for name in source.names if is_shard(name)]):
         raise CorruptFileError(
-            f"the folder has {_several(len(shards), 'shard')} and no index that says what is in them: {_list(shards)}",
+            f"the folder has {_several(len(shards), 'shard')}, and no index that says what is in them: "
+            f"{quoted(shards, 6)}",
             path=source.path, hint="copy the .index.json file from where they came",
         )  # fmt: skip
     return bool(found) and _is_pickled(source, found[0]) is binaries
@@ -160,7 +161,7 @@ def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
     loose = not any(INDEX.fullmatch(name) or ALONE.fullmatch(name) for name in found)
     what = "safetensors files, and nothing says which is meant" if loose else "checkpoints"
     raise UsageError(
-        f"the folder holds {len(found)} {what}: {_list(found)}", path=folder.path,
+        f"the folder holds {len(found)} {what}: {quoted(found, 6)}", path=folder.path,
         hint=f"name one of them, such as {folder.path / found[0]!s}",
     )  # fmt: skip
 
@@ -222,7 +223,7 @@ def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
             missing.append(name)
     if missing:
         raise CorruptFileError(
-            f"{_several(len(missing), 'shard')} of {len(index.files)} missing: {_list(missing)}",
+            f"{_several(len(missing), 'shard')} of {len(index.files)} missing: {quoted(missing, 6)}",
             path=folder.path / index.path, hint="copy what is missing from where the index came",
         )  # fmt: skip
     return shards
@@ -301,7 +302,3 @@ def merged(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> 
 
 def _several(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def _list(names: Sequence[str], most: int = 6) -> str:
-    return listed([repr(name) for name in names], most)

@@ -23,6 +23,7 @@ from ckptconv.arch.recipe.catalog import (
 from ckptconv.arch.recipe.tree import Block, Recipe, Step
 from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.table import loop_values, missing_params, render
+from ckptconv.core.report import shape_text
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageError
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ class _Expansion:
             for one, other in zip(ours, theirs, strict=True)
             if isinstance(one, int) and isinstance(other, int)
         ):
-            self.fail("residual", f"adds {_spell(ours)} to {_spell(theirs)}")
+            self.fail("residual", f"adds {shape_text(ours)} to {shape_text(theirs)}")
         made = self.emit(Operation(ADD, "add", (main, beside), "", shape=ours))
         return self.passed_on(main, made)
 
@@ -234,7 +235,7 @@ class _Expansion:
         ranks = KINDS[kind].rank
         if ranks and len(dims) not in ranks:
             self.fail(
-                step.text, f"takes an input of {' or '.join(map(str, ranks))} dimensions, and gets {_spell(dims)}"
+                step.text, f"takes an input of {' or '.join(map(str, ranks))} dimensions, and gets {shape_text(dims)}"
             )
         takes = KINDS[kind].takes
         if takes != "any" and (takes == "int") != (value in self.integers):
@@ -342,7 +343,3 @@ class _Expansion:
             raise missing_params(self.spec, self.scope.bindings, template.formulas) from None
         except EvaluationError as error:
             self.fail(text, str(error))
-
-
-def _spell(dims: Dims) -> str:
-    return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"

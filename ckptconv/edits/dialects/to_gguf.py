@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import listed
+from ckptconv.core.report import quoted
 from ckptconv.edits.dialects.attention import halves_of, interleaved, ungrouped
 from ckptconv.edits.dialects.change import Change, Join
 from ckptconv.edits.dialects.gguf_config import (
@@ -135,7 +135,7 @@ class _Translation:
             else:
                 found[name] = place
         if lost:
-            names = listed([repr(name) for name in lost], 2)
+            names = quoted(lost, 2)
             raise EditError(
                 f"--translate to-gguf: llama.cpp's {self.name} has no place for {names}",
                 hint=self.way_out(lost),

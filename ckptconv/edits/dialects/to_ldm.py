@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import listed
+from ckptconv.core.report import quoted
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects import latent_back, ldm, mmdit, openclip
 from ckptconv.edits.dialects.change import Change
@@ -206,7 +206,7 @@ def _is_openclip(encoder: _Component, metadata: Mapping[object, object]) -> bool
 
 
 def _some(names: Sequence[str]) -> str:
-    return listed([repr(name) for name in names], 2)
+    return quoted(names, 2)
 
 
 def _way_out(lost: Sequence[str], placed: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
@@ -119,13 +119,13 @@ def _the_one(archive: Archive) -> str:
         )  # fmt: skip
     if archives:
         raise UnknownFormatError(
-            f"there is no checkpoint in this archive but another archive: {listed([repr(path) for path in archives])}",
+            f"there is no checkpoint in this archive but another archive: {quoted(archives)}",
             path=home, hint="unpack this one, and name that",
         )  # fmt: skip
     if not archive.members:
         raise UnknownFormatError("there is nothing in this archive", path=home, hint="pack it again")
     raise UnknownFormatError(
-        f"no file in this archive is called as a checkpoint is: {listed([repr(path) for path in archive.members])}",
+        f"no file in this archive is called as a checkpoint is: {quoted(archive.members)}",
         path=home, hint=f"if one of them is, name it: {home / next(iter(archive.members))}",
     )  # fmt: skip
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UsageError
 from ckptconv.formats import numbered
 from ckptconv.formats.gguf.layout import Header, read_header
@@ -48,7 +48,7 @@ def claims(source: Source | Folder) -> bool:
         return found is not None and found.number == 1 and is_gguf(source) and _count(source) > 1
     found_models = _models(source)
     if len(found_models) > 1:
-        shown = listed([repr(name) for name in found_models], 6)
+        shown = quoted(found_models, 6)
         raise UsageError(
             f"the folder holds {len(found_models)} models: {shown}", path=source.path,
             hint=f"name one of them, such as {source.path / found_models[0]!s}",
@@ -147,7 +147,7 @@ def _opened(folder: Folder, names: Sequence[str], first: Source) -> list[Source]
                 raise
             missing.append(name)
     if missing:
-        shown = listed([repr(name) for name in missing], 6)
+        shown = quoted(missing, 6)
         raise CorruptFileError(
             f"{len(missing)} of {len(names)} parts missing: {shown}", path=first.path,
             hint="copy the whole set into this folder; --from gguf takes this part alone",

@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, listed, quoted
 from ckptconv.core.tensor import LazyTensor, Placement, Storage, TensorInfo
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.onnx import names as naming
@@ -34,7 +34,7 @@ from ckptconv.formats.onnx.wire import Window, bad
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.record import Record
@@ -181,7 +181,7 @@ def _transposed(tensor: LazyTensor) -> LazyTensor | None:
 def _about(graph: Graph, noted: dict[str, object]) -> list[Finding]:
     findings = [Finding("graph", "info", "", f"the graph of {noted['nodes']} nodes stays behind: its weights are read")]
     if strings := [header.name for header in graph.initializers if header.code == STRING]:
-        message = f"strings are no weights, and stay behind with the graph: {_list(strings)}"
+        message = f"strings are no weights, and stay behind with the graph: {quoted(strings)}"
         findings.append(Finding("strings", "warning", strings[0], message))
     return findings
 
@@ -199,20 +199,16 @@ def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
     if found.packed:
         message = (
             f"{len(found.packed)} tensors of recurrent layers are unpacked, their gates in torch's order: "
-            f"{_list(list(found.packed))}"
+            f"{quoted(found.packed)}"
         )
         findings.append(Finding("unpacked", "info", next(iter(found.packed)), message))
     if same := [f"{new!r} is {kept!r}" for new, kept in found.same.items() if new in tensors]:
         message = f"equal to others and not stored, so that they may have been tied: {listed(same)}"
         findings.append(Finding("equal", "info", next(iter(found.same)), message))
     if folded := [name for name in found.folded if name in tensors]:
-        message = f"the exporter folded a batch norm into them, so that they are not the model's own: {_list(folded)}"
+        message = f"the exporter folded a batch norm into them, so that they are not the model's own: {quoted(folded)}"
         findings.append(Finding("folded", "warning", folded[0], message))
     if unnamed := [name for name in tensors if naming.is_given(name)]:
-        message = f"{len(unnamed)} of the tensors have no name but the graph's: {_list(unnamed)}"
+        message = f"{len(unnamed)} of the tensors have no name but the graph's: {quoted(unnamed)}"
         findings.append(Finding("unnamed", "info", unnamed[0], message))
     return findings
-
-
-def _list(names: Sequence[str]) -> str:
-    return listed([repr(name) for name in names])
