@@ -171,7 +171,7 @@ def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:
         Path(source), place.path, made.edited.format, wanted.name, len(checkpoint), 0,
         [*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
         [
-            *made.findings, *_findings(checkpoint, wanted, bare=order.bare),
+            *made.findings, *_findings(checkpoint, wanted),
             *untranslated(made.edited, wanted, order.edits), *place.findings, *place.left_behind(source),
         ],
     )  # fmt: skip
@@ -266,7 +266,7 @@ def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
     return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
 
 
-def _findings(checkpoint: Checkpoint, wanted: Format, *, bare: bool) -> list[Finding]:
+def _findings(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
     findings = [*checkpoint.findings, *wanted.notices_for(checkpoint)]
     if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":
         count = len(checkpoint.extras)

@@ -55,7 +55,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
     from ckptconv.arch.recipe.graph import DEFAULT_OPSET, build_graph
 
     result, run = program_of(request, checkpoint)
-    assumed = [name for name in run.params if result.origins.get(name) == "default"]
+    assumed = [name for name in result.assumed if name in run.params]
     if assumed and request.arch is None:
         settings = [part for name in assumed for part in ("--set", f"{name}={_spelled(result.params[name])}")]
         raise UsageError(

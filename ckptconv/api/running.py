@@ -106,7 +106,7 @@ class Side:
             result, run = program_of(self.request, self.evidence)
             module = load_weights(build_module(run, device="meta"), self.checkpoint, label, "cpu")
             specs = [_recipe_input(run, module)]
-            assumed = [name for name in run.params if result.origins.get(name) == "default"]
+            assumed = [name for name in result.assumed if name in run.params]
             for name in assumed:
                 message = f"{name} = {result.params[name]} is assumed: nothing in the file says it"
                 self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))

@@ -52,6 +52,13 @@ class Validation:
         """Whether ``load_state_dict(strict=True)`` would take it, and nothing contradicts itself."""
         return all(finding.severity != "error" for finding in self.findings)
 
+    @property
+    def assumed(self) -> list[str]:
+        """The params that are defaults: nothing in the file or beside it says them."""
+        from ckptconv.arch.equations import DEFAULT
+
+        return [name for name, origin in self.origins.items() if origin == DEFAULT]
+
     def to_dict(self) -> dict[str, Json]:
         """The validation as ``validate --json`` prints it."""
         return {

@@ -10,7 +10,7 @@ framework.
 
     sources = [from_settings(spec, ["layers=12"]),     # strongest first: --set, arch note, metadata, config.json
                from_metadata(spec, checkpoint.metadata), from_config(spec, config)]
-    solution = solve(spec, tensors, sources)           # params, where each is from, who was outvoted, conflicts
+    solution = solve(spec, tensors, sources)           # params, where each is from, conflicts
     findings = [*solution.findings, *check(solution.table, tensors)]    # valid: none is of severity "error"
 
     table = expand(spec, {"layers": 12, …})            # every expected tensor: shape, optional, tie, element types
@@ -27,7 +27,7 @@ from ckptconv.arch.check import check, fits
 from ckptconv.arch.choose import WRAPPERS, Choice, choose, find_wrapper, overlap, unwrapped
 from ckptconv.arch.infer import infer
 from ckptconv.arch.load import LibraryEntry, library, library_names, library_text, load_spec, parse_text
-from ckptconv.arch.solver import Disagreement, Solution, solve
+from ckptconv.arch.solver import Solution, solve
 from ckptconv.arch.spec import Param, Spec, TensorRule
 from ckptconv.arch.statements import Statement, root_statement, settings_in
 from ckptconv.arch.table import Expected, Table, expand
@@ -35,7 +35,6 @@ from ckptconv.arch.table import Expected, Table, expand
 __all__ = [
     "WRAPPERS",
     "Choice",
-    "Disagreement",
     "Expected",
     "LibraryEntry",
     "Param",

@@ -191,7 +191,7 @@ class _Folding:
             if all(found.get(key) == numbers for key, numbers in every.items()):
                 self.descend((*parts, index), (*sites, index), condition, inner)
                 continue
-            special = _special(found, every, first, stride)
+            special = _special(found, every, first)
             if special is not None:
                 self.descend((*parts, index), (*sites, index), special.replace("#", f"#{index}"), inner)
             else:
@@ -249,12 +249,7 @@ def _split(rows: list[Row], lines: Sequence[Numbers]) -> list[list[Row]]:
     return pieces if not left else [rows]
 
 
-def _special(
-    found: Numbers,
-    every: Numbers,
-    first: int,
-    stride: int,
-) -> str | None:
+def _special(found: Numbers, every: Numbers, first: int) -> str | None:
     """The condition (``#`` is the loop) under which a tensor is there: at the first, not at the first; or None."""
     if all(found.get(key) == frozenset({first}) for key in every):
         return "# == 0"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch.bind import conflict
 from ckptconv.arch.check import check
-from ckptconv.arch.equations import DEFAULT, TENSORS, Solved, Solving
+from ckptconv.arch.equations import TENSORS, Solved, Solving
 from ckptconv.arch.evaluate import Budget
 from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.arch.operations import EvaluationError
@@ -33,30 +33,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Disagreement:
-    """Tensors that were outvoted about a param.
-
-    param:     its name, with a position (``hidden_layers[1]``), or a product (``heads*head_dim``).
-    bound:     the value that won.
-    others:    the other values, with some of the tensors that say so.
-    """
-
-    param: str
-    bound: int
-    others: Mapping[int, Sequence[str]]
-
-
-@dataclass(frozen=True, slots=True)
 class Solution:
     """A spec's params for one checkpoint.
 
-    params:        every param that is known whole.
-    origins:       where each is from: "tensors", a source's name, or "default".
-    open:          params that nothing determines.
-    products:      products of open params that the tensors do determine: ``{"heads*head_dim": 4096}``.
-    disagreements: who was outvoted.
-    findings:      `param-conflict` errors: a source says one thing, the tensors (or a stronger source) another.
-    table:         the expanded table for these params; None where it cannot be made, `problem` then says why.
+    params:   every param that is known whole.
+    origins:  where each is from: "tensors", a source's name, or "default".
+    open:     params that nothing determines.
+    products: products of open params that the tensors do determine: ``{"heads*head_dim": 4096}``.
+    findings: `param-conflict` errors: a source says one thing, the tensors (or a stronger source) another.
+    table:    the expanded table for these params; None where it cannot be made, `problem` then says why.
     """
 
     spec: Spec
@@ -64,15 +49,9 @@ class Solution:
     origins: dict[str, str]
     open: tuple[str, ...] = ()
     products: dict[str, int] = field(default_factory=dict)
-    disagreements: tuple[Disagreement, ...] = ()
     findings: tuple[Finding, ...] = ()
     table: Table | None = None
     problem: UsageError | None = None
-
-    @property
-    def assumed(self) -> dict[str, ParamValue]:
-        """The params that are defaults: nothing in the file or beside it says them."""
-        return {name: self.params[name] for name, origin in self.origins.items() if origin == DEFAULT}
 
 
 def solve(
@@ -119,19 +98,15 @@ def _solution(spec: Spec, solved: Solved, sources: Sequence[Source]) -> Solution
     return Solution(
         spec,
         params={name: value for name, value in whole.items() if value is not None},
-        origins={name: origin for name, origin in _origins(spec, solved, sources) if whole[name] is not None},
+        origins={
+            name: solved.origins[name] for name, value in whole.items() if name in solved.origins and value is not None
+        },
         open=tuple(name for name, value in whole.items() if value is None and not spec.params[name].optional),
         products={_spelled(key): value for key, value in bindings.products.items() if _open(bindings, key)},
-        disagreements=tuple(_disagreements(solved)),
         findings=tuple(_conflicts(spec, solved, sources)),
         table=table,
         problem=problem,
     )
-
-
-def _origins(spec: Spec, solved: Solved, sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """Where values are from; a switch that no name decided is its source's, or a default."""
-    return [(name, solved.origins[name]) for name in spec.params if name in solved.origins]
 
 
 def _open(bindings: Bindings, monomial: Monomial) -> bool:
@@ -145,16 +120,6 @@ def _spelled(monomial: Monomial) -> str:
 def _spelled_atom(key: Atom) -> str:
     name, part = key
     return f"{name}[{part}]" if part >= 0 else name if part == -1 else f"len({name})"
-
-
-def _disagreements(solved: Solved) -> list[Disagreement]:
-    found: list[Disagreement] = []
-    for monomial, ballot in solved.ballots.items():
-        bound = _bound(solved.bindings, monomial)
-        others = {value: names for value, names in ballot.witnesses.items() if value != bound}
-        if others and bound is not None:
-            found.append(Disagreement(_spelled(monomial), bound, others))
-    return found
 
 
 def _bound(bindings: Bindings, monomial: Monomial) -> int | None:
@@ -179,7 +144,7 @@ def _conflicts(spec: Spec, solved: Solved, sources: Sequence[Source]) -> list[Fi
             elif _agrees(solved.bindings, name, value, bound):
                 continue
             else:
-                problem = _said(spec, solved, name, bound)
+                problem = _said(solved, name, bound)
             found.append(conflict(name, source.name, str(value), problem))
     return found
 
@@ -204,7 +169,7 @@ def _products(bindings: Bindings, name: str) -> str:
     )
 
 
-def _said(spec: Spec, solved: Solved, name: str, bound: ParamValue | None) -> str:
+def _said(solved: Solved, name: str, bound: ParamValue | None) -> str:
     """``the tensors say 256 (model.norm.weight)``."""
     origin = solved.origins.get(name, TENSORS)
     shown = "otherwise" if bound is None else str(bound)

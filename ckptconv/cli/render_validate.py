@@ -68,18 +68,16 @@ def _more(result: Validation) -> list[tuple[str, str]]:
     """What else the tensors say, and what they cannot say and nothing else does."""
     if result.spec is None:
         return []
-    spec, origins = result.spec, result.origins
+    spec, assumed = result.spec, result.assumed
     asked = {name for formula in _formulas(spec) for name in formula.names}
     also = [
         _param(result, name)
         for name, param in spec.params.items()
-        if name in result.params and not param.required and origins.get(name) != "default"
+        if name in result.params and not param.required and name not in assumed
         if name == "variant" or result.params[name] != param.literal
     ]
     silent = [
-        _param(result, name)
-        for name in spec.params
-        if origins.get(name) == "default" and name in result.params and name not in asked
+        _param(result, name) for name in spec.params if name in assumed and name in result.params and name not in asked
     ]
     rows = [("also", ", ".join(also)), ("assumed", f"{', '.join(silent)} (tensors do not say)")]
     return [row for row, shown in zip(rows, (also, silent), strict=True) if shown]

@@ -202,7 +202,7 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     return source, read_index(file) if INDEX.fullmatch(found[0]) else None, file
 
 
-def chosen(folder: Folder, file: Source) -> list[Finding]:
+def chosen(file: Source) -> list[Finding]:
     """Which file of a folder is read, where its name is none by which every library takes it for the model."""
     name = file.path.name
     if ALONE.fullmatch(name):

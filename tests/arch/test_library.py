@@ -58,9 +58,8 @@ def test_the_library_has_what_the_readme_names() -> None:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_real_model_fits_its_spec_from_its_tensors_alone(case: Case) -> None:
     model = Model(case)
-    solution, found = model.errors(model.tensors, [])
+    _, found = model.errors(model.tensors, [])
     assert found == []
-    assert case.spec == "mlp" or not solution.disagreements
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)

@@ -48,7 +48,6 @@ _SUFFIX = re.compile(
 )
 _OLD = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
 _WRAPPED = re.compile(r"(?:modules_to_save\.[^.]+|modules_to_save|base_layer)\.")
-_LOCON = re.compile(r"(lora|lycoris)_[^.]+")
 
 PEFT = "base_model."
 """What names of PEFT begin with."""

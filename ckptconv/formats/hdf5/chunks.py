@@ -142,7 +142,7 @@ class ChunkReader:
         if found is None:
             return np.frombuffer(self.fill or bytes(self.unit), f"V{self.unit}")[0]  # type: ignore[no-any-return]
         address, stored, mask = found
-        if not self._is_filtered(table, place, mask):
+        if not self._is_filtered(place, mask):
             if stored != self.layout.nbytes:
                 raise self._damaged("has another size than the others")
             if stored > _SMALL:
@@ -172,7 +172,7 @@ class ChunkReader:
         data = Gather(Placement(storage, offset, size, strides), self.dtype)(0, prod(size) * self.unit)
         return np.frombuffer(data, f"V{self.unit}").reshape(size)
 
-    def _is_filtered(self, table: ChunkTable, place: tuple[int, ...], mask: int) -> bool:
+    def _is_filtered(self, place: tuple[int, ...], mask: int) -> bool:
         """Whether some filter was applied to the chunk."""
         if self.layout.edges_are_raw and any(
             (i + 1) * c > n for i, c, n in zip(place, self.layout.shape, self.space.shape or (), strict=True)

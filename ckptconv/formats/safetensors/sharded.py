@@ -45,7 +45,7 @@ def read(source: Source | Folder) -> Checkpoint:
     folder, index, file = shards.find(source, binaries=False)
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *shards.chosen(folder, file))
+        checkpoint.findings = (*checkpoint.findings, *shards.chosen(file))
         return checkpoint
     headers = {}
     opened = shards.open_shards(folder, index)
