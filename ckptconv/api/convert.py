@@ -24,12 +24,12 @@ from ckptconv.formats.base import WriteOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from ckptconv.api.comparing import Verification
     from ckptconv.api.destination import Destination
     from ckptconv.api.open import PathText
     from ckptconv.api.plan import Move
     from ckptconv.api.prepare import Prepared
     from ckptconv.api.verified import Verifier
-    from ckptconv.api.verify import Verification
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json

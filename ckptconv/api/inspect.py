@@ -56,9 +56,11 @@ class OpaqueUse:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What is in a checkpoint. `checkpoint` is closed unless statistics or a digest were asked for by the caller.
+    """What is in a checkpoint.
 
-    adapter: what it is where it is one, and no model.
+    checkpoint: closed: all but its tensors' bytes can be asked of it.
+    stats:      by tensor, where they were asked for; None for a tensor of a type that has none.
+    adapter:    what it is where it is one, and no model.
     """
 
     path: Path

@@ -115,15 +115,9 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 def without_extras(made: Prepared) -> Prepared:
     """The same for a format that has no room for tensors outside of the model: the tree around them stays."""
     checkpoint = made.checkpoint
-    notes = replace(
-        checkpoint.notes,
-        tensors={name: note for name, note in checkpoint.notes.tensors.items() if name in checkpoint},
-        strides={name: strides for name, strides in checkpoint.notes.strides.items() if name in checkpoint},
-        attributes={name: kept for name, kept in checkpoint.notes.attributes.items() if name in checkpoint},
-        digest=None,
-    )
     left = Checkpoint(
-        checkpoint, composites=checkpoint.composites_of(checkpoint), format=checkpoint.format, notes=notes,
+        checkpoint, composites=checkpoint.composites_of(checkpoint), format=checkpoint.format,
+        notes=replace(checkpoint.notes.only(checkpoint), digest=None),
         root=without_tensors(checkpoint.root, checkpoint.extras), findings=checkpoint.findings,
     )  # fmt: skip
     return replace(made, checkpoint=left)

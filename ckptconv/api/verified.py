@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ckptconv.api.asked import Request
-    from ckptconv.api.verify import Verification
+    from ckptconv.api.comparing import Verification
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format, WriteResult
     from ckptconv.io.target import Target

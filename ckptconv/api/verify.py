@@ -13,7 +13,6 @@ from ckptconv.api.asked import Request, from_words
 from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
 from ckptconv.api.running import Side, Subject, loaded, made_up, record, refer, taken, trace
 from ckptconv.arch.samples import parse_input
-from ckptconv.checks.recording import Recording
 from ckptconv.checks.runners import check_device
 from ckptconv.errors import CkptconvError
 from ckptconv.io.target import Target
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ckptconv.api.open import PathText
+    from ckptconv.checks.recording import Recording
     from ckptconv.core.arrays import Arrays
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
@@ -244,9 +244,3 @@ def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callabl
             progress(done, total)
 
     return tell
-
-
-__all__ = [
-    "Recording", "Saved", "Verification", "compare", "read_recording", "run", "save_outputs", "verify",
-    "verify_outputs", "verify_sides",
-]  # fmt: skip

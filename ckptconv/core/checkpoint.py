@@ -175,9 +175,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         kept = [node for _, node in walk(self.root) if isinstance(node, StateDict)]
         hole = kept[0] if len(kept) == 1 else StateDict()
         notes = replace(
-            self.notes,
-            tensors={name: note for name, note in self.notes.tensors.items() if name in self._tensors},
-            strides={name: strides for name, strides in self.notes.strides.items() if name in self._tensors},
+            self.notes.only(self._tensors),
             attributes={},
             globals=(),
             unseen=(),

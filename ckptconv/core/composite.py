@@ -25,6 +25,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DTYPES, DType
+from ckptconv.core.strict_json import as_size, as_text
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import UnsupportedError
 
@@ -125,13 +126,13 @@ def roles(composite: Composite) -> tuple[str, ...]:
 
 def from_dict(entry: Any) -> Composite:
     """The composite that `to_dict` spelled. Raises ValueError, TypeError, KeyError, AttributeError elsewhere."""
-    parts = {_text(role): _text(name) for role, name in entry["parts"].items()}
-    shape = tuple(_size(n) for n in entry["shape"])
-    dtype = DTYPES[_text(entry["dtype"])]
+    parts = {as_text(role): as_text(name) for role, name in entry["parts"].items()}
+    shape = tuple(as_size(n) for n in entry["shape"])
+    dtype = DTYPES[as_text(entry["dtype"])]
     made: Composite
     if entry["kind"] == "quantized":
         axis = entry.get("axis")
-        made = Quantized(parts, shape, dtype, _text(entry["scheme"]), None if axis is None else _size(axis))
+        made = Quantized(parts, shape, dtype, as_text(entry["scheme"]), None if axis is None else as_size(axis))
     elif entry["kind"] == "sparse" and entry["layout"] in INDICES:
         made = Sparse(parts, shape, dtype, entry["layout"], entry.get("coalesced", False) is True)
     else:
@@ -139,18 +140,6 @@ def from_dict(entry: Any) -> Composite:
     if set(parts) != set(roles(made)) or len(set(parts.values())) != len(parts):
         raise ValueError("a tensor is made of parts that it does not have")
     return made
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no string")
-    return value
-
-
-def _size(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no size")
-    return value
 
 
 def renamed(composite: Composite, names: Mapping[str, str]) -> Composite:

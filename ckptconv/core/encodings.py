@@ -37,8 +37,7 @@ def own_tensors(
                stays as it is, with a finding.
     """
     return {
-        record.names.get(name, name): _decoded(name, tensor, record, findings, stored_as)
-        for name, tensor in stored.items()
+        record.own_name(name): _decoded(name, tensor, record, findings, stored_as) for name, tensor in stored.items()
     }
 
 
@@ -46,7 +45,7 @@ def _decoded(
     stored: str, tensor: LazyTensor, record: Record, findings: list[Finding], stored_as: StoredAs
 ) -> LazyTensor:
     """The tensor as what the record says that it is, the same bytes; `stored` is its name in the file."""
-    encoding = record.encodings.get(record.names.get(stored, stored))
+    encoding = record.encodings.get(record.own_name(stored))
     if encoding is None:
         return tensor
     dtype = DTYPES.get(encoding.dtype)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from ckptconv.core.metadata import MetaNode, Opaque
     from ckptconv.core.spelling import Json
@@ -94,6 +94,15 @@ class Notes:
     graph: MetaNode = None
     types: Mapping[str, str] = field(default_factory=dict)
     members: tuple[MemberNote, ...] = ()
+
+    def only(self, names: Container[str]) -> Notes:
+        """The same, of tensors only of these."""
+        return replace(
+            self,
+            tensors={name: note for name, note in self.tensors.items() if name in names},
+            strides={name: strides for name, strides in self.strides.items() if name in names},
+            attributes={name: node for name, node in self.attributes.items() if name in names},
+        )
 
     def to_dict(self) -> dict[str, Json]:
         """The notes as `inspect --json` shows them."""

@@ -42,6 +42,7 @@ from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, is_too_deep, walk
 from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.spelling import Json, canonical, dumps, from_json, to_json
+from ckptconv.core.strict_json import as_size, as_text
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
@@ -115,6 +116,10 @@ class Record:
     notes: Notes = field(default_factory=Notes)
     digest: str | None = None
 
+    def own_name(self, stored: str) -> str:
+        """The name of the tensor that the file stores under this one."""
+        return self.names.get(stored, stored)
+
     def spell(self, tensors: Iterable[str]) -> str:
         """The JSON document. `tensors` are all names, for saying "*" where a note holds for every one."""
         everyone = set(tensors)
@@ -176,21 +181,21 @@ def parse(text: str) -> Record:
 
 
 def _parse(document: dict[str, Any]) -> Record:
-    strides = {name: tuple(map(_int, value)) for name, value in document.get("strides", {}).items()}
+    strides = {name: tuple(map(as_size, value)) for name, value in document.get("strides", {}).items()}
     notes = Notes(
-        source=_str(document.get("source", "")),
+        source=as_text(document.get("source", "")),
         strides=strides,
         attributes={name: from_json(node) for name, node in document.get("attributes", {}).items()},
         versions={tuple(map(_key, path)): _versions(node) for path, node in document.get("versions", [])},
-        types={key: _str(name) for key, name in document.get("types", {}).items()},
+        types={key: as_text(name) for key, name in document.get("types", {}).items()},
         arch=from_json(document.get("arch")),
-        digest=None if document.get("digest") is None else _str(document["digest"]),
+        digest=None if document.get("digest") is None else as_text(document["digest"]),
     )
     flags = {key: document.get(key, []) for key in ("parameters", "requires_grad")}
-    devices = {name: _str(device) for name, device in document.get("devices", {}).items()}
+    devices = {name: as_text(device) for name, device in document.get("devices", {}).items()}
     named = {name for names in flags.values() for name in (names if names != "*" else ["*"])} | devices.keys()
     tensors = {
-        _str(name): TensorNote(
+        as_text(name): TensorNote(
             _has(flags["parameters"], name), _has(flags["requires_grad"], name), devices.get(name, "cpu")
         )
         for name in sorted(named)
@@ -198,31 +203,33 @@ def _parse(document: dict[str, Any]) -> Record:
     return Record(
         root=from_json(document["root"]) if "root" in document else _BARE,
         refs_are_model=document.get("refs") == "model",
-        extras=[_str(name) for name in document.get("extras", [])],
-        ties=[(_str(dropped), _str(kept), _int(position)) for dropped, kept, position in document.get("ties", [])],
-        names={_str(stored): _str(name) for stored, name in document.get("names", {}).items()},
+        extras=[as_text(name) for name in document.get("extras", [])],
+        ties=[
+            (as_text(dropped), as_text(kept), as_size(position)) for dropped, kept, position in document.get("ties", [])
+        ],
+        names={as_text(stored): as_text(name) for stored, name in document.get("names", {}).items()},
         encodings={
-            name: Encoding(_str(e["dtype"]), tuple(map(_int, e["shape"])))
+            name: Encoding(as_text(e["dtype"]), tuple(map(as_size, e["shape"])))
             for name, e in document.get("encodings", {}).items()
         },
         composites={name: composites.from_dict(one) for name, one in document.get("composites", {}).items()},
         inline=[_inline(*row) for row in document.get("tensors", [])],
-        turned=[_str(name) for name in document.get("turned", [])],
-        constants=[_str(name) for name in document.get("constants", [])],
-        strings=[_str(key) for key in document.get("strings", [])],
+        turned=[as_text(name) for name in document.get("turned", [])],
+        constants=[as_text(name) for name in document.get("constants", [])],
+        strings=[as_text(key) for key in document.get("strings", [])],
         notes=replace(notes, tensors=tensors),
         digest=notes.digest,
     )
 
 
 def _inline(name: Json, position: Json, dtype: Json, shape: Json, text: Json) -> Inline:
-    known = DTYPES.get(_str(dtype))
+    known = DTYPES.get(as_text(dtype))
     if known is None:
         raise ValueError(f"{dtype!r} is no element type")
-    info, data = TensorInfo.of(known, tuple(map(_int, shape))), b64decode(_str(text), validate=True)
+    info, data = TensorInfo.of(known, tuple(map(as_size, shape))), b64decode(as_text(text), validate=True)
     if len(data) != info.nbytes:
         raise ValueError(f"{name!r} has {len(data)} bytes, and its type and shape ask for {info.nbytes}")
-    return Inline(_str(name), _int(position), info, data)
+    return Inline(as_text(name), as_size(position), info, data)
 
 
 def _check_depth(record: Record) -> None:
@@ -236,12 +243,6 @@ def _has(names: Json, name: str) -> bool:
     return names == "*" or name in names
 
 
-def _str(value: Json) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no string")
-    return value
-
-
 def _versions(value: Json) -> MetaNode:
     node = from_json(value)
     if any(isinstance(part, (TensorRef, StateDict)) for _, part in walk(node)):
@@ -252,12 +253,6 @@ def _versions(value: Json) -> MetaNode:
 def _key(value: Json) -> str | int:
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise ValueError(f"{value!r} is no key")
-    return value
-
-
-def _int(value: Json) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no size")
     return value
 
 

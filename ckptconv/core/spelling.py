@@ -46,6 +46,7 @@ from ckptconv.core.metadata import (
     TorchValue,
     hashable,
 )
+from ckptconv.core.strict_json import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -198,12 +199,6 @@ def _ints(items: Json) -> tuple[int, ...]:
     return tuple(items)
 
 
-def _text(value: Json) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a string")
-    return value
-
-
 def _float(text: Json) -> float:
     return cast("float", unpack(">d", bytes.fromhex(text))[0])
 
@@ -220,7 +215,7 @@ def _complex(parts: Json) -> complex:
 
 def numpy_nbytes(dtype: Json, shape: Json = ()) -> int:
     """Bytes of an array; raises ValueError on a dtype that is not plain."""
-    if not _NUMPY_DTYPE.fullmatch(_text(dtype)) or min(_ints(shape), default=0) < 0:
+    if not _NUMPY_DTYPE.fullmatch(as_text(dtype)) or min(_ints(shape), default=0) < 0:
         raise ValueError("not a plain numpy dtype and shape")
     return int(dtype[2:]) * (4 if dtype[1] == "U" else 1) * prod(shape)
 
@@ -251,25 +246,25 @@ def _stored(parts: Json) -> Stored:
     value = from_json(like) if array is None else _numpy_header(array)
     if not isinstance(value, (bytes, bytearray, NumpyArray)):
         raise ValueError("only bytes and arrays are stored apart")
-    return Stored(_text(name), value)
+    return Stored(as_text(name), value)
 
 
 def _state_dict(entry: Json) -> StateDict:
     if unknown := entry.keys() - {"prefix", "type", "plain", "versions"}:
         raise ValueError(f"unknown keys {sorted(unknown)} in a state_dict")
     container = {"OrderedDict": "OrderedDict", "dict": "dict"}[entry.get("type", "OrderedDict")]
-    plain = tuple((_ints([p])[0], _text(key), from_json(value)) for p, key, value in entry.get("plain", ()))
+    plain = tuple((_ints([p])[0], as_text(key), from_json(value)) for p, key, value in entry.get("plain", ()))
     versions = from_json(entry.get("versions"))
-    return StateDict(_text(entry.get("prefix", "")), cast("Any", container), plain, versions)
+    return StateDict(as_text(entry.get("prefix", "")), cast("Any", container), plain, versions)
 
 
 def _opaque(entry: Json) -> Opaque:
     how = {h: h for h in get_args(How)}[entry["how"]]
     return Opaque(
-        _text(entry["class"]),
+        as_text(entry["class"]),
         cast("Any", how),
         tuple(from_json(child) for child in entry.get("args", ())),
-        {_text(key): from_json(child) for key, child in entry.get("kwargs", {}).items()},
+        {as_text(key): from_json(child) for key, child in entry.get("kwargs", {}).items()},
         from_json(entry.get("state")),
         [from_json(child) for child in entry.get("items", ())],
         [(from_json(key), from_json(child)) for key, child in entry.get("pairs", ())],
@@ -292,7 +287,7 @@ _DECODERS: dict[str, Callable[[Json], MetaNode]] = {
     "$torch.Size": lambda items: TorchSize(_ints(items)),
     "$numpy.scalar": _numpy_scalar,
     "$numpy.array": _numpy_array,
-    "$tensor": lambda name: TensorRef(_text(name)),
+    "$tensor": lambda name: TensorRef(as_text(name)),
     "$stored": _stored,
     "$state_dict": _state_dict,
     "$opaque": _opaque,
@@ -301,7 +296,7 @@ _DECODERS: dict[str, Callable[[Json], MetaNode]] = {
 
 def _torch_value(kind: Any) -> Callable[[Json], MetaNode]:
     def named(name: Json) -> TorchValue:
-        if not _TORCH_NAME.fullmatch(_text(name)):
+        if not _TORCH_NAME.fullmatch(as_text(name)):
             raise ValueError(f"no name of a torch {kind}")
         return TorchValue(kind, name)
 

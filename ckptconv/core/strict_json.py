@@ -21,6 +21,20 @@ def loads(text: str | bytes) -> Json:
         raise ValueError("it is nested too deeply") from error
 
 
+def as_text(value: Json) -> str:
+    """A string. Raises ValueError on anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no string")
+    return value
+
+
+def as_size(value: Json) -> int:
+    """A whole number that is not negative. Raises ValueError on anything else."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
+
+
 def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     made = dict(pairs)
     if len(made) != len(pairs):

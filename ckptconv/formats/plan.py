@@ -39,7 +39,7 @@ class Plan:
 
     def digest(self, checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
         """The content digest, from the content hashes of all stored tensors."""
-        real = {self.record.names.get(stored, stored): content for stored, content in hashes.items()}
+        real = {self.record.own_name(stored): content for stored, content in hashes.items()}
         tied = checkpoint.tied_to
         return combine(checkpoint, {name: real[tied.get(name, name)] for name in checkpoint.all_tensors})
 

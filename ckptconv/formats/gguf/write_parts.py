@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
     """The names of the tensors in each of the files that there would be, those without their ties."""
     made = planned(checkpoint, plain=plain).plan
-    return [[made.record.names.get(name, name) for name in names] for names in _split(made, limit)]
+    return [list(map(made.record.own_name, names)) for names in _split(made, limit)]
 
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:

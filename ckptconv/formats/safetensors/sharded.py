@@ -70,7 +70,7 @@ def read(source: Source | Folder) -> Checkpoint:
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
     """The names of the tensors in each of the shards that there would be, those without their ties."""
     made = planned(checkpoint, plain=plain).plan
-    return [[made.record.names.get(name, name) for name in names] for names in _split(made, limit)]
+    return [list(map(made.record.own_name, names)) for names in _split(made, limit)]
 
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:
@@ -87,7 +87,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     ties = tie_strings(plan.record)
 
     def shard(names: list[str]) -> Shard:
-        real = {plan.record.names.get(name, name) for name in names}
+        real = set(map(plan.record.own_name, names))
         strings = {"format": FORMAT, **{dropped: kept for dropped, kept in ties.items() if kept in real}}
 
         def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:

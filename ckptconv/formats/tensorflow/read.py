@@ -33,6 +33,7 @@ from ckptconv.formats.tensorflow.bundle import (
 )
 from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries
 from ckptconv.formats.tensorflow.texts import read_texts
+from ckptconv.formats.texts import MAX_TEXT_RANK
 from ckptconv.io.folder import Folder
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
@@ -81,9 +82,6 @@ EXPORTED, EXPORTED_AGAIN = "variables/", "_all_variables/"
 
 MAX_TEXT = 64 << 20
 """Bytes of all texts together, which are read as the checkpoint is opened."""
-
-MAX_TEXT_RANK = 16
-"""Dimensions of an array of texts, which becomes as many lists in each other."""
 
 
 def claims(source: Source | Folder) -> bool:

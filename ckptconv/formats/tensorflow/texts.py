@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptconv.errors import CorruptFileError
 from ckptconv.formats.tensorflow.table import HINT, bad, varint
+from ckptconv.formats.texts import nested_texts
 from ckptconv.io.crc32c import crc32c
 
 if TYPE_CHECKING:
@@ -41,11 +42,4 @@ def read_texts(name: str, data: bytes, entry: Entry, *, swapped: bool) -> MetaNo
     for length in lengths:
         texts.append(data[at : at + length])
         at += length
-    return _nested(texts, entry.shape) if texts else []
-
-
-def _nested(texts: list[bytes], shape: tuple[int, ...]) -> MetaNode:
-    if not shape:
-        return texts[0]
-    inner = prod(shape[1:])
-    return [_nested(texts[i * inner : (i + 1) * inner], shape[1:]) for i in range(shape[0])]
+    return nested_texts(texts, entry.shape) if texts else []

@@ -25,6 +25,7 @@ from ckptconv.core.composite import PER_CHANNEL, PER_TENSOR, VALUES, Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo, in_memory
 from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U8, U32, U64, FlatBuffer, Table, Tables, Vector, bad
 from ckptconv.formats.tflite.schema import DTYPES, Buffer, Details, Quantization, Tensor
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
@@ -218,20 +219,9 @@ def texts(header: Header, data: bytes) -> MetaNode:
     if places != sorted(places) or not 4 * (count + 2) <= places[0] or places[-1] > len(data):
         raise bad(f"the strings of {header.name!r} lie outside of it")
     found = [data[start:stop] for start, stop in pairwise(places)]
-    if len(header.shape) > _MAX_TEXT_RANK:
+    if len(header.shape) > MAX_TEXT_RANK:
         raise LimitError(f"{header.name!r} has {len(header.shape)} dimensions of texts", hint="do not trust it")
-    return _nested(found, header.shape) if found else []
-
-
-_MAX_TEXT_RANK = 16
-"""Dimensions of an array of texts, which becomes as many lists in each other."""
-
-
-def _nested(found: list[bytes], shape: tuple[int, ...]) -> MetaNode:
-    if not shape:
-        return found[0]
-    inner = prod(shape[1:])
-    return [_nested(found[i * inner : (i + 1) * inner], shape[1:]) for i in range(shape[0])]
+    return nested_texts(found, header.shape) if found else []
 
 
 def part_names(name: str, taken: set[str]) -> dict[str, str]:

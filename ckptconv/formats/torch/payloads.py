@@ -24,7 +24,7 @@ from ckptconv.core import strict_json
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.placing import COPY_AGAIN
-from ckptconv.formats.torch.stubs import StorageStub, TensorStub
+from ckptconv.formats.torch.stubs import StorageStub, TensorStub, exact_flag
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
@@ -74,7 +74,7 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
     entry, meta = payload["path_name"], payload["tensor_meta"]
     if type(entry) is not str:
         raise TypeError("an entry's name is none")
-    if _flag(payload["use_pickle"]):
+    if exact_flag(payload["use_pickle"]):
         return Payload(entry, None)
     if meta["layout"] != STRIDED:
         raise UnsupportedError("a sparse tensor of an export is not read", hint="export it with dense tensors")
@@ -88,8 +88,8 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
         raise ValueError(f"its entry has {nbytes:,} bytes, which is no whole number of elements")
     storage = storages.setdefault(entry, StorageStub(entry, None, _device(meta["device"]), nbytes))
     sizes, strides = (tuple(_int(n) for n in meta[key]) for key in ("sizes", "strides"))
-    stub = TensorStub(storage, dtype, _int(meta["storage_offset"]), sizes, strides, _flag(meta["requires_grad"]))
-    stub.parameter = _flag(payload["is_param"])
+    stub = TensorStub(storage, dtype, _int(meta["storage_offset"]), sizes, strides, exact_flag(meta["requires_grad"]))
+    stub.parameter = exact_flag(payload["is_param"])
     return Payload(entry, stub)
 
 
@@ -98,12 +98,6 @@ def _int(value: Any) -> int:
     if type(number) is not int:
         raise TypeError("a size is no int")
     return number
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise TypeError("a flag is no bool")
-    return value
 
 
 def _device(value: Any) -> str:
