@@ -45,7 +45,7 @@ def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
 
 def _refuse_calls(losses: list[Finding], source: PathText) -> None:
     """Raise if there is a call that was not agreed to."""
-    calls = [loss for loss in losses if loss.code == "opaque" and loss.message.endswith("which is not made")]
+    calls = [loss for loss in losses if loss.code == "opaque" and loss.found == preflight.CALL]
     if calls:
         raise UnsafeError(
             f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",

@@ -23,6 +23,10 @@ CODES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow"
 """Every code of a loss. Overflow, of a cast, is found while the values pass; the others before the first byte."""
 
 
+CALL = "a call"
+"""What a loss of an object says that it `found`, where that object is only made by a call, which is not made here."""
+
+
 def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     """Everything that writing `checkpoint` as `target` would lose; [] means that nothing is lost."""
     holds = target.holds
@@ -47,6 +51,10 @@ def _loss(code: str, where: str, message: str) -> Finding:
     return Finding(code, "error", where, message)
 
 
+def _call(where: str, message: str) -> Finding:
+    return replace(_loss("opaque", where, message), found=CALL)
+
+
 def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
     names: dict[str, list[str]] = defaultdict(list)
     for name, tensor in checkpoint.all_tensors.items():
@@ -67,9 +75,7 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
     for path, node in opaque_wholes(checkpoint.root):
         where = spell_path(path)
         if node.how == "called":
-            found.append(
-                _loss("opaque", where, f"{where or 'the root'} is made by a call of {node.name}, which is not made")
-            )
+            found.append(_call(where, f"{where or 'the root'} is made by a call of {node.name}, which is not made"))
         elif node.how == "unread" and unreadable:
             continue  # it has a finding of its own
         elif node.how == "enclosing" and not keeps:
@@ -81,9 +87,7 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             found.append(_loss("opaque", where, message))
     for unseen in checkpoint.notes.unseen:
         calls = [node for _, node in walk(unseen) if isinstance(node, Opaque) and node.how == "called"]
-        found += [
-            _loss("opaque", "", f"elsewhere in the pickle is a call of {c.name}, which is not made") for c in calls
-        ]
+        found += [_call("", f"elsewhere in the pickle is a call of {c.name}, which is not made") for c in calls]
     for name, attributes in checkpoint.notes.attributes.items():
         if isinstance(attributes, dict) and "__class__" in attributes:
             found.append(
