@@ -125,7 +125,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
         _refuse_several(source, found)
     if not found and (shards := [name for name in source.names if is_shard(name)]):
         raise CorruptFileError(
-            f"the folder has {_several(len(shards), 'shard')}, and no index that says what is in them: "
+            f"the folder has {_several(len(shards), 'shard')} and no index that says what is in them: "
             f"{quoted(shards, 6)}",
             path=source.path, hint="copy the .index.json file from where they came",
         )  # fmt: skip
