@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api import dequantize
 from ckptconv.api.edits import Moves
 from ckptconv.api.lora import Adapters, Lora
+from ckptconv.api.mixture import model_of
 from ckptconv.api.stated import check_config, said_anywhere
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
@@ -19,7 +20,7 @@ from ckptconv.edits.invert import inverted
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import NameRule, name_edits
 from ckptconv.edits.tree import rooted
-from ckptconv.edits.types import cast_edits
+from ckptconv.edits.types import asked_mixture, cast_edits
 from ckptconv.errors import CkptconvError, EditError, UsageError
 from ckptconv.formats.gguf.filetype import told_types
 
@@ -117,13 +118,17 @@ def edited(
     types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
     whole = {name: one for name, one in state.tensors.items() if name not in fixed}
     kept = {name for name, one in whole.items() if wanted.to_gguf and is_kept_f32(name, len(one.info.shape))}
-    casts, told = cast_edits(wanted.dtype, whole, types, kept)
+    mixture = asked_mixture(wanted.dtype)
+    casts, told = cast_edits(
+        wanted.dtype, whole, types, kept,
+        lambda: model_of(state.tensors, said or checkpoint.metadata, to_gguf=wanted.to_gguf),
+    )  # fmt: skip
     for edit in casts:
         state.make(edit, "--dtype")
     made = _rebuilt(checkpoint, state, [*left, *told], bare=bare, in_one=translates)
     if plain:
         made.root = dequantize.unclaimed(made.root)
-    made.root = told_types(made.root, checkpoint.values(), made.values())
+    made.root = told_types(made.root, checkpoint.values(), made.values(), mixture)
     return made, Moves(state.origins, state.merged)
 
 

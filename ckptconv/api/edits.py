@@ -27,7 +27,8 @@ class Edits:
                   writes one vouches for the time that it takes; the patterns of rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
-                  ``"Q8_0"`` and other blocks, for the matrices that can be of them.
+                  ``"Q8_0"`` and other blocks, for the matrices that can be of them, and ``"Q4_K_M"`` and other mixtures
+                  of llama.cpp's, for a whole model.
     """
 
     select: Sequence[str] = ()

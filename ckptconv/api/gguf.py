@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
+from ckptconv.edits.types import asked_mixture
 from ckptconv.errors import UsageError
+from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
 from ckptconv.formats.gguf.hub.model import made_of
 from ckptconv.formats.gguf.metadata import SOURCE
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.api.open import PathText
     from ckptconv.core.metadata import MetaNode
@@ -31,15 +33,17 @@ def check_target(wanted: Format) -> None:
 
 
 def completed(
-    checkpoint: Checkpoint, source: PathText, said: Mapping[str, MetaNode], *, bare: bool
+    checkpoint: Checkpoint, source: PathText, said: Mapping[str, MetaNode], *, bare: bool, dtypes: Sequence[str] = ()
 ) -> tuple[Checkpoint, dict[str, MetaNode]]:
-    """The checkpoint with what llama.cpp wants of it, whose tensors are translated, and that metadata alone: what the
-    source says besides stays, but for `bare`. Raises CkptconvError.
+    """The checkpoint with what llama.cpp wants of it, whose tensors are translated, and of the types that `dtypes` ask
+    for; and that metadata alone: what the source says besides stays, but for `bare`. Raises CkptconvError.
     """
     path = Path(source)
     with Folder(path if path.is_dir() else path.parent) as folder:
         made = made_of(folder, checkpoint, said)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
+    if (mixture := asked_mixture(dtypes)) is not None and FILE_TYPE_KEY not in said:
+        values[FILE_TYPE_KEY] = mixture.number
     types = {key: kind for key, (kind, _) in made.entries.items()}
     alone = bare or (not checkpoint.metadata and not checkpoint.extras)
     whole = Checkpoint(

@@ -76,6 +76,7 @@ def dialects() -> Iterable[str]:
 def dtypes() -> Iterable[str]:
     """What ``--dtype`` casts to."""
     from ckptconv.core.dtypes import PLAIN
+    from ckptconv.edits.mixtures import MIXTURES
     from ckptconv.edits.quantize import QUANTIZED
 
-    return (*PLAIN, *QUANTIZED)
+    return (*PLAIN, *QUANTIZED, *MIXTURES)

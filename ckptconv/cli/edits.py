@@ -88,7 +88,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--dtype", metavar="[GLOB=]DTYPE", multiple=True, shell_complete=completion.words(completion.dtypes),
         help="Cast floats to DTYPE, or whatever GLOB matches; the last that matches counts. For a GGUF also to Q8_0, "
-        "Q4_0 and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices. Repeatable.",
+        "Q4_K and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices; or to a mixture of llama.cpp's, as "
+        "Q4_K_M. Repeatable.",
     ),
 )  # fmt: skip
 

@@ -1,41 +1,35 @@
 """Which element type each tensor gets: what people type after ``--dtype``.
 
-A type alone is for all floats, ``GLOB=TYPE`` for whatever the glob matches; the last that matches a tensor counts. What
-cannot be of a block type (`edits.quantize`) stays as it is, and so do, where the type is for all, the tensors that
-llama.cpp keeps as floats, by their names: norms, gates, short convolutions, positions.
-
-Source of the latter: llama.cpp's src/llama-quant.cpp (`tensor_allows_quantization`), which convert_hf_to_gguf.py
-(`prepare_tensors`) follows.
+A type alone is for all floats, ``GLOB=TYPE`` for whatever the glob matches, a mixture of llama.cpp's (`edits.mixtures`)
+for a whole model; the last that matches a tensor counts. What cannot be of a block type (`edits.quantize`) stays as it
+is, and so do, where the type is for all, the tensors that llama.cpp keeps as floats, by their names: norms, gates,
+short convolutions, positions.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding, quoted
 from ckptconv.edits.cast import FLOATS
+from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in
 from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit
 from ckptconv.edits.select import some
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.mixtures import Model
 
     Tensors = Mapping[str, LazyTensor]
 
-_KEPT = re.compile(
-    r".*_norm\.weight.*|.*ffn_gate_inp.*|.*altup.*|.*laurel.*|.*per_layer_model_proj.*|.*ssm_conv1d.*"
-    r"|.*shortconv\.conv\.weight|.*attn_rel_b\.weight|(.*\.)?position_embd\.weight|token_types\.weight"
-    r"|.*time_mix_(first|[wva][012]|g[12]|decay_w[12]|lerp_fused)\.weight"
-    r"|(\w+\.)?blk\.\d+\.(?!.*weight$).*"
-)
-
-_MIXTURE = re.compile(r"I?Q\d_K?_?[SML]|I?Q\d_[SML]|MXFP4_MOE")
+_MIXTURE = re.compile(r"(MOSTLY_\w+|I?Q\d_K?_?[SML]|I?Q\d_[SML]|MXFP4_MOE)")
 """What llama-quantize calls a mixture of types."""
 
 _ALIASES = {
@@ -48,18 +42,33 @@ _NEW_NAMES = "names are those that the target gets: ckptconv convert --dry-run s
 _REST = "a --dtype F32 before it makes F32 of what stays, as llama.cpp's converter does"
 
 
+def asked_mixture(texts: Sequence[str]) -> Mixture | None:
+    """The mixture that these ask for, the last of several."""
+    return next((MIXTURES[text.upper()] for text in reversed(texts) if text.upper() in MIXTURES), None)
+
+
 def cast_edits(
-    texts: Sequence[str], tensors: Tensors, types: Mapping[str, DType] | None = None, left: Container[str] = ()
+    texts: Sequence[str],
+    tensors: Tensors,
+    types: Mapping[str, DType] | None = None,
+    left: Container[str] = (),
+    model: Callable[[], Model] | None = None,
 ) -> tuple[list[Edit], list[Finding]]:
     """The casts that `texts` ask for, and what to say of them; what none matches gets the type in `types`. A type alone
-    is not for those that are `left`.
+    is not for those that are `left`; `model` is asked where a mixture is.
 
     Raises UsageError for an unknown type, UnsupportedError for one that is not cast to, EditError where a glob matches
-    nothing, or nothing that can be of the type.
+    nothing, or nothing that can be of the type, and what `model` raises.
     """
     wanted: dict[str, DType] = dict(types or {})
     stay: dict[str, DType] = {}
+    mixed: list[Finding] = []
     for text in texts:
+        if text.upper() in MIXTURES and model is not None:
+            chosen = _mixed(MIXTURES[text.upper()], tensors, left, model())
+            wanted, stay = {**wanted, **chosen}, {}
+            mixed = _told_mixture(MIXTURES[text.upper()], tensors, chosen)
+            continue
         glob, equals, name = text.rpartition("=")
         dtype = _dtype(name, text)
         asked = some(glob, list(tensors), "--dtype", _NEW_NAMES) if equals else _floats(tensors, left)
@@ -74,8 +83,33 @@ def cast_edits(
         if before is not dtype:
             groups.setdefault((before, dtype), []).append(key)
     return [_edit(before, after, names) for (before, after), names in groups.items()], [
-        *_told(stay, wanted, tensors), *_twice(groups),
+        *mixed, *_told(stay, wanted, tensors), *_twice(groups),
     ]  # fmt: skip
+
+
+def _mixed(mixture: Mixture, tensors: Tensors, left: Container[str], model: Model) -> dict[str, DType]:
+    """The type of each tensor in a mixture; what is `left` is counted, and stays what it is."""
+    infos = {name: tensors[name].info for name in _floats(tensors, ())}
+    chosen = {name: DTYPES[kind] for name, kind in types_in(mixture, model, infos).items() if name not in left}
+    for dtype in dict.fromkeys(chosen.values()):
+        if dtype.kind == "block":
+            check_quantizes(dtype)
+    return chosen
+
+
+def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType]) -> list[Finding]:
+    """How many tensors get which type; and those whose rows are no blocks of the type that they were to have."""
+    counts = Counter(chosen.values())
+    shown = ", ".join(f"{dtype} ×{count:,}" for dtype, count in counts.most_common()) or "nothing"
+    message = f"{mixture.name}, as llama-quantize makes it without an importance matrix: {shown}"
+    found = [Finding("mixture", "info", "", message, mixture.name)]
+    odd = [name for name in chosen if tensors[name].info.shape[-1] % DTYPES[mixture.most].block]
+    if odd:
+        block = DTYPES[mixture.most].block
+        few = f"{len(odd):,} tensor{'s have' if len(odd) != 1 else ' has'} rows that are no whole blocks of {block}"
+        names = listed([f"{name!r} {chosen[name]}" for name in odd], 4)
+        found.append(Finding("not-quantized", "info", odd[0], f"{few}, and get other types: {names}", mixture.most))
+    return found
 
 
 def _edit(before: DType, after: DType, names: Sequence[str]) -> Edit:
@@ -89,7 +123,7 @@ def _floats(tensors: Tensors, left: Container[str]) -> list[str]:
 
 
 def _stays(name: str, tensor: LazyTensor, dtype: DType, *, by_name: bool) -> bool:
-    return bool(unfit(tensor.info, dtype)) or (by_name and _KEPT.fullmatch(name) is not None)
+    return bool(unfit(tensor.info, dtype)) or (by_name and is_kept_float(name))
 
 
 def _refused(text: str, names: Sequence[str], asked: int, tensors: Tensors, dtype: DType) -> EditError:
@@ -138,17 +172,22 @@ def _dtype(name: str, text: str) -> DType:
     if dtype is not None and dtype.kind == "block":
         check_quantizes(dtype)
         return dtype
+    if upper in MIXTURES:
+        raise UsageError(
+            f"--dtype {text!r}: {upper} is a mixture of types, and for a whole model",
+            hint=f"--dtype {upper} by itself; --dtype 'GLOB=TYPE' after it overrules it for some",
+        )
     if _MIXTURE.fullmatch(upper):
-        base = upper.rpartition("_")[0]
+        base = upper.removeprefix("MOSTLY_").rpartition("_")[0]
         near = f"--dtype {base} quantizes all to that type; or " * (base in QUANTIZED)
         raise UsageError(
-            f"--dtype {text!r}: {upper} is a mixture of types that llama.cpp's llama-quantize makes",
-            hint=f"{near}convert to F16, and let llama-quantize make {upper} of that",
+            f"--dtype {text!r}: {upper} is a mixture that is not made here, which are {', '.join(MIXTURES)}",
+            hint=f"{near}convert to F16, and let llama.cpp's llama-quantize make {upper} of that",
         )
     if dtype is None or dtype.kind not in ("float", "int", "uint", "bool"):
         floats = ", ".join(one.name for one in FLOATS)
         raise UsageError(
             f"--dtype {text!r}: there is no element type {name!r} to cast to",
-            hint=f"such as {floats}; for a GGUF also {', '.join(QUANTIZED)}",
+            hint=f"such as {floats}; for a GGUF also {', '.join(QUANTIZED)}, and mixtures as Q4_K_M",
         )
     return dtype

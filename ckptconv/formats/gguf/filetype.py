@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.mixtures import Mixture
 
 ARCHITECTURE_KEY = "general.architecture"
 FILE_TYPE_KEY = "general.file_type"
@@ -40,13 +41,19 @@ def most(tensors: Iterable[LazyTensor]) -> DType | None:
     return max(counted, key=counted.__getitem__, default=None)
 
 
-def told_types(root: MetaNode, before: Iterable[LazyTensor], after: Iterable[LazyTensor]) -> MetaNode:
-    """A GGUF's metadata once its tensors have other types: what it says of them says the truth, or is not said."""
+def told_types(
+    root: MetaNode, before: Iterable[LazyTensor], after: Iterable[LazyTensor], mixture: Mixture | None = None
+) -> MetaNode:
+    """A GGUF's metadata once its tensors have other types, those of `mixture` if one was asked for: what it says of
+    them says the truth, or is not said.
+    """
     if not isinstance(root, dict):
         return root
     old, new = list(before), list(after)
     said: dict[str, int | None] = {}
-    if FILE_TYPE_KEY in root and (kind := most(new)) is not most(old):
+    if mixture is not None and ARCHITECTURE_KEY in root:
+        said[FILE_TYPE_KEY] = mixture.number
+    elif FILE_TYPE_KEY in root and (kind := most(new)) is not most(old):
         said[FILE_TYPE_KEY] = FILE_TYPES.get(kind.name) if kind else None
     if ARCHITECTURE_KEY in root and block_types(new) - block_types(old):
         said[VERSION_KEY] = QUANTIZATION_VERSION

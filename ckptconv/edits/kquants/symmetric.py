@@ -1,0 +1,145 @@
+"""Q3_K and Q6_K: about scale · code, where codes have signs and are stored above their half."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.edits.kquants.parts import TINY, crumbs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+TRIES = 5
+"""How often Q3_K goes through the elements of a sub-block."""
+
+
+def q3(values: Array) -> Array:
+    """Blocks of Q3_K, as the package says."""
+    import numpy as np
+
+    f32 = np.float32
+    x = np.ascontiguousarray(values.reshape(-1, 16).T)
+    scale, codes = _descended(x)
+    scales = scale.reshape(-1, 16)
+    top = _largest(scales.T)
+    inverse = np.where(top != 0, f32(-32) / top, f32(0))
+    d = np.where(top != 0, f32(1) / inverse, f32(0)).astype(np.float16)
+    rounded = np.clip(np.rint(inverse[:, None] * scales), -32, 31).astype(np.int8)
+    step = (d.astype(f32)[:, None] * rounded).reshape(-1)
+    again = np.clip(np.rint(x / step), -4, 3) + f32(4)
+    codes = np.where(step == 0, codes, again).astype(np.uint8).T.reshape(-1, 256)
+    third = np.packbits((codes >> 2).reshape(-1, 8, 32).transpose(0, 2, 1), axis=2, bitorder="little")[:, :, 0]
+    stored = np.where(top[:, None] != 0, rounded.astype(np.int16) + 32, 0).astype(np.uint8)
+    return np.concatenate([third, crumbs(codes), _six_bits(stored), d[:, None].view(np.uint8)], axis=1)
+
+
+def _six_bits(scales: Array) -> Array:
+    """12 bytes of 16 scales: the lower 4 bits of the first and the last eight; then the upper 2 of each four."""
+    import numpy as np
+
+    lower = (scales[:, :8] & 15) | ((scales[:, 8:] & 15) << 4)
+    upper = np.bitwise_or.reduce([(scales[:, 4 * i : 4 * i + 4] >> 4) << (2 * i) for i in range(4)])
+    return np.concatenate([lower, upper], axis=1)
+
+
+def _largest(x: Array) -> Array:
+    """Of each column the element that is largest by its size, the first of equals."""
+    import numpy as np
+
+    found: Array = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
+    return found
+
+
+def _descended(x: Array) -> tuple[Array, Array]:
+    """Scale and codes of each column: x is about scale · (code - 4). One element after another gets the code that suits
+    the scale of the others best, as long as that betters the whole.
+    """
+    import numpy as np
+
+    f32 = np.float32
+    top = _largest(x)
+    codes = np.clip(np.rint(f32(-4) / top * x), -4, 3)
+    weights = x * x
+    weighted = weights * x
+    sum_xc, sum_cc = (weighted * codes).sum(axis=0), (weights * codes * codes).sum(axis=0)
+    for _ in range(TRIES):
+        changed = False
+        for row, weight, value, column in zip(codes, weights, weighted, x, strict=True):
+            xc, cc = sum_xc - value * row, sum_cc - weight * row * row
+            new = np.clip(np.rint(column * cc / xc), -4, 3)
+            new_xc, new_cc = xc + value * new, cc + weight * new * new
+            better = (xc > 0) & (new != row) & (new_cc > 0)
+            better &= new_xc * new_xc * sum_cc > sum_xc * sum_xc * new_cc
+            row[better] = new[better]
+            sum_xc, sum_cc = np.where(better, new_xc, sum_xc), np.where(better, new_cc, sum_cc)
+            changed = changed or bool(better.any())
+        if not changed:
+            break
+    zero = np.abs(top) < f32(TINY)
+    codes += f32(4)
+    codes[:, zero] = 0
+    return np.where(zero | (sum_cc <= 0), f32(0), sum_xc / sum_cc), codes
+
+
+def q6(values: Array) -> Array:
+    """Blocks of Q6_K."""
+    import numpy as np
+
+    f32 = np.float32
+    x = np.ascontiguousarray(values.reshape(-1, 16).T)
+    scale, codes = _searched(x)
+    scales = scale.reshape(-1, 16)
+    top = np.take_along_axis(scales, np.abs(scales).argmax(axis=1)[:, None], axis=1)
+    inverse = f32(-128) / top
+    d = (f32(1) / inverse).astype(np.float16)
+    rounded = np.minimum(np.rint(inverse * scales), 127).astype(np.int8)
+    step = (d.astype(f32) * rounded).reshape(-1)
+    again = np.clip(np.rint(x / step), -32, 31) + f32(32)
+    codes = np.where(step == 0, codes, again).astype(np.uint8).T.reshape(-1, 2, 4, 32)
+    lower, upper = codes & 15, codes >> 4
+    low = lower[:, :, :2] | (lower[:, :, 2:] << 4)
+    high = upper[:, :, 0] | (upper[:, :, 1] << 2) | (upper[:, :, 2] << 4) | (upper[:, :, 3] << 6)
+    count = len(codes)
+    parts = [low.reshape(count, 128), high.reshape(count, 64), rounded.view(np.uint8), d.view(np.uint8)]
+    made = np.concatenate(parts, axis=1)
+    made[np.abs(top[:, 0]) < f32(TINY)] = 0
+    return made
+
+
+def _searched(x: Array) -> tuple[Array, Array]:
+    """Scale and codes of each column: x is about scale · (code - 32)."""
+    import numpy as np
+
+    f32 = np.float32
+    top = _largest(x)
+    weights = x * x
+    weighted = weights * x
+
+    def codes_for(inverse: Array) -> Array:
+        codes: Array = inverse * x
+        np.rint(codes, out=codes)
+        return np.clip(codes, -32, 31, out=codes)
+
+    def sums(inverse: Array) -> tuple[Array, Array]:
+        codes = codes_for(inverse)
+        squares = weights * codes
+        squares *= codes
+        return (weighted * codes).sum(axis=0), squares.sum(axis=0)
+
+    inverse = f32(-32) / top
+    sum_xc, sum_cc = sums(inverse)
+    scale = np.where(sum_cc != 0, sum_xc / sum_cc, f32(0))
+    best = scale * sum_xc
+    for step in (*range(-9, 0), *range(1, 10)):
+        tried = -(f32(32) + f32(0.1) * f32(step)) / top
+        sum_xc, sum_cc = sums(tried)
+        better = (sum_cc > 0) & (sum_xc * sum_xc > best * sum_cc)
+        new = sum_xc / sum_cc
+        inverse, scale = np.where(better, tried, inverse), np.where(better, new, scale)
+        best = np.where(better, new * sum_xc, best)
+    codes = codes_for(inverse) + f32(32)
+    zero = np.abs(top) < f32(TINY)
+    codes[:, zero] = 0
+    return np.where(zero, f32(0), scale), codes
