@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding, listed, quoted
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in
 from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit

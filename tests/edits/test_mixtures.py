@@ -1,4 +1,4 @@
-"""llama.cpp's mixtures: each tensor gets the type that llama.cpp's own function gave it, and the file says which it is."""
+"""llama.cpp's mixtures: each tensor gets the type that llama.cpp's function gave it, and the file says which it is."""
 
 from __future__ import annotations
 

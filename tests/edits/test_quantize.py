@@ -94,7 +94,9 @@ def test_k_quants_are_ggmls_own_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert tensor.data.tobytes() == np.tile(expected, (8, 1)).tobytes()
 
 
-@pytest.mark.parametrize(("name", "most"), [("Q6_K", 0.02), ("Q5_K", 0.04), ("Q4_K", 0.08), ("Q3_K", 0.2), ("Q2_K", 0.4)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("Q6_K", 0.02), ("Q5_K", 0.04), ("Q4_K", 0.08), ("Q3_K", 0.2), ("Q2_K", 0.4)]
+)
 def test_the_package_unpacks_k_quants_to_about_what_they_were(name: str, most: float, tmp_path: Path) -> None:
     whole = values()
     source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, 150, 512))
