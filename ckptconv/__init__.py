@@ -118,3 +118,8 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    """What there is, imported or not: for Tab, and for `help`."""
+    return sorted({*globals(), *__all__})

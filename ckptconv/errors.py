@@ -2,6 +2,7 @@
 
     CkptconvError                 what is wrong, the file, a hint
     ├── UsageError                the request makes no sense (an option, a name)
+    │   └── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
     ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
     │   ├── TargetExistsError     the target is there and --force was not given
     │   └── SourceChangedError    the source was written to while it was being read
@@ -21,16 +22,19 @@
     ├── PluginError               an installed plug-in does not load
     └── MissingExtraError         an optional package is needed and absent
 
-``str(error)`` is one line without the file's name. ``error.path`` is the file, ``error.hint`` what to do about it;
-``error.details`` are the lines that stand between the two (a list of losses, of colliding names).
+``str(error)`` is one line: the file's name, as OSError has it, and the message. ``error.message`` is without the name;
+``error.path`` is the file, ``error.hint`` what to do about it, ``error.details`` are the lines that stand between the
+two (a list of losses, of colliding names). A traceback shows details and hint below the line, as notes. Every error can
+be pickled, as it has to be to come out of another process.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from os import fspath
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from os import PathLike
 
     from ckptconv.core.report import Finding
@@ -54,6 +58,27 @@ class CkptconvError(Exception):
         self.path = path
         self.hint = hint
         self.details = tuple(details)
+        self._notes: list[str] = []
+
+    def __str__(self) -> str:
+        return self.message if self.path is None else f"{fspath(self.path)}: {self.message}"
+
+    def __reduce__(self) -> tuple[Callable[..., CkptconvError], tuple[type[CkptconvError], str], dict[str, Any]]:
+        return _again, (type(self), self.message), self.__dict__  # what makes a subclass is not always its message
+
+    def add_note(self, note: str) -> None:
+        """As every exception's: a line for the traceback."""
+        self._notes.append(note)
+
+    @property
+    def __notes__(self) -> list[str]:
+        """What a traceback shows below the error."""
+        hint = [f"hint: {self.hint}"] if self.hint else []
+        return [*(f"  {line}" for line in self.details), *hint, *self._notes]
+
+    @__notes__.setter
+    def __notes__(self, notes: list[str]) -> None:
+        self._notes = notes
 
     def at(self, path: str | PathLike[str]) -> CkptconvError:
         """The same error with the file named, where it had none yet."""
@@ -62,10 +87,19 @@ class CkptconvError(Exception):
         return self
 
 
+def _again(kind: type[CkptconvError], message: str) -> CkptconvError:
+    """An unpickled error, as far as ``__new__`` makes it."""
+    return kind.__new__(kind, message)
+
+
 class UsageError(CkptconvError):
     """The request makes no sense, whatever the file holds."""
 
     code = "usage"
+
+
+class NoTensorError(UsageError, KeyError):
+    """A checkpoint has no tensor of that name."""
 
 
 class FileAccessError(CkptconvError):

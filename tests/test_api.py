@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import pydoc
 import subprocess
 import sys
 from collections import OrderedDict
@@ -41,8 +42,8 @@ def test_an_open_checkpoint_is_a_mapping_of_lazy_tensors(path: Path) -> None:
         assert np.array_equal(checkpoint["a.weight"].numpy(), STATE["a.weight"].numpy())
         assert checkpoint["a.bias"].numpy().dtype.name == "bfloat16"
         assert torch.equal(checkpoint["a.bias"].to_torch(), STATE["a.bias"])
-        with pytest.raises(KeyError):
-            checkpoint["b"]
+        assert "b" not in checkpoint
+        assert checkpoint.get("b") is None
         with pytest.raises(IndexError):
             checkpoint["a.weight"].read(0, 25)
     checkpoint.close()
@@ -51,8 +52,59 @@ def test_an_open_checkpoint_is_a_mapping_of_lazy_tensors(path: Path) -> None:
 def test_a_closed_checkpoint_cannot_be_read(path: Path) -> None:
     with ckptconv.open(path) as checkpoint:
         pass
-    with pytest.raises(CkptconvError):
+    with pytest.raises(UsageError, match=r"in\.pth: the checkpoint is closed"):
         checkpoint["a.weight"].read()
+
+
+def test_a_name_that_is_not_there_is_a_key_error_that_says_what_is(tmp_path: Path) -> None:
+    state = {"epoch": 3, "state_dict": STATE, "ema": torch.ones(2)}
+    with ckptconv.open(saved(tmp_path / "in.pth", state)) as checkpoint:
+        for name, hint in (
+            ("a.weigth", "did you mean 'a.weight'?"), ("bias", "did you mean 'a.bias'?"),
+            ("ema", "it is outside of the model: checkpoint.extras['ema']"), ("q", "list(checkpoint) has the names"),
+        ):  # fmt: skip
+            with pytest.raises(KeyError) as caught:
+                checkpoint[name]
+            assert isinstance(caught.value, CkptconvError)
+            assert (str(caught.value), caught.value.hint) == (f"there is no tensor {name!r}", hint)
+
+
+def test_looking_whether_a_name_is_there_compares_it_with_no_other(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setattr("ckptconv.core.checkpoint.no_tensor", None)
+    with ckptconv.open(path) as checkpoint:
+        assert "b" not in checkpoint
+        assert checkpoint.get("b", 7) == 7
+
+
+def test_what_is_shown_of_a_tensor_is_one_line(path: Path) -> None:
+    with ckptconv.open(path) as checkpoint:
+        assert repr(checkpoint["a.weight"]) == "<LazyTensor F32 [2, 3], 24 bytes>"
+
+
+def test_tab_and_help_know_all_names() -> None:
+    assert set(ckptconv.__all__) <= set(dir(ckptconv))
+    assert "    convert(source:" in pydoc.render_doc(ckptconv, renderer=pydoc.plaintext)
+
+
+def test_one_text_may_stand_where_several_may(path: Path, tmp_path: Path) -> None:
+    edits = ckptconv.Edits(drop="a.bias", dtype="BF16", names=ckptconv.NameRule("add-prefix", "net."))
+    assert edits == ckptconv.Edits(drop=["a.bias"], dtype=("BF16",), names=[ckptconv.NameRule("add-prefix", "net.")])
+    ckptconv.convert(path, tmp_path / "out.pth", edits=edits)
+    with ckptconv.open(tmp_path / "out.pth") as checkpoint:
+        assert {name: tensor.info.dtype.name for name, tensor in checkpoint.items()} == {"net.a.weight": "BF16"}
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[edits]]\nkind = "drop"\nsources = ["a.bias"]\ntargets = []\n')
+    for names in (rules, str(rules)):
+        assert ckptconv.Edits(names=names).names == (names,)
+    assert ckptconv.architecture("mlp", settings=["input_size=4", "hidden_layers=[3]", "output_size=2"]).table
+    for ask in (
+        lambda: ckptconv.architecture("mlp", settings="input_size=4"),
+        lambda: ckptconv.validate(path, arch="mlp", settings="width=4"),
+        lambda: ckptconv.diff(path, path, tolerances="a.weight"),
+        lambda: ckptconv.convert(path, tmp_path / "o.onnx", arch="mlp", inputs="x", settings="width=4"),
+    ):
+        with pytest.raises(UsageError, match=r"'width'|'a\.weight'|needs a value for hidden_layers"):
+            ask()
 
 
 def test_the_source_format_may_be_forced(path: Path) -> None:

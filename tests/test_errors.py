@@ -1,11 +1,35 @@
-"""The tree of exceptions that the docstring of `ckptconv.errors` draws."""
+"""Errors: the tree that is drawn of them; and as a program meets them, their one line, what a traceback adds, and their way out of another process."""
 
 from __future__ import annotations
 
 import inspect
+import logging
+import pickle
 import re
+import traceback
+from pathlib import Path
 
+import pytest
+
+import ckptconv
 from ckptconv import errors
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError
+
+LOSS = Finding("opaque", "error", "x", "x is a pkg.Thing, which would become a dict", hint="--allow-loss opaque")
+MADE = [
+    errors.DamagedTensorError("w", path="a.pth"),
+    errors.LossError([LOSS], path=Path("a.pth"), hint="--bare"),
+    errors.MisfitError("mlp", [LOSS], path="a.pth", hint="ckptconv validate a.pth"),
+    errors.TemplateError(2, details=["a is missing", "b is missing"]),
+    errors.RunError("a.pth", ValueError("no such shape")),
+    errors.NotEquivalentError({"equivalent": False}, path="a.pth", details=["w differs"]),
+    errors.MissingExtraError("torch", "verify"),
+]
+"""The errors whose arguments are more than a message."""
+
+PLAIN = sorted({one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, CkptconvError)}
+               - {type(error) for error in MADE}, key=lambda kind: kind.__name__)  # fmt: skip
 
 
 def test_the_tree_that_is_drawn_is_the_tree_of_classes() -> None:
@@ -20,3 +44,48 @@ def test_the_tree_that_is_drawn_is_the_tree_of_classes() -> None:
             above.append(row[2])
     classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if one.__module__ == errors.__name__]
     assert sorted(drawn) == sorted((one.__name__, one.__base__.__name__) for one in classes)
+
+
+def test_the_line_names_the_file_as_the_systems_own_errors_do(tmp_path: Path) -> None:
+    path = tmp_path / "missing.pth"
+    with pytest.raises(CkptconvError) as caught:
+        ckptconv.open(path)
+    assert str(caught.value) == f"{path}: cannot open: no such file or directory"
+    assert caught.value.message == "cannot open: no such file or directory"
+    assert str(CkptconvError("it is about no file")) == "it is about no file"
+
+
+def test_a_traceback_shows_details_and_hint_below_the_line() -> None:
+    text = "".join(traceback.format_exception(errors.LossError([LOSS], path="a.pth", hint="--bare")))
+    assert text.splitlines()[-3:] == [
+        "ckptconv.errors.LossError: a.pth: the target cannot hold everything: 1 loss, none agreed to",
+        "  opaque: x is a pkg.Thing, which would become a dict",
+        "hint: --bare",
+    ]
+
+
+def test_a_hint_that_comes_later_is_shown_as_well_and_so_are_notes(caplog: pytest.LogCaptureFixture) -> None:
+    error = CkptconvError("it is cut short")
+    error.add_note("while the nightly job ran")
+    error.at("a.pth").hint = "copy it again"
+    try:
+        raise error
+    except CkptconvError:
+        logging.getLogger("job").exception("failed")
+    assert caplog.text.endswith(
+        "CkptconvError: a.pth: it is cut short\nhint: copy it again\nwhile the nightly job ran\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*MADE, *(kind("it is so", path="a.pth", hint="do", details=["x"]) for kind in PLAIN)],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_error_comes_whole_out_of_another_process(error: CkptconvError) -> None:
+    error.add_note("in worker 3")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+    assert again.__notes__ == error.__notes__

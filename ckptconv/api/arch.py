@@ -95,6 +95,8 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
         table = factory_table(arch, statements, settings, infos)
         method = (ConfigFactory(Path(arch)).quantized or said.quantized) if is_config(arch) else ""
         return Resolved(table.spec.name, "--arch", table=table, quantized=method)
+    if arch.endswith(".py"):
+        raise UsageError(f"{arch!r} does not say which class of it is meant", hint=f"name it: {arch}:CLASS")
     if Path(arch).exists():
         if settings:
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import several
 from ckptconv.api.open import open
 from ckptconv.errors import UsageError
 from ckptconv.io.target import Target
@@ -122,7 +123,7 @@ def architecture(name: PathText, *, settings: Sequence[str] = ()) -> Architectur
     from ckptconv.arch.table import expand
 
     spec = load_spec(_located(name))
-    values = from_settings(spec, settings).values
+    values = from_settings(spec, several(settings)).values
     missing = [param for param in spec.required if param not in values]
     if missing and settings:
         hint = " ".join(f"--set {param}=VALUE" for param in missing)

@@ -57,6 +57,5 @@ def read_recording(path: PathText) -> Recording:
     except UnsupportedError as error:
         raise error.at(path) from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise CorruptFileError(
-            f"these are no saved outputs: {type(error).__name__}: {error}", path=path, hint=hint
-        ) from error
+        said = f": {error}" if isinstance(error, ValueError) else ""  # ours; the others are Python's words
+        raise CorruptFileError(f"these are no saved outputs{said}", path=path, hint=hint) from error

@@ -8,9 +8,14 @@ from os import fspath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ckptconv.api.open import PathText
+
+
+def several(given: str | Collection[str]) -> tuple[str, ...]:
+    """What was given where one or several may be; one is no sequence of its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def from_words(format: str | None, option: str = "--from") -> tuple[str, ...]:
@@ -33,6 +38,10 @@ class Request:
     inputs: Sequence[str] = ()
     words: tuple[str, ...] = ()
     read_as: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", several(self.settings))
+        object.__setattr__(self, "inputs", several(self.inputs))
 
     def command(self, *more: str) -> str:
         """The command line that asked, with more options; to be pasted."""

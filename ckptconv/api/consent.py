@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import several
 from ckptconv.core.metadata import Opaque, TensorRef, walk
 from ckptconv.errors import LossError, UnsafeError, UsageError
 from ckptconv.formats import preflight
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
     """The codes that are agreed to. Raises UsageError where one is none."""
-    codes = (allow_loss,) if isinstance(allow_loss, str) else allow_loss
+    codes = several(allow_loss)
     if unknown := set(codes) - {*preflight.CODES, "all"}:
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     return codes

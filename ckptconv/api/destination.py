@@ -84,7 +84,7 @@ class Destination:
         """Raise UsageError where the target is one of several files of the source, which would no longer be whole."""
         try:
             target, files = os.path.realpath(self.path), _files_of(opened)
-        except ValueError:  # a NUL in the name, of which `open` says that no system takes it
+        except (ValueError, OSError):  # a NUL in the name, a folder that is gone: `open` says so
             return
         if target not in files:
             return

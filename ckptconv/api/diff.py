@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import several
 from ckptconv.api.open import open
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def diff(
     from ckptconv.checks.diff import compare
     from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances
 
-    allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(tolerances))
+    allowed = Tolerances(Tolerance(rtol, atol, ulp), parse_tolerances(several(tolerances)))
     with (
         open(expected, format=expected_format, progress=progress) as a,
         open(found, format=found_format, progress=progress) as b,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import TYPE_CHECKING
+
+from ckptconv.api.asked import several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from os import PathLike
 
     from ckptconv.api.lora import Lora
     from ckptconv.edits.select import NameRule
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edits:
-    """What is to be done to the model's tensors on their way.
+    """What is to be done to the model's tensors on their way. Where several may be given, one may stand alone.
 
     select, drop: globs over the source's names; ``*`` crosses dots.
     dequantize:   make plain tensors of quantized weights, of the type that the configuration has for them (F32 where it
@@ -37,6 +40,12 @@ class Edits:
     names: Sequence[NameRule | Lora | str | PathLike[str]] = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("select", "drop", "dtype"):
+            object.__setattr__(self, name, several(getattr(self, name)))
+        alone = isinstance(self.names, (str, PathLike)) or not isinstance(self.names, Iterable)
+        object.__setattr__(self, "names", (self.names,) if alone else tuple(self.names))
 
     @property
     def to_gguf(self) -> bool:

@@ -145,7 +145,7 @@ def summary_of(checkpoint: Checkpoint) -> Summary | None:
     try:
         return summary(adapter_of(checkpoint, ""), checkpoint.metadata)
     except CkptconvError as error:
-        return unread(str(error))
+        return unread(error.message)
 
 
 def _is_of_peft(path: Path) -> bool:

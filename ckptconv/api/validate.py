@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import from_words
+from ckptconv.api.asked import from_words, several
 from ckptconv.api.open import open
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
@@ -91,6 +91,7 @@ def validate(
 
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """
+    settings = several(settings)
     with open(path, format=format, progress=progress) as opened:
         checkpoint = opened
         if arch is not None and opened.notes.graph is not None:

@@ -88,7 +88,7 @@ def _numpy(value: NumpyScalar | NumpyArray) -> object:
 def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text!r}: expected KEY=VALUE")
+        raise UsageError(f"--set {text!r} is not of the form K=V", hint="such as --set input_size=784")
     try:
         return key.strip(), json.loads(value)
     except ValueError:

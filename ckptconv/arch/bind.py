@@ -173,14 +173,15 @@ def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) ->
         try:
             values[key] = read_value(spec.params[key], value)
         except ValueError as error:
-            raise UsageError(f"--set {key}: {error}") from None
+            example = _EXAMPLES[spec.params[key].type]
+            raise UsageError(f"--set {key}={value}: {error}", hint=f"such as --set {key}={example}") from None
     return Source("--set", values, firm=True)
 
 
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text!r}: expected KEY=VALUE")
+        raise UsageError(f"--set {text!r} is not of the form K=V", hint="such as --set input_size=784")
     return key.strip(), value.strip()
 
 
@@ -266,6 +267,11 @@ _READERS: dict[str, Callable[[object], ParamValue]] = {
     "bool": _bool,
     "float": _float,
 }
+
+_EXAMPLES = {
+    "int": "64", "ints": "'[64, 32]'", "str": "relu", "strs": "'[\"relu\", \"tanh\"]'", "bool": "true", "float": "0.5",
+}  # fmt: skip
+"""A value of each type, as it is typed."""
 
 
 def _numpy(node: object) -> object:

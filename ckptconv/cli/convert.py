@@ -16,10 +16,33 @@ if TYPE_CHECKING:
     from ckptconv.api.convert import Conversion
     from ckptconv.core.metadata import MetaNode
 
-LOSSES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow", "all")
+LOSSES = {
+    "metadata": "what is neither tensor nor bookkeeping, such as settings",
+    "extras": "tensors outside of the model, such as an optimizer's",
+    "opaque": "objects of classes that are not built here, and calls that are not made",
+    "tie": "that several names share one tensor",
+    "composite": "that several tensors are the parts of one, quantized or sparse",
+    "dtype": "an element type: the bytes are kept, as U8",
+    "overflow": "values that the new element type has no room for",
+    "all": "any of these",
+}
 """What --allow-loss takes."""
 
-EPILOG = """\b
+_LOSSES = "\n".join(f"  {code:9}  {loss}" for code, loss in LOSSES.items())
+
+SECTIONS = {
+    "Files and formats": "--from --to -O --shard-size --force --dry-run",
+    "What is kept": "--bare --meta --allow-loss",
+    "Which tensors": "--select --drop",
+    "Their names": "--strip-prefix --add-prefix --rename --translate --rules --reverse",
+    "Their values": "--dtype --dequantize --lora",
+    "Architecture": "--arch --set --with-params --verify --input",
+}
+
+EPILOG = f"""\b
+Losses that --allow-loss agrees to:
+{_LOSSES}
+\b
 Exit codes:
   0    converted; with --dry-run, checked
   1    with --verify: what was written did not compute the same; DST is as it was
@@ -39,6 +62,7 @@ Examples:
   ckptconv convert model.safetensors model/ --shard-size 5GB
   ckptconv convert model.safetensors model.gguf --dtype Q8_0 --shard-size 2GB
   ckptconv convert model/ model.pth
+  for f in *.pth; do ckptconv convert "$f" "${{f%.pth}}.safetensors"; done
   ckptconv convert training.ckpt half.safetensors --strip-prefix module. --drop '*.num_batches_tracked' --dtype BF16
 """
 
@@ -49,7 +73,9 @@ def _loss_code(word: str) -> str:
     return word
 
 
-@click.command(cls=edits.OrderedCommand, epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.command(
+    cls=edits.OrderedCommand, sections=SECTIONS, epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False
+)
 @click.argument("source", metavar="SRC", type=options.path_text)
 @click.argument("target", metavar="DST", type=options.path_text)
 @options.from_("SRC")
@@ -70,7 +96,7 @@ def _loss_code(word: str) -> str:
 )  # fmt: skip
 @click.option(
     "--allow-loss", metavar="CODE", type=_loss_code, multiple=True, shell_complete=completion.words(lambda: LOSSES),
-    help=f"Agree to a loss: {', '.join(LOSSES[:-1])}, or all. Repeatable.",
+    help="Go on although this is lost: one of the codes below. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--with-params", is_flag=True,
@@ -149,6 +175,7 @@ def command(
     except KeyboardInterrupt as stop:
         if _identity(target) != before:  # it came after the target was left, which notes so itself
             stop.add_note(f"{target} is written, and whole")
+        stop.add_note("nothing was written")  # the first note counts
         raise
     _show(result, dry_run=dry_run, as_json=as_json)
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptconv.cli import completion
+from ckptconv.cli.sections import SectionedCommand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "lora", "ru
 _ORDER = "ckptconv.order"
 
 
-class OrderedCommand(click.Command):
+class OrderedCommand(SectionedCommand):
     """A command that knows in which order the options of `NAME_OPTIONS` were given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -25,6 +25,8 @@ class Group(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:  # a shell that asks what there is
             raise UsageError("no command was given", hint=f"{self._known()}; '{ctx.command_path} --help' says more")
+        if args[:1] == ["help"]:  # as git, cargo and others have it
+            args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
 
     def resolve_command(

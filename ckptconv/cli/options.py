@@ -46,7 +46,7 @@ help_ = click.option(
     help="Show this page and exit.",
 )  # fmt: skip
 version = click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
     help="Show the version and exit.",
 )  # fmt: skip
 json_ = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")

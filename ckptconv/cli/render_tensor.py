@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.cli import render_composite
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import fields, plural, size
+from ckptconv.core.checkpoint import no_tensor
 from ckptconv.core.dtypes import COMPONENT
-from ckptconv.errors import UnsupportedError, UsageError
+from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,17 +27,14 @@ Value = bool | int | float | complex | str
 
 
 def find(checkpoint: Checkpoint, name: str, path: Path) -> str:
-    """The tensor of that name, or of that name as it is printed. Raises UsageError, with the nearest names."""
+    """The tensor of that name, or of that name as it is printed. Raises NoTensorError, with the nearest names."""
     tensors = checkpoint.all_tensors
     if name in tensors:
         return name
     spelled = [known for known in tensors if printable(known) == name]
     if len(spelled) == 1:
         return spelled[0]
-    near = sorted((known for known in tensors if name and name in known), key=len)[:3]
-    near = near or get_close_matches(name, list(tensors)[:5000], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(repr(known) for known in near)}?" if near else "--list shows the names"
-    raise UsageError(f"there is no tensor {name!r}", path=path, hint=hint)
+    raise no_tensor(name, tensors, otherwise="--list shows the names").at(path)
 
 
 def ends(tensor: LazyTensor) -> tuple[list[Value], list[Value]]:

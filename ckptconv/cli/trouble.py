@@ -33,6 +33,12 @@ HINTS = {
 """What to do about an error that says nothing of it, by the error's code."""
 
 
+MANY = {
+    "convert": 'one SRC and one DST; for many: for f in *.pth; do ckptconv convert "$f" "${f%.pth}.safetensors"; done',
+}
+"""What to type where too many files are given, by the command."""
+
+
 class BugError(CkptconvError):
     """An exception that nobody raised on purpose."""
 
@@ -76,12 +82,24 @@ def _usage(error: click.ClickException) -> UsageError:
     hint = f"'{context.command_path} --help' shows how it is used" if context else None
     if isinstance(error, click.NoSuchOption):
         message = f"there is no option {error.option_name!r}"
-        known = [name for param in context.command.params for name in param.opts] if context else []
-        if near := get_close_matches(error.option_name, known, n=1):
-            hint = f"did you mean {near[0]}?"
-        elif not error.option_name.startswith("--"):
-            hint = f"{hint}; a file called {error.option_name}… is given as ./{error.option_name}…"
+        hint = _near_option(error.option_name, context) or hint
+    elif message.startswith("Got unexpected extra argument") and context:
+        hint = MANY.get(context.info_name or "", hint)
     return UsageError(message[:1].lower() + message[1:], hint=hint)
+
+
+def _near_option(name: str, context: click.Context | None) -> str:
+    """What to do about an option that there is not; empty where nothing comes near it."""
+    if context is None:
+        return ""
+    if isinstance(context.command, click.Group) and name in ("--json", "--debug"):
+        return f"it comes after the command: '{context.command_path} COMMAND {name}'"
+    known = [known for param in context.command.params for known in param.opts]
+    if near := get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]}?"
+    if name.startswith("--") or isinstance(context.command, click.Group):
+        return ""
+    return f"'{context.command_path} --help' shows how it is used; a file called {name}… is given as ./{name}…"
 
 
 def hint_of(error: CkptconvError) -> str:
@@ -115,10 +133,9 @@ def report(error: Exception, *, debug: bool, as_json: bool = False) -> None:
 
 
 def report_stop(stop: KeyboardInterrupt, *, as_json: bool) -> None:
-    """Say that a signal ended the run, and what that means for the target."""
-    notes = getattr(stop, "__notes__", None) or ["nothing was written"]
+    """Say that a signal ended the run, and what that means for the target, where there is one."""
     word = "interrupted" if type(stop) is KeyboardInterrupt else "terminated"
-    message = f"{word}; {printable(notes[0])}"
+    message = "; ".join([word, *map(printable, getattr(stop, "__notes__", [])[:1])])
     complain([f"ckptconv: {message}"])
     if as_json:
         _emit_error({"code": word, "message": message, "path": None, "hint": None, "details": []})

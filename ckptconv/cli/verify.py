@@ -8,6 +8,14 @@ import click
 
 from ckptconv.cli import options, output, render_verify
 from ckptconv.cli.progress import Bar
+from ckptconv.cli.sections import SectionedCommand
+
+SECTIONS = {
+    "Files and networks": "--from --from-a --from-b --arch --set --device",
+    "What goes in": "--input --inputs --samples --seed",
+    "How far outputs may differ": "--rtol --atol",
+    "Later, or on another machine": "--save-outputs --force --outputs",
+}
 
 EPILOG = """\b
 Exit codes:
@@ -26,19 +34,25 @@ Later, or on another machine:
 """
 
 
-@click.command(epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False)
+@click.command(
+    cls=SectionedCommand, sections=SECTIONS, epilog=EPILOG, context_settings=options.SETTINGS, add_help_option=False
+)
 @click.argument("first", metavar="A", type=options.path_text)
 @click.argument("second", metavar="[B]", type=options.path_text, required=False)
 @options.arch
 @options.set_("Give a param of the architecture its value.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where both run.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where both run.")
 @click.option(
     "--input", "inputs", metavar="SPEC", multiple=True,
     help="An input that the network does not show: 'x:F32[N,3,224,224]', 'ids:I64[N,T]<50257'. Repeatable.",
 )  # fmt: skip
 @click.option("--inputs", "arrays", metavar="FILE.npz", type=options.path_text, help="Inputs, instead of made-up ones.")
-@click.option("--samples", metavar="N", type=click.IntRange(1), default=32, help="Rows of the largest batch.")
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, help="Of the made-up inputs.")
+@click.option(
+    "--samples", metavar="N", type=click.IntRange(1), default=32, show_default=True, help="Rows of the largest batch."
+)
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of the made-up inputs."
+)
 @click.option("--rtol", metavar="X", type=click.FloatRange(0), help="Allow X times a row's largest magnitude instead.")
 @click.option("--atol", metavar="X", type=click.FloatRange(0), help="Allow differences up to X instead.")
 @click.option(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk, without_model
 from ckptconv.core.notes import Notes
-from ckptconv.errors import UsageError
+from ckptconv.errors import NoTensorError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable, Iterator
+    from collections.abc import Container, Hashable, Iterable, Iterator
     from types import TracebackType
 
     import torch
@@ -33,6 +35,9 @@ class OpenFile(Protocol):
 
     def check_unchanged(self) -> None: ...
 
+
+MOST_COMPARED = 5000
+"""Names among which one that was mistyped is looked for; it takes some 0.1 s."""
 
 MetaDict = dict["Hashable", MetaNode]
 """Metadata by top-level key: strings nearly always; positions where the file's root was a list or a tuple."""
@@ -72,7 +77,19 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         self._file = file
 
     def __getitem__(self, name: str) -> LazyTensor:
-        return self._tensors[name]
+        try:
+            return self._tensors[name]
+        except KeyError:
+            hint = f"it is outside of the model: checkpoint.extras[{name!r}]" if name in self.extras else ""
+            raise no_tensor(name, self._tensors, hint=hint, otherwise="list(checkpoint) has the names") from None
+
+    def __contains__(self, name: object) -> bool:  # as `get`, without looking for names like it
+        return name in self._tensors
+
+    if not TYPE_CHECKING:  # whose signature is Mapping's
+
+        def get(self, name, default=None):
+            return self._tensors.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -224,6 +241,15 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
 
 def _holds_tensors(node: MetaNode) -> bool:
     return any(isinstance(part, (StateDict, TensorRef)) for _, part in walk(node))
+
+
+def no_tensor(name: str, names: Iterable[str], *, hint: str = "", otherwise: str) -> NoTensorError:
+    """The error for a name that is none of `names`; its hint are those that are like it, if none is given."""
+    if not hint:
+        near = sorted((known for known in names if isinstance(name, str) and name and name in known), key=len)[:3]
+        near = near or get_close_matches(str(name), list(islice(names, MOST_COMPARED)), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(repr(known) for known in near)}?" if near else otherwise
+    return NoTensorError(f"there is no tensor {name!r}", hint=hint)
 
 
 def wholes(checkpoint: Checkpoint) -> Checkpoint:

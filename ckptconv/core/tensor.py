@@ -139,6 +139,9 @@ class LazyTensor:
     depends: tuple[ByteSpan, ...] = field(default=(), repr=False)
     placement: Placement | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<LazyTensor {self.info.dtype.name} {list(self.info.shape)}, {self.info.nbytes} bytes>"
+
     def read(self, start: int = 0, stop: int | None = None) -> memoryview:
         """Bytes ``[start, stop)`` of the image: C order, little-endian, packed.
 

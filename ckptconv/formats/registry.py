@@ -128,13 +128,15 @@ def by_suffix(path: Path) -> Format:
     for one in _cheapest_first():
         if one.writer and not one.numbered and path.name.lower().endswith(one.suffixes):
             return one
-    known_suffixes = " ".join(dict.fromkeys(suffix for one in all_formats() if one.writer for suffix in one.suffixes))
-    read = [repr(one.name) for one in all_formats() if path.name.lower().endswith(one.suffixes)]
-    unknown = f"no format is known for the name {path.name!r}"
-    raise UsageError(
-        f"the format{'s' * (len(read) > 1)} {' and '.join(read)} can be read but not written" if read else unknown,
-        hint=f"use --to FORMAT, or one of the suffixes {known_suffixes}",
-    )
+    suffixes = dict.fromkeys(suffix for one in all_formats() if one.writer for suffix in one.suffixes)
+    hint = f"use --to FORMAT, or one of the suffixes {' '.join(one for one in suffixes if one.count('.') == 1)}"
+    if read := [repr(one.name) for one in all_formats() if path.name.lower().endswith(one.suffixes)]:
+        raise UsageError(
+            f"the format{'s' * (len(read) > 1)} {' and '.join(read)} can be read but not written", hint=hint
+        )
+    if near := get_close_matches(path.suffix.lower(), suffixes, n=1):
+        hint = f"did you mean {path.with_suffix(near[0]).name!r}?"
+    raise UsageError(f"no format is known for the name {path.name!r}", hint=hint)
 
 
 def detect(source: Source | Folder) -> Format:

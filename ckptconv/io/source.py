@@ -28,6 +28,8 @@ MOST_NEIGHBOURS = 10_000
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
+READ_FIRST = "read its tensors before close(), or inside of the with block"
+
 SMALL = 4096
 """Bytes up to which a read is worth no buffer of its own."""
 
@@ -142,6 +144,8 @@ class Source:
             try:
                 count = self._pread(buffer[done:], offset + done)
             except OSError as error:
+                if self._closed:
+                    raise UsageError("the checkpoint is closed", path=self.path, hint=READ_FIRST) from None
                 raise FileAccessError(f"cannot read: {reason(error)}", path=self.path, hint="check the disk") from error
             if count == 0:
                 raise self._changed("became shorter")

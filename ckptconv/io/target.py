@@ -12,6 +12,7 @@ names are noted before there is anything under them, and whether a file is in it
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from contextlib import suppress
@@ -59,9 +60,9 @@ class Target:
                 self._made = self._real.parent
             parent = self._made.parent if self._made else self._real.parent
             if not parent.is_dir():
-                raise FileAccessError(
-                    "the target's folder does not exist", path=self.path, hint=f"mkdir -p {str(parent)!r}"
-                )
+                typed = self.path.parent
+                missing = shlex.quote(os.fspath(parent if os.path.lexists(typed) else typed))
+                raise FileAccessError("the target's folder does not exist", path=self.path, hint=f"mkdir -p {missing}")
 
     def _look(self) -> os.stat_result | None:
         try:

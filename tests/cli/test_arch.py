@@ -153,7 +153,7 @@ def test_a_part_of_the_params_is_not_enough(run: Run) -> None:
     [
         (["resnt"], "there is no architecture 'resnt'", "did you mean 'resnet'?"),
         (["x/y"], "there is no architecture 'x/y'", "a library name (ckptconv arch list) or a spec file, my.toml"),
-        (["mlp", "--set", "input_size=x"], "--set input_size: expected an integer", ""),
+        (["mlp", "--set", "input_size=x"], "--set input_size=x: expected an integer", "such as --set input_size=64"),
         (["mlp", "--set", "width=1"], "'mlp' has no param 'width'", "it has input_size, "),
     ],
 )

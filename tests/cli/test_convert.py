@@ -125,7 +125,7 @@ def test_a_misspelt_loss_gets_the_nearest(run: Run, model: Path, tmp_path: Path)
 
 
 def test_every_code_of_a_loss_is_taken() -> None:
-    assert (*CODES, "all") == LOSSES
+    assert (*CODES, "all") == tuple(LOSSES)
 
 
 def test_json_is_one_strict_document(run: Run, training: Path, tmp_path: Path) -> None:

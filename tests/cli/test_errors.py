@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from ckptconv.api import inspect as api
+from tests.support.craft import saved
 
 from .conftest import Run, strict
 
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
         (["inspect", "nowhere/a.pth"], "nowhere/a.pth: cannot open: no such file or directory",
          "there is no folder 'nowhere'"),
         (["--verison"], "there is no option '--verison'", "did you mean --version?"),
+        (["-x", "inspect", "a"], "there is no option '-x'", "'ckptconv --help' shows how it is used"),
+        (["help", "convrt"], "there is no command 'convrt'", "did you mean 'convert'?"),
+        (["convert", "a", "b", "c"], "got unexpected extra argument (c)",
+         'one SRC and one DST; for many: for f in *.pth; do ckptconv convert "$f" "${f%.pth}.safetensors"; done'),
         (["convert", "--forse", "a", "b"], "there is no option '--forse'", "did you mean --force?"),
         (["inspect", "-x.pth"], "there is no option '-x'",
          "'ckptconv inspect --help' shows how it is used; a file called -x… is given as ./-x…"),
@@ -49,6 +55,35 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"ckptconv: error: {message}\nhint: {hint}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["convert", "FILE", "b.safetensor"], "no format is known for the name 'b.safetensor'",
+         "did you mean 'b.safetensors'?"),
+        (["convert", "FILE", "b.foo"], "no format is known for the name 'b.foo'",
+         "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz"),
+        (["convert", "FILE", "no/such folder/b.pth"], "no/such folder/b.pth: the target's folder does not exist",
+         "mkdir -p 'no/such folder'"),
+        (["validate", "FILE", "--arch", "models.py"], "'models.py' does not say which class of it is meant",
+         "name it: models.py:CLASS"),
+        (["inspect", "FILE", "--tensor", "a.bias"], "FILE: there is no tensor 'a.bias'", "--list shows the names"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_of_a_file_is_refused_with_what_to_type(
+    run: Run, tmp_path: Path, arguments: list[str], message: str, hint: str
+) -> None:
+    path = saved(tmp_path / "m.pth", {"w": torch.ones(2)})
+    result = run(*(str(path) if word == "FILE" else word for word in arguments))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"ckptconv: error: {message.replace('FILE', str(path))}\nhint: {hint}\n"
+
+
+def test_an_option_of_every_command_before_the_command_is_told_where_it_goes(run: Run) -> None:
+    result = run("--json", "inspect", "a")
+    assert result.exit_code == 2
+    assert strict(result.stdout)["error"]["hint"] == "it comes after the command: 'ckptconv COMMAND --json'"
 
 
 def test_a_file_where_a_command_belongs_is_told_so(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ import pytest
 
 import ckptconv
 from ckptconv.cli.arch import COMMANDS as ARCH
+from ckptconv.cli.convert import LOSSES
 from ckptconv.cli.main import COMMANDS, program
 
 if TYPE_CHECKING:
@@ -52,6 +54,33 @@ def test_help_ends_with_exit_codes_and_an_example(run: Run, name: str) -> None:
     assert result.stdout.splitlines()[-1].startswith("    ckptconv ")
 
 
+def test_the_options_of_long_commands_stand_under_headings(run: Run) -> None:
+    for name in ("convert", "verify"):
+        text = run(name, "--help").stdout
+        assert text.index("\nFiles and ") < text.index("\nOther options:")
+        others = text.partition("\nOther options:\n")[2].partition("\n\n")[0].splitlines()
+        assert [re.split("  +", line)[1] for line in others] == ["--json", "--debug", "-h, --help"]
+        columns = {match.end() for match in re.finditer(r"^  -\S.*?  +(?=\S)", text, re.MULTILINE)}
+        assert len({column - text.rfind("\n", 0, column) for column in columns}) == 1
+
+
+def test_every_loss_is_explained(run: Run) -> None:
+    text = run("convert", "--help").stdout
+    for code in LOSSES:
+        assert re.search(rf"^    {code} +\w+", text, re.MULTILINE), code
+
+
+def test_defaults_are_said(run: Run) -> None:
+    text = run("verify", "--help").stdout
+    assert all(f"[default: {default}" in text for default in ("cpu", "32", "0"))
+
+
+def test_help_may_be_typed_as_a_command(run: Run) -> None:
+    assert run("help").stdout == run("--help").stdout
+    assert run("help", "convert").stdout == run("convert", "--help").stdout
+    assert run("help", "arch", "show").stdout == run("arch", "help", "show").stdout == run("arch", "show", "-h").stdout
+
+
 def test_the_overview_names_every_command(run: Run) -> None:
     for group, commands in ((["--help"], COMMANDS), (["arch", "--help"], ARCH)):
         lines = [line.split(maxsplit=1) for line in run(*group).stdout.splitlines()]
@@ -61,7 +90,7 @@ def test_the_overview_names_every_command(run: Run) -> None:
 
 
 def test_the_version_is_the_packages(run: Run) -> None:
-    assert run("--version").stdout == f"ckptconv {ckptconv.__version__}\n"
+    assert run("--version").stdout == run("-V").stdout == f"ckptconv {ckptconv.__version__}\n"
 
 
 def heavy_imports(*arguments: object) -> str:

@@ -212,3 +212,36 @@ def test_inspecting_a_model_imports_nothing_of_edits_or_archives(tmp_path: Path)
     for path in (tmp_path / "a.pth", tmp_path / "parts"):
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
         assert done.stdout == "[]\n"
+
+
+STOPPED = """
+import os, signal, sys
+from ckptconv.io import source
+signal.signal(signal.SIGINT, signal.default_int_handler)
+source.Source.read_into = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["ckptconv", *{arguments!r}]
+from ckptconv.cli.main import run
+run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["inspect", "--stats", "A"], "interrupted"),
+        (["diff", "A", "B"], "interrupted"),
+        (["validate", "--values", "--arch", "A", "A"], "interrupted"),
+        (["convert", "A", "out.pth", "--dtype", "F16"], "interrupted; nothing was written"),
+    ],
+)
+def test_what_writes_nothing_does_not_say_that_nothing_was_written(
+    tmp_path: Path, command: list[str], said: str
+) -> None:
+    for name, value in (("A", 1.0), ("B", 2.0)):
+        torch.save({"w": torch.full((4096,), value)}, tmp_path / name)
+    script = STOPPED.format(arguments=command)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"ckptconv: {said}\n")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["A", "B"]

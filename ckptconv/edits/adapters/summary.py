@@ -116,7 +116,7 @@ def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float,
             if kind not in ("ia3", "tokens", "diff", "diff_bias"):
                 scales[module.factor(kind)] += 1
     except CkptconvError as error:
-        return str(error), {}
+        return error.message, {}
     return "", dict(scales.most_common())
 
 

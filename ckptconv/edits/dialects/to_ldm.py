@@ -241,7 +241,8 @@ def _check_way_back(made: Mapping[str, Change], tensors: Tensors, parts: Mapping
     try:
         back = _outcome(ldm.changes(infos, {}), infos)
     except EditError as error:
-        raise EditError(f"--translate to-ldm: no single file has such blocks: {error}", hint=error.hint) from error
+        message = f"--translate to-ldm: no single file has such blocks: {error.message}"
+        raise EditError(message, hint=error.hint) from error
     now = {source: (f"{part}." if len(parts) > 1 else "") + name
            for part, one in parts.items() for name, source in one.sources.items()}  # fmt: skip
     wrong = [name for name in kept if back.get(now.get(name, name)) != tensors[name].shape]
