@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,15 +108,44 @@ def test_consent_to_all_goes_on_without(tmp_path: Path) -> None:
 
 def test_broken_plug_ins_are_named_and_the_others_still_work(tmp_path: Path) -> None:
     formats, errors = registry.plugins()
-    assert [one.name for one in formats] == ["jsonraw"]
-    assert len(errors) == 3
-    for name, error in zip(("absent", "raising", "wrong"), errors, strict=True):
+    assert [one.name for one in formats] == ["failing", "jsonraw"]
+    causes = {
+        "absent": "No module named 'no_such_module'", "ending": "it ends the process",
+        "raising": "RAISES is broken on purpose", "taken": "there is a format 'npz' already",
+        "wrong": "'int' object is not iterable",
+    }  # fmt: skip
+    for (name, cause), error in zip(causes.items(), errors, strict=True):
         assert isinstance(error, PluginError)
-        assert repr(name) in str(error)
+        assert f"the plug-in {name!r} (" in str(error)
+        assert str(error).endswith(f"does not load: {cause}")
     (tmp_path / "noise").write_bytes(b"\x17\x23" * 50)
     with pytest.raises(UnknownFormatError) as unknown:
         ckptconv.open(tmp_path / "noise")
     assert "absent" in str(unknown.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"FAIL in claims", "fails in 'broken_plugin:claims': ZeroDivisionError: it is broken on purpose"),
+        (b"FAIL in read", "fails in 'broken_plugin:read': ZeroDivisionError: it is broken on purpose"),
+        (b"FAIL", "fails in 'broken_plugin:read': it gives int, and no Checkpoint"),
+    ],
+)
+def test_a_plug_in_that_fails_is_named_as_what_failed(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "a.failing").write_bytes(data)
+    with pytest.raises(PluginError) as error:
+        ckptconv.open(tmp_path / "a.failing")
+    assert str(error.value) == f"{tmp_path / 'a.failing'}: the plug-in of the format 'failing' {said}"
+
+
+def test_a_plug_in_that_fails_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ckptconv.convert(saved(tmp_path / "in.pth", {"w": torch.ones(2)}), tmp_path / "a.jsonraw")
+    (failing, jsonraw), errors = registry.plugins()
+    always = replace(failing, magic=(), claims="broken_plugin:NUMBER")
+    monkeypatch.setattr(registry, "plugins", lambda: ((always, jsonraw), errors))
+    with ckptconv.open(tmp_path / "a.jsonraw") as checkpoint:
+        assert checkpoint.format == "jsonraw"
 
 
 def test_a_name_that_is_nearly_one_is_suggested() -> None:

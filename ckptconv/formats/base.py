@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from ckptconv.errors import MissingExtraError, PluginError, UsageError
+from ckptconv.errors import CkptconvError, MissingExtraError, PluginError, UsageError
 from ckptconv.formats.options import OptionRow, option_rows, parse_options
 from ckptconv.io.folder import Folder
 
@@ -168,7 +168,7 @@ class Format:
             return False
         if self.magic and not any(_starts(source, offset, magic) for offset, magic in self.magic):
             return False
-        return cast("Callable[[Source | Folder], bool]", self._load(self.claims))(source)
+        return bool(self._ask(self.claims, source))
 
     def read(self, source: Source | Folder) -> Checkpoint:
         """Open `source`, which stays open as long as the checkpoint is. Raises UsageError where it is none of these."""
@@ -177,7 +177,12 @@ class Format:
                 f"the format {self.name!r} is a {' or a '.join(self.takes)}, and this is a {_kind(source)}",
                 path=source.path, hint="leave --from out, or name another path",
             )  # fmt: skip
-        return cast("Callable[[Source | Folder], Checkpoint]", self._load(self.reader))(source)
+        from ckptconv.core.checkpoint import Checkpoint
+
+        found = self._ask(self.reader, source)
+        if not isinstance(found, Checkpoint):
+            raise self._fails(self.reader, f"it gives {type(found).__name__}, and no Checkpoint")
+        return found
 
     def _takes(self, source: Source | Folder) -> bool:
         return _kind(source) in self.takes
@@ -218,6 +223,23 @@ class Format:
             raise self._broken(reference, error) from error
         except (AttributeError, ImportError) as error:
             raise self._broken(reference, error) from error
+
+    def _ask(self, reference: str, source: Source | Folder) -> object:
+        """What a function makes of `source`; what goes wrong in another package's is said to be of that."""
+        function = cast("Callable[[Source | Folder], object]", self._load(reference))
+        if reference.startswith("ckptconv."):
+            return function(source)
+        try:
+            return function(source)
+        except (CkptconvError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            raise self._fails(reference, f"{type(error).__name__}: {error}") from error
+
+    def _fails(self, reference: str, what: str) -> PluginError:
+        return PluginError(
+            f"the plug-in of the format {self.name!r} fails in {reference!r}: {what}", hint="tell those who make it"
+        )
 
     def _broken(self, reference: str, error: Exception) -> PluginError:
         return PluginError(f"the format {self.name!r} names {reference!r}, which does not load: {error}")

@@ -87,16 +87,21 @@ def plugins() -> tuple[tuple[Format, ...], tuple[PluginError, ...]]:
 
     formats: list[Format] = []
     errors: list[PluginError] = []
+    known = {one.name for one in BUILTIN}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             loaded = entry.load()
             found = (loaded,) if isinstance(loaded, Format) else tuple(loaded)
             if not all(isinstance(one, Format) for one in found):
                 raise TypeError("it is no Format")
-        except Exception as error:  # whatever someone else's package raises, the others still work
-            errors.append(PluginError(f"the plug-in {entry.name!r} ({entry.value}) does not load: {error}"))
+            if taken := known.intersection(one.name for one in found):
+                raise ValueError(f"there is a format {min(taken)!r} already")
+        except (Exception, SystemExit) as error:  # whatever someone else's package raises, the others still work
+            said = "it ends the process" if isinstance(error, SystemExit) else error
+            errors.append(PluginError(f"the plug-in {entry.name!r} ({entry.value}) does not load: {said}"))
             continue
         formats += found
+        known.update(one.name for one in found)
     return tuple(formats), tuple(errors)
 
 
@@ -148,8 +153,17 @@ def detect(source: Source | Folder) -> Format:
 
 
 def claimed(source: Source | Folder) -> Format | None:
-    """The format that claims it; None where none does."""
-    return next((one for one in _cheapest_first() if one.claims_file(source)), None)
+    """The format that claims it; None where none does. Raises PluginError where none does and a plug-in failed."""
+    failed: PluginError | None = None
+    for one in _cheapest_first():
+        try:
+            if one.claims_file(source):
+                return one
+        except PluginError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return None
 
 
 def _unknown_folder(folder: Folder) -> UnknownFormatError:
