@@ -15,7 +15,14 @@
     ckptconv.verify("model.pth", "model.onnx").equivalent    # do both compute the same?
     ckptconv.architecture("mlp").spec.required         # what a model of an architecture is described by
 
-Every error is a `ckptconv.CkptconvError` with `.path` and `.hint`.
+What may be several (names, globs, ``"name=value"`` settings) may be one text alone. Results have `to_dict`, which is
+what the program prints with ``--json``.
+
+Every error is a `ckptconv.CkptconvError` with `.path`, `.hint` and `.details`. Nothing is printed.
+
+`progress` is a function of two numbers, bytes done and bytes in all, of each stretch of work anew (what has to be
+inflated first is one). It is called from the threads that do them, by one at a time; what it raises ends the work, and
+comes out of the call.
 """
 
 from __future__ import annotations

@@ -102,11 +102,17 @@ def convert(
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
     format is one.
 
+        ckptconv.convert("model.pth", "model.safetensors")
+        ckptconv.convert("training.ckpt", "half.safetensors", bare=True, edits=ckptconv.Edits(dtype="F16"))
+        ckptconv.convert("model.pth", "model.gguf", allow_loss="metadata", dry_run=True).losses
+
     force:      replace an existing target.
     dry_run:    write nothing; list what would be lost. Tensors that are cast are read, for what overflows.
     bare:       the model's tensors alone, without metadata and extras.
     metadata:   top-level keys to set.
-    allow_loss: a code, or codes, of losses that are agreed to (`preflight.CODES`), or "all".
+    allow_loss: a code, or codes, of losses that are agreed to: "metadata", "extras" (tensors outside of the model),
+                "opaque" (objects that are not built, calls that are not made), "tie", "composite" (of several tensors
+                one quantized or sparse), "dtype", "overflow", "all".
 
     arch:        the architecture that the source must fit, as in `validate`; the target remembers it as a note.
     settings:    ``"name=value"`` params of that architecture, which outrank everything else.
@@ -120,6 +126,8 @@ def convert(
     verify:      run source and target before the target gets its name, as `verify` does; what edits change is changed
                  on purpose, so that the source is run with them. NotEquivalentError where they differ. `inputs` may
                  be given for any target then.
+
+    Returns what was written, what of it was lost, and what a person should know besides.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
