@@ -1,4 +1,4 @@
-"""Errors: the tree that is drawn of them; and as a program meets them, their one line, what a traceback adds, and their way out of another process."""
+"""Errors: the tree that is drawn, their one line, what a traceback adds, and their way out of another process."""
 
 from __future__ import annotations
 
