@@ -4,7 +4,8 @@
     2. a config.json beside it: its model_type and architectures, or its _class_name
     3. the metadata's keys: a spec all of whose required params it states, at its root; or where the tensors' names are
        that spec's as well, by other names of the params, in settings below it, or in a config.json of no known type
-    4. the names: the spec that has most of them in common, if it is the only one and has at least half
+    4. the names: the spec that has most of them in common, if it is the only one and has at least half; all of them
+       where there are very few, which many networks have
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it. So
 they are where nothing else has the names, and all have one first part (``net.``).
@@ -43,6 +44,9 @@ MOST_PARTS = 4
 
 ENOUGH = 0.5
 """Share of all names, the checkpoint's and the spec's together, that both must have."""
+
+FEW = 4
+"""Tensors. Fewer name a spec only if it has all of their names and no others: many a file has an embedding.weight."""
 
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
@@ -160,9 +164,10 @@ def _share_of_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
 
 def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) -> Choice:
     ranked, wrapper = _ranked(tensors, _wrappers(tensors))
-    if not ranked or ranked[0].share < ENOUGH:  # one network of a larger class, all of which was saved
+    enough = ENOUGH if len(tensors) >= FEW else 1.0
+    if not ranked or ranked[0].share < enough:  # one network of a larger class, all of which was saved
         ranked, wrapper = _ranked(tensors, _first_parts(tensors))
-    if not ranked or ranked[0].share < ENOUGH:
+    if not ranked or ranked[0].share < enough:
         raise _unknown(tensors)
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}

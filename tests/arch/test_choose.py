@@ -112,6 +112,20 @@ def test_half_of_the_names_is_enough_and_less_is_not() -> None:
         choose({})
 
 
+@pytest.mark.parametrize("name", ["embedding.weight", "weight", "encoder.embedding.weight"])
+def test_a_tensor_or_two_are_no_damaged_model(name: str) -> None:
+    with pytest.raises(UsageError, match="nothing says which architecture"):
+        choose({name: TensorInfo.of(DType.F16, (32000, 256))})
+    layers = {"output.weight": TensorInfo.of(DType.F32, (3, 4)), "output.bias": TensorInfo.of(DType.F32, (3,))}
+    hidden = {
+        f"hidden_layers.0.{name}": TensorInfo.of(DType.F32, (4, 4)[:rank])
+        for name, rank in (("weight", 2), ("bias", 1))
+    }
+    assert choose(layers | hidden).spec.name == "mlp"
+    with pytest.raises(UsageError, match="nothing says which architecture"):
+        choose({name: info for name, info in (layers | hidden).items() if name != "output.bias"})
+
+
 @pytest.mark.parametrize("part", range(8))
 def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
     """The look at words is a bound on what the patterns match; and it spares most specs, which is why it is there."""
