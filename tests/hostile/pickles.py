@@ -24,6 +24,7 @@ from tests.hostile.cases import (
     named,
     stacked,
 )
+from tests.hostile.implicit import IMPLICIT, NOT_FAR, UNCALLED
 from tests.support.craft import state_dict, tensor, text
 
 OS_SYSTEM = named("os", "system")
@@ -43,6 +44,7 @@ def nested(inner: bytes) -> bytes:
 
 
 INNER = b"\x80\x03" + SYSTEM + b"."
+
 
 LIVE: dict[str, bytes] = {
     # What a call is spelled with
@@ -137,6 +139,7 @@ LIVE: dict[str, bytes] = {
     "the default of a getattr": call("builtins", "getattr", named("os", "path"), text("join"), SYSTEM),
     "twice": SYSTEM + b"0" + SYSTEM,
     "after a million values": b"(" + b"K\x01" * 100_000 + b"l0" + SYSTEM,
+    **IMPLICIT,
 }  # fmt: skip
 
 NOT_HERE: dict[str, bytes] = {
@@ -186,6 +189,7 @@ NOT_HERE: dict[str, bytes] = {
     "a tensor's rebuilding by another": call(
         "torch._tensor", "_rebuild_from_type_v2", OS_SYSTEM, named("torch", "Tensor"), RUN + b"\x85", b"}"),
     "an object that is then called": named("models", "Net") + b")\x81)R",
+    **NOT_FAR,
     "a state for what a call gives": SYSTEM.replace(RUN, text("true")) + b"}b",
     "a tensor from a call, outside of the model": call("models", "make", b"K\x01"),
 }  # fmt: skip
@@ -196,6 +200,7 @@ ONLY_NAMED: dict[str, bytes] = {
     "a module that is imported": named("antigravity_that_is_not_there", "x") + b"0N",
     "a storage class of someone's own": tensor().replace(b"ctorch\nFloatStorage", b"cevil\nFloatStorage"),
     "NEWOBJ of a function": OS_SYSTEM + RUN + b"\x85\x81",
+    **UNCALLED,
     "NEWOBJ_EX": named("models", "Net") + b")}" + text("k") + b"K\x01s\x92",
     "BUILD": named("models", "Net") + b")\x81}" + text("width") + b"K\x03sb",
     "a defaultdict that would call": call("collections", "defaultdict", OS_SYSTEM),
@@ -300,8 +305,9 @@ def cases() -> list[Case]:
         Case("a persistent id", "bare", b"\x80\x02}" + text("w") + tensor() + b"s.", suffix=".pkl"),
         Case("a tensor of the model", "calls", checkpoint(bare_tensor(call("models", "make", tensor()))), "would run code",
              NO_MODEL, hostile=True),
-        Case("a Parameter of the model", "calls", hostile=True, data=checkpoint(bare_tensor(
-            call("torch._utils", "_rebuild_parameter", call("models", "make", tensor()), b"\x88", b")")))),
+        Case("a Parameter of the model", "calls", checkpoint(bare_tensor(
+            call("torch._utils", "_rebuild_parameter", call("models", "make", tensor()), b"\x88", b")"))),
+             "would run code", NO_MODEL, hostile=True),
         Case("the whole root", "calls", checkpoint(b"\x80\x02" + SYSTEM + b"."), "would run code", NO_MODEL, True, True),
         Case("a call around the state_dict", "calls",
              checkpoint(b"\x80\x02" + call("models", "load", ONE) + b"."), "would run code", NO_MODEL, False, True),

@@ -29,6 +29,7 @@ from ckptconv.formats.torch.stubs import (
     StorageStub,
     TensorStub,
     WrappedTensor,
+    attributes_of,
     exact_flag,
     exact_sizes,
     rebuild_on_device,
@@ -74,7 +75,7 @@ def _defaultdict(*args: Value) -> Value:
     if isinstance(factory, Global):
         factory = FACTORIES.get(str(factory), NotImplemented)
     if factory is NotImplemented or len(args) > 1:
-        return Thing("collections.defaultdict", "constructed", args)
+        return NotImplemented
     return defaultdict(factory)
 
 
@@ -107,13 +108,15 @@ def _layout(name: Value) -> TorchValue:
 def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     """A tensor subclass, or a tensor with Python attributes: torch wraps how the plain tensor is made."""
     constructor = CONSTRUCTORS.get(function) if isinstance(function, Global) else None
-    made = constructor(*args) if constructor else NotImplemented
+    attributes = attributes_of(state)
+    if constructor is None or attributes is None or not isinstance(cls, Global):
+        return NotImplemented
+    made = constructor(*args)
     if isinstance(made, WrappedTensor):
-        made.state = state
+        made.set_state(state)
     if not isinstance(made, TensorStub):
         return made
-    attributes = dict(state) if isinstance(state, dict) else {}
-    if isinstance(cls, Global) and str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
+    if str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         attributes["__class__"] = cls
     parameter = made.parameter or cls == Global("torch.nn.parameter", "Parameter")
     return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
@@ -185,6 +188,34 @@ _HARMLESS = frozenset(
 """Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
 function that runs any command)."""
 
+_KEPT = {
+    "builtins.slice": 3, "collections.defaultdict": 1,
+    "datetime.datetime": 2, "datetime.time": 2, "datetime.timezone": 1,
+    **{f"numpy.{name}": 2 for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")},
+    **{f"numpy.{name}": 5 for name in ("core.numeric._frombuffer", "_core.numeric._frombuffer")},
+}  # fmt: skip
+"""How many of the first arguments of these may be classes or objects: they are kept, or asked what they are. Any other
+call would take their items or call their methods, which an object's attributes may be.
+"""
+
+
+_GENERATORS = frozenset(
+    ["numpy.random._pickle.__bit_generator_ctor", "numpy.random.bit_generator.SeedSequence"]
+    + [f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")]
+    + ["numpy.random._pcg64.PCG64DXSM"]
+)
+"""What numpy's constructors of generators may be handed, and call."""
+
+
+def _takes(name: Global, args: Args) -> bool:
+    """Whether a harmless call is so with these arguments, too."""
+    if name.module.startswith("numpy.random"):
+        of_numpy = (
+            str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | Thing)
+        )
+        return _GENERATORS.issuperset(of_numpy)
+    return not any(isinstance(arg, (Global, Thing)) for arg in args[_KEPT.get(str(name), 0) :])
+
 
 def _is_generic(name: Global) -> bool:
     """Whether a subscript of it makes a type and no more: of anyone's class it would call ``__class_getitem__``, and of
@@ -245,7 +276,8 @@ class TorchConstructors:
             return len(args) == 1 and type(args[0]) in (int, str)
         if name in _SUBSCRIPTS:
             return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
-        return str(name) in _HARMLESS and "." not in name.name  # datetime.datetime is not a dotted name of `datetime`
+        # datetime.datetime is not a dotted name of `datetime`
+        return str(name) in _HARMLESS and "." not in name.name and _takes(name, args)
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:
@@ -259,8 +291,8 @@ class TorchConstructors:
             # of torch before 0.4: grad, volatile, hooks
             case TensorStub() if isinstance(state, tuple) and len(state) == 3:
                 instance.requires_grad = exact_flag(state[0])
-            case TensorStub() if isinstance(state, dict):
-                instance.attributes.update(state)
+            case TensorStub() if isinstance(state, dict) and (attributes := attributes_of(state)) is not None:
+                instance.attributes.update(attributes)
             case _:
                 return False
         return True

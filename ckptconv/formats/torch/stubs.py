@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TorchValue
 from ckptconv.formats.torch import dtypes
-from ckptconv.formats.torch.pickle import Global, Thing
+from ckptconv.formats.torch.pickle import Global, Thing, called_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,15 +140,31 @@ def rebuild_tensor_v3(
     return rebuild_tensor(storage, offset, size, stride, requires_grad, hooks, metadata, dtype=element)
 
 
-def rebuild_parameter(
-    data: Value, requires_grad: bool, hooks: Value, state: Value = None
-) -> TensorStub | RefusedTensor | WrappedTensor:
+_CALLED = frozenset(["__setstate__", "as_subclass", "detach", "requires_grad_", "to"])
+"""Methods of a tensor that torch's functions, and BUILD, call while it is loaded: no honest attribute is called so."""
+
+
+def attributes_of(state: Value) -> dict[str, Value] | None:
+    """The attributes that torch gives a tensor (``torch._utils._set_obj_state``); None where this would call what the
+    pickle says: an object's ``items``, or later one of the attributes.
+    """
+    attributes: dict[str, Value] = {}
+    for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+        if isinstance(part, Thing) or called_of(part, _CALLED):
+            return None
+        attributes |= part if isinstance(part, dict) else {}
+    return attributes
+
+
+def rebuild_parameter(data: Value, requires_grad: bool, hooks: Value, state: Value = None) -> Value:
     """``torch._utils._rebuild_parameter``, with and without state."""
-    if isinstance(data, (RefusedTensor, WrappedTensor)):
+    attributes = attributes_of(state)
+    if attributes is not None and isinstance(data, (RefusedTensor, WrappedTensor)):
         return data
+    if attributes is None or isinstance(data, Thing):
+        return NotImplemented
     if not isinstance(data, TensorStub):
         raise TypeError("a Parameter holds no tensor")
-    attributes = state if isinstance(state, dict) else {}
     return replace(
         data, parameter=True, requires_grad=exact_flag(requires_grad), attributes={**data.attributes, **attributes}
     )

@@ -21,6 +21,7 @@ from ckptconv.formats.torch.pickle.values import (
     StateOrderedDict,
     Thing,
     Value,
+    called_of,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "StateOrderedDict",
     "Thing",
     "Value",
+    "called_of",
 ]

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.pickle import idiom
 from ckptconv.formats.torch.pickle.containers import Containers
-from ckptconv.formats.torch.pickle.values import Constructors, Elided, Global, StateOrderedDict, Thing, Value
+from ckptconv.formats.torch.pickle.values import (
+    OWN,
+    Constructors,
+    Elided,
+    Global,
+    StateOrderedDict,
+    Thing,
+    Value,
+    called_of,
+)
 from ckptconv.io.limits import MAX_NAME
 
 if TYPE_CHECKING:
@@ -23,6 +32,15 @@ _BASES = frozenset(
     for name in ["object", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"]
 )
 """It calls the base's ``__init__`` with the state, which may be anyone's unless the base is one of these."""
+
+_ITERATORS = frozenset(
+    ["builtins.map", "builtins.filter"]
+    + [f"itertools.{name}" for name in ["accumulate", "dropwhile", "filterfalse", "groupby", "starmap", "takewhile"]]
+)
+"""They call what they are handed as soon as something takes their items; the ``__new__`` of a tuple does."""
+
+_ITERATING = ("array", "builtins", "collections", "itertools")
+"""Modules with classes whose ``__new__`` takes all items of what it is handed (``tuple``, ``itertools.product``)."""
 
 _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
@@ -192,7 +210,7 @@ class Machine(Containers):
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
-        if function == _RECONSTRUCTOR and len(args) == 3 and type(args[0]) is Global and str(args[1]) in _BASES:
+        if function == _RECONSTRUCTOR and _only_makes(args):
             return self._thing(str(args[0]), "object", () if args[2] is None else args[2:])
         harmless = self._make.is_harmless(function, args)
         return self._thing(str(function), "constructed" if harmless else "called", args)
@@ -222,7 +240,10 @@ class Machine(Containers):
             return
         constructor = None if kwargs else self._make.constructor(cls)
         made = constructor(*args) if constructor else NotImplemented
-        self._stack.append(self._thing(str(cls), "object", args, kwargs) if made is NotImplemented else made)
+        if made is NotImplemented:
+            calls = str(cls) in _ITERATORS or (cls.module in _ITERATING and any(isinstance(arg, Thing) for arg in args))
+            made = self._thing(str(cls), "called" if calls else "object", args, kwargs)
+        self._stack.append(made)
 
     def _op_INST(self) -> None:
         module = self._line().decode("utf-8")
@@ -239,9 +260,10 @@ class Machine(Containers):
         state = self._stack.pop()
         instance = self._stack[-1]
         if isinstance(instance, Thing):
-            instance.note_change()
-            instance.state = state
+            instance.set_state(state)
         elif isinstance(instance, StateOrderedDict):
+            if called_of(state, OWN) or isinstance(state, Thing):
+                self._thing("collections.OrderedDict", "called").set_state(state)
             instance.state = state
         elif not self._make.build(instance, state):
             raise self._bad(f"a {type(instance).__name__} is given a state")
@@ -251,6 +273,11 @@ class Machine(Containers):
 
     def _op_BINPERSID(self) -> None:
         self._stack.append(self._make.persistent(self._stack.pop()))
+
+
+def _only_makes(args: tuple[Value, ...]) -> bool:
+    """Whether ``_reconstructor`` makes an object and no more: a base takes its state's items, or calls ``keys``."""
+    return len(args) == 3 and type(args[0]) is Global and str(args[1]) in _BASES and not isinstance(args[2], Thing)
 
 
 def _described(function: Value) -> str:

@@ -29,15 +29,40 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
+_BY_OPCODES = frozenset(["__setstate__", "add", "append", "extend"])
+"""Methods that BUILD, ADDITEMS, APPEND and APPENDS look up and call. An attribute of the object comes before the one of
+its class (Python's Modules/_pickle.c: load_build, load_additems, do_append), so that a pickle may say what is called.
+"""
+
+
+def called_of(state: Value, methods: frozenset[str] = _BY_OPCODES) -> frozenset[str]:
+    """Those of `methods` that an object has as attributes of its own once it is given a state, in any of its forms."""
+    keys: list[Value] = []
+    for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+        if isinstance(part, dict):
+            keys += part
+        elif isinstance(part, Thing):  # a dict of some class
+            keys += [key for key, _ in part.pairs]
+    if any(isinstance(key, Thing) for key in keys):  # a string of some class may be equal to any other
+        return methods
+    return methods.intersection(key for key in keys if type(key) is str)
+
+
 class StateOrderedDict(OrderedDict[Value, Value]):
     """An OrderedDict that may have been given attributes, as ``state_dict()`` gives ``_metadata``."""
 
     state: Value = None
 
 
+OWN = _BY_OPCODES.union(dir(OrderedDict))
+"""What is called of an OrderedDict (``keys``, by Counter): no honest attribute of one has such a name."""
+
+
 @dataclass(slots=True, eq=False)
 class Thing:
-    """An object that was not built. `how` as in `ckptconv.core.metadata.Opaque`."""
+    """An object that was not built. `how` as in `ckptconv.core.metadata.Opaque`; `given` the attributes that opcodes
+    would call.
+    """
 
     name: str
     how: How
@@ -46,13 +71,20 @@ class Thing:
     state: Value = None
     items: list[Value] = field(default_factory=list)
     pairs: list[tuple[Value, Value]] = field(default_factory=list)
+    given: frozenset[str] = frozenset()
 
-    def note_change(self) -> None:
-        """Note that the pickle changes it. What it fetched was there before (``sys.path``, a module), so that this does
-        what a call may do.
+    def note_change(self, *methods: str) -> None:
+        """Note that the pickle changes it, by a call of one of these methods. What it fetched was there before
+        (``sys.path``, a module), so that this does what a call may do; a method that the pickle gave it is anyone's.
         """
-        if self.how == "constructed" and self.name in _FETCHED:
+        if (self.how == "constructed" and self.name in _FETCHED) or not self.given.isdisjoint(methods):
             self.how = "called"
+
+    def set_state(self, state: Value) -> None:
+        """What BUILD does to it."""
+        self.note_change("__setstate__")
+        self.state = state
+        self.given |= called_of(state)
 
 
 _FETCHED = ("builtins.getattr", "_operator.getitem", "operator.getitem")

@@ -1,0 +1,110 @@
+"""Pickles that run code without REDUCE: by what opcodes, and harmless calls, call of their own accord.
+
+BUILD, APPEND, APPENDS and ADDITEMS look a method up in the object, whose attributes an earlier BUILD may have given it;
+``tuple.__new__`` takes the items of a ``map``; numpy's constructors of generators call what they are handed, torch's of
+tensors a method of theirs. Source: Python's Modules/_pickle.c, numpy/random/_pickle.py, torch/_tensor.py, torch/_utils.py.
+"""
+
+from __future__ import annotations
+
+from tests.hostile.cases import MARKER, RUN, call, named
+from tests.support.craft import tensor, text
+
+OS_SYSTEM = named("os", "system")
+ORDERED = b"ccollections\nOrderedDict\n)R"
+FILE = text(MARKER)
+COMMANDS = b"(" + RUN + b"l"
+
+
+def new(module: str, name: str, *args: bytes) -> bytes:
+    """An object by NEWOBJ, its arguments given as opcodes."""
+    return named(module, name) + b"(" + b"".join(args) + b"t\x81"
+
+
+def given(thing: bytes, attribute: bytes, value: bytes) -> bytes:
+    """An object with one attribute, by BUILD."""
+    return thing + b"}" + attribute + value + b"sb"
+
+
+def method(name: str, thing: bytes = b"") -> bytes:
+    """An object, one of whose methods is `os.system` from now on."""
+    return given(thing or new("argparse", "Namespace"), text(name), OS_SYSTEM)
+
+
+PARTIAL = new("functools", "partial", OS_SYSTEM, RUN)
+LAZY = new("builtins", "map", OS_SYSTEM, COMMANDS)
+
+
+def of_type(cls: bytes, state: bytes) -> bytes:
+    """A tensor of a class, with a state."""
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    args = tensor().removeprefix(rebuild)[:-1]
+    return tensor() + b"0" + call("torch._tensor", "_rebuild_from_type_v2", rebuild, cls, args, state)
+
+
+IMPLICIT: dict[str, bytes] = {
+    # What opcodes call, where an object's attribute hides its class's method
+    "APPEND to an object": method("append") + RUN + b"a",
+    "APPENDS to an object": method("append") + b"(" + RUN + b"e",
+    "APPENDS to an object that extends": given(
+        new("argparse", "Namespace"), text("extend"), named("subprocess", "Popen")) + b"(" + text("touch") + FILE + b"e",
+    "ADDITEMS to an object": method("add") + b"(" + RUN + b"\x90",
+    "ADDITEMS to a called object": method("add", call("types", "SimpleNamespace")) + b"(" + RUN + b"\x90",
+    "BUILD of an object, twice": method("__setstate__") + RUN + b"b",
+    "BUILD of an OrderedDict, twice": method("__setstate__", ORDERED) + RUN + b"b",
+    "BUILD of slots": new("argparse", "Namespace") + b"N}" + text("append") + OS_SYSTEM + b"s\x86b" + RUN + b"a",
+    "BUILD, BUILD, APPEND": method("append") + b"}b" + RUN + b"a",
+    "BUILD with a string of a class": given(
+        new("argparse", "Namespace"), new("numpy", "str_", text("append")), OS_SYSTEM) + RUN + b"a",
+    "BUILD with a dict of a class": new("argparse", "Namespace") + new("logging.config", "ConvertingDict") + text("append")
+    + OS_SYSTEM + b"sb" + RUN + b"a",
+    "keys of an OrderedDict": call("collections", "Counter", given(ORDERED, text("keys"), PARTIAL)),
+    "keys of an object": call(
+        "collections", "defaultdict", b"N", given(new("argparse", "Namespace"), text("keys"), PARTIAL)),
+    # Without REDUCE
+    "map and tuple as new objects": new("builtins", "tuple", LAZY),
+    "map and frozenset as new objects": new("builtins", "frozenset", LAZY),
+    "map in a product": new("itertools", "product", LAZY),
+    "map in an array": new("array", "array", text("i"), LAZY),
+    "map in a deque": call("collections", "deque", LAZY),
+    "filter and tuple as new objects": new("builtins", "tuple", new("builtins", "filter", OS_SYSTEM, COMMANDS)),
+    "starmap as a new object": new(
+        "builtins", "tuple", new("itertools", "starmap", OS_SYSTEM, b"((" + RUN + b"tl")),
+    "groupby as a new object": new("builtins", "tuple", new("itertools", "groupby", COMMANDS, OS_SYSTEM)),
+    "map in _reconstructor": call(
+        "copyreg", "_reconstructor", named("collections", "Counter"), named("builtins", "dict"), LAZY),
+    # By harmless calls with arguments that are not
+    "numpy's generator": call("numpy.random._pickle", "__generator_ctor", RUN, OS_SYSTEM),
+    "numpy's RandomState": call("numpy.random._pickle", "__randomstate_ctor", RUN, OS_SYSTEM),
+}  # fmt: skip
+"""They run in Python's own unpickler."""
+
+NOT_FAR: dict[str, bytes] = {
+    "numpy's bit generator": call("numpy.random._pickle", "__bit_generator_ctor", named("models", "Net")),
+    "a method of what a UUID is made of": call("uuid", "UUID", given(
+        new("argparse", "Namespace"), text("replace"), named("models", "Net"))),
+    "as_subclass of a tensor": of_type(
+        named("torch", "Tensor"), b"}" + text("as_subclass") + OS_SYSTEM + b"s"),
+    "detach of a tensor": of_type(named("models", "Tensor"), b"}" + text("detach") + PARTIAL + b"s"),
+    "items of a tensor's state": of_type(
+        named("torch", "Tensor"), given(new("argparse", "Namespace"), text("items"), PARTIAL)),
+    "items of a Parameter's state": tensor() + b"0" + call(
+        "torch._utils", "_rebuild_parameter_with_state", tensor(), b"\x88", ORDERED,
+        given(new("argparse", "Namespace"), text("items"), PARTIAL)),
+    "BUILD of a tensor, twice": of_type(named("torch", "Tensor"), b"}" + text("__setstate__") + OS_SYSTEM + b"s") + RUN
+    + b"b",
+    "a tensor's class that is none": of_type(RUN, b"}"),
+}  # fmt: skip
+"""They would, with torch and classes that are not here."""
+
+UNCALLED: dict[str, bytes] = {
+    "a function as an attribute": method("append"),
+    "items, then a function as an attribute": new("models", "List") + RUN + b"a}" + text("append") + OS_SYSTEM + b"sb",
+    "partial, never called": PARTIAL,
+    "a tensor with a function as an attribute": of_type(named("torch", "Tensor"), b"}" + text("f") + OS_SYSTEM + b"s"),
+    "numpy's generator, as numpy pickles it": call(
+        "numpy.random._pickle", "__generator_ctor", call(
+            "numpy.random._pickle", "__bit_generator_ctor", named("numpy.random._pcg64", "PCG64")) + b"}b"),
+    "a time zone": call("datetime", "timezone", call("datetime", "timedelta", b"K\0", b"J\x10\x0e\0\0", b"K\0")),
+}  # fmt: skip
+"""Names, objects and harmless calls of the same kinds, with which nothing runs."""
