@@ -16,6 +16,7 @@ from ckptconv.arch.spec import Spec
 from ckptconv.arch.statements import CLASS_NAME, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.edits.adapters.names import is_adapter
+from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UsageError
 from ckptconv.formats.diffusers import DIFFUSERS
 
@@ -66,6 +67,12 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             parts = dict.fromkeys(name.partition(".")[0] for name in checkpoint)
             line = shlex.join(["ckptconv", "validate", *(str(path / part) for part in parts)])
             raise UsageError("this is a pipeline, of several models", path=path, hint=line)
+        if is_mmproj(checkpoint.metadata):
+            raise UsageError(
+                "this is what llama.cpp has for pictures or sounds beside a language model (mmproj), which no "
+                "architecture describes", path=path,
+                hint="inspect says more of it; validate the model that it was made of",
+            )  # fmt: skip
         try:
             choice = choose(infos, statements=statements, config=config, note=note)
         except UsageError as error:

@@ -14,22 +14,24 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import left_alone
+from ckptconv.edits.dialects import TO_GGUF, TO_MMPROJ, left_alone
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
+from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import NameRule, name_edits
 from ckptconv.edits.tree import rooted
-from ckptconv.edits.types import asked_mixture, cast_edits
+from ckptconv.edits.types import asked_mixture, asked_of_all, cast_edits
 from ckptconv.errors import CkptconvError, EditError, UsageError
 from ckptconv.formats.gguf.filetype import told_types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
     from ckptconv.api.edits import Edits, Origins
     from ckptconv.core.composite import Composite
+    from ckptconv.core.dtypes import DType
     from ckptconv.core.edit import Edit, Step
     from ckptconv.core.tensor import LazyTensor
 
@@ -97,7 +99,7 @@ def edited(
     composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
     translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
-    if wanted.to_gguf:
+    if wanted.for_llama_cpp:
         check_config(checkpoint)
     said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
     plain = dequantize.edits_for(state.tensors, said, state.composites) if wanted.dequantize else []
@@ -117,11 +119,11 @@ def edited(
     fixed = fixed_parts(state.composites)
     types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
     whole = {name: one for name, one in state.tensors.items() if name not in fixed}
-    kept = {name for name, one in whole.items() if wanted.to_gguf and is_kept_f32(name, len(one.info.shape))}
     mixture = asked_mixture(wanted.dtype)
+    kept, own = _kept(wanted, whole, said)
     casts, told = cast_edits(
-        wanted.dtype, whole, types, kept,
-        lambda: model_of(state.tensors, said or checkpoint.metadata, to_gguf=wanted.to_gguf),
+        wanted.dtype, whole, {**types, **own}, kept,
+        lambda: model_of(state.tensors, said or checkpoint.metadata, to_gguf=wanted.for_llama_cpp == TO_GGUF),
     )  # fmt: skip
     for edit in casts:
         state.make(edit, "--dtype")
@@ -130,6 +132,26 @@ def edited(
         made.root = dequantize.unclaimed(made.root)
     made.root = told_types(made.root, checkpoint.values(), made.values(), mixture)
     return made, Moves(state.origins, state.merged)
+
+
+def _kept(
+    wanted: Edits, tensors: Mapping[str, LazyTensor], said: Mapping[object, object]
+) -> tuple[Collection[str], Mapping[str, DType]]:
+    """The tensors that a type for all floats is not for, since llama.cpp has them in one, and of which type they are
+    where they are not yet. Raises UsageError for a mixture of types, where that is none for such a model.
+    """
+    if wanted.for_llama_cpp == TO_GGUF:
+        return [name for name, one in tensors.items() if is_kept_f32(name, len(one.info.shape))], {}
+    if wanted.for_llama_cpp == TO_MMPROJ:
+        if mixture := asked_mixture(wanted.dtype):
+            raise UsageError(
+                f"--dtype {mixture.name}: a mixture of types is for a language model, and not for a tower",
+                hint="a --dtype that is one type, as F16 or Q8_0",
+            )
+        infos = {name: one.info for name, one in tensors.items()}
+        fixed = fixed_types(infos, said, asked_of_all(wanted.dtype))
+        return fixed.keys(), fixed
+    return (), {}
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:

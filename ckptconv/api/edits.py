@@ -48,13 +48,13 @@ class Edits:
         object.__setattr__(self, "names", (self.names,) if alone else tuple(self.names))
 
     @property
-    def to_gguf(self) -> bool:
-        """Whether what comes out is a model of llama.cpp's."""
+    def for_llama_cpp(self) -> str:
+        """The dialect of `names` that makes a file for llama.cpp, "" where there is none."""
         if not self.names:
-            return False
-        from ckptconv.edits.dialects import TO_GGUF
+            return ""
+        from ckptconv.edits.dialects import TO_GGUF, TO_MMPROJ
 
-        return self._translates(TO_GGUF)
+        return next((one for one in (TO_GGUF, TO_MMPROJ) if self._translates(one)), "")
 
     @property
     def to_ldm(self) -> bool:

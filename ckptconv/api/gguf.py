@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
+from ckptconv.edits.dialects import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
 from ckptconv.errors import UsageError
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
+from ckptconv.formats.gguf.hub.mmproj import mmproj_of
 from ckptconv.formats.gguf.hub.model import made_of
 from ckptconv.formats.gguf.metadata import SOURCE
 from ckptconv.io.folder import Folder
@@ -23,24 +25,28 @@ if TYPE_CHECKING:
     from ckptconv.formats.base import Format
 
 
-def check_target(wanted: Format) -> None:
+_MAKERS = {TO_GGUF: made_of, TO_MMPROJ: mmproj_of}
+
+
+def check_target(wanted: Format, dialect: str) -> None:
     """Raise UsageError where a model of llama.cpp's would go into another format than its own."""
     if wanted.dialect != SOURCE:
         raise UsageError(
-            f"--translate to-gguf makes a GGUF with its metadata, and the target is {wanted.name}",
+            f"--translate {dialect} makes a GGUF with its metadata, and the target is {wanted.name}",
             hint="name a target that ends in .gguf",
         )
 
 
 def completed(
-    checkpoint: Checkpoint, source: PathText, said: Mapping[str, MetaNode], *, bare: bool, dtypes: Sequence[str] = ()
-) -> tuple[Checkpoint, dict[str, MetaNode]]:
-    """The checkpoint with what llama.cpp wants of it, whose tensors are translated, and of the types that `dtypes` ask
-    for; and that metadata alone: what the source says besides stays, but for `bare`. Raises CkptconvError.
+    checkpoint: Checkpoint, dialect: str, source: PathText, said: Mapping[str, MetaNode], *, bare: bool,
+    dtypes: Sequence[str] = (),
+) -> tuple[Checkpoint, dict[str, MetaNode]]:  # fmt: skip
+    """The checkpoint with what llama.cpp wants of it, whose tensors are translated by the dialect and of the types that
+    `dtypes` ask for, and that metadata alone: what the source says besides stays, but for `bare`. Raises CkptconvError.
     """
     path = Path(source)
     with Folder(path if path.is_dir() else path.parent) as folder:
-        made = made_of(folder, checkpoint, said)
+        made = _MAKERS[dialect](folder, checkpoint, said)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
     if (mixture := asked_mixture(dtypes)) is not None and FILE_TYPE_KEY not in said:
         values[FILE_TYPE_KEY] = mixture.number

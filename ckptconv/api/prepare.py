@@ -83,11 +83,13 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 
         made, moves = edited(named, order.edits, adapters, bare=order.bare)
     entries: dict[str, MetaNode] = {}
-    if order.edits.to_gguf:
+    if dialect := order.edits.for_llama_cpp:
         from ckptconv.api.gguf import check_target, completed
 
-        check_target(order.format)
-        made, entries = completed(made, request.source, order.metadata, bare=order.bare, dtypes=order.edits.dtype)
+        check_target(order.format, dialect)
+        made, entries = completed(
+            made, dialect, request.source, order.metadata, bare=order.bare, dtypes=order.edits.dtype
+        )
         moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
     if order.edits.to_ldm:
         from ckptconv.api.ldm import marked

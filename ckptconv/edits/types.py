@@ -112,6 +112,12 @@ def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType
     return found
 
 
+def asked_of_all(texts: Sequence[str]) -> DType | None:
+    """The type that is asked for of all floats, None where none is. Raises as `cast_edits`."""
+    alone = [text for text in texts if "=" not in text]
+    return _dtype(alone[-1], alone[-1]) if alone else None
+
+
 def _edit(before: DType, after: DType, names: Sequence[str]) -> Edit:
     steps = tuple(Step((name,), (name,)) for name in names)
     return Edit("cast", (names[0],), (names[0],), {"from": before.name, "dtype": after.name}, steps)

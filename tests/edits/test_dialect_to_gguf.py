@@ -212,8 +212,8 @@ def test_of_a_model_with_pictures_its_language_model_is_taken(before: str, head:
     said = config("Gemma3ForConditionalGeneration")
     infos = {name: tensor.info for name, tensor in lazy(state).items()}
     assert made(lazy(state), "to-gguf", said).keys() == {"token_embd.weight", "output_norm.weight", "output.weight"}
-    told = [(one.code, one.where, one.message[:39]) for one in left_alone("to-gguf", infos, said)]
-    assert told == [("left-out", pictures, "tensors for pictures are left out (1), ")]
+    told = [(one.code, one.where, one.message[:49]) for one in left_alone("to-gguf", infos, said)]
+    assert told == [("left-out", pictures, "tensors for pictures or sounds are left out (1), ")]
 
 
 def test_layers_that_llama_cpp_does_not_compute_are_left_out() -> None:

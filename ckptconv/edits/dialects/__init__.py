@@ -1,8 +1,8 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
 One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models) and `meta` (Llama's
-own releases); `to_gguf` and `to_ldm` go the other way. What a module is, names do not say, so that each module here
-tells which layers come out wrong.
+own releases); `to_gguf`, `to_mmproj` and `to_ldm` go the other way. What a module is, names do not say, so that each
+module here tells which layers come out wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, to_gguf, to_ldm
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, to_gguf, to_ldm, to_mmproj
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.errors import EditError, UsageError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TO_GGUF = "to-gguf"
 TO_LDM = "to-ldm"
+TO_MMPROJ = "to-mmproj"
 """Those that go from the names of transformers and diffusers to others."""
 
 DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Change]]] = {
@@ -34,12 +35,13 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     "meta": meta.changes,
     TO_GGUF: to_gguf.changes,
     TO_LDM: to_ldm.changes,
+    TO_MMPROJ: to_mmproj.changes,
 }
 
 
 GIVES = {
     "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
-    TO_GGUF: "llama.cpp's", TO_LDM: "a single file's",
+    TO_GGUF: "llama.cpp's", TO_LDM: "a single file's", TO_MMPROJ: "llama.cpp's",
 }  # fmt: skip
 """Whose names and layouts come out."""
 

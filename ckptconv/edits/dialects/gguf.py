@@ -22,6 +22,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.edits.dialects.attention import grouped, halves_of, interleaved
 from ckptconv.edits.dialects.change import Change, Join, check_parts
 from ckptconv.edits.dialects.gguf_delta import Delta
+from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -81,6 +82,11 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
             hint="--translate to-gguf makes llama.cpp's names of transformers'"
             if there
             else "a GGUF has it in its metadata",
+        )
+    if is_mmproj(metadata):
+        raise UnsupportedError(
+            "--translate gguf: these are names of a tower for pictures or sounds (mmproj), which stay as they are",
+            hint="the language model beside it is; --rules FILE renames any",
         )
     if name not in architectures():
         raise UnsupportedError(

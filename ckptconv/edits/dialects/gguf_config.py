@@ -20,6 +20,35 @@ USED = ("num_experts_per_tok", "num_experts_per_token", "moe_k")
 ATTENDING = ("attention", "full_attention")
 STATE_GROUPS = ("n_groups", "mamba_n_groups")
 
+_TEXTS = ("text_config", "llm_config")
+_AROUND = {
+    "Idefics3ForConditionalGeneration", "InternVLChatModel", "InternVLForConditionalGeneration",
+    "LlavaForConditionalGeneration", "Qwen2AudioForConditionalGeneration", "SmolVLMForConditionalGeneration",
+    "VLlama3ForCausalLM", "VoxtralForConditionalGeneration",
+}  # fmt: skip
+"""Classes around a language model that may be one of several."""
+
+_LLAMA = {
+    "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+}  # fmt: skip
+_INSIDE: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "llama": ("llama", _LLAMA),
+    "mistral": ("llama", {
+        **_LLAMA, "intermediate_size": 14_336, "num_key_value_heads": 8, "max_position_embeddings": 131_072,
+    }),
+    "qwen2": ("qwen2", {
+        **_LLAMA, "vocab_size": 151_936, "intermediate_size": 22_016, "max_position_embeddings": 32_768,
+    }),
+    "qwen3": ("qwen3", {
+        **_LLAMA, "vocab_size": 151_936, "intermediate_size": 22_016, "max_position_embeddings": 32_768,
+        "head_dim": 128, "num_key_value_heads": 32,
+    }),
+}  # fmt: skip
+"""The language models in these: llama.cpp's architectures by the types that configurations name, and what they leave
+out where it is what transformers' class takes by itself.
+"""
+
 
 def architecture(config: Mapping[object, object]) -> str:
     """llama.cpp's name for the class in a configuration. Raises EditError where there is none, UnsupportedError for one
@@ -31,10 +60,18 @@ def architecture(config: Mapping[object, object]) -> str:
             "--translate to-gguf: no configuration says which class of transformers' this is",
             hint="it is made from a folder whose config.json lists its architectures",
         )
+    kind = str(config.get("model_type"))
+    if classes[0] in _AROUND:
+        if kind in _INSIDE:
+            return _INSIDE[kind][0]
+        raise UnsupportedError(
+            f"--translate to-gguf does not know how llama.cpp has a {kind[:80]!r} in a {classes[0]}",
+            hint=f"it knows {', '.join(_INSIDE)}",
+        )
     if classes[0] not in by_class():
         raise UnsupportedError(
             f"--translate to-gguf does not know how llama.cpp has a {classes[0][:80]!r}",
-            hint=f"it knows {', '.join(by_class())}",
+            hint=f"it knows {', '.join(sorted({*by_class(), *_AROUND}))}",
         )
     return by_class()[classes[0]]
 
@@ -49,11 +86,13 @@ def written_as(arch: str, config: Mapping[object, object]) -> str:
 
 def text_config(said: Mapping[object, object]) -> dict[object, object]:
     """The configuration of the language model, where that is a part of another's."""
-    inner = said.get("text_config")
+    inner = next((said[key] for key in _TEXTS if isinstance(said.get(key), dict)), None)
     if not isinstance(inner, dict):
         return dict(said)
-    classes = inner.get("architectures") or said.get("architectures")
-    return {**said, **inner, "architectures": classes}
+    outer = said.get("architectures")
+    around = isinstance(outer, list) and bool(outer) and outer[0] in _AROUND
+    _, unsaid = _INSIDE.get(str(inner.get("model_type")), ("", {})) if around else ("", {})
+    return {**said, **unsaid, **inner, "architectures": inner.get("architectures") or outer}
 
 
 def falcon_groups(config: Mapping[object, object]) -> int | None:

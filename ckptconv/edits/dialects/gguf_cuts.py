@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptconv.core.tensor import TensorInfo
-    from ckptconv.edits.dialects.change import Shape
+    from ckptconv.edits.dialects.change import Permutation, Shape
     from ckptconv.edits.dialects.gguf_table import Joining
 
 
 def argsort(axes: Sequence[int]) -> Shape:
     """The order that undoes an order."""
     return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+def undone(permutation: Permutation) -> Permutation:
+    """The order of rows that undoes one."""
+    shape, axes = permutation
+    return tuple(shape[axis] for axis in axes), argsort(axes)
 
 
 def cut(name: str, info: TensorInfo, joining: Joining, names: Sequence[str]) -> Change:

@@ -38,7 +38,7 @@ from ckptconv.edits.dialects.gguf_config import (
     text_config,
     whole_number,
 )
-from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads
+from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, undone
 from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures
 from ckptconv.errors import EditError
 
@@ -57,8 +57,8 @@ T = TypeVar("T")
 _ENDINGS = (".weight", ".bias")
 _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
-_LANGUAGE = "language_model."
-_PICTURES = "tensors for pictures are left out ({}), which llama.cpp has in a file of their own (mmproj)"
+_LANGUAGE = ("language_model.", "text_model.")
+_PICTURES = "tensors for pictures or sounds are left out ({}), of which --translate to-mmproj makes a file of their own"
 _FURTHER = "layers that predict further tokens are left out, which llama.cpp does not compute"
 
 
@@ -107,7 +107,7 @@ class _Translation:
         for part, name in names:
             if name not in found or "_shexp" not in found[name] + part or self.is_of_these(part):
                 found[name] = part
-        return {name.replace(_LANGUAGE, ""): part for name, part in found.items()}
+        return {_outside(name): part for name, part in found.items()}
 
     def is_of_these(self, part: str) -> bool:
         return ("_shexp" in part) == self.mixed
@@ -118,7 +118,7 @@ class _Translation:
             return f"{self.table.inside}.", ""
         module = next(iter(self.table.at.values())).partition(".")[0]
         roots = self.parts[ROOT]
-        whole = any(name.replace(_LANGUAGE, "").startswith(f"{module}.") for name in self.tensors)
+        whole = any(_outside(name).startswith(f"{module}.") for name in self.tensors)
         return "", "" if whole or not all(root.startswith(f"{module}.") for root in roots if "head" not in root) else (
             f"{module}."
         )
@@ -171,12 +171,12 @@ class _Translation:
 
     def own_name(self, name: str) -> str:
         inside, added = self.outer
-        own = name.replace(_LANGUAGE, "").removeprefix(inside)
+        own = _outside(name).removeprefix(inside)
         return f"{added}{own}" if added and own.partition(".")[0] != "lm_head" else own
 
     def place(self, name: str) -> _Found | None:
         for prefix, where in self.table.at.items():
-            at = where.replace(_LANGUAGE, "")
+            at = _outside(where)
             layer, _, rest = name.removeprefix(f"{at}.").partition(".")
             if name.startswith(f"{at}.") and layer.isdecimal() and len(layer) < 10:
                 return self.named(rest, self.parts[prefix], f"{prefix}.{layer}.")
@@ -271,9 +271,9 @@ class _Translation:
     def permutation(self, name: str, place: _Found) -> Permutation | None:
         info, key = self.tensors[name], self.said(self.table.halves, place)
         if key is not None:
-            return _undone(halves_of(name, info, self.number(*(() if key == "head_count" else GROUPS), *HEADS)))
+            return undone(halves_of(name, info, self.number(*(() if key == "head_count" else GROUPS), *HEADS)))
         if place.stem == "attn_qkv" and self.table.qkv == "heads":
-            return _undone(interleaved(name, info, self.number(*HEADS)))
+            return undone(interleaved(name, info, self.number(*HEADS)))
         return None
 
     def number(self, *keys: str) -> int:
@@ -307,10 +307,12 @@ class _Translation:
         return {output: Change(names=made[output].names, unpack=made[output].unpack, twin=embeddings, tied=tied)}
 
 
+def _outside(name: str) -> str:
+    """A name as it is where the language model is no part of another."""
+    for part in _LANGUAGE:
+        name = name.replace(part, "")
+    return name
+
+
 def _without_ending(name: str) -> str:
     return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
-
-
-def _undone(permutation: Permutation) -> Permutation:
-    shape, axes = permutation
-    return tuple(shape[axis] for axis in axes), argsort(axes)

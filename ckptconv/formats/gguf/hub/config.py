@@ -36,10 +36,10 @@ _UNSAID: Mapping[str, Mapping[str, Any]] = {
 """What configurations leave out where it is what transformers' class takes by itself: those of a part of another."""
 
 
-def unlike(arch: str, key: str, value: object, why: str) -> UnsupportedError:
+def unlike(arch: str, key: str, value: object, why: str, dialect: str = "to-gguf") -> UnsupportedError:
     """The error for what llama.cpp does not compute."""
     return UnsupportedError(
-        f"--translate to-gguf: llama.cpp's {arch} has no {key} {str(value)[:60]!r}: {why}",
+        f"--translate {dialect}: llama.cpp's {arch} has no {key} {str(value)[:60]!r}: {why}",
         hint="the file would load, and compute something else",
     )
 

@@ -1,0 +1,119 @@
+"""What is known of the files that llama.cpp has beside a language model, for pictures or for sounds (mmproj):
+gguf_names/projectors.toml, read.
+
+The file says what its keys mean. It ships with ckptconv, so that a mistake in it is one of ours.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VISION, AUDIO = "vision_config", "audio_config"
+CLIP = "clip"
+"""What llama.cpp calls the architecture of all of them."""
+
+
+@dataclass(slots=True)
+class Projector:
+    """One of them, with all that its sets say."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    config: str = VISION
+    tower: str = ""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    frames: str = ""
+    halves: tuple[str, ...] = ()
+    column: tuple[str, ...] = ()
+    add_one: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    past: bool = False
+    row: dict[str, str] = field(default_factory=dict)
+    f32: tuple[str, ...] = ()
+    f16: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+
+    def take(self, row: Mapping[str, Any], sets: Mapping[str, Any], at: str) -> None:
+        """What a row says; what was said before gives way."""
+        for name in row.get("like", ()):
+            self.take(sets[name], sets, at)
+        inside = {f"{at}.{part}": name for part, name in row.get("parts", {}).items()}
+        for old, new in (row.get("names", {}) | inside).items():
+            self.names[old] = (new,) if isinstance(new, str) else tuple(new)
+        self.classes += tuple(row.get("classes", ()))
+        self.config = row.get("config", self.config)
+        self.tower = row.get("tower", self.tower)
+        self.frames = row.get("frames", self.frames)
+        self.halves += tuple(row.get("halves", ()))
+        self.column += tuple(row.get("column", ()))
+        self.add_one += tuple(row.get("add-one", ()))
+        self.left += tuple(row.get("left", ()))
+        self.past = row.get("past", self.past)
+        self.row |= row.get("row", {})
+        self.f32 += tuple(row.get("f32", ()))
+        self.f16 += tuple(row.get("f16", ()))
+        self.needed += tuple(row.get("needed", ()))
+
+
+@cache
+def projectors() -> Mapping[str, Projector]:
+    """All of them by llama.cpp's names."""
+    text = (resources.files(__package__) / "gguf_names" / "projectors.toml").read_text("utf-8")
+    rows = tomllib.loads(text)
+    sets = rows.pop("sets")
+    found = {name: Projector(name) for name in rows}
+    for name, one in found.items():
+        one.take(rows[name], sets, rows[name]["at"])
+    return found
+
+
+@cache
+def tower_classes() -> tuple[str, ...]:
+    """The classes of transformers' of which there is such a file."""
+    return tuple(sorted({name for one in projectors().values() for name in one.classes}))
+
+
+def is_mmproj(metadata: Mapping[object, object]) -> bool:
+    """Whether the metadata is that of such a file."""
+    return metadata.get("general.architecture") == CLIP
+
+
+def projector_of(config: Mapping[object, object]) -> Projector:
+    """The one for the class in a configuration. Raises EditError where there is none, UnsupportedError for one that is
+    not written.
+    """
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
+        raise EditError(
+            "--translate to-mmproj: no configuration says which class of transformers' this is",
+            hint="it is made from a folder whose config.json lists its architectures",
+        )
+    named = [one for one in projectors().values() if classes[0] in one.classes]
+    if not named:
+        raise UnsupportedError(
+            f"--translate to-mmproj does not know how llama.cpp has the pictures or sounds of a {classes[0][:80]!r}",
+            hint=f"it knows {', '.join(tower_classes())}",
+        )
+    own = config.get(named[0].config)
+    if not isinstance(own, dict):
+        raise EditError(
+            f"--translate to-mmproj: the configuration has no {named[0].config}",
+            hint="it is in the model's config.json, where the model has a tower",
+        )
+    tower = own.get("model_type")
+    for one in named:
+        if len(named) == 1 or one.tower == tower:
+            return one
+    raise UnsupportedError(
+        f"--translate to-mmproj: llama.cpp has no {classes[0]} with a tower of {str(tower)[:40]!r}",
+        hint=f"it has {' and '.join(one.tower for one in named)}",
+    )

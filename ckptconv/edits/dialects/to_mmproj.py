@@ -1,0 +1,233 @@
+"""transformers' towers for pictures or sounds, as llama.cpp has them in a file of their own (mmproj).
+
+    vision_tower.encoder.layers.0.self_attn.q_proj → v.blk.0.attn_q    multi_modal_projector.linear_1 → mm.1    …
+
+Names come in three layouts: those of released files (``vision_tower.vision_model.``), those of transformers' classes
+(all below ``model.``), and those that transformers 5 writes (neither). A fused q, k and v is cut where llama.cpp has
+three, rows of q and k are turned from rotary halves to neighbours, a convolution over two frames becomes two, and a
+norm gets its 1. The layers of a tower past the one that the projector looks at are left out, and so is a tower's head.
+
+What is for the language model is left out with a word; any other tensor that is not in the table is refused. Vectors,
+positions and what else `fixed_types` says are of one type in every file, as llama.cpp's converter makes them.
+
+Sources: llama.cpp's conversion/ (MmprojModel and what inherits from it: `filter_tensors`, `modify_tensors`,
+`tensor_force_quant`), gguf-py/gguf/tensor_mapping.py, tools/mtmd/clip.cpp (`load_tensors`) and tools/mtmd/models/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import listed
+from ckptconv.edits.dialects.attention import halves_of
+from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, whole_number
+from ckptconv.edits.dialects.gguf_cuts import undone
+from ckptconv.edits.dialects.gguf_projectors import VISION, projector_of
+from ckptconv.errors import EditError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import TensorInfo
+
+    Tensors = Mapping[str, TensorInfo]
+
+EMBEDDINGS = "token_embd.weight"
+"""What the embeddings of texts are called where a row of them is needed, which is taken out when it is known which."""
+
+_TEXT = ("language_model.", "text_model.", "layers.", "embed_tokens.", "norm.", "lm_head.")
+_ENDINGS = (".weight", ".bias")
+_TOWER = "vision_tower."
+_NESTED = "vision_tower.vision_model."
+_POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
+_CONVOLUTION = "v.patch_embd.weight"
+_CONVOLUTIONS = (_CONVOLUTION, "mm.patch_merger.weight")
+_BUFFERS = ("*.position_ids", "*.rotary_emb.inv_freq", "*.rotary_pos_emb.inv_freq")
+_LANGUAGE = "tensors of the language model are left out ({}), of which --translate to-gguf makes a file"
+_DEEP = "v.deepstack."
+
+
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
+    return _Translation(tensors, metadata).changes()
+
+
+def fixed_types(tensors: Tensors, metadata: Mapping[object, object], asked: DType | None) -> dict[str, DType]:
+    """The types of tensors that have one whatever type the file is written in; `asked` is the latter, None where each
+    keeps its own. A convolution is of F16 in a file of F16, and of F32 in any other.
+    """
+    projector = projector_of(metadata)
+    found: dict[str, DType] = {}
+    for name, info in tensors.items():
+        if name in projector.f16:
+            found[name] = DType.F16
+        elif name.startswith(_CONVOLUTIONS) and name not in projector.f32:
+            found[name] = DType.F16 if (asked or info.dtype) is DType.F16 else DType.F32
+        elif name in projector.f32 or _is_f32(name, len(info.shape)):
+            found[name] = DType.F32
+        elif name == EMBEDDINGS:
+            found[name] = info.dtype
+    return found
+
+
+def _is_f32(name: str, rank: int) -> bool:
+    return rank <= 1 or name in _POSITIONS or not name.endswith(".weight") or name.endswith("_norm.weight")
+
+
+class _Translation:
+    def __init__(self, tensors: Tensors, metadata: Mapping[object, object]) -> None:
+        self.tensors = tensors
+        self.table = projector_of(metadata)
+        own = metadata[self.table.config]
+        assert isinstance(own, dict)
+        self.config: Mapping[object, object] = own
+        self.layers = feature_layers(metadata) if self.table.past else None
+        self.text = {name for name in tensors if own_name(name).startswith(_TEXT)}
+
+    def changes(self) -> dict[str, Change]:
+        made: dict[str, Change] = {}
+        lost: list[str] = []
+        for name in self.tensors:
+            change = self.left_out(name) or self.change(name)
+            if change is None:
+                lost.append(name)
+            else:
+                made[name] = change
+        if lost:
+            raise EditError(
+                f"--translate to-mmproj: llama.cpp's {self.table.name} has no place for "
+                f"{listed([repr(name) for name in lost], 2)}", hint="--drop leaves them out",
+            )  # fmt: skip
+        if all(change.gone for change in made.values()):
+            raise EditError(
+                "--translate to-mmproj: there are no tensors for pictures or sounds",
+                hint="they may be in another shard; ckptconv inspect --list shows the names",
+            )
+        return made
+
+    def left_out(self, name: str) -> Change | None:
+        """For what llama.cpp has elsewhere, or no place for."""
+        own = own_name(name)
+        if name in self.text:
+            if self.table.row and own.endswith("embed_tokens.weight"):
+                return Change.to(EMBEDDINGS)
+            return Change(names=(name,), gone=True, left=_LANGUAGE.format(f"{len(self.text):,}"))
+        if any(fnmatchcase(own, glob) for glob in (*self.table.left, *_BUFFERS)):
+            return Change(names=(name,), gone=True)
+        return None
+
+    def change(self, name: str) -> Change | None:
+        """For one that has a place, None for others."""
+        own = own_name(name)
+        found = self.place(own)
+        if found is None:
+            return None
+        number, names = found
+        if self.layers is not None and number is not None and names[0].startswith("v.blk.") and number >= self.layers:
+            return Change(names=(name,), gone=True)
+        info = self.tensors[name]
+        if info.dtype.kind != "float":
+            raise EditError(
+                f"--translate to-mmproj: {name!r} is of {info.dtype}, and not of floats",
+                hint="weights that are quantized need --dequantize",
+            )
+        unpack = info.dtype is not DType.F32 and (
+            info.dtype not in (DType.F16, DType.BF16) or _is_f32(names[0], len(info.shape))
+        )
+        if own == self.table.frames:
+            return replace(_frames(name, info), unpack=unpack)
+        if len(names) > 1:
+            return replace(Change.cut(names, name, info), unpack=unpack)
+        turned = names[0].removesuffix(".weight").removesuffix(".bias").endswith(self.table.halves or ("/",))
+        one = names[0] in self.table.add_one
+        column = names[0] in self.table.column and len(info.shape) == 1
+        return Change(
+            names=names, unpack=unpack or (one and info.dtype is not DType.F32),
+            shape=(info.shape[0], 1) if column else None,
+            permute=undone(halves_of(name, info, self.heads())) if turned else None,
+            function={"function": "add", "value": 1} if one else None,
+        )  # fmt: skip
+
+    def place(self, own: str) -> tuple[int | None, tuple[str, ...]] | None:
+        """The number in a name, and what llama.cpp calls it: whole, or without its ending."""
+        if own == self.table.frames:
+            return None, (_CONVOLUTION, f"{_CONVOLUTION}.1")
+        steps = own.split(".")
+        at = next((at for at, step in enumerate(steps) if step.isdecimal() and len(step) < 10), None)
+        number = None if at is None else int(steps[at])
+        if at is not None:
+            steps[at] = "{}"
+        key = ".".join(steps)
+        stem = next((key.removesuffix(ending) for ending in _ENDINGS if key.endswith(ending)), key)
+        names = self.table.names.get(key)
+        if names is None and stem != key and stem in self.table.names:
+            names = tuple(one + key[len(stem) :] for one in self.table.names[stem])
+        if names is None:
+            return None
+        shown = self.deep(number) if names[0].startswith(_DEEP) else number
+        return number, tuple(name.replace("{}", str(shown)) for name in names)
+
+    def deep(self, number: int | None) -> int:
+        """The layer after which the merger of this number stands. Raises EditError where there is none."""
+        found = self.config.get("deepstack_visual_indexes", _DEEPSTACK)
+        said = found if isinstance(found, list) else []
+        layer = said[number] if number is not None and number < len(said) else None
+        if type(layer) is not int or layer < 0 or said.count(layer) != 1:
+            raise EditError(
+                f"--translate to-mmproj: the configuration says no layer for deepstack_merger_list.{number}",
+                hint="deepstack_visual_indexes of its vision_config lists them",
+            )
+        return layer
+
+    def heads(self) -> int:
+        """How many there are in the tower. Raises EditError where the configuration does not say it."""
+        count = whole_number(self.config, HEADS) or _PIXTRAL_HEADS
+        if count < 1:
+            raise EditError(
+                "--translate to-mmproj: the configuration says no num_attention_heads for pictures",
+                hint=f"it is in the {VISION} of the model's config.json",
+            )
+        return count
+
+
+_PIXTRAL_HEADS = 16
+"""What transformers' class takes by itself, where a configuration leaves it out."""
+
+_DEEPSTACK = [8, 16, 24]
+_CLIP_LAYERS = 12
+_FEATURES = -2
+"""What LLaVA's configurations leave out likewise: the layer whose outputs are taken is the last but one."""
+
+
+def feature_layers(metadata: Mapping[object, object]) -> int:
+    """How many layers of the tower come before the outputs that the projector takes. Raises EditError."""
+    vision = metadata.get(VISION)
+    layers = whole_number(vision, LAYERS) if isinstance(vision, dict) else None
+    layers = _CLIP_LAYERS if layers is None else layers
+    said = metadata.get("vision_feature_layer")
+    said = _FEATURES if said is None else said
+    if type(said) is not int or not 0 < (said + layers + 1 if said < 0 else said) <= layers:
+        raise EditError(
+            f"--translate to-mmproj: vision_feature_layer is {str(said)[:40]!r}, and no one layer of {layers}",
+            hint="llama.cpp's projector takes the outputs of one",
+        )
+    return said + layers + 1 if said < 0 else said
+
+
+def own_name(name: str) -> str:
+    """A name in the shortest of the layouts."""
+    own = name.removeprefix("model.")
+    return f"{_TOWER}{own.removeprefix(_NESTED)}" if own.startswith(_NESTED) else own
+
+
+def _frames(name: str, info: TensorInfo) -> Change:
+    """A convolution over two frames as one for each. Raises EditError where it is none."""
+    if len(info.shape) != 5 or info.shape[2] != 2:
+        raise EditError(
+            f"{name!r} is {list(info.shape)}, and no convolution over two frames", hint="llama.cpp has no other"
+        )
+    return Change(names=(_CONVOLUTION, f"{_CONVOLUTION}.1"), axes=(2, 0, 1, 3, 4))

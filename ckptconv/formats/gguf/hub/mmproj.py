@@ -1,0 +1,155 @@
+"""What llama.cpp has for pictures or sounds beside a language model of transformers' (mmproj), as a GGUF: the metadata
+for tensors that have llama.cpp's names already.
+
+    general.architecture   clip
+    general.type           mmproj
+    clip.projector_type    how the tower's outputs become embeddings of the language model, which names the rest
+    clip.vision.…          the tower's sizes, and how pictures are normed before it; clip.audio.… of one for sounds
+
+Pixtral's has a vector of the language model's besides, the embedding of the token that ends a row of patches, which the
+tokenizer's documents number.
+
+Sources: llama.cpp's conversion/base.py (MmprojModel), conversion/llava.py, tools/mtmd/clip.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.core.edit import Edit
+from ckptconv.edits.apply import apply
+from ckptconv.edits.dialects.gguf_projectors import CLIP, VISION, projector_of
+from ckptconv.edits.dialects.to_mmproj import EMBEDDINGS, fixed_types
+from ckptconv.errors import CkptconvError, EditError
+from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
+from ckptconv.formats.gguf.hub.config import CONFIG, number
+from ckptconv.formats.gguf.hub.documents import Documents, bad
+from ckptconv.formats.gguf.hub.entries import check_types, file_type, folder_name, settled
+from ckptconv.formats.gguf.hub.model import Made
+from ckptconv.formats.gguf.hub.pictures import Said, picture_entries
+from ckptconv.formats.gguf.hub.sounds import sound_entries
+from ckptconv.formats.gguf.hub.tower_sizes import check_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.gguf.values import Typed
+    from ckptconv.io.folder import Folder
+
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_NORMED = {"clip.vision.image_mean": "image_mean", "clip.vision.image_std": "image_std"}
+_COLOURS = 3
+
+
+def mmproj_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]) -> Made:
+    """The file for pictures or sounds of a model in a folder whose tensors are translated; `said` are entries that a
+    person gives, which outrank these, and get their types. Reads the documents beside the weights. Raises
+    CkptconvError, with the path of what is wrong.
+    """
+    documents = Documents(folder)
+    document = documents.object(CONFIG)
+    if document is None:
+        raise EditError(f"--translate to-mmproj: there is no {CONFIG} beside the weights", path=folder.path)
+    try:
+        return _made(documents, document, tensors, said)
+    except CkptconvError as error:
+        raise error.at(folder.path) from error.__cause__
+
+
+def _made(
+    documents: Documents, document: Mapping[str, Any], tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]
+) -> Made:
+    config = dict[object, object](document.items())
+    projector = projector_of(config)
+    check_types("to-mmproj", tensors)
+    preprocessor = _preprocessor(documents)
+    pictures = projector.config == VISION
+    for name, token in projector.row.items():
+        tensors = _with_row(tensors, name, _number_of(documents, token))
+    infos = {name: tensor.info for name, tensor in tensors.items()}
+    found = Said.of(projector, document, preprocessor)
+    own = picture_entries(found) if pictures else sound_entries(found)
+    kind = "vision" if pictures else "audio"
+    own[f"clip.{kind}.projection_dim"] = ("uint32", check_sizes(projector, own, infos, found))
+    fixed = fixed_types(infos, config, None)
+    entries: dict[str, Typed] = {
+        ARCHITECTURE_KEY: ("string", CLIP),
+        "general.type": ("string", "mmproj"),
+        "general.name": ("string", folder_name(documents) or projector.name),
+        **own,
+        **(_normed(preprocessor, said) if pictures else {}),
+        **file_type(tensor for name, tensor in tensors.items() if name not in fixed),
+        VERSION_KEY: ("uint32", QUANTIZATION_VERSION),
+    }
+    typed = settled(entries, said, dict.fromkeys(_NORMED, "float32[]") if pictures else {})
+    return Made(dict(tensors), typed, tuple(documents.findings))
+
+
+def _preprocessor(documents: Documents) -> dict[str, Any]:
+    """What is said of pictures: in a document of their own, or in that of all that the model takes."""
+    found: dict[str, Any] = {}
+    for name in _PREPROCESSORS:
+        document = documents.object(name) or {}
+        inner = document.get("image_processor")
+        found |= document | (inner if isinstance(inner, dict) else {})
+    return found
+
+
+def _normed(preprocessor: Mapping[str, Any], said: Mapping[str, MetaNode]) -> dict[str, Typed]:
+    """The mean and the deviation of each colour. Raises CorruptFileError, EditError where there is none."""
+    found: dict[str, Typed] = {}
+    for key, name in _NORMED.items():
+        values = preprocessor.get(name)
+        if values is None and key not in said:
+            raise EditError(
+                f"--translate to-mmproj: no {' or '.join(_PREPROCESSORS)} beside the weights says an {name}",
+                hint=f"copy them there, or --meta '{key}=[0.5, 0.5, 0.5]' says it",
+            )
+        if values is None:
+            continue
+        if not isinstance(values, list) or len(values) != _COLOURS:
+            raise bad(f"{_PREPROCESSORS[0]}: {name} is {str(values)[:40]!r}, and no {_COLOURS} numbers")
+        found[key] = ("float32[]", [number(one, f"{_PREPROCESSORS[0]}: {name}") for one in values])
+    return found
+
+
+def _number_of(documents: Documents, token: str) -> int:
+    """The number of a token that was added. Raises CorruptFileError, EditError."""
+    added = (documents.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
+    said = [(key, one) for key, one in added.items()] if isinstance(added, dict) else []
+    listed = (documents.object("tokenizer.json") or {}).get("added_tokens")
+    said += [(one.get("id"), one) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    for key, one in said:
+        if isinstance(one, dict) and one.get("content") == token:
+            if type(key) is int or (isinstance(key, str) and key.isdecimal() and len(key) < 10):
+                return int(key)
+            raise bad(f"the tokenizer's number of {token} is {str(key)[:40]!r}")
+    raise EditError(
+        f"--translate to-mmproj: no tokenizer beside the weights has a token {token}, whose embedding llama.cpp needs",
+        hint="copy the model's tokenizer.json and tokenizer_config.json there",
+    )
+
+
+def _with_row(tensors: Mapping[str, LazyTensor], name: str, number: int) -> dict[str, LazyTensor]:
+    """The tensors with one row of the embeddings instead of all. Raises EditError where there is none."""
+    embeddings = tensors.get(EMBEDDINGS)
+    shape = embeddings.info.shape if embeddings is not None else ()
+    if embeddings is None or len(shape) != 2 or number >= shape[0]:
+        what = "there are none" if embeddings is None else f"they are {list(shape)}"
+        raise EditError(
+            f"--translate to-mmproj: row {number} of the language model's embeddings belongs in the file, and {what}",
+            hint="convert the whole model's folder",
+        )
+    parts = {"before": number, name: 1, "after": shape[0] - number - 1}
+    sizes = {part: size for part, size in parts.items() if size}
+    edits = [
+        Edit("split", (EMBEDDINGS,), tuple(sizes), {"axis": 0, "sizes": [*sizes.values()]}),
+        Edit("reshape", (name,), (name,), {"shape": [shape[1]]}),
+        Edit("cast", (name,), (name,), {"from": embeddings.info.dtype.name, "dtype": "F32"}),
+    ]
+    if len(sizes) == 1:
+        edits[0] = Edit("rename", (EMBEDDINGS,), (name,))
+    row = apply({EMBEDDINGS: embeddings}, edits)[name]
+    return {**{key: tensor for key, tensor in tensors.items() if key != EMBEDDINGS}, name: row}

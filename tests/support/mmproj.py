@@ -1,0 +1,64 @@
+"""Small models with towers for pictures or sounds: what llama.cpp's converter made of them, and folders of them."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+CASES: dict[str, Any] = json.loads(
+    (Path(__file__).parents[2] / "fixtures" / "others" / "llama-cpp-mmproj.json").read_text("utf-8")
+)
+BREAK = 12
+"""The number of [IMG_BREAK] in all of them."""
+
+_NESTED = "vision_tower.vision_model."
+
+
+def apart(found: dict[str, Any]) -> dict[str, Any]:
+    """Names as they are, of those that are written once for all numbers."""
+    rows = (
+        [(name.replace("{}", str(number)), value[1]) for number in range(value[0])] if "{}" in name else [(name, value)]
+        for name, value in found.items()
+    )
+    return dict(chain.from_iterable(rows))
+
+
+def state(case: str) -> Arrays:
+    """Weights of a model under the names that released files have."""
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape, "f4") for name, shape in apart(CASES[case]["source"]).items()}
+
+
+def as_transformers_5_writes(name: str) -> str:
+    """A released name in the layout of transformers 5's files."""
+    return name.removeprefix("model.").replace(_NESTED, "vision_tower.") if "vision_tower" in name else name
+
+
+def as_the_class_has(name: str) -> str:
+    """A released name in the layout of transformers' classes."""
+    if name.startswith("language_model.model."):
+        return name.replace("language_model.model.", "model.language_model.")
+    outside = ("model.", "lm_head.", "mlp1.")
+    return name if name.startswith(outside) else f"model.{name.replace(_NESTED, 'vision_tower.')}"
+
+
+LAYOUTS = {"released": str, "transformers 5": as_transformers_5_writes, "class": as_the_class_has}
+
+
+def folder_of(case: str, path: Path, weights: Arrays | None = None, **changed: Any) -> Path:
+    """A folder of a model, with what is `changed` in its configuration, None for what is not there."""
+    path.mkdir(exist_ok=True)
+    save_file(weights or state(case), path / "model.safetensors")
+    config = {key: value for key, value in (CASES[case]["config"] | changed).items() if value is not None}
+    added = {"added_tokens_decoder": {str(BREAK): {"content": "[IMG_BREAK]"}}}
+    documents = {"config": config, "preprocessor_config": CASES[case]["preprocessor"], "tokenizer_config": added}
+    for name, document in documents.items():
+        (path / f"{name}.json").write_text(json.dumps(document), "utf-8")
+    return path
