@@ -21,12 +21,14 @@ from safetensors.numpy import save_file
 
 import ckptconv
 from ckptconv.arch import expand, library, parse_text
+from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 from tests.arch.families.diffusion import asked
 from tests.edits.lora_cases import case
 from tests.support.hub import small_qwen2
+from tests.support.mmproj import folder_of
 from tests.support.pipelines import save_pipeline
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ def prepared(folder: Path) -> Path:
     ckptconv.convert(FIXTURES / "quantized" / "quantized.safetensors", folder / "fp8.safetensors", edits=fp8)
     case("lora", folder)
     small_qwen2(folder / "qwen2")
+    folder_of("gemma3", folder / "gemma3")
     tools = folder / "bin"
     tools.mkdir()
     for name, what in {"ckptconv": f"{sys.executable} -m ckptconv", "python": sys.executable}.items():
@@ -215,6 +218,13 @@ def test_the_table_of_classes_that_become_gguf_is_the_one_that_is_read() -> None
         assert {one for one in classes if one.endswith(ends)} == set[str]().union(*(written[name] for name in names))
         listed += names
     assert sorted(listed) == sorted(written)
+
+
+def test_the_table_of_classes_that_have_a_second_file_is_the_one_that_is_read() -> None:
+    table = EDITS.partition("| `clip.projector_type` | classes")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
+    listed = {name.strip(" `"): set(re.findall(r"\w+(?:Generation|Model)\b", classes)) for name, classes in rows}
+    assert listed == {name: {*one.classes} for name, one in projectors().items()}
 
 
 def test_the_spec_of_the_readme_is_one() -> None:

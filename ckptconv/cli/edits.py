@@ -73,7 +73,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
         "llama.cpp's and for those of Llama's own releases (gguf, meta), diffusers' for single files of Stable "
         "Diffusion and Flux (ldm). The other way, to-gguf makes of a folder of transformers' a GGUF that llama.cpp "
-        "runs, with its hyperparameters and tokenizer; to-ldm makes of a pipeline of diffusers', or of a model of it, "
+        "runs, with its hyperparameters and tokenizer, and to-mmproj the file for pictures or sounds that llama.cpp "
+        "has beside it; to-ldm makes of a pipeline of diffusers', or of a model of it, "
         "the single file that ComfyUI and A1111 load.",
     ),
     click.option(

@@ -36,7 +36,7 @@ def offered(line: str) -> list[str]:
         ("ckptconv convert a b --arch ./models.py", ["file,./models.py"]),
         ("ckptconv convert a b --allow-loss op", ["plain,opaque"]),
         ("ckptconv convert a b --translate fl", ["plain,flax"]),
-        ("ckptconv convert a b --translate to", ["plain,to-gguf", "plain,to-ldm"]),
+        ("ckptconv convert a b --translate to", ["plain,to-gguf", "plain,to-ldm", "plain,to-mmproj"]),
         ("ckptconv convert a b --dtype BF", ["plain,BF16"]),
         ("ckptconv convert a b --dtype Q8", ["plain,Q8_0"]),
         ("ckptconv convert a b --rules ed", ["file,ed"]),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from tests.arch.families.diffusion import asked
 from tests.support.hub import small_qwen2
+from tests.support.mmproj import folder_of
 from tests.support.pipelines import save_pipeline
 
 if TYPE_CHECKING:
@@ -146,3 +147,24 @@ def test_a_model_of_transformers_becomes_one_of_llama_cpp(run: Run, tmp_path: Pa
     assert (
         "no configuration says which class of transformers' this is\nhint: it is made from a folder" in refused.output
     )
+
+
+def test_of_a_model_with_pictures_there_is_a_second_file(run: Run, tmp_path: Path) -> None:
+    source = folder_of("gemma3", tmp_path / "model")
+    typed = ["convert", source, tmp_path / "mmproj.gguf", "--translate", "to-mmproj", "--dtype", "F16"]
+    planned = run(*typed, "--dry-run").output
+    assert "vision_tower.vision_model.encoder.layers.1.mlp.fc1.weight → v.blk.1.ffn_up.weight" in planned
+    told = run(*typed).output
+    assert "warning: tensors of the language model are left out (1), of which --translate to-gguf makes a file" in told
+    shown = run("inspect", tmp_path / "mmproj.gguf").output
+    assert re.search(r"clip\.projector_type +'gemma3'", shown)
+    assert "blk.0–3 ×4" in shown
+    validated = run("validate", tmp_path / "mmproj.gguf")
+    assert validated.exit_code == 2
+    assert "what llama.cpp has for pictures or sounds beside a language model (mmproj)" in validated.output
+    again = run(*typed, "--force", "--meta", "clip.vision.image_std=3")
+    assert again.exit_code == 2
+    assert "--meta clip.vision.image_std: '3' is no float32[], which llama.cpp takes there" in again.output
+    mixed = run(*typed[:-1], "Q4_K_M", "--force")
+    assert mixed.exit_code == 2
+    assert "--dtype Q4_K_M: a mixture of types is for a language model, and not for a tower" in mixed.output
