@@ -139,7 +139,7 @@ def convert(
         request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits or Edits(),
         metadata=metadata or {}, bare=bare, with_params=with_params,
     )  # fmt: skip
-    order.check(verify=verify)
+    order.check(verify=verify, shards=size is not None)
     with (
         open(source, format=from_format, progress=progress) as opened,
         Adapters(order.edits.names) as adapters,

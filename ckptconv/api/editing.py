@@ -14,7 +14,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import TO_GGUF, TO_MMPROJ, left_alone
+from ckptconv.edits.dialects import TO_GGUF, left_alone
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.edits.invert import inverted
@@ -142,7 +142,7 @@ def _kept(
     """
     if wanted.for_llama_cpp == TO_GGUF:
         return [name for name, one in tensors.items() if is_kept_f32(name, len(one.info.shape))], {}
-    if wanted.for_llama_cpp == TO_MMPROJ:
+    if wanted.to_mmproj:
         if mixture := asked_mixture(wanted.dtype):
             raise UsageError(
                 f"--dtype {mixture.name}: a mixture of types is for a language model, and not for a tower",

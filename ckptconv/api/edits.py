@@ -57,6 +57,13 @@ class Edits:
         return next((one for one in (TO_GGUF, TO_MMPROJ) if self._translates(one)), "")
 
     @property
+    def to_mmproj(self) -> bool:
+        """Whether that is what llama.cpp has for pictures or sounds beside a language model."""
+        from ckptconv.edits.dialects import TO_MMPROJ
+
+        return self.for_llama_cpp == TO_MMPROJ
+
+    @property
     def to_ldm(self) -> bool:
         """Whether what comes out is a single file of a diffusion model."""
         if not self.names:

@@ -37,9 +37,13 @@ class Order:
     bare: bool = False
     with_params: bool = False
 
-    def check(self, *, verify: bool) -> None:
+    def check(self, *, verify: bool, shards: bool) -> None:
         """Raise UsageError where the words do not go together."""
         request = self.request
+        if shards and self.edits.to_mmproj:
+            raise UsageError(
+                "llama.cpp reads what it has for pictures or sounds from one file", hint="leave --shard-size out"
+            )
         if request.settings and request.arch is None and not self.with_params:
             raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
         if request.inputs and not verify and not (self.format.graph and request.arch is not None):

@@ -249,6 +249,12 @@ def test_it_goes_into_a_gguf_alone(tmp_path: Path) -> None:
         made(folder_of("gemma3", tmp_path / "model"), tmp_path / "a.safetensors")
 
 
+def test_it_is_one_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="from one file") as caught:
+        made(folder_of("gemma3", tmp_path / "model"), tmp_path / "a.gguf", shard_size="100KB")
+    assert caught.value.hint == "leave --shard-size out"
+
+
 def test_validate_says_what_it_is_also_beside_a_configuration(tmp_path: Path) -> None:
     folder = folder_of("gemma3", tmp_path / "model")
     made(folder, folder / "mmproj.gguf")
