@@ -6,8 +6,8 @@ third between. It goes by llama.cpp's names of tensors, counted in its order (th
 by block, each by name), and by a few numbers of the model. A row that is no whole number of blocks gets a type of
 smaller blocks.
 
-Not here: mixtures of types that are not quantized to (IQ…), and Q2_K_S, which llama-quantize makes with an importance
-matrix alone.
+Not here: mixtures of types that are not quantized to (IQ1 to IQ3), and Q2_K_S, which llama-quantize makes with an
+importance matrix alone.
 
 Source: llama.cpp's src/llama-quant.cpp (`tensor_allows_quantization`, `llama_tensor_get_type_impl`,
 `tensor_type_fallback`, `init_quantize_state_counters`), src/llama-model-loader.h (`weight_name_comparer`), and for the
@@ -66,7 +66,8 @@ MIXTURES = {
         *(
             Mixture(f"MOSTLY_{name}", name, number)
             for name, number in {
-                "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q6_K": 18, "TQ1_0": 36, "TQ2_0": 37,
+                "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q6_K": 18,
+                "IQ4_NL": 25, "IQ4_XS": 30, "TQ1_0": 36, "TQ2_0": 37,
             }.items()
         ),
     )
@@ -77,6 +78,7 @@ _70B = ("deci", "olmo", "qwen2")
 _70B_GROUPED = ("llama", "llama-embed")
 _SMALLER = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
+    "IQ4_XS": "IQ4_NL",
 }  # fmt: skip
 """The type, of blocks of 32, for rows that are no whole number of 256."""
 
@@ -92,6 +94,7 @@ _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _OUTPUT = "output.weight"
 _VALUES = ("attn_qkv.weight", "attn_kv_b.weight", "attn_v.weight")
 _FALCON = "falcon"
+_UNEVEN = ("IQ4_NL", "IQ4_XS")
 
 
 def is_kept_float(name: str) -> bool:
@@ -170,6 +173,8 @@ class _Choice:
             most = "Q5_K"
         elif kind in ("Q4_K_M", "Q5_K_M") and _gets_more(at, self.all_values):
             most = "Q6_K"
+        elif most in _UNEVEN and self.model.group >= 4:
+            most = "Q5_K"
         return "Q5_K" if self.model.is_70b and most in ("Q3_K", "Q4_K") else most
 
     def down(self, name: str) -> str:
@@ -184,6 +189,8 @@ class _Choice:
             return "Q5_K" if layer < layers // 16 else "Q4_K" if more or not falcon else "Q3_K"
         if kind == "Q3_K_L":
             return "Q4_K" if falcon else "Q5_K"
+        if most in _UNEVEN:
+            return "Q5_K" if layer < layers // 8 else most
         if kind == "Q4_K_S":
             return "Q5_K" if layer < layers // 8 and not falcon else most
         if kind == "Q4_K_M" and falcon:
@@ -195,7 +202,8 @@ class _Choice:
         if self.model.arch == _FALCON:
             return "Q4_K" if kind == "Q3_K_L" else most
         if self.model.experts == 8:
-            return "Q5_K" if kind in ("MOSTLY_Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M") else most
+            few = most in _UNEVEN or kind in ("MOSTLY_Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M")
+            return "Q5_K" if few else most
         return {"MOSTLY_Q2_K": "Q3_K", "Q3_K_M": "Q4_K", "Q3_K_L": "Q5_K"}.get(kind, most)
 
 

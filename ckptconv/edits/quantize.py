@@ -4,7 +4,7 @@ What a block's bytes are is asked of the `gguf` package, which ggml's authors ke
 K-quants, which it unpacks alone, of `edits.kquants`. No block knows of another, so that pieces give what the whole
 tensor would, bit for bit. Elements become F32 first, as in llama.cpp's converter (``convert_hf_to_gguf.py``).
 
-Refused: all other types (IQ… and those in which ggml keeps activations); tensors of fewer than two
+Refused: all other types (IQ1 to IQ3, and those in which ggml keeps activations); tensors of fewer than two
 dimensions, and rows that are no whole number of blocks, of which ggml has none.
 """
 

@@ -1,4 +1,4 @@
-"""ggml's K-quants: 256 elements to a block, whose sub-blocks have scales of their own in few bits.
+"""ggml's K-quants: 256 elements to a block, whose sub-blocks have scales of their own in few bits; and two kin.
 
     Q2_K  16 bytes: scale and minimum, 4 bits each, of 16 sub-blocks of 16; 64 bytes: 2 bits an element; F16 d, dmin
     Q3_K  32 bytes: the third bit of each element; 64 bytes: the lower 2; 12 bytes: 16 scales of 6 bits, of sub-blocks
@@ -7,6 +7,9 @@
     Q5_K  the same, and before the elements 32 bytes: the fifth bit of each
     Q6_K  128 bytes: the lower 4 bits of the elements; 64 bytes: their upper 2; 16 scales of 8 bits, of sub-blocks of
           16; F16 d
+    IQ4_XS  F16 d; 2 bytes: the upper 2 bits of the scales of 8 sub-blocks of 32, and 4 bytes: the lower 4; 128 bytes:
+            4 bits an element, which stand for 16 values that are uneven
+    IQ4_NL  the same of 32 elements alone: F16 d, and 16 bytes
 
 Each sub-block's scale (and minimum) is searched: the elements are rounded by some scales about the obvious one (Q3_K:
 one after another, by what became of the others), and of those the best is kept, by squared errors (Q2_K: by absolute
@@ -16,7 +19,7 @@ of them. It is done in F32, and sums go from the first element to the last, so t
 library is for any x86-64. Elements stand in columns here, a sub-block in each.
 
 Source: ggml's ggml-quants.c (`quantize_row_q2_K_ref` to `q6_K_ref`, `make_qkx2_quants`, `make_q3_quants`,
-`make_qx_quants`) and ggml-common.h.
+`make_qx_quants`, `quantize_row_iq4_nl_impl`) and ggml-common.h.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.edits.kquants.minima import q2, q4, q5
 from ckptconv.edits.kquants.symmetric import q3, q6
+from ckptconv.edits.kquants.uneven import iq4_nl, iq4_xs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,5 +37,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-KQUANTS: dict[str, Callable[[Array], Array]] = {"Q6_K": q6, "Q5_K": q5, "Q4_K": q4, "Q3_K": q3, "Q2_K": q2}
+KQUANTS: dict[str, Callable[[Array], Array]] = {
+    "Q6_K": q6, "Q5_K": q5, "Q4_K": q4, "Q3_K": q3, "Q2_K": q2, "IQ4_XS": iq4_xs, "IQ4_NL": iq4_nl,
+}  # fmt: skip
 """What makes the blocks of each type: F32 values that are a whole number of them become rows of bytes, one each."""

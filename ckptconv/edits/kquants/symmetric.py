@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.edits.kquants.parts import TINY, crumbs
+from ckptconv.edits.kquants.parts import TINY, crumbs, largest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ def q3(values: Array) -> Array:
     x = np.ascontiguousarray(values.reshape(-1, 16).T)
     scale, codes = _descended(x)
     scales = scale.reshape(-1, 16)
-    top = _largest(scales.T)
+    top = largest(scales.T)
     inverse = np.where(top != 0, f32(-32) / top, f32(0))
     d = np.where(top != 0, f32(1) / inverse, f32(0)).astype(np.float16)
     rounded = np.clip(np.rint(inverse[:, None] * scales), -32, 31).astype(np.int8)
@@ -44,14 +44,6 @@ def _six_bits(scales: Array) -> Array:
     return np.concatenate([lower, upper], axis=1)
 
 
-def _largest(x: Array) -> Array:
-    """Of each column the element that is largest by its size, the first of equals."""
-    import numpy as np
-
-    found: Array = np.take_along_axis(x, np.abs(x).argmax(axis=0)[None], axis=0)[0]
-    return found
-
-
 def _descended(x: Array) -> tuple[Array, Array]:
     """Scale and codes of each column: x is about scale · (code - 4). One element after another gets the code that suits
     the scale of the others best, as long as that betters the whole.
@@ -59,7 +51,7 @@ def _descended(x: Array) -> tuple[Array, Array]:
     import numpy as np
 
     f32 = np.float32
-    top = _largest(x)
+    top = largest(x)
     codes = np.clip(np.rint(f32(-4) / top * x), -4, 3)
     weights = x * x
     weighted = weights * x
@@ -113,7 +105,7 @@ def _searched(x: Array) -> tuple[Array, Array]:
     import numpy as np
 
     f32 = np.float32
-    top = _largest(x)
+    top = largest(x)
     weights = x * x
     weighted = weights * x
 

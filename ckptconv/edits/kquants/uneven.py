@@ -1,0 +1,107 @@
+"""IQ4_NL and IQ4_XS: about scale · value, where the 16 values that a code stands for lie closer about zero.
+
+Which of two values an element becomes is told in F32 by its distances from both, as ggml does.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.edits.kquants.parts import TINY, largest, nibbles
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""``kvalues_iq4nl``."""
+
+TRIES = 7
+"""Scales that are tried to each side of the obvious one."""
+
+
+def iq4_nl(values: Array) -> Array:
+    """Blocks of IQ4_NL, of 32 elements, as the package says."""
+    import numpy as np
+
+    x = np.ascontiguousarray(values.reshape(-1, 32).T)
+    scale = _searched(x)
+    codes = _codes(x, _inverse(scale))
+    return np.concatenate([scale.astype(np.float16)[:, None].view(np.uint8), nibbles(codes)], axis=1)
+
+
+def iq4_xs(values: Array) -> Array:
+    """Blocks of IQ4_XS."""
+    import numpy as np
+
+    f32 = np.float32
+    x = np.ascontiguousarray(values.reshape(-1, 32).T)
+    scales = _searched(x).reshape(-1, 8)
+    d = -largest(scales.T) / f32(32)
+    rounded = np.clip(np.rint(_inverse(d)[:, None] * scales), -32, 31)
+    codes = _codes(x, _inverse((d[:, None] * rounded).reshape(-1)))
+    stored = (rounded + 32).astype(np.uint16)
+    upper = np.bitwise_or.reduce([(stored[:, i] >> 4) << (2 * i) for i in range(8)]).astype("<u2")
+    lower = ((stored[:, 0::2] & 15) | ((stored[:, 1::2] & 15) << 4)).astype(np.uint8)
+    head = [d.astype(np.float16)[:, None].view(np.uint8), upper[:, None].view(np.uint8), lower]
+    return np.concatenate([*head, nibbles(codes).reshape(len(d), 128)], axis=1)
+
+
+def _inverse(scale: Array) -> Array:
+    import numpy as np
+
+    inverse: Array = np.where(scale != 0, np.float32(1) / scale, np.float32(0))
+    return inverse
+
+
+@cache
+def _tables() -> tuple[Array, Array]:
+    """The values, and for each whole number from -128 on the last code but one whose value is not above it."""
+    import numpy as np
+
+    values = np.array(VALUES, np.float32)
+    below = np.searchsorted(values, np.arange(-128, 128, dtype=np.float32), side="right") - 1
+    return values, np.clip(below, 0, 14).astype(np.intp)
+
+
+def _codes(x: Array, inverse: Array) -> Array:
+    """Of each element, times what its column has, the code of the nearest value; of two the upper."""
+    import numpy as np
+
+    values, below = _tables()
+    scaled = inverse * x
+    floor = np.nan_to_num(np.clip(np.floor(scaled), -128, 127)).astype(np.intp)
+    low = below[floor + 128]
+    low += (scaled - values[low]) >= (values[low + 1] - scaled)
+    found: Array = low.astype(np.uint8)
+    return found
+
+
+def _searched(x: Array) -> Array:
+    """The scale of each column."""
+    import numpy as np
+
+    f32 = np.float32
+    values, _ = _tables()
+    top = largest(x)
+    weights = x * x
+
+    def sums(inverse: Array) -> tuple[Array, Array]:
+        taken = values[_codes(x, inverse)]
+        weighted = weights * taken
+        squares = weighted * taken
+        weighted *= x
+        return weighted.sum(axis=0), squares.sum(axis=0)
+
+    sum_xv, sum_vv = sums(f32(1) / (-top / values[0]))
+    scale = sum_xv / sum_vv
+    best = scale * sum_xv
+    for step in range(-TRIES, TRIES + 1):
+        sum_xv, sum_vv = sums((f32(step) + values[0]) / top)
+        better = (sum_vv > 0) & (sum_xv * sum_xv > best * sum_vv)
+        new = sum_xv / sum_vv
+        scale, best = np.where(better, new, scale), np.where(better, new * sum_xv, best)
+    found: Array = np.where(np.abs(top) < f32(TINY), f32(0), scale)
+    return found
