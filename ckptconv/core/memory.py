@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-_LARGER = 1 << 24
+_KEPT = {-3: 16 << 20, -1: 32 << 20, -8: 1}
+"""glibc's malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX."""
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for what is asked for next.
+    """Have glibc keep what is freed for what is asked for next, by whichever thread. Other C libraries are left alone.
 
-    glibc gives the end of its heap back whenever 128 KiB of it are free, until a larger block was freed once
-    (mallopt(3), M_MMAP_THRESHOLD). Taking it again, page by page, took as long as what is computed in it, and several
-    times as long where that is F64.
+    It gives the end of its heap back whenever 128 KiB of it are free (mallopt(3)). Taking it again, page by page, took
+    as long as what is computed in it, and several times as long where that is F64. Each thread has a heap of its own
+    else, so that what one of them has let go of would be kept beside what another one takes.
     """
-    bytes(_LARGER)  # no page of which is touched: it comes from calloc, as zeros
+    from ctypes import CDLL
+
+    try:
+        mallopt = CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for parameter, value in _KEPT.items():
+        mallopt(parameter, value)
