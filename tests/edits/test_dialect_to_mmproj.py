@@ -131,6 +131,13 @@ def test_the_language_model_is_left_out_with_a_word() -> None:
     assert said[0].message.endswith("(1), of which --translate to-gguf makes a file")
 
 
+def test_of_a_language_model_that_is_not_written_nothing_is_promised() -> None:
+    config = {**CASES["qwen3vl"]["config"], "architectures": ["Qwen3VLMoeForConditionalGeneration"]}
+    tensors = infos(state("qwen3vl")) | {"mtp.fc.weight": TensorInfo.of(DType.F32, (4, 4))}
+    said = left_alone("to-mmproj", tensors, config)
+    assert [one.message for one in said] == ["tensors of the language model are left out (2)"]
+
+
 def test_the_language_model_says_which_command_makes_the_other_file() -> None:
     tensors = infos(state("qwen2_5vl"))
     said = left_alone("to-gguf", tensors, CASES["qwen2_5vl"]["config"])

@@ -76,6 +76,14 @@ def architecture(config: Mapping[object, object]) -> str:
     return by_class()[classes[0]]
 
 
+def is_written(said: Mapping[object, object]) -> bool:
+    """Whether a configuration is one of a language model that is written."""
+    try:
+        return bool(architecture(text_config(said)))
+    except (EditError, UnsupportedError):
+        return False
+
+
 def written_as(arch: str, config: Mapping[object, object]) -> str:
     """The name in a file: that of the architecture, but for Granite's hybrids of which no layer keeps a state."""
     kinds = config.get("layer_types")

@@ -24,7 +24,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import listed
 from ckptconv.edits.dialects.attention import halves_of
 from ckptconv.edits.dialects.change import Change
-from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, whole_number
+from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, is_written, whole_number
 from ckptconv.edits.dialects.gguf_cuts import undone
 from ckptconv.edits.dialects.gguf_projectors import VISION, projector_of
 from ckptconv.errors import EditError
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 EMBEDDINGS = "token_embd.weight"
 """What the embeddings of texts are called where a row of them is needed, which is taken out when it is known which."""
 
-_TEXT = ("language_model.", "text_model.", "layers.", "embed_tokens.", "norm.", "lm_head.")
+_TEXT = ("language_model.", "text_model.", "layers.", "embed_tokens.", "norm.", "lm_head.", "mtp.")
 _ENDINGS = (".weight", ".bias")
 _TOWER = "vision_tower."
 _NESTED = "vision_tower.vision_model."
@@ -47,7 +47,8 @@ _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
 _CONVOLUTION = "v.patch_embd.weight"
 _CONVOLUTIONS = (_CONVOLUTION, "mm.patch_merger.weight")
 _BUFFERS = ("*.position_ids", "*.rotary_emb.inv_freq", "*.rotary_pos_emb.inv_freq")
-_LANGUAGE = "tensors of the language model are left out ({}), of which --translate to-gguf makes a file"
+_LANGUAGE = "tensors of the language model are left out ({})"
+_WRITTEN = ", of which --translate to-gguf makes a file"
 _DEEP = "v.deepstack."
 
 
@@ -85,6 +86,7 @@ class _Translation:
         own = metadata[self.table.config]
         assert isinstance(own, dict)
         self.config: Mapping[object, object] = own
+        self.word = _LANGUAGE + _WRITTEN * is_written(metadata)
         self.layers = feature_layers(metadata) if self.table.past else None
         self.text = {name for name in tensors if own_name(name).startswith(_TEXT)}
 
@@ -115,7 +117,7 @@ class _Translation:
         if name in self.text:
             if self.table.row and own.endswith("embed_tokens.weight"):
                 return Change.to(EMBEDDINGS)
-            return Change(names=(name,), gone=True, left=_LANGUAGE.format(f"{len(self.text):,}"))
+            return Change(names=(name,), gone=True, left=self.word.format(f"{len(self.text):,}"))
         if any(fnmatchcase(own, glob) for glob in (*self.table.left, *_BUFFERS)):
             return Change(names=(name,), gone=True)
         return None
@@ -173,8 +175,7 @@ class _Translation:
 
     def deep(self, number: int | None) -> int:
         """The layer after which the merger of this number stands. Raises EditError where there is none."""
-        found = self.config.get("deepstack_visual_indexes", _DEEPSTACK)
-        said = found if isinstance(found, list) else []
+        said = deepstack(self.config)
         layer = said[number] if number is not None and number < len(said) else None
         if type(layer) is not int or layer < 0 or said.count(layer) != 1:
             raise EditError(
@@ -197,10 +198,17 @@ class _Translation:
 _PIXTRAL_HEADS = 16
 """What transformers' class takes by itself, where a configuration leaves it out."""
 
-_DEEPSTACK = [8, 16, 24]
 _CLIP_LAYERS = 12
 _FEATURES = -2
 """What LLaVA's configurations leave out likewise: the layer whose outputs are taken is the last but one."""
+
+
+def deepstack(tower: Mapping[object, object]) -> list[object]:
+    """The layers of Qwen3-VL's tower whose outputs go along; of Qwen3.5's, which has the same, there are none."""
+    said = tower.get("deepstack_visual_indexes")
+    if isinstance(said, list):
+        return said
+    return [] if str(tower.get("model_type")).startswith("qwen3_5") else [8, 16, 24]
 
 
 def feature_layers(metadata: Mapping[object, object]) -> int:

@@ -31,7 +31,7 @@ from ckptconv.formats.gguf.hub.sounds import sound_entries
 from ckptconv.formats.gguf.hub.tower_sizes import check_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _NORMED = {"clip.vision.image_mean": "image_mean", "clip.vision.image_std": "image_std"}
 _COLOURS = 3
+_LISTED = (("tokenizer.json", "added_tokens", "id", "content"), ("tekken.json", "special_tokens", "rank", "token_str"))
+_DIGITS = 10
 
 
 def mmproj_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]) -> Made:
@@ -117,19 +119,28 @@ def _normed(preprocessor: Mapping[str, Any], said: Mapping[str, MetaNode]) -> di
 
 def _number_of(documents: Documents, token: str) -> int:
     """The number of a token that was added. Raises CorruptFileError, EditError."""
-    added = (documents.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
-    said = [(key, one) for key, one in added.items()] if isinstance(added, dict) else []
-    listed = (documents.object("tokenizer.json") or {}).get("added_tokens")
-    said += [(one.get("id"), one) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    for key, one in said:
-        if isinstance(one, dict) and one.get("content") == token:
-            if type(key) is int or (isinstance(key, str) and key.isdecimal() and len(key) < 10):
-                return int(key)
-            raise bad(f"the tokenizer's number of {token} is {str(key)[:40]!r}")
+    for key, text in _added(documents):
+        if text == token:
+            if type(key) is not int or key < 0:
+                raise bad(f"the tokenizer's number of {token} is {str(key)[:40]!r}")
+            return key
     raise EditError(
         f"--translate to-mmproj: no tokenizer beside the weights has a token {token}, whose embedding llama.cpp needs",
-        hint="copy the model's tokenizer.json and tokenizer_config.json there",
+        hint="copy the model's tokenizer.json and tokenizer_config.json there, or Mistral's tekken.json",
     )
+
+
+def _added(documents: Documents) -> Iterator[tuple[object, object]]:
+    """Tokens beside those of the vocabulary, by their numbers, as each tokenizer's document has them."""
+    decoder = (documents.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
+    for key, one in decoder.items() if isinstance(decoder, dict) else ():
+        if isinstance(one, dict):
+            yield int(key) if key.isdecimal() and len(key) < _DIGITS else key, one.get("content")
+    for name, listed, key, text in _LISTED:
+        tokens = (documents.object(name) or {}).get(listed)
+        for one in tokens if isinstance(tokens, list) else ():
+            if isinstance(one, dict):
+                yield one.get(key), one.get(text)
 
 
 def _with_row(tensors: Mapping[str, LazyTensor], name: str, number: int) -> dict[str, LazyTensor]:

@@ -16,7 +16,7 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.edits.dialects.gguf_projectors import VISION
-from ckptconv.edits.dialects.to_mmproj import feature_layers
+from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
 from ckptconv.formats.gguf.hub.config import CONFIG, Config, unlike
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID
@@ -37,7 +37,7 @@ _SIGLIP = {
     "image_size": 224, "patch_size": 16, **_TANH,
 }  # fmt: skip
 _QWEN = {"depth": 32, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
-_UNSAID: Mapping[str, Mapping[str, Any]] = {
+PICTURE_UNSAID: Mapping[str, Mapping[str, Any]] = {
     "gemma3": _SIGLIP,
     "idefics3": {
         **_SIGLIP, "hidden_size": 1152, "num_attention_heads": 16, "patch_size": 32,
@@ -65,7 +65,7 @@ _UNSAID: Mapping[str, Mapping[str, Any]] = {
     },
     "qwen3vl_merger": {
         **_QWEN, "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "patch_size": 16,
-        "num_position_embeddings": 2304, "deepstack_visual_indexes": [8, 16, 24], "hidden_act": "gelu_pytorch_tanh",
+        "num_position_embeddings": 2304, "hidden_act": "gelu_pytorch_tanh",
     },
 }  # fmt: skip
 """What configurations leave out where it is what transformers' class takes by itself."""
@@ -80,15 +80,17 @@ _QWEN_WINDOW = 112
 _ROTARY_BASE = 10000.0
 _MERGED = 2
 _GEMMA_POOLED = 4
+_MOST_LAYERS = 10_000
 _RMS_TOWER = 3200, 45
 """The width and the layers by which llama.cpp knows the one tower of InternVL's with RMS norms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Where things are said: in the whole configuration, of its tower, and by the preprocessor."""
+    """Where things are said: in the whole configuration of a class, of its tower, and by the preprocessor."""
 
     projector: str
+    named: str
     whole: Config
     tower: Config
     preprocessor: Config
@@ -96,8 +98,9 @@ class Said:
     @classmethod
     def of(cls, projector: Projector, document: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Said:
         tower = {key: value for key, value in document[projector.config].items() if value is not None}
-        unsaid = {**_UNSAID, **SOUND_UNSAID}[projector.name]
-        return cls(projector.name, Config(document), Config({**unsaid, **tower}), Config(preprocessor))
+        unsaid = {**PICTURE_UNSAID, **SOUND_UNSAID}[projector.name]
+        named = document["architectures"][0]
+        return cls(projector.name, named, Config(document), Config({**unsaid, **tower}), Config(preprocessor))
 
     def unlike(self, key: str, value: object, why: str) -> UnsupportedError:
         """The error for what llama.cpp does not compute."""
@@ -210,6 +213,7 @@ def _internvl(said: Said) -> Entries:
 
 def _llama4(said: Said) -> Entries:
     said.activation("gelu")
+    said.check("vision_feature_layer", -1, "it takes the outputs of the last layer")
     said.check("vision_feature_select_strategy", "default", "the first of its outputs, the class's, is left out")
     said.check("multi_modal_projector_bias", False, "its projector has no bias")
     _check_rotary(said)
@@ -234,18 +238,21 @@ def _mlp(said: Said) -> Entries:
 
 
 def _pixtral(said: Said) -> Entries:
-    said.check("vision_feature_layer", -1, "it takes the outputs of the last layer")
-    said.check("projector_hidden_act", "gelu", "its projector computes with gelu")
-    if said.whole.text("vision_feature_select_strategy", default="full") != "full":
+    mistral = said.named == "Mistral3ForConditionalGeneration"
+    layer, taken = (-1, "full") if mistral else (-2, "default")
+    layer = layer if said.whole.get("vision_feature_layer") is None else said.whole.get("vision_feature_layer")
+    if layer != -1:
+        raise said.unlike("vision_feature_layer", layer, "it takes the outputs of the last layer")
+    if said.whole.text("vision_feature_select_strategy", default=taken) != "full":
         raise said.unlike("vision_feature_select_strategy", "default", "all outputs are taken: no class comes first")
+    said.check("projector_hidden_act", "gelu", "its projector computes with gelu")
     heads = said.tower.heads
     if said.tower.head_width * heads != said.tower.width:
         raise said.unlike("head_dim", said.tower.head_width, f"it has {heads} heads in {said.tower.width}")
     _check_rotary(said)
     found = _gelu_or_silu(said) | _epsilon(_PIXTRAL_EPSILON)
-    merged = said.whole.positive("spatial_merge_size", default=2)
-    if "Mistral3ForConditionalGeneration" in (said.whole.items("architectures") or []):
-        found["vision.spatial_merge_size"] = ("uint32", merged)
+    if mistral:
+        found["vision.spatial_merge_size"] = ("uint32", said.whole.positive("spatial_merge_size", default=2))
     return found
 
 
@@ -278,7 +285,7 @@ def _qwen25(said: Said) -> Entries:
     whole = said.tower.items("fullatt_block_indexes") or []
     period = whole[0] + 1 if whole and type(whole[0]) is int else 0
     layers = said.tower.positive("depth")
-    if period < 1 or whole != list(range(period - 1, layers, period)):
+    if period < 1 or layers > _MOST_LAYERS or whole != list(range(period - 1, layers, period)):
         raise said.unlike("fullatt_block_indexes", whole, "of so many layers, the last attends to all")
     return {**_qwen(said), "use_silu": ("bool", True), "vision.n_wa_pattern": ("uint32", period)}
 
@@ -286,7 +293,7 @@ def _qwen25(said: Said) -> Entries:
 def _qwen3(said: Said) -> Entries:
     said.activation(*_GELUS)
     count, layers = said.tower.positive("num_position_embeddings"), said.tower.positive("depth")
-    deep = said.tower.items("deepstack_visual_indexes") or []
+    deep = deepstack(said.tower.values)
     if isqrt(count) ** 2 != count:
         raise said.unlike("num_position_embeddings", count, "they are a square")
     if layers > _MOST_LAYERS or any(type(one) is not int or not 0 <= one < layers for one in deep):
@@ -298,8 +305,6 @@ def _qwen3(said: Said) -> Entries:
         "vision.is_deepstack_layers": ("bool[]", [layer in deep for layer in range(layers)]),
     }  # fmt: skip
 
-
-_MOST_LAYERS = 10_000
 
 OWN: Mapping[str, Callable[[Said], Entries]] = {
     "gemma3": _gemma3, "idefics3": _idefics3, "internvl": _internvl, "llama4": _llama4, "mlp": _mlp,

@@ -13,8 +13,14 @@ import pytest
 from gguf import GGUFReader
 
 import ckptconv
+from ckptconv.edits.dialects.gguf_config import text_config
+from ckptconv.edits.dialects.gguf_projectors import projectors
+from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
 from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError, UsageError
+from ckptconv.formats.gguf.hub.pictures import PICTURE_UNSAID
+from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID
+from tests.arch.real_models import transformers_module
 from tests.support.mmproj import BREAK, CASES, apart, folder_of, state
 
 if TYPE_CHECKING:
@@ -110,6 +116,35 @@ def test_llava_with_a_tower_of_clip(tmp_path: Path) -> None:
     assert not {"clip.use_gelu", "clip.use_silu"} & found.keys()  # which is what CLIP's quick GELU is
 
 
+BY_THEMSELVES = {
+    "gemma3": "SiglipVisionConfig", "idefics3": "Idefics3VisionConfig", "internvl": "InternVLVisionConfig",
+    "llama4": "Llama4VisionConfig", "mlp": "CLIPVisionConfig", "pixtral": "PixtralVisionConfig",
+    "qwen2vl_merger": "Qwen2VLConfig", "qwen2.5vl_merger": "Qwen2_5_VLConfig", "qwen3vl_merger": "Qwen3VLConfig",
+    "qwen2a": "Qwen2AudioEncoderConfig", "voxtral": "VoxtralEncoderConfig",
+}  # fmt: skip
+
+
+def test_what_configurations_leave_out_is_what_transformers_classes_take_by_themselves() -> None:
+    transformers = transformers_module()
+    unsaid = {**PICTURE_UNSAID, **SOUND_UNSAID}
+    assert unsaid.keys() == BY_THEMSELVES.keys() == projectors().keys()
+    for name, values in unsaid.items():
+        config = getattr(transformers, BY_THEMSELVES[name])()
+        config = getattr(config, "vision_config", config).to_dict()
+        for key, value in values.items():
+            assert config[key] in (value, [value, value]), (name, key)
+    assert deepstack({}) == [*transformers.Qwen3VLConfig().vision_config.deepstack_visual_indexes]
+    assert feature_layers({"vision_config": {}}) == 12 - 1
+    text = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config"}
+    for kind, name in text.items():
+        config = getattr(transformers, name)().to_dict()
+        config |= config["rope_parameters"]
+        said = text_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": kind}})
+        found = {key: value for key, value in said.items() if isinstance(value, int | float)}
+        assert found == {key: config[key] for key in found}
+        assert {"num_attention_heads", "hidden_size", "vocab_size", "rms_norm_eps", "rope_theta"} <= found.keys()
+
+
 def test_what_a_person_says_outranks_the_files_in_llama_cpps_type(tmp_path: Path) -> None:
     folder = folder_of("smolvlm", tmp_path / "model")
     said = {"clip.vision.image_mean": [0, 1, 0.25], "clip.vision.preproc_image_size": 99, "general.name": 7}
@@ -173,12 +208,15 @@ def tower(case: str, **changed: Any) -> dict[str, Any]:
         ("llama4", tower("llama4", rope_parameters={"rope_theta": 99.0}), UnsupportedError, "are turned by 10,000"),
         ("llama4", tower("llama4", multi_modal_projector_bias=True), UnsupportedError, "its projector has no bias"),
         ("llava-pixtral", {"vision_feature_select_strategy": "default"}, UnsupportedError, "all outputs are taken"),
+        ("llava-pixtral", {"vision_feature_select_strategy": None}, UnsupportedError, "strategy 'default'"),
+        ("llava-pixtral", {"vision_feature_layer": None}, UnsupportedError, "no vision_feature_layer '-2'"),
         ("llava-pixtral", {"projector_hidden_act": "relu"}, UnsupportedError, "its projector computes with gelu"),
         ("mistral3", tower("mistral3", head_dim=32), UnsupportedError, "no head_dim '32': it has 4 heads in 64"),
         ("mistral3", {"vision_feature_layer": -2}, UnsupportedError, "no vision_feature_layer '-2'"),
         ("qwen2vl-wide", tower("qwen2vl-wide", spatial_merge_size=4), UnsupportedError, "2 × 2 patches become one"),
         ("qwen2vl-wide", tower("qwen2vl-wide", in_chans=1), UnsupportedError, "pictures have three colours"),
         ("qwen2_5vl", tower("qwen2_5vl", window_size=56), UnsupportedError, "windows are of 112 pixels"),
+        ("qwen2_5vl", tower("qwen2_5vl", depth=1 << 31, fullatt_block_indexes=[0]), UnsupportedError, "attends to all"),
         ("qwen2_5vl", tower("qwen2_5vl", fullatt_block_indexes=[1, 2]), UnsupportedError, "the last attends to all"),
         ("qwen3vl", tower("qwen3vl", num_position_embeddings=15), UnsupportedError, "they are a square"),
         ("qwen3vl", tower("qwen3vl", deepstack_visual_indexes=[0, 7]), CorruptFileError, "no list of 3 layers"),
@@ -242,6 +280,15 @@ def test_the_number_of_a_token_is_found_in_the_tokenizer_too(tmp_path: Path) -> 
     found = {one.name: one.data for one in GGUFReader(tmp_path / "a.gguf").tensors}
     wanted = state("llava-pixtral")["language_model.model.embed_tokens.weight"][303]
     assert np.array_equal(found["v.token_embd.img_break"], wanted)
+
+
+def test_mistrals_own_tokenizer_says_it_too(tmp_path: Path) -> None:
+    folder = folder_of("mistral3", tmp_path / "model")
+    (folder / "tokenizer_config.json").unlink()
+    named = [{"rank": 0, "token_str": "<unk>"}, {"rank": BREAK, "token_str": "[IMG_BREAK]"}]
+    (folder / "tekken.json").write_text(json.dumps({"special_tokens": named}), "utf-8")
+    made(folder, tmp_path / "a.gguf")
+    assert "v.token_embd.img_break" in {one.name for one in GGUFReader(tmp_path / "a.gguf").tensors}
 
 
 def test_it_goes_into_a_gguf_alone(tmp_path: Path) -> None:
