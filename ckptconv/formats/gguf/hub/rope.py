@@ -6,8 +6,9 @@
     longrope    rope_factors_long.weight, …_short       of Phi-3, as the configuration lists them
 
 Llama 3 divides a frequency by `factor` where its wave is longer than `original / low_freq_factor` positions, by 1 where
-it is shorter than `original / high_freq_factor`, and in between by what lies between, as transformers computes it
-(modeling_rope_utils.py), in single precision as llama.cpp's converter does.
+it is shorter than `original / high_freq_factor`, and in between by what lies between (Llama 4 has one factor twice, and
+nothing between), as transformers computes it (modeling_rope_utils.py), in single precision as llama.cpp's converter
+does.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _llama3(said: dict[str, Any], width: int) -> list[float]:
     base = number(said.get("rope_theta", 10000.0), f"{CONFIG}: rope_theta")
     factor, low, high = (_positive(said, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     original = _whole(said.get("original_max_position_embeddings"))
-    if base <= 0 or low == high:
+    if base <= 0:
         raise bad(f"{CONFIG}: rope_scaling says no frequencies")
     single = np.float32
     with np.errstate(all="ignore"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from array import array
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ckptconv.core.dtypes import DType
@@ -18,6 +20,7 @@ from ckptconv.formats.gguf.hub.config import Config
 from ckptconv.formats.gguf.hub.encoder import pooling, token_types
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from ckptconv.formats.gguf.hub.rope import rope_tensors
+from tests.arch.real_models import transformers_module
 
 CASES: dict[str, Any] = json.loads(
     (Path(__file__).parents[4] / "fixtures" / "others" / "llama-cpp-models.json").read_text("utf-8")
@@ -280,7 +283,6 @@ def test_dynamic_scaling_is_told() -> None:
 @pytest.mark.parametrize(
     "rope",
     [
-        {"low_freq_factor": 4.0, "high_freq_factor": 4.0},
         {"factor": 0.0},
         {"factor": None},
         {"rope_theta": -1.0},
@@ -291,6 +293,21 @@ def test_frequencies_of_llama_3_that_are_none(rope: dict[str, Any]) -> None:
     said = CASES["llama3"]["config"]["rope_parameters"]
     with pytest.raises(CorruptFileError):
         rope_tensors("llama", config("llama3", rope_parameters=said | rope))
+
+
+def test_frequencies_of_llama_4_have_nothing_between() -> None:
+    """Both factors are one in its released configurations."""
+    transformers = transformers_module()
+    rope = {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0,
+            "original_max_position_embeddings": 32, "rope_theta": 1e4}  # fmt: skip
+    one = config("llama3", rope_parameters=rope)
+    (made,) = rope_tensors("llama", one).values()
+    scaled = transformers.LlamaConfig(rope_parameters=rope, hidden_size=one.head_width, num_attention_heads=1)
+    functions = importlib.import_module("transformers.modeling_rope_utils").ROPE_INIT_FUNCTIONS
+    frequencies, _ = functions["llama3"](scaled, "cpu")
+    plain = 1e4 ** (-np.arange(0, one.head_width, 2) / one.head_width)
+    assert set(made.numpy().tolist()) == {1.0, 16.0}
+    np.testing.assert_allclose(plain / made.numpy(), frequencies.numpy(), 1e-6)
 
 
 def test_factors_of_phi_3_have_to_be_as_many_as_frequencies() -> None:
