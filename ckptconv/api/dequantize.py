@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
-from ckptconv.edits.quantized.config import KEYS, said_in
+from ckptconv.edits.quantized.config import KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
+from ckptconv.edits.quantized.packing import AFFINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptconv.core.composite import Composite
-    from ckptconv.core.edit import Edit
+    from ckptconv.core.edit import Edit, Step
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
     "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
-    "bnb-int8": "bitsandbytes' of 8 bits",
+    "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's",
 }  # fmt: skip
 """What weights of each scheme are called."""
 
@@ -49,15 +50,35 @@ def type_said(said: Mapping[object, MetaNode]) -> DType:
 
 
 def wanted_types(
-    tensors: Mapping[str, LazyTensor], origins: Mapping[str, Sequence[str]], edits: Iterable[Edit], dtype: DType
+    tensors: Mapping[str, LazyTensor],
+    origins: Mapping[str, Sequence[str]],
+    edits: Iterable[Edit],
+    dtype: DType,
+    sources: Mapping[str, LazyTensor],
 ) -> dict[str, DType]:
-    """That type for every tensor that is of a dequantized one and has not got another."""
-    made = {name for edit in edits if edit.kind == "dequantize" for step in edit.steps for name in step.sources}
-    return {
-        name: dtype
-        for name, tensor in tensors.items()
-        if tensor.info.dtype is DType.F32 and not made.isdisjoint(origins[name])
+    """That type for every tensor that is of a dequantized one and has not got another; where the type of the scales is
+    the one that the library computes in, that.
+    """
+    made = {
+        name: _computed_in(edit, step, sources) or dtype
+        for edit in edits
+        if edit.kind == "dequantize"
+        for step in edit.steps
+        for name in step.sources
     }
+    return {
+        name: next(made[one] for one in origins[name] if one in made)
+        for name, tensor in tensors.items()
+        if tensor.info.dtype is DType.F32 and not made.keys().isdisjoint(origins[name])
+    }
+
+
+def _computed_in(edit: Edit, step: Step, sources: Mapping[str, LazyTensor]) -> DType | None:
+    parts = edit.details["parts"]
+    if edit.details["scheme"] != MLX or not isinstance(parts, list):
+        return None
+    dtype = sources[step.sources[parts.index("scales")]].info.dtype
+    return dtype if dtype.kind == "float" else None  # exponents are of all types
 
 
 def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[Finding]:
@@ -66,6 +87,8 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     count = sum(len(edit.steps) for edit in made)
     kinds = ", ".join(dict.fromkeys(map(_kind, made)))
     message = f"{count:,} weight{'s are' if count != 1 else ' is'} dequantized ({kinds}), computed in F32"
+    if any(edit.details.get("mode") == AFFINE for edit in made):
+        message += ", each step rounded to the scales' type"
     gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps)
     message += f"; left out: {gone:,} tensor{'s' * (gone != 1)} of scales and the like"
     if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
@@ -73,16 +96,19 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     if dropped := [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]:
         message += f", and {len(dropped):,} for activations (as {dropped[0]!r})"
     found = [Finding("dequantized", "info", "", message, None, str(count))]
-    if any(key in said for key in KEYS):
+    if any(key in said for key in KEYS) or mlx_said(said) is not None:
         message = "the configuration says that the weights are quantized: the result goes with one that does not"
         found.append(Finding("quantization-config", "info", "", message))
     return found
 
 
 def _kind(edit: Edit) -> str:
-    block, bits = edit.details.get("block"), edit.details.get("bits")
+    details = edit.details
+    block, bits = details.get("block"), details.get("bits")
     more = f" in blocks of {block[0]} × {block[1]}" if isinstance(block, list) else f" of {bits} bits" if bits else ""
-    return _KINDS[str(edit.details["scheme"])] + more
+    if details["scheme"] == MLX:
+        more = f" {details['mode']}" if details["mode"] != AFFINE else f"{more} in groups of {details['group_size']}"
+    return _KINDS[str(details["scheme"])] + more
 
 
 def unclaimed(node: MetaNode) -> MetaNode:
@@ -90,13 +116,19 @@ def unclaimed(node: MetaNode) -> MetaNode:
     if isinstance(node, dict):
         made = node.copy()
         made.clear()
-        made.update({key: unclaimed(value) for key, value in node.items() if key not in KEYS})
+        made.update({key: unclaimed(value) for key, value in node.items() if key not in _claims(node)})
         return made
-    if isinstance(node, str) and node.lstrip().startswith("{") and any(f'"{key}"' in node for key in KEYS):
+    if isinstance(node, str) and node.lstrip().startswith("{") and any(f'"{key}"' in node for key in (*KEYS, MLX_KEY)):
         try:
             document: Json = json.loads(node)
-            if isinstance(document, dict):
-                return json.dumps({key: value for key, value in document.items() if key not in KEYS})
+            if isinstance(document, dict) and (claims := _claims(document)):
+                return json.dumps({key: value for key, value in document.items() if key not in claims})
         except (ValueError, RecursionError):
             return node
     return node
+
+
+def _claims(document: Mapping[Any, Any]) -> set[str]:
+    """Its keys under which it says that weights are quantized."""
+    found = {key for key in KEYS if key in document}
+    return found | {MLX_KEY} if mlx_said({MLX_KEY: document.get(MLX_KEY)}) is not None else found

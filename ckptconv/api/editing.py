@@ -117,7 +117,7 @@ def edited(
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
     fixed = fixed_parts(state.composites)
-    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said))
+    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said), checkpoint)
     whole = {name: one for name, one in state.tensors.items() if name not in fixed}
     mixture = asked_mixture(wanted.dtype)
     kept, own = _kept(wanted, whole, said)

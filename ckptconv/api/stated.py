@@ -16,6 +16,7 @@ from ckptconv.arch.statements import (
     settings_in,
 )
 from ckptconv.core.report import Finding
+from ckptconv.edits.quantized.config import MLX, mlx_said
 from ckptconv.errors import CorruptFileError
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 from ckptconv.io.limits import MAX_CONFIG
@@ -47,7 +48,10 @@ class Stated:
     @property
     def quantized(self) -> str:
         """The method by which the weights are said to be quantized; "" where nothing is said of that."""
-        return method_of(self.config or {}) or method_of({QUANTIZATION: self.quantization})
+        config = self.config or {}
+        if mlx_said(config) is not None:
+            return MLX
+        return method_of(config) or method_of({QUANTIZATION: self.quantization})
 
 
 def stated(checkpoint: Checkpoint, path: Path) -> Stated:

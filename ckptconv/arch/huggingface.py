@@ -48,7 +48,7 @@ OLDEST = 5
 
 _LEFT_OUT = re.compile(
     r"_?(attn|experts)_implementation(_internal)?|use_kernels|auto_map|use_pretrained_backbone|_name_or_path"
-    r"|(torch_)?dtype|quantization_config|compression_config"
+    r"|(torch_)?dtype|quantization|quantization_config|compression_config"
 )
 """Keys that say where code or weights are to be had, how to compute, or that weights are quantized: the class is the
 same, with the names and shapes that they had before.

@@ -9,16 +9,22 @@
     gptq                gptq                        bits, checkpoint_format (gptq: zeros are stored less one; gptq_v2)
     awq                 awq                         bits, version (gemm alone)
     bitsandbytes        bnb-4bit, bnb-int8
+    none: MLX           mlx                         group_size, bits, mode; by a module's name what is said of it alone
+
+MLX's stands under `quantization`, of which mlx-lm makes a copy; what a `quantization_config` beside it says of another
+method is what the weights were before. A module's own entry is such a mapping, in which a mode that is not named is
+affine, or false.
 
 Every other method is refused by its name. Sources: transformers/utils/quantization_config.py; compressed-tensors'
-quant_config.py and quant_scheme.py; GPTQModel's quantization/config.py.
+quant_config.py and quant_scheme.py; GPTQModel's quantization/config.py; mlx-lm's utils.py, mlx.nn's quantized.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.quantized.packing import AFFINE, USUAL, Packing
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -27,12 +33,17 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, ...]] = {
     "fp8": ("scaled",), "fbgemm_fp8": ("scaled",), "compressed-tensors": ("scaled", "packed", "fp4"),
     "modelopt": ("scaled", "fp4"), "mxfp4": ("mxfp4",), "gptq": ("gptq",), "awq": ("awq",),
-    "bitsandbytes": ("bnb-4bit", "bnb-int8"),
+    "bitsandbytes": ("bnb-4bit", "bnb-int8"), "mlx": ("mlx",),
 }  # fmt: skip
 """The schemes that weights may be of, by what a configuration calls the method."""
 
+MLX = "mlx"
+
 KEYS = ("quantization_config", "compression_config")
 """Where a configuration says it; the second is compressed-tensors' older word."""
+
+MLX_KEY = "quantization"
+"""Where MLX says it. Others' configurations use the word for other things: `mlx_said` knows which."""
 
 FORMATS = (
     None, "dense", "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
@@ -48,12 +59,15 @@ class Said:
     """What is said; every field but `method` may be unknown.
 
     zeros: how GPTQ's zero points are stored, "v1" or "v2".
+    packing: how MLX packed what has no entry of its own; packings: by module what has one, None for a plain weight.
     """
 
     method: str = ""
     bits: int | None = None
     block: tuple[int, int] | None = None
     zeros: str = "v1"
+    packing: Packing | None = None
+    packings: Mapping[str, Packing | None] = field(default_factory=dict)
 
     def check(self, scheme: str, name: str) -> None:
         """Raise EditError for a scheme that is another method's."""
@@ -72,8 +86,31 @@ class Said:
             )
 
 
+    def packing_of(self, module: str, ways: list[Packing], shapes: str) -> Packing:
+        """Which of the ways, that shapes allow, MLX packed a module in. Raises EditError where that is not known."""
+        own = module in self.packings
+        said = self.packings[module] if own else self.packing
+        if said in ways and said is not None:
+            return said
+        if len(ways) == 1 and not own:  # as mlx-lm has it: what has no entry is what its shapes say
+            return ways[0]
+        allowed = " or ".join(map(str, ways))
+        if not ways:
+            problem, hint = f"{module!r} is no weight of MLX's: words of shape {shapes}", "the file may be damaged"
+        elif said is None and not own:
+            problem = f"nothing says whether {module!r} is of {allowed}"
+            hint = "a config.json beside the file does, with a quantization"
+        else:
+            problem = f"the configuration says that {module!r} is {said or 'not quantized'}, and its shapes {allowed}"
+            hint = "the config.json beside the file may be another model's"
+        raise EditError(f"--dequantize: {problem}", hint=hint)
+
+
 def said_in(document: Mapping[object, object]) -> Said:
     """What a configuration says, or metadata. Raises UnsupportedError for a method, or a kind of it, not known here."""
+    mlx = mlx_said(document)
+    if mlx is not None:
+        return _mlx(mlx)
     found = _found(document)
     if found is None:
         return Said()
@@ -99,12 +136,54 @@ def said_in(document: Mapping[object, object]) -> Said:
     return Said(method, block=_pair(found.get("weight_block_size")))
 
 
+def mlx_said(document: Mapping[object, object]) -> Mapping[object, object] | None:
+    """What MLX says in a configuration of how the weights are quantized; None where it is not MLX's."""
+    for part in _parts(document):
+        for key in (MLX_KEY, *KEYS[:1]):
+            found = part.get(key)
+            if (
+                isinstance(found, dict)
+                and type(found.get("group_size")) is type(found.get("bits")) is int
+                and not found.keys() & {"quant_method", "desc_act", "zero_point"}
+            ):
+                return found
+    return None
+
+
+def _parts(document: Mapping[object, object]) -> list[Mapping[object, object]]:
+    """Its top, the part that is of the text, and a configuration that is in it."""
+    return [part for part in (document, document.get("text_config"), document.get("config")) if isinstance(part, dict)]
+
+
+def _mlx(found: Mapping[object, object]) -> Said:
+    own = {
+        str(key): None if value is False else _packing(value)
+        for key, value in found.items()
+        if isinstance(value, dict) or value is False
+    }
+    return Said(MLX, packing=_packing(found), packings=own)
+
+
+def _packing(found: Mapping[object, object]) -> Packing:
+    mode = found.get("mode", AFFINE)
+    if not isinstance(mode, str) or mode not in USUAL:
+        raise UnsupportedError(
+            f"MLX's mode {str(mode)[:80]!r} is not dequantized here, but {', '.join(USUAL)}", hint=_HINT
+        )
+    bits, group = (_int(found.get(key, usual)) for key, usual in zip(("bits", "group_size"), USUAL[mode], strict=True))
+    if bits is None or group is None or not (way := Packing(mode, bits, group)).known:
+        raise UnsupportedError(
+            f"MLX's weights of mode {mode!r}, {bits} bits and groups of {group} are not dequantized here", hint=_HINT
+        )
+    return way
+
+
 def _found(document: Mapping[object, object]) -> Mapping[object, object] | None:
     """What stands at its top, or in the part that is of the text."""
-    for part in (document, document.get("text_config"), document.get("config")):
+    for part in _parts(document):
         for key in KEYS:
-            if isinstance(part, dict) and isinstance(part.get(key), dict) and part[key]:
-                inside: Mapping[object, object] = part[key]
+            inside = part.get(key)
+            if isinstance(inside, dict) and inside:
                 return inside
     return None
 

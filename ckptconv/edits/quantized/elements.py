@@ -1,7 +1,7 @@
 """The elements of one tensor as a matrix of F32.
 
 Plain     elements of any type; those of 8 bits by a table
-Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3 bits, across them
+Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3, 5 and 6 bits, across them
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Elements of `bits` bits in words: 1, 2, 4 or 8, or 3.
+    """Elements of `bits` bits in words: 1 to 6, or 8.
 
     words:  a tensor of words, or of bytes.
     along:  the dimension along which a word holds several elements.
@@ -116,10 +116,11 @@ class Packed:
 
         shape, data = codes.shape[:2], np.ascontiguousarray(codes).view(np.uint8)
         if 8 % self.bits:  # eight elements begin with a byte again
-            three = data.reshape(*shape, -1, self.bits).astype(np.uint32)
-            joint = (three << np.arange(0, 8 * self.bits, 8, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32)
-            fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=np.uint32)
-            made = np.take(np.array(self.table, np.float32), fields & ((1 << self.bits) - 1))
+            unit = np.uint32 if self.bits <= 4 else np.uint64
+            several = data.reshape(*shape, -1, self.bits).astype(unit)
+            joint = (several << np.arange(0, 8 * self.bits, 8, dtype=unit)).sum(axis=-1, dtype=unit)
+            fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=unit)
+            made = np.take(np.array(self.table, np.float32), fields & unit((1 << self.bits) - 1))
         else:
             made = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
         made = made.reshape(*shape, many)

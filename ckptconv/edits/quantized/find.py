@@ -9,6 +9,7 @@ Names say which tensors belong together, types and shapes which scheme they are 
     M.qweight, M.scales, M.qzeros, M.g_idx?    gptq or awq, by shape
     X, X.absmax, X.quant_state.bitsandbytes__* bnb-4bit
     M.weight, M.SCB, M.weight_format?          bnb-int8
+    M.weight, M.scales, M.biases?              mlx, where the weight is U32
 
 Of torch's and TensorFlow Lite's own quantized tensors the checkpoint knows the parts: they are affine.
 
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.quantized.config import MLX
+from ckptconv.edits.quantized.packing import packings
 from ckptconv.edits.quantized.schemes import BYTES, ROLES
 from ckptconv.errors import EditError
 
@@ -146,6 +149,8 @@ def _groups(infos: Infos, said: Said) -> Iterator[Group]:
             }, 2)  # fmt: skip
         elif name.endswith(STATES):
             yield _of_state(infos, name)
+        elif name.endswith((".scales", ".biases")) or (info.dtype is DType.U32 and said.method == MLX):
+            yield from _of_mlx(infos, name, said)
 
 
 def _group(infos: Infos, scheme: str, target: str, parts: dict[str, str], needed: int, **details: Json) -> Group:
@@ -231,3 +236,19 @@ def _of_state(infos: Infos, name: str) -> Group:
     parts = {"weight": stem, "absmax": f"{stem}.absmax", "quant_map": f"{stem}.quant_map", "quant_state": name}
     nested = {part: f"{stem}.{part}" for part in ("nested_absmax", "nested_quant_map")}
     return _group(infos, "bnb-4bit", stem, parts | nested, 4)
+
+
+def _of_mlx(infos: Infos, name: str, said: Said) -> Iterator[Group]:
+    """What shares words of 32 bits; where these are missing, a configuration alone says that it was MLX's."""
+    module = name.rpartition(".")[0]
+    parts = {part: f"{module}.{part}" for part in ROLES["mlx"][0] + ROLES["mlx"][1]}
+    weight, scales = infos.get(parts["weight"]), infos.get(parts["scales"])
+    if said.method != MLX if weight is None else weight.dtype is not DType.U32:
+        return
+    if weight is None or scales is None:
+        _group(infos, "mlx", parts["weight"], parts, 2)
+    elif name == parts["scales"]:
+        ways = packings(weight, scales, biased=parts["biases"] in infos)
+        way = said.packing_of(module, ways, f"{list(weight.shape)}, scales of {list(scales.shape)}")
+        how: dict[str, Json] = {"mode": way.mode, "bits": way.bits, "group_size": way.group}
+        yield _group(infos, "mlx", parts["weight"], parts, 2, **how)

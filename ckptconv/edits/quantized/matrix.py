@@ -3,10 +3,12 @@
 Everything is a matrix, dimensions before the last two folded into its rows:
 
     Plain, Packed   the elements of one tensor (`elements`)
-    Product         (values - zeros) · scales · factor, where one scale is for `Grid.rows` × `Grid.columns` values
+    Product         (values - zeros) · scales · factor + biases, where one scale is for `Grid.rows` × `Grid.columns`
+                    values
 
 The order of the operations is that of the libraries that quantize, each rounded to F32. What they compute in 16 bits
-(scales of F16 and BF16 times integers and 8-bit floats) is exact in F32, so that rounding once gives their bits.
+(scales of F16 and BF16 times integers and 8-bit floats) is exact in F32, so that rounding once gives their bits; where
+they add to that, each step is rounded as they do it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy as np
+
+    from ckptconv.core.dtypes import DType
 
     Array = np.ndarray[Any, Any]
 
@@ -94,7 +98,8 @@ class Grid:
 class Product:
     """Values less zeros, times scales, times a factor.
 
-    shift: what is added at the end.
+    biases: what is added, each to the values that share a scale. shift: what is added at the end.
+    rounded: the type of 16 bits that products and sums are rounded to, where the library computes in it.
     """
 
     values: Matrix
@@ -103,6 +108,8 @@ class Product:
     zeros: Matrix | None = None
     factor: float | None = None
     shift: float | None = None
+    biases: Matrix | None = None
+    rounded: DType | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,7 +119,7 @@ class Product:
     @property
     def light(self) -> bool:
         """Whether all of it is read as it lies."""
-        return self.values.light and self.scales.light and (self.zeros is None or self.zeros.light)
+        return all(one.light for one in (self.values, self.scales, self.zeros, self.biases) if one is not None)
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """As F32."""
@@ -123,11 +130,23 @@ class Product:
             if self.zeros is not None:
                 self._each(np.subtract, made, self.zeros, rows, columns)
             self._each(np.multiply, made, self.scales, rows, columns)
+            made = self._narrowed(made)
+            if self.biases is not None:
+                self._each(np.add, made, self.biases, rows, columns)
+                made = self._narrowed(made)
             if self.factor is not None:
                 made *= np.float32(self.factor)
             if self.shift is not None:
                 made += np.float32(self.shift)
         return made
+
+    def _narrowed(self, made: Array) -> Array:
+        """What the type of 16 bits keeps of it."""
+        import numpy as np
+
+        from ckptconv.core.arrays import numpy_dtype
+
+        return made if self.rounded is None else made.astype(numpy_dtype(self.rounded)).astype(np.float32)
 
     def _each(self, operation: Any, made: Array, by: Matrix, rows: range, columns: range) -> None:
         """Every value and its scale."""

@@ -19,6 +19,9 @@
               `blocksize` elements
     bnb-int8  weight, SCB, weight_format?
               [R, C] of I8, times SCB[R], times 1/127
+    mlx       weight, scales, biases?, global_scale?
+              [.., R, C] of `bits` bits along columns in U32, what shares a scale by `group_size`, in the `mode` affine
+              (with biases), mxfp4, mxfp8 or nvfp4 (`mlx`)
     affine    values, scale, zero_point
               of any shape, integers less a zero point, times a scale: of all, or for each index of `axis`
 
@@ -36,7 +39,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
-from ckptconv.edits.quantized import integers, state
+from ckptconv.edits.quantized import integers, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, need, scalar, transposed
@@ -57,6 +60,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "awq": (("qweight", "scales", "qzeros"), ()),
     "bnb-4bit": (("weight", "absmax", "quant_map", "quant_state"), ("nested_absmax", "nested_quant_map")),
     "bnb-int8": (("weight", "SCB"), ("weight_format",)),
+    "mlx": (("weight", "scales"), ("biases", "global_scale")),
     "affine": (("values", "scale", "zero_point"), ()),
 }
 """By scheme the parts that it needs, and those that it may have."""
@@ -222,5 +226,6 @@ def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:
 
 _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
-    "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "affine": _affine,
+    "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "mlx": mlx.weight,
+    "affine": _affine,
 }  # fmt: skip
