@@ -4,7 +4,8 @@
     NAME.SUFFIX.index.json          {"metadata": {"total_size": BYTES, …}, "weight_map": {TENSOR: FILE, …}}
 
 A variant has its name in all of them: ``NAME.fp16-00001-of-0000N.SUFFIX``, ``NAME.SUFFIX.index.fp16.json``. A set is
-given as its index, or as a folder with one index; a folder with a single file of weights is taken for that file.
+given as its index, or as a folder with one index; a folder with a single file of weights is taken for that file. The
+index may also be of one file that has no number, as mlx-lm writes it.
 
 Refused: an index past 100 MB, no JSON object, a name that comes twice, a file that is no plain name in the index's own
 folder, a shard that is missing, a tensor that is missing, elsewhere than the index says, or in two shards. Told: a
@@ -148,8 +149,19 @@ def _candidates(folder: Folder) -> list[str]:
             if _is_index(source):
                 found.append(name)
     whole = [name for name in folder.names if not is_shard(name)]
-    found += filter(ALONE.fullmatch, whole)
+    alone = [*filter(ALONE.fullmatch, whole)]
+    named = {file for name in found for file in _files_of(folder, name)} if alone else ()
+    found += [name for name in alone if name not in named]
     return found or [name for name in whole if name.endswith(".safetensors")]
+
+
+def _files_of(folder: Folder, name: str) -> list[str]:
+    """The files that an index names: mlx-lm writes one for a single file too."""
+    with folder.glance(name) as source:
+        try:
+            return read_index(source).files
+        except CkptconvError:  # told by the reader
+            return []
 
 
 def holds_one(folder: Folder) -> bool:
