@@ -15,6 +15,9 @@ SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
 ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
 """What Hugging Face's libraries call a file that holds all weights of a folder."""
 
+ADAPTERS = "adapters.safetensors"
+"""What mlx-lm calls the last of an adapter's, beside those of earlier steps."""
+
 BINARIES = (".bin", ".pth", ".pt", ".ckpt")
 
 

@@ -25,7 +25,7 @@ from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError
-from ckptconv.formats.shard_names import ALONE, BINARIES, INDEX, SHARD, is_shard, plain_name, split_suffix
+from ckptconv.formats.shard_names import ADAPTERS, ALONE, BINARIES, INDEX, SHARD, is_shard, plain_name, split_suffix
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
 from ckptconv.io.source import Source
@@ -152,7 +152,7 @@ def _candidates(folder: Folder) -> list[str]:
     alone = [*filter(ALONE.fullmatch, whole)]
     named = {file for name in found for file in _files_of(folder, name)} if alone else ()
     found += [name for name in alone if name not in named]
-    return found or [name for name in whole if name.endswith(".safetensors")]
+    return found or [name for name in whole if name == ADAPTERS] or [n for n in whole if n.endswith(".safetensors")]
 
 
 def _files_of(folder: Folder, name: str) -> list[str]:
@@ -217,7 +217,7 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
 def chosen(file: Source) -> list[Finding]:
     """Which file of a folder is read, where its name is none by which every library takes it for the model."""
     name = file.path.name
-    if ALONE.fullmatch(name):
+    if ALONE.fullmatch(name) or name == ADAPTERS:
         return []
     return [Finding("file", "info", name, f"{name!r} is read, the one safetensors file of this folder")]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.adapters import mlx
 from ckptconv.edits.adapters.deltas import Cored, Factor, Hadamard, Kronecker, LowRank, Whole
 from ckptconv.edits.adapters.merged import TILE, Add, Decompose, Multiply, Replace, is_computed_with
 from ckptconv.edits.adapters.names import plain_module
@@ -29,12 +30,15 @@ if TYPE_CHECKING:
 KINDS = {
     "down": "LoRA", "embedding_down": "LoRA of an embedding", "hada_w1_a": "LoHa", "lokr_w1": "LoKr",
     "lokr_w1_a": "LoKr", "ia3": "IA3", "diff": "full difference", "diff_bias": "full difference",
-    "tokens": "trainable tokens",
+    "tokens": "trainable tokens", "mlx_a": "LoRA",
 }  # fmt: skip
 """What a module's change is called, by the first of its parts."""
 
 MOST_HELD = 1 << 25
 """Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
+
+_DECOMPOSED = {"down": "lora_magnitude_vector", "embedding_down": "lora_magnitude_vector", "mlx_a": "m"}
+"""What a DoRA calls its norms."""
 
 LORA = ("down", "up")
 EMBEDDING = ("embedding_down", "embedding_up")
@@ -44,7 +48,7 @@ _TAKEN = {
     "hada_w1_a": {"hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha", "magnitude", "diff_bias"},
     "lokr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha", "magnitude",
              "diff_bias"},
-    "ia3": set(), "diff": {"diff_bias", "alpha"}, "diff_bias": set(), "tokens": set(),
+    "ia3": set(), "diff": {"diff_bias", "alpha"}, "diff_bias": set(), "tokens": set(), "mlx_a": {"mlx_b", "magnitude"},
 }  # fmt: skip
 
 
@@ -77,11 +81,11 @@ class Module:
         kind = kind_of(self.parts)
         if not kind:
             raise self.fail(f"there is {' and '.join(self.parts)} alone")
-        needed = {"down": LORA, "embedding_down": EMBEDDING, "hada_w1_a": _HADA}.get(kind, ())
+        needed = {"down": LORA, "embedding_down": EMBEDDING, "hada_w1_a": _HADA, "mlx_a": mlx.PARTS}.get(kind, ())
         if lost := [part for part in needed if part not in self.parts]:
             raise self.fail(f"{lost[0]} is missing beside {kind}")
-        if self.config.dora and kind in ("down", "embedding_down") and "magnitude" not in self.parts:
-            raise self.fail("lora_magnitude_vector is missing, and the configuration says use_dora")
+        if self.config.dora and kind in _DECOMPOSED and "magnitude" not in self.parts:
+            raise self.fail(f"{_DECOMPOSED[kind]} is missing, and the configuration says that it is a DoRA")
         family = "lokr" if kind.startswith("lokr") else kind
         if left := self.parts.keys() - {kind, family} - _TAKEN[family]:
             raise UnsupportedError(f"{self.name!r}: {min(left)} beside {kind} is not known", hint="inspect shows them")
@@ -102,6 +106,8 @@ class Module:
 
     def fits_loosely(self, shape: Shape) -> bool:
         """Whether it may belong to a weight of that shape; true of kinds whose parts do not tell."""
+        if kind_of(self.parts) == "mlx_a":
+            return mlx.fits(self, shape)
         return kind_of(self.parts) != "down" or "up" not in self.parts or any(self.fits(shape))
 
     def of_weight(self, shape: Shape) -> tuple[Change, ...]:
@@ -121,6 +127,8 @@ class Module:
                 delta, along = self._embedding(size), 1
             case "down":
                 delta, along = self._lora(shape, size)
+            case "mlx_a":
+                delta = mlx.product(self, shape)
             case "hada_w1_a":
                 delta = self._loha()
             case "diff":
@@ -162,9 +170,10 @@ class Module:
     def rank(self) -> int:
         """Of its factors; 0 where they have none."""
         for part, axis in (
-            ("down", 0), ("embedding_down", 0), ("hada_w1_b", 0), ("lokr_w1_b", 0), ("lokr_w2_b", 0), ("lokr_t2", 0)
+            ("down", 0), ("embedding_down", 0), ("hada_w1_b", 0), ("lokr_w1_b", 0), ("lokr_w2_b", 0), ("lokr_t2", 0),
+            ("mlx_a", 1),
         ):  # fmt: skip
-            if part in self.parts and self.parts[part].info.shape:
+            if part in self.parts and len(self.parts[part].info.shape) > axis:
                 return self.parts[part].info.shape[axis]
         return 0
 
@@ -192,25 +201,27 @@ class Module:
             raise self.fail(f"{part} is of shape {list(tensor.info.shape)}, where {prod(size):,} elements are due")
         return Factor(tensor, size, turned)
 
-    def _matrix(self, part: str) -> Factor:
+    def matrix(self, part: str) -> Factor:
         """A part by its first dimension, and all others as one."""
         shape = self.parts[part].info.shape
         if len(shape) < 2 or not prod(shape):
             raise self.fail(f"{part} is of shape {list(shape)}, which is no matrix")
         return self._factor(part, (shape[0], prod(shape[1:])))
 
-    def _turned(self, part: str) -> Factor:
-        one = self._matrix(part)
+    def transposed(self, part: str) -> Factor:
+        """The same with its two dimensions exchanged."""
+        one = self.matrix(part)
         return Factor(one.tensor, (one.shape[1], one.shape[0]), turned=True)
 
-    def _low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
+    def low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
+        """Their product. Raises EditError where they are of unlike ranks, LimitError where they are too large."""
         if left.shape[1] != right.shape[0]:
             raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
-        self._hold(prod(right.shape))
-        self._hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
+        self.hold(prod(right.shape))
+        self.hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
         return LowRank(left, right)
 
-    def _hold(self, count: int) -> None:
+    def hold(self, count: int) -> None:
         """Refuse a factor that is too large to be held."""
         if count > MOST_HELD:
             raise LimitError(
@@ -221,58 +232,58 @@ class Module:
     def _lora(self, shape: Shape, size: tuple[int, int]) -> tuple[LowRank, int]:
         """The product, and along which dimension a DoRA has norms."""
         plain, turned = self.fits(shape)
-        down, up = self._matrix("down"), self._matrix("up")
+        down, up = self.matrix("down"), self.matrix("up")
         if turned and (self.turned or not plain):
-            return self._low_rank(self._turned("down"), self._turned("up")), 1
+            return self.low_rank(self.transposed("down"), self.transposed("up")), 1
         if not plain:
             inputs = down.shape[1] * (prod(self.parts["mid"].info.shape[2:]) if "mid" in self.parts else 1)
             raise self.fail(
                 f"the base's weight is of shape {list(shape)}, and the adapter is for [{up.shape[0]}, {inputs}]"
             )
         if "mid" not in self.parts:
-            return self._low_rank(up, down), 0
-        return self._low_rank(up, self._cored("mid", "down")), 0
+            return self.low_rank(up, down), 0
+        return self.low_rank(up, self._cored("mid", "down")), 0
 
     def _embedding(self, size: tuple[int, int]) -> LowRank:
-        return self._low_rank(self._turned("embedding_down"), self._turned("embedding_up"))
+        return self.low_rank(self.transposed("embedding_down"), self.transposed("embedding_up"))
 
     def _loha(self) -> Hadamard:
         pairs = []
         for number in "12":
             left, right, core = f"hada_w{number}_a", f"hada_w{number}_b", f"hada_t{number}"
             if core in self.parts:
-                pairs.append(self._low_rank(self._turned(left), self._cored(core, right)))
+                pairs.append(self.low_rank(self.transposed(left), self._cored(core, right)))
             else:
-                pairs.append(self._low_rank(self._matrix(left), self._matrix(right)))
+                pairs.append(self.low_rank(self.matrix(left), self.matrix(right)))
         if pairs[0].shape != pairs[1].shape:
             raise self.fail(f"its two products are of shapes {list(pairs[0].shape)} and {list(pairs[1].shape)}")
         return Hadamard(*pairs)
 
     def _cored(self, core: str, inner: str) -> Cored:
-        shape, factor = self.parts[core].info.shape, self._matrix(inner)
+        shape, factor = self.parts[core].info.shape, self.matrix(inner)
         if len(shape) < 3 or shape[1] != factor.shape[0]:
             raise self.fail(f"{core} is of shape {list(shape)}, and {inner} of {list(factor.shape)}")
-        self._hold(prod(shape))
-        self._hold(prod(factor.shape))
-        return Cored(self._matrix(core), factor)
+        self.hold(prod(shape))
+        self.hold(prod(factor.shape))
+        return Cored(self.matrix(core), factor)
 
     def _lokr(self) -> Kronecker:
         sides = self._side("lokr_w1"), self._side("lokr_w2")
         for side in sides:
-            self._hold(prod(side.shape))
+            self.hold(prod(side.shape))
             if isinstance(side, LowRank):
-                self._hold(prod(side.left.shape))
+                self.hold(prod(side.left.shape))
         return Kronecker(*sides)
 
     def _side(self, part: str) -> Whole | LowRank:
         if part in self.parts:
-            return Whole(self._matrix(part))
+            return Whole(self.matrix(part))
         left, right = f"{part}_a", f"{part}_b"
         if left not in self.parts or right not in self.parts:
             raise self.fail(f"{part} is missing")
         if part == "lokr_w2" and "lokr_t2" in self.parts:
-            return self._low_rank(self._turned(left), self._cored("lokr_t2", right))
-        return self._low_rank(self._matrix(left), self._matrix(right))
+            return self.low_rank(self.transposed(left), self._cored("lokr_t2", right))
+        return self.low_rank(self.matrix(left), self.matrix(right))
 
     def _decompose(self, shape: Shape, size: tuple[int, int], along: int) -> Decompose:
         tensor = self.parts["magnitude"]
@@ -282,7 +293,7 @@ class Module:
         along = 1 if of_inputs else along
         spread = kernel if of_inputs else 1
         count = size[along] // spread
-        self._hold(count)
+        self.hold(count)
         return Decompose(self._factor("magnitude", (count, 1)), along, spread, (tensor,))
 
     def _ia3(self, shape: Shape, size: tuple[int, int]) -> Multiply:
@@ -300,7 +311,7 @@ class Module:
                 f"the base's weight is of shape {list(shape)}, and the adapter has {tensor.info.numel:,} numbers for "
                 f"its {'inputs' if inputs else 'outputs'}"
             )
-        self._hold(tensor.info.numel)
+        self.hold(tensor.info.numel)
         return Multiply(self._factor("ia3", (tensor.info.numel, 1)), along, spread, (tensor,))
 
     def _tokens(self, size: tuple[int, int]) -> Replace:

@@ -3,7 +3,7 @@
     {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "use_rslora": false, "fan_in_fan_out": false,
      "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"layers.0.q_proj": 8}, "base_model_name_or_path": "…", …}
 
-Source: peft's tuners/lora/config.py.
+or mlx-lm's (`mlx`). Source: peft's tuners/lora/config.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.adapters import mlx
 from ckptconv.edits.adapters.patterns import Patterns, finite
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
@@ -47,6 +48,7 @@ class Config:
     scaled_by_root: the scale is alpha / √rank (rsLoRA).
     turned: the base's weights are inputs × outputs (fan_in_fan_out).
     saved: modules that are saved whole.
+    mlx:   what mlx-lm trained, "" where it was not mlx-lm; factor: the scale that it says.
     """
 
     peft: str = ""
@@ -65,10 +67,20 @@ class Config:
     feedforward: tuple[str, ...] = ()
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     route: str = ""
+    mlx: str = ""
+    factor: float | None = None
+
+    @property
+    def is_said(self) -> bool:
+        """Whether there is a configuration that says what the adapter is."""
+        return bool(self.peft or self.mlx)
 
     @classmethod
     def of(cls, said: Mapping[str, object]) -> Config:
         """Of a JSON object. Raises CorruptFileError where a value is of another type."""
+        if mlx.is_config(said):
+            kind = mlx.kind(said)
+            return cls(mlx=kind, factor=mlx.scale(said), dora=kind == "dora", base=_text(said, "model"))
         peft = _text(said, "peft_type").upper()
         return cls(
             peft=peft,
@@ -91,6 +103,8 @@ class Config:
 
     def scale(self, module: str, rank: int) -> float:
         """By what the product of a module's factors is multiplied, where the configuration says it."""
+        if self.factor is not None:
+            return self.factor
         alpha = self.alphas.number(module, self.alpha)
         if alpha is None:
             return 1.0

@@ -4,6 +4,7 @@ The weight is a matrix: its first dimension, and all others as one. Of shape (ro
 
     Whole       a tensor of that size
     LowRank     left (rows × r) · right (r × columns)         LoRA, LoCon; with a core between them, Tucker's
+    Stacked     left · right of each matrix of a stack      experts
     Hadamard    first ∘ second, element by element            LoHa
     Kronecker   first ⊗ second                                LoKr
 
@@ -208,6 +209,37 @@ class LowRank:
             end = min(at + step, columns.stop)
             made[:, at - columns.start : end - columns.start] = left @ right[:, at:end]
         return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked:
+    """left · right of each of `count` matrices, one below the other in both; each matrix is a row of the product."""
+
+    left: Factor
+    right: Factor
+    count: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The matrices, and the elements of each."""
+        return self.count, self.left.shape[0] // self.count * self.right.shape[1]
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """A part of each of some matrices."""
+        import numpy as np
+
+        height, width = self.left.shape[0] // self.count, self.right.shape[1]
+        first, last = columns.start // width, -(-columns.stop // width)
+        made = np.empty((len(rows), len(columns)), np.float64)
+        for at, number in enumerate(rows):
+            left = self.left.rows(range(number * height + first, number * height + last))
+            lines = (left @ self._right(number)).reshape(-1)
+            made[at] = lines[columns.start - first * width : columns.stop - first * width]
+        return made
+
+    def _right(self, number: int) -> Array:
+        rank = self.right.shape[0] // self.count
+        return RECENT.get(self, number, lambda: self.right.block(range(number * rank, (number + 1) * rank)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

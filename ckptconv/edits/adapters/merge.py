@@ -111,16 +111,21 @@ def check(adapter: Adapter) -> None:
         raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint="LoRA, LoHa, LoKr and IA3 are")
     if not parts.modules and not parts.whole:
         raise EditError("there is no tensor in it")
-    if not parts.modules and not any(config.peft for config in adapter.configs.values()):
+    if not parts.modules and not any(config.is_said for config in adapter.configs.values()):
         raise EditError(
             "it holds no tensor of an adapter's",
-            hint="PEFT's, kohya's, LyCORIS' and diffusers' are known by their names; ckptconv inspect shows them",
+            hint="PEFT's, kohya's, LyCORIS', diffusers' and mlx-lm's are known by their names; ckptconv inspect shows "
+            "them",
         )
     unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
     if unsaid and not any(config.peft for config in adapter.configs.values()):
         raise EditError(
             "nothing says its alpha, by which it is scaled",
             hint="PEFT's adapter_config.json belongs beside the file",
+        )
+    if any("mlx_a" in one for one in parts.modules.values()) and adapter.config("").factor is None:
+        raise EditError(
+            "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
         )
 
 
@@ -212,7 +217,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
 
 def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:
     """Put tensors that the adapter holds whole in their places."""
-    known = any(config.peft for config in adapter.configs.values())
+    known = any(config.peft or config.mlx == "full" for config in adapter.configs.values())
     for inner, name in adapter.parts.whole.items():
         tensor = adapter.tensors[name]
         shape = tensor.info.shape

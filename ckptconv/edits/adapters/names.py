@@ -5,6 +5,7 @@
     lora_unet_M.lora_down.weight, .lora_up.weight, .alpha    kohya-ss' scripts and LyCORIS, M with underscores for dots
     unet.M.lora_A.weight, unet.M.lora.up.weight              diffusers, new and old
     unet.M.processor.to_q_lora.up.weight                     older still
+    M.lora_a, M.lora_b, M.m                                  mlx-lm
 
 Sources: peft's utils/save_and_load.py; kohya-ss/sd-scripts, networks/lora.py; KohakuBlueleaf/LyCORIS, lycoris/modules;
 diffusers' loaders/lora_conversion_utils.py and loaders/unet.py; ComfyUI, comfy/weight_adapter.
@@ -16,6 +17,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.adapters import mlx
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _ROLES = {
     **{f"lokr_{word}": f"lokr_{word}" for word in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     "ia3_l": "ia3", "diff": "diff", "diff_b": "diff_bias", "w_norm": "diff", "b_norm": "diff_bias",
     "token_adapter.trainable_tokens_delta": "tokens", "trainable_tokens_delta": "tokens",
+    "lora_a": "mlx_a", "lora_b": "mlx_b",
 }  # fmt: skip
 """By what names end in, behind the module's."""
 
@@ -101,6 +104,8 @@ def _role(name: str) -> tuple[str, str, str] | None:
             if name.startswith(PEFT) and not word.startswith(_PEFTS):
                 return None
             role = _ROLES.get(word) or f"?{_OTHERS[word]}"
+            if role in mlx.PARTS and (adapter or end):  # another's, whose layers lie as torch's do
+                return None
             return _plain(name[:at]), "up_bias" if (role, end) == ("up", "bias") else role, adapter
         at += 1
     return None
@@ -114,8 +119,12 @@ def _plain(module: str) -> str:
 def parts_of(names: Iterable[str]) -> Parts:
     """The parts. Raises UnsupportedError where a file holds several adapters."""
     made = Parts()
+    names = list(names)
+    factors = {name.removesuffix(".lora_a") for name in names if name.endswith(".lora_a")}
     for name in names:
         found = _role(name)
+        if found is None and name.endswith(mlx.MAGNITUDE) and (module := name.removesuffix(mlx.MAGNITUDE)) in factors:
+            found = module, "magnitude", ""
         if found is None:
             if ".original_module." in name:
                 continue  # the base's own, which PEFT keeps beside the one that was trained

@@ -39,7 +39,7 @@ _BASES = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture",
 class Summary:
     """An adapter.
 
-    maker:   whose names it has: "PEFT", "kohya", "diffusers".
+    maker:   whose names it has: "PEFT", "kohya", "diffusers", "mlx-lm".
     peft:    the type in PEFT's configuration; "" without one.
     kinds:   "LoRA", "LoHa", …, with the numbers of modules.
     targets: the last words of the modules' names, with their numbers.
@@ -125,6 +125,10 @@ def _counted(found: Iterable[_T]) -> dict[_T, int]:
 
 
 def _maker(adapter: Adapter) -> str:
+    if any(config.mlx for config in adapter.configs.values()) or any(
+        "mlx_a" in parts for parts in adapter.parts.modules.values()
+    ):
+        return "mlx-lm"
     if "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
         return "PEFT"
     flat = any(module.startswith(("lora_", "lycoris_")) for module in adapter.parts.modules)
@@ -160,6 +164,9 @@ def _size(module: Module) -> int:
             return matrix("up", "down") * prod(shapes.get("mid", ())[2:])
         case "embedding_down":
             return matrix("embedding_down", "embedding_up")
+        case "mlx_a":
+            experts = shapes["mlx_a"][0] if len(shapes["mlx_a"]) == 3 else 1
+            return matrix("mlx_a", "mlx_b") // experts
         case "hada_w1_a":
             return matrix("hada_w1_a", "hada_w1_b") * prod(shapes.get("hada_t1", ())[2:])
         case "diff":

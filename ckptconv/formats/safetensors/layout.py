@@ -112,6 +112,8 @@ def _parse(text: bytes) -> dict[str, Json]:
 
 
 def _metadata(entry: Json) -> dict[str, str]:
+    if entry is None:  # MLX writes null where there is none, and the package reads it
+        return {}
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         raise _bad(f"{METADATA} is no map of strings to strings")
     return entry

@@ -109,6 +109,7 @@ GOOD_FILES: dict[str, bytes] = {
     "a space before the header": file(" " + json.dumps({"a": GOOD})),
     "an unknown field": file({"a": {**GOOD, "note": "x"}}),
     "no tensors": file({}, b""),
+    "metadata that is null, as MLX writes it": file({"__metadata__": None, "a": GOOD}),
     "metadata alone": file({"__metadata__": {"a": "b"}}, b""),
     "empty tensors between others": file({"e": entry(0, 0, shape=(0,)), "a": GOOD, "f": entry(8, 8, shape=(3, 0))}),
     "entries in another order than their bytes": file({"b": entry(8, 16), "a": GOOD}, bytes(range(16))),

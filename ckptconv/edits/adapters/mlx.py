@@ -1,0 +1,102 @@
+"""Adapters of mlx-lm: adapters.safetensors, and an adapter_config.json beside it.
+
+    M.lora_a, M.lora_b [, M.m]     W + scale · (lora_a · lora_b)ᵀ, inputs × r and r × outputs; m: DoRA's norms of rows
+    of an embedding                W + scale · lora_a · lora_b, rows × r and r × columns
+    of a stack of experts          W[e] + scale · lora_b[e] · lora_a[e], E × outputs × r and E × r × inputs
+
+    {"fine_tune_type": "lora" | "dora" | "full", "num_layers": 16, "lora_parameters": {"rank": 8, "scale": 20.0, …}}
+
+The scale is a number, no alpha over a rank. Of fine_tune_type full the file holds weights, which take the place of the
+base's. A square matrix is an embedding where its name says so.
+
+Source: mlx-lm 0.31, mlx_lm/tuner/lora.py, dora.py and utils.py (`load_adapters`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.adapters.deltas import Factor, Stacked
+from ckptconv.edits.adapters.patterns import finite
+from ckptconv.errors import CorruptFileError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.edits.adapters.build import Module
+    from ckptconv.edits.adapters.deltas import LowRank
+
+    Shape = tuple[int, ...]
+
+PARTS = ("mlx_a", "mlx_b")
+
+MAGNITUDE = ".m"
+"""What the name of a DoRA's norms ends in; by itself it says nothing."""
+
+TYPES = ("lora", "dora", "full")
+
+_EMBEDDINGS = ("embed", "wte", "wpe")
+
+
+def is_config(said: Mapping[str, object]) -> bool:
+    """Whether a configuration is mlx-lm's."""
+    return "lora_parameters" in said or said.get("fine_tune_type") in TYPES
+
+
+def kind(said: Mapping[str, object]) -> str:
+    """What was trained. Raises UnsupportedError for what is not known."""
+    found = said.get("fine_tune_type", "lora")
+    if not isinstance(found, str) or found not in TYPES:
+        raise UnsupportedError(
+            f"adapters of mlx-lm's type {str(found)[:80]!r} are not merged", hint=f"those of {', '.join(TYPES)} are"
+        )
+    return found
+
+
+def scale(said: Mapping[str, object]) -> float | None:
+    """By what the product is multiplied; None where nothing says it. Raises CorruptFileError for what is no number."""
+    parameters = said.get("lora_parameters")
+    if not isinstance(parameters, dict) or "scale" not in parameters:
+        return None
+    number = finite(parameters["scale"])
+    if number is None:
+        raise CorruptFileError("the configuration's scale is no number that is finite")
+    return number
+
+
+def fits(module: Module, shape: Shape) -> bool:
+    """Whether the factors are for a weight of that shape, either way round."""
+    return any(_ways(module, shape))
+
+
+def product(module: Module, shape: Shape) -> LowRank | Stacked:
+    """What is added, but for the scale. Raises EditError where it does not fit."""
+    linear, embedding = _ways(module, shape)
+    first, second = (module.parts[part].info.shape for part in PARTS)
+    if not linear and not embedding:
+        raise module.fail(
+            f"the base's weight is of shape {list(shape)}, and the adapter has factors of {list(first)} and "
+            f"{list(second)}"
+        )
+    if len(shape) == 3:
+        module.hold(first[1] * first[2])
+        left = Factor(module.parts["mlx_b"], (second[0] * second[1], second[2]))
+        return Stacked(left, Factor(module.parts["mlx_a"], (first[0] * first[1], first[2])), shape[0])
+    last = module.name.rpartition(".")[2]
+    if embedding and (not linear or any(word in last for word in _EMBEDDINGS)):
+        return module.low_rank(module.matrix("mlx_a"), module.matrix("mlx_b"))
+    return module.low_rank(module.transposed("mlx_b"), module.transposed("mlx_a"))
+
+
+def _ways(module: Module, shape: Shape) -> tuple[bool, bool]:
+    """Whether they are for a layer, or experts, of that shape, and for an embedding."""
+    if any(part not in module.parts for part in PARTS):
+        return True, False  # told by its check
+    first, second = (module.parts[part].info.shape for part in PARTS)
+    if len(first) != len(shape) or len(second) != len(shape) or 0 in (*first, *second):
+        return False, False
+    if len(shape) == 3:
+        return (*second[:2], first[2]) == shape and (first[0], first[1]) == (second[0], second[2]), False
+    if len(shape) != 2 or first[1] != second[0]:
+        return False, False
+    return (second[1], first[0]) == shape, (first[0], second[1]) == shape
