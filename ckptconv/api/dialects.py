@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 
+MLX = "mlx"
+"""The dialect, and the word for itself that mlx-lm puts into a file's metadata."""
+
 MOST_TRANSLATED = 20_000
 """Tensors up to which it is found out whether they could be translated."""
 
 
 def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
     """What is told of tensors that go into another format with names and layouts of their framework's."""
-    if wanted.name == checkpoint.format or (edits and edits.names):
+    if (wanted.name == checkpoint.format and not is_mlxs(checkpoint)) or (edits and edits.names):
         return
     if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
         from ckptconv.edits.dialects import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
+    elif is_mlxs(checkpoint) and (why := _not_undone(checkpoint)):
+        yield Finding("dialect", "warning", "", f"names and layouts stay mlx-lm's: {why}")
 
 
 def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
@@ -45,10 +50,32 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
     to find out.
     """
+    if is_mlxs(checkpoint):
+        return MLX if _has_changes(MLX, checkpoint) else ""
     with suppress(UsageError):  # of a format that is in no table
         dialect = registry.by_name(checkpoint.format).dialect
         if dialect and _has_changes(dialect, checkpoint):
             return dialect
+    return ""
+
+
+def is_mlxs(checkpoint: Checkpoint) -> bool:
+    """Whether the file says that mlx-lm wrote it, whose names are in no format's passport: it is safetensors."""
+    return checkpoint.metadata.get("format") == MLX
+
+
+def _not_undone(checkpoint: Checkpoint) -> str:
+    """Why mlx-lm's layouts cannot be undone; "" where they can, or are transformers'."""
+    if len(checkpoint) > MOST_TRANSLATED:
+        return ""
+    from ckptconv.edits.dialects import changes_in
+
+    try:
+        changes_in(MLX, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
+    except UnsupportedError as error:
+        return str(error)
+    except (EditError, UsageError):
+        return ""
     return ""
 
 

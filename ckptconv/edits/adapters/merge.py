@@ -206,6 +206,8 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
             "where it shares the embedding's tensor, give it one of its own before: --rules with an edit of kind tie "
             "and one of kind untie; and tie_word_embeddings = false in the config.json"
         )
+    elif any(".switch_mlp." in module for module in modules):
+        hint = "these are names of mlx-lm's: merge it into mlx-lm's model; --translate mlx after it gives transformers'"
     elif any(block in module for module in modules for block in _RELEASED) and any(
         ".attn.to_q" in name for name in base
     ):

@@ -9,7 +9,7 @@
 The scale is a number, no alpha over a rank. Of fine_tune_type full the file holds weights, which take the place of the
 base's. A square matrix is an embedding where its name says so.
 
-Source: mlx-lm 0.31, mlx_lm/tuner/lora.py, dora.py and utils.py (`load_adapters`).
+Source: mlx-lm 0.32, mlx_lm/tuner/lora.py, dora.py and utils.py (`load_adapters`).
 """
 
 from __future__ import annotations

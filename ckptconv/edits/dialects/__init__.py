@@ -1,8 +1,8 @@
 """Names and layouts that other frameworks have for a network's tensors, as torch's modules have them (`translation`).
 
-One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models) and `meta` (Llama's
-own releases); `to_gguf`, `to_mmproj` and `to_ldm` go the other way. What a module is, names do not say, so that each
-module here tells which layers come out wrong.
+One module for each: `flax`, `keras`, `gguf` (llama.cpp's), `ldm` (single files of diffusion models), `meta` (Llama's
+own releases) and `mlx` (mlx-lm's); `to_gguf`, `to_mmproj` and `to_ldm` go the other way. What a module is, names do not
+say, so that each module here tells which layers come out wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, to_gguf, to_ldm, to_mmproj
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf, to_ldm, to_mmproj
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.errors import EditError, UsageError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor, TensorInfo
 
     Tensors = Mapping[str, TensorInfo]
+
+MLX = "mlx"
 
 TO_GGUF = "to-gguf"
 TO_LDM = "to-ldm"
@@ -33,6 +35,7 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     "keras": keras.changes,
     "ldm": ldm.changes,
     "meta": meta.changes,
+    MLX: mlx.changes,
     TO_GGUF: to_gguf.changes,
     TO_LDM: to_ldm.changes,
     TO_MMPROJ: to_mmproj.changes,
@@ -41,7 +44,7 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
 
 GIVES = {
     "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
-    TO_GGUF: "llama.cpp's", TO_LDM: "a single file's", TO_MMPROJ: "llama.cpp's",
+    MLX: "transformers'", TO_GGUF: "llama.cpp's", TO_LDM: "a single file's", TO_MMPROJ: "llama.cpp's",
 }  # fmt: skip
 """Whose names and layouts come out."""
 

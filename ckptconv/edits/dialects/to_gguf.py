@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import quoted
+from ckptconv.edits.dialects import mlx
 from ckptconv.edits.dialects.attention import halves_of, interleaved, ungrouped
 from ckptconv.edits.dialects.change import Change, Join
 from ckptconv.edits.dialects.gguf_config import (
@@ -72,7 +73,13 @@ def is_kept_f32(name: str, rank: int) -> bool:
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
     config = text_config(metadata)
-    return _Translation(tensors, config, architecture(config)).changes()
+    name = architecture(config)
+    if mlx.known(tensors, metadata.get("model_type")):
+        raise EditError(
+            "--translate to-gguf: names or layouts are mlx-lm's, and not transformers'",
+            hint="--translate mlx before it undoes what mlx-lm changed",
+        )
+    return _Translation(tensors, config, name).changes()
 
 
 @dataclass(frozen=True, slots=True)

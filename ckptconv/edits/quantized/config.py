@@ -85,7 +85,6 @@ class Said:
                 hint="a config.json beside the file, with a quantization_config, does",
             )
 
-
     def packing_of(self, module: str, ways: list[Packing], shapes: str) -> Packing:
         """Which of the ways, that shapes allow, MLX packed a module in. Raises EditError where that is not known."""
         own = module in self.packings

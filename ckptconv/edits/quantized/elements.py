@@ -1,7 +1,7 @@
 """The elements of one tensor as a matrix of F32.
 
 Plain     elements of any type; those of 8 bits by a table
-Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3, 5 and 6 bits, across them
+Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3, 5, 6 bits, across them
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ Shapes tell bits · group alone: 4 bits in groups of 64 are of the same shapes a
 without biases that is enough (`packing`).
 
 Source: mlx 0.32.4, mlx/ops.cpp (quantize, dequantize), mlx/backend/cpu/quantized.cpp, and what mx.dequantize computes
-on a CPU; mlx-lm 0.31, mlx_lm/models/switch_layers.py (global_scale) and utils.py (the configuration).
+on a CPU; mlx-lm 0.32, mlx_lm/models/switch_layers.py (global_scale) and utils.py (the configuration).
 """
 
 from __future__ import annotations

@@ -1,0 +1,243 @@
+"""mlx-lm's names and layouts, as transformers' classes have them. Most models have the same; of others mlx-lm
+
+    stacks experts        P.switch_mlp.gate_proj [E, R, C]    of P.experts.0.gate_proj, or of w1, or of parts that
+                                                              transformers has stacked too, gate and up as one
+    turns convolutions    conv1d.weight [C, K, 1]             of [C, 1, K]
+    takes kv_b_proj apart embed_q [H, L, N], unembed_out      of [H · (N + V), L]: a head's N rows for the keys, turned,
+                                                              and its V rows for the values
+    adds 1 to norms       Qwen3-Next's and Qwen3.5's, which transformers adds while it computes
+    turns layers          GPT-2's
+
+Which of it was done is a table, by the configuration's model_type. Where names or shapes say that something was done,
+and the model is not in the table, it is refused; so are models into whose weights mlx-lm folds factors, which nothing
+undoes. The 1 is taken off exactly: what rounding it in had cost stays lost. Parts that mlx-lm leaves out (pictures,
+further tokens) are gone.
+
+Source: mlx-lm 0.32, mlx_lm/models (`sanitize` of each).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from ckptconv.core.dtypes import DType
+from ckptconv.edits.dialects.change import Change, Join, check_parts
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import TensorInfo
+
+    Tensors = Mapping[str, TensorInfo]
+
+How = Literal["each", "w", "linear", "fused", "turned", "interleaved"]
+"""How transformers has experts: a tensor for each, under their names or as w1, w2, w3; stacked as input_linear and
+output_linear, or as gate_up_proj and down_proj, these turned, or gate and up in turn.
+"""
+
+_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight",
+          "k_norm.weight")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What was done to a model.
+
+    experts: how transformers has them; where: what mlx-lm calls the stack. plus_one: norms to which 1 was added.
+    dense:   layers that have no experts have names of theirs. language: the language model of one with pictures.
+    """
+
+    experts: How = "each"
+    where: str = "switch_mlp"
+    plus_one: tuple[str, ...] = ()
+    dense: bool = False
+    language: bool = False
+
+
+_PLAIN = _Model()
+_WORDS = _Model("w")
+_LINEAR = _Model("linear", dense=True)
+
+MODELS: Mapping[str, _Model] = {
+    **dict.fromkeys(
+        ("deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "glm4_moe", "glm4_moe_lite", "jamba",
+         "olmoe", "qwen2_moe", "qwen3_moe", "ernie4_5_moe", "mamba", "mamba2", "falcon_mamba", "lfm2",
+         "nemotron_h", "recurrent_gemma"), _PLAIN,
+    ),
+    **dict.fromkeys(("mixtral", "phimoe", "minimax", "minimax_m2"), _WORDS),
+    **dict.fromkeys(("granitemoe", "granitemoehybrid"), _LINEAR),
+    **dict.fromkeys(("afmoe", "dots1"), _Model(where="experts")),
+    "lfm2_moe": _Model("w", dense=True),
+    "qwen3_next": _Model(plus_one=_NORMS),
+    "qwen3_5": _Model(plus_one=_NORMS, language=True),
+    "qwen3_5_moe": _Model("fused", plus_one=_NORMS, language=True),
+    "qwen3_vl_moe": _Model("turned", language=True),
+    "gpt_oss": _Model("interleaved", "experts"),
+    "gpt2": _PLAIN,
+}  # fmt: skip
+"""By model_type."""
+
+_FOLDED = {
+    "falcon_h1": "its multipliers are in its weights", "baichuan_m1": "its output layer is normed",
+    **dict.fromkeys(("bailing_moe", "bailing_moe_linear"), "its output layer may be normed"),
+    "step3p5": "its norms have 1 added to them",
+}  # fmt: skip
+"""What was done to models that are not in the table, under names that may be transformers'."""
+
+_PARTS = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+_OWN = {"fc1": "up_proj", "fc2": "down_proj"}
+_STACK = re.compile(r"(.+)\.(switch_mlp|experts)\.(gate_proj|up_proj|down_proj|fc1|fc2)\.(weight|bias)")
+_DENSE = re.compile(r"(.+)\.(mlp|feed_forward)\.(gate_proj|up_proj|down_proj)\.weight")
+_LATENT = re.compile(r"(.+)\.(embed_q|unembed_out)\.weight")
+_CONVOLVED = ("conv1d.weight", "conv_1d.weight", ".conv.weight")
+_GPT2 = re.compile(r"model\.(h\.[0-9]{1,9}\.(?:attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight|.+)")
+_HINT = "--rules FILE renames and turns any"
+
+
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor. Raises EditError where nothing says the model, or a part is missing, and for weights
+    that are quantized still; UnsupportedError for a model that is not in the table; LimitError for more experts than
+    models have.
+    """
+    kind = metadata.get("model_type")
+    if isinstance(kind, str) and kind in _FOLDED:
+        raise UnsupportedError(f"--translate mlx does not undo {kind}: {_FOLDED[kind]}", hint=_HINT)
+    if not known(tensors, kind):
+        return {name: Change.to(name) for name in tensors}
+    if not isinstance(kind, str):
+        raise EditError(
+            "--translate mlx: no model_type says whose names these are", hint="a config.json beside the file does"
+        )
+    if kind not in MODELS:
+        raise UnsupportedError(
+            f"--translate mlx does not know the model {kind[:80]!r}", hint=f"it knows {', '.join(MODELS)}; {_HINT}"
+        )
+    scaled = next((n for n in tensors if n.endswith(".scales") and f"{n.removesuffix('scales')}weight" in tensors), "")
+    if scaled and tensors[f"{scaled.removesuffix('scales')}weight"].dtype is DType.U32:
+        raise EditError(
+            f"--translate mlx: the weights are quantized (as {scaled!r} is there)",
+            hint="--dequantize makes plain ones first",
+        )
+    return _Translation(tensors, MODELS[kind], kind).changes()
+
+
+def known(tensors: Tensors, kind: object) -> bool:
+    """Whether some of these are called as mlx-lm alone does it, or have its shapes. kind: the model_type, if any."""
+    return any(_is_mlxs(name, info, kind) for name, info in tensors.items())
+
+
+def _is_mlxs(name: str, info: TensorInfo, kind: object) -> bool:
+    """Whether mlx-lm alone has such a name, or such a shape under it."""
+    stack = _STACK.fullmatch(name)
+    if stack is not None or _LATENT.fullmatch(name):
+        return stack is None or stack[2] == "switch_mlp" or len(info.shape) == (3 if stack[4] == "weight" else 2)
+    if kind == "gpt2":
+        return name.startswith("model.h.")
+    return _is_turned(name, info) or (kind == "granitemoehybrid" and _DENSE.fullmatch(name) is not None)
+
+
+def _is_turned(name: str, info: TensorInfo) -> bool:
+    shape = info.shape
+    return name.endswith(_CONVOLVED) and len(shape) == 3 and shape[2] == 1 != shape[1]
+
+
+class _Translation:
+    def __init__(self, tensors: Tensors, model: _Model, kind: str) -> None:
+        self.tensors = tensors
+        self.model = model
+        self.kind = kind
+        self.cut = 0
+
+    def changes(self) -> dict[str, Change]:
+        found = {name: self.change(name, info) for name, info in self.tensors.items()}
+        if not self.model.language:
+            return found
+        return {name: _in_language(change) for name, change in found.items()}
+
+    def change(self, name: str, info: TensorInfo) -> Change:
+        if self.kind == "gpt2":
+            match = _GPT2.fullmatch(name)
+            turned = match is not None and match[1].startswith("h.") and len(info.shape) == 2
+            return Change.to(f"transformer.{match[1]}" if match else name, axes=(1, 0) if turned else None)
+        if (match := _STACK.fullmatch(name)) and match[2] == self.model.where:
+            return self.expert(name, info, match)
+        if match := _LATENT.fullmatch(name):
+            return self.latent(name, match[1], match[2])
+        if self.model.dense and (match := _DENSE.fullmatch(name)):
+            return self.layer(name, match)
+        if _is_turned(name, info):
+            return Change.to(name, axes=(0, 2, 1))
+        if len(info.shape) == 1 and name.endswith(self.model.plus_one):
+            return Change(names=(name,), function={"function": "add", "value": -1})
+        return Change.to(name)
+
+    def expert(self, name: str, info: TensorInfo, match: re.Match[str]) -> Change:
+        """A stack of experts."""
+        before, _, part, end = match.groups()
+        model, stem = self.model, f"{before}.experts"
+        if model.experts in ("each", "w"):
+            count = info.shape[0] if len(info.shape) > 1 else 0
+            self.cut += count
+            check_parts(self.cut)  # now, since a shape costs nothing and a name for each of its rows does
+            if not count:
+                raise EditError(f"{name!r} of shape {list(info.shape)} is no stack of experts", hint=_HINT)
+            word = _PARTS.get(part, part) if model.experts == "w" else _OWN.get(part, part)
+            names = tuple(f"{stem}.{number}.{word}.{end}" for number in range(count))
+            return Change(names=names, shape=info.shape[1:] if count == 1 else None)
+        if model.experts == "linear":
+            whole, down = f"{before}.input_linear.{end}", f"{before}.output_linear.{end}"
+        else:
+            tail = "_bias" if end == "bias" else ""
+            whole, down = f"{stem}.gate_up_proj{tail}", f"{stem}.down_proj{tail}"
+        axes = (0, 2, 1) if model.experts in ("turned", "interleaved") and end == "weight" else None
+        if part == "down_proj":
+            return Change.to(down, axes=axes)
+        sources = self.parts(name, whole, f"{before}.{match[2]}.{{}}.{end}", "gate_proj", "up_proj")
+        if model.experts == "interleaved":
+            join = Join(whole, sources, "stack", 2, merge=1, axes=axes)
+        else:
+            join = Join(whole, sources, "concat", 1, axes=axes)
+        return Change(names=(name,), into=join)
+
+    def layer(self, name: str, match: re.Match[str]) -> Change:
+        """A layer that is no expert's, in a model that has them."""
+        before, where, part = match.groups()
+        if self.model.experts == "w":
+            return Change.to(f"{before}.{where}.{_PARTS[part]}.weight")
+        if part == "down_proj":
+            return Change.to(f"{before}.shared_mlp.output_linear.weight")
+        whole = f"{before}.shared_mlp.input_linear.weight"
+        sources = self.parts(name, whole, f"{before}.{where}.{{}}.weight", "gate_proj", "up_proj")
+        return Change(names=(name,), into=Join(whole, sources, "concat", 0))
+
+    def latent(self, name: str, before: str, part: str) -> Change:
+        """Half of what makes keys and values of what they were compressed to."""
+        whole = f"{before}.kv_b_proj.weight"
+        sources = self.parts(name, whole, f"{before}.{{}}.weight", "embed_q", "unembed_out")
+        if any(len(self.tensors[source].shape) != 3 for source in sources):
+            raise EditError(f"{name!r} of shape {list(self.tensors[name].shape)} is no head's", hint=_HINT)
+        axes = (0, 2, 1) if part == "embed_q" else None
+        return Change(names=(name,), axes=axes, into=Join(whole, sources, "concat", 1, merge=0))
+
+    def parts(self, name: str, whole: str, pattern: str, *words: str) -> tuple[str, ...]:
+        found = tuple(pattern.format(word) for word in words)
+        if missing := [part for part in found if part not in self.tensors]:
+            raise EditError(
+                f"--translate mlx: {name!r} is one part of {whole}, and there is no {missing[0]!r}", hint=_HINT
+            )
+        return found
+
+
+def _in_language(change: Change) -> Change:
+    """Under the names of a language model that has a tower for pictures beside it."""
+    into = change.into and replace(change.into, target=_of_language(change.into.target))
+    return replace(change, names=tuple(map(_of_language, change.names)) if into is None else change.names, into=into)
+
+
+def _of_language(name: str) -> str:
+    if name.startswith("language_model.model."):
+        return "model." + name.replace("language_model.model.", "language_model.", 1)
+    return name.removeprefix("language_model.")
