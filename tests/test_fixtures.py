@@ -37,7 +37,7 @@ def test_the_manifest_lists_every_fixture_with_its_size_and_hash() -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
-@pytest.mark.parametrize("folder", ["others", "diffusers", "lora", "quantized"])
+@pytest.mark.parametrize("folder", ["others", "diffusers", "lora", "mlx", "quantized"])
 def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
     others = FIXTURES / folder
     rows = MANIFEST_ROW.findall((others / "MANIFEST.md").read_text())

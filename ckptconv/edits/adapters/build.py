@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 KINDS = {
     "down": "LoRA", "embedding_down": "LoRA of an embedding", "hada_w1_a": "LoHa", "lokr_w1": "LoKr",
     "lokr_w1_a": "LoKr", "ia3": "IA3", "diff": "full difference", "diff_bias": "full difference",
-    "tokens": "trainable tokens", "mlx_a": "LoRA",
+    "tokens": "trainable tokens", "lora_a": "LoRA",
 }  # fmt: skip
 """What a module's change is called, by the first of its parts."""
 
 MOST_HELD = 1 << 25
 """Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
 
-_DECOMPOSED = {"down": "lora_magnitude_vector", "embedding_down": "lora_magnitude_vector", "mlx_a": "m"}
+_DECOMPOSED = {"down": "lora_magnitude_vector", "embedding_down": "lora_magnitude_vector", "lora_a": "m"}
 """What a DoRA calls its norms."""
 
 LORA = ("down", "up")
@@ -48,7 +48,8 @@ _TAKEN = {
     "hada_w1_a": {"hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha", "magnitude", "diff_bias"},
     "lokr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha", "magnitude",
              "diff_bias"},
-    "ia3": set(), "diff": {"diff_bias", "alpha"}, "diff_bias": set(), "tokens": set(), "mlx_a": {"mlx_b", "magnitude"},
+    "ia3": set(), "diff": {"diff_bias", "alpha"}, "diff_bias": set(), "tokens": set(),
+    "lora_a": {"lora_b", "magnitude"},
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ class Module:
         kind = kind_of(self.parts)
         if not kind:
             raise self.fail(f"there is {' and '.join(self.parts)} alone")
-        needed = {"down": LORA, "embedding_down": EMBEDDING, "hada_w1_a": _HADA, "mlx_a": mlx.PARTS}.get(kind, ())
+        needed = {"down": LORA, "embedding_down": EMBEDDING, "hada_w1_a": _HADA, "lora_a": mlx.PARTS}.get(kind, ())
         if lost := [part for part in needed if part not in self.parts]:
             raise self.fail(f"{lost[0]} is missing beside {kind}")
         if self.config.dora and kind in _DECOMPOSED and "magnitude" not in self.parts:
@@ -106,7 +107,7 @@ class Module:
 
     def fits_loosely(self, shape: Shape) -> bool:
         """Whether it may belong to a weight of that shape; true of kinds whose parts do not tell."""
-        if kind_of(self.parts) == "mlx_a":
+        if kind_of(self.parts) == "lora_a":
             return mlx.fits(self, shape)
         return kind_of(self.parts) != "down" or "up" not in self.parts or any(self.fits(shape))
 
@@ -127,7 +128,7 @@ class Module:
                 delta, along = self._embedding(size), 1
             case "down":
                 delta, along = self._lora(shape, size)
-            case "mlx_a":
+            case "lora_a":
                 delta = mlx.product(self, shape)
             case "hada_w1_a":
                 delta = self._loha()
@@ -171,7 +172,7 @@ class Module:
         """Of its factors; 0 where they have none."""
         for part, axis in (
             ("down", 0), ("embedding_down", 0), ("hada_w1_b", 0), ("lokr_w1_b", 0), ("lokr_w2_b", 0), ("lokr_t2", 0),
-            ("mlx_a", 1),
+            ("lora_a", 1),
         ):  # fmt: skip
             if part in self.parts and len(self.parts[part].info.shape) > axis:
                 return self.parts[part].info.shape[axis]

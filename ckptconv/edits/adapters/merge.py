@@ -123,7 +123,7 @@ def check(adapter: Adapter) -> None:
             "nothing says its alpha, by which it is scaled",
             hint="PEFT's adapter_config.json belongs beside the file",
         )
-    if any("mlx_a" in one for one in parts.modules.values()) and adapter.config("").factor is None:
+    if any("lora_a" in one for one in parts.modules.values()) and adapter.config("").factor is None:
         raise EditError(
             "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
         )

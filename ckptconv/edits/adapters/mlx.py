@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Shape = tuple[int, ...]
 
-PARTS = ("mlx_a", "mlx_b")
+PARTS = ("lora_a", "lora_b")
 
 MAGNITUDE = ".m"
 """What the name of a DoRA's norms ends in; by itself it says nothing."""
@@ -60,7 +60,9 @@ def scale(said: Mapping[str, object]) -> float | None:
         return None
     number = finite(parameters["scale"])
     if number is None:
-        raise CorruptFileError("the configuration's scale is no number that is finite")
+        raise CorruptFileError(
+            "the configuration's scale is no number that is finite", hint="lora_parameters has it, as in 20.0"
+        )
     return number
 
 
@@ -80,12 +82,12 @@ def product(module: Module, shape: Shape) -> LowRank | Stacked:
         )
     if len(shape) == 3:
         module.hold(first[1] * first[2])
-        left = Factor(module.parts["mlx_b"], (second[0] * second[1], second[2]))
-        return Stacked(left, Factor(module.parts["mlx_a"], (first[0] * first[1], first[2])), shape[0])
+        left = Factor(module.parts["lora_b"], (second[0] * second[1], second[2]))
+        return Stacked(left, Factor(module.parts["lora_a"], (first[0] * first[1], first[2])), shape[0])
     last = module.name.rpartition(".")[2]
     if embedding and (not linear or any(word in last for word in _EMBEDDINGS)):
-        return module.low_rank(module.matrix("mlx_a"), module.matrix("mlx_b"))
-    return module.low_rank(module.transposed("mlx_b"), module.transposed("mlx_a"))
+        return module.low_rank(module.matrix("lora_a"), module.matrix("lora_b"))
+    return module.low_rank(module.transposed("lora_b"), module.transposed("lora_a"))
 
 
 def _ways(module: Module, shape: Shape) -> tuple[bool, bool]:

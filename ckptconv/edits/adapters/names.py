@@ -32,7 +32,7 @@ _ROLES = {
     **{f"lokr_{word}": f"lokr_{word}" for word in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     "ia3_l": "ia3", "diff": "diff", "diff_b": "diff_bias", "w_norm": "diff", "b_norm": "diff_bias",
     "token_adapter.trainable_tokens_delta": "tokens", "trainable_tokens_delta": "tokens",
-    "lora_a": "mlx_a", "lora_b": "mlx_b",
+    **{word: word for word in mlx.PARTS},
 }  # fmt: skip
 """By what names end in, behind the module's."""
 

@@ -126,7 +126,7 @@ def _counted(found: Iterable[_T]) -> dict[_T, int]:
 
 def _maker(adapter: Adapter) -> str:
     if any(config.mlx for config in adapter.configs.values()) or any(
-        "mlx_a" in parts for parts in adapter.parts.modules.values()
+        "lora_a" in parts for parts in adapter.parts.modules.values()
     ):
         return "mlx-lm"
     if "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
@@ -164,9 +164,9 @@ def _size(module: Module) -> int:
             return matrix("up", "down") * prod(shapes.get("mid", ())[2:])
         case "embedding_down":
             return matrix("embedding_down", "embedding_up")
-        case "mlx_a":
-            experts = shapes["mlx_a"][0] if len(shapes["mlx_a"]) == 3 else 1
-            return matrix("mlx_a", "mlx_b") // experts
+        case "lora_a":
+            experts = shapes["lora_a"][0] if len(shapes["lora_a"]) == 3 else 1
+            return matrix("lora_a", "lora_b") // experts
         case "hada_w1_a":
             return matrix("hada_w1_a", "hada_w1_b") * prod(shapes.get("hada_t1", ())[2:])
         case "diff":

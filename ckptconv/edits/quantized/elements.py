@@ -117,10 +117,10 @@ class Packed:
         shape, data = codes.shape[:2], np.ascontiguousarray(codes).view(np.uint8)
         if 8 % self.bits:  # eight elements begin with a byte again
             unit = np.uint32 if self.bits <= 4 else np.uint64
-            several = data.reshape(*shape, -1, self.bits).astype(unit)
-            joint = (several << np.arange(0, 8 * self.bits, 8, dtype=unit)).sum(axis=-1, dtype=unit)
-            fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=unit)
-            made = np.take(np.array(self.table, np.float32), fields & unit((1 << self.bits) - 1))
+            several = data.reshape(*shape, -1, self.bits).astype(kind)
+            joint = (several << np.arange(0, 8 * self.bits, 8, dtype=kind)).sum(axis=-1, dtype=kind)
+            fields = joint[..., None] >> np.arange(0, 8 * self.bits, self.bits, dtype=kind)
+            made = np.take(np.array(self.table, np.float32), fields & kind((1 << self.bits) - 1))
         else:
             made = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
         made = made.reshape(*shape, many)

@@ -245,6 +245,27 @@ def test_the_weights_of_a_folder_are_found(names: list[str], format: str, tmp_pa
         assert checkpoint.format == format
 
 
+def test_an_index_of_one_file_that_has_no_number_is_not_another_checkpoint(tmp_path: Path) -> None:
+    """As mlx-lm writes it, whatever the size."""
+    save_file({"w": torch.ones(2), "v": torch.ones(3)}, tmp_path / "model.safetensors", {"format": "mlx"})
+    index = {
+        "metadata": {"total_size": 20, "total_parameters": 5},
+        "weight_map": dict.fromkeys("vw", "model.safetensors"),
+    }
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert (checkpoint.format, sorted(checkpoint)) == ("safetensors-sharded", ["v", "w"])
+    assert findings(tmp_path) == []
+
+
+def test_mlx_lms_last_adapter_is_read_of_those_of_all_steps(tmp_path: Path) -> None:
+    only("adapters.safetensors", "0000100_adapters.safetensors", "0000200_adapters.safetensors")(tmp_path)
+    assert findings(tmp_path) == []
+    only("model.safetensors")(tmp_path)
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert Path(checkpoint.file.path).name == "model.safetensors"
+
+
 def test_a_header_whose_length_begins_like_a_pickle_is_a_safetensors(tmp_path: Path) -> None:
     """One in 32 does: lengths are multiples of 8, and a pickle begins with 0x80."""
     name = "n"
