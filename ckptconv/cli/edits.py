@@ -59,8 +59,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--drop", metavar="GLOB", multiple=True, help="Leave these tensors out. Repeatable."),
     click.option(
         "--dequantize", is_flag=True,
-        help="Make plain tensors of quantized weights: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes; "
-        "of the type that config.json names, or --dtype.",
+        help="Make plain tensors of quantized weights: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes, "
+        "MLX; of the type that config.json names, or --dtype.",
     ),
     click.option("--strip-prefix", metavar="P", multiple=True, help="Cut P off the names that start with it."),
     click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),
@@ -71,16 +71,16 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
         help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
-        "llama.cpp's and for those of Llama's own releases (gguf, meta), diffusers' for single files of Stable "
-        "Diffusion and Flux (ldm). The other way, to-gguf makes of a folder of transformers' a GGUF that llama.cpp "
-        "runs, with its hyperparameters and tokenizer, and to-mmproj the file for pictures or sounds that llama.cpp "
-        "has beside it; to-ldm makes of a pipeline of diffusers', or of a model of it, "
+        "llama.cpp's, mlx-lm's and those of Llama's own releases (gguf, mlx, meta), diffusers' for single files of "
+        "Stable Diffusion and Flux (ldm). The other way, to-gguf makes of a folder of transformers' a GGUF that "
+        "llama.cpp runs, with its hyperparameters and tokenizer, and to-mmproj the file for pictures or sounds that "
+        "llama.cpp has beside it; to-ldm makes of a pipeline of diffusers', or of a model of it, "
         "the single file that ComfyUI and A1111 load.",
     ),
     click.option(
         "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
-        help="Merge an adapter into the weights: a folder of PEFT's, a file of kohya's, LyCORIS' or diffusers'; its "
-        "change times SCALE. Among the options of names it has its place in the order typed. Repeatable.",
+        help="Merge an adapter into the weights: a folder of PEFT's or mlx-lm's, a file of kohya's, LyCORIS' or diffusers'; "
+        "its change times SCALE. Among the options of names it has its place in the order typed. Repeatable.",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),

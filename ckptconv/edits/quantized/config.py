@@ -22,7 +22,7 @@ quant_config.py and quant_scheme.py; GPTQModel's quantization/config.py; mlx-lm'
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.edits.quantized.packing import AFFINE, USUAL, Packing
 from ckptconv.errors import EditError, UnsupportedError
@@ -135,7 +135,7 @@ def said_in(document: Mapping[object, object]) -> Said:
     return Said(method, block=_pair(found.get("weight_block_size")))
 
 
-def mlx_said(document: Mapping[object, object]) -> Mapping[object, object] | None:
+def mlx_said(document: Mapping[Any, object]) -> Mapping[object, object] | None:
     """What MLX says in a configuration of how the weights are quantized; None where it is not MLX's."""
     for part in _parts(document):
         for key in (MLX_KEY, *KEYS[:1]):
@@ -149,7 +149,7 @@ def mlx_said(document: Mapping[object, object]) -> Mapping[object, object] | Non
     return None
 
 
-def _parts(document: Mapping[object, object]) -> list[Mapping[object, object]]:
+def _parts(document: Mapping[Any, object]) -> list[Mapping[object, object]]:
     """Its top, the part that is of the text, and a configuration that is in it."""
     return [part for part in (document, document.get("text_config"), document.get("config")) if isinstance(part, dict)]
 

@@ -248,11 +248,7 @@ def test_the_weights_of_a_folder_are_found(names: list[str], format: str, tmp_pa
 def test_an_index_of_one_file_that_has_no_number_is_not_another_checkpoint(tmp_path: Path) -> None:
     """As mlx-lm writes it, whatever the size."""
     save_file({"w": torch.ones(2), "v": torch.ones(3)}, tmp_path / "model.safetensors", {"format": "mlx"})
-    index = {
-        "metadata": {"total_size": 20, "total_parameters": 5},
-        "weight_map": dict.fromkeys("vw", "model.safetensors"),
-    }
-    (tmp_path / INDEX).write_text(json.dumps(index))
+    write_index(tmp_path, dict.fromkeys("vw", "model.safetensors"), total_size=20, total_parameters=5)
     with ckptconv.open(tmp_path) as checkpoint:
         assert (checkpoint.format, sorted(checkpoint)) == ("safetensors-sharded", ["v", "w"])
     assert findings(tmp_path) == []
