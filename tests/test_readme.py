@@ -23,6 +23,7 @@ import ckptconv
 from ckptconv.arch import expand, library, parse_text
 from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.gguf_table import architectures
+from ckptconv.edits.dialects.mlx import MODELS as MLX_MODELS
 from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 from tests.arch.families.diffusion import asked
@@ -206,6 +207,11 @@ def test_the_table_of_architectures_is_the_library() -> None:
 def test_the_architectures_of_gguf_are_those_that_are_known() -> None:
     listed = " ".join(EDITS.split()).split("It knows the architectures ")[1].split("refuses others")[0]
     assert re.findall(r"`([^`]+)`", listed) == list(architectures())
+
+
+def test_the_models_of_mlx_lm_are_those_that_are_known() -> None:
+    listed = EDITS.partition("It knows, by their `model_type`: ")[2].partition(".")[0]
+    assert re.findall(r"`([^`]+)`", listed) == sorted(MLX_MODELS)
 
 
 def test_the_table_of_classes_that_become_gguf_is_the_one_that_is_read() -> None:

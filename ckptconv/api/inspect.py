@@ -12,6 +12,7 @@ from ckptconv.api.open import open
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
+from ckptconv.edits.quantized.marks import quantized_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +96,11 @@ class Inspection:
         return sum(sizes.values())
 
     @property
+    def quantized(self) -> dict[str, int]:
+        """How the model's weights are quantized, by names and types of tensors, with the numbers of weights."""
+        return quantized_in({name: tensor.info for name, tensor in self.checkpoint.items()})
+
+    @property
     def digest_holds(self) -> bool | None:
         """Whether the digest that the file records is that of its contents; None where it records none."""
         recorded = self.checkpoint.notes.digest
@@ -122,6 +128,8 @@ class Inspection:
             ],
             "findings": [finding.to_dict() for finding in self.checkpoint.findings],
         }
+        if quantized := self.quantized:
+            document["quantized"] = {**quantized}
         if self.digest is not None:
             document |= {"digest": self.digest, "digest_holds": self.digest_holds}
         if self.adapter is not None:

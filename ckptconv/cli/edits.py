@@ -79,8 +79,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
-        help="Merge an adapter into the weights: a folder of PEFT's or mlx-lm's, a file of kohya's, LyCORIS' or diffusers'; "
-        "its change times SCALE. Among the options of names it has its place in the order typed. Repeatable.",
+        help="Merge an adapter into the weights: a folder of PEFT's or mlx-lm's, a file of kohya's, LyCORIS' or "
+        "diffusers'; its change times SCALE. Among the options of names it has its place in the order typed. "
+        "Repeatable.",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),

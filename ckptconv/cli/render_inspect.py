@@ -98,6 +98,9 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
         outside = sum(tensor.info.nbytes for name, tensor in checkpoint.extras.items() if name not in tied)
         rows.append(("extras", f"{_tensors(checkpoint.extras)} ({size(outside)})"))
     rows += render_composite.rows(checkpoint)
+    if quantized := inspection.quantized:
+        kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in quantized.items())
+        rows.append(("quantized", f"{kinds}; convert --dequantize makes plain weights"))
     rows += render_adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
         groups = [" = ".join(printable(name) for name in names) for names in ties]

@@ -83,6 +83,22 @@ def test_where_nothing_says_the_scheme_the_tensors_do(tmp_path: Path, name: str)
     assert same_bits(found["m.weight"], expected["m.weight"]).all()
 
 
+CALLED = {
+    "ct-fp8": "8-bit floats or integers with scales", "ct-int8": "8-bit floats or integers with scales",
+    "ct-mxfp8": "8-bit floats or integers with scales", "ct-": "compressed-tensors'", "gptq": "GPTQ's or AWQ's",
+    "awq": "GPTQ's or AWQ's", "bnb-int8": "bitsandbytes' of 8 bits", "bnb-": "bitsandbytes' of 4 bits",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inspect_says_what_kind_it_is_and_how_many(tmp_path: Path, name: str) -> None:
+    source, expected = case(name)
+    called = next(kind for start, kind in CALLED.items() if name.startswith(start))
+    found = ckptconv.inspect(folder_of(tmp_path / "m", {**source, "norm.weight": torch.ones(2)}))
+    assert found.quantized == {called: 1}
+    assert ckptconv.inspect(folder_of(tmp_path / "n", expected)).quantized == {}
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("gptq", "awq"))])
 @pytest.mark.parametrize("config", [None, {"torch_dtype": "float16"}])
 def test_what_autogptq_and_autoawq_say_in_files_of_their_own_is_read(tmp_path: Path, name: str, config: object) -> None:

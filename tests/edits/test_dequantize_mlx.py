@@ -224,6 +224,13 @@ def test_rules_say_it_too(tmp_path: Path) -> None:
         ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", edits=ckptconv.Edits(names=[rules]))
 
 
+@pytest.mark.parametrize("name", ["affine-3-64", "affine-experts", "mxfp8", "nvfp4-global"])
+def test_inspect_says_so(tmp_path: Path, name: str) -> None:
+    found = ckptconv.inspect(folder_of(tmp_path / "m", {**case(name)[0], "norm.weight": torch.ones(3)}))
+    assert found.quantized == {"MLX's": 1}
+    assert found.to_dict()["quantized"] == {"MLX's": 1}
+
+
 def test_validate_says_by_name_that_the_weights_are_quantized(tmp_path: Path) -> None:
     source, _ = case("mxfp4")
     tensors = {key.replace("m.", "hidden_layers.0.", 1): tensor for key, tensor in source.items()}

@@ -1,0 +1,40 @@
+"""How weights are quantized, as far as the ends of names and the types of tensors tell: for `inspect`, which asks no
+configuration. `find` looks closer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import TensorInfo
+
+_MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
+    (".scales", ".weight", "MLX's", (DType.U32,)),
+    (".scales", ".qweight", "GPTQ's or AWQ's", (DType.I32,)),
+    ("_scale", "", "8-bit floats or integers with scales", (DType.F8_E4M3, DType.F8_E5M2, DType.I8)),
+    ("_scale_inv", "", "8-bit floats with scales", (DType.F8_E4M3, DType.F8_E5M2)),
+    ("_scale", "_packed", "compressed-tensors'", (DType.I32, DType.U8)),
+    ("_scale_2", "", "NVFP4", (DType.U8,)),
+    ("_scales", "_blocks", "MXFP4", (DType.U8,)),
+    (".SCB", ".weight", "bitsandbytes' of 8 bits", (DType.I8,)),
+    (".absmax", "", "bitsandbytes' of 4 bits", (DType.U8,)),
+)
+"""What a name ends in, what that of the weight beside it ends in instead, what such are called, and its types."""
+
+
+def quantized_in(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """How many weights are quantized in each of these ways."""
+    found: Counter[str] = Counter()
+    for name in infos:
+        for end, other, called, dtypes in _MARKS:
+            weight = infos.get(name.removesuffix(end) + other) if name.endswith(end) else None
+            if weight is not None and weight.dtype in dtypes:
+                found[called] += 1
+                break
+    return dict(found.most_common())
