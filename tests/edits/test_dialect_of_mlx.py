@@ -93,6 +93,10 @@ STACK = {f"l.switch_mlp.{word}_proj.weight": torch.ones(2, 3, 2) for word in ("g
         (STACK, {"model_type": "longcat_flash"}, UnsupportedError, "does not know the model 'longcat_flash'"),
         ({"conv1d.weight": torch.ones(4, 3, 1)}, {"model_type": "falcon_h1"}, UnsupportedError, "multipliers are in"),
         ({"lm_head.weight": torch.ones(4, 3)}, {"model_type": "baichuan_m1"}, UnsupportedError, "is normed"),
+        ({"vision_tower.patch_embedding.weight": torch.ones(2, 14, 14, 3)}, {"model_type": "gemma3"}, UnsupportedError,
+         "a tower for pictures as mlx-vlm has it"),
+        ({"vision_tower.patch_embed.proj.weight": torch.ones(2, 2, 14, 14, 3)}, {"model_type": "qwen3_vl_moe"},
+         UnsupportedError, "a tower for pictures as mlx-vlm has it"),
         ({"l.embed_q.weight": torch.ones(2, 3, 4)}, {"model_type": "deepseek_v3"}, EditError, "no 'l.unembed_out.weig"),
         ({"l.embed_q.weight": torch.ones(2, 3), "l.unembed_out.weight": torch.ones(2, 3)},
          {"model_type": "deepseek_v3"}, EditError, "is no head's"),
@@ -139,6 +143,17 @@ def test_validate_names_it_as_the_cause(tmp_path: Path) -> None:
     result = ckptconv.validate(folder, arch="mixtral")
     found = {finding.code: finding for finding in result.findings}
     assert str(found["dialect"].hint).endswith("--translate mlx")
+
+
+@pytest.mark.parametrize("dialect", ["to-gguf", "to-mmproj"])
+def test_llama_cpps_layouts_are_not_made_of_a_tower_of_mlx_vlms(dialect: str, tmp_path: Path) -> None:
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": {}}
+    tensors = {"vision_tower.vision_model.embeddings.patch_embedding.weight": torch.ones(2, 14, 14, 3)}
+    with pytest.raises(EditError, match="names or layouts are mlx-lm's"):
+        ckptconv.convert(
+            folder_of(tmp_path / "m", tensors, config), tmp_path / "m.gguf",
+            edits=ckptconv.Edits(names=[NameRule("translate", dialect)]),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["mamba", "mixtral"])

@@ -10,8 +10,8 @@
 
 Which of it was done is a table, by the configuration's model_type. Where names or shapes say that something was done,
 and the model is not in the table, it is refused; so are models into whose weights mlx-lm folds factors, which nothing
-undoes. The 1 is taken off exactly: what rounding it in had cost stays lost. Parts that mlx-lm leaves out (pictures,
-further tokens) are gone.
+undoes, and towers for pictures as mlx-vlm has them, [outputs, height, width, 3]. The 1 is taken off exactly: what
+rounding it in had cost stays lost. Parts that mlx-lm leaves out (pictures, further tokens) are gone.
 
 Source: mlx-lm 0.32, mlx_lm/models (`sanitize` of each).
 """
@@ -111,6 +111,11 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
         raise EditError(
             "--translate mlx: no model_type says whose names these are", hint="a config.json beside the file does"
         )
+    if towers := [name for name, info in tensors.items() if _is_of_pixels(info)]:
+        raise UnsupportedError(
+            f"--translate mlx: {towers[0]!r} is of a tower for pictures as mlx-vlm has it, which is not undone",
+            hint=f"--drop '{towers[0].partition('.')[0]}.*' leaves it out",
+        )
     if kind not in MODELS:
         raise UnsupportedError(
             f"--translate mlx does not know the model {kind[:80]!r}", hint=f"it knows {', '.join(MODELS)}; {_HINT}"
@@ -129,6 +134,15 @@ def known(tensors: Tensors, kind: object) -> bool:
     return any(_is_mlxs(name, info, kind) for name, info in tensors.items())
 
 
+def refuse(tensors: Tensors, metadata: Mapping[object, object], dialect: str) -> None:
+    """Raise EditError for a model of mlx-lm's, of which a dialect that takes transformers' would make another."""
+    if known(tensors, metadata.get("model_type")):
+        raise EditError(
+            f"--translate {dialect}: names or layouts are mlx-lm's, and not transformers'",
+            hint="--translate mlx before it undoes what mlx-lm changed",
+        )
+
+
 def _is_mlxs(name: str, info: TensorInfo, kind: object) -> bool:
     """Whether mlx-lm alone has such a name, or such a shape under it."""
     stack = _STACK.fullmatch(name)
@@ -136,12 +150,22 @@ def _is_mlxs(name: str, info: TensorInfo, kind: object) -> bool:
         return stack is None or stack[2] == "switch_mlp" or len(info.shape) == (3 if stack[4] == "weight" else 2)
     if kind == "gpt2":
         return name.startswith("model.h.")
-    return _is_turned(name, info) or (kind == "granitemoehybrid" and _DENSE.fullmatch(name) is not None)
+    return (
+        _is_turned(name, info)
+        or _is_of_pixels(info)
+        or (kind == "granitemoehybrid" and _DENSE.fullmatch(name) is not None)
+    )
 
 
 def _is_turned(name: str, info: TensorInfo) -> bool:
     shape = info.shape
     return name.endswith(_CONVOLVED) and len(shape) == 3 and shape[2] == 1 != shape[1]
+
+
+def _is_of_pixels(info: TensorInfo) -> bool:
+    """Whether it is a convolution over pictures whose inputs, three colours, come last: of torch's they come second."""
+    shape = info.shape
+    return len(shape) in (4, 5) and shape[-1] == 3 != shape[1] and shape[-3] == shape[-2] > 3
 
 
 class _Translation:

@@ -74,11 +74,7 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
     config = text_config(metadata)
     name = architecture(config)
-    if mlx.known(tensors, metadata.get("model_type")):
-        raise EditError(
-            "--translate to-gguf: names or layouts are mlx-lm's, and not transformers'",
-            hint="--translate mlx before it undoes what mlx-lm changed",
-        )
+    mlx.refuse(tensors, metadata, "to-gguf")
     return _Translation(tensors, config, name).changes()
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import listed
+from ckptconv.edits.dialects import mlx
 from ckptconv.edits.dialects.attention import halves_of
 from ckptconv.edits.dialects.change import Change
 from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, is_written, whole_number
@@ -54,6 +55,7 @@ _DEEP = "v.deepstack."
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
     """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
+    mlx.refuse(tensors, metadata, "to-mmproj")
     return _Translation(tensors, metadata).changes()
 
 
