@@ -187,8 +187,9 @@ def _dtype(name: str, text: str) -> DType:
         base = upper.removeprefix("MOSTLY_").rpartition("_")[0]
         near = f"--dtype {base} quantizes all to that type; or " * (base in QUANTIZED)
         raise UsageError(
-            f"--dtype {text!r}: {upper} is a mixture that is not made here, which are {', '.join(MIXTURES)}",
-            hint=f"{near}convert to F16, and let llama.cpp's llama-quantize make {upper} of that",
+            f"--dtype {text!r}: {upper} is a mixture of types that is not made here",
+            hint=f"{near}convert to F16, and let llama.cpp's llama-quantize make {upper} of that; made are "
+            + ", ".join(MIXTURES),
         )
     if dtype is None or dtype.kind not in ("float", "int", "uint", "bool"):
         floats = ", ".join(one.name for one in FLOATS)
