@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ckptconv.api.open import open
 from ckptconv.api.stated import config_beside, stated
 from ckptconv.arch.bind import from_config, from_settings, from_statement
-from ckptconv.arch.choose import choose
+from ckptconv.arch.choose import ARCH_HINT, choose
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.statements import CLASS_NAME, Statement
 from ckptconv.arch.table import Expected, Table
+from ckptconv.core.report import listed
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UsageError
@@ -144,6 +145,13 @@ def stranger(named: str, path: Path, nearest: str = "", *, built: bool = True) -
     if not built:
         hint = f"name another checkpoint of it, or a class or function that makes one: --arch FILE.py:NAME{more}"
     return UsageError(f"the config.json beside it says {named!r}, which the library does not have{less}", hint=hint)
+
+
+def kin(nearest: str, kinds: Sequence[str]) -> UsageError:
+    """The error where the names are like those of a spec, whose layers are built otherwise; kinds: in what."""
+    message = f"the names are like those of {nearest}, whose layers differ in {listed(kinds, 3)}"
+    hint = f"--arch {nearest} says what differs; {ARCH_HINT}"
+    return UsageError(f"nothing says which architecture this is: {message}", hint=hint)
 
 
 def unknown(arch: str, otherwise: str) -> UsageError:

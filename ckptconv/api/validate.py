@@ -113,9 +113,9 @@ def compare(
     """Check a checkpoint that is open; `path` says where a config.json may lie beside it, `format` what it is read as.
 
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
-    lacks and the nearest does not fit: that would be no verdict on the file.
+    lacks, or all layers are built otherwise than those of the nearest by name: that would be no verdict on the file.
     """
-    from ckptconv.api.arch import resolve, stranger
+    from ckptconv.api.arch import kin, resolve, stranger
     from ckptconv.checks.validate import validate_spec, validate_table
 
     checkpoint = wholes(checkpoint)
@@ -152,6 +152,11 @@ def compare(
         if chosen.quantized:
             findings.insert(0, _quantized(chosen.name, chosen.quantized, words))
         causes = _of_another_framework(words, checkpoint, chosen.spec)
+        if arch is None and not causes and chosen.evidence == "names":
+            from ckptconv.checks.kin import differences
+
+            if kinds := differences(findings, checkpoint):
+                raise kin(chosen.name, kinds).at(path)
         if not causes and chosen.spec is not None and chosen.evidence != "names":
             words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
             causes = _of_another_architecture(words, checkpoint, chosen.spec, chosen.sources)

@@ -48,6 +48,11 @@ ENOUGH = 0.5
 FEW = 4
 """Tensors. Fewer name a spec only if it has all of their names and no others: many a file has an embedding.weight."""
 
+ARCH_HINT = (
+    "--arch takes a name (ckptconv arch list), a SPEC.toml (ckptconv arch infer writes one), another checkpoint, a "
+    "config.json, or your own class (FILE.py:CLASS)"
+)
+
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
 
@@ -206,10 +211,7 @@ def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
 
 def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
     """The error where nothing names a spec, with what the names say all the same."""
-    hint = (
-        "--arch takes a name (ckptconv arch list), a SPEC.toml (ckptconv arch infer writes one), another checkpoint, a "
-        "config.json, or your own class (FILE.py:CLASS)"
-    )
+    hint = ARCH_HINT
     nearest = _best([load_spec(name) for name in shortlist.by_names(tensors, SOME)], tensors)[:1]
     why = f"the library has none with such names ({quoted(tensors, 2)})"
     if not tensors:
