@@ -44,14 +44,12 @@ def export_module(
     """The module with the checkpoint's `tensors` loaded as a model; initializers by state_dict name.
 
     same:   tied names, with the name under which their tensor is stored.
-
     inputs: of ``forward``; empty: what the module shows (`example_inputs`, or its first layer).
     name:   what messages call the module.
 
     Gives the model and the names of the initializers that are the state_dict's, which have no data. Raises UsageError
     where no inputs are known, or where loading, running or exporting the module fails.
     """
-    import torch
 
     try:
         import onnxscript  # noqa: F401  (the exporter's own)
@@ -61,6 +59,18 @@ def export_module(
     same = {**same, **tied_in(module, tensors.keys())}
     _load(module, tensors, name)
     stored = _widened(module)
+    model = _exported(module, inputs, name, opset)
+    _forget_places(model)
+    _name_dimensions(model, inputs or shown_inputs(module))
+    _share(model, same)
+    _cast(model, stored)
+    return model, _emptied(model, module)
+
+
+def _exported(module: torch.nn.Module, inputs: Sequence[InputSpec], name: str, opset: int) -> ModelProto:
+    """What torch's exporter makes of the module. Raises UsageError where it does not run, or is not exported."""
+    import torch
+
     arguments, keywords, shapes = _sampled(module, inputs, name)
     try:
         with torch.inference_mode():
@@ -80,12 +90,7 @@ def export_module(
             f"torch cannot export {name}: {_last_line(error)}", hint="the error's cause is shown by --debug"
         ) from error
     assert made is not None
-    model = made.model_proto
-    _forget_places(model)
-    _name_dimensions(model, inputs or shown_inputs(module))
-    _share(model, same)
-    _cast(model, stored)
-    return model, _emptied(model, module)
+    return made.model_proto
 
 
 def _load(module: torch.nn.Module, tensors: Mapping[str, LazyTensor], name: str) -> None:

@@ -126,27 +126,35 @@ def to_json(node: MetaNode, *, sort: bool = False) -> Json:  # noqa: C901 (one l
             return {"$tensor": name}
         case Stored(name, like):
             return {"$stored": [name, again(like)]}
-        case StateDict(prefix, container, plain, versions):
-            entry = {
-                "prefix": prefix,
-                "type": "" if container == "OrderedDict" else container,
-                "plain": [[position, key, again(value)] for position, key, value in plain],
-                "versions": None if versions is None else again(versions),
-            }
-            return {"$state_dict": {key: value for key, value in entry.items() if value not in (None, "", [])}}
+        case StateDict():
+            return {"$state_dict": _state_dict_entry(node, again)}
         case Opaque():
-            entry = {
-                "class": node.name,
-                "how": node.how,
-                "args": [again(child) for child in node.args],
-                "kwargs": {key: again(child) for key, child in node.kwargs.items()},
-                "state": None if node.state is None else again(node.state),
-                "items": [again(child) for child in node.items],
-                "pairs": pairs(node.pairs),
-            }
-            return {"$opaque": {key: value for key, value in entry.items() if value not in (None, [], {})}}
+            return {"$opaque": _opaque_entry(node, again)}
         case _:
             raise TypeError(f"{type(node).__name__} is no metadata node")
+
+
+def _state_dict_entry(node: StateDict, again: Callable[[MetaNode], Json]) -> dict[str, Json]:
+    entry = {
+        "prefix": node.prefix,
+        "type": "" if node.container == "OrderedDict" else node.container,
+        "plain": [[position, key, again(value)] for position, key, value in node.plain],
+        "versions": None if node.versions is None else again(node.versions),
+    }
+    return {key: value for key, value in entry.items() if value not in (None, "", [])}
+
+
+def _opaque_entry(node: Opaque, again: Callable[[MetaNode], Json]) -> dict[str, Json]:
+    entry = {
+        "class": node.name,
+        "how": node.how,
+        "args": [again(child) for child in node.args],
+        "kwargs": {key: again(child) for key, child in node.kwargs.items()},
+        "state": None if node.state is None else again(node.state),
+        "items": [again(child) for child in node.items],
+        "pairs": [[again(key), again(value)] for key, value in node.pairs],
+    }
+    return {key: value for key, value in entry.items() if value not in (None, [], {})}
 
 
 def _ordered(entries: list[Json], sort: bool) -> list[Json]:

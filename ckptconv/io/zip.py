@@ -279,18 +279,25 @@ def _refused(entry: Entry, flags: int) -> UnsupportedError:
 
 def _widen(extra: memoryview, size: int, packed: int, header: int) -> tuple[int, int, int]:
     """Take from the zip64 extra field whatever did not fit, in the order that the format fixes."""
+    field = _zip64_field(extra)
+    if field is None:
+        return size, packed, header
+    wide = [int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)]
+    values = [size, packed, header]
+    for i, value in enumerate(values):
+        if value == FULL32:
+            if not wide:
+                raise bad("a zip64 field is too short")
+            values[i] = wide.pop(0)
+    return values[0], values[1], values[2]
+
+
+def _zip64_field(extra: memoryview) -> memoryview | None:
+    """The first zip64 field among those of an entry: each is a kind, a length, and so many bytes."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = int.from_bytes(extra[at : at + 2], "little"), int.from_bytes(extra[at + 2 : at + 4], "little")
         if kind == ZIP64_EXTRA:
-            field = extra[at + 4 : at + 4 + length]
-            wide = [int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)]
-            values = [size, packed, header]
-            for i, value in enumerate(values):
-                if value == FULL32:
-                    if not wide:
-                        raise bad("a zip64 field is too short")
-                    values[i] = wide.pop(0)
-            return values[0], values[1], values[2]
+            return extra[at + 4 : at + 4 + length]
         at += 4 + length
-    return size, packed, header
+    return None

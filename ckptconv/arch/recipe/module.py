@@ -35,6 +35,25 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
     Raises UnsupportedError for names that no torch module can have, such as ``forward.weight``.
     """
     import torch
+
+    root = _empty_module(program)
+    made: dict[str, nn.Module] = {}
+    order = {name: position for position, name in enumerate(program.table.tensors)}
+    with torch.device(device):
+        for operation in sorted(
+            program.operations, key=lambda one: min((order[n] for n in one.weights.values()), default=0)
+        ):
+            if operation.weights and operation.name not in made:
+                made[operation.name] = _leaf(operation, program)
+                _place(root, operation.name, made[operation.name])
+    if dtype is not None:
+        root.to(dtype)
+    _tie(root, program)
+    return root.eval()
+
+
+def _empty_module(program: Program) -> nn.Module:
+    """A module that runs the program on layers that it has yet to be given."""
     from torch import nn
 
     class RecipeModule(nn.Module):
@@ -62,20 +81,7 @@ def build_module(program: Program, *, device: str = "cpu", dtype: torch.dtype | 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.trace(x)[program.output.name]
 
-    root = RecipeModule()
-    made: dict[str, nn.Module] = {}
-    order = {name: position for position, name in enumerate(program.table.tensors)}
-    with torch.device(device):
-        for operation in sorted(
-            program.operations, key=lambda one: min((order[n] for n in one.weights.values()), default=0)
-        ):
-            if operation.weights and operation.name not in made:
-                made[operation.name] = _leaf(operation, program)
-                _place(root, operation.name, made[operation.name])
-    if dtype is not None:
-        root.to(dtype)
-    _tie(root, program)
-    return root.eval()
+    return RecipeModule()
 
 
 def _leaf(operation: Operation, program: Program) -> nn.Module:

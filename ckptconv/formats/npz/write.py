@@ -81,8 +81,10 @@ def _check(target: Target) -> None:
     try:
         with np.load(target.readable_path, allow_pickle=False) as file:
             for name in file.zip.namelist():
+                if name == RECORD:
+                    continue
                 with file.zip.open(name) as array:
-                    if name != RECORD and npy.read_magic(array) == (1, 0):
+                    if npy.read_magic(array) == (1, 0):
                         npy.read_array_header_1_0(array)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise RejectedOutputError(

@@ -118,11 +118,10 @@ def _others(model: Model, graph: Graph) -> Iterator[tuple[str, str, TensorHeader
             if _is_weight(header, header.name):
                 yield path, header.name, header
         for node in one.nodes:
-            if node.is_constant:
-                own = node.outputs[0] if node.outputs else ""
-                for header in node.tensors:
-                    if _is_weight(header, own):
-                        yield path, own, header
+            own = node.outputs[0] if node.outputs else ""
+            for header in node.tensors if node.is_constant else ():
+                if _is_weight(header, own):
+                    yield path, own, header
 
 
 def _is_weight(header: TensorHeader, name: str) -> bool:
