@@ -46,15 +46,14 @@ CODES = {
 @dataclass(slots=True)
 class Differences:
     """What was found. `values` has the figures behind the findings of values and casts; `metadata`, the values behind
-    those of metadata; `compared` counts the pairs of tensors whose values were compared, and `partners` says for each
-    tensor of the one what it is compared with in the other, None where nothing is.
+    those of metadata; `partners` says for each tensor of the one what it is compared with in the other, None where
+    nothing is.
     """
 
     findings: list[Finding] = field(default_factory=list)
     edits: list[Edit] = field(default_factory=list)
     values: dict[Finding, Values] = field(default_factory=dict)
     metadata: list[MetadataChange] = field(default_factory=list)
-    compared: int = 0
     partners: dict[str, str | None] = field(default_factory=dict)
 
 
@@ -211,7 +210,6 @@ def _values(
             found.findings.append(finding)
             if values is not None:
                 found.values[finding] = values
-    found.compared = len(explained.comparisons)
     return between
 
 

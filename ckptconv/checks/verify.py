@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy as np
 
@@ -133,7 +133,7 @@ def blame_weights(a: Mapping[str, Weight], b: Mapping[str, Weight], *, equivalen
     changed = [name for name in alike if a[name] != b[name] and not name.endswith("num_batches_tracked")]
     found: list[Finding] = []
     if equivalent and changed:
-        message = f"{_names(changed)}: the weights differ, and the outputs do not: that has no effect on these inputs"
+        message = f"{listed(changed)}: the weights differ, and the outputs do not: that has no effect on these inputs"
         return [Finding("without-effect", "warning", changed[0], message)]
     swapped: set[str] = set()
     homes = {a[name].content: name for name in changed}
@@ -147,9 +147,5 @@ def blame_weights(a: Mapping[str, Weight], b: Mapping[str, Weight], *, equivalen
             found.append(Finding("swapped", "error", name, message, name, other))
     left = [name for name in changed if name not in swapped]
     if left:
-        found.append(Finding("weights-differ", "error", left[0], f"{_names(left)}: the weights differ"))
+        found.append(Finding("weights-differ", "error", left[0], f"{listed(left)}: the weights differ"))
     return found
-
-
-def _names(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
