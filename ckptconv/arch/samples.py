@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-_SPEC = re.compile(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?:<(?P<limit>\d+))?")
+_SPEC = re.compile(r"(?:(?P<name>[A-Za-z_]\w*):)?(?P<dtype>\w+)\[(?P<dims>[^\]]*)\](?:<(?P<limit>[0-9]{1,18}))?")
 _SIZES = (2, 6, 5, 7, 9, 11)
 """Sizes that free dimensions get in a sample: different ones, so that no two are taken for one. 1 would be special."""
 

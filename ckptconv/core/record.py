@@ -39,9 +39,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import composite as composites
 from ckptconv.core.dtypes import DTYPES
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, is_too_deep, walk
+from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, TorchValue, is_too_deep, walk
 from ckptconv.core.notes import Notes, TensorNote
-from ckptconv.core.spelling import Json, canonical, dumps, from_json, to_json
+from ckptconv.core.spelling import Json, canonical, dumps, from_json, module_versions, to_json, without
 from ckptconv.core.strict_json import as_size, as_text
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, UnsupportedError
@@ -185,8 +185,8 @@ def _parse(document: dict[str, Any]) -> Record:
     notes = Notes(
         source=as_text(document.get("source", "")),
         strides=strides,
-        attributes={name: from_json(node) for name, node in document.get("attributes", {}).items()},
-        versions={tuple(map(_key, path)): _versions(node) for path, node in document.get("versions", [])},
+        attributes={name: without(from_json(node), Stored) for name, node in document.get("attributes", {}).items()},
+        versions={tuple(map(_key, path)): module_versions(node) for path, node in document.get("versions", [])},
         types={key: as_text(name) for key, name in document.get("types", {}).items()},
         arch=from_json(document.get("arch")),
         digest=None if document.get("digest") is None else as_text(document["digest"]),
@@ -241,13 +241,6 @@ def _check_depth(record: Record) -> None:
 
 def _has(names: Json, name: str) -> bool:
     return names == "*" or name in names
-
-
-def _versions(value: Json) -> MetaNode:
-    node = from_json(value)
-    if any(isinstance(part, (TensorRef, StateDict)) for _, part in walk(node)):
-        raise ValueError("module versions that are tensors")
-    return node
 
 
 def _key(value: Json) -> str | int:

@@ -1,9 +1,9 @@
 """Reading a record after other tools have edited the file that it is in.
 
 A string that is unchanged stands for the typed value; a changed one is read as JSON and takes the old type where that
-is exact (list → tuple, int → float), else it stays a string; a new one is a string; a missing one is deleted. A
-reference to a tensor that is no longer there is ignored, with a finding. Keys that cannot be strings (no str,
-``ckptconv``, a tie's name) live in the record alone and are never taken for deleted.
+is exact (list → tuple, int → float), else it stays a string, as one that is nested too deeply does; a new one is a
+string; a missing one is deleted. A reference to a tensor that is no longer there is ignored, with a finding. Keys that
+cannot be strings (no str, ``ckptconv``, a tie's name) live in the record alone and are never taken for deleted.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, walk
+from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, is_too_deep, walk
 from ckptconv.core.record import FORMAT, KEY, plain_key, readable, visible
 from ckptconv.core.report import Finding
-from ckptconv.core.spelling import from_json
+from ckptconv.core.spelling import from_json, without
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping
@@ -67,9 +67,10 @@ def _edited(text: str, old: MetaNode) -> MetaNode:
     if type(old) is str:
         return text
     try:
-        return _cast(from_json(json.loads(text)), old)
-    except (ValueError, RecursionError):
+        made = _cast(from_json(json.loads(text)), old)
+    except (ValueError, TypeError, RecursionError):  # TypeError: what is no member of a set
         return text
+    return text if is_too_deep([made]) else made
 
 
 def _cast(new: MetaNode, old: MetaNode) -> MetaNode:
@@ -78,7 +79,7 @@ def _cast(new: MetaNode, old: MetaNode) -> MetaNode:
         items = [_cast(item, old[min(i, len(old) - 1)]) if old else item for i, item in enumerate(new)]
         return TorchSize(_sizes(items)) if isinstance(old, TorchSize) else type(old)(items)
     if isinstance(old, (set, frozenset)) and isinstance(new, list):
-        return type(old)(new)
+        return type(old)([without(item, Stored, StateDict) for item in new])
     if isinstance(old, dict) and type(new) is dict:
         keys = {plain_key(key): key for key in old}
         named = {keys.get(key, key): value for key, value in new.items()}

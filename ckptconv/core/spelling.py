@@ -45,6 +45,7 @@ from ckptconv.core.metadata import (
     TorchSize,
     TorchValue,
     hashable,
+    walk,
 )
 from ckptconv.core.strict_json import as_text
 
@@ -185,16 +186,35 @@ def from_json(document: Json) -> MetaNode:
 
 
 def _pairs(items: Json) -> list[tuple[Any, MetaNode]]:
-    pairs = [(hashable(from_json(key)), from_json(value)) for key, value in items]
+    pairs = [(_key(key), from_json(value)) for key, value in items]
     check_digits(key for key, _ in pairs)
     Collisions().add(pairs, (key for key, _ in pairs))
     return pairs
 
 
 def _members(items: Json) -> list[Any]:
-    members = [hashable(from_json(item)) for item in items]
+    members = [_key(item) for item in items]
     Collisions().add(members, members)
     return members
+
+
+def _key(document: Json) -> Any:
+    """A key of a dict, or a member of a set. What stands for bytes or for the model is replaced later, and keys not."""
+    node = from_json(document)
+    return node if type(node) in (str, int) else hashable(without(node, Stored, StateDict))
+
+
+def without(node: MetaNode, *kinds: type) -> MetaNode:
+    """The node itself, which has to be free of these kinds. Raises ValueError."""
+    found = next((part for _, part in walk(node) if isinstance(part, kinds)), None)
+    if found is not None:
+        raise ValueError(f"a {type(found).__name__} where none can stand")
+    return node
+
+
+def module_versions(document: Json) -> MetaNode:
+    """Module versions (``_metadata``), in which no tensors stand."""
+    return without(from_json(document), TensorRef, StateDict, Stored)
 
 
 def _bytes(text: Json) -> bytes:
@@ -262,7 +282,7 @@ def _state_dict(entry: Json) -> StateDict:
         raise ValueError(f"unknown keys {sorted(unknown)} in a state_dict")
     container = {"OrderedDict": "OrderedDict", "dict": "dict"}[entry.get("type", "OrderedDict")]
     plain = tuple((_ints([p])[0], as_text(key), from_json(value)) for p, key, value in entry.get("plain", ()))
-    versions = from_json(entry.get("versions"))
+    versions = module_versions(entry.get("versions"))
     return StateDict(as_text(entry.get("prefix", "")), cast("Any", container), plain, versions)
 
 
@@ -275,7 +295,7 @@ def _opaque(entry: Json) -> Opaque:
         {as_text(key): from_json(child) for key, child in entry.get("kwargs", {}).items()},
         from_json(entry.get("state")),
         [from_json(child) for child in entry.get("items", ())],
-        [(from_json(key), from_json(child)) for key, child in entry.get("pairs", ())],
+        [(without(from_json(key), Stored, StateDict), from_json(child)) for key, child in entry.get("pairs", ())],
     )
 
 

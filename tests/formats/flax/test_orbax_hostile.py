@@ -7,6 +7,7 @@ import shutil
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 import pytest
 
 import ckptconv
@@ -267,6 +268,17 @@ def test_a_list_that_contradicts_itself_is_refused(document: Any, message: str, 
     with pytest.raises(CorruptFileError, match=message) as refused:
         ckptconv.open(folder)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("place", ["9" * 5_000, "²", "-1", "1"])
+def test_a_place_that_a_list_does_not_have_is_no_value(place: str, tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "x", entry("list", place, skip=True), GOOD)
+    (folder / "checkpoint").write_bytes(msgpack.packb({"list": [7]}))
+    with pytest.raises(CorruptFileError, match="is not there"):
+        ckptconv.open(folder)
+    write_tree(folder, entry("list", "0", skip=True), GOOD)
+    with ckptconv.open(folder) as checkpoint:
+        assert checkpoint.metadata["list"] == {"0": 7}
 
 
 @pytest.mark.parametrize("fill", ["x", [1, 2], {}, 10**400, "0x12", "0xzzzzzzzz"], ids=lambda fill: repr(fill)[:9])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
 VALUE = {
     "hidden": [512, 256], "shape": (2, 3), "rate": 0.5, "name": "net", "flag": True, "none": None,
-    "size": torch.Size([1, 2]), "extra": {"x": 1}, "set": {1, 2}, "state_dict": STATE,
+    "size": torch.Size([1, 2]), "extra": {"x": 1}, "set": {1, 2}, "empty": [], "state_dict": STATE,
 }  # fmt: skip
 
 
@@ -120,6 +120,14 @@ EDITS: dict[str, tuple[str, str, Any]] = {
     "text for a Size": ("size", '["a"]', '["a"]'),
     "a value for None": ("none", "3", "3"),
     "an empty list": ("hidden", "[]", []),
+    "a list for a set": ("set", "[5, 6]", {5, 6}),
+    "what no set can hold": ("set", "[[5]]", "[[5]]"),
+    "bytes of the file's in a set": (
+        "set",
+        '[{"$stored": ["b", {"$bytes": ""}]}]',
+        '[{"$stored": ["b", {"$bytes": ""}]}]',
+    ),
+    "what is nested too deeply": ("empty", "[" * 400 + "]" * 400, "[" * 400 + "]" * 400),
 }
 
 
@@ -212,6 +220,12 @@ RECORDS = [
     '{"version": 1, "encodings": {"b": {"dtype": "C128", "shape": [1]}}}', '{"version": 1, "arch": {"$dict": 3}}',
     '{"version": 1, "encodings": {"b": {"dtype": "BF16", "shape": [1, 2, 1]}}}', '{"version": 1, "devices": {"x": 1}}',
     '{"version": 1, "root": {"a": {"$stored": ["b", {"$bytes": ""}]}, "b": {"$stored": ["b", {"$bytes": ""}]}}}',
+    '{"version": 1, "root": {"$state_dict": {"versions": {"a": {"version": {"$stored": ["b", {"$bytes": ""}]}}}}}}',
+    '{"version": 1, "root": {"$state_dict": {"versions": {"a": {"version": {"$tensor": "b"}}}}}}',
+    '{"version": 1, "root": {"$dict": [[{"$stored": ["b", {"$bytes": ""}]}, 1]]}}',
+    '{"version": 1, "root": {"$set": [{"$tuple": [{"$stored": ["b", {"$bytes": ""}]}]}]}}',
+    '{"version": 1, "root": {"$opaque": {"class": "x", "how": "object", "pairs": [[{"$state_dict": {}}, 1]]}}}',
+    '{"version": 1, "attributes": {"b": {"$stored": ["b", {"$bytes": ""}]}}}',
     '{"version": 1, "digest": 3}', '{"version": 1, "source": 3}', '{"version": 1, "root": {"$set": [[1]]}}',
 ]  # fmt: skip
 

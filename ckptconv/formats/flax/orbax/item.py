@@ -14,6 +14,7 @@ aggregate_handlers.py, utils.py.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque
@@ -39,6 +40,9 @@ _PROCESS = "ocdbt.process_"
 _RANDOM_KEY = b'"random_key_impl"'
 PLACEHOLDER = "PLACEHOLDER://"
 _ARRAYS = ("jax.Array", "np.ndarray", "numpy.ndarray")
+_PLACE = re.compile(r"[0-9]{1,9}")
+"""How a path spells a place in a list."""
+
 _MISSING = object()
 
 
@@ -204,7 +208,7 @@ def _at(tree: Value, path: tuple[str, ...]) -> Value:
     for key in path:
         if isinstance(tree, dict) and key in tree:
             tree = tree[key]
-        elif isinstance(tree, (list, tuple)) and key.isdecimal() and key.isascii() and int(key) < len(tree):
+        elif isinstance(tree, (list, tuple)) and _PLACE.fullmatch(key) and int(key) < len(tree):
             tree = tree[int(key)]
         else:
             return _MISSING
