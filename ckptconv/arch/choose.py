@@ -130,9 +130,10 @@ def _by_config(config: Mapping[str, object] | None) -> list[Spec]:
     named = set(architectures) if isinstance(architectures, list) and all(map(_is_text, architectures)) else set()
     if isinstance(config.get(CLASS_NAME), str):
         named.add(config[CLASS_NAME])
-    specs = [load_spec(name) for name in shortlist.by_any([*named, config.get("model_type")])]
+    kind = config.get("model_type")
+    specs = [load_spec(name) for name in shortlist.by_any([*named, *([kind] if _is_text(kind) else [])])]
     by_class = [spec for spec in specs if named & set(spec.config.architectures)]
-    return by_class or [spec for spec in specs if config.get("model_type") in spec.config.model_types]
+    return by_class or [spec for spec in specs if kind in spec.config.model_types]
 
 
 def _is_text(value: object) -> bool:

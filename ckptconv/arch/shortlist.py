@@ -48,7 +48,7 @@ def by_names(names: Iterable[str], share: float) -> list[str]:
 
 
 def by_any(texts: Collection[object]) -> list[str]:
-    """Specs that say at least one of these: a key, a model type, a class."""
+    """Specs that say at least one of these, all hashable: a key, a model type, a class."""
     return [spec for spec in library_names() if not _texts(spec).isdisjoint(texts)]
 
 

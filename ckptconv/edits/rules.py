@@ -22,7 +22,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from ckptconv.core import strict_json
-from ckptconv.core.edit import Edit, Kind, Step
+from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.apply import ARITY
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
 from ckptconv.io.source import Source
@@ -97,7 +97,7 @@ class _Row:
 
     def edit(self) -> Edit:
         kind = self.row.get("kind")
-        if kind not in ARITY:
+        if not isinstance(kind, str) or kind not in ARITY:
             near = get_close_matches(str(kind), ARITY, 1)
             self.fail(f"no kind {kind!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(ARITY)}")
         known = ("kind", "sources", "targets", "steps", *DETAILS.get(kind, ()))
@@ -115,7 +115,7 @@ class _Row:
             self.fail(f"{kind} needs sources")
         if not steps and ARITY[kind][1] != "none" and not targets:
             self.fail(f"{kind} needs targets")
-        return Edit(cast("Kind", kind), sources, targets, details, steps)
+        return Edit(kind, sources, targets, details, steps)
 
     def names(self, key: str) -> tuple[str, ...]:
         value = self.row.get(key, [])

@@ -113,8 +113,9 @@ def test_a_config_that_is_no_text_or_no_file_is_passed_over(model: Path) -> None
     assert validate(model).valid
 
 
-def test_a_config_of_an_unknown_model_leaves_the_choice_to_the_names(model: Path) -> None:
-    configure(model, {"model_type": "never-heard-of", "architectures": [None, 3]})
+@pytest.mark.parametrize("kind", ["never-heard-of", ["llama"], {"a": 1}, None, 3], ids=repr)
+def test_a_config_of_an_unknown_model_leaves_the_choice_to_the_names(model: Path, kind: object) -> None:
+    configure(model, {"model_type": kind, "architectures": [None, 3]})
     result = validate(model)
     assert (result.valid, result.evidence) == (True, "names")
 

@@ -91,6 +91,7 @@ def test_a_part_that_is_left_over_is_listed() -> None:
         ('{"edits": [], "edits": []}', "comes twice"),
         ("edit = []", "it has a key 'edit'"),
         ('{"schema": 2, "edits": []}', "its schema is 2"),
+        ("[[edits]]\nkind = ['drop']\nsources = 'a'", "no kind ['drop']"),
         ("[[edits]]\nkind = 'permute'\nsources = 'a'\naxis = 0\nsize = [2]", "permute has no 'size'"),
     ],
 )
