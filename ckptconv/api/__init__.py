@@ -2,4 +2,17 @@
 
 Results are data; nothing is printed. A `progress` callback is told the bytes done and the bytes in all. Importing this
 package imports none of them: `inspect` does not wait for what only `verify` needs.
+
+    open  inspect  convert  diff            the questions
+    validate  verify  architectures
+    edits  lora                             what `convert` can be told to do on the way
+    prepare                                 `convert`, first half: what is to be written, no tensor read
+    editing  dequantize  dialects           …the edits
+    gguf  ldm  mixture                      …what llama.cpp and single files of diffusion models want besides
+    fitting  graph  export                  …an architecture that it must fit; the graph around the weights
+    naming  matching                        …names that a graph lost
+    destination  plan                       `convert`, second half: where to; what becomes of each tensor
+    consent  casts  verified                …losses that were agreed to; what casting lost; ``--verify``
+    asked  stated  arch                     which architecture: what was asked, what the file says, what that means
+    running  comparing  arrays              `verify`: running each side, comparing what they gave; files of arrays
 """

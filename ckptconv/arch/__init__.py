@@ -18,6 +18,23 @@ framework.
 
 `tensors` is a mapping of names to `TensorInfo`, as in ``{name: tensor.info for name, tensor in checkpoint.items()}``.
 A spec's `digest` says which version of it was used.
+
+The modules, in the order in which one thing needs another:
+
+    tree  operations  expressions       formulas: their tree, what they compute, their text
+    evaluate  polynomial                …evaluated within bounds; with params that are not known yet
+    lines  rows  spec  template         a TOML document row by row; a spec as data; names with placeholders
+    parse  configs  mount  closure      reading a spec, what it mounts, and whether all of it has a meaning
+    load                                finding specs, those of the library among them
+    scope  table  check                 params that are known; the table that they make; checking against it
+    bind  statements                    what is said of params outside of the tensors
+    match  indices  switches            names before any param is known: their layers, their variant
+    votes  equations  solver            params from the tensors
+    shortlist  choose                   which spec a checkpoint is of
+    folding  naming  infer              a new spec from checkpoints
+    recipe                              what a sequential network computes
+    samples  weights  export            what goes into a network; its state_dict; its graph by torch's exporter
+    arguments  factory  huggingface     Python that the user vouches for, and classes of transformers
 """
 
 from __future__ import annotations

@@ -1,1 +1,20 @@
-"""Which change explains the difference between two sets of tensors."""
+"""What turns one set of tensors into another: making changes, finding out which were made, writing them down.
+
+A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes them, and `explain`, which finds them.
+
+    select  rules  types                what people ask for: patterns of names, files of edits, element types
+    expand  invert  apply               which tensors an edit's patterns mean; the edits that undo it; making it
+    views  through  joined              tensors seen otherwise, none of them read: turned, cut, side by side
+    cast  rounding  functions           values computed while they are read
+    computed                            …and what that lost
+    blocks  quantize  kquants           ggml's blocks, unpacked and made
+    mixtures                            which of them each tensor of a model gets
+    gates                               the gates of recurrent layers
+    composites  tree                    quantized and sparse tensors, and the metadata tree, after a change
+    explain  match  pairing  content    what was done to one set to get another: by names, by a few numbers of each
+    parts  stacked  stacks  heads       …tensors that became one or several, layers that moved, heads that did
+    patterns  python                    many changes as few patterns; an edit as a line of Python
+    dialects                            names and layouts of other frameworks (``--translate``)
+    quantized                           weights that quantizers stored as several tensors (``--dequantize``)
+    adapters                            LoRA and its kin (``--lora``)
+"""

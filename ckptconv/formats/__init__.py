@@ -1,1 +1,16 @@
-"""File formats: passports, the registry that picks one, and one room for each family."""
+"""File formats: passports, the registry that picks one, and one room for each family.
+
+Begin with `base`, which says what a format is, and with `npz`, the smallest family that is read and written.
+
+    base  options  registry             what a format is; its own options (``-O``); which formats there are
+    preflight  plain                    what a target cannot hold; what becomes of objects in one that cannot
+    plan  blobs                         what a file with our record will hold; metadata too large for a string
+    shards  shard_names  split          sets of files with an index, and how tensors are split into them
+    numbered                            sets without one
+    members                             what a checkpoint in an archive has around it
+    nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have
+    torch  safetensors  onnx  gguf      families that are read and written
+    npz
+    hdf5  tensorflow  tflite  flax      families that are read
+    diffusers  archive                  folders and archives with checkpoints of other formats in them
+"""

@@ -1,1 +1,16 @@
-"""Bytes on disk: reading files in ranges, writing them so that nothing is ever half there."""
+"""Bytes on disk: reading files in ranges, writing them so that nothing is ever half there.
+
+Begin with `source` to read, and with `target` to write.
+
+    source  folder  archive             a file in ranges; a folder of files; zip and tar archives as such folders
+    window  gzip  spool                 files within files: a range of one, one that has to be inflated
+    zip  zip_entries  tar               the directories of archives
+    cursor  varint                      bytes one after the other
+    gather  mosaic  pieces              tensors that do not lie as one run: strided, in chunks, joined of ranges
+    stream  zip_writing                 tensors on their way into a target
+    target  writeback                   a file that is not there, the old one, or whole
+    staging  leftovers                  what stands beside it until then
+    checksum  crc32c  digest            what tells whether bytes are the right ones
+    limits                              the bounds that every number from a file meets
+    access  positional                  what systems do differently
+"""

@@ -1,4 +1,15 @@
-"""HDF5: h5py's and Keras' files of weights, and Keras' archive around one."""
+"""HDF5: h5py's and Keras' files of weights, and Keras' archive around one.
+
+From the bytes to the tensors:
+
+    superblock  cursor  checksum        the file, its numbers, its checksums
+    headers  links  attributes          what an object says of itself, a group's members, values of attributes
+    btree  heaps  fractal               where members and values are kept
+    datatype  storage  dataset          a dataset: its elements, its messages, the tensor that it is
+    chunks  chunk_index  array_index    …in chunks, and the six ways to say where they lie
+    tree  read                          the walk from the root, and what becomes of it
+    archive  configuration              Keras' archive, and what Keras would import of its configuration
+"""
 
 from ckptconv.formats.base import Format
 

@@ -1,4 +1,15 @@
-"""ONNX: a graph in protobuf, its weights inside it or in files beside it."""
+"""ONNX: a graph in protobuf, its weights inside it or in files beside it.
+
+From the bytes to the tensors, and back:
+
+    wire  walk  plain                   the file's layout, walked in ranges, payloads passed over
+    graph                               its parts, as data
+    read  tensors  numbers  external    its weights: from a header to a tensor, wherever the bytes lie
+    recurrent                           …of LSTM and its kin, as torch has them
+    names  lost  inlined                …under the state_dict's names, as far as the graph proves them
+    recorded  facts                     what it says besides: our record, the graph for `inspect`
+    plan  template  write  splice       the writer: which graph, and where every byte goes
+"""
 
 from ckptconv.core.dtypes import DType
 from ckptconv.formats.base import Format, Holds

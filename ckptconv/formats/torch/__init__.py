@@ -1,4 +1,24 @@
-"""torch's containers, read and written without torch."""
+"""torch's containers, read and written without torch.
+
+A pickle is followed by `pickle`, which builds data alone; `construct` says what of torch's that may be. Of each tensor
+this leaves a stub (`stubs`), which is placed on its storage at the end.
+
+    read  legacy  tar  bare             torch.save's archives, what it wrote before, bare pickles
+    script  script_classes              TorchScript
+    export  payloads                    torch.export
+    sharded                             sets with an index
+    slices  slice_files  same           Llama's slices, and what all ranks have alike
+    same_values
+    stable_baselines3                   archives of Stable-Baselines3
+    dcp  deepspeed  megatron            folders that several processes wrote
+    pickle  construct  names  calls     following a pickle: what may be built, what is named, what is called
+    stubs  composites  numpy_values     …tensors, quantized and sparse ones, numpy's values
+    roots  find  modules                …which tensors are the model's, and what they are called
+    placing  assemble                   from stubs to a checkpoint
+    dtypes                              torch's spellings of element types
+    write  storages  emit  spell        the writer
+    notices                             what a person should know of what is written
+"""
 
 from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.formats.base import Format, Holds

@@ -5,5 +5,14 @@
     tokenizer_config.json  added_tokens.json  special_tokens_map.json  generation_config.json    special tokens
     chat_template.jinja | chat_template.json        chat templates
 
-All of them are data from strangers: nothing in them is run, and each number is checked.
+All of them are data from strangers: nothing in them is run, and each number is checked. Begin with `model`.
+
+    model  mmproj  entries              the whole file, that beside it, and what a person says of either
+    documents  config                   the documents, read once; a configuration, checked as it is asked
+    hyperparameters  sizes  rope        what it says of every architecture
+    architectures  shared  encoder      …of single ones, and what several have alike
+    mixtures  states
+    pictures  sounds  tower_sizes       …of towers
+    tokenizer  vocabulary  special      the tokenizer: which it is, its tokens, those with a part to play
+    bpe  pieces  sentencepiece  pre     …its kinds
 """

@@ -1,0 +1,32 @@
+"""Each larger package opens with a guide: a table of all its modules by what they are for."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import ckptconv
+
+ROOT = Path(ckptconv.__file__).parent
+MANY = 16
+"""Modules from which on a package is not taken in at a glance."""
+
+
+def modules(package: Path) -> set[str]:
+    """The modules and packages in it."""
+    found = {path.stem for path in package.glob("*.py")} | {path.parent.name for path in package.glob("*/__init__.py")}
+    return found - {"__init__"}
+
+
+ROOMS = [path.parent for path in sorted(ROOT.glob("**/__init__.py")) if len(modules(path.parent)) >= MANY]
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(ROOT)))
+def test_the_guide_of_a_package_names_each_of_its_modules(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    rows = [re.match(r"    (\w+(?:  \w+)*)(?:   |$)", line) for line in text.splitlines()]
+    named = [name for row in rows if row for name in row[1].split("  ")]
+    assert sorted(named) == sorted(modules(room)), f"say in {room.relative_to(ROOT)}/__init__.py what each is for"
