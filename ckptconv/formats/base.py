@@ -52,16 +52,16 @@ class Holds:
 class Claims(Protocol):
     """Whether the file's bytes are of this format. Reads little; raises nothing on foreign ones.
 
-    A format that `takes` folders is asked about those as well, as an `io.folder.Folder` (likewise its reader).
+    A format is asked about what it `takes` alone, and its reader likewise: a file, a folder, or either.
     """
 
-    def __call__(self, source: Source) -> bool: ...
+    def __call__(self, source: Source | Folder) -> bool: ...
 
 
 class Reader(Protocol):
     """Open a checkpoint: headers only, no tensor byte is read. Raises CkptconvError on anything malformed."""
 
-    def __call__(self, source: Source) -> Checkpoint: ...
+    def __call__(self, source: Source | Folder) -> Checkpoint: ...
 
 
 class Writer(Protocol):
@@ -226,7 +226,7 @@ class Format:
 
     def _ask(self, reference: str, source: Source | Folder) -> object:
         """What a function makes of `source`; what goes wrong in another package's is said to be of that."""
-        function = cast("Callable[[Source | Folder], object]", self._load(reference))
+        function = cast("Claims | Reader", self._load(reference))
         if reference.startswith("ckptconv."):
             return function(source)
         try:
