@@ -180,7 +180,7 @@ class Solving:
                 made += (Equation(rule.shape[index], loops, shape[index], 1, name) for index in moving)
         return made
 
-    def limit(self, name: str) -> range | list[Value] | None:
+    def limit(self, name: str) -> range | list[int | str] | None:
         """The values of a loop where they depend on no other loop and are known: stray names vote for nothing."""
         loop = self.spec.loops[name]
         varying = set(self.spec.loops) | self.spec.varying.keys()

@@ -81,8 +81,8 @@ class Bindings:
             return self.values.get(name)
         if name not in self.lengths:
             return None
-        items = [self.elements.get((name, position)) for position in range(self.lengths[name])]
-        return None if None in items else items  # type: ignore[return-value]
+        keys = [(name, position) for position in range(self.lengths[name])]
+        return [self.elements[key] for key in keys] if all(key in self.elements for key in keys) else None
 
     def total(self, polynomial: Polynomial) -> int | None:
         """The polynomial's value by the known products; None if one is missing."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from ckptconv.arch.evaluate import Budget
-from ckptconv.arch.operations import EvaluationError, Value, known_integer
+from ckptconv.arch.operations import EvaluationError, known_integer
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.spec import Spec
@@ -265,7 +265,7 @@ def _walk(spec: Spec, loops: Sequence[str], scope: Scope) -> Iterator[None]:
     values = loop_values(spec, spec.loops[name], scope)
     scope.budget.spend(len(values) // 4)
     for value in values:
-        scope.loops[name] = value  # type: ignore[assignment]
+        scope.loops[name] = value
         if inner:
             yield from _walk(spec, inner, scope)
         else:
@@ -283,14 +283,14 @@ def combinations(spec: Spec, loops: Sequence[str], scope: Scope) -> int:
     if not any(bound.names & needed for other in inner for bound in spec.loops[other].formulas):
         if not inner or not values:
             return len(values)
-        scope.loops[name] = values[0]  # type: ignore[assignment]
+        scope.loops[name] = values[0]
         total = len(values) * combinations(spec, inner, scope)
         del scope.loops[name]
         return total
     total = 0
     for value in values:
         scope.budget.spend(COUNTING)
-        scope.loops[name] = value  # type: ignore[assignment]
+        scope.loops[name] = value
         total += combinations(spec, inner, scope)
         if total > MAX_TENSORS:
             break
@@ -298,14 +298,14 @@ def combinations(spec: Spec, loops: Sequence[str], scope: Scope) -> int:
     return total
 
 
-def loop_values(spec: Spec, loop: Loop, scope: Scope) -> range | list[Value]:
+def loop_values(spec: Spec, loop: Loop, scope: Scope) -> range | list[int | str]:
     """The values of a loop variable. Raises UsageError where a bound is unknown."""
     try:
         start = 0 if loop.start is None else known_integer(loop.start(scope))
         step = 1 if loop.step is None else known_integer(loop.step(scope))
         stop = loop.stop(scope)
         if isinstance(stop, list) and loop.plain:
-            return stop
+            return cast("list[int | str]", stop)
         bound = known_integer(stop)
     except UndeterminedError:
         raise missing_params(spec, scope.bindings, list(loop.formulas)) from None

@@ -126,9 +126,9 @@ def spell(node: MetaNode) -> str:
         text = hex(node)
     elif node is None or isinstance(node, (bool, int, float, complex, str, bytes, bytearray, Missing)):
         text = repr(node[:MOST_TEXT] if isinstance(node, (str, bytes, bytearray)) else node)
-    elif type(node) in (list, tuple) and _are_scalars(tuple(node[:MOST_TEXT])):  # type: ignore[index]
-        parts = ", ".join(spell(child) for child in node[:MOST_TEXT])  # type: ignore[index]
-        text = f"[{parts}]" if isinstance(node, list) else f"({parts}{',' if len(node) == 1 else ''})"  # type: ignore[arg-type]
+    elif isinstance(node, (list, tuple)) and type(node) in (list, tuple) and _are_scalars(tuple(node[:MOST_TEXT])):
+        parts = ", ".join(spell(child) for child in node[:MOST_TEXT])
+        text = f"[{parts}]" if isinstance(node, list) else f"({parts}{',' if len(node) == 1 else ''})"
     elif isinstance(node, (TensorRef, StateDict)):
         text = f"<tensor {node.name}>" if isinstance(node, TensorRef) else "<the model's tensors>"
     elif isinstance(node, (dict, list, tuple, set, frozenset, OrderedDict, Opaque)) or hasattr(node, "data"):

@@ -285,11 +285,11 @@ def _sums(found: Figures, a: Array, b: Array, times: Array | None) -> None:
 def _products(x: Array, y: Array, times: Array | None) -> tuple[float, float, float, float]:
     import numpy as np
 
+    def dot(p: Array, q: Array) -> float:
+        return float(np.einsum("i,i->", p, q) if times is None else np.einsum("i,i,i->", p, q, times))
+
     d = y - x
-    pairs = ((d, d), (x, x), (y, y), (x, y))
-    if times is None:
-        return tuple(float(np.einsum("i,i->", p, q)) for p, q in pairs)  # type: ignore[return-value]
-    return tuple(float(np.einsum("i,i,i->", p, q, times)) for p, q in pairs)  # type: ignore[return-value]
+    return dot(d, d), dot(x, x), dot(y, y), dot(x, y)
 
 
 def _is_cast(left: memoryview, right: memoryview, a_type: DType, b_type: DType, count: int) -> bool:

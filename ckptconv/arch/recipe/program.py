@@ -195,7 +195,7 @@ class _Expansion:
         name, *inner = loops
         for turn in loop_values(self.spec, self.spec.loops[name], self.scope):
             self.scope.budget.spend(8)
-            self.scope.loops[name] = turn  # type: ignore[assignment]
+            self.scope.loops[name] = turn
             value = self.turns(block, tuple(inner), value)
         self.scope.loops.pop(name, None)
         return value

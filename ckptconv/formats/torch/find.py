@@ -18,7 +18,8 @@ from ckptconv.formats.torch.stubs import RefusedTensor, TensorStub, WrappedTenso
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
 WELL_KNOWN = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params", "weights")
 
@@ -74,10 +75,11 @@ def _tensor_dicts(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[Pat
         if state := ModuleState(node):
             yield path, state
         return
+    below: Iterable[tuple[Any, Value]]
     if isinstance(node, dict):
         below = node.items()
     elif isinstance(node, (list, tuple)):
-        below = enumerate(node)  # type: ignore[assignment]
+        below = enumerate(node)
     else:
         return
     if id(node) in seen or len(path) > MAX_DEPTH:
