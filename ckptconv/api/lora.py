@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.adapter import Adapter, Merge
     from ckptconv.edits.adapters.config import Config
-    from ckptconv.edits.adapters.merge import Adapter, Merge
     from ckptconv.edits.adapters.summary import Summary
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -129,7 +129,7 @@ def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
 
 def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
     """The adapter that a checkpoint is. Raises CorruptFileError, UnsupportedError."""
-    from ckptconv.edits.adapters.merge import Adapter  # all edits come with it, which inspecting a model does not need
+    from ckptconv.edits.adapters.adapter import Adapter  # most files are none
 
     return Adapter.of(label, checkpoint.all_tensors, configs_of(checkpoint))
 

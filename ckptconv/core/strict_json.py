@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ckptconv.core.spelling import Json
+from typing import Any
 
 
-def loads(text: str | bytes) -> Json:
+def loads(text: str | bytes) -> Any:
     """The document that a text is; bytes are UTF-8.
 
     Raises ValueError, which says what is wrong: no JSON, an object with a key twice (of which `json` keeps the last),
@@ -21,21 +18,21 @@ def loads(text: str | bytes) -> Json:
         raise ValueError("it is nested too deeply") from error
 
 
-def as_text(value: Json) -> str:
+def as_text(value: Any) -> str:
     """A string. Raises ValueError on anything else."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no string")
     return value
 
 
-def as_size(value: Json) -> int:
+def as_size(value: Any) -> int:
     """A whole number that is not negative. Raises ValueError on anything else."""
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is no size")
     return value
 
 
-def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         seen: set[str] = set()

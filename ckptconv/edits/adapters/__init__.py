@@ -4,6 +4,7 @@ names      tensors by module and role, as PEFT, kohya's scripts, LyCORIS and dif
 config     what PEFT's adapter_config.json says: alpha, ranks, tokens
 patterns   which modules its patterns are for
 targets    which of the base's modules those are; `sgm` and `translated` where their names are another release's
+adapter    all of one, opened, and what merging it made of a base
 build      the changes of a module's weight and bias, checked against their shapes
 deltas     what is added, a rectangle at a time
 merged     the weight with its changes, computed while it is read

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
-from ckptconv.edits.adapters import merge
+from ckptconv.edits.adapters.adapter import check
 from ckptconv.edits.adapters.build import kind_of
 from ckptconv.edits.adapters.names import PEFT, plain_module
 from ckptconv.edits.adapters.targets import COMPONENTS
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.spelling import Json
+    from ckptconv.edits.adapters.adapter import Adapter
     from ckptconv.edits.adapters.build import Module
-    from ckptconv.edits.adapters.merge import Adapter
 
 _T = TypeVar("_T")
 _NUMBER = re.compile(r"_\d+_(?!\d)")
@@ -110,7 +110,7 @@ def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float,
     """Why it cannot be merged, and the scales."""
     scales: Counter[float] = Counter()
     try:
-        merge.check(adapter)
+        check(adapter)
         for module in modules[:MOST_ALPHAS]:
             kind = module.check()
             if kind not in ("ia3", "tokens", "diff", "diff_bias"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.adapters.merge import Merge
+    from ckptconv.edits.adapters.adapter import Merge
 
     Tensors = dict[str, LazyTensor]
 

@@ -1,0 +1,110 @@
+"""An adapter, opened, whether it can be merged at all, and what merging it made of a base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.adapters.build import KINDS, Module, kind_of
+from ckptconv.edits.adapters.config import Config
+from ckptconv.edits.adapters.names import PEFT, Parts, parts_of
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter, opened.
+
+    label:   what it is called in errors and findings.
+    tensors: all of it, by name.
+    configs: its configuration by the first word of names, with its dot; "" for all.
+    parts:   its tensors by what they are for.
+    """
+
+    label: str
+    tensors: Mapping[str, LazyTensor]
+    configs: Mapping[str, Config]
+    parts: Parts
+
+    @classmethod
+    def of(cls, label: str, tensors: Mapping[str, LazyTensor], configs: Mapping[str, Config]) -> Adapter:
+        """Raises UnsupportedError where a file holds several."""
+        return cls(label, tensors, configs, parts_of(tensors))
+
+    def config(self, module: str) -> Config:
+        """What is said of a module."""
+        return self.configs.get("") or self.configs.get(module.partition(".")[0] + ".") or Config()
+
+    def module(self, name: str, scale: float = 1.0) -> Module:
+        """One of its modules."""
+        parts = {role: self.tensors[one] for role, one in self.parts.modules[name].items()}
+        return Module(name, parts, self.config(name), scale)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """What it is made of, with counts."""
+        counts: dict[str, int] = {}
+        for parts in self.parts.modules.values():
+            kind = KINDS.get(kind_of(parts), "a part")
+            counts[kind] = counts.get(kind, 0) + 1
+        return counts
+
+
+@dataclass
+class Merge:
+    """What became of the base.
+
+    tensors:  all of them.
+    changed:  names of those that were computed with.
+    replaced: names of those that the adapter holds whole.
+    added:    likewise, of which the base had none.
+    resized:  likewise, of another number of rows than the base's.
+    absent:   components that the base lacks, with the number of their modules.
+    prefix:   what the base's names have before the adapter's.
+    """
+
+    tensors: dict[str, LazyTensor]
+    changed: dict[str, None] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    resized: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, int] = field(default_factory=dict)
+    prefix: str = ""
+
+    @property
+    def touched(self) -> set[str]:
+        """Names of all that are not the base's any more."""
+        return {*self.changed, *self.replaced, *self.added}
+
+
+def check(adapter: Adapter) -> None:
+    """Raise UnsupportedError or EditError for what is not merged, by its name, whatever the base."""
+    for config in adapter.configs.values():
+        config.check()
+    parts = adapter.parts
+    if parts.others:
+        name, what = next(iter(parts.others.items()))
+        raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint="LoRA, LoHa, LoKr and IA3 are")
+    if not parts.modules and not parts.whole:
+        raise EditError("there is no tensor in it")
+    if not parts.modules and not any(config.is_said for config in adapter.configs.values()):
+        raise EditError(
+            "it holds no tensor of an adapter's",
+            hint="PEFT's, kohya's, LyCORIS', diffusers' and mlx-lm's are known by their names; ckptconv inspect shows "
+            "them",
+        )
+    unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
+    if unsaid and not any(config.peft for config in adapter.configs.values()):
+        raise EditError(
+            "nothing says its alpha, by which it is scaled",
+            hint="PEFT's adapter_config.json belongs beside the file",
+        )
+    if any("lora_a" in one for one in parts.modules.values()) and adapter.config("").factor is None:
+        raise EditError(
+            "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
+        )
