@@ -12,7 +12,7 @@ Begin with `diff`, `validate`, `verify` and `stats`: one for each command.
     stats  tally  values                    statistics of tensors, and values that no model should hold
     pool  works  helpers                    all of that on every core, in other processes too
     validate  verdict  blame                does it fit an architecture, and if not, why not
-    prefixes  hypotheses                    …under another prefix, with other params
+    prefixes  hypotheses  kin               …under another prefix, with other params, of a kindred architecture
     verify  first_difference                do both compute the same, and if not, from which layer on
     runners  layers  recording              running a network, its layers too, and keeping what it gave
     rounding  noise                         how far rounding alone may take it
