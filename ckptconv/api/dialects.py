@@ -64,6 +64,16 @@ def is_mlxs(checkpoint: Checkpoint) -> bool:
     return checkpoint.metadata.get("format") == MLX
 
 
+def is_in_mlxs_layout(checkpoint: Checkpoint) -> bool:
+    """Whether mlx-lm wrote it, and changed more than it has to for quantized weights."""
+    if not is_mlxs(checkpoint):
+        return False
+    from ckptconv.edits.dialects import mlx
+
+    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    return mlx.known(infos, said_anywhere(checkpoint).get("model_type"))
+
+
 def _not_undone(checkpoint: Checkpoint) -> str:
     """Why mlx-lm's layouts cannot be undone; "" where they can, or are transformers'."""
     if len(checkpoint) > MOST_TRANSLATED:

@@ -150,7 +150,7 @@ def compare(
             )
         words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
         if chosen.quantized:
-            findings.insert(0, _quantized(chosen.name, chosen.quantized, words))
+            findings.insert(0, _quantized(chosen.name, chosen.quantized, words, checkpoint))
         causes = _of_another_framework(words, checkpoint, chosen.spec)
         if arch is None and not causes and chosen.evidence == "names":
             from ckptconv.checks.kin import differences
@@ -207,12 +207,14 @@ def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Sp
     return [Finding("dialect", "error", "", message, hint=line)]
 
 
-def _quantized(arch: str, method: str, words: Sequence[str]) -> Finding:
+def _quantized(arch: str, method: str, words: Sequence[str], checkpoint: Checkpoint) -> Finding:
     """The cause of all the rest: quantizers store other tensors under other names. words: that convert the file."""
+    from ckptconv.api.dialects import MLX, is_in_mlxs_layout
     from ckptconv.edits.quantized.config import METHODS
 
     message = f"the weights are quantized ({method!r}, says a file beside them); {arch} describes them as they were"
-    line = shlex.join([*words, "plain.safetensors", "--dequantize"])
+    more = ["--translate", MLX] if is_in_mlxs_layout(checkpoint) else []
+    line = shlex.join([*words, "plain.safetensors", "--dequantize", *more])
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)
 

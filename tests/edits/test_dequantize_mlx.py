@@ -209,6 +209,12 @@ def test_another_quantization_is_left_in_the_metadata(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "b.pth")["quantization"] == {"algorithm": "x"}
 
 
+def test_entries_that_are_no_modules_are_passed_over(tmp_path: Path) -> None:
+    source, expected = case("affine-4-32")
+    said = {"group_size": 32, "bits": 4, "skip_vision": True, "calibration": {"mode": "dwq", "bits": 99}}
+    assert same_bits(plain(folder_of(tmp_path / "m", source, said))["m.weight"], expected["m.weight"]).all()
+
+
 def test_rules_say_it_too(tmp_path: Path) -> None:
     source, expected = case("affine-6-64")
     save_file(source, tmp_path / "a.safetensors")

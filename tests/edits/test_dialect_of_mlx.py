@@ -145,6 +145,15 @@ def test_validate_names_it_as_the_cause(tmp_path: Path) -> None:
     assert str(found["dialect"].hint).endswith("--translate mlx")
 
 
+def test_validate_names_it_beside_the_quantization(tmp_path: Path) -> None:
+    words = {"l.switch_mlp.up_proj.weight": torch.ones(2, 3, 4).to(torch.uint32)}
+    config = {"model_type": "mixtral", "quantization": {"group_size": 32, "bits": 4}}
+    scales = {f"l.switch_mlp.up_proj.{part}": torch.ones(2, 3, 1) for part in ("scales", "biases")}
+    result = ckptconv.validate(folder_of(tmp_path / "m", {**words, **scales}, config), arch="mixtral")
+    (found,) = [finding for finding in result.findings if finding.code == "quantized"]
+    assert str(found.hint).endswith("plain.safetensors --dequantize --translate mlx")
+
+
 @pytest.mark.parametrize("dialect", ["to-gguf", "to-mmproj"])
 def test_llama_cpps_layouts_are_not_made_of_a_tower_of_mlx_vlms(dialect: str, tmp_path: Path) -> None:
     config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": {}}

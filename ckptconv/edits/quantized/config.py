@@ -59,7 +59,7 @@ class Said:
     """What is said; every field but `method` may be unknown.
 
     zeros: how GPTQ's zero points are stored, "v1" or "v2".
-    packing: how MLX packed what has no entry of its own; packings: by module what has one, None for a plain weight.
+    packing: how MLX packed what has no entry of its own; packings: the entries by module, as they are said.
     """
 
     method: str = ""
@@ -67,7 +67,7 @@ class Said:
     block: tuple[int, int] | None = None
     zeros: str = "v1"
     packing: Packing | None = None
-    packings: Mapping[str, Packing | None] = field(default_factory=dict)
+    packings: Mapping[object, object] = field(default_factory=dict)
 
     def check(self, scheme: str, name: str) -> None:
         """Raise EditError for a scheme that is another method's."""
@@ -87,8 +87,9 @@ class Said:
 
     def packing_of(self, module: str, ways: list[Packing], shapes: str) -> Packing:
         """Which of the ways, that shapes allow, MLX packed a module in. Raises EditError where that is not known."""
-        own = module in self.packings
-        said = self.packings[module] if own else self.packing
+        entry = self.packings.get(module)
+        own = isinstance(entry, dict) or entry is False
+        said = _packing(entry) if isinstance(entry, dict) else None if own else self.packing
         if said in ways and said is not None:
             return said
         if len(ways) == 1 and not own:  # as mlx-lm has it: what has no entry is what its shapes say
@@ -109,7 +110,7 @@ def said_in(document: Mapping[object, object]) -> Said:
     """What a configuration says, or metadata. Raises UnsupportedError for a method, or a kind of it, not known here."""
     mlx = mlx_said(document)
     if mlx is not None:
-        return _mlx(mlx)
+        return Said(MLX, packing=_packing(mlx), packings=mlx)
     found = _found(document)
     if found is None:
         return Said()
@@ -152,15 +153,6 @@ def mlx_said(document: Mapping[Any, object]) -> Mapping[object, object] | None:
 def _parts(document: Mapping[Any, object]) -> list[Mapping[object, object]]:
     """Its top, the part that is of the text, and a configuration that is in it."""
     return [part for part in (document, document.get("text_config"), document.get("config")) if isinstance(part, dict)]
-
-
-def _mlx(found: Mapping[object, object]) -> Said:
-    own = {
-        str(key): None if value is False else _packing(value)
-        for key, value in found.items()
-        if isinstance(value, dict) or value is False
-    }
-    return Said(MLX, packing=_packing(found), packings=own)
 
 
 def _packing(found: Mapping[object, object]) -> Packing:
