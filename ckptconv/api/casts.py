@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
+from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding, quoted
 from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.rounding import Loss
@@ -11,11 +13,18 @@ from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format
+
+
+_ROUNDOFF = {
+    DType.F64: 2.0**-53, DType.F32: 2.0**-24, DType.F16: 2.0**-11, DType.BF16: 2.0**-8, DType.F8_E5M2: 2.0**-3,
+    DType.F8_E4M3: 2.0**-4,
+}  # fmt: skip
+"""Unit roundoff: the largest relative error that rounding makes of numbers in the type's normal range."""
 
 
 def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
@@ -32,13 +41,13 @@ def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | No
 def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
     """What casting lost, of all that has been read: what needs consent (values past the range), and what is said."""
     over: list[Finding] = []
-    cast: list[Loss] = []
+    cast: dict[DType, list[Loss]] = {}
     quantized: dict[str, list[Loss]] = {}
     for name, tensor, loss in _casts(checkpoint):
         if is_quantized(tensor):
             quantized.setdefault(tensor.info.dtype.name, []).append(loss)
         elif is_cast(tensor):
-            cast.append(loss)
+            cast.setdefault(tensor.info.dtype, []).append(loss)
         if loss.overflowed:
             many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
             message = f"{name}: {many} past the range of {tensor.info.dtype}"
@@ -47,11 +56,16 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
     return over, told + [_quantized_finding(dtype, losses) for dtype, losses in quantized.items()]
 
 
-def _cast_finding(losses: Sequence[Loss]) -> Finding:
+def _cast_finding(cast: Mapping[DType, Sequence[Loss]]) -> Finding:
+    losses = [loss for some in cast.values() for loss in some]
     total = _sum(losses)
+    small = next(
+        (dtype for dtype, some in cast.items() if total.max_rel == _sum(some).max_rel > _ROUNDOFF.get(dtype, inf)), None
+    )
     exact = "all else exactly" if total.flushed else "exactly"
     how = f"the largest relative error is {total.max_rel:.3g}" if total.max_rel else exact
-    message = f"{_are(losses)} cast: {how}{_flushed(total)}"
+    where = f", of values below {small.name}'s normal range" if small else ""
+    message = f"{_are(losses)} cast: {how}{where}{_flushed(total)}"
     return Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")
 
 

@@ -61,11 +61,15 @@ def page(inspection: Inspection) -> list[str]:
     lines = [style(printable(os.fspath(inspection.path)), "bold"), *fields(_header(inspection, ties, tied))]
     lines += findings(checkpoint.findings)
     composites = checkpoint.composites
-    columns = _tree_columns(checkpoint, tied, stats)
-    for title, tensors in (("tensors", dict(checkpoint)), ("tensors outside of the model", checkpoint.extras)):
+    columns, kind = _tree_columns(checkpoint, tied, stats), _kind(checkpoint)
+    states = any(finding.code == "optimizer" for finding in checkpoint.findings)
+    for title, tensors, make in (
+        ("tensors", dict(checkpoint), _make(checkpoint) if states else None),
+        ("tensors outside of the model", checkpoint.extras, _make(checkpoint)),
+    ):
         if tensors:
             names = render_composite.with_wholes(tensors, composites)
-            rows = tree(names, tied, columns, _kind(checkpoint), fold=stats is None, heads=stats is not None)
+            rows = tree(names, tied, columns, kind, fold=stats is None, heads=stats is not None, make=make)
             lines += section(title, rows)
     listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
     lines += section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
@@ -166,6 +170,12 @@ def _kind(checkpoint: Checkpoint) -> Kind:
         return info.dtype.name, info.shape
 
     return kind
+
+
+def _make(checkpoint: Checkpoint) -> Kind:
+    """As `_kind`, whatever the shape: an optimizer has states of one make for parameters of all shapes."""
+    tensors, composites = checkpoint.all_tensors, checkpoint.composites
+    return lambda name: composites[name].summary if name in composites else tensors[name].info.dtype.name
 
 
 def _list_columns(inspection: Inspection, stats: Mapping[str, Stats | None] | None) -> Columns:

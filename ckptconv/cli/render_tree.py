@@ -6,13 +6,17 @@
        ├─ up        F32  [256, 64]
        └─ down      F32  [64, 256]  = layers.0.mlp.up      (one tensor under two names)
 
+    state.0–290 ×291             of an optimizer, whose many states have one make and a parameter's shape each
+    ├─ step        F32  []
+    └─ exp_avg     F32  12 shapes
+
 Written by hand: rich takes as long to be imported as this takes for ten thousand tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
 from ckptconv.cli.output import printable, style
@@ -21,6 +25,9 @@ from ckptconv.cli.render import table
 SLASH = "/"
 """What stands between the parts of a name in files of Keras, TensorFlow and h5py, whose parts may have dots."""
 
+MOST_APART = 8
+"""Numbered siblings of one make that have a line each, although their shapes alone differ."""
+
 MAX_LEVELS = 40
 """Dots that a name is split at; what is behind the last of them stays in one piece."""
 
@@ -28,8 +35,8 @@ _SELF = None
 """The key, in a branch, of a tensor whose own name is the branch's (``a`` beside ``a.b``)."""
 
 Branch = dict[str | None, "Node"]
-Node = Branch | str
-"""A leaf is the tensor's full name."""
+Node = Branch | list[str] | str
+"""A leaf is the tensor's full name, or the names of several that share a line."""
 
 Cells = Callable[[str], Sequence[str]]
 """The columns behind a tensor's name, by that name."""
@@ -56,14 +63,21 @@ def flat(names: Sequence[str], columns: Columns) -> list[str]:
 
 
 def tree(
-    names: Iterable[str], tied: Mapping[str, str], columns: Columns, kind: Kind, *, fold: bool, heads: bool
+    names: Iterable[str],
+    tied: Mapping[str, str],
+    columns: Columns,
+    kind: Kind,
+    *,
+    fold: bool,
+    heads: bool,
+    make: Kind | None = None,
 ) -> list[str]:
     """The tensors by the dots in their names, or by slashes where all have one; with `fold`, numbered siblings of equal
-    kinds are one line.
-    """
+    kinds are one line, and where those are more than `MOST_APART`, siblings of which `make` gives the same.
+    """  # fmt: skip
     names = list(names)
     mark = SLASH if names and all(SLASH in name for name in names) else "."
-    forest = _Forest(kind, tied, columns.cells, fold, mark)
+    forest = _Forest(kind, tied, columns.cells, fold, mark, make if fold else None)
     if heads:
         forest.rows.append(["", *columns.heads])
     forest.draw(forest.groups(_grown(names, mark)), "", root=True)
@@ -110,6 +124,7 @@ class _Forest:
     cells: Cells
     fold: bool
     mark: str
+    make: Kind | None
     rows: list[list[str]] = field(default_factory=list)
     _ids: dict[Hashable, int] = field(default_factory=dict)
 
@@ -119,9 +134,9 @@ class _Forest:
             ending = group is groups[-1]
             label, counts, node, below = self._collapsed(group)
             mark = "" if root else "└─ " if ending else "├─ "
-            own = node if isinstance(node, str) else node.get(_SELF)
+            own = node.get(_SELF) if isinstance(node, dict) else node
             text = guide + mark + (printable(label) or "''") + counts
-            self.rows.append([text, *self.cells(own)] if isinstance(own, str) else [text])
+            self.rows.append([text, *self._cells(own)])
             self.draw(below, guide + ("" if root else "   " if ending else "│  "))
 
     def _collapsed(self, group: _Group) -> tuple[str, str, Node, list[_Group]]:
@@ -134,8 +149,28 @@ class _Forest:
             label, counts, node = f"{label}{self.mark}{below[0].label}", counts + _times(below[0]), below[0].node
         return label, counts, node, []
 
+    def _cells(self, own: Node | None) -> Sequence[str]:
+        """The columns of a tensor, or of those that share a line, whose shapes are counted where they differ."""
+        if isinstance(own, str):
+            return self.cells(own)
+        if not isinstance(own, list):
+            return ()
+        dtype, shape, *more = self.cells(own[0])
+        shapes = len({shape, *(self.cells(name)[1] for name in own)})
+        return [dtype, shape if shapes == 1 else f"{shapes} shapes", *more]
+
     def groups(self, branch: Branch) -> list[_Group]:
         """The branch's children in order, numbered ones sorted, equal runs of them as one."""
+        found = self._runs(branch, self.kind)
+        if self.make is None or sum(_is_number(group.first) for group in found) <= MOST_APART:
+            return found
+        return [
+            replace(run, node=_together([branch[str(n)] for n in range(int(run.first), int(run.last) + 1)]))
+            if run.count > 1 else run
+            for run in self._runs(branch, self.make)
+        ]  # fmt: skip
+
+    def _runs(self, branch: Branch, kind: Kind) -> list[_Group]:
         numbers = sorted(int(key) for key in branch if _is_number(key))
         if len(numbers) < 2:
             return [_Group(key, key, 1, node) for key, node in branch.items() if key is not _SELF]
@@ -151,7 +186,7 @@ class _Forest:
                 continue
             number = next(upcoming)
             node = branch[str(number)]
-            shape = self._shape_of(node) if self.fold else 0
+            shape = self._shape_of(node, kind) if self.fold else 0
             if self.fold and number == continued and shape == last:
                 run = found[-1]
                 found[-1] = _Group(run.first, str(number), run.count + 1, run.node)
@@ -160,13 +195,26 @@ class _Forest:
             continued, last = number + 1, shape
         return found
 
-    def _shape_of(self, node: Node) -> int:
+    def _shape_of(self, node: Node, kind: Kind) -> int:
         """A number that is equal for subtrees of equal names, kinds and ties."""
         if isinstance(node, str):
-            key: Hashable = (self.kind(node), _relative(node, self.tied[node], self.mark) if node in self.tied else 0)
+            key: Hashable = (kind(node), _relative(node, self.tied[node], self.mark) if node in self.tied else 0)
+        elif isinstance(node, list):
+            key = frozenset([self._shape_of(name, kind) for name in node])
         else:
-            key = frozenset([(name, self._shape_of(child)) for name, child in node.items()])
+            key = frozenset([(name, self._shape_of(child, kind)) for name, child in node.items()])
         return self._ids.setdefault(key, len(self._ids))
+
+
+def _together(nodes: Sequence[Node]) -> Node:
+    """Subtrees of equal names as one, whose leaves are the names of all."""
+    first = nodes[0]
+    if isinstance(first, dict):
+        branches = [node for node in nodes if isinstance(node, dict)]
+        return {name: _together([branch[name] for branch in branches]) for name in first}
+    return [
+        name for node in nodes if not isinstance(node, dict) for name in ([node] if isinstance(node, str) else node)
+    ]
 
 
 def _times(group: _Group) -> str:

@@ -121,6 +121,26 @@ def test_ties_and_extras_are_shown(run: Run, training: Path, tmp_path: Path) -> 
     assert "optimizer.state.0.exp_avg F32 [2, 2]" in lines(training, run)
 
 
+def test_the_states_of_an_optimizer_are_folded_over_the_shapes_of_their_parameters(run: Run, tmp_path: Path) -> None:
+    shapes = [(4, 2), (4,), (2, 4), (2,)] * 5
+    state = {number: {"step": torch.zeros(()), "avg": torch.zeros(shape)} for number, shape in enumerate(shapes)}
+    state[7]["avg"] = state[7]["avg"].half()
+    model = {f"layers.{number}": torch.zeros(shape) for number, shape in enumerate(shapes)}
+    optimizer = {"state": state, "param_groups": [{"params": list(range(20))}]}
+    torch.save({"state_dict": model, "optimizer": optimizer}, tmp_path / "training.pth")
+    torch.save(optimizer, tmp_path / "optimizer.pth")
+    folded = [
+        "├─ 0–6 ×7", "│ ├─ step F32 []", "│ └─ avg F32 4 shapes", "├─ 7", "│ ├─ step F32 []", "│ └─ avg F16 [2]",
+        "└─ 8–19 ×12", "├─ step F32 []", "└─ avg F32 4 shapes",
+    ]  # fmt: skip
+    page = lines(tmp_path / "training.pth", run)
+    start = page.index("tensors outside of the model") + 1
+    assert page[start : start + 10] == ["optimizer.state", *folded]
+    assert "└─ 19 F32 [2]" in page  # a model's own are told apart
+    page = lines(tmp_path / "optimizer.pth", run)
+    assert page[page.index("tensors") + 1 :][:10] == ["state", *folded]
+
+
 def test_calls_and_unknown_classes_are_listed_with_their_arguments(run: Run, hostile: Path) -> None:
     result = run("inspect", hostile)
     assert result.exit_code == 0

@@ -17,6 +17,7 @@ from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.edits.rounding import LAST, cast_array, rounded_once
 from ckptconv.errors import EditError, LossError, UsageError
+from tests.support.nodes import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -206,6 +207,20 @@ def test_integers_are_left_unless_a_glob_asks_for_them(tmp_path: Path) -> None:
         ckptconv.convert(source, tmp_path / "e.pth", edits=Edits(dtype=["c=F32"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "small", "normal"), [("F16", 2.0**-20 * 1.3, 1.0 + 2**-11), ("F8_E4M3", 2.0**-8 * 1.3, 1.0 + 2**-4),
+                                  ("BF16", 2.0**-130 * 1.3, 1.0 + 2**-8)],
+)  # fmt: skip
+def test_an_error_that_rounding_alone_does_not_make_is_explained(
+    tmp_path: Path, name: str, small: float, normal: float
+) -> None:
+    for value, said in ((small, f", of values below {name}'s normal range"), (normal, "")):
+        source = saved(tmp_path / "a.pth", {"w": torch.tensor([value, 1.0])})
+        (cast,) = ckptconv.convert(source, tmp_path / "b.pth", force=True, edits=Edits(dtype=name)).findings
+        error = abs(value - float(load(tmp_path / "b.pth")["w"][0])) / value  # type: ignore[index]
+        assert cast.message == f"1 tensor is cast: the largest relative error is {error:.3g}{said}"
+
+
 def test_a_dry_run_knows_what_overflows(tmp_path: Path) -> None:
     source = saved(tmp_path / "a.pth", {"big": torch.tensor([1e6, 1.0]), "small": torch.tensor([1e-9, 0.1])})
     seen: list[tuple[int, int]] = []
@@ -216,6 +231,7 @@ def test_a_dry_run_knows_what_overflows(tmp_path: Path) -> None:
     (cast,) = [finding for finding in planned.findings if finding.code == "cast"]
     assert cast.message.startswith("2 tensors are cast: the largest relative error is 0.000")
     assert cast.message.endswith("1 value became 0")
+    assert "normal range" not in cast.message
     assert seen[-1] == (8, 8)
     done = ckptconv.convert(source, tmp_path / "b.pth", allow_loss=["overflow"], edits=Edits(dtype=["F16"]))
     assert [loss.message for loss in done.losses] == ["big: 1 value is past the range of F16"]
