@@ -101,7 +101,7 @@ def test_one_text_may_stand_where_several_may(path: Path, tmp_path: Path) -> Non
         lambda: ckptconv.architecture("mlp", settings="input_size=4"),
         lambda: ckptconv.validate(path, arch="mlp", settings="width=4"),
         lambda: ckptconv.diff(path, path, tolerances="a.weight"),
-        lambda: ckptconv.convert(path, tmp_path / "o.onnx", arch="mlp", inputs="x", settings="width=4"),
+        lambda: ckptconv.convert(path, tmp_path / "o.onnx", arch="mlp", settings="width=4"),
     ):
         with pytest.raises(UsageError, match=r"'width'|'a\.weight'|needs a value for hidden_layers"):
             ask()

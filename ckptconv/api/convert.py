@@ -142,7 +142,7 @@ def convert(
     order.check(verify=verify, shards=size is not None)
     with (
         open(source, format=from_format, progress=progress) as opened,
-        Adapters(order.edits.names) as adapters,
+        Adapters(order.edits.steps) as adapters,
     ):
         made = prepare(order, opened, adapters)
         place = settle(wanted, target, made.checkpoint, size, plain=made.plain)

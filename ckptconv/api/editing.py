@@ -92,13 +92,13 @@ def edited(
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
-    if wanted.reverse and all(isinstance(rule, NameRule | Lora) for rule in wanted.names):
+    if wanted.reverse and all(isinstance(rule, NameRule | Lora) for rule in wanted.steps):
         raise UsageError("there are no rules to reverse", hint="--reverse goes with --rules FILE")
     chosen = chosen_whole(list(checkpoint), wanted.select, wanted.drop, checkpoint.composites_of(checkpoint))
     tensors = {name: checkpoint[name] for name in chosen}
     composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
-    translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.names)
+    translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.steps)
     if wanted.for_llama_cpp:
         check_config(checkpoint)
     said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
@@ -106,7 +106,7 @@ def edited(
     for edit in plain:
         state.make(edit, "--dequantize")
     left: list[Finding] = dequantize.findings_of(plain, said) if plain else []
-    for rule in wanted.names:
+    for rule in wanted.steps:
         if isinstance(rule, NameRule):
             if rule.how == "translate":
                 left += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.asked import several
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ckptconv.api.lora import Lora
     from ckptconv.edits.select import NameRule
 
+    Step = NameRule | Lora | str | PathLike[str]
     Origins = dict[str, tuple[str, ...]]
 
 
@@ -37,15 +38,22 @@ class Edits:
     select: Sequence[str] = ()
     drop: Sequence[str] = ()
     dequantize: bool = False
-    names: Sequence[NameRule | Lora | str | PathLike[str]] = ()
+    names: Sequence[Step] | Step = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in ("select", "drop", "dtype"):
             object.__setattr__(self, name, several(getattr(self, name)))
-        alone = isinstance(self.names, (str, PathLike)) or not isinstance(self.names, Iterable)
-        object.__setattr__(self, "names", (self.names,) if alone else tuple(self.names))
+        names = self.names
+        if isinstance(names, str | PathLike) or not isinstance(names, Iterable):
+            names = (names,)
+        object.__setattr__(self, "names", tuple(names))
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The `names`, which are a tuple by now."""
+        return cast("tuple[Step, ...]", self.names)
 
     @property
     def for_llama_cpp(self) -> str:
@@ -75,7 +83,7 @@ class Edits:
     def _translates(self, dialect: str) -> bool:
         from ckptconv.edits.select import NameRule
 
-        return NameRule("translate", dialect) in self.names
+        return NameRule("translate", dialect) in self.steps
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)

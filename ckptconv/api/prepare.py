@@ -46,9 +46,15 @@ class Order:
             )
         if request.settings and request.arch is None and not self.with_params:
             raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
-        if request.inputs and not verify and not (self.format.graph and request.arch is not None):
+        if request.inputs and not verify and not (self.format.graph and _is_python(request.arch)):
             hint = "--input goes with --arch FILE.py:CLASS"
             raise UsageError("inputs are for Python that a graph is made of", hint=hint)
+
+
+def _is_python(arch: str | None) -> bool:
+    from ckptconv.arch.factory import is_reference  # few ask for Python
+
+    return arch is not None and is_reference(arch)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
          "mkdir -p 'no/such folder'"),
         (["validate", "FILE", "--arch", "models.py"], "'models.py' does not say which class of it is meant",
          "name it: models.py:CLASS"),
+        (["convert", "FILE", "b.onnx", "--arch", "mlp", "--input", "x:F32[N,4]"],
+         "inputs are for Python that a graph is made of", "--input goes with --arch FILE.py:CLASS"),
         (["inspect", "FILE", "--tensor", "a.bias"], "FILE: there is no tensor 'a.bias'", "--list shows the names"),
     ],
 )  # fmt: skip
