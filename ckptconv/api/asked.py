@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
-from os import fspath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ckptconv.api.open import PathText
 
@@ -23,11 +23,37 @@ def from_words(format: str | None, option: str = "--from") -> tuple[str, ...]:
     return () if format is None else (option, format)
 
 
+def words_of(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Options by name as a command line has them: a flag alone, one with a value, one with each of several."""
+    words: list[str] = []
+    for option, value in given.items():
+        if isinstance(value, bool) or value is None:
+            words += [option] if value else []
+        else:
+            each = [value] if isinstance(value, str | int) else cast("Collection[object]", value)
+            words += [part for one in each for part in (option, str(one))]
+    return tuple(words)
+
+
+def pair_words(given: Mapping[str, object]) -> list[str]:
+    """``K=V`` of each: a string as it is where that is no JSON, anything else as JSON."""
+    return [f"{key}={_value_word(value)}" for key, value in given.items()]
+
+
+def _value_word(value: object) -> str:
+    try:
+        if isinstance(value, str):
+            json.loads(value)
+        return json.dumps(value)
+    except (ValueError, TypeError):  # a string that is no JSON; what JSON cannot say
+        return str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A file whose network is to be known: where from and to, and what was said of the architecture.
 
-    words: of the command line that asks, without options on the architecture; those of a conversion where empty.
+    words: of the command line that asks, without options on the architecture.
     read_as: the format that the source is said to be of.
     """
 
@@ -47,5 +73,4 @@ class Request:
         """The command line that asked, with more options; to be pasted."""
         given = [part for text in self.settings for part in ("--set", text)]
         chosen = ["--arch", self.arch] if self.arch and "--arch" not in more else []
-        words = self.words or ("convert", fspath(self.source), fspath(self.target), *from_words(self.read_as))
-        return shlex.join(["ckptconv", *words, *chosen, *given, *more])
+        return shlex.join(["ckptconv", *self.words, *chosen, *given, *more])

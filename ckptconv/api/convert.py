@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import Request
+from ckptconv.api.asked import Request, pair_words, several, words_of
 from ckptconv.api.consent import agreed, refuse, refuse_dependents, refuse_overflow
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.dialects import untranslated
@@ -134,9 +135,17 @@ def convert(
     """
     allowed, size = agreed(allow_loss), size_of_shards(shard_size)
     wanted = choose_format(target, to_format, size)
-    request = Request(source, target, arch, settings, inputs, read_as=from_format)
+    edits = edits or Edits()
+    words = words_of({
+        "--from": from_format, "--to": to_format, "--force": force, "--dry-run": dry_run, "--verify": verify,
+        "--bare": bare, "--meta": pair_words(metadata or {}), "--allow-loss": allowed, "--with-params": with_params,
+        "--shard-size": shard_size, "-O": [f"{key}={text}" for key, text in (options or {}).items()],
+        "--input": several(inputs),
+    })  # fmt: skip
+    words = ("convert", fspath(source), fspath(target), *words, *edits.words)
+    request = Request(source, target, arch, settings, inputs, words, from_format)
     order = Order(
-        request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits or Edits(),
+        request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits,
         metadata=metadata or {}, bare=bare, with_params=with_params,
     )  # fmt: skip
     order.check(verify=verify, shards=size is not None)

@@ -156,6 +156,8 @@ def _stands_in_folder(target: PathText, shard_size: int | None) -> bool:
 
 def choose_format(target: PathText, name: str | None, shard_size: int | None) -> Format:
     """The format that is asked for, or the one of the target's name; a folder gets safetensors. Raises UsageError."""
+    if "://" in os.fspath(target):
+        raise UsageError("this is no file", path=target, hint="write a file first: nothing is uploaded here")
     if name is not None:
         wanted = registry.by_name(name)
     elif _stands_in_folder(target, shard_size):

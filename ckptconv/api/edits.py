@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
-from ckptconv.api.asked import several
+from ckptconv.api.asked import several, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,6 +56,13 @@ class Edits:
         return cast("tuple[Step, ...]", self.names)
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The options of ``ckptconv convert`` that ask for this."""
+        names = tuple(part for step in self.steps for part in _words_of_step(step))
+        before = {"--select": self.select, "--drop": self.drop, "--dequantize": self.dequantize}
+        return (*words_of(before), *names, *words_of({"--reverse": self.reverse, "--dtype": self.dtype}))
+
+    @property
     def for_llama_cpp(self) -> str:
         """The dialect of `names` that makes a file for llama.cpp, "" where there is none."""
         if not self.names:
@@ -87,6 +94,14 @@ class Edits:
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)
+
+
+def _words_of_step(step: Step) -> tuple[str, str]:
+    from ckptconv.edits.select import NameRule
+
+    if isinstance(step, str | PathLike):
+        return "--rules", fspath(step)
+    return (f"--{step.how}" if isinstance(step, NameRule) else "--lora"), step.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import from_words
 from ckptconv.api.graph import program_of
 from ckptconv.api.running import Side, Subject, taken
 from ckptconv.api.verify import DEFAULT_SAMPLES, batches_for, verify_sides
@@ -37,8 +35,7 @@ class Verifier:
 
     def __init__(self, request: Request, checkpoint: Checkpoint, wanted: Format) -> None:
         """Load the source. Raises UsageError where it cannot be known what is computed, before anything is written."""
-        words = ("convert", fspath(request.source), fspath(request.target), *from_words(request.read_as), "--verify")
-        self.request = replace(request, words=words)
+        self.request = request
         self.checkpoint = checkpoint
         self._stack = ExitStack()
         check_device("cpu")

@@ -8,6 +8,7 @@ A plug-in that does not load is named and passed over.
 from __future__ import annotations
 
 import codecs
+import re
 import shlex
 from difflib import get_close_matches
 from functools import cache
@@ -218,6 +219,12 @@ def _text_of(start: bytes) -> str | None:
     return line if len(line) <= MOST_TEXT else f"{line[:MOST_TEXT]}…"
 
 
+def _graph_of(path: Path) -> Path | None:
+    """The ONNX graph beside a file that is named after it, as exporters name what they put outside of it."""
+    stem = re.fullmatch(r"(.+\.onnx)[._]data(_\d+)?", path.name)
+    return path.with_name(stem[1]) if stem and path.with_name(stem[1]).is_file() else None
+
+
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
         for file, what, hint in _FOLDERS:
@@ -238,6 +245,9 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
             f"this is text, not weights: {text!r}",
             hint="if it came in place of a download, it says why; else name the file of the weights",
         )
+    if graph := _graph_of(source.path):
+        hint = f"name the graph: {graph}"
+        return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
     hint = "check that the download is complete; 'ckptconv formats' lists what is read"
     if broken := plugins()[1]:
         hint += f"; {broken[0].message}"

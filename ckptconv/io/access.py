@@ -44,6 +44,8 @@ def _hint(error: OSError) -> str:
         return "free some space, or write to another disk"
     if error.errno == errno.ELOOP:
         return "the link leads in a circle: remove it"
+    if error.errno == errno.ENAMETOOLONG:
+        return "give it a shorter name"
     if HELD_BY_HANDLES and isinstance(error, PermissionError):
         return "check the folder; a file that is open cannot be replaced: close what has it open, or write another"
     return "check the folder"

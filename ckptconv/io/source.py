@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from contextlib import suppress
 from difflib import get_close_matches
@@ -27,6 +28,9 @@ MOST_NEIGHBOURS = 10_000
 """Files of a folder among which a name that was mistyped is looked for."""
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w-]*(\.\d[\w-]*)*")
+"""OWNER/NAME of the Hugging Face hub; not what ends as a file does: a suffix starts with a letter."""
 
 READ_FIRST = "read its tensors before close(), or inside of the with block"
 
@@ -201,7 +205,9 @@ def _near(path: Path) -> str:
     if any(mark in path.name for mark in "*?"):
         return "no file matches this pattern: check the folder and the suffix"
     if not path.parent.is_dir():
-        return f"there is no folder {os.fspath(path.parent)!r}"
+        missing = f"there is no folder {os.fspath(path.parent)!r}"
+        on_hub = _HUB_ID.fullmatch(path.as_posix())
+        return f"{missing}; a model of the Hugging Face hub is fetched by: hf download {path}" if on_hub else missing
     with suppress(OSError), os.scandir(path.parent) as entries:
         names = [entry.name for entry in islice(entries, MOST_NEIGHBOURS)]
         if near := get_close_matches(path.name, names, n=1, cutoff=0.8):

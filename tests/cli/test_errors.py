@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
 import torch
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
          "no file matches this pattern: check the folder and the suffix"),
         (["inspect", "nowhere/a.pth"], "nowhere/a.pth: cannot open: no such file or directory",
          "there is no folder 'nowhere'"),
+        (["inspect", "Qwen/Qwen2.5-7B"], "Qwen/Qwen2.5-7B: cannot open: no such file or directory",
+         "there is no folder 'Qwen'; a model of the Hugging Face hub is fetched by: hf download Qwen/Qwen2.5-7B"),
         (["--verison"], "there is no option '--verison'", "did you mean --version?"),
         (["-x", "inspect", "a"], "there is no option '-x'", "'ckptconv --help' shows how it is used"),
         (["help", "convrt"], "there is no command 'convrt'", "did you mean 'convert'?"),
@@ -66,6 +70,10 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
          "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz"),
         (["convert", "FILE", "no/such folder/b.pth"], "no/such folder/b.pth: the target's folder does not exist",
          "mkdir -p 'no/such folder'"),
+        (["convert", "FILE", "s3://bucket/b.pth"], "s3://bucket/b.pth: this is no file",
+         "write a file first: nothing is uploaded here"),
+        (["convert", "FILE", "b" * 300 + ".pth"], "b" * 300 + ".pth: cannot write: file name too long",
+         "give it a shorter name"),
         (["validate", "FILE", "--arch", "models.py"], "'models.py' does not say which class of it is meant",
          "name it: models.py:CLASS"),
         (["convert", "FILE", "b.onnx", "--arch", "mlp", "--input", "x:F32[N,4]"],
@@ -80,6 +88,38 @@ def test_what_is_asked_of_a_file_is_refused_with_what_to_type(
     result = run(*(str(path) if word == "FILE" else word for word in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"ckptconv: error: {message.replace('FILE', str(path))}\nhint: {hint}\n"
+
+
+def test_the_weights_of_a_graph_name_the_graph(run: Run, tmp_path: Path) -> None:
+    for name in ("m.onnx.data", "m.onnx_data", "m.onnx_data_1"):
+        (tmp_path / name).write_bytes(b"\x17\x23" * 50)
+        assert "hint: check that the download is complete" in run("inspect", tmp_path / name).stderr
+    (tmp_path / "m.onnx").touch()
+    for name in ("m.onnx.data", "m.onnx_data", "m.onnx_data_1"):
+        assert run("inspect", tmp_path / name).stderr == (
+            f"ckptconv: error: {tmp_path / name}: these are weights that an ONNX graph keeps outside of itself\n"
+            f"hint: name the graph: {tmp_path / 'm.onnx'}\n"
+        )
+
+
+def test_the_command_in_a_hint_asks_for_all_that_was_asked_for(run: Run, tmp_path: Path) -> None:
+    state = {
+        f"{layer}.{part}": torch.ones(shape) for layer in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))
+    }
+    path = saved(tmp_path / "my model.pth", {"state_dict": {f"net.{name}": one for name, one in state.items()}})
+    asked = (
+        "--from torch --to onnx --force --bare --meta 'note=a b' --meta 'number=\"1\"' --meta 'sizes=[1, 2]' "
+        "--allow-loss dtype -O opset=18 --strip-prefix net. --dtype F16"
+    )
+    first = run("convert", path, tmp_path / "graph", *shlex.split(asked))
+    (hint,) = [line for line in first.stderr.splitlines() if line.startswith("hint: ")]
+    typed = shlex.split(hint.removeprefix("hint: "))
+    assert typed[:4] == ["ckptconv", "convert", str(path), str(tmp_path / "graph")]
+    assert " ".join(map(shlex.quote, typed[4:])).startswith(asked)
+    assert run(*typed[1:]).exit_code == 0
+    graph = onnx.load(tmp_path / "graph")
+    assert graph.opset_import[0].version == 18
+    assert {one.data_type for one in graph.graph.initializer} == {onnx.TensorProto.FLOAT16}
 
 
 def test_an_option_of_every_command_before_the_command_is_told_where_it_goes(run: Run) -> None:
