@@ -188,7 +188,7 @@ def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:
         Path(source), place.path, made.edited.format, wanted.name, len(checkpoint), 0,
         [*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
         [
-            *made.findings, *_findings(checkpoint, wanted),
+            *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
             *untranslated(made.edited, wanted, order.edits), *place.findings, *place.left_behind(source),
         ],
     )  # fmt: skip
@@ -283,8 +283,10 @@ def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
     return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
 
 
-def _findings(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
-    findings = [*checkpoint.findings, *wanted.notices_for(checkpoint)]
+def _findings(checkpoint: Checkpoint, wanted: Format, *, kept: bool) -> list[Finding]:
+    """What is noticed of the checkpoint, and of it in that format. `kept`: a graph is, and does not stay behind."""
+    findings = [one for one in checkpoint.findings if not (kept and one.code == "graph")]
+    findings += wanted.notices_for(checkpoint)
     if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":
         count = len(checkpoint.extras)
         what = ("1 tensor", "is", "it") if count == 1 else (f"{count:,} tensors", "are", "them")

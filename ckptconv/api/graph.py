@@ -61,7 +61,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
         raise UsageError(
             f"the names and shapes are those of {result.arch!r}, and nothing says its {_and(assumed)}",
             path=request.source,
-            hint=request.command("--arch", result.arch, *settings),
+            hint=_or_keep(request.command("--arch", result.arch, *settings), request, checkpoint),
         )
     infos = {name: tensor.info for name, tensor in checkpoint.items()}
     model, findings = build_graph(run, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)
@@ -73,6 +73,13 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
         (*result.findings, *(_assumption(name, result) for name in assumed), *findings),
         note,
     )
+
+
+def _or_keep(command: str, request: Request, checkpoint: Checkpoint) -> str:
+    """A hint, with what there is besides where a graph is at hand."""
+    if checkpoint.format != "onnx" or request.words[0] != "convert":
+        return command
+    return f"{request.command('-O', f'template={os.fspath(request.source)}')} keeps its graph; or {command}"
 
 
 def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Program]:
@@ -92,7 +99,9 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
             raise
         raise UsageError(
             f"it has to be known what is computed, and {error.message}", path=request.source,
-            hint=request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)",
+            hint=_or_keep(
+                request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)", request, checkpoint
+            ),
         ) from None  # fmt: skip
     if result.spec is None:
         raise UsageError(

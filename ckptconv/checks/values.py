@@ -38,7 +38,8 @@ def _check(name: str, tensor: LazyTensor, figures: Stats | None) -> list[Finding
     if figures.nan or figures.inf:
         said = " and ".join(f"{count} {what}" for count, what in ((figures.nan, "NaN"), (figures.inf, "Inf")) if count)
         message = f"{name} holds {said} among {tensor.info.numel:,} values"
-        hint = f"(~state_dict[{name!r}].to(torch.complex128).isfinite()).nonzero()"
+        wide = ".float()" if tensor.info.dtype.bits <= 8 else ""  # of which torch tells it for some alone
+        hint = f"(~state_dict[{name!r}]{wide}.isfinite()).nonzero()"
         found.append(Finding("non-finite", "error", name, message, "finite values", said, hint))
     last = name.rpartition(".")[2]
     numbers = tensor.info.dtype.kind in ("float", "complex")

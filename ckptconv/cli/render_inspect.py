@@ -59,7 +59,8 @@ def page(inspection: Inspection) -> list[str]:
     ties = checkpoint.ties
     tied = {name: names[0] for names in ties for name in names[1:]}
     lines = [style(printable(os.fspath(inspection.path)), "bold"), *fields(_header(inspection, ties, tied))]
-    lines += findings(checkpoint.findings)
+    shown = checkpoint.notes.graph is not None  # below, with what it is made of
+    lines += findings([finding for finding in checkpoint.findings if not (shown and finding.code == "graph")])
     composites = checkpoint.composites
     columns, kind = _tree_columns(checkpoint, tied, stats), _kind(checkpoint)
     states = any(finding.code == "optimizer" for finding in checkpoint.findings)

@@ -42,8 +42,11 @@ def test_nan_and_inf_are_counted(tmp_path: Path, dtype: Any) -> None:
     assert "1 NaN and 2 Inf among 6 values" in found.message
 
 
-def test_the_hint_for_nan_shows_where_they_are(tmp_path: Path) -> None:
-    state = {"it's": torch.tensor([[1.0, 2.0], [float("nan"), 4.0]])}
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.bfloat16, torch.complex64, torch.float8_e5m2, torch.float8_e4m3fn]
+)
+def test_the_hint_for_nan_shows_where_they_are(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {"it's": torch.tensor([[1.0, 2.0], [float("nan"), 4.0]]).to(dtype)}
     (found,) = checked(tmp_path, state)
     assert run_hint(found.hint, state).tolist() == [[1, 0]]
 
