@@ -72,11 +72,12 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
 
 def test_a_text_is_quoted_as_far_as_it_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_text('{\n  "error": "Repository not found"\n}\n')
-    assert str(error_of(tmp_path / "x.pth")) == """this is text, not weights: '{ "error": "Repository not found" }'"""
+    said = """this is text, not weights: '{ "error": "Repository not found" }'"""
+    assert error_of(tmp_path / "x.pth").message == said
     (tmp_path / "x.json").write_text('{"meta":{"x":1}}')  # what would be the length of a safetensors is text
-    assert str(error_of(tmp_path / "x.json")) == """this is text, not weights: '{"meta":{"x":1}}'"""
+    assert error_of(tmp_path / "x.json").message == """this is text, not weights: '{"meta":{"x":1}}'"""
     (tmp_path / "long.pth").write_text("ä" * 1000)
-    assert str(error_of(tmp_path / "long.pth")) == f"this is text, not weights: '{'ä' * 80}…'"
+    assert error_of(tmp_path / "long.pth").message == f"this is text, not weights: '{'ä' * 80}…'"
 
 
 @pytest.mark.parametrize(
