@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,8 @@ from ckptconv.formats.gguf.metadata import SOURCE
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from ckptconv.api.open import PathText
+    from ckptconv.api.edits import Moves
+    from ckptconv.api.prepare import Order
     from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.base import Format
 
@@ -37,24 +37,22 @@ def check_target(wanted: Format, dialect: str) -> None:
         )
 
 
-def completed(
-    checkpoint: Checkpoint, dialect: str, source: PathText, said: Mapping[str, MetaNode], *, bare: bool,
-    dtypes: Sequence[str] = (),
-) -> tuple[Checkpoint, dict[str, MetaNode]]:  # fmt: skip
-    """The checkpoint with what llama.cpp wants of it, whose tensors are translated by the dialect and of the types that
-    `dtypes` ask for, and that metadata alone: what the source says besides stays, but for `bare`. Raises CkptconvError.
+def completed(checkpoint: Checkpoint, moves: Moves, order: Order) -> tuple[Checkpoint, Moves, dict[str, MetaNode]]:
+    """The checkpoint with what llama.cpp wants of it, whose tensors are translated and of the types that were asked
+    for, and that metadata alone: what the source says besides stays, unless it is to be bare. Raises CkptconvError.
     """
-    path = Path(source)
+    path, said = Path(order.request.source), order.metadata
     with Folder(path if path.is_dir() else path.parent) as folder:
-        made = _MAKERS[dialect](folder, checkpoint, said)
+        made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, said)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
-    if (mixture := asked_mixture(dtypes)) is not None and FILE_TYPE_KEY not in said:
+    if (mixture := asked_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in said:
         values[FILE_TYPE_KEY] = mixture.number
     types = {key: kind for key, (kind, _) in made.entries.items()}
-    alone = bare or (not checkpoint.metadata and not checkpoint.extras)
+    alone = order.bare or (not checkpoint.metadata and not checkpoint.extras)
     whole = Checkpoint(
         made.tensors, extras={} if alone else checkpoint.extras,
         root=StateDict() if alone else checkpoint.root, format=checkpoint.format,
         notes=Notes(source=SOURCE, types=types), findings=(*checkpoint.findings, *made.findings), file=checkpoint.file,
     )  # fmt: skip
-    return whole.with_metadata(values), values
+    origins = {name: moves.origins.get(made.rows.get(name, name), ()) for name in made.tensors}
+    return whole.with_metadata(values), replace(moves, origins=origins), values

@@ -97,10 +97,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         from ckptconv.api.gguf import check_target, completed
 
         check_target(order.format, dialect)
-        made, entries = completed(
-            made, dialect, request.source, order.metadata, bare=order.bare, dtypes=order.edits.dtype
-        )
-        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
+        made, moves, entries = completed(made, moves, order)
     if order.edits.to_ldm:
         from ckptconv.api.ldm import marked
 

@@ -86,7 +86,7 @@ def _made(
         VERSION_KEY: ("uint32", QUANTIZATION_VERSION),
     }
     typed = settled(entries, said, dict.fromkeys(_NORMED, "float32[]") if pictures else {})
-    return Made(dict(tensors), typed, tuple(documents.findings))
+    return Made(dict(tensors), typed, tuple(documents.findings), dict.fromkeys(projector.row, EMBEDDINGS))
 
 
 def _preprocessor(documents: Documents) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects.gguf_config import architecture, written_as
@@ -44,11 +44,14 @@ _POOLING = "Pooling"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What is to be written: tensors, those that llama.cpp wants besides among them, and entries with their types."""
+    """What is to be written: tensors, those that llama.cpp wants besides among them, and entries with their types.
+    `rows` are tensors that are a row of another, by its name.
+    """
 
     tensors: dict[str, LazyTensor]
     entries: dict[str, Typed]
     findings: tuple[Finding, ...]
+    rows: Mapping[str, str] = field(default_factory=dict)
 
 
 def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str, MetaNode]) -> Made:

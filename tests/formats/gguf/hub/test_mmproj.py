@@ -74,6 +74,12 @@ def test_without_a_type_weights_keep_theirs(kind: Any, convolution: str, tmp_pat
     assert np.array_equal(found["v.token_embd.img_break"].data, row)
 
 
+def test_the_plan_says_of_which_tensor_the_row_is(tmp_path: Path) -> None:
+    planned = made(folder_of("mistral3", tmp_path / "model"), tmp_path / "a.gguf", dry_run=True)
+    sources = {one.target: one.sources for one in planned.plan}
+    assert sources["v.token_embd.img_break"] == ("language_model.model.embed_tokens.weight",)
+
+
 def test_a_glob_outranks_what_is_of_one_type_in_every_file(tmp_path: Path) -> None:
     folder = folder_of("gemma3", tmp_path / "model")
     made(folder, tmp_path / "a.gguf", ("F16", "mm.input_projection.weight=F32"))
