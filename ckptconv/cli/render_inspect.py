@@ -41,7 +41,7 @@ _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
 def verdict(inspection: Inspection) -> str:
     """The verdict and what it means."""
     uses = inspection.opaque
-    calls = sum(use.node.how == "called" for use in uses)
+    calls = [use.node.name for use in uses if use.node.how == "called"]
     match inspection.verdict:
         case "plain":
             return "tensors and plain data, nothing that runs"
@@ -50,7 +50,8 @@ def verdict(inspection: Inspection) -> str:
             return f"{what} of unknown classes, shown as data; nothing was found that runs"
         case _:
             loader = next((program.by for program in inspection.checkpoint.notes.programs), "pickle")
-            return f"loading it with {loader} would make {plural(calls, 'call')}; none was made here"
+            named = listed([printable(name) for name in dict.fromkeys(calls)], 3)
+            return f"loading it with {loader} would make {plural(len(calls), 'call')} ({named}); none was made here"
 
 
 def page(inspection: Inspection) -> list[str]:
