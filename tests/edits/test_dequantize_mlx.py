@@ -209,6 +209,12 @@ def test_another_quantization_is_left_in_the_metadata(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "b.pth")["quantization"] == {"algorithm": "x"}
 
 
+def test_words_of_another_name_stay_as_they_are(tmp_path: Path) -> None:
+    source, _ = case("mxfp4")
+    words = torch.ones(3, dtype=torch.uint32)
+    assert torch.equal(plain(folder_of(tmp_path / "m", {**source, "seed": words}, CASES["mxfp4"]))["seed"], words)
+
+
 def test_entries_that_are_no_modules_are_passed_over(tmp_path: Path) -> None:
     source, expected = case("affine-4-32")
     said = {"group_size": 32, "bits": 4, "skip_vision": True, "calibration": {"mode": "dwq", "bits": 99}}

@@ -83,6 +83,12 @@ def test_one_expert_is_one(tmp_path: Path) -> None:
     assert torch.equal(found["l.experts.0.up_proj.weight"], tensors["l.switch_mlp.up_proj.weight"][0])
 
 
+def test_braces_in_names_are_letters_like_others(tmp_path: Path) -> None:
+    tensors = {f"{{l}}}}.switch_mlp.{word}_proj.weight": torch.rand(2, 3, 2) for word in ("gate", "up")}
+    found = translated(folder_of(tmp_path / "m", tensors, {"model_type": "granitemoe"}))
+    assert torch.equal(found["{l}}.input_linear.weight"], torch.cat([*tensors.values()], 1))
+
+
 STACK = {f"l.switch_mlp.{word}_proj.weight": torch.ones(2, 3, 2) for word in ("gate", "up", "down")}
 
 

@@ -88,6 +88,7 @@ _FOLDED = {
 """What was done to models that are not in the table, under names that may be transformers'."""
 
 _PARTS = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+_UP = ("gate_proj", "up_proj")
 _OWN = {"fc1": "up_proj", "fc2": "down_proj"}
 _STACK = re.compile(r"(.+)\.(switch_mlp|experts)\.(gate_proj|up_proj|down_proj|fc1|fc2)\.(weight|bias)")
 _DENSE = re.compile(r"(.+)\.(mlp|feed_forward)\.(gate_proj|up_proj|down_proj)\.weight")
@@ -219,7 +220,7 @@ class _Translation:
         axes = (0, 2, 1) if model.experts in ("turned", "interleaved") and end == "weight" else None
         if part == "down_proj":
             return Change.to(down, axes=axes)
-        sources = self.parts(name, whole, f"{before}.{match[2]}.{{}}.{end}", "gate_proj", "up_proj")
+        sources = self.parts(name, whole, f"{before}.{match[2]}.", f".{end}", _UP)
         if model.experts == "interleaved":
             join = Join(whole, sources, "stack", 2, merge=1, axes=axes)
         else:
@@ -234,20 +235,21 @@ class _Translation:
         if part == "down_proj":
             return Change.to(f"{before}.shared_mlp.output_linear.weight")
         whole = f"{before}.shared_mlp.input_linear.weight"
-        sources = self.parts(name, whole, f"{before}.{where}.{{}}.weight", "gate_proj", "up_proj")
+        sources = self.parts(name, whole, f"{before}.{where}.", ".weight", _UP)
         return Change(names=(name,), into=Join(whole, sources, "concat", 0))
 
     def latent(self, name: str, before: str, part: str) -> Change:
         """Half of what makes keys and values of what they were compressed to."""
         whole = f"{before}.kv_b_proj.weight"
-        sources = self.parts(name, whole, f"{before}.{{}}.weight", "embed_q", "unembed_out")
+        sources = self.parts(name, whole, f"{before}.", ".weight", ("embed_q", "unembed_out"))
         if any(len(self.tensors[source].shape) != 3 for source in sources):
             raise EditError(f"{name!r} of shape {list(self.tensors[name].shape)} is no head's", hint=_HINT)
         axes = (0, 2, 1) if part == "embed_q" else None
         return Change(names=(name,), axes=axes, into=Join(whole, sources, "concat", 1, merge=0))
 
-    def parts(self, name: str, whole: str, pattern: str, *words: str) -> tuple[str, ...]:
-        found = tuple(pattern.format(word) for word in words)
+    def parts(self, name: str, whole: str, start: str, end: str, words: tuple[str, str]) -> tuple[str, ...]:
+        """What the whole is made of: the words between these. Raises EditError where one is missing."""
+        found = tuple(start + word + end for word in words)
         if missing := [part for part in found if part not in self.tensors]:
             raise EditError(
                 f"--translate mlx: {name!r} is one part of {whole}, and there is no {missing[0]!r}", hint=_HINT

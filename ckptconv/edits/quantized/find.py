@@ -149,7 +149,9 @@ def _groups(infos: Infos, said: Said) -> Iterator[Group]:
             }, 2)  # fmt: skip
         elif name.endswith(STATES):
             yield _of_state(infos, name)
-        elif name.endswith((".scales", ".biases")) or (info.dtype is DType.U32 and said.method == MLX):
+        elif name.endswith((".scales", ".biases")) or (
+            name.endswith(".weight") and info.dtype is DType.U32 and said.method == MLX
+        ):
             yield from _of_mlx(infos, name, said)
 
 
