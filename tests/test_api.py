@@ -81,6 +81,19 @@ def test_what_is_shown_of_a_tensor_is_one_line(path: Path) -> None:
         assert repr(checkpoint["a.weight"]) == "<LazyTensor F32 [2, 3], 24 bytes>"
 
 
+def test_what_a_prompt_shows_of_a_result_is_a_few_words(path: Path, tmp_path: Path) -> None:
+    state = {f"{n}.{part}": torch.ones(shape) for n in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))}
+    raw = saved(tmp_path / "raw.pth", state)
+    mlp = ckptconv.architecture("mlp", settings=["input_size=4", "hidden_layers=[4]", "output_size=4"])
+    wanted = "<Spec mlp: input_size, hidden_layers, output_size>"
+    assert repr(mlp) == f"Architecture(spec={wanted}, table=<Table mlp: 4 tensors>)"
+    assert repr(ckptconv.diff(path, path)) == f"<Difference {path} → {path}: equal>"
+    assert repr(ckptconv.diff(path, raw)) == f"<Difference {path} → {raw}: 7 findings, 2 edits>"
+    assert repr(ckptconv.run(raw, arch="mlp")) == f"<Recording {raw}: torch on cpu, 3 batches>"
+    for result in (mlp, ckptconv.validate(raw), ckptconv.inspect(path), ckptconv.architectures()):
+        assert len(repr(result)) < 150 * (len(result) if isinstance(result, list) else 5)
+
+
 def test_tab_and_help_know_all_names() -> None:
     assert set(ckptconv.__all__) <= set(dir(ckptconv))
     assert "    convert(source:" in pydoc.render_doc(ckptconv, renderer=pydoc.plaintext)

@@ -44,6 +44,10 @@ class Difference:
     headers: bool = False
     partners: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        said = "equal" if self.equal else f"{len(self.findings)} findings, {len(self.edits)} edits"
+        return f"<Difference {self.expected} → {self.found}: {said}>"
+
     @property
     def equal(self) -> bool:
         """Whether nothing differs that a tolerance does not cover."""

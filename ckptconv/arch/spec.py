@@ -175,6 +175,9 @@ class Spec:
     digest: str = ""
     source: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Spec {self.name}: {', '.join(self.required)}>"
+
     @property
     def required(self) -> list[str]:
         """Names of the params that a model cannot be described without."""

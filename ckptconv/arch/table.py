@@ -56,6 +56,9 @@ class Table:
     tensors: dict[str, Expected]
     findings: tuple[Finding, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Table {self.spec.name}: {len(self.tensors)} tensors>"
+
 
 def state_table(state: Mapping[str, torch.Tensor], name: str, params: Mapping[str, ParamValue]) -> Table:
     """The table of a state_dict: shapes, and which names are one tensor."""

@@ -71,6 +71,9 @@ class Recording:
     layer_limits: Layers = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"<Recording {self.label}: {self.runtime} on {self.device}, {len(self.batches)} batches>"
+
     def to_bytes(self) -> bytes:
         """The file. Equal recordings give equal bytes."""
         import numpy as np
