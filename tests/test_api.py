@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import pkgutil
 import pydoc
 import subprocess
@@ -92,6 +93,18 @@ def test_what_a_prompt_shows_of_a_result_is_a_few_words(path: Path, tmp_path: Pa
     assert repr(ckptconv.run(raw, arch="mlp")) == f"<Recording {raw}: torch on cpu, 3 batches>"
     for result in (mlp, ckptconv.validate(raw), ckptconv.inspect(path), ckptconv.architectures()):
         assert len(repr(result)) < 150 * (len(result) if isinstance(result, list) else 5)
+
+
+def test_what_is_said_of_an_architecture_comes_whole_out_of_another_process(tmp_path: Path) -> None:
+    state = {f"{n}.{part}": torch.ones(shape) for n in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))}
+    raw = saved(tmp_path / "raw.pth", state)
+    for result in (
+        ckptconv.validate(raw), ckptconv.diff(raw, raw), ckptconv.convert(raw, tmp_path / "out.safetensors"),
+        *ckptconv.architectures(), ckptconv.architecture("vgg", settings="depth=11"),
+    ):  # fmt: skip
+        again = pickle.loads(pickle.dumps(result))
+        assert again == result
+        assert again.to_dict() == result.to_dict()
 
 
 def test_tab_and_help_know_all_names() -> None:

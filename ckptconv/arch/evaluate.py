@@ -87,6 +87,9 @@ class Formula:
     cost: int = field(repr=False, compare=False)
     run: Callable[[Scope], Value] = field(repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[Callable[[Node, str], Formula], tuple[Node, str]]:
+        return _formula, (self.node, self.text)  # which compiles it again: closures are not pickled
+
     def __call__(self, scope: Scope) -> Value:
         """The value in `scope`. Raises UndeterminedError, EvaluationError or LimitError."""
         scope.budget.spend(self.cost)
