@@ -8,7 +8,7 @@ import pkgutil
 import pydoc
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -177,6 +177,18 @@ def test_metadata_can_be_set_on_a_bare_state_dict(tmp_path: Path) -> None:
 def test_metadata_set_with_bare_stands_beside_the_models_tensors_alone(path: Path, tmp_path: Path) -> None:
     ckptconv.convert(path, tmp_path / "out.pth", bare=True, metadata={"name": "x"})
     assert same_object(load(tmp_path / "out.pth"), {"name": "x", "state_dict": STATE})
+
+
+def test_metadata_that_is_no_plain_data_is_refused_by_its_key(path: Path, tmp_path: Path) -> None:
+    ring: list[object] = []
+    ring.append(ring)
+    for value, said in (
+        (np.float32(1), "float32 is no plain data"), ({"deep": [path]}, f"{type(path).__name__} is no plain data"),
+        (ring, "it holds itself"), (defaultdict(lambda: 3), "a factory of its own"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=f"metadata 'it': .*{said}"):
+            ckptconv.convert(path, tmp_path / "out.pth", metadata={"it": value})
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_a_bare_conversion_is_what_the_usual_script_writes(path: Path, tmp_path: Path) -> None:

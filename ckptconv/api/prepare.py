@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ckptconv.api.edits import Edits, Moves
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.record_edits import without_tensors
+from ckptconv.core.spelling import to_json
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ class Order:
         if request.inputs and not verify and not (self.format.graph and _is_python(request.arch)):
             hint = "--input goes with --arch FILE.py:CLASS"
             raise UsageError("inputs are for Python that a graph is made of", hint=hint)
+        for key, value in self.metadata.items():
+            try:
+                to_json(value)
+            except (TypeError, KeyError, RecursionError) as error:
+                said = error if isinstance(error, TypeError) else "it holds itself, or a factory of its own"
+                hint = "numbers, texts, lists, dicts, …; .item() or .tolist() of an array, str() of a path"
+                raise UsageError(f"metadata {key!r}: {said}", hint=hint) from error
 
 
 def _is_python(arch: str | None) -> bool:

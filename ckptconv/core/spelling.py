@@ -132,7 +132,7 @@ def to_json(node: MetaNode, *, sort: bool = False) -> Json:  # noqa: C901 (one l
         case Opaque():
             return {"$opaque": _opaque_entry(node, again)}
         case _:
-            raise TypeError(f"{type(node).__name__} is no metadata node")
+            raise TypeError(f"{type(node).__name__} is no plain data")
 
 
 def _state_dict_entry(node: StateDict, again: Callable[[MetaNode], Json]) -> dict[str, Json]:
