@@ -7,7 +7,7 @@ tensors a method of theirs. Source: Python's Modules/_pickle.c, numpy/random/_pi
 
 from __future__ import annotations
 
-from tests.hostile.cases import MARKER, RUN, call, named
+from tests.hostile.cases import MARKER, RUN, call, named, stacked
 from tests.support.craft import tensor, text
 
 OS_SYSTEM = named("os", "system")
@@ -54,6 +54,7 @@ IMPLICIT: dict[str, bytes] = {
     "BUILD of an OrderedDict, twice": method("__setstate__", ORDERED) + RUN + b"b",
     "BUILD of slots": new("argparse", "Namespace") + b"N}" + text("append") + OS_SYSTEM + b"s\x86b" + RUN + b"a",
     "BUILD, BUILD, APPEND": method("append") + b"}b" + RUN + b"a",
+    "BUILD of a partial, twice": PARTIAL + b"(" + OS_SYSTEM + b")}}" + text("__setstate__") + OS_SYSTEM + b"stb" + RUN + b"b",
     "BUILD with a string of a class": given(
         new("argparse", "Namespace"), new("numpy", "str_", text("append")), OS_SYSTEM) + RUN + b"a",
     "BUILD with a dict of a class": new("argparse", "Namespace") + new("logging.config", "ConvertingDict") + text("append")
@@ -83,6 +84,9 @@ NOT_FAR: dict[str, bytes] = {
     "numpy's bit generator": call("numpy.random._pickle", "__bit_generator_ctor", named("models", "Net")),
     "a method of what a UUID is made of": call("uuid", "UUID", given(
         new("argparse", "Namespace"), text("replace"), named("models", "Net"))),
+    "a SimpleNamespace of a dict": call("types", "SimpleNamespace", b"}" + text("a") + OS_SYSTEM + b"s"),
+    "an enum, dotted": stacked("transformers", "trainer_utils.IntervalStrategy") + text("no") + b"\x85R",
+    "an enum of an object": call("transformers.trainer_utils", "IntervalStrategy", new("models", "Net")),
     "as_subclass of a tensor": of_type(
         named("torch", "Tensor"), b"}" + text("as_subclass") + OS_SYSTEM + b"s"),
     "detach of a tensor": of_type(named("models", "Tensor"), b"}" + text("detach") + PARTIAL + b"s"),
@@ -101,6 +105,8 @@ UNCALLED: dict[str, bytes] = {
     "a function as an attribute": method("append"),
     "items, then a function as an attribute": new("models", "List") + RUN + b"a}" + text("append") + OS_SYSTEM + b"sb",
     "partial, never called": PARTIAL,
+    "partial by REDUCE, never called": call("functools", "partial", OS_SYSTEM) + b"(" + OS_SYSTEM + b"(" + RUN + b"t}Ntb",
+    "an enum of a library's": call("transformers.trainer_utils", "IntervalStrategy", text("steps")),
     "a tensor with a function as an attribute": of_type(named("torch", "Tensor"), b"}" + text("f") + OS_SYSTEM + b"s"),
     "numpy's generator, as numpy pickles it": call(
         "numpy.random._pickle", "__generator_ctor", call(

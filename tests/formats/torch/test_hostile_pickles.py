@@ -63,7 +63,7 @@ WOULD_RUN_CODE = {
     "an attribute of an OrderedDict": b"ccollections\nOrderedDict\n)R}" + text("a") + reduced("os", "system") + b"sb",
     "a hook of a tensor": tensor()[: -len(ORDERED)] + reduced("os", "system") + b"tR",
     "a state that another replaces": b"cm\nC\n)\x81" + reduced("os", "system") + b"bNb",
-    "partial": reduced("functools", "partial", b"cos\nsystem\n\x85"),
+    "partial, called": reduced("functools", "partial", b"cos\nsystem\n\x85") + ONE_ARG + b"R",
     "torch.load": reduced("torch", "load"),
     "torch.hub": reduced("torch.hub", "load"),
     "runpy": reduced("runpy", "run_path"),
@@ -84,6 +84,12 @@ OPAQUE = {
     "pathlib": (reduced("pathlib", "PosixPath", text("/") + text("tmp") + b"\x86"), "constructed"),
     "datetime": (reduced("datetime", "date", DATA + b"\x85"), "constructed"),
     "decimal": (reduced("decimal", "Decimal", text("1.5") + b"\x85"), "constructed"),
+    "partial": (reduced("functools", "partial", b"ctorch.nn.modules.normalization\nLayerNorm\n\x85"), "constructed"),
+    "partial, of a function": (reduced("functools", "partial", b"cos\nsystem\n\x85"), "constructed"),
+    "an enum of a library's": (
+        reduced("transformers.trainer_utils", "HubStrategy", text("end") + b"\x85"),
+        "constructed",
+    ),
     "a list of things": (b"cm\nList\n)\x81(K\x01K\x02e", "object"),
     "a dict of things": (b"cm\nDict\n)\x81(" + text("a") + b"K\x02u", "object"),
 }

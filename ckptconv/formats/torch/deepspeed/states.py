@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchSize
 from ckptconv.errors import CorruptFileError, UnsupportedError
-from ckptconv.formats.torch.construct import ZERO_STAGE, TorchConstructors
+from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, MODEL
+from ckptconv.formats.torch.harmless import ZERO_STAGE
 from ckptconv.formats.torch.read import saved_in
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.limits import MAX_DIM, MAX_FILES, MAX_RANK

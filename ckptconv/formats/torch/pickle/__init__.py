@@ -21,7 +21,7 @@ from ckptconv.formats.torch.pickle.values import (
     StateOrderedDict,
     Thing,
     Value,
-    called_of,
+    attributes_among,
 )
 
 __all__ = [
@@ -34,5 +34,5 @@ __all__ = [
     "StateOrderedDict",
     "Thing",
     "Value",
-    "called_of",
+    "attributes_among",
 ]

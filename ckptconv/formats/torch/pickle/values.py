@@ -29,13 +29,7 @@ class Global:
         return f"{self.module}.{self.name}"
 
 
-_BY_OPCODES = frozenset(["__setstate__", "add", "append", "extend"])
-"""Methods that BUILD, ADDITEMS, APPEND and APPENDS look up and call. An attribute of the object comes before the one of
-its class (Python's Modules/_pickle.c: load_build, load_additems, do_append), so that a pickle may say what is called.
-"""
-
-
-def called_of(state: Value, methods: frozenset[str] = _BY_OPCODES) -> frozenset[str]:
+def attributes_among(methods: frozenset[str], state: Value) -> frozenset[str]:
     """Those of `methods` that an object has as attributes of its own once it is given a state, in any of its forms."""
     keys: list[Value] = []
     for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
@@ -54,15 +48,13 @@ class StateOrderedDict(OrderedDict[Value, Value]):
     state: Value = None
 
 
-OWN = _BY_OPCODES.union(dir(OrderedDict))
+OWN = frozenset([*dir(OrderedDict), "__setstate__"])
 """What is called of an OrderedDict (``keys``, by Counter): no honest attribute of one has such a name."""
 
 
 @dataclass(slots=True, eq=False)
 class Thing:
-    """An object that was not built. `how` as in `ckptconv.core.metadata.Opaque`; `given` the attributes that opcodes
-    would call.
-    """
+    """An object that was not built. `how` as in `ckptconv.core.metadata.Opaque`; `given` whether it has had a state."""
 
     name: str
     how: How
@@ -71,20 +63,23 @@ class Thing:
     state: Value = None
     items: list[Value] = field(default_factory=list)
     pairs: list[tuple[Value, Value]] = field(default_factory=list)
-    given: frozenset[str] = frozenset()
+    given: bool = False
 
-    def note_change(self, *methods: str) -> None:
-        """Note that the pickle changes it, by a call of one of these methods. What it fetched was there before
-        (``sys.path``, a module), so that this does what a call may do; a method that the pickle gave it is anyone's.
+    def note_change(self, *, looks_up: bool = False) -> None:
+        """Note that the pickle changes it. What it fetched was there before (``sys.path``, a module), so that this does
+        what a call may do.
+
+        looks_up: by a method that is looked up in the object (Python's Modules/_pickle.c: load_build, load_additems,
+        do_append). Its state, which no honest pickle gives it before all its items, may have made that anyone's.
         """
-        if (self.how == "constructed" and self.name in _FETCHED) or not self.given.isdisjoint(methods):
+        if (self.how == "constructed" and self.name in _FETCHED) or (self.given and looks_up):
             self.how = "called"
 
     def set_state(self, state: Value) -> None:
         """What BUILD does to it."""
-        self.note_change("__setstate__")
+        self.note_change(looks_up=True)
         self.state = state
-        self.given |= called_of(state)
+        self.given = True
 
 
 _FETCHED = ("builtins.getattr", "_operator.getitem", "operator.getitem")

@@ -1,0 +1,110 @@
+"""Calls in a pickle that make a plain value and do nothing else: they are not made here either, and are worth no alarm.
+
+By exact name, and only with arguments that leave them harmless.
+"""
+
+from __future__ import annotations
+
+from ckptconv.formats.torch.pickle import Global, Thing, Value
+
+Args = tuple[Value, ...]
+
+_HARMLESS = frozenset(
+    [f"{module}.{name}" for module, names in {
+        "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal", "fractions": "Fraction", "uuid": "UUID SafeUUID", "zoneinfo": "ZoneInfo",
+        "ipaddress": "IPv4Address IPv4Network IPv4Interface IPv6Address IPv6Network IPv6Interface",
+    }.items() for name in names.split()] +
+    ["builtins.range", "builtins.slice", "collections.deque", "types.SimpleNamespace", "argparse.Namespace",
+     "re._compile", "numpy.random._pickle.__randomstate_ctor", "numpy.random._pickle.__generator_ctor",
+     "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
+     "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
+     "collections.defaultdict", "random.Random", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+     "functools.partial"]
+)  # fmt: skip
+"""Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
+function that runs any command)."""
+
+_KEPT = {
+    "builtins.slice": 3, "collections.defaultdict": 1, "functools.partial": 1_000_000,
+    "datetime.datetime": 2, "datetime.time": 2, "datetime.timezone": 1,
+    **{f"numpy.{name}": 2 for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")},
+    **{f"numpy.{name}": 5 for name in ("core.numeric._frombuffer", "_core.numeric._frombuffer")},
+}  # fmt: skip
+"""How many of the first arguments of these may be classes or objects: they are kept, or asked what they are. Any other
+call would take their items or call their methods, which an object's attributes may be.
+"""
+
+
+_GENERATORS = frozenset(
+    ["numpy.random._pickle.__bit_generator_ctor", "numpy.random.bit_generator.SeedSequence"]
+    + [f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")]
+    + ["numpy.random._pcg64.PCG64DXSM"]
+)
+"""What numpy's constructors of generators may be handed, and call."""
+
+
+def _takes(name: Global, args: Args) -> bool:
+    """Whether a harmless call is so with these arguments, too."""
+    if name.name in ("Namespace", "SimpleNamespace"):  # the latter takes a dict of attributes from Python 3.13 on
+        return not args
+    if name.module.startswith("numpy.random"):
+        of_numpy = (
+            str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | Thing)
+        )
+        return _GENERATORS.issuperset(of_numpy)
+    return not any(isinstance(arg, (Global, Thing)) for arg in args[_KEPT.get(str(name), 0) :])
+
+
+def _is_generic(name: Global) -> bool:
+    """Whether a subscript of it makes a type and no more: of anyone's class it would call ``__class_getitem__``, and of
+    ``typing.sys.modules`` give a module, which the pickle could then change.
+    """
+    if name.module == "typing":
+        return name.name.isidentifier() and name.name[0].isupper()
+    return name.module == "builtins" and name.name in ("dict", "frozenset", "list", "set", "tuple", "type")
+
+
+ZERO_STAGE = Global("deepspeed.runtime.zero.config", "ZeroStageEnum")
+
+_ENUMS = frozenset(
+    f"{module}.{name}" for module, names in {
+        "deepspeed.runtime.zero.config": "ZeroStageEnum",
+        "stable_baselines3.common.type_aliases": "TrainFrequencyUnit",
+        "megatron.core.enums": "ModelType",
+        "megatron.core.transformer.enums": "AttnBackend CudaGraphScope",
+        "megatron.core.rerun_state_machine": "RerunMode RerunState RerunDiagnostic",
+        # training_args.bin, which transformers' Trainer and its kin write beside each model
+        "transformers.trainer_utils": "EvaluationStrategy FSDPOption HubStrategy IntervalStrategy SaveStrategy "
+        "SchedulerType ShardedDDPOption",
+        "transformers.training_args": "OptimizerNames ParallelMode",
+        "transformers.debug_utils": "DebugOption",
+        "accelerate.utils.dataclasses": "ComputeEnvironment DistributedType DynamoBackend LoggerType PrecisionType",
+        "sentence_transformers.training_args": "BatchSamplers MultiDatasetBatchSamplers",
+        "sentence_transformers.base.sampler": "BatchSamplers MultiDatasetBatchSamplers",
+        "peft.utils.peft_types": "PeftType TaskType",
+        "torchao.quantization.quant_primitives": "MappingType ZeroPointDomain",
+        "torchao.quantization.quantize_.common.kernel_preference": "KernelPreference",
+        "torchao.quantization.quantize_.common.packing_format": "PackingFormat",
+        "torchao.prototype.mx_formats.config": "ScaleCalculationMode",
+    }.items() for name in names.split()
+)  # fmt: skip
+"""Enums of libraries: called with a number or a text they give the member that has it, and do nothing else."""
+
+_SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
+
+
+def is_harmless(name: Global, args: Args) -> bool:
+    """Whether a call only makes a plain value."""
+    if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
+        return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
+    if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
+        return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
+    if str(name) in _ENUMS:
+        return "." not in name.name and len(args) == 1 and type(args[0]) in (int, str)
+    if name in _SUBSCRIPTS:
+        return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
+    # datetime.datetime is not a dotted name of `datetime`
+    return str(name) in _HARMLESS and "." not in name.name and _takes(name, args)
