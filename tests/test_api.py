@@ -70,6 +70,11 @@ def test_a_name_that_is_not_there_is_a_key_error_that_says_what_is(tmp_path: Pat
             assert (str(caught.value), caught.value.hint) == (f"there is no tensor {name!r}", hint)
 
 
+def test_a_notebook_completes_the_names_behind_a_bracket(path: Path) -> None:
+    with ckptconv.open(path) as checkpoint:
+        assert checkpoint._ipython_key_completions_() == list(STATE)
+
+
 def test_looking_whether_a_name_is_there_compares_it_with_no_other(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setattr("ckptconv.core.checkpoint.no_tensor", None)
     with ckptconv.open(path) as checkpoint:

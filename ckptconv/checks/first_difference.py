@@ -68,7 +68,7 @@ def _named(
     before = f"; {agreed} before it agrees" if agreed else ""
     if all(between):
         before += f", and where the one has {between[0]} then, the other has {between[1]}"
-    message = f"{name}{again} is the first layer whose outputs differ: by {found:.3g} {bound}{before}"
+    message = f"layer {name}{again} is the first whose outputs differ: by {found:.3g} {bound}{before}"
     return Finding("first-difference", "error", name, message, f"{allowed:.6g}", f"{found:.6g}")
 
 

@@ -97,6 +97,10 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """The names, for Tab in IPython and notebooks."""
+        return list(self._tensors)
+
     def __enter__(self) -> Checkpoint:
         return self
 

@@ -106,7 +106,7 @@ def test_what_does_not_compute_the_same_is_not_written(
     bad = run("convert", DIGITS, old, "--arch", "mlp", "--verify", "--force")
     assert bad.exit_code == 1, bad.output
     assert "not equivalent: 36 samples" in bad.output
-    assert "hidden_layers.1 is the first layer whose outputs differ" in bad.output
+    assert "layer hidden_layers.1 is the first whose outputs differ" in bad.output
     assert bad.output.endswith("nothing was written\n")
     document = strict(run("convert", DIGITS, old, "--arch", "mlp", "--verify", "--force", "--json").stdout)
     assert document["verification"]["equivalent"] is False  # type: ignore[index]
