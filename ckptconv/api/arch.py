@@ -24,6 +24,7 @@ from ckptconv.formats.diffusers import DIFFUSERS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.api.stated import Stated
     from ckptconv.arch.bind import Source
     from ckptconv.arch.choose import Choice
     from ckptconv.arch.solver import Solution
@@ -60,47 +61,19 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
     Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
     """
     said = stated(checkpoint, path)
-    config, findings, statements = said.config, said.findings, said.statements
-    infos = {name: tensor.info for name, tensor in checkpoint.items()}
-    note = checkpoint.notes.arch
     if arch is None:
-        if checkpoint.format == DIFFUSERS.name:
-            parts = dict.fromkeys(name.partition(".")[0] for name in checkpoint)
-            line = shlex.join(["ckptconv", "validate", *(str(path / part) for part in parts)])
-            raise UsageError("this is a pipeline, of several models", path=path, hint=line)
-        if is_mmproj(checkpoint.metadata):
-            raise UsageError(
-                "this is what llama.cpp has for pictures or sounds beside a language model (mmproj), which no "
-                "architecture describes", path=path,
-                hint="inspect says more of it; validate the model that it was made of",
-            )  # fmt: skip
-        try:
-            choice = choose(infos, statements=statements, config=config, note=note)
-        except UsageError as error:
-            if is_adapter(infos):
-                raise UsageError(
-                    "this is an adapter, of changes to another model's weights (LoRA), which no architecture describes",
-                    path=path, hint="inspect says more of it; validate the model that it is for",
-                ) from None  # fmt: skip
-            named = _class_named(config)
-            raise (stranger(named, path, built=_is_built(config)) if named else error).at(path) from None
-        named = _stranger(choice, config)
-        # by the same words another architecture's configuration means something else
-        its_own = config if choice.evidence != "names" or not named else None
-        sources = _sources(choice.spec, note, statements, its_own, settings)
-        return Resolved(
-            choice.spec.name, choice.evidence, choice.spec, None, sources, (*findings, *choice.findings),
-            choice.solution, said.quantized, named, _is_built(config),
-        )  # fmt: skip
+        _refuse_what_is_no_model(path, checkpoint)
+        return _by_evidence(said, path, checkpoint, settings)
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
-        sources = _sources(spec, note, statements, config, settings)
-        return Resolved(spec.name, "--arch", spec, None, sources, findings, quantized=said.quantized)
+        sources = _sources(spec, checkpoint.notes.arch, said.statements, said.config, settings)
+        return Resolved(spec.name, "--arch", spec, None, sources, said.findings, quantized=said.quantized)
     from ckptconv.arch.factory import factory_table, is_reference  # few ask for Python
     from ckptconv.arch.huggingface import ConfigFactory, is_config
 
     if is_reference(arch):
-        table = factory_table(arch, statements, settings, infos)
+        infos = {name: tensor.info for name, tensor in checkpoint.items()}
+        table = factory_table(arch, said.statements, settings, infos)
         method = (ConfigFactory(Path(arch)).quantized or said.quantized) if is_config(arch) else ""
         return Resolved(table.spec.name, "--arch", table=table, quantized=method)
     if arch.endswith(".py"):
@@ -110,6 +83,44 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
         return Resolved(arch, "--arch", table=_table_of(arch))
     raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
+
+
+def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
+    """Raise UsageError for what no architecture describes, by what the file says that it is."""
+    if checkpoint.format == DIFFUSERS.name:
+        parts = dict.fromkeys(name.partition(".")[0] for name in checkpoint)
+        line = shlex.join(["ckptconv", "validate", *(str(path / part) for part in parts)])
+        raise UsageError("this is a pipeline, of several models", path=path, hint=line)
+    if is_mmproj(checkpoint.metadata):
+        raise UsageError(
+            "this is what llama.cpp has for pictures or sounds beside a language model (mmproj), which no "
+            "architecture describes", path=path,
+            hint="inspect says more of it; validate the model that it was made of",
+        )  # fmt: skip
+
+
+def _by_evidence(said: Stated, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
+    """The spec of the library that something in the file or beside it names. Raises UsageError where nothing does."""
+    config, note = said.config, checkpoint.notes.arch
+    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    try:
+        choice = choose(infos, statements=said.statements, config=config, note=note)
+    except UsageError as error:
+        if is_adapter(infos):
+            raise UsageError(
+                "this is an adapter, of changes to another model's weights (LoRA), which no architecture describes",
+                path=path, hint="inspect says more of it; validate the model that it is for",
+            ) from None  # fmt: skip
+        named = _class_named(config)
+        raise (stranger(named, path, built=_is_built(config)) if named else error).at(path) from None
+    named = _stranger(choice, config)
+    # by the same words another architecture's configuration means something else
+    its_own = config if choice.evidence != "names" or not named else None
+    sources = _sources(choice.spec, note, said.statements, its_own, settings)
+    return Resolved(
+        choice.spec.name, choice.evidence, choice.spec, None, sources, (*said.findings, *choice.findings),
+        choice.solution, said.quantized, named, _is_built(config),
+    )  # fmt: skip
 
 
 def _class_named(config: Mapping[str, object] | None) -> str:

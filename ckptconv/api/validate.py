@@ -18,6 +18,7 @@ from ckptconv.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ckptconv.api.arch import Resolved
     from ckptconv.api.open import PathText
     from ckptconv.arch import Source
     from ckptconv.arch.spec import ParamValue, Spec
@@ -115,7 +116,7 @@ def compare(
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
     lacks, or all layers are built otherwise than those of the nearest by name: that would be no verdict on the file.
     """
-    from ckptconv.api.arch import kin, resolve, stranger
+    from ckptconv.api.arch import resolve
     from ckptconv.checks.validate import validate_spec, validate_table
 
     checkpoint = wholes(checkpoint)
@@ -134,34 +135,55 @@ def compare(
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
     findings = _sorted([*chosen.findings, *verdict.findings])
     if any(finding.severity == "error" for finding in findings):
-        if arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
-            raise UsageError(
-                "this is the state of an optimizer, which no architecture describes", path=path,
-                hint="validate the model's own file; --arch says what differs",
-            )  # fmt: skip
-        if chosen.stranger:
-            raise stranger(chosen.stranger, path, chosen.name, built=chosen.built).at(path)
-        if chosen.evidence == "config.json" and _have_nothing_in_common(findings, checkpoint):
-            what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
-            raise UsageError(
-                f"{what} one of {chosen.name}'s, which the config.json beside it names",
-                path=path,
-                hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
-            )
-        words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
-        if chosen.quantized:
-            findings.insert(0, _quantized(chosen.name, chosen.quantized, words, checkpoint))
-        causes = _of_another_framework(words, checkpoint, chosen.spec)
-        if arch is None and not causes and chosen.evidence == "names":
-            from ckptconv.checks.kin import differences
-
-            if kinds := differences(findings, checkpoint):
-                raise kin(chosen.name, kinds).at(path)
-        if not causes and chosen.spec is not None and chosen.evidence != "names":
-            words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
-            causes = _of_another_architecture(words, checkpoint, chosen.spec, chosen.sources)
-        findings[:0] = causes
+        _refuse_strangers(arch, path, checkpoint, chosen, findings)
+        findings[:0] = _causes(arch, path, checkpoint, chosen, findings, format)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
+
+
+def _refuse_strangers(
+    arch: str | None, path: Path, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]
+) -> None:
+    """Raise UsageError where the checkpoint is of something else than was chosen: findings would mean nothing."""
+    from ckptconv.api.arch import stranger
+
+    if arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
+        raise UsageError(
+            "this is the state of an optimizer, which no architecture describes", path=path,
+            hint="validate the model's own file; --arch says what differs",
+        )  # fmt: skip
+    if chosen.stranger:
+        raise stranger(chosen.stranger, path, chosen.name, built=chosen.built).at(path)
+    if chosen.evidence == "config.json" and _have_nothing_in_common(findings, checkpoint):
+        what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
+        raise UsageError(
+            f"{what} one of {chosen.name}'s, which the config.json beside it names",
+            path=path,
+            hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
+        )
+
+
+def _causes(
+    arch: str | None, path: Path, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding],
+    format: str | None,
+) -> list[Finding]:  # fmt: skip
+    """What explains all errors at once: another framework's names, quantized weights, another architecture.
+
+    Raises UsageError where all layers are built otherwise than those of the nearest by name.
+    """
+    words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
+    quantized = [_quantized(chosen.name, chosen.quantized, words, checkpoint)] if chosen.quantized else []
+    if causes := _of_another_framework(words, checkpoint, chosen.spec):
+        return [*causes, *quantized]
+    if arch is None and chosen.evidence == "names":
+        from ckptconv.api.arch import kin
+        from ckptconv.checks.kin import differences
+
+        if kinds := differences([*quantized, *findings], checkpoint):
+            raise kin(chosen.name, kinds).at(path)
+    if chosen.spec is not None and chosen.evidence != "names":
+        words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
+        return [*_of_another_architecture(words, checkpoint, chosen.spec, chosen.sources), *quantized]
+    return quantized
 
 
 def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:

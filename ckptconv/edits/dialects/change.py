@@ -67,6 +67,7 @@ class Change:
     twin:     the tensor of which it is a copy by its name. Where it is one, it is dropped.
     tied:     it has to be that copy: what reads it knows no other.
     left:     why it stays as it is but for its name, for people.
+    gone:     it is dropped: the other framework has it not, or makes it anew.
     """
 
     names: tuple[str, ...]
@@ -129,6 +130,11 @@ class Change:
             self.into, target=prefix + self.into.target, sources=tuple(prefix + part for part in self.into.sources)
         )
         return replace(self, names=tuple(prefix + name for name in self.names), joined=joined, into=into)
+
+
+def unchanged(tensors: Mapping[str, TensorInfo]) -> dict[str, Change]:
+    """All of them as they are."""
+    return {name: Change.to(name) for name in tensors}
 
 
 def inverse(table: Mapping[str, str]) -> dict[str, str]:

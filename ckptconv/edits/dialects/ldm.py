@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects import latent, mmdit, openclip
-from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.change import Change, unchanged
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
     Translator = Callable[[Tensors], dict[str, Change]]
-
-
-def _same(tensors: Tensors) -> dict[str, Change]:
-    return {name: Change.to(name) for name in tensors}
 
 
 _DIFFUSION: Mapping[str, tuple[str, Translator]] = {
@@ -57,14 +53,14 @@ _PREFIXES: Mapping[str, tuple[str, Translator]] = {
     "control_model.": ("controlnet", latent.controlnet),
     "first_stage_model.": ("vae", latent.vae),
     "vae.": ("vae", latent.vae),
-    "cond_stage_model.transformer.": ("text_encoder", _same),
+    "cond_stage_model.transformer.": ("text_encoder", unchanged),
     "cond_stage_model.model.": ("text_encoder", openclip.text),
-    "conditioner.embedders.0.transformer.": ("text_encoder", _same),
+    "conditioner.embedders.0.transformer.": ("text_encoder", unchanged),
     "conditioner.embedders.0.model.": ("text_encoder_2", openclip.text),
     "conditioner.embedders.1.model.": ("text_encoder_2", openclip.text),
-    "text_encoders.clip_l.transformer.": ("text_encoder", _same),
-    "text_encoders.clip_g.transformer.": ("text_encoder_2", _same),
-    "text_encoders.t5xxl.transformer.": ("text_encoder_3", _same),
+    "text_encoders.clip_l.transformer.": ("text_encoder", unchanged),
+    "text_encoders.clip_g.transformer.": ("text_encoder_2", unchanged),
+    "text_encoders.t5xxl.transformer.": ("text_encoder_3", unchanged),
 }
 _MODEL = "model.diffusion_model."
 

@@ -34,7 +34,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import quoted
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects import latent_back, ldm, mmdit, openclip
-from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.change import Change, unchanged
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -46,10 +46,6 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
-def _same(tensors: Tensors) -> dict[str, Change]:
-    return {name: Change.to(name) for name in tensors}
-
-
 _MODEL = "model.diffusion_model."
 _SIGNS: Mapping[str, tuple[str, Place]] = {
     "controlnet_cond_embedding.": ("controlnet", ("control_model.", latent_back.unet)),
@@ -58,18 +54,18 @@ _SIGNS: Mapping[str, tuple[str, Place]] = {
     "time_embedding.": ("unet", (_MODEL, latent_back.unet)),
     "decoder.up_blocks.": ("vae", ("", latent_back.vae)),
     "encoder.down_blocks.": ("vae", ("", latent_back.vae)),
-    "text_model.": ("text_encoder", ("", _same)),
-    "embeddings.token_embedding.": ("text_encoder", ("", _same)),
+    "text_model.": ("text_encoder", ("", unchanged)),
+    "embeddings.token_embedding.": ("text_encoder", ("", unchanged)),
 }
 """By what one of its names begins with: the folder of a component, and its place alone; the first that is there."""
 
-_CLIP_L, _CLIP_G, _T5 = ((f"text_encoders.{one}.transformer.", _same) for one in ("clip_l", "clip_g", "t5xxl"))
+_CLIP_L, _CLIP_G, _T5 = ((f"text_encoders.{one}.transformer.", unchanged) for one in ("clip_l", "clip_g", "t5xxl"))
 _REFINER = "SDXL's refiner"
 _TEXTS: Mapping[str, Mapping[str, Place]] = {
-    "Stable Diffusion 1": {"text_encoder": ("cond_stage_model.transformer.", _same)},
+    "Stable Diffusion 1": {"text_encoder": ("cond_stage_model.transformer.", unchanged)},
     "Stable Diffusion 2": {"text_encoder": ("cond_stage_model.model.", openclip.originals)},
     "SDXL": {
-        "text_encoder": ("conditioner.embedders.0.transformer.", _same),
+        "text_encoder": ("conditioner.embedders.0.transformer.", unchanged),
         "text_encoder_2": ("conditioner.embedders.1.model.", openclip.originals),
     },
     _REFINER: {"text_encoder_2": ("conditioner.embedders.0.model.", openclip.originals)},
@@ -119,7 +115,7 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     """What becomes of each tensor. Raises EditError, UnsupportedError, as the module says."""
     parts, beside = _components(tensors)
     if not parts:
-        return _same(tensors)
+        return unchanged(tensors)
     places = _places(parts, beside, metadata)
     made: dict[str, Change] = {}
     lost = [name for name in beside if "." in name and not name.startswith(_OWN)]
@@ -166,7 +162,7 @@ def _places(
             )
     places = {part: _SIGNS[sign][1] for part, sign in signs.items() if sign and not part.startswith("text_encoder")}
     if len(parts) == 1:
-        return places or {part: ("", openclip.originals if _is_openclip(one, metadata) else _same)
+        return places or {part: ("", openclip.originals if _is_openclip(one, metadata) else unchanged)
                           for part, one in parts.items()}  # fmt: skip
     if family := _family(parts, signs):
         before = "vae." if family == "Flux" else "first_stage_model."
