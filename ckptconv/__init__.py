@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.recording import Recording
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
-    from ckptconv.edits.select import NameRule
+    from ckptconv.edits.name_rule import NameRule
     from ckptconv.errors import CkptconvError
 
 __version__ = "0.1.0"
@@ -60,7 +60,7 @@ _HOMES = {
     "Inspection": "ckptconv.api.inspect",
     "LazyTensor": "ckptconv.core.tensor",
     "Lora": "ckptconv.api.lora",
-    "NameRule": "ckptconv.edits.select",
+    "NameRule": "ckptconv.edits.name_rule",
     "Recording": "ckptconv.checks.recording",
     "Saved": "ckptconv.api.verify",
     "TensorInfo": "ckptconv.core.tensor",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from os import fspath
 from pathlib import Path
@@ -23,7 +23,7 @@ from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from ckptconv.api.comparing import Verification
     from ckptconv.api.destination import Destination
@@ -170,15 +170,21 @@ def convert(
                 plain=made.plain, progress=progress, own=order.own, graph=made.graph, write_as=_write_as(progress),
                 shard_size=place.shard_size,
             )  # fmt: skip
-            try:
-                with file:
-                    written = place.format.write(made.checkpoint, file, how)
-                    result = _written(result, made, written, allowed)
-                    opened.check_unchanged()
-                    adapters.check_unchanged()
-                    return _committed(result, file, written, verifier)
-            except CkptconvError as error:
-                raise error.at(source) from error.__cause__
+            with _at(source), file:
+                written = place.format.write(made.checkpoint, file, how)
+                result = _written(result, made, written, allowed)
+                opened.check_unchanged()
+                adapters.check_unchanged()
+                return _committed(result, file, written, verifier)
+
+
+@contextmanager
+def _at(source: PathText) -> Iterator[None]:
+    """Errors are said to be of `source`, where they name no other file."""
+    try:
+        yield
+    except CkptconvError as error:
+        raise error.at(source) from error.__cause__
 
 
 def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:

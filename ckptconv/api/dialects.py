@@ -41,7 +41,7 @@ def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
     """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
     if wanted.dialect != "gguf":
         return ""
-    from ckptconv.edits.dialects import TO_GGUF
+    from ckptconv.edits.name_rule import TO_GGUF
 
     return TO_GGUF if _has_changes(TO_GGUF, checkpoint) else ""
 

@@ -14,12 +14,13 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import TO_GGUF, left_alone
+from ckptconv.edits.dialects import left_alone
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.edits.invert import inverted
+from ckptconv.edits.name_rule import TO_GGUF, NameRule
 from ckptconv.edits.rules import read_rules
-from ckptconv.edits.select import NameRule, name_edits
+from ckptconv.edits.select import name_edits
 from ckptconv.edits.tree import rooted
 from ckptconv.edits.types import asked_mixture, asked_of_all, cast_edits
 from ckptconv.errors import CkptconvError, EditError, UsageError
@@ -98,7 +99,7 @@ def edited(
     tensors = {name: checkpoint[name] for name in chosen}
     composites = checkpoint.composites_of({**tensors, **checkpoint.extras})
     state = _State(tensors, dict(checkpoint.extras), composites, {n: (n,) for n in chosen})
-    translates = any(isinstance(rule, NameRule) and rule.how == "translate" for rule in wanted.steps)
+    translates = bool(wanted.dialects)
     if wanted.for_llama_cpp:
         check_config(checkpoint)
     said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}

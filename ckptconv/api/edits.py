@@ -8,12 +8,12 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.asked import several, words_of
+from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ, NameRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptconv.api.lora import Lora
-    from ckptconv.edits.select import NameRule
 
     Step = NameRule | Lora | str | PathLike[str]
     Origins = dict[str, tuple[str, ...]]
@@ -63,42 +63,30 @@ class Edits:
         return (*words_of(before), *names, *words_of({"--reverse": self.reverse, "--dtype": self.dtype}))
 
     @property
+    def dialects(self) -> tuple[str, ...]:
+        """Those of the translations among `names`."""
+        return tuple(step.text for step in self.steps if isinstance(step, NameRule) and step.how == "translate")
+
+    @property
     def for_llama_cpp(self) -> str:
         """The dialect of `names` that makes a file for llama.cpp, "" where there is none."""
-        if not self.names:
-            return ""
-        from ckptconv.edits.dialects import TO_GGUF, TO_MMPROJ
-
-        return next((one for one in (TO_GGUF, TO_MMPROJ) if self._translates(one)), "")
+        return next((one for one in (TO_GGUF, TO_MMPROJ) if one in self.dialects), "")
 
     @property
     def to_mmproj(self) -> bool:
         """Whether that is what llama.cpp has for pictures or sounds beside a language model."""
-        from ckptconv.edits.dialects import TO_MMPROJ
-
         return self.for_llama_cpp == TO_MMPROJ
 
     @property
     def to_ldm(self) -> bool:
         """Whether what comes out is a single file of a diffusion model."""
-        if not self.names:
-            return False
-        from ckptconv.edits.dialects import TO_LDM
-
-        return self._translates(TO_LDM)
-
-    def _translates(self, dialect: str) -> bool:
-        from ckptconv.edits.select import NameRule
-
-        return NameRule("translate", dialect) in self.steps
+        return TO_LDM in self.dialects
 
     def __bool__(self) -> bool:
         return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)
 
 
 def _words_of_step(step: Step) -> tuple[str, str]:
-    from ckptconv.edits.select import NameRule
-
     if isinstance(step, str | PathLike):
         return "--rules", fspath(step)
     return (f"--{step.how}" if isinstance(step, NameRule) else "--lora"), step.text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
-from ckptconv.edits.dialects import TO_GGUF, TO_MMPROJ
+from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
 from ckptconv.errors import UsageError
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY

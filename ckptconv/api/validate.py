@@ -217,7 +217,8 @@ def _of_another_architecture(
 def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
     from ckptconv.api.dialects import dialect_of
-    from ckptconv.edits.dialects import GIVES, TO_LDM, by_names
+    from ckptconv.edits.dialects import GIVES, by_names
+    from ckptconv.edits.name_rule import TO_LDM
 
     dialect = dialect_of(checkpoint)
     if spec is not None and spec.config.architectures and dialect in ("", TO_LDM):  # a class of Hugging Face's

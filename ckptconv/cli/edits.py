@@ -101,7 +101,7 @@ def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: 
     """What the options ask for, names in the order in which they were typed."""
     from ckptconv.api.edits import Edits
     from ckptconv.api.lora import Lora
-    from ckptconv.edits.select import NameRule
+    from ckptconv.edits.name_rule import NameRule
 
     left = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}
     names: list[Any] = []

@@ -2,7 +2,7 @@
 
 A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes them, and `explain`, which finds them.
 
-    select  rules  types                what people ask for: patterns of names, files of edits, element types
+    name_rule  select  rules  types     what people ask for: rules and patterns of names, files of edits, element types
     expand  invert  apply               which tensors an edit's patterns mean; the edits that undo it; making it
     views  through  joined              tensors seen otherwise, none of them read: turned, cut, side by side
     cast  rounding  functions           values computed while they are read

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fnmatch import translate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.dialects import translation
@@ -15,16 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.name_rule import NameRule
 
 _HINT = "ckptconv inspect --list shows the names"
-
-
-@dataclass(frozen=True, slots=True)
-class NameRule:
-    """One of ``--strip-prefix``, ``--add-prefix``, ``--rename`` and ``--translate``, with its text."""
-
-    how: Literal["strip-prefix", "add-prefix", "rename", "translate"]
-    text: str
 
 
 def matching(glob: str, names: Iterable[str]) -> list[str]:

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 import ckptconv
 from ckptconv.api.editing import edited
 from ckptconv.api.edits import Edits
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.edits.rules import parse_rules
-from ckptconv.edits.select import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UsageError
 from ckptconv.io.digest import digest
 from tests.edits import scripts

@@ -16,7 +16,7 @@ from ckptconv.core.dtypes import BLOCKS, DTYPES
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.apply import apply
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import EditError
 from tests.support.composites import MAKERS, quiet, same_tensor
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import ckptconv
 from ckptconv.edits.dialects.gguf_table import architectures
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import EditError, LimitError, UnsupportedError
 from tests.arch.real_models import transformers_module
 from tests.edits.gguf_cases import BY_TRANSFORMERS, CASES, EXPERTS, FFN, HEADS, HIDDEN, LAYERS, VOCAB

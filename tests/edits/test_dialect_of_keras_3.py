@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 
 CELL = ("kernel", "recurrent_kernel", "bias")
 OTHERS = Path(__file__).parents[2] / "fixtures" / "others"

@@ -18,7 +18,7 @@ import ckptconv
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects import changes_in
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, EditError
 from tests.arch.families.diffusion import asked
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import EditError
 from tests.arch.families.originals import meta
 from tests.arch.real_models import transformers_module

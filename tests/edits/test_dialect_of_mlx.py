@@ -16,7 +16,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.dialects.mlx import MODELS
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import EditError, LimitError, UnsupportedError
 
 if TYPE_CHECKING:

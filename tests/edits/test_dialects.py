@@ -15,7 +15,7 @@ import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.dialects import changes_in
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import EditError, LimitError, UsageError
 from tests.support.stopwatch import at_most
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from tests.edits.test_dialect_of_keras_3 import written
 
 if TYPE_CHECKING:

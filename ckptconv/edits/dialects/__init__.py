@@ -25,6 +25,7 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf, to_ldm, to_mmproj
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
+from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -35,11 +36,6 @@ if TYPE_CHECKING:
     Tensors = Mapping[str, TensorInfo]
 
 MLX = "mlx"
-
-TO_GGUF = "to-gguf"
-TO_LDM = "to-ldm"
-TO_MMPROJ = "to-mmproj"
-"""Those that go from the names of transformers and diffusers to others."""
 
 DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Change]]] = {
     "flax": flax.changes,

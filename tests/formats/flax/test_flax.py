@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import ckptconv
 from ckptconv.core.metadata import Opaque, TensorRef
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import LossError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.io.source import Source

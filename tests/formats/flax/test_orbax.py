@@ -15,7 +15,7 @@ import pytest
 
 import ckptconv
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CorruptFileError, MissingExtraError, UsageError
 from ckptconv.formats.flax.orbax import compressed
 from tests.support.orbax_files import FIXTURES, VERSIONS, entry, unpack, write_store, write_tree, zarr_json, zarray

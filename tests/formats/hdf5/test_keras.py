@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError, UnsupportedError
 from tests.support.craft import zip_bytes
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import (
     CkptconvError,
     CorruptFileError,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError
 from tests.cli.conftest import run as run  # the fixture
 from tests.edits.test_dialect_of_meta import SIZES, computed, transformers_model, weights_of_meta

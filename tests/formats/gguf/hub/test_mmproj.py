@@ -16,7 +16,7 @@ import ckptconv
 from ckptconv.edits.dialects.gguf_config import text_config
 from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError, UsageError
 from ckptconv.formats.gguf.hub.pictures import PICTURE_UNSAID
 from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID

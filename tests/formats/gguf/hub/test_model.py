@@ -12,7 +12,7 @@ from gguf import GGUFReader, quants
 from safetensors.torch import load_file, save_file
 
 import ckptconv
-from ckptconv.edits.select import NameRule
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError, UsageError
 from tests.arch.real_models import transformers_module
 from tests.formats.gguf.hub.test_tokenizer import byte_level
