@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from os import PathLike
+    from types import TracebackType
 
     from ckptconv.core.report import Finding
 
@@ -85,6 +86,22 @@ class CkptconvError(Exception):
         if self.path is None:
             self.path = path
         return self
+
+
+class located:
+    """A context: errors of ours that leave it are said to be of `path`, where they name no other file."""
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, CkptconvError):
+            error.at(self.path)
 
 
 def _again(kind: type[CkptconvError], message: str) -> CkptconvError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from os import fspath
 from pathlib import Path
@@ -18,12 +18,12 @@ from ckptconv.api.open import open
 from ckptconv.api.plan import plan_of
 from ckptconv.api.prepare import Order, prepare, without_extras
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, NotEquivalentError
+from ckptconv.errors import NotEquivalentError, located
 from ckptconv.formats import preflight, registry
 from ckptconv.formats.base import WriteOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ckptconv.api.comparing import Verification
     from ckptconv.api.destination import Destination
@@ -170,21 +170,12 @@ def convert(
                 plain=made.plain, progress=progress, own=order.own, graph=made.graph, write_as=_write_as(progress),
                 shard_size=place.shard_size,
             )  # fmt: skip
-            with _at(source), file:
+            with located(source), file:
                 written = place.format.write(made.checkpoint, file, how)
                 result = _written(result, made, written, allowed)
                 opened.check_unchanged()
                 adapters.check_unchanged()
                 return _committed(result, file, written, verifier)
-
-
-@contextmanager
-def _at(source: PathText) -> Iterator[None]:
-    """Errors are said to be of `source`, where they name no other file."""
-    try:
-        yield
-    except CkptconvError as error:
-        raise error.at(source) from error.__cause__
 
 
 def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:

@@ -23,7 +23,7 @@ from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import name_edits
 from ckptconv.edits.tree import rooted
 from ckptconv.edits.types import asked_mixture, asked_of_all, cast_edits
-from ckptconv.errors import CkptconvError, EditError, UsageError
+from ckptconv.errors import EditError, UsageError, located
 from ckptconv.formats.gguf.filetype import told_types
 
 if TYPE_CHECKING:
@@ -156,13 +156,11 @@ def _kept(
 
 
 def _make_rules(state: _State, path: str | PathLike[str], *, reverse: bool) -> None:
-    try:
+    with located(path):
         edits = read_rules(path)
         numbers = range(1, len(edits) + 1)
         for number, edit in zip(reversed(numbers) if reverse else numbers, inverted(edits) if reverse else edits):  # noqa: B905
             state.make(edit, f"undoing {label(edits[number - 1], number)}" if reverse else label(edit, number))
-    except CkptconvError as error:
-        raise error.at(path) from error.__cause__
 
 
 def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, bare: bool, in_one: bool) -> Checkpoint:

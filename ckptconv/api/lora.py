@@ -17,7 +17,7 @@ from ckptconv.api.open import open
 from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.names import is_adapter
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError, located
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -80,10 +80,8 @@ class Adapters:
         try:
             for one in self._wanted:
                 checkpoint = self._files.enter_context(open_adapter(one.path))
-                try:
+                with located(one.path):
                     self._opened[id(one)] = checkpoint, adapter_of(checkpoint, one.label)
-                except CkptconvError as error:
-                    raise error.at(one.path) from error.__cause__
         except BaseException:
             self._files.close()
             raise
@@ -106,10 +104,8 @@ class Adapters:
         _, adapter = self._opened[id(wanted)]
         if wanted.scale != wanted.scale or abs(wanted.scale) == float("inf"):
             raise UsageError(f"{wanted.label}: {wanted.scale} is no scale", hint="--lora ADAPTER=0.8")
-        try:
+        with located(wanted.path):
             made = merge(tensors, adapter, wanted.scale)
-        except CkptconvError as error:
-            raise error.at(wanted.path) from error.__cause__
         return made, _findings(wanted, adapter, made)
 
 
@@ -190,10 +186,8 @@ def _beside(path: Path) -> dict[str, object] | None:
         text = config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"the adapter's configuration cannot be read: {error}", path=config) from error
-    try:
+    with located(config):
         return _document(text, ADAPTER_CONFIG)
-    except CkptconvError as error:
-        raise error.at(config) from error.__cause__
 
 
 def _packed(checkpoint: Checkpoint) -> str | None:

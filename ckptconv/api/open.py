@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import quoted
-from ckptconv.errors import CkptconvError, FileAccessError
+from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
@@ -36,14 +36,12 @@ def open(
     source = Folder(path) if os.path.isdir(path) else _source(archive or path)
     if isinstance(source, Source):
         source.progress = progress
-    try:
-        return _read(_inside(source, Path(path).relative_to(archive)) if archive else source, format)
-    except CkptconvError as error:
-        source.close()
-        raise error.at(path) from error.__cause__
-    except BaseException:
-        source.close()
-        raise
+    with located(path):
+        try:
+            return _read(_inside(source, Path(path).relative_to(archive)) if archive else source, format)
+        except BaseException:
+            source.close()
+            raise
 
 
 def _archive_in(path: PathText) -> Path | None:

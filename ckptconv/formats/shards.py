@@ -24,7 +24,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError, located
 from ckptconv.formats.shard_names import ADAPTERS, ALONE, BINARIES, INDEX, SHARD, is_shard, plain_name, split_suffix
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
@@ -73,10 +73,8 @@ def read_index(source: Source) -> Index:
     known = source.parsed.get(Index)
     if isinstance(known, Index):
         return known
-    try:
+    with located(source.path):
         index = _parse(source)
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
     source.parsed[Index] = index
     return index
 

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.gzip import GZIP_MAGIC, Gunzipped
@@ -133,10 +133,8 @@ class Archive:
 
     def open(self, path: str) -> Member:
         """A member as a file of its own. Raises as `span` does, with the member's path."""
-        try:
+        with located(self.source.path / path):
             return Member(self, path)
-        except CkptconvError as error:
-            raise error.at(self.source.path / path) from error.__cause__
 
     def text(self, path: str, limit: int) -> bytes:
         """All of a small member, checked against its CRC-32. Raises LimitError past `limit` bytes, and as `open`."""

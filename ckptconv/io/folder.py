@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError
+from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, located
 from ckptconv.io.limits import MAX_FILES
 from ckptconv.io.source import Source, reason
 
@@ -147,10 +147,8 @@ class Folder:
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if one of them was written to since it was opened."""
         for one in self._parts:
-            try:
+            with located(one.path):
                 one.check_unchanged()
-            except CkptconvError as error:
-                raise error.at(one.path) from error.__cause__
 
     def close(self) -> None:
         """Close them all. Closing twice is harmless."""

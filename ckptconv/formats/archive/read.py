@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError
+from ckptconv.errors import UnknownFormatError, UsageError, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
 from ckptconv.formats.members import MODEL, TEXTS, contained, documents
@@ -56,10 +56,8 @@ def read(source: Source) -> Checkpoint:
 def opened_file(archive: Archive, path: str, format: str, programs: tuple[Program, ...] = ()) -> Checkpoint:
     """The checkpoint that is this member. Raises as its reader does, with its path."""
     member = archive.open(path)
-    try:
+    with located(member.path):
         inner = registry.detect(member).read(member)
-    except CkptconvError as error:
-        raise error.at(member.path) from error.__cause__
     found = contained(inner, archive, format, {path: MODEL}, documents(archive, (path,)), programs)
     packed = archive.members[path].compressed
     how = f", inflated into a temporary file of {archive.members[path].size:,} bytes" if packed else ""

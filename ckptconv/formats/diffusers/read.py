@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
 from ckptconv.core.notes import Notes
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats import registry
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -70,7 +70,7 @@ def read(folder: Folder) -> Checkpoint:
             why = "which is no component's" if "." in name else "and there is no such folder"
             raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=_COPY_AGAIN)
         inside = folder.inside(name)
-        try:
+        with located(inside.path):
             one = registry.claimed(inside)
             if one is not None and one.name == NAME:
                 raise UnsupportedError("it is a pipeline in a pipeline", hint="name its folder by itself")
@@ -78,8 +78,6 @@ def read(folder: Folder) -> Checkpoint:
                 whole.add(name, one.read(inside))
             elif CONFIG in inside.names:
                 raise CorruptFileError(f"there are no weights beside its {CONFIG}", hint=_COPY_AGAIN)
-        except CkptconvError as error:
-            raise error.at(inside.path) from error.__cause__
     return whole.checkpoint(folder)
 
 

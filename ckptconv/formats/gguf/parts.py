@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UsageError, located
 from ckptconv.formats import numbered
 from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.layout import claims as is_gguf
@@ -123,10 +123,8 @@ def _headers(folder: Folder, first: Source) -> dict[str, tuple[Source, Header]]:
         )  # fmt: skip
     names, headers = part.siblings, dict[str, tuple[Source, Header]]()
     for number, (name, file) in enumerate(zip(names, _opened(folder, names, first), strict=True)):
-        try:
+        with located(file.path):
             header = read_header(file)
-        except CkptconvError as error:
-            raise error.at(file.path) from error.__cause__
         said = _said(header, "split.no"), _said(header, "split.count")
         if said != (number, count):
             raise CorruptFileError(

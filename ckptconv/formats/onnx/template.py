@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import record as records
 from ckptconv.core.record import Record
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, TemplateError
+from ckptconv.errors import TemplateError, located
 from ckptconv.formats.onnx import names as naming
 from ckptconv.formats.onnx.plan import CODE_OF, GraphPlan, Hole
 from ckptconv.formats.onnx.recorded import our_record
@@ -45,21 +45,18 @@ def fill_template(path: str, checkpoint: Checkpoint) -> GraphPlan:
     Raises TemplateError, with a line for each tensor that finds no place, initializer that finds no tensor, and pair
     that differs in shape or type; and what a malformed template raises.
     """
-    try:
-        with Source(Path(path)) as source:
-            window = Window(source)
-            read = Walker(window).model()
-            if read.graph is None:
-                raise bad("it holds no graph")
-            headers = {header.name: header for header in read.graph.initializers}
-            record = our_record(read.metadata)
-            found = naming.find(read, read.graph, window) if record is None else naming.Names()
-            holes, problems = _match(checkpoint, headers, found, record or Record())
-            if problems:
-                raise TemplateError(len(problems), details=problems)
-            model = _emptied(window, holes)
-    except CkptconvError as error:
-        raise error.at(path) from error.__cause__
+    with located(path), Source(Path(path)) as source:
+        window = Window(source)
+        read = Walker(window).model()
+        if read.graph is None:
+            raise bad("it holds no graph")
+        headers = {header.name: header for header in read.graph.initializers}
+        record = our_record(read.metadata)
+        found = naming.find(read, read.graph, window) if record is None else naming.Names()
+        holes, problems = _match(checkpoint, headers, found, record or Record())
+        if problems:
+            raise TemplateError(len(problems), details=problems)
+        model = _emptied(window, holes)
     if any(pair.key == records.KEY for pair in model.metadata_props):  # of another checkpoint, as its strings are
         del model.metadata_props[:]
     message = f"the graph of {Path(path).name} is kept; {len(holes)} of its tensors are replaced"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.record import FORMAT, tie_strings
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import located
 from ckptconv.formats import shards
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
@@ -50,10 +50,8 @@ def read(source: Source | Folder) -> Checkpoint:
     headers = {}
     opened = shards.open_shards(folder, index)
     for name, shard in opened.items():
-        try:
+        with located(shard.path):
             headers[name] = read_header(shard)
-        except CkptconvError as error:
-            raise error.at(shard.path) from error.__cause__
     order, findings = shards.cross_check(folder, index, {name: header.slots for name, header in headers.items()})
     tensors: dict[str, LazyTensor] = {}
     for name, header in headers.items():

@@ -21,7 +21,15 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, UsageError
+from ckptconv.errors import (
+    CkptconvError,
+    CorruptFileError,
+    FileAccessError,
+    LimitError,
+    UnsupportedError,
+    UsageError,
+    located,
+)
 from ckptconv.formats.tensorflow.bundle import (
     Entry,
     Extent,
@@ -101,10 +109,8 @@ def read(source: Source | Folder) -> Checkpoint:
         folder, index = source, source.open(_latest(source) + INDEX)
     else:
         folder, index = Folder.around(source), source
-    try:
+    with located(index.path):
         return _Reader(folder, index).read()
-    except CkptconvError as error:
-        raise error.at(index.path) from error.__cause__
 
 
 def _prefixes(folder: Folder) -> list[str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.shard_names import alone
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
@@ -97,15 +97,13 @@ def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = Non
 
 def saved_in(source: Source, constructors: TorchConstructors | None = None) -> Saved:
     """What torch.save put into one of several files. Raises CkptconvError, with the file's path."""
-    try:
+    with located(source.path):
         if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
             raise UnsupportedError(
                 "this is no archive that torch 1.6 and later save",
                 hint=f"ckptconv inspect {source.path} says what it is",
             )
         return open_saved(ZipArchive.of(source), constructors)
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
 
 
 def read(source: Source) -> Checkpoint:

@@ -20,7 +20,7 @@ from ckptconv.core.record import Record
 from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, UnsupportedError
+from ckptconv.errors import UnsupportedError, located
 from ckptconv.formats import shards
 from ckptconv.formats.base import WriteOptions, WriteResult
 from ckptconv.formats.blobs import move_out, restore
@@ -79,14 +79,12 @@ def read(source: Source | Folder) -> Checkpoint:
 
 def _read_shard(source: Source) -> Checkpoint:
     """One shard. Raises UnsupportedError where it is no bare state_dict, and whatever the file itself raises."""
-    try:
+    with located(source.path):
         part = single.opened(source)
         if part.extras or (not isinstance(part.root, StateDict) and (part.all_tensors or part.root)):
             raise UnsupportedError(
                 "this shard is no dict of tensors alone", hint=f"ckptconv inspect {source.path} shows what it is"
             )
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
     return part
 
 

@@ -33,7 +33,7 @@ from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CorruptFileError, UnsupportedError, located
 from ckptconv.formats import shards
 from ckptconv.formats.torch import read as single
 from ckptconv.formats.torch.same_values import SameInAll
@@ -124,14 +124,12 @@ def _read_slice(source: Source) -> Checkpoint:
     whatever the file itself raises.
     """
     what_it_is = f"ckptconv inspect {source.path} says what it is"
-    try:
+    with located(source.path):
         if source.size < 4 or bytes(source.read_at(0, 2)) != b"PK":
             raise CorruptFileError("this slice is no archive of torch.save's", hint=what_it_is)
         part = single.opened(source)
         if part.extras or part.composites or not isinstance(part.root, StateDict) or part.root.plain or not len(part):
             raise UnsupportedError("this slice is no dict of tensors alone", hint=what_it_is)
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
     return part
 
 

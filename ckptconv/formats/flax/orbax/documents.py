@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import MAX_DEPTH, is_too_deep
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import located
 from ckptconv.formats.flax.orbax.damage import bad, too_much
 from ckptconv.io.limits import MAX_ORBAX_TEXT
 
@@ -18,12 +18,10 @@ Json = Any
 
 def read_json(source: Source) -> Json:
     """A file of JSON, of any depth. Raises CorruptFileError, LimitError, with its path."""
-    try:
+    with located(source.path):
         if source.size > MAX_ORBAX_TEXT:
             raise too_much(f"it has {source.size:,} bytes; the limit is {MAX_ORBAX_TEXT:,}")
         return parse_json(bytes(source.read_at(0, source.size)), source.path.name)
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
 
 
 def parse_json(data: bytes, what: str) -> Json:

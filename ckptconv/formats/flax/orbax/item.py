@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.report import Finding, unreadable
-from ckptconv.errors import CkptconvError, UnsupportedError
+from ckptconv.errors import UnsupportedError, located
 from ckptconv.formats.flax.arrays import FlaxUnpacker
 from ckptconv.formats.flax.orbax.arrays import Arrays
 from ckptconv.formats.flax.orbax.damage import bad
@@ -107,10 +107,8 @@ class TreeReader:
             return _MISSING
         source = self._folder.open(AGGREGATE)
         unpacker = _Aggregate(source)
-        try:
+        with located(source.path):
             tree = unpacker.unpack()
-        except CkptconvError as error:
-            raise error.at(source.path) from error.__cause__
         self._findings += [unreadable(self._item + name, kind) for name, kind in unpacker.unread.items()]
         return tree
 

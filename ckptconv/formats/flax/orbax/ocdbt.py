@@ -35,7 +35,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UnsupportedError
+from ckptconv.errors import CorruptFileError, FileAccessError, UnsupportedError, located
 from ckptconv.formats.flax.orbax.damage import COPY_AGAIN, bad, too_empty, too_much
 from ckptconv.formats.flax.orbax.node import Budget, File, Place, opened, pick, read_files, read_places
 from ckptconv.io.limits import FREE_OCDBT_KEYS, MAX_OCDBT_KEYS, MAX_OCDBT_NODES
@@ -197,10 +197,8 @@ class Ocdbt:
         if self._budget.stored + place.length > self.size:
             raise bad("its nodes overlap, or one is reached twice")
         data = bytes(source.read_at(place.offset, place.length))
-        try:
+        with located(source.path):
             return opened(data, _NODE_MAGIC, "a node of the tree of keys", self._budget)
-        except CkptconvError as error:
-            raise error.at(source.path) from error.__cause__
 
     def _add(self, key: bytes, value: Value) -> None:
         if self._values and key <= self._last:

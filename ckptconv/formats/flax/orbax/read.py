@@ -19,7 +19,7 @@ from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError, located
 from ckptconv.formats.flax.orbax import places
 from ckptconv.formats.flax.orbax.chunks import Kept
 from ckptconv.formats.flax.orbax.damage import COPY_AGAIN, too_much
@@ -58,10 +58,8 @@ def read(folder: Folder) -> Checkpoint:
     findings: list[Finding] = []
     step = _chosen(folder, findings)
     reader = _Reader(findings)
-    try:
+    with located(step.path):
         return reader.read(step, folder)
-    except CkptconvError as error:
-        raise error.at(step.path) from error.__cause__
 
 
 def _chosen(folder: Folder, findings: list[Finding]) -> Folder:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
+from ckptconv.errors import CorruptFileError, LimitError, located
 from ckptconv.io.limits import MAX_NODES, MAX_TOKENIZER
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ class Documents:
         if name not in self.folder.names:
             return None
         source = self.folder.open(name)
-        try:
+        with located(source.path):
             return how(source)
-        except CkptconvError as error:
-            raise error.at(source.path) from error.__cause__
 
 
 def steps(node: object, key: str) -> list[Object]:

@@ -20,7 +20,7 @@ from ckptconv.core.edit import Edit
 from ckptconv.edits.apply import apply
 from ckptconv.edits.dialects.gguf_projectors import CLIP, VISION, projector_of
 from ckptconv.edits.dialects.to_mmproj import EMBEDDINGS, fixed_types
-from ckptconv.errors import CkptconvError, EditError
+from ckptconv.errors import EditError, located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import CONFIG, number
 from ckptconv.formats.gguf.hub.documents import Documents, bad
@@ -54,10 +54,8 @@ def mmproj_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[s
     document = documents.object(CONFIG)
     if document is None:
         raise EditError(f"--translate to-mmproj: there is no {CONFIG} beside the weights", path=folder.path)
-    try:
+    with located(folder.path):
         return _made(documents, document, tensors, said)
-    except CkptconvError as error:
-        raise error.at(folder.path) from error.__cause__
 
 
 def _made(

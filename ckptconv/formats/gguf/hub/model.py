@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects.gguf_config import architecture, written_as
 from ckptconv.edits.dialects.gguf_table import architectures
-from ckptconv.errors import CkptconvError, EditError
+from ckptconv.errors import EditError, located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import CONFIG, Config, unlike
 from ckptconv.formats.gguf.hub.documents import Documents
@@ -63,10 +63,8 @@ def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str
     document = documents.object(CONFIG)
     if document is None:
         raise EditError(f"--translate to-gguf: there is no {CONFIG} beside the weights", path=folder.path)
-    try:
+    with located(folder.path):
         return _made(documents, Config(document), tensors, said)
-    except CkptconvError as error:
-        raise error.at(folder.path) from error.__cause__
 
 
 def _made(

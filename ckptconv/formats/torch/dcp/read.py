@@ -10,7 +10,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import GlobalUse, Notes
 from ckptconv.core.record import parse as parse_record
 from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.blob import Blob, open_blob
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
@@ -60,10 +60,8 @@ def listed(folder: Folder) -> tuple[Listing, int]:
     source = folder.open(MAIN)
     if source.size > MAX_PICKLE_BYTES:
         raise LimitError(f"its .metadata has {source.size:,} bytes", hint="do not trust it")
-    try:
+    with located(source.path):
         return parse(bytes(source.read_at(0, source.size))), source.size
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
 
 
 @dataclass(slots=True)

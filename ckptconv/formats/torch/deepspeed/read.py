@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError
+from ckptconv.errors import CorruptFileError, located
 from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, files_of, tag_folder
 from ckptconv.formats.torch.deepspeed.ranks import Ranks
 from ckptconv.formats.torch.deepspeed.reading import Reading, state_dict
@@ -31,10 +31,8 @@ def read(folder: Folder) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, UsageError, which name the file.
     """
     found = tag_folder(folder)
-    try:
+    with located(found.path):
         return _read(folder, found)
-    except CkptconvError as error:
-        raise error.at(found.path) from error.__cause__
 
 
 def _read(outer: Folder, folder: Folder) -> Checkpoint:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque, walk
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import located
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.deepspeed.states import File, open_file
 from ckptconv.formats.torch.names import told_once
@@ -81,10 +81,8 @@ class Reading:
 
 def _placed_in(file: File) -> Callable[[str, TensorStub], LazyTensor]:
     def place(name: str, stub: TensorStub) -> LazyTensor:
-        try:
+        with located(file.path):
             return file.saved.placer.place(name, stub)
-        except CkptconvError as error:
-            raise error.at(file.path) from error.__cause__
 
     return place
 

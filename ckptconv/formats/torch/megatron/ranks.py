@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.megatron.slices import Parts, joined
 from ckptconv.formats.torch.names import told_once
@@ -86,10 +86,8 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
     if len(names) > 1:
         return _joined(outer, folder, names)
     source = folder.inside(names[0]).open(rank_file(folder, names[0]))
-    try:
+    with located(source.path):
         alone = opened(source, tuple(_left(folder, names)))
-    except CkptconvError as error:
-        raise error.at(source.path) from error.__cause__
     said = _args(alone.metadata)
     if _number(said, TENSOR, 1) * _number(said, STAGES, 1) > 1:
         raise _missing(1, _number(said, TENSOR, 1), _number(said, STAGES, 1))

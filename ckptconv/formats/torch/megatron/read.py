@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.slice_files import ranks_in
 
@@ -53,15 +53,13 @@ def _opened(outer: Folder, folder: Folder) -> Checkpoint:
     """`outer` is what is closed with the checkpoint."""
     from ckptconv.formats.torch.megatron import dist, ranks  # every folder is asked whether it is one of Megatron's
 
-    try:
+    with located(folder.path):
         if _is_of_zarr(folder):
             raise UnsupportedError(
                 "its tensors are stored by zarr, as older releases of Megatron-Core did",
                 hint="load it with that, and save it with the backend torch_dist",
             )
         return dist.read(outer, folder) if _is_distributed(folder) else ranks.read(outer, folder)
-    except CkptconvError as error:
-        raise error.at(folder.path) from error.__cause__
 
 
 def _is_distributed(folder: Folder) -> bool:
