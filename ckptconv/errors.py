@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
 
 
+COPY_AGAIN = "copy the file again from where it came"
+"""The hint for a file that is damaged, and not by itself hostile."""
+
+
 class CkptconvError(Exception):
     """Base of every error that ckptconv raises on purpose."""
 
@@ -164,7 +168,7 @@ class DamagedTensorError(CorruptFileError):
         super().__init__(
             f"tensor {name!r} is damaged: its bytes fail their recorded checksum",
             path=path,
-            hint="copy the file again from where it came",
+            hint=COPY_AGAIN,
         )
         self.name = name
 

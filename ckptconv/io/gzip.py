@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO
 from ckptconv.io.source import Source
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 GZIP_MAGIC = b"\x1f\x8b\x08"
 
 _WITH_HEADER = 16 + zlib.MAX_WBITS
-_COPY_AGAIN = "copy the file again from where it came"
 
 
 class Gunzipped(Source):
@@ -77,9 +76,9 @@ def _inflated(source: Source) -> Iterator[bytes]:
             try:
                 yield stream.decompress(piece, CHUNK)
             except zlib.error as error:
-                raise CorruptFileError("the gzip stream does not inflate", hint=_COPY_AGAIN) from error
+                raise CorruptFileError("the gzip stream does not inflate", hint=COPY_AGAIN) from error
             piece = stream.unused_data if stream.eof else stream.unconsumed_tail
         if source.progress is not None:
             source.progress(min(at + CHUNK, source.size), source.size)
     if not stream.eof:
-        raise CorruptFileError("the gzip stream ends too early", hint=_COPY_AGAIN)
+        raise CorruptFileError("the gzip stream ends too early", hint=COPY_AGAIN)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_FILES
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Extended:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the tar archive is damaged: {what}", hint="copy the file again from where it came")
+    return CorruptFileError(f"the tar archive is damaged: {what}", hint=COPY_AGAIN)
 
 
 def members(source: Source) -> dict[str, Member]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats import registry
 from ckptconv.formats.archive.read import opened_file, opened_folder
 from ckptconv.io.archive import Archive
@@ -81,7 +81,7 @@ def read(source: Source) -> Checkpoint:
             hint=f"a slice can be named: {home / weights[0]}", details=weights[:6],
         )  # fmt: skip
     if archive.level(FOLDER) is None:
-        raise CorruptFileError(f"the archive has no {WEIGHTS!r}", hint="copy the file again from where it came")
+        raise CorruptFileError(f"the archive has no {WEIGHTS!r}", hint=COPY_AGAIN)
     folder = archive.folder(FOLDER)
     return opened_folder(archive, folder, registry.detect(folder), NAME, programs)
 

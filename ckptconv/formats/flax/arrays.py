@@ -35,8 +35,8 @@ from ckptconv.core.arrays import NUMPY_DESCR, NUMPY_NAMES
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.flax.msgpack import COPY_AGAIN, Unpacker, Value
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.flax.msgpack import Unpacker, Value
 from ckptconv.formats.flax.packed import Packed
 from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS

@@ -21,7 +21,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DEPTH, MAX_MSGPACK_TEXT, MAX_NODES
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Value = Any
 """Plain values, bytes, dicts and lists of them, and whatever stands for an extension."""
 
-COPY_AGAIN = "copy the file again from where it came"
 
 FIRST = 256
 """Bytes that are read at first, and behind everything that was passed over: mostly the next header, and little more."""

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, PLAIN, DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.gguf.values import FORMAT, TYPES, WIDTH, Typed
 from ckptconv.io.limits import MAX_DIM, MAX_GGUF_HEADER, MAX_NODES, MAX_TENSORS
 
@@ -69,12 +69,10 @@ REMOVED = {
 }  # fmt: skip
 """Types that ggml once had."""
 
-_HINT = "copy the file again from where it came"
-
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the format."""
-    return CorruptFileError(f"the GGUF header is invalid: {what}", hint=_HINT)
+    return CorruptFileError(f"the GGUF header is invalid: {what}", hint=COPY_AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,7 @@ def _slots(rows: list[_Row], data: int, alignment: int, size: int) -> dict[str, 
             raise bad(f"{name!r} lies at offset {offset:,}, which is no multiple of {alignment}")
         if info.nbytes and data + offset + info.nbytes > size:
             more = data + offset + info.nbytes - size
-            raise CorruptFileError(f"{name!r} runs {more:,} bytes past the end of the file", hint=_HINT)
+            raise CorruptFileError(f"{name!r} runs {more:,} bytes past the end of the file", hint=COPY_AGAIN)
         slots[name] = Slot(info, data + offset)
     position = 0
     for name, slot in sorted(slots.items(), key=lambda item: item[1].start):
@@ -231,7 +229,7 @@ class _Cursor:
             return
         end = self._base + len(self._data)
         if missing > self._source.size - end:
-            raise CorruptFileError("the file ends within its GGUF header", hint=_HINT)
+            raise CorruptFileError("the file ends within its GGUF header", hint=COPY_AGAIN)
         if self.position + count > MAX_GGUF_HEADER:
             raise LimitError(f"the header is longer than {MAX_GGUF_HEADER:,} bytes", hint="do not trust it")
         more = self._source.read_at(end, min(max(missing, self._chunk), self._source.size - end))
@@ -295,7 +293,7 @@ class _Cursor:
 
     def _possible(self, count: int, least: int) -> int:
         if count * least > self._source.size - self.position:
-            raise CorruptFileError("an array of the GGUF header is longer than the file", hint=_HINT)
+            raise CorruptFileError("an array of the GGUF header is longer than the file", hint=COPY_AGAIN)
         return count
 
     def _strings(self, count: int) -> list[str]:

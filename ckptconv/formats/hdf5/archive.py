@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, is_too_deep
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.hdf5.read import checkpoint_of
 from ckptconv.formats.hdf5.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import walk
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 _CONFIG, _ABOUT, _WEIGHTS, _ASSETS = "config.json", "metadata.json", "model.weights.h5", "assets/"
-_COPY_AGAIN = "copy the file again from where it came"
 _OTHER_WEIGHTS = ("model.weights.npz", "model.weights.json")
 
 
@@ -89,16 +88,14 @@ def _without_weights(archive: ZipArchive) -> CkptconvError:
                 f"the archive keeps its weights in {name!r}, which is not supported",
                 hint="model.save it again as .keras",
             )
-    return CorruptFileError(f"the archive has no {_WEIGHTS!r}", hint=_COPY_AGAIN)
+    return CorruptFileError(f"the archive has no {_WEIGHTS!r}", hint=COPY_AGAIN)
 
 
 def _document(name: str, text: bytes) -> MetaNode:
     try:
         document: MetaNode = strict_json.loads(text)
     except ValueError as error:
-        raise CorruptFileError(
-            f"{name!r} is no JSON: {error}", hint="copy the file again from where it came"
-        ) from error
+        raise CorruptFileError(f"{name!r} is no JSON: {error}", hint=COPY_AGAIN) from error
     if is_too_deep([[document]]):
         raise LimitError(f"{name!r} is nested deeper than {MAX_DEPTH - 2} levels", hint="do not trust it")
     return document

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ckptconv.errors import CorruptFileError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError
 from ckptconv.io import cursor
 
 
 def damaged(what: str) -> CorruptFileError:
     """The error for bytes that contradict the format."""
-    return CorruptFileError(f"the HDF5 file is damaged: {what}", hint="copy the file again from where it came")
+    return CorruptFileError(f"the HDF5 file is damaged: {what}", hint=COPY_AGAIN)
 
 
 class Cursor(cursor.Cursor):

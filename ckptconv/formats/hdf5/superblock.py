@@ -35,7 +35,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
 from ckptconv.io.limits import FREE_HDF5_BYTES, MAX_HDF5_METADATA, MAX_INFLATED_RATIO
@@ -85,9 +85,7 @@ class Hdf5File:
         """
         base = find(source)
         if base is None:
-            raise CorruptFileError(
-                "this is no HDF5 file: its signature is missing", hint="copy the file again from where it came"
-            )
+            raise CorruptFileError("this is no HDF5 file: its signature is missing", hint=COPY_AGAIN)
         self.source = source
         self._whole = whole or ByteSpan(source, 0, source.size)
         self.base = base

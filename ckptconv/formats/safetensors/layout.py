@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -63,11 +63,8 @@ class Header:
     metadata: dict[str, str]
 
 
-_HINT = "copy the file again from where it came"
-
-
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the safetensors header is invalid: {what}", hint=_HINT)
+    return CorruptFileError(f"the safetensors header is invalid: {what}", hint=COPY_AGAIN)
 
 
 def claims(source: Source) -> bool:
@@ -87,14 +84,14 @@ def read_header(source: Source) -> Header:
     (length,) = LENGTH.unpack(source.read_at(0, LENGTH.size))
     if length > MAX_SAFETENSORS_HEADER:
         raise LimitError(
-            f"the header claims {length:,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}", hint=_HINT
+            f"the header claims {length:,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}", hint=COPY_AGAIN
         )
     if LENGTH.size + length > source.size:
         raise _bad(f"it claims {length:,} bytes, and the file has {source.size - LENGTH.size:,} after the length")
     document = _parse(bytes(source.read_at(LENGTH.size, length)))
     metadata = _metadata(document.pop(METADATA, {}))
     if len(document) > MAX_TENSORS:
-        raise LimitError(f"the header names {len(document):,} tensors; the limit is {MAX_TENSORS:,}", hint=_HINT)
+        raise LimitError(f"the header names {len(document):,} tensors; the limit is {MAX_TENSORS:,}", hint=COPY_AGAIN)
     data_start = LENGTH.size + length
     slots = {name: _slot(name, entry, data_start) for name, entry in document.items()}
     _check_coverage(slots, data_start, source.size)

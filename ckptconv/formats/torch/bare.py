@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch import legacy
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.names import is_known
 from ckptconv.formats.torch.numpy_values import ArrayParts, NumpyStub, whole_bytes, width
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, StateOrderedDict, Thing, Value
-from ckptconv.formats.torch.placing import COPY_AGAIN, Placer
+from ckptconv.formats.torch.placing import Placer
 from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.stubs import QuantizedStorageStub, StorageStub, TensorStub
 from ckptconv.io.limits import MAX_DEPTH

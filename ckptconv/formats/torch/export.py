@@ -32,12 +32,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.payloads import Payload, graph_of, payloads
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
-from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, ZipRecords
+from ckptconv.formats.torch.placing import Placer, ZipRecords
 from ckptconv.formats.torch.read import check_small_records, follow, is_big_endian, root_of
 from ckptconv.formats.torch.roots import plant_state_dict
 from ckptconv.formats.torch.script import ScriptConstructors, ScriptMachine

@@ -29,12 +29,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.names import is_known
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
-from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, StorageSlice
+from ckptconv.formats.torch.placing import Placer, StorageSlice
 from ckptconv.formats.torch.roots import plant
 
 if TYPE_CHECKING:

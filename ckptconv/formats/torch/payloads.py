@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
-from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
-from ckptconv.formats.torch.placing import COPY_AGAIN
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub, exact_flag
 
 if TYPE_CHECKING:

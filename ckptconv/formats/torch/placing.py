@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from ckptconv.core.dtypes import COMPONENT
 from ckptconv.core.strided import extent, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.composites import ValueStub
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.dtypes import DType
     from ckptconv.io.zip import ZipArchive
-
-COPY_AGAIN = "copy the file again from where it came"
 
 
 class Records(Protocol):

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.shard_names import alone
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Machine
-from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, ZipRecords
+from ckptconv.formats.torch.placing import Placer, ZipRecords
 from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.slice_files import others_beside
 from ckptconv.io.limits import MAX_PICKLE_BYTES

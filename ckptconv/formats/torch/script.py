@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchValue
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
-from ckptconv.formats.torch.placing import COPY_AGAIN
 from ckptconv.formats.torch.read import check_small_records, follow, root_of
 from ckptconv.formats.torch.roots import plant, plant_state_dict
 from ckptconv.formats.torch.script_classes import ScriptClasses

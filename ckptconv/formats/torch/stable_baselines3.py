@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque, is_too_deep, opaque_wholes
 from ckptconv.core.notes import Notes, Program
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.members import EXTRAS, METADATA, MODEL, contained, documents
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.bare import follow
 from ckptconv.formats.torch.names import told_once, with_names
 from ckptconv.formats.torch.pickle import Budget
-from ckptconv.formats.torch.placing import COPY_AGAIN, Places
+from ckptconv.formats.torch.placing import Places
 from ckptconv.formats.torch.read import Saved, saved_in
 from ckptconv.formats.torch.roots import plant, plant_state_dict
 from ckptconv.io.archive import Archive

@@ -28,13 +28,13 @@ from struct import unpack
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.legacy import MAX_SMALL, Spans, plain
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, PickleStream
-from ckptconv.formats.torch.placing import COPY_AGAIN, Placer, StorageSlice
+from ckptconv.formats.torch.placing import Placer, StorageSlice
 from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub
 from ckptconv.io.limits import MAX_PICKLE_BYTES, MAX_RANK, MAX_TENSORS

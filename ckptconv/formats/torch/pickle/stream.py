@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
 from ckptconv.formats.torch.pickle.values import Elided
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 
@@ -184,4 +184,4 @@ def _after(data: bytes, at: int, width: int) -> int:
 
 
 def _bad(why: str) -> CorruptFileError:
-    return CorruptFileError(why, hint="copy the file again from where it came")
+    return CorruptFileError(why, hint=COPY_AGAIN)
