@@ -13,6 +13,7 @@ from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.quantized.marks import quantized_in
+from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ class Inspection:
     checkpoint: closed: all but its tensors' bytes can be asked of it.
     stats:      by tensor, where they were asked for; None for a tensor of a type that has none.
     adapter:    what it is where it is one, and no model.
+    plain:      parameters that the model has where quantized weights are counted as what they stand for; None elsewhere.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Inspection:
     stats: dict[str, Stats | None] | None = None
     digest: str | None = None
     adapter: Summary | None = None
+    plain: int | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -84,7 +87,11 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Elements of the model's tensors, a tied one counted once; of a quantized or sparse one its values alone."""
+        """Elements of the model's tensors, a tied one counted once; of a quantized or sparse one those that it stands
+        for, or its values.
+        """
+        if self.plain is not None:
+            return self.plain
         tied = self.checkpoint.tied_to
         sizes = {name: prod(tensor.info.shape) for name, tensor in self.checkpoint.items() if name not in tied}
         for one in self.checkpoint.composites.values():
@@ -172,12 +179,32 @@ def inspect(
             opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
         opaque += [OpaqueUse(program.where, program.node) for program in checkpoint.notes.programs]
         size = checkpoint.file.size if checkpoint.file else 0
-        result = Inspection(Path(path), size, checkpoint, opaque, adapter=summary_of(checkpoint))
+        result = Inspection(
+            Path(path), size, checkpoint, opaque, adapter=summary_of(checkpoint), plain=_plain_parameters(checkpoint)
+        )
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))
         if digest:
             result = replace(result, digest=digest_of(checkpoint, progress))
         return result
+
+
+def _plain_parameters(checkpoint: Checkpoint) -> int | None:
+    """Elements of what ``--dequantize`` would make; None where nothing is quantized, or not all of it is understood."""
+    if not quantized_in({name: tensor.info for name, tensor in checkpoint.items()}):
+        return None
+    from ckptconv.api.dequantize import edits_for
+    from ckptconv.api.stated import said_anywhere
+    from ckptconv.edits.apply import apply_edit
+
+    tied = checkpoint.tied_to
+    tensors = {name: tensor for name, tensor in checkpoint.items() if name not in tied}
+    try:
+        for edit in edits_for(tensors, said_anywhere(checkpoint), checkpoint.composites):
+            tensors, _ = apply_edit(tensors, edit, "")
+    except CkptconvError:
+        return None
+    return sum(prod(tensor.info.shape) for tensor in tensors.values())
 
 
 def _uses(root: MetaNode) -> list[OpaqueUse]:

@@ -106,7 +106,10 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
     rows += render_composite.rows(checkpoint)
     if quantized := inspection.quantized:
         kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in quantized.items())
-        rows.append(("quantized", f"{kinds}; convert --dequantize makes plain weights"))
+        how = (
+            "convert --dequantize makes plain weights" if inspection.plain is not None else "counted as they are stored"
+        )
+        rows.append(("quantized", f"{kinds}; {how}"))
     rows += render_adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
         groups = [" = ".join(printable(name) for name in names) for names in ties]

@@ -294,3 +294,15 @@ def test_views_exclude_each_other(run: Run, model: Path, options: list[str]) -> 
 def test_a_note_about_the_only_tensor_names_it(run: Run, tmp_path: Path) -> None:
     path = save(tmp_path / "a.pth", {"e": torch.ones(3).expand(4, 3)})
     assert "not contiguous 1 tensor: e" in lines(path, run)
+
+
+def test_a_quantized_model_has_the_parameters_that_it_stands_for(tmp_path: Path, run: Run) -> None:
+    weight = {"fc.weight": torch.ones(4, 8).to(torch.float8_e4m3fn), "fc.weight_scale": torch.ones(4, 1)}
+    save_file(weight, tmp_path / "rows.safetensors")
+    shown = run("inspect", tmp_path / "rows.safetensors").output
+    assert "32 parameters" in shown
+    assert "8-bit floats or integers with scales ×1; convert --dequantize makes plain weights" in shown
+    save_file({**weight, "fc.weight_scale": torch.ones(3, 3)}, tmp_path / "odd.safetensors")
+    shown = run("inspect", tmp_path / "odd.safetensors").output
+    assert "41 parameters" in shown
+    assert "8-bit floats or integers with scales ×1; counted as they are stored" in shown

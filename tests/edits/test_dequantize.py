@@ -99,6 +99,21 @@ def test_inspect_says_what_kind_it_is_and_how_many(tmp_path: Path, name: str) ->
     assert ckptconv.inspect(folder_of(tmp_path / "n", expected)).quantized == {}
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_inspect_counts_the_parameters_that_weights_stand_for(tmp_path: Path, name: str) -> None:
+    source, expected = case(name)
+    dtype = expected["m.weight"].dtype
+    found = ckptconv.inspect(folder_of(tmp_path / "m", {**source, "norm.weight": torch.ones(2)}, CASES[name], dtype))
+    assert found.plain == found.parameters == sum(tensor.numel() for tensor in expected.values()) + 2
+
+
+def test_where_that_is_not_said_they_count_as_they_are_stored(tmp_path: Path) -> None:
+    source, _ = case("gptq4-gptq")
+    found = ckptconv.inspect(folder_of(tmp_path / "m", source))
+    assert found.plain is None
+    assert found.parameters == sum(tensor.numel() for tensor in source.values())
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("gptq", "awq"))])
 @pytest.mark.parametrize("config", [None, {"torch_dtype": "float16"}])
 def test_what_autogptq_and_autoawq_say_in_files_of_their_own_is_read(tmp_path: Path, name: str, config: object) -> None:
