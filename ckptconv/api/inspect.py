@@ -63,7 +63,7 @@ class Inspection:
     checkpoint: closed: all but its tensors' bytes can be asked of it.
     stats:      by tensor, where they were asked for; None for a tensor of a type that has none.
     adapter:    what it is where it is one, and no model.
-    plain:      parameters that the model has where quantized weights are counted as what they stand for; None elsewhere.
+    plain:      parameters where quantized weights are counted as what they stand for; None where there are none.
     """
 
     path: Path
