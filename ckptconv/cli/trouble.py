@@ -126,10 +126,17 @@ def report(error: Exception, *, debug: bool, as_json: bool = False) -> None:
     lines += [f"  {printable(line)}" for line in ours.details]
     lines.append(f"hint: {printable(hint_of(ours))}")
     if debug:
-        lines = [*(printable(line) for line in "".join(traceback.format_exception(error)).splitlines()), *lines]
+        lines = [*_traceback(error), *lines]
     complain(lines)
     if as_json and not isinstance(ours, OutputError):
         _emit_error(as_dict(ours))
+
+
+def _traceback(error: Exception) -> list[str]:
+    """The traceback, without the details and the hint that stand below it anyway."""
+    told = traceback.TracebackException.from_exception(error)
+    told.__notes__ = None
+    return [printable(line) for line in "".join(told.format()).splitlines()]
 
 
 def report_stop(stop: KeyboardInterrupt, *, as_json: bool) -> None:

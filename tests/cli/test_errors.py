@@ -202,7 +202,9 @@ def test_debug_shows_the_traceback_with_nothing_raw_in_it(run: Run, monkeypatch:
 
 def test_no_traceback_without_debug(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in run("inspect", tmp_path).stderr
-    assert "Traceback" in run("inspect", tmp_path, "--debug").stderr
+    shown = run("inspect", tmp_path, "--debug").stderr
+    assert "Traceback" in shown
+    assert shown.count("hint: ") == 1
 
 
 def test_nothing_raw_from_a_file_reaches_the_terminal(run: Run, hostile: Path, tmp_path: Path) -> None:
