@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import pkgutil
@@ -110,6 +111,25 @@ def test_what_is_said_of_an_architecture_comes_whole_out_of_another_process(tmp_
         again = pickle.loads(pickle.dumps(result))
         assert again == result
         assert again.to_dict() == result.to_dict()
+
+
+@pytest.mark.parametrize("name", ["in.pth", "m.safetensors", "parts/", "m.onnx"])
+def test_an_inspection_is_pickled_and_what_is_open_is_not(tmp_path: Path, name: str) -> None:
+    state = {f"{n}.{part}": torch.ones(shape) for n in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))}
+    raw = saved(tmp_path / "in.pth", state)
+    if name != "in.pth":
+        shards = 40 if name == "parts/" else None
+        ckptconv.convert(raw, f"{tmp_path}/{name}", arch="mlp" if "onnx" in name else None, shard_size=shards)
+    found = ckptconv.inspect(f"{tmp_path}/{name}")
+    again = pickle.loads(pickle.dumps(found))
+    assert again.to_dict() == found.to_dict()
+    with pytest.raises(UsageError, match="the checkpoint is closed"):
+        again.checkpoint["0.weight"].read()
+    with ckptconv.open(f"{tmp_path}/{name}") as checkpoint:
+        for attempt in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match=r"open .* again instead|cannot pickle"):
+                attempt(checkpoint)
+        assert checkpoint["0.weight"].numpy().all()
 
 
 def test_tab_and_help_know_all_names() -> None:

@@ -164,6 +164,9 @@ class _Handles:
         self._lock = Lock()
         self._readers: OrderedDict[_Member, int] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[_Handles], tuple[int]]:
+        return _Handles, (self._most,)  # the handles themselves are this process's
+
     def take(self, member: _Member) -> None:
         with self._lock:
             member.wake()

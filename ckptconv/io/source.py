@@ -13,7 +13,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UsageError
 from ckptconv.io import positional
@@ -100,6 +100,14 @@ class Source:
         folder, self.companions = self.companions, None
         if folder is not None:
             folder.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: of a file that is closed all but what was made of it. Two owners of one handle
+        would close it twice, the second time as another file's.
+        """
+        if not self._closed:
+            raise TypeError(f"an open file cannot be pickled or copied: open {os.fspath(self.path)} again instead")
+        return {**self.__dict__, "parsed": {}, "progress": None}
 
     def rest(self) -> None:
         """Give the operating system's handle back, until `wake`."""
