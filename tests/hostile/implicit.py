@@ -54,6 +54,8 @@ IMPLICIT: dict[str, bytes] = {
     "BUILD of an OrderedDict, twice": method("__setstate__", ORDERED) + RUN + b"b",
     "BUILD of slots": new("argparse", "Namespace") + b"N}" + text("append") + OS_SYSTEM + b"s\x86b" + RUN + b"a",
     "BUILD, BUILD, APPEND": method("append") + b"}b" + RUN + b"a",
+    "SETITEM by a class that calls an attribute": new("os", "_Environ") + b"}" + text("encodekey") + OS_SYSTEM + b"sb"
+    + RUN + FILE + b"s",
     "BUILD of a partial, twice": PARTIAL + b"(" + OS_SYSTEM + b")}}" + text("__setstate__") + OS_SYSTEM + b"stb" + RUN + b"b",
     "BUILD with a string of a class": given(
         new("argparse", "Namespace"), new("numpy", "str_", text("append")), OS_SYSTEM) + RUN + b"a",

@@ -119,7 +119,7 @@ class Containers(Program):
             case list() as target:
                 target.extend(items)
             case Thing() as target:
-                target.note_change(looks_up=True)
+                target.note_change()
                 target.items.extend(items)
             case other:
                 raise self._bad(f"items are appended to a {type(other).__name__}")
@@ -151,7 +151,7 @@ class Containers(Program):
             case set() as target:
                 target.update(items)
             case Thing() as target:
-                target.note_change(looks_up=True)
+                target.note_change()
                 target.items.extend(items)
             case other:
                 raise self._bad(f"items are added to a {type(other).__name__}")

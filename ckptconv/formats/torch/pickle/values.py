@@ -65,19 +65,18 @@ class Thing:
     pairs: list[tuple[Value, Value]] = field(default_factory=list)
     given: bool = False
 
-    def note_change(self, *, looks_up: bool = False) -> None:
-        """Note that the pickle changes it. What it fetched was there before (``sys.path``, a module), so that this does
-        what a call may do.
-
-        looks_up: by a method that is looked up in the object (Python's Modules/_pickle.c: load_build, load_additems,
-        do_append). Its state, which no honest pickle gives it before all its items, may have made that anyone's.
+    def note_change(self) -> None:
+        """Note that the pickle changes it, which does what a call may do where the pickle gave it a state before: methods
+        are looked up in the object (Python's Modules/_pickle.c: load_build, load_additems, do_append), or work with its
+        attributes, which may be anyone's. No honest pickle gives a state before all the items. What the pickle fetched
+        was there before (``sys.path``, a module).
         """
-        if (self.how == "constructed" and self.name in _FETCHED) or (self.given and looks_up):
+        if self.given or (self.how == "constructed" and self.name in _FETCHED):
             self.how = "called"
 
     def set_state(self, state: Value) -> None:
         """What BUILD does to it."""
-        self.note_change(looks_up=True)
+        self.note_change()
         self.state = state
         self.given = True
 
