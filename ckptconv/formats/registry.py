@@ -147,6 +147,11 @@ def by_suffix(path: Path) -> Format:
 
 def detect(source: Source | Folder) -> Format:
     """The format that the file's bytes, or a folder's files, are of, whatever its name. Raises UnknownFormatError."""
+    if (
+        source.path.suffix == ".distcp" and source.path.with_name(".metadata").is_file()
+    ):  # archives, one after the other
+        hint = f"name the folder: {source.path.parent}"
+        raise UnknownFormatError("this is one of the files of a torch.distributed.checkpoint's folder", hint=hint)
     one = claimed(source)
     if one is None:
         raise _unknown(source)

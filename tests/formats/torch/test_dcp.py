@@ -17,7 +17,14 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 import ckptconv
-from ckptconv.errors import CkptconvError, CorruptFileError, LossError, TargetExistsError, UnsafeError
+from ckptconv.errors import (
+    CkptconvError,
+    CorruptFileError,
+    LossError,
+    TargetExistsError,
+    UnknownFormatError,
+    UnsafeError,
+)
 from tests.conftest import ROOT
 
 DTYPES = [
@@ -316,3 +323,13 @@ def test_a_flipped_bit_is_found(four: Path, tmp_path: Path) -> None:
         pytest.fail("the chunk is in no file")
     with pytest.raises(CkptconvError, match=r"optimizer\.state\.rows"):
         ckptconv.convert(folder, tmp_path / "a.pth")
+
+
+def test_one_of_the_files_alone_is_told_to_be_that(tmp_path: Path) -> None:
+    folder = save({"a": torch.ones(2), "b": {"c": torch.ones(3)}, "step": 3}, tmp_path / "saved")
+    file = next(folder.glob("*.distcp"))
+    with pytest.raises(
+        UnknownFormatError, match=r"one of the files of a torch\.distributed\.checkpoint's folder"
+    ) as said:
+        ckptconv.inspect(file)
+    assert said.value.hint == f"name the folder: {folder}"
