@@ -85,6 +85,7 @@ _ENUMS = frozenset(
         "sentence_transformers.training_args": "BatchSamplers MultiDatasetBatchSamplers",
         "sentence_transformers.base.sampler": "BatchSamplers MultiDatasetBatchSamplers",
         "peft.utils.peft_types": "PeftType TaskType",
+        "timm.layers.format": "Format",
         "torchao.quantization.quant_primitives": "MappingType ZeroPointDomain",
         "torchao.quantization.quantize_.common.kernel_preference": "KernelPreference",
         "torchao.quantization.quantize_.common.packing_format": "PackingFormat",

@@ -66,7 +66,7 @@ class Thing:
     given: bool = False
 
     def note_change(self) -> None:
-        """Note that the pickle changes it: what does as much as a call, where the pickle gave it a state before. Methods
+        """Note that the pickle changes it: what may do as a call does, where the pickle gave it a state before. Methods
         are looked up in the object (Python's Modules/_pickle.c: load_build, load_additems, do_append), or work with its
         attributes, which may be anyone's by then. No honest pickle gives a state before all the items. What the pickle
         fetched was there before (``sys.path``, a module).
