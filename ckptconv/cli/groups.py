@@ -1,4 +1,4 @@
-"""A group of commands: what it says where none was given, or one that there is not."""
+"""A group of commands: its help where none was given, and what it says of one that there is not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptconv.cli import trouble
-from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +23,8 @@ class Group(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:  # a shell that asks what there is
-            raise UsageError("no command was given", hint=f"{self._known()}; '{ctx.command_path} --help' says more")
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
         if args[:1] == ["help"]:  # as git, cargo and others have it
             args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)

@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (
-            [], "no command was given",
-            "the commands are convert, inspect, diff, verify, validate, arch, formats; 'ckptconv --help' says more",
-        ),
-        (["arch"], "no command was given", "the commands are list, show, infer; 'ckptconv arch --help' says more"),
         (["arch", "shw"], "there is no command 'shw'", "did you mean 'show'?"),
         (["arch", "show"], "missing argument 'NAME'", "'ckptconv arch show --help' shows how it is used"),
         (["validate", "--set", "x", "a"], "invalid value for '--set': 'x' is not of the form K=V",

@@ -75,6 +75,13 @@ def test_defaults_are_said(run: Run) -> None:
     assert all(f"[default: {default}" in text for default in ("cpu", "32", "0"))
 
 
+@pytest.mark.parametrize("group", [[], ["arch"]])
+def test_without_a_command_the_help_is_shown_and_nothing_was_done(run: Run, group: list[str]) -> None:
+    shown = run(*group)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr == run(*group, "--help").stdout
+
+
 def test_help_may_be_typed_as_a_command(run: Run) -> None:
     assert run("help").stdout == run("--help").stdout
     assert run("help", "convert").stdout == run("convert", "--help").stdout
