@@ -75,6 +75,8 @@ def _defaultdict(*args: Value) -> Value:
     factory = args[0] if args else None
     if isinstance(factory, Global):
         factory = FACTORIES.get(str(factory), NotImplemented)
+    elif factory is not None:  # partial(defaultdict, int)
+        factory = NotImplemented
     if factory is NotImplemented or len(args) > 1:
         return NotImplemented
     return defaultdict(factory)

@@ -75,6 +75,7 @@ WOULD_RUN_CODE = {
     "harmless module, dotted": b"\x80\x04" + text("pathlib") + text("os.system") + b"\x93" + ONE_ARG + b"R",
     "getattr with a default": b"cbuiltins\ngetattr\ncos\npath\n" + text("x") + b"N\x87R",
 }
+PARTIAL = reduced("functools", "partial", b"ccollections\ndefaultdict\n\x85")
 OPAQUE = {
     "os.system, only named": (b"cos\nsystem\n", "named"),
     "NEWOBJ": (b"cmodels\nNet\n)\x81}" + text("width") + b"K\x03sb", "object"),
@@ -90,6 +91,7 @@ OPAQUE = {
         reduced("transformers.trainer_utils", "HubStrategy", text("end") + b"\x85"),
         "constructed",
     ),
+    "a defaultdict of defaultdicts": (reduced("collections", "defaultdict", PARTIAL + b"\x85"), "constructed"),
     "a list of things": (b"cm\nList\n)\x81(K\x01K\x02e", "object"),
     "a dict of things": (b"cm\nDict\n)\x81(" + text("a") + b"K\x02u", "object"),
 }
