@@ -86,6 +86,8 @@ _ENUMS = frozenset(
         "sentence_transformers.base.sampler": "BatchSamplers MultiDatasetBatchSamplers",
         "peft.utils.peft_types": "PeftType TaskType",
         "timm.layers.format": "Format",
+        "torchvision.transforms.functional": "InterpolationMode",
+        "torchvision.transforms.autoaugment": "AutoAugmentPolicy",
         "torchao.quantization.quant_primitives": "MappingType ZeroPointDomain",
         "torchao.quantization.quantize_.common.kernel_preference": "KernelPreference",
         "torchao.quantization.quantize_.common.packing_format": "PackingFormat",
