@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import SpanFile
 
-_APPLES = ("__MACOSX",)
+_OF_MACOS = ("__MACOSX",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Archive:
 
     def _add(self, one: Packed) -> None:
         parts = _parts(one.name or one.own)
-        if not parts or parts[0] in _APPLES or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
+        if not parts or parts[0] in _OF_MACOS or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
             return
         if len(self.members) >= MAX_FILES or len(parts) > MAX_DEPTH:
             raise LimitError(
@@ -155,16 +155,10 @@ class Member(Source):
 
     def __init__(self, archive: Archive, path: str) -> None:
         self.whole = archive.span(path)
-        self.path = archive.source.path / path
-        self.size = self.whole.length
-        self.identity = (*archive.source.identity, self.whole.offset)
-        self.bytes_read = 0
-        self.parsed = {}
-        self.companions = None
+        identity = (*archive.source.identity, self.whole.offset)
+        self._begin(archive.source.path / path, self.whole.length, identity)
         self.beside = MemberFolder(archive, path.rpartition("/")[0])
         self._archive = archive.source
-        self._fd = -1
-        self._closed = False
 
     def close(self) -> None:
         """Close the archive."""

@@ -36,8 +36,7 @@ class Gunzipped(Source):
         FileAccessError.
         """
         self._spool = Spool()
-        self.path = source.path
-        self.size = 0
+        self._begin(source.path, 0, source.identity)
         for data in _inflated(source):
             if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
                 raise LimitError(
@@ -46,12 +45,6 @@ class Gunzipped(Source):
                 )
             self._spool.write(data, self.size)
             self.size += len(data)
-        self.identity = source.identity
-        self.bytes_read = 0
-        self.parsed = {}
-        self.companions = None
-        self._fd = -1
-        self._closed = False
 
     def _small(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)

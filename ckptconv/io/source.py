@@ -67,19 +67,23 @@ class Source:
             raise UsageError("reading from standard input is not supported", hint="give the path of a file")
         self.path = Path(path)
         try:
-            self._fd = os.open(self.path, _OPEN_FLAGS)
+            fd = os.open(self.path, _OPEN_FLAGS)
         except ValueError as error:  # a NUL in the path
             raise FileAccessError(f"cannot open this path: {error}", path=path, hint="check the path") from error
         except OSError as error:
             if os.path.isdir(self.path):
                 raise _not_a_file(self.path, "a folder") from error
             raise FileAccessError(f"cannot open: {reason(error)}", path=path, hint=_hint(path, error)) from error
-        status = os.fstat(self._fd)
+        status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
+            os.close(fd)
             raise _not_a_file(self.path, _kind(status.st_mode))
-        self.size = status.st_size
-        self.identity = _identity(status)
+        self._begin(self.path, status.st_size, _identity(status), fd)
+
+    def _begin(self, path: Path, size: int, identity: tuple[int, ...], fd: int = -1) -> None:
+        """What every source starts with; one that is no file of the disk's own has no handle."""
+        self.path, self.size, self.identity = path, size, identity
+        self._fd = fd
         self._closed = False
         self.bytes_read = 0
         self.parsed: dict[object, object] = {}
