@@ -41,8 +41,11 @@ def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
     """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
     if wanted.dialect != "gguf":
         return ""
+    from ckptconv.edits.adapters.names import PEFT
     from ckptconv.edits.name_rule import TO_GGUF
 
+    if any(name.startswith(PEFT) for name in checkpoint):  # an adapter, whose base is elsewhere
+        return TO_GGUF
     return TO_GGUF if _has_changes(TO_GGUF, checkpoint) else ""
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ckptconv.core.composite import Composite
     from ckptconv.core.dtypes import DType
     from ckptconv.core.edit import Edit, Step
+    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
 
 
@@ -86,10 +87,16 @@ def _followed(before: Origins, steps: Sequence[Step], names: Iterable[str]) -> O
 
 
 def edited(
-    checkpoint: Checkpoint, wanted: Edits, adapters: Adapters | None = None, *, bare: bool = False
+    checkpoint: Checkpoint,
+    wanted: Edits,
+    adapters: Adapters | None = None,
+    *,
+    bare: bool = False,
+    said: Mapping[object, MetaNode] | None = None,
 ) -> tuple[Checkpoint, Moves]:
     """The checkpoint after `wanted`, no tensor read, and where each of its tensors comes from. With `bare`, metadata
-    may be left out. `adapters` are those of `wanted`, opened.
+    may be left out. `adapters` are those of `wanted`, opened. `said` is what counts for translations instead of what
+    the checkpoint and the files beside it say.
 
     Raises EditError, UsageError, and what reading a rules file raises.
     """
@@ -102,7 +109,8 @@ def edited(
     translates = bool(wanted.dialects)
     if wanted.for_llama_cpp:
         check_config(checkpoint)
-    said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
+    if said is None:
+        said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
     plain = dequantize.edits_for(state.tensors, said, state.composites) if wanted.dequantize else []
     for edit in plain:
         state.make(edit, "--dequantize")

@@ -1,18 +1,30 @@
-"""A model of transformers' on its way into a GGUF: metadata and tensors that its tensors alone do not say."""
+"""A model of transformers' on its way into a GGUF, or an adapter for one: metadata and tensors that its tensors alone do
+not say.
+
+An adapter is translated as its base is, whose configuration says how: it lies beside the adapter, or is named by
+``--arch``. The name that PEFT has for the base is followed nowhere.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ckptconv.api.lora import adapter_of
+from ckptconv.api.stated import config_beside
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
+from ckptconv.edits.adapters.adapter import Adapter, check
+from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
-from ckptconv.errors import UsageError
+from ckptconv.errors import CkptconvError, EditError, UsageError
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
+from ckptconv.formats.gguf.hub.adapter import adapter_of as adapter_made
+from ckptconv.formats.gguf.hub.config import CONFIG
+from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.mmproj import mmproj_of
 from ckptconv.formats.gguf.hub.model import made_of
 from ckptconv.formats.gguf.metadata import SOURCE
@@ -23,6 +35,7 @@ if TYPE_CHECKING:
     from ckptconv.api.prepare import Order
     from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.base import Format
+    from ckptconv.formats.gguf.hub.model import Made
 
 
 _MAKERS = {TO_GGUF: made_of, TO_MMPROJ: mmproj_of}
@@ -37,13 +50,86 @@ def check_target(wanted: Format, dialect: str) -> None:
         )
 
 
-def completed(checkpoint: Checkpoint, moves: Moves, order: Order) -> tuple[Checkpoint, Moves, dict[str, MetaNode]]:
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """An adapter that becomes one of llama.cpp's, and what its base's configuration says."""
+
+    adapter: Adapter
+    config: dict[str, Any]
+    path: Path
+
+    @property
+    def said(self) -> dict[object, MetaNode]:
+        """The configuration, as translations take it."""
+        return {**self.config}
+
+    def made(self, checkpoint: Checkpoint, moves: Moves, order: Order) -> Made:
+        """What is written of what is left of it. Raises CkptconvError."""
+        kept = {old for name in checkpoint for old in moves.origins.get(name, ())}
+        tensors = {name: one for name, one in self.adapter.tensors.items() if name in kept}
+        left = Adapter.of(self.adapter.label, tensors, self.adapter.configs)
+        try:
+            return adapter_made(left, self.config, checkpoint, order.metadata)
+        except CkptconvError as error:
+            raise error.at(self.path) from error.__cause__
+
+
+def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
+    """The adapter that is to become one of llama.cpp's; None where the order is another, or the checkpoint a model.
+
+    Raises CkptconvError for an adapter that is none of PEFT's LoRAs, and where its base's configuration is not there.
+    """
+    if order.edits.for_llama_cpp != TO_GGUF or not is_adapter(checkpoint):
+        return None
+    if mixture := asked_mixture(order.edits.dtype):
+        raise UsageError(
+            f"--dtype {mixture.name}: a mixture of types is for a whole model, and not for an adapter",
+            hint="a --dtype that is one type, as F16 or Q8_0",
+        )
+    source = Path(order.request.source)
+    label = source.resolve().name.encode("utf-8", "replace").decode("utf-8")
+    adapter = adapter_of(checkpoint, label)
+    check(adapter)
+    path = _base_config(adapter, source, order.request.arch)
+    with Folder(path.parent) as folder:
+        document = Documents(folder).object(path.name)
+    if document is None:
+        raise UsageError(f"--arch {order.request.arch!r}: there is no {path}", hint="name the base's config.json")
+    return Adapted(adapter, document, path)
+
+
+def _base_config(adapter: Adapter, source: Path, arch: str | None) -> Path:
+    """Where the configuration of the base is. Raises EditError, UsageError."""
+    if arch is not None:
+        named = Path(arch)
+        if not named.is_dir() and named.suffix != ".json":
+            raise UsageError(
+                f"--arch {arch!r} is no configuration of transformers', which an adapter's translation asks for",
+                hint="name the base's config.json, or the folder that it lies in",
+            )
+        return named / CONFIG if named.is_dir() else named
+    beside = config_beside(source)
+    if beside.is_file():
+        return beside
+    base = next((one.base for one in adapter.configs.values() if one.base), "")
+    raise EditError(
+        f"--translate to-gguf: nothing says the configuration of the adapter's base{f', {base[:80]!r}' if base else ''}",
+        path=source, hint="--arch BASE/config.json names it; the base's weights are not read",
+    )  # fmt: skip
+
+
+def completed(
+    checkpoint: Checkpoint, moves: Moves, order: Order, adapter: Adapted | None
+) -> tuple[Checkpoint, Moves, dict[str, MetaNode]]:
     """The checkpoint with what llama.cpp wants of it, whose tensors are translated and of the types that were asked
     for, and that metadata alone: what the source says besides stays, unless it is to be bare. Raises CkptconvError.
     """
     path, said = Path(order.request.source), order.metadata
-    with Folder(path if path.is_dir() else path.parent) as folder:
-        made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, said)
+    if adapter is not None:
+        made = adapter.made(checkpoint, moves, order)
+    else:
+        with Folder(path if path.is_dir() else path.parent) as folder:
+            made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, said)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
     if (mixture := asked_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in said:
         values[FILE_TYPE_KEY] = mixture.number

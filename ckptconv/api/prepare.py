@@ -96,16 +96,20 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     request = order.request
     named = _named(opened, request, graph=order.format.graph)
     made, moves = named, Moves()
+    adapter = None
+    if dialect := order.edits.for_llama_cpp:
+        from ckptconv.api.gguf import adapted, check_target, completed
+
+        check_target(order.format, dialect)
+        adapter = adapted(named, order)
     if order.edits:
         from ckptconv.api.editing import edited
 
-        made, moves = edited(named, order.edits, adapters, bare=order.bare)
+        said_of_base = adapter.said if adapter is not None else None
+        made, moves = edited(named, order.edits, adapters, bare=order.bare, said=said_of_base)
     entries: dict[str, MetaNode] = {}
-    if dialect := order.edits.for_llama_cpp:
-        from ckptconv.api.gguf import check_target, completed
-
-        check_target(order.format, dialect)
-        made, moves, entries = completed(made, moves, order)
+    if dialect:
+        made, moves, entries = completed(made, moves, order, adapter)
     if order.edits.to_ldm:
         from ckptconv.api.ldm import marked
 
@@ -113,7 +117,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
     said = made.with_metadata(order.metadata)
     fitting, graph = None, None
-    if request.arch is not None or order.with_params:
+    if (request.arch is not None and adapter is None) or order.with_params:
         from ckptconv.api.fitting import fit
 
         fitting = fit(request, said, params=order.with_params)

@@ -8,6 +8,7 @@ What a module is, names do not say, so that each dialect tells which layers come
     keras  keras_config                 Keras' layers, and what its configuration says of them
     keras_recurrent  numbered
     gguf  to_gguf  to_mmproj            llama.cpp's names as transformers' classes, and the other way
+    to_gguf_adapter                     …and of adapters for them
     gguf_table  gguf_config             …what is known of its architectures; what a configuration says
     gguf_cuts  gguf_delta               …tensors that it has in pieces, or in another order
     gguf_projectors                     …of its files for pictures and sounds
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
-from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf, to_ldm, to_mmproj
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf_adapter, to_ldm, to_mmproj
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import EditError, UsageError
@@ -44,7 +45,7 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     "ldm": ldm.changes,
     "meta": meta.changes,
     MLX: mlx.changes,
-    TO_GGUF: to_gguf.changes,
+    TO_GGUF: to_gguf_adapter.changes,
     TO_LDM: to_ldm.changes,
     TO_MMPROJ: to_mmproj.changes,
 }

@@ -60,6 +60,7 @@ class Change:
     function: its values become this of them, as an edit of kind map says it.
     flips:    along these dimensions its elements come in reverse order.
     parts:    its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
+    copies:   names of new tensors beside it, that are what it is then.
     zeros:    names of new tensors beside it, of its type and shape, whose elements are all 0.
     joined:   names of tensors that are made of these, one after another along the first dimension. The changes of all
               tensors are at that point.
@@ -81,6 +82,7 @@ class Change:
     function: Mapping[str, Json] | None = None
     flips: Shape = ()
     parts: int = 1
+    copies: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     into: Join | None = None
@@ -216,6 +218,9 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
         yield from _flipped(axis, changes, tensors)
     cut = [(name, change.parts) for change in changes.values() if change.parts > 1 for name in change.names]
     yield from _grouped(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
+    copies = [((c.names[0],), (copy,)) for c in changes.values() for copy in c.copies]
+    yield from _grouped(("tie", {"new": True}, name, copy) for name, copy in copies)
+    yield from _grouped(("untie", {}, name, copy) for name, copy in copies)
     yield from _grouped(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
     yield from _into(changes, tensors)
     joins = [item for change in changes.values() for item in change.joined.items()]

@@ -72,6 +72,7 @@ class Architecture:
     pictures: tuple[str, ...] = ()
     further: str = ""
     twins: dict[str, str] = field(default_factory=dict)
+    unadapted: tuple[str, ...] = ()
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
         """What a row of either file says; what was said before gives way."""
@@ -98,6 +99,7 @@ class Architecture:
         self.pictures += tuple(row.get("pictures", ()))
         self.further = row.get("further", self.further)
         self.twins |= row.get("twins", {})
+        self.unadapted += tuple(row.get("unadapted", ()))
         self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ENDINGS = (".weight", ".bias")
+_FACTORS = (".weight.lora_a", ".weight.lora_b")
 _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
 _LANGUAGE = ("language_model.", "text_model.")
@@ -65,6 +66,8 @@ _FURTHER = "layers that predict further tokens are left out, which llama.cpp doe
 
 def is_kept_f32(name: str, rank: int) -> bool:
     """Whether a tensor of llama.cpp's is F32 in every file, whatever type the model is written in."""
+    if name.endswith(_FACTORS):
+        return rank <= 1
     stem, _, ending = name.rpartition(".")
     part = stem.split(".", 2)[2] if re.match(r"(?:enc\.|dec\.)?blk\.", stem) and stem.count(".") > 1 else stem
     return rank <= 1 or ending != "weight" or stem.endswith("_norm") or part in _F32_PARTS
@@ -75,11 +78,11 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
     config = text_config(metadata)
     name = architecture(config)
     mlx.refuse(tensors, metadata, "to-gguf")
-    return _Translation(tensors, config, name).changes()
+    return Translation(tensors, config, name).changes()
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class Found:
     """Where llama.cpp has a tensor: its name there, without the ending too, and which expert's it is."""
 
     name: str
@@ -87,7 +90,7 @@ class _Found:
     expert: int | None = None
 
 
-class _Translation:
+class Translation:
     def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
         self.tensors, self.config, self.name = tensors, config, name
         self.table = architectures()[name]
@@ -127,7 +130,7 @@ class _Translation:
         )
 
     def changes(self) -> dict[str, Change]:
-        found: dict[str, _Found] = {}
+        found: dict[str, Found] = {}
         made: dict[str, Change] = {}
         lost: list[str] = []
         for name in self.tensors:
@@ -177,7 +180,7 @@ class _Translation:
         own = _outside(name).removeprefix(inside)
         return f"{added}{own}" if added and own.partition(".")[0] != "lm_head" else own
 
-    def place(self, name: str) -> _Found | None:
+    def place(self, name: str) -> Found | None:
         for prefix, where in self.table.at.items():
             at = _outside(where)
             layer, _, rest = name.removeprefix(f"{at}.").partition(".")
@@ -185,26 +188,26 @@ class _Translation:
                 return self.named(rest, self.parts[prefix], f"{prefix}.{layer}.")
         return self.named(name, self.parts[ROOT], "")
 
-    def named(self, rest: str, parts: Mapping[str, str], before: str) -> _Found | None:
+    def named(self, rest: str, parts: Mapping[str, str], before: str) -> Found | None:
         """By the table: as one that is cut, whole, without its ending, or as one of several experts."""
         if before and rest in self.cuts:
-            return _Found(f"{before}{rest}", rest)
+            return Found(f"{before}{rest}", rest)
         if rest in parts:
             stem = _without_ending(parts[rest])
-            return _Found(f"{before}{parts[rest]}", stem)
+            return Found(f"{before}{parts[rest]}", stem)
         stem = _without_ending(rest)
         ending = rest[len(stem) :]
         if ending and stem in parts:
-            return _Found(f"{before}{parts[stem]}{ending}", parts[stem])
+            return Found(f"{before}{parts[stem]}{ending}", parts[stem])
         for pattern, part in parts.items():
             head, mark, tail = pattern.partition("{}")
             if mark and ending and stem.startswith(head) and stem.endswith(tail):
                 number = stem[len(head) : len(stem) - len(tail)]
                 if number.isdecimal() and len(number) < 10:
-                    return _Found(f"{before}{part}{ending}", part, int(number))
+                    return Found(f"{before}{part}{ending}", part, int(number))
         return None
 
-    def joins(self, found: Mapping[str, _Found]) -> dict[str, Join]:
+    def joins(self, found: Mapping[str, Found]) -> dict[str, Join]:
         """The experts that become one tensor. Raises EditError where there are not as many as there should be."""
         experts: dict[str, dict[int, str]] = defaultdict(dict)
         for name, place in found.items():
@@ -222,7 +225,7 @@ class _Translation:
             for target, names in experts.items()
         }
 
-    def change(self, name: str, place: _Found, join: Join | None) -> Change:
+    def change(self, name: str, place: Found, join: Join | None) -> Change:
         info = self.tensors[name]
         if info.dtype.kind != "float":
             raise EditError(
@@ -247,7 +250,7 @@ class _Translation:
             permute=self.permutation(name, place), axes=None if axes is None else argsort(axes), function=function,
         )  # fmt: skip
 
-    def cut(self, name: str, place: _Found, joining: Joining) -> Change:
+    def cut(self, name: str, place: Found, joining: Joining) -> Change:
         """A tensor that llama.cpp has as several."""
         info = self.tensors[name]
         before = place.name.removesuffix(place.stem)
@@ -261,17 +264,17 @@ class _Translation:
         small = is_kept_f32(names[0], len(info.shape))
         return replace(made, unpack=info.dtype is not DType.F32 and (small or info.dtype not in _KEPT))
 
-    def said(self, table: Mapping[str, T], place: _Found) -> T | None:
+    def said(self, table: Mapping[str, T], place: Found) -> T | None:
         """What the table says of a part, by its name in the block."""
         rest = re.sub(r"^(?:enc\.|dec\.)?blk\.[0-9]+\.", "", place.name)
         return table.get(rest, table.get(place.stem))
 
-    def function(self, place: _Found) -> Mapping[str, Json] | None:
+    def function(self, place: Found) -> Mapping[str, Json] | None:
         if place.stem in self.table.log:
             return {"function": "neg-exp"}
         return {"function": "add", "value": 1} if place.name.endswith(self.table.less_one) else None
 
-    def permutation(self, name: str, place: _Found) -> Permutation | None:
+    def permutation(self, name: str, place: Found) -> Permutation | None:
         info, key = self.tensors[name], self.said(self.table.halves, place)
         if key is not None:
             return undone(halves_of(name, info, self.number(*(() if key == "head_count" else GROUPS), *HEADS)))
@@ -300,7 +303,7 @@ class _Translation:
             return (groups, shape[0] // groups)
         return None
 
-    def without_copies(self, found: Mapping[str, _Found], made: Mapping[str, Change]) -> dict[str, Change]:
+    def without_copies(self, found: Mapping[str, Found], made: Mapping[str, Change]) -> dict[str, Change]:
         """An output that is the embeddings: llama.cpp takes these where there is none."""
         by_place = {place.name: name for name, place in found.items()}
         output, embeddings = by_place.get("output.weight"), by_place.get("token_embd.weight")

@@ -7,7 +7,7 @@
 
 All of them are data from strangers: nothing in them is run, and each number is checked. Begin with `model`.
 
-    model  mmproj  entries              the whole file, that beside it, and what a person says of either
+    model  mmproj  adapter  entries     the whole file, those beside it, and what a person says of any
     documents  config                   the documents, read once; a configuration, checked as it is asked
     hyperparameters  sizes  rope        what it says of every architecture
     architectures  shared  encoder      …of single ones, and what several have alike

@@ -1,0 +1,211 @@
+"""An adapter of PEFT's, as llama.cpp loads it beside a model (``--lora``): the factors of each weight that `to_gguf`
+makes of the base's.
+
+    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight    → blk.0.attn_q.weight.lora_a    rank × inputs
+    base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight    → blk.0.attn_q.weight.lora_b    outputs × rank
+    base_model.model.model.embed_tokens.lora_embedding_A              → token_embd.weight.lora_a      tokens × rank
+
+What becomes of a weight W + B·A becomes of its factors: rows that are turned or cut are B's, columns are A's, and where
+one weight becomes several, each gets an A. PEFT has the factors of GPT-2's Conv1D with outputs first, as llama.cpp has
+the weight. Experts are stacked, where all of them have factors of one rank.
+
+Refused by name is what llama.cpp has no place for (DoRA, biases, weights that are saved whole), what it would load and
+not compute with (norms, DeepSeek's attention), and what it does not load (an embedding that is the output too).
+
+Sources: llama.cpp's convert_lora_to_gguf.py, src/llama-adapter.cpp (what is loaded), src/llama-graph.cpp
+(`build_lora_mm`, `build_lora_mm_id`, `build_inp_embd`) and src/models/ (where they are called).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import quoted
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.edits.adapters.build import EMBEDDING, KINDS, LORA, kind_of
+from ckptconv.edits.adapters.names import is_adapter, parts_of, plain_module
+from ckptconv.edits.dialects import to_gguf
+from ckptconv.edits.dialects.change import Change, Join
+from ckptconv.edits.dialects.gguf_config import architecture, text_config
+from ckptconv.errors import EditError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.edits.adapters.names import Parts
+
+    Tensors = Mapping[str, TensorInfo]
+
+FACTORS = ("lora_a", "lora_b")
+"""What llama.cpp calls A and B."""
+
+MERGE = "ckptconv convert BASE MERGED --lora ADAPTER merges it, and --translate to-gguf makes a model of that"
+
+_EMBEDDINGS = "token_embd.weight"
+_OUTPUT = "output.weight"
+_COPY = ".base_layer."
+_KEPT = "the base's own weights, which PEFT saved beside the factors, are left out: {}"
+_FLOATS = (DType.F16, DType.BF16, DType.F32)
+
+
+def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
+    """What becomes of each tensor of a model, or of an adapter, for which `metadata` says what its base's
+    configuration does. Raises as `to_gguf.changes`.
+    """
+    if not is_adapter(tensors):
+        return to_gguf.changes(tensors, metadata)
+    config = text_config(metadata)
+    return _Translation(tensors, config, architecture(config)).changes()
+
+
+class _Translation:
+    """Of the adapter by that of its base, of which the shapes are known."""
+
+    def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
+        self.tensors, self.config, self.name = tensors, config, name
+        self.parts: Parts = parts_of(tensors)
+        self.factors = {f"{plain_module(module)}.weight": self.pair(module) for module in self.parts.modules}
+        base = {weight: self.shape_of(weight) for weight in self.factors}
+        self.base = to_gguf.Translation(base, config, name)
+
+    def pair(self, module: str) -> tuple[str, str]:
+        """The names of a module's factors. Raises EditError, UnsupportedError where it has others, or more."""
+        parts = self.parts.modules[module]
+        kind = kind_of(parts)
+        pair = {"down": LORA, "embedding_down": EMBEDDING}.get(kind, ())
+        if pair and (lost := [part for part in pair if part not in parts]):
+            raise EditError(
+                f"--translate to-gguf: {module!r} has no {lost[0]} beside {kind}", hint="the adapter may be damaged"
+            )
+        if more := sorted(parts.keys() - set(pair)):
+            what = {"magnitude": "a DoRA's", "up_bias": "a bias of LoRA's"}.get(more[0], KINDS.get(kind, more[0]))
+            raise UnsupportedError(
+                f"--translate to-gguf: {parts[more[0]]!r} is {what}, which llama.cpp does not load", hint=MERGE
+            )
+        return parts[pair[0]], parts[pair[1]]
+
+    def shape_of(self, weight: str) -> TensorInfo:
+        """The base's weight, outputs × inputs, or tokens × width. Raises EditError where the factors are no such."""
+        down, up = (self.tensors[name] for name in self.factors[weight])
+        for name, info in zip(self.factors[weight], (down, up), strict=True):
+            if info.dtype.kind != "float" or len(info.shape) != 2 or 0 in info.shape:
+                raise UnsupportedError(
+                    f"--translate to-gguf: {name!r} is {info.dtype} {list(info.shape)}, and llama.cpp takes factors "
+                    f"that are matrices of floats", hint=MERGE,
+                )  # fmt: skip
+        if down.shape[0] != up.shape[1]:
+            raise EditError(
+                f"--translate to-gguf: the factors of {weight!r} are {list(down.shape)} and {list(up.shape)}, which "
+                f"are of two ranks", hint="the adapter may be damaged",
+            )  # fmt: skip
+        sides = (up.shape[0], down.shape[1])
+        return TensorInfo.of(DType.F32, sides[::-1] if self.is_embedding(weight) else sides)
+
+    def is_embedding(self, weight: str) -> bool:
+        return "lora_embedding_A" in self.factors[weight][0]
+
+    def changes(self) -> dict[str, Change]:
+        made = {name: self.whole(name) for name in self.parts.whole.values()}
+        found = {weight: self.place(weight) for weight in self.factors}
+        joins = self.base.joins(found)
+        for weight, place in found.items():
+            down, up = self.factors[weight]
+            if self.is_embedding(weight):
+                made[down] = self.plain(down, f"{place.name}.lora_a", axes=(1, 0))
+                made[up] = self.plain(up, f"{place.name}.lora_b")
+            elif join := joins.get(place.name):
+                made |= self.stacked(join, (down, up))
+            else:
+                made |= self.like(weight, place, (down, up))
+        for name in self.tensors:  # the base's own, of modules that are saved whole
+            made.setdefault(name, Change(names=(name,), gone=True))
+        return {name: made[name] for name in self.tensors}
+
+    def whole(self, name: str) -> Change:
+        """A tensor that is no factor. Raises UnsupportedError unless the base has it too."""
+        if _COPY in name:
+            return Change(names=(name,), gone=True, left=_KEPT.format(name))
+        raise UnsupportedError(
+            f"--translate to-gguf: {name!r} takes the place of the base's, which no adapter of llama.cpp's does",
+            hint=f"{MERGE}; --drop '{name}' leaves it out",
+        )
+
+    def place(self, weight: str) -> to_gguf.Found:
+        """Where llama.cpp has the weight. Raises EditError, UnsupportedError where that is nowhere, or no adapter is
+        taken there.
+        """
+        own = self.base.own_name(weight)
+        place = None if self.base.left_out(weight) else self.base.place(own)
+        if place is None:
+            raise EditError(
+                f"--translate to-gguf: llama.cpp's {self.name} has no place for {quoted([weight])}, which the adapter "
+                f"changes", hint=f"--drop '{self.factors[weight][0].rpartition('.lora_')[0]}.*' leaves it out",
+            )  # fmt: skip
+        table, tied = self.base.table, self.config.get("tie_word_embeddings") is True
+        shared = table.output == "shared" or (tied and table.output != "own")
+        if shared and place.name in (_EMBEDDINGS, _OUTPUT):
+            raise UnsupportedError(
+                f"--translate to-gguf: the embeddings are the output too, and llama.cpp takes no adapter of {weight!r} "
+                f"then", hint=MERGE,
+            )  # fmt: skip
+        if self.is_embedding(weight) and place.name != _EMBEDDINGS:
+            raise UnsupportedError(
+                f"--translate to-gguf: {weight!r} is an embedding, of which llama.cpp adapts that of tokens alone",
+                hint=MERGE,
+            )
+        if place.stem in table.unadapted:
+            raise UnsupportedError(
+                f"--translate to-gguf: llama.cpp's {self.name} computes {place.stem} without adapters, and the adapter "
+                f"changes {weight!r}", hint=MERGE,
+            )  # fmt: skip
+        return place
+
+    def plain(self, name: str, new: str, **more: object) -> Change:
+        return replace(Change(names=(new,), unpack=self.tensors[name].dtype not in _FLOATS), **more)  # type: ignore[arg-type]
+
+    def stacked(self, join: Join, pair: tuple[str, str]) -> dict[str, Change]:
+        """An expert's factors. Raises UnsupportedError where those of the others are of another rank."""
+        made: dict[str, Change] = {}
+        for at, (name, factor) in enumerate(zip(pair, FACTORS, strict=True)):
+            sources = tuple(self.factors[source][at] for source in join.sources)
+            if other := [one for one in sources if self.tensors[one].shape != self.tensors[name].shape]:
+                raise UnsupportedError(
+                    f"--translate to-gguf: {other[0]!r} is {list(self.tensors[other[0]].shape)}, and {name!r} "
+                    f"{list(self.tensors[name].shape)}: llama.cpp has the factors of all experts in one tensor",
+                    hint=MERGE,
+                )
+            mixed = len({self.tensors[one].dtype for one in sources}) > 1 and self.tensors[name].dtype is not DType.F32
+            into = Join(f"{join.target}.{factor}", sources, "stack", 0)
+            made[name] = self.plain(name, name, into=into)
+            made[name] = replace(made[name], unpack=made[name].unpack or mixed)
+        return made
+
+    def like(self, weight: str, place: to_gguf.Found, pair: tuple[str, str]) -> dict[str, Change]:
+        """What the factors become, as the weight does. Raises UnsupportedError for what they cannot."""
+        down, up = pair
+        change = self.base.change(weight, place, None)
+        turned = change.axes == (1, 0)  # a Conv1D, whose factors are not
+        apart = len(change.names) > 1
+        formed = not apart and (change.shape or not (change.axes is None or turned))
+        if formed or change.function or change.turned or change.into:
+            raise UnsupportedError(
+                f"--translate to-gguf: llama.cpp has {weight!r} in another form, which its factors do not have",
+                hint=MERGE,
+            )
+        weights = [*change.joined] or [*change.names]
+        first = self.plain(down, f"{weights[0]}.lora_a", copies=tuple(f"{name}.lora_a" for name in weights[1:]))
+        if change.permute is not None and change.axis:  # columns, which are those of A
+            return {down: replace(first, permute=change.permute, axis=1), up: self.plain(up, f"{weights[0]}.lora_b")}
+        rank = self.tensors[down].shape[0]
+        second = replace(
+            change, unpack=self.tensors[up].dtype not in _FLOATS, names=tuple(map(_second, change.names)),
+            shape=(*change.shape[:-1], rank) if change.shape else None, axes=None if turned else change.axes,
+            joined={_second(name): tuple(map(_second, parts)) for name, parts in change.joined.items()},
+        )  # fmt: skip
+        return {down: first, up: second}
+
+
+def _second(name: str) -> str:
+    return f"{name}.lora_b"
