@@ -28,7 +28,7 @@ from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
 from tests.arch.families.diffusion import asked
 from tests.edits.lora_cases import case
-from tests.support.hub import small_qwen2
+from tests.support.hub import small_adapter, small_qwen2
 from tests.support.mmproj import folder_of
 from tests.support.pipelines import save_pipeline
 
@@ -126,6 +126,7 @@ def prepared(folder: Path) -> Path:
     ckptconv.convert(FIXTURES / "quantized" / "quantized.safetensors", folder / "fp8.safetensors", edits=fp8)
     case("lora", folder)
     small_qwen2(folder / "qwen2")
+    small_adapter(folder / "style")
     folder_of("gemma3", folder / "gemma3")
     tools = folder / "bin"
     tools.mkdir()

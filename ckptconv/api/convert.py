@@ -115,7 +115,8 @@ def convert(
                 "opaque" (objects that are not built, calls that are not made), "tie", "composite" (of several tensors
                 one quantized or sparse), "dtype", "overflow", "all".
 
-    arch:        the architecture that the source must fit, as in `validate`; the target remembers it as a note.
+    arch:        the architecture that the source must fit, as in `validate`; the target remembers it as a note. Of
+                 an adapter that is translated to llama.cpp's, the base's config.json, or the folder that it lies in.
     settings:    ``"name=value"`` params of that architecture, which outrank everything else.
     with_params: also write the architecture's required params into the metadata, as far as they are not there yet.
                  Without `arch` it is chosen by evidence.

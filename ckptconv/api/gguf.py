@@ -1,5 +1,5 @@
-"""A model of transformers' on its way into a GGUF, or an adapter for one: metadata and tensors that its tensors alone do
-not say.
+"""A model of transformers' on its way into a GGUF, or an adapter for one: metadata and tensors that its tensors alone
+do not say.
 
 An adapter is translated as its base is, whose configuration says how: it lies beside the adapter, or is named by
 ``--arch``. The name that PEFT has for the base is followed nowhere.
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.api.lora import adapter_of
 from ckptconv.api.stated import config_beside
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict
+from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.edits.adapters.adapter import Adapter, check
 from ckptconv.edits.adapters.names import is_adapter
+from ckptconv.edits.dialects.to_gguf_adapter import MERGE
 from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
-from ckptconv.errors import CkptconvError, EditError, UsageError
+from ckptconv.errors import CkptconvError, EditError, UnsupportedError, UsageError
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
 from ckptconv.formats.gguf.hub.adapter import adapter_of as adapter_made
 from ckptconv.formats.gguf.hub.config import CONFIG
@@ -33,7 +34,6 @@ from ckptconv.io.folder import Folder
 if TYPE_CHECKING:
     from ckptconv.api.edits import Moves
     from ckptconv.api.prepare import Order
-    from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.base import Format
     from ckptconv.formats.gguf.hub.model import Made
 
@@ -56,12 +56,11 @@ class Adapted:
 
     adapter: Adapter
     config: dict[str, Any]
-    path: Path
 
     @property
     def said(self) -> dict[object, MetaNode]:
         """The configuration, as translations take it."""
-        return {**self.config}
+        return dict[object, MetaNode](self.config.items())
 
     def made(self, checkpoint: Checkpoint, moves: Moves, order: Order) -> Made:
         """What is written of what is left of it. Raises CkptconvError."""
@@ -71,7 +70,7 @@ class Adapted:
         try:
             return adapter_made(left, self.config, checkpoint, order.metadata)
         except CkptconvError as error:
-            raise error.at(self.path) from error.__cause__
+            raise error.at(order.request.source) from error.__cause__
 
 
 def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
@@ -81,6 +80,8 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     """
     if order.edits.for_llama_cpp != TO_GGUF or not is_adapter(checkpoint):
         return None
+    if checkpoint.notes.source == SOURCE or checkpoint.format == SOURCE:
+        raise UsageError("--translate to-gguf: these are llama.cpp's names already", hint="leave --translate out")
     if mixture := asked_mixture(order.edits.dtype):
         raise UsageError(
             f"--dtype {mixture.name}: a mixture of types is for a whole model, and not for an adapter",
@@ -90,12 +91,16 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     label = source.resolve().name.encode("utf-8", "replace").decode("utf-8")
     adapter = adapter_of(checkpoint, label)
     check(adapter)
+    if (kind := adapter.config("").peft) != "LORA":
+        what = kind or "of another make"
+        message = f"--translate to-gguf: llama.cpp's adapters are made of PEFT's LoRA, and this is {what}"
+        raise UnsupportedError(message, path=source, hint=MERGE)
     path = _base_config(adapter, source, order.request.arch)
     with Folder(path.parent) as folder:
         document = Documents(folder).object(path.name)
     if document is None:
         raise UsageError(f"--arch {order.request.arch!r}: there is no {path}", hint="name the base's config.json")
-    return Adapted(adapter, document, path)
+    return Adapted(adapter, document)
 
 
 def _base_config(adapter: Adapter, source: Path, arch: str | None) -> Path:
@@ -111,9 +116,10 @@ def _base_config(adapter: Adapter, source: Path, arch: str | None) -> Path:
     beside = config_beside(source)
     if beside.is_file():
         return beside
-    base = next((one.base for one in adapter.configs.values() if one.base), "")
+    base = adapter.config("").base
+    name = f", {base[:80]!r}" if base else ""
     raise EditError(
-        f"--translate to-gguf: nothing says the configuration of the adapter's base{f', {base[:80]!r}' if base else ''}",
+        f"--translate to-gguf: nothing says the configuration of the adapter's base{name}",
         path=source, hint="--arch BASE/config.json names it; the base's weights are not read",
     )  # fmt: skip
 

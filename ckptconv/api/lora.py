@@ -125,8 +125,12 @@ def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
 
 def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
     """The adapter that a checkpoint is. Raises CorruptFileError, UnsupportedError."""
-    from ckptconv.edits.adapters.adapter import Adapter  # most files are none
+    from ckptconv.edits.adapters import llama_cpp  # most files are none
+    from ckptconv.edits.adapters.adapter import Adapter
 
+    if llama_cpp.is_said(checkpoint.metadata):
+        config = llama_cpp.config(checkpoint.metadata)
+        return Adapter.of(label, llama_cpp.renamed(checkpoint.all_tensors), {"": config})
     return Adapter.of(label, checkpoint.all_tensors, configs_of(checkpoint))
 
 

@@ -57,6 +57,7 @@ Examples:
   ckptconv convert model.gguf model.safetensors --translate gguf --dtype BF16 --bare
   ckptconv convert base/ merged/ --lora adapter/ --lora style.safetensors=0.8
   ckptconv convert model/ model.gguf --translate to-gguf --dtype F16
+  ckptconv convert adapter/ adapter.gguf --translate to-gguf --arch base/config.json
   ckptconv convert model/ mmproj-model.gguf --translate to-mmproj --dtype F16
   ckptconv convert pipeline/ sdxl.safetensors --translate to-ldm --dtype F16
   ckptconv convert checkpoint.pth model.onnx --arch mlp --verify

@@ -73,15 +73,15 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
         "llama.cpp's, mlx-lm's and those of Llama's own releases (gguf, mlx, meta), diffusers' for single files of "
         "Stable Diffusion and Flux (ldm). The other way, to-gguf makes of a folder of transformers' a GGUF that "
-        "llama.cpp runs, with its hyperparameters and tokenizer, and to-mmproj the file for pictures or sounds that "
-        "llama.cpp has beside it; to-ldm makes of a pipeline of diffusers', or of a model of it, "
-        "the single file that ComfyUI and A1111 load.",
+        "llama.cpp runs, with its hyperparameters and tokenizer, or of PEFT's adapter what its --lora loads (--arch "
+        "names the base's config.json), and to-mmproj the file for pictures or sounds that llama.cpp has beside it; "
+        "to-ldm makes of a pipeline of diffusers', or of a model of it, the single file that ComfyUI and A1111 load.",
     ),
     click.option(
         "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
-        help="Merge an adapter into the weights: a folder of PEFT's or mlx-lm's, a file of kohya's, LyCORIS' or "
-        "diffusers'; its change times SCALE. Among the options of names it has its place in the order typed. "
-        "Repeatable.",
+        help="Merge an adapter into the weights: a folder of PEFT's or mlx-lm's, a file of kohya's, LyCORIS', "
+        "diffusers' or llama.cpp's; its change times SCALE. Among the options of names it has its place in the order "
+        "typed. Repeatable.",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),

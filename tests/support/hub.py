@@ -32,3 +32,14 @@ def small_qwen2(folder: Path) -> Path:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     (folder / "tokenizer.json").write_text(made.to_str(), "utf-8")
     return folder
+
+
+def small_adapter(folder: Path) -> Path:
+    """A LoRA of its q, as peft saves it."""
+    folder.mkdir()
+    stem = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    factors = {f"{stem}A.weight": np.ones((2, 64), "f4"), f"{stem}B.weight": np.ones((64, 2), "f4")}
+    save_file(factors, folder / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "Qwen/Qwen2-0.5B"}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    return folder

@@ -2,6 +2,7 @@
 
 names      tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
 config     what PEFT's adapter_config.json says: alpha, ranks, tokens
+mlx  llama_cpp    those of mlx-lm and llama.cpp, whose factors lie otherwise
 patterns   which modules its patterns are for
 targets    which of the base's modules those are; `sgm` and `translated` where their names are another release's
 adapter    all of one, opened, and what merging it made of a base

@@ -104,7 +104,8 @@ def check(adapter: Adapter) -> None:
             "nothing says its alpha, by which it is scaled",
             hint="PEFT's adapter_config.json belongs beside the file",
         )
-    if any("lora_a" in one for one in parts.modules.values()) and adapter.config("").factor is None:
+    said = adapter.config("")
+    if any("lora_a" in one for one in parts.modules.values()) and said.factor is None and not said.llama_cpp:
         raise EditError(
             "nothing says its scale", hint="mlx-lm's adapter_config.json, with lora_parameters, belongs beside the file"
         )

@@ -49,6 +49,7 @@ class Config:
     turned: the base's weights are inputs × outputs (fan_in_fan_out).
     saved: modules that are saved whole.
     mlx:   what mlx-lm trained, "" where it was not mlx-lm; factor: the scale that it says.
+    llama_cpp: whether it is llama.cpp's.
     """
 
     peft: str = ""
@@ -68,12 +69,13 @@ class Config:
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     route: str = ""
     mlx: str = ""
+    llama_cpp: bool = False
     factor: float | None = None
 
     @property
     def is_said(self) -> bool:
         """Whether there is a configuration that says what the adapter is."""
-        return bool(self.peft or self.mlx)
+        return bool(self.peft or self.mlx or self.llama_cpp)
 
     @classmethod
     def of(cls, said: Mapping[str, object]) -> Config:

@@ -106,9 +106,15 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
     count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
     details = modules[:_MOST] + ([f"… and {len(modules) - _MOST:,} more"] if len(modules) > _MOST else [])
     last = modules[0].rpartition(".")[2]
+    llama_cpps = modules[0].startswith(("blk.", "token_embd")) and not any(name.startswith("blk.") for name in base)
     hint = f"another base, or --translate before --lora: its names are as {listed([repr(name) for name in base][:2])}"
     if any(name.endswith(_QUANTIZED) and f"{last}." in name for name in base):
         hint = "its weights are quantized: --dequantize makes plain ones first"
+    elif llama_cpps:
+        hint = (
+            "these are names of llama.cpp's: merge it into a GGUF, before --translate gguf; or into a model of "
+            "transformers' after --translate to-gguf"
+        )
     elif last == "lm_head" and any("embed" in name or "wte" in name for name in base):
         hint = (
             "where it shares the embedding's tensor, give it one of its own before: --rules with an edit of kind tie "

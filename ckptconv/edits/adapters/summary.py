@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
+from ckptconv.edits.adapters import llama_cpp
 from ckptconv.edits.adapters.adapter import check
 from ckptconv.edits.adapters.build import kind_of
 from ckptconv.edits.adapters.names import PEFT, plain_module
@@ -31,15 +32,15 @@ _NUMBER = re.compile(r"_\d+_(?!\d)")
 MOST_ALPHAS = 20_000
 """Modules whose alpha is read."""
 
-_BASES = ("ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "modelspec.title")
-"""Keys of kohya's metadata that say what it was trained on."""
+_BASES = (llama_cpp.BASE_KEY, "ss_sd_model_name", "ss_base_model_version", "modelspec.architecture", "modelspec.title")
+"""Keys of llama.cpp's and kohya's metadata that say what it was trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """An adapter.
 
-    maker:   whose names it has: "PEFT", "kohya", "diffusers", "mlx-lm".
+    maker:   whose names it has: "PEFT", "kohya", "diffusers", "mlx-lm", "llama.cpp".
     peft:    the type in PEFT's configuration; "" without one.
     kinds:   "LoRA", "LoHa", …, with the numbers of modules.
     targets: the last words of the modules' names, with their numbers.
@@ -125,6 +126,8 @@ def _counted(found: Iterable[_T]) -> dict[_T, int]:
 
 
 def _maker(adapter: Adapter) -> str:
+    if any(config.llama_cpp for config in adapter.configs.values()):
+        return "llama.cpp"
     if any(config.mlx for config in adapter.configs.values()) or any(
         "lora_a" in parts for parts in adapter.parts.modules.values()
     ):
@@ -183,6 +186,6 @@ def _size(module: Module) -> int:
 
 
 def _told(metadata: Mapping[object, MetaNode]) -> str:
-    """What kohya's metadata says of the base."""
+    """What the metadata says of the base."""
     said = [metadata.get(key) for key in _BASES]
     return ", ".join(dict.fromkeys(text for text in said if isinstance(text, str) and text and text != "None"))

@@ -91,6 +91,8 @@ class Found:
 
 
 class Translation:
+    """A model's tensors, by the table of the architecture `name`."""
+
     def __init__(self, tensors: Tensors, config: Mapping[object, object], name: str) -> None:
         self.tensors, self.config, self.name = tensors, config, name
         self.table = architectures()[name]

@@ -25,6 +25,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import quoted
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.adapters.build import EMBEDDING, KINDS, LORA, kind_of
+from ckptconv.edits.adapters.llama_cpp import FACTORS
 from ckptconv.edits.adapters.names import is_adapter, parts_of, plain_module
 from ckptconv.edits.dialects import to_gguf
 from ckptconv.edits.dialects.change import Change, Join
@@ -38,15 +39,12 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
 
-FACTORS = ("lora_a", "lora_b")
-"""What llama.cpp calls A and B."""
-
 MERGE = "ckptconv convert BASE MERGED --lora ADAPTER merges it, and --translate to-gguf makes a model of that"
 
 _EMBEDDINGS = "token_embd.weight"
 _OUTPUT = "output.weight"
-_COPY = ".base_layer."
-_KEPT = "the base's own weights, which PEFT saved beside the factors, are left out: {}"
+_COPY = ".base_layer.weight"
+_KEPT = "the base's own {}, which PEFT saved beside its factors, is left out"
 _FLOATS = (DType.F16, DType.BF16, DType.F32)
 
 
@@ -74,7 +72,7 @@ class _Translation:
         """The names of a module's factors. Raises EditError, UnsupportedError where it has others, or more."""
         parts = self.parts.modules[module]
         kind = kind_of(parts)
-        pair = {"down": LORA, "embedding_down": EMBEDDING}.get(kind, ())
+        pair: tuple[str, ...] = {"down": LORA, "embedding_down": EMBEDDING}.get(kind, ())
         if pair and (lost := [part for part in pair if part not in parts]):
             raise EditError(
                 f"--translate to-gguf: {module!r} has no {lost[0]} beside {kind}", hint="the adapter may be damaged"
@@ -125,7 +123,7 @@ class _Translation:
 
     def whole(self, name: str) -> Change:
         """A tensor that is no factor. Raises UnsupportedError unless the base has it too."""
-        if _COPY in name:
+        if name.endswith(_COPY):
             return Change(names=(name,), gone=True, left=_KEPT.format(name))
         raise UnsupportedError(
             f"--translate to-gguf: {name!r} takes the place of the base's, which no adapter of llama.cpp's does",

@@ -19,7 +19,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.build import kind_of
+from ckptconv.edits.adapters.llama_cpp import ALPHA_KEY, BASE_KEY, FACTORS, KIND, KIND_KEY, TYPE, TYPE_KEY
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.edits.dialects.gguf_config import GROUPS, HEADS, architecture, whole_number, written_as
 from ckptconv.edits.dialects.to_gguf_adapter import MERGE
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from ckptconv.edits.adapters.adapter import Adapter
     from ckptconv.formats.gguf.values import Typed
 
-TYPE_KEY, TYPE = "general.type", "adapter"
-KIND_KEY, KIND = "adapter.type", "lora"
-ALPHA_KEY = "adapter.lora.alpha"
-BASE_KEY = "general.base_model.0.name"
 _BASES_KEY = "general.base_model.count"
 
 
@@ -75,7 +71,7 @@ def _alpha(adapter: Adapter) -> float:
     found: dict[float, str] = {}
     for name in adapter.parts.modules:
         module = adapter.module(name)
-        alpha = module.factor(kind_of(module.parts)) * module.rank
+        alpha = module.factor(module.check()) * module.rank
         if abs(alpha) >= F32_LIMIT:
             raise bad(f"the adapter's configuration says an alpha of {alpha:g}")
         found.setdefault(array("f", [alpha])[0], plain_module(name))
@@ -96,9 +92,9 @@ def _check_sizes(config: Config, tensors: Mapping[str, LazyTensor]) -> None:
     heads, wide = config.heads, config.head_width
     groups = whole_number(config.values, GROUPS) or heads
     for part, rows in (("attn_q.weight", heads * wide), ("attn_k.weight", groups * wide)):
-        for end, axis, wanted in (("lora_a", 1, config.width), ("lora_b", 0, rows)):
+        for end, axis, wanted in zip(FACTORS, (1, 0), (config.width, rows), strict=True):
             for name, tensor in tensors.items():
-                if name.endswith(f".{part}.{end}") and tensor.info.shape[axis] != wanted:
+                if name.endswith(f".{part}.{end}") and tensor.info.shape[axis : axis + 1] != (wanted,):
                     raise EditError(
                         f"--translate to-gguf: by the base's configuration {part.partition('.')[0]} has {rows:,} rows "
                         f"and {config.width:,} columns, and {name} is {list(tensor.info.shape)}",
