@@ -20,6 +20,7 @@ USED = ("num_experts_per_tok", "num_experts_per_token", "moe_k")
 ATTENDING = ("attention", "full_attention")
 STATE_GROUPS = ("n_groups", "mamba_n_groups")
 
+_TIED = "tie_word_embeddings"
 _TEXTS = ("text_config", "llm_config")
 _AROUND = {
     "Idefics3ForConditionalGeneration", "InternVLChatModel", "InternVLForConditionalGeneration",
@@ -93,14 +94,16 @@ def written_as(arch: str, config: Mapping[object, object]) -> str:
 
 
 def text_config(said: Mapping[object, object]) -> dict[object, object]:
-    """The configuration of the language model, where that is a part of another's."""
+    """The configuration of the language model, where that is a part of another's, whose word on ties counts."""
     inner = next((said[key] for key in _TEXTS if isinstance(said.get(key), dict)), None)
     if not isinstance(inner, dict):
         return dict(said)
     outer = said.get("architectures")
     around = isinstance(outer, list) and bool(outer) and outer[0] in _AROUND
     _, unsaid = _INSIDE.get(str(inner.get("model_type")), ("", {})) if around else ("", {})
-    return {**said, **unsaid, **inner, "architectures": inner.get("architectures") or outer}
+    own = {"architectures": inner.get("architectures") or outer}
+    ties = {_TIED: said[_TIED]} if isinstance(said.get(_TIED), bool) else {}
+    return {**said, **unsaid, **inner, **ties, **own}
 
 
 def falcon_groups(config: Mapping[object, object]) -> int | None:

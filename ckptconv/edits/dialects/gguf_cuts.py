@@ -14,14 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects.change import Change
+from ckptconv.edits.dialects.gguf_config import whole_number
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.dialects.change import Permutation, Shape
     from ckptconv.edits.dialects.gguf_table import Joining
+
+
+_EXPERTS = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
 
 
 def argsort(axes: Sequence[int]) -> Shape:
@@ -68,3 +72,14 @@ def cut_heads(
     turned = {part: tuple((1, 0, 2)[axis] for axis in turn) for part, turn in zip(names, turns, strict=True)}
     shape = (heads, sum(sizes), info.shape[1])
     return Change(names=tuple(names), shape=shape, axes=(1, 0, 2), sizes=sizes, turned=turned)
+
+
+def lies_turned(tensors: Mapping[str, TensorInfo], config: Mapping[object, object]) -> bool:
+    """Whether experts in one tensor have inputs before outputs, as Qwen3-VL's on the hub: by the width that the
+    configuration says, if one of them has it once.
+    """
+    width = whole_number(config, ("hidden_size",))
+    for name, info in tensors.items():
+        if len(info.shape) == 3 and name.endswith(_EXPERTS) and (info.shape[1] == width) != (info.shape[2] == width):
+            return (info.shape[2] == width) == name.endswith(_EXPERTS[0])
+    return True

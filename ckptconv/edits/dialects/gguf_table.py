@@ -73,6 +73,10 @@ class Architecture:
     further: str = ""
     twins: dict[str, str] = field(default_factory=dict)
     unadapted: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
+    whole: dict[str, str] = field(default_factory=dict)
+    cut: tuple[Joining, ...] = ()
+    either: bool = False
 
     def take(self, row: Mapping[str, Any], sets: Mapping[str, Any]) -> None:
         """What a row of either file says; what was said before gives way."""
@@ -100,6 +104,10 @@ class Architecture:
         self.further = row.get("further", self.further)
         self.twins |= row.get("twins", {})
         self.unadapted += tuple(row.get("unadapted", ()))
+        self.ahead += tuple(row.get("ahead", ()))
+        self.whole |= row.get("whole", {})
+        self.cut += tuple(map(Joining.of, row.get("cut", ())))
+        self.either = row.get("either", self.either)
         self.refused += tuple(Refusal(**one | {"but": tuple(one.get("but", ()))}) for one in row.get("refused", ()))
 
     def names_with(self, parts: set[str]) -> dict[str, dict[str, str]]:

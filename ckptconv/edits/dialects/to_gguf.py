@@ -39,7 +39,8 @@ from ckptconv.edits.dialects.gguf_config import (
     text_config,
     whole_number,
 )
-from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, undone
+from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, lies_turned, undone
+from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures
 from ckptconv.errors import EditError
 
@@ -61,6 +62,7 @@ _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
 _LANGUAGE = ("language_model.", "text_model.")
 _PICTURES = "tensors for pictures or sounds are left out ({}), of which --translate to-mmproj makes a file of their own"
+_AHEAD = "layers that predict further tokens (mtp) are left out: texts are the same without, and slower"
 _FURTHER = "layers that predict further tokens are left out, which llama.cpp does not compute"
 
 
@@ -99,7 +101,10 @@ class Translation:
         self.mixed = bool(whole_number(config, EXPERTS))
         self.parts = {place: self.inverse(place) for place in (ROOT, *PREFIXES)}
         self.cuts: dict[str, Joining] = {}
-        for row in self.table.join:
+        lying = self.table.either and not lies_turned(tensors, config)
+        self.axes = {} if lying else self.table.axes
+        for row in (*self.table.join, *self.table.cut):
+            row = replace(row, axes=None) if lying else row
             if row.target not in self.cuts or self.is_of_these(row.parts[0]):
                 self.cuts[row.target] = row
         self.outer = self.prefixes()
@@ -111,6 +116,7 @@ class Translation:
         """
         names = [*self.table.names[place].items()]
         names += [item for more in self.table.also.values() for item in more.get(place, {}).items()]
+        names += self.table.whole.items() if place == PREFIXES[0] else ()
         found: dict[str, str] = {}
         for part, name in names:
             if name not in found or "_shexp" not in found[name] + part or self.is_of_these(part):
@@ -159,6 +165,8 @@ class Translation:
         own = self.own_name(name)
         if any(fnmatchcase(own, glob) for glob in self.table.left):
             return Change(names=(name,), gone=True)
+        if any(fnmatchcase(name, glob) for glob in self.table.ahead):
+            return Change(names=(name,), gone=True, left=_AHEAD)
         twin = self.table.twins.get(own, "")
         if twin in self.tensors:
             return Change(names=(name,), twin=twin, tied=True)
@@ -244,13 +252,19 @@ class Translation:
         if place.stem == "attn_qkv" and self.table.qkv == "groups":
             groups = falcon_groups(self.config)
             return replace(ungrouped(name, place.name, info, self.number(*HEADS), groups or 1), unpack=unpack)
-        axes = self.said(self.table.axes, place)
+        if self.table.delta == "fused" and place.stem == "ssm_in":
+            return replace(self.delta().parted(name, place.name, info), unpack=unpack)
+        axes = self.said(self.axes, place)
         function = self.function(place)
-        return Change(
+        change = Change(
             names=(place.name,), unpack=unpack or (function is not None and info.dtype is not DType.F32),
             shape=self.shape(self.said(self.table.shape, place), info.shape),
             permute=self.permutation(name, place), axes=None if axes is None else argsort(axes), function=function,
         )  # fmt: skip
+        return self.delta().grouped(name, place.stem, info, change) if self.table.delta == "tiled" else change
+
+    def delta(self) -> Delta:
+        return Delta.of_config(self.config)
 
     def cut(self, name: str, place: Found, joining: Joining) -> Change:
         """A tensor that llama.cpp has as several."""
@@ -259,7 +273,7 @@ class Translation:
         names = [f"{before}{part}" for part in joining.parts]
         if joining.kind == "concat" and joining.merge is not None:
             sizes = tuple(self.number(key) for key in ("qk_nope_head_dim", "v_head_dim"))
-            turns = [argsort(self.table.axes.get(part, (0, 1, 2))) for part in joining.parts]
+            turns = [argsort(self.axes.get(part, (0, 1, 2))) for part in joining.parts]
             made = cut_heads(name, info, names, self.number(*HEADS), sizes, turns)
         else:
             made = cut(name, info, joining, names)

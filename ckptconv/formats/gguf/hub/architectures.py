@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.dialects.gguf_config import falcon_groups
 from ckptconv.formats.gguf.hub.config import CONFIG, CONTEXT, unlike
+from ckptconv.formats.gguf.hub.delta import delta
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.encoder import bert, modern_bert, nomic_bert, t5, t5_encoder
 from ckptconv.formats.gguf.hub.mixtures import (
@@ -22,7 +23,7 @@ from ckptconv.formats.gguf.hub.mixtures import (
     llama4,
     mixture,
 )
-from ckptconv.formats.gguf.hub.shared import check_kinds, check_said, granite, kinds, rotary
+from ckptconv.formats.gguf.hub.shared import check_kinds, check_said, granite, kinds, rotary, sections
 from ckptconv.formats.gguf.hub.states import granite_hybrid, lfm2, lfm2_mixture, mamba, mamba2
 from ckptconv.formats.gguf.values import F32_LIMIT
 
@@ -123,13 +124,14 @@ def _ernie(config: Config) -> Entries:
 
 def _pictures(config: Config) -> Entries:
     """Qwen's with pictures: positions in three directions, which are one of a text."""
-    said = config.rope().get("mrope_section")
-    if not isinstance(said, list) or len(said) != 3 or any(type(part) is not int or part < 0 for part in said):
-        raise bad(f"{CONFIG}: mrope_section is {str(said)[:40]!r}, and no three whole numbers")
-    found: Entries = {"rope.dimension_sections": ("int32[]", [*said, 0])}
+    found: Entries = {"rope.dimension_sections": ("int32[]", sections(config))}
     vision = config.get("vision_config")
     deep = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
     return found | ({"n_deepstack_layers": ("uint32", len(deep))} if isinstance(deep, list) else {})
+
+
+def _mixture_with_pictures(config: Config) -> Entries:
+    return _pictures(config) | mixture("qwen3vlmoe", normed=True)(config)
 
 
 def _falcon(config: Config, findings: list[Finding]) -> Entries:
@@ -285,7 +287,9 @@ OWN: Mapping[str, Callable[[Config], Entries]] = {
     "llama4": llama4, "mistral3": _mistral3, "modern-bert": modern_bert, "nemotron": _nemotron,
     "nomic-bert": nomic_bert, "olmo": _olmo, "olmoe": _olmoe, "phi2": _phi2, "phi3": _phi3,
     "qwen2moe": mixture("qwen2moe", normed=False), "qwen2vl": _pictures,
-    "qwen3moe": mixture("qwen3moe", normed=True), "qwen3vl": _pictures, "smollm3": _smollm3, "stablelm": _stablelm,
+    "qwen35": delta("qwen35", mixed=False, pictures=True), "qwen35moe": delta("qwen35moe", mixed=True, pictures=True),
+    "qwen3moe": mixture("qwen3moe", normed=True), "qwen3next": delta("qwen3next", mixed=True, pictures=False),
+    "qwen3vl": _pictures, "qwen3vlmoe": _mixture_with_pictures, "smollm3": _smollm3, "stablelm": _stablelm,
     "starcoder": _starcoder,
 }  # fmt: skip
 """What is asked of each besides."""

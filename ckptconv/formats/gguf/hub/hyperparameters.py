@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Entries = dict[str, Typed]
 
 _FEED = ("intermediate_size", "n_inner", "ffn_dim")
+_MIXED_ALONE = "qwen35moe"
+"""All of its layers are mixtures, and configurations say no other width."""
 _RMS = ("rms_norm_eps", "norm_eps")
 _EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 
@@ -44,6 +46,8 @@ def hyperparameters(
         if more := OWN.get(arch):
             entries |= more(config)
         entries |= _further(arch, config, tensors)
+        if arch == _MIXED_ALONE and not config.has(*_FEED):
+            del entries["feed_forward_length"]
     entries["vocab_size"] = ("uint32", config.positive("vocab_size"))
     findings.extend(_windows(arch, config, entries))
     check_sizes(arch, entries, tensors)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.gguf.hub.config import unlike
+from ckptconv.formats.gguf.hub.config import CONFIG, unlike
+from ckptconv.formats.gguf.hub.documents import bad
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.config import Config
@@ -21,6 +22,14 @@ _SCALES = {
 def rotary(config: Config, part: float = 1.0) -> Entries:
     """How much of a head is turned; `part` of it where the configuration says nothing."""
     return {"rope.dimension_count": ("uint32", int(config.partial_rotary(part) * config.head_width))}
+
+
+def sections(config: Config, default: list[int] | None = None) -> list[int]:
+    """How heads are turned in three directions, and llama.cpp's fourth. Raises CorruptFileError."""
+    said = config.rope().get("mrope_section", default)
+    if not isinstance(said, list) or len(said) != 3 or any(type(part) is not int or part < 0 for part in said):
+        raise bad(f"{CONFIG}: mrope_section is {str(said)[:40]!r}, and no three whole numbers")
+    return [*said, 0]
 
 
 def granite(config: Config) -> Entries:

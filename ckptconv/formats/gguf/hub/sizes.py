@@ -48,7 +48,9 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
     heads, width = said["attention.head_count"], said["embedding_length"]
     head = said.get("attention.key_length_mla", said.get("attention.key_length", width // heads))
     rows = {"attn_q": heads * head, "attn_k": _groups(entries, heads) * head}
-    if arch not in _FUSED:
+    if table.delta:
+        rows["attn_q"] *= 2  # a gate beside each head
+    if arch not in _FUSED and "feed_forward_length" in said:
         rows["ffn_up"] = said["feed_forward_length"]
     for part, count in rows.items():
         info = tensors.get(f"blk.0.{part}.weight")
