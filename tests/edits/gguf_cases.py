@@ -99,6 +99,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen35 1:1": ("Qwen3_5ForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD | LINEAR | {
                    "linear_num_value_heads": 2}}),
     "qwen35moe": ("Qwen3_5MoeForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD | MOE | LINEAR}),
+    "qwen3vlmoe": ("Qwen3VLMoeForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD | MOE}),
     "qwen3vl": ("Qwen3VLForConditionalGeneration", PICTURES | {"text_config": SIZES | HEAD}),
     "seed_oss": ("SeedOssForCausalLM", SIZES | HEAD),
     "smollm3": ("SmolLM3ForCausalLM", SIZES),

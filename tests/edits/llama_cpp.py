@@ -184,5 +184,5 @@ def _gemma4(name: str, tensor: torch.Tensor, layer: str, config: Any) -> State:
 
 MORE: dict[str, Callable[[str, torch.Tensor, str, Any], State]] = {
     "deepseek2": _deepseek2, "granitemoe": _granitemoe, "granitehybrid": _granitemoe, "llama4": _llama4,
-    "gpt-oss": _gpt_oss, "gemma4": _gemma4,
+    "gpt-oss": _gpt_oss, "gemma4": _gemma4, "qwen3vlmoe": _llama4,
 }  # fmt: skip

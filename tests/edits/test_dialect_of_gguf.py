@@ -43,8 +43,12 @@ def model(case: str) -> Any:
 
 
 def saved(made: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as save_pretrained writes them: an entry for each expert, names of the first release."""
+    """The tensors as save_pretrained writes them: an entry for each expert, names of the first release; Qwen3-VL's
+    experts as that release has them.
+    """
     found = importlib.import_module("transformers.core_model_loading").revert_weight_conversion(made, dict(state))
+    if type(made).__name__.startswith("Qwen3VLMoe"):
+        found = {name: one.transpose(-1, -2) if ".experts." in name else one for name, one in found.items()}
     return {name: tensor for name, tensor in found.items() if not name.startswith(("visual", "model.visual"))}
 
 

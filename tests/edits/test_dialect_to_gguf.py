@@ -47,8 +47,12 @@ def entries(case: Case) -> dict[object, object]:
     groups = getattr(case.config, "num_key_value_heads", None) or heads
     if case.arch == "falcon":
         groups = case.config.num_kv_heads if case.config.new_decoder_architecture else 1
-    said = {"head_count": heads, "head_count_kv": groups}
-    return {"general.architecture": case.arch, **{f"{case.arch}.attention.{key}": said[key] for key in said}}
+    said = {"attention.head_count": heads, "attention.head_count_kv": groups}
+    if hasattr(case.config, "linear_num_value_heads"):
+        said |= {"ssm.group_count": case.config.linear_num_key_heads, "ssm.state_size": case.config.linear_key_head_dim}
+        said |= {"ssm.time_step_rank": case.config.linear_num_value_heads}
+        said |= {"ssm.inner_size": case.config.linear_num_value_heads * case.config.linear_value_head_dim}
+    return {"general.architecture": case.arch, **{f"{case.arch}.{key}": said[key] for key in said}}
 
 
 def assert_equal(key: str, found: Any, wanted: Any) -> None:
@@ -142,6 +146,7 @@ def test_an_output_that_ought_to_be_the_embeddings_and_is_not_is_refused() -> No
     assert error.value.hint.startswith("--drop lm_head.weight before --translate")
 
 
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 2, "linear_value_head_dim": 2}
 EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
 
 
@@ -174,6 +179,24 @@ EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
             {"architectures": ["LlamaForCausalLM"]},
             EditError,
             "the configuration says no num_attention_heads",
+        ),
+        (
+            {"model.layers.0.linear_attn.in_proj_z.weight": torch.ones(6, 2)},
+            config("Qwen3_5ForCausalLM", **LINEAR),
+            EditError,
+            "is 6 wide, and heads as the metadata says take 8",
+        ),
+        (
+            {"model.layers.0.linear_attn.in_proj_qkvz.weight": torch.ones(6, 2)},
+            config("Qwen3NextForCausalLM", **LINEAR),
+            EditError,
+            "is 6 wide, and heads as the metadata says take 24",
+        ),
+        (
+            {"model.layers.0.linear_attn.in_proj_qkvz.weight": torch.ones(6, 2)},
+            config("Qwen3NextForCausalLM", **LINEAR | {"linear_num_value_heads": 1 << 40}),
+            EditError,
+            "does not say how many heads its linear attention has",
         ),
         (
             {EXPERT.format(0): torch.ones(2, 2), EXPERT.format(2): torch.ones(2, 2)},
@@ -225,6 +248,45 @@ def test_layers_that_llama_cpp_does_not_compute_are_left_out() -> None:
     assert [name for name in made(lazy(state), "to-gguf", said) if name.startswith("blk")] == ["blk.0.attn_norm.weight"]
     told = left_alone("to-gguf", infos, said)
     assert [one.where for one in told] == ["model.layers.1.input_layernorm.weight"]
+
+
+def test_further_tokens_of_qwen_are_left_out_and_told() -> None:
+    state = small(**{"mtp.fc.weight": torch.ones(2, 4), "mtp.layers.0.input_layernorm.weight": torch.ones(2)})
+    said = config("Qwen3_5ForCausalLM", **LINEAR)
+    assert made(lazy(state), "to-gguf", said).keys() == {"token_embd.weight", "output_norm.weight"}
+    told = left_alone("to-gguf", {name: one.info for name, one in lazy(state).items()}, said)
+    assert [(one.where, one.message[:46]) for one in told] == [
+        ("mtp.fc.weight", "layers that predict further tokens (mtp) are l")
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3_5MoeForCausalLM", "Qwen3NextForCausalLM"])
+def test_experts_in_one_tensor_are_what_those_of_their_own_are(architecture: str) -> None:
+    """transformers holds them so; some files have them."""
+    experts = "model.layers.0.mlp.experts."
+    parts = {name: torch.randn(3, *shape) for name, shape in {"gate": (4, 2), "up": (4, 2), "down": (2, 4)}.items()}
+    alone = {f"{experts}{i}.{name}_proj.weight": part[i] for name, part in parts.items() for i in range(3)}
+    fused = {f"{experts}gate_up_proj": torch.cat([parts["gate"], parts["up"]], 1)}
+    fused[f"{experts}down_proj"] = parts["down"]
+    said = config(architecture, num_experts=3, hidden_size=2, **LINEAR)
+    one, two = (made(lazy(small(**state)), "to-gguf", said) for state in (alone, fused))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name].numpy(), two[name].numpy()) for name in one)
+
+
+@pytest.mark.parametrize(("width", "wide"), [(2, 3), (2, 1), (4, 4)])
+def test_experts_of_qwen3_vl_lie_either_way(width: int, wide: int) -> None:
+    """As the hub has them, and as transformers 5 saves them: what the width says, which one of the two has once."""
+    experts = "model.language_model.layers.0.mlp.experts."
+    state = {
+        f"{experts}gate_up_proj": torch.randn(2, 2 * wide, width),
+        f"{experts}down_proj": torch.randn(2, width, wide),
+    }
+    hubs = {name: one.transpose(-1, -2).contiguous() for name, one in state.items()}
+    said = config("Qwen3VLMoeForConditionalGeneration", num_experts=2, hidden_size=width)
+    one, two = (made(lazy(tensors), "to-gguf", said) for tensors in (state, hubs))
+    assert one["blk.0.ffn_up_exps.weight"].info.shape == (2, wide, width)
+    assert all(np.array_equal(one[name].numpy(), two[name].numpy()) for name in one)
 
 
 GATE_UP = "model.layers.0.feed_forward.experts.gate_up_proj"

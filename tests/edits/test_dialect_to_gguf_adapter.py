@@ -55,7 +55,7 @@ def test_it_is_what_llama_cpp_makes(case: str) -> None:
 RANK = 2
 LAYOUTS = (
     "llama", "llama Mixtral", "gpt2", "falcon", "bloom", "gptneox", "granitemoe", "granitehybrid", "phi3", "gemma3",
-    "olmo", "mamba2", "lfm2", "starcoder", "qwen3moe",
+    "olmo", "mamba2", "lfm2", "starcoder", "qwen3moe", "qwen3next", "qwen35", "qwen35moe", "qwen3vl",
 )  # fmt: skip
 CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
@@ -87,7 +87,7 @@ def test_the_product_is_what_llama_cpp_makes_of_the_weight(name: str) -> None:
     assert found.keys() == {f"{key}.{factor}" for key in stored for factor in ("lora_a", "lora_b")}
     for key, tensor in stored.items():
         a, b = found[f"{key}.lora_a"].numpy(), found[f"{key}.lora_b"].numpy()
-        assert np.array_equal(b @ a, tensor.numpy()), key
+        assert np.array_equal((b @ a).reshape(tensor.shape), tensor.numpy()), key
 
 
 PEFTS = "base_model.model."

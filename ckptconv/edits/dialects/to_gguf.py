@@ -62,7 +62,7 @@ _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
 _LANGUAGE = ("language_model.", "text_model.")
 _PICTURES = "tensors for pictures or sounds are left out ({}), of which --translate to-mmproj makes a file of their own"
-_AHEAD = "layers that predict further tokens (mtp) are left out: texts are the same without, and slower"
+_AHEAD = "layers that predict further tokens (mtp) are left out: texts come out the same without them"
 _FURTHER = "layers that predict further tokens are left out, which llama.cpp does not compute"
 
 

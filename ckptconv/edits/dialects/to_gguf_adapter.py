@@ -184,6 +184,8 @@ class _Translation:
         """What the factors become, as the weight does. Raises UnsupportedError for what they cannot."""
         down, up = pair
         change = self.base.change(weight, place, None)
+        if change.shape == (self.tensors[down].shape[1],):  # one row, which ggml does not tell from a vector
+            change = replace(change, shape=None)
         turned = change.axes == (1, 0)  # a Conv1D, whose factors are not
         apart = len(change.names) > 1
         formed = not apart and (change.shape or not (change.axes is None or turned))

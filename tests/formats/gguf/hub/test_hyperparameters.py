@@ -77,6 +77,9 @@ def of(case: str, **changed: Any) -> dict[str, Any]:
     ("case", "changed", "error", "words"),
     [
         ("llama", {"hidden_act": "gelu"}, UnsupportedError, "llama has no hidden_act 'gelu': it computes with silu"),
+        ("qwen3next", {"linear_value_head_dim": 8}, UnsupportedError, "linear_value_head_dim '8': it is that of k"),
+        ("qwen3next", {"layer_types": ["full_attention"]}, CorruptFileError, "no kind of attention for each layer"),
+        ("qwen3next", {"attn_output_gate": False}, UnsupportedError, "attention has a gate"),
         ("bert", {"hidden_act": "relu"}, UnsupportedError, "bert has no hidden_act 'relu'"),
         ("qwen3moe", {"norm_topk_prob": False}, UnsupportedError, "qwen3moe has no norm_topk_prob"),
         ("qwen3moe", {"mlp_only_layers": [1]}, UnsupportedError, "all layers are mixtures"),
