@@ -132,10 +132,18 @@ def test_the_language_model_is_left_out_with_a_word() -> None:
 
 
 def test_of_a_language_model_that_is_not_written_nothing_is_promised() -> None:
-    config = {**CASES["qwen3vl"]["config"], "architectures": ["Qwen3VLMoeForConditionalGeneration"]}
-    tensors = infos(state("qwen3vl")) | {"mtp.fc.weight": TensorInfo.of(DType.F32, (4, 4))}
+    """One that LLaVA may have around it, and llama.cpp's converter not."""
+    config = CASES["llava-pixtral"]["config"]
+    config = {**config, "text_config": {**config["text_config"], "model_type": "opt"}}
+    tensors = infos(state("llava-pixtral")) | {"language_model.model.norm.weight": TensorInfo.of(DType.F32, (4,))}
     said = left_alone("to-mmproj", tensors, config)
-    assert [one.message for one in said] == ["tensors of the language model are left out (2)"]
+    assert [one.message for one in said] == ["tensors of the language model are left out (1)"]
+
+
+def test_layers_that_predict_further_tokens_are_the_language_model_s() -> None:
+    tensors = infos(state("qwen3_5")) | {"mtp.fc.weight": TensorInfo.of(DType.F32, (4, 4))}
+    said = left_alone("to-mmproj", tensors, CASES["qwen3_5"]["config"])
+    assert [one.message[:47] for one in said] == ["tensors of the language model are left out (2),"]
 
 
 def test_the_language_model_says_which_command_makes_the_other_file() -> None:
