@@ -137,7 +137,7 @@ def test_of_a_language_model_that_is_not_written_nothing_is_promised() -> None:
     config = {**config, "text_config": {**config["text_config"], "model_type": "opt"}}
     tensors = infos(state("llava-pixtral")) | {"language_model.model.norm.weight": TensorInfo.of(DType.F32, (4,))}
     said = left_alone("to-mmproj", tensors, config)
-    assert [one.message for one in said] == ["tensors of the language model are left out (1)"]
+    assert [one.message for one in said] == ["tensors of the language model are left out (2)"]
 
 
 def test_layers_that_predict_further_tokens_are_the_language_model_s() -> None:
