@@ -134,7 +134,8 @@ def test_an_inspection_is_pickled_and_what_is_open_is_not(tmp_path: Path, name: 
 
 def test_tab_and_help_know_all_names() -> None:
     assert set(ckptconv.__all__) <= set(dir(ckptconv))
-    assert "    convert(source:" in pydoc.render_doc(ckptconv, renderer=pydoc.plaintext)
+    words = pydoc.render_doc(ckptconv, renderer=pydoc.plaintext).split()
+    assert "convert(source:" in " ".join(words).replace("( ", "(")  # Python 3.13 has each parameter on a line
 
 
 def test_one_text_may_stand_where_several_may(path: Path, tmp_path: Path) -> None:
