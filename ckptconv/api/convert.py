@@ -147,9 +147,9 @@ def convert(
     request = Request(source, target, arch, settings, inputs, words, from_format)
     order = Order(
         request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits,
-        metadata=metadata or {}, bare=bare, with_params=with_params,
+        metadata=metadata or {}, bare=bare, with_params=with_params, verify=verify, shards=size is not None,
     )  # fmt: skip
-    order.check(verify=verify, shards=size is not None)
+    order.check()
     with (
         open(source, format=from_format, progress=progress) as opened,
         Adapters(order.edits.steps) as adapters,

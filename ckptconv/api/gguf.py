@@ -82,6 +82,11 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
         return None
     if checkpoint.notes.source == SOURCE or checkpoint.format == SOURCE:
         raise UsageError("--translate to-gguf: these are llama.cpp's names already", hint="leave --translate out")
+    for word, asked in (("verify", order.verify), ("with-params", order.with_params), ("shard-size", order.shards)):
+        if asked:
+            raise UsageError(
+                f"--{word} is for models, and this is an adapter, one file beside its base", hint=f"leave --{word} out"
+            )
     if mixture := asked_mixture(order.edits.dtype):
         raise UsageError(
             f"--dtype {mixture.name}: a mixture of types is for a whole model, and not for an adapter",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Order:
     """What was asked of a conversion, as far as it says what is to be written; the words are those of `convert`.
 
-    format: the target's. own: its options, parsed.
+    format: the target's. own: its options, parsed. shards: whether it may be several files.
     """
 
     request: Request
@@ -37,17 +37,19 @@ class Order:
     metadata: Mapping[str, MetaNode] = field(default_factory=dict)
     bare: bool = False
     with_params: bool = False
+    verify: bool = False
+    shards: bool = False
 
-    def check(self, *, verify: bool, shards: bool) -> None:
+    def check(self) -> None:
         """Raise UsageError where the words do not go together."""
         request = self.request
-        if shards and self.edits.to_mmproj:
+        if self.shards and self.edits.to_mmproj:
             raise UsageError(
                 "llama.cpp reads what it has for pictures or sounds from one file", hint="leave --shard-size out"
             )
         if request.settings and request.arch is None and not self.with_params:
             raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
-        if request.inputs and not verify and not (self.format.graph and _is_python(request.arch)):
+        if request.inputs and not self.verify and not (self.format.graph and _is_python(request.arch)):
             hint = "--input goes with --arch FILE.py:CLASS"
             raise UsageError("inputs are for Python that a graph is made of", hint=hint)
         for key, value in self.metadata.items():

@@ -88,7 +88,7 @@ _KEPT = re.compile(
     r"|(.*\.)?position_embd\.weight|token_types\.weight|.*\.(position_embd|rel_pos|patch_embd|patch_merger).*"
     r"|.*sam\.(pos_embd|neck\.|net_).*|.*(a\.rvq\.codebook|mm\.a\.code_embd).*"
     r"|.*time_mix_(first|[wva][012]|g[12]|decay_w[12]|lerp_fused)\.weight.*"
-    r"|(\w+\.)?blk\.\d+\.(?!.*weight$).*"
+    r"|(\w+\.)?blk\.\d+\.(?!.*weight(?:\.lora_[ab])?$).*"
 )
 _EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _OUTPUT = "output.weight"

@@ -111,6 +111,9 @@ def test_the_scale_of_rslora_is_kept(run: Run, tmp_path: Path) -> None:
         ({"alora_invocation_tokens": [1]}, (), "the adapter is of aLoRA"),
         ({"lora_alpha": 1e39}, (), "says an alpha of 1e+39"),
         ({}, ("--dtype", "Q4_K_M"), "a mixture of types is for a whole model, and not for an adapter"),
+        ({}, ("--verify",), "--verify is for models, and this is an adapter"),
+        ({}, ("--with-params",), "--with-params is for models"),
+        ({}, ("--shard-size", "1GB"), "--shard-size is for models"),
         ({}, ("--arch", "mlp"), "'mlp' is no configuration of transformers'"),
         ({}, ("--arch", "absent.json"), "there is no absent.json"),
     ],
@@ -139,6 +142,36 @@ def test_another_model_s_configuration_is_told(run: Run, tmp_path: Path) -> None
     done = run("convert", made, tmp_path / "a.gguf", *TO_GGUF)
     assert done.exit_code == 2
     assert "by the base's configuration attn_k has 8 rows and 8 columns" in done.stderr
+
+
+def test_a_gate_beside_each_head_is_counted(run: Run, tmp_path: Path) -> None:
+    """Qwen3.5's q has one."""
+    delta = {f"linear_{key}": 2 for key in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")}
+    stem = f"base_model.model.{LAYER}self_attn.q_proj.lora_"
+    gated = {f"{stem}A.weight": random(2, 8), f"{stem}B.weight": random(16, 2)}
+    made = adapter(tmp_path / "a", gated)
+    (made / "config.json").write_text(json.dumps(CONFIG | delta | {"architectures": ["Qwen3_5ForCausalLM"]}))
+    done = run("convert", made, tmp_path / "a.gguf", *TO_GGUF)
+    assert done.exit_code == 0, done.output
+
+
+def test_folders_of_where_it_was_trained_are_not_written(run: Run, tmp_path: Path) -> None:
+    config = base(tmp_path / "base") / "config.json"
+    made = adapter(tmp_path / "a", base_model_name_or_path="/home/me/base")
+    assert run("convert", made, tmp_path / "a.gguf", *TO_GGUF, "--arch", config).exit_code == 0
+    assert not [key for key in entries(tmp_path / "a.gguf") if key.startswith("general.base_model")]
+
+
+def test_blocks_are_for_factors_too(run: Run, tmp_path: Path) -> None:
+    """The rows of A are as long as the base has inputs, those of B as its rank, which is too short here."""
+    config, made = base(tmp_path / "base") / "config.json", tmp_path / "a"
+    made.mkdir()
+    stem = f"base_model.model.{LAYER}mlp.down_proj.lora_"
+    save_file({f"{stem}A.weight": random(2, 32), f"{stem}B.weight": random(8, 2)}, made / "adapter_model.safetensors")
+    (made / "adapter_config.json").write_text(json.dumps(SAID))
+    done = run("convert", made, tmp_path / "a.gguf", *TO_GGUF, "--arch", config, "--dtype", "Q8_0")
+    assert done.exit_code == 0, done.output
+    assert [one.tensor_type.name for one in GGUFReader(tmp_path / "a.gguf").tensors] == ["Q8_0", "F32"]
 
 
 def test_without_the_translation_it_is_told_of(run: Run, tmp_path: Path) -> None:

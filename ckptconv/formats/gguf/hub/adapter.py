@@ -5,7 +5,7 @@ llama.cpp's names already.
     general.type             adapter
     adapter.type             lora
     adapter.lora.alpha       by which B·A is multiplied, over the rank that its tensors have
-    general.base_model.…     what the adapter's configuration names as its base
+    general.base_model.…     what the adapter's configuration names as its base, if that is a name on the hub
 
 There is one alpha for all modules. A module's scale is alpha over its rank, or over the root of it (rsLoRA), of which
 the file has alpha times that root; where modules need several, the file cannot say them, and the adapter is refused.
@@ -16,12 +16,14 @@ Sources: llama.cpp's convert_lora_to_gguf.py (which passes rsLoRA and patterns o
 
 from __future__ import annotations
 
+import re
 from array import array
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.llama_cpp import ALPHA_KEY, BASE_KEY, FACTORS, KIND, KIND_KEY, TYPE, TYPE_KEY
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.edits.dialects.gguf_config import GROUPS, HEADS, architecture, whole_number, written_as
+from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.to_gguf_adapter import MERGE
 from ckptconv.errors import EditError, UnsupportedError
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from ckptconv.formats.gguf.values import Typed
 
 _BASES_KEY = "general.base_model.count"
+_HUBS = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
+"""A name on the hub; what else PEFT has there is a folder on the machine on which it was trained."""
 
 
 def adapter_of(
@@ -52,14 +56,14 @@ def adapter_of(
     config = Config(document)
     arch = architecture(config.values)
     check_types("to-gguf", tensors)
-    _check_sizes(config, tensors)
-    base = next((one.base for one in adapter.configs.values() if one.base), "")
+    _check_sizes(arch, config, tensors)
+    base = adapter.config("").base
     entries: dict[str, Typed] = {
         ARCHITECTURE_KEY: ("string", written_as(arch, config.values)),
         TYPE_KEY: ("string", TYPE),
         KIND_KEY: ("string", KIND),
         "general.name": ("string", adapter.label),
-        **({_BASES_KEY: ("uint32", 1), BASE_KEY: ("string", base)} if base else {}),
+        **({_BASES_KEY: ("uint32", 1), BASE_KEY: ("string", base)} if _HUBS.fullmatch(base) else {}),
         ALPHA_KEY: ("float32", _alpha(adapter)),
         VERSION_KEY: ("uint32", QUANTIZATION_VERSION),
     }
@@ -85,13 +89,14 @@ def _alpha(adapter: Adapter) -> float:
     return next(iter(found))
 
 
-def _check_sizes(config: Config, tensors: Mapping[str, LazyTensor]) -> None:
+def _check_sizes(arch: str, config: Config, tensors: Mapping[str, LazyTensor]) -> None:
     """Raise EditError where the configuration is another base's, as far as attention tells."""
     if not config.has(*HEADS):
         return
     heads, wide = config.heads, config.head_width
     groups = whole_number(config.values, GROUPS) or heads
-    for part, rows in (("attn_q.weight", heads * wide), ("attn_k.weight", groups * wide)):
+    gates = 2 if architectures()[arch].delta else 1
+    for part, rows in (("attn_q.weight", gates * heads * wide), ("attn_k.weight", groups * wide)):
         for end, axis, wanted in zip(FACTORS, (1, 0), (config.width, rows), strict=True):
             for name, tensor in tensors.items():
                 if name.endswith(f".{part}.{end}") and tensor.info.shape[axis : axis + 1] != (wanted,):
