@@ -49,7 +49,9 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
     assert {name: (int(size), sha256) for name, size, sha256 in rows} == found
 
 
-@pytest.mark.parametrize("framework", ["deepspeed", "ggml", "megatron", "orbax", "stable-baselines3"])
+@pytest.mark.parametrize(
+    "framework", ["deepspeed", "ggml", "megatron", "orbax", "stable-baselines3", "torch-hf-slices"]
+)
 def test_the_manifest_of_a_frameworks_folder_lists_its_files(framework: str) -> None:
     folder = FIXTURES / "others" / framework
     rows = MANIFEST_ROW.findall((folder / "MANIFEST.md").read_text())

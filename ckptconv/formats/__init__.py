@@ -7,6 +7,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     plan  blobs                         what a file with our record will hold; metadata too large for a string
     shards  shard_names  split          sets of files with an index, and how tensors are split into them
     numbered                            sets without one
+    same_values                         what several files have alike
     members                             what a checkpoint in an archive has around it
     nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have
     torch  safetensors  onnx  gguf      families that are read and written

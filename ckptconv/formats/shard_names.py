@@ -18,6 +18,9 @@ ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)
 ADAPTERS = "adapters.safetensors"
 """What mlx-lm calls the last of an adapter's, beside those of earlier steps."""
 
+SLICES = re.compile(r"shard-(?P<shard>\d{5,9})-model-(?P<part>\d{5,9})-of-(?P<parts>\d{5,9})\.safetensors")
+"""What torch.distributed.checkpoint calls the files of slices (`safetensors.slices`), which no index lists."""
+
 BINARIES = (".bin", ".pth", ".pt", ".ckpt")
 
 

@@ -25,7 +25,17 @@ from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError, located
-from ckptconv.formats.shard_names import ADAPTERS, ALONE, BINARIES, INDEX, SHARD, is_shard, plain_name, split_suffix
+from ckptconv.formats.shard_names import (
+    ADAPTERS,
+    ALONE,
+    BINARIES,
+    INDEX,
+    SHARD,
+    SLICES,
+    is_shard,
+    plain_name,
+    split_suffix,
+)
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
 from ckptconv.io.source import Source
@@ -122,7 +132,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
     found = _candidates(source)
     if len(found) > 1:
         _refuse_several(source, found)
-    if not found and (shards := [name for name in source.names if is_shard(name)]):
+    if not found and (shards := [name for name in source.names if is_shard(name) and not SLICES.fullmatch(name)]):
         raise CorruptFileError(
             f"the folder has {_several(len(shards), 'shard')} and no index that says what is in them: "
             f"{quoted(shards, 6)}",

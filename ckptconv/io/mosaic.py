@@ -103,7 +103,7 @@ def check_tiling(shape: tuple[int, ...], chunks: Sequence[Box]) -> None:
         if len(begin) != len(shape) or len(size) != len(shape):
             raise _bad(f"a chunk has {len(size)} dimensions, and the tensor {len(shape)}")
         if any(a < 0 or n < 0 or a + n > whole for a, n, whole in zip(begin, size, shape, strict=True)):
-            raise _bad(f"the chunk {_show(begin, size)} is outside of the shape {list(shape)}")
+            raise _bad(f"the chunk {box_text(begin, size)} is outside of the shape {list(shape)}")
     waiting = [((0,) * len(shape), shape, [box for box in chunks if 0 not in box[1]])]
     if 0 in shape:
         return
@@ -116,7 +116,7 @@ def check_tiling(shape: tuple[int, ...], chunks: Sequence[Box]) -> None:
         if inside == [(begin, size)]:
             continue
         if not inside:
-            raise _bad(f"no chunk covers {_show(begin, size)}")
+            raise _bad(f"no chunk covers {box_text(begin, size)}")
         parts = next((parts for axis in range(len(shape)) if (parts := _cut(begin, size, inside, axis))), None)
         if parts is None:
             _compare(begin, size, inside)
@@ -153,12 +153,13 @@ def _compare(begin: tuple[int, ...], size: tuple[int, ...], inside: list[Box]) -
     for i, (a, n) in enumerate(inside):
         for b, m in inside[:i]:
             if all(x < y + k and y < x + j for x, j, y, k in zip(a, n, b, m, strict=True)):
-                raise _bad(f"the chunks {_show(b, m)} and {_show(a, n)} overlap")
+                raise _bad(f"the chunks {box_text(b, m)} and {box_text(a, n)} overlap")
     if sum(prod(n) for _, n in inside) != prod(size):
-        raise _bad(f"its chunks leave a gap in {_show(begin, size)}")
+        raise _bad(f"its chunks leave a gap in {box_text(begin, size)}")
 
 
-def _show(begin: tuple[int, ...], size: tuple[int, ...]) -> str:
+def box_text(begin: tuple[int, ...], size: tuple[int, ...]) -> str:
+    """A box as Python would slice it."""
     return "[" + ", ".join(f"{a}:{a + n}" for a, n in zip(begin, size, strict=True)) + "]"
 
 

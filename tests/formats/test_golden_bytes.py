@@ -302,6 +302,25 @@ def test_a_tar_archive_is_read_as_what_it_says(tmp_path: Path) -> None:
         assert blocks[512 + 8 + len(header) :][:2] == b"\5\6"
 
 
+def test_slices_in_safetensors_files_are_read_as_what_they_say(tmp_path: Path) -> None:
+    """``w`` is [[1, 2], [3, 4]], one column in each of two files; ``whole`` is in the second alone."""
+    headers = [
+        b'{"__metadata__":{"DCP_SHARDING_INFO":"{\\"w\\": {\\"saved_offsets\\": [0, 0]}}","DCP_VERSION":"1.0",'
+        b'"format":"pt"},"w":{"dtype":"U8","shape":[2,1],"data_offsets":[0,2]}}',
+        b'{"__metadata__":{"DCP_SHARDING_INFO":"{\\"w\\": {\\"saved_offsets\\": [0, 1]}, \\"whole\\": '
+        b'{\\"saved_offsets\\": []}}","DCP_VERSION":"1.0","format":"pt"},'
+        b'"w":{"dtype":"U8","shape":[2,1],"data_offsets":[0,2]},"whole":{"dtype":"U8","shape":[],"data_offsets":[2,3]}}',
+    ]
+    for number, (header, data) in enumerate(zip(headers, [b"\1\3", b"\2\4\7"], strict=True), start=1):
+        file = tmp_path / f"shard-0000{number}-model-00001-of-00001.safetensors"
+        file.write_bytes(pack("<Q", len(header)) + header + data)
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert {name: (tensor.info.shape, bytes(tensor.read())) for name, tensor in checkpoint.items()} == {
+            "w": ((2, 2), b"\1\2\3\4"), "whole": ((), b"\7"),
+        }  # fmt: skip
+        assert not checkpoint.metadata
+
+
 def test_a_safetensors_file_is_written_exactly_so(tmp_path: Path) -> None:
     write(registry.by_name("safetensors"), SAMPLE, tmp_path / "x.safetensors")
     assert (tmp_path / "x.safetensors").read_bytes() == SAFETENSORS

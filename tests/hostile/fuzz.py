@@ -28,7 +28,7 @@ from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
-from tests.hostile.honest import RANKS, SLICES, honest
+from tests.hostile.honest import PROCESSES, RANKS, SLICES, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -136,6 +136,14 @@ def cut_for_ranks(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(folder, chance)
 
 
+def beside_processes(path: Path, data: bytes, chance: random.Random) -> None:
+    """What one process wrote of a folder of slices, beside the whole files of the others."""
+    folder = path.with_name("processes")
+    shutil.copytree(PROCESSES, folder, dirs_exist_ok=True)
+    (folder / "shard-00002-model-00001-of-00001.safetensors").write_bytes(data)
+    looked_at(folder, chance)
+
+
 _CATEGORIES: dict[str, tuple[str, ...]] = {
     "torch": ("zip", "calls", "valid", "ordinary"),
     "torch-legacy": ("legacy",),
@@ -172,6 +180,7 @@ TARGETS = [
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
     Target("megatron", cut_for_ranks, (), mutate.PICKLE),
+    Target("safetensors-slices", beside_processes, (), _SAFETENSORS),
 ]
 
 
@@ -180,7 +189,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled, stored, ranked, cut_for_ranks):
+    if target.run in (opened, tabled, stored, ranked, cut_for_ranks, beside_processes):
         return files + honest(target.name)
     found = []
     for data in files:

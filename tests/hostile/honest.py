@@ -36,6 +36,9 @@ RANKS = Path(__file__).parents[2] / "fixtures" / "others" / "deepspeed" / "stage
 SLICES = Path(__file__).parents[2] / "fixtures" / "others" / "megatron" / "gated-2x1" / "ranks" / "iter_0000007"
 """A folder of Megatron's, of two ranks."""
 
+PROCESSES = Path(__file__).parents[2] / "fixtures" / "others" / "torch-hf-slices" / "mixed"
+"""A folder of torch's HuggingFaceStorageWriter, of three processes."""
+
 AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
 
@@ -210,6 +213,10 @@ def agents(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in AGENTS.glob("*.zip")]
 
 
+def torch_slices(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in PROCESSES.iterdir()]
+
+
 def archives(folder: Path) -> list[bytes]:
     members = {"d/m.pth": saved_bytes(state()), "d/c.json": b"{}", "__MACOSX/d/._m.pth": b"x", "r.py": b"print()"}
     packed = [zipped(folder / "x.zip", members, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
@@ -221,6 +228,7 @@ MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
     "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "archive": archives,
+    "safetensors-slices": torch_slices,
 }  # fmt: skip
 
 

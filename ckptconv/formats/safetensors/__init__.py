@@ -29,4 +29,12 @@ FORMATS = (
         takes=("file", "folder"),
         main="model.safetensors.index.json",
     ),
+    Format(
+        name="safetensors-slices",
+        summary="a folder that torch.distributed.checkpoint's HuggingFaceStorageWriter wrote: slices in shard-… files",
+        suffixes=(),
+        claims="ckptconv.formats.safetensors.slices:claims",
+        reader="ckptconv.formats.safetensors.slices:read",
+        takes=("folder",),
+    ),
 )

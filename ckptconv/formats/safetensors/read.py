@@ -14,6 +14,7 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader
 from ckptconv.formats.blobs import restore
+from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
 from ckptconv.formats.shard_names import alone
@@ -33,7 +34,7 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    findings = alone(source.path)
+    findings = slice_files.alone(source.path, header) or alone(source.path)
     return assemble(tensors_of(source, header), header.metadata, format="safetensors", file=source, findings=findings)
 
 

@@ -7,8 +7,7 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
     script  script_classes              TorchScript
     export  payloads                    torch.export
     sharded                             sets with an index
-    slices  slice_files  same           Llama's slices, and what all ranks have alike
-    same_values
+    slices  slice_files  same           Llama's slices, and what all ranks say alike
     stable_baselines3                   archives of Stable-Baselines3
     dcp  deepspeed  megatron            folders that several processes wrote
     pickle  construct  names            following a pickle: what may be built, what is named

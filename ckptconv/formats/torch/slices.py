@@ -35,8 +35,8 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import CorruptFileError, UnsupportedError, located
 from ckptconv.formats import shards
+from ckptconv.formats.same_values import SameInAll
 from ckptconv.formats.torch import read as single
-from ckptconv.formats.torch.same_values import SameInAll
 from ckptconv.formats.torch.slice_files import file_of, slices_in
 from ckptconv.io.mosaic import Mosaic, Tile
 

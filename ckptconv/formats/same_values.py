@@ -1,4 +1,4 @@
-"""A tensor that every one of several files has whole, and that has to be equal in all."""
+"""What several files have alike, a tensor or the same part of one: it has to be equal in all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SameInAll:
         for file, other in others:
             if other.read(start, stop) != image:
                 raise CorruptFileError(
-                    f"{self.name!r} has other values in {file} than in {one}, and every slice has all of it",
-                    hint="the slices are not of one model, or one of them is damaged",
+                    f"{self.name!r} has other values in {file} than in {one}, where both have the same of it",
+                    hint="the files are not of one checkpoint, or one of them is damaged",
                 )
         return image

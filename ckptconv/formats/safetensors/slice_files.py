@@ -1,0 +1,83 @@
+"""What a file of slices says of itself (see `slices`), and a word to whoever names one of them alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core import strict_json
+from ckptconv.core.report import Finding
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.safetensors.layout import Header, read_header
+from ckptconv.formats.shard_names import SLICES
+from ckptconv.io.limits import MAX_DIM
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from ckptconv.core.spelling import Json
+    from ckptconv.io.source import Source
+
+INFO, VERSION = "DCP_SHARDING_INFO", "DCP_VERSION"
+"""Keys of ``__metadata__``: where the tensors of this file begin in those of the model; of which layout that is."""
+
+
+def opened(source: Source) -> Header:
+    """The header of a file of slices. Raises as `layout.read_header`, and UnsupportedError."""
+    if source.size >= 4 and bytes(source.read_at(0, 4)) == b"PK\3\4":
+        raise UnsupportedError(
+            "torch wrote a value that is no tensor before the header, and neither safetensors nor torch can read that",
+            hint="HuggingFaceStorageWriter stores tensors alone: save the others otherwise",
+        )
+    return read_header(source)
+
+
+def begins_of(header: Header) -> dict[str, tuple[int, ...]]:
+    """Where each tensor of a file begins in the model's. Raises CorruptFileError where that is not said of each."""
+    text = header.metadata.get(INFO)
+    if text is None:
+        raise CorruptFileError(f"it has no {INFO}, which says where its slices lie", hint=COPY_AGAIN)
+    try:
+        said = strict_json.loads(text)
+    except ValueError as error:
+        raise _bad(str(error)) from error
+    if not isinstance(said, dict):
+        raise _bad("it is no JSON object")
+    if strange := next((name for name in said if name not in header.slots), None):
+        raise _bad(f"it speaks of {strange!r:.200}, which is not in the file")
+    return {name: _begin(name, said, len(slot.info.shape)) for name, slot in header.slots.items()}
+
+
+def _begin(name: str, said: Mapping[str, Json], rank: int) -> tuple[int, ...]:
+    match said.get(name):
+        case {"saved_offsets": list() as offsets}:
+            pass
+        case _:
+            raise _bad(f"it does not say where {name!r} begins")
+    if len(offsets) != rank:
+        raise _bad(f"{name!r} has {rank} dimensions, and it says {len(offsets)} offsets")
+    if not all(type(n) is int and 0 <= n <= MAX_DIM for n in offsets):
+        raise _bad(f"an offset of {name!r} is out of range")
+    return tuple(offsets)
+
+
+def _bad(what: str) -> CorruptFileError:
+    return CorruptFileError(f"its {INFO} is malformed: {what}", hint=COPY_AGAIN)
+
+
+def alone(path: Path, header: Header) -> tuple[Finding, ...]:
+    """A warning where a file that is read by itself holds slices, or is called as files of slices are."""
+    if INFO not in header.metadata:
+        return ()
+    try:
+        cut = sum(any(begin) for begin in begins_of(header).values())
+    except CkptconvError:  # no matter for who reads this file alone
+        cut = 0
+    if not cut and not SLICES.fullmatch(path.name):
+        return ()
+    how_many = f"{cut:,} of its {len(header.slots):,} tensors are" if cut else "its tensors may be"
+    message = (
+        f"this is what one process wrote of a distributed checkpoint, and {how_many} slices: "
+        f"its folder, {path.parent}, is the whole"
+    )
+    return (Finding("slice", "warning", path.name, message),)
