@@ -34,8 +34,9 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for a record of a newer version.
     """
     header = read_header(source)
-    findings = slice_files.alone(source.path, header) or alone(source.path)
-    return assemble(tensors_of(source, header), header.metadata, format="safetensors", file=source, findings=findings)
+    findings = slice_files.told(source.path, header) or alone(source.path)
+    strings = slice_files.strings_of(header)
+    return assemble(tensors_of(source, header), strings, format="safetensors", file=source, findings=findings)
 
 
 def tensors_of(source: Source, header: Header) -> dict[str, LazyTensor]:

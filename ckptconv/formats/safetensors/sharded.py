@@ -13,6 +13,7 @@ from ckptconv.errors import located
 from ckptconv.formats import shards
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
+from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.layout import read_header
 from ckptconv.formats.safetensors.write import planned, write_file
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
@@ -56,11 +57,12 @@ def read(source: Source | Folder) -> Checkpoint:
     tensors: dict[str, LazyTensor] = {}
     for name, header in headers.items():
         tensors |= single.tensors_of(opened[name], header)
+        findings += slice_files.told(opened[name].path, header)
     findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
     stored = {name: tensors[name] for name in order}
     strings: Mapping[str, MetaNode] | None = index.strings
     if strings is None:
-        parts = {name: header.metadata for name, header in headers.items()}
+        parts = {name: slice_files.strings_of(header) for name, header in headers.items()}
         strings = shards.merged({**parts, index.path: index.values}, findings)
     return single.assemble(stored, strings, format=NAME, file=folder, findings=findings)
 

@@ -1,4 +1,4 @@
-"""What a file of slices says of itself (see `slices`), and a word to whoever names one of them alone."""
+"""What a file of slices says of itself (see `slices`), and a word to whoever reads one as a whole file."""
 
 from __future__ import annotations
 
@@ -65,19 +65,41 @@ def _bad(what: str) -> CorruptFileError:
     return CorruptFileError(f"its {INFO} is malformed: {what}", hint=COPY_AGAIN)
 
 
-def alone(path: Path, header: Header) -> tuple[Finding, ...]:
-    """A warning where a file that is read by itself holds slices, or is called as files of slices are."""
+def strings_of(header: Header) -> dict[str, str]:
+    """What ``__metadata__`` says, but for where slices begin if all of them begin where the whole does: torch says that
+    of whole tensors, too, and it would be wrong of what edits make of them.
+    """
+    if INFO not in header.metadata or _cut(header):
+        return header.metadata
+    return without_begins(header)
+
+
+def without_begins(header: Header) -> dict[str, str]:
+    """What ``__metadata__`` says besides where slices begin."""
+    return {key: text for key, text in header.metadata.items() if key not in (INFO, VERSION)}
+
+
+def _cut(header: Header) -> int | None:
+    """How many tensors of a file are certain to be slices; None where what it says of that is malformed."""
+    try:
+        return sum(any(begin) for begin in begins_of(header).values())
+    except CkptconvError:  # no matter for who reads the file as a whole one
+        return None
+
+
+def told(path: Path, header: Header) -> tuple[Finding, ...]:
+    """A warning where a file that is read as a whole one holds slices, or is called as files of slices are."""
     if INFO not in header.metadata:
         return ()
-    try:
-        cut = sum(any(begin) for begin in begins_of(header).values())
-    except CkptconvError:  # no matter for who reads this file alone
-        cut = 0
-    if not cut and not SLICES.fullmatch(path.name):
-        return ()
+    cut = _cut(header)
     how_many = f"{cut:,} of its {len(header.slots):,} tensors are" if cut else "its tensors may be"
-    message = (
-        f"this is what one process wrote of a distributed checkpoint, and {how_many} slices: "
-        f"its folder, {path.parent}, is the whole"
-    )
+    if SLICES.fullmatch(path.name):
+        message = (
+            f"this is what one process wrote of a distributed checkpoint, and {how_many} slices: "
+            f"its folder, {path.parent}, is the whole"
+        )
+    elif cut:
+        message = f"{how_many} slices of larger ones, as its {INFO} says, and they are read as if they were whole"
+    else:
+        return ()
     return (Finding("slice", "warning", path.name, message),)

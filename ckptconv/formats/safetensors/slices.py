@@ -31,7 +31,7 @@ from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError, UsageError, located
 from ckptconv.formats import shards
 from ckptconv.formats.safetensors import read as single
-from ckptconv.formats.safetensors.slice_files import INFO, VERSION, begins_of, opened
+from ckptconv.formats.safetensors.slice_files import begins_of, opened, without_begins
 from ckptconv.formats.same_values import SameInAll
 from ckptconv.formats.shard_names import SLICES
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
@@ -94,7 +94,7 @@ def read(folder: Folder) -> Checkpoint:
         with located(source.path):
             header = opened(source)
             begins = begins_of(header)
-        strings[file.name] = {key: text for key, text in header.metadata.items() if key not in (INFO, VERSION)}
+        strings[file.name] = without_begins(header)
         for name, tensor in single.tensors_of(source, header).items():
             held.setdefault(name, []).append(_Slice(file.name, begins[name], tensor))
     if len(held) > MAX_TENSORS:

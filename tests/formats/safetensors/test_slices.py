@@ -15,7 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, UnknownFormatError, UnsupportedError, UsageError
@@ -286,9 +286,35 @@ def test_a_renamed_file_of_slices_is_told_by_what_it_says_and_a_whole_one_is_not
     shutil.copyfile(FOUR / name_of(2, 1, 2), tmp_path / "a.safetensors")
     with ckptconv.open(tmp_path / "a.safetensors") as checkpoint:
         assert [told.code for told in checkpoint.findings] == ["slice"]
+        assert "DCP_SHARDING_INFO" in checkpoint.metadata
     written(tmp_path / "b.safetensors", {"w": ([0, 0], rows(0, 2))})
     with ckptconv.open(tmp_path / "b.safetensors") as checkpoint:
         assert not checkpoint.findings
+        assert not checkpoint.metadata
+
+
+@pytest.mark.parametrize("parts", [None, {"w": 1, "v": 2}])
+def test_whole_tensors_in_whole_files_have_no_metadata_for_it(parts: dict[str, int] | None, tmp_path: Path) -> None:
+    state = {"w": torch.ones(2), "v": torch.zeros(3)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, storage_writer=HuggingFaceStorageWriter(str(tmp_path / "d"), parts), no_dist=True)
+    with ckptconv.open(tmp_path / "d") as checkpoint:
+        assert checkpoint.format == "safetensors-sharded"
+        assert not checkpoint.findings
+        assert not checkpoint.metadata
+        assert {name: tensor.to_torch().tolist() for name, tensor in checkpoint.items()} == {
+            name: tensor.tolist() for name, tensor in state.items()
+        }
+
+
+def test_slices_that_an_index_lists_are_told(tmp_path: Path) -> None:
+    """As HuggingFaceStorageWriter without save_distributed leaves them, where several processes write one file."""
+    written(tmp_path / "model-00001-of-00001.safetensors", {"w": ([2, 0], rows(2, 4))})
+    index = {"metadata": {"total_size": 24}, "weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert [told.code for told in checkpoint.findings] == ["slice"]
 
 
 def test_a_whole_model_beside_the_slices_is_what_the_folder_means(tmp_path: Path) -> None:
