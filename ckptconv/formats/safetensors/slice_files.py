@@ -12,7 +12,6 @@ from ckptconv.formats.shard_names import SLICES
 from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from ckptconv.core.spelling import Json
@@ -33,7 +32,10 @@ def opened(source: Source) -> Header:
 
 
 def begins_of(header: Header) -> dict[str, tuple[int, ...]]:
-    """Where each tensor of a file begins in the model's. Raises CorruptFileError where that is not said of each."""
+    """Where each tensor of a file begins in the model's, in the order of the state_dict, which the header has not.
+
+    Raises CorruptFileError where that is not said of each.
+    """
     text = header.metadata.get(INFO)
     if text is None:
         raise CorruptFileError(f"it has no {INFO}, which says where its slices lie", hint=COPY_AGAIN)
@@ -45,11 +47,13 @@ def begins_of(header: Header) -> dict[str, tuple[int, ...]]:
         raise _bad("it is no JSON object")
     if strange := next((name for name in said if name not in header.slots), None):
         raise _bad(f"it speaks of {strange!r:.200}, which is not in the file")
-    return {name: _begin(name, said, len(slot.info.shape)) for name, slot in header.slots.items()}
+    if lacking := next((name for name in header.slots if name not in said), None):
+        raise _bad(f"it does not say where {lacking!r} begins")
+    return {name: _begin(name, entry, len(header.slots[name].info.shape)) for name, entry in said.items()}
 
 
-def _begin(name: str, said: Mapping[str, Json], rank: int) -> tuple[int, ...]:
-    match said.get(name):
+def _begin(name: str, entry: Json, rank: int) -> tuple[int, ...]:
+    match entry:
         case {"saved_offsets": list() as offsets}:
             pass
         case _:

@@ -9,7 +9,8 @@ Each is a whole safetensors file (`layout`), and says in its ``__metadata__`` wh
     DCP_VERSION         "1.0"
 
 A process writes at most one slice of a tensor, which may have no elements; what all processes have, one of them writes.
-There is no index. The whole of a tensor is as large as its slices reach, which is how torch reads it.
+There is no index; the order of the tensors is that of DCP_SHARDING_INFO. The whole of a tensor is as large as its
+slices reach, which is how torch reads it.
 
 Refused: parts without a file, files of several such sets, slices that overlap, leave a gap, are of different types, or
 are the same and have other values (found while they are read). By name: slices of types below a byte; files that begin
@@ -95,12 +96,13 @@ def read(folder: Folder) -> Checkpoint:
             header = opened(source)
             begins = begins_of(header)
         strings[file.name] = without_begins(header)
-        for name, tensor in single.tensors_of(source, header).items():
-            held.setdefault(name, []).append(_Slice(file.name, begins[name], tensor))
+        tensors = single.tensors_of(source, header)
+        for name, begin in begins.items():
+            held.setdefault(name, []).append(_Slice(file.name, begin, tensors[name]))
     if len(held) > MAX_TENSORS:
         raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", path=folder.path, hint="do not trust it")
-    tensors = {name: _whole(folder, name, slices) for name, slices in held.items()}
-    found = single.assemble(tensors, shards.merged(strings, findings), format=NAME, file=folder, findings=findings)
+    whole = {name: _whole(folder, name, slices) for name, slices in held.items()}
+    found = single.assemble(whole, shards.merged(strings, findings), format=NAME, file=folder, findings=findings)
     found.notes = replace(found.notes, source=NAME)
     return found
 

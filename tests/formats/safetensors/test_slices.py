@@ -96,7 +96,9 @@ def test_the_folder_becomes_one_file_without_what_torch_noted_of_the_slices(tmp_
     assert ckptconv.diff(FOUR, tmp_path / "a.safetensors").equal
     ckptconv.convert(HOME / "two", tmp_path / "a.pth")
     network = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.LayerNorm(7), torch.nn.Linear(7, 3))
-    network.load_state_dict(torch.load(tmp_path / "a.pth"))
+    state = torch.load(tmp_path / "a.pth")
+    network.load_state_dict(state)
+    assert list(state) == list(network.state_dict())
 
 
 def test_opening_reads_the_headers_alone() -> None:
