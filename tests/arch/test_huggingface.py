@@ -322,6 +322,21 @@ def test_an_old_transformers_is_told_so(folders: dict[str, Path], monkeypatch: p
         ckptconv.validate(folders["tied"], arch=str(folders["tied"] / "config.json"))
 
 
+def test_an_import_that_fails_is_told_by_what_it_began_with(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'Net'") from error
+
+    monkeypatch.setattr("ckptconv.arch.huggingface.ConfigFactory.__call__", fails)
+    with pytest.raises(UsageError, match="transformers raises RuntimeError: operator torchvision::nms") as caught:
+        ckptconv.validate(folders["tied"], arch=str(folders["tied"] / "config.json"))
+    assert "does not suit the others" in str(caught.value.hint)
+
+
 def test_a_network_that_takes_no_float64_is_no_bug_of_ours(folders: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\n"
