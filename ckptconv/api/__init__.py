@@ -6,7 +6,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     open  inspect  convert  diff            the questions
     validate  verify  architectures
     edits  lora                             what `convert` can be told to do on the way
-    prepare                                 `convert`, first half: what is to be written, no tensor read
+    order  prepare                          `convert`, first half: what is to be written, no tensor read
     editing  dequantize  dialects           …the edits
     gguf  ldm  mixture                      …what llama.cpp and single files of diffusion models want besides
     fitting  graph  export                  …an architecture that it must fit; the graph around the weights

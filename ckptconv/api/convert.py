@@ -15,8 +15,9 @@ from ckptconv.api.dialects import untranslated
 from ckptconv.api.edits import Edits
 from ckptconv.api.lora import Adapters
 from ckptconv.api.open import open
+from ckptconv.api.order import Order
 from ckptconv.api.plan import plan_of
-from ckptconv.api.prepare import Order, prepare, without_extras
+from ckptconv.api.prepare import prepare, without_extras
 from ckptconv.core.report import Finding
 from ckptconv.errors import NotEquivalentError, located
 from ckptconv.formats import preflight, registry

@@ -33,7 +33,7 @@ from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
     from ckptconv.api.edits import Moves
-    from ckptconv.api.prepare import Order
+    from ckptconv.api.order import Order
     from ckptconv.formats.base import Format
     from ckptconv.formats.gguf.hub.model import Made
 

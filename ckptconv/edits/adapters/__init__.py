@@ -6,6 +6,7 @@ mlx  llama_cpp    those of mlx-lm and llama.cpp, whose factors lie otherwise
 patterns   which modules its patterns are for
 targets    which of the base's modules those are; `sgm` and `translated` where their names are another release's
 adapter    all of one, opened, and what merging it made of a base
+factors    the tensors of a module, as matrices
 build      the changes of a module's weight and bias, checked against their shapes
 deltas     what is added, a rectangle at a time
 merged     the weight with its changes, computed while it is read

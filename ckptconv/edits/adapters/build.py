@@ -12,15 +12,15 @@ from math import isfinite, prod
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters import mlx
-from ckptconv.edits.adapters.deltas import Cored, Factor, Hadamard, Kronecker, LowRank, Whole
-from ckptconv.edits.adapters.merged import TILE, Add, Decompose, Multiply, Replace, is_computed_with
+from ckptconv.edits.adapters.deltas import Cored, Hadamard, Kronecker, LowRank, Whole
+from ckptconv.edits.adapters.factors import Factors
+from ckptconv.edits.adapters.merged import Add, Decompose, Multiply, Replace, is_computed_with
 from ckptconv.edits.adapters.names import plain_module
-from ckptconv.errors import EditError, LimitError, UnsupportedError
+from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.adapters.config import Config
     from ckptconv.edits.adapters.deltas import Delta
     from ckptconv.edits.adapters.merged import Change
@@ -33,9 +33,6 @@ KINDS = {
     "tokens": "trainable tokens", "lora_a": "LoRA",
 }  # fmt: skip
 """What a module's change is called, by the first of its parts."""
-
-MOST_HELD = 1 << 25
-"""Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
 
 _DECOMPOSED = {"down": "lora_magnitude_vector", "embedding_down": "lora_magnitude_vector", "lora_a": "m"}
 """What a DoRA calls its norms."""
@@ -59,23 +56,16 @@ def kind_of(parts: Mapping[str, object]) -> str:
 
 
 @dataclass(frozen=True)
-class Module:
+class Module(Factors):
     """A module of an adapter.
 
-    name:  as the adapter has it, for errors.
-    parts: its tensors, by what they are for.
     scale: what the user asked for.
     turned: what a square weight is taken for: inputs × outputs.
     """
 
-    name: str
-    parts: Mapping[str, LazyTensor]
     config: Config
     scale: float = 1.0
     turned: bool = False
-
-    def fail(self, problem: str, hint: str = "the adapter may be for another base, or damaged") -> EditError:
-        return EditError(f"{self.name!r}: {problem}", hint=hint)
 
     def check(self) -> str:
         """Its kind. Raises EditError where a part is missing, UnsupportedError where one does not belong to it."""
@@ -133,7 +123,7 @@ class Module:
             case "hada_w1_a":
                 delta = self._loha()
             case "diff":
-                delta = Whole(self._factor("diff", size))
+                delta = Whole(self.factor_of("diff", size))
             case _:
                 delta = self._lokr()
         if delta.shape != size:
@@ -149,8 +139,8 @@ class Module:
         if "up_bias" in self.parts or "diff_bias" in self.parts:
             part = "up_bias" if "up_bias" in self.parts else "diff_bias"
             scale = self.factor("down") if part == "up_bias" else self.scale
-            return (Add(Whole(self._factor(part, size)), scale, (self.parts[part],)),)
-        return (Multiply(self._factor("ia3", size), 0, 1, (self.parts["ia3"],)),)
+            return (Add(Whole(self.factor_of(part, size)), scale, (self.parts[part],)),)
+        return (Multiply(self.factor_of("ia3", size), 0, 1, (self.parts["ia3"],)),)
 
     @property
     def changes_bias(self) -> bool:
@@ -195,40 +185,6 @@ class Module:
         if not isfinite(value):
             raise self.fail(f"alpha is {value}")
         return value
-
-    def _factor(self, part: str, size: tuple[int, int], *, turned: bool = False) -> Factor:
-        tensor = self.parts[part]
-        if tensor.info.numel != prod(size):
-            raise self.fail(f"{part} is of shape {list(tensor.info.shape)}, where {prod(size):,} elements are due")
-        return Factor(tensor, size, turned)
-
-    def matrix(self, part: str) -> Factor:
-        """A part by its first dimension, and all others as one."""
-        shape = self.parts[part].info.shape
-        if len(shape) < 2 or not prod(shape):
-            raise self.fail(f"{part} is of shape {list(shape)}, which is no matrix")
-        return self._factor(part, (shape[0], prod(shape[1:])))
-
-    def transposed(self, part: str) -> Factor:
-        """The same with its two dimensions exchanged."""
-        one = self.matrix(part)
-        return Factor(one.tensor, (one.shape[1], one.shape[0]), turned=True)
-
-    def low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
-        """Their product. Raises EditError where they are of unlike ranks, LimitError where they are too large."""
-        if left.shape[1] != right.shape[0]:
-            raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
-        self.hold(prod(right.shape))
-        self.hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
-        return LowRank(left, right)
-
-    def hold(self, count: int) -> None:
-        """Refuse a factor that is too large to be held."""
-        if count > MOST_HELD:
-            raise LimitError(
-                f"{self.name!r}: a factor has {count:,} elements, and at most {MOST_HELD:,} are held",
-                hint="do not trust it: no honest rank needs that",
-            )
 
     def _lora(self, shape: Shape, size: tuple[int, int]) -> tuple[LowRank, int]:
         """The product, and along which dimension a DoRA has norms."""
@@ -295,7 +251,7 @@ class Module:
         spread = kernel if of_inputs else 1
         count = size[along] // spread
         self.hold(count)
-        return Decompose(self._factor("magnitude", (count, 1)), along, spread, (tensor,))
+        return Decompose(self.factor_of("magnitude", (count, 1)), along, spread, (tensor,))
 
     def _ia3(self, shape: Shape, size: tuple[int, int]) -> Multiply:
         if self.scale != 1:
@@ -313,7 +269,7 @@ class Module:
                 f"its {'inputs' if inputs else 'outputs'}"
             )
         self.hold(tensor.info.numel)
-        return Multiply(self._factor("ia3", (tensor.info.numel, 1)), along, spread, (tensor,))
+        return Multiply(self.factor_of("ia3", (tensor.info.numel, 1)), along, spread, (tensor,))
 
     def _tokens(self, size: tuple[int, int]) -> Replace:
         if self.scale != 1:
@@ -325,7 +281,7 @@ class Module:
         if places and max(places) >= size[0]:
             raise self.fail(f"token {max(places):,} is past the base's {size[0]:,} rows")
         numbers = {place: number for number, place in enumerate(places)}  # the last of one that comes twice
-        return Replace(numbers, self._factor("tokens", (len(places), size[1])), (self.parts["tokens"],))
+        return Replace(numbers, self.factor_of("tokens", (len(places), size[1])), (self.parts["tokens"],))
 
 
 _HADA: Sequence[str] = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")

@@ -23,8 +23,8 @@ from ckptconv.errors import CorruptFileError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptconv.edits.adapters.build import Module
     from ckptconv.edits.adapters.deltas import LowRank
+    from ckptconv.edits.adapters.factors import Factors
 
     Shape = tuple[int, ...]
 
@@ -66,12 +66,12 @@ def scale(said: Mapping[str, object]) -> float | None:
     return number
 
 
-def fits(module: Module, shape: Shape) -> bool:
+def fits(module: Factors, shape: Shape) -> bool:
     """Whether the factors are for a weight of that shape, either way round."""
     return any(_ways(module, shape))
 
 
-def product(module: Module, shape: Shape) -> LowRank | Stacked:
+def product(module: Factors, shape: Shape) -> LowRank | Stacked:
     """What is added, but for the scale. Raises EditError where it does not fit."""
     linear, embedding = _ways(module, shape)
     first, second = (module.parts[part].info.shape for part in PARTS)
@@ -90,7 +90,7 @@ def product(module: Module, shape: Shape) -> LowRank | Stacked:
     return module.low_rank(module.transposed("lora_b"), module.transposed("lora_a"))
 
 
-def _ways(module: Module, shape: Shape) -> tuple[bool, bool]:
+def _ways(module: Factors, shape: Shape) -> tuple[bool, bool]:
     """Whether they are for a layer, or experts, of that shape, and for an embedding."""
     if any(part not in module.parts for part in PARTS):
         return True, False  # told by its check

@@ -12,7 +12,7 @@ All of them are data from strangers: nothing in them is run, and each number is 
     hyperparameters  sizes  rope        what it says of every architecture
     architectures  shared  encoder      …of single ones, and what several have alike
     mixtures  states  delta
-    pictures  sounds  tower_sizes       …of towers
+    tower  pictures  sounds  tower_sizes    …of towers
     tokenizer  vocabulary  special      the tokenizer: which it is, its tokens, those with a part to play
     bpe  pieces  sentencepiece  pre     …its kinds
 """

@@ -26,8 +26,9 @@ from ckptconv.formats.gguf.hub.config import CONFIG, number
 from ckptconv.formats.gguf.hub.documents import Documents, bad
 from ckptconv.formats.gguf.hub.entries import check_types, file_type, folder_name, settled
 from ckptconv.formats.gguf.hub.model import Made
-from ckptconv.formats.gguf.hub.pictures import Said, picture_entries
-from ckptconv.formats.gguf.hub.sounds import sound_entries
+from ckptconv.formats.gguf.hub.pictures import PICTURE_UNSAID, picture_entries
+from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID, sound_entries
+from ckptconv.formats.gguf.hub.tower import Said
 from ckptconv.formats.gguf.hub.tower_sizes import check_sizes
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _made(
     for name, token in projector.row.items():
         tensors = _with_row(tensors, name, _number_of(documents, token))
     infos = {name: tensor.info for name, tensor in tensors.items()}
-    found = Said.of(projector, document, preprocessor)
+    found = Said.of(projector, document, preprocessor, PICTURE_UNSAID if pictures else SOUND_UNSAID)
     own = picture_entries(found) if pictures else sound_entries(found)
     kind = "vision" if pictures else "audio"
     own[f"clip.{kind}.projection_dim"] = ("uint32", check_sizes(projector, own, infos, found))

@@ -11,21 +11,18 @@ tools/mtmd/legacy-models/convert_image_encoder_to_gguf.py), tools/mtmd/clip.cpp 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.edits.dialects.gguf_projectors import VISION
 from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
-from ckptconv.formats.gguf.hub.config import CONFIG, Config, unlike
+from ckptconv.formats.gguf.hub.config import CONFIG, Config
 from ckptconv.formats.gguf.hub.documents import bad
-from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ckptconv.edits.dialects.gguf_projectors import Projector
-    from ckptconv.errors import UnsupportedError
+    from ckptconv.formats.gguf.hub.tower import Said
     from ckptconv.formats.gguf.values import Typed
 
     Entries = dict[str, Typed]
@@ -83,50 +80,6 @@ _GEMMA_POOLED = 4
 _MOST_LAYERS = 10_000
 _RMS_TOWER = 3200, 45
 """The width and the layers by which llama.cpp knows the one tower of InternVL's with RMS norms."""
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """Where things are said: in the whole configuration of a class, of its tower, and by the preprocessor."""
-
-    projector: str
-    named: str
-    whole: Config
-    tower: Config
-    preprocessor: Config
-
-    @classmethod
-    def of(cls, projector: Projector, document: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> Said:
-        tower = {key: value for key, value in document[projector.config].items() if value is not None}
-        unsaid = {**PICTURE_UNSAID, **SOUND_UNSAID}[projector.name]
-        named = document["architectures"][0]
-        return cls(projector.name, named, Config(document), Config({**unsaid, **tower}), Config(preprocessor))
-
-    def unlike(self, key: str, value: object, why: str) -> UnsupportedError:
-        """The error for what llama.cpp does not compute."""
-        return unlike(self.projector, key, value, why, "to-mmproj")
-
-    def check(self, key: str, wanted: object, why: str) -> None:
-        """Raise UnsupportedError where the tower's configuration, or the whole, says another value."""
-        for config in (self.tower, self.whole):
-            if config.has(key) and config.get(key) != wanted:
-                raise self.unlike(key, config.get(key), why)
-
-    def activation(self, *known: str) -> str:
-        """The tower's. Raises UnsupportedError where it is none of these."""
-        found = self.tower.text("hidden_act")
-        if found not in known:
-            raise self.unlike("hidden_act", found, f"it computes with {known[0]}")
-        return found
-
-    def side(self, key: str) -> int:
-        """One number, where there may be two for height and width. Raises UnsupportedError where these differ."""
-        found = self.tower.get(key)
-        if isinstance(found, list) and found:
-            if any(one != found[0] for one in found):
-                raise self.unlike(key, found, "pictures and patches are square")
-            return Config({key: found[0]}).positive(key)
-        return self.tower.positive(key)
 
 
 def picture_entries(said: Said) -> Entries:

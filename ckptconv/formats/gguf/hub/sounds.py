@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptconv.formats.gguf.hub.pictures import Said
+    from ckptconv.formats.gguf.hub.tower import Said
     from ckptconv.formats.gguf.values import Typed
 
 SOUND_UNSAID: Mapping[str, Mapping[str, Any]] = {

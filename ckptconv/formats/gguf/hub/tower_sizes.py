@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.dialects.gguf_projectors import Projector
-    from ckptconv.formats.gguf.hub.pictures import Said
+    from ckptconv.formats.gguf.hub.tower import Said
     from ckptconv.formats.gguf.values import Typed
 
     Infos = Mapping[str, TensorInfo]

@@ -1,0 +1,61 @@
+"""What was asked of a conversion, as far as it says what is to be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.api.edits import Edits
+from ckptconv.core.spelling import to_json
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.api.asked import Request
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.base import Format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The words are those of `convert`.
+
+    format: the target's. own: its options, parsed. shards: whether it may be several files.
+    """
+
+    request: Request
+    format: Format
+    own: Any
+    edits: Edits = field(default_factory=Edits)
+    metadata: Mapping[str, MetaNode] = field(default_factory=dict)
+    bare: bool = False
+    with_params: bool = False
+    verify: bool = False
+    shards: bool = False
+
+    def check(self) -> None:
+        """Raise UsageError where the words do not go together."""
+        request = self.request
+        if self.shards and self.edits.to_mmproj:
+            raise UsageError(
+                "llama.cpp reads what it has for pictures or sounds from one file", hint="leave --shard-size out"
+            )
+        if request.settings and request.arch is None and not self.with_params:
+            raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
+        if request.inputs and not self.verify and not (self.format.graph and _is_python(request.arch)):
+            hint = "--input goes with --arch FILE.py:CLASS"
+            raise UsageError("inputs are for Python that a graph is made of", hint=hint)
+        for key, value in self.metadata.items():
+            try:
+                to_json(value)
+            except (TypeError, KeyError, RecursionError) as error:
+                said = error if isinstance(error, TypeError) else "it holds itself, or a factory of its own"
+                hint = "numbers, texts, lists, dicts, …; .item() or .tolist() of an array, str() of a path"
+                raise UsageError(f"metadata {key!r}: {said}", hint=hint) from error
+
+
+def _is_python(arch: str | None) -> bool:
+    from ckptconv.arch.factory import is_reference  # few ask for Python
+
+    return arch is not None and is_reference(arch)

@@ -1,0 +1,70 @@
+"""The tensors that an adapter has for one module, as the matrices that products are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.adapters.deltas import Factor, LowRank
+from ckptconv.edits.adapters.merged import TILE
+from ckptconv.errors import EditError, LimitError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.deltas import Cored
+
+MOST_HELD = 1 << 25
+"""Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Those of one module.
+
+    name:  as the adapter has it, for errors.
+    parts: its tensors, by what they are for.
+    """
+
+    name: str
+    parts: Mapping[str, LazyTensor]
+
+    def fail(self, problem: str, hint: str = "the adapter may be for another base, or damaged") -> EditError:
+        return EditError(f"{self.name!r}: {problem}", hint=hint)
+
+    def factor_of(self, part: str, size: tuple[int, int], *, turned: bool = False) -> Factor:
+        """A part as a matrix of that size. Raises EditError where it has another number of elements."""
+        tensor = self.parts[part]
+        if tensor.info.numel != prod(size):
+            raise self.fail(f"{part} is of shape {list(tensor.info.shape)}, where {prod(size):,} elements are due")
+        return Factor(tensor, size, turned)
+
+    def matrix(self, part: str) -> Factor:
+        """A part by its first dimension, and all others as one."""
+        shape = self.parts[part].info.shape
+        if len(shape) < 2 or not prod(shape):
+            raise self.fail(f"{part} is of shape {list(shape)}, which is no matrix")
+        return self.factor_of(part, (shape[0], prod(shape[1:])))
+
+    def transposed(self, part: str) -> Factor:
+        """The same with its two dimensions exchanged."""
+        one = self.matrix(part)
+        return Factor(one.tensor, (one.shape[1], one.shape[0]), turned=True)
+
+    def low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
+        """Their product. Raises EditError where they are of unlike ranks, LimitError where they are too large."""
+        if left.shape[1] != right.shape[0]:
+            raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
+        self.hold(prod(right.shape))
+        self.hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
+        return LowRank(left, right)
+
+    def hold(self, count: int) -> None:
+        """Refuse a factor that is too large to be held."""
+        if count > MOST_HELD:
+            raise LimitError(
+                f"{self.name!r}: a factor has {count:,} elements, and at most {MOST_HELD:,} are held",
+                hint="do not trust it: no honest rank needs that",
+            )
