@@ -70,7 +70,7 @@ class Edits:
     @property
     def for_llama_cpp(self) -> str:
         """The dialect of `names` that makes a file for llama.cpp, "" where there is none."""
-        return next((one for one in (TO_GGUF, TO_MMPROJ) if one in self.dialects), "")
+        return next((one for one in self.dialects if one in (TO_GGUF, TO_MMPROJ)), "")
 
     @property
     def to_mmproj(self) -> bool:

@@ -7,12 +7,16 @@ An adapter is translated as its base is, whose configuration says how: it lies b
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.lora import adapter_of
+from ckptconv.api.mixture import not_of_adapters
 from ckptconv.api.stated import config_beside
+from ckptconv.arch.huggingface import is_config
+from ckptconv.arch.load import library_names
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
@@ -48,6 +52,20 @@ def check_target(wanted: Format, dialect: str) -> None:
             f"--translate {dialect} makes a GGUF with its metadata, and the target is {wanted.name}",
             hint="name a target that ends in .gguf",
         )
+
+
+def check_model(order: Order) -> None:
+    """Raise UsageError for what goes by an architecture, none of which has llama.cpp's names."""
+    request = order.request
+    arch = request.arch or ""
+    by_name = arch in library_names() or is_config(arch)
+    for word, asked in (("verify", order.verify), ("with-params", order.with_params), ("arch", by_name)):
+        if asked:
+            line = shlex.join(["ckptconv", "validate", str(request.source), *(["--arch", arch] if arch else [])])
+            raise UsageError(
+                f"--{word} goes by an architecture, and none has llama.cpp's names, which the result has",
+                hint=f"leave --{word} out; {line} asks it of the source",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +105,8 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
             raise UsageError(
                 f"--{word} is for models, and this is an adapter, one file beside its base", hint=f"leave --{word} out"
             )
-    if mixture := asked_mixture(order.edits.dtype):
-        raise UsageError(
-            f"--dtype {mixture.name}: a mixture of types is for a whole model, and not for an adapter",
-            hint="a --dtype that is one type, as F16 or Q8_0",
-        )
+    if asked_mixture(order.edits.dtype):
+        raise not_of_adapters()
     source = Path(order.request.source)
     label = source.resolve().name.encode("utf-8", "replace").decode("utf-8")
     adapter = adapter_of(checkpoint, label)

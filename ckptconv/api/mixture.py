@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.adapters.llama_cpp import is_said
 from ckptconv.edits.dialects.gguf_config import GROUPS, HEADS, architecture, text_config, whole_number, written_as
 from ckptconv.edits.mixtures import Model
-from ckptconv.errors import EditError
+from ckptconv.errors import EditError, UsageError
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ _EXPERTS = re.compile(r".*_exps\.weight")
 
 def model_of(tensors: Mapping[str, LazyTensor], said: Mapping[object, object], *, to_gguf: bool) -> Model:
     """What the tensors, under llama.cpp's names, and what is `said` of them tell: the metadata of a GGUF, or with
-    `to_gguf` a configuration of transformers'. Raises EditError where that is no model of llama.cpp's.
+    `to_gguf` a configuration of transformers'. Raises EditError where that is no model of llama.cpp's, UsageError
+    where it is an adapter.
     """
+    if is_said(said):
+        raise not_of_adapters()
     blocks = [int(found[1]) for name in tensors if (found := _BLOCK.match(name))]
     arch = said.get(ARCHITECTURE_KEY)
     if to_gguf:
@@ -43,6 +47,14 @@ def model_of(tensors: Mapping[str, LazyTensor], said: Mapping[object, object], *
         layers if type(layers) is int else max(blocks, default=-1) + 1,
         shapes[0][0] if shapes else 0,
         heads // (heads if groups is None else groups) if heads and groups != 0 else 1,
+    )
+
+
+def not_of_adapters() -> UsageError:
+    """The error where a mixture is asked for an adapter."""
+    return UsageError(
+        "--dtype: a mixture of types is for a whole model, and not for an adapter",
+        hint="a --dtype that is one type, as F16 or Q8_0",
     )
 
 

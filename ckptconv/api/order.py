@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.edits import Edits
 from ckptconv.core.spelling import to_json
+from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class Order:
     def check(self) -> None:
         """Raise UsageError where the words do not go together."""
         request = self.request
+        makers = [one for one in self.edits.dialects if one in (TO_GGUF, TO_MMPROJ)]
+        if len(makers) > 1:
+            asked = " and ".join(f"--translate {one}" for one in makers)
+            raise UsageError(
+                f"{asked}: each makes a file for llama.cpp, and a run makes one", hint="leave all but one out"
+            )
         if self.shards and self.edits.to_mmproj:
             raise UsageError(
                 "llama.cpp reads what it has for pictures or sounds from one file", hint="leave --shard-size out"

@@ -54,10 +54,12 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     made, moves = named, Moves()
     adapter = None
     if dialect := order.edits.for_llama_cpp:
-        from ckptconv.api.gguf import adapted, check_target, completed
+        from ckptconv.api.gguf import adapted, check_model, check_target, completed
 
         check_target(order.format, dialect)
         adapter = adapted(named, order)
+        if adapter is None:
+            check_model(order)
     if order.edits:
         from ckptconv.api.editing import edited
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.arch.families.diffusion import asked
-from tests.support.hub import small_qwen2
+from tests.support.hub import small_adapter, small_qwen2
 from tests.support.mmproj import folder_of
 from tests.support.pipelines import save_pipeline
 
@@ -149,6 +149,29 @@ def test_a_model_of_transformers_becomes_one_of_llama_cpp(run: Run, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (
+            ["--translate", "to-mmproj"],
+            "--translate to-gguf and --translate to-mmproj: each makes a file for llama",
+        ),
+        (["--translate", "to-gguf"], "--translate to-gguf and --translate to-gguf: each makes a file for llama"),
+        (["--verify"], "--verify goes by an architecture, and none has llama.cpp's names"),
+        (["--with-params"], "hint: leave --with-params out; ckptconv validate"),
+        (["--arch", "llama"], "--arch goes by an architecture, and none has llama.cpp's names"),
+        (["--lora", "adapter"], "hint: another base, or --lora before --translate to-gguf"),
+    ],
+)
+def test_what_does_not_go_with_a_model_for_llama_cpp(run: Run, tmp_path: Path, typed: list[str], words: str) -> None:
+    source, target = small_qwen2(tmp_path / "model"), tmp_path / "a.gguf"
+    typed = [str(small_adapter(tmp_path / one)) if one == "adapter" else one for one in typed]
+    done = run("convert", source, target, "--translate", "to-gguf", *typed)
+    assert done.exit_code == 2
+    assert words in done.output
+    assert not target.exists()
+
+
 def test_of_a_model_with_pictures_there_is_a_second_file(run: Run, tmp_path: Path) -> None:
     source = folder_of("gemma3", tmp_path / "model")
     typed = ["convert", source, tmp_path / "mmproj.gguf", "--translate", "to-mmproj", "--dtype", "F16"]
@@ -165,6 +188,9 @@ def test_of_a_model_with_pictures_there_is_a_second_file(run: Run, tmp_path: Pat
     again = run(*typed, "--force", "--meta", "clip.vision.image_std=3")
     assert again.exit_code == 2
     assert "--meta clip.vision.image_std: '3' is no float32[], which llama.cpp takes there" in again.output
+    pair = run(*typed, "--force", "--meta", "clip.vision.image_std=[1, 2]")
+    assert pair.exit_code == 2
+    assert "[1.0, 2.0] are not 3 numbers, one for each colour" in pair.output
     mixed = run(*typed[:-1], "Q4_K_M", "--force")
     assert mixed.exit_code == 2
     assert "--dtype Q4_K_M: a mixture of types is for a language model, and not for a tower" in mixed.output

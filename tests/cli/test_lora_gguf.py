@@ -239,3 +239,21 @@ def test_others_of_llama_cpp_s_are_refused_by_name(meta: dict[str, Any], words: 
     done = run("convert", gguf_of(run, folder), tmp_path / "out.gguf", "--lora", tmp_path / "a.gguf")
     assert done.exit_code == 2
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "typed", "words"),
+    [
+        ("b.gguf", ("--dtype", "Q4_K_M"), "a mixture of types is for a whole model, and not for an adapter"),
+        ("b.safetensors", ("--translate", "gguf"), "this is an adapter of llama.cpp's, whose names stay as they are"),
+    ],
+)
+def test_what_is_for_models_is_refused_of_the_file_as_well(
+    target: str, typed: tuple[str, ...], words: str, run: Run, tmp_path: Path
+) -> None:
+    config = base(tmp_path / "base") / "config.json"
+    assert run("convert", adapter(tmp_path / "a"), tmp_path / "a.gguf", *TO_GGUF, "--arch", config).exit_code == 0
+    done = run("convert", tmp_path / "a.gguf", tmp_path / target, *typed)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert not (tmp_path / target).exists()

@@ -35,6 +35,8 @@ _RELEASED = ("double_blocks", "single_blocks", "joint_blocks")
 """Words of the names that Flux and Stable Diffusion 3 have in their own files."""
 
 _MOST = 20
+_LLAMA_CPPS = ("blk.", "token_embd")
+"""What llama.cpp's names begin with."""
 
 
 def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
@@ -106,8 +108,9 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
     count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
     details = modules[:_MOST] + ([f"… and {len(modules) - _MOST:,} more"] if len(modules) > _MOST else [])
     last = modules[0].rpartition(".")[2]
-    llama_cpps = modules[0].startswith(("blk.", "token_embd")) and not any(name.startswith("blk.") for name in base)
-    hint = f"another base, or --translate before --lora: its names are as {listed([repr(name) for name in base][:2])}"
+    llama_cpps = modules[0].startswith(_LLAMA_CPPS) and not any(name.startswith("blk.") for name in base)
+    names = f"its names are as {listed([repr(name) for name in base][:2])}"
+    hint = f"another base, or --translate before --lora: {names}"
     if any(name.endswith(_QUANTIZED) and f"{last}." in name for name in base):
         hint = "its weights are quantized: --dequantize makes plain ones first"
     elif llama_cpps:
@@ -115,6 +118,8 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
             "these are names of llama.cpp's: merge it into a GGUF, before --translate gguf; or into a model of "
             "transformers' after --translate to-gguf"
         )
+    elif any(name.startswith(_LLAMA_CPPS) for name in base):
+        hint = f"another base, or --lora before --translate to-gguf: {names}"
     elif last == "lm_head" and any("embed" in name or "wte" in name for name in base):
         hint = (
             "where it shares the embedding's tensor, give it one of its own before: --rules with an edit of kind tie "

@@ -228,7 +228,8 @@ class MergedReader(Computed):
 
         from ckptconv.core.arrays import to_bytes
 
-        values = self._values(len(self.changes))(*_tile(self.shape, number)).reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is counted below
+            values = self._values(len(self.changes))(*_tile(self.shape, number)).reshape(-1)
         if self.dtype is self.source.info.dtype:
             made, overflowed = rounded_once(values, self.dtype)
             loss = Loss(overflowed)

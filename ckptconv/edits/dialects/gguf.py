@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
+from ckptconv.edits.adapters.llama_cpp import is_said
 from ckptconv.edits.dialects.attention import grouped, halves_of, interleaved
 from ckptconv.edits.dialects.change import Change, Join, check_parts
 from ckptconv.edits.dialects.gguf_delta import Delta
@@ -82,6 +83,11 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
             hint="--translate to-gguf makes llama.cpp's names of transformers'"
             if there
             else "a GGUF has it in its metadata",
+        )
+    if is_said(metadata):
+        raise UnsupportedError(
+            "--translate gguf: this is an adapter of llama.cpp's, whose names stay as they are",
+            hint="ckptconv convert BASE.gguf MERGED.gguf --lora ADAPTER.gguf merges it",
         )
     if is_mmproj(metadata):
         raise UnsupportedError(

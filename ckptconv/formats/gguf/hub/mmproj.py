@@ -85,6 +85,7 @@ def _made(
         VERSION_KEY: ("uint32", QUANTIZATION_VERSION),
     }
     typed = settled(entries, said, dict.fromkeys(_NORMED, "float32[]") if pictures else {})
+    _check_colours(typed)
     return Made(dict(tensors), typed, tuple(documents.findings), dict.fromkeys(projector.row, EMBEDDINGS))
 
 
@@ -114,6 +115,17 @@ def _normed(preprocessor: Mapping[str, Any], said: Mapping[str, MetaNode]) -> di
             raise bad(f"{_PREPROCESSORS[0]}: {name} is {str(values)[:40]!r}, and no {_COLOURS} numbers")
         found[key] = ("float32[]", [number(one, f"{_PREPROCESSORS[0]}: {name}") for one in values])
     return found
+
+
+def _check_colours(entries: Mapping[str, Typed]) -> None:
+    """Raise EditError where a person says another number of colours: llama.cpp reads three without counting them."""
+    for key in _NORMED:
+        _, value = entries.get(key, ("float32[]", [0.0] * _COLOURS))
+        if not isinstance(value, list) or len(value) != _COLOURS:
+            raise EditError(
+                f"--meta {key}: {str(value)[:40]} are not {_COLOURS} numbers, one for each colour",
+                hint=f"--meta '{key}=[0.5, 0.5, 0.5]'",
+            )
 
 
 def _number_of(documents: Documents, token: str) -> int:
