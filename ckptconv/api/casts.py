@@ -51,7 +51,7 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
         if loss.overflowed:
             many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
             message = f"{name}: {many} past the range of {tensor.info.dtype}"
-            over.append(Finding("overflow", "error", name, message, None, str(loss.overflowed)))
+            over.append(Finding("overflow", "error", name, message, tensor.info.dtype.name, str(loss.overflowed)))
     told = [_cast_finding(cast)] if cast else []
     return over, told + [_quantized_finding(dtype, losses) for dtype, losses in quantized.items()]
 

@@ -41,7 +41,9 @@ def refuse(losses: list[Finding], allowed: Collection[str], source: PathText) ->
 def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
     """Raise if finite values became infinite or NaN, which is known once they have passed, without consent."""
     if losses and not {"overflow", "all"} & set(allowed):
-        raise LossError(losses, hint="--allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone")
+        narrow = any(loss.expected not in ("F32", "F64") for loss in losses)
+        wider = "; or --dtype 'NAME=F32' for these alone" if narrow else ""
+        raise LossError(losses, hint=f"--allow-loss overflow goes on{wider}")
 
 
 def _refuse_calls(losses: list[Finding], source: PathText) -> None:

@@ -25,7 +25,7 @@ from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.to_gguf_adapter import MERGE
 from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
-from ckptconv.errors import CkptconvError, EditError, UnsupportedError, UsageError
+from ckptconv.errors import EditError, UnsupportedError, UsageError, located
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
 from ckptconv.formats.gguf.hub.adapter import adapter_of as adapter_made
 from ckptconv.formats.gguf.hub.config import CONFIG
@@ -85,10 +85,8 @@ class Adapted:
         kept = {old for name in checkpoint for old in moves.origins.get(name, ())}
         tensors = {name: one for name, one in self.adapter.tensors.items() if name in kept}
         left = Adapter.of(self.adapter.label, tensors, self.adapter.configs)
-        try:
+        with located(order.request.source):
             return adapter_made(left, self.config, checkpoint, order.metadata)
-        except CkptconvError as error:
-            raise error.at(order.request.source) from error.__cause__
 
 
 def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:

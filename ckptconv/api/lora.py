@@ -6,7 +6,6 @@ them, or in the metadata: ``lora_adapter_metadata`` is what diffusers puts there
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.names import is_adapter
@@ -212,8 +212,8 @@ def _packed(checkpoint: Checkpoint) -> str | None:
 
 def _document(text: str, what: str) -> dict[str, object]:
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        said = strict_json.loads(text)
+    except ValueError as error:
         raise CorruptFileError(f"{what} is no JSON: {error}", hint="download the adapter again") from error
     if not isinstance(said, dict):
         raise CorruptFileError(f"{what} is no JSON object", hint="download the adapter again")

@@ -129,7 +129,14 @@ def test_an_overflow_asks_for_consent(run: Run, tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path, torch.float16)
     done = run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}=1e6")
     assert done.exit_code == 2
-    assert "overflow" in done.output
+    assert "hint: --allow-loss overflow goes on; or --dtype 'NAME=F32' for these alone" in done.output
     assert (
         run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}=1e6", "--allow-loss", "overflow").exit_code == 0
     )
+
+
+def test_what_overflows_f32_is_told_without_a_wider_type(run: Run, tmp_path: Path) -> None:
+    base, adapter, _ = case("lora", tmp_path, torch.float32)
+    done = run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}=1e308")
+    assert done.exit_code == 2
+    assert done.output.endswith("hint: --allow-loss overflow goes on\n")

@@ -235,8 +235,18 @@ class MergedReader(Computed):
             loss = Loss(overflowed)
         else:
             made, loss = cast_array(values, DType.F64, self.dtype)
+        loss.overflowed += self._lost(values, number)
         self.note(number, loss)
         return np.frombuffer(to_bytes(made, self.dtype), np.uint8)
+
+    def _lost(self, values: Array, number: int) -> int:
+        """How many finite values of a tile are past the range of F64 already, or NaN."""
+        import numpy as np
+
+        finite = np.isfinite(values)
+        if finite.all():
+            return 0
+        return int(np.count_nonzero(~finite & np.isfinite(self._read(*_tile(self.shape, number))).reshape(-1)))
 
     def _values(self, many: int) -> Values:
         """The weight after so many of the changes."""
