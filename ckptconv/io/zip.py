@@ -96,12 +96,11 @@ class ZipArchive:
             at = tail.rfind(END_MAGIC)
             if at == 0 and tail[-2:] == b"\0\0":
                 break
-        while at >= 0:
-            if at + END.size <= len(tail) and at + END.size + END.unpack_from(tail, at)[7] == len(tail):
-                break
-            at = tail.rfind(END_MAGIC, 0, at)
+        at = tail.rfind(END_MAGIC, 0, len(tail) - END.size + len(END_MAGIC))
         if at < 0:
             raise bad("its end record is missing")
+        if at + END.size + END.unpack_from(tail, at)[7] != len(tail):  # torch and Python's zipfile take it as it is
+            raise bad("its last end record does not end where it does")
         _, disk, first_disk, here, count, size, offset, _ = END.unpack_from(tail, at)
         end = source.size - tail_size + at
         wide = self._find_directory64(end)  # torch writes one always, needed or not

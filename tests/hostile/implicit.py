@@ -1,13 +1,13 @@
 """Pickles that run code without REDUCE: by what opcodes, and harmless calls, call of their own accord.
 
 BUILD, APPEND, APPENDS and ADDITEMS look a method up in the object, whose attributes an earlier BUILD may have given it;
-``tuple.__new__`` takes the items of a ``map``; numpy's constructors of generators call what they are handed, torch's of
+``tuple.__new__`` takes the items of a ``map``; a stream is closed, a weak reference calls back, when they are thrown away; numpy's constructors of generators call what they are handed, torch's of
 tensors a method of theirs. Source: Python's Modules/_pickle.c, numpy/random/_pickle.py, torch/_tensor.py, torch/_utils.py.
 """
 
 from __future__ import annotations
 
-from tests.hostile.cases import MARKER, RUN, call, named, stacked
+from tests.hostile.cases import MARKER, PYTHON, RUN, call, named, stacked
 from tests.support.craft import tensor, text
 
 OS_SYSTEM = named("os", "system")
@@ -41,6 +41,51 @@ def of_type(cls: bytes, state: bytes) -> bytes:
     args = tensor().removeprefix(rebuild)[:-1]
     return tensor() + b"0" + call("torch._tensor", "_rebuild_from_type_v2", rebuild, cls, args, state)
 
+
+def state(**attributes: bytes) -> bytes:
+    """A dict, as opcodes."""
+    return b"}(" + b"".join(text(key) + value for key, value in attributes.items()) + b"u"
+
+
+def space(**attributes: bytes) -> bytes:
+    """An argparse.Namespace."""
+    return new("argparse", "Namespace") + state(**attributes) + b"b"
+
+
+def items(*values: bytes) -> bytes:
+    """A tuple."""
+    return b"(" + b"".join(values) + b"t"
+
+
+PROFILE = new("functools", "partial", named("cProfile", "run"), text(PYTHON))
+"""It runs Python before it looks at what else it is handed."""
+
+WRITTEN = space(_get_args=PARTIAL)
+"""It calls as soon as it is written as text."""
+
+BASE = named("builtins", "type") + items(text("X"), b")", state(__init_subclass__=OS_SYSTEM)) + b"\x81"
+
+LIBRARY: dict[str, bytes] = {
+    "a class with keywords for __init_subclass__": named("builtins", "type")
+    + items(text("Y"), BASE + b"\x85", b"}") + state(command=RUN) + b"\x92",
+    "the callback of a weak reference": new("weakref", "ref", b"\x8f", PROFILE),
+    "the callback of a weak reference, by another module": stacked("omegaconf.base", "copy.weakref.ref") + items(b"\x8f", PROFILE)
+    + b"\x81",
+    "close of a stream": new("io", "IOBase") + state(close=PARTIAL) + b"b",
+    "close of a stream, by _reconstructor": call(
+        "copyreg", "_reconstructor", named("tempfile", "_TemporaryFileCloser"), named("builtins", "object"), b"N")
+    + state(close_called=b"\x89", file=space(close=PARTIAL), delete=b"\x89", name=text("x")) + b"b",
+    "close of a shelf": new("shelve", "Shelf") + state(
+        dict=space(close=PARTIAL, sync=PARTIAL), cache=b"}", writeback=b"\x89") + b"b",
+    "the text of a Namespace": new("builtins", "str", WRITTEN + b"\x85"),
+    "the text of a Namespace, numpy's": new("numpy", "str_", WRITTEN + b"\x85"),
+    "the text of an address": call("ipaddress", "IPv4Network", items(WRITTEN, b"K\1")),
+    "the offset of a time zone": b"}" + call(
+        "datetime", "datetime", b"C\x0a\x07\xe4\1\1\0\0\0\0\0\0", new("zoneinfo._zoneinfo", "ZoneInfo", text("UTC"))
+        + state(utcoffset=PROFILE) + b"b") + b"Ns",
+    "a file of numpy's": new("numpy", "memmap", FILE, text("u1"), text("w+"), b"K\0", b"K\5\x85"),
+}  # fmt: skip
+"""They run with classes of Python's own library, and of numpy, that are made and given a state once."""
 
 IMPLICIT: dict[str, bytes] = {
     # What opcodes call, where an object's attribute hides its class's method
@@ -79,10 +124,29 @@ IMPLICIT: dict[str, bytes] = {
     # By harmless calls with arguments that are not
     "numpy's generator": call("numpy.random._pickle", "__generator_ctor", RUN, OS_SYSTEM),
     "numpy's RandomState": call("numpy.random._pickle", "__randomstate_ctor", RUN, OS_SYSTEM),
+    **LIBRARY,
 }  # fmt: skip
 """They run in Python's own unpickler."""
 
 NOT_FAR: dict[str, bytes] = {
+    "a library by the name of an attribute": call("builtins", "getattr", named("ctypes", "cdll"), text("./nothing.so")),
+    "a library by a dotted name": stacked("ctypes", "cdll./nothing"),
+    "a library by a dotted name of another module": stacked("uuid", "ctypes.cdll./nothing") + b"0N",
+    "a folder that numpy throws away": new("numpy.lib._datasource", "DataSource") + state(
+        _istmpdest=b"\x88", _destpath=text("nothing")) + b"b",
+    "a pickle in a data pipe's wrapper": new(
+        "torch.utils.data.datapipes.datapipe", "_IterDataPipeSerializationWrapper") + items(b"C\2N.", b"\x89") + b"b",
+    "a weak reference that torch has as well": new("torch.optim.lr_scheduler", "ref", b"\x8f", PROFILE),
+    "an object for numpy's scalar, which gave it back": call("numpy.core.multiarray", "scalar", call(
+        "numpy", "dtype", text("O")), named("models", "Net")) + b"N" + state(append=OS_SYSTEM) + b"\x86b",
+    "an OrderedDict as a tensor": call(
+        "torch._tensor", "_rebuild_from_type_v2", named("collections", "OrderedDict"), named("collections", "OrderedDict"),
+        b")", state(keys=PARTIAL)),
+    "__torch_function__ of an object": call(
+        "torch._utils", "_rebuild_meta_tensor_no_storage", space(f=OS_SYSTEM), b")", b")", b"\x89"),
+    "__torch_function__ of an object, kept": space(__torch_function__=OS_SYSTEM),
+    "the method to of an object": call(
+        "torch._utils", "_rebuild_device_tensor_from_cpu_tensor", space(to=OS_SYSTEM), b"N", b"N", b"\x89"),
     "numpy's bit generator": call("numpy.random._pickle", "__bit_generator_ctor", named("models", "Net")),
     "a method of what a UUID is made of": call("uuid", "UUID", given(
         new("argparse", "Namespace"), text("replace"), named("models", "Net"))),

@@ -190,6 +190,7 @@ NOT_HERE: dict[str, bytes] = {
         "torch._tensor", "_rebuild_from_type_v2", OS_SYSTEM, named("torch", "Tensor"), RUN + b"\x85", b"}"),
     "an object that is then called": named("models", "Net") + b")\x81)R",
     **NOT_FAR,
+    "NEWOBJ of a function": OS_SYSTEM + RUN + b"\x85\x81",
     "a state for what a call gives": SYSTEM.replace(RUN, text("true")) + b"}b",
     "a tensor from a call, outside of the model": call("models", "make", b"K\x01"),
 }  # fmt: skip
@@ -199,7 +200,6 @@ ONLY_NAMED: dict[str, bytes] = {
     "os.system, never called": OS_SYSTEM,
     "a module that is imported": named("antigravity_that_is_not_there", "x") + b"0N",
     "a storage class of someone's own": tensor().replace(b"ctorch\nFloatStorage", b"cevil\nFloatStorage"),
-    "NEWOBJ of a function": OS_SYSTEM + RUN + b"\x85\x81",
     **UNCALLED,
     "NEWOBJ_EX": named("models", "Net") + b")}" + text("k") + b"K\x01s\x92",
     "BUILD": named("models", "Net") + b")\x81}" + text("width") + b"K\x03sb",

@@ -45,6 +45,20 @@ def commented() -> bytes:
     return buffer.getvalue()
 
 
+def hidden() -> bytes:
+    """An archive whose comment is another archive, before a byte that its end record does not count: it is torch's."""
+    inner, whole = bytearray(zip_bytes([*SMALL, ("a/data.pkl", EVIL)])), bytearray(WHOLE)
+    end = inner.rindex(b"PK\5\6")
+    at = start = struct.unpack_from("<I", inner, end + 16)[0]
+    while at < end:
+        (header,) = struct.unpack_from("<I", inner, at + 42)
+        struct.pack_into("<I", inner, at + 42, header + len(WHOLE))
+        at += 46 + sum(struct.unpack_from("<3H", inner, at + 28))
+    struct.pack_into("<I", inner, end + 16, start + len(WHOLE))
+    struct.pack_into("<H", whole, len(WHOLE) - 2, len(inner) + 1)
+    return bytes(whole + inner + b"!")
+
+
 def link(name: str, to: str) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, 0o120777 << 16
@@ -132,6 +146,8 @@ LIES: dict[str, bytes] = {
     "bytes after it": WHOLE + b"junk",
     "an archive after an archive": zip_bytes([*SMALL, ("a/data.pkl", EVIL)]) + WHOLE,
     "an archive in the comment": commented(),
+    "an archive in the comment that torch takes": hidden(),
+    "two pickles that differ in case": zip_bytes([*GOOD, ("a/DATA.pkl", EVIL)]),
     "cut in the middle": WHOLE[: len(WHOLE) // 2],
     "an end record alone": b"PK\5\6" + bytes(18),
     "a symbolic link for a storage": with_link(),

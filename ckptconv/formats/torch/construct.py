@@ -16,7 +16,8 @@ from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
-from ckptconv.formats.torch.harmless import is_harmless
+from ckptconv.formats.torch.harmless import is_harmless, loads_library
+from ckptconv.formats.torch.new_objects import only_makes, only_reconstructs
 from ckptconv.formats.torch.numpy_values import (
     NumpyDType,
     NumpyStub,
@@ -27,6 +28,7 @@ from ckptconv.formats.torch.numpy_values import (
 from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Value
 from ckptconv.formats.torch.stubs import (
     QuantizedStorageStub,
+    RefusedTensor,
     StorageStub,
     TensorStub,
     WrappedTensor,
@@ -117,8 +119,10 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     made = constructor(*args)
     if isinstance(made, WrappedTensor):
         made.set_state(state)
-    if not isinstance(made, TensorStub):
+    if isinstance(made, RefusedTensor):
         return made
+    if not isinstance(made, TensorStub):  # of an OrderedDict torch would set the attributes as well
+        return NotImplemented
     if str(cls) not in ("torch.Tensor", "torch.nn.parameter.Parameter"):
         attributes["__class__"] = cls
     parameter = made.parameter or cls == Global("torch.nn.parameter", "Parameter")
@@ -202,6 +206,15 @@ class TorchConstructors:
 
     def is_harmless(self, name: Global, args: Args) -> bool:
         return is_harmless(name, args)
+
+    def only_makes(self, cls: Global, args: Args, kwargs: dict[str, Value]) -> bool:
+        return only_makes(cls, args, kwargs)
+
+    def only_reconstructs(self, args: Args) -> bool:
+        return only_reconstructs(args)
+
+    def loads_library(self, name: Global) -> bool:
+        return loads_library(name)
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

@@ -1,10 +1,11 @@
 """Calls in a pickle that make a plain value and do nothing else: they are not made here either, and are worth no alarm.
 
-By exact name, and only with arguments that leave them harmless.
+By exact name, and only with arguments that leave them harmless. What makes new objects of a class is `new_objects`.
 """
 
 from __future__ import annotations
 
+from ckptconv.formats.torch.new_objects import holds_things
 from ckptconv.formats.torch.pickle import Global, Thing, Value
 
 Args = tuple[Value, ...]
@@ -30,12 +31,19 @@ function that runs any command)."""
 _KEPT = {
     "builtins.slice": 3, "collections.defaultdict": 1, "functools.partial": 1_000_000,
     "datetime.datetime": 2, "datetime.time": 2, "datetime.timezone": 1,
-    **{f"numpy.{name}": 2 for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")},
+    "numpy.dtype": 2, **{f"numpy.{name}": 1 for name in ("core.multiarray.scalar", "_core.multiarray.scalar")},
     **{f"numpy.{name}": 5 for name in ("core.numeric._frombuffer", "_core.numeric._frombuffer")},
 }  # fmt: skip
 """How many of the first arguments of these may be classes or objects: they are kept, or asked what they are. Any other
-call would take their items or call their methods, which an object's attributes may be.
+call would take their items or call their methods, which an object's attributes may be, also where they stand within a
+tuple: ``IPv4Network`` makes a text of the first of two, and numpy's ``scalar`` gave back what it was given.
 """
+
+_TIME_ZONES = ("datetime.timezone", "zoneinfo.ZoneInfo")
+"""Any other has Python of its own, which a time asks for its offset when it is hashed, and attributes."""
+
+_LOADERS = frozenset(["cdll", "pydll", "windll", "oledll"])
+"""Objects of ctypes, which load the library that an attribute of them is called: its code runs."""
 
 
 _GENERATORS = frozenset(
@@ -55,7 +63,14 @@ def _takes(name: Global, args: Args) -> bool:
             str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | Thing)
         )
         return _GENERATORS.issuperset(of_numpy)
-    return not any(isinstance(arg, (Global, Thing)) for arg in args[_KEPT.get(str(name), 0) :])
+    if str(name) in ("datetime.datetime", "datetime.time") and not all(
+        isinstance(arg, Thing) and arg.name in _TIME_ZONES for arg in args[1:2] if isinstance(arg, (Global, Thing))
+    ):
+        return False
+    others = args[_KEPT.get(str(name), 0) :]
+    if name.name == "deque":  # what is in a list is kept as well
+        return not any(isinstance(arg, (Global, Thing)) for arg in others)
+    return not holds_things(others)
 
 
 def _is_generic(name: Global) -> bool:
@@ -99,10 +114,17 @@ _ENUMS = frozenset(
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
 
+def loads_library(name: Global) -> bool:
+    """Whether the mere look-up of a dotted name loads a library, as ``ctypes.cdll.x`` does."""
+    return not _LOADERS.isdisjoint(name.name.split(".")[:-1])
+
+
 def is_harmless(name: Global, args: Args) -> bool:
     """Whether a call only makes a plain value."""
     if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
-        return len(args) == 2 and isinstance(args[0], Global) and type(args[1]) is str
+        if len(args) != 2 or not isinstance(args[0], Global) or type(args[1]) is not str:
+            return False
+        return not loads_library(Global(args[0].module, f"{args[0].name}.{args[1]}"))
     if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
         return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
     if str(name) in _ENUMS:

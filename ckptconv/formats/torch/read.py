@@ -143,12 +143,27 @@ def check_small_records(archive: ZipArchive, root: str) -> None:
     """What torch asks of an archive besides: entries in one folder, a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
         raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=COPY_AGAIN)
+    check_cases(archive)
     if not any(root + name in archive.entries for name in VERSIONS):
         raise CorruptFileError("the archive has no version record", hint=COPY_AGAIN)
     for name in (".format_version", ".storage_alignment", *VERSIONS):
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
         if not text.strip().isdigit() or (name in VERSIONS and not 1 <= int(text) <= MAX_VERSION):
             raise CorruptFileError(f"the record {name} says {text!r}", hint=COPY_AGAIN)
+
+
+def check_cases(archive: ZipArchive) -> None:
+    """Refuse names that differ by their letters' case alone: torch's reader (miniz) looks names up without regard to it,
+    and takes either.
+    """
+    seen: dict[bytes, str] = {}
+    for name, entry in archive.entries.items():
+        other = seen.setdefault(entry.name.lower(), name)
+        if other != name:
+            raise CorruptFileError(
+                f"the archive has entries {other!r} and {name!r}, and torch takes either for the other",
+                hint="do not trust it",
+            )
 
 
 def is_big_endian(archive: ZipArchive, root: str) -> bool:

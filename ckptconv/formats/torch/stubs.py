@@ -170,9 +170,15 @@ def rebuild_parameter(data: Value, requires_grad: bool, hooks: Value, state: Val
     )
 
 
-def refused_kind(kind: str) -> Callable[..., RefusedTensor]:
-    """A constructor of tensors that are refused by name once it is known where they stand."""
-    return lambda *args: refused(kind, *args)
+def refused_kind(kind: str) -> Callable[..., Value]:
+    """A constructor of tensors that are refused by name once it is known where they stand. With objects among its
+    arguments it is a call: torch asks them for ``__torch_function__``.
+    """
+    return lambda *args: NotImplemented if any(map(_is_object, args)) else refused(kind, *args)
+
+
+def _is_object(value: Value) -> bool:
+    return isinstance(value, Thing) and not isinstance(value, (RefusedTensor, WrappedTensor))
 
 
 def rebuild_wrapper(cls: Value, *args: Value) -> WrappedTensor:
@@ -184,6 +190,8 @@ def rebuild_wrapper(cls: Value, *args: Value) -> WrappedTensor:
 
 def rebuild_on_device(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
     """``torch._utils._rebuild_device_tensor_from_cpu_tensor``: a tensor that is loaded onto another device."""
+    if any(map(_is_object, (data, dtype, device))):  # its method ``to`` is called
+        return NotImplemented
     if not isinstance(data, TensorStub):
         return refused("of another device", data, dtype, device)
     if not isinstance(dtype, TorchValue) or dtypes.DTYPE_BY_NAME.get(dtype.name) is not data.dtype:

@@ -73,13 +73,13 @@ WOULD_RUN_CODE = {
     "NEWOBJ of tuples 300,000 deep": b")" + b"\x85" * 300_000 + b")\x81",
     "called with keywords": reduced("os", "getcwd", b")") + b")}\x92",
     "harmless module, dotted": b"\x80\x04" + text("pathlib") + text("os.system") + b"\x93" + ONE_ARG + b"R",
+    "NEWOBJ of a function": b"cos\nsystem\n" + ONE_ARG + b"\x81",
     "getattr with a default": b"cbuiltins\ngetattr\ncos\npath\n" + text("x") + b"N\x87R",
 }
 PARTIAL = reduced("functools", "partial", b"ccollections\ndefaultdict\n\x85")
 OPAQUE = {
     "os.system, only named": (b"cos\nsystem\n", "named"),
     "NEWOBJ": (b"cmodels\nNet\n)\x81}" + text("width") + b"K\x03sb", "object"),
-    "NEWOBJ of a function": (b"cos\nsystem\n" + ONE_ARG + b"\x81", "object"),
     "NEWOBJ_EX": (b"cmodels\nNet\n)}" + text("k") + b"K\x01s\x92", "object"),
     "copyreg._reconstructor": (reduced("copyreg", "_reconstructor", b"cm\nNet\ncbuiltins\nobject\nN\x87"), "object"),
     "pathlib": (reduced("pathlib", "PosixPath", text("/") + text("tmp") + b"\x86"), "constructed"),

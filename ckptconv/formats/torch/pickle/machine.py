@@ -27,21 +27,6 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import How
 
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
-_BASES = frozenset(
-    f"builtins.{name}"
-    for name in ["object", "bytes", "dict", "float", "frozenset", "int", "list", "set", "str", "tuple"]
-)
-"""It calls the base's ``__init__`` with the state, which may be anyone's unless the base is one of these."""
-
-_ITERATORS = frozenset(
-    ["builtins.map", "builtins.filter"]
-    + [f"itertools.{name}" for name in ["accumulate", "dropwhile", "filterfalse", "groupby", "starmap", "takewhile"]]
-)
-"""They call what they are handed as soon as something takes their items; the ``__new__`` of a tuple does."""
-
-_ITERATING = ("array", "builtins", "collections", "itertools")
-"""Modules with classes whose ``__new__`` takes all items of what it is handed (``tuple``, ``itertools.product``)."""
-
 _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
 
@@ -171,6 +156,8 @@ class Machine(Containers):
             raise LimitError(f"it names a global in {len(module) + len(name):,} characters", hint="do not trust it")
         named = Global(module, name)
         self.globals.setdefault(named, False)
+        if "." in name and self._make.loads_library(named):
+            self._thing(str(named), "called")
         return self._make.value(named)
 
     def _op_GLOBAL(self) -> None:
@@ -210,7 +197,7 @@ class Machine(Containers):
         made = constructor(*args) if constructor else NotImplemented
         if made is not NotImplemented:
             return made
-        if function == _RECONSTRUCTOR and _only_makes(args):
+        if function == _RECONSTRUCTOR and self._make.only_reconstructs(args):
             return self._thing(str(args[0]), "object", () if args[2] is None else args[2:])
         harmless = self._make.is_harmless(function, args)
         return self._thing(str(function), "constructed" if harmless else "called", args)
@@ -241,8 +228,8 @@ class Machine(Containers):
         constructor = None if kwargs else self._make.constructor(cls)
         made = constructor(*args) if constructor else NotImplemented
         if made is NotImplemented:
-            calls = str(cls) in _ITERATORS or (cls.module in _ITERATING and any(isinstance(arg, Thing) for arg in args))
-            made = self._thing(str(cls), "called" if calls else "object", args, kwargs)
+            harmless = self._make.only_makes(cls, args, kwargs)
+            made = self._thing(str(cls), "object" if harmless else "called", args, kwargs)
         self._stack.append(made)
 
     def _op_INST(self) -> None:
@@ -273,11 +260,6 @@ class Machine(Containers):
 
     def _op_BINPERSID(self) -> None:
         self._stack.append(self._make.persistent(self._stack.pop()))
-
-
-def _only_makes(args: tuple[Value, ...]) -> bool:
-    """Whether ``_reconstructor`` makes an object and no more: a base takes its state's items, or calls ``keys``."""
-    return len(args) == 3 and type(args[0]) is Global and str(args[1]) in _BASES and not isinstance(args[2], Thing)
 
 
 def _described(function: Value) -> str:

@@ -42,6 +42,25 @@ def attributes_among(methods: frozenset[str], state: Value) -> frozenset[str]:
     return methods.intersection(key for key in keys if type(key) is str)
 
 
+def _answers_unasked(state: Value) -> bool:
+    """Whether an object of this state calls what the pickle gave it when it is written as text (argparse.Namespace), or
+    handed to a function of torch, numpy or others who look their protocols up in the object (``__torch_function__``).
+    """
+    return any(
+        isinstance(key, str)
+        and (key in _ASKED_AS_TEXT or (key[:2] == "__" == key[-2:] and not key.startswith(_KEPT_BY_PYTHON)))
+        and isinstance(value, (Global, Thing))
+        for part in (state if isinstance(state, tuple) and len(state) == 2 else (state,))
+        if isinstance(part, dict)
+        for key, value in part.items()
+    )
+
+
+_ASKED_AS_TEXT = ("_get_args", "_get_kwargs")
+_KEPT_BY_PYTHON = ("__class__", "__dict__", "__objclass__", "__orig_class__", "__pydantic", "__signature__", "__wrapped__")
+"""What Python and pydantic themselves put there."""
+
+
 class StateOrderedDict(OrderedDict[Value, Value]):
     """An OrderedDict that may have been given attributes, as ``state_dict()`` gives ``_metadata``."""
 
@@ -77,6 +96,8 @@ class Thing:
     def set_state(self, state: Value) -> None:
         """What BUILD does to it."""
         self.note_change()
+        if _answers_unasked(state):
+            self.how = "called"
         self.state = state
         self.given = True
 
@@ -134,6 +155,15 @@ class Constructors(Protocol):
 
     def is_harmless(self, name: Global, args: tuple[Value, ...]) -> bool:
         """Whether a call of `name` only makes a plain value, so that it is worth no alarm."""
+
+    def only_makes(self, cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -> bool:
+        """Whether a new object of a class is made and nothing else."""
+
+    def only_reconstructs(self, args: tuple[Value, ...]) -> bool:
+        """The same of ``copyreg._reconstructor``."""
+
+    def loads_library(self, name: Global) -> bool:
+        """Whether looking up a dotted name is enough to run code."""
 
     def build(self, instance: Value, state: Value) -> bool:
         """Give `instance` its state; False where it is none of ours."""
