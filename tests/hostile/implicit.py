@@ -69,9 +69,8 @@ LIBRARY: dict[str, bytes] = {
     "a class with keywords for __init_subclass__": named("builtins", "type")
     + items(text("Y"), BASE + b"\x85", b"}") + state(command=RUN) + b"\x92",
     "the callback of a weak reference": new("weakref", "ref", b"\x8f", PROFILE),
-    "the callback of a weak reference, by another module": stacked("omegaconf.base", "copy.weakref.ref") + items(b"\x8f", PROFILE)
-    + b"\x81",
     "close of a stream": new("io", "IOBase") + state(close=PARTIAL) + b"b",
+    "close of a stream, by another module": stacked("omegaconf.omegaconf", "io.IOBase") + b")\x81" + state(close=PARTIAL) + b"b",
     "close of a stream, by _reconstructor": call(
         "copyreg", "_reconstructor", named("tempfile", "_TemporaryFileCloser"), named("builtins", "object"), b"N")
     + state(close_called=b"\x89", file=space(close=PARTIAL), delete=b"\x89", name=text("x")) + b"b",
