@@ -301,6 +301,8 @@ def cases() -> list[Case]:
     made += [
         Case("a call alone", "bare", b"\x80\x02" + SYSTEM + b".", "would run code", NO_MODEL, True, True, suffix=".pkl"),
         Case("a call alone, protocol 0", "bare", SYSTEM + b".", "would run code", NO_MODEL, True, True, suffix=".pkl"),
+        Case("a call in a second pickle", "bare", b"\x80\x02}" + text("w") + ARRAY + b"s." + INNER, "would run code",
+             CODES["would run code"], False, True, suffix=".pkl"),
         Case("a call in a storage's file", "bare", IN_A_STORAGE, hostile=True, suffix=".pkl"),
         Case("a persistent id", "bare", b"\x80\x02}" + text("w") + tensor() + b"s.", suffix=".pkl"),
         Case("a tensor of the model", "calls", checkpoint(bare_tensor(call("models", "make", tensor()))), "would run code",

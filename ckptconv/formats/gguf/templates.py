@@ -3,7 +3,7 @@
 llama.cpp's own engine has none of Python's objects, and transformers renders in a sandbox, which refuses their
 internals. A Jinja without a sandbox, as llama-cpp-python had it before 0.2.72 (CVE-2024-34359), goes from any object to
 any other: ``{{ ''.__class__.__mro__[1].__subclasses__() }}``. No template has an honest use for that, nor for
-attributes that are named by a value. What is neither is Jinja's business and stays text.
+attributes that are named by a value, or by a text in pieces. What is neither is Jinja's business and stays text.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ _RAW = re.compile(r"\{%[-+]?\s*raw\s*-?%\}")
 _END_OF_RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
 _MARK = re.compile(r"""'(?:[^'\\]|\\.)*+'?|"(?:[^"\\]|\\.)*+"?|[(\[{)\]}%]""", re.DOTALL)
 _REACHES = re.compile(
-    r"""(?:\.\s*|\[\s*["']|["'])(__\w+__)  # an attribute by its name
+    r"""(?<!\w)(__\w+__)(?!\w)               # an attribute by its name, also as that of an argument
+      | ["'](__\w*|\w*__)["']             # a half of one
       | \|\s*(attr)\b                      # one by a value
-      | (\\x5f|\\u005f|\\137)              # an underscore that is not to be seen""",
+      | \b(?:map|select|reject)\s*\(\s*["'](attr)["']
+      | (\\x5f|\\u0{0,4}5f|\\137|\\N\{)     # an underscore that is not to be seen
+      | ["'](_)["']\s*[~*+]               # or one by itself, to be put together
+      | [~*+]\s*["'](_)["']
+      | (%c)""",
     re.VERBOSE | re.IGNORECASE,
 )
 

@@ -7,15 +7,21 @@ called, as an activation for example.
     Keras 3   {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": …}}}}
     Keras 2   {"class_name": "Lambda", "config": {"function": [code, defaults, closure], "function_type": "lambda"}}
     any       {"module": …, "class_name": …}; of a function, whose name is its config, {"class_name": "function"}
+    any       {"class_name": "__typespec__", "module": …, "spec_name": …, "config": […]}, which is called with these
 
-Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing.
+Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing. A function may stand where a layer does,
+and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are no parts of a model
+(``keras.utils.get_file``), are told like anyone's. Some layers load a file or a pickle (``TorchModuleWrapper``), or call any
+function of TensorFlow's (``TFOpLambda``: ``io.write_file``).
 
 Sources: keras/src/layers/core/lambda_layer.py, keras/src/saving/serialization_lib.py; keras/src/utils/python_utils.py.
 """
 
 from __future__ import annotations
 
+import builtins
 import json
+import re
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path
@@ -29,6 +35,27 @@ CONFIGURATIONS = ("config.json", "model_config", "training_config")
 
 _LOADS_CODE = "keras.src.utils.python_utils.func_load"
 _OWN = ("keras", "tf_keras", "tensorflow", "builtins")
+
+_PARTS = frozenset(
+    "activations constraints initializers losses math metrics nn ops optimizers random regularizers".split()
+)
+"""Modules of Keras' and TensorFlow's whose functions a model is made of."""
+
+_BETWEEN = frozenset("_tf_keras api compat keras python src v1 v2".split())
+
+_HARMLESS = frozenset("abs all any max min pow round sum".split())
+_RUNNING = frozenset(dir(builtins)) - _HARMLESS
+
+_LOADING = {
+    "TorchModuleWrapper": "torch.load", "TFSMLayer": "tensorflow.saved_model.load",
+}  # fmt: skip
+"""Layers that load something when they are made."""
+
+_OPERATIONS = re.compile(
+    r"(compat\.v[12]\.)?(io|raw_ops|data|saved_model|keras|summary|train|distribute|autograph|sysconfig|config)\."
+    r"|.*(py_function|numpy_function|py_func|load_library|load_op_library|write_file|read_file)$"
+)
+"""Functions of TensorFlow's that are none of a model's."""
 
 Path = tuple[object, ...]
 
@@ -66,15 +93,36 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
         return None
     if name == "__lambda__":
         return Opaque(_LOADS_CODE, "called", (config.get("code") if isinstance(config, dict) else config,))
-    if name.rpartition(">")[2] == "Lambda" and isinstance(config, dict):
+    if name == "__typespec__":
+        if isinstance(module, str) and module.partition(".")[0] == "tensorflow":
+            return None
+        return Opaque(f"{module}.{node.get('spec_name')}", "called", (config,))
+    own_name = name.rpartition(">")[2]
+    if own_name in _LOADING:
+        return Opaque(_LOADING[own_name], "called", (config,))
+    if own_name in ("TFOpLambda", "SlicingOpLambda") and isinstance(config, dict):
+        function = config.get("function")
+        return Opaque(f"tensorflow.{function}", "called") if _OPERATIONS.match(str(function)) else None
+    if own_name == "Lambda" and isinstance(config, dict):
         function = config.get("function")
         if isinstance(function, list):
             return Opaque(_LOADS_CODE, "called", tuple(function))
         if isinstance(function, str):
             return Opaque(f"{config.get('module')}.{function}", "called")
         return None
-    if not isinstance(module, str) or module.partition(".")[0] in _OWN:
+    if not isinstance(module, str):
         return None
+    if module.partition(".")[0] in _OWN:
+        runs = name == "function" and not _is_part(module, str(config))
+        return Opaque(f"{module}.{config}", "called") if runs else None
     if name == "function":
         return Opaque(f"{module}.{config}", "called")
     return Opaque(f"{module}.{name}", "object")
+
+
+def _is_part(module: str, function: str) -> bool:
+    """Whether a function of Python's, Keras' or TensorFlow's is one that a model is made of."""
+    if module == "builtins":  # what Keras writes for its own as well
+        return function not in _RUNNING
+    rest = [part for part in module.split(".")[1:] if part not in _BETWEEN]
+    return not rest or rest[0] in _PARTS

@@ -11,7 +11,8 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
     stable_baselines3                   archives of Stable-Baselines3
     dcp  deepspeed  megatron            folders that several processes wrote
     pickle  construct  names            following a pickle: what may be built, what is named
-    calls  harmless                     …what is called; which calls do no harm
+    calls  harmless  new_objects        …what is called; which calls and new objects do no harm
+    second                              what else a file of pickles is to those who load it
     stubs  composites  numpy_values     …tensors, quantized and sparse ones, numpy's values
     roots  find  modules                …which tensors are the model's, and what they are called
     placing  assemble                   from stubs to a checkpoint

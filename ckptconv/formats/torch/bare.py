@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsafeError, UnsupportedError
-from ckptconv.formats.torch import legacy
+from ckptconv.formats.torch import legacy, second
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.names import is_known
@@ -74,6 +74,7 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
+    second.refuse_other(source)
     stream = PickleStream(source, 0, source.size)
     try:
         data, elided = stream.elided()
@@ -87,7 +88,8 @@ def read(source: Source) -> Checkpoint:
     value, machine, makers = follow(data, elided)
     budget = Budget(len(data))
     return assemble(
-        plant(value, budget), makers.place, budget, format="pickle", machines=[machine], file=source,
+        plant(value, budget), makers.place, budget, format="pickle",
+        machines=[machine, *second.following(stream, legacy.LegacyConstructors)], file=source,
         findings=legacy.trailing(stream, "opcode"), own=lambda name: name in makers.answered,
     )  # fmt: skip
 

@@ -19,7 +19,8 @@ swapped here; older releases left out the
 number of elements, which is then read the other way round.
 
 Refused: a storage that is in the pickle and not in the list (torch leaves its memory as it finds it), or in the list
-and not in the pickle, or twice in it; sizes that differ. Several files may stand in one: the first is read.
+and not in the pickle, or twice in it; sizes that differ. Several files may stand in one: the first is read, and the pickles right after it are
+followed for what they would call.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch import second
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.names import is_known
@@ -74,6 +76,7 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
+    second.refuse_other(source)
     stream = PickleStream(source, 0, source.size)
     stack = follow(stream, source)
     budget = Budget(stack.size)
@@ -82,7 +85,7 @@ def read(source: Source) -> Checkpoint:
         Placer(stack.storages).place,
         budget,
         format="torch-legacy",
-        machines=stack.machines,
+        machines=[*stack.machines, *second.following(stream, LegacyConstructors)],
         file=source,
         findings=trailing(stream),
     )

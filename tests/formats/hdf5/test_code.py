@@ -38,15 +38,43 @@ PLAIN = {
     "config": {"name": "Lambda", "activation": {"module": "builtins", "class_name": "function", "config": "relu"}},
 }  # fmt: skip
 
+
+
+def function(module: str, name: str) -> dict[str, object]:
+    """A function in a layer's place, called with what its node says."""
+    return {
+        "module": module, "class_name": "function", "config": name, "registered_name": name,
+        "inbound_nodes": [{"args": ["touch pwned"], "kwargs": {}}],
+    }  # fmt: skip
+
+
 FUNC_LOAD = "keras.src.utils.python_utils.func_load"
 CASES = {
     "Keras 2": (KERAS_2, "would run code", FUNC_LOAD),
     "Keras 3": (KERAS_3, "would run code", FUNC_LOAD),
     "named": (NAMED, "would run code", "os.system"),
     "function": (FUNCTION, "would run code", "os.system"),
+    "Python's": (function("builtins", "exec"), "would run code", "builtins.exec"),
+    "Keras' of files": (function("keras.utils", "get_file"), "would run code", "keras.utils.get_file"),
+    "Keras' switch": (
+        function("keras.config", "enable_unsafe_deserialization"), "would run code",
+        "keras.config.enable_unsafe_deserialization",
+    ),
+    "Keras' of models": (function("keras.src.ops.nn", "relu"), "plain", None),
+    "a type": (
+        {"class_name": "__typespec__", "module": "os", "spec_name": "system", "config": ["id"]}, "would run code", "os.system",
+    ),
+    "a pickle of torch's": (
+        {"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {"module": "gAI="}}, "would run code",
+        "torch.load",
+    ),
+    "TensorFlow's of files": (
+        {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "would run code", "tensorflow.io.write_file",
+    ),
+    "TensorFlow's of models": ({"class_name": "TFOpLambda", "config": {"function": "math.add"}}, "plain", None),
     "imported": (IMPORTED, "opaque", "mine.layers.Attention"),
     "plain": (PLAIN, "plain", None),
-}
+}  # fmt: skip
 
 
 def weights(path: Path, config: object = None) -> Path:

@@ -49,10 +49,10 @@ class Program:
     def _uint(self, width: int) -> int:
         return int.from_bytes(self._take(width), "little")
 
-    def _decimal(self, text: bytes) -> int:
+    def _decimal(self, text: bytes, base: int = 10) -> int:
         if len(text) > MAX_INT_DIGITS:
             raise self._bad("an int has too many decimal digits")
-        return int(text)
+        return int(text, base)
 
     def _pop_mark(self) -> list[Value]:
         items = self._stack
@@ -82,10 +82,11 @@ class Program:
 
     def _op_INT(self) -> None:
         text = self._line()
-        self._stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else self._decimal(text))
+        # 010 is 8 to _pickle.c, and none to pickle.py
+        self._stack.append({b"00": False, b"01": True}[text] if text in (b"00", b"01") else self._decimal(text, 0))
 
     def _op_LONG(self) -> None:
-        self._stack.append(self._decimal(self._line().removesuffix(b"L")))
+        self._stack.append(self._decimal(self._line().removesuffix(b"L"), 0))
 
     def _op_BININT(self) -> None:
         self._stack.append(int.from_bytes(self._take(4), "little", signed=True))

@@ -1,0 +1,85 @@
+"""What else a file of pickles is to those who load it.
+
+torch.load takes a file that it can open by its path for a tar archive first, by the checksum of its first 512 bytes, and
+Python's zipfile (Keras, Stable-Baselines3) takes any that ends as an archive does: either loads other pickles than those
+at the start, so that such a file is refused. What simply follows is loaded by whoever calls ``pickle.load`` again.
+
+Sources: torch/serialization.py (`_legacy_load`); CPython's Lib/tarfile.py (`calc_chksums`), Lib/zipfile (`_EndRecData`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CkptconvError, CorruptFileError
+from ckptconv.formats.torch.pickle import Machine
+from ckptconv.io.tar import BLOCK
+from ckptconv.io.zip import CENTRAL_MAGIC, END, END_MAGIC, FULL16
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ckptconv.formats.torch.pickle import Constructors, Elided, PickleStream
+    from ckptconv.io.source import Source
+
+MOST = 1000
+"""Pickles that are followed after the first; no honest file has one."""
+
+
+def refuse_other(source: Source) -> None:
+    """Raise CorruptFileError where the file is a tar or a zip archive as well."""
+    if _starts_as_tar(source):
+        raise CorruptFileError("it is a tar archive as well, which torch.load would read", hint="do not trust it")
+    if _ends_as_zip(source):
+        raise CorruptFileError("it ends as a zip archive, which others would read", hint="do not trust it")
+
+
+def _starts_as_tar(source: Source) -> bool:
+    if source.size < BLOCK:
+        return False
+    header = bytes(source.read_at(0, BLOCK))
+    said = header[148:156].strip(b" \0")
+    if not said or said.strip(b"01234567"):
+        return False
+    counted = header[:148] + b" " * 8 + header[156:]
+    return int(said, 8) in (sum(counted), sum(byte - 256 * (byte > 127) for byte in counted))
+
+
+def _ends_as_zip(source: Source) -> bool:
+    size = min(source.size, END.size + FULL16)
+    tail = bytes(source.read_at(source.size - size, size))
+    at = tail.rfind(END_MAGIC)
+    if at < 0 or at + END.size > len(tail):
+        return False
+    *_, length, _, _ = END.unpack_from(tail, at)
+    start = source.size - size + at - length
+    return start >= 0 and bytes(source.read_at(start, min(4, length))) == CENTRAL_MAGIC
+
+
+def following(stream: PickleStream, makers: Callable[[], Constructors]) -> list[Machine]:
+    """The pickles after the first, as far as there are any that say more than a plain value. Never raises."""
+    machines: list[Machine] = []
+    for _ in range(MOST):
+        before = stream.position
+        if not stream.left:
+            break
+        try:
+            data, elided = stream.elided()
+        except CkptconvError:
+            break
+        machine = _run(data, elided, makers())
+        if machine is None:
+            stream.position = before
+            break
+        machines.append(machine)
+    return [machine for machine in machines if machine.globals or machine.things]
+
+
+def _run(data: bytes, elided: Sequence[Elided], makers: Constructors) -> Machine | None:
+    """The machine that followed a pickle; None where it cannot be followed and called nothing before."""
+    machine = Machine(data, makers, elided)
+    try:
+        machine.run()
+    except CkptconvError:
+        return machine if machine.things else None
+    return machine
