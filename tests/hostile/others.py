@@ -8,7 +8,6 @@ import pickle
 import pickletools
 import struct
 import tarfile
-import zipfile
 
 from tests.hostile.cases import CODES, SYSTEM, Case, beside
 from tests.support.craft import FOUR_FLOATS, state_dict, tensor, text
@@ -280,39 +279,12 @@ def tar(members: dict[str, bytes], links: dict[str, str] | None = None) -> bytes
 
 
 EVIL = b"\x80\x02" + SYSTEM + b"."
-
-
-def tar_of_pickles() -> bytes:
-    """A stack of pickles that is a tar archive from its first byte: the third has the rest of the header as bytes."""
-    numbers = b"".join(pickle.dumps(one, 2) for one in (MAGIC, 1001))
-    start = numbers + b"\x80\x02B" + struct.pack("<I", tarfile.BLOCKSIZE - len(numbers) - 7) + b"x"
-    rest = b"0}." + legacy(OLD)[legacy(OLD).index(OLD) :]
-    info = tarfile.TarInfo()
-    info.size = len(rest)
-    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
-    header[: len(start)] = start
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    data = bytes(header) + rest.ljust(-(-len(rest) // 512) * 512, b"\0")
-    return data + tar({"storages": EVIL, "tensors": b"", "pickle": EVIL})
-
-
-def zip_after(data: bytes) -> bytes:
-    """A file with an archive behind it whose offsets count from the file's start."""
-    buffer = io.BytesIO(data)
-    with zipfile.ZipFile(buffer, "a") as file:
-        file.writestr("data", b"{}")
-    return buffer.getvalue()
-
-
 TARS: dict[str, bytes] = {
     "a call for the pickle": tar({"pickle": EVIL, "storages": b"", "tensors": b""}),
     "a call for the storages": tar({"pickle": b"\x80\x02N.", "storages": EVIL, "tensors": b""}),
     "a member that climbs": tar({"../../evil": b"x", "pickle": b"\x80\x02N."}),
     "a member with an absolute path": tar({"/tmp/evil": b"x", "pickle": b"\x80\x02N."}),
     "a link for the pickle": tar({"storages": b""}, {"pickle": "/etc/passwd"}),
-    "a stack of pickles that calls as a tar archive": tar_of_pickles(),
-    "a stack of pickles that is an archive, too": zip_after(legacy(OLD)),
     "a size past the end": tar({"pickle": EVIL})[:512].replace(b"0000000", b"7777777") + bytes(1024),
     "a checksum that is wrong": tar({"pickle": EVIL}).replace(b"ustar", b"ustaR", 1),
 }
@@ -361,10 +333,6 @@ def cases() -> list[Case]:
             True,
             may_be_refused=True,
         )
-    )
-    second = legacy(OLD) + EVIL
-    made.append(
-        Case("a call after the storages", "legacy", second, "would run code", CODES["would run code"], False, True)
     )
     made.append(
         Case("tensors", "whole safetensors", two([0, 4], [4, 16]), "plain", CODES["plain"], suffix=".safetensors")

@@ -9,10 +9,10 @@ called, as an activation for example.
     any       {"module": …, "class_name": …}; of a function, whose name is its config, {"class_name": "function"}
     any       {"class_name": "__typespec__", "module": …, "spec_name": …, "config": […]}, which is called with these
 
-Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing. A function may stand where a layer does,
-and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are no parts of a model
-(``keras.utils.get_file``), are told like anyone's. Some layers load a file or a pickle (``TorchModuleWrapper``), or call any
-function of TensorFlow's (``TFOpLambda``: ``io.write_file``).
+Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing. A function may stand where a layer
+does, and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are no parts of a
+model (``keras.utils.get_file``), are told like anyone's. Some layers load a file or a pickle (``TorchModuleWrapper``),
+or call any function of TensorFlow's (``TFOpLambda``: ``io.write_file``).
 
 Sources: keras/src/layers/core/lambda_layer.py, keras/src/saving/serialization_lib.py; keras/src/utils/python_utils.py.
 """
@@ -37,13 +37,25 @@ _LOADS_CODE = "keras.src.utils.python_utils.func_load"
 _OWN = ("keras", "tf_keras", "tensorflow", "builtins")
 
 _PARTS = frozenset(
-    "activations constraints initializers losses math metrics nn ops optimizers random regularizers".split()
+    [
+        "activations",
+        "constraints",
+        "initializers",
+        "losses",
+        "math",
+        "metrics",
+        "nn",
+        "ops",
+        "optimizers",
+        "random",
+        "regularizers",
+    ]
 )
 """Modules of Keras' and TensorFlow's whose functions a model is made of."""
 
-_BETWEEN = frozenset("_tf_keras api compat keras python src v1 v2".split())
+_BETWEEN = frozenset(["_tf_keras", "api", "compat", "keras", "python", "src", "v1", "v2"])
 
-_HARMLESS = frozenset("abs all any max min pow round sum".split())
+_HARMLESS = frozenset(["abs", "all", "any", "max", "min", "pow", "round", "sum"])
 _RUNNING = frozenset(dir(builtins)) - _HARMLESS
 
 _LOADING = {

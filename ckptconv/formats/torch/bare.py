@@ -74,7 +74,7 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
-    second.refuse_other(source)
+    second.refuse_tar(source)
     stream = PickleStream(source, 0, source.size)
     try:
         data, elided = stream.elided()
@@ -85,12 +85,13 @@ def read(source: Source) -> Checkpoint:
                 hint="where you trust it, pickle.dump what joblib.load gives: that is read",
             ) from error
         raise
+    second.refuse_zip(source, stream)
     value, machine, makers = follow(data, elided)
-    budget = Budget(len(data))
+    budget, findings = Budget(len(data)), legacy.trailing(stream, "opcode")
     return assemble(
         plant(value, budget), makers.place, budget, format="pickle",
         machines=[machine, *second.following(stream, legacy.LegacyConstructors)], file=source,
-        findings=legacy.trailing(stream, "opcode"), own=lambda name: name in makers.answered,
+        findings=findings, own=lambda name: name in makers.answered,
     )  # fmt: skip
 
 

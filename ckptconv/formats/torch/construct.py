@@ -119,7 +119,7 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     made = constructor(*args)
     if isinstance(made, WrappedTensor):
         made.set_state(state)
-    if isinstance(made, RefusedTensor):
+    if isinstance(made, (RefusedTensor, WrappedTensor)):
         return made
     if not isinstance(made, TensorStub):  # of an OrderedDict torch would set the attributes as well
         return NotImplemented

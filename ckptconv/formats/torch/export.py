@@ -22,20 +22,23 @@ Source: torch/export/pt2_archive/_package.py, torch/export/__init__.py (`load`).
 
 The model's tensors are the state_dict's; of several models, each has its name before its tensors'. Constants are
 extras. torch unpickles sample inputs, custom and opaque objects as well: what these would call is shown with the rest.
-Refused by name: archives that hold compiled code alone, sparse tensors, other versions of the archive.
+Compiled code beside them (``data/aotinductor``) is a library that torch loads with the file, so that it counts as a
+call. Refused by name: archives that hold compiled code alone, sparse tensors, other versions of the archive.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.metadata import Opaque
+from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
-from ckptconv.formats.torch.payloads import Payload, graph_of, payloads
+from ckptconv.formats.torch.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
 from ckptconv.formats.torch.placing import Placer, ZipRecords
 from ckptconv.formats.torch.read import check_small_records, follow, is_big_endian, root_of
@@ -47,13 +50,15 @@ from ckptconv.io.window import Window
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value
     from ckptconv.io.source import Source
+
+_LOADS_COMPILED = "torch._C._aoti.AOTIModelPackageLoader"
 
 OLD_GRAPH = "serialized_exported_program.json"
 
@@ -77,6 +82,8 @@ def read(source: Source) -> Checkpoint:
     """
     archive = ZipArchive.of(source)
     archive.check_names()  # torch reads those of all entries
+    if OLD_GRAPH in archive.entries and any(name.endswith("/archive_format") for name in archive.entries):
+        raise CorruptFileError("the archive is of two layouts at once", hint="do not trust it")
     export = _Export(archive, root_of(archive, "archive_format") or "")
     if OLD_GRAPH in archive.entries:
         export.read_old()
@@ -86,11 +93,13 @@ def read(source: Source) -> Checkpoint:
         raise UnsupportedError("this zip archive is no torch.export archive", hint="leave --from out")
     beside = {key: part for key, part in (("constants", export.constants), ("other", export.other)) if part}
     budget = Budget(export.size)
-    return assemble(
+    found = assemble(
         plant_state_dict(export.weights, beside, budget), export.place, budget, format="torch-export",
         machines=export.machines, file=source, graph=export.graph,
         findings=(Finding("graph", "info", "", "the exported graph stays behind: its weights are read"),),
     )  # fmt: skip
+    found.notes = replace(found.notes, programs=(*found.notes.programs, *export.compiled()))
+    return found
 
 
 @dataclass(slots=True)
@@ -157,6 +166,13 @@ class _Export:
         if "serialized_example_inputs.pt" in self.archive.entries:
             self._look_at("serialized_example_inputs.pt")
 
+    def compiled(self) -> Iterator[Program]:
+        """The models of compiled code in it: torch loads each as a library, whichever is asked for."""
+        start = f"{self.root}data/aotinductor/"
+        names = (name.removeprefix(start).partition("/")[0] for name in self.archive.entries if name.startswith(start))
+        for model in dict.fromkeys(names):
+            yield Program(f"{start}{model}", Opaque(_LOADS_COMPILED, "called", (model,)), "torch.export")
+
     def _has(self, name: str) -> bool:
         return self.root + name in self.archive.entries
 
@@ -177,9 +193,9 @@ class _Export:
             if isinstance(payload.stub, TensorStub):
                 self.places[id(payload.stub.storage)] = placer.place
             return payload.stub
-        if payload.entry.startswith("opaque_obj_"):
+        if payload.entry.startswith(OPAQUE):
             return self._pickle(entry)
-        if payload.entry.startswith("custom_obj_"):
+        if payload.entry.startswith(CUSTOM):
             return self._saved(entry, ScriptConstructors(), ScriptMachine)
         return self._saved(entry)
 

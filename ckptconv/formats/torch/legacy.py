@@ -19,8 +19,8 @@ swapped here; older releases left out the
 number of elements, which is then read the other way round.
 
 Refused: a storage that is in the pickle and not in the list (torch leaves its memory as it finds it), or in the list
-and not in the pickle, or twice in it; sizes that differ. Several files may stand in one: the first is read, and the pickles right after it are
-followed for what they would call.
+and not in the pickle, or twice in it; sizes that differ. Several files may stand in one: the first is read, and the
+pickles right after it are followed for what they would call.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ def read(source: Source) -> Checkpoint:
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
-    second.refuse_other(source)
+    second.refuse_tar(source)
     stream = PickleStream(source, 0, source.size)
     stack = follow(stream, source)
-    budget = Budget(stack.size)
+    second.refuse_zip(source, stream)
+    budget, findings = Budget(stack.size), trailing(stream)
     return assemble(
         plant(stack.value, budget),
         Placer(stack.storages).place,
@@ -87,7 +88,7 @@ def read(source: Source) -> Checkpoint:
         format="torch-legacy",
         machines=[*stack.machines, *second.following(stream, LegacyConstructors)],
         file=source,
-        findings=trailing(stream),
+        findings=findings,
     )
 
 
@@ -141,7 +142,7 @@ def trailing(stream: PickleStream, last: str = "storage") -> tuple[Finding, ...]
     """A warning where something follows in the file."""
     if not stream.left:
         return ()
-    message = f"{stream.left:,} bytes follow the last {last} and are not looked at"
+    message = f"{stream.left:,} bytes follow the last {last} and are not read"
     return (Finding("trailing", "warning", "", message),)
 
 

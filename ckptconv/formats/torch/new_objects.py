@@ -1,11 +1,12 @@
 """New objects in a pickle, by NEWOBJ or ``copyreg._reconstructor``: of which classes they are made and no more.
 
-What a class does when an object of it is made, compared, written as text or thrown away is code that somebody wrote: it is
-asked with the state that the pickle gives. Of Python's own library and numpy, which are there wherever a pickle is loaded,
-whole families run what they are handed: a ``weakref.ref`` its callback, a stream of ``io`` its ``close``, a metaclass what
-its classes have; ``numpy.memmap`` makes a file. So that their classes are known by exact name, and any other is worth an
-alarm. torch has some, too, such as a data pipe's wrapper, whose state is a pickle that it loads: what checkpoints have are
-modules, optimizers and their like. Classes of other packages are told as what they are: not known here.
+What a class does when an object of it is made, compared, written as text or thrown away is code that somebody wrote: it
+is asked with the state that the pickle gives. Of Python's own library and numpy, which are there wherever a pickle is
+loaded, whole families run what they are handed: a ``weakref.ref`` its callback, a stream of ``io`` its ``close``, a
+metaclass what its classes have; ``numpy.memmap`` makes a file. So that their classes are known by exact name, and any
+other is worth an alarm. torch has some, too, such as a data pipe's wrapper, whose state is a pickle that it loads: what
+checkpoints have are modules, optimizers and their like. Classes of other packages are told as what they are: not known
+here.
 
 A class has its own module and name, as pickle writes them; ``weakref.ref`` in ``torch.nn.modules.module`` is another's.
 """
@@ -16,10 +17,12 @@ import sys
 
 from ckptconv.formats.torch.pickle import Global, Thing, Value
 
+_GONE = (
+    "aifc asynchat asyncore cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib ossaudiodev "
+    "pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib"
+)
 _LIBRARIES = frozenset(
-    [*sys.stdlib_module_names, "numpy", "pip", "setuptools", "pkg_resources", "_distutils_hack", "test"]
-    + "aifc asynchat asyncore cgi cgitb chunk crypt distutils imghdr imp lib2to3 mailcap msilib nis nntplib".split()
-    + "ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib uu xdrlib".split()
+    [*sys.stdlib_module_names, *_GONE.split(), "numpy", "pip", "setuptools", "pkg_resources", "_distutils_hack", "test"]
 )
 """Top-level packages that come with Python, whichever release, and numpy's."""
 
@@ -46,8 +49,8 @@ _TORCH = (
     "torch.", "torch._C.", "torch._C._distributed.", "torch.amp.", "torch.ao.", "torch.cuda.amp.",
     "torch.distributed._shard.metadata.", "torch.distributed._shard.sharded_tensor.",
     "torch.distributed._shard.sharding_spec.", "torch.distributed._tensor.", "torch.distributed.checkpoint.metadata.",
-    "torch.distributed.device_mesh.", "torch.distributed.fsdp.api.", "torch.distributed.tensor.", "torch.distributions.",
-    "torch.nn.", "torch.optim.", "torch.quantization.", "torch.storage.", "torch.utils.data.dataset.",
+    "torch.distributed.device_mesh.", "torch.distributed.fsdp.api.", "torch.distributed.tensor.",
+    "torch.distributions.", "torch.nn.", "torch.optim.", "torch.quantization.", "torch.storage.", "torch.utils.data.dataset.",
     "torch.utils.data.distributed.", "torch.utils.data.sampler.", "torch.utils.hooks.",
 )  # fmt: skip
 """Where torch has classes of which checkpoints have objects."""
@@ -76,7 +79,7 @@ def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -
 
 
 def only_reconstructs(args: tuple[Value, ...]) -> bool:
-    """The same of ``copyreg._reconstructor(cls, base, state)``: a base takes its state's items, or calls its ``keys``."""
+    """The same of ``copyreg._reconstructor``, of a class, a base and a state, whose items or ``keys`` the base takes."""
     if len(args) != 3 or type(args[0]) is not Global or not _is_known(args[0]):
         return False
     base, state = str(args[1]), args[2]
@@ -105,7 +108,9 @@ def _is_known(cls: Global) -> bool:
     if any(outer[:1].islower() for outer in cls.name.split(".")[:-1]):
         return False
     if cls.module.partition(".")[0] == "torch":
-        return cls.name not in _OF_OTHERS and any(cls.module + "." == one or (one != "torch." and f"{cls.module}.".startswith(one)) for one in _TORCH)
+        return cls.name not in _OF_OTHERS and any(
+            cls.module + "." == one or (one != "torch." and f"{cls.module}.".startswith(one)) for one in _TORCH
+        )
     return str(cls) in _KNOWN or not _is_of_library(cls)
 
 

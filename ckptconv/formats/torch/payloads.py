@@ -44,6 +44,9 @@ DTYPES = {
 
 STRIDED = 7
 
+CUSTOM, OPAQUE = OBJECTS = ("custom_obj_", "opaque_obj_")
+"""How the entries of objects start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -75,6 +78,8 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
         raise TypeError("an entry's name is none")
     if exact_flag(payload["use_pickle"]):
         return Payload(entry, None)
+    if entry.startswith(OBJECTS):  # torch goes by the name among constants, and unpickles them
+        raise ValueError("an object is said to be a tensor")
     if meta["layout"] != STRIDED:
         raise UnsupportedError("a sparse tensor of an export is not read", hint="export it with dense tensors")
     dtype = DTYPES.get(meta["dtype"])

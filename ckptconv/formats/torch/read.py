@@ -153,8 +153,8 @@ def check_small_records(archive: ZipArchive, root: str) -> None:
 
 
 def check_cases(archive: ZipArchive) -> None:
-    """Refuse names that differ by their letters' case alone: torch's reader (miniz) looks names up without regard to it,
-    and takes either.
+    """Refuse names that differ by their letters' case alone: torch's reader (miniz) looks names up without regard to
+    it, and takes either.
     """
     seen: dict[bytes, str] = {}
     for name, entry in archive.entries.items():

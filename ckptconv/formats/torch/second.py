@@ -1,10 +1,12 @@
 """What else a file of pickles is to those who load it.
 
-torch.load takes a file that it can open by its path for a tar archive first, by the checksum of its first 512 bytes, and
-Python's zipfile (Keras, Stable-Baselines3) takes any that ends as an archive does: either loads other pickles than those
-at the start, so that such a file is refused. What simply follows is loaded by whoever calls ``pickle.load`` again.
+torch.load takes a file that it can open by its path for a tar archive first, by the checksum of its first 512 bytes,
+and Python's zipfile (Keras, Stable-Baselines3) takes any that ends as an archive does: either loads other pickles than
+those at the start, so that such a file is refused. What simply follows is loaded by whoever calls ``pickle.load``
+again.
 
-Sources: torch/serialization.py (`_legacy_load`); CPython's Lib/tarfile.py (`calc_chksums`), Lib/zipfile (`_EndRecData`).
+Sources: torch/serialization.py (`_legacy_load`); CPython's Lib/tarfile.py (`calc_chksums`), Lib/zipfile
+(`_EndRecData`).
 """
 
 from __future__ import annotations
@@ -26,11 +28,20 @@ MOST = 1000
 """Pickles that are followed after the first; no honest file has one."""
 
 
-def refuse_other(source: Source) -> None:
-    """Raise CorruptFileError where the file is a tar or a zip archive as well."""
+_ARCHIVES = (".keras", ".npz", ".zip")
+
+
+def refuse_tar(source: Source) -> None:
+    """Raise CorruptFileError where the file is a tar archive as well."""
     if _starts_as_tar(source):
         raise CorruptFileError("it is a tar archive as well, which torch.load would read", hint="do not trust it")
-    if _ends_as_zip(source):
+
+
+def refuse_zip(source: Source, stream: PickleStream) -> None:
+    """Raise CorruptFileError where the file ends as a zip archive. Costs a read of its last bytes, and is done only
+    where something follows what was read, or where others take its name for an archive's.
+    """
+    if (stream.left or source.path.suffix.lower() in _ARCHIVES) and _ends_as_zip(source):
         raise CorruptFileError("it ends as a zip archive, which others would read", hint="do not trust it")
 
 

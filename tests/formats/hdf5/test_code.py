@@ -39,7 +39,6 @@ PLAIN = {
 }  # fmt: skip
 
 
-
 def function(module: str, name: str) -> dict[str, object]:
     """A function in a layer's place, called with what its node says."""
     return {
@@ -62,14 +61,16 @@ CASES = {
     ),
     "Keras' of models": (function("keras.src.ops.nn", "relu"), "plain", None),
     "a type": (
-        {"class_name": "__typespec__", "module": "os", "spec_name": "system", "config": ["id"]}, "would run code", "os.system",
+        {"class_name": "__typespec__", "module": "os", "spec_name": "system", "config": ["id"]},
+        "would run code", "os.system",
     ),
     "a pickle of torch's": (
         {"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {"module": "gAI="}}, "would run code",
         "torch.load",
     ),
     "TensorFlow's of files": (
-        {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "would run code", "tensorflow.io.write_file",
+        {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "would run code",
+        "tensorflow.io.write_file",
     ),
     "TensorFlow's of models": ({"class_name": "TFOpLambda", "config": {"function": "math.add"}}, "plain", None),
     "imported": (IMPORTED, "opaque", "mine.layers.Attention"),

@@ -172,7 +172,7 @@ def test_long_runs_of_bytes_stay_in_the_file_when_it_is_opened(tmp_path: Path, m
         assert len(checkpoint) == 3
         spans = [tensor.span for tensor in checkpoint.values()]
         assert all(span is not None and isinstance(span.file, Source) for span in spans)
-    assert sum(length for _, length in read) < 128 << 10  # the last 64 KiB are looked at for an archive
+    assert sum(length for _, length in read) < 64 << 10
 
 
 class Jax:

@@ -229,6 +229,10 @@ BAD: dict[str, dict[str, bytes | None]] = {
     "a name twice": {CONFIG: b'{"config": {}, "config": {}}'},
     "bytes that are no text": {CONFIG: b"\xff\xfe\xfd"},
     "a storage of odd length": {"data/weights/weight_0": b"12345"},
+    "an object that is said to be a tensor": {
+        CONFIG: config("opaque_obj_0"),
+        "data/weights/opaque_obj_0": pickle.dumps([1, 2, 3]),
+    },
     "no model": {"models/model.json": None},
     "a graph that is none": {"models/model.json": b"{}"},
 }
@@ -273,6 +277,23 @@ def test_a_tensor_that_is_saved_as_a_pickle_is_read(small: Path, tmp_path: Path)
     changes = {CONFIG: config("weight_0", use_pickle=True), "data/weights/weight_0": saved_bytes(weight)}
     with ckptconv.open(changed(small, tmp_path / "m.pt2", changes)) as checkpoint:
         assert_same_tensors(checkpoint, {"w": weight.detach()})
+
+
+def test_an_archive_of_two_layouts_is_refused(small: Path, tmp_path: Path) -> None:
+    path = changed(small, tmp_path / "m.pt2", {})
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("serialized_exported_program.json", "{}")
+    with pytest.raises(CorruptFileError, match="two layouts"):
+        ckptconv.open(path)
+
+
+def test_compiled_code_beside_the_weights_is_told(small: Path, tmp_path: Path) -> None:
+    path = changed(
+        small, tmp_path / "m.pt2", {f"data/aotinductor/model/{name}": b"\x7fELF" for name in ("a.so", "b.so")}
+    )
+    (use,) = (found := ckptconv.inspect(path)).opaque
+    assert found.verdict == "would run code"
+    assert (use.node.name, use.node.args) == ("torch._C._aoti.AOTIModelPackageLoader", ("model",))
 
 
 @pytest.mark.parametrize("entry", ["data/sample_inputs/model.pt", "opaque object"])

@@ -57,7 +57,15 @@ def _answers_unasked(state: Value) -> bool:
 
 
 _ASKED_AS_TEXT = ("_get_args", "_get_kwargs")
-_KEPT_BY_PYTHON = ("__class__", "__dict__", "__objclass__", "__orig_class__", "__pydantic", "__signature__", "__wrapped__")
+_KEPT_BY_PYTHON = (
+    "__class__",
+    "__dict__",
+    "__objclass__",
+    "__orig_class__",
+    "__pydantic",
+    "__signature__",
+    "__wrapped__",
+)
 """What Python and pydantic themselves put there."""
 
 
