@@ -78,6 +78,8 @@ LIBRARY: dict[str, bytes] = {
         dict=space(close=PARTIAL, sync=PARTIAL), cache=b"}", writeback=b"\x89") + b"b",
     "the text of a Namespace": new("builtins", "str", WRITTEN + b"\x85"),
     "the text of a Namespace, numpy's": new("numpy", "str_", WRITTEN + b"\x85"),
+    "the text of a Namespace, its attribute a string of a class": new("builtins", "str", new("argparse", "Namespace") + b"}"
+    + new("numpy", "str_", text("_get_args")) + PARTIAL + b"sb\x85"),
     "the text of an address": call("ipaddress", "IPv4Network", items(WRITTEN, b"K\1")),
     "the offset of a time zone": b"}" + call(
         "datetime", "datetime", b"C\x0a\x07\xe4\1\1\0\0\0\0\0\0", new("zoneinfo._zoneinfo", "ZoneInfo", text("UTC"))

@@ -50,8 +50,8 @@ _TORCH = (
     "torch.distributed._shard.metadata.", "torch.distributed._shard.sharded_tensor.",
     "torch.distributed._shard.sharding_spec.", "torch.distributed._tensor.", "torch.distributed.checkpoint.metadata.",
     "torch.distributed.device_mesh.", "torch.distributed.fsdp.api.", "torch.distributed.tensor.",
-    "torch.distributions.", "torch.nn.", "torch.optim.", "torch.quantization.", "torch.storage.", "torch.utils.data.dataset.",
-    "torch.utils.data.distributed.", "torch.utils.data.sampler.", "torch.utils.hooks.",
+    "torch.distributions.", "torch.nn.", "torch.optim.", "torch.quantization.", "torch.storage.",
+    "torch.utils.data.dataset.", "torch.utils.data.distributed.", "torch.utils.data.sampler.", "torch.utils.hooks.",
 )  # fmt: skip
 """Where torch has classes of which checkpoints have objects."""
 
@@ -79,7 +79,7 @@ def only_makes(cls: Global, args: tuple[Value, ...], kwargs: dict[str, Value]) -
 
 
 def only_reconstructs(args: tuple[Value, ...]) -> bool:
-    """The same of ``copyreg._reconstructor``, of a class, a base and a state, whose items or ``keys`` the base takes."""
+    """The same of ``copyreg._reconstructor``, of a class, a base and a state: the base takes its items."""
     if len(args) != 3 or type(args[0]) is not Global or not _is_known(args[0]):
         return False
     base, state = str(args[1]), args[2]

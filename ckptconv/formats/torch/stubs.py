@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TorchValue
 from ckptconv.formats.torch import dtypes
-from ckptconv.formats.torch.pickle import Global, Thing, attributes_among
+from ckptconv.formats.torch.pickle import Global, Thing, answers_unasked, attributes_among
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,7 +150,7 @@ def attributes_of(state: Value) -> dict[str, Value] | None:
     """
     attributes: dict[str, Value] = {}
     for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
-        if isinstance(part, Thing) or attributes_among(_CALLED, part):
+        if isinstance(part, Thing) or attributes_among(_CALLED, part) or answers_unasked(part):
             return None
         attributes |= part if isinstance(part, dict) else {}
     return attributes

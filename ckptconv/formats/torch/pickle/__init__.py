@@ -21,6 +21,7 @@ from ckptconv.formats.torch.pickle.values import (
     StateOrderedDict,
     Thing,
     Value,
+    answers_unasked,
     attributes_among,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "StateOrderedDict",
     "Thing",
     "Value",
+    "answers_unasked",
     "attributes_among",
 ]

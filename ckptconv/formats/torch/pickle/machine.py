@@ -16,6 +16,7 @@ from ckptconv.formats.torch.pickle.values import (
     StateOrderedDict,
     Thing,
     Value,
+    answers_unasked,
     attributes_among,
 )
 from ckptconv.io.limits import MAX_NAME
@@ -249,7 +250,7 @@ class Machine(Containers):
         if isinstance(instance, Thing):
             instance.set_state(state)
         elif isinstance(instance, StateOrderedDict):
-            if attributes_among(OWN, state) or isinstance(state, Thing):
+            if attributes_among(OWN, state) or answers_unasked(state) or isinstance(state, Thing):
                 self._thing("collections.OrderedDict", "called").set_state(state)
             instance.state = state
         elif not self._make.build(instance, state):

@@ -42,30 +42,27 @@ def attributes_among(methods: frozenset[str], state: Value) -> frozenset[str]:
     return methods.intersection(key for key in keys if type(key) is str)
 
 
-def _answers_unasked(state: Value) -> bool:
+def answers_unasked(state: Value) -> bool:
     """Whether an object of this state calls what the pickle gave it when it is written as text (argparse.Namespace), or
     handed to a function of torch, numpy or others who look their protocols up in the object (``__torch_function__``).
     """
-    return any(
-        isinstance(key, str)
-        and (key in _ASKED_AS_TEXT or (key[:2] == "__" == key[-2:] and not key.startswith(_KEPT_BY_PYTHON)))
-        and isinstance(value, (Global, Thing))
-        for part in (state if isinstance(state, tuple) and len(state) == 2 else (state,))
-        if isinstance(part, dict)
-        for key, value in part.items()
-    )
+    for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+        pairs = part.pairs if isinstance(part, Thing) else part.items() if isinstance(part, dict) else ()
+        if any(isinstance(value, (Global, Thing)) and _is_asked_for(key) for key, value in pairs):
+            return True
+    return False
+
+
+def _is_asked_for(key: Value) -> bool:
+    if not isinstance(key, str):
+        return isinstance(key, Thing) and key.how == "object"  # a string of some class
+    return key in _ASKED_AS_TEXT or (key[:2] == "__" == key[-2:] and not key.startswith(_KEPT_BY_PYTHON))
 
 
 _ASKED_AS_TEXT = ("_get_args", "_get_kwargs")
 _KEPT_BY_PYTHON = (
-    "__class__",
-    "__dict__",
-    "__objclass__",
-    "__orig_class__",
-    "__pydantic",
-    "__signature__",
-    "__wrapped__",
-)
+    "__class__", "__dict__", "__objclass__", "__orig_class__", "__pydantic", "__signature__", "__wrapped__",
+)  # fmt: skip
 """What Python and pydantic themselves put there."""
 
 
@@ -104,7 +101,7 @@ class Thing:
     def set_state(self, state: Value) -> None:
         """What BUILD does to it."""
         self.note_change()
-        if _answers_unasked(state):
+        if answers_unasked(state):
             self.how = "called"
         self.state = state
         self.given = True
