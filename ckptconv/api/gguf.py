@@ -54,9 +54,14 @@ def check_target(wanted: Format, dialect: str) -> None:
         )
 
 
-def check_model(order: Order) -> None:
-    """Raise UsageError for what goes by an architecture, none of which has llama.cpp's names."""
+def check_model(checkpoint: Checkpoint, order: Order) -> None:
+    """Raise UsageError for an adapter, and for what goes by an architecture, none of which has llama.cpp's names."""
     request = order.request
+    if is_adapter(checkpoint):
+        raise UsageError(
+            f"--translate {TO_MMPROJ}: this is an adapter, and llama.cpp loads none for pictures or sounds",
+            hint="ckptconv convert BASE MERGED --lora ADAPTER merges it; then translate that",
+        )
     arch = request.arch or ""
     by_name = arch in library_names() or is_config(arch)
     for word, asked in (("verify", order.verify), ("with-params", order.with_params), ("arch", by_name)):

@@ -59,7 +59,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         check_target(order.format, dialect)
         adapter = adapted(named, order)
         if adapter is None:
-            check_model(order)
+            check_model(named, order)
     if order.edits:
         from ckptconv.api.editing import edited
 

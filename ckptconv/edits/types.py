@@ -43,8 +43,9 @@ _REST = "a --dtype F32 before it makes F32 of what stays, as llama.cpp's convert
 
 
 def asked_mixture(texts: Sequence[str]) -> Mixture | None:
-    """The mixture that these ask for, the last of several."""
-    return next((MIXTURES[text.upper()] for text in reversed(texts) if text.upper() in MIXTURES), None)
+    """The mixture that these ask for; None where a type for all follows it, which overrules it."""
+    alone = [text for text in texts if "=" not in text]
+    return MIXTURES.get(alone[-1].upper()) if alone else None
 
 
 def cast_edits(
@@ -71,6 +72,7 @@ def cast_edits(
             continue
         glob, equals, name = text.rpartition("=")
         dtype = _dtype(name, text)
+        mixed = mixed if equals else []
         asked = some(glob, list(tensors), "--dtype", _NEW_NAMES) if equals else _floats(tensors, left)
         kept = [key for key in asked if dtype.block > 1 and _stays(key, tensors[key], dtype, by_name=not equals)]
         if kept and (len(kept) == len(asked) or (equals and not re.search(r"[*?\[]", glob))):

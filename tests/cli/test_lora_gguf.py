@@ -257,3 +257,9 @@ def test_what_is_for_models_is_refused_of_the_file_as_well(
     assert done.exit_code == 2
     assert words in done.stderr
     assert not (tmp_path / target).exists()
+
+
+def test_there_is_none_for_pictures(run: Run, tmp_path: Path) -> None:
+    done = run("convert", adapter(tmp_path / "a"), tmp_path / "a.gguf", "--translate", "to-mmproj")
+    assert done.exit_code == 2
+    assert "--translate to-mmproj: this is an adapter, and llama.cpp loads none for pictures or sounds" in done.stderr

@@ -105,6 +105,14 @@ def test_a_folder_of_transformers_becomes_a_mixture_at_once(tmp_path: Path) -> N
         assert np.array_equal(tensor.data, again.data)
 
 
+def test_a_type_for_all_overrules_a_mixture_before_it(tmp_path: Path) -> None:
+    folder, target = small_qwen2(tmp_path / "qwen2"), tmp_path / "out.gguf"
+    done = ckptconv.convert(folder, target, edits=Edits(names=[TO_GGUF], dtype=["Q4_K_M", "F16"]))
+    assert set(types(target).values()) == {"F16", "F32"}
+    assert number_of(target) == 1
+    assert not [finding for finding in done.findings if finding.code == "mixture"]
+
+
 def test_numbers_of_each_layer_count_by_the_first(tmp_path: Path) -> None:
     for name, groups in (("few", [2, 8]), ("many", [8, 2])):
         writer = GGUFWriter(tmp_path / f"{name}.gguf", "llama")

@@ -75,7 +75,8 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
     check_parts(count_parts(changes, tensors))
     if all(change in (Change.to(name), Change.to(name.replace("/", "."))) for name, change in changes.items()):
         raise EditError(
-            f"--translate {dialect} finds none of its words in these names", hint="ckptconv inspect --list shows them"
+            f"--translate {dialect} finds none of its words in these names",
+            hint=f"they may be {GIVES[dialect]} already: leave it out; ckptconv inspect --list shows them",
         )
     return changes
 
