@@ -170,3 +170,11 @@ def test_experts_of_a_base_with_transformers_names_are_told_where_they_go(tmp_pa
     with pytest.raises(EditError) as found:
         merged(tmp_path / "base.safetensors", adapter_in(tmp_path, part("lora/adapter"), CASES["lora"]))
     assert "--translate mlx after it" in str(found.value.hint)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (0, 3, 4), (2, 0, 4), (3, 4, 0)])
+def test_inspect_reads_factors_of_any_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    save_file({"q.lora_a": torch.ones(shape), "q.lora_b": torch.ones(shape)}, tmp_path / "adapters.safetensors")
+    found = ckptconv.inspect(tmp_path / "adapters.safetensors").adapter
+    assert found is not None
+    assert found.kinds == {"LoRA": 1}

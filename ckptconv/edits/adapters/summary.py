@@ -169,7 +169,7 @@ def _size(module: Module) -> int:
             return matrix("embedding_down", "embedding_up")
         case "lora_a":
             experts = shapes["lora_a"][0] if len(shapes["lora_a"]) == 3 else 1
-            return matrix("lora_a", "lora_b") // experts
+            return matrix("lora_a", "lora_b") // max(experts, 1)
         case "hada_w1_a":
             return matrix("hada_w1_a", "hada_w1_b") * prod(shapes.get("hada_t1", ())[2:])
         case "diff":
