@@ -145,6 +145,12 @@ NOT_FAR: dict[str, bytes] = {
         b")", state(keys=PARTIAL)),
     "__torch_function__ of an object": call(
         "torch._utils", "_rebuild_meta_tensor_no_storage", space(f=OS_SYSTEM), b")", b")", b"\x89"),
+    "the text of an object, by numpy's dtype": call("numpy", "dtype", text("f4"), new("models", "Net")),
+    "the items of an object, by numpy's _reconstruct": call(
+        "numpy._core.multiarray", "_reconstruct", named("numpy", "ndarray"), new("models", "Net"), b"C\1b"),
+    "the hash of an object, by a subscript": call("_operator", "getitem", named("typing", "List"), new("models", "Net")),
+    "the hash of an object, by numpy's bit generator": call(
+        "numpy.random._pickle", "__bit_generator_ctor", new("models", "Net") + b"\x85"),
     "__torch_function__ of an object, kept": space(__torch_function__=OS_SYSTEM),
     "the method to of an object": call(
         "torch._utils", "_rebuild_device_tensor_from_cpu_tensor", space(to=OS_SYSTEM), b"N", b"N", b"\x89"),
@@ -170,6 +176,7 @@ NOT_FAR: dict[str, bytes] = {
 
 UNCALLED: dict[str, bytes] = {
     "a function as an attribute": method("append"),
+    "a context manager as an attribute": new("contextlib", "nullcontext") + b"}" + text("enter_result") + b"Nsb",
     "items, then a function as an attribute": new("models", "List") + RUN + b"a}" + text("append") + OS_SYSTEM + b"sb",
     "partial, never called": PARTIAL,
     "partial by REDUCE, never called": call("functools", "partial", OS_SYSTEM) + b"(" + OS_SYSTEM + b"(" + RUN + b"t}Ntb",

@@ -25,7 +25,7 @@ from ckptconv.formats.torch.numpy_values import (
     numpy_frombuffer,
     numpy_scalar,
 )
-from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Value
+from ckptconv.formats.torch.pickle import Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.stubs import (
     QuantizedStorageStub,
     RefusedTensor,
@@ -129,6 +129,11 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
 
 
+def _array(*args: Value) -> Value:
+    """``numpy._core.multiarray._reconstruct(class, shape, code)``: it asks an object for its items, or what it is."""
+    return NotImplemented if any(isinstance(arg, Thing) for arg in args) else NumpyStub()
+
+
 def _complex(real: Value, imag: Value = 0.0) -> complex:
     if not isinstance(real, (int, float)) or not isinstance(imag, (int, float)):
         raise TypeError("a complex number's parts are no numbers")
@@ -170,8 +175,8 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     "numpy.dtype": numpy_dtype,
     "numpy.core.multiarray.scalar": numpy_scalar,
     "numpy._core.multiarray.scalar": numpy_scalar,
-    "numpy.core.multiarray._reconstruct": lambda *args: NumpyStub(),
-    "numpy._core.multiarray._reconstruct": lambda *args: NumpyStub(),
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy._core.multiarray._reconstruct": _array,
     "numpy.core.numeric._frombuffer": numpy_frombuffer,
     "numpy._core.numeric._frombuffer": numpy_frombuffer,
 }

@@ -31,8 +31,8 @@ function that runs any command)."""
 _KEPT = {
     "builtins.slice": 3, "collections.defaultdict": 1, "functools.partial": 1_000_000,
     "datetime.datetime": 2, "datetime.time": 2, "datetime.timezone": 1,
-    "numpy.dtype": 2, **{f"numpy.{name}": 1 for name in ("core.multiarray.scalar", "_core.multiarray.scalar")},
-    **{f"numpy.{name}": 5 for name in ("core.numeric._frombuffer", "_core.numeric._frombuffer")},
+    "numpy.dtype": 1, **{f"numpy.{name}": 1 for name in ("core.multiarray.scalar", "_core.multiarray.scalar")},
+    **{f"numpy.{name}": 2 for name in ("core.numeric._frombuffer", "_core.numeric._frombuffer")},
 }  # fmt: skip
 """How many of the first arguments of these may be classes or objects: they are kept, or asked what they are. Any other
 call would take their items or call their methods, which an object's attributes may be, also where they stand within a
@@ -62,10 +62,14 @@ def _takes(name: Global, args: Args) -> bool:
         of_numpy = (
             str(arg) if isinstance(arg, Global) else arg.name for arg in args if isinstance(arg, Global | Thing)
         )
-        return _GENERATORS.issuperset(of_numpy)
+        nested = tuple(arg for arg in args if not isinstance(arg, Global | Thing))
+        return _GENERATORS.issuperset(of_numpy) and not holds_things(nested)
     if str(name) in ("datetime.datetime", "datetime.time") and not all(
         isinstance(arg, Thing) and arg.name in _TIME_ZONES for arg in args[1:2] if isinstance(arg, (Global, Thing))
     ):
+        return False
+    objects = [arg.name for arg in args if isinstance(arg, Thing)]
+    if name.name in ("scalar", "_frombuffer") and any(one != "numpy.dtype" for one in objects):
         return False
     others = args[_KEPT.get(str(name), 0) :]
     if name.name == "deque":  # what is in a list is kept as well
@@ -80,6 +84,13 @@ def _is_generic(name: Global) -> bool:
     if name.module == "typing":
         return name.name.isidentifier() and name.name[0].isupper()
     return name.module == "builtins" and name.name in ("dict", "frozenset", "list", "set", "tuple", "type")
+
+
+def _names_types(what: Value) -> bool:
+    """Whether a subscript is of names and other subscripts: typing compares and hashes it."""
+    if isinstance(what, Thing):
+        return Global(*what.name.rpartition(".")[::2]) in _SUBSCRIPTS or what.how == "constructed"
+    return not isinstance(what, (list, tuple)) or all(map(_names_types, what))
 
 
 ZERO_STAGE = Global("deepspeed.runtime.zero.config", "ZeroStageEnum")
@@ -130,6 +141,6 @@ def is_harmless(name: Global, args: Args) -> bool:
     if str(name) in _ENUMS:
         return "." not in name.name and len(args) == 1 and type(args[0]) in (int, str)
     if name in _SUBSCRIPTS:
-        return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0])
+        return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0]) and _names_types(args[1])
     # datetime.datetime is not a dotted name of `datetime`
     return str(name) in _HARMLESS and "." not in name.name and _takes(name, args)

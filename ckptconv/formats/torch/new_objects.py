@@ -33,6 +33,7 @@ _KNOWN = frozenset(
         "collections": "ChainMap Counter OrderedDict UserDict UserList UserString defaultdict deque",
         "configparser": "BasicInterpolation ConfigParser ConverterMapping ExtendedInterpolation Interpolation "
         "LegacyInterpolation RawConfigParser SafeConfigParser SectionProxy",
+        "contextlib": "nullcontext", "dataclasses": "Field _KW_ONLY_TYPE _MISSING_TYPE",
         "datetime": "date datetime time timedelta timezone", "decimal": "Decimal", "fractions": "Fraction",
         "functools": "partial",
         "ipaddress": "IPv4Address IPv4Interface IPv4Network IPv6Address IPv6Interface IPv6Network",
@@ -40,7 +41,8 @@ _KNOWN = frozenset(
         "numpy.random.bit_generator": "SeedSequence",
         "optparse": "Values",
         "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
-        "random": "Random", "string": "Template", "types": "SimpleNamespace", "uuid": "SafeUUID UUID",
+        "random": "Random", "string": "Template", "torch.utils.data.dataloader": "DataLoader",
+        "types": "SimpleNamespace", "urllib.parse": "ParseResult SplitResult", "uuid": "SafeUUID UUID",
     }.items() for name in names.split()
 )  # fmt: skip
 """Classes of these of which an object is made and no more, whatever its state."""
@@ -107,7 +109,7 @@ def _is_known(cls: Global) -> bool:
     """Whether it is one of these, or of a package of somebody's own."""
     if any(outer[:1].islower() for outer in cls.name.split(".")[:-1]):
         return False
-    if cls.module.partition(".")[0] == "torch":
+    if cls.module.partition(".")[0] == "torch" and str(cls) not in _KNOWN:
         return cls.name not in _OF_OTHERS and any(
             cls.module + "." == one or (one != "torch." and f"{cls.module}.".startswith(one)) for one in _TORCH
         )

@@ -109,7 +109,7 @@ def numpy_dtype(code: Value, align: Value = False, copy: Value = True) -> Value:
     """``numpy.dtype(code)``; NotImplemented for classes that are not of ml_dtypes."""
     if isinstance(code, Global) and str(code) in ELEMENT_CLASSES:
         return NumpyDType(str(code))
-    if isinstance(code, Global):
+    if isinstance(code, Global) or not isinstance(align, int) or not isinstance(copy, int):
         return NotImplemented
     if type(code) is not str:
         raise TypeError("a numpy dtype's code is no string")
