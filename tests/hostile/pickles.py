@@ -304,6 +304,8 @@ def cases() -> list[Case]:
         Case("a call in a second pickle", "bare", b"\x80\x02}" + text("w") + ARRAY + b"s." + INNER, "would run code",
              CODES["would run code"], False, True, suffix=".pkl"),
         Case("a call in a storage's file", "bare", IN_A_STORAGE, hostile=True, suffix=".pkl"),
+        Case("a name that runs the tests beside it", "calls", checkpoint(beside(named("unittest.__main__", "main"))),
+             "would run code", code, True, True, beside={"test_it.py": PYTHON.encode()}),
         Case("a persistent id", "bare", b"\x80\x02}" + text("w") + tensor() + b"s.", suffix=".pkl"),
         Case("a tensor of the model", "calls", checkpoint(bare_tensor(call("models", "make", tensor()))), "would run code",
              NO_MODEL, hostile=True),

@@ -16,7 +16,7 @@ from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
-from ckptconv.formats.torch.harmless import is_harmless, loads_library
+from ckptconv.formats.torch.harmless import is_harmless, runs_when_named
 from ckptconv.formats.torch.new_objects import only_makes, only_reconstructs
 from ckptconv.formats.torch.numpy_values import (
     NumpyDType,
@@ -218,8 +218,8 @@ class TorchConstructors:
     def only_reconstructs(self, args: Args) -> bool:
         return only_reconstructs(args)
 
-    def loads_library(self, name: Global) -> bool:
-        return loads_library(name)
+    def runs_when_named(self, name: Global) -> bool:
+        return runs_when_named(name)
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

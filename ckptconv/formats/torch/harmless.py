@@ -125,9 +125,13 @@ _ENUMS = frozenset(
 _SUBSCRIPTS = (Global("_operator", "getitem"), Global("operator", "getitem"), Global("types", "GenericAlias"))
 
 
-def loads_library(name: Global) -> bool:
-    """Whether the mere look-up of a dotted name loads a library, as ``ctypes.cdll.x`` does."""
-    return not _LOADERS.isdisjoint(name.name.split(".")[:-1])
+def runs_when_named(name: Global) -> bool:
+    """Whether the mere look-up of a name runs more than the definitions of a module: a dotted one loads a library, as
+    ``ctypes.cdll.x`` does, or its module is a program (``unittest.__main__`` runs the tests in the working folder).
+    """
+    if not _LOADERS.isdisjoint(name.name.split(".")[:-1]):
+        return True
+    return name.module.endswith(".__main__") or name.module in ("antigravity", "idlelib.idle")
 
 
 def is_harmless(name: Global, args: Args) -> bool:
@@ -135,7 +139,7 @@ def is_harmless(name: Global, args: Args) -> bool:
     if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
         if len(args) != 2 or not isinstance(args[0], Global) or type(args[1]) is not str:
             return False
-        return not loads_library(Global(args[0].module, f"{args[0].name}.{args[1]}"))
+        return not runs_when_named(Global(args[0].module, f"{args[0].name}.{args[1]}"))
     if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
         return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
     if str(name) in _ENUMS:

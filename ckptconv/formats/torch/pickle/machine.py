@@ -157,7 +157,7 @@ class Machine(Containers):
             raise LimitError(f"it names a global in {len(module) + len(name):,} characters", hint="do not trust it")
         named = Global(module, name)
         self.globals.setdefault(named, False)
-        if "." in name and self._make.loads_library(named):
+        if self._make.runs_when_named(named):
             self._thing(str(named), "called")
         return self._make.value(named)
 

@@ -167,8 +167,8 @@ class Constructors(Protocol):
     def only_reconstructs(self, args: tuple[Value, ...]) -> bool:
         """The same of ``copyreg._reconstructor``."""
 
-    def loads_library(self, name: Global) -> bool:
-        """Whether looking up a dotted name is enough to run code."""
+    def runs_when_named(self, name: Global) -> bool:
+        """Whether looking up a name is enough to run more than a module's definitions."""
 
     def build(self, instance: Value, state: Value) -> bool:
         """Give `instance` its state; False where it is none of ours."""
