@@ -70,12 +70,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
-        help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras), transformers' for "
-        "llama.cpp's, mlx-lm's and those of Llama's own releases (gguf, mlx, meta), diffusers' for single files of "
-        "Stable Diffusion and Flux (ldm). The other way, to-gguf makes of a folder of transformers' a GGUF that "
-        "llama.cpp runs, with its hyperparameters and tokenizer, or of PEFT's adapter what its --lora loads (--arch "
-        "names the base's config.json), and to-mmproj the file for pictures or sounds that llama.cpp has beside it; "
-        "to-ldm makes of a pipeline of diffusers', or of a model of it, the single file that ComfyUI and A1111 load.",
+        help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras); transformers' for "
+        "llama.cpp's, mlx-lm's and Llama's own release (gguf, mlx, meta); diffusers' for single files of Stable "
+        "Diffusion and Flux (ldm). Or make what others load. For llama.cpp: of a folder of transformers', a GGUF with "
+        "hyperparameters and tokenizer (to-gguf), and the file for its pictures or sounds (to-mmproj); of PEFT's LoRA, "
+        "an adapter (to-gguf, with --arch BASE/config.json). For ComfyUI and A1111: of a pipeline of diffusers', or of "
+        "one model of it, a single file (to-ldm).",
     ),
     click.option(
         "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
@@ -91,8 +91,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--dtype", metavar="[GLOB=]DTYPE", multiple=True, shell_complete=completion.words(completion.dtypes),
         help="Cast floats to DTYPE, or whatever GLOB matches; the last that matches counts. For a GGUF also to Q8_0, "
-        "Q4_K and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices; or to a mixture of llama.cpp's, as "
-        "Q4_K_M. Repeatable.",
+        "Q4_K and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices; for a whole model also a mixture of "
+        "llama.cpp's, such as Q4_K_M. Repeatable.",
     ),
 )  # fmt: skip
 

@@ -172,6 +172,14 @@ def test_what_does_not_go_with_a_model_for_llama_cpp(run: Run, tmp_path: Path, t
     assert not target.exists()
 
 
+def test_a_folder_for_a_gguf_asks_for_no_configuration(run: Run, tmp_path: Path) -> None:
+    source = small_qwen2(tmp_path / "model")
+    assert "are not copied" in run("convert", source, f"{tmp_path / 'copy'}/").output
+    done = run("convert", source, f"{tmp_path / 'for-llama-cpp'}/", "--translate", "to-gguf", "--to", "gguf")
+    assert done.exit_code == 0
+    assert "are not copied" not in done.output
+
+
 def test_of_a_model_with_pictures_there_is_a_second_file(run: Run, tmp_path: Path) -> None:
     source = folder_of("gemma3", tmp_path / "model")
     typed = ["convert", source, tmp_path / "mmproj.gguf", "--translate", "to-mmproj", "--dtype", "F16"]
