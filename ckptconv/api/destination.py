@@ -74,13 +74,8 @@ class Destination:
         """A word where one folder becomes another and the first has a config.json, which is no part of a checkpoint.
         Nothing asks for one beside a GGUF.
         """
-        there = os.path.isfile(self.path.parent / CONFIG)
-        if (
-            not self.folder
-            or there
-            or self.format.dialect == "gguf"
-            or not os.path.isfile(os.path.join(source, CONFIG))
-        ):
+        asked = self.folder and self.format.dialect != "gguf" and not os.path.isfile(self.path.parent / CONFIG)
+        if not asked or not os.path.isfile(os.path.join(source, CONFIG)):
             return []
         message = (
             f"{CONFIG} and whatever else lies beside the weights are not copied: transformers and diffusers ask for it"
