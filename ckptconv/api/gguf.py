@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.api.lora import adapter_of
+from ckptconv.api.lora import Lora, adapter_of
 from ckptconv.api.mixture import not_of_adapters
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.huggingface import is_config
@@ -94,6 +94,23 @@ class Adapted:
             return adapter_made(left, self.config, checkpoint, order.metadata)
 
 
+def _check_adapter(checkpoint: Checkpoint, order: Order) -> None:
+    """Raise UsageError where it is llama.cpp's already, and for what is asked of models alone."""
+    if checkpoint.notes.source == SOURCE or checkpoint.format == SOURCE:
+        raise UsageError("--translate to-gguf: these are llama.cpp's names already", hint="leave --translate out")
+    merges = any(isinstance(step, Lora) for step in order.edits.steps)
+    for word, asked in (
+        ("verify", order.verify), ("with-params", order.with_params), ("shard-size", order.shards),
+        ("set", order.request.settings), ("lora", merges),
+    ):  # fmt: skip
+        if asked:
+            raise UsageError(
+                f"--{word} is for models, and this is an adapter, one file beside its base", hint=f"leave --{word} out"
+            )
+    if asked_mixture(order.edits.dtype):
+        raise not_of_adapters()
+
+
 def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     """The adapter that is to become one of llama.cpp's; None where the order is another, or the checkpoint a model.
 
@@ -101,15 +118,7 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     """
     if order.edits.for_llama_cpp != TO_GGUF or not is_adapter(checkpoint):
         return None
-    if checkpoint.notes.source == SOURCE or checkpoint.format == SOURCE:
-        raise UsageError("--translate to-gguf: these are llama.cpp's names already", hint="leave --translate out")
-    for word, asked in (("verify", order.verify), ("with-params", order.with_params), ("shard-size", order.shards)):
-        if asked:
-            raise UsageError(
-                f"--{word} is for models, and this is an adapter, one file beside its base", hint=f"leave --{word} out"
-            )
-    if asked_mixture(order.edits.dtype):
-        raise not_of_adapters()
+    _check_adapter(checkpoint, order)
     source = Path(order.request.source)
     label = source.resolve().name.encode("utf-8", "replace").decode("utf-8")
     adapter = adapter_of(checkpoint, label)

@@ -114,6 +114,8 @@ def test_the_scale_of_rslora_is_kept(run: Run, tmp_path: Path) -> None:
         ({}, ("--verify",), "--verify is for models, and this is an adapter"),
         ({}, ("--with-params",), "--with-params is for models"),
         ({}, ("--shard-size", "1GB"), "--shard-size is for models"),
+        ({}, ("--set", "a=1"), "--set is for models"),
+        ({}, ("--lora", "a"), "--lora is for models"),
         ({}, ("--arch", "mlp"), "'mlp' is no configuration of transformers'"),
         ({}, ("--arch", "absent.json"), "there is no absent.json"),
     ],
@@ -123,6 +125,7 @@ def test_what_the_file_cannot_say_is_refused_by_name(
 ) -> None:
     config = base(tmp_path / "base") / "config.json"
     arch = () if "--arch" in typed else ("--arch", config)
+    typed = tuple(str(tmp_path / "a") if one == "a" else one for one in typed)
     done = run("convert", adapter(tmp_path / "a", **said), tmp_path / "a.gguf", *TO_GGUF, *arch, *typed)
     assert done.exit_code == 2
     assert words in done.stderr
