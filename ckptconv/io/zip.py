@@ -100,7 +100,7 @@ class ZipArchive:
         if at < 0:
             raise bad("its end record is missing")
         if at + END.size + END.unpack_from(tail, at)[7] != len(tail):  # torch and Python's zipfile take it as it is
-            raise bad("its last end record does not end where it does")
+            raise bad("bytes follow its last end record that its comment does not count")
         _, disk, first_disk, here, count, size, offset, _ = END.unpack_from(tail, at)
         end = source.size - tail_size + at
         wide = self._find_directory64(end)  # torch writes one always, needed or not

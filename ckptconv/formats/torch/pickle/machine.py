@@ -159,6 +159,7 @@ class Machine(Containers):
         self.globals.setdefault(named, False)
         if self._make.runs_when_named(named):
             self._thing(str(named), "called")
+            self.globals[named] = True
         return self._make.value(named)
 
     def _op_GLOBAL(self) -> None:
@@ -230,6 +231,7 @@ class Machine(Containers):
         made = constructor(*args) if constructor else NotImplemented
         if made is NotImplemented:
             harmless = self._make.only_makes(cls, args, kwargs)
+            self.globals[cls] = self.globals[cls] or not harmless
             made = self._thing(str(cls), "object" if harmless else "called", args, kwargs)
         self._stack.append(made)
 
