@@ -16,7 +16,7 @@ from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding, listed, quoted
 from ckptconv.edits.cast import FLOATS
-from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in
+from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in, unfit_for_blocks
 from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit
 from ckptconv.edits.select import some
 from ckptconv.errors import EditError, UsageError
@@ -105,7 +105,7 @@ def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType
     shown = ", ".join(f"{dtype} ×{count:,}" for dtype, count in counts.most_common()) or "nothing"
     message = f"{mixture.name}, as llama-quantize makes it without an importance matrix: {shown}"
     found = [Finding("mixture", "info", "", message, mixture.name)]
-    odd = [name for name in chosen if tensors[name].info.shape[-1] % DTYPES[mixture.most].block]
+    odd = [name for name in chosen if unfit_for_blocks(tensors[name].info, mixture.most)]
     if odd:
         block = DTYPES[mixture.most].block
         few = f"{len(odd):,} tensor{'s have' if len(odd) != 1 else ' has'} rows that are no whole blocks of {block}"

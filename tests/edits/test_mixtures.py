@@ -44,7 +44,7 @@ def test_types_are_those_of_llama_cpps_own_function(number: int, mixture: str) -
 
 def test_all_mixtures_are_asked_of_llama_cpp() -> None:
     assert set(KNOWN["cases"][0]) == set(MIXTURES)
-    assert {kind for one in MIXTURES.values() for kind in (one.most,)} <= set(QUANTIZED)
+    assert {one.most for one in MIXTURES.values()} <= set(QUANTIZED)
     for one in MIXTURES.values():
         assert LlamaFileType(one.number).name == f"MOSTLY_{one.name.removeprefix('MOSTLY_')}"
 
