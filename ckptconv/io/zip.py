@@ -96,7 +96,7 @@ class ZipArchive:
             at = tail.rfind(END_MAGIC)
             if at == 0 and tail[-2:] == b"\0\0":
                 break
-        at = tail.rfind(END_MAGIC, 0, len(tail) - END.size + len(END_MAGIC))
+        at = tail.rfind(END_MAGIC, 0, max(0, len(tail) - END.size + len(END_MAGIC)))  # whole ones alone
         if at < 0:
             raise bad("its end record is missing")
         if at + END.size + END.unpack_from(tail, at)[7] != len(tail):  # torch and Python's zipfile take it as it is

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ckptconv.errors import CorruptFileError
 from ckptconv.io.source import Source
 from ckptconv.io.zip import LOCAL, ZipArchive
 
@@ -58,3 +59,20 @@ def test_entries_are_found_in_any_order(path: Path, order: str) -> None:
             assert (span.offset, span.length) == wanted[name]
         if order == "as they lie":
             assert source.bytes_read - before < 1 << 20  # of the 4 MiB that the large entries are
+
+
+def test_every_start_of_an_end_record_is_refused(tmp_path: Path) -> None:
+    """An archive of nothing is an end record alone, which `zipfile` reads; what is cut short of it is none."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w"):
+        pass
+    whole = path.read_bytes()
+    for size in range(1, len(whole)):
+        path.write_bytes(whole[:size])
+        with Source(path) as source, pytest.raises(CorruptFileError, match="end record is missing"):
+            ZipArchive(source)
+        with pytest.raises(zipfile.BadZipFile):
+            zipfile.ZipFile(path)
+    path.write_bytes(whole)
+    with Source(path) as source:
+        assert ZipArchive(source).entries == {}
