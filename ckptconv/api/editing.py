@@ -10,7 +10,6 @@ from ckptconv.api.edits import Moves
 from ckptconv.api.lora import Adapters, Lora
 from ckptconv.api.mixture import model_of
 from ckptconv.api.stated import check_config, said_anywhere
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ckptconv.api.edits import Edits, Origins
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.composite import Composite
     from ckptconv.core.dtypes import DType
     from ckptconv.core.edit import Edit, Step
@@ -193,10 +193,9 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, 
         attributes={new: notes.attributes[old] for new, old in firsts.items() if old in notes.attributes},
         digest=None,
     )
-    return Checkpoint(
-        tensors, extras=state.extras, composites=state.composites,
-        root=rooted(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one), format=checkpoint.format,
-        notes=notes, findings=tuple(findings), file=checkpoint.file,
+    return checkpoint.replaced(
+        tensors=tensors, extras=state.extras, composites=state.composites,
+        root=rooted(checkpoint, tensors.keys(), moved, bare=bare, in_one=in_one), notes=notes, findings=tuple(findings),
     )  # fmt: skip
 
 

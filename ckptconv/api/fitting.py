@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ckptconv.api.asked import from_words
 from ckptconv.api.validate import compare
 from ckptconv.arch.bind import from_metadata
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.errors import MisfitError, UsageError
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from ckptconv.api.asked import Request
     from ckptconv.api.validate import Validation
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
 
 
@@ -58,10 +58,7 @@ def fitted(request: Request, checkpoint: Checkpoint) -> Validation:
 
 def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:
     """The same checkpoint with a note of its architecture."""
-    return Checkpoint(
-        dict(checkpoint), extras=checkpoint.extras, composites=checkpoint.composites, root=checkpoint.root,
-        format=checkpoint.format, notes=replace(checkpoint.notes, arch=note), findings=checkpoint.findings,
-    )  # fmt: skip
+    return checkpoint.replaced(notes=replace(checkpoint.notes, arch=note))
 
 
 def _open(result: Validation) -> list[Finding]:

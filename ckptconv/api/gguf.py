@@ -17,7 +17,6 @@ from ckptconv.api.mixture import not_of_adapters
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.huggingface import is_config
 from ckptconv.arch.load import library_names
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.edits.adapters.adapter import Adapter, check
@@ -38,6 +37,7 @@ from ckptconv.io.folder import Folder
 if TYPE_CHECKING:
     from ckptconv.api.edits import Moves
     from ckptconv.api.order import Order
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
     from ckptconv.formats.gguf.hub.model import Made
 
@@ -173,10 +173,10 @@ def completed(
         values[FILE_TYPE_KEY] = mixture.number
     types = {key: kind for key, (kind, _) in made.entries.items()}
     alone = order.bare or (not checkpoint.metadata and not checkpoint.extras)
-    whole = Checkpoint(
-        made.tensors, extras={} if alone else checkpoint.extras,
-        root=StateDict() if alone else checkpoint.root, format=checkpoint.format,
-        notes=Notes(source=SOURCE, types=types), findings=(*checkpoint.findings, *made.findings), file=checkpoint.file,
+    whole = checkpoint.replaced(
+        tensors=made.tensors, extras={} if alone else checkpoint.extras, composites={},
+        root=StateDict() if alone else checkpoint.root, notes=Notes(source=SOURCE, types=types),
+        findings=(*checkpoint.findings, *made.findings),
     )  # fmt: skip
     origins = {name: moves.origins.get(made.rows.get(name, name), ()) for name in made.tensors}
     return whole.with_metadata(values), replace(moves, origins=origins), values

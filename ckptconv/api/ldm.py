@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.stated import read_json
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo, in_memory
@@ -19,6 +18,7 @@ from ckptconv.formats.diffusers import DIFFUSERS
 
 if TYPE_CHECKING:
     from ckptconv.api.open import PathText
+    from ckptconv.core.checkpoint import Checkpoint
 
 _SCHEDULER = Path("scheduler", "scheduler_config.json")
 
@@ -36,8 +36,5 @@ def marked(made: Checkpoint, opened: Checkpoint, source: PathText) -> Checkpoint
             message = "its scheduler predicts v, which no single file of this model says: what loads it has to be told"
             findings = (*findings, Finding("prediction", "warning", str(_SCHEDULER), message))
     empty = TensorInfo.of(DType.F32, (0,))
-    return Checkpoint(
-        {**made, **{name: in_memory(empty, b"") for name in marks if name not in made}},
-        extras=made.extras, composites=made.composites, root=made.root, format=made.format, notes=made.notes,
-        findings=(*made.findings, *findings), file=made.file,
-    )  # fmt: skip
+    tensors = {**made, **{name: in_memory(empty, b"") for name in marks if name not in made}}
+    return made.replaced(tensors=tensors, findings=(*made.findings, *findings))

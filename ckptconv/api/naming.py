@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.views import permuted
 from ckptconv.formats.onnx.lost import Lost, is_given
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from ckptconv.api.matching import Matches
     from ckptconv.arch.table import Table
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
 
 
@@ -60,10 +60,9 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
 
 def with_tensors(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], findings: Sequence[Finding]) -> Checkpoint:
     """The same checkpoint with other tensors of the model, and findings."""
-    return Checkpoint(
-        tensors, extras=checkpoint.extras, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
-        root=checkpoint.root, format=checkpoint.format, notes=replace(checkpoint.notes, digest=None),
-        findings=tuple(findings), file=checkpoint.file,
+    return checkpoint.replaced(
+        tensors=tensors, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
+        notes=replace(checkpoint.notes, digest=None), findings=tuple(findings),
     )  # fmt: skip
 
 

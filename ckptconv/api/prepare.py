@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.edits import Moves
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.record_edits import without_tensors
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from ckptconv.api.asked import Request
     from ckptconv.api.lora import Adapters
     from ckptconv.api.order import Order
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
     from ckptconv.formats.onnx.plan import GraphPlan, OnnxOptions
@@ -94,10 +94,10 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 def without_extras(made: Prepared) -> Prepared:
     """The same for a format that has no room for tensors outside of the model: the tree around them stays."""
     checkpoint = made.checkpoint
-    left = Checkpoint(
-        checkpoint, composites=checkpoint.composites_of(checkpoint), format=checkpoint.format,
+    left = checkpoint.replaced(
+        extras={}, composites=checkpoint.composites_of(checkpoint),
+        root=without_tensors(checkpoint.root, checkpoint.extras),
         notes=replace(checkpoint.notes.only(checkpoint), digest=None),
-        root=without_tensors(checkpoint.root, checkpoint.extras), findings=checkpoint.findings,
     )  # fmt: skip
     return replace(made, checkpoint=left)
 

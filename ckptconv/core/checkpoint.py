@@ -7,7 +7,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk, without_model
 from ckptconv.core.notes import Notes
@@ -16,6 +16,7 @@ from ckptconv.errors import NoTensorError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable, Iterable, Iterator
     from types import TracebackType
+    from typing import Unpack
 
     import torch
 
@@ -41,6 +42,19 @@ MOST_COMPARED = 5000
 
 MetaDict = dict["Hashable", MetaNode]
 """Metadata by top-level key: strings nearly always; positions where the file's root was a list or a tuple."""
+
+
+class _Parts(TypedDict, total=False):
+    """What `Checkpoint` is made of."""
+
+    tensors: Mapping[str, LazyTensor]
+    extras: Mapping[str, LazyTensor]
+    composites: Mapping[str, Composite]
+    root: MetaNode
+    format: str
+    notes: Notes
+    findings: tuple[Finding, ...]
+    file: OpenFile | None
 
 
 class Checkpoint(Mapping[str, "LazyTensor"]):
@@ -191,6 +205,15 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         keys = [whole.get(name, name) for name in self._tensors if name not in parts or name in whole]
         return {name: self.whole(name, device) if name in composites else found[name] for name in keys}
 
+    def replaced(self, **parts: Unpack[_Parts]) -> Checkpoint:
+        """The same checkpoint, of the same file, with some of its parts others: as `dataclasses.replace`."""
+        all_parts: _Parts = {
+            "tensors": self._tensors, "extras": self.extras, "composites": self.composites, "root": self.root,
+            "format": self.format, "notes": self.notes, "findings": self.findings, "file": self._file,
+        }  # fmt: skip
+        all_parts.update(parts)
+        return Checkpoint(**all_parts)
+
     def bare(self) -> Checkpoint:
         """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
         kept = [node for _, node in walk(self.root) if isinstance(node, StateDict)]
@@ -206,10 +229,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             members=(),
         )
         root = StateDict(container=hole.container, versions=hole.versions)
-        return Checkpoint(
-            self._tensors, composites=self.composites_of(self._tensors), root=root, format=self.format, notes=notes,
-            findings=self.findings,
-        )  # fmt: skip
+        return self.replaced(extras={}, composites=self.composites_of(self._tensors), root=root, notes=notes)
 
     def with_metadata(self, values: Mapping[str, MetaNode]) -> Checkpoint:
         """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata.
@@ -232,15 +252,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
             changed.update(values)
         else:
             changed = {**values, **changed}
-        return Checkpoint(
-            self._tensors,
-            extras=self.extras,
-            composites=self.composites,
-            root=changed,
-            format=self.format,
-            notes=replace(self.notes, digest=None),
-            findings=self.findings,
-        )
+        return self.replaced(root=changed, notes=replace(self.notes, digest=None))
 
 
 def _holds_tensors(node: MetaNode) -> bool:
@@ -270,7 +282,4 @@ def wholes(checkpoint: Checkpoint) -> Checkpoint:
             tensors[made[name][0]] = header_only(made[name][1], tensor.alias)
         elif name not in parts:
             tensors[name] = tensor
-    return Checkpoint(
-        tensors, extras=checkpoint.extras, root=checkpoint.root, format=checkpoint.format, notes=checkpoint.notes,
-        findings=checkpoint.findings, file=checkpoint.file,
-    )  # fmt: skip
+    return checkpoint.replaced(tensors=tensors, composites={})

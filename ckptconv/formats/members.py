@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import MemberNote
 from ckptconv.core.report import Finding, quoted
 from ckptconv.io.archive import Member
@@ -18,6 +17,7 @@ from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.notes import Program
     from ckptconv.core.tensor import ByteSpan, LazyTensor
@@ -61,11 +61,9 @@ def contained(
         members=tuple(MemberNote(path, one.size, uses.get(path, "")) for path, one in archive.members.items()),
         programs=(*whole.notes.programs, *programs),
     )
-    return Checkpoint(
-        {name: _checked(tensor) for name, tensor in whole.items()},
+    return whole.replaced(
+        tensors={name: _checked(tensor) for name, tensor in whole.items()},
         extras={name: _checked(tensor) for name, tensor in whole.extras.items()},
-        composites=whole.composites,
-        root=whole.root,
         format=format,
         notes=notes,
         findings=(*whole.findings, *_told(archive, uses)),

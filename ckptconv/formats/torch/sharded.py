@@ -185,16 +185,10 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 
 def _shard(planned: _Plan, names: list[str], nbytes: int) -> Shard:
-    kept, notes = set(names), planned.flat.notes
-    part = Checkpoint(
-        {name: planned.flat[name] for name in planned.flat if name in kept},
-        root=planned.flat.root,
-        notes=Notes(
-            tensors={name: note for name, note in notes.tensors.items() if name in kept},
-            strides={name: strides for name, strides in notes.strides.items() if name in kept},
-            attributes={name: node for name, node in notes.attributes.items() if name in kept},
-        ),
-    )
+    kept = set(names)
+    tensors = {name: tensor for name, tensor in planned.flat.items() if name in kept}
+    notes = replace(planned.flat.notes.only(kept), versions={}, arch=None)  # the index says them of all
+    part = planned.flat.replaced(tensors=tensors, notes=notes)
 
     def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:
         return write_single(part, other, WriteOptions(progress=progress)).nbytes

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import TORCH_NAMES
-from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.composite import VALUES
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchSize, TorchValue, rebuilt
 from ckptconv.core.record import Record
@@ -36,6 +35,7 @@ from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory_size, end_of, pl
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.formats.base import WriteOptions
     from ckptconv.io.target import Target
@@ -105,8 +105,7 @@ def _apart(checkpoint: Checkpoint) -> Checkpoint:
             return node
         return {role: TensorRef(name) for role, name in alone[node.name].items()}
 
-    root = rebuilt(checkpoint.root, parts)
-    return Checkpoint(checkpoint, extras=checkpoint.extras, root=root, notes=checkpoint.notes)
+    return checkpoint.replaced(composites={}, root=rebuilt(checkpoint.root, parts))
 
 
 def _existing(target: Target) -> tuple[frozenset[str], list[str]]:

@@ -1,0 +1,32 @@
+"""A checkpoint with some of its parts replaced is the same in all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ckptconv.api.open import open as open_checkpoint
+from ckptconv.core.notes import Notes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PARTS = ("extras", "composites", "root", "format", "notes", "findings", "file")
+
+
+def test_what_is_not_replaced_stays(tmp_path: Path) -> None:
+    sparse = torch.eye(3).to_sparse()
+    torch.save({"state_dict": {"w": torch.ones(2)}, "average": torch.zeros(2), "mask": sparse}, tmp_path / "a.pth")
+    with open_checkpoint(tmp_path / "a.pth") as checkpoint:
+        assert checkpoint.extras
+        assert checkpoint.composites
+        same = checkpoint.replaced()
+        assert dict(same) == dict(checkpoint)
+        assert [getattr(same, part) for part in PARTS] == [getattr(checkpoint, part) for part in PARTS]
+
+        other = checkpoint.replaced(tensors={}, extras={}, root=None, notes=Notes(source="x"))
+        assert (list(other), other.extras, other.root, other.notes) == ([], {}, None, Notes(source="x"))
+        assert other.composites == checkpoint.composites
+        assert other.file is checkpoint.file
+        assert list(checkpoint) == ["w"]
