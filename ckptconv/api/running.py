@@ -16,8 +16,10 @@ from ckptconv.api.stated import stated
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.samples import InputSpec, shown_inputs
+from ckptconv.checks.onnx_runner import OnnxRunner
 from ckptconv.checks.recording import Batch, Recording
-from ckptconv.checks.runners import OnnxRunner, TorchRunner, float_types, load_weights, machine
+from ckptconv.checks.runners import machine
+from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
 from ckptconv.checks.verify import Weight
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding

@@ -14,6 +14,7 @@ Begin with `diff`, `validate`, `verify` and `stats`: one for each command.
     validate  verdict  blame                does it fit an architecture, and if not, why not
     prefixes  hypotheses  kin               …under another prefix, with other params, of a kindred architecture
     verify  first_difference                do both compute the same, and if not, from which layer on
-    runners  layers  recording              running a network, its layers too, and keeping what it gave
+    runners  torch_runner  onnx_runner      running a network, in torch or in onnxruntime
+    layers  recording                       …its layers too, and keeping what it gave
     rounding  noise                         how far rounding alone may take it
 """

@@ -65,7 +65,7 @@ def bound(
 
     from ckptconv.checks.layers import traced
     from ckptconv.checks.noise import noisy
-    from ckptconv.checks.runners import arguments, exact, flat
+    from ckptconv.checks.torch_runner import arguments, exact, flat
 
     wide = module.double()
     device = next((held.device for held in chain(wide.parameters(), wide.buffers())), torch.device("cpu"))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import ckptconv
-from ckptconv.checks.runners import exact
+from ckptconv.checks.torch_runner import exact
 from fixtures.network import Network
 
 if TYPE_CHECKING:

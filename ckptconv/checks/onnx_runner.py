@@ -1,0 +1,147 @@
+"""A graph in onnxruntime, with all of its optimisations, as it is deployed."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from ckptconv.arch.samples import InputSpec
+from ckptconv.checks.layers import scope_outputs
+from ckptconv.core.dtypes import DType
+from ckptconv.errors import MissingExtraError, RunError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+    from ckptconv.checks.layers import Layers
+    from ckptconv.core.arrays import Arrays
+
+_UNITS = {
+    "tensor(bfloat16)": "bfloat16", "tensor(float16)": "float16", "tensor(float)": "float32",
+    "tensor(double)": "float64",
+}  # fmt: skip
+"""Narrowest first."""
+
+_NO_KERNEL = re.compile(r"NOT_IMPLEMENTED.*?Could not find an implementation for (\S+\(\d+\))", re.DOTALL)
+
+_ONNX_TYPES = {
+    "tensor(float)": DType.F32, "tensor(float16)": DType.F16, "tensor(double)": DType.F64, "tensor(int64)": DType.I64,
+    "tensor(int32)": DType.I32, "tensor(bool)": DType.BOOL, "tensor(uint8)": DType.U8, "tensor(int8)": DType.I8,
+}  # fmt: skip
+
+
+class OnnxRunner:
+    """A graph in onnxruntime."""
+
+    runtime = "onnxruntime"
+
+    def __init__(self, path: Path, label: str, device: str = "cpu") -> None:
+        """Load the graph. Raises MissingExtraError, UsageError where the device is not there, RunError."""
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("onnxruntime", "verify") from error
+        self._provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        if self._provider not in onnxruntime.get_available_providers():
+            raise UsageError(
+                f"this onnxruntime has no {self._provider}", hint="--device cpu, or install onnxruntime-gpu"
+            )
+        self.path, self.label = path, label
+        self._session = self._opened(path)
+        self.inputs = [_spec(value) for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def _opened(self, model: Path | bytes) -> Any:
+        import onnxruntime
+
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = 4  # what goes wrong is raised
+        if isinstance(model, bytes):
+            folder = str(self.path.absolute().parent)
+            settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+            # fusions would take the layers' outputs away again; onnxruntime 1.32 even crashes on some of F16
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            return onnxruntime.InferenceSession(model, settings, providers=[self._provider])
+        except Exception as error:
+            raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
+
+    @property
+    def unit(self) -> str:
+        """As `Runner.unit`: of the narrowest type that goes in or comes out."""
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        types = {value.type for value in values if value.type in _UNITS}
+        return next((unit for kind, unit in _UNITS.items() if kind in types), "float32")
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """As `Runner.run`. Raises RunError."""
+        found = zip(self._outputs, self._run(self._session, None, feeds), strict=True)
+        return {name: array for output, value in found for name, array in _as_arrays(output, value)}
+
+    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+        """As `Runner.trace`: a copy of the graph is run whose layers' outputs are outputs of it. Raises RunError."""
+        import numpy as np
+        import onnx
+
+        model = onnx.load(self.path, load_external_data=False)
+        layers = scope_outputs(model.graph)
+        wanted = list(dict.fromkeys(layers.values()))
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in self._outputs)
+        session = self._opened(model.SerializeToString())
+        found = dict(zip(wanted, self._run(session, wanted, feeds), strict=True)) if wanted else {}
+        arrays = {layer: found[name] for layer, name in layers.items()}
+        return {
+            layer: array for layer, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        }
+
+    def _run(self, session: Any, names: list[str] | None, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
+        from ckptconv.core.arrays import numpy_dtype
+
+        by_name = set(feeds) == {spec.name for spec in self.inputs}
+        arrays = [feeds[spec.name] for spec in self.inputs] if by_name else list(feeds.values())
+        if len(arrays) != len(self.inputs):
+            raise RunError(self.label, ValueError(f"it takes {len(self.inputs)} inputs, and {len(arrays)} are given"))
+        named = {
+            spec.name: array.astype(numpy_dtype(spec.dtype), copy=False)
+            for spec, array in zip(self.inputs, arrays, strict=True)
+        }
+        try:
+            found: list[Any] = session.run(names, named)
+        except Exception as error:
+            raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
+        return found
+
+
+def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """An output as arrays: of a sequence each of its values, of maps (the classes' probabilities) a row for each."""
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        yield name, value.astype(str) if value.dtype.kind == "O" else value
+    elif isinstance(value, dict):
+        yield name, np.array(list(value.values()))
+    elif isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        keys = list(dict.fromkeys(key for row in value for key in row))
+        yield name, np.array([[row.get(key, np.nan) for key in keys] for row in value])
+    elif isinstance(value, list):
+        for position, inner in enumerate(value):
+            yield from _as_arrays(f"{name}_{position}", inner)
+
+
+def _lacking(error: Exception, provider: str) -> str:
+    """The operator for which the provider has no kernel, if that is what onnxruntime says; else ""."""
+    found = _NO_KERNEL.search(str(error))
+    return f"onnxruntime's {provider} has no kernel for {found[1]}" if found else ""
+
+
+def _spec(value: Any) -> InputSpec:
+    dtype = _ONNX_TYPES.get(value.type)
+    if dtype is None:
+        raise UnsupportedError(
+            f"the input {value.name!r} is a {value.type}", hint="only tensors of numbers are made up"
+        )
+    dims = tuple(dim if isinstance(dim, int) else str(dim or f"{value.name}_{i}") for i, dim in enumerate(value.shape))
+    return InputSpec(value.name, dtype, dims)
