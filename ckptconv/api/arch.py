@@ -13,7 +13,7 @@ from ckptconv.arch.bind import from_config, from_settings, from_statement
 from ckptconv.arch.choose import ARCH_HINT, choose
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
-from ckptconv.arch.statements import CLASS_NAME, Statement
+from ckptconv.arch.statements import CLASS_NAME, CONFIG, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.core.report import listed
 from ckptconv.edits.adapters.names import is_adapter
@@ -140,7 +140,7 @@ def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
     named = _class_named(config)
     if choice.evidence == "names":
         return named
-    stated = choice.evidence == "config.json" and config is not None and config.get("architectures")
+    stated = choice.evidence == CONFIG and config is not None and config.get("architectures")
     return named if stated and named not in choice.spec.config.architectures else ""
 
 

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.numbered import parse, part_names, sets_of
-from ckptconv.formats.shard_names import plain_name
+from ckptconv.formats.shard_names import INDEX_SUFFIX, plain_name
 from ckptconv.formats.split import DEFAULT_SIZE, parse_size, shard_names, superseded
 from ckptconv.io.source import Source
 from ckptconv.io.target import Target
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
-
-INDEX = ".index.json"
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class Destination:
         self._check_folder(replace=replace)
         there = [one for one in self.rivals if os.path.lexists(one)]
         if there and not replace:
-            several = there[0].name.endswith(INDEX) or parse(there[0].name)
+            several = there[0].name.endswith(INDEX_SUFFIX) or parse(there[0].name)
             form = "a set of files" if several else "one file"
             raise TargetExistsError(
                 f"the target exists already, as {form}", path=there[0], hint="add --force to replace it"
@@ -198,8 +196,8 @@ def settle(
         shard_size = shard_size or DEFAULT_SIZE
     folder = bool(wanted.sharded) and _stands_in_folder(target, shard_size)
     if folder:
-        path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX) or f"model{wanted.suffixes[0]}"
-    index = path.with_name(path.name + INDEX)
+        path /= registry.by_name(wanted.sharded).main.removesuffix(INDEX_SUFFIX) or f"model{wanted.suffixes[0]}"
+    index = path.with_name(path.name + INDEX_SUFFIX)
     if shard_size is None:
         indexed = wanted.sharded and not registry.by_name(wanted.sharded).numbered
         return Destination(wanted, path, folder, (index,) if indexed else ())
@@ -219,7 +217,7 @@ def _main(wanted: Format, target: PathText) -> tuple[Path, bool]:
         return path, False
     plain = [suffix for one in registry.all_formats() if one.sharded == wanted.name for suffix in one.suffixes]
     if path.name.endswith(tuple(plain)):
-        return path.with_name(path.name + INDEX), False
+        return path.with_name(path.name + INDEX_SUFFIX), False
     return path / wanted.main, True
 
 

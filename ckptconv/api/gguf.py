@@ -17,6 +17,7 @@ from ckptconv.api.mixture import not_of_adapters
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.huggingface import is_config
 from ckptconv.arch.load import library_names
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.edits.adapters.adapter import Adapter, check
@@ -27,7 +28,6 @@ from ckptconv.edits.types import asked_mixture
 from ckptconv.errors import EditError, UnsupportedError, UsageError, located
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY
 from ckptconv.formats.gguf.hub.adapter import adapter_of as adapter_made
-from ckptconv.formats.gguf.hub.config import CONFIG
 from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.mmproj import mmproj_of
 from ckptconv.formats.gguf.hub.model import made_of

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import from_words, several
 from ckptconv.api.open import open
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
@@ -153,7 +154,7 @@ def _refuse_strangers(
         )  # fmt: skip
     if chosen.stranger:
         raise stranger(chosen.stranger, path, chosen.name, built=chosen.built).at(path)
-    if chosen.evidence == "config.json" and _have_nothing_in_common(findings, checkpoint):
+    if chosen.evidence == CONFIG and _have_nothing_in_common(findings, checkpoint):
         what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
         raise UsageError(
             f"{what} one of {chosen.name}'s, which the config.json beside it names",

@@ -17,7 +17,7 @@ from ckptconv.arch.expressions import MAX_INTEGER
 from ckptconv.arch.operations import EvaluationError, Value, known_integer
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import MAX_ELEMENTS
-from ckptconv.arch.statements import MAX_TEXT, Statement, root_statement
+from ckptconv.arch.statements import CONFIG, MAX_TEXT, Statement, root_statement
 from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar
 from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError, UsageError
@@ -84,7 +84,7 @@ def _stated(param: Param, metadata: Mapping[object, MetaNode]) -> tuple[str, Met
     return param.name, node
 
 
-def from_config(spec: Spec, config: Mapping[str, object], name: str = "config.json") -> Source:
+def from_config(spec: Spec, config: Mapping[str, object]) -> Source:
     """The params that a Hugging Face configuration states, by the spec's ``[config]``.
 
     A key that is absent or null says nothing, and so does an expression over it; but what the spec says of absent keys.
@@ -98,8 +98,8 @@ def from_config(spec: Spec, config: Mapping[str, object], name: str = "config.js
         except (UndeterminedError, EvaluationError):
             continue
         except ValueError as error:
-            findings.append(conflict(param, name, stating.each[0].text, str(error)))
-    return Source(name, values, tuple(findings))
+            findings.append(conflict(param, CONFIG, stating.each[0].text, str(error)))
+    return Source(CONFIG, values, tuple(findings))
 
 
 def _stated_by(stating: Stating, scope: _ConfigScope) -> Value:
@@ -109,12 +109,12 @@ def _stated_by(stating: Stating, scope: _ConfigScope) -> Value:
     made: list[Value] = []
     turns = known_integer(stating.stop(scope))
     if turns > MAX_ELEMENTS:
-        raise LimitError(f"config.json: a loop of more than {MAX_ELEMENTS} turns")
+        raise LimitError(f"{CONFIG}: a loop of more than {MAX_ELEMENTS} turns")
     for turn in range(turns):
         value = _first(stating.each, scope.inside({stating.loop: turn}))
         made += value if isinstance(value, list) else [value]
         if len(made) > MAX_ELEMENTS:
-            raise LimitError(f"config.json: a list of more than {MAX_ELEMENTS} items")
+            raise LimitError(f"{CONFIG}: a list of more than {MAX_ELEMENTS} items")
     return made
 
 
@@ -150,7 +150,7 @@ class _ConfigScope:
         if isinstance(node, list) and len(node) <= MAX_ELEMENTS and all(map(_is_plain, node)):
             return node
         if isinstance(node, int) and abs(node) > MAX_INTEGER:
-            raise LimitError(f"config.json: {name!r} is outside 64 bits")
+            raise LimitError(f"{CONFIG}: {name!r} is outside 64 bits")
         if not isinstance(node, bool | int | str):
             raise UndeterminedError
         return node

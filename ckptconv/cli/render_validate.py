@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG, PARAMS
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import fields, plural, value
 from ckptconv.edits.match import skeleton
@@ -32,8 +33,8 @@ _HUES = {"error": "red", "warning": "yellow", "info": "dim"}
 _DIGITS = re.compile(r"\d+")
 _WHY = {
     "arch note": "by the note in it",
-    "config.json": "by the config.json beside it",
-    "params.json": "by the params.json beside it",
+    CONFIG: f"by the {CONFIG} beside it",
+    PARAMS: f"by the {PARAMS} beside it",
     "metadata": "by its metadata",
     "names": "by its names",
 }

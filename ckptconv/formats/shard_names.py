@@ -10,6 +10,7 @@ from ckptconv.core.report import Finding
 if TYPE_CHECKING:
     from pathlib import Path
 
+INDEX_SUFFIX = ".index.json"
 INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
 ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")

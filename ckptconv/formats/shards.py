@@ -30,6 +30,7 @@ from ckptconv.formats.shard_names import (
     ALONE,
     BINARIES,
     INDEX,
+    INDEX_SUFFIX,
     SHARD,
     SLICES,
     is_shard,
@@ -144,7 +145,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
 def _is_index(source: Source) -> bool:
     """Whether it is a JSON object that speaks of a weight_map; what is wrong with it is said when it is read."""
     if source.size > MAX_INDEX_BYTES:
-        return source.path.name.endswith(".index.json")
+        return source.path.name.endswith(INDEX_SUFFIX)
     text = bytes(source.read_at(0, source.size))
     return text.lstrip()[:1] == b"{" and b'"weight_map"' in text
 

@@ -21,6 +21,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
 from ckptconv.core.notes import Notes
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 NAME = "diffusers"
 INDEX = "model_index.json"
-CONFIG = "config.json"
-"""What every model has; those of schedulers, tokenizers and processors are called otherwise."""
 
 MOST_COMPONENTS = 64
 """Models of a pipeline; diffusers' largest have seven."""
@@ -76,7 +75,7 @@ def read(folder: Folder) -> Checkpoint:
                 raise UnsupportedError("it is a pipeline in a pipeline", hint="name its folder by itself")
             if one is not None:
                 whole.add(name, one.read(inside))
-            elif CONFIG in inside.names:
+            elif CONFIG in inside.names:  # a scheduler's, a tokenizer's and a processor's are called otherwise
                 raise CorruptFileError(f"there are no weights beside its {CONFIG}", hint=_COPY_AGAIN)
     return whole.checkpoint(folder)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_config import falcon_groups
-from ckptconv.formats.gguf.hub.config import CONFIG, CONTEXT, unlike
+from ckptconv.formats.gguf.hub.config import CONTEXT, unlike
 from ckptconv.formats.gguf.hub.delta import delta
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.encoder import bert, modern_bert, nomic_bert, t5, t5_encoder

@@ -18,7 +18,7 @@ from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub.documents import bad, steps, utf8
 from ckptconv.formats.gguf.hub.pre import pre_name, uses_bytes
 from ckptconv.formats.gguf.hub.sentencepiece import BYTE, NORMAL, UNKNOWN
-from ckptconv.formats.gguf.hub.vocabulary import BYTES, JSON, SPACE, Vocabulary, added_tokens, identity
+from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, Vocabulary, added_tokens, identity
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
@@ -111,29 +111,29 @@ def _normalized(node: object) -> list[Finding]:
     if not kinds:
         return []
     message = f"texts are normalized before ({', '.join(kinds)[:80]}), which llama.cpp does not do"
-    return [Finding("normalizer", "info" if kinds == ["NFC"] else "warning", JSON, message)]
+    return [Finding("normalizer", "info" if kinds == ["NFC"] else "warning", TOKENIZER, message)]
 
 
 def _ids(vocab: object) -> dict[str, int]:
     if not isinstance(vocab, dict) or not vocab:
-        raise bad(f"{JSON} has no vocabulary")
-    found = {text: identity(number, JSON) for text, number in vocab.items()}
+        raise bad(f"{TOKENIZER} has no vocabulary")
+    found = {text: identity(number, TOKENIZER) for text, number in vocab.items()}
     if len(set(found.values())) != len(found):
-        raise bad(f"{JSON}: two tokens have one id")
+        raise bad(f"{TOKENIZER}: two tokens have one id")
     return found
 
 
 def _pairs(merges: object) -> list[tuple[str, str]]:
     """Merges as pairs: lists of two, or texts with a space between."""
     if not isinstance(merges, list) or not merges:
-        raise bad(f"{JSON} has no merges")
+        raise bad(f"{TOKENIZER} has no merges")
     found: list[tuple[str, str]] = []
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2:
-            raise bad(f"{JSON}: {str(merge)[:40]!r} is no merge")
+            raise bad(f"{TOKENIZER}: {str(merge)[:40]!r} is no merge")
         left, right = pair
         if not isinstance(left, str) or not isinstance(right, str) or " " in left + right or not left or not right:
-            raise bad(f"{JSON}: {str(merge)[:40]!r} is no merge")
-        found.append((utf8(left, f"{JSON}: a merge"), utf8(right, f"{JSON}: a merge")))
+            raise bad(f"{TOKENIZER}: {str(merge)[:40]!r} is no merge")
+        found.append((utf8(left, f"{TOKENIZER}: a merge"), utf8(right, f"{TOKENIZER}: a merge")))
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, text_config
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub.documents import bad
@@ -18,7 +19,6 @@ from ckptconv.formats.gguf.values import F32_LIMIT, RANGES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONFIG = "config.json"
 CONTEXT = ("max_position_embeddings", "n_ctx", "n_positions", "seq_length", "max_sequence_length")
 _THETA = ("rope_theta", "global_rope_theta", "rotary_emb_base")
 _LOCAL = ("rope_local_base_freq", "local_rope_theta")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.gguf.hub.config import CONFIG, unlike
+from ckptconv.arch.statements import CONFIG
+from ckptconv.formats.gguf.hub.config import unlike
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.mixtures import mixture
 from ckptconv.formats.gguf.hub.shared import check_said, rotary, sections

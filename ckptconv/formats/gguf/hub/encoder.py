@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
-from ckptconv.formats.gguf.hub.config import CONFIG, unlike
+from ckptconv.formats.gguf.hub.config import unlike
 from ckptconv.formats.gguf.hub.documents import bad
 from ckptconv.formats.gguf.hub.shared import check_said
 

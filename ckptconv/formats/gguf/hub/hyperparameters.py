@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.edits.dialects.gguf_config import EXPERTS, GROUPS, USED, written_as
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.formats.gguf.hub.architectures import OWN, WHOLE, check_activation
-from ckptconv.formats.gguf.hub.config import CONFIG
 from ckptconv.formats.gguf.hub.rope import rope_entries
 from ckptconv.formats.gguf.hub.sizes import check_sizes
 

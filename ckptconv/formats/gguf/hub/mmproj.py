@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.edit import Edit
 from ckptconv.edits.apply import apply
 from ckptconv.edits.dialects.gguf_projectors import CLIP, VISION, projector_of
 from ckptconv.edits.dialects.to_mmproj import EMBEDDINGS, fixed_types
 from ckptconv.errors import EditError, located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
-from ckptconv.formats.gguf.hub.config import CONFIG, number
+from ckptconv.formats.gguf.hub.config import number
 from ckptconv.formats.gguf.hub.documents import Documents, bad
 from ckptconv.formats.gguf.hub.entries import check_types, file_type, folder_name, settled
 from ckptconv.formats.gguf.hub.model import Made
@@ -30,6 +31,7 @@ from ckptconv.formats.gguf.hub.pictures import PICTURE_UNSAID, picture_entries
 from ckptconv.formats.gguf.hub.sounds import SOUND_UNSAID, sound_entries
 from ckptconv.formats.gguf.hub.tower import Said
 from ckptconv.formats.gguf.hub.tower_sizes import check_sizes
+from ckptconv.formats.gguf.hub.vocabulary import TOKENIZER, TOKENIZER_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _NORMED = {"clip.vision.image_mean": "image_mean", "clip.vision.image_std": "image_std"}
 _COLOURS = 3
-_LISTED = (("tokenizer.json", "added_tokens", "id", "content"), ("tekken.json", "special_tokens", "rank", "token_str"))
+_LISTED = ((TOKENIZER, "added_tokens", "id", "content"), ("tekken.json", "special_tokens", "rank", "token_str"))
 _DIGITS = 10
 
 
@@ -137,13 +139,13 @@ def _number_of(documents: Documents, token: str) -> int:
             return key
     raise EditError(
         f"--translate to-mmproj: no tokenizer beside the weights has a token {token}, whose embedding llama.cpp needs",
-        hint="copy the model's tokenizer.json and tokenizer_config.json there, or Mistral's tekken.json",
+        hint=f"copy the model's {TOKENIZER} and {TOKENIZER_CONFIG} there, or Mistral's tekken.json",
     )
 
 
 def _added(documents: Documents) -> Iterator[tuple[object, object]]:
     """Tokens beside those of the vocabulary, by their numbers, as each tokenizer's document has them."""
-    decoder = (documents.object("tokenizer_config.json") or {}).get("added_tokens_decoder")
+    decoder = (documents.object(TOKENIZER_CONFIG) or {}).get("added_tokens_decoder")
     for key, one in decoder.items() if isinstance(decoder, dict) else ():
         if isinstance(one, dict):
             yield int(key) if key.isdecimal() and len(key) < _DIGITS else key, one.get("content")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_config import architecture, written_as
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.errors import EditError, located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
-from ckptconv.formats.gguf.hub.config import CONFIG, Config, unlike
+from ckptconv.formats.gguf.hub.config import Config, unlike
 from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.encoder import pooling, token_types
 from ckptconv.formats.gguf.hub.entries import check_types, file_type, folder_name, settled

@@ -14,9 +14,10 @@ from __future__ import annotations
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_projectors import VISION
 from ckptconv.edits.dialects.to_mmproj import deepstack, feature_layers
-from ckptconv.formats.gguf.hub.config import CONFIG, Config
+from ckptconv.formats.gguf.hub.config import Config
 from ckptconv.formats.gguf.hub.documents import bad
 
 if TYPE_CHECKING:

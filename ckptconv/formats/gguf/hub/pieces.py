@@ -17,7 +17,7 @@ from ckptconv.formats.gguf.hub import sentencepiece
 from ckptconv.formats.gguf.hub.config import number
 from ckptconv.formats.gguf.hub.documents import bad, steps
 from ckptconv.formats.gguf.hub.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED
-from ckptconv.formats.gguf.hub.vocabulary import BYTES, CONFIG, JSON, SPACE, Vocabulary, identity
+from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, TOKENIZER_CONFIG, Vocabulary, identity
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
@@ -37,7 +37,7 @@ def from_model(data: bytes, documents: Documents, rows: int) -> Vocabulary:
     made = Vocabulary.of("llama" if model.kind == BPE else "t5", rows, scores=True)
     for place, (text, score, kind) in enumerate(model.pieces):
         made.put(place, text.replace(SPACE, " ") if kind == USER_DEFINED else text, kind, score)
-    said = (documents.object(CONFIG) or {}).get("add_prefix_space")
+    said = (documents.object(TOKENIZER_CONFIG) or {}).get("add_prefix_space")
     made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", said if isinstance(said, bool) else model.prefix)
     if model.kind == UNIGRAM:
         documents.findings.extend(_fallback(bytes_=any(kind == BYTE for _, _, kind in model.pieces)))
@@ -50,21 +50,21 @@ def from_unigrams(document: dict[str, Any], documents: Documents, rows: int) -> 
     model = document["model"]
     pieces = model.get("vocab")
     if not isinstance(pieces, list) or not pieces:
-        raise bad(f"{JSON} has no vocabulary")
+        raise bad(f"{TOKENIZER} has no vocabulary")
     falls_back = model.get("byte_fallback") is True
     documents.findings.extend(_fallback(bytes_=falls_back))
     made = Vocabulary.of("t5", rows, scores=True)
     for place, piece in enumerate(pieces):
         if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
-            raise bad(f"{JSON}: {str(piece)[:40]!r} is no piece with its score")
+            raise bad(f"{TOKENIZER}: {str(piece)[:40]!r} is no piece with its score")
         kind = UNKNOWN if place == model.get("unk_id") else BYTE if falls_back and piece[0] in BYTES else NORMAL
-        made.put(place, piece[0], kind, number(piece[1], f"{JSON}: a score"))
+        made.put(place, piece[0], kind, number(piece[1], f"{TOKENIZER}: a score"))
     maps = [step.get("precompiled_charsmap") for step in steps(document.get("normalizer"), "normalizers")]
     text = next((one for one in maps if isinstance(one, str)), "")
     try:
         charsmap = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error) as error:
-        raise bad(f"{JSON}: precompiled_charsmap is no base64") from error
+        raise bad(f"{TOKENIZER}: precompiled_charsmap is no base64") from error
     _normalizing(made, charsmap, trims=True)
     made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", True)
     return made
@@ -87,7 +87,7 @@ def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
     model = document["model"]
     vocab = model.get("vocab")
     if not isinstance(vocab, dict) or not vocab:
-        raise bad(f"{JSON} has no vocabulary")
+        raise bad(f"{TOKENIZER} has no vocabulary")
     if model.get("continuing_subword_prefix", _CONTINUES) != _CONTINUES:
         raise UnsupportedError(
             f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words",
@@ -100,7 +100,7 @@ def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
             lower = step.get("lowercase") is True
             strip = lower if step.get("strip_accents") is None else step.get("strip_accents") is True
         lower, strip = lower or kind == "Lowercase", strip or kind == "StripAccents"
-    words = {identity(place, JSON): text for text, place in vocab.items()}
+    words = {identity(place, TOKENIZER): text for text, place in vocab.items()}
     return _words(words, rows, lower=lower, strip=strip)
 
 

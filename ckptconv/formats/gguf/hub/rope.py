@@ -17,11 +17,12 @@ import math
 from struct import pack
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo, in_memory
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.hub.config import CONFIG, number
+from ckptconv.formats.gguf.hub.config import number
 from ckptconv.formats.gguf.hub.documents import bad
 
 if TYPE_CHECKING:

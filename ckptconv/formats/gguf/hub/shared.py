@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.gguf.hub.config import CONFIG, unlike
+from ckptconv.arch.statements import CONFIG
+from ckptconv.formats.gguf.hub.config import unlike
 from ckptconv.formats.gguf.hub.documents import bad
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.errors import EditError
-from ckptconv.formats.gguf.hub.config import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

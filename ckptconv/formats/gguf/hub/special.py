@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError
 from ckptconv.formats.gguf.hub.documents import bad, utf8
-from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON
+from ckptconv.formats.gguf.hub.vocabulary import TOKENIZER, TOKENIZER_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Special:
 
     def __init__(self, documents: Documents, config: Config, ids: Mapping[str, int], count: int) -> None:
         self.documents, self.config, self.ids, self.count = documents, config, ids, count
-        self.said = documents.object(CONFIG) or {}
+        self.said = documents.object(TOKENIZER_CONFIG) or {}
         self.texts = {role: text for role in _KEYS if (text := self.named(role)) is not None}
         self.adds: dict[str, bool] = {}
         self.numbers: dict[str, int] = {}
@@ -85,7 +85,7 @@ class Special:
             if number is not None:
                 return number
             message = f"{role}_token {self.texts[role][:40]!r} is no token of the vocabulary, and left out"
-            self.documents.findings.append(Finding("special-token", "warning", CONFIG, message))
+            self.documents.findings.append(Finding("special-token", "warning", TOKENIZER_CONFIG, message))
         for values in (self.config.values, self.documents.object("generation_config.json") or {}):
             number = values.get(f"{role}_token_id")
             number = number[0] if isinstance(number, list) and number else number
@@ -95,7 +95,7 @@ class Special:
 
     def around(self) -> None:
         """What a tokenizer.json puts before and behind a text."""
-        document = self.documents.object(JSON)
+        document = self.documents.object(TOKENIZER)
         if document is None:
             return
         first, last = _around(document.get("post_processor"))
@@ -138,7 +138,7 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
     """The template, and others by their names. Raises CorruptFileError, LimitError."""
     said: Any = documents.text("chat_template.jinja")
     if said is None:
-        said = (documents.object(CONFIG) or {}).get("chat_template")
+        said = (documents.object(TOKENIZER_CONFIG) or {}).get("chat_template")
     if said is None:
         said = (documents.object("chat_template.json") or {}).get("chat_template")
     if said is None:
@@ -146,13 +146,14 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
     if isinstance(said, str):
         return {_TEMPLATE: ("string", utf8(said, "the chat_template"))}
     if not isinstance(said, list):
-        raise bad(f"{CONFIG}: chat_template is no text")
+        raise bad(f"{TOKENIZER_CONFIG}: chat_template is no text")
     if len(said) > _MOST:
-        raise LimitError(f"{CONFIG} has {len(said):,} chat templates; the limit is {_MOST}", hint="do not trust it")
+        message = f"{TOKENIZER_CONFIG} has {len(said):,} chat templates; the limit is {_MOST}"
+        raise LimitError(message, hint="do not trust it")
     found: dict[str, Typed] = {}
     for one in said:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
-            raise bad(f"{CONFIG}: a chat_template has no name")
+            raise bad(f"{TOKENIZER_CONFIG}: a chat_template has no name")
         name = re.sub(r"[^A-Za-z0-9]", "_", one["name"])[:80]
         found[_TEMPLATE if name == "default" else f"{_TEMPLATE}.{name}"] = (
             "string",

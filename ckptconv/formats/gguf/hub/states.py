@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.edits.dialects.gguf_config import ATTENDING, STATE_GROUPS
-from ckptconv.formats.gguf.hub.config import CONFIG, unlike
+from ckptconv.formats.gguf.hub.config import unlike
 from ckptconv.formats.gguf.hub.mixtures import granite_mixture
 from ckptconv.formats.gguf.hub.shared import check_said
 

@@ -11,7 +11,7 @@ from ckptconv.errors import EditError, UnsupportedError
 from ckptconv.formats.gguf.hub import bpe, pieces
 from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, NORMAL, looks_like_a_model
 from ckptconv.formats.gguf.hub.special import Special, chat_templates
-from ckptconv.formats.gguf.hub.vocabulary import CONFIG, JSON, added_tokens
+from ckptconv.formats.gguf.hub.vocabulary import TOKENIZER, TOKENIZER_CONFIG, added_tokens
 
 if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.config import Config
@@ -40,7 +40,7 @@ def tokenizer(documents: Documents, config: Config, rows: int, pre: str | None) 
 
 
 def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocabulary, str]:
-    data, document = documents.data("tokenizer.model"), documents.object(JSON)
+    data, document = documents.data("tokenizer.model"), documents.object(TOKENIZER)
     if data is None and document is None:
         data = documents.data("spiece.model")  # as T5 calls it
     if data is not None and (document is None or looks_like_a_model(data)):
@@ -55,15 +55,15 @@ def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocab
                 return pieces.from_unigrams(document, documents, rows), "default"
             case "WordPiece":
                 return pieces.from_words(document, rows), "default"
-        raise UnsupportedError(f"{JSON}: llama.cpp has no tokenizer of type {str(kind)[:40]!r}", hint=_NONE)
-    said = documents.object(CONFIG) or {}
+        raise UnsupportedError(f"{TOKENIZER}: llama.cpp has no tokenizer of type {str(kind)[:40]!r}", hint=_NONE)
+    said = documents.object(TOKENIZER_CONFIG) or {}
     words = documents.text("vocab.txt")
     if words is not None:
         return pieces.from_vocab_txt(words, rows, said), "default"
     found = bpe.from_lists(documents, str(said.get("tokenizer_class") or ""), rows, pre)
     if found is None:
         raise EditError(
-            f"--translate to-gguf: there is no tokenizer beside the weights (tokenizer.model, {JSON}, vocab.txt)",
+            f"--translate to-gguf: there is no tokenizer beside the weights (tokenizer.model, {TOKENIZER}, vocab.txt)",
             hint=f"download it too; {_NONE}",
         )
     return found

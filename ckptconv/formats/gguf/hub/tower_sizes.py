@@ -9,9 +9,9 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_projectors import VISION
 from ckptconv.errors import EditError
-from ckptconv.formats.gguf.hub.config import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

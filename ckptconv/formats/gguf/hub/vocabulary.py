@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
     from ckptconv.formats.gguf.values import Typed
 
-JSON, CONFIG, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
+TOKENIZER, TOKENIZER_CONFIG, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 
 SPACE = "\u2581"
 """What SentencePiece writes for a space."""
@@ -133,16 +133,17 @@ def added_tokens(documents: Documents) -> dict[int, Added]:
     found: dict[int, Added] = {}
     for text, number in (documents.object(ADDED) or {}).items():
         found[identity(number, ADDED)] = Added(text, special=False)
-    rows = (documents.object(JSON) or {}).get("added_tokens") or []
+    rows = (documents.object(TOKENIZER) or {}).get("added_tokens") or []
     if not isinstance(rows, list):
-        raise bad(f"{JSON}: added_tokens is no list")
+        raise bad(f"{TOKENIZER}: added_tokens is no list")
     for row in rows:
-        found[identity(row.get("id") if isinstance(row, dict) else None, JSON)] = _added(row, JSON)
-    decoder = (documents.object(CONFIG) or {}).get("added_tokens_decoder") or {}
+        found[identity(row.get("id") if isinstance(row, dict) else None, TOKENIZER)] = _added(row, TOKENIZER)
+    decoder = (documents.object(TOKENIZER_CONFIG) or {}).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise bad(f"{CONFIG}: added_tokens_decoder is no object")
+        raise bad(f"{TOKENIZER_CONFIG}: added_tokens_decoder is no object")
     for key, row in decoder.items():
-        found[identity(int(key) if key.isdecimal() and len(key) < 12 else key, CONFIG)] = _added(row, CONFIG)
+        number = int(key) if key.isdecimal() and len(key) < 12 else key
+        found[identity(number, TOKENIZER_CONFIG)] = _added(row, TOKENIZER_CONFIG)
     return found
 
 
