@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.edits.quantized.config import KEYS, MLX, MLX_KEY, mlx_said, said_in
@@ -120,10 +121,10 @@ def unclaimed(node: MetaNode) -> MetaNode:
         return made
     if isinstance(node, str) and node.lstrip().startswith("{") and any(f'"{key}"' in node for key in (*KEYS, MLX_KEY)):
         try:
-            document: Json = json.loads(node)
+            document: Json = strict_json.loads(node)
             if isinstance(document, dict) and (claims := _claims(document)):
                 return json.dumps({key: value for key, value in document.items() if key not in claims})
-        except (ValueError, RecursionError):
+        except ValueError:
             return node
     return node
 

@@ -13,11 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
+from ckptconv.api.stated import read_object
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.names import is_adapter
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UsageError, located
+from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 IN_METADATA = "lora_adapter_metadata"
+
+_DOWNLOAD_AGAIN = "download the adapter again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,36 +165,23 @@ def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     from ckptconv.edits.adapters.config import Config  # with its patterns; most files are no adapter
 
     path = getattr(checkpoint.file, "path", None)
-    beside = _beside(Path(path)) if path is not None else None
-    if beside is None:
-        packed = _packed(checkpoint)
-        beside = None if packed is None else _document(packed, ADAPTER_CONFIG)
+    beside = None
+    if path is not None:
+        beside = read_object(_config_of(Path(path)), ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
+    if beside is None and (packed := _packed(checkpoint)) is not None:
+        beside = strict_json.object_of(packed, ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
     if beside is not None:
         return {"": Config.of(beside)}
     text = checkpoint.metadata.get(IN_METADATA)
     if not isinstance(text, str):
         return {}
-    said = _document(text, IN_METADATA)
+    said = strict_json.object_of(text, IN_METADATA, hint=_DOWNLOAD_AGAIN)
     parts: dict[str, dict[str, object]] = {}
     for key, value in said.items():
         start, dot, rest = key.partition(".")
         if dot:
             parts.setdefault(f"{start}.", {})[rest] = value
     return {start: Config.of(part) for start, part in parts.items()}
-
-
-def _beside(path: Path) -> dict[str, object] | None:
-    config = _config_of(path)
-    try:
-        if not config.is_file():
-            return None
-        if config.stat().st_size > MAX_CONFIG:
-            raise CorruptFileError("it is too large for a configuration", path=config)
-        text = config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"the adapter's configuration cannot be read: {error}", path=config) from error
-    with located(config):
-        return _document(text, ADAPTER_CONFIG)
 
 
 def _packed(checkpoint: Checkpoint) -> str | None:
@@ -208,16 +198,6 @@ def _packed(checkpoint: Checkpoint) -> str | None:
     if not isinstance(folder, MemberFolder) or ADAPTER_CONFIG not in folder.names:
         return None
     return folder.text(ADAPTER_CONFIG, MAX_CONFIG)
-
-
-def _document(text: str, what: str) -> dict[str, object]:
-    try:
-        said = strict_json.loads(text)
-    except ValueError as error:
-        raise CorruptFileError(f"{what} is no JSON: {error}", hint="download the adapter again") from error
-    if not isinstance(said, dict):
-        raise CorruptFileError(f"{what} is no JSON object", hint="download the adapter again")
-    return said
 
 
 def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,13 @@ from ckptconv.arch.statements import (
     root_statement,
     settings_in,
 )
+from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
 from ckptconv.edits.quantized.config import MLX, mlx_said
-from ckptconv.errors import CorruptFileError
+from ckptconv.errors import CkptconvError, located
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 from ckptconv.io.limits import MAX_CONFIG
+from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,16 +95,11 @@ def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
 
 
 def check_config(checkpoint: Checkpoint) -> None:
-    """Raise CorruptFileError for a configuration that lies beside the file and cannot be read."""
+    """Raise CorruptFileError, FileAccessError for a configuration that lies beside the file and cannot be read."""
     path = getattr(checkpoint.file, "path", None)
     if path is None:
         return
-    beside = config_beside(path)
-    _, findings = read_json(beside)
-    if findings:
-        why = findings[0].message.rpartition("passed over: ")[2]
-        message = f"the configuration beside the weights cannot be read as JSON: {why}"
-        raise CorruptFileError(message, path=beside, hint="download it again")
+    read_object(config_beside(path), "the configuration beside the weights", hint="download it again")
 
 
 def config_beside(path: Path) -> Path:
@@ -110,19 +107,24 @@ def config_beside(path: Path) -> Path:
     return (path if path.is_dir() else path.parent) / CONFIG
 
 
+def read_object(path: Path, what: str, *, hint: str) -> dict[str, object] | None:
+    """The JSON object in a small file that is called `what`; None where there is no such file.
+
+    Raises CorruptFileError, LimitError, FileAccessError, with its path.
+    """
+    if not os.path.isfile(path):
+        return None
+    with located(path), Source(path) as source:
+        return strict_json.object_of(source.read_all(MAX_CONFIG), what, hint=hint)
+
+
 def read_json(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
-    """A JSON object in a file; a file that is none is passed over, with a finding."""
+    """As `read_object`, where a file that cannot be read is passed over, with a finding."""
     try:
-        if not path.is_file():
-            return None, ()
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError("it is too large")
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        return None, (Finding("config", "warning", str(path), f"{path.name} beside the file is passed over: {error}"),)
-    return document, ()
+        return read_object(path, "it", hint=""), ()
+    except CkptconvError as error:
+        message = f"{path.name} beside the file is passed over: {error.message}"
+        return None, (Finding("config", "warning", str(path), message),)
 
 
 def _plain(node: Opaque) -> MetaNode:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, TorchSize, TorchValue
 from ckptconv.errors import UsageError
 
@@ -90,6 +90,6 @@ def _setting(text: str) -> tuple[str, object]:
     if not equals:
         raise UsageError(f"--set {text!r} is not of the form K=V", hint="such as --set input_size=784")
     try:
-        return key.strip(), json.loads(value)
+        return key.strip(), strict_json.loads(value)
     except ValueError:
         return key.strip(), value.strip()

@@ -6,7 +6,6 @@ own. Where a file has only strings (a safetensors that others wrote), they are r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from ckptconv.arch.operations import EvaluationError, Value, known_integer
 from ckptconv.arch.polynomial import UndeterminedError
 from ckptconv.arch.scope import MAX_ELEMENTS
 from ckptconv.arch.statements import CONFIG, MAX_TEXT, Statement, root_statement
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, NumpyArray, NumpyScalar
 from ckptconv.core.report import Finding
 from ckptconv.errors import LimitError, UsageError
@@ -203,8 +203,8 @@ def _parsed(node: object, *expected: type) -> object:
     if not isinstance(node, str) or len(node) > MAX_TEXT:
         return node
     try:
-        value = json.loads(node)
-    except (ValueError, RecursionError):
+        value = strict_json.loads(node)
+    except ValueError:
         value = {"True": True, "False": False}.get(node, node)
     return value if isinstance(value, expected) else node
 

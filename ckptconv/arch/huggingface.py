@@ -13,7 +13,6 @@ Source: transformers/configuration_utils.py, modeling_utils.py, core_model_loadi
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 from contextlib import contextmanager
@@ -25,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.arch.statements import CLASS_NAME, method_of
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
-from ckptconv.core.metadata import is_too_deep
-from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError
-from ckptconv.io.limits import MAX_CONFIG, MAX_DEPTH
+from ckptconv.core import strict_json
+from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError, UsageError, located
+from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -85,18 +84,11 @@ class ConfigFactory:
     def __init__(self, path: Path) -> None:
         """Read it. Raises FileAccessError, CorruptFileError, LimitError, with the path named."""
         with Source(path) as source:
-            if source.size > MAX_CONFIG:
-                raise LimitError(f"a configuration of more than {MAX_CONFIG:,} bytes", path=path)
-            data = bytes(source.read_at(0, source.size))
-        try:
-            said = json.loads(data)
-            if is_too_deep([said]):
-                raise LimitError(f"it is nested deeper than {MAX_DEPTH - 1} levels", hint="do not trust it")
+            data = source.read_all(MAX_CONFIG)
+        with located(path):
+            said = strict_json.document(data, "it", hint=_MODEL_FILES)
+            strict_json.check_depth(said, "it")
             document = _without(said)
-        except (ValueError, RecursionError) as error:
-            raise CorruptFileError(f"it is no JSON: {error}", path=path, hint=_MODEL_FILES) from None
-        except LimitError as error:
-            raise error.at(path) from None
         if isinstance(document, dict) and CLASS_NAME in document:
             raise UsageError(
                 "it is a configuration of diffusers, whose classes are not built here",

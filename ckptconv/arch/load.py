@@ -113,9 +113,7 @@ class _Loader:
 
 def _read(path: Path) -> str:
     with Source(path) as source:
-        if source.size > 4 * MAX_TEXT:
-            raise LimitError(f"a spec of more than {4 * MAX_TEXT} bytes", path=path)
-        data = bytes(source.read_at(0, source.size))
+        data = source.read_all(4 * MAX_TEXT)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -8,11 +8,11 @@ say all that it requires; a lone ``hidden`` or ``layers`` in them may be about a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def _below(
     elif isinstance(node, str) and node[:1] == "{" and len(node) <= MAX_TEXT:
         place = ""  # what stands in a text is not assigned to
         try:
-            node = json.loads(node)
-        except (ValueError, RecursionError):
+            node = strict_json.loads(node)
+        except ValueError:
             return None
     if not isinstance(node, Mapping) or len(node) > MAX_SETTINGS or not any(isinstance(key, str) for key in node):
         return None

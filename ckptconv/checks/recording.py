@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.verify import Weight
+from ckptconv.core import strict_json
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def recording_of(about: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Reco
     Raises UnsupportedError for one of a newer version, ValueError, KeyError and their like where they do not fit
     together.
     """
-    said = json.loads(about)
+    said = strict_json.loads(about)
     if said["version"] != VERSION:
         raise UnsupportedError(
             f"it is of version {said['version']}, and this ckptconv reads {VERSION}", hint="update ckptconv"

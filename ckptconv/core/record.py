@@ -38,6 +38,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import composite as composites
+from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, TorchValue, is_too_deep, walk
 from ckptconv.core.notes import Notes, TensorNote
@@ -161,7 +162,7 @@ def _names(names: list[str], everyone: set[str]) -> Json:
 def parse(text: str) -> Record:
     """Read a record. Raises UnsupportedError on a newer version, CorruptFileError on a malformed one."""
     try:
-        document = json.loads(text)
+        document = strict_json.loads(text)
         version = document["version"]
         if type(version) is not int or version < 1:
             raise ValueError("its version is no number")

@@ -8,10 +8,10 @@ cannot be strings (no str, ``ckptconv``, a tie's name) live in the record alone 
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, is_too_deep, walk
 from ckptconv.core.record import FORMAT, KEY, plain_key, readable, visible
 from ckptconv.core.report import Finding
@@ -67,7 +67,7 @@ def _edited(text: str, old: MetaNode) -> MetaNode:
     if type(old) is str:
         return text
     try:
-        made = _cast(from_json(json.loads(text)), old)
+        made = _cast(from_json(strict_json.loads(text)), old)
     except (ValueError, TypeError, RecursionError):  # TypeError: what is no member of a set
         return text
     return text if is_too_deep([made]) else made

@@ -1,9 +1,15 @@
-"""JSON of strangers: what Python's own reader lets pass in silence is refused."""
+"""JSON of strangers: what Python's own reader lets pass in silence is refused.
+
+NaN and the infinities are taken, which are no JSON: configurations of Mamba's have them.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+from ckptconv.core.metadata import MAX_DEPTH, is_too_deep
+from ckptconv.errors import CorruptFileError, LimitError
 
 
 def loads(text: str | bytes) -> Any:
@@ -16,6 +22,28 @@ def loads(text: str | bytes) -> Any:
         return json.loads(text if isinstance(text, str) else text.decode("utf-8"), object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def document(text: str | bytes, what: str, *, hint: str) -> Any:
+    """As `loads`, of a file or of a part of it that is called `what`. Raises CorruptFileError."""
+    try:
+        return loads(text)
+    except ValueError as error:
+        raise CorruptFileError(f"{what} is no JSON: {error}", hint=hint) from error
+
+
+def object_of(text: str | bytes, what: str, *, hint: str) -> dict[str, Any]:
+    """As `document`, where it is an object. Raises CorruptFileError."""
+    found = document(text, what, hint=hint)
+    if not isinstance(found, dict):
+        raise CorruptFileError(f"{what} is no JSON object", hint=hint)
+    return found
+
+
+def check_depth(document: Any, what: str) -> None:
+    """Raise LimitError where a document is nested too deeply to stand in the metadata, under a key."""
+    if is_too_deep([[document]]):
+        raise LimitError(f"{what} is nested deeper than {MAX_DEPTH - 2} levels", hint="do not trust it")
 
 
 def as_text(value: Any) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from ckptconv.core import strict_json
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.apply import ARITY
-from ckptconv.errors import CorruptFileError, LimitError, located
+from ckptconv.errors import CorruptFileError, located
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def read_rules(path: str | PathLike[str]) -> list[Edit]:
     """The edits of a file. Raises FileAccessError, CorruptFileError naming the edit and the key, LimitError."""
     with located(path):
         with Source(path) as source:
-            if source.size > MAX_BYTES:
-                raise LimitError(f"rules of more than {MAX_BYTES:,} bytes")
-            text = bytes(source.read_at(0, source.size))
+            text = source.read_all(MAX_BYTES)
         return parse_rules(text)
 
 

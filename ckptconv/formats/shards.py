@@ -91,10 +91,8 @@ def read_index(source: Source) -> Index:
 
 
 def _parse(source: Source) -> Index:
-    if source.size > MAX_INDEX_BYTES:
-        raise LimitError(f"the index has {source.size:,} bytes; the limit is {MAX_INDEX_BYTES:,}", hint=_COPY_AGAIN)
     try:
-        document = strict_json.loads(bytes(source.read_at(0, source.size)))
+        document = strict_json.loads(source.read_all(MAX_INDEX_BYTES))
     except ValueError as error:
         raise _bad(str(error)) from error
     if not isinstance(document, dict) or "weight_map" not in document:

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UsageError
+from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, SourceChangedError, UsageError
 from ckptconv.io import positional
 
 if TYPE_CHECKING:
@@ -142,6 +142,13 @@ class Source:
         buffer = bytearray(length)
         self.read_into(memoryview(buffer), offset)
         return memoryview(buffer)
+
+    def read_all(self, limit: int) -> bytes:
+        """All of a small file. Raises LimitError past `limit` bytes."""
+        if self.size > limit:
+            message = f"it has {self.size:,} bytes; the limit is {limit:,}"
+            raise LimitError(message, path=self.path, hint="do not trust it")
+        return bytes(self.read_at(0, self.size))
 
     def _small(self, offset: int, length: int) -> bytes:
         """One call, for the headers of which a file may have a million."""

@@ -95,7 +95,10 @@ def test_a_config_of_more_layers_than_there_are_is_said_as_such(model: Path) -> 
     assert "2" in found.message and "3" in found.message
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", "", '{"model_type": ', "\x00", "[" * 100_000])
+TWICE = '{"model_type": "llama", "model_type": "gpt2"}'
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "", '{"model_type": ', "\x00", "[" * 100_000, TWICE])
 def test_a_broken_config_is_passed_over_with_a_warning(model: Path, text: str) -> None:
     configure(model, text)
     result = validate(model)

@@ -9,11 +9,11 @@ kernels make -0.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from math import isfinite, prod
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.quantized.elements import Packed, Plain
@@ -92,8 +92,8 @@ def _state(tensor: LazyTensor) -> dict[str, object]:
     if tensor.info.nbytes > MOST_BYTES:
         raise ValueError(f"quant_state has {tensor.info.nbytes:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
-        said = json.loads(bytes(tensor.read()).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        said = strict_json.loads(bytes(tensor.read()))
+    except ValueError as error:
         raise ValueError(f"quant_state is no JSON: {error}") from error
     if not isinstance(said, dict) or said.get("quant_type") not in ("nf4", "fp4"):
         raise ValueError("quant_state is of neither nf4 nor fp4")

@@ -10,10 +10,10 @@ ts/model_loader.py.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
 from ckptconv.errors import CorruptFileError, UnsupportedError
@@ -44,9 +44,9 @@ class Manifest:
             return None
         text = archive.text(home + MANIFEST, MAX_DOCUMENT)
         try:
-            model = json.loads(text)["model"]
+            model = strict_json.loads(text)["model"]
             file = model.get("serializedFile")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptFileError(f"{MANIFEST!r} is none of TorchServe's", hint=_COPY_AGAIN) from error
         if not isinstance(file, str) or not file:
             raise UnsupportedError(

@@ -17,11 +17,11 @@ Source: diffusers, pipelines/pipeline_utils.py (`save_pretrained`, `register_mod
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
+from ckptconv.core import strict_json
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
 from ckptconv.core.notes import Notes
@@ -82,16 +82,8 @@ def read(folder: Folder) -> Checkpoint:
 
 def _components(folder: Folder) -> list[str]:
     """The names of the models. Raises CorruptFileError where the index is none, and where it has too many."""
-    source = folder.open(INDEX)
-    if source.size > MAX_CONFIG:
-        raise CorruptFileError(f"{INDEX} has {source.size:,} bytes", path=source.path, hint="do not trust it")
-    text = bytes(source.read_at(0, source.size))
-    try:
-        said = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{INDEX} is no JSON: {error}", path=folder.path, hint=_COPY_AGAIN) from error
-    if not isinstance(said, dict):
-        raise CorruptFileError(f"{INDEX} is no JSON object", path=folder.path, hint=_COPY_AGAIN)
+    with located(folder.path):
+        said = strict_json.object_of(folder.open(INDEX).read_all(MAX_CONFIG), INDEX, hint=_COPY_AGAIN)
     found = [name for name, value in said.items() if _is_model(name, value)]
     if len(found) > MOST_COMPONENTS:
         raise CorruptFileError(f"{INDEX} names {len(found):,} models", path=folder.path, hint="do not trust it")

@@ -19,12 +19,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
-from ckptconv.core.metadata import MetaNode, is_too_deep
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.hdf5.read import checkpoint_of
 from ckptconv.formats.hdf5.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import walk
-from ckptconv.io.limits import MAX_CONFIG, MAX_DEPTH, MAX_HDF5_TEXT
+from ckptconv.io.limits import MAX_CONFIG, MAX_HDF5_TEXT
 from ckptconv.io.window import Window
 from ckptconv.io.zip import ZipArchive
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import ByteSpan, LazyTensor
     from ckptconv.io.source import Source
 
@@ -92,10 +92,6 @@ def _without_weights(archive: ZipArchive) -> CkptconvError:
 
 
 def _document(name: str, text: bytes) -> MetaNode:
-    try:
-        document: MetaNode = strict_json.loads(text)
-    except ValueError as error:
-        raise CorruptFileError(f"{name!r} is no JSON: {error}", hint=COPY_AGAIN) from error
-    if is_too_deep([[document]]):
-        raise LimitError(f"{name!r} is nested deeper than {MAX_DEPTH - 2} levels", hint="do not trust it")
+    document: MetaNode = strict_json.document(text, repr(name), hint=COPY_AGAIN)
+    strict_json.check_depth(document, repr(name))
     return document

@@ -129,7 +129,4 @@ def graph_of(archive: ZipArchive, name: str) -> MetaNode:
 def _parsed(archive: ZipArchive, name: str) -> Any:
     if name not in archive.entries:
         raise CorruptFileError(f"the archive has no {name!r}", hint=COPY_AGAIN)
-    try:
-        return strict_json.loads(archive.read(name, MAX_JSON_BYTES))
-    except ValueError as error:
-        raise CorruptFileError(f"{name!r} is no JSON: {error}", hint=COPY_AGAIN) from error
+    return strict_json.document(archive.read(name, MAX_JSON_BYTES), repr(name), hint=COPY_AGAIN)

@@ -14,10 +14,10 @@ TorchScript archives (`script`) and torch.export's (`export`) are formats of the
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
@@ -181,7 +181,7 @@ def _arch(archive: ZipArchive, root: str) -> MetaNode:
     if name not in archive.entries:
         return None
     try:
-        arch = from_json(json.loads(archive.read(name, MAX_PICKLE_BYTES)).get("arch"))
+        arch = from_json(strict_json.loads(archive.read(name, MAX_PICKLE_BYTES)).get("arch"))
         if is_too_deep(arch):
             raise ValueError("it is nested too deeply")
         return arch

@@ -16,15 +16,15 @@ Source: stable_baselines3/common/save_util.py (`save_to_zip_file`, `data_to_json
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.metadata import Opaque, is_too_deep, opaque_wholes
+from ckptconv.core import strict_json
+from ckptconv.core.metadata import Opaque, opaque_wholes
 from ckptconv.core.notes import Notes, Program
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsupportedError
 from ckptconv.formats.members import EXTRAS, METADATA, MODEL, contained, documents
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.bare import follow
@@ -106,15 +106,8 @@ def _data(archive: Archive) -> dict[str, Any]:
     """
     if DATA not in archive.members:
         return {}
-    text = archive.text(DATA, MAX_DATA)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(f"{DATA!r} is no JSON: {error}", hint=COPY_AGAIN) from error
-    if not isinstance(document, dict):
-        raise CorruptFileError(f"{DATA!r} is no JSON object", hint=COPY_AGAIN)
-    if is_too_deep([[document]]):
-        raise LimitError(f"{DATA!r} is nested too deeply", hint="do not trust it")
+    document = strict_json.object_of(archive.text(DATA, MAX_DATA), repr(DATA), hint=COPY_AGAIN)
+    strict_json.check_depth(document, repr(DATA))
     return document
 
 

@@ -130,7 +130,7 @@ class TreeReader:
             left -= source.size
             if left < 0:
                 break
-            data = bytes(source.read_at(0, source.size))
+            data = source.read_all(MAX_ORBAX_TEXT)
             if _RANDOM_KEY in data:
                 found |= _kinds_of_keys(parse_json(data, name))
         return found

@@ -42,12 +42,12 @@ class Documents:
 
     def text(self, name: str) -> str | None:
         """A text in UTF-8. Raises CorruptFileError, LimitError."""
-        found: str | None = self._read(name, lambda source: _text(source, _bytes(source)))
+        found: str | None = self._read(name, _text)
         return found
 
     def data(self, name: str) -> bytes | None:
         """Any bytes. Raises LimitError."""
-        found: bytes | None = self._read(name, _bytes)
+        found: bytes | None = self._read(name, lambda source: source.read_all(MAX_TOKENIZER))
         return found
 
     def named(self, name: str) -> str:
@@ -84,27 +84,15 @@ def bad(what: str) -> CorruptFileError:
     return CorruptFileError(what, hint=HINT)
 
 
-def _bytes(source: Source) -> bytes:
-    if source.size > MAX_TOKENIZER:
-        raise LimitError(f"it has {source.size:,} bytes; the limit is {MAX_TOKENIZER:,}", hint="do not trust it")
-    return bytes(source.read_at(0, source.size))
-
-
-def _text(source: Source, data: bytes) -> str:
+def _text(source: Source) -> str:
     try:
-        return data.decode("utf-8")
+        return source.read_all(MAX_TOKENIZER).decode("utf-8")
     except UnicodeDecodeError as error:
         raise bad(f"{source.path.name} is no UTF-8") from error
 
 
 def _object(source: Source) -> Object:
-    data = _bytes(source)
+    data = source.read_all(MAX_TOKENIZER)
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_NODES:
         raise LimitError(f"{source.path.name} has more than {MAX_NODES:,} values", hint="do not trust it")
-    try:
-        document = strict_json.loads(data)
-    except ValueError as error:
-        raise bad(f"{source.path.name} is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise bad(f"{source.path.name} is no JSON object")
-    return document
+    return strict_json.object_of(data, source.path.name, hint=HINT)

@@ -58,10 +58,8 @@ def listed(folder: Folder) -> tuple[Listing, int]:
             "there is no .metadata in this folder, so that its .distcp files cannot be told apart", hint=_COPY_AGAIN
         )
     source = folder.open(MAIN)
-    if source.size > MAX_PICKLE_BYTES:
-        raise LimitError(f"its .metadata has {source.size:,} bytes", hint="do not trust it")
     with located(source.path):
-        return parse(bytes(source.read_at(0, source.size))), source.size
+        return parse(source.read_all(MAX_PICKLE_BYTES)), source.size
 
 
 @dataclass(slots=True)

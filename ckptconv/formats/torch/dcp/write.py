@@ -29,6 +29,7 @@ from ckptconv.formats.torch.storages import torch_shape, writable
 from ckptconv.formats.torch.write import members_by_prefix
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
+from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.stream import Job, Streamer
 from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
 
@@ -113,8 +114,7 @@ def _existing(target: Target) -> tuple[frozenset[str], list[str]]:
     with Folder(target.path.parent) as folder:
         names = frozenset(folder.names)
         try:
-            source = folder.open(MAIN)
-            entries = parse(bytes(source.read_at(0, source.size))).entries
+            entries = parse(folder.open(MAIN).read_all(MAX_PICKLE_BYTES)).entries
         except CkptconvError:  # nothing is known of these files, and they stay
             return names, []
         used = {chunk.place.file for entry in entries for chunk in entry.chunks if chunk.place is not None}

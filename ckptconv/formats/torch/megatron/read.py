@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
+from ckptconv.core import strict_json
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.slice_files import ranks_in
@@ -34,7 +34,7 @@ def read(folder: Folder) -> Checkpoint:
     """
     if LATEST not in folder.names:
         return _opened(folder, folder)
-    text = _small(folder, LATEST).decode("utf-8", "replace").strip()
+    text = folder.open(LATEST).read_all(_MOST).decode("utf-8", "replace").strip()
     if not _TAG.fullmatch(text):
         raise CorruptFileError(
             f"{LATEST!r} says {text[:40]!r}, which is no iteration", path=folder.path,
@@ -75,14 +75,7 @@ def _backend(folder: Folder) -> object:
     if BACKEND not in folder.names:
         return None
     try:
-        said = json.loads(_small(folder, BACKEND))
-    except (CkptconvError, ValueError, RecursionError):
+        said = strict_json.loads(folder.open(BACKEND).read_all(_MOST))
+    except (CkptconvError, ValueError):
         return None
     return said.get("sharded_backend") if isinstance(said, dict) else None
-
-
-def _small(folder: Folder, name: str) -> bytes:
-    source = folder.open(name)
-    if source.size > _MOST:
-        raise CorruptFileError(f"{name!r} has {source.size:,} bytes", path=source.path, hint="do not trust it")
-    return bytes(source.read_at(0, source.size))
