@@ -17,8 +17,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.formats.onnx.scopes import noted
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
-from ckptconv.formats.onnx.walk import properties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,9 +31,6 @@ _GIVEN = re.compile(r"onnx::\w+|val_\d+|\d+|/.*|.*_output_\d+")
 
 _COMPUTED = re.compile(r"(t|transpose|permute|mul|add|sub|div)(_\d+)?")
 """Names of values in the newer exporter's graphs, after what computed them; a parameter may be called so too."""
-
-_QUOTED = re.compile(r"'([^']*)'")
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ def _is_float(header: TensorHeader) -> bool:
 
 def _scope(node: Node, window: Window) -> str | None:
     if node.properties:
-        scopes = _QUOTED.findall(properties(window, node).get(_SCOPES, ""))
+        _, scopes = noted(window, node)
         return scopes[-2] if len(scopes) >= 2 else None
     return (node.name.rpartition("/")[0] or "/") if node.name.startswith("/") else None
 

@@ -31,6 +31,7 @@ from ckptconv.formats.onnx.inlined import inlined
 from ckptconv.formats.onnx.lost import Lost, find_lost
 from ckptconv.formats.onnx.lost import is_given as is_given
 from ckptconv.formats.onnx.recurrent import Packed, find_packed
+from ckptconv.formats.onnx.scopes import noted
 from ckptconv.formats.onnx.walk import properties
 
 if TYPE_CHECKING:
@@ -41,9 +42,7 @@ if TYPE_CHECKING:
 
 _CONV_PARTS = re.compile(r"onnx::Conv(Transpose)?_\d+")
 _DEDUPLICATED = re.compile(r"Identity_\d+")
-_QUOTED = re.compile(r"'([^']*)'")
 _LINEAR = ["torch.nn.modules.linear.Linear", "aten.linear.default"]
-_CLASSES, _SCOPES = "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes"
 _RULE, _FOLDING = "pkg.onnxscript.rewriter.rule_name", "FuseBatchNorm"
 
 
@@ -115,9 +114,8 @@ def _uses(graphs: list[Graph]) -> dict[str, list[Node]]:
 def _linear(node: Node, stored: dict[str, TensorHeader], uses: dict[str, list[Node]], window: Window) -> str | None:
     """The name of the weight of the Linear that a MatMul stands for; None where nothing proves one."""
     if node.properties:
-        notes = properties(window, node)
-        scopes = _QUOTED.findall(notes.get(_SCOPES, ""))
-        if _QUOTED.findall(notes.get(_CLASSES, ""))[-2:] != _LINEAR or len(scopes) < 2:
+        classes, scopes = noted(window, node)
+        if classes[-2:] != _LINEAR or len(scopes) < 2:
             return None
         return f"{scopes[-2]}.weight" if scopes[-2] else "weight"
     after = uses[node.outputs[0]] if len(node.outputs) == 1 else []

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.gates import ONNX, order
-from ckptconv.formats.onnx.walk import properties
+from ckptconv.formats.onnx.scopes import noted
 from ckptconv.io.pieces import Piece, Pieces
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 GATES = {kind: order(kind, ONNX) for kind in ONNX}
 """For each of torch's gates, in its order, the place that it has in ONNX."""
-
-_CLASSES, _SCOPES = "pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes"
-_QUOTED = re.compile(r"'([^']*)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +80,7 @@ def find_packed(graph: Graph, uses: Mapping[str, Sequence[Node]], window: Window
 def _module(node: Node, window: Window) -> str | None:
     """The name of the module that the node stands for, or the node's own; None where neither is certain."""
     if node.properties:
-        notes = properties(window, node)
-        classes, scopes = _QUOTED.findall(notes.get(_CLASSES, "")), _QUOTED.findall(notes.get(_SCOPES, ""))
+        classes, scopes = noted(window, node)
         proven = len(classes) >= 2 and classes[-2] == f"torch.nn.modules.rnn.{node.op}" and len(scopes) >= 2
         return scopes[-2] if proven else None
     scope, _, last = node.name.rpartition("/")
