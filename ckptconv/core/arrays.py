@@ -56,6 +56,12 @@ NUMPY_DESCR: dict[DType, str] = {
 }  # fmt: skip
 """numpy's word for an element type. It has none for bfloat16: ml_dtypes' arrays are saved as two bytes each, "void"."""
 
+NUMPY_NAMED = {name.rpartition(".")[2]: dtype for dtype, name in NUMPY_NAMES.items()}
+"""The element types by numpy's names, without a package: ``float32``, ``bfloat16``."""
+
+NUMPY_CODED = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items() if descr[1] != "V"}
+"""The element types by numpy's words, without the byte order: ``f4``."""
+
 TORCH_NAMES: dict[DType, str] = {
     DType.F64: "float64",
     DType.F32: "float32",

@@ -31,7 +31,7 @@ from enum import IntEnum
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.arrays import NUMPY_DESCR, NUMPY_NAMES
+from ckptconv.core.arrays import NUMPY_CODED, NUMPY_DESCR, NUMPY_NAMED
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
@@ -51,8 +51,6 @@ CHUNKED = "__msgpack_chunked_array__"
 ELSEWHERE = ("PLACEHOLDER://", "//GDAPlaceholder:")
 """How strings start that stand for arrays in a folder of Orbax's, and in Flax's own."""
 
-_DTYPES = {name.rpartition(".")[2]: dtype for dtype, name in NUMPY_NAMES.items()}
-_DESCRS = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items() if descr[1] != "V"}
 _DESCR = re.compile(r"(?P<order>[<>=|])(?P<word>[a-z]\d+)")
 _TEXT = re.compile(r"(?P<kind>str|bytes)(?P<bits>[1-9]\d{0,9})")
 _MAX_NAME = 64
@@ -129,7 +127,7 @@ class FlaxUnpacker(Unpacker):
             self.unread[self.place()] = f"of the element type {header.name!r}"
             return Opaque("numpy.ndarray", "unread", (header.shape, header.name))
         self._check_size(header, dtype)
-        if code == Type.SCALAR and not header.shape and dtype in _DESCRS.values():
+        if code == Type.SCALAR and not header.shape and dtype in NUMPY_CODED.values():
             descr = NUMPY_DESCR[dtype]
             data = self.cursor.again(header.start, header.length)
             return NumpyScalar(descr.replace("<", ">") if swapped else descr, data)
@@ -263,7 +261,7 @@ def _element(name: str) -> tuple[DType | None, bool]:
 
     Flax writes numpy's names; numpy, and so Flax's reader, takes its words of the array protocol (``<f4``) as well.
     """
-    if name in _DTYPES:
-        return _DTYPES[name], False
+    if name in NUMPY_NAMED:
+        return NUMPY_NAMED[name], False
     descr = _DESCR.fullmatch(name)
-    return (_DESCRS.get(descr["word"]), descr["order"] == ">") if descr else (None, False)
+    return (NUMPY_CODED.get(descr["word"]), descr["order"] == ">") if descr else (None, False)

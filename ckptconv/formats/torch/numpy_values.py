@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.arrays import NUMPY_DESCR, NUMPY_NAMES
+from ckptconv.core.arrays import NUMPY_CODED, NUMPY_NAMES
 from ckptconv.core.metadata import NumpyArray, NumpyScalar
 from ckptconv.formats.torch.pickle import Elided, Global
 from ckptconv.formats.torch.stubs import exact_sizes
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
     from ckptconv.formats.torch.pickle import Value
 
-_BY_CODE = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items() if descr[1] != "V"}
 ELEMENT_CLASSES = {
     name: dtype for dtype, name in NUMPY_NAMES.items() if name.startswith("ml_dtypes.") and dtype.bits >= 8
 }
@@ -47,7 +46,7 @@ class NumpyDType:
     @property
     def element(self) -> DType | None:
         """The element type of a tensor, if it is one."""
-        return (_BY_CODE.get(self.code) or ELEMENT_CLASSES.get(self.code)) if self.plain else None
+        return (NUMPY_CODED.get(self.code) or ELEMENT_CLASSES.get(self.code)) if self.plain else None
 
     @property
     def spelled(self) -> str:

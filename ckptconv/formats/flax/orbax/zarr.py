@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.arrays import NUMPY_DESCR, NUMPY_NAMES
+from ckptconv.core.arrays import NUMPY_CODED, NUMPY_NAMED
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 ZARRAY = ".zarray"
 ZARR_JSON = "zarr.json"
 
-DTYPES = {name.rpartition(".")[2]: dtype for dtype, name in NUMPY_NAMES.items()}
-"""Of version 3, and those of version 2 that numpy has no word for."""
-
-_DESCRS = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items() if descr[1] != "V"}
 _COMPRESSORS = {"zstd": "zstd", "zlib": "zlib", "gzip": "zlib"}
 
 Json = Any
@@ -155,7 +151,7 @@ def read_v3(name: str, document: Json) -> Header:
     codec, sharding = _codecs(found, found.get("codecs"), chunk)
     start, alone = ("", "0") if v2 else (f"c{separator}", "c")
     return Header(
-        kind, DTYPES.get(kind), shape, chunk, start, alone, separator, codec, document.get("fill_value"), sharding
+        kind, NUMPY_NAMED.get(kind), shape, chunk, start, alone, separator, codec, document.get("fill_value"), sharding
     )
 
 
@@ -212,9 +208,9 @@ def _dtype_v2(name: str, word: Json) -> tuple[str, DType | None, bool]:
     """A type's name, the type, and whether it is big-endian. A type that is not known has none."""
     if not isinstance(word, str):
         raise _unsupported(name, "structured elements")
-    if word in DTYPES and word not in _DESCRS:
-        return word, DTYPES[word], False
-    known = _DESCRS.get(word[1:]) if word[:1] in "<>|" else None
+    if word in NUMPY_NAMED and word not in NUMPY_CODED:  # numpy itself has no word for it
+        return word, NUMPY_NAMED[word], False
+    known = NUMPY_CODED.get(word[1:]) if word[:1] in "<>|" else None
     return word, known, word[:1] == ">" and known is not None and known.bits > 8
 
 
