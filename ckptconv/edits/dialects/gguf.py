@@ -24,7 +24,7 @@ from ckptconv.edits.dialects.attention import grouped, halves_of, interleaved
 from ckptconv.edits.dialects.change import Change, Join, check_parts
 from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
-from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures
+from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures, without_ending
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 _BLOCK = re.compile(r"((?:enc\.|dec\.)?blk)\.([0-9]{1,9})\.(.+)")
 _EXPERT = re.compile(r"(\w+)\.([0-9]{1,9})\.(weight|bias)")
-_ENDINGS = (".weight", ".bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class _Place:
         one = _EXPERT.fullmatch(rest) if block else None
         if one:
             return cls(prefix, layer, f"{one[1]}_exps.{one[3]}", f"{one[1]}_exps", one[2])
-        stem = next((rest.removesuffix(ending) for ending in _ENDINGS if rest.endswith(ending)), rest)
+        stem = without_ending(rest)
         return cls(prefix, layer, rest, stem, None)
 
     def said(self, table: Mapping[str, T]) -> T | None:

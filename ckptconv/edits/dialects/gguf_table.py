@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 ROOT = "root"
 PREFIXES = ("blk", "enc.blk", "dec.blk")
+EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
+_ENDINGS = (".weight", ".bias")
+
+
+def without_ending(name: str) -> str:
+    """A tensor's name without what the weight and the bias of one part differ in."""
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from ckptconv.edits.dialects.gguf_config import (
 )
 from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, lies_turned, undone
 from ckptconv.edits.dialects.gguf_delta import Delta
-from ckptconv.edits.dialects.gguf_table import PREFIXES, ROOT, architectures
+from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, PREFIXES, ROOT, architectures, without_ending
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ENDINGS = (".weight", ".bias")
 _FACTORS = (".weight.lora_a", ".weight.lora_b")
 _KEPT = (DType.F16, DType.BF16)
 _F32_PARTS = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d", "shortconv.conv")
@@ -203,9 +202,9 @@ class Translation:
         if before and rest in self.cuts:
             return Found(f"{before}{rest}", rest)
         if rest in parts:
-            stem = _without_ending(parts[rest])
+            stem = without_ending(parts[rest])
             return Found(f"{before}{parts[rest]}", stem)
-        stem = _without_ending(rest)
+        stem = without_ending(rest)
         ending = rest[len(stem) :]
         if ending and stem in parts:
             return Found(f"{before}{parts[stem]}{ending}", parts[stem])
@@ -322,7 +321,7 @@ class Translation:
     def without_copies(self, found: Mapping[str, Found], made: Mapping[str, Change]) -> dict[str, Change]:
         """An output that is the embeddings: llama.cpp takes these where there is none."""
         by_place = {place.name: name for name, place in found.items()}
-        output, embeddings = by_place.get("output.weight"), by_place.get("token_embd.weight")
+        output, embeddings = by_place.get(OUTPUT), by_place.get(EMBEDDINGS)
         if output is None or embeddings is None or self.table.output == "own":
             return {}
         tied = self.config.get("tie_word_embeddings") is True
@@ -334,7 +333,3 @@ def _outside(name: str) -> str:
     for part in _LANGUAGE:
         name = name.replace(part, "")
     return name
-
-
-def _without_ending(name: str) -> str:
-    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)

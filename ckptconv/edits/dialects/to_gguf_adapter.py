@@ -30,6 +30,7 @@ from ckptconv.edits.adapters.names import is_adapter, parts_of, plain_module
 from ckptconv.edits.dialects import to_gguf
 from ckptconv.edits.dialects.change import Change, Join
 from ckptconv.edits.dialects.gguf_config import architecture, text_config
+from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 MERGE = "ckptconv convert BASE MERGED --lora ADAPTER merges it, and --translate to-gguf makes a model of that"
 
-_EMBEDDINGS = "token_embd.weight"
-_OUTPUT = "output.weight"
 _COPY = ".base_layer.weight"
 _KEPT = "the base's own {}, which PEFT saved beside its factors, is left out"
 _FLOATS = (DType.F16, DType.BF16, DType.F32)
@@ -143,12 +142,12 @@ class _Translation:
             )  # fmt: skip
         table, tied = self.base.table, self.config.get("tie_word_embeddings") is True
         shared = table.output == "shared" or (tied and table.output != "own")
-        if shared and place.name in (_EMBEDDINGS, _OUTPUT):
+        if shared and place.name in (EMBEDDINGS, OUTPUT):
             raise UnsupportedError(
                 f"--translate to-gguf: the embeddings are the output too, and llama.cpp takes no adapter of {weight!r} "
                 f"then", hint=MERGE,
             )  # fmt: skip
-        if self.is_embedding(weight) and place.name != _EMBEDDINGS:
+        if self.is_embedding(weight) and place.name != EMBEDDINGS:
             raise UnsupportedError(
                 f"--translate to-gguf: {weight!r} is an embedding, of which llama.cpp adapts that of tokens alone",
                 hint=MERGE,

@@ -28,6 +28,7 @@ from ckptconv.edits.dialects.change import Change
 from ckptconv.edits.dialects.gguf_config import HEADS, LAYERS, is_written, whole_number
 from ckptconv.edits.dialects.gguf_cuts import undone
 from ckptconv.edits.dialects.gguf_projectors import VISION, projector_of
+from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, without_ending
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -37,11 +38,9 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
 
-EMBEDDINGS = "token_embd.weight"
 """What the embeddings of texts are called where a row of them is needed, which is taken out when it is known which."""
 
 _TEXT = ("language_model.", "text_model.", "layers.", "embed_tokens.", "norm.", "lm_head.", "mtp.")
-_ENDINGS = (".weight", ".bias")
 _TOWER = "vision_tower."
 _NESTED = "vision_tower.vision_model."
 _POSITIONS = ("v.position_embd.weight", "a.position_embd.weight")
@@ -166,7 +165,7 @@ class _Translation:
         if at is not None:
             steps[at] = "{}"
         key = ".".join(steps)
-        stem = next((key.removesuffix(ending) for ending in _ENDINGS if key.endswith(ending)), key)
+        stem = without_ending(key)
         names = self.table.names.get(key)
         if names is None and stem != key and stem in self.table.names:
             names = tuple(one + key[len(stem) :] for one in self.table.names[stem])

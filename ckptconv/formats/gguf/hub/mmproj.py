@@ -20,7 +20,8 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.edit import Edit
 from ckptconv.edits.apply import apply
 from ckptconv.edits.dialects.gguf_projectors import CLIP, VISION, projector_of
-from ckptconv.edits.dialects.to_mmproj import EMBEDDINGS, fixed_types
+from ckptconv.edits.dialects.gguf_table import EMBEDDINGS
+from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.errors import EditError, located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import number

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_config import architecture, written_as
-from ckptconv.edits.dialects.gguf_table import architectures
+from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, architectures
 from ckptconv.errors import EditError, located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import Config, unlike
@@ -17,7 +17,6 @@ from ckptconv.formats.gguf.hub.entries import check_types, file_type, folder_nam
 from ckptconv.formats.gguf.hub.hyperparameters import hyperparameters
 from ckptconv.formats.gguf.hub.pre import KEY as PRE_KEY
 from ckptconv.formats.gguf.hub.rope import rope_tensors
-from ckptconv.formats.gguf.hub.sizes import EMBEDDINGS
 from ckptconv.formats.gguf.hub.tokenizer import tokenizer
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 NO_TOKENIZER = ("none", "no_vocab")
 MODEL_KEY = "tokenizer.ggml.model"
-_OUTPUT = "output.weight"
 _FLOATS = (
     "attention.clamp_kqv", "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "attention.scale",
     "attn_logit_softcapping", "embedding_scale", "final_logit_softcapping", "logit_scale", "residual_scale",
@@ -97,10 +95,10 @@ def _made(
 def _with_output(arch: str, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
     """The output as llama.cpp asks for it: of its own, or none beside the embeddings."""
     how = architectures()[arch].output
-    if how == "shared" and _OUTPUT in tensors:
+    if how == "shared" and OUTPUT in tensors:
         raise unlike(arch, "output of its own", "", "it is the embeddings")
-    if how == "own" and _OUTPUT not in tensors and EMBEDDINGS in tensors:
-        return {**tensors, _OUTPUT: replace(tensors[EMBEDDINGS], alias=None, placement=None)}
+    if how == "own" and OUTPUT not in tensors and EMBEDDINGS in tensors:
+        return {**tensors, OUTPUT: replace(tensors[EMBEDDINGS], alias=None, placement=None)}
     return tensors
 
 

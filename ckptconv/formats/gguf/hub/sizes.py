@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
-from ckptconv.edits.dialects.gguf_table import architectures
+from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, architectures
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     Infos = Mapping[str, TensorInfo]
 
-EMBEDDINGS = "token_embd.weight"
 _NORM, _LAST_NORM = "blk.0.attn_norm.weight", "output_norm.weight"
 _LAST_NORMS = {"lfm2": "token_embd_norm.weight", "lfm2moe": "token_embd_norm.weight"}
 """What they call the last norm instead."""
