@@ -14,10 +14,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.expressions import FUNCTIONS, KEYWORDS
+from ckptconv.arch.expressions import is_name
 from ckptconv.arch.spec import ConfigMap, Stating
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.rows import Rows, Toml
-
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
 
 def read_config(rows: Rows, value: Toml) -> ConfigMap:
@@ -48,7 +45,7 @@ def _stating(rows: Rows, value: Toml, path: Sequence[str]) -> Stating:
     if row.keys() != {"for", "to", "each"}:
         rows.fail(path, "a loop over a configuration needs for, to and each")
     loop = rows.text(row["for"], path)
-    if not _IDENTIFIER.fullmatch(loop) or loop in KEYWORDS or loop in FUNCTIONS:
+    if not is_name(loop):
         rows.fail(path, "expected a name of letters, digits and '_', and no word of the language")
     return Stating(_formulas(rows, row["each"], path), loop, rows.formula(row["to"], path))
 

@@ -59,6 +59,12 @@ MAX_INTEGER = (1 << 63) - 1
 
 FUNCTIONS = ("len", "max", "min", "sum")
 KEYWORDS = ("and", "else", "false", "if", "in", "not", "or", "true")
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
+
+
+def is_name(text: str) -> bool:
+    """Whether a spec may call something of its own so."""
+    return IDENTIFIER.fullmatch(text) is not None and text not in KEYWORDS and text not in FUNCTIONS
 
 
 _TOKEN = re.compile(

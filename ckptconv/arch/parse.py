@@ -55,13 +55,13 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.closure import check_names
 from ckptconv.arch.configs import read_config
 from ckptconv.arch.evaluate import Formula, formula
-from ckptconv.arch.expressions import FUNCTIONS, KEYWORDS, split_range, split_shape
+from ckptconv.arch.expressions import is_name, split_range, split_shape
 from ckptconv.arch.mount import Place, both, mounted
 from ckptconv.arch.recipe.notation import RecipeReader
 from ckptconv.arch.rows import Rows, Toml
 from ckptconv.arch.spec import VARIANT, Constraint, Loop, Param, ParamType, Spec, TensorRule, Tie
 from ckptconv.core.dtypes import DTYPES
-from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.errors import UPGRADE, LimitError, UnsupportedError
 
 if TYPE_CHECKING:
     from ckptconv.arch.recipe.tree import Recipe
@@ -73,7 +73,6 @@ Resolve = Callable[[str], Spec]
 _TYPES: tuple[ParamType, ...] = ("int", "ints", "str", "strs", "bool", "float")
 _TABLES = ("params", "let", "repeat", "tensors", "constraints", "variants", "mount", "config", "evidence", "forward")
 _TOP = ("spec", "name", "summary", "dtype", *_TABLES)
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
 
 def parse_spec(text: str, *, resolve: Resolve | None = None, source: str = "") -> Spec:
@@ -96,7 +95,7 @@ class SpecReader(Rows):
         version = self.document.get("spec")
         if version != VERSION or isinstance(version, bool):
             if isinstance(version, int) and version > VERSION:
-                raise UnsupportedError(f"spec version {version} is newer than {VERSION}", hint="upgrade ckptconv")
+                raise UnsupportedError(f"spec version {version} is newer than {VERSION}", hint=UPGRADE)
             self.fail(["spec"], f"expected {VERSION}, the language's version", "is this an architecture spec?")
         top = self.table(self.document, (), _TOP)
         name = self.text(top.get("name", ""), ["name"])
@@ -130,7 +129,7 @@ class SpecReader(Rows):
         """The rows of a table whose keys are names of our own."""
         for key, value in self.table(self.document.get(table, {}), [table]).items():
             path = (table, key)
-            if not _IDENTIFIER.fullmatch(key) or key in KEYWORDS or key in FUNCTIONS:
+            if not is_name(key):
                 self.fail(path, "expected a name of letters, digits and '_', and no word of the language")
             yield key, value, path
 

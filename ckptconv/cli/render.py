@@ -43,7 +43,7 @@ _WIDE = re.compile(
 )
 """Characters that take two columns (Unicode's East Asian Width W and F, in blocks)."""
 
-_HUES = {"error": "red", "warning": "yellow", "info": "dim"}
+HUES = {"error": "red", "warning": "yellow", "info": "dim"}
 
 
 def section(title: str, lines: Sequence[str]) -> list[str]:
@@ -127,7 +127,7 @@ def _paragraphs(rows: Sequence[tuple[str, str]]) -> list[str]:
 def findings(found: Sequence[Finding], label: str = "") -> list[str]:
     """A line for each finding, its severity first; `label` replaces the severity."""
     lines = [
-        style(f"{label or finding.severity}:", _HUES[finding.severity]) + f" {printable(finding.message)}"
+        style(f"{label or finding.severity}:", HUES[finding.severity]) + f" {printable(finding.message)}"
         for finding in found[:MOST_FINDINGS]
     ]
     if len(found) > MOST_FINDINGS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG, PARAMS
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import fields, plural, value
+from ckptconv.cli.render import HUES, fields, plural, value
 from ckptconv.edits.match import skeleton
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ MOST_TEXT = 240
 MOST_DIGITS = 18
 """Digits of a number that becomes part of a range; Python refuses to read very long ones."""
 
-_HUES = {"error": "red", "warning": "yellow", "info": "dim"}
 _DIGITS = re.compile(r"\d+")
 _WHY = {
     "arch note": "by the note in it",
@@ -106,7 +105,7 @@ class _Cause:
     @property
     def lines(self) -> list[str]:
         count = sum(map(len, self.entries))
-        head = style(f"{self.severity}:", _HUES[self.severity]) + f" {printable(self.code)}"
+        head = style(f"{self.severity}:", HUES[self.severity]) + f" {printable(self.code)}"
         head += f" ({count:,})" if count > 1 else ""
         return [head, *(line for text in self.texts for line in text)]
 

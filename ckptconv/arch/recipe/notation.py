@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NoReturn
 
+from ckptconv.arch.expressions import IDENTIFIER
 from ckptconv.arch.recipe.catalog import KINDS
 from ckptconv.arch.recipe.tree import MAX_DEPTH, MAX_STEPS, Block, Recipe, Step
 from ckptconv.errors import LimitError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = re.compile(r"([a-z_]+)=(.+)", re.DOTALL)
 _FLOAT = re.compile(r"[0-9]*\.[0-9]+(e-?[0-9]+)?|[0-9]+e-?[0-9]+")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _OPEN, _CLOSE = "([{", ")]}"
 
 PATH = ("forward", "steps")
@@ -48,7 +48,7 @@ class RecipeReader:
         if not dimensions:
             rows.fail(path, "an input has at least one dimension")
         parts = tuple(
-            part if _IDENTIFIER.fullmatch(part) and part not in known else rows.formula(part, path)
+            part if IDENTIFIER.fullmatch(part) and part not in known else rows.formula(part, path)
             for part in dimensions
         )
         dtype = None
