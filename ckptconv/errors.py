@@ -44,6 +44,12 @@ if TYPE_CHECKING:
 COPY_AGAIN = "copy the file again from where it came"
 """The hint for a file that is damaged, and not by itself hostile."""
 
+COPY_ALL_AGAIN = "copy the checkpoint again from where it came, all of its files"
+"""The same for one of several files."""
+
+UPGRADE = "pip install --upgrade ckptconv"
+"""The hint for what a later version may read."""
+
 
 class CkptconvError(Exception):
     """Base of every error that ckptconv raises on purpose."""

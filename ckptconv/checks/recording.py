@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.verify import Weight
 from ckptconv.core import strict_json
-from ckptconv.errors import UnsupportedError
+from ckptconv.errors import UPGRADE, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,9 +104,7 @@ def recording_of(about: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Reco
     """
     said = strict_json.loads(about)
     if said["version"] != VERSION:
-        raise UnsupportedError(
-            f"it is of version {said['version']}, and this ckptconv reads {VERSION}", hint="update ckptconv"
-        )
+        raise UnsupportedError(f"it is of version {said['version']}, and this ckptconv reads {VERSION}", hint=UPGRADE)
     return _recording(said, arrays)
 
 

@@ -21,7 +21,7 @@ HINTS = {
     "usage": "'ckptconv --help' lists the commands, 'ckptconv COMMAND --help' a command's options",
     "file-access": "check the path and its permissions",
     "corrupt": COPY_AGAIN,
-    "limit": "do not trust the file",
+    "limit": "do not trust it",
     "unknown-format": "'ckptconv formats' lists what is read",
     "unsupported": "'ckptconv formats' lists what is read and written",
     "would-run-code": "do not load this file with pickle unless you trust whoever made it",

@@ -113,7 +113,7 @@ BLOCKS: dict[str, DType] = {
     for block, row in _BLOCKS.items()
     for name, nbytes in (cell.split(":") for cell in row.split())
 }
-"""ggml's quantised types by name. A row of such a tensor is a whole number of blocks."""
+"""ggml's quantized types by name. A row of such a tensor is a whole number of blocks."""
 
 DTYPES: dict[str, DType] = {**PLAIN, **BLOCKS}
 """Every built-in element type by name."""

@@ -1,6 +1,6 @@
 """Tensors that are stored as another type, because a format has none such, and what the record says that they are.
 
-Complex numbers are stored as pairs of floats, with a last dimension of 2. Anything else (sub-byte integers, quantised
+Complex numbers are stored as pairs of floats, with a last dimension of 2. Anything else (sub-byte integers, quantized
 and block types) is stored as its bytes.
 """
 

@@ -41,9 +41,7 @@ def check_indices(name: str, sparse: Sparse, tensors: Mapping[str, LazyTensor]) 
     if broken is None:
         broken = _coo(sparse, tensors) if sparse.layout == "sparse_coo" else _compressed(sparse, tensors)
     if broken is not None:
-        raise CorruptFileError(
-            f"the {sparse.layout} tensor {name!r} has bad indices: {broken}", hint="do not trust the file"
-        )
+        raise CorruptFileError(f"the {sparse.layout} tensor {name!r} has bad indices: {broken}", hint="do not trust it")
 
 
 def _repeats(tensor: LazyTensor) -> str | None:

@@ -45,7 +45,7 @@ from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.spelling import Json, canonical, dumps, from_json, module_versions, to_json, without
 from ckptconv.core.strict_json import as_size, as_text
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.errors import UPGRADE, CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -169,7 +169,7 @@ def parse(text: str) -> Record:
         if version > VERSION:
             raise UnsupportedError(
                 f"its record has version {version}, and this ckptconv knows up to {VERSION}",
-                hint="pip install --upgrade ckptconv",
+                hint=UPGRADE,
             )
         record = _parse(document)
         _check_depth(record)

@@ -30,7 +30,7 @@ def composite_to_torch(
     Raises CorruptFileError, MissingExtraError.
     """
     if (wrong := problem(composite, {part: tensor.info for part, tensor in tensors.items()})) is not None:
-        raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust the file")
+        raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust it")
     if isinstance(composite, Sparse):
         check_indices(name, composite, tensors)
     parts = {role: tensors[composite.parts[role]].to_torch() for role in roles(composite)}

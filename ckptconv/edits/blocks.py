@@ -1,4 +1,4 @@
-"""Block-quantised tensors as F32, without reading them: blocks are unpacked while they are read.
+"""Block-quantized tensors as F32, without reading them: blocks are unpacked while they are read.
 
 What a block's bytes mean is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.dequantize``.
 """
@@ -23,7 +23,7 @@ F32_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Reads ranges of the F32 image of a block-quantised tensor; memory for the range and MOST elements more."""
+    """Reads ranges of the F32 image of a block-quantized tensor; memory for the range and MOST elements more."""
 
     source: LazyTensor
 

@@ -78,7 +78,7 @@ class CastReader(BlockReader):
 
 
 def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
-    """The tensor as `dtype`; a block-quantised one is unpacked first, and then rounded if it is not F32 that is wanted.
+    """The tensor as `dtype`; a block-quantized one is unpacked first, and then rounded if it is not F32 that is wanted.
 
     Raises UnsupportedError where one of the types has no numbers to round, and what `unpacked` and `quantized` raise.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
     """The tensors along `axis`; all other dimensions and the element type are equal.
 
-    Raises UnsupportedError for rows that end within a byte, or within a block of a quantised type.
+    Raises UnsupportedError for rows that end within a byte, or within a block of a quantized type.
     """
     if len(tensors) == 1:
         return tensors[0]

@@ -13,7 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.strided import boxes, contiguous_strides
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,4 +164,4 @@ def box_text(begin: tuple[int, ...], size: tuple[int, ...]) -> str:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(what, hint="copy the checkpoint again from where it came")
+    return CorruptFileError(what, hint=COPY_ALL_AGAIN)

@@ -1,4 +1,4 @@
-"""GGUF: ggml's file of typed metadata and tensors, quantised ones among them."""
+"""GGUF: ggml's file of typed metadata and tensors, quantized ones among them."""
 
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds

@@ -17,7 +17,7 @@ too. Source: ggml's ``docs/gguf.md``, ``gguf.cpp`` and ``ggml-common.h``. Types'
 
 Refused: version 1, types that ggml has removed, names and keys that come twice or are no UTF-8, offsets that are not
 aligned, tensors that overlap or run past the end, rows that are no whole number of blocks, booleans but 0 and 1;
-in big-endian files, quantised types whose byte order ggml's own converter does not know.
+in big-endian files, quantized types whose byte order ggml's own converter does not know.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _info(name: str, dims: tuple[int, ...], code: int) -> TensorInfo:
     if dtype is None:
         was = f" ({REMOVED[code]}, which ggml has removed)" if code in REMOVED else ""
         raise UnsupportedError(
-            f"{name!r} has the ggml type {code}{was}, which is not known", hint="quantise the model again"
+            f"{name!r} has the ggml type {code}{was}, which is not known", hint="quantize the model again"
         )
     if not all(n <= MAX_DIM for n in dims) or prod(dims) * dtype.bits > MAX_DIM:
         raise bad(f"{name!r} has dimensions out of range")

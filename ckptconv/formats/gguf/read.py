@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 SWAPPED: dict[str, tuple[int, ...]] = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,), "MXFP4": ()}
-"""Where the two-byte numbers of a block lie; the quantised types that ``gguf_convert_endian.py`` of llama.cpp takes."""
+"""Where the two-byte numbers of a block lie; the quantized types that ``gguf_convert_endian.py`` of llama.cpp takes."""
 
 
 def read(source: Source) -> Checkpoint:

@@ -1,6 +1,6 @@
 """Tensors that numpy has no type, no shape or no name for: stored as what it has, and in the record what they are.
 
-One-byte types keep their shape, as unsigned bytes; quantised integers as integers of their width; half-precision
+One-byte types keep their shape, as unsigned bytes; quantized integers as integers of their width; half-precision
 complex numbers are pairs of floats; anything else is its bytes.
 """
 

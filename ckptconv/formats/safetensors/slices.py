@@ -29,7 +29,15 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, quoted
 from ckptconv.core.tensor import LazyTensor, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError, UsageError, located
+from ckptconv.errors import (
+    COPY_ALL_AGAIN,
+    CkptconvError,
+    CorruptFileError,
+    LimitError,
+    UnsupportedError,
+    UsageError,
+    located,
+)
 from ckptconv.formats import shards
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors.slice_files import begins_of, opened, without_begins
@@ -49,8 +57,6 @@ NAME = "safetensors-slices"
 
 MOST_SHOWN = 12
 """Slices of a tensor that an error lists."""
-
-_COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -123,14 +129,15 @@ def _files(folder: Folder) -> list[_File]:
             path=folder.path, hint="leave those of one in it",
         )  # fmt: skip
     if strange := next((file for file in files if not 1 <= file.part <= count or not file.shard), None):
-        raise CorruptFileError("there can be no file of that number", path=folder.path / strange.name, hint=_COPY_AGAIN)
+        path = folder.path / strange.name
+        raise CorruptFileError("there can be no file of that number", path=path, hint=COPY_ALL_AGAIN)
     parts = {file.part for file in files}
     if len(parts) < count:
         gone = [f"shard-…-model-{n:05}-of-{count:05}.safetensors" for n in islice(_lacking(parts, count), 5)]
         gone += ["…"] * (count - len(parts) > len(gone))
         raise CorruptFileError(
             f"{count - len(parts):,} of its {count:,} parts missing: {', '.join(gone)}",
-            path=folder.path, hint=_COPY_AGAIN,
+            path=folder.path, hint=COPY_ALL_AGAIN,
         )  # fmt: skip
     return files
 
@@ -166,7 +173,7 @@ def _whole(folder: Folder, name: str, slices: Sequence[_Slice]) -> LazyTensor:
         own = one.tensor.info
         if own.dtype != dtype or len(own.shape) != rank:
             said = f"{own.dtype} of {len(own.shape)} dimensions, and in {first.file} {dtype} of {rank}"
-            raise CorruptFileError(f"{name!r} is {said}", path=folder.path / one.file, hint=_COPY_AGAIN)
+            raise CorruptFileError(f"{name!r} is {said}", path=folder.path / one.file, hint=COPY_ALL_AGAIN)
     if dtype.bits % 8 and (cut := next((one for one in slices if any(one.begin)), None)):
         raise UnsupportedError(
             f"{name!r} is cut into slices of {dtype}, several elements of which share a byte",
@@ -190,14 +197,14 @@ def _whole(folder: Folder, name: str, slices: Sequence[_Slice]) -> LazyTensor:
 def _check(folder: Folder, name: str, shape: tuple[int, ...], boxes: dict[Box, list[_Slice]]) -> None:
     """Whether the slices fill the shape and do not overlap. Raises CorruptFileError, LimitError."""
     if any(n > MAX_DIM for n in shape):
-        raise CorruptFileError(f"{name!r} reaches further than a tensor can", path=folder.path, hint=_COPY_AGAIN)
+        raise CorruptFileError(f"{name!r} reaches further than a tensor can", path=folder.path, hint=COPY_ALL_AGAIN)
     try:
         check_tiling(shape, list(boxes))
     except CkptconvError as error:
         lines = [f"{box_text(*box)} in {', '.join(one.file for one in same)}" for box, same in boxes.items()]
         more = [f"… and {len(lines) - MOST_SHOWN:,} more"] if len(lines) > MOST_SHOWN else []
         raise type(error)(
-            f"the slices of {name!r} do not make it whole: {error.message}", path=folder.path, hint=_COPY_AGAIN,
+            f"the slices of {name!r} do not make it whole: {error.message}", path=folder.path, hint=COPY_ALL_AGAIN,
             details=[*lines[:MOST_SHOWN], *more],
         ) from error  # fmt: skip
 

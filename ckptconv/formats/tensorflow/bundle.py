@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.errors import UPGRADE, LimitError, UnsupportedError
 from ckptconv.formats.tensorflow.table import bad, unmasked, varint
 from ckptconv.io.limits import MAX_FILES, MAX_RANK
 
@@ -64,7 +64,7 @@ def read_header(data: bytes) -> Header:
                 needed = next((v for n, v in _fields(value) if n == 2 and isinstance(v, int)), 0)
     if needed > KNOWN_VERSION:
         raise UnsupportedError(
-            f"the checkpoint has version {needed} of its format; known is {KNOWN_VERSION}", hint="update ckptconv"
+            f"the checkpoint has version {needed} of its format; known is {KNOWN_VERSION}", hint=UPGRADE
         )
     if endianness not in (0, 1):
         raise bad("its byte order is neither little nor big")

@@ -22,6 +22,7 @@ from ckptconv.core.report import Finding, listed
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
 from ckptconv.errors import (
+    COPY_ALL_AGAIN,
     CkptconvError,
     CorruptFileError,
     FileAccessError,
@@ -39,7 +40,7 @@ from ckptconv.formats.tensorflow.bundle import (
     slice_key,
     variable_names,
 )
-from ckptconv.formats.tensorflow.table import FOOTER, HINT, MAGIC, bad, entries
+from ckptconv.formats.tensorflow.table import FOOTER, MAGIC, bad, entries
 from ckptconv.formats.tensorflow.texts import read_texts
 from ckptconv.formats.texts import MAX_TEXT_RANK
 from ckptconv.io.folder import Folder
@@ -237,12 +238,12 @@ class _Reader:
         except FileAccessError as error:
             raise FileAccessError(
                 f"{name!r} is in {file!r}, which does not open: {error.message}", path=self.folder.path / file,
-                hint=HINT,
+                hint=COPY_ALL_AGAIN,
             ) from error  # fmt: skip
         if entry.offset > data.size or entry.size > data.size - entry.offset:
             raise CorruptFileError(
                 f"{file!r} is cut short: {name!r} should end at {entry.offset + entry.size:,}, and it has {data.size:,}"
-                " bytes", hint=HINT,
+                " bytes", hint=COPY_ALL_AGAIN,
             )  # fmt: skip
         return ByteSpan(data, entry.offset, entry.size, crc32c=entry.crc32c)
 

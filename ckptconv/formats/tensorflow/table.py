@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.crc32c import crc32c
 from ckptconv.io.limits import MAX_INDEX_BYTES
 from ckptconv.io.varint import varint as plain_varint
@@ -35,12 +35,10 @@ TRAILER = 5
 MAX_KEYS = 4 * MAX_INDEX_BYTES
 """Bytes of all keys: each may share all but a byte with the one before, so that a small file has large ones."""
 
-HINT = "copy the checkpoint again from where it came, all of its files"
-
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the layout."""
-    return CorruptFileError(f"the index is damaged: {what}", hint=HINT)
+    return CorruptFileError(f"the index is damaged: {what}", hint=COPY_ALL_AGAIN)
 
 
 def entries(source: Source) -> Iterator[tuple[bytes, bytes]]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.errors import CorruptFileError
-from ckptconv.formats.tensorflow.table import HINT, bad, varint
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError
+from ckptconv.formats.tensorflow.table import bad, varint
 from ckptconv.formats.texts import nested_texts
 from ckptconv.io.crc32c import crc32c
 
@@ -37,7 +37,7 @@ def read_texts(name: str, data: bytes, entry: Entry, *, swapped: bool) -> MetaNo
     order: Literal["big", "little"] = "big" if swapped else "little"
     numbers = (length.to_bytes(4 if length < 1 << 32 else 8, order) for length in lengths)
     if crc32c(b"".join((*numbers, sums, data[at:]))) != entry.crc32c:
-        raise CorruptFileError(f"the texts of {name!r} fail their recorded checksum", hint=HINT)
+        raise CorruptFileError(f"the texts of {name!r} fail their recorded checksum", hint=COPY_ALL_AGAIN)
     texts = []
     for length in lengths:
         texts.append(data[at : at + length])

@@ -124,7 +124,7 @@ class Emitter:
     def constant(self, name: str, module: str = "torch") -> None:
         """Emit one of torch's dtypes, schemes, formats or storage classes: a plain name, never a call."""
         if name not in CONSTANTS:  # a record that someone else wrote may say anything
-            raise CorruptFileError(f"{name!r} is no constant of torch", hint="do not trust the file")
+            raise CorruptFileError(f"{name!r} is no constant of torch", hint="do not trust it")
         self._memoised(f"c{module}\n{name}\n".encode("ascii"))
 
     def call(self, module: str, name: str, *args: MetaNode) -> None:

@@ -34,7 +34,7 @@ def check_composites(checkpoint: Checkpoint) -> None:
     infos = {name: tensor.info for name, tensor in tensors.items()} if checkpoint.composites else {}
     for name, one in checkpoint.composites.items():
         if (wrong := problem(one, infos)) is not None:
-            raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust the file")
+            raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust it")
         if isinstance(one, Sparse):
             check_indices(name, one, tensors)
     _check_storages(checkpoint)

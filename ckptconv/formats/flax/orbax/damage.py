@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from ckptconv.errors import CorruptFileError, LimitError
-
-COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError
 
 
 def bad(what: str) -> CorruptFileError:
     """The error for bytes that contradict the format."""
-    return CorruptFileError(f"the checkpoint is damaged: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the checkpoint is damaged: {what}", hint=COPY_ALL_AGAIN)
 
 
 def too_empty(what: str) -> LimitError:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
-from ckptconv.errors import located
-from ckptconv.formats.flax.orbax.damage import COPY_AGAIN
+from ckptconv.errors import COPY_ALL_AGAIN, located
 from ckptconv.io.limits import MAX_ORBAX_TEXT
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ def read_json(source: Source) -> Json:
 
 def parse_json(data: bytes, what: str) -> Json:
     """A document, by the name of which errors speak. Raises CorruptFileError."""
-    return strict_json.document(data, repr(what), hint=COPY_AGAIN)
+    return strict_json.document(data, repr(what), hint=COPY_ALL_AGAIN)
 
 
 def shallow(document: Json, what: str) -> Json:

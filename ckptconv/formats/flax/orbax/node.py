@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ckptconv.errors import UnsupportedError
+from ckptconv.errors import UPGRADE, UnsupportedError
 from ckptconv.formats.flax.orbax.compressed import inflate_all
 from ckptconv.formats.flax.orbax.cursor import Cursor
 from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
@@ -79,7 +79,7 @@ def opened(data: bytes, magic: int, what: str, budget: Budget) -> Cursor:
     if version or compression > 1:
         raise UnsupportedError(
             f"{what} has version {version} and compression {compression}; known are version 0, none and zstd",
-            hint="update ckptconv",
+            hint=UPGRADE,
         )
     room = budget.room(len(data))
     body = head.take(head.left)

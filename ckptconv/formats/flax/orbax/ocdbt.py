@@ -35,8 +35,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CorruptFileError, FileAccessError, UnsupportedError, located
-from ckptconv.formats.flax.orbax.damage import COPY_AGAIN, bad, too_empty, too_much
+from ckptconv.errors import COPY_ALL_AGAIN, UPGRADE, CorruptFileError, FileAccessError, UnsupportedError, located
+from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
 from ckptconv.formats.flax.orbax.node import Budget, File, Place, opened, pick, read_files, read_places
 from ckptconv.io.limits import FREE_OCDBT_KEYS, MAX_OCDBT_KEYS, MAX_OCDBT_NODES
 
@@ -147,7 +147,7 @@ class Ocdbt:
         arity = cursor.byte()
         compression = cursor.varint()
         if kind > 1 or compression > 1:
-            raise UnsupportedError(f"the manifest is of the unknown kind {kind}", hint="update ckptconv")
+            raise UnsupportedError(f"the manifest is of the unknown kind {kind}", hint=UPGRADE)
         cursor.take(4 * compression)
         if kind:
             return None
@@ -221,7 +221,7 @@ class Ocdbt:
 
     def _cut(self, path: str, end: int, size: int) -> CorruptFileError:
         return CorruptFileError(
-            f"{path!r} is cut short: it should have {end:,} bytes at least, and has {size:,}", hint=COPY_AGAIN
+            f"{path!r} is cut short: it should have {end:,} bytes at least, and has {size:,}", hint=COPY_ALL_AGAIN
         )
 
     def _source(self, file: File) -> Source:
@@ -238,7 +238,7 @@ class Ocdbt:
         except FileAccessError as error:
             raise FileAccessError(
                 f"a part of it is in {file.path!r}, which does not open: {error.message}", path=self._folder.path,
-                hint=COPY_AGAIN,
+                hint=COPY_ALL_AGAIN,
             ) from error  # fmt: skip
         self._sources[file.path] = source
         self.size += source.size

@@ -19,10 +19,10 @@ from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError, located
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, UsageError, located
 from ckptconv.formats.flax.orbax import places
 from ckptconv.formats.flax.orbax.chunks import Kept
-from ckptconv.formats.flax.orbax.damage import COPY_AGAIN, too_much
+from ckptconv.formats.flax.orbax.damage import too_much
 from ckptconv.formats.flax.orbax.documents import read_json, shallow
 from ckptconv.formats.flax.orbax.item import TreeReader
 from ckptconv.formats.flax.tree import Tree, plant, plant_apart
@@ -73,7 +73,7 @@ def _chosen(folder: Folder, findings: list[Finding]) -> Folder:
             f"the folder holds {'a checkpoint' if len(others) == 1 else f'{len(others)} checkpoints'}: "
             f"{listed(others, 6)}" if others
             else "there is no checkpoint of Orbax's in this folder",
-            path=folder.path, hint=f"name one of them, such as {folder.path / others[0]}" if others else COPY_AGAIN,
+            path=folder.path, hint=f"name one of them, such as {folder.path / others[0]}" if others else COPY_ALL_AGAIN,
         )  # fmt: skip
     if len(found) > 1:
         shown = ", ".join(reversed(found[-6:-1])) + (", …" if len(found) > 6 else "")

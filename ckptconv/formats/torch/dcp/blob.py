@@ -10,7 +10,7 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, DamagedTensorError
 from ckptconv.formats.torch.read import Saved, open_saved
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.checksum import is_damaged
@@ -124,7 +124,7 @@ class Blob:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(what, hint="copy the checkpoint again from where it came")
+    return CorruptFileError(what, hint=COPY_ALL_AGAIN)
 
 
 def _named(error: CkptconvError, window: Window, name: str) -> CkptconvError:

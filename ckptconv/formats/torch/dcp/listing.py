@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchValue
-from ckptconv.errors import CorruptFileError, LimitError, UnsafeError, UnsupportedError
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Value
@@ -28,7 +28,6 @@ METADATA, FILESYSTEM = "torch.distributed.checkpoint.metadata", "torch.distribut
 _PLANNER = "torch.distributed.checkpoint.planner"
 _BEFORE = "torch.distributed._shard.sharded_tensor.metadata"
 
-_COPY_AGAIN = "copy the checkpoint again from where it came"
 
 Step = str | int
 """A key of a dict, or a place in a list."""
@@ -145,9 +144,9 @@ class _Parser:
         name, offset = index.get("fqn"), index.get("offset")
         file, start, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if type(name) is not str or type(file) is not str:
-            raise _bad("a blob's name or file is no string")
+            raise malformed("a blob's name or file is no string")
         if not (type(start) is int and type(length) is int and 0 <= start <= MAX_DIM and 0 <= length <= MAX_DIM):
-            raise _bad(f"the blob of {name!r} is at {start!r:.40}, {length!r:.40} bytes long")
+            raise malformed(f"the blob of {name!r} is at {start!r:.40}, {length!r:.40} bytes long")
         if how := info.get("transform_descriptors"):
             raise UnsupportedError(
                 f"{name!r} is stored through an extension ({how!r:.80}), which is not undone here",
@@ -156,7 +155,7 @@ class _Parser:
         key = name, None if offset is None else _sizes(name, offset)
         place = Place(file, start, length)
         if self._places.setdefault(key, place) != place:
-            raise _bad(f"the chunk of {name!r} at {key[1]} is in two places")
+            raise malformed(f"the chunk of {name!r} at {key[1]} is in two places")
 
     def entries(self) -> list[Entry]:
         if len(self._kinds) > MAX_TENSORS:
@@ -165,7 +164,7 @@ class _Parser:
 
     def _entry(self, name: Value, kind: Value) -> Entry:
         if type(name) is not str or not isinstance(kind, Instance):
-            raise _bad("state_dict_metadata holds something else than names and their storage")
+            raise malformed("state_dict_metadata holds something else than names and their storage")
         path = self._path(name)
         if kind.kind == "BytesStorageMetadata":
             return Entry(name, path, (Chunk((), (), self._place(name, None)),))
@@ -173,7 +172,7 @@ class _Parser:
         shape = _sizes(name, state.get("size"))
         chunks = state.get("chunks")
         if not isinstance(chunks, list):
-            raise _bad(f"{name!r} has no list of chunks")
+            raise malformed(f"{name!r} has no list of chunks")
         self._budget.take(len(chunks))
         return Entry(name, path, tuple(self._chunk(name, chunk) for chunk in chunks), _dtype(name, state), shape)
 
@@ -186,17 +185,17 @@ class _Parser:
         place = self._places.get((name, begin))
         if place is None:
             where = "" if begin is None else f" at {list(begin)}"
-            raise _bad(f"{name!r}{where} is in no file")
+            raise malformed(f"{name!r}{where} is in no file")
         return place
 
     def _path(self, name: str) -> tuple[Step, ...]:
         path = self._paths.get(name, (name,))
         if not isinstance(path, (tuple, list)) or not path or len(path) > MAX_DEPTH:
-            raise _bad(f"the path of {name!r} is none")
+            raise malformed(f"the path of {name!r} is none")
         if type(path[0]) is not str or any(
             type(step) is not str and (type(step) is not int or step < 0) for step in path
         ):
-            raise _bad(f"the path of {name!r} has a step that is no key and no place in a list")
+            raise malformed(f"the path of {name!r} has a step that is no key and no place in a list")
         return tuple(path)
 
 
@@ -204,10 +203,10 @@ def _dtype(name: str, state: dict[str, Value]) -> DType:
     properties = state.get("properties")
     fields = properties.state if isinstance(properties, Instance) and properties.kind == "TensorProperties" else None
     if not isinstance(fields, tuple) or len(fields) < 2:
-        raise _bad(f"the properties of {name!r} are none")
+        raise malformed(f"the properties of {name!r} are none")
     dtype, layout = fields[:2]
     if not isinstance(dtype, TorchValue) or dtype.kind != "dtype":
-        raise _bad(f"the element type of {name!r} is none")
+        raise malformed(f"the element type of {name!r} is none")
     if layout != TorchValue("layout", "strided"):
         raise UnsupportedError(f"{name!r} has the layout {layout!r:.40}", hint="save it as a plain, dense tensor")
     known = DTYPE_BY_NAME.get(dtype.name)
@@ -218,23 +217,24 @@ def _dtype(name: str, state: dict[str, Value]) -> DType:
 
 def _state(value: Value, kind: str) -> dict[str, Value]:
     if not isinstance(value, Instance) or value.kind != kind or not isinstance(value.state, dict):
-        raise _bad(f"it has something else where a {kind} belongs")
+        raise malformed(f"it has something else where a {kind} belongs")
     return value.state
 
 
 def _dict(value: Value, name: str) -> dict[Value, Value]:
     if not isinstance(value, dict):
-        raise _bad(f"its {name} is no dict")
+        raise malformed(f"its {name} is no dict")
     return value
 
 
 def _sizes(name: str, values: Value) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or len(values) > MAX_RANK:
-        raise _bad(f"a size or an offset of {name!r} is none")
+        raise malformed(f"a size or an offset of {name!r} is none")
     if any(type(n) is not int or not 0 <= n <= MAX_DIM for n in values):
-        raise _bad(f"a size or an offset of {name!r} is out of range")
+        raise malformed(f"a size or an offset of {name!r} is out of range")
     return tuple(values)
 
 
-def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f".metadata is malformed: {what}", hint=_COPY_AGAIN)
+def malformed(what: str) -> CorruptFileError:
+    """The error for a ``.metadata`` that contradicts itself."""
+    return CorruptFileError(f".metadata is malformed: {what}", hint=COPY_ALL_AGAIN)

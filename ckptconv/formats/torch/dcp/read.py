@@ -10,7 +10,15 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import GlobalUse, Notes
 from ckptconv.core.record import parse as parse_record
 from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, located
+from ckptconv.errors import (
+    COPY_ALL_AGAIN,
+    CkptconvError,
+    CorruptFileError,
+    FileAccessError,
+    LimitError,
+    UnsupportedError,
+    located,
+)
 from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.blob import Blob, open_blob
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
@@ -26,8 +34,6 @@ from ckptconv.io.window import Window
 
 if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
-
-_COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
 
 
 def claims(folder: Folder) -> bool:
@@ -55,7 +61,7 @@ def listed(folder: Folder) -> tuple[Listing, int]:
     """What its ``.metadata`` says, and how many bytes that has. Raises as `read`."""
     if MAIN not in folder.names:
         raise UnsupportedError(
-            "there is no .metadata in this folder, so that its .distcp files cannot be told apart", hint=_COPY_AGAIN
+            "there is no .metadata in this folder, so that its .distcp files cannot be told apart", hint=COPY_ALL_AGAIN
         )
     source = folder.open(MAIN)
     with located(source.path):
@@ -112,7 +118,7 @@ class Entries:
         except FileAccessError as error:
             raise FileAccessError(
                 f"a part of {name!r} is in {place.file!r}, which does not open: {error.message}",
-                path=self.folder.path / place.file, hint=_COPY_AGAIN,
+                path=self.folder.path / place.file, hint=COPY_ALL_AGAIN,
             ) from error  # fmt: skip
         except CorruptFileError as error:
             error.message = f"a part of {name!r} is in {place.file!r}: {error.message}"
@@ -159,5 +165,5 @@ def _info(entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
     logical = (*shape[:-1], shape[-1] * packed) if packed > 1 else shape
     info = TensorInfo.of(entry.dtype, logical)
     if info.nbytes > MAX_DIM:
-        raise CorruptFileError(f"tensor {entry.name!r} takes more bytes than a file can have", hint=_COPY_AGAIN)
+        raise CorruptFileError(f"tensor {entry.name!r} takes more bytes than a file can have", hint=COPY_ALL_AGAIN)
     return info

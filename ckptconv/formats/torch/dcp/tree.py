@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, walk
 from ckptconv.core.spelling import dumps, to_json
-from ckptconv.errors import CorruptFileError
 from ckptconv.formats.plain import as_plain
+from ckptconv.formats.torch.dcp.listing import malformed
 from ckptconv.formats.torch.pickle import StateOrderedDict
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def nested(entries: Sequence[Entry], values: Mapping[str, Value], budget: Budget
                 made[id(found)] = found
                 _set(inner, step, found, entry, budget)
             if id(found) not in made:
-                raise _bad(f"the path of {entry.name!r} leads through a value")
+                raise malformed(f"the path of {entry.name!r} leads through a value")
             inner = found
         if _get(inner, entry.path[-1]) is not _ABSENT:
-            raise _bad(f"the path of {entry.name!r} is that of another entry as well")
+            raise malformed(f"the path of {entry.name!r} is that of another entry as well")
         _set(inner, entry.path[-1], values[entry.name], entry, budget)
     return root
 
@@ -65,7 +65,7 @@ def _get(container: Value, step: Step) -> Value:
 
 def _set(container: Value, step: Step, value: Value, entry: Entry, budget: Budget) -> None:
     if isinstance(container, list) != isinstance(step, int):
-        raise _bad(f"the path of {entry.name!r} takes a list for a dict, or a dict for a list")
+        raise malformed(f"the path of {entry.name!r} takes a list for a dict, or a dict for a list")
     if isinstance(container, list):
         missing = int(step) + 1 - len(container)
         if missing > 0:
@@ -93,12 +93,12 @@ class _Restorer:
     def restore(self, root: MetaNode) -> Value:
         value = self._node(root)
         if self._left:
-            raise _bad(f"its record leaves out {min(self._left)!r}")
+            raise malformed(f"its record leaves out {min(self._left)!r}")
         return value
 
     def _take(self, name: str) -> Value:
         if name not in self._left:
-            raise _bad(f"its record names {name!r}, which it has not, or has been used")
+            raise malformed(f"its record names {name!r}, which it has not, or has been used")
         self._left.discard(name)
         return self._values[name]
 
@@ -121,7 +121,7 @@ class _Restorer:
             case tuple() if not isinstance(node, TorchSize):
                 return tuple(self._node(item) for item in node)
             case _:
-                raise _bad("its record holds something else than containers and names")
+                raise malformed("its record holds something else than containers and names")
 
     def _state_dict(self, hole: StateDict) -> Value:
         items = [(key, self._take(name)) for key, name in self._below.get(_path(hole.prefix), [])]
@@ -140,9 +140,9 @@ def _path(prefix: str) -> Path:
     try:
         path = strict_json.loads(prefix) if prefix else []
     except ValueError as error:
-        raise _bad(f"a state_dict in its record has no path: {error}") from error
+        raise malformed(f"a state_dict in its record has no path: {error}") from error
     if not isinstance(path, list) or not all(isinstance(step, (str, int)) for step in path):
-        raise _bad("a state_dict in its record has no path")
+        raise malformed("a state_dict in its record has no path")
     return tuple(path)
 
 
@@ -256,7 +256,3 @@ def _is_terminal(node: list[MetaNode] | tuple[MetaNode, ...]) -> bool:
     if isinstance(node, tuple):
         return not any(isinstance(inner, (TensorRef, StateDict, Opaque)) for _, inner in walk(node))
     return not any(isinstance(inner, (TensorRef, StateDict, Opaque, dict)) for _, inner in walk(node))
-
-
-def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f".metadata is malformed: {what}", hint="copy the checkpoint again from where it came")

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, UsageError
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _ANY = (MODEL, OPTIMIZER, _LAYER, _EXPERT)
 UNIVERSAL = "zero"
 OFFLOADED = "offloaded_tensors"
 
-COPY_AGAIN = "copy the checkpoint again from where it came, all of its files"
 _NAME = "name the folder of a tag, such as global_step500"
 _MERGE = "ds_to_universal.py, which DeepSpeed has, joins the parts; then name the folder that it writes"
 
@@ -84,7 +83,7 @@ def tag_folder(folder: Folder) -> Folder:
     found = folder.inside(tag)
     if not is_tag(found):
         raise CorruptFileError(
-            "there is no file of a DeepSpeed checkpoint in this folder", path=found.path, hint=COPY_AGAIN
+            "there is no file of a DeepSpeed checkpoint in this folder", path=found.path, hint=COPY_ALL_AGAIN
         )
     return found
 
@@ -116,9 +115,8 @@ def files_of(folder: Folder) -> Files:
     _refuse(folder, parts=universal)
     model = _by_rank(folder, MODEL)
     if not model:
-        raise CorruptFileError(
-            "the folder has no model_states file, which says what the tensors are", path=folder.path, hint=COPY_AGAIN
-        )
+        message = "the folder has no model_states file, which says what the tensors are"
+        raise CorruptFileError(message, path=folder.path, hint=COPY_ALL_AGAIN)
     return Files(model, _by_rank(folder, OPTIMIZER), universal)
 
 
@@ -140,7 +138,7 @@ def _by_rank(folder: Folder, pattern: re.Pattern[str]) -> list[str]:
             if (part, rank) not in found:
                 shown = f"there is {found[max(found)]!r}, and no such file of rank {rank}"
                 shown += f" and mp_rank {part}" if len(parts) > 1 else ""
-                raise CorruptFileError(shown, path=folder.path, hint=COPY_AGAIN)
+                raise CorruptFileError(shown, path=folder.path, hint=COPY_ALL_AGAIN)
     return [found[place] for place in sorted(found)]
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import CorruptFileError
-from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError
 from ckptconv.formats.torch.deepspeed.frozen import check_alike, frozen
 from ckptconv.formats.torch.deepspeed.layout import Group, groups
 from ckptconv.formats.torch.deepspeed.members import members
@@ -101,7 +100,7 @@ def _check_together(models: Sequence[ModelStates], ranks: Sequence[OptimizerStat
     if model.divided and len(models) != len(ranks):
         raise CorruptFileError(
             f"there are {len(ranks):,} optim_states and {len(models):,} model_states, one each of every rank",
-            path=model.file.folder.path, hint=COPY_AGAIN,
+            path=model.file.folder.path, hint=COPY_ALL_AGAIN,
         )  # fmt: skip
     if model.shapes is None:
         raise model.file.error("it has no param_shapes, which say what the optim_states beside it hold")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import CorruptFileError, located
-from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, files_of, tag_folder
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, located
+from ckptconv.formats.torch.deepspeed.files import files_of, tag_folder
 from ckptconv.formats.torch.deepspeed.ranks import Ranks
 from ckptconv.formats.torch.deepspeed.reading import Reading, state_dict
 from ckptconv.formats.torch.deepspeed.states import ModelStates, model_states, optimizer_states
@@ -55,7 +55,7 @@ def _whole(reading: Reading, model: ModelStates) -> tuple[dict[str, Value], dict
     if model.divided:
         raise CorruptFileError(
             "the weights of stage 3 are in the ranks' optim_states files, and there are none",
-            path=model.file.folder.path, hint=COPY_AGAIN,
+            path=model.file.folder.path, hint=COPY_ALL_AGAIN,
         )  # fmt: skip
     if model.shapes:
         message = "there are no optim_states, which have the fp32 weights: these are the module's own"

@@ -7,9 +7,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchSize
-from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.construct import TorchConstructors
-from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, MODEL
+from ckptconv.formats.torch.deepspeed.files import MODEL
 from ckptconv.formats.torch.harmless import ZERO_STAGE
 from ckptconv.formats.torch.read import saved_in
 from ckptconv.formats.torch.stubs import TensorStub
@@ -86,7 +86,7 @@ class File:
         return self.saved.value
 
     def error(self, what: str) -> CorruptFileError:
-        return CorruptFileError(what, path=self.path, hint=COPY_AGAIN)
+        return CorruptFileError(what, path=self.path, hint=COPY_ALL_AGAIN)
 
 
 def open_file(folder: Folder, name: str) -> File:

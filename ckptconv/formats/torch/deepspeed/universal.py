@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, UnsupportedError
-from ckptconv.formats.torch.deepspeed.files import COPY_AGAIN, UNIVERSAL
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.deepspeed.files import UNIVERSAL
 from ckptconv.formats.torch.deepspeed.flat import run
 from ckptconv.formats.torch.deepspeed.frozen import check_alike, frozen
 from ckptconv.formats.torch.deepspeed.members import members
@@ -91,7 +91,7 @@ class Universal:
             folder = parameters.inside(name)
             files = [file for file in folder.names if file.endswith(".pt")]
             if WEIGHTS not in files:
-                raise CorruptFileError(f"there is no {WEIGHTS} in this folder", path=folder.path, hint=COPY_AGAIN)
+                raise CorruptFileError(f"there is no {WEIGHTS} in this folder", path=folder.path, hint=COPY_ALL_AGAIN)
             opened = {file: self.reading.open(folder, file) for file in files}
             if name not in shapes:
                 continue  # the module has it as it was
@@ -101,7 +101,7 @@ class Universal:
         for name in shapes:
             if name not in weights:
                 raise CorruptFileError(
-                    f"there is no folder for the parameter {name!r}", path=parameters.path, hint=COPY_AGAIN
+                    f"there is no folder for the parameter {name!r}", path=parameters.path, hint=COPY_ALL_AGAIN
                 )
         return weights, state
 
