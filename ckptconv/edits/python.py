@@ -7,6 +7,7 @@ expression only if that expression gives the right name for *every* name of the 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
@@ -169,9 +170,13 @@ def _candidates(pairs: Sequence[Pair]) -> Iterator[Candidate]:
     if b.endswith(a):
         yield from _prefixes(b[: len(b) - len(a)], [found for found, _ in pairs])
     for old, new in _replacements(a, b):
-        yield f"name.replace({old!r}, {new!r})", lambda name, old=old, new=new: name.replace(old, new)  # type: ignore[misc]
+        yield f"name.replace({old!r}, {new!r})", partial(_replaced, old, new)
     for old, new in _replacements(a, b):
         yield from _pattern(old, new)
+
+
+def _replaced(old: str, new: str, name: str) -> str:
+    return name.replace(old, new)
 
 
 def _prefixes(prefix: str, found: Sequence[str]) -> Iterator[Candidate]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from threading import local
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -136,7 +137,7 @@ class Factor:
         parts = []
         for number in range(wanted.start // many, -(-wanted.stop // many)):
             first, last = number * many, min((number + 1) * many, self.shape[0])
-            block = RECENT.get(self, number, lambda first=first, last=last: self.block(range(first, last)))  # type: ignore[misc]
+            block = RECENT.get(self, number, partial(self.block, range(first, last)))
             parts.append(block[max(wanted.start - first, 0) : wanted.stop - first])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 

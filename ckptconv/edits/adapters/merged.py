@@ -13,6 +13,7 @@ gives the same bits; memory for the range, a tile, and the factors (`deltas`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
@@ -205,7 +206,7 @@ class MergedReader(Computed):
         for number in self._numbers(start // unit, -(-stop // unit)):
             rows, columns = _tile(self.shape, number)
             base = (rows.start * width + columns.start) * unit if base is None else base
-            made += RECENT.get(self, number, lambda n=number: self._made(n)).data  # type: ignore[misc]
+            made += RECENT.get(self, number, partial(self._made, number)).data
         return memoryview(made)[start - (base or 0) : stop - (base or 0)]
 
     def _numbers(self, first: int, last: int) -> range:

@@ -110,7 +110,7 @@ class _Translation:
         for weight, place in found.items():
             down, up = self.factors[weight]
             if self.is_embedding(weight):
-                made[down] = self.plain(down, f"{place.name}.lora_a", axes=(1, 0))
+                made[down] = replace(self.plain(down, f"{place.name}.lora_a"), axes=(1, 0))
                 made[up] = self.plain(up, f"{place.name}.lora_b")
             elif join := joins.get(place.name):
                 made |= self.stacked(join, (down, up))
@@ -159,8 +159,9 @@ class _Translation:
             )  # fmt: skip
         return place
 
-    def plain(self, name: str, new: str, **more: object) -> Change:
-        return replace(Change(names=(new,), unpack=self.tensors[name].dtype not in _FLOATS), **more)  # type: ignore[arg-type]
+    def plain(self, name: str, new: str) -> Change:
+        """The tensor under a new name, as floats."""
+        return Change(names=(new,), unpack=self.tensors[name].dtype not in _FLOATS)
 
     def stacked(self, join: Join, pair: tuple[str, str]) -> dict[str, Change]:
         """An expert's factors. Raises UnsupportedError where those of the others are of another rank."""
@@ -175,7 +176,7 @@ class _Translation:
                 )
             mixed = len({self.tensors[one].dtype for one in sources}) > 1 and self.tensors[name].dtype is not DType.F32
             into = Join(f"{join.target}.{factor}", sources, "stack", 0)
-            made[name] = self.plain(name, name, into=into)
+            made[name] = replace(self.plain(name, name), into=into)
             made[name] = replace(made[name], unpack=made[name].unpack or mixed)
         return made
 
@@ -194,7 +195,8 @@ class _Translation:
                 hint=MERGE,
             )
         weights = [*change.joined] or [*change.names]
-        first = self.plain(down, f"{weights[0]}.lora_a", copies=tuple(f"{name}.lora_a" for name in weights[1:]))
+        copies = tuple(f"{name}.lora_a" for name in weights[1:])
+        first = replace(self.plain(down, f"{weights[0]}.lora_a"), copies=copies)
         if change.permute is not None and change.axis:  # columns, which are those of A
             return {down: replace(first, permute=change.permute, axis=1), up: self.plain(up, f"{weights[0]}.lora_b")}
         rank = self.tensors[down].shape[0]

@@ -140,7 +140,7 @@ class ChunkReader:
 
         found = table.chunk(place)
         if found is None:
-            return np.frombuffer(self.fill or bytes(self.unit), f"V{self.unit}")[0]  # type: ignore[no-any-return]
+            return np.frombuffer(self.fill or bytes(self.unit), f"V{self.unit}", count=1)
         address, stored, mask = found
         if not self._is_filtered(place, mask):
             if stored != self.layout.nbytes:

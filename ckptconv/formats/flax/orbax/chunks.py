@@ -120,7 +120,7 @@ class Chunks:
 
         span = self.locate(place)
         if span is None:
-            return np.frombuffer(self._fill(), f"V{self.width}")[0]  # type: ignore[no-any-return]
+            return np.frombuffer(self._fill(), f"V{self.width}", count=1)
         axes = self.header.codec.axes
         if axes is not None:
             whole = np.frombuffer(self._whole(span), f"V{self.width}")
