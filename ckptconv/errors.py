@@ -51,6 +51,11 @@ UPGRADE = "pip install --upgrade ckptconv"
 """The hint for what a later version may read."""
 
 
+def first_of(lines: Sequence[str], most: int = 20) -> list[str]:
+    """The first of many lines for an error's details, and how many more there are."""
+    return [*lines[:most], *([f"… and {len(lines) - most:,} more"] if len(lines) > most else [])]
+
+
 class CkptconvError(Exception):
     """Base of every error that ckptconv raises on purpose."""
 
@@ -223,15 +228,12 @@ class MisfitError(CkptconvError):
     """The checkpoint does not fit the architecture that it is said to have."""
 
     code = "misfit"
-    most_details = 20
 
     def __init__(
         self, arch: str, findings: Sequence[Finding], *, path: str | PathLike[str], hint: str | None = None
     ) -> None:
         errors = [finding for finding in findings if finding.severity == "error"]
-        details = [f"{finding.code}: {finding.message}" for finding in errors[: self.most_details]]
-        if len(errors) > self.most_details:
-            details.append(f"… and {len(errors) - self.most_details:,} more")
+        details = first_of([f"{finding.code}: {finding.message}" for finding in errors])
         count = f"{len(errors):,} error{'s' if len(errors) != 1 else ''}"
         super().__init__(f"it does not fit {arch}: {count}", path=path, hint=hint, details=details)
         self.findings = tuple(findings)
@@ -242,11 +244,11 @@ class TemplateError(CkptconvError):
 
     code = "template"
 
-    def __init__(self, count: int, *, details: Sequence[str]) -> None:
-        shown = list(details[:20]) + ([f"… and {count - 20:,} more"] if count > 20 else [])
+    def __init__(self, problems: Sequence[str]) -> None:
+        count = len(problems)
         super().__init__(
             f"{count:,} tensor{'s do' if count != 1 else ' does'} not fit the template's graph",
-            hint="ckptconv diff CHECKPOINT TEMPLATE explains what differs", details=shown,
+            hint="ckptconv diff CHECKPOINT TEMPLATE explains what differs", details=first_of(problems),
         )  # fmt: skip
 
 

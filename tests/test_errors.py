@@ -21,7 +21,7 @@ MADE = [
     errors.DamagedTensorError("w", path="a.pth"),
     errors.LossError([LOSS], path=Path("a.pth"), hint="--bare"),
     errors.MisfitError("mlp", [LOSS], path="a.pth", hint="ckptconv validate a.pth"),
-    errors.TemplateError(2, details=["a is missing", "b is missing"]),
+    errors.TemplateError(["a is missing", "b is missing"]),
     errors.RunError("a.pth", ValueError("no such shape")),
     errors.NotEquivalentError({"equivalent": False}, path="a.pth", details=["w differs"]),
     errors.MissingExtraError("torch", "verify"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
 from ckptconv.core.metadata import Opaque, TensorRef, walk
-from ckptconv.errors import LossError, UnsafeError, UsageError
+from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
 from ckptconv.formats import preflight
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _refuse_calls(losses: list[Finding], source: PathText) -> None:
             f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
             path=source,
             hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
-            details=[call.message for call in calls[:20]],
+            details=first_of([call.message for call in calls]),
         )
 
 

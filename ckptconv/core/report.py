@@ -21,7 +21,8 @@ def listed(parts: Sequence[str], most: int = 4) -> str:
 
 def quoted(names: Iterable[str], most: int = 4) -> str:
     """The first few of many names, in quotes, and how many more there are."""
-    return listed([repr(name) for name in names], most)
+    every = list(names)
+    return listed([*map(repr, every[:most]), *every[most:]], most)
 
 
 def shape_text(shape: Iterable[int | str | None]) -> str:

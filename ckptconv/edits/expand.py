@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.patterns import ANY
-from ckptconv.errors import EditError
+from ckptconv.errors import EditError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -55,10 +55,9 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def listed(names: Iterable[str], most: int = 20) -> list[str]:
+def listed(names: Iterable[str]) -> list[str]:
     """Names as an error's details."""
-    rows = [repr(name) for name in names]
-    return rows if len(rows) <= most else [*rows[:most], f"… and {len(rows) - most:,} more"]
+    return first_of([repr(name) for name in names])
 
 
 def _check_whole(edit: Edit, steps: Sequence[Step], known: dict[str, None], label: str) -> None:

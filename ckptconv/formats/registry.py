@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ckptconv.core.report import quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import archive, diffusers, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
 from ckptconv.formats.base import Format
@@ -184,10 +185,8 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
         return UnknownFormatError(
             "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
         )
-    more = f" and {len(files) - MOST_NAMES:,} more" if len(files) > MOST_NAMES else ""
-    some = ", ".join(map(repr, files[:MOST_NAMES])) + more
     return UnknownFormatError(
-        f"this is a folder, and no checkpoint of several files; in it: {some}",
+        f"this is a folder, and no checkpoint of several files; in it: {quoted(files, MOST_NAMES)}",
         hint=f"name one of them, such as {folder.path / files[0]}",
     )
 

@@ -24,7 +24,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError, located
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError, first_of, located
 from ckptconv.formats.shard_names import (
     ADAPTERS,
     ALONE,
@@ -267,10 +267,9 @@ def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]])
         elif places[name] != file:
             wrong.append(f"{name!r} should be in {file!r}, and is in {places[name]!r}")
     if wrong:
-        more = [f"… and {len(wrong) - 20:,} more"] if len(wrong) > 20 else []
         raise CorruptFileError(
             f"the index and the shards contradict each other about {_several(len(wrong), 'tensor')}",
-            path=folder.path / index.path, hint=_COPY_AGAIN, details=[*wrong[:20], *more],
+            path=folder.path / index.path, hint=_COPY_AGAIN, details=first_of(wrong),
         )  # fmt: skip
     unlisted = [name for name in places if name not in index.weight_map]
     findings = [

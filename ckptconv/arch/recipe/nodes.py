@@ -6,7 +6,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import LimitError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class GraphNodes:
         chosen = DType.F16 if set(types) == {DType.F16} else DType.F32
         for dtype, names in types.items():
             if dtype is not chosen:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                message = f"{names[0]!r}{more}: stored as {dtype}, computed with in {chosen} after a Cast"
+                message = f"{quoted(names, 1)}: stored as {dtype}, computed with in {chosen} after a Cast"
                 self.findings.append(Finding("cast", "info", names[0], message, str(chosen), str(dtype)))
         return chosen
 

@@ -19,7 +19,7 @@ from ckptconv.edits.adapters.targets import find
 from ckptconv.edits.adapters.translated import merge_translated, translate
 from ckptconv.edits.apply import cast_to
 from ckptconv.edits.blocks import unpacked
-from ckptconv.errors import EditError
+from ckptconv.errors import EditError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,6 @@ _QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv"
 _RELEASED = ("double_blocks", "single_blocks", "joint_blocks")
 """Words of the names that Flux and Stable Diffusion 3 have in their own files."""
 
-_MOST = 20
 _LLAMA_CPPS = ("blk.", "token_embd")
 """What llama.cpp's names begin with."""
 
@@ -106,7 +105,6 @@ class MissingModulesError(EditError):
 
 def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModulesError:
     count = "a module that the base lacks" if len(modules) == 1 else f"{len(modules):,} modules that the base lacks"
-    details = modules[:_MOST] + ([f"… and {len(modules) - _MOST:,} more"] if len(modules) > _MOST else [])
     last = modules[0].rpartition(".")[2]
     llama_cpps = modules[0].startswith(_LLAMA_CPPS) and not any(name.startswith("blk.") for name in base)
     names = f"its names are as {listed([repr(name) for name in base][:2])}"
@@ -133,7 +131,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
         hint = (
             "these are names of the model's own release: merge it into that file; --translate ldm gives diffusers' then"
         )
-    return MissingModulesError(f"the adapter changes {count}", hint=hint, details=details)
+    return MissingModulesError(f"the adapter changes {count}", hint=hint, details=first_of(modules))
 
 
 def _replace_whole(made: Merge, adapter: Adapter, prefix: str) -> None:

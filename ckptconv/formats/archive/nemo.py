@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, first_of
 from ckptconv.formats import registry
 from ckptconv.formats.archive.read import opened_file, opened_folder
 from ckptconv.io.archive import Archive
@@ -85,7 +85,7 @@ def read(source: Source) -> Checkpoint:
         home = archive.source.path
         raise UnsupportedError(
             f"its weights are cut into slices for {len(weights)} ranks, which are not joined here", path=home,
-            hint=f"a slice can be named: {home / weights[0]}", details=weights[:6],
+            hint=f"a slice can be named: {home / weights[0]}", details=first_of(weights, 6),
         )  # fmt: skip
     if archive.level(FOLDER) is None:
         raise CorruptFileError(f"the archive has no {WEIGHTS!r}", hint=COPY_AGAIN)

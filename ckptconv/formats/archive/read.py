@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import UnknownFormatError, UsageError, located
+from ckptconv.errors import UnknownFormatError, UsageError, first_of, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
 from ckptconv.formats.members import MODEL, TEXTS, contained, documents
@@ -113,7 +113,7 @@ def _the_one(archive: Archive) -> str:
     if files:
         raise UsageError(
             f"there are {len(files):,} checkpoints in this archive", path=home,
-            hint=f"name one of them, such as {home / files[0]}", details=_list(files),
+            hint=f"name one of them, such as {home / files[0]}", details=first_of(files, MOST_NAMES),
         )  # fmt: skip
     if archives:
         raise UnknownFormatError(
@@ -135,8 +135,3 @@ def _by_bytes(archive: Archive) -> list[str]:
     packed = archive.kind == "zip"
     found = [path for path, one in archive.members.items() if one.size and not (packed and one.compressed)][:MOST_ASKED]
     return [path for path in found if not path.endswith(TEXTS) and registry.claimed(archive.open(path)) is not None]
-
-
-def _list(paths: list[str]) -> list[str]:
-    more = [f"… and {len(paths) - MOST_NAMES:,} more"] if len(paths) > MOST_NAMES else []
-    return [*paths[:MOST_NAMES], *more]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, unreadable
+from ckptconv.core.report import Finding, quoted, unreadable
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.hdf5 import headers
 from ckptconv.formats.hdf5.attributes import attributes_of
@@ -198,8 +198,7 @@ class _Walker:
                 case Unread(what):
                     self._tree.findings.append(unreadable(path, what))
         for (was, dtype), names in self._as.items():
-            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-            message = f"{names[0]!r}{more}: elements that are {was} are read as {dtype}"
+            message = f"{quoted(names, 1)}: elements that are {was} are read as {dtype}"
             self._tree.findings.append(Finding("read-as", "info", names[0], message, was, dtype))
         return self._tree
 

@@ -12,7 +12,7 @@ from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, quoted
 from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
@@ -91,8 +91,7 @@ def _as_bf16(stored: Mapping[str, LazyTensor]) -> list[Finding]:
     names = [name for name, tensor in stored.items() if tensor.info.dtype is DType.BF16]
     if not names:
         return []
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-    message = f"{names[0]!r}{more}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
+    message = f"{quoted(names, 1)}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
     return [Finding("read-as", "info", names[0], message, "V2", "BF16")]
 
 

@@ -55,7 +55,7 @@ def fill_template(path: str, checkpoint: Checkpoint) -> GraphPlan:
         found = naming.find(read, read.graph, window) if record is None else naming.Names()
         holes, problems = _match(checkpoint, headers, found, record or Record())
         if problems:
-            raise TemplateError(len(problems), details=problems)
+            raise TemplateError(problems)
         model = _emptied(window, holes)
     if any(pair.key == records.KEY for pair in model.metadata_props):  # of another checkpoint, as its strings are
         del model.metadata_props[:]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import record as records
 from ckptconv.core.dtypes import DType
 from ckptconv.core.record import Inline, Record
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, quoted
 from ckptconv.edits.views import permuted
 from ckptconv.errors import RejectedOutputError, UnsupportedError, UsageError
 from ckptconv.formats.base import WriteResult
@@ -157,8 +157,7 @@ def _weights(checkpoint: Checkpoint, plan: GraphPlan, model: ModelProto) -> Weig
         if tensor_proto.name in weights.images:
             tensor_proto.data_location = TensorProto.DEFAULT
     if unused:
-        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-        message = f"the graph does not use {unused[0]!r}{more}; kept as initializers of no use to it"
+        message = f"the graph does not use {quoted(unused, 1)}; kept as initializers of no use to it"
         weights.findings.append(Finding("unused", "info", unused[0], message))
     return weights
 

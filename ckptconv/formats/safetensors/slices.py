@@ -36,6 +36,7 @@ from ckptconv.errors import (
     LimitError,
     UnsupportedError,
     UsageError,
+    first_of,
     located,
 )
 from ckptconv.formats import shards
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
 
 NAME = "safetensors-slices"
 
-MOST_SHOWN = 12
 """Slices of a tensor that an error lists."""
 
 
@@ -202,10 +202,9 @@ def _check(folder: Folder, name: str, shape: tuple[int, ...], boxes: dict[Box, l
         check_tiling(shape, list(boxes))
     except CkptconvError as error:
         lines = [f"{box_text(*box)} in {', '.join(one.file for one in same)}" for box, same in boxes.items()]
-        more = [f"… and {len(lines) - MOST_SHOWN:,} more"] if len(lines) > MOST_SHOWN else []
         raise type(error)(
             f"the slices of {name!r} do not make it whole: {error.message}", path=folder.path, hint=COPY_ALL_AGAIN,
-            details=[*lines[:MOST_SHOWN], *more],
+            details=first_of(lines),
         ) from error  # fmt: skip
 
 
