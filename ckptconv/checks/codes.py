@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.checks.figures import numbers
-from ckptconv.core.arrays import from_bytes, numpy_dtype, to_bytes
+from ckptconv.core.arrays import Array, from_bytes, numpy_dtype, to_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckptconv.core.dtypes import DType
-
-    Array = np.ndarray[Any, Any]
 
 
 def codes_of(data: memoryview, dtype: DType) -> Array:

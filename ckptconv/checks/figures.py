@@ -11,16 +11,13 @@ from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.histogram import count_bins
-from ckptconv.core.arrays import NUMPY_NAMES, from_bytes, numpy_dtype
+from ckptconv.core.arrays import NUMPY_NAMES, Array, from_bytes, numpy_dtype
 from ckptconv.core.dtypes import COMPONENT, DType
 from ckptconv.edits.rounding import LAST, cast_array
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckptconv.checks.tolerance import Tolerance
 
-    Array = np.ndarray[Any, Any]
 
 Scalar = bool | int | float | complex
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.checks.verify import distances, row_size
 from ckptconv.core.report import Finding
@@ -11,9 +11,8 @@ from ckptconv.core.report import Finding
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    import numpy as np
-
     from ckptconv.checks.layers import Layers
+    from ckptconv.core.arrays import Array
 
 THUMB = 1e-4
 """Of a row's largest magnitude, where no float64 reference can be run: some 800 F32 roundings."""
@@ -57,9 +56,7 @@ def _between(layers: Layers, start: str, stop: str, known: Collection[str]) -> s
     return next((_name(key) for key in between if key not in known), "")
 
 
-def _named(
-    key: str, distance: np.ndarray[Any, Any], limit: np.ndarray[Any, Any], agreed: str, between: tuple[str, str]
-) -> Finding:
+def _named(key: str, distance: Array, limit: Array, agreed: str, between: tuple[str, str]) -> Finding:
     name, turn = _name(key), int(key.rpartition("#")[2])
     worst = int((distance - limit).argmax())
     found, allowed = float(distance.flat[worst]), float(limit.flat[worst])
@@ -95,10 +92,10 @@ def _pairs(a: Layers, b: Layers) -> dict[str, str]:
     return {key: found[key] for key in a if key in found}
 
 
-def _alike(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> bool:
+def _alike(x: Array, y: Array) -> bool:
     return bool(x.shape == y.shape and x.dtype.kind == y.dtype.kind == "f")
 
 
-def _fits(limit: np.ndarray[Any, Any], like: np.ndarray[Any, Any]) -> bool:
+def _fits(limit: Array, like: Array) -> bool:
     pairs = zip_longest(reversed(limit.shape), reversed(like.shape), fillvalue=1)
     return bool(limit.ndim <= like.ndim and all(one in (1, other) for one, other in pairs))

@@ -11,7 +11,8 @@ from ckptconv.core.dtypes import DType
 if TYPE_CHECKING:
     import numpy as np
 
-    Array = np.ndarray[Any, Any]
+    from ckptconv.core.arrays import Array
+
 
 FAST = (DType.F64, DType.F32, DType.F16, DType.BF16)
 

@@ -11,19 +11,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from math import inf, isfinite, isinf, isnan, sqrt
-from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.figures import Figures
 from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, carries, code_type, dot, round_to_bf16, widened
 from ckptconv.checks.histogram import count_bins
 from ckptconv.checks.tolerance import Tolerance
-from ckptconv.core.arrays import numpy_dtype
+from ckptconv.core.arrays import Array, numpy_dtype
 from ckptconv.core.dtypes import DType
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
 
 _HOLDS = {DType.F64: FAST, DType.F32: FAST[1:], DType.F16: (DType.F16,), DType.BF16: (DType.BF16,)}
 """The types of which each has every number."""

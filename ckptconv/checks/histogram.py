@@ -8,12 +8,11 @@ bits: exact, and no logarithm is taken. What was zero, or is no number, is in no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 FIRST = -54
 """The power of two at which the first bin starts."""

@@ -6,18 +6,16 @@ came: exactly what `figures` gives, at a tenth of the time an element.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.checks.codes import codes_of, image_of, values_of
 from ckptconv.checks.figures import STORED_AS, Figures, figures, scalar, values_differ
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckptconv.checks.tolerance import Tolerance
+    from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
 
-    Array = np.ndarray[Any, Any]
 
 BITS = 8
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     import torch
     from onnx import GraphProto, NodeProto
 
-Layers = dict[str, "np.ndarray[Any, Any]"]
+    from ckptconv.core.arrays import Array
+
+Layers = dict[str, "Array"]
 """Outputs by layer and turn, ``"blocks.0.fc#1"`` where it is used for the first time; in the order they are made in."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    import numpy as np
-
     from ckptconv.checks.layers import Layers
-    from ckptconv.core.arrays import Arrays
+    from ckptconv.core.arrays import Array, Arrays
 
 _UNITS = {
     "tensor(bfloat16)": "bfloat16", "tensor(float16)": "float16", "tensor(float)": "float32",
@@ -76,12 +74,12 @@ class OnnxRunner:
         types = {value.type for value in values if value.type in _UNITS}
         return next((unit for kind, unit in _UNITS.items() if kind in types), "float32")
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """As `Runner.run`. Raises RunError."""
         found = zip(self._outputs, self._run(self._session, None, feeds), strict=True)
         return {name: array for output, value in found for name, array in _as_arrays(output, value)}
 
-    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+    def trace(self, feeds: Mapping[str, Array]) -> Layers:
         """As `Runner.trace`: a copy of the graph is run whose layers' outputs are outputs of it. Raises RunError."""
         import numpy as np
         import onnx
@@ -97,7 +95,7 @@ class OnnxRunner:
             layer: array for layer, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"
         }
 
-    def _run(self, session: Any, names: list[str] | None, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
+    def _run(self, session: Any, names: list[str] | None, feeds: Mapping[str, Array]) -> list[Any]:
         from ckptconv.core.arrays import numpy_dtype
 
         by_name = set(feeds) == {spec.name for spec in self.inputs}
@@ -115,7 +113,7 @@ class OnnxRunner:
         return found
 
 
-def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, Array]]:
     """An output as arrays: of a sequence each of its values, of maps (the classes' probabilities) a row for each."""
     import numpy as np
 

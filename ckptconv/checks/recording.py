@@ -25,10 +25,8 @@ from ckptconv.errors import UPGRADE, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-
     from ckptconv.checks.layers import Layers
-    from ckptconv.core.arrays import Arrays
+    from ckptconv.core.arrays import Array, Arrays
     from ckptconv.core.report import Finding
 
 VERSION = 1
@@ -84,7 +82,7 @@ class Recording:
             "machine": self.machine, "seed": self.seed, "unit": self.unit, "reason": self.reason,
             "weights": {name: list(weight) for name, weight in self.weights.items()}, "traced": self.traced,
         }  # fmt: skip
-        arrays: dict[str, np.ndarray[Any, Any]] = {"about": np.array(json.dumps(about))}
+        arrays: dict[str, Array] = {"about": np.array(json.dumps(about))}
         for number, batch in enumerate(self.batches):
             for role in ("inputs", "outputs", "reference", "limits"):
                 word = role.removesuffix("s")
@@ -96,7 +94,7 @@ class Recording:
         return buffer.getvalue()
 
 
-def recording_of(about: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Recording:
+def recording_of(about: str, arrays: Mapping[str, Array]) -> Recording:
     """The recording from the text and the arrays of its file.
 
     Raises UnsupportedError for one of a newer version, ValueError, KeyError and their like where they do not fit
@@ -108,7 +106,7 @@ def recording_of(about: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Reco
     return _recording(said, arrays)
 
 
-def _recording(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]) -> Recording:
+def _recording(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Recording:
     from ckptconv.checks.rounding import UNIT
 
     batches: list[Batch] = []

@@ -17,15 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import chain
 from math import log2, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     import torch
 
-    from ckptconv.core.arrays import Arrays
+    from ckptconv.core.arrays import Array, Arrays
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """Unit roundoff: half the distance from 1 to the next number."""
@@ -53,9 +52,7 @@ class Bound:
     reason: str
 
 
-def bound(
-    module: torch.nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]], unit: float, *, layers: bool = False
-) -> Bound:
+def bound(module: torch.nn.Module, feeds: Mapping[str, Array], unit: float, *, layers: bool = False) -> Bound:
     """Run `module`, which is changed to float64 for this, without noise and with it.
 
     Limits are for each row of the last axis: the spread of a whole row, since an element near 0 says nothing of what
@@ -95,7 +92,7 @@ def bound(
     return Bound(outputs, {name: limits["output", name] for name in outputs}, inside, reason)
 
 
-def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> np.ndarray[Any, Any]:
+def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> Array:
     """What two runs may be apart, from the sum of the squares of what the noise did in `RUNS`.
 
     NaN and infinities have no size: two runs have the same, and the others of their row are as near as ever.
@@ -108,7 +105,7 @@ def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> np.ndarra
     if spread.dim() and spread.numel():
         spread, size = spread.amax(dim=-1, keepdim=True), size.amax(dim=-1, keepdim=True)
     # what the last operation and the storing of its result round, of both runs
-    made: np.ndarray[Any, Any] = (SIGMAS * sqrt(2) * spread + 4 * unit * size).cpu().numpy()
+    made: Array = (SIGMAS * sqrt(2) * spread + 4 * unit * size).cpu().numpy()
     return made
 
 

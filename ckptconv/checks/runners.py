@@ -5,16 +5,14 @@ A runner takes arrays by input name and gives arrays by output name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-
     from ckptconv.arch.samples import InputSpec
     from ckptconv.checks.layers import Layers
-    from ckptconv.core.arrays import Arrays
+    from ckptconv.core.arrays import Array, Arrays
 
 
 class Runner(Protocol):
@@ -34,11 +32,11 @@ class Runner(Protocol):
         """What it takes, in order."""
         ...
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """The outputs by name. `feeds` has the inputs in order; their names need not be this runner's."""
         ...
 
-    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+    def trace(self, feeds: Mapping[str, Array]) -> Layers:
         """What every layer gives. Memory: that of all of it."""
         ...
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.checks.codes import codes_of, values_of
 from ckptconv.checks.float_blocks import BLOCK, FAST, FEW, carries, code_type, dot, widened
 from ckptconv.checks.pool import read_pieces
-from ckptconv.core.arrays import from_bytes
+from ckptconv.core.arrays import Array, from_bytes
 from ckptconv.core.dtypes import COMPONENT, DType
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ckptconv.checks.pool import Scratch
     from ckptconv.core.tensor import LazyTensor
 
-    Array = np.ndarray[Any, Any]
 
 MOST_BITS = 16
 """Bits of elements that are counted by their codes."""

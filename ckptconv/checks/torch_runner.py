@@ -14,12 +14,11 @@ from ckptconv.errors import RunError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import numpy as np
     import torch
 
     from ckptconv.arch.samples import InputSpec
     from ckptconv.checks.layers import Layers
-    from ckptconv.core.arrays import Arrays
+    from ckptconv.core.arrays import Array, Arrays
     from ckptconv.core.tensor import LazyTensor
 
 
@@ -45,16 +44,16 @@ class TorchRunner:
         """As `Runner.unit`."""
         return str(self.dtype).removeprefix("torch.")
 
-    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """As `Runner.run`. Raises RunError where the module does."""
         return {name: _numpy(value) for name, value in flat(self._call(feeds)).items()}
 
-    def trace(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Layers:
+    def trace(self, feeds: Mapping[str, Array]) -> Layers:
         """As `Runner.trace`. Raises RunError where the module does."""
         found = traced(self.module, lambda: self._call(feeds))
         return {name: _numpy(value) for name, value in found.items()}
 
-    def _call(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+    def _call(self, feeds: Mapping[str, Array]) -> Any:
         import torch
 
         positional, named = arguments(self.module, feeds, self.device, self.dtype)
@@ -72,7 +71,7 @@ def float_types(module: torch.nn.Module) -> dict[torch.dtype, None]:
 
 
 def arguments(
-    module: torch.nn.Module, feeds: Mapping[str, np.ndarray[Any, Any]], device: torch.device | str, dtype: torch.dtype
+    module: torch.nn.Module, feeds: Mapping[str, Array], device: torch.device | str, dtype: torch.dtype
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """What `module` is called with: by name where ``forward`` knows all the names, else by position."""
     import inspect
@@ -95,7 +94,7 @@ def flat(found: Any) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in items if isinstance(value, torch.Tensor)}
 
 
-def _numpy(value: torch.Tensor) -> np.ndarray[Any, Any]:
+def _numpy(value: torch.Tensor) -> Array:
     import torch
 
     value = value.detach().cpu()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.core.report import Finding, listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-
-    from ckptconv.core.arrays import Arrays
+    from ckptconv.core.arrays import Array, Arrays
     from ckptconv.core.spelling import Json
 
 
@@ -56,7 +54,7 @@ def pair_outputs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
     return list(zip(a, b, strict=True))
 
 
-def distances(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def distances(x: Array, y: Array) -> Array:
     """How far each element is off, in float64. NaN equals NaN, infinity itself; else they are infinitely far.
 
     So are texts that differ.
@@ -74,17 +72,17 @@ def distances(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[An
     return distance
 
 
-def _is_number(x: np.ndarray[Any, Any]) -> bool:
+def _is_number(x: Array) -> bool:
     return x.dtype.kind in "biufcV"  # ml_dtypes' are "V"
 
 
-def _wide(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _wide(x: Array) -> Array:
     import numpy as np
 
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
-def row_size(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def row_size(x: Array) -> Array:
     """The largest finite magnitude along the last axis, which is kept."""
     import numpy as np
 
@@ -94,7 +92,7 @@ def row_size(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def compare_outputs(
-    found: dict[str, Output], a: Arrays, b: Arrays, limits: Mapping[str, np.ndarray[Any, Any]] | None, batch: int = 0
+    found: dict[str, Output], a: Arrays, b: Arrays, limits: Mapping[str, Array] | None, batch: int = 0
 ) -> None:
     """Take one batch into `found`; without limits the bits have to be equal.
 
@@ -122,7 +120,7 @@ def compare_outputs(
         total.ok = total.ok and bool(((distance <= limit) | (distance == 0)).all())  # a limit may be NaN
 
 
-def _limit(limits: Mapping[str, np.ndarray[Any, Any]], name: str, position: int) -> np.ndarray[Any, Any]:
+def _limit(limits: Mapping[str, Array], name: str, position: int) -> Array:
     """The limit by the output's name, else by its position: a module and a graph call outputs differently."""
     return limits[name] if name in limits else list(limits.values())[min(position, len(limits) - 1)]
 

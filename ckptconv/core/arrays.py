@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import UnsupportedError
@@ -15,7 +15,9 @@ from ckptconv.errors import UnsupportedError
 if TYPE_CHECKING:
     import numpy as np
 
-Arrays = dict[str, "np.ndarray[Any, Any]"]
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+Arrays = dict[str, Array]
 """Arrays by name: what goes into a network, or comes out of it."""
 
 NUMPY_NAMES: dict[DType, str] = {
@@ -104,7 +106,7 @@ def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     return found
 
 
-def from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...] | int) -> np.ndarray[Any, Any]:
+def from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...] | int) -> Array:
     """A part of an image as a numpy array. Elements under 8 bits take one byte each, as in ml_dtypes."""
     import numpy as np
 
@@ -126,17 +128,17 @@ def from_bytes(data: memoryview, dtype: DType, shape: tuple[int, ...] | int) -> 
     return np.frombuffer(data, dtype=target).reshape(shape)
 
 
-def _unpack_6(raw: np.ndarray[Any, Any], shape: tuple[int, ...] | int) -> np.ndarray[Any, Any]:
+def _unpack_6(raw: Array, shape: tuple[int, ...] | int) -> Array:
     import numpy as np
 
     bits = np.unpackbits(raw, bitorder="little")
     wanted = int(np.prod(shape, dtype=np.int64))
     six = bits[: wanted * 6].reshape(wanted, 6)
-    codes: np.ndarray[Any, Any] = (six << np.arange(6, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+    codes: Array = (six << np.arange(6, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
     return codes.reshape(shape)
 
 
-def to_bytes(values: np.ndarray[Any, Any], dtype: DType) -> bytes:
+def to_bytes(values: Array, dtype: DType) -> bytes:
     """A numpy array as the image of that element type: the inverse of `from_bytes`."""
     import numpy as np
 

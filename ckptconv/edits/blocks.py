@@ -13,7 +13,7 @@ from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
 MOST = 1 << 16
 """Elements that are unpacked at a time; some types take ten temporary arrays of as many floats."""
@@ -52,7 +52,7 @@ class Unpacked:
         return self.source.span is not None
 
 
-def _dequantize(blocks: np.ndarray, dtype: DType) -> np.ndarray:
+def _dequantize(blocks: Array, dtype: DType) -> Array:
     from gguf import GGMLQuantizationType, quants
 
     return quants.dequantize(blocks, GGMLQuantizationType[dtype.name])

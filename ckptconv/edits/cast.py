@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
@@ -19,9 +19,8 @@ from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 FLOATS = (
     DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E5M2, DType.F8_E4M3, DType.F8_E5M2FNUZ, DType.F8_E4M3FNUZ,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor
@@ -22,11 +22,9 @@ from ckptconv.edits.rounding import Loss, cast_array
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.spelling import Json
 
-    Array = np.ndarray[Any, Any]
 
 WITH_VALUE = ("add", "multiply")
 NAMES = (*WITH_VALUE, "neg-exp", "log-neg")

@@ -11,7 +11,7 @@ dimensions, and rows that are no whole number of blocks, of which ggml has none.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.computed import Computed
@@ -20,11 +20,9 @@ from ckptconv.edits.rounding import Loss
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
 
-    Array = np.ndarray[Any, Any]
 
 QUANTIZED = ("Q8_0", *KQUANTS, "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
 """The types that are quantized to."""

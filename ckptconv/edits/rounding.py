@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 LAST: dict[DType, tuple[float, bool]] = {
     DType.F8_E4M3: (464.0, True),

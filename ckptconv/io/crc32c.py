@@ -16,12 +16,11 @@ Sources: RFC 3720, 12.1; Koopman, "32-Bit Cyclic Redundancy Codes for Internet A
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 _POLYNOMIAL = 0x82F63B78
 """Its bits the other way round."""

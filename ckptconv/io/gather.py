@@ -14,8 +14,7 @@ from ckptconv.core.dtypes import COMPONENT
 from ckptconv.core.strided import boxes, extent
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import Placement
 
@@ -51,7 +50,7 @@ class Gather:
         self._resolve(image)
         return image.view("u1").data[start - first * unit : stop - first * unit]
 
-    def _fill(self, out: np.ndarray, offset: int, strides: tuple[int, ...]) -> None:
+    def _fill(self, out: Array, offset: int, strides: tuple[int, ...]) -> None:
         """Fill the box `out` from the storage's unit `offset` on."""
         unit = self.placement.storage.unit
         axes = [axis for axis, n in enumerate(out.shape) if n > 1 and strides[axis]]
@@ -63,7 +62,7 @@ class Gather:
         if core.shape != out.shape:
             out[...] = core
 
-    def _gather(self, out: np.ndarray, offset: int, strides: tuple[int, ...], axes: list[int], unit: int) -> None:
+    def _gather(self, out: Array, offset: int, strides: tuple[int, ...], axes: list[int], unit: int) -> None:
         span = extent(out.shape, strides)
         if span * unit <= SCRATCH and self._dense(out.shape, strides, axes, unit):
             out[...] = self._strided(offset, span, out.shape, strides)
@@ -85,7 +84,7 @@ class Gather:
             part = out[(slice(None),) * axis + (slice(index, index + step),)]
             self._gather(part, offset + index * strides[axis], strides, axes if step > 1 else inner, unit)
 
-    def _runs(self, out: np.ndarray, offset: int, strides: tuple[int, ...], axis: int, run: int) -> None:
+    def _runs(self, out: Array, offset: int, strides: tuple[int, ...], axis: int, run: int) -> None:
         """Read a run of `run` units for each index of `axis`, many into one scratch buffer, and place them at once."""
         import numpy as np
 
@@ -112,7 +111,7 @@ class Gather:
             below += (shape[axis] - 1) * strides[axis]
         return True
 
-    def _strided(self, offset: int, span: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    def _strided(self, offset: int, span: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         import numpy as np
 
         storage = self.placement.storage
@@ -121,7 +120,7 @@ class Gather:
         steps = tuple(0 if n == 1 else s * unit for n, s in zip(shape, strides, strict=True))
         return np.ndarray(shape, dtype=_UNSIGNED[unit], buffer=data, strides=steps)
 
-    def _resolve(self, image: np.ndarray) -> None:
+    def _resolve(self, image: Array) -> None:
         """Turn what the storage holds into values: byte order, then the lazy conjugate and negative."""
         place = self.placement
         component = COMPONENT.get(self.dtype)

@@ -18,8 +18,7 @@ from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.tensor import LazyTensor
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]
@@ -70,7 +69,7 @@ class Mosaic:
             filled += count
         return image.reshape(-1).data[start - first * unit : stop - first * unit]
 
-    def _fill(self, out: np.ndarray, begin: tuple[int, ...], size: tuple[int, ...]) -> None:
+    def _fill(self, out: Array, begin: tuple[int, ...], size: tuple[int, ...]) -> None:
         """Fill the box `out`; each tile's part of it is one run of that tile's image."""
         import numpy as np
 

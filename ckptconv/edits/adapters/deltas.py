@@ -21,16 +21,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from threading import local
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.tensor import LazyTensor
 
-    Array = np.ndarray[Any, Any]
 
 HELD = 16 << 20
 """Bytes of arrays that a thread holds; one that is larger is held alone."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
@@ -28,11 +28,9 @@ from ckptconv.edits.rounding import Loss, cast_array, rounded_once
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.edits.adapters.deltas import Delta, Factor
 
-    Array = np.ndarray[Any, Any]
     Values = Callable[[range, range], Array]
 
 TILE = 1 << 16

@@ -24,7 +24,7 @@ Source: ggml's ggml-quants.c (`quantize_row_q2_K_ref` to `q6_K_ref`, `make_qkx2_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.edits.kquants.minima import q2, q4, q5
 from ckptconv.edits.kquants.symmetric import q3, q6
@@ -33,9 +33,8 @@ from ckptconv.edits.kquants.uneven import iq4_nl, iq4_xs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 KQUANTS: dict[str, Callable[[Array], Array]] = {
     "Q6_K": q6, "Q5_K": q5, "Q4_K": q4, "Q3_K": q3, "Q2_K": q2, "IQ4_XS": iq4_xs, "IQ4_NL": iq4_nl,

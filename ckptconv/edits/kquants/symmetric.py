@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.edits.kquants.parts import TINY, crumbs, largest
 
 if TYPE_CHECKING:
-    import numpy as np
+    from ckptconv.core.arrays import Array
 
-    Array = np.ndarray[Any, Any]
 
 TRIES = 5
 """How often Q3_K goes through the elements of a sub-block."""

@@ -11,12 +11,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
     from ckptconv.core.tensor import LazyTensor
 
-    Array = np.ndarray[Any, Any]
 
 F32_BYTES = 4
 

@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
 
-    Array = np.ndarray[Any, Any]
 
 TILE = 1 << 17
 """Elements that are computed at a time where they are read as they lie: half a megabyte of F32."""

@@ -11,8 +11,7 @@ from ckptconv.edits.views import reshaped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.tensor import LazyTensor
 
 FLOATS = (DType.F32, DType.F16, DType.BF16)
@@ -36,7 +35,7 @@ def scalar(tensor: LazyTensor, part: str) -> float:
     return float(tensor.numpy().reshape(-1)[0])
 
 
-def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> np.ndarray:
+def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> Array:
     """A row of integers, read."""
     need(tensor, part, (DType.I32, DType.I64))
     if len(tensor.info.shape) != 1 or tensor.info.numel > most:

@@ -23,8 +23,7 @@ from ckptconv.io.gather import Gather
 from ckptconv.io.limits import MAX_HDF5_CHUNK, MAX_INFLATED_RATIO
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
     from ckptconv.formats.hdf5.storage import Chunked, Filter, Space
     from ckptconv.formats.hdf5.superblock import Hdf5File
@@ -134,7 +133,7 @@ class ChunkReader:
         within: list[int],
         size: tuple[int, ...],
         chunk: tuple[int, ...],
-    ) -> np.ndarray:
+    ) -> Array:
         """The elements of a chunk from `within` on, as many as `size` says; or one for all of them."""
         import numpy as np
 
@@ -161,7 +160,7 @@ class ChunkReader:
             self.cache.keep(self, address, whole)
         return whole
 
-    def _in_place(self, address: int, within: list[int], size: tuple[int, ...], chunk: tuple[int, ...]) -> np.ndarray:
+    def _in_place(self, address: int, within: list[int], size: tuple[int, ...], chunk: tuple[int, ...]) -> Array:
         """The elements of a chunk as it lies in the file."""
         import numpy as np
 

@@ -19,8 +19,7 @@ from ckptconv.formats.onnx.wire import bad
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.tensor import SpanFile
     from ckptconv.formats.onnx.graph import Segment
 
@@ -134,7 +133,7 @@ class VarintReader:
         image = self._bytes(first, last).data
         return image[start - first * self.unit : stop - first * self.unit]
 
-    def _check_values(self, numbers: np.ndarray) -> None:
+    def _check_values(self, numbers: Array) -> None:
         """A number has to fit its type, as an unsigned or as a signed one of as many bits."""
         import numpy as np
 
@@ -145,7 +144,7 @@ class VarintReader:
         if bool(((numbers >= np.uint64(1 << bits)) & (numbers < np.uint64(negative))).any()):
             raise bad(f"{self.name!r} holds a number that does not fit its type")
 
-    def _bytes(self, first: int, last: int) -> np.ndarray:
+    def _bytes(self, first: int, last: int) -> Array:
         """The lowest `unit` bytes of each of the numbers ``[first, last)``."""
         import numpy as np
 
@@ -164,7 +163,7 @@ class VarintReader:
             raise bad(f"the numbers of {self.name!r} changed")
         return image.reshape(-1)
 
-    def _decode(self, block: _Block) -> np.ndarray:
+    def _decode(self, block: _Block) -> Array:
         import numpy as np
 
         begin = max(block.segment.start, block.start - _LONGEST)
@@ -183,7 +182,7 @@ class VarintReader:
         return values if block.segment.packed else np.ascontiguousarray(values[1 - block.first % 2 :: 2])
 
 
-def _pack_six(codes: np.ndarray) -> bytes:
+def _pack_six(codes: Array) -> bytes:
     """Elements of six bits, four of them in three bytes, the first in the lowest bits."""
     import numpy as np
 

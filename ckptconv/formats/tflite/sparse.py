@@ -26,8 +26,7 @@ from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_RANK
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    import numpy as np
-
+    from ckptconv.core.arrays import Array
     from ckptconv.core.tensor import SpanFile
 
 _WIDTHS = {1: 4, 2: 2, 3: 1}
@@ -149,7 +148,7 @@ class Scatter:
         begin = start - first * width
         return image.reshape(-1).data[begin : begin + stop - start]
 
-    def _places(self) -> np.ndarray:
+    def _places(self) -> Array:
         """The place of each value in the dense tensor, in elements."""
         import numpy as np
 
@@ -169,7 +168,7 @@ class Scatter:
         return places
 
 
-def _read(file: SpanFile, vector: Vector) -> np.ndarray:
+def _read(file: SpanFile, vector: Vector) -> Array:
     import numpy as np
 
     kind = {4: "<i4", 2: "<u2", 1: "u1"}[vector.width]

@@ -142,7 +142,7 @@ def test_data_that_is_no_object_is_refused(data: bytes, tmp_path: Path) -> None:
 
 
 def test_data_that_is_nested_very_deeply_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(LimitError, match="too deeply"):
+    with pytest.raises(LimitError, match="nested deeper than"):
         ckptconv.open(agent_with(tmp_path / "x.zip", b'{"a":' * 70 + b"1" + b"}" * 70))
 
 

@@ -15,7 +15,7 @@ from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.arrays import numpy_dtype
+from ckptconv.core.arrays import Array, numpy_dtype
 from ckptconv.core.strided import boxes, chunks_of, contiguous_strides, extent
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError
@@ -26,8 +26,6 @@ from ckptconv.io.limits import MAX_ZARR_WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import numpy as np
 
     from ckptconv.core.dtypes import DType
     from ckptconv.formats.flax.orbax.zarr import Header, Sharding
@@ -114,7 +112,7 @@ class Chunks:
             raw = raw.reshape(-1, self.part)[:, ::-1].reshape(-1)
         return raw.data[start - first * width : stop - first * width]
 
-    def _part(self, place: tuple[int, ...], within: list[int], like: np.ndarray) -> np.ndarray:
+    def _part(self, place: tuple[int, ...], within: list[int], like: Array) -> Array:
         """The elements of a chunk from `within` on, as many as `like` has; or one for all of them."""
         import numpy as np
 
