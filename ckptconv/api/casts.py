@@ -13,9 +13,10 @@ from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format
 
@@ -27,7 +28,7 @@ _ROUNDOFF = {
 """Unit roundoff: the largest relative error that rounding makes of numbers in the type's normal range."""
 
 
-def read_casts(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> None:
+def read_casts(checkpoint: Checkpoint, progress: Progress | None = None) -> None:
     """Read every tensor that is cast, so that `cast_losses` knows what that costs; in constant memory."""
     waiting = [tensor for _, tensor, _ in _casts(checkpoint)]
     total, done = sum(tensor.info.nbytes for tensor in waiting), 0

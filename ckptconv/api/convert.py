@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ckptconv.api.verified import Verifier
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import Format, WriteResult
@@ -99,7 +100,7 @@ def convert(
     edits: Edits | None = None,
     shard_size: str | int | None = None,
     verify: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
     format is one.
@@ -199,9 +200,7 @@ def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verif
     return Verifier(request, checkpoint, wanted)
 
 
-def _planned(
-    result: Conversion, made: Prepared, place: Destination, progress: Callable[[int, int], None] | None
-) -> Conversion:
+def _planned(result: Conversion, made: Prepared, place: Destination, progress: Progress | None) -> Conversion:
     """What a dry run says; the values of tensors that are cast are looked at for it."""
     checkpoint = made.checkpoint
     plan = plan_of(made.source, checkpoint, made.moves, place.file_of(checkpoint))
@@ -222,7 +221,7 @@ def _written(result: Conversion, made: Prepared, written: WriteResult, allowed: 
 
 
 def _cast(
-    made: Prepared, progress: Callable[[int, int], None] | None = None, *, read: bool = False
+    made: Prepared, progress: Progress | None = None, *, read: bool = False
 ) -> tuple[list[Finding], list[Finding]]:
     """What casting lost, as `cast_losses` has it; `read`: the values are still to be read for it."""
     if not made.is_edited:  # so that a plain conversion imports none of it
@@ -268,7 +267,7 @@ def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
     return [Finding("digest", "warning", "", message, recorded, written.digest)]
 
 
-def _write_as(progress: Callable[[int, int], None] | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
+def _write_as(progress: Progress | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
     """How one format has a file of another written beside its own."""
 
     def write(name: str, checkpoint: Checkpoint, target: Target) -> WriteResult:

@@ -10,12 +10,13 @@ from ckptconv.api.asked import several
 from ckptconv.api.open import open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.api.open import PathText
     from ckptconv.checks.compare_metadata import MetadataChange
     from ckptconv.checks.compare_values import Values
     from ckptconv.core.edit import Edit
+    from ckptconv.core.progress import Progress
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
@@ -81,7 +82,7 @@ def diff(
     histograms: bool = False,
     expected_format: str | None = None,
     found_format: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Difference:
     """Compare two checkpoints of any formats: names, shapes, element types, bits, ties and typed metadata.
 

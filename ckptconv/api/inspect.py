@@ -16,12 +16,11 @@ from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ckptconv.api.open import PathText
     from ckptconv.checks.stats import Stats
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.adapters.summary import Summary
@@ -165,7 +164,7 @@ def inspect(
     format: str | None = None,
     stats: bool = False,
     digest: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Say what is in a checkpoint, from its headers alone unless `stats` or `digest` ask for values.
 
@@ -217,7 +216,7 @@ def _uses(root: MetaNode) -> list[OpaqueUse]:
     ]
 
 
-def _stats(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> dict[str, Stats | None]:
+def _stats(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Stats | None]:
     from ckptconv.checks.stats import stats_of
 
     tensors = checkpoint.all_tensors

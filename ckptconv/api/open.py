@@ -15,16 +15,13 @@ from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
 
 PathText = str | PathLike[str]
 
 
-def open(
-    path: PathText, *, format: str | None = None, progress: Callable[[int, int], None] | None = None
-) -> Checkpoint:
+def open(path: PathText, *, format: str | None = None, progress: Progress | None = None) -> Checkpoint:
     """Open a checkpoint: its headers are read, no tensor byte is. Close it, or use it as a context manager.
 
     A path may go on behind an archive's, as if that were a folder: ``archive.zip/policy.pth``. `format` overrides what

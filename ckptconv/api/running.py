@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.runners import Runner
     from ckptconv.core.arrays import Arrays
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
 
 
 FREE_SIZES = {3: 16, 4: 64}
@@ -63,7 +64,7 @@ class Subject:
 class Side:
     """One file, open, and what runs it. `stack` closes it."""
 
-    def __init__(self, subject: Subject, stack: ExitStack, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(self, subject: Subject, stack: ExitStack, progress: Progress | None = None) -> None:
         """Load it. `progress` is told of what is inflated first. Raises UsageError where nothing says what is computed,
         RunError where it does not load.
         """
@@ -79,7 +80,7 @@ class Side:
             module, specs = self.module()
             self.runner = TorchRunner(self.path.name, module.to(self.device), specs, self.device)
 
-    def _opened(self, subject: Subject, progress: Callable[[int, int], None] | None) -> Checkpoint:
+    def _opened(self, subject: Subject, progress: Progress | None) -> Checkpoint:
         if subject.tensors is not None:
             self.is_graph = subject.tensors.format == "onnx"
             return subject.tensors

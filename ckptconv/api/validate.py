@@ -17,13 +17,14 @@ from ckptconv.core.spelling import to_json
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.api.arch import Resolved
     from ckptconv.api.open import PathText
     from ckptconv.arch import Source
     from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
 
 LITTLE = 0.1
@@ -80,7 +81,7 @@ def validate(
     settings: Sequence[str] = (),
     values: bool = False,
     format: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Validation:
     """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is asked for.
 

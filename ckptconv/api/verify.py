@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.checks.recording import Recording
     from ckptconv.core.arrays import Arrays
+    from ckptconv.core.progress import Progress
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
@@ -48,7 +49,7 @@ def verify(
     seed: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Run both on the same inputs and compare what they give; layer by layer, where they differ.
 
@@ -81,7 +82,7 @@ def verify(
 
 def verify_sides(
     a: Side, b: Side, batches: Sequence[Arrays], *, rtol: float | None = None, atol: float | None = None,
-    seed: int | None = None, progress: Callable[[int, int], None] | None = None,
+    seed: int | None = None, progress: Progress | None = None,
 ) -> Verification:  # fmt: skip
     """As `verify`, of two that are open."""
     tell = _counter(2 * len(batches), progress)
@@ -125,7 +126,7 @@ def run(
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     layers: bool = True,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Recording:
     """Run one file and record what it gives, for `compare`: the outputs, a float64 reference and its limits.
 
@@ -187,7 +188,7 @@ def save_outputs(
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Saved:
     """`run`, and write the recording to `target`, an .npz file, atomically; `force` replaces an existing one."""
     place = Target(target, replace=force)
@@ -214,7 +215,7 @@ def verify_outputs(
     inputs: Sequence[str] = (),
     rtol: float | None = None,
     atol: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Run `path` on the inputs of a file that `save_outputs` wrote, and compare with the outputs there."""
     before = read_recording(recorded)
@@ -234,7 +235,7 @@ def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, se
     return list(made_up(specs or taken(sides), samples, seed))
 
 
-def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
+def _counter(total: int, progress: Progress | None) -> Callable[[], None]:
     done = 0
 
     def tell() -> None:

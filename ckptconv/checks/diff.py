@@ -27,13 +27,14 @@ from ckptconv.edits.explain import Comparison, Explanation, explain
 from ckptconv.edits.patterns import ANY, edits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.checks.compare_metadata import MetadataChange
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.tolerance import Tolerances
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.dtypes import DType
+    from ckptconv.core.progress import Progress
 
 CODES = {
     "rename": "renamed", "transpose": "transposed", "reshape": "reshaped", "split": "split", "concat": "concatenated",
@@ -59,7 +60,7 @@ class Differences:
 
 def compare(
     a: Checkpoint, b: Checkpoint, tolerances: Tolerances, *, headers: bool = False, histograms: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Differences:  # fmt: skip
     """Everything that differs. With `headers`, no tensor byte is read; else all are, in constant memory. With
     `histograms`, figures have `bins`.
@@ -180,7 +181,7 @@ def _casts(a: Checkpoint, b: Checkpoint, explained: Explanation, between: Mappin
 
 def _values(
     found: Differences, explained: Explanation, groups: Sequence[list[Comparison]], content: Content,
-    tolerances: Tolerances, progress: Callable[[int, int], None] | None, *, histograms: bool,
+    tolerances: Tolerances, progress: Progress | None, *, histograms: bool,
 ) -> dict[str, DType]:  # fmt: skip
     """Compare bytes, look for the same numbers in other places, then take figures of what differs. Gives the types to
     which tensors of `b` were rounded before they got their own.

@@ -14,6 +14,7 @@ from ckptconv.io.stream import GATHER_BLOCK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
 
 PIECE = 16 << 20
@@ -61,7 +62,7 @@ class Pool:
     """Runs jobs on every core, and tells of the bytes that are done."""
 
     total: int
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     done: int = 0
     lock: Lock = field(default_factory=Lock)
     gathering: Lock = field(default_factory=Lock)

@@ -14,9 +14,10 @@ from ckptconv.core.arrays import NUMPY_NAMES
 from ckptconv.core.dtypes import COMPONENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ckptconv.checks.pool import Piece, Scratch
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
 
 
@@ -46,7 +47,7 @@ def stats(tensor: LazyTensor) -> Stats | None:
     return stats_of([tensor])[0]
 
 
-def stats_of(tensors: Sequence[LazyTensor], progress: Callable[[int, int], None] | None = None) -> list[Stats | None]:
+def stats_of(tensors: Sequence[LazyTensor], progress: Progress | None = None) -> list[Stats | None]:
     """The same of many; tied ones are read once."""
     keys = [(tensor.alias, tensor.info) if tensor.alias is not None else i for i, tensor in enumerate(tensors)]
     once = {key: tensor for key, tensor in zip(keys, tensors, strict=True) if _has_stats(tensor)}

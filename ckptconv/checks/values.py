@@ -8,18 +8,17 @@ from ckptconv.checks.stats import stats_of
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ckptconv.checks.stats import Stats
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
 
 ZEROS_ARE_FINE = ("bias", "running_mean", "num_batches_tracked", "beta", "mask", "zero_point", "position_ids")
 """Words in the last components of names whose tensors are often all zero in a healthy model."""
 
 
-def check_values(
-    tensors: Mapping[str, LazyTensor], progress: Callable[[int, int], None] | None = None
-) -> list[Finding]:
+def check_values(tensors: Mapping[str, LazyTensor], progress: Progress | None = None) -> list[Finding]:
     """NaN and Inf are errors; weights that are all zero and negative running variances are warnings."""
     firsts: dict[object, str] = {}
     for name, tensor in tensors.items():

@@ -9,7 +9,7 @@ Begin with `tensor` and `checkpoint`: what every reader gives, and what every wr
     checkpoint                          tensors by name, and everything else that a file says
     metadata  spelling  notes           the metadata tree; the same as JSON; bookkeeping beside it
     record  recorded  record_edits      all of that in formats of strings: written, read, read after others' edits
-    edit  report                        one change to tensors; one thing that was found
+    edit  report  progress              one change to tensors; one thing that was found; how far something has come
     collisions  strict_json             what JSON and keys from strangers are held against
     memory                              what the C library does with freed memory
 """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.dtypes import DType
+    from ckptconv.core.progress import Progress
     from ckptconv.core.report import Finding
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
@@ -100,7 +101,7 @@ class WriteOptions:
     """
 
     plain: bool = False
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
     own: object = None
     graph: object = None
     write_as: Callable[[str, Checkpoint, Target], WriteResult] | None = None

@@ -18,9 +18,10 @@ from ckptconv.errors import UsageError
 from ckptconv.formats.split import part_of, write_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from ckptconv.core.progress import Progress
     from ckptconv.formats.split import Shard
     from ckptconv.io.target import Target
 
@@ -71,7 +72,7 @@ def sets_of(plain: Path) -> dict[int, list[str]]:
     return {part.count: [name for name in part.siblings if name in names] for part in found if part.count > 1}
 
 
-def write_parts(target: Target, shards: Sequence[Shard], progress: Callable[[int, int], None] | None) -> int:
+def write_parts(target: Target, shards: Sequence[Shard], progress: Progress | None) -> int:
     """Write all but the first beside `target`, which is the first, and that one then. Gives the bytes of all.
 
     Raises UsageError where the target is not called as the first of so many.

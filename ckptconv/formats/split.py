@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
     from ckptconv.io.target import Target
 
@@ -104,11 +105,11 @@ class Shard:
 
     names: Sequence[str]
     nbytes: int
-    write: Callable[[Target, Callable[[int, int], None] | None], int]
+    write: Callable[[Target, Progress | None], int]
 
 
 def write_set(
-    target: Target, shards: Sequence[Shard], order: Sequence[str], progress: Callable[[int, int], None] | None,
+    target: Target, shards: Sequence[Shard], order: Sequence[str], progress: Progress | None,
     strings: Callable[[], Mapping[str, str] | None],
 ) -> int:  # fmt: skip
     """Write the shards beside `target`, which becomes the index. Gives the bytes of all.
@@ -129,9 +130,7 @@ def write_set(
     return written + len(text)
 
 
-def write_beside(
-    target: Target, shards: Mapping[str, Shard], total: int, progress: Callable[[int, int], None] | None
-) -> int:
+def write_beside(target: Target, shards: Mapping[str, Shard], total: int, progress: Progress | None) -> int:
     """Write shards under these names beside `target`. Gives their bytes; `total` is what goes through in all."""
     written = done = 0
     with ThreadPoolExecutor(1) as disk:  # it takes in one shard while the next is being copied
@@ -146,7 +145,7 @@ def write_beside(
     return written
 
 
-def part_of(progress: Callable[[int, int], None] | None, before: int, total: int) -> Callable[[int, int], None] | None:
+def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
     """Progress of one shard as that of the whole."""
     return None if progress is None else lambda done, _: progress(before + done, total)
 

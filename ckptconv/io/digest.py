@@ -23,9 +23,10 @@ from ckptconv.io.checksum import CHUNK, ContentHash
 from ckptconv.io.stream import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
 
 PREFIX = "xxh3-128:"
@@ -61,7 +62,7 @@ def combine(checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
     return PREFIX + total.hexdigest()
 
 
-def digest(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> str:
+def digest(checkpoint: Checkpoint, progress: Progress | None = None) -> str:
     """The content digest of an open checkpoint; reads every byte of it once."""
     tensors = checkpoint.all_tensors
     total = sum(tensor.info.nbytes for tensor in tensors.values())

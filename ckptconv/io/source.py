@@ -19,9 +19,9 @@ from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, Sourc
 from ckptconv.io import positional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
+    from ckptconv.core.progress import Progress
     from ckptconv.io.folder import Folder
 
 MOST_NEIGHBOURS = 10_000
@@ -59,7 +59,7 @@ class Source:
     """
 
     beside: Folder | None = None
-    progress: Callable[[int, int], None] | None = None
+    progress: Progress | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open `path`. Raises FileAccessError where it is missing, unreadable, a folder, a pipe or a device."""

@@ -18,8 +18,9 @@ from ckptconv.errors import DamagedTensorError
 from ckptconv.io.checksum import CHUNK, ContentHash, SpanCheck, crc32, is_damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import ByteSpan, LazyTensor
     from ckptconv.io.target import Target
 
@@ -47,9 +48,7 @@ class Sums:
 class Streamer:
     """Copies jobs into a target and checks each tensor against the checksum that its file recorded."""
 
-    def __init__(
-        self, target: Target, *, crc: bool, content: bool, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, target: Target, *, crc: bool, content: bool, progress: Progress | None) -> None:
         self._target = target
         self._crc = crc
         self._content = content

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.plan import Plan
@@ -97,7 +98,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 def write_file(
     target: Target, made: Planned, names: Iterable[str],
-    values: Callable[[dict[str, str] | None], dict[str, Typed]], progress: Callable[[int, int], None] | None,
+    values: Callable[[dict[str, str] | None], dict[str, Typed]], progress: Progress | None,
 ) -> tuple[int, dict[str, str]]:  # fmt: skip
     """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
 

@@ -16,9 +16,10 @@ from ckptconv.formats.split import DEFAULT_SIZE, Shard, split_in_order
 from ckptconv.io.digest import PLACEHOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
     from ckptconv.core.report import Finding
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.gguf.values import Typed
@@ -62,7 +63,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
         def values(written: dict[str, str] | None) -> dict[str, Typed]:
             return place if number else first_values(written) | place
 
-        def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:
+        def write_one(other: Target, progress: Progress | None) -> int:
             size, content = write_file(other, made, names, values, progress)
             hashes.update(content)
             findings.update(dict.fromkeys(checked(other)))

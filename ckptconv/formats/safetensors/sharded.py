@@ -19,10 +19,11 @@ from ckptconv.formats.safetensors.write import planned, write_file
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.plan import Plan
@@ -90,7 +91,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
         real = set(map(plan.record.own_name, names))
         strings = {"format": FORMAT, **{dropped: kept for dropped, kept in ties.items() if kept in real}}
 
-        def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:
+        def write_one(other: Target, progress: Progress | None) -> int:
             size, content = write_file(other, made, names, lambda _: strings, progress)
             hashes.update(content)
             return size

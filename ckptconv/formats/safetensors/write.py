@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.progress import Progress
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.plan import Plan
     from ckptconv.io.target import Target
@@ -82,7 +83,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 def write_file(
     target: Target, made: Planned, names: Iterable[str], strings: Callable[[dict[str, str] | None], dict[str, str]],
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[int, dict[str, str]]:  # fmt: skip
     """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
 

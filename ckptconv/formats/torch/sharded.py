@@ -30,9 +30,10 @@ from ckptconv.formats.torch.storages import plan_storages
 from ckptconv.formats.torch.write import write as write_single
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ckptconv.core.metadata import MetaNode, StateDictType
+    from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
@@ -190,7 +191,7 @@ def _shard(planned: _Plan, names: list[str], nbytes: int) -> Shard:
     notes = replace(planned.flat.notes.only(kept), versions={}, arch=None)  # the index says them of all
     part = planned.flat.replaced(tensors=tensors, notes=notes)
 
-    def write_one(other: Target, progress: Callable[[int, int], None] | None) -> int:
+    def write_one(other: Target, progress: Progress | None) -> int:
         return write_single(part, other, WriteOptions(progress=progress)).nbytes
 
     return Shard(names, nbytes, write_one)
