@@ -6,7 +6,7 @@ From the bytes to the tensors, and back:
     graph                               its parts, as data
     read  tensors  numbers  external    its weights: from a header to a tensor, wherever the bytes lie
     recurrent                           …of LSTM and its kin, as torch has them
-    names  lost  inlined                …under the state_dict's names, as far as the graph proves them
+    names  lost  inlined  scopes        …under the state_dict's names, as far as the graph proves them
     recorded  facts                     what it says besides: our record, the graph for `inspect`
     plan  template  write  splice       the writer: which graph, and where every byte goes
 """
