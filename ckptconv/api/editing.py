@@ -115,20 +115,42 @@ def edited(
     for edit in plain:
         state.make(edit, "--dequantize")
     left: list[Finding] = dequantize.findings_of(plain, said) if plain else []
+    left += _make_steps(state, wanted, adapters or Adapters(()), said)
+    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said), checkpoint)
+    left += _make_casts(checkpoint, state, wanted, types, said)
+    made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
+    if plain:
+        made.root = dequantize.unclaimed(made.root)
+    made.root = told_types(made.root, checkpoint.values(), made.values(), asked_mixture(wanted.dtype))
+    return made, Moves(state.origins, state.merged)
+
+
+def _make_steps(state: _State, wanted: Edits, adapters: Adapters, said: Mapping[object, MetaNode]) -> list[Finding]:
+    """The name rules, adapters and rules files, in the order given, and what is told of them."""
+    told: list[Finding] = []
     for rule in wanted.steps:
         if isinstance(rule, NameRule):
             if rule.how == "translate":
-                left += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)
+                told += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)
             for edit in name_edits(rule, state.tensors, said):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         elif isinstance(rule, Lora):
-            left += state.merge(rule, adapters or Adapters(()))
+            told += state.merge(rule, adapters)
         else:
             _make_rules(state, rule, reverse=wanted.reverse)
+    return told
+
+
+def _make_casts(
+    checkpoint: Checkpoint,
+    state: _State,
+    wanted: Edits,
+    types: Mapping[str, DType],
+    said: Mapping[object, MetaNode],
+) -> Sequence[Finding]:
+    """The casts that are asked for, and those to `types`; and what is told of them."""
     fixed = fixed_parts(state.composites)
-    types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said), checkpoint)
     whole = {name: one for name, one in state.tensors.items() if name not in fixed}
-    mixture = asked_mixture(wanted.dtype)
     kept, own = _kept(wanted, whole, said)
     casts, told = cast_edits(
         wanted.dtype, whole, {**types, **own}, kept,
@@ -136,11 +158,7 @@ def edited(
     )  # fmt: skip
     for edit in casts:
         state.make(edit, "--dtype")
-    made = _rebuilt(checkpoint, state, [*left, *told], bare=bare, in_one=translates)
-    if plain:
-        made.root = dequantize.unclaimed(made.root)
-    made.root = told_types(made.root, checkpoint.values(), made.values(), mixture)
-    return made, Moves(state.origins, state.merged)
+    return told
 
 
 def _kept(
