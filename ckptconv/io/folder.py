@@ -61,26 +61,19 @@ class Folder:
 
     @cached_property
     def _listed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        files: list[str] = []
-        folders: list[str] = []
+        found: dict[str, list[str]] = {"file": [], "folder": [], "": []}
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
-                    with suppress(OSError):  # a symlink in a circle, or to where nobody may look
-                        if entry.is_file():
-                            files.append(entry.name)
-                        elif entry.is_dir():
-                            folders.append(entry.name)
-                    if max(len(files), len(folders)) > MAX_FILES:
-                        raise LimitError(
-                            f"the folder holds more than {MAX_FILES:,} files", path=self.path,
-                            hint="name a file inside it",
-                        )  # fmt: skip
+                    found[_kind(entry)].append(entry.name)
+                    if max(len(found["file"]), len(found["folder"])) > MAX_FILES:
+                        message = f"the folder holds more than {MAX_FILES:,} files"
+                        raise LimitError(message, path=self.path, hint="name a file inside it")
         except OSError as error:
             raise FileAccessError(
                 f"cannot list this folder: {reason(error)}", path=self.path, hint="check its permissions"
             ) from error
-        return tuple(sorted(files)), tuple(sorted(folders))
+        return tuple(sorted(found["file"])), tuple(sorted(found["folder"]))
 
     def open(self, name: str) -> Source:
         """One of its files; closed with the folder.
@@ -212,3 +205,9 @@ class _Member(Source):
             super().check_unchanged()
         finally:
             self._handles.give_back(self)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    with suppress(OSError):  # a symlink in a circle, or to where nobody may look
+        return "file" if entry.is_file() else "folder" if entry.is_dir() else ""
+    return ""

@@ -80,9 +80,7 @@ def _check(target: Target) -> None:
 
     try:
         with np.load(target.readable_path, allow_pickle=False) as file:
-            for name in file.zip.namelist():
-                if name == RECORD:
-                    continue
+            for name in [name for name in file.zip.namelist() if name != RECORD]:
                 with file.zip.open(name) as array:
                     if npy.read_magic(array) == (1, 0):
                         npy.read_array_header_1_0(array)
