@@ -208,9 +208,13 @@ def test_metadata_set_with_bare_stands_beside_the_models_tensors_alone(path: Pat
 def test_metadata_that_is_no_plain_data_is_refused_by_its_key(path: Path, tmp_path: Path) -> None:
     ring: list[object] = []
     ring.append(ring)
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
     for value, said in (
         (np.float32(1), "float32 is no plain data"), ({"deep": [path]}, f"{type(path).__name__} is no plain data"),
         (ring, "it holds itself"), (defaultdict(lambda: 3), "a factory of its own"),
+        (deep, "nested too deeply"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=f"metadata 'it': .*{said}"):
             ckptconv.convert(path, tmp_path / "out.pth", metadata={"it": value})

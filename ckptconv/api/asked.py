@@ -47,6 +47,8 @@ def _value_word(value: object) -> str:
         return json.dumps(value)
     except (ValueError, TypeError):  # a string that is no JSON; what JSON cannot say
         return str(value)
+    except RecursionError:  # it is refused by `Order.check`
+        return "…"
 
 
 @dataclass(frozen=True, slots=True)

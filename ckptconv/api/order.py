@@ -57,7 +57,8 @@ class Order:
             try:
                 to_json(value)
             except (TypeError, KeyError, RecursionError) as error:
-                said = error if isinstance(error, TypeError) else "it holds itself, or a factory of its own"
+                deep = "it holds itself or a factory of its own, or is nested too deeply"
+                said = error if isinstance(error, TypeError) else deep
                 hint = "numbers, texts, lists, dicts, …; .item() or .tolist() of an array, str() of a path"
                 raise UsageError(f"metadata {key!r}: {said}", hint=hint) from error
 
