@@ -10,7 +10,7 @@ Begin with `diff`, `validate`, `verify` and `stats`: one for each command.
     float_blocks  codes  histogram          what they are computed with
     stretch  tolerance                      …of one stretch; what counts as equal
     stats  tally  values                    statistics of tensors, and values that no model should hold
-    pool  works  helpers                    all of that on every core, in other processes too
+    pool  works  processes                  all of that on every core, in other processes too
     validate  verdict  blame                does it fit an architecture, and if not, why not
     prefixes  hypotheses  kin               …under another prefix, with other params, of a kindred architecture
     verify  first_difference                do both compute the same, and if not, from which layer on

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.checks.figures import Figures
-from ckptconv.checks.helpers import Helpers
 from ckptconv.checks.pool import pieces
+from ckptconv.checks.processes import Helpers
 from ckptconv.checks.works import FIGURES
 from ckptconv.core.dtypes import DType
 from ckptconv.core.memory import keep_freed_memory

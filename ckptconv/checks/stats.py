@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from ckptconv.checks.helpers import Helpers
 from ckptconv.checks.pool import Pool, pieces
+from ckptconv.checks.processes import Helpers
 from ckptconv.checks.tally import Tally
 from ckptconv.checks.works import TALLY
 from ckptconv.core.arrays import NUMPY_NAMES

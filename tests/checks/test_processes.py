@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ckptconv.checks import compare_values, helpers, pool
+from ckptconv.checks import compare_values, pool, processes
 from ckptconv.checks.figures import Figures, is_number
 from ckptconv.checks.float_blocks import FAST
-from ckptconv.checks.helpers import Helpers
 from ckptconv.checks.pool import Pool, Scratch
+from ckptconv.checks.processes import Helpers
 from ckptconv.checks.stats import stats_of
 from ckptconv.checks.stretch import Pair, stretch_figures
 from ckptconv.checks.tolerance import Tolerance
@@ -66,7 +66,7 @@ def assert_same(found: Figures, expected: Figures) -> None:
 @pytest.fixture
 def helped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Helpers]:
     """Every worker but the first has a process."""
-    monkeypatch.setattr(helpers, "SHARE", 1)
+    monkeypatch.setattr(processes, "SHARE", 1)
     with Helpers(2) as found:
         yield found
 
@@ -83,7 +83,7 @@ def done(found: Helpers, pair: Pair) -> Figures:
 
 def by_helper(found: Helpers, pair: Pair, *, histogram: bool = False) -> Figures:
     """The figures, and proof that another process took them."""
-    task = helpers._task(FIGURES, (pair.a, pair.b), START, ELEMENTS, options_of(pair, histogram=histogram))
+    task = processes._task(FIGURES, (pair.a, pair.b), START, ELEMENTS, options_of(pair, histogram=histogram))
     assert task is not None
     answer = found._helper(1).ask(task)
     assert answer is not None
@@ -93,8 +93,8 @@ def by_helper(found: Helpers, pair: Pair, *, histogram: bool = False) -> Figures
 def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What helpers answer from now on."""
     asked: list[object] = []
-    ask = helpers._Helper.ask
-    monkeypatch.setattr(helpers._Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
+    ask = processes._Helper.ask
+    monkeypatch.setattr(processes._Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
     return asked
 
 
@@ -127,7 +127,7 @@ def test_a_comparison_with_helpers_is_the_one_without(
         )
         pairs.append(Pair(*sides, Tolerance()))
     alone = compare_values.compare_values(pairs, Pool(1))
-    monkeypatch.setattr(helpers, "SHARE", 1 << 20)
+    monkeypatch.setattr(processes, "SHARE", 1 << 20)
     monkeypatch.setattr(pool, "PIECE", 1 << 19)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     asked = asked_of(monkeypatch)
@@ -142,7 +142,7 @@ def test_what_a_helper_cannot_do_is_done_here(helped: Helpers, tmp_path: Path, o
     expected = stretch_figures(pair, 0, ELEMENTS, Scratch(0, Lock()), histogram=False)
 
     loose = Pair(LazyTensor(pair.a.info, pair.a.reader), pair.b, Tolerance())
-    assert helpers._task(FIGURES, (loose.a, loose.b), 0, ELEMENTS, options_of(loose)) is None
+    assert processes._task(FIGURES, (loose.a, loose.b), 0, ELEMENTS, options_of(loose)) is None
     assert_same(done(helped, loose), expected)
 
     by_helper(helped, pair)
@@ -150,7 +150,7 @@ def test_what_a_helper_cannot_do_is_done_here(helped: Helpers, tmp_path: Path, o
     os.rename(path, tmp_path / "old")
     path.write_bytes(bytes(3 + pair.b.info.nbytes))
     with Helpers(2) as others:
-        task = helpers._task(FIGURES, (pair.a, pair.b), 0, ELEMENTS, options_of(pair))
+        task = processes._task(FIGURES, (pair.a, pair.b), 0, ELEMENTS, options_of(pair))
         assert others._helper(1).ask(task) is None
         assert_same(done(others, pair), expected)
 
@@ -173,7 +173,7 @@ def test_stats_with_helpers_are_those_without(
             data[1::2] &= 0x3F  # finite
         tensors.append(written(tmp_path / str(dtype), data.tobytes(), dtype, open_files))
     alone = stats_of(tensors)
-    monkeypatch.setattr(helpers, "SHARE", 1 << 20)
+    monkeypatch.setattr(processes, "SHARE", 1 << 20)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     asked = asked_of(monkeypatch)
     assert stats_of(tensors) == alone
@@ -184,7 +184,7 @@ def test_stats_with_helpers_are_those_without(
 def test_helpers_are_gone_after_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, open_files: ExitStack
 ) -> None:
-    monkeypatch.setattr(helpers, "SHARE", 1)
+    monkeypatch.setattr(processes, "SHARE", 1)
     pair = random_pair(tmp_path, DType.F32, DType.F32, open_files)
     with pytest.raises(KeyboardInterrupt), Helpers(2) as found:
         by_helper(found, pair)
@@ -202,7 +202,7 @@ def test_a_helper_imports_nothing_from_the_folder_it_works_in(
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     pair = random_pair(tmp_path, DType.F32, DType.F32, open_files)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(helpers, "SHARE", 1)
+    monkeypatch.setattr(processes, "SHARE", 1)
     with Helpers(2) as found:
         by_helper(found, pair)
     assert not (tmp_path / "ran").exists()
