@@ -23,9 +23,9 @@
     └── MissingExtraError         an optional package is needed and absent
 
 ``str(error)`` is one line: the file's name, as OSError has it, and the message. ``error.message`` is without the name;
-``error.path`` is the file, ``error.hint`` what to do about it, ``error.details`` are the lines that stand between the
-two (a list of losses, of colliding names). A traceback shows details and hint below the line, as notes. Every error can
-be pickled, as it has to be to come out of another process.
+``error.path`` is the file, ``error.hint`` what to do about it (the usual of its kind, where nothing else is said),
+``error.details`` are the lines that stand between the two (a list of losses, of colliding names). A traceback shows
+details and hint below the line, as notes. Every error can be pickled, as it has to be to come out of another process.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class CkptconvError(Exception):
     """Base of every error that ckptconv raises on purpose."""
 
     code = "error"
+    usual_hint: str | None = None
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class CkptconvError(Exception):
         super().__init__(message)
         self.message = message
         self.path = path
-        self.hint = hint
+        self.hint = self.usual_hint if hint is None else hint
         self.details = tuple(details)
         self._notes: list[str] = []
 
@@ -168,6 +169,7 @@ class CorruptFileError(CkptconvError):
     """The bytes contradict their own format."""
 
     code = "corrupt"
+    usual_hint = COPY_AGAIN
 
 
 class DamagedTensorError(CorruptFileError):
@@ -179,7 +181,6 @@ class DamagedTensorError(CorruptFileError):
         super().__init__(
             f"tensor {name!r} is damaged: its bytes fail their recorded checksum",
             path=path,
-            hint=COPY_AGAIN,
         )
         self.name = name
 
@@ -188,6 +189,7 @@ class LimitError(CorruptFileError):
     """A number in the file is past what any honest file needs."""
 
     code = "limit"
+    usual_hint = "do not trust it"
 
 
 class UnsafeError(CkptconvError):

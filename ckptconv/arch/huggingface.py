@@ -220,7 +220,7 @@ def _without(value: Any) -> Any:
         return float(value["__float__"])
     for key, item in value.items():
         if isinstance(item, int) and item > MAX_LAYERS and _LAYERS.fullmatch(key):
-            raise LimitError(f"it asks for {item:,} of {key}", hint="do not trust it")
+            raise LimitError(f"it asks for {item:,} of {key}")
     return {key: _without(item) for key, item in value.items() if not _LEFT_OUT.fullmatch(key)}
 
 

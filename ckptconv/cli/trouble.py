@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptconv.cli.output import OutputError, complain, emit_json, printable
-from ckptconv.errors import COPY_AGAIN, CkptconvError, FileAccessError, UsageError
+from ckptconv.errors import CkptconvError, FileAccessError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 HINTS = {
     "usage": "'ckptconv --help' lists the commands, 'ckptconv COMMAND --help' a command's options",
     "file-access": "check the path and its permissions",
-    "corrupt": COPY_AGAIN,
-    "limit": "do not trust it",
     "unknown-format": "'ckptconv formats' lists what is read",
     "unsupported": "'ckptconv formats' lists what is read and written",
     "would-run-code": "do not load this file with pickle unless you trust whoever made it",

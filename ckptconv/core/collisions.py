@@ -29,7 +29,7 @@ def check_digits(keys: Iterable[Hashable]) -> None:
         if isinstance(key, tuple):
             check_digits(key)
         elif isinstance(key, int) and key.bit_length() > MAX_KEY_BITS:
-            raise LimitError("a key has more than 4,300 digits", hint="do not trust it")
+            raise LimitError("a key has more than 4,300 digits")
 
 
 class Collisions:
@@ -48,7 +48,7 @@ class Collisions:
             value = hash(key)
             counts[value] = counts.get(value, 0) + 1
             if counts[value] > MAX_COLLISIONS:
-                raise LimitError(f"more than {MAX_COLLISIONS} keys of one hash", hint="do not trust it")
+                raise LimitError(f"more than {MAX_COLLISIONS} keys of one hash")
 
 
 def _can_be_chosen(key: Hashable) -> bool:

@@ -43,7 +43,7 @@ def object_of(text: str | bytes, what: str, *, hint: str) -> dict[str, Any]:
 def check_depth(document: Any, what: str) -> None:
     """Raise LimitError where a document is nested too deeply to stand in the metadata, under a key."""
     if is_too_deep([[document]]):
-        raise LimitError(f"{what} is nested deeper than {MAX_DEPTH - 2} levels", hint="do not trust it")
+        raise LimitError(f"{what} is nested deeper than {MAX_DEPTH - 2} levels")
 
 
 def as_text(value: Any) -> str:

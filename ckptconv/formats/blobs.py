@@ -65,7 +65,7 @@ def restore(root: MetaNode, tensors: dict[str, LazyTensor], findings: list[Findi
         used.add(node.name)
         total += tensor.info.nbytes
         if total > MAX_STORED_BYTES:
-            raise LimitError(f"the record keeps more than {MAX_STORED_BYTES:,} bytes apart", hint="do not trust it")
+            raise LimitError(f"the record keeps more than {MAX_STORED_BYTES:,} bytes apart")
         data = bytes(tensor.read())
         if isinstance(node.like, NumpyArray):
             return replace(node.like, data=data)

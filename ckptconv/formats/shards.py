@@ -110,7 +110,7 @@ def _parse(source: Source) -> Index:
                 hint="do not trust this checkpoint: it names files elsewhere",
             )
     if len(weight_map) > MAX_TENSORS or len(set(weight_map.values())) > MAX_FILES:
-        raise LimitError("the index names too many tensors or files", hint="do not trust it")
+        raise LimitError("the index names too many tensors or files")
     return Index(source.path.name, weight_map, metadata)
 
 

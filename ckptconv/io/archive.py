@@ -92,9 +92,7 @@ class Archive:
         if not parts or parts[0] in _OF_MACOS or parts[-1].startswith("._") or parts[-1] == ".DS_Store":
             return
         if len(self.members) >= MAX_FILES or len(parts) > MAX_DEPTH:
-            raise LimitError(
-                f"the archive has more than {MAX_FILES:,} files, or folders too deep", hint="do not trust it"
-            )
+            raise LimitError(f"the archive has more than {MAX_FILES:,} files, or folders too deep")
         path, at = "/".join(parts), ""
         for name in parts[:-1]:
             level = self._levels[at]
@@ -126,9 +124,7 @@ class Archive:
         if span.file is not self.source and self.kind == "zip":
             taken = self.source.size
             if span.length > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * taken):
-                raise LimitError(
-                    f"{path!r} inflates to {span.length:,} bytes, in an archive of {taken:,}", hint="do not trust it"
-                )
+                raise LimitError(f"{path!r} inflates to {span.length:,} bytes, in an archive of {taken:,}")
         return span
 
     def open(self, path: str) -> Member:
@@ -140,7 +136,7 @@ class Archive:
         """All of a small member, checked against its CRC-32. Raises LimitError past `limit` bytes, and as `open`."""
         span = self.span(path)
         if span.length > limit:
-            raise LimitError(f"{path!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
+            raise LimitError(f"{path!r} has {span.length:,} bytes; the limit is {limit:,}")
         data = bytes(span.file.read_at(span.offset, span.length))
         if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
             raise CorruptFileError(f"{path!r} fails its CRC-32", hint="copy the archive again from where it came")

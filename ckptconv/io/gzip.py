@@ -14,7 +14,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
+from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO
 from ckptconv.io.source import Source
@@ -39,10 +39,7 @@ class Gunzipped(Source):
         self._begin(source.path, 0, source.identity)
         for data in _inflated(source):
             if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
-                raise LimitError(
-                    f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes",
-                    hint="do not trust it",
-                )
+                raise LimitError(f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes")
             self._spool.write(data, self.size)
             self.size += len(data)
 
@@ -69,9 +66,9 @@ def _inflated(source: Source) -> Iterator[bytes]:
             try:
                 yield stream.decompress(piece, CHUNK)
             except zlib.error as error:
-                raise CorruptFileError("the gzip stream does not inflate", hint=COPY_AGAIN) from error
+                raise CorruptFileError("the gzip stream does not inflate") from error
             piece = stream.unused_data if stream.eof else stream.unconsumed_tail
         if source.progress is not None:
             source.progress(min(at + CHUNK, source.size), source.size)
     if not stream.eof:
-        raise CorruptFileError("the gzip stream ends too early", hint=COPY_AGAIN)
+        raise CorruptFileError("the gzip stream ends too early")

@@ -111,7 +111,7 @@ def check_tiling(shape: tuple[int, ...], chunks: Sequence[Box]) -> None:
         begin, size, inside = waiting.pop()
         left -= len(inside)
         if left < 0:
-            raise LimitError("its chunks lie in no order that a sharding has", hint="do not trust it")
+            raise LimitError("its chunks lie in no order that a sharding has")
         if inside == [(begin, size)]:
             continue
         if not inside:
@@ -148,7 +148,7 @@ def _cut(begin: tuple[int, ...], size: tuple[int, ...], inside: list[Box], axis:
 def _compare(begin: tuple[int, ...], size: tuple[int, ...], inside: list[Box]) -> None:
     """Chunks that no straight cut takes apart: no two may overlap, and their sizes have to add up."""
     if len(inside) > MAX_COMPARED:
-        raise LimitError("its chunks lie in no order that a sharding has", hint="do not trust it")
+        raise LimitError("its chunks lie in no order that a sharding has")
     for i, (a, n) in enumerate(inside):
         for b, m in inside[:i]:
             if all(x < y + k and y < x + j for x, j, y, k in zip(a, n, b, m, strict=True)):

@@ -147,7 +147,7 @@ class Source:
         """All of a small file. Raises LimitError past `limit` bytes."""
         if self.size > limit:
             message = f"it has {self.size:,} bytes; the limit is {limit:,}"
-            raise LimitError(message, path=self.path, hint="do not trust it")
+            raise LimitError(message, path=self.path)
         return bytes(self.read_at(0, self.size))
 
     def _small(self, offset: int, length: int) -> bytes:

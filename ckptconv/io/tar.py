@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_FILES
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Extended:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the tar archive is damaged: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the tar archive is damaged: {what}")
 
 
 def members(source: Source) -> dict[str, Member]:
@@ -96,13 +96,13 @@ def _walk(source: Source) -> dict[str, Member]:
             raise UnsupportedError(f"the tar archive has two members {name!r}", hint="do not trust it")
         else:
             found[name] = Member(start, size)
-    raise LimitError(f"the tar archive has more than {MAX_FILES:,} members", hint="do not trust it")
+    raise LimitError(f"the tar archive has more than {MAX_FILES:,} members")
 
 
 def _about_others(source: Source, kind: bytes, start: int, size: int, before: Extended) -> Extended:
     """What a member says of the next one, which may have several such before it."""
     if size > MAX_EXTENDED:
-        raise LimitError(f"a member's extended header has {size:,} bytes", hint="do not trust it")
+        raise LimitError(f"a member's extended header has {size:,} bytes")
     data = bytes(source.read_at(start, size))
     if kind == _LONG_NAME:
         return Extended(data.partition(b"\0")[0].decode("utf-8", "surrogateescape"), before.size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError
+from ckptconv.errors import CorruptFileError
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import SpanFile
@@ -56,5 +56,4 @@ class Window:
                 f"a record of the file ends at its byte {self.size:,}, and bytes {offset:,} to {offset + length:,} "
                 "are asked for",
                 path=self.path,
-                hint=COPY_AGAIN,
             )

@@ -70,7 +70,7 @@ class ZipArchive:
         offset, size, count = self._find_directory()
         self._directory = offset
         if count > MAX_ZIP_ENTRIES or size < count * CENTRAL.size:
-            raise LimitError(f"the zip archive claims {count:,} entries in {size:,} bytes", hint="do not trust it")
+            raise LimitError(f"the zip archive claims {count:,} entries in {size:,} bytes")
         self.entries: dict[str, Entry] = {}
         for entry in self._read_directory(source.read_at(offset, size), count):
             name = _name(entry)
@@ -204,7 +204,7 @@ class ZipArchive:
         recorded = entry.crc32 or None  # torch writes 0 for "not computed"
         if entry.method == DEFLATED:
             if entry.size > entry.packed * MAX_INFLATED_RATIO:
-                raise LimitError(f"{show(entry)} claims to inflate beyond what deflate can", hint="do not trust it")
+                raise LimitError(f"{show(entry)} claims to inflate beyond what deflate can")
             return ByteSpan(Inflated(self._source, entry, start, self._spool), 0, entry.size, recorded)
         if entry.packed != entry.size:
             raise bad(f"{show(entry)} is stored and has two different sizes")
@@ -216,7 +216,7 @@ class ZipArchive:
         if isinstance(span.file, Inflated):
             limit = min(limit, MAX_INFLATED_RECORD)
         if span.length > limit:
-            raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}", hint="do not trust it")
+            raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}")
         data = bytes(span.file.read_at(span.offset, span.length))
         if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
             raise bad(f"{name!r} fails its CRC-32")

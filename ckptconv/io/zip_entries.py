@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError
+from ckptconv.errors import CorruptFileError
 from ckptconv.io.checksum import CHUNK
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Entry:
 
 def bad(what: str) -> CorruptFileError:
     """The error for a damaged archive."""
-    return CorruptFileError(f"the zip archive is damaged: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the zip archive is damaged: {what}")
 
 
 def show(entry: Entry) -> str:

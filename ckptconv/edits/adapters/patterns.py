@@ -92,7 +92,7 @@ class Patterns:
     def _longest(self) -> int:
         longest = max(map(len, self._words), default=0)
         if longest > MAX_NAME:
-            raise LimitError(f"a module's name in the configuration has {longest:,} characters", hint="do not trust it")
+            raise LimitError(f"a module's name in the configuration has {longest:,} characters")
         return longest
 
     def _tails(self, module: str) -> list[str]:

@@ -152,9 +152,7 @@ def outputs_first(rank: int) -> Shape | None:
 def check_parts(count: int) -> None:
     """Raise LimitError where so many tensors are more than a model is cut into, for a while or for good."""
     if count > MOST_PARTS:
-        raise LimitError(
-            f"its tensors would be cut into more than {MOST_PARTS:,}, further than any model's", hint="do not trust it"
-        )
+        raise LimitError(f"its tensors would be cut into more than {MOST_PARTS:,}, further than any model's")
 
 
 def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> int:

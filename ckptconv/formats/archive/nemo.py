@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, first_of
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, first_of
 from ckptconv.formats import registry
 from ckptconv.formats.archive.read import opened_file, opened_folder
 from ckptconv.io.archive import Archive
@@ -88,7 +88,7 @@ def read(source: Source) -> Checkpoint:
             hint=f"a slice can be named: {home / weights[0]}", details=first_of(weights, 6),
         )  # fmt: skip
     if archive.level(FOLDER) is None:
-        raise CorruptFileError(f"the archive has no {WEIGHTS!r}", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the archive has no {WEIGHTS!r}")
     folder = archive.folder(FOLDER)
     return opened_folder(archive, folder, registry.detect(folder), NAME, programs)
 

@@ -35,7 +35,7 @@ from ckptconv.core.arrays import NUMPY_CODED, NUMPY_DESCR, NUMPY_NAMED
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.flax.msgpack import Unpacker, Value
 from ckptconv.formats.flax.packed import Packed
 from ckptconv.io.gather import Gather
@@ -141,7 +141,7 @@ class FlaxUnpacker(Unpacker):
         self.found = True
         rank = self._count("shape")
         if rank > MAX_RANK:
-            raise LimitError(f"{self.at()} has {rank:,} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
+            raise LimitError(f"{self.at()} has {rank:,} dimensions; the limit is {MAX_RANK}")
         shape = tuple(self._size() for _ in range(rank))
         if prod(shape) > MAX_DIM:
             raise self._bad("its shape has more elements than a file can")
@@ -174,7 +174,7 @@ class FlaxUnpacker(Unpacker):
     def _tensor(self, header: _Header, dtype: DType, *, swapped: bool) -> LazyTensor:
         self._tensors += 1
         if self._tensors > MAX_TENSORS:
-            raise LimitError(f"the file has more than {MAX_TENSORS:,} arrays", hint="do not trust it")
+            raise LimitError(f"the file has more than {MAX_TENSORS:,} arrays")
         info = TensorInfo.of(dtype, header.shape)
         span, alias = ByteSpan(self._source, header.start, header.length), (id(self._source), header.start)
         if dtype.bits < 8:
@@ -253,7 +253,7 @@ class FlaxUnpacker(Unpacker):
         return [entries[str(i)] for i in range(len(entries))]
 
     def _bad(self, what: str) -> CorruptFileError:
-        return CorruptFileError(f"{self.at()} is damaged: {what}", hint=COPY_AGAIN)
+        return CorruptFileError(f"{self.at()} is damaged: {what}")
 
 
 def _element(name: str) -> tuple[DType | None, bool]:

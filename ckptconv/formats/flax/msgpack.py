@@ -21,7 +21,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DEPTH, MAX_MSGPACK_TEXT, MAX_NODES
 
 if TYPE_CHECKING:
@@ -141,25 +141,21 @@ class Cursor:
 
     def bad(self, what: str) -> CorruptFileError:
         """An error at this place."""
-        return CorruptFileError(f"byte {self.position:,}: {what}", hint=COPY_AGAIN)
+        return CorruptFileError(f"byte {self.position:,}: {what}")
 
     def cut(self, what: str) -> CorruptFileError:
         """The error that the file ends before something that it says is in it."""
         self.ended = True
         size = self._source.size
         return CorruptFileError(
-            f"the file is cut short: {what} should follow byte {self.position:,}, and it ends at byte {size:,}",
-            hint=COPY_AGAIN,
+            f"the file is cut short: {what} should follow byte {self.position:,}, and it ends at byte {size:,}"
         )
 
     def _count(self, length: int) -> None:
         """Count bytes that are kept."""
         self._text += length
         if self._text > MAX_MSGPACK_TEXT:
-            raise LimitError(
-                f"its strings and bytes that are no arrays are more than {MAX_MSGPACK_TEXT:,} bytes",
-                hint="do not trust it",
-            )
+            raise LimitError(f"its strings and bytes that are no arrays are more than {MAX_MSGPACK_TEXT:,} bytes")
 
     def _take(self, count: int) -> bytes:
         if count > len(self._data) - self._at:
@@ -204,7 +200,7 @@ class Unpacker:
         """The next object."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise LimitError(f"it has more than {MAX_NODES:,} values", hint="do not trust it")
+            raise LimitError(f"it has more than {MAX_NODES:,} values")
         kind, number = self.cursor.head()
         match kind:
             case "value":
@@ -300,4 +296,4 @@ class Unpacker:
 
     def _check_depth(self) -> None:
         if len(self.path) > MAX_DEPTH:
-            raise LimitError(f"it is nested more than {MAX_DEPTH} deep", hint="do not trust it")
+            raise LimitError(f"it is nested more than {MAX_DEPTH} deep")

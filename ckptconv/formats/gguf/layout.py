@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, PLAIN, DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.gguf.values import FORMAT, TYPES, WIDTH, Typed
 from ckptconv.io.limits import MAX_DIM, MAX_GGUF_HEADER, MAX_NODES, MAX_TENSORS
 
@@ -72,7 +72,7 @@ REMOVED = {
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the format."""
-    return CorruptFileError(f"the GGUF header is invalid: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the GGUF header is invalid: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _check_count(count: int, least: int, limit: int, source: Source, what: str) 
     if count * least > source.size:
         raise bad(f"it claims {count:,} {what}, more than fit into the file")
     if count > limit:
-        raise LimitError(f"the header has {count:,} {what}; the limit is {limit:,}", hint="do not trust it")
+        raise LimitError(f"the header has {count:,} {what}; the limit is {limit:,}")
 
 
 def alignment_of(values: Mapping[str, Typed]) -> int:
@@ -179,7 +179,7 @@ def _slots(rows: list[_Row], data: int, alignment: int, size: int) -> dict[str, 
             raise bad(f"{name!r} lies at offset {offset:,}, which is no multiple of {alignment}")
         if info.nbytes and data + offset + info.nbytes > size:
             more = data + offset + info.nbytes - size
-            raise CorruptFileError(f"{name!r} runs {more:,} bytes past the end of the file", hint=COPY_AGAIN)
+            raise CorruptFileError(f"{name!r} runs {more:,} bytes past the end of the file")
         slots[name] = Slot(info, data + offset)
     position = 0
     for name, slot in sorted(slots.items(), key=lambda item: item[1].start):
@@ -229,9 +229,9 @@ class _Cursor:
             return
         end = self._base + len(self._data)
         if missing > self._source.size - end:
-            raise CorruptFileError("the file ends within its GGUF header", hint=COPY_AGAIN)
+            raise CorruptFileError("the file ends within its GGUF header")
         if self.position + count > MAX_GGUF_HEADER:
-            raise LimitError(f"the header is longer than {MAX_GGUF_HEADER:,} bytes", hint="do not trust it")
+            raise LimitError(f"the header is longer than {MAX_GGUF_HEADER:,} bytes")
         more = self._source.read_at(end, min(max(missing, self._chunk), self._source.size - end))
         self._data = self._data[self._at :] + bytes(more)
         self._base += self._at
@@ -277,14 +277,14 @@ class _Cursor:
             raise bad(f"there is no metadata type {code}")
         self._items += count
         if self._items > MAX_NODES and name != "uint8":
-            raise LimitError(f"the metadata has more than {MAX_NODES:,} items", hint="do not trust it")
+            raise LimitError(f"the metadata has more than {MAX_NODES:,} items")
         if name == "string":
             return "string[]", self._strings(count)
         if name != "array":
             found, values = self._plain(name, count)
             return f"{found}[]", values
         if depth >= MAX_ARRAY_DEPTH:
-            raise LimitError(f"arrays are nested more than {MAX_ARRAY_DEPTH} deep", hint="do not trust it")
+            raise LimitError(f"arrays are nested more than {MAX_ARRAY_DEPTH} deep")
         items = [self._array(depth + 1) for _ in range(self._possible(count, 12))]
         names = {found for found, _ in items} or {"array"}
         if len(names) > 1:
@@ -293,7 +293,7 @@ class _Cursor:
 
     def _possible(self, count: int, least: int) -> int:
         if count * least > self._source.size - self.position:
-            raise CorruptFileError("an array of the GGUF header is longer than the file", hint=COPY_AGAIN)
+            raise CorruptFileError("an array of the GGUF header is longer than the file")
         return count
 
     def _strings(self, count: int) -> list[str]:

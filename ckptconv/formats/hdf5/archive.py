@@ -88,7 +88,7 @@ def _without_weights(archive: ZipArchive) -> CkptconvError:
                 f"the archive keeps its weights in {name!r}, which is not supported",
                 hint="model.save it again as .keras",
             )
-    return CorruptFileError(f"the archive has no {_WEIGHTS!r}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the archive has no {_WEIGHTS!r}")
 
 
 def _document(name: str, text: bytes) -> MetaNode:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.strided import boxes, chunks_of, contiguous_strides
 from ckptconv.core.tensor import Placement, Storage
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
+from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.formats.hdf5.checksum import fletcher32
 from ckptconv.formats.hdf5.chunk_index import ChunkTable
 from ckptconv.formats.hdf5.storage import Known
@@ -227,7 +227,7 @@ class ChunkReader:
         return body
 
     def _damaged(self, what: str) -> CorruptFileError:
-        return CorruptFileError(f"{self.name!r} is damaged: a chunk of it {what}", hint=COPY_AGAIN)
+        return CorruptFileError(f"{self.name!r} is damaged: a chunk of it {what}")
 
 
 def _unshuffled(data: bytes, size: int) -> bytes:

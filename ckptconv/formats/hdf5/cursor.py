@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError
+from ckptconv.errors import CorruptFileError
 from ckptconv.io import cursor
 
 
 def damaged(what: str) -> CorruptFileError:
     """The error for bytes that contradict the format."""
-    return CorruptFileError(f"the HDF5 file is damaged: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the HDF5 file is damaged: {what}")
 
 
 class Cursor(cursor.Cursor):

@@ -113,7 +113,7 @@ Element = Numbers | Text | Other
 def read_datatype(cursor: Cursor, nested: int = 0) -> Element:
     """The datatype at the cursor, which moves on to its end. Raises CorruptFileError, LimitError."""
     if nested > _MOST_NESTED:
-        raise LimitError(f"a datatype is made of others more than {_MOST_NESTED} deep", hint="do not trust it")
+        raise LimitError(f"a datatype is made of others more than {_MOST_NESTED} deep")
     kind_and_version, bits, size = cursor.uint(1), cursor.uint(3), cursor.uint(4)
     kind, version = kind_and_version & 15, kind_and_version >> 4
     if not 1 <= version <= 5 or not size:

@@ -137,7 +137,7 @@ def read_space(cursor: Cursor) -> Space:
         cursor.skip(4)
         kind = 1 if rank else 0
     if rank > MAX_RANK:
-        raise LimitError(f"a dataset has {rank} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
+        raise LimitError(f"a dataset has {rank} dimensions; the limit is {MAX_RANK}")
     if kind == 2:
         return Space(None)
     if kind not in (0, 1) or (kind == 0 and rank):

@@ -35,7 +35,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
 from ckptconv.io.limits import FREE_HDF5_BYTES, MAX_HDF5_METADATA, MAX_INFLATED_RATIO
@@ -85,7 +85,7 @@ class Hdf5File:
         """
         base = find(source)
         if base is None:
-            raise CorruptFileError("this is no HDF5 file: its signature is missing", hint=COPY_AGAIN)
+            raise CorruptFileError("this is no HDF5 file: its signature is missing")
         self.source = source
         self._whole = whole or ByteSpan(source, 0, source.size)
         self.base = base
@@ -151,7 +151,7 @@ class Hdf5File:
             raise damaged(f"{length:,} bytes at {address:,} are asked for, and it has {self.size:,}")
         self._left -= max(length, _LEAST)
         if self._left < 0:
-            raise LimitError("its metadata is read over and over", hint="do not trust it")
+            raise LimitError("its metadata is read over and over")
         return bytes(self.source.read_at(self.base + address, length))
 
     def read_data(self, address: int, length: int) -> bytes:
@@ -181,10 +181,7 @@ class Hdf5File:
         """Count bytes that a dataset says it has. Raises LimitError where all together are more than can be."""
         self._claimable -= count
         if self._claimable < 0:
-            raise LimitError(
-                f"{name!r} claims {count:,} bytes, more than the file can hold even if it is compressed",
-                hint="do not trust it",
-            )
+            raise LimitError(f"{name!r} claims {count:,} bytes, more than the file can hold even if it is compressed")
 
 
 def in_several_files() -> UnsupportedError:

@@ -85,7 +85,7 @@ class _Walker:
     def group(self, header: Header, address: int, path: str) -> None:
         """Walk a group: its attributes, its members."""
         if path.count("/") > MAX_DEPTH:
-            raise LimitError(f"its groups are nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
+            raise LimitError(f"its groups are nested deeper than {MAX_DEPTH} levels")
         attributes = self._attributes(header, path)
         links = _ordered(links_of(header), _names(attributes, "layer_names"))
         self._members[address] = path, {link.name: link for link in links}
@@ -105,8 +105,7 @@ class _Walker:
 
     def _member(self, link: Link, parent: int, path: str) -> None:
         if len(path) > MAX_HDF5_PATH:
-            raise LimitError(f"a path in it has {len(path):,} characters; the limit is {MAX_HDF5_PATH:,}",
-                             hint="do not trust it")  # fmt: skip
+            raise LimitError(f"a path in it has {len(path):,} characters; the limit is {MAX_HDF5_PATH:,}")
         if link.path is not None:
             self._soft.append((parent, path, link.path))
         elif link.address is None:
@@ -147,7 +146,7 @@ class _Walker:
 
     def _add(self, path: str, found: Array | Words | Unread) -> None:
         if len(self._found) >= MAX_TENSORS:
-            raise LimitError(f"the file has more than {MAX_TENSORS:,} datasets", hint="do not trust it")
+            raise LimitError(f"the file has more than {MAX_TENSORS:,} datasets")
         self._found.append((path, found))
 
     def _tell_again(self, address: int, path: str) -> None:

@@ -97,9 +97,7 @@ def read_header(archive: ZipArchive, name: str) -> Npy | Text:
     width = 2 if version == (1, 0) else 4
     end = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
     if end > MAX_NPY_HEADER:
-        raise LimitError(
-            f"{name!r} has a header of {end:,} bytes; the limit is {MAX_NPY_HEADER:,}", hint="do not trust it"
-        )
+        raise LimitError(f"{name!r} has a header of {end:,} bytes; the limit is {MAX_NPY_HEADER:,}")
     raw = (start if end <= len(start) else archive.start(name, end))[:end]
     if len(raw) < end:
         raise _bad(name, "its header is cut short")
@@ -119,7 +117,7 @@ def _parse(name: str, raw: bytes, text: str) -> Npy | Text:
     if type(fortran) is not bool:
         raise _bad(name, "its fortran_order is neither True nor False")
     if len(shape) > MAX_RANK:
-        raise LimitError(f"{name!r} has {len(shape)} dimensions; the limit is {MAX_RANK}", hint="do not trust it")
+        raise LimitError(f"{name!r} has {len(shape)} dimensions; the limit is {MAX_RANK}")
     if prod(shape) > MAX_DIM:
         raise _bad(name, "its shape has more elements than a file can")
     if isinstance(header["descr"], str) and (kind := _TEXT.fullmatch(header["descr"])):

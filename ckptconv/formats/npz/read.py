@@ -15,7 +15,7 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding, quoted
 from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, Text, read_header
 from ckptconv.formats.npz.stored import stored_as
@@ -49,7 +49,7 @@ def read(source: Source) -> Checkpoint:
     if not archive.entries:
         raise UnsupportedError("the zip archive is empty", hint="numpy.savez(FILE, name=array) makes one with arrays")
     if len(archive.entries) > MAX_TENSORS:
-        raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays", hint="do not trust it")
+        raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays")
     stored: dict[str, LazyTensor] = {}
     plain: list[tuple[int, str, NumpyArray | NumpyScalar]] = []
     for position, entry in enumerate(archive.entries):
@@ -80,7 +80,7 @@ def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) ->
     try:
         text = archive.read(RECORD, MAX_SAFETENSORS_HEADER).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorruptFileError(f"{RECORD!r} is not UTF-8", hint=COPY_AGAIN) from error
+        raise CorruptFileError(f"{RECORD!r} is not UTF-8") from error
     record, findings = records.parse(text), list[Finding]()
     tensors = own_tensors(stored, record, findings, stored_as)
     root = restore(record.root, tensors, findings)

@@ -64,7 +64,7 @@ def _value(start: int, stop: int, window: Window) -> dict[str, MetaNode]:
 
 def _type(start: int, stop: int, window: Window, depth: int) -> tuple[str | None, MetaNode]:
     if depth > _DEEPEST_TYPE:
-        raise LimitError(f"types within types, more than {_DEEPEST_TYPE} deep", hint="do not trust it")
+        raise LimitError(f"types within types, more than {_DEEPEST_TYPE} deep")
     for number, wire, begin, end in window.fields(start, stop):
         if wire != LEN:
             continue

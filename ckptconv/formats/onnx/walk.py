@@ -111,7 +111,7 @@ class Walker:
 
     def _graph(self, start: int, stop: int, depth: int) -> Graph:
         if depth > MAX_SUBGRAPHS:
-            raise LimitError(f"graphs within graphs, more than {MAX_SUBGRAPHS} deep", hint="do not trust it")
+            raise LimitError(f"graphs within graphs, more than {MAX_SUBGRAPHS} deep")
         graph = Graph()
         for number, wire, begin, end in self._window.fields(start, stop):
             if number in (13, 14, 16) and wire == LEN:
@@ -217,7 +217,7 @@ class Walker:
             case 1:
                 header.dims += self._dims(wire, begin, end)
                 if len(header.dims) > MAX_RANK:
-                    raise LimitError(f"a tensor of more than {MAX_RANK} dimensions", hint="do not trust it")
+                    raise LimitError(f"a tensor of more than {MAX_RANK} dimensions")
             case 2 | 14:
                 expect(number, wire, VARINT)
                 if number == 2:
@@ -268,7 +268,7 @@ class Walker:
         start, begin, end, stop = at
         segments = numbers.setdefault(key, [])
         if len(segments) >= MAX_SEGMENTS:
-            raise LimitError(f"a tensor's numbers in more than {MAX_SEGMENTS:,} pieces", hint="do not trust it")
+            raise LimitError(f"a tensor's numbers in more than {MAX_SEGMENTS:,} pieces")
         if wire == LEN:
             if (width := WIDTH.get(NUMBER_WIRES[key])) and (end - begin) % width:
                 raise bad(f"{end - begin:,} bytes of packed numbers of {width} bytes each")

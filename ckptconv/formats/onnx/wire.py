@@ -164,7 +164,7 @@ class Window:
     def read(self, start: int, stop: int, most: int = MAX_TEXT) -> bytes:
         """The bytes of a range. Raises LimitError over `most` of them."""
         if stop - start > most:
-            raise LimitError(f"a text of {stop - start:,} bytes; the limit is {most:,}", hint="do not trust it")
+            raise LimitError(f"a text of {stop - start:,} bytes; the limit is {most:,}")
         at = start - self._base
         if at < 0 or at + stop - start > len(self._data):
             if stop - start > MAX_BLOCK:

@@ -64,7 +64,7 @@ class Header:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the safetensors header is invalid: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"the safetensors header is invalid: {what}")
 
 
 def claims(source: Source) -> bool:

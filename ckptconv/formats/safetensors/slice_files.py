@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.safetensors.layout import Header, read_header
 from ckptconv.formats.shard_names import SLICES
 from ckptconv.io.limits import MAX_DIM
@@ -38,7 +38,7 @@ def begins_of(header: Header) -> dict[str, tuple[int, ...]]:
     """
     text = header.metadata.get(INFO)
     if text is None:
-        raise CorruptFileError(f"it has no {INFO}, which says where its slices lie", hint=COPY_AGAIN)
+        raise CorruptFileError(f"it has no {INFO}, which says where its slices lie")
     try:
         said = strict_json.loads(text)
     except ValueError as error:
@@ -66,7 +66,7 @@ def _begin(name: str, entry: Json, rank: int) -> tuple[int, ...]:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"its {INFO} is malformed: {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"its {INFO} is malformed: {what}")
 
 
 def strings_of(header: Header) -> dict[str, str]:

@@ -106,7 +106,7 @@ def read(folder: Folder) -> Checkpoint:
         for name, begin in begins.items():
             held.setdefault(name, []).append(_Slice(file.name, begin, tensors[name]))
     if len(held) > MAX_TENSORS:
-        raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", path=folder.path, hint="do not trust it")
+        raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", path=folder.path)
     whole = {name: _whole(folder, name, slices) for name, slices in held.items()}
     found = single.assemble(whole, shards.merged(strings, findings), format=NAME, file=folder, findings=findings)
     found.notes = replace(found.notes, source=NAME)

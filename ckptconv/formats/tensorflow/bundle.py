@@ -69,7 +69,7 @@ def read_header(data: bytes) -> Header:
     if endianness not in (0, 1):
         raise bad("its byte order is neither little nor big")
     if not 0 < shards <= MAX_FILES:
-        raise LimitError(f"it speaks of {shards:,} files of data", hint="do not trust it")
+        raise LimitError(f"it speaks of {shards:,} files of data")
     return Header(shards, endianness == 1)
 
 
@@ -105,7 +105,7 @@ def _shape(data: bytes) -> tuple[int, ...]:
         elif number == 3 and value:
             raise bad("a tensor's rank is unknown")
     if len(sizes) > MAX_RANK:
-        raise LimitError(f"a tensor has {len(sizes)} dimensions", hint="do not trust it")
+        raise LimitError(f"a tensor has {len(sizes)} dimensions")
     if any(size >> 63 for size in sizes):
         raise bad("a dimension is negative")
     return tuple(sizes)

@@ -179,7 +179,7 @@ class _Reader:
         for key, value in rows:
             parsed[key] = read_entry(value)
             if len(parsed) > MAX_TENSORS:
-                raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+                raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
         return parsed
 
     def _name(self, key: bytes) -> str:

@@ -44,7 +44,7 @@ def bad(what: str) -> CorruptFileError:
 def entries(source: Source) -> Iterator[tuple[bytes, bytes]]:
     """Every key and its value, in their order. Reads the whole file, a block at a time."""
     if source.size > MAX_INDEX_BYTES:
-        raise LimitError(f"an index of {source.size:,} bytes", hint="do not trust it")
+        raise LimitError(f"an index of {source.size:,} bytes")
     if source.size < FOOTER:
         raise bad("it is cut short")
     footer = bytes(source.read_at(source.size - FOOTER, FOOTER))
@@ -63,7 +63,7 @@ def entries(source: Source) -> Iterator[tuple[bytes, bytes]]:
             last = key
             keys += len(key)
             if keys > MAX_KEYS:
-                raise LimitError(f"its keys have more than {MAX_KEYS:,} bytes", hint="do not trust it")
+                raise LimitError(f"its keys have more than {MAX_KEYS:,} bytes")
             yield key, found
 
 

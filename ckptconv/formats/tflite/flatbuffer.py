@@ -115,9 +115,7 @@ class FlatBuffer:
     def _spend(self, count: int) -> None:
         self._left -= count
         if self._left < 0:
-            raise LimitError(
-                "its tables point at the same bytes again and again, more than any writer would", hint="do not trust it"
-            )
+            raise LimitError("its tables point at the same bytes again and again, more than any writer would")
 
     def _take(self, at: int, count: int) -> bytes:
         if not 0 <= at <= self.size - count:
@@ -185,7 +183,7 @@ class Table:
         if found is None:
             return ""
         if found.count > MAX_FLATBUFFER_TEXT:
-            raise LimitError(f"it has a name of {found.count:,} bytes", hint="do not trust it")
+            raise LimitError(f"it has a name of {found.count:,} bytes")
         try:
             return self.buffer.read(found.start, found.count).decode("utf-8")
         except UnicodeDecodeError:

@@ -91,7 +91,7 @@ class _Reader:
             raise bad("it holds no graph")
         self.tables: list[Tables] = [graph.tables(SubGraph.TENSORS) for graph in self.graphs]
         if sum(map(len, self.tables)) > MAX_TENSORS:
-            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
         self.text_left = MAX_TFLITE_TEXT
         self.taken: set[str] = set()
         self.again: Counter[str] = Counter()
@@ -174,7 +174,7 @@ class _Reader:
         """Bytes that are kept."""
         self.text_left -= data.nbytes
         if self.text_left < 0:
-            raise LimitError(f"its texts and metadata have more than {MAX_TFLITE_TEXT:,} bytes", hint="do not trust it")
+            raise LimitError(f"its texts and metadata have more than {MAX_TFLITE_TEXT:,} bytes")
         return self.buffer.read(data.start, data.nbytes)
 
     def _root(self) -> MetaNode:

@@ -84,7 +84,7 @@ def _entries(header: Header, levels: list[Level]) -> int:
 
 def _too_many(header: Header, entries: int) -> LimitError:
     shape = list(header.shape)
-    return LimitError(f"{header.name!r} of shape {shape} is sparse, of {entries:,} values", hint="do not trust it")
+    return LimitError(f"{header.name!r} of shape {shape} is sparse, of {entries:,} values")
 
 
 def _levels(header: Header, table: Table, info: TensorInfo) -> list[Level]:

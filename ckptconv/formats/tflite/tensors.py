@@ -220,7 +220,7 @@ def texts(header: Header, data: bytes) -> MetaNode:
         raise bad(f"the strings of {header.name!r} lie outside of it")
     found = [data[start:stop] for start, stop in pairwise(places)]
     if len(header.shape) > MAX_TEXT_RANK:
-        raise LimitError(f"{header.name!r} has {len(header.shape)} dimensions of texts", hint="do not trust it")
+        raise LimitError(f"{header.name!r} has {len(header.shape)} dimensions of texts")
     return nested_texts(found, header.shape) if found else []
 
 

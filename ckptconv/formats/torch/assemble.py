@@ -45,7 +45,7 @@ def assemble(
     """
     composites = unfold(tree)
     if len(tree.model) + len(tree.extras) > MAX_TENSORS:
-        raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+        raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors")
     stubs = {**tree.model, **tree.extras}
     tensors = {name: place(name, stub) for name, stub in stubs.items()}
     check_parts(composites, tensors)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsafeError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch import legacy, second
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
@@ -147,7 +147,7 @@ class BareConstructors(TorchConstructors):
         return made
 
     def persistent(self, identifier: Value) -> StorageStub:
-        raise CorruptFileError("it needs objects that are not in the file (a persistent id)", hint=COPY_AGAIN)
+        raise CorruptFileError("it needs objects that are not in the file (a persistent id)")
 
     def _load_from_bytes(self, data: Value) -> Value:
         """``torch.storage._load_from_bytes``: a storage, as torch.save wrote it into a file of its own."""

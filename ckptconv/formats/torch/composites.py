@@ -38,7 +38,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TensorRef, TorchValue, rebuilt
 from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import TensorInfo, in_memory
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, UnsupportedError
+from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.numpy_values import NumpyStub, whole_bytes
 from ckptconv.formats.torch.stubs import (
@@ -233,4 +233,4 @@ def check_parts(composites: Mapping[str, Composite], tensors: Mapping[str, LazyT
     infos = {name: tensor.info for name, tensor in tensors.items()}
     for name, one in composites.items():
         if (wrong := problem(one, infos)) is not None:
-            raise CorruptFileError(f"tensor {name!r}: {wrong}", hint=COPY_AGAIN)
+            raise CorruptFileError(f"tensor {name!r}: {wrong}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.composite import CARRIERS
 from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, UnsupportedError
+from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.harmless import is_harmless, runs_when_named
@@ -247,7 +247,7 @@ class TorchConstructors:
                 and type(numel) is int and numel >= 0
             ):  # fmt: skip
                 return self._storage(cls, key, device, numel)
-        raise CorruptFileError("a persistent id in the pickle names no storage", hint=COPY_AGAIN)
+        raise CorruptFileError("a persistent id in the pickle names no storage")
 
     def _storage(self, cls: Global, key: str, device: str, numel: int) -> StorageStub:
         dtype = dtypes.STORAGE_CLASSES.get(cls.name)
@@ -261,7 +261,7 @@ class TorchConstructors:
         if known is stub or known == stub:
             return known
         if not _is_retyped(known, stub):
-            raise CorruptFileError(f"the pickle describes storage {key!r} in two ways", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the pickle describes storage {key!r} in two ways")
         return self.retyped.setdefault((key, cls.name), stub)
 
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads
@@ -129,7 +129,7 @@ class _Export:
     def read_models(self) -> None:
         """The layout with a folder."""
         if self.archive.read(self.root + "archive_format", 64) != b"pt2":
-            raise CorruptFileError("the archive's format is not 'pt2'", hint=COPY_AGAIN)
+            raise CorruptFileError("the archive's format is not 'pt2'")
         check_small_records(self.archive, self.root)
         version = self.archive.read(self.root + "archive_version", 64) if self._has("archive_version") else b""
         if version != b"0":
@@ -162,7 +162,7 @@ class _Export:
                     break
             else:
                 if target is self.weights:
-                    raise CorruptFileError(f"the archive has no {name}.pt", hint=COPY_AGAIN)
+                    raise CorruptFileError(f"the archive has no {name}.pt")
         if "serialized_example_inputs.pt" in self.archive.entries:
             self._look_at("serialized_example_inputs.pt")
 
@@ -212,7 +212,7 @@ class _Export:
     ) -> Value:
         """What an archive of torch.save leaves that is an entry of this one."""
         if entry not in self.archive.entries:
-            raise CorruptFileError(f"the archive has no {entry!r}", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the archive has no {entry!r}")
         span = self.archive.span(entry)
         if not span.length:
             return {}
@@ -229,7 +229,7 @@ class _Export:
     def _saved_dict(self, entry: str) -> dict[str, Value]:
         saved = self._saved(entry)
         if not isinstance(saved, dict) or not all(type(name) is str for name in saved):
-            raise CorruptFileError(f"the entry {entry!r} holds no dict of names", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the entry {entry!r} holds no dict of names")
         return saved
 
     def _look_at(self, entry: str) -> None:
@@ -242,7 +242,7 @@ class _Export:
 def _merge(into: dict[str, Value], found: dict[str, Value], prefix: str) -> None:
     for name, value in found.items():
         if prefix + name in into:
-            raise CorruptFileError(f"two tensors have the name {prefix + name!r}", hint=COPY_AGAIN)
+            raise CorruptFileError(f"two tensors have the name {prefix + name!r}")
         into[prefix + name] = value
 
 

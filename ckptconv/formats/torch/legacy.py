@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import second
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
@@ -110,7 +110,7 @@ def follow(stream: PickleStream, file: SpanFile) -> Stack:
     """Pass over the pickles and storages at the stream's place in `file`. Raises as `read` does."""
     odd: list[Machine] = []
     if plain(stream.pickle(MAX_SMALL), odd) != MAGIC_NUMBER:
-        raise CorruptFileError("the file does not start with torch's number", hint=COPY_AGAIN)
+        raise CorruptFileError("the file does not start with torch's number")
     version = plain(stream.pickle(MAX_SMALL), odd)
     if version != PROTOCOL_VERSION:
         raise UnsupportedError(
@@ -161,15 +161,13 @@ class LegacyConstructors(TorchConstructors):
             case ("storage", _, _, _, _, (str() as key, int() as start, int() as numel)):
                 return self._slice(TorchConstructors.persistent(self, identifier[:5]), key, start, numel)
             case _:
-                raise CorruptFileError(
-                    "a persistent id in the pickle names neither a storage nor a module", hint=COPY_AGAIN
-                )
+                raise CorruptFileError("a persistent id in the pickle names neither a storage nor a module")
 
     def _slice(self, root: StorageStub, key: str, start: int, numel: int) -> StorageSlice:
         part = StorageSlice(key, root.dtype, root.device, numel, root, start)
         known = self.slices.setdefault(key, part)
         if known != part or numel < 0:
-            raise CorruptFileError(f"the pickle describes the part {key!r} of a storage in two ways", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the pickle describes the part {key!r} of a storage in two ways")
         return known
 
 
@@ -182,7 +180,7 @@ class Spans:
 
     def span(self, key: str) -> ByteSpan:
         if key not in self.spans:
-            raise CorruptFileError(f"its storage {key!r} is not in the file", hint=COPY_AGAIN)
+            raise CorruptFileError(f"its storage {key!r} is not in the file")
         return self.spans[key]
 
 
@@ -191,10 +189,10 @@ def _storages(
 ) -> Spans:
     """Where each storage lies, from its element count and from what the pickle says of it."""
     if not isinstance(keys, list) or not all(type(key) is str for key in keys):
-        raise CorruptFileError("the list of storages is none", hint=COPY_AGAIN)
+        raise CorruptFileError("the list of storages is none")
     listed = set(keys)
     if len(listed) != len(keys):
-        raise CorruptFileError("the list of storages names one of them twice", hint=COPY_AGAIN)
+        raise CorruptFileError("the list of storages names one of them twice")
     if missing := [key for key in known if key not in listed]:
         raise CorruptFileError(
             f"the list of storages lacks {missing[0]!r}, which the pickle has", hint="do not trust it"
@@ -202,7 +200,7 @@ def _storages(
     spans = {}
     for key in keys:
         if key not in known:
-            raise CorruptFileError(f"the list of storages has {key!r}, which the pickle lacks", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the list of storages has {key!r}, which the pickle lacks")
         try:
             spans[key] = storage_span(stream, file, known[key], big_count=big_counts)
         except CkptconvError as error:
@@ -219,6 +217,6 @@ def storage_span(stream: PickleStream, file: SpanFile, stub: StorageStub, *, big
     if numel != stub.numel and big_count:
         numel = int.from_bytes(raw, "big")
     if numel != stub.numel:
-        raise CorruptFileError(f"it has {numel:,} elements, and the pickle says {stub.numel:,}", hint=COPY_AGAIN)
+        raise CorruptFileError(f"it has {numel:,} elements, and the pickle says {stub.numel:,}")
     nbytes = numel * (stub.dtype.bits // 8 if stub.dtype else 1)
     return ByteSpan(file, stream.skip(nbytes), nbytes)

@@ -37,7 +37,7 @@ class ModuleState(dict[str, Value]):
 
     def _add(self, module: Thing, prefix: str, path: Path) -> None:
         if len(self.modules) > FREE_NODES or len(path) > 3 * MAX_DEPTH:
-            raise LimitError("a module has too many modules, or they are nested too deeply", hint="do not trust it")
+            raise LimitError("a module has too many modules, or they are nested too deeply")
         self.modules.append(path)
         for holder, key, value in plain.own_tensors(module.state):
             self[prefix + key] = value

@@ -61,14 +61,14 @@ def payloads(archive: ZipArchive, name: str, folder: str) -> dict[str, Payload]:
     config = _parsed(archive, name)
     listed = config.get("config") if isinstance(config, dict) else None
     if not isinstance(listed, dict):
-        raise CorruptFileError(f"{name!r} holds no configuration", hint=COPY_AGAIN)
+        raise CorruptFileError(f"{name!r} holds no configuration")
     storages: dict[str, StorageStub] = {}
     found = {}
     for tensor, payload in listed.items():
         try:
             found[tensor] = _payload(archive, payload, folder, storages)
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFileError(f"{name!r} is malformed at {tensor!r}: {error}", hint=COPY_AGAIN) from error
+            raise CorruptFileError(f"{name!r} is malformed at {tensor!r}: {error}") from error
     return found
 
 
@@ -86,7 +86,7 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
     if dtype is None:
         raise UnsupportedError(f"element type {meta['dtype']!r} of an exported tensor is not known", hint="cast it")
     if folder + entry not in archive.entries:
-        raise CorruptFileError(f"the archive has no {folder + entry!r}", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the archive has no {folder + entry!r}")
     nbytes = archive.entries[folder + entry].size
     if nbytes % max(1, dtype.bits // 8):
         raise ValueError(f"its entry has {nbytes:,} bytes, which is no whole number of elements")
@@ -121,12 +121,12 @@ def graph_of(archive: ZipArchive, name: str) -> MetaNode:
         operators = Counter(str(node["target"]).removeprefix("torch.ops.") for node in nodes)
         version = program.get("torch_version")
     except (KeyError, TypeError, AttributeError) as error:
-        raise CorruptFileError(f"{name!r} holds no graph: {error}", hint=COPY_AGAIN) from error
+        raise CorruptFileError(f"{name!r} holds no graph: {error}") from error
     producer = f"torch.export {version}" if isinstance(version, str) else "torch.export"
     return {"producer": producer, "nodes": operators.total(), "operators": dict(operators.most_common())}
 
 
 def _parsed(archive: ZipArchive, name: str) -> Any:
     if name not in archive.entries:
-        raise CorruptFileError(f"the archive has no {name!r}", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the archive has no {name!r}")
     return strict_json.document(archive.read(name, MAX_JSON_BYTES), repr(name), hint=COPY_AGAIN)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from ckptconv.core.dtypes import COMPONENT
 from ckptconv.core.strided import extent, is_contiguous
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.composites import ValueStub
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub
@@ -54,7 +54,7 @@ class ZipRecords:
         try:
             return self.archive.span(name)
         except KeyError as error:
-            raise CorruptFileError(f"its storage {name!r} is not in the archive", hint=COPY_AGAIN) from error
+            raise CorruptFileError(f"its storage {name!r} is not in the archive") from error
 
 
 @dataclass(slots=True)
@@ -114,8 +114,7 @@ class Placer:
         if not 0 <= named.start <= storage.numel - named.numel:
             raise CorruptFileError(
                 f"its storage is said to be elements {named.start:,} to {named.start + named.numel:,} of another, "
-                f"which has {storage.numel:,}",
-                hint=COPY_AGAIN,
+                f"which has {storage.numel:,}"
             )
         _check_reach(stub.offset, reach, named.numel)
         return storage, named.start + stub.offset
@@ -127,9 +126,7 @@ class Placer:
         unit = max(1, dtype.bits // 8)
         span = self.records.span(stub.key)
         if span.length != stub.nbytes:
-            raise CorruptFileError(
-                f"its storage has {span.length:,} bytes, and the pickle says {stub.nbytes:,}", hint=COPY_AGAIN
-            )
+            raise CorruptFileError(f"its storage has {span.length:,} bytes, and the pickle says {stub.nbytes:,}")
         identity = (self.records.identity, stub.key, dtype)
         storage = Storage(identity, span, unit, span.length // unit, dtype, self.swapped)
         self.storages[stub.key, dtype] = storage
@@ -138,9 +135,7 @@ class Placer:
 
 def _check_reach(offset: int, reach: int, numel: int) -> None:
     if offset < 0 or (reach and offset + reach > numel):
-        raise CorruptFileError(
-            f"it reaches element {offset + reach:,} of a storage that has {numel:,}", hint=COPY_AGAIN
-        )
+        raise CorruptFileError(f"it reaches element {offset + reach:,} of a storage that has {numel:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +153,15 @@ def _view(dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Vi
     UnsupportedError for a packed type without dimensions.
     """
     if len(shape) != len(strides) or len(shape) > MAX_RANK:
-        raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides", hint=COPY_AGAIN)
+        raise CorruptFileError(f"{len(shape)} dimensions and {len(strides)} strides")
     if any(not 0 <= n <= MAX_DIM for n in (*shape, *strides)):
-        raise CorruptFileError("a size or a stride is out of range", hint=COPY_AGAIN)
+        raise CorruptFileError("a size or a stride is out of range")
     numel = prod(shape)
     if numel > MAX_DIM:
-        raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the shape {list(shape)} has more elements than a file can")
     nbytes = numel * max(1, dtype.bits // 8)
     if nbytes > MAX_DIM:
-        raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the shape {list(shape)} takes more bytes than a file can have")
     logical = shape
     if dtype in PACKED:
         if not shape:

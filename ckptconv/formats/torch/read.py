@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.shard_names import alone
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
@@ -142,14 +142,14 @@ def follow(
 def check_small_records(archive: ZipArchive, root: str) -> None:
     """What torch asks of an archive besides: entries in one folder, a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
-        raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}")
     check_cases(archive)
     if not any(root + name in archive.entries for name in VERSIONS):
-        raise CorruptFileError("the archive has no version record", hint=COPY_AGAIN)
+        raise CorruptFileError("the archive has no version record")
     for name in (".format_version", ".storage_alignment", *VERSIONS):
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
         if not text.strip().isdigit() or (name in VERSIONS and not 1 <= int(text) <= MAX_VERSION):
-            raise CorruptFileError(f"the record {name} says {text!r}", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the record {name} says {text!r}")
 
 
 def check_cases(archive: ZipArchive) -> None:
@@ -172,7 +172,7 @@ def is_big_endian(archive: ZipArchive, root: str) -> bool:
         return False
     order = archive.read(root + "byteorder", 16)
     if order not in (b"little", b"big"):
-        raise CorruptFileError(f"unknown byte order {order!r}", hint=COPY_AGAIN)
+        raise CorruptFileError(f"unknown byte order {order!r}")
     return order == b"big"
 
 
@@ -186,4 +186,4 @@ def _arch(archive: ZipArchive, root: str) -> MetaNode:
             raise ValueError("it is nested too deeply")
         return arch
     except (ValueError, AttributeError, RecursionError) as error:
-        raise CorruptFileError(f"the record {NOTES_RECORD} is malformed: {error}", hint=COPY_AGAIN) from error
+        raise CorruptFileError(f"the record {NOTES_RECORD} is malformed: {error}") from error

@@ -166,7 +166,7 @@ class _Planter:
                 spelled = self._spelled[id(value)] = spell_path(self._open[id(value)])
             return Opaque(_class_of(value), "enclosing", (spelled,))
         if len(path) > MAX_DEPTH:
-            raise LimitError(f"the metadata is nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
+            raise LimitError(f"the metadata is nested deeper than {MAX_DEPTH} levels")
         self._open[id(value)] = path
         node = self._container(value, path)
         del self._open[id(value)]

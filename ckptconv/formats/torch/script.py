@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchValue
 from ckptconv.core.report import Finding
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
@@ -72,7 +72,7 @@ def read(source: Source) -> Checkpoint:
         )
     check_small_records(archive, root)
     if root + "data.pkl" not in archive.entries:
-        raise CorruptFileError("the archive has no data.pkl", hint=COPY_AGAIN)
+        raise CorruptFileError("the archive has no data.pkl")
     data, constants = (
         follow(archive, root, name, ScriptConstructors(), ScriptMachine) for name in ("data", "constants")
     )
@@ -161,11 +161,11 @@ class _Modules:
     def visit(self, module: Thing, name: str, depth: int) -> None:
         """Sort a module's attributes, its own tensors first, then those of the modules in it."""
         if depth > MAX_DEPTH:
-            raise LimitError(f"modules are nested deeper than {MAX_DEPTH} levels", hint="do not trust it")
+            raise LimitError(f"modules are nested deeper than {MAX_DEPTH} levels")
         self.names[name] = module.name
         state = module.state if isinstance(module.state, dict) else {"state": module.state}  # as __getstate__ made it
         if not all(type(key) is str for key in state):
-            raise CorruptFileError(f"the module {name!r} has an attribute without a name", hint=COPY_AGAIN)
+            raise CorruptFileError(f"the module {name!r} has an attribute without a name")
         self.budget.take(1 + len(state))
         prefix = f"{name}." if name else ""
         parameters, buffers = self._tensors_of(module, state, name)

@@ -28,7 +28,7 @@ from struct import unpack
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
@@ -99,16 +99,16 @@ class TarConstructors(TorchConstructors):
                 return self.objects[int(identifier)]
             case _:
                 raise CorruptFileError(
-                    "a persistent id in the pickle names neither a tensor nor a storage nor a module", hint=COPY_AGAIN
+                    "a persistent id in the pickle names neither a tensor nor a storage nor a module"
                 )
 
 
 def _count(stream: PickleStream, odd: list[Machine]) -> int:
     count = plain(stream.pickle(MAX_SMALL), odd)
     if type(count) is not int or count < 0:
-        raise CorruptFileError("a member does not start with a number", hint=COPY_AGAIN)
+        raise CorruptFileError("a member does not start with a number")
     if count > MAX_TENSORS:
-        raise LimitError(f"a member claims {count:,} entries", hint="do not trust it")
+        raise LimitError(f"a member claims {count:,} entries")
     return count
 
 
@@ -121,23 +121,23 @@ def _storages(stream: PickleStream, source: Source, odd: list[Machine]) -> tuple
             case (int() as key, str() as device, Global() as cls) if key not in storages:
                 pass
             case _:
-                raise CorruptFileError("the member 'storages' lists something else than storages", hint=COPY_AGAIN)
+                raise CorruptFileError("the member 'storages' lists something else than storages")
         storages[key], spans[str(key)] = _storage(stream, source, key, device, cls)
     for view in _views(plain(stream.pickle(MAX_PICKLE_BYTES), odd)):
         match view:
             case (int() as key, int() as root, int() as start, int() as numel) if key not in storages and numel >= 0:
                 whole = storages.get(root)
             case _:
-                raise CorruptFileError("the member 'storages' lists a part that is none", hint=COPY_AGAIN)
+                raise CorruptFileError("the member 'storages' lists a part that is none")
         if not isinstance(whole, StorageStub):
-            raise CorruptFileError(f"a part of storage {root} is listed, which is not there", hint=COPY_AGAIN)
+            raise CorruptFileError(f"a part of storage {root} is listed, which is not there")
         storages[key] = _part(whole, str(key), start, numel)
     return storages, Spans(id(source), spans)
 
 
 def _views(listed: Value) -> list[Value]:
     if not isinstance(listed, (list, tuple)):
-        raise CorruptFileError("the member 'storages' does not end with a list", hint=COPY_AGAIN)
+        raise CorruptFileError("the member 'storages' does not end with a list")
     return list(listed)
 
 
@@ -149,9 +149,7 @@ def _storage(stream: PickleStream, source: Source, key: int, device: str, cls: G
     numel = int.from_bytes(stream.take(8), "little")
     nbytes = numel * (dtype.bits // 8)
     if nbytes > stream.left:
-        raise CorruptFileError(
-            f"storage {key} has {numel:,} elements, of which {stream.left:,} bytes are there", hint=COPY_AGAIN
-        )
+        raise CorruptFileError(f"storage {key} has {numel:,} elements, of which {stream.left:,} bytes are there")
     return StorageStub(str(key), dtype, device, numel), ByteSpan(source, stream.skip(nbytes), nbytes)
 
 
@@ -160,7 +158,7 @@ def _part(whole: StorageStub, key: str, start: int, numel: int) -> StorageSlice:
     if isinstance(whole, StorageSlice):
         root, start = whole.root, whole.start + start
     if not 0 <= start <= whole.numel - numel:
-        raise CorruptFileError(f"storage {key} is said to be a part of another and reaches out of it", hint=COPY_AGAIN)
+        raise CorruptFileError(f"storage {key} is said to be a part of another and reaches out of it")
     return StorageSlice(key, root.dtype, root.device, numel, root, start)
 
 
@@ -172,9 +170,9 @@ def _tensors(stream: PickleStream, storages: Mapping[int, Stub], odd: list[Machi
             case (int() as key, int() as root, _) if key not in tensors and key not in storages:
                 storage = storages.get(root)
             case _:
-                raise CorruptFileError("the member 'tensors' lists something else than tensors", hint=COPY_AGAIN)
+                raise CorruptFileError("the member 'tensors' lists something else than tensors")
         if not isinstance(storage, StorageStub) or storage.dtype is None:
-            raise CorruptFileError(f"tensor {key} lies in storage {root}, which is not there", hint=COPY_AGAIN)
+            raise CorruptFileError(f"tensor {key} lies in storage {root}, which is not there")
         tensors[key] = _tensor(stream, storage, storage.dtype)
     return tensors
 
@@ -182,6 +180,6 @@ def _tensors(stream: PickleStream, storages: Mapping[int, Stub], odd: list[Machi
 def _tensor(stream: PickleStream, storage: StorageStub, dtype: DType) -> TensorStub:
     (rank,) = unpack("<i4x", stream.take(8))
     if not 0 <= rank <= MAX_RANK:
-        raise CorruptFileError(f"a tensor has {rank:,} dimensions", hint=COPY_AGAIN)
+        raise CorruptFileError(f"a tensor has {rank:,} dimensions")
     numbers = unpack(f"<{2 * rank + 1}q", stream.take(8 * (2 * rank + 1)))
     return TensorStub(storage, dtype, numbers[-1], numbers[:rank], numbers[rank:-1])

@@ -17,4 +17,4 @@ def too_empty(what: str) -> LimitError:
 
 def too_much(what: str) -> LimitError:
     """The error for a number that no honest checkpoint needs."""
-    return LimitError(what, hint="do not trust it")
+    return LimitError(what)

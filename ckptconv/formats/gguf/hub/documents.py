@@ -94,5 +94,5 @@ def _text(source: Source) -> str:
 def _object(source: Source) -> Object:
     data = source.read_all(MAX_TOKENIZER)
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_NODES:
-        raise LimitError(f"{source.path.name} has more than {MAX_NODES:,} values", hint="do not trust it")
+        raise LimitError(f"{source.path.name} has more than {MAX_NODES:,} values")
     return strict_json.object_of(data, source.path.name, hint=HINT)

@@ -58,7 +58,7 @@ def parse(data: bytes) -> Model:
         if number == 1:
             _expect(wire, _LENGTH)
             if len(model.pieces) >= MAX_NODES:
-                raise LimitError(f"tokenizer.model has more than {MAX_NODES:,} pieces", hint="do not trust it")
+                raise LimitError(f"tokenizer.model has more than {MAX_NODES:,} pieces")
             model.pieces.append(_piece(data, start, end))
         elif number == 2:
             _expect(wire, _LENGTH)

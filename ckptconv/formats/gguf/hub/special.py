@@ -149,7 +149,7 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
         raise bad(f"{TOKENIZER_CONFIG}: chat_template is no text")
     if len(said) > _MOST:
         message = f"{TOKENIZER_CONFIG} has {len(said):,} chat templates; the limit is {_MOST}"
-        raise LimitError(message, hint="do not trust it")
+        raise LimitError(message)
     found: dict[str, Typed] = {}
     for one in said:
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):

@@ -55,7 +55,7 @@ class Vocabulary:
     def of(cls, model: str, rows: int, *, scores: bool) -> Vocabulary:
         """Rows without tokens. Raises LimitError."""
         if rows > MAX_NODES:
-            raise LimitError(f"the embeddings have {rows:,} rows; the limit is {MAX_NODES:,}", hint="do not trust it")
+            raise LimitError(f"the embeddings have {rows:,} rows; the limit is {MAX_NODES:,}")
         return cls(model, [f"[PAD{row}]" for row in range(rows)], [UNUSED] * rows, [_UNUSED_SCORE] * rows, scores)
 
     def put(self, number: int, text: str, kind: int, score: float = 0.0) -> None:

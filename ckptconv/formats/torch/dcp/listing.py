@@ -159,7 +159,7 @@ class _Parser:
 
     def entries(self) -> list[Entry]:
         if len(self._kinds) > MAX_TENSORS:
-            raise LimitError(f"it has more than {MAX_TENSORS:,} entries", hint="do not trust it")
+            raise LimitError(f"it has more than {MAX_TENSORS:,} entries")
         return [self._entry(name, kind) for name, kind in self._kinds.items()]
 
     def _entry(self, name: Value, kind: Value) -> Entry:

@@ -86,7 +86,7 @@ class Entries:
         root = restored(record.root, entries, values) if record else nested(entries, values, budget)
         tree = plant(root, budget)
         if len(tree.model) + len(tree.extras) > MAX_TENSORS:
-            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+            raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
         uses = tuple(GlobalUse(str(name), called) for name, called in listing.globals.items())
         notes = replace(record.notes if record else Notes(), globals=uses)
         for machine in self.machines:

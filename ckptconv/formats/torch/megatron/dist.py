@@ -46,7 +46,7 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
     listing, size = listed(folder)
     entries = [one for entry in listing.entries for one in _layers(entry)]
     if len(entries) > MAX_TENSORS:
-        raise LimitError(f"it has more than {MAX_TENSORS:,} tensors", hint="do not trust it")
+        raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
     making = Entries(folder, size)
     model: OrderedDict[str, Value] = OrderedDict()
     beside: dict[Value, Value] = {}
