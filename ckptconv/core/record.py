@@ -42,7 +42,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, TorchValue, is_too_deep, walk
 from ckptconv.core.notes import Notes, TensorNote
-from ckptconv.core.spelling import Json, canonical, dumps, from_json, module_versions, to_json, without
+from ckptconv.core.spelling import Json, canonical, dumps, from_json, is_utf8, module_versions, to_json, without
 from ckptconv.core.strict_json import as_size, as_text
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UPGRADE, CorruptFileError, UnsupportedError
@@ -264,7 +264,7 @@ def tie_strings(record: Record) -> dict[str, str]:
     return {
         dropped: kept
         for dropped, kept, _ in record.ties
-        if _is_utf8(dropped) and _is_utf8(kept) and dropped not in (KEY, "format")
+        if is_utf8(dropped) and is_utf8(kept) and dropped not in (KEY, "format")
     }
 
 
@@ -286,7 +286,7 @@ def visible(record: Record) -> list[tuple[str, MetaNode]]:
         for key, value in record.root.items()
         if type(key) is str
         and key not in hidden
-        and _is_utf8(key)
+        and is_utf8(key)
         and not isinstance(value, StateDict)
         and (key != "format" or type(value) is str)
     ]
@@ -295,10 +295,6 @@ def visible(record: Record) -> list[tuple[str, MetaNode]]:
 def plain_key(key: MetaNode) -> str:
     """How a dictionary's key reads in a readable string: itself, or its spelling."""
     return key if isinstance(key, str) else dumps(to_json(key))
-
-
-def _is_utf8(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def refs_are_model(checkpoint: Checkpoint) -> bool:

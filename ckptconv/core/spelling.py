@@ -68,6 +68,15 @@ def canonical(node: MetaNode) -> str:
     return json.dumps(to_json(node, sort=True), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 has the text: not where half of a character stands in it alone."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def same(a: MetaNode, b: MetaNode) -> bool:
     """Whether two trees are equal in value *and* in type: 3 is not 3.0, -0.0 is not 0.0, NaN is NaN."""
     return canonical(a) == canonical(b)

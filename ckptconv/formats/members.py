@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.metadata import free_key
 from ckptconv.core.notes import MemberNote
 from ckptconv.core.report import Finding, quoted
 from ckptconv.io.archive import Member
@@ -53,7 +54,8 @@ def contained(
     """The checkpoint of an archive: `inner`, with the texts as metadata and its members in the notes; `uses` says what
     those are that are no texts. Closing it closes the archive.
     """
-    whole = inner.with_metadata({_free(path, inner): text for path, text in texts.items()})
+    taken = inner.root if isinstance(inner.root, dict) else {}
+    whole = inner.with_metadata({free_key(path, taken): text for path, text in texts.items()})
     uses = {**dict.fromkeys(texts, METADATA), **uses}
     notes = replace(
         whole.notes,
@@ -69,13 +71,6 @@ def contained(
         findings=(*whole.findings, *_told(archive, uses)),
         file=archive.source,
     )
-
-
-def _free(key: str, inner: Checkpoint) -> str:
-    """The key, longer where the checkpoint has one that is called so."""
-    while isinstance(inner.root, dict) and key in inner.root:
-        key += "_"
-    return key
 
 
 def _told(archive: Archive, uses: Mapping[str, Use]) -> Iterable[Finding]:

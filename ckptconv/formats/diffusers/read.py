@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
+from ckptconv.core.metadata import StateDict, TensorRef, free_key, rebuilt, walk
 from ckptconv.core.notes import Notes
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats import registry
@@ -152,10 +152,7 @@ class _Whole:
     def checkpoint(self, folder: Folder) -> Checkpoint:
         """All of them."""
         hole = StateDict(versions=self.versions or None)
-        key = "state_dict"
-        while key in self.metadata:
-            key += "_"
-        root = {**self.metadata, key: hole} if self.metadata else hole
+        root = {**self.metadata, free_key("state_dict", self.metadata): hole} if self.metadata else hole
         return Checkpoint(
             self.tensors, extras=self.extras, composites=self.composites, root=root, format=NAME, notes=self.notes,
             findings=tuple(self.findings), file=folder,

@@ -13,15 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.metadata import MetaNode, StateDict, free_key
 from ckptconv.core.notes import Notes
 from ckptconv.core.record_edits import take_edits
+from ckptconv.core.spelling import is_utf8
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.layout import ALIGNMENT_KEY, is_alignment
 from ckptconv.formats.gguf.values import Typed, fits, is_exact, natural, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable, Mapping
+    from collections.abc import Hashable, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.record import Record
@@ -53,7 +54,7 @@ def entries(record: Record, *, quantized: bool) -> dict[str, Typed]:
     found = {
         key: entry(key, value, record.notes.types)
         for key, value in root.items()
-        if type(key) is str and key != records.KEY and _is_utf8(key) and not isinstance(value, StateDict)
+        if type(key) is str and key != records.KEY and is_utf8(key) and not isinstance(value, StateDict)
     }
     said = {key: one for key, one in found.items() if one is not None}
     if ARCHITECTURE_KEY in said:
@@ -74,30 +75,15 @@ def says_it_all(checkpoint: Checkpoint) -> bool:
         return False
     plain = {key: value for key, value in root.items() if not isinstance(value, StateDict)}
     holes = {key: value for key, value in root.items() if key not in plain}
-    return holes == {_hole(plain): StateDict()} and all(_is_said(*item, notes.types) for item in plain.items())
+    hole = {free_key("state_dict", plain): StateDict()}
+    return holes == hole and all(_is_said(*item, notes.types) for item in plain.items())
 
 
 def _is_said(key: Hashable, value: MetaNode, types: Mapping[str, str]) -> bool:
-    if type(key) is not str or key == records.KEY or not _is_utf8(key):
+    if type(key) is not str or key == records.KEY or not is_utf8(key):
         return False
     one = entry(key, value, types)
     return one is not None and one[1] is value and is_exact(*one)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _hole(taken: Container[Hashable]) -> str:
-    """The key that the model's tensors get beside the entries."""
-    key = "state_dict"
-    while key in taken:
-        key += "_"
-    return key
 
 
 def foreign_root(values: Mapping[str, Typed]) -> MetaNode:
@@ -105,7 +91,7 @@ def foreign_root(values: Mapping[str, Typed]) -> MetaNode:
     if all(UNKNOWN.get(key) == one for key, one in values.items()):
         return StateDict()
     found: dict[str, MetaNode] = {key: value for key, (_, value) in values.items()}
-    return {**found, _hole(found): StateDict()}
+    return {**found, free_key("state_dict", found): StateDict()}
 
 
 def types_of(values: Mapping[str, Typed], kept: Mapping[str, object]) -> dict[str, str]:

@@ -28,8 +28,6 @@ from ckptconv.io.window import Window
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import ByteSpan, LazyTensor
@@ -56,7 +54,7 @@ def read(source: Source) -> Checkpoint:
     archive = ZipArchive.of(source)
     if _WEIGHTS not in archive.entries:
         raise _without_weights(archive)
-    metadata: dict[Hashable, MetaNode] = {}
+    metadata: dict[str, MetaNode] = {}
     left = MAX_HDF5_TEXT
     for name in archive.entries:
         if name in (_CONFIG, _ABOUT):

@@ -15,7 +15,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.hdf5.configuration import programs_in
@@ -41,7 +41,7 @@ def read(source: Source) -> Checkpoint:
     return checkpoint_of(walk(Hdf5File(source)), {}, "hdf5", source)
 
 
-def checkpoint_of(tree: Tree, metadata: Mapping[Hashable, MetaNode], format: str, source: Source) -> Checkpoint:
+def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, source: Source) -> Checkpoint:
     """What a tree holds, beside other `metadata`."""
     model, extras = _split(tree.tensors)
     entries: dict[Hashable, MetaNode] = {}
@@ -52,8 +52,9 @@ def checkpoint_of(tree: Tree, metadata: Mapping[Hashable, MetaNode], format: str
         *tree.values.items(),
         *((name, TensorRef(name)) for name in extras),
     ):
-        entries[_free(key, entries)] = value
-    root: MetaNode = {**entries, _free("state_dict", entries): StateDict(container="dict")} if entries else StateDict()
+        entries[free_key(key, entries)] = value  # an attribute may be called as a group is
+    hole = StateDict(container="dict")
+    root: MetaNode = {**entries, free_key("state_dict", entries): hole} if entries else StateDict()
     if not model and not extras and not tree.findings:
         raise UnsupportedError("the HDF5 file holds no arrays of numbers", hint="h5dump -n FILE shows what it holds")
     return Checkpoint(
@@ -74,10 +75,3 @@ def _split(tensors: dict[str, LazyTensor]) -> tuple[dict[str, LazyTensor], dict[
     if inner and not inner.keys() & tensors.keys():
         return inner, {name: tensor for name, tensor in tensors.items() if not name.startswith(_MODEL)}
     return model, extras
-
-
-def _free(key: Hashable, taken: Mapping[Hashable, MetaNode]) -> Hashable:
-    """The key, longer where something else has it: an attribute may be called as a group is."""
-    while key in taken and isinstance(key, str):
-        key += "_"
-    return key

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
+from ckptconv.core.spelling import is_utf8
 from ckptconv.errors import RejectedOutputError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.plan import plan
@@ -51,20 +52,12 @@ def planned(checkpoint: Checkpoint, *, plain: bool) -> Planned:
 
 def _accepted(name: str, taken: Container[str]) -> str:
     """The name as the format takes it: valid UTF-8, and not the header's own key."""
-    if _plain_text(name) and name != METADATA:
+    if is_utf8(name) and name != METADATA:
         return name
     spelled = name.encode("utf-8", "backslashreplace").decode("utf-8") + "#"
     while spelled in taken:
         spelled += "#"
     return spelled
-
-
-def _plain_text(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:

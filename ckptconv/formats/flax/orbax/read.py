@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
+from ckptconv.core.metadata import MetaNode, StateDict, free_key, is_too_deep
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor
@@ -29,8 +29,6 @@ from ckptconv.formats.flax.tree import Tree, plant, plant_apart
 from ckptconv.formats.nested import PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from ckptconv.formats.flax.orbax.documents import Json
     from ckptconv.formats.flax.orbax.tree import Value
     from ckptconv.io.folder import Folder
@@ -86,7 +84,7 @@ class _Reader:
     def __init__(self, findings: list[Finding]) -> None:
         self._findings = findings
         self._kept = Kept()
-        self._more: dict[Hashable, MetaNode] = {}
+        self._more: dict[str, MetaNode] = {}
 
     def read(self, step: Folder, file: Folder) -> Checkpoint:
         """The checkpoint in `step`; `file` is what is closed with it."""
@@ -132,13 +130,13 @@ class _Reader:
         if not more:
             return tree.root
         if isinstance(tree.root, dict):
-            return {**tree.root, **{_free(key, tree.root): value for key, value in more.items()}}
+            return {**tree.root, **{free_key(key, tree.root): value for key, value in more.items()}}
         key = "state_dict" if isinstance(tree.root, StateDict) else "data"
-        return {_free(key, more): tree.root, **more}
+        return {free_key(key, more): tree.root, **more}
 
     def _add(self, key: str, value: Json, file: str) -> None:
         if value:
-            self._more[_free(key, self._more)] = shallow(value, file)
+            self._more[free_key(key, self._more)] = shallow(value, file)
 
 
 def _planted(items: dict[str, Value]) -> Tree:
@@ -165,10 +163,3 @@ def _has_tensors(value: Value) -> bool:
     if isinstance(value, dict):
         return any(map(_has_tensors, value.values()))
     return any(map(_has_tensors, value)) if isinstance(value, (list, tuple)) else isinstance(value, LazyTensor)
-
-
-def _free(key: Hashable, taken: dict[Hashable, MetaNode]) -> Hashable:
-    """The key, longer where something else has it."""
-    while key in taken:
-        key = f"{key}_"
-    return key
