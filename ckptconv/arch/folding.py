@@ -66,6 +66,19 @@ class Leaf:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How the names of some rows begin: their parts so far, the loops in them, the condition on the last of these."""
+
+    parts: tuple[str | int, ...] = ()
+    sites: tuple[int, ...] = ()
+    condition: str | None = None
+
+    def through(self, loop: int, condition: str | None) -> _Way:
+        """On behind the number of a loop."""
+        return _Way((*self.parts, loop), (*self.sites, loop), condition)
+
+
 @dataclass(slots=True)
 class Folded:
     """The loops, in order, and the families of tensors."""
@@ -82,7 +95,7 @@ def fold(checkpoints: Sequence[Mapping[str, TensorInfo]], literal: frozenset[str
         for name, info in checkpoint.items()
     ]
     folding = _Folding(len(checkpoints), literal)
-    folding.descend((), (), None, rows)
+    folding.descend(_Way(), rows)
     return folding.folded
 
 
@@ -98,33 +111,30 @@ class _Folding:
         self.folded = Folded()
         self.shared: dict[tuple[object, ...], int] = {}
 
-    def descend(
-        self, parts: tuple[str | int, ...], sites: tuple[int, ...], condition: str | None, rows: Iterable[Row]
-    ) -> None:
+    def descend(self, way: _Way, rows: Iterable[Row]) -> None:
         """Take the next text of each row, and fold at the number after it."""
         by_text: dict[tuple[str, bool], list[Row]] = defaultdict(list)
         for row in rows:
             by_text[str(row.rest[0]), len(row.rest) == 1].append(row)
         for (text, last), group in by_text.items():
+            on = replace(way, parts=(*way.parts, text))
             if last:
                 for same in _by(group, lambda row: len(row.shape)).values():
-                    self.folded.leaves.append(Leaf((*parts, text), sites, condition, tuple(same)))
+                    self.folded.leaves.append(Leaf(on.parts, on.sites, on.condition, tuple(same)))
             else:
-                self.site((*parts, text), sites, condition, group)
+                self.site(on, group)
 
-    def site(
-        self, parts: tuple[str | int, ...], sites: tuple[int, ...], condition: str | None, rows: list[Row]
-    ) -> None:
-        place = _spelled(parts)
+    def site(self, way: _Way, rows: list[Row]) -> None:
+        place = _spelled(way.parts)
         followers = _by(rows, _follower)
         every = _numbers(rows)
         full = [key for key, group in followers.items() if _numbers(group) == every]
         if self.keeps_numbers(place, every, rows):
-            self.keep(parts, sites, condition, rows)
+            self.keep(way, rows)
         elif full and (line := _line(every)):
-            self.loop(parts, sites, condition, line, rows, every)
+            self.loop(way, line, rows, every)
         else:
-            self.each(parts, sites, condition, followers)
+            self.each(way, followers)
 
     def keeps_numbers(self, place: str, every: Numbers, rows: list[Row]) -> bool:
         """Whether numbers are part of the name: one and the same everywhere, or glued to a word (conv1, conv2)."""
@@ -137,24 +147,17 @@ class _Folding:
         glued = not place.endswith(".") and place != ""
         return len(numbers) == 1 or (glued and (len(numbers) < 4 or not _alike(rows)))
 
-    def keep(
-        self, parts: tuple[str | int, ...], sites: tuple[int, ...], condition: str | None, rows: Iterable[Row]
-    ) -> None:
+    def keep(self, way: _Way, rows: Iterable[Row]) -> None:
         """Go on under each number by itself, on the condition that the loop around it has that number."""
         rows = list(rows)
         around = {(row.file, row.loops) for row in rows}
         for number, group in sorted(_by(rows, lambda row: int(row.rest[1])).items()):
-            text = f"{parts[-1]}{number}"
+            text = f"{way.parts[-1]}{number}"
             moved = [replace(row, rest=(f"{text}{row.rest[2]}", *row.rest[3:])) for row in group]
-            self.descend(parts[:-1], sites, _both(condition, _where(group, around, sites)), moved)
+            condition = _both(way.condition, _where(group, around, way.sites))
+            self.descend(replace(way, parts=way.parts[:-1], condition=condition), moved)
 
-    def each(
-        self,
-        parts: tuple[str | int, ...],
-        sites: tuple[int, ...],
-        condition: str | None,
-        followers: Mapping[Follower, list[Row]],
-    ) -> None:
+    def each(self, way: _Way, followers: Mapping[Follower, list[Row]]) -> None:
         """A loop for each follower whose numbers are a progression that changes between checkpoints; else numbers.
 
         A follower that two kinds of layer have (the bias of a linear layer and of a norm) is split between the
@@ -166,22 +169,14 @@ class _Folding:
                 every = _numbers(part)
                 line = _line(every)
                 if line is not None and len(set(every.values())) > 1:
-                    self.loop(parts, sites, condition, line, part, every)
+                    self.loop(way, line, part, every)
                 else:
-                    self.keep(parts, sites, condition, part)
+                    self.keep(way, part)
 
-    def loop(
-        self,
-        parts: tuple[str | int, ...],
-        sites: tuple[int, ...],
-        condition: str | None,
-        line: tuple[int, int],
-        rows: list[Row],
-        every: Numbers,
-    ) -> None:
+    def loop(self, way: _Way, line: tuple[int, int], rows: list[Row], every: Numbers) -> None:
         first, stride = line
         counts = {key: len(numbers) for key, numbers in every.items()}
-        index = self.index(Site(_spelled(parts), first, stride, counts, sites))
+        index = self.index(Site(_spelled(way.parts), first, stride, counts, way.sites))
         for group in _by(rows, _follower).values():
             found = _numbers(group)
             inner = [
@@ -189,13 +184,13 @@ class _Folding:
                 for row in group
             ]
             if all(found.get(key) == numbers for key, numbers in every.items()):
-                self.descend((*parts, index), (*sites, index), condition, inner)
+                self.descend(way.through(index, way.condition), inner)
                 continue
             special = _special(found, every, first)
             if special is not None:
-                self.descend((*parts, index), (*sites, index), special.replace("#", f"#{index}"), inner)
+                self.descend(way.through(index, special.replace("#", f"#{index}")), inner)
             else:
-                self.keep(parts, sites, condition, group)
+                self.keep(way, group)
 
     def index(self, site: Site) -> int:
         """The site's number; sites that run alike in the same place share one."""
