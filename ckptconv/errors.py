@@ -7,7 +7,7 @@
     │   ├── TargetExistsError     the target is there and --force was not given
     │   └── SourceChangedError    the source was written to while it was being read
     ├── UnknownFormatError        no format claims these bytes
-    ├── UnsupportedError          recognised, and refused by name
+    ├── UnsupportedError          recognized, and refused by name
     ├── CorruptFileError          the bytes contradict their own format
     │   ├── DamagedTensorError    a tensor's bytes fail their recorded checksum
     │   └── LimitError            a number in the file is past what any honest file needs

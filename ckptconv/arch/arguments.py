@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
+from ckptconv.arch.bind import setting
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, TorchSize, TorchValue
 from ckptconv.errors import UsageError
@@ -86,10 +87,8 @@ def _numpy(value: NumpyScalar | NumpyArray) -> object:
 
 
 def _setting(text: str) -> tuple[str, object]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--set {text!r} is not of the form K=V", hint="such as --set input_size=784")
+    key, value = setting(text)
     try:
-        return key.strip(), strict_json.loads(value)
+        return key, strict_json.loads(value)
     except ValueError:
-        return key.strip(), value.strip()
+        return key, value

@@ -166,7 +166,7 @@ def _is_plain(item: object) -> bool:
 def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) -> Source:
     """``--set KEY=VALUE`` options, or a mapping. Raises UsageError for a name or value that the spec does not take."""
     values: dict[str, ParamValue] = {}
-    pairs = list(settings.items()) if isinstance(settings, Mapping) else [_pair(text) for text in settings]
+    pairs = list(settings.items()) if isinstance(settings, Mapping) else [setting(text) for text in settings]
     for key, value in pairs:
         if key not in spec.params:
             raise UsageError(f"{spec.name!r} has no param {key!r}", hint=f"it has {', '.join(spec.params) or 'none'}")
@@ -178,7 +178,8 @@ def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) ->
     return Source("--set", values, firm=True)
 
 
-def _pair(text: str) -> tuple[str, str]:
+def setting(text: str) -> tuple[str, str]:
+    """What ``--set K=V`` says. Raises UsageError where it is not of that form."""
     key, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set {text!r} is not of the form K=V", hint="such as --set input_size=784")

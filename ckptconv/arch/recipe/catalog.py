@@ -126,7 +126,7 @@ def _layer_norm(dims: Dims, attributes: Mapping[str, Attribute], weights: Weight
     sizes = weights["weight"]
     _shaped(weights, {"bias": sizes})
     if len(sizes) > len(dims):
-        raise CorruptFileError(f"normalises {len(sizes)} dimensions and is given {len(dims)}")
+        raise CorruptFileError(f"normalizes {len(sizes)} dimensions and is given {len(dims)}")
     for dim, size in zip(dims[-len(sizes) :], sizes, strict=True):
         _agree(dim, size, "features")
     return dims
