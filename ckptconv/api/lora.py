@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
-from ckptconv.api.stated import read_object
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque, walk
 from ckptconv.core.report import Finding, listed
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
+from ckptconv.io.documents import read_object
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:

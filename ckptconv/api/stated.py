@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,13 +14,11 @@ from ckptconv.arch.statements import (
     root_statement,
     settings_in,
 )
-from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
 from ckptconv.edits.quantized.config import MLX, mlx_said
-from ckptconv.errors import CkptconvError, located
+from ckptconv.errors import CkptconvError
 from ckptconv.formats.omegaconf import is_settings, plain_settings
-from ckptconv.io.limits import MAX_CONFIG
-from ckptconv.io.source import Source
+from ckptconv.io.documents import read_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,17 +102,6 @@ def check_config(checkpoint: Checkpoint) -> None:
 def config_beside(path: Path) -> Path:
     """Where a Hugging Face configuration of that checkpoint would be."""
     return (path if path.is_dir() else path.parent) / CONFIG
-
-
-def read_object(path: Path, what: str, *, hint: str) -> dict[str, object] | None:
-    """The JSON object in a small file that is called `what`; None where there is no such file.
-
-    Raises CorruptFileError, LimitError, FileAccessError, with its path.
-    """
-    if not os.path.isfile(path):
-        return None
-    with located(path), Source(path) as source:
-        return strict_json.object_of(source.read_all(MAX_CONFIG), what, hint=hint)
 
 
 def read_json(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:
