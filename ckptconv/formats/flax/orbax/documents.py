@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.errors import COPY_ALL_AGAIN, located
 from ckptconv.io.limits import MAX_ORBAX_TEXT
 
 if TYPE_CHECKING:
+    from ckptconv.core.spelling import Json
     from ckptconv.io.source import Source
-
-Json = Any
 
 
 def read_json(source: Source) -> Json:

@@ -23,7 +23,7 @@ from ckptconv.errors import UnsupportedError, located
 from ckptconv.formats.flax.arrays import FlaxUnpacker
 from ckptconv.formats.flax.orbax.arrays import Arrays
 from ckptconv.formats.flax.orbax.damage import bad
-from ckptconv.formats.flax.orbax.documents import Json, parse_json, read_json
+from ckptconv.formats.flax.orbax.documents import parse_json, read_json
 from ckptconv.formats.flax.orbax.ocdbt import MANIFEST, Ocdbt
 from ckptconv.formats.flax.orbax.places import AGGREGATE, METADATA
 from ckptconv.formats.flax.orbax.store import Loose, Store
@@ -31,6 +31,7 @@ from ckptconv.formats.flax.orbax.tree import EMPTY, Entry, Value, grow, read_ent
 from ckptconv.io.limits import MAX_ORBAX_TEXT
 
 if TYPE_CHECKING:
+    from ckptconv.core.spelling import Json
     from ckptconv.formats.flax.orbax.chunks import Kept
     from ckptconv.io.folder import Folder
 

@@ -29,7 +29,7 @@ from ckptconv.formats.flax.tree import Tree, plant, plant_apart
 from ckptconv.formats.nested import PARAMS
 
 if TYPE_CHECKING:
-    from ckptconv.formats.flax.orbax.documents import Json
+    from ckptconv.core.spelling import Json
     from ckptconv.formats.flax.orbax.tree import Value
     from ckptconv.io.folder import Folder
 

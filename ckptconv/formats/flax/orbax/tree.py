@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
-from ckptconv.formats.flax.orbax.documents import Json, parse_json
+from ckptconv.formats.flax.orbax.documents import parse_json
 from ckptconv.io.limits import MAX_DEPTH, MAX_NODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from ckptconv.core.spelling import Json
 
 Value = Any
 """Dicts, lists and tuples, in which each entry is what was made of it."""

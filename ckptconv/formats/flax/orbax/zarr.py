@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_CODED, NUMPY_NAMED
 from ckptconv.core.tensor import TensorInfo
@@ -36,13 +36,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptconv.core.dtypes import DType
+    from ckptconv.core.spelling import Json
 
 ZARRAY = ".zarray"
 ZARR_JSON = "zarr.json"
 
 _COMPRESSORS = {"zstd": "zstd", "zlib": "zlib", "gzip": "zlib"}
-
-Json = Any
 
 
 @dataclass(frozen=True, slots=True)

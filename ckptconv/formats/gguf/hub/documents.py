@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
 
-Json = Any
 Object = dict[str, Any]
 
 HINT = "download the model's files again"
