@@ -148,9 +148,8 @@ def by_suffix(path: Path) -> Format:
 
 def detect(source: Source | Folder) -> Format:
     """The format that the file's bytes, or a folder's files, are of, whatever its name. Raises UnknownFormatError."""
-    if (
-        source.path.suffix == ".distcp" and source.path.with_name(".metadata").is_file()
-    ):  # archives, one after the other
+    listing = source.path.with_name(".metadata")
+    if source.path.suffix == ".distcp" and listing.is_file():  # which holds archives, one after the other
         hint = f"name the folder: {source.path.parent}"
         raise UnknownFormatError("this is one of the files of a torch.distributed.checkpoint's folder", hint=hint)
     one = claimed(source)
