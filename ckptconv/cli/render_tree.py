@@ -74,7 +74,7 @@ def tree(
 ) -> list[str]:
     """The tensors by the dots in their names, or by slashes where all have one; with `fold`, numbered siblings of equal
     kinds are one line, and where those are more than `MOST_APART`, siblings of which `make` gives the same.
-    """  # fmt: skip
+    """
     names = list(names)
     mark = SLASH if names and all(SLASH in name for name in names) else "."
     forest = _Forest(kind, tied, columns.cells, fold, mark, make if fold else None)

@@ -231,9 +231,7 @@ class _Translation:
         mixed = len({self.tensors[source].dtype for source in join.sources}) > 1
         turned = any(self.places[source].said(self.table.axes) is not None for source in join.sources)
         moved = turned or join.axes is not None or join.kind == "stack"
-        return Change(
-            names=(name,), unpack=_to_unpack(dtype, moved=moved, computed=mixed), axes=axes, into=join
-        )  # fmt: skip
+        return Change(names=(name,), unpack=_to_unpack(dtype, moved=moved, computed=mixed), axes=axes, into=join)
 
 
 def _to_unpack(dtype: DType, *, moved: bool, computed: bool) -> bool:

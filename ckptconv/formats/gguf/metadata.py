@@ -115,9 +115,8 @@ def recorded_root(record: Record, values: Mapping[str, Typed]) -> MetaNode:
     new = {
         key: value
         for key, (name, value) in values.items()
-        if key not in known and key not in hidden and key != records.KEY
-        and UNKNOWN.get(key) != (name, value)
-    }  # fmt: skip
+        if key not in known and key not in hidden and key != records.KEY and UNKNOWN.get(key) != (name, value)
+    }
     return _with(unchanged, new)
 
 

@@ -27,7 +27,7 @@ from ckptconv.formats.hdf5.storage import (
     read_layout,
     read_space,
     unknown_filter,
-)  # fmt: skip
+)
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:

@@ -76,6 +76,5 @@ def steps(folder: Folder) -> list[str]:
 def checkpoints(folder: Folder) -> list[str]:
     """The folders in it that say that they are checkpoints."""
     return [
-        name for name in folder.folders
-        if UNFINISHED not in name and CHECKPOINT_METADATA in folder.inside(name).names
-    ]  # fmt: skip
+        name for name in folder.folders if UNFINISHED not in name and CHECKPOINT_METADATA in folder.inside(name).names
+    ]
