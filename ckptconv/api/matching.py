@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.arch.table import Shape
     from ckptconv.formats.onnx.lost import Lost
 
-Shape = tuple[int | None, ...]
 _Exact = dict[str, bool]
 """Names that a tensor may have → whether the graph names their module."""
 

@@ -62,7 +62,7 @@ _PREFIXES: Mapping[str, tuple[str, Translator]] = {
     "text_encoders.clip_g.transformer.": ("text_encoder_2", unchanged),
     "text_encoders.t5xxl.transformer.": ("text_encoder_3", unchanged),
 }
-_MODEL = "model.diffusion_model."
+MODEL = "model.diffusion_model."
 
 
 @dataclass(slots=True)
@@ -85,14 +85,14 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 def known(names: Iterable[str]) -> bool:
     """Whether these are names of a single file; what diffusers has in a folder may be called vae as well."""
-    words = (_MODEL, *(prefix for prefix in _PREFIXES if prefix != "vae."), *_BARE)
+    words = (MODEL, *(prefix for prefix in _PREFIXES if prefix != "vae."), *_BARE)
     return any(name.startswith(words) for name in names)
 
 
 def _components(tensors: Tensors) -> dict[str, _Component]:
     grouped: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
     for name, info in tensors.items():
-        prefix = next((each for each in (_MODEL, *_PREFIXES) if name.startswith(each)), "")
+        prefix = next((each for each in (MODEL, *_PREFIXES) if name.startswith(each)), "")
         grouped[prefix][name[len(prefix) :]] = info
     found: dict[str, _Component] = {}
     for prefix, inside in grouped.items():

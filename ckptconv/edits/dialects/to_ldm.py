@@ -46,12 +46,11 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
-_MODEL = "model.diffusion_model."
 _SIGNS: Mapping[str, tuple[str, Place]] = {
     "controlnet_cond_embedding.": ("controlnet", ("control_model.", latent_back.unet)),
     "single_transformer_blocks.": ("transformer", ("", mmdit.flux_originals)),
-    "pos_embed.": ("transformer", (_MODEL, mmdit.sd3_originals)),
-    "time_embedding.": ("unet", (_MODEL, latent_back.unet)),
+    "pos_embed.": ("transformer", (ldm.MODEL, mmdit.sd3_originals)),
+    "time_embedding.": ("unet", (ldm.MODEL, latent_back.unet)),
     "decoder.up_blocks.": ("vae", ("", latent_back.vae)),
     "encoder.down_blocks.": ("vae", ("", latent_back.vae)),
     "text_model.": ("text_encoder", ("", unchanged)),
@@ -167,7 +166,7 @@ def _places(
     if family := _family(parts, signs):
         before = "vae." if family == "Flux" else "first_stage_model."
         places |= {part: (before, latent_back.vae) for part in parts if part == "vae"}
-        places |= {part: (_MODEL, originals) for part, (_, originals) in places.items() if part in _NETWORKS}
+        places |= {part: (ldm.MODEL, originals) for part, (_, originals) in places.items() if part in _NETWORKS}
         places |= {part: place for part, place in _TEXTS[family].items() if part in parts}
     return places
 

@@ -61,7 +61,6 @@ HEAD = 24
 FIRST_BLOCK, MAX_BLOCK = 4 << 10, 256 << 10
 """After a jump little is read at first: another jump may follow. Blocks that are read in a row double."""
 
-HINT = "the file is damaged: copy it again from where it came"
 
 _CLAIMED_FIELDS = 64
 _MAX_IR_VERSION = 1000
@@ -71,7 +70,7 @@ _GRAPH_FIELDS = (1, 2, 5, 10, 11, 12, 13, 14, 15, 16)
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the layout."""
-    return CorruptFileError(f"the ONNX file is invalid: {what}", hint=HINT)
+    return CorruptFileError(f"the ONNX file is invalid: {what}")
 
 
 def expect(number: int, wire: int, wanted: int) -> None:

@@ -42,12 +42,10 @@ PAGE = 1024
 
 PAGES = 1024
 
-HINT = "the file is damaged: copy it again from where it came"
-
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the layout."""
-    return CorruptFileError(f"the TensorFlow Lite model is invalid: {what}", hint=HINT)
+    return CorruptFileError(f"the TensorFlow Lite model is invalid: {what}")
 
 
 @dataclass(frozen=True, slots=True)
