@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.errors import CorruptFileError, FileAccessError
+from ckptconv.errors import CorruptFileError, FileAccessError, LimitError
 from ckptconv.io.source import Source
 from tests.support.craft import saved
 from tests.support.nodes import image
@@ -41,6 +41,15 @@ def test_a_range_is_exactly_what_is_asked_for_and_is_counted(path: Path) -> None
 def test_a_range_outside_of_the_file_is_refused_before_memory_is_taken(offset: int, length: int, path: Path) -> None:
     with Source(path) as source, pytest.raises(CorruptFileError):
         source.read_at(offset, length)
+
+
+def test_a_small_file_is_read_whole_and_one_that_is_larger_not_at_all(path: Path) -> None:
+    with Source(path) as source:
+        assert source.read_all(256) == bytes(range(256))
+        source.bytes_read = 0
+        with pytest.raises(LimitError, match="it has 256 bytes; the limit is 255") as refused:
+            source.read_all(255)
+        assert (source.bytes_read, refused.value.path) == (0, path)
 
 
 def test_short_reads_are_gone_on_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
