@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding, plural, quoted
 from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.rounding import Loss
 from ckptconv.io.checksum import CHUNK
@@ -85,11 +85,11 @@ def _sum(losses: Sequence[Loss]) -> Loss:
 
 
 def _are(losses: Sequence[Loss]) -> str:
-    return f"{len(losses):,} tensor{'s are' if len(losses) != 1 else ' is'}"
+    return plural(len(losses), "tensor is", "tensors are")
 
 
 def _flushed(total: Loss) -> str:
-    return f"; {total.flushed:,} value{'s' * (total.flushed != 1)} became 0" if total.flushed else ""
+    return f"; {plural(total.flushed, 'value')} became 0" if total.flushed else ""
 
 
 def unheld_blocks(checkpoint: Checkpoint, wanted: Format) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
 from ckptconv.core.metadata import Opaque, TensorRef, walk
+from ckptconv.core.report import plural
 from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
 from ckptconv.formats import preflight
 
@@ -51,7 +52,7 @@ def _refuse_calls(losses: list[Finding], source: PathText) -> None:
     calls = [loss for loss in losses if loss.code == "opaque" and loss.found == preflight.CALL]
     if calls:
         raise UnsafeError(
-            f"loading this file with pickle would run code: {len(calls)} call{'s' if len(calls) > 1 else ''}",
+            f"loading this file with pickle would run code: {plural(len(calls), 'call')}",
             path=source,
             hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
             details=first_of([call.message for call in calls]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, plural
 from ckptconv.edits.quantized.config import KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
@@ -87,11 +87,11 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     made = [edit for edit in edits if edit.kind == "dequantize"]
     count = sum(len(edit.steps) for edit in made)
     kinds = ", ".join(dict.fromkeys(map(_kind, made)))
-    message = f"{count:,} weight{'s are' if count != 1 else ' is'} dequantized ({kinds}), computed in F32"
+    message = f"{plural(count, 'weight is', 'weights are')} dequantized ({kinds}), computed in F32"
     if any(edit.details.get("mode") == AFFINE for edit in made):
         message += ", each step rounded to the scales' type"
     gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps)
-    message += f"; left out: {gone:,} tensor{'s' * (gone != 1)} of scales and the like"
+    message += f"; left out: {plural(gone, 'tensor')} of scales and the like"
     if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
         message += ", the order of the groups among them"
     if dropped := [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, plural
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.numbered import parse, part_names, sets_of
@@ -230,7 +230,7 @@ def _set(
     size = shard_size or DEFAULT_SIZE
     parts = wanted.layout_of(checkpoint, size, plain=plain)
     names = shard_names(path.name, len(parts))
-    said = f"{len(parts)} shard{'s' * (len(parts) != 1)} of up to {size:,} bytes, and their index {path.name}"
+    said = f"{plural(len(parts), 'shard')} of up to {size:,} bytes, and their index {path.name}"
     return Destination(wanted, path, folder, rivals, size, _places(parts, names), said)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.open import open
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque, walk
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding, listed, plural
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object
@@ -205,7 +205,7 @@ def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:
     kinds = ", ".join(f"{kind} ×{count:,}" for kind, count in adapter.kinds.items())
     times = f", times {wanted.scale:g}" if wanted.scale != 1 else ""
     count = len(made.changed)
-    message = f"{path}: {count:,} tensor{'s are' if count != 1 else ' is'} changed ({kinds}){times}"
+    message = f"{path}: {plural(count, 'tensor is', 'tensors are')} changed ({kinds}){times}"
     if made.prefix:
         where = f"without {made.prefix[1:]!r}" if made.prefix.startswith("-") else f"behind {made.prefix!r}"
         message += f"; the base has its names {where}"

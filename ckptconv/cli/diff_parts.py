@@ -9,7 +9,8 @@ from math import inf, isfinite, log10
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
-from ckptconv.cli.render import plural, size
+from ckptconv.cli.render import size
+from ckptconv.core.report import plural
 from ckptconv.edits.patterns import bracketed, group_names, open_numbers
 from ckptconv.edits.stacks import spell_numbers
 

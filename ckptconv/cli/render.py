@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli import output
 from ckptconv.cli.output import printable, style
+from ckptconv.core.report import plural
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -70,11 +71,6 @@ def _three_digits(number: int, units: list[str]) -> str:
         left.pop(0)
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{digits}f} {left[0]}"
-
-
-def plural(count: int, word: str, words: str = "") -> str:
-    """``1 tensor``, ``12 tensors``."""
-    return f"{count:,} {word if count == 1 else words or word + 's'}"
 
 
 def value(param: ParamValue) -> str:

@@ -6,8 +6,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import approximately, plural
-from ckptconv.core.report import listed
+from ckptconv.cli.render import approximately
+from ckptconv.core.report import listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import fields, findings, plural, section, table, value
+from ckptconv.cli.render import fields, findings, section, table, value
 from ckptconv.cli.render_tree import Columns, tree
-from ckptconv.core.report import listed
+from ckptconv.core.report import listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

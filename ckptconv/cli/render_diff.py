@@ -26,9 +26,9 @@ from ckptconv.cli.diff_parts import (
 )
 from ckptconv.cli.layers import changed_layers
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import plural, section, table
+from ckptconv.cli.render import section, table
 from ckptconv.cli.render_metadata import shortened, spelled
-from ckptconv.core.report import shape_text
+from ckptconv.core.report import plural, shape_text
 from ckptconv.edits.patterns import open_numbers
 
 if TYPE_CHECKING:

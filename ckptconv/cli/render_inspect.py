@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli import render_adapter, render_composite
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import approximately, fields, findings, plural, section, size, table
+from ckptconv.cli.render import approximately, fields, findings, section, size, table
 from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
 from ckptconv.core.metadata import StateDict, TensorRef, walk
-from ckptconv.core.report import listed
+from ckptconv.core.report import listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping

@@ -10,7 +10,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
-from ckptconv.cli.render import plural
 from ckptconv.core.metadata import (
     FACTORY_NAMES,
     MetaNode,
@@ -21,6 +20,7 @@ from ckptconv.core.metadata import (
     TensorRef,
     TorchSize,
 )
+from ckptconv.core.report import plural
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 
 if TYPE_CHECKING:

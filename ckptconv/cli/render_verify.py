@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import findings, plural, table
+from ckptconv.cli.render import findings, table
+from ckptconv.core.report import plural
 
 if TYPE_CHECKING:
     from ckptconv.api.comparing import Verification

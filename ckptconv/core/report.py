@@ -14,6 +14,11 @@ UNREADABLE = "unreadable-tensor"
 """The code of a reader's finding that a tensor's values cannot be had; writing the checkpoint would lose them."""
 
 
+def plural(count: int, word: str, words: str = "") -> str:
+    """``1 tensor``, ``12 tensors``."""
+    return f"{count:,} {word if count == 1 else words or word + 's'}"
+
+
 def listed(parts: Sequence[str], most: int = 4) -> str:
     """The first few of many, and how many more there are."""
     return ", ".join(parts[:most]) + (f" and {len(parts) - most:,} more" if len(parts) > most else "")

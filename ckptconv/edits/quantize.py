@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.core.report import plural
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.computed import Computed
 from ckptconv.edits.kquants import KQUANTS
@@ -125,7 +126,7 @@ def check_quantizes(dtype: DType) -> None:
 def unfit(info: TensorInfo, dtype: DType) -> str:
     """Why a tensor cannot have this block type: ``has 1 dimension``; "" where it can."""
     if len(info.shape) < 2:
-        return f"has {len(info.shape)} dimension{'s' * (len(info.shape) != 1)}"
+        return f"has {plural(len(info.shape), 'dimension')}"
     if not info.numel:
         return "has no elements"
     if info.shape[-1] % dtype.block:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.report import Finding, listed, quoted
+from ckptconv.core.report import Finding, listed, plural, quoted
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in, unfit_for_blocks
 from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit
@@ -154,7 +154,7 @@ def _told(stay: Mapping[str, DType], wanted: Mapping[str, DType], tensors: Tenso
     found = []
     for dtype in dict.fromkeys(stay.values()):
         names = [name for name, one in stay.items() if one is dtype]
-        few = f"{len(names):,} tensor{'s are' if len(names) != 1 else ' is'}"
+        few = plural(len(names), "tensor is", "tensors are")
         fit = any(not unfit(tensors[name].info, dtype) for name in names)
         kept = ", and llama.cpp keeps some as floats by their names" if fit else ""
         message = f"{few} not quantized: {dtype} is for {_takes(dtype)}{kept}: {quoted(names)}"

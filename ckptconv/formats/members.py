@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import free_key
 from ckptconv.core.notes import MemberNote
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding, plural, quoted
 from ckptconv.io.archive import Member
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
 
@@ -76,9 +76,8 @@ def contained(
 def _told(archive: Archive, uses: Mapping[str, Use]) -> Iterable[Finding]:
     left = [path for path in archive.members if path not in uses]
     if left:
-        one = len(left) == 1
-        message = f"{len(left):,} member{'' if one else 's'} of the archive stay{'s' if one else ''} behind: "
-        yield Finding("members", "info", left[0], message + quoted(left))
+        stay = plural(len(left), "member of the archive stays", "members of the archive stay")
+        yield Finding("members", "info", left[0], f"{stay} behind: {quoted(left)}")
 
 
 def _checked(tensor: LazyTensor) -> LazyTensor:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding, plural, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError, first_of, located
 from ckptconv.formats.shard_names import (
     ADAPTERS,
@@ -133,7 +133,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
         _refuse_several(source, found)
     if not found and (shards := [name for name in source.names if is_shard(name) and not SLICES.fullmatch(name)]):
         raise CorruptFileError(
-            f"the folder has {_several(len(shards), 'shard')} and no index that says what is in them: "
+            f"the folder has {plural(len(shards), 'shard')} and no index that says what is in them: "
             f"{quoted(shards, 6)}",
             path=source.path, hint="copy the .index.json file from where they came",
         )  # fmt: skip
@@ -242,7 +242,7 @@ def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
             missing.append(name)
     if missing:
         raise CorruptFileError(
-            f"{_several(len(missing), 'shard')} of {len(index.files)} missing: {quoted(missing, 6)}",
+            f"{plural(len(missing), 'shard')} of {len(index.files)} missing: {quoted(missing, 6)}",
             path=folder.path / index.path, hint="copy what is missing from where the index came",
         )  # fmt: skip
     return shards
@@ -268,7 +268,7 @@ def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]])
             wrong.append(f"{name!r} should be in {file!r}, and is in {places[name]!r}")
     if wrong:
         raise CorruptFileError(
-            f"the index and the shards contradict each other about {_several(len(wrong), 'tensor')}",
+            f"the index and the shards contradict each other about {plural(len(wrong), 'tensor')}",
             path=folder.path / index.path, hint=_COPY_AGAIN, details=first_of(wrong),
         )  # fmt: skip
     unlisted = [name for name in places if name not in index.weight_map]
@@ -316,7 +316,3 @@ def merged(parts: Mapping[str, Mapping[str, Json]], findings: list[Finding]) -> 
         values[key] = dict(said)
         findings.append(Finding("shard-metadata", "warning", key, f"the shards say different things for {key!r}"))
     return values
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"

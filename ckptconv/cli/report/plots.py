@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.histogram import BINS, FIRST
 from ckptconv.cli.diff_parts import share, spell_range, times, value_groups
-from ckptconv.cli.render import approximately, plural
+from ckptconv.cli.render import approximately
+from ckptconv.core.report import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
