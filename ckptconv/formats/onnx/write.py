@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.formats.base import WriteOptions
     from ckptconv.io.target import Target
 
@@ -138,13 +138,8 @@ def _weights(checkpoint: Checkpoint, plan: GraphPlan, model: ModelProto) -> Weig
             if image is None:
                 raise UnsupportedError(f"{name!r} cannot be transposed while it is copied", hint="--dtype F32 casts it")
         else:
-            own, image = _spelled(name, taken), tensor
+            own, image = _added(model, name, tensor.info, taken), tensor
             unused.append(name)
-            if tensor.info.dtype not in CODE_OF:
-                raise UnsupportedError(f"ONNX has no {tensor.info.dtype}, as {name!r} is", hint=f"--drop {name!r}")
-            model.ir_version = max(model.ir_version, _IR_VERSION.get(tensor.info.dtype, 0))
-            model.graph.initializer.add(name=own, dims=tensor.info.shape, data_type=CODE_OF[tensor.info.dtype])
-            taken.add(own)
         weights.images[own] = image
         weights.names[own] = name
     # an initializer that shares its tensor with one that is filled already is filled too, each with its own copy
@@ -160,6 +155,17 @@ def _weights(checkpoint: Checkpoint, plan: GraphPlan, model: ModelProto) -> Weig
         message = f"the graph does not use {quoted(unused, 1)}; kept as initializers of no use to it"
         weights.findings.append(Finding("unused", "info", unused[0], message))
     return weights
+
+
+def _added(model: ModelProto, name: str, info: TensorInfo, taken: set[str]) -> str:
+    """The name of a further initializer for the tensor."""
+    if info.dtype not in CODE_OF:
+        raise UnsupportedError(f"ONNX has no {info.dtype}, as {name!r} is", hint=f"--drop {name!r}")
+    own = _spelled(name, taken)
+    taken.add(own)
+    model.ir_version = max(model.ir_version, _IR_VERSION.get(info.dtype, 0))
+    model.graph.initializer.add(name=own, dims=info.shape, data_type=CODE_OF[info.dtype])
+    return own
 
 
 def _spelled(name: str, taken: set[str]) -> str:
