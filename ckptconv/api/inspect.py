@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ckptconv.api.beside import Beside, look_beside
 from ckptconv.api.lora import summary_of
 from ckptconv.api.open import open
+from ckptconv.api.uses import OpaqueUse, uses_of
 from ckptconv.core.composite import VALUES, Quantized
-from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.errors import CkptconvError
@@ -19,40 +21,14 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.checks.stats import Stats
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.notes import GlobalUse
     from ckptconv.core.progress import Progress
+    from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.adapters.summary import Summary
 
-ELSEWHERE = "elsewhere in the pickle"
-"""Where an object stands that the pickle makes and then throws away, or keeps as an attribute."""
-
 Verdict = Literal["plain", "opaque", "would run code"]
-
-
-@dataclass(frozen=True, slots=True)
-class OpaqueUse:
-    """An object that was not built: where it stands and how the pickle would have made it.
-
-    part: whether it is in another one of them, and no call.
-    """
-
-    where: str
-    node: Opaque
-    part: bool = False
-
-    def to_dict(self) -> dict[str, Json]:
-        """As ``inspect --json`` prints it."""
-        return {
-            "class": self.node.name,
-            "where": self.where,
-            "called": self.node.how == "called",
-            "how": self.node.how,
-            "args": [to_json(arg) for arg in self.node.args],
-            "kwargs": {key: to_json(arg) for key, arg in self.node.kwargs.items()},
-            "state": to_json(self.node.state),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +36,8 @@ class Inspection:
     """What is in a checkpoint.
 
     checkpoint: closed: all but its tensors' bytes can be asked of it.
+    opaque:     what is not built here; runs_if: what others run only if they are told to.
+    beside:     what lies in the folder besides, where it is one.
     stats:      by tensor, where they were asked for; None for a tensor of a type that has none.
     adapter:    what it is where it is one, and no model.
     plain:      parameters where quantized weights are counted as what they stand for; None where there are none.
@@ -69,6 +47,8 @@ class Inspection:
     file_size: int
     checkpoint: Checkpoint
     opaque: list[OpaqueUse]
+    runs_if: list[OpaqueUse] = field(default_factory=list)
+    beside: Beside = field(default_factory=Beside)
     stats: dict[str, Stats | None] | None = None
     digest: str | None = None
     adapter: Summary | None = None
@@ -77,12 +57,22 @@ class Inspection:
     @property
     def verdict(self) -> Verdict:
         """Whether loading the file, with pickle or with its framework, would run code from it, or import what is not
-        known here.
+        known here; of a folder, from any file in it. What a framework asks consent for counts as neither (`runs_if`).
         """
-        if any(use.node.how == "called" for use in self.opaque):
+        if any(use.runs for use in self.opaque):
             return "would run code"
-        unknown = any(not use.known for use in self.checkpoint.notes.globals)
+        unknown = any(not use.known for use in self.globals)
         return "opaque" if self.opaque or unknown else "plain"
+
+    @property
+    def globals(self) -> list[GlobalUse]:
+        """What pickles name, those of the files beside it in the folder included, each once."""
+        return list(dict.fromkeys((*self.checkpoint.notes.globals, *self.beside.globals)))
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was noticed while it was read, and of what lies beside it."""
+        return [*self.checkpoint.findings, *self.beside.findings]
 
     @property
     def parameters(self) -> int:
@@ -129,10 +119,9 @@ class Inspection:
             "nbytes": self.file_size,
             "verdict": self.verdict,
             "opaque": [use.to_dict() for use in self.opaque],
-            "globals": [
-                {"name": use.name, "called": use.called, "known": use.known} for use in self.checkpoint.notes.globals
-            ],
-            "findings": [finding.to_dict() for finding in self.checkpoint.findings],
+            "runs_if": [use.to_dict() for use in self.runs_if],
+            "globals": [{"name": use.name, "called": use.called, "known": use.known} for use in self.globals],
+            "findings": [finding.to_dict() for finding in self.findings],
         }
         if quantized := self.quantized:
             document["quantized"] = {**quantized}
@@ -168,19 +157,22 @@ def inspect(
 ) -> Inspection:
     """Say what is in a checkpoint, from its headers alone unless `stats` or `digest` ask for values.
 
-    Nothing of the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up.
+    Nothing of the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up. Of a
+    folder, all files in it count that those who load it would unpickle or run.
     """
     from ckptconv.io.digest import digest as digest_of
 
     with open(path, format=format, progress=progress) as checkpoint:
-        opaque = _uses(checkpoint.root)
-        for unseen in checkpoint.notes.unseen:
-            opaque += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
-        opaque += [OpaqueUse(program.where, program.node) for program in checkpoint.notes.programs]
+        uses, beside = uses_of(checkpoint), Beside()
         size = checkpoint.file.size if checkpoint.file else 0
+        if os.path.isdir(path):
+            beside = look_beside(Path(path), checkpoint)
+            uses += beside.uses
         result = Inspection(
-            Path(path), size, checkpoint, opaque, adapter=summary_of(checkpoint), plain=_plain_parameters(checkpoint)
-        )
+            Path(path), size, checkpoint, [use for use in uses if not use.only_if],
+            [use for use in uses if use.only_if], beside, adapter=summary_of(checkpoint),
+            plain=_plain_parameters(checkpoint),
+        )  # fmt: skip
         if stats:
             result = replace(result, stats=_stats(checkpoint, progress))
         if digest:
@@ -204,16 +196,6 @@ def _plain_parameters(checkpoint: Checkpoint) -> int | None:
     except CkptconvError:
         return None
     return sum(prod(tensor.info.shape) for tensor in tensors.values())
-
-
-def _uses(root: MetaNode) -> list[OpaqueUse]:
-    """Every object in the tree that was not built, in its order."""
-    wholes = {id(node) for _, node in opaque_wholes(root)}
-    return [
-        OpaqueUse(spell_path(path), node, id(node) not in wholes)
-        for path, node in walk(root)
-        if isinstance(node, Opaque) and node.how not in ("enclosing", "unread")
-    ]
 
 
 def _stats(checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Stats | None]:

@@ -41,17 +41,19 @@ _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
 def verdict(inspection: Inspection) -> str:
     """The verdict and what it means."""
     uses = inspection.opaque
-    calls = [use.node.name for use in uses if use.node.how == "called"]
+    calls = [use for use in uses if use.runs]
+    asked = listed(list(dict.fromkeys(use.only_if for use in inspection.runs_if)), 2)
     match inspection.verdict:
         case "plain":
-            return "tensors and plain data, nothing that runs"
+            return "tensors and plain data, nothing that runs" + (f" but with {asked}" if asked else "")
         case "opaque":
             what = plural(len(uses), "object") if uses else "names"
-            return f"{what} of unknown classes, shown as data; nothing was found that runs"
+            runs = f"nothing was found that runs{f' but with {asked}' if asked else ''}"
+            return f"{what} of unknown classes, shown as data; {runs}"
         case _:
-            loader = next((program.by for program in inspection.checkpoint.notes.programs), "pickle")
-            named = listed([printable(name) for name in dict.fromkeys(calls)], 3)
-            return f"loading it with {loader} would make {plural(len(calls), 'call')} ({named}); none was made here"
+            loaders = listed(list(dict.fromkeys(use.by for use in calls)), 3)
+            named = listed([printable(name) for name in dict.fromkeys(use.node.name for use in calls)], 3)
+            return f"loading it with {loaders} would make {plural(len(calls), 'call')} ({named}); none was made here"
 
 
 def page(inspection: Inspection) -> list[str]:
@@ -61,7 +63,7 @@ def page(inspection: Inspection) -> list[str]:
     tied = {name: names[0] for names in ties for name in names[1:]}
     lines = [style(printable(os.fspath(inspection.path)), "bold"), *fields(_header(inspection, ties, tied))]
     shown = checkpoint.notes.graph is not None  # below, with what it is made of
-    lines += findings([finding for finding in checkpoint.findings if not (shown and finding.code == "graph")])
+    lines += findings([finding for finding in inspection.findings if not (shown and finding.code == "graph")])
     composites = checkpoint.composites
     columns, kind = _tree_columns(checkpoint, tied, stats), _kind(checkpoint)
     states = any(finding.code == "optimizer" for finding in checkpoint.findings)
@@ -76,6 +78,7 @@ def page(inspection: Inspection) -> list[str]:
     listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
     lines += section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
     lines += section("objects that were not built", _objects(inspection))
+    lines += section("what runs only if it is asked for", _runs_if(inspection))
     if inspection.verdict != "plain":
         lines += section("names that the pickle mentions", _globals(inspection))
     lines += section("members of the archive", _members(checkpoint))
@@ -236,6 +239,16 @@ def _objects(inspection: Inspection) -> list[str]:
     return lines
 
 
+def _runs_if(inspection: Inspection) -> list[str]:
+    uses = inspection.runs_if
+    rows = [
+        [shortened(printable(use.where)), shortened(printable(use.node.name)), f"by {use.by}, if {use.only_if}"]
+        for use in uses[:MOST_OBJECTS]
+    ]
+    more = [f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all"] if len(uses) > MOST_OBJECTS else []
+    return [*table(rows), *more]
+
+
 def _told(node: Opaque) -> str:
     """The object, shortened; a call with more of its arguments, since they say what it would do."""
     if node.how != "called":
@@ -254,7 +267,7 @@ def _members(checkpoint: Checkpoint) -> list[str]:
 
 def _globals(inspection: Inspection) -> list[str]:
     """Every name that is not one of ours, and whether it would be called."""
-    uses = sorted((use for use in inspection.checkpoint.notes.globals if not use.known), key=lambda use: not use.called)
+    uses = sorted((use for use in inspection.globals if not use.known), key=lambda use: not use.called)
     calls = {use.node.name for use in inspection.opaque if use.node.how == "called"}
     values = {use.node.name for use in inspection.opaque if use.node.how == "constructed"} - calls
     rows = []

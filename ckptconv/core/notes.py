@@ -38,14 +38,16 @@ class GlobalUse:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Something in a file's metadata that is imported or run as the model is used.
+    """Something in a file's metadata, or beside the file, that is imported or run as the model is loaded or used.
 
-    where: the path to it. node: what is imported or called. by: who does that.
+    where:   the path to it. node: what is imported or called. by: who does that.
+    only_if: what they have to be told before they do, such as ``trust_remote_code=True``; "" where they do not ask.
     """
 
     where: str
     node: Opaque
     by: str
+    only_if: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,11 @@ SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
 ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
 """What Hugging Face's libraries call a file that holds all weights of a folder."""
 
+PICKLED_COPIES = {
+    "model": "pytorch_model", "diffusion_pytorch_model": "diffusion_pytorch_model", "adapter_model": "adapter_model",
+}  # fmt: skip
+"""What the pickle of the same weights is called, by the name of the safetensors file."""
+
 ADAPTERS = "adapters.safetensors"
 """What mlx-lm calls the last of an adapter's, beside those of earlier steps."""
 

@@ -31,6 +31,7 @@ from ckptconv.formats.shard_names import (
     BINARIES,
     INDEX,
     INDEX_SUFFIX,
+    PICKLED_COPIES,
     SHARD,
     SLICES,
     is_shard,
@@ -128,7 +129,7 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
             return False
         folder = source.beside or Folder(source.path.parent)
         return _is_pickled(folder, source.path.name, source) is binaries
-    found = _candidates(source)
+    found = _usual(_candidates(source))
     if len(found) > 1:
         _refuse_several(source, found)
     if not found and (shards := [name for name in source.names if is_shard(name) and not SLICES.fullmatch(name)]):
@@ -169,6 +170,17 @@ def _files_of(folder: Folder, name: str) -> list[str]:
             return read_index(source).files
         except CkptconvError:  # told by the reader
             return []
+
+
+def _usual(found: list[str]) -> list[str]:
+    """The one that the hub's libraries load where they are not told: safetensors, and no pickle of the same weights."""
+    for name in found:
+        stem, _, rest = name.partition(".")
+        pickled = f"{PICKLED_COPIES.get(stem)}."
+        copies = [other for other in found if other.startswith(pickled) and ".safetensors" not in other]
+        if rest in ("safetensors", "safetensors.index.json") and len(copies) == len(found) - 1:
+            return [name]
+    return found
 
 
 def holds_one(folder: Folder) -> bool:
@@ -221,10 +233,15 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     return source, read_index(file) if INDEX.fullmatch(found[0]) else None, file
 
 
-def chosen(file: Source) -> list[Finding]:
-    """Which file of a folder is read, where its name is none by which every library takes it for the model."""
+def chosen(folder: Folder, file: Source) -> list[Finding]:
+    """Which file of a folder is read, where others could be, or its name is none by which every library takes it for
+    the model.
+    """
     name = file.path.name
-    if ALONE.fullmatch(name) or name == ADAPTERS:
+    if others := [other for other in _candidates(folder) if other != name]:
+        message = f"{name!r} is read, as the hub's libraries do, and no other copy: {quoted(others)}"
+        return [Finding("file", "info", name, message)]
+    if ALONE.fullmatch(name) or name == ADAPTERS or INDEX.fullmatch(name):
         return []
     return [Finding("file", "info", name, f"{name!r} is read, the one safetensors file of this folder")]
 

@@ -137,6 +137,12 @@ class Folder:
         """Names of the files that have been opened, in that order."""
         return tuple(self._open)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Paths of the files that have been opened, those in folders in it included."""
+        inside = (path for folder in self._inside.values() for path in folder.paths)
+        return (*(one.path for one in self._open.values()), *inside)
+
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if one of them was written to since it was opened."""
         for one in self._parts:

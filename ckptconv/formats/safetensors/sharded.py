@@ -17,6 +17,7 @@ from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.layout import read_header
 from ckptconv.formats.safetensors.write import planned, write_file
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
+from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.plan import Plan
-    from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
 
@@ -45,9 +45,10 @@ def read(source: Source | Folder) -> Checkpoint:
     Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
     """
     folder, index, file = shards.find(source, binaries=False)
+    chosen = shards.chosen(folder, file) if isinstance(source, Folder) else []
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *shards.chosen(file))
+        checkpoint.findings = (*checkpoint.findings, *chosen)
         return checkpoint
     headers = {}
     opened = shards.open_shards(folder, index)
@@ -59,6 +60,7 @@ def read(source: Source | Folder) -> Checkpoint:
     for name, header in headers.items():
         tensors |= single.tensors_of(opened[name], header)
         findings += slice_files.told(opened[name].path, header)
+    findings += chosen
     findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
     stored = {name: tensors[name] for name in order}
     strings: Mapping[str, MetaNode] | None = index.strings

@@ -1,0 +1,174 @@
+"""What else lies in a folder that is inspected, and what it means for those who load the folder.
+
+Every file of the folder, and of those in it, that may hold a pickle is opened as if it were inspected by itself; what
+it would run or import counts for the folder. So does what configurations name (`ckptconv.formats.beside`). Nothing is
+looked at where a file is inspected by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.api.uses import OpaqueUse, of_programs, uses_of
+from ckptconv.core.metadata import MetaNode, Opaque
+from ckptconv.core.notes import GlobalUse, Program
+from ckptconv.core.report import Finding, quoted
+from ckptconv.errors import CkptconvError, LimitError, UnknownFormatError
+from ckptconv.formats import registry
+from ckptconv.formats.beside import files, hub, settings
+from ckptconv.formats.hdf5 import configuration
+from ckptconv.formats.templates import program_in
+from ckptconv.formats.torch.broken import names_something
+from ckptconv.io.limits import MAX_CONFIG
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ckptconv.core.checkpoint import Checkpoint
+
+_PASSED = ("tokenizer.json", "vocab.json", "added_tokens.json")
+"""JSON that no library takes for more than data, and that is large."""
+
+_HARMLESS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "onnx", "tflite", "flax"])
+"""Formats of files that run nothing; what is wrong with one of them is no matter here."""
+
+_OF_MANY = ("archive",)
+"""Formats of files in which a checkpoint may be, or none at all."""
+
+_OTHERS = (b"PK", b"GGUF")
+"""How files start of which nothing runs where no format claims them: documents, and data sets."""
+
+_LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
+
+_UNFOLLOWED = "cannot be followed: "
+
+
+@dataclass(slots=True)
+class Beside:
+    """What was found.
+
+    uses:     what is not built here, each with the file that it stands in.
+    globals:  what pickles name.
+    findings: what was looked at, and what was not.
+    """
+
+    uses: list[OpaqueUse] = field(default_factory=list)
+    globals: list[GlobalUse] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
+    """Look at the files of a folder that `checkpoint` was opened from.
+
+    Raises FileAccessError, LimitError (too many files, or a configuration that is too large).
+    """
+    found, paths = Beside(), files.files_in(folder)
+    known = frozenset(paths)
+    own = {(use.node.name, use.node.how) for use in uses_of(checkpoint)}
+    opened = set(_opened(checkpoint, folder))
+    looked: list[str] = []
+    for path in paths:
+        found.uses += of_programs(_of_document(folder, path, known, found.findings))
+        if path.endswith(".distcp") or path.rpartition("/")[2] == ".metadata":
+            continue  # the parts of a folder of torch's, which one reader reads together
+        uses, globals_, was_read = _of_file(folder, path, found.findings)
+        if path in opened:  # what the checkpoint itself says is said once
+            found.uses += [use for use in uses if (use.node.name, use.node.how) not in own]
+        else:
+            found.uses += uses
+            looked += [path] if was_read else []
+        found.globals += globals_
+    found.uses += of_programs(hub.scripts_in(known))
+    found.findings += _told(looked, paths, found.uses)
+    return found
+
+
+def _opened(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
+    """The files that the checkpoint itself was read from."""
+    for path in getattr(checkpoint.file, "paths", ()):
+        with suppress(ValueError):
+            yield path.relative_to(folder).as_posix()
+
+
+def _of_document(folder: Path, path: str, known: frozenset[str], findings: list[Finding]) -> Iterator[Program]:
+    name = path.rpartition("/")[2]
+    if name.endswith(".json") and name not in _PASSED and not name.endswith(".index.json"):
+        document = _json(folder, path, findings)
+        yield from hub.programs_in(path, document, known)
+        if name == configuration.CONFIGURATIONS[0] and isinstance(document, dict) and "class_name" in document:
+            for one in configuration.programs_in({name: document}):
+                yield replace(one, where=f"{path.removesuffix(name)}{one.where}")
+    elif name.endswith(".jinja"):
+        template = program_in(path, _text(folder, path))
+        yield from [template] if template else ()
+    elif name in (settings.HYPERPARAMETERS, settings.MLMODEL):
+        yield from settings.programs_in(path, _text(folder, path))
+
+
+def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:
+    """A document; None for one that is none, which no library reads either."""
+    try:
+        document: MetaNode = json.loads(_text(folder, path))
+    except (ValueError, RecursionError) as error:
+        findings.append(Finding("config", "warning", path, f"{path!r} is no JSON, and is passed over: {error}"))
+        return None
+    return document
+
+
+def _text(folder: Path, path: str) -> str:
+    with Source(folder / path) as source:
+        if source.size > MAX_CONFIG:
+            raise LimitError(
+                f"{path!r} has {source.size:,} bytes; the limit is {MAX_CONFIG:,}", path=folder, hint="do not trust it"
+            )
+        return bytes(source.read_at(0, source.size)).decode("utf-8", "replace")
+
+
+def _of_file(folder: Path, path: str, findings: list[Finding]) -> tuple[list[OpaqueUse], Sequence[GlobalUse], bool]:
+    """What a file would run that may hold a program, what its pickles name, and whether it was looked at."""
+    with Source(folder / path) as source:
+        if not files.may_hold_a_program(source):
+            return [], (), False
+        format = ""
+        try:
+            one = registry.detect(source)
+            format = one.name
+            if format in _HARMLESS:
+                return [], (), False
+            with one.read(source) as checkpoint:
+                uses = uses_of(checkpoint)
+                return [replace(use, where=_joined(path, use.where)) for use in uses], checkpoint.notes.globals, True
+        except CkptconvError as error:
+            return of_programs(_unread(source, path, format, error, findings)), (), False
+
+
+def _unread(source: Source, path: str, format: str, error: CkptconvError, findings: list[Finding]) -> Iterator[Program]:
+    """What is to be said of a file that could not be read: others may run what is in it, up to where it breaks."""
+    start = bytes(source.read_at(0, min(len(files.NUMPY), source.size)))
+    node = Opaque("pickle.load", "called", (_UNFOLLOWED + str(error.args[0]),))
+    if format == "npz" or start == files.NUMPY:
+        if format or b"O" in bytes(source.read_at(0, min(1024, source.size))).partition(b"descr")[2][:16]:
+            yield Program(path, replace(node, name="numpy.load"), "numpy", "allow_pickle=True")
+    elif format in _OF_MANY or (isinstance(error, UnknownFormatError) and start.startswith(_OTHERS)):
+        findings.append(Finding("not-looked-at", "warning", path, f"{path!r} was not looked into: {error.args[0]}"))
+    elif start.startswith((b"PK", b"\x89HDF")) or names_something(source):
+        yield Program(path, node, "pickle")
+
+
+def _joined(path: str, where: str) -> str:
+    return f"{path}: {where}" if where else path
+
+
+def _told(looked: list[str], paths: list[str], uses: list[OpaqueUse]) -> Iterator[Finding]:
+    if looked:
+        message = f"looked at as well, for what they would run: {quoted(looked)}"
+        yield Finding("beside", "info", looked[0], message)
+    scripts = [path for path in paths if path.endswith((".py", *_LIBRARIES))]
+    if scripts:
+        message = f"programs lie beside the weights, which run where they are asked for: {quoted(scripts)}"
+        yield Finding("program", "info", scripts[0], message)

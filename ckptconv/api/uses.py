@@ -1,0 +1,80 @@
+"""What a checkpoint has that is not built here: objects of unknown classes, calls, and what others would run of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
+from ckptconv.core.spelling import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.notes import Program
+    from ckptconv.core.spelling import Json
+
+ELSEWHERE = "elsewhere in the pickle"
+"""Where an object stands that the pickle makes and then throws away, or keeps as an attribute."""
+
+PICKLE = "pickle"
+
+
+@dataclass(frozen=True, slots=True)
+class OpaqueUse:
+    """An object that was not built: where it stands and how the pickle would have made it.
+
+    part:    whether it is in another one of them, and no call.
+    by:      who would make it, or run it.
+    only_if: what they have to be told before they do; "" where they do not ask.
+    """
+
+    where: str
+    node: Opaque
+    part: bool = False
+    by: str = PICKLE
+    only_if: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether loading the file calls it, and nobody is asked first."""
+        return self.node.how == "called" and not self.only_if
+
+    def to_dict(self) -> dict[str, Json]:
+        """As ``inspect --json`` prints it."""
+        document: dict[str, Json] = {
+            "class": self.node.name,
+            "where": self.where,
+            "called": self.node.how == "called",
+            "how": self.node.how,
+            "args": [to_json(arg) for arg in self.node.args],
+            "kwargs": {key: to_json(arg) for key, arg in self.node.kwargs.items()},
+            "state": to_json(self.node.state),
+            "by": self.by,
+        }
+        return {**document, "only_if": self.only_if} if self.only_if else document
+
+
+def uses_of(checkpoint: Checkpoint) -> list[OpaqueUse]:
+    """All of a checkpoint's: those in its metadata, in its order, those elsewhere in its pickles, and programs."""
+    found = _uses(checkpoint.root)
+    for unseen in checkpoint.notes.unseen:
+        found += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
+    return found + of_programs(checkpoint.notes.programs)
+
+
+def of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:
+    """What others would import or run."""
+    return [OpaqueUse(one.where, one.node, by=one.by, only_if=one.only_if) for one in programs]
+
+
+def _uses(root: MetaNode) -> list[OpaqueUse]:
+    """Every object in the tree that was not built, in its order."""
+    wholes = {id(node) for _, node in opaque_wholes(root)}
+    return [
+        OpaqueUse(spell_path(path), node, id(node) not in wholes)
+        for path, node in walk(root)
+        if isinstance(node, Opaque) and node.how not in ("enclosing", "unread")
+    ]

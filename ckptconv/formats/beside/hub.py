@@ -1,0 +1,212 @@
+"""What the libraries of the Hugging Face hub import or run because a configuration in a folder says so.
+
+    *.json                      transformers: "auto_map": {"AutoModel": "module.Class", "AutoTokenizer": [slow, fast]},
+                                the class of a Python file beside it, or with OWNER/NAME-- before it of another
+                                repository; "custom_pipelines": {TASK: {"impl": "module.Class"}}. diffusers has such a
+                                map as well. Only with trust_remote_code=True
+                                "attn_implementation": "OWNER/NAME": a kernel, fetched from the hub and imported
+    custom_generate/generate.py transformers: only with custom_generate=… and trust_remote_code=True
+    model_index.json            diffusers: "_class_name": [module, class], where module.py is beside it; COMPONENT:
+                                [module, class], where COMPONENT/module.py is there; and None.py, which needs no mention
+    modules.json                sentence-transformers: [{"type": "module.Class", …}, …]
+    router_config.json          … {"types": {NAME: "module.Class"}}
+    config.json                 … {"activation_function": "module.Class"} of a Dense layer, of a cross-encoder
+                                {"sbert_ce_default_activation_function": …} and {"sentence_transformers":
+                                {"activation_fn": …}}, each called without arguments
+    adapter_config.json         PEFT: "auto_mapping": {"parent_library": module, "base_model_class": Class}, and
+                                "megatron_core": module, which are imported
+    pipeline.py                 diffusers: only with custom_pipeline=FOLDER
+    handler.py                  Inference Endpoints, which serve what is deployed to them
+
+A library that asks for consent today may not have asked before: diffusers 0.35 and sentence-transformers before 6.0 run
+the code of a folder that is given as a path, so that this counts as what runs without consent. transformers has always
+asked. Kernels of anyone were fetched by transformers 4.57, of kernels-community alone by 5.24.
+
+Sources: transformers/dynamic_module_utils.py, integrations/hub_kernels.py;
+diffusers/pipelines/pipeline_loading_utils.py; sentence_transformers/util/misc.py, base/modules/dense.py,
+cross_encoder/model.py; peft/auto.py, tuners/lora/model.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import MetaNode, Opaque, spell_path
+from ckptconv.core.notes import Program
+from ckptconv.formats.templates import program_in
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+Path = tuple[str | int, ...]
+Object = dict[str, MetaNode]
+
+TRUST = "trust_remote_code=True"
+
+_TRANSFORMERS, _DIFFUSERS, _SENTENCES, _PEFT = "transformers", "diffusers", "sentence-transformers", "PEFT"
+
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
+_VERIFIED = "kernels-community/"
+"""The account whose kernels every release of transformers' fetches."""
+
+_OWN_PARENTS = ("transformers", "transformers_modules", "diffusers", "peft", "torch", "timm", "sentence_transformers")
+
+_SCRIPTS = {
+    "custom_generate/generate.py": (_TRANSFORMERS, f"custom_generate=… and {TRUST}"),
+    "handler.py": ("Inference Endpoints", "it is deployed to one"),
+}  # fmt: skip
+"""Python files that are run by what they are called, anywhere in the folder: by whom, and when."""
+
+_OF_PIPELINES = {"None.py": "", "pipeline.py": "custom_pipeline=FOLDER"}
+"""Those beside a model_index.json."""
+
+_INDEX = "model_index.json"
+
+
+def programs_in(path: str, document: MetaNode, files: Collection[str]) -> Iterator[Program]:
+    """What a configuration says of that. `path`: where it is in the folder that holds `files`."""
+    home, _, name = path.rpartition("/")
+    for where, node in _objects(document):
+        for key, found in _of_object(node):
+            yield _placed(path, (*where, *key), found)
+    for key, found in _OF_FILES.get(name, _nothing)(document, f"{home}/" if home else "", files):
+        yield _placed(path, key, found)
+
+
+def scripts_in(files: Collection[str]) -> Iterator[Program]:
+    """The Python files that are run by what they are called."""
+    for path in files:
+        home, _, name = path.rpartition("/")
+        for end, (by, only_if) in _SCRIPTS.items():
+            if path == end or path.endswith(f"/{end}"):
+                yield Program(path, Opaque(end, "called"), by, only_if)
+        if name in _OF_PIPELINES and f"{home}/{_INDEX}".lstrip("/") in files:
+            yield Program(path, Opaque(name, "called"), _DIFFUSERS, _OF_PIPELINES[name])
+
+
+def _placed(path: str, key: Path, found: Program) -> Program:
+    return Program(f"{path}: {spell_path(key)}", found.node, found.by, found.only_if)
+
+
+def _called(name: str, by: str, only_if: str = "") -> Program:
+    return Program("", Opaque(name, "called"), by, only_if)
+
+
+def _objects(document: MetaNode) -> Iterator[tuple[Path, Object]]:
+    """Every JSON object in a document."""
+    waiting: list[tuple[Path, MetaNode]] = [((), document)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, dict):
+            yield path, node
+            waiting += [((*path, key), child) for key, child in reversed(node.items())]
+        elif isinstance(node, list):
+            waiting += [((*path, i), child) for i, child in reversed([*enumerate(node)])]
+
+
+def _texts(node: MetaNode, path: Path) -> Iterator[tuple[Path, str]]:
+    """The texts under a key: one, those of a list, or those of an object."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, (list, dict)):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(child, str):
+                yield (*path, key), child
+
+
+def _of_object(node: Object) -> Iterator[tuple[Path, Program]]:
+    """What any object of any configuration may say."""
+    mapped = node.get("auto_map")
+    for key, value in mapped.items() if isinstance(mapped, dict) else ():
+        for where, name in _texts(value, ("auto_map", key)):
+            yield where, _called(name, _TRANSFORMERS, TRUST)
+    pipelines = node.get("custom_pipelines")
+    for key, value in pipelines.items() if isinstance(pipelines, dict) else ():
+        if isinstance(value, dict) and isinstance(value.get("impl"), str):
+            yield ("custom_pipelines", key, "impl"), _called(str(value["impl"]), _TRANSFORMERS, TRUST)
+    for key in _ATTENTION:
+        for where, name in _texts(node.get(key), (key,)):
+            if "/" in name and not name.rpartition("|")[2].strip().startswith(_VERIFIED):
+                yield where, _called(name, f"{_TRANSFORMERS} and kernels")
+    for where, text in _texts(node.get("chat_template"), ("chat_template",)):
+        if (found := program_in("", text)) is not None:
+            yield where, found
+    if isinstance(node.get("name"), str):
+        for where, text in _texts(node.get("template"), ("template",)):  # one of several chat templates
+            if (found := program_in("", text)) is not None:
+                yield where, found
+
+
+def _nothing(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    return iter(())
+
+
+def _of_pipeline(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    for key, value in document.items() if isinstance(document, dict) else ():
+        match value:
+            case [str() as module, str() as name, *_]:
+                folder = home if key == "_class_name" else f"{home}{key}/"
+                if f"{folder}{module}.py" in files:
+                    yield (key,), _called(f"{module}.{name}", _DIFFUSERS)
+                elif "." in module and module.partition(".")[0] not in (*_OWN_PARENTS, "onnxruntime", "optimum"):
+                    yield (key,), Program("", Opaque(f"{module}.{name}", "object"), _DIFFUSERS)
+
+
+def _of_modules(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    for i, one in enumerate(document) if isinstance(document, list) else ():
+        if isinstance(one, dict):
+            yield from _of_classes(one.get("type"), (i, "type"), files)
+
+
+def _of_router(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    if isinstance(document, dict):
+        yield from _of_classes(document.get("types"), ("types",), files)
+
+
+def _of_words(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    if isinstance(document, dict):
+        yield from _of_classes(document.get("tokenizer_class"), ("tokenizer_class",), files)
+
+
+def _of_classes(node: MetaNode, path: Path, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    """Classes of modules: of a Python file in the folder, of one in another repository, or of an installed package."""
+    for where, name in _texts(node, path):
+        if not name.startswith("sentence_transformers."):
+            file = f"{name.rpartition('.')[0]}.py"
+            runs = "--" in name or any(one == file or one.endswith(f"/{file}") for one in files)
+            yield where, Program("", Opaque(name, "called" if runs else "object"), _SENTENCES)
+
+
+def _of_layer(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    """Activations, by a path to their class; transformers calls its own by a word."""
+    if not isinstance(document, dict):
+        return
+    inner = document.get("sentence_transformers")
+    said = {
+        ("activation_function",): document.get("activation_function"),
+        ("sbert_ce_default_activation_function",): document.get("sbert_ce_default_activation_function"),
+        ("sentence_transformers", "activation_fn"): inner.get("activation_fn") if isinstance(inner, dict) else None,
+    }
+    for where, name in said.items():
+        if isinstance(name, str) and "." in name and not name.startswith(("torch.nn.", "sentence_transformers.")):
+            yield where, _called(name, _SENTENCES)
+
+
+def _of_adapter(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    if not isinstance(document, dict):
+        return
+    mapping = document.get("auto_mapping")
+    parent = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    if isinstance(mapping, dict) and isinstance(parent, str) and parent.partition(".")[0] not in _OWN_PARENTS:
+        name = f"{parent}.{mapping.get('base_model_class')}"
+        yield ("auto_mapping", "parent_library"), Program("", Opaque(name, "object"), _PEFT)
+    core = document.get("megatron_core")
+    if isinstance(core, str) and core.partition(".")[0] != "megatron":
+        yield ("megatron_core",), Program("", Opaque(core, "object"), _PEFT)
+
+
+_OF_FILES = {
+    _INDEX: _of_pipeline, "modules.json": _of_modules, "router_config.json": _of_router,
+    "wordembedding_config.json": _of_words, "config.json": _of_layer, "adapter_config.json": _of_adapter,
+}  # fmt: skip
+"""What a configuration of that name says besides."""
