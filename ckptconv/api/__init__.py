@@ -5,6 +5,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
 
     open  inspect  convert  diff            the questions
     validate  verify  architectures
+    uses  beside                            `inspect`: what is not built, or run by others; what lies in the folder
     edits  lora                             what `convert` can be told to do on the way
     order  prepare                          `convert`, first half: what is to be written, no tensor read
     editing  dequantize  dialects           …the edits

@@ -13,6 +13,7 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
     pickle  construct  names            following a pickle: what may be built, what is named
     calls  harmless  new_objects        …what is called; which calls and new objects do no harm
     second                              what else a file of pickles is to those who load it
+    broken                              …and whether one that breaks off has called something by then
     stubs  composites  numpy_values     …tensors, quantized and sparse ones, numpy's values
     roots  find  modules                …which tensors are the model's, and what they are called
     placing  assemble                   from stubs to a checkpoint

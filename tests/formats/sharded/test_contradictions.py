@@ -277,10 +277,12 @@ def test_a_header_whose_length_begins_like_a_pickle_is_a_safetensors(tmp_path: P
 @pytest.mark.parametrize(
     "names",
     [
-        ["model.safetensors", "pytorch_model.bin"],
         ["model.safetensors", "model.safetensors.index.json"],
         ["model.safetensors", "model.fp16.safetensors"],
-        ["model.safetensors.index.json", "pytorch_model.bin.index.json"],
+        ["model.fp16.safetensors", "pytorch_model.bin"],
+        ["model.safetensors", "adapter_model.bin"],
+        ["model.safetensors", "pytorch_model.bin", "adapter_model.safetensors"],
+        ["pytorch_model.bin", "pytorch_model.bin.index.json"],
         ["one.safetensors", "two.safetensors"],
     ],
 )
@@ -291,6 +293,25 @@ def test_a_folder_with_several_checkpoints_lists_them(names: list[str], tmp_path
     assert all(repr(name) in error.message for name in names)
     assert error.hint
     assert str(tmp_path) in error.hint
+
+
+@pytest.mark.parametrize(
+    ("read", "others"),
+    [
+        ("model.safetensors", ["pytorch_model.bin"]),
+        ("model.safetensors", ["pytorch_model.bin", "pytorch_model.fp16.bin"]),
+        ("model.safetensors", ["pytorch_model.bin.index.json"]),
+        ("diffusion_pytorch_model.safetensors", ["diffusion_pytorch_model.bin"]),
+        ("adapter_model.safetensors", ["adapter_model.bin"]),
+    ],
+)
+def test_of_two_copies_the_one_is_read_that_transformers_loads(read: str, others: list[str], tmp_path: Path) -> None:
+    only(read, *others)(tmp_path)
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert checkpoint.format == "safetensors"
+        (finding,) = checkpoint.findings
+    assert (finding.code, finding.where) == ("file", read)
+    assert all(repr(other) in finding.message for other in others)
 
 
 def test_a_folder_of_other_files_of_weights_lists_them(tmp_path: Path) -> None:
