@@ -8,11 +8,13 @@ called, as an activation for example.
     Keras 2   {"class_name": "Lambda", "config": {"function": [code, defaults, closure], "function_type": "lambda"}}
     any       {"module": …, "class_name": …}; of a function, whose name is its config, {"class_name": "function"}
     any       {"class_name": "__typespec__", "module": …, "spec_name": …, "config": […]}, which is called with these
+    any       {"class_name": "StringLookup", "config": {"vocabulary": PATH}}: a file that is read, or an address
 
 Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing. A function may stand where a layer
 does, and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are no parts of a
-model (``keras.utils.get_file``), are told like anyone's. Some layers load a file or a pickle (``TorchModuleWrapper``),
-or call any function of TensorFlow's (``TFOpLambda``: ``io.write_file``).
+model (``keras.utils.get_file``), are told like anyone's. Up to Keras 3.8 it need not be said to be a function: a
+``class_name`` that is one's name is enough, whatever `safe_mode`. Some layers load a file or a pickle
+(``TorchModuleWrapper``), or call any function of TensorFlow's (``TFOpLambda``: ``io.write_file``).
 
 Sources: keras/src/layers/core/lambda_layer.py, keras/src/saving/serialization_lib.py; keras/src/utils/python_utils.py.
 """
@@ -22,10 +24,12 @@ from __future__ import annotations
 import builtins
 import json
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path
 from ckptconv.core.notes import Program
+from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,7 +59,14 @@ _PARTS = frozenset(
 
 _BETWEEN = frozenset(["_tf_keras", "api", "compat", "keras", "python", "src", "v1", "v2"])
 
-_HARMLESS = frozenset(["abs", "all", "any", "max", "min", "pow", "round", "sum"])
+_HARMLESS = frozenset(
+    ["abs", "all", "any", "max", "min", "pow", "round", "sum", "bool", "bytes", "complex", "dict", "float", "frozenset"]
+    + ["int", "list", "range", "set", "slice", "str", "tuple"]
+)
+_CLASS = re.compile(r"_*[A-Z]")
+"""How the name of a class begins; those of functions do not."""
+
+_LIBRARY = sys.stdlib_module_names | {"numpy", "torch", "jax"}
 _RUNNING = frozenset(dir(builtins)) - _HARMLESS
 
 _LOADING = {
@@ -64,16 +75,38 @@ _LOADING = {
 """Layers that load something when they are made."""
 
 _OPERATIONS = re.compile(
-    r"(compat\.v[12]\.)?(io|raw_ops|data|saved_model|keras|summary|train|distribute|autograph|sysconfig|config)\."
-    r"|.*(py_function|numpy_function|py_func|load_library|load_op_library|write_file|read_file)$"
+    r"(compat\.v[12]\.)?"
+    r"((math|nn|linalg|image|strings|signal|sparse|ragged|random|sets|bitwise|dtypes|audio|quantization|__operators__)"
+    r"(\.[a-z]\w*)+|(debugging\.)?assert\w*|(?!(py_|numpy_func|load_|print|write_|read_|function))\w+)"
 )
-"""Functions of TensorFlow's that are none of a model's."""
+"""Functions of TensorFlow's that models are made of."""
+
+_LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
+"""Layers whose vocabulary may be the path of a file."""
 
 Path = tuple[object, ...]
 
 
 def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[Program]:
     """What the configurations in a file's metadata have of that."""
+    for path, node in _all_objects(metadata):
+        program = _program(node)
+        if program is not None:
+            yield Program(spell_path(path), program, "Keras")
+
+
+def findings_in(metadata: Mapping[object, MetaNode]) -> Iterator[Finding]:
+    """The files that Keras would read as it loads the model: 3.8 does, 3.15 asks for ``safe_mode=False``."""
+    for path, node in _all_objects(metadata):
+        name, config = node.get("class_name"), node.get("config")
+        vocabulary = config.get("vocabulary") if isinstance(config, dict) else None
+        if isinstance(name, str) and name.rpartition(">")[2] in _LOOKUPS and isinstance(vocabulary, str):
+            where = spell_path((*path, "config", "vocabulary"))
+            message = f"Keras would read {vocabulary!r} as it loads the model, for the vocabulary of a {name}"
+            yield Finding("reads-file", "warning", where, message, found=vocabulary)
+
+
+def _all_objects(metadata: Mapping[object, MetaNode]) -> Iterator[tuple[Path, dict[str, MetaNode]]]:
     for key in CONFIGURATIONS:
         document = metadata.get(key)
         if isinstance(document, (str, bytes)):
@@ -81,10 +114,7 @@ def programs_in(metadata: Mapping[object, MetaNode]) -> Iterator[Program]:
                 document = json.loads(document)
             except (ValueError, RecursionError):  # Keras would not read it either
                 continue
-        for path, node in _objects(document, (key,)):
-            program = _program(node)
-            if program is not None:
-                yield Program(spell_path(path), program, "Keras")
+        yield from _objects(document, (key,))
 
 
 def _objects(document: MetaNode, root: Path) -> Iterator[tuple[Path, dict[str, MetaNode]]]:
@@ -114,7 +144,7 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
         return Opaque(_LOADING[own_name], "called", (config,))
     if own_name in ("TFOpLambda", "SlicingOpLambda") and isinstance(config, dict):
         function = config.get("function")
-        return Opaque(f"tensorflow.{function}", "called") if _OPERATIONS.match(str(function)) else None
+        return None if _OPERATIONS.fullmatch(str(function)) else Opaque(f"tensorflow.{function}", "called")
     if own_name == "Lambda" and isinstance(config, dict):
         function = config.get("function")
         if isinstance(function, list):
@@ -124,12 +154,11 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
         return None
     if not isinstance(module, str):
         return None
+    target = str(config) if name == "function" else name
+    runs = name == "function" or not _CLASS.match(name)
     if module.partition(".")[0] in _OWN:
-        runs = name == "function" and not _is_part(module, str(config))
-        return Opaque(f"{module}.{config}", "called") if runs else None
-    if name == "function":
-        return Opaque(f"{module}.{config}", "called")
-    return Opaque(f"{module}.{name}", "object")
+        return Opaque(f"{module}.{target}", "called") if runs and not _is_part(module, target) else None
+    return Opaque(f"{module}.{target}", "called" if runs or module.partition(".")[0] in _LIBRARY else "object")
 
 
 def _is_part(module: str, function: str) -> bool:

@@ -18,7 +18,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.hdf5.configuration import programs_in
+from ckptconv.formats.hdf5.configuration import findings_in, programs_in
 from ckptconv.formats.hdf5.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import Tree, walk
 
@@ -58,7 +58,7 @@ def checkpoint_of(tree: Tree, metadata: Mapping[str, MetaNode], format: str, sou
     if not model and not extras and not tree.findings:
         raise UnsupportedError("the HDF5 file holds no arrays of numbers", hint="h5dump -n FILE shows what it holds")
     return Checkpoint(
-        model, extras=extras, root=root, format=format, findings=tuple(tree.findings), file=source,
+        model, extras=extras, root=root, format=format, findings=(*tree.findings, *findings_in(entries)), file=source,
         notes=Notes(source=format, programs=tuple(programs_in(entries))),
     )  # fmt: skip
 

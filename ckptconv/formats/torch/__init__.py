@@ -5,7 +5,7 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
 
     read  legacy  tar  bare             torch.save's archives, what it wrote before, bare pickles
     script  script_classes              TorchScript
-    export  payloads                    torch.export
+    export  payloads  graph_code        torch.export
     sharded                             sets with an index
     slices  slice_files  same           Llama's slices, and what all ranks say alike
     stable_baselines3                   archives of Stable-Baselines3

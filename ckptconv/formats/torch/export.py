@@ -23,7 +23,8 @@ Source: torch/export/pt2_archive/_package.py, torch/export/__init__.py (`load`).
 The model's tensors are the state_dict's; of several models, each has its name before its tensors'. Constants are
 extras. torch unpickles sample inputs, custom and opaque objects as well: what these would call is shown with the rest.
 Compiled code beside them (``data/aotinductor``) is a library that torch loads with the file, so that it counts as a
-call. Refused by name: archives that hold compiled code alone, sparse tensors, other versions of the archive.
+call; so does Python that stands in a graph as text (`graph_code`). Refused by name: archives that hold compiled code
+alone, sparse tensors, other versions of the archive.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
-from ckptconv.formats.torch.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads
+from ckptconv.formats.torch.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads, programs_of
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
 from ckptconv.formats.torch.placing import Placer, ZipRecords
 from ckptconv.formats.torch.read import check_small_records, follow, is_big_endian, root_of
@@ -98,7 +99,7 @@ def read(source: Source) -> Checkpoint:
         machines=export.machines, file=source, graph=export.graph,
         findings=(Finding("graph", "info", "", "the exported graph stays behind: its weights are read"),),
     )  # fmt: skip
-    found.notes = replace(found.notes, programs=(*found.notes.programs, *export.compiled()))
+    found.notes = replace(found.notes, programs=(*found.notes.programs, *export.programs, *export.compiled()))
     return found
 
 
@@ -108,6 +109,7 @@ class _Export:
 
     weights:   the models' tensors; `constants`: everything that the graphs refer to besides.
     other:     what torch would unpickle besides and that makes objects, by entry.
+    programs:  what torch would run of the graphs.
     places:    how the tensors of a storage are placed, by the id of its stub.
     size:      bytes of all pickles and configurations.
     """
@@ -120,6 +122,7 @@ class _Export:
     machines: list[Machine] = field(default_factory=list)
     places: dict[int, Callable[[str, TensorStub], LazyTensor]] = field(default_factory=dict)
     graph: MetaNode = None
+    programs: list[Program] = field(default_factory=list)
     size: int = 0
 
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
@@ -145,6 +148,8 @@ class _Export:
                 hint="torch.export.save(program, FILE) keeps the weights",
             )
         self.graph = graph_of(self.archive, names[0])
+        for name in names:
+            self.programs += programs_of(self.archive, name)
         for model in models:
             prefix = f"{model}." if len(models) > 1 else ""
             _merge(self.weights, self._tensors("weights", model), prefix)
@@ -155,6 +160,7 @@ class _Export:
     def read_old(self) -> None:
         """The layout without a folder."""
         self.graph = graph_of(self.archive, OLD_GRAPH)
+        self.programs += programs_of(self.archive, OLD_GRAPH)
         for target, name in ((self.weights, "serialized_state_dict"), (self.constants, "serialized_constants")):
             for entry in (f"{name}.pt", f"{name}.json"):
                 if entry in self.archive.entries:

@@ -22,11 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch import graph_code
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.stubs import StorageStub, TensorStub, exact_flag
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.notes import Program
     from ckptconv.io.zip import ZipArchive
 
 MAX_JSON_BYTES = 1 << 26
@@ -113,7 +117,7 @@ def _device(value: Any) -> str:
 
 def graph_of(archive: ZipArchive, name: str) -> MetaNode:
     """What `inspect` shows of a graph: who made it, and its operators; not those of a file of many megabytes."""
-    if archive.entries[name].size > MAX_JSON_BYTES:
+    if name in archive.entries and archive.entries[name].size > MAX_JSON_BYTES:
         return {"producer": "torch.export"}
     program = _parsed(archive, name)
     try:
@@ -124,6 +128,14 @@ def graph_of(archive: ZipArchive, name: str) -> MetaNode:
         raise CorruptFileError(f"{name!r} holds no graph: {error}") from error
     producer = f"torch.export {version}" if isinstance(version, str) else "torch.export"
     return {"producer": producer, "nodes": operators.total(), "operators": dict(operators.most_common())}
+
+
+def programs_of(archive: ZipArchive, name: str) -> Iterator[Program]:
+    """What torch would run of a graph. Raises CorruptFileError."""
+    if archive.entries[name].size > MAX_JSON_BYTES:
+        yield graph_code.unread(name, archive.entries[name].size)
+    else:
+        yield from graph_code.programs_in(_parsed(archive, name), name)
 
 
 def _parsed(archive: ZipArchive, name: str) -> Any:
