@@ -20,7 +20,7 @@ from ckptconv.errors import CkptconvError, LimitError, UnknownFormatError
 from ckptconv.formats import registry
 from ckptconv.formats.beside import files, hub, settings
 from ckptconv.formats.hdf5 import configuration
-from ckptconv.formats.templates import program_in
+from ckptconv.formats.jinja import program_in
 from ckptconv.formats.torch.broken import names_something
 from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source

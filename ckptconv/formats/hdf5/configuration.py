@@ -60,9 +60,11 @@ _PARTS = frozenset(
 _BETWEEN = frozenset(["_tf_keras", "api", "compat", "keras", "python", "src", "v1", "v2"])
 
 _HARMLESS = frozenset(
-    ["abs", "all", "any", "max", "min", "pow", "round", "sum", "bool", "bytes", "complex", "dict", "float", "frozenset"]
-    + ["int", "list", "range", "set", "slice", "str", "tuple"]
-)
+    [
+        "abs", "all", "any", "max", "min", "pow", "round", "sum", "bool", "bytes", "complex", "dict", "float",
+        "frozenset", "int", "list", "range", "set", "slice", "str", "tuple",
+    ]
+)  # fmt: skip
 _CLASS = re.compile(r"_*[A-Z]")
 """How the name of a class begins; those of functions do not."""
 
