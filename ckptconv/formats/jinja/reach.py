@@ -150,9 +150,14 @@ def _is_made(words: list[str], made: set[str]) -> bool:
             return True
         if word == "(" and before and _is_name(before) and before not in _ASKS and before not in _COUNTS:
             return True
-        if word in made and before not in (".", "|"):
+        if before not in (".", "|") and not made.isdisjoint(_named(words, i)):
             return True
     return False
+
+
+def _named(words: list[str], i: int) -> tuple[str, str]:
+    """The variable that begins at `i`, and its attribute: ``ns``, ``ns.index``."""
+    return words[i], "".join(words[i : i + 3])
 
 
 def _is_joined(word: str, before: str, after: str) -> bool:
@@ -166,7 +171,9 @@ def _makes(words: list[str], made: set[str]) -> bool:
         before, after = words[i - 1] if i else "", words[i + 1] if i + 1 < len(words) else ""
         if _is_joined(word, before, after) or (word[0] in _QUOTES and after in ("[", ".")):
             return True
-        if (word == "|" and after in _MAKES) or (word in made and before not in (".", "|")):
+        if word == "|" and after in _MAKES:
+            return True
+        if before not in (".", "|") and not made.isdisjoint(_named(words, i)):
             return True
     return False
 
@@ -204,7 +211,8 @@ def _bound(words: list[str], made: set[str], parameters: dict[str, set[str]]) ->
     found: set[str] = set()
     mark = {"set": "=", "with": "=", "for": "in"}.get(words[0] if words else "")
     if mark in words and _makes(words[words.index(mark) + 1 :], made):
-        found |= {word for word in words[1 : words.index(mark)] if _is_name(word)}
+        bound = words[1 : words.index(mark)]
+        found |= {"".join(bound)} if bound[1:2] == ["."] else {word for word in bound if _is_name(word)}
     for i, (before, word) in enumerate(pairwise(words)):
         called = word == "(" and before in parameters and (not i or words[i - 1] != "macro")
         if called and _makes(_within(words, i + 1), made):
