@@ -36,6 +36,27 @@ ATTACKS = {
     "multiplied": "{{ cycler['_' * 2 ~ 'init' ~ '_' * 2] }}",
     "formatted": "{{ cycler['%c%cinit%c%c'|format(95, 95, 95, 95)] }}",
     "by the letter's name": r"{{ cycler['\N{LOW LINE}\N{LOW LINE}init\N{LOW LINE}\N{LOW LINE}'] }}",
+    "by a letter of a function": "{% set u = (lipsum|string)[18] %}{{ cycler[u ~ u ~ 'init' ~ u ~ u] }}",
+    "by a format": "{{ cycler['{0}{0}init{0}{0}'.format('_')] }}",
+    "by an old format": "{{ cycler['_%sinit_%s' % ('_', '_')] }}",
+    "by a number": "{{ cycler['{0:c}{0:c}init{0:c}{0:c}'.format(95)] }}",
+    "in a list": "{{ cycler[['_', '_', 'init', '_', '_']|join] }}",
+    "in a variable": "{% set u = '_' %}{% set a = u ~ u ~ 'init' ~ u ~ u %}{{ cycler[a] }}",
+    "in a block": "{% set a %}__init__{% endset %}{{ cycler[a] }}",
+    "in a macro": "{% macro m() %}__init__{% endmacro %}{{ cycler[m()|string] }}",
+    "given by a macro": "{% macro m() %}__init__{% endmacro %}{% set a = m() %}{{ cycler[a] }}",
+    "given to a macro": "{% set u = dict(_=1)|first %}{% macro m(a) %}{{ cycler[a] }}{% endmacro %}"
+    "{{ m(u ~ u ~ 'init' ~ u ~ u) }}",
+    "by a loop": "{% set u = dict(_=1)|first %}{% for a in [u ~ u ~ 'init' ~ u ~ u] %}{{ cycler[a] }}{% endfor %}",
+    "in a namespace": "{% set u = dict(_=1)|first %}{% set ns = namespace() %}{% set ns.a = u ~ u ~ 'init' ~ u ~ u %}"
+    "{{ cycler[ns.a] }}",
+    "in a dict": "{% set u = dict(_=1)|first %}{% set d = {'a': u ~ u ~ 'init' ~ u ~ u} %}{{ cycler[d.a] }}",
+    "stripped": "{{ cycler['x__init__x'.strip('x')] }}",
+    "sliced": "{{ cycler['x__init__x'[1:-1]] }}",
+    "as an attribute of many": "{% set u = dict(_=1)|first %}"
+    "{{ [cycler]|map(attribute=u ~ u ~ 'init' ~ u ~ u)|first }}",
+    "by a frame": "{{ ([1]|map('int')).gi_frame.f_builtins.len }}",
+    "by the context": "{{ self._TemplateReference__context.environment }}",
     "spelled out": r"{{ cycler['\x5f\x5finit\x5f\x5f']['\x5f\x5fglobals\x5f\x5f'] }}",
     "behind a mark in a text": "{{ '}}'.__class__ }}",
     "behind braces": "{{ {'a': {}}.__class__ }}",
@@ -51,6 +72,14 @@ HONEST = {
     "message['content'].strip() + ' [/INST]' }}{% endfor %}",
     "tools": "{%- set ns = namespace(index=0) %}{%- for tool in tools %}{{- tool | tojson(indent=4) }}"
     "{%- set ns.index = ns.index + 1 %}{%- endfor %}",
+    "names of a namespace": "{% set ns = namespace(text='', i=0) %}{% for m in messages %}"
+    "{% set ns.text = ns.text ~ m['content'] %}{{ messages[ns.i]['role'] }}{% endfor %}{{ ns.text }}",
+    "items by names": "{% macro shown(fields, done) %}{% for key in fields if key not in done %}{{ fields[key] ~ key }}"
+    "{% endfor %}{% endmacro %}{% for t in tools %}{% for key, value in t|items %}{{ t[key] }}{% endfor %}"
+    "{{ shown(t, ['type']) }}{% endfor %}",
+    "the last of them": "{{ messages[messages|length - 1]['content'] }}{{ messages[-1].content.split('</think>')[-1] }}"
+    "{% for m in messages[::-1] %}{{ messages[loop.index0 - 1].role }}{% endfor %}",
+    "a date": "{{ '2024-%d'|format(1) }}{{ '{:>4}'.format('x') }}{{ '20% chance of 1.5% c' }}",
     "Python in the text": "You write Python, with `if __name__ == '__main__':` and x.__init__(). "
     "{{ messages[0]['content'] }}",
     "attributes called so": "{{ messages|map(attribute='role')|join(', ') }}"
@@ -124,7 +153,25 @@ def test_whatever_jinja_takes_for_code_is_looked_at() -> None:
     assert reaching > 300
 
 
-@pytest.mark.parametrize("piece", ["{{", "{%", "{#", "{% raw %}", "{{'", '{{"\\', "{{(", "{{ .", "{{ |", "{{ x.__a"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "{{",
+        "{%",
+        "{#",
+        "{% raw %}",
+        "{{'",
+        '{{"\\',
+        "{{(",
+        "{{ .",
+        "{{ |",
+        "{{ x.__a",
+        "{{ x[",
+        "{{ m(",
+        "{% set a = b %}",
+        "{{ '{:",
+    ],
+)
 def test_a_template_takes_time_by_its_length(piece: str) -> None:
     values = {KEY: ("string", piece * (2_000_000 // len(piece)))}
     with at_most(5):

@@ -55,6 +55,20 @@ CASES = {
     "function": (FUNCTION, "would run code", "os.system"),
     "Python's": (function("builtins", "exec"), "would run code", "builtins.exec"),
     "Keras' of files": (function("keras.utils", "get_file"), "would run code", "keras.utils.get_file"),
+    "a function as a class": (
+        {**function("keras.utils", "get_file"), "class_name": "get_file", "config": {}}, "would run code",
+        "keras.utils.get_file",
+    ),
+    "a module's function as a class": (
+        {"module": "keras.src.saving.saving_lib", "class_name": "load_model", "config": {}}, "would run code",
+        "keras.src.saving.saving_lib.load_model",
+    ),
+    "Python's function as a class": (
+        {"module": "subprocess", "class_name": "getoutput", "config": {}}, "would run code", "subprocess.getoutput",
+    ),
+    "Python's class": (
+        {"module": "subprocess", "class_name": "Popen", "config": {}}, "would run code", "subprocess.Popen",
+    ),
     "Keras' switch": (
         function("keras.config", "enable_unsafe_deserialization"), "would run code",
         "keras.config.enable_unsafe_deserialization",
@@ -72,6 +86,15 @@ CASES = {
         {"class_name": "TFOpLambda", "config": {"function": "io.write_file"}}, "would run code",
         "tensorflow.io.write_file",
     ),
+    "TensorFlow's that prints": (
+        {"class_name": "TFOpLambda", "config": {"function": "print"}}, "would run code", "tensorflow.print",
+    ),
+    "TensorFlow's of old": (
+        {"class_name": "TFOpLambda", "config": {"function": "compat.v1.gfile.MkDir"}}, "would run code",
+        "tensorflow.compat.v1.gfile.MkDir",
+    ),
+    "an operator": ({"class_name": "TFOpLambda", "config": {"function": "__operators__.add"}}, "plain", None),
+    "TensorFlow's of no module": ({"class_name": "TFOpLambda", "config": {"function": "expand_dims"}}, "plain", None),
     "TensorFlow's of models": ({"class_name": "TFOpLambda", "config": {"function": "math.add"}}, "plain", None),
     "imported": (IMPORTED, "opaque", "mine.layers.Attention"),
     "plain": (PLAIN, "plain", None),
@@ -129,3 +152,14 @@ def test_converting_it_carries_the_text_and_needs_no_consent(tmp_path: Path) -> 
 
 def test_a_configuration_that_is_no_json_says_nothing(tmp_path: Path) -> None:
     assert ckptconv.inspect(weights(tmp_path / "a.h5", "{" * 5000)).verdict == "plain"
+
+
+@pytest.mark.parametrize("name", ["StringLookup", "IntegerLookup", "TextVectorization"])
+def test_a_vocabulary_that_is_a_file_is_told(name: str, tmp_path: Path) -> None:
+    layer = {"module": "keras.layers", "class_name": name, "config": {"vocabulary": "/etc/passwd"}}
+    found = ckptconv.inspect(archive(tmp_path / "a.keras", model(layer)))
+    assert found.verdict == "plain"
+    (finding,) = found.findings
+    assert (finding.code, finding.severity, finding.found) == ("reads-file", "warning", "/etc/passwd")
+    layer["config"] = {"vocabulary": ["a", "b"]}
+    assert ckptconv.inspect(archive(tmp_path / "a.keras", model(layer))).findings == []

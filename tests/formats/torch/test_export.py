@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -15,6 +16,7 @@ from torch import nn
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.torch import graph_code
 from ckptconv.io.source import Source
 from ckptconv.testing import Reading
 from tests.formats.test_conformance import seen
@@ -314,3 +316,124 @@ def test_what_loading_it_would_run_is_shown_and_not_run(entry: str, small: Path,
     assert ckptconv.inspect(path).verdict == "would run code"
     ckptconv.convert(path, tmp_path / "out.pth", bare=True)
     assert not (tmp_path / "canary").exists()
+
+
+class Sized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([x, y])[: x.shape[0] // 2].reshape(-1) * max(x.shape[0], 3)
+        return both * self.w.sum() * x.shape[0] * 0.5 + x.size(0) / y.size(0)
+
+
+def sized(path: Path) -> Path:
+    dims = {"x": {0: torch.export.Dim.AUTO}, "y": {0: torch.export.Dim.AUTO}}
+    program = torch.export.export(Sized(), (torch.ones(4, 3), torch.ones(6, 3)), dynamic_shapes=dims)
+    torch.export.save(program, path)
+    return path
+
+
+def with_graph(source: Path, target: Path, change: Callable[[Any], object]) -> Path:
+    """The archive with another graph."""
+    with zipfile.ZipFile(source) as file, zipfile.ZipFile(target, "w") as made:
+        for name in file.namelist():
+            data = file.read(name)
+            if "/models/" in name:
+                graph = json.loads(data)
+                change(graph)
+                data = json.dumps(graph).encode()
+            made.writestr(name, data)
+    return target
+
+
+def evaluated(graph: Any) -> None:
+    values = graph["graph_module"]["graph"]["tensor_values"].values()
+    for value in values:
+        value["sizes"][:1] = [{"as_expr": {"expr_str": "open('pwned', 'w')", "hint": {"as_int": 1}}}]
+
+
+def guarded(graph: Any) -> None:
+    graph["guards_code"] = ["open('pwned', 'w')"]
+
+
+def test_the_sizes_and_guards_that_torch_writes_are_arithmetic(tmp_path: Path) -> None:
+    path = sized(tmp_path / "a.pt2")
+    with zipfile.ZipFile(path) as file:
+        graph = file.read(next(name for name in file.namelist() if "/models/" in name))
+    assert json.loads(graph)["guards_code"]
+    assert b"Symbol(" in graph
+    assert ckptconv.inspect(path).verdict == "plain"
+
+
+@pytest.mark.parametrize(("change", "name"), [(evaluated, "sympy.sympify"), (guarded, "builtins.exec")])
+def test_python_in_a_graph_is_run_by_torch_and_told_here(
+    change: Callable[[Any], object], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_graph(sized(tmp_path / "a.pt2"), tmp_path / "b.pt2", change)
+    found = ckptconv.inspect(path)
+    assert found.verdict == "would run code"
+    assert {use.node.name for use in found.opaque} == {name}
+    monkeypatch.chdir(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+    with contextlib.suppress(Exception):  # it is no size
+        torch.export.load(path).module()(torch.ones(4, 3), torch.ones(6, 3))
+    assert (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os')", "eval(chr(49))", "s0.__class__", "[1]", "(lambda: 1)()", "print", "f'{s0}'", "s0; s1",
+        "x" * 70_000,
+        "L['x'].__class__.size()", "'a\"b' == L['x']", "torch.load(1)", "math.__loader__", "(" * 300 + "1" + ")" * 300,
+        "-" * 500 + "1", "Max(open(1), 2)", "torch.hub", "{1: 2}", "1 if open(1) else 2", "a := 1", "*s0", "`s0`",
+    ],
+)  # fmt: skip
+def test_what_is_no_arithmetic_is_told(text: str) -> None:
+    found = [one.node.args for one in graph_code.programs_in({"a": [{"expr_str": text}], "guards_code": [text]}, "e")]
+    assert found == ([] if text == "print" else [(text,), (text,)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s0", "Symbol('s77', positive=True, integer=True)", "Mul(Float('0.5', precision=53), ToFloat(Symbol('s53')))",
+        "Max(1, s0*s1 + 2)", "FloorDiv(s0, 2) - 3", "L['x'].size()[0] <= 16",
+        "1 < max(1, (-3 + L['a']['b'].size()[2]) // 2)",
+        "L['args'][0].stride()[1] == 4", "math.trunc(2.0) == u0", "torch.sym_max(s0, 1) != 2",
+        "not (u0 >= 0 and u1 < 4)",
+        "Eq(s0, 1)", "True", "x.shape[0] % 8 == 0",
+    ],
+)  # fmt: skip
+def test_arithmetic_is_not(text: str) -> None:
+    assert [*graph_code.programs_in({"expr_str": text, "guards_code": [text]}, "e")] == []
+
+
+def test_what_a_nesting_of_inputs_imports_is_named() -> None:
+    factory = {"default_factory_module": "os", "default_factory_name": "system", "dict_context": []}
+    leaf = {"type": None, "context": None, "children_spec": []}
+    keys = json.dumps([{"__enum__": True, "fqn": "mine:Color", "name": "RED"}])
+    spec = {"type": "collections.defaultdict", "context": factory, "children_spec": [leaf]}
+    found = graph_code.programs_in(
+        {
+            "in_spec": json.dumps([1, spec]),
+            "out_spec": json.dumps([1, {**leaf, "type": "builtins.dict", "context": keys}]),
+        },
+        "e",
+    )
+    assert [(one.node.name, one.node.how) for one in found] == [("os.system", "object"), ("mine.Color", "object")]
+
+
+def test_an_operator_that_opens_files_is_told() -> None:
+    found = graph_code.programs_in({"nodes": [{"target": "torch.ops.aten.from_file.default"}]}, "e")
+    assert [one.node.name for one in found] == ["torch.ops.aten.from_file.default"]
+    assert not [*graph_code.programs_in({"nodes": [{"target": "torch.ops.aten.linear.default"}]}, "e")]
+
+
+def test_a_graph_that_is_too_large_to_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptconv.formats.torch.payloads.MAX_JSON_BYTES", 2000)
+    found = ckptconv.inspect(sized(tmp_path / "a.pt2"))
+    assert found.verdict == "would run code"
+    assert "too many to be looked at" in found.opaque[0].node.args[0]

@@ -1,0 +1,183 @@
+"""Folders: a harmless file of weights, and beside it what those who load the folder would unpickle, import or run."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.hostile.cases import RUN, SYSTEM, Verdict, beside, call, checkpoint, number
+from tests.hostile.others import WHOLE
+from tests.support.craft import text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+TRUST = "trust_remote_code=True"
+ATTACK = "{{ cycler.__init__.__globals__.os.system('touch pwned') }}"
+MODULE = b"open('pwned', 'w').close()\nclass C: pass\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder.
+
+    files:   what lies in it beside ``model.safetensors``, by path.
+    verdict: what `inspect` says. named: what it names for that.
+    runs_if: what has to be said before something in it is run, for each.
+    pickle:  the file that Python's own unpickler really runs, if there is one.
+    """
+
+    name: str
+    files: Mapping[str, bytes]
+    verdict: Verdict = "would run code"
+    named: tuple[str, ...] = ()
+    runs_if: tuple[str, ...] = ()
+    pickle: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's name."""
+        return "".join(c if c.isascii() and c.isalnum() else "-" for c in f"folder {self.name}")
+
+
+def place(case: Folder, root: Path) -> Path:
+    """Write the folder's files; gives the folder."""
+    home = root / case.slug
+    for name, data in {"model.safetensors": WHOLE, **case.files}.items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for name, to in case.links.items():
+        (home / name).symlink_to(to)
+    return home
+
+
+def said(**values: object) -> bytes:
+    return json.dumps(values).encode()
+
+
+def zipped(members: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def array_of_objects() -> bytes:
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"\x80\x02" + SYSTEM + b"."
+
+
+EVIL = b"\x80\x02" + SYSTEM + b"."
+EVIL_ARCHIVE = checkpoint(beside(SYSTEM))
+LATER = b"I1\n0" + SYSTEM + b"."
+BROKEN = b"\x80\x02" + SYSTEM + b"\xff"
+NO_TENSORS = zipped({"a/data.pkl": pickle.dumps({"lr": 0.1}, 2), "a/version": b"3\n", "a/byteorder": b"little"})
+ARGUMENTS = call("transformers.training_args", "OptimizerNames", text("adamw_torch"))
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "mine.C"}]
+LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4w=="}}}}
+
+PICKLES = [
+    Folder("an optimizer of a trainer's", {"optimizer.pt": EVIL_ARCHIVE}, named=("os.system",), pickle="optimizer.pt"),
+    Folder(
+        "a copy of the weights", {"pytorch_model.bin": EVIL_ARCHIVE}, named=("os.system",), pickle="pytorch_model.bin"
+    ),
+    Folder("a pickle that is called a text", {"a/b/notes.txt": EVIL}, named=("os.system",), pickle="a/b/notes.txt"),
+    Folder("a pickle in a hidden folder", {".cache/x": EVIL}, named=("os.system",), pickle=".cache/x"),
+    Folder("a pickle that starts as a text", {"head.pkl": LATER}, named=("pickle.load",), pickle="head.pkl"),
+    Folder("a pickle that breaks off", {"cut.bin": BROKEN}, named=("pickle.load",), pickle="cut.bin"),
+    Folder("a pickle behind a link", {"x/y": EVIL}, named=("os.system",) * 2, links={"z.pt": "x/y"}, pickle="z.pt"),
+    Folder("two pickles", {"a.pkl": EVIL, "b.pkl": EVIL}, named=("os.system", "os.system"), pickle="a.pkl"),
+]
+
+CONFIGURATIONS = [
+    Folder("a module of sentence-transformers", {"modules.json": json.dumps(MODULES).encode(), "mine.py": MODULE},
+           named=("mine.C",)),
+    Folder("a module of another repository", {"modules.json": json.dumps([{"type": "o/r--mine.C"}]).encode()},
+           named=("o/r--mine.C",)),
+    Folder("a router of sentence-transformers", {"router_config.json": said(types={"q": "mine.C"}), "mine.py": MODULE},
+           named=("mine.C",)),
+    Folder("an activation", {"2_Dense/config.json": said(activation_function="os.getpid")}, named=("os.getpid",)),
+    Folder("an activation of a cross-encoder", {"config.json": said(sentence_transformers={"activation_fn": "os.abort"})},
+           named=("os.abort",)),
+    Folder("a pipeline's class", {"model_index.json": said(_class_name=["mine", "C"]), "mine.py": MODULE},
+           named=("mine.C",)),
+    Folder("a component's class", {"model_index.json": said(_class_name="P", tokenizer=["mine", "MyTokenizer"]),
+                                   "tokenizer/mine.py": MODULE}, named=("mine.MyTokenizer",)),
+    Folder("None.py", {"model_index.json": said(_class_name="P"), "None.py": MODULE}, named=("None.py",)),
+    Folder("a kernel", {"config.json": said(text_config={"_attn_implementation": "o/kernel"})}, named=("o/kernel",)),
+    Folder("a chat template", {"tokenizer_config.json": said(chat_template=ATTACK)}, named=("jinja2.Template.render",)),
+    Folder("one of several chat templates",
+           {"tokenizer_config.json": said(chat_template=[{"name": "a", "template": "x"}, {"name": "b", "template": ATTACK}])},
+           named=("jinja2.Template.render",)),
+    Folder("a file of a chat template", {"additional_chat_templates/x.jinja": ATTACK.encode()},
+           named=("jinja2.Template.render",)),
+    Folder("a model of Keras'", {"config.json": said(class_name="Sequential", config={"layers": [LAMBDA]})},
+           named=("keras.src.utils.python_utils.func_load",)),
+    Folder("hyperparameters", {"hyperparams.yaml": b"a: 1\nx: !apply:os.system ['touch pwned']\n"}, named=("os.system",)),
+    Folder("hyperparameters in disguise", {"hyperparams.yaml": b"x: !<!new:os.sys%74em> [a]\n"}, named=("os.system",)),
+    Folder("hyperparameters of Python", {"hyperparams.yaml": b"x: !!python/object/apply:os.system [a]\n"},
+           named=("object/apply:os.system",)),
+    Folder("a loader of MLflow's", {"MLmodel": b"flavors:\n  python_function:\n    loader_module: mine\n    code: code\n"},
+           named=("mine", "code")),
+]  # fmt: skip
+
+CONSENT = [
+    Folder("a model with code", {"config.json": said(auto_map={"AutoConfig": "mine.C", "AutoModel": "o/r--mine.C"}),
+                                 "mine.py": MODULE}, "plain", (), (TRUST, TRUST)),
+    Folder("a tokenizer with code", {"tokenizer_config.json": said(auto_map={"AutoTokenizer": ["mine.C", None]})}, "plain",
+           (), (TRUST,)),
+    Folder("a pipeline with code", {"config.json": said(custom_pipelines={"t": {"impl": "mine.C"}})}, "plain", (), (TRUST,)),
+    Folder("code that generates", {"custom_generate/generate.py": MODULE}, "plain", (), (f"custom_generate=… and {TRUST}",)),
+    Folder("an endpoint's handler", {"handler.py": MODULE}, "plain", (), ("it is deployed to one",)),
+    Folder("a pipeline that is asked for", {"model_index.json": said(_class_name="P"), "pipeline.py": MODULE}, "plain", (),
+           ("custom_pipeline=FOLDER",)),
+    Folder("objects in an array", {"a.npy": array_of_objects()}, "plain", (), ("allow_pickle=True",)),
+    Folder("objects in arrays", {"a.npz": zipped({"x.npy": array_of_objects()})}, "plain", (), ("allow_pickle=True",)),
+]  # fmt: skip
+
+HONEST = [
+    Folder("a trainer's", {"optimizer.pt": checkpoint(beside(number(3))), "scheduler.pt": NO_TENSORS, "rng_state.pth": NO_TENSORS,
+                           "trainer_state.json": said(epoch=1.0)}, "plain"),
+    Folder("weights of other tools", {"openvino_model.bin": struct.pack("<64f", *range(64)), "ggml.bin": b"lmgg" + bytes(64),
+                                      "c.bin": b"c is for weights\nand that", "model.onnx": b"\x08\x07"}, "plain"),
+    Folder("documents", {"README.md": b"!apply:os.system\n", "LICENSE": b"cos\nsystem\n", "data.zip": zipped({"a.csv": b"1,2"}),
+                         "plot.png": b"\x89PNG", "tokenizer.json": b'{"auto_map": {"AutoModel": "mine.C"}}'}, "plain"),
+    Folder("a script that nothing names", {"convert.py": MODULE}, "plain"),
+    Folder("a model of sentence-transformers", {
+        "modules.json": json.dumps([{"type": "sentence_transformers.models.Transformer"}]).encode(),
+        "2_Dense/config.json": said(activation_function="torch.nn.modules.activation.Tanh"),
+        "config.json": said(activation_function="gelu_new", attn_implementation="sdpa"),
+    }, "plain"),
+    Folder("hyperparameters of SpeechBrain's", {"hyperparams.yaml": (
+        b"__set_seed: !apply:torch.manual_seed [1]\nmodel: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n"
+        b"loss: !name:speechbrain.nnet.losses.nll_loss\nact: !name:torch.nn.LeakyReLU\n"
+    )}, "plain"),
+    Folder("links elsewhere", {"a/b": b"x"}, "plain", links={"circle": "circle", "out": "/proc", "gone": "nothing"}),
+    Folder("what lies in a repository of git", {".git/lfs/objects/x": EVIL}, "plain"),
+    Folder("a configuration that is no JSON", {"config.json": b"{"}, "plain"),
+]  # fmt: skip
+
+OPAQUE = [
+    Folder("arguments of a trainer", {"training_args.bin": checkpoint(beside(ARGUMENTS[:-1] + b"\x81"))}, "opaque",
+           ("transformers.training_args.OptimizerNames",)),
+    Folder("a library of an adapter's base", {"adapter_config.json": said(
+        auto_mapping={"parent_library": "mine", "base_model_class": "C"})}, "opaque", ("mine.C",)),
+    Folder("a module of another package", {"modules.json": json.dumps([{"type": "pylate.models.Dense.Dense"}]).encode()},
+           "opaque", ("pylate.models.Dense.Dense",)),
+]  # fmt: skip
+
+REFUSED = [
+    Folder("a configuration of 17 MB", {"config.json": b'{"a": "' + b" " * (17 << 20) + b'"}'}, "refused"),
+]
+
+FOLDERS = [*PICKLES, *CONFIGURATIONS, *CONSENT, *HONEST, *OPAQUE, *REFUSED]
+assert RUN

@@ -1,0 +1,104 @@
+"""Folders of the corpus: nothing in them runs, and what others would run of them is told."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ckptconv
+from ckptconv.errors import LimitError
+from tests.hostile.cases import CODES, COMMANDS, MARKER
+from tests.hostile.folders import CONSENT, FOLDERS, MODULE, PICKLES, Folder, place, said
+from tests.hostile.test_corpus import asked
+from tests.hostile.worker import SECONDS
+from tests.support.stopwatch import expect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.hostile.test_corpus import Asked
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Asked]:
+    with asked("tests.hostile.worker") as worker:
+        yield worker
+
+
+@pytest.mark.parametrize("case", FOLDERS, ids=[case.slug for case in FOLDERS])
+def test_a_folder_runs_nothing_and_is_told_for_what_it_is(case: Folder, run: Asked, tmp_path: Path) -> None:
+    result = run(place(case, tmp_path))
+    assert result["status"] == 0, "the process died"
+    assert [one["strays"] for one in result["runs"]] == [[]] * len(COMMANDS)
+    assert not list(tmp_path.rglob(f"{MARKER}*"))
+    inspected, gated = CODES[case.verdict][:2]  # what is converted are the weights alone
+    assert tuple(one["code"] for one in result["runs"]) == (inspected, gated, 0, 0)
+    for one in result["runs"]:
+        expect(one["seconds"], SECONDS)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in FOLDERS if case.verdict != "refused"],
+    ids=[case.slug for case in FOLDERS if case.verdict != "refused"],
+)  # fmt: skip
+def test_what_is_found_is_named_with_the_file_that_it_is_in(case: Folder, tmp_path: Path) -> None:
+    found = ckptconv.inspect(place(case, tmp_path))
+    assert found.verdict == case.verdict
+    assert tuple(use.node.name for use in found.opaque if not use.part) == case.named
+    assert tuple(use.only_if for use in found.runs_if) == case.runs_if
+    files = tuple({**case.files, **case.links})
+    assert all(use.where.startswith(files) for use in (*found.opaque, *found.runs_if))
+    document = found.to_dict()
+    assert [one["only_if"] for one in document["runs_if"]] == list(case.runs_if)
+
+
+def test_the_pickles_run_in_pythons_own_unpickler(tmp_path: Path) -> None:
+    with asked("tests.hostile.alive") as load:
+        dead = [case.slug for case in PICKLES if not load(place(case, tmp_path) / case.pickle)["ran"]]
+    assert not dead
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_transformers_asks_before_it_runs_what_counts_as_asked_for(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoConfig, dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    files = {"config.json": said(model_type="mine", auto_map={"AutoConfig": "mine.C"}), "mine.py": MODULE}
+    folder = place(Folder("transformers", files), tmp_path)
+    assert [use.node.name for use in ckptconv.inspect(folder).runs_if] == ["mine.C"]
+    with pytest.raises((ValueError, AttributeError)):  # it wants consent, or has run the module, whose class is none
+        AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+    assert (tmp_path / MARKER).exists() is trusted
+
+
+def test_a_file_that_is_named_is_inspected_alone(tmp_path: Path) -> None:
+    folder = place(PICKLES[0], tmp_path)
+    assert ckptconv.inspect(folder / "model.safetensors").verdict == "plain"
+    assert ckptconv.inspect(folder).verdict == "would run code"
+
+
+def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptconv.formats.beside.files.MAX_FILES", 3)
+    folder = place(Folder("many", {f"a/{i}": b"" for i in range(4)}), tmp_path)
+    with pytest.raises(LimitError, match="more than 3 files"):
+        ckptconv.inspect(folder)
+
+
+def test_consent_is_said_in_the_verdict_and_listed(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from ckptconv.cli.main import program
+
+    folder = place(CONSENT[0], tmp_path)
+    lines = CliRunner().invoke(program, ["inspect", str(folder)]).output.splitlines()
+    assert "  verdict    plain: tensors and plain data, nothing that runs but with trust_remote_code=True" in lines
+    at = lines.index("what runs only if it is asked for")
+    assert lines[at + 1].split("  ")[1] == "config.json: auto_map.AutoConfig"
+    assert lines[at + 1].endswith("  by transformers, if trust_remote_code=True")
