@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Exit codes:
   0  fine
-  1  with --fail-on-code: a file would run code;
+  1  with --fail-on-code: a file, or one in a folder, would run code;
      with --digest: a file is not what its recorded digest says
   2  trouble: usage, unreadable, refused; other files are still inspected
 \b
 Examples:
   ckptconv inspect checkpoint.pth
   ckptconv inspect --fail-on-code downloads/*.pth
+  ckptconv inspect --fail-on-code downloads/bert/
   ckptconv inspect --list model.safetensors | grep bias
   ckptconv inspect --tensor layers.0.weight --stats model.safetensors
   ckptconv inspect archive.zip/policy.pth
@@ -41,7 +42,11 @@ Examples:
 @click.option("--stats", is_flag=True, help="Add min, max, mean, std, counts of NaN, Inf and zeros. Reads all values.")
 @click.option("--tensor", metavar="NAME", help="Show one tensor: its header and its first and last values.")
 @click.option("--digest", is_flag=True, help="Compute the content digest, and compare it with a recorded one.")
-@click.option("--fail-on-code", is_flag=True, help="Exit with 1 if loading a file with pickle would run code from it.")
+@click.option(
+    "--fail-on-code",
+    is_flag=True,
+    help="Exit with 1 if loading a file with pickle, or a folder with its library, would run code from it.",
+)
 @options.from_("each SRC")
 @options.json_
 @options.debug
@@ -53,7 +58,8 @@ def command(
 ) -> int:  # fmt: skip
     """Say what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
 
-    Only headers are read, unless --stats, --tensor or --digest ask for values. Nothing from the file is run.
+    Only headers are read, unless --stats, --tensor or --digest ask for values. Nothing from the file is run. Of a
+    folder, all files count that those who load it would unpickle or run.
     """
     if as_tree + as_list + (tensor is not None) > 1:
         message = "--tree, --list and --tensor exclude each other"
