@@ -16,7 +16,7 @@ from ckptconv.api.uses import OpaqueUse, of_programs, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import GlobalUse, Program
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, LimitError, UnknownFormatError
+from ckptconv.errors import CkptconvError, UnknownFormatError, located
 from ckptconv.formats import registry
 from ckptconv.formats.beside import files, hub, settings
 from ckptconv.formats.hdf5 import configuration
@@ -121,12 +121,8 @@ def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:
 
 
 def _text(folder: Path, path: str) -> str:
-    with Source(folder / path) as source:
-        if source.size > MAX_CONFIG:
-            raise LimitError(
-                f"{path!r} has {source.size:,} bytes; the limit is {MAX_CONFIG:,}", path=folder, hint="do not trust it"
-            )
-        return bytes(source.read_at(0, source.size)).decode("utf-8", "replace")
+    with located(folder / path), Source(folder / path) as source:
+        return source.read_all(MAX_CONFIG).decode("utf-8", "replace")
 
 
 def _of_file(folder: Path, path: str, findings: list[Finding]) -> tuple[list[OpaqueUse], Sequence[GlobalUse], bool]:

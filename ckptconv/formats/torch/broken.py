@@ -13,7 +13,7 @@ import pickletools
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError
+from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.torch.pickle import PickleStream
 from ckptconv.io.limits import MAX_NAME
 
@@ -59,7 +59,7 @@ def _step(stream: PickleStream, code: int) -> None:
     """Pass over an opcode's argument. Raises CorruptFileError where there is none such, and where it is cut short."""
     opcode = _OPCODES.get(chr(code))
     if opcode is None:
-        raise CorruptFileError(f"{code:#x} is no opcode of a pickle", hint=COPY_AGAIN)
+        raise CorruptFileError(f"{code:#x} is no opcode of a pickle")
     if opcode.arg is None:
         return
     if opcode.arg.n == pickletools.UP_TO_NEWLINE:
