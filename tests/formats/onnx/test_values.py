@@ -11,10 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import ckptconv
-from ckptconv.errors import CkptconvError, UnsupportedError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsupportedError
 from ckptconv.formats.onnx import numbers
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
-from ckptconv.formats.onnx.wire import HINT
 from ckptconv.testing.damage import reading
 
 from .models import graph, image, model, pack, reference, seen, tensor, typed, write
@@ -161,7 +160,7 @@ def test_a_number_that_does_not_fit_its_type_is_refused(tmp_path: Path) -> None:
         with ckptconv.open(write(tmp_path / "m.onnx", model(initializers=[proto]))) as found:
             with pytest.raises(CkptconvError, match="does not fit") as caught:
                 found["t"].read()
-            assert caught.value.hint == HINT
+            assert caught.value.hint == COPY_AGAIN
 
 
 # Which tensors are the model's
