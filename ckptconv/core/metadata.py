@@ -186,13 +186,6 @@ def is_too_deep(node: MetaNode) -> bool:
     return False
 
 
-def free_key(key: str, taken: Container[Hashable]) -> str:
-    """The key, longer where another value has it."""
-    while key in taken:
-        key += "_"
-    return key
-
-
 def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], MetaNode]]:
     """`node` and every node under it, parents first, each with its path."""
     yield path, node

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import free_key
+from ckptconv.core.names import free_key
 from ckptconv.core.notes import MemberNote
 from ckptconv.core.report import Finding, plural, quoted
 from ckptconv.io.archive import Member

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core import record as records
+from ckptconv.core.names import free_name
 from ckptconv.core.record import Encoding, Record
 from ckptconv.core.report import Finding
 from ckptconv.formats.blobs import move_out
@@ -87,10 +88,8 @@ def numbered(name: str, taken: Container[str], *, most: int) -> str:
     UTF-8, and then ``#`` and a number.
     """
     spelled = name.encode("utf-8", "backslashreplace").replace(b"\0", b"\\0")
-    start, number = spelled[: most - 8].decode("utf-8", "ignore"), 1
-    while f"{start}#{number}" in taken:
-        number += 1
-    return f"{start}#{number}"
+    start = spelled[: most - 8].decode("utf-8", "ignore")
+    return free_name(f"{start}#1", taken.__contains__, lambda number: f"{start}#{number}")
 
 
 def is_text(name: str, most: int) -> bool:

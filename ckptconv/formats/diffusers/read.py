@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict, TensorRef, free_key, rebuilt, walk
+from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
+from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats import registry

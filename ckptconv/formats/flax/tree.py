@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.names import free_name
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.formats.nested import Nested, Path
 
@@ -71,9 +72,7 @@ class _Planter:
         return StateDict(prefix, "dict", plain)
 
     def _ref(self, tensor: LazyTensor, path: Path) -> TensorRef:
-        name = free = ".".join(map(str, path)) or "tensor"
-        number = 2
-        while free in self._tree.model or free in self._tree.extras:
-            free, number = f"{name}#{number}", number + 1
+        name, model, extras = ".".join(map(str, path)) or "tensor", self._tree.model, self._tree.extras
+        free = free_name(name, lambda one: one in model or one in extras, lambda number: f"{name}#{number}")
         self._others[free] = tensor
         return TensorRef(free)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
-from ckptconv.core.metadata import MetaNode, StateDict, free_key
+from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.core.record_edits import take_edits
 from ckptconv.core.spelling import is_utf8

@@ -15,7 +15,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, free_key
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
+from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.hdf5.configuration import findings_in, programs_in

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.dtypes import DType
+from ckptconv.core.names import free_name
 from ckptconv.core.record import Inline, Record
 from ckptconv.core.report import Finding, quoted
 from ckptconv.edits.views import permuted
@@ -170,10 +171,8 @@ def _added(model: ModelProto, name: str, info: TensorInfo, taken: set[str]) -> s
 
 def _spelled(name: str, taken: set[str]) -> str:
     """A name that protobuf takes, and that nothing has yet."""
-    made = name.encode("utf-8", "backslashreplace").decode("utf-8")
-    while made in taken or (not made):
-        made += "#"
-    return made
+    made = name.encode("utf-8", "backslashreplace").decode("utf-8") or "#"
+    return free_name(made, taken.__contains__, lambda number: f"{made}#{number}")
 
 
 def _record(checkpoint: Checkpoint, weights: Weights) -> Record:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
+from ckptconv.core.names import free_name
 from ckptconv.core.spelling import is_utf8
 from ckptconv.errors import RejectedOutputError
 from ckptconv.formats.base import WriteResult
@@ -55,9 +56,7 @@ def _accepted(name: str, taken: Container[str]) -> str:
     if is_utf8(name) and name != METADATA:
         return name
     spelled = name.encode("utf-8", "backslashreplace").decode("utf-8") + "#"
-    while spelled in taken:
-        spelled += "#"
-    return spelled
+    return free_name(spelled, taken.__contains__, lambda number: f"{spelled}{number}")
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:

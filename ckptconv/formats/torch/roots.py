@@ -18,6 +18,7 @@ from ckptconv.core.metadata import (
     spell_path,
     walk,
 )
+from ckptconv.core.names import free_name
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.torch.calls import refuse_call
 from ckptconv.formats.torch.find import Hole, find_state_dicts
@@ -246,10 +247,8 @@ class _Planter:
 
     def _free(self, name: str) -> str:
         """The name, or the first with a number behind it that no tensor has."""
-        free, number = name, 2
-        while free in self._tree.model or free in self._tree.extras:
-            free, number = f"{name}#{number}", number + 1
-        return free
+        model, extras = self._tree.model, self._tree.extras
+        return free_name(name, lambda free: free in model or free in extras, lambda number: f"{name}#{number}")
 
     def _without_plumbing(self, path: Path) -> list[str]:
         """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import MetaNode, StateDict, free_key, is_too_deep
+from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
+from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor

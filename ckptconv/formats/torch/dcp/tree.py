@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, walk
+from ckptconv.core.names import free_name
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.formats.plain import as_plain
 from ckptconv.formats.torch.dcp.listing import malformed
@@ -202,10 +203,8 @@ class _Flattener:
                 return self.leaf(node, path)
 
     def leaf(self, node: MetaNode, path: Path) -> TensorRef:
-        name = free = ".".join(map(str, path))
-        number = 2
-        while free in self._names:
-            free, number = f"{name}#{number}", number + 1
+        name = ".".join(map(str, path))
+        free = free_name(name, self._names.__contains__, lambda number: f"{name}#{number}")
         self._names.add(free)
         self.flat.leaves.append(Leaf(free, path, node))
         return TensorRef(free)
@@ -237,9 +236,7 @@ class _Flattener:
 
     def _free(self, path: Path, step: Step) -> Path:
         """The path of a child, which no other may have."""
-        free, number = (*path, step), 2
-        while free in self._paths:
-            free, number = (*path, f"{step}#{number}"), number + 1
+        free = free_name((*path, step), self._paths.__contains__, lambda number: (*path, f"{step}#{number}"))
         self._paths.add(free)
         return free
 

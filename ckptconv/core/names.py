@@ -1,0 +1,37 @@
+"""Names that nothing else has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Hashable
+
+T = TypeVar("T")
+
+
+def free_key(key: str, taken: Container[Hashable]) -> str:
+    """The key, longer where another value has it."""
+    while key in taken:
+        key += "_"
+    return key
+
+
+def free_name(name: T, is_taken: Callable[[T], bool], numbered: Callable[[int], T]) -> T:
+    """The name, or where something has it the first of `numbered(2)`, `numbered(3)`, … that is free.
+
+    A file may ask for one name a million times. So numbers are not tried one after the other: they are given in order,
+    and where they end is found by doubling and halving.
+    """
+    if not is_taken(name):
+        return name
+    low, high = 1, 2
+    while is_taken(numbered(high)):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if is_taken(numbered(middle)):
+            low = middle
+        else:
+            high = middle
+    return numbered(high)
