@@ -1,6 +1,7 @@
 """Writer of an .npz archive: stored entries without time stamps, arrays in C order, each on a boundary of 64 bytes.
 
-The record is left out where arrays and names say it all, so that numpy.load finds arrays alone.
+The record is left out where arrays and names say it all, so that numpy.load finds arrays alone. Where there is no array
+it stays, ``--bare`` or not: an empty zip archive could be anything.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
-    silent = options.plain or _says_it_all(checkpoint)
+    silent = len(checkpoint) > 0 and (options.plain or _says_it_all(checkpoint))
     made = plan(checkpoint, accepted, stored_as, keeps_metadata=not silent)
     keeps_record = not silent or made.needs_record or bool(made.record.ties)
     heads = {name: spell_header(info) for name, info in made.infos.items()}
@@ -58,8 +59,8 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 
 def _says_it_all(checkpoint: Checkpoint) -> bool:
-    """Whether names and arrays are all that there is; an archive without any could be anything."""
-    alone = len(checkpoint) > 0 and not checkpoint.extras and checkpoint.root == StateDict()
+    """Whether names and arrays are all that there is."""
+    alone = not checkpoint.extras and checkpoint.root == StateDict()
     return alone and checkpoint.notes.to_dict().keys() <= {"source", "digest", "graph"}
 
 

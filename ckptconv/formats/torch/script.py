@@ -12,8 +12,9 @@ through ``torch.jit._pickle.build_intlist`` and the like. Source: pickler.cpp an
 torch/csrc/jit/serialization.
 
 The model's tensors are the parameters and buffers of each module, in the order and under the names of ``state_dict()``;
-which attributes these are stands in the code (`script_classes`). Other tensors, a frozen module's among them, are
-constants and attributes: extras. Plain attributes belong to the graph that stays behind, and are shown with it.
+which attributes these are stands in the code (`script_classes`). Freezing a module leaves it without any: its weights
+are constants then, which are the model's where nothing else is, by their number. Other tensors, constants and attributes,
+are extras. Plain attributes belong to the graph that stays behind, and are shown with it.
 
 Refused by name: archives of torch before 1.4, whose attributes are in ``model.json``.
 """
@@ -81,8 +82,7 @@ def read(source: Source) -> Checkpoint:
     budget = Budget(data.size + constants.size)
     modules = _Modules(ScriptClasses(archive, root), budget)
     modules.visit(data.value, "", 1)
-    value = {"attributes": modules.attributes, "constants": constants.value}
-    rest = {key: part for key, part in value.items() if part}
+    rest = modules.sort(constants.value)
     tree = plant_state_dict(modules.tensors, rest, budget)
     places = {id(key): pickled.placer.place for pickled in (data, constants) for key in pickled.storages}
 
@@ -91,7 +91,7 @@ def read(source: Source) -> Checkpoint:
 
     return assemble(
         tree, place, budget, format="torchscript", machines=[data.machine, constants.machine], file=source,
-        graph=modules.graph(archive, root), findings=modules.findings(constants.value), own=_is_own,
+        graph=modules.graph(archive, root), findings=modules.findings(), own=_is_own,
     )  # fmt: skip
 
 
@@ -148,6 +148,7 @@ class _Modules:
     plain:      the plain ones.
     names:      the class of each module.
     guessed:    modules whose class says nothing of parameters or buffers.
+    frozen:     whether the tensors are constants.
     """
 
     classes: ScriptClasses
@@ -157,6 +158,18 @@ class _Modules:
     plain: dict[str, Value] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     guessed: list[str] = field(default_factory=list)
+    frozen: bool = False
+
+    def sort(self, constants: Value) -> dict[Value, Value]:
+        """Take the constants for the model's tensors if there are no others, and give what stands beside these."""
+        rest = {"attributes": self.attributes, "constants": constants}
+        if not self.tensors and isinstance(constants, (tuple, list)):
+            found = {str(i): value for i, value in enumerate(constants)}
+            tensors = {key: value for key, value in found.items() if isinstance(value, TensorStub)}
+            self.frozen = bool(tensors)
+            self.tensors.update({f"constants.{key}": value for key, value in tensors.items()})
+            rest["constants"] = {key: value for key, value in found.items() if key not in tensors}
+        return {key: part for key, part in rest.items() if part}
 
     def visit(self, module: Thing, name: str, depth: int) -> None:
         """Sort a module's attributes, its own tensors first, then those of the modules in it."""
@@ -220,17 +233,18 @@ class _Modules:
         }
         return {key: value for key, value in found.items() if value}
 
-    def findings(self, constants: Value) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[Finding, ...]:
         """That the code stays behind, and what was guessed."""
-        found = [Finding("graph", "info", "", "the TorchScript code stays behind: its parameters and buffers are read")]
+        what = "constants" if self.frozen else "parameters and buffers"
+        found = [Finding("graph", "info", "", f"the TorchScript code stays behind: its {what} are read")]
         for name in self.guessed:
             message = (
                 f"the code does not say which attributes of {name or 'the module'!r} are parameters and buffers: "
                 "all of its tensors are taken"
             )
             found.append(Finding("guessed", "warning", name, message))
-        if constants and not self.tensors:
-            message = "the module has no parameters: it may be frozen, its weights nameless constants"
+        if self.frozen:
+            message = "the module has no parameters, as a frozen one: its constants, which have no names, are numbered"
             found.append(Finding("frozen", "warning", "", message))
         return tuple(found)
 

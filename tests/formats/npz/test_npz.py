@@ -343,3 +343,13 @@ def test_another_zip_archive_is_none(tmp_path: Path) -> None:
         ckptconv.open(tmp_path / "x.npz")
     with pytest.raises(UnsupportedError, match=r"README\.txt"):
         ckptconv.open(tmp_path / "x.npz", format="npz")
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_file_without_arrays_is_read_again(bare: bool, tmp_path: Path) -> None:
+    source = tmp_path / "empty.pth"
+    torch.save({}, source)
+    ckptconv.convert(source, tmp_path / "empty.npz", bare=bare)
+    with np.load(tmp_path / "empty.npz") as file:
+        assert file.files == ["ckptconv.json"]
+    assert ckptconv.diff(source, tmp_path / "empty.npz").equal
