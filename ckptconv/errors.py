@@ -2,7 +2,8 @@
 
     CkptconvError                 what is wrong, the file, a hint
     ├── UsageError                the request makes no sense (an option, a name)
-    │   └── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
+    │   ├── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
+    │   └── ForeignNamesError     nothing says the architecture, since the names are another framework's
     ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
     │   ├── TargetExistsError     the target is there and --force was not given
     │   └── SourceChangedError    the source was written to while it was being read
@@ -133,6 +134,10 @@ class UsageError(CkptconvError):
 
 class NoTensorError(UsageError, KeyError):
     """A checkpoint has no tensor of that name."""
+
+
+class ForeignNamesError(UsageError):
+    """Nothing says which architecture it is, and its names are those of another framework, which can be translated."""
 
 
 class FileAccessError(CkptconvError):

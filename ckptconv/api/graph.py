@@ -15,7 +15,7 @@ from ckptconv.api.fitting import fitted
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
-from ckptconv.errors import MisfitError, UnsupportedError, UsageError
+from ckptconv.errors import ForeignNamesError, MisfitError, UnsupportedError, UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
 
     try:
         result = fitted(request, checkpoint)
-    except MisfitError:
+    except (MisfitError, ForeignNamesError):
         raise
     except UsageError as error:
         if request.arch is not None:

@@ -73,7 +73,12 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 
         made = marked(made, named, request.source)
         moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
-    said = made.with_metadata(order.metadata)
+    asked = order.metadata
+    if order.format.dialect == "gguf" and not dialect:
+        from ckptconv.formats.gguf.said import settled_for
+
+        asked = settled_for(named, asked)
+    said = made.with_metadata(asked)
     fitting, graph = None, None
     if (request.arch is not None and adapter is None) or order.with_params:
         from ckptconv.api.fitting import fit
@@ -83,7 +88,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         from ckptconv.api.graph import plan_graph
 
         graph = plan_graph(request, said, cast("OnnxOptions", order.own))
-    values = {**(fitting.params if fitting else {}), **order.metadata, **entries}
+    values = {**(fitting.params if fitting else {}), **asked, **entries}
     note = graph.note if graph and graph.note else fitting.note if fitting else None
     return Prepared(
         named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,

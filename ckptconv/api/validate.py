@@ -14,7 +14,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
-from ckptconv.errors import UsageError
+from ckptconv.errors import ForeignNamesError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,7 +128,7 @@ def compare(
         words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
         if arch is None and (causes := _of_another_framework(words, checkpoint, None)):
             message = f"nothing says which architecture this is: {causes[0].message}"
-            raise UsageError(message, path=path, hint=causes[0].hint) from error
+            raise ForeignNamesError(message, path=path, hint=causes[0].hint) from error
         raise
     if chosen.table is not None:
         verdict = validate_table(checkpoint, chosen.table)

@@ -104,3 +104,14 @@ def test_an_operator_that_the_provider_lacks_is_named(run: Run, tmp_path: Path) 
     done = run("verify", tmp_path / "a.onnx", tmp_path / "a.onnx")
     assert done.exit_code == 2, done.output
     one_error(done.output, "CPUExecutionProvider has no kernel for MatMul(13)", "--dtype F32")
+
+
+def test_a_model_of_llama_cpps_is_told_to_be_translated_first(run: Run, tmp_path: Path) -> None:
+    names = ["token_embd", "output_norm", "blk.0.attn_norm", "blk.0.attn_q", "blk.0.attn_k", "blk.0.attn_v"]
+    torch.save({f"{name}.weight": torch.ones(8, 8) for name in names}, tmp_path / "a.pth")
+    model = tmp_path / "a.gguf"
+    assert run("convert", tmp_path / "a.pth", model, "--meta", "general.architecture=llama").exit_code == 0
+    for typed in (["verify", model, model], ["convert", model, tmp_path / "a.onnx"]):
+        done = run(*typed)
+        assert done.exit_code == 2
+        assert f"hint: ckptconv convert {model} translated.pth --translate gguf" in done.output

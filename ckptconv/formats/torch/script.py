@@ -13,8 +13,8 @@ torch/csrc/jit/serialization.
 
 The model's tensors are the parameters and buffers of each module, in the order and under the names of ``state_dict()``;
 which attributes these are stands in the code (`script_classes`). Freezing a module leaves it without any: its weights
-are constants then, which are the model's where nothing else is, by their number. Other tensors, constants and attributes,
-are extras. Plain attributes belong to the graph that stays behind, and are shown with it.
+are constants then, which are the model's where nothing else is, by their number. Other tensors, constants and
+attributes, are extras. Plain attributes belong to the graph that stays behind, and are shown with it.
 
 Refused by name: archives of torch before 1.4, whose attributes are in ``model.json``.
 """

@@ -8,10 +8,9 @@ from array import array
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.record import readable
-from ckptconv.errors import EditError, UnsupportedError
+from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.filetype import FILE_TYPE_KEY, FILE_TYPES, most
-from ckptconv.formats.gguf.values import F32_LIMIT, fits
+from ckptconv.formats.gguf.said import as_asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
     from ckptconv.formats.gguf.values import Typed
 
+UNSAID = "without it, the files beside the weights say it"
+
 _COMPUTED = (DType.F16, DType.BF16, DType.F32)
 
 
@@ -29,30 +30,8 @@ def settled(
 ) -> dict[str, Typed]:
     """The entries with what is `said` of them, and of those in `types` that are not among them. Raises EditError."""
     kinds = {**(types or {}), **{key: kind for key, (kind, _) in entries.items()}}
-    own = {key: (kinds[key], _asked(key, kinds[key], value)) for key, value in said.items() if key in kinds}
+    own = {key: (kinds[key], as_asked(key, kinds[key], value, UNSAID)) for key, value in said.items() if key in kinds}
     return {key: (kind, _rounded(kind, value)) for key, (kind, value) in {**entries, **own}.items()}
-
-
-def _asked(key: str, kind: str, value: MetaNode) -> MetaNode:
-    """What a person says, as the type with which llama.cpp asks for it: another one it does not load.
-    Raises EditError where it cannot be that.
-    """
-    if kind == "float32[]" and isinstance(value, list):
-        value = [_float(one) for one in value]
-    elif kind == "float32":
-        value = _float(value)
-    elif kind == "string" and type(value) in (int, float, bool):
-        value = readable(value)
-    if not fits(kind, value):
-        raise EditError(
-            f"--meta {key}: {str(value)[:40]!r} is no {kind}, which llama.cpp takes there",
-            hint="without it, the files beside the weights say it",
-        )
-    return value
-
-
-def _float(value: MetaNode) -> MetaNode:
-    return float(value) if type(value) is int and abs(value) < F32_LIMIT else value
 
 
 def _rounded(kind: str, value: MetaNode) -> MetaNode:
