@@ -107,10 +107,12 @@ def test_an_operator_that_the_provider_lacks_is_named(run: Run, tmp_path: Path) 
 
 
 def test_a_model_of_llama_cpps_is_told_to_be_translated_first(run: Run, tmp_path: Path) -> None:
-    names = ["token_embd", "output_norm", "blk.0.attn_norm", "blk.0.attn_q", "blk.0.attn_k", "blk.0.attn_v"]
+    layer = ["norm", "q", "k", "v", "output"]
+    names = ["token_embd", "output_norm", *(f"blk.0.attn_{one}" for one in layer), "blk.0.ffn_up", "blk.0.ffn_down"]
     torch.save({f"{name}.weight": torch.ones(8, 8) for name in names}, tmp_path / "a.pth")
     model = tmp_path / "a.gguf"
-    assert run("convert", tmp_path / "a.pth", model, "--meta", "general.architecture=llama").exit_code == 0
+    meta = ("--meta", "general.architecture=llama", "--meta", "llama.attention.head_count=2")
+    assert run("convert", tmp_path / "a.pth", model, *meta).exit_code == 0
     for typed in (["verify", model, model], ["convert", model, tmp_path / "a.onnx"]):
         done = run(*typed)
         assert done.exit_code == 2

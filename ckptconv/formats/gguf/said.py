@@ -24,7 +24,7 @@ SPECIFIED = {ARCHITECTURE_KEY: "string", FILE_TYPE_KEY: "uint32", VERSION_KEY: "
 
 def settled_for(checkpoint: Checkpoint, said: Mapping[str, MetaNode]) -> dict[str, MetaNode]:
     """What is `said` of a checkpoint that becomes a GGUF, or stays one. Raises EditError."""
-    kinds: dict[object, str | None] = {**SPECIFIED}
+    kinds: dict[object, str | None] = dict(SPECIFIED.items())
     if checkpoint.format.startswith("gguf"):
         types = checkpoint.notes.types
         kinds = {key: types.get(str(key)) or natural(value) for key, value in checkpoint.metadata.items()} | kinds
