@@ -10,6 +10,7 @@ from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.strided import is_contiguous
 from ckptconv.errors import LimitError
 from ckptconv.formats.torch.composites import check_parts, unfold
+from ckptconv.formats.torch.dtensor import parts_told
 from ckptconv.formats.torch.names import no_name, with_names
 from ckptconv.formats.torch.roots import plant_attributes, plant_versions
 from ckptconv.io.limits import MAX_TENSORS
@@ -64,6 +65,7 @@ def assemble(
         findings=(
             *findings,
             *_optimizer_alone(tree),
+            *parts_told(thing for thing, _ in tree.objects),
             *(unreadable(name, kind) for name, kind in tree.refused.items()),
             *lost,
             *_retyped(tensors),

@@ -16,6 +16,7 @@ from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
+from ckptconv.formats.torch.dtensor import whole_of
 from ckptconv.formats.torch.harmless import is_harmless, runs_when_named
 from ckptconv.formats.torch.new_objects import only_makes, only_reconstructs
 from ckptconv.formats.torch.numpy_values import (
@@ -35,6 +36,7 @@ from ckptconv.formats.torch.stubs import (
     attributes_of,
     exact_flag,
     exact_sizes,
+    rebuild_jagged,
     rebuild_on_device,
     rebuild_parameter,
     rebuild_tensor,
@@ -118,7 +120,10 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
         return NotImplemented
     made = constructor(*args)
     if isinstance(made, WrappedTensor):
-        made.set_state(state)
+        if (whole := whole_of(made, attributes)) is not None:
+            return whole
+        if not made.given:
+            made.set_state(state)
     if isinstance(made, (RefusedTensor, WrappedTensor)):
         return made
     if not isinstance(made, TensorStub):  # of an OrderedDict torch would set the attributes as well
@@ -171,6 +176,7 @@ _BY_PATH: dict[str, Callable[..., Value]] = {
     _U + "_rebuild_device_tensor_from_numpy": rebuild_from_numpy,
     _U + "_rebuild_xla_tensor": rebuild_from_numpy,
     _U + "_rebuild_device_tensor_from_cpu_tensor": rebuild_on_device,
+    "torch.nested._internal.nested_tensor._rebuild_njt": rebuild_jagged,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "numpy.dtype": numpy_dtype,
     "numpy.core.multiarray.scalar": numpy_scalar,

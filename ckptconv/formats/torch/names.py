@@ -12,6 +12,7 @@ from ckptconv.core.metadata import FACTORIES
 from ckptconv.core.notes import GlobalUse
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.construct import CONSTRUCTORS
+from ckptconv.formats.torch.dtensor import PARTS, is_part
 from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES
 from ckptconv.formats.torch.roots import plant_unseen
 
@@ -61,8 +62,9 @@ def with_names(
     Raises LimitError, UnsupportedError.
     """
     uses = tuple(
-        GlobalUse(str(name), called, is_known(name) or own(str(name))) for name, called in machine.globals.items()
+        GlobalUse(str(name), called, is_known(name) or own(str(name)) or (str(name) in PARTS and not called))
+        for name, called in machine.globals.items()
     )
-    things = [thing for thing in machine.things if not own(thing.name)]
+    things = [thing for thing in machine.things if not own(thing.name) and not is_part(thing)]
     unseen = plant_unseen(tree, things, budget)
     return replace(notes, globals=(*notes.globals, *uses), unseen=(*notes.unseen, *unseen))

@@ -41,7 +41,8 @@ _KNOWN = frozenset(
         "numpy.random.bit_generator": "SeedSequence",
         "optparse": "Values",
         "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
-        "random": "Random", "string": "Template", "torch.utils.data.dataloader": "DataLoader",
+        "random": "Random", "string": "Template", "torch._dynamo.decorators": "_DimRange",
+        "torch.distributed._mesh_layout": "_FlatLayout _MeshLayout", "torch.utils.data.dataloader": "DataLoader",
         "types": "SimpleNamespace", "urllib.parse": "ParseResult SplitResult", "uuid": "SafeUUID UUID",
     }.items() for name in names.split()
 )  # fmt: skip

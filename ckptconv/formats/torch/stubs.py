@@ -188,6 +188,18 @@ def rebuild_wrapper(cls: Value, *args: Value) -> WrappedTensor:
     return WrappedTensor(str(cls), "object", args)
 
 
+def rebuild_jagged(kwargs: Value) -> WrappedTensor:
+    """``torch.nested._internal.nested_tensor._rebuild_njt``: a nested tensor of the jagged layout, by what it is made
+    of. What it caches of these is left out.
+    """
+    if not isinstance(kwargs, dict) or not isinstance(kwargs.get("values"), TensorStub):
+        raise TypeError("a nested tensor has no values")
+    parts = {key: kwargs.get(key) for key in ("values", "offsets", "lengths", "_ragged_idx", "requires_grad")}
+    made = WrappedTensor("torch.nested._internal.nested_tensor.NestedTensor", "object")
+    made.set_state(parts)
+    return made
+
+
 def rebuild_on_device(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
     """``torch._utils._rebuild_device_tensor_from_cpu_tensor``: a tensor that is loaded onto another device."""
     if any(map(_is_object, (data, dtype, device))):  # its method ``to`` is called

@@ -110,6 +110,19 @@ def test_a_tensor_that_cannot_be_read_is_shown_and_not_left_out_in_silence(
     assert torch.equal(torch.load(tmp_path / "b.pth")["b"], A)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_nested_tensor_of_the_jagged_layout_is_read_as_what_it_is_made_of(tmp_path: Path) -> None:
+    tensor = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    path = saved(tmp_path / "a.pth", {"w": tensor, "b": A})
+    assert ckptconv.inspect(path).verdict == "opaque"
+    with ckptconv.open(path) as checkpoint:
+        assert list(checkpoint) == ["w.values", "w.offsets", "b"]
+        assert bytes(checkpoint["w.values"].read()) == image(tensor.values())
+        assert bytes(checkpoint["w.offsets"].read()) == image(tensor.offsets())
+    ckptconv.convert(path, tmp_path / "b.pth", bare=True)
+    assert torch.load(tmp_path / "b.pth").keys() == {"w.values", "w.offsets", "b"}
+
+
 class OnDevice:
     """Pickles as a tensor of a device without storages does (torch/_tensor.py, `_reduce_ex_internal`)."""
 
