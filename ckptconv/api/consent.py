@@ -26,8 +26,8 @@ def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
     return codes
 
 
-def refuse(losses: list[Finding], allowed: Collection[str], source: PathText) -> None:
-    """Raise unless every loss was agreed to."""
+def refuse(losses: list[Finding], allowed: Collection[str], source: PathText, *, bare: bool = False) -> None:
+    """Raise unless every loss was agreed to. `bare`: no less can be asked for."""
     if "all" in allowed:
         return
     left = [loss for loss in losses if loss.code not in allowed]
@@ -35,7 +35,7 @@ def refuse(losses: list[Finding], allowed: Collection[str], source: PathText) ->
     if left:
         codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
         hints = dict.fromkeys(loss.hint for loss in left if loss.hint)
-        ways = [*hints, f"{codes} goes on without", "--bare takes the model's tensors alone"]
+        ways = [*hints, f"{codes} goes on without", *([] if bare else ["--bare takes the model's tensors alone"])]
         raise LossError(left, path=source, hint="; ".join(ways))
 
 

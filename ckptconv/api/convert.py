@@ -162,7 +162,7 @@ def convert(
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)
         if not dry_run:
-            refuse(result.losses, allowed, source)
+            refuse(result.losses, allowed, source, bare=bare)
             refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
             place.check_source(source, opened)
             file = place.open(replace=force)

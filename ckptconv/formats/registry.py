@@ -18,6 +18,7 @@ from ckptconv.core.report import quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import archive, diffusers, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
 from ckptconv.formats.base import Format
+from ckptconv.formats.npz.layout import several_arrays
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ BUILTIN: tuple[Format, ...] = (
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
     (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
+    (4, b"ORTM", "a model of onnxruntime's own format (.ort)", "name the ONNX file that it was made from"),
+    *((4, magic, "a program of ExecuTorch's (.pte)", "name the checkpoint that it was made from")
+      for magic in (b"ET12", b"ET13")),
+    (0, b"\x12\x01\0\0\0\0\0\0", "a file of MXNet's (.params)", "numpy.savez what mxnet.nd.load gives: that is read"),
+    (0, b"{L\0\0\0\0\0\0\0\x07learner", "a model of XGBoost's, of trees", "there are no tensors in it"),
+    (0, b"\xba\x16\x4f\x2f", "a model of fastText's", "numpy.savez what model.get_input_matrix() gives"),
+    (0, b"PAR1", "a Parquet file, of data", "name the file of the weights"),
+    (0, b"MATLAB 5.0", "a file of MATLAB's", "numpy.savez what scipy.io.loadmat gives: that is read"),
     (0, b"BZh", "a bzip2 file", "bunzip2 it first, or tar xjf an archive"),
     (0, b"\xfd7zXZ", "an xz file", "unxz it first, or tar xJf an archive"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first, or tar --zstd -xf an archive"),
@@ -178,8 +187,8 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     files = [name for name in folder.names if name.lower().endswith(suffixes)]
     if not folder.names and not folder.folders:
         return UnknownFormatError("this is a folder without a file in it", hint="check the path")
-    if not files and (parts := _parts(folder)):
-        return _of_parts(folder, "no checkpoint itself", parts)
+    if parts := _parts(folder):
+        return _of_parts(folder, "no checkpoint itself", parts, files)
     if not files:
         return UnknownFormatError(
             "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
@@ -204,13 +213,15 @@ def _parts(folder: Folder) -> list[str]:
     return found
 
 
-def _of_parts(folder: Folder, what: str, parts: Sequence[str]) -> UnknownFormatError:
+def _of_parts(folder: Folder, what: str, parts: Sequence[str], files: Sequence[str] = ()) -> UnknownFormatError:
+    """Its folders with checkpoints come before its files, which are mostly what a trainer keeps beside them."""
     paths = [str(folder.path / name) for name in parts]
     hint = f"name {paths[0]}"
     if len(paths) > 1:
         line = shlex.join(["ckptconv", "inspect", *paths])
         hint = f"name one of them, such as {paths[0]}; {line} shows each"
-    return UnknownFormatError(f"this folder is {what}; in it: {', '.join(map(repr, parts))}", hint=hint)
+    beside = f", and the files {quoted(files, MOST_NAMES)}" if files else ""
+    return UnknownFormatError(f"this folder is {what}; in it: {', '.join(map(repr, parts))}{beside}", hint=hint)
 
 
 def _text_of(start: bytes) -> str | None:
@@ -240,6 +251,11 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
         return UnknownFormatError("the file is empty", hint="copy it again from where it came")
     near = min(512, source.size)
     start, end = bytes(source.read_at(0, near)), bytes(source.read_at(source.size - near, near))
+    if several_arrays(source):
+        return UnknownFormatError(
+            "these are numpy arrays behind each other, without names, as Equinox writes them (.eqx)",
+            hint="numpy.savez by name what eqx.tree_deserialise_leaves gives: that is read",
+        )
     for offset, magic, what, hint in _LOOKALIKES:
         if (start if offset >= 0 else end)[offset:].startswith(magic):
             return UnknownFormatError(f"this is {what}", hint=hint)

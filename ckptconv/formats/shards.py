@@ -149,6 +149,11 @@ def _is_index(source: Source) -> bool:
     return text.lstrip()[:1] == b"{" and b'"weight_map"' in text
 
 
+MODULES = "modules.json"
+MOST_MODULES = 64
+"""Folders in a folder that are looked into; sentence-transformers has a handful."""
+
+
 def _candidates(folder: Folder) -> list[str]:
     """The files in it that stand for a whole checkpoint."""
     found = []
@@ -244,6 +249,17 @@ def chosen(folder: Folder, file: Source) -> list[Finding]:
     if ALONE.fullmatch(name) or name == ADAPTERS or INDEX.fullmatch(name):
         return []
     return [Finding("file", "info", name, f"{name!r} is read, the one safetensors file of this folder")]
+
+
+def modules_beside(folder: Folder) -> list[Finding]:
+    """Folders with weights of their own, of which sentence-transformers puts a model together (``modules.json``)."""
+    if MODULES not in folder.names:
+        return []
+    found = [name for name in folder.folders[:MOST_MODULES] if any(map(ALONE.fullmatch, folder.inside(name).names))]
+    if not found:
+        return []
+    message = f"{MODULES} lists other modules, whose weights are checkpoints of their own: {quoted(found)}"
+    return [Finding("modules", "info", found[0], message, hint=f"name {folder.path / found[0]} for the first")]
 
 
 def open_shards(folder: Folder, index: Index) -> dict[str, Source]:

@@ -212,6 +212,8 @@ def _hint(path: str | os.PathLike[str], error: OSError) -> str:
         return "the link leads in a circle: remove it"
     if not isinstance(error, FileNotFoundError):
         return "check the file's permissions"
+    if str(path).startswith("file://"):
+        return f"give the path by itself: {str(path).removeprefix('file://')}"
     if "://" in str(path):
         return "download it first: nothing is fetched here"
     if os.path.islink(path):  # such as a hub's cache has for its snapshots, copied without its blobs
@@ -229,9 +231,13 @@ def _near(path: Path) -> str:
         return f"{missing}; a model of the Hugging Face hub is fetched by: hf download {path}" if on_hub else missing
     with suppress(OSError), os.scandir(path.parent) as entries:
         names = [entry.name for entry in islice(entries, MOST_NEIGHBOURS)]
-        if near := get_close_matches(path.name, names, n=1, cutoff=0.8):
+        if near := get_close_matches(path.name, names, n=1, cutoff=0.8) or _but_for_case(path.name, names):
             return f"did you mean {os.fspath(path.with_name(near[0]))!r}?"
     return ""
+
+
+def _but_for_case(name: str, names: list[str]) -> list[str]:
+    return [one for one in names if one.casefold() == name.casefold()]
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

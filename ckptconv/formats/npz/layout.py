@@ -17,16 +17,16 @@ import ast
 import re
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DIM, MAX_NPY_HEADER, MAX_RANK
 
 if TYPE_CHECKING:
-    from ckptconv.io.zip import ZipArchive
+    from ckptconv.io.source import Source
 
 SUFFIX = ".npy"
 RECORD = "ckptconv.json"
@@ -34,6 +34,9 @@ MAGIC = b"\x93NUMPY"
 ALIGNMENT = 64
 FIRST = 128
 """Bytes of an entry that are read at first; nearly every header ends there."""
+
+MAX_LINE = 1 << 16
+"""Bytes in which a line of text before the first of several arrays ends."""
 
 _DTYPES = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items()} | {"f1": DType.F8_E5M2}
 """By numpy's word without the byte order. Of ml_dtypes' one-byte types this one alone is not saved as V1."""
@@ -80,7 +83,14 @@ def _bad(name: str, what: str) -> CorruptFileError:
     return CorruptFileError(f"{name!r} is damaged: {what}", hint="save the arrays again with numpy.savez")
 
 
-def read_header(archive: ZipArchive, name: str) -> Npy | Text:
+class Starts(Protocol):
+    """Where entries are, as a zip archive."""
+
+    def start(self, name: str, length: int) -> bytes:
+        """The first `length` bytes of an entry, or all where it has fewer."""
+
+
+def read_header(archive: Starts, name: str) -> Npy | Text:
     """The header of the entry `name`. Costs one small read, rarely two.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is neither numbers nor text.
@@ -155,6 +165,34 @@ def _canonical(name: str, order: str, word: str) -> tuple[str, str]:
     if found.fields or found.subdtype or not found.str[1:]:
         raise UnsupportedError(f"{name!r} has records with fields, no numbers", hint="save each field as its own array")
     return (">" if found.str[0] == ">" or order == ">" else "<"), found.str[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """An array in a file of its own, from `offset` on."""
+
+    source: Source
+    offset: int
+
+    def start(self, name: str, length: int) -> bytes:
+        return bytes(self.source.read_at(self.offset, min(length, self.source.size - self.offset)))
+
+
+def several_arrays(source: Source) -> bool:
+    """Whether arrays stand behind each other in the file, and maybe a line of text before them, as Equinox writes."""
+    before = bytes(source.read_at(0, min(MAX_LINE, source.size)))
+    line = 0 if before.startswith(MAGIC) else before.find(b"\n" + MAGIC) + 1
+    if not before.startswith(MAGIC, line):
+        return False
+    if line:
+        return True
+    try:
+        first = read_header(_Alone(source, 0), source.path.name)
+    except CkptconvError:
+        return False
+    size = first.info.nbytes if isinstance(first, Npy) else first.itemsize * prod(first.shape)
+    end = len(first.raw) + size
+    return end + len(MAGIC) <= source.size and bytes(source.read_at(end, len(MAGIC))) == MAGIC
 
 
 def spell_header(info: TensorInfo) -> bytes:

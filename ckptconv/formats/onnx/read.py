@@ -208,6 +208,7 @@ def _about_names(tensors: dict[str, LazyTensor], found: Names) -> list[Finding]:
         message = f"the exporter folded a batch norm into them, so that they are not the model's own: {quoted(folded)}"
         findings.append(Finding("folded", "warning", folded[0], message))
     if unnamed := [name for name in tensors if naming.is_given(name)]:
-        message = f"{len(unnamed)} of the tensors have no name but the graph's: {quoted(unnamed)}"
+        count = f"{len(unnamed)} of the tensors {'have' if len(unnamed) > 1 else 'has'}"
+        message = f"{count} no name but the graph's: {quoted(unnamed)}"
         findings.append(Finding("unnamed", "info", unnamed[0], message))
     return findings

@@ -45,20 +45,30 @@ NOTES_RECORD = "ckptconv/notes.json"
 
 VERSIONS = ("version", ".data/version")
 
+BOOKKEEPING = ("byteorder", ".data/serialization_id", ".format_version", ".storage_alignment", *VERSIONS)
+"""What torch's writer puts beside the object."""
+
 MAX_VERSION = 10
 """The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive with a ``data.pkl`` one level down, and no ``constants.pkl`` of TorchScript."""
+    """Whether this is a zip archive with a ``data.pkl`` one level down, and no ``constants.pkl`` of TorchScript; or one
+    that torch.save began.
+    """
     try:
         archive = ZipArchive.of(source)
         root = root_of(archive)
-        return root is not None and root + "constants.pkl" not in archive.entries
+        return is_unfinished(archive) if root is None else root + "constants.pkl" not in archive.entries
     except CorruptFileError:
         return True  # it starts as a zip; reading it will say what is wrong
     except CkptconvError:
         return False
+
+
+def is_unfinished(archive: ZipArchive) -> bool:
+    """Whether torch.save left it before its object, which could not be pickled: it ends the archive all the same."""
+    return bool(archive.entries) and all(entry.partition("/")[2] in BOOKKEEPING for entry in archive.entries)
 
 
 def root_of(archive: ZipArchive, name: str = "data.pkl") -> str | None:
@@ -89,6 +99,11 @@ class Saved:
 def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = None) -> Saved:
     """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
     root = root_of(archive)
+    if root is None and is_unfinished(archive):
+        raise CorruptFileError(
+            "torch.save ended before it wrote anything of its object, as where a part of it cannot be pickled",
+            hint="save it again, such as model.state_dict()",
+        )
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
     check_small_records(archive, root)

@@ -54,7 +54,9 @@ def read(source: Source | Folder) -> Checkpoint:
     """
     folder, index, file = shards.find(source, binaries=True)
     if index is None:
-        return single.read(file)
+        checkpoint = single.read(file)
+        checkpoint.findings = (*checkpoint.findings, *shards.modules_beside(folder))
+        return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
     order, findings = shards.cross_check(folder, index, parts)
     whole = _Whole()

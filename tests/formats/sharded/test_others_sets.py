@@ -192,3 +192,22 @@ def test_tensors_are_split_as_huggingface_hub_splits_them(name: str, size: int, 
         loaded = torch.load(tmp_path / file, weights_only=True)
         assert set(loaded) == set(names)
         assert all(torch.equal(loaded[key], state[key]) for key in names)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_other_modules_of_sentence_transformers_are_told(name: str, tmp_path: Path) -> None:
+    parts = [{"idx": 0, "path": ""}, {"idx": 1, "path": "1_Pooling"}, {"idx": 2, "path": "2_Dense"}]
+    (tmp_path / "modules.json").write_text(json.dumps(parts))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text("{}")
+    (tmp_path / "2_Dense").mkdir()
+    torch.save({"embeddings.weight": torch.ones(2)}, tmp_path / "a.pth")
+    torch.save({"linear.weight": torch.ones(3)}, tmp_path / "b.pth")
+    kind = "safetensors" if name.endswith("safetensors") else "torch"
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / name, to_format=kind)
+    ckptconv.convert(tmp_path / "b.pth", tmp_path / "2_Dense" / name, to_format=kind)
+    with ckptconv.open(tmp_path) as checkpoint:
+        assert list(checkpoint) == ["embeddings.weight"]
+        told = {finding.code: finding for finding in checkpoint.findings}
+        assert told["modules"].message.endswith("'2_Dense'")
+    assert list(ckptconv.open(tmp_path / "2_Dense")) == ["linear.weight"]

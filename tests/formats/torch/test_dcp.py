@@ -333,3 +333,11 @@ def test_one_of_the_files_alone_is_told_to_be_that(tmp_path: Path) -> None:
     ) as said:
         ckptconv.inspect(file)
     assert said.value.hint == f"name the folder: {folder}"
+
+
+def test_what_lightning_keeps_beside_it_is_told(tmp_path: Path) -> None:
+    folder = save({"model": {"w": torch.ones(2)}}, tmp_path / "a.ckpt")
+    torch.save({"epoch": 1, "hyper_parameters": {"width": 3}}, folder / "meta.pt")
+    told = ckptconv.inspect(folder).checkpoint.findings
+    assert [(one.code, one.hint) for one in told] == [("beside", f"name {folder / 'meta.pt'} for it")]
+    assert ckptconv.open(folder / "meta.pt").metadata["hyper_parameters"] == {"width": 3}

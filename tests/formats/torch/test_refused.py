@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import ckptconv
-from ckptconv.errors import CkptconvError, UnknownFormatError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UnknownFormatError, UnsupportedError
 from tests.support.craft import FOUR_FLOATS, archive, saved, state_dict, tensor, zip_bytes
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ def test_another_zip(tmp_path: Path) -> None:
     assert isinstance(error_of(tmp_path / "x.pth"), UnknownFormatError | UnsupportedError)
 
 
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 OTHERS = {
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
     "a web page": (b"<!DOCTYPE html><html></html>", "download"),
@@ -57,6 +65,16 @@ OTHERS = {
     "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), "unlz4"),
     "a compressed joblib file": (b"\x78\x5e\xb4\xfd" + bytes(20), "joblib"),
     "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "variables"),
+    "a model of onnxruntime's": (b"\x38\0\0\0ORTM" + bytes(20), "ONNX"),
+    "a program of ExecuTorch's": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
+    "MXNet's parameters": (b"\x12\x01" + bytes(30), "mxnet.nd.load"),
+    "a model of XGBoost's": (b"{L" + bytes(7) + b"\x07learner{", "no tensors"),
+    "a model of fastText's": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
+    "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),
+    "a file of MATLAB's": (b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", "loadmat"),
+    "Equinox' arrays": (npy(np.ones(3, "f4")) + npy(np.ones((2, 2))), "tree_deserialise_leaves"),
+    "Equinox' arrays behind a line of text": (b'{"size": 3}\n' + npy(np.ones(3, "f4")), "tree_deserialise_leaves"),
+    "an array with more behind it": (npy(np.ones(3, "f4")) + b"\0" * 20, "numpy.savez('x.npz'"),
     "noise": (b"\x17\x23" * 100, "ckptconv formats"),
 }
 
@@ -127,3 +145,35 @@ def test_a_slash_behind_a_files_name_changes_nothing(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"w": torch.ones(2)})
     with ckptconv.open(f"{path}/") as checkpoint:
         assert list(checkpoint) == ["w"]
+
+
+class Unpicklable:
+    def __reduce__(self) -> str:
+        raise TypeError("no")
+
+
+def test_an_archive_that_torch_save_left_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="no"):
+        torch.save({"w": torch.ones(2), "x": Unpicklable()}, tmp_path / "x.pth")
+    error = error_of(tmp_path / "x.pth")
+    assert isinstance(error, CorruptFileError)
+    assert error.message.startswith("torch.save ended before it wrote anything of its object")
+
+
+def test_a_folder_names_its_checkpoints_before_its_files(tmp_path: Path) -> None:
+    for name in ("model", "optimizer"):
+        ckptconv.convert(saved(tmp_path / "w.npz", {"w": torch.ones(2)}), tmp_path / name, to_format="torch-dcp")
+    (tmp_path / "w.npz").rename(tmp_path / "scheduler.bin")
+    error = error_of(tmp_path)
+    assert error.message == (
+        "this folder is no checkpoint itself; in it: 'model', 'optimizer', and the files 'scheduler.bin'"
+    )
+    assert f"such as {tmp_path / 'model'}" in str(error.hint)
+
+
+def test_a_hint_knows_names_in_another_case_and_paths_as_addresses(tmp_path: Path) -> None:
+    saved(tmp_path / "model.pth", {"w": torch.ones(2)})
+    assert error_of(tmp_path / "MODEL.PTH").hint == f"did you mean '{tmp_path / 'model.pth'}'?"
+    with pytest.raises(FileAccessError) as caught:
+        ckptconv.open(f"file://{tmp_path}/model.pth")
+    assert caught.value.hint == f"give the path by itself: {tmp_path}/model.pth"

@@ -18,3 +18,6 @@ Refused by name: blobs in transformed streams (compressed by an extension), layo
 """
 
 MAIN = ".metadata"
+
+BESIDE = "meta.pt"
+"""What Lightning puts beside it (lightning.fabric's strategies/fsdp.py): epoch, hyper_parameters, loops."""

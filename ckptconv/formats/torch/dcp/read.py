@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import GlobalUse, Notes
 from ckptconv.core.record import parse as parse_record
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
@@ -19,7 +20,7 @@ from ckptconv.errors import (
     UnsupportedError,
     located,
 )
-from ckptconv.formats.torch.dcp import MAIN
+from ckptconv.formats.torch.dcp import BESIDE, MAIN
 from ckptconv.formats.torch.dcp.blob import Blob, open_blob
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
 from ckptconv.formats.torch.dcp.tree import nested, restored
@@ -54,7 +55,12 @@ def read(folder: Folder) -> Checkpoint:
     the file or the entry.
     """
     listing, size = listed(folder)
-    return Entries(folder, size).checkpoint(listing)
+    checkpoint = Entries(folder, size).checkpoint(listing)
+    if BESIDE in folder.names:
+        message = f"{BESIDE!r} in it, where Lightning keeps the epoch and hyper_parameters, is a checkpoint of its own"
+        found = Finding("beside", "info", BESIDE, message, hint=f"name {folder.path / BESIDE} for it")
+        checkpoint.findings = (*checkpoint.findings, found)
+    return checkpoint
 
 
 def listed(folder: Folder) -> tuple[Listing, int]:
