@@ -39,6 +39,9 @@ SLICES = Path(__file__).parents[2] / "fixtures" / "others" / "megatron" / "gated
 PROCESSES = Path(__file__).parents[2] / "fixtures" / "others" / "torch-hf-slices" / "mixed"
 """A folder of torch's HuggingFaceStorageWriter, of three processes."""
 
+NETS = Path(__file__).parents[2] / "fixtures" / "others" / "skorch"
+"""Nets of skorch's, whose pickle has a pickle in it."""
+
 AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
 
@@ -152,7 +155,8 @@ def bare(folder: Path) -> list[bytes]:
         "e": np.array(["x"]),
         "n": {"k": 1},
     }
-    return [pickle.dumps(value, protocol) for value in (arrays, state()) for protocol in (0, 2, 4, 5)]
+    made = [pickle.dumps(value, protocol) for value in (arrays, state()) for protocol in (0, 2, 4, 5)]
+    return [*made, (NETS / "net.pkl").read_bytes()]
 
 
 def deepspeed(folder: Path) -> list[bytes]:

@@ -24,12 +24,14 @@ from ckptconv.errors import CkptconvError, CorruptFileError, UnsafeError, Unsupp
 from ckptconv.formats.torch import legacy, second
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.embedded import unfold_embedded
 from ckptconv.formats.torch.names import is_known
 from ckptconv.formats.torch.numpy_values import ArrayParts, NumpyStub, whole_bytes, width
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.placing import Placer
 from ckptconv.formats.torch.roots import plant
 from ckptconv.formats.torch.stubs import QuantizedStorageStub, StorageStub, TensorStub
+from ckptconv.io.held import Held
 from ckptconv.io.limits import MAX_DEPTH
 from ckptconv.io.window import Window
 
@@ -87,10 +89,11 @@ def read(source: Source) -> Checkpoint:
         raise
     second.refuse_zip(source, stream)
     value, machine, makers = follow(data, elided)
-    budget, findings = Budget(len(data)), legacy.trailing(stream, "opcode")
+    embedded = unfold_embedded(value, machine)
+    budget, findings = Budget(len(data) + embedded.size), legacy.trailing(stream, "opcode")
     return assemble(
-        plant(value, budget), makers.place, budget, format="pickle",
-        machines=[machine, *second.following(stream, legacy.LegacyConstructors)], file=source,
+        plant(value, budget), embedded.place(makers.place), budget, format="pickle",
+        machines=[machine, *embedded.machines, *second.following(stream, legacy.LegacyConstructors)], file=source,
         findings=findings, own=lambda name: name in makers.answered,
     )  # fmt: skip
 
@@ -169,8 +172,11 @@ class BareConstructors(TorchConstructors):
         span = stack.storages.span(stub.key)
         key = self._keep(ByteSpan(file, start + span.offset, span.length))
         if isinstance(stub, QuantizedStorageStub):
-            return QuantizedStorageStub(key, stub.dtype, stub.device, stub.numel, stub.quantized)
-        return StorageStub(key, stub.dtype, stub.device, stub.numel)
+            made: StorageStub = QuantizedStorageStub(key, stub.dtype, stub.device, stub.numel, stub.quantized)
+        else:
+            made = StorageStub(key, stub.dtype, stub.device, stub.numel)
+        self.storages[key] = made
+        return made
 
     def _jax_array(self, function: Value, args: Value, state: Value, aval: Value = None) -> Value:
         """An array of JAX's: numpy's, and whether its type is weak."""
@@ -203,7 +209,7 @@ class BareConstructors(TorchConstructors):
         if parts.dtype.order == ">" and width(parts.dtype) > 1:
             self.swapped.add(key)
         strides = contiguous_strides(shape[::-1])[::-1] if parts.fortran else contiguous_strides(shape)
-        storage = StorageStub(key, element, "cpu", parts.nbytes // width(parts.dtype))
+        storage = self.storages[key] = StorageStub(key, element, "cpu", parts.nbytes // width(parts.dtype))
         attributes = {} if stub.name is None else {"paddle_name": stub.name}
         made = TensorStub(storage, element, 0, shape, strides, attributes=attributes)
         self.tensors[id(stub)] = stub, made
@@ -227,23 +233,6 @@ def _paddle_tensor(values: Value = ()) -> Value:
             return tuple(values)
         case _:
             return NotImplemented
-
-
-class Held:
-    """Bytes in memory, read as a file."""
-
-    __slots__ = ("_data",)
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-
-    def read_at(self, offset: int, length: int) -> memoryview:
-        """As `SpanFile` says."""
-        return self._data[offset : offset + length]
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """As `SpanFile` says."""
-        buffer[:] = self._data[offset : offset + len(buffer)]
 
 
 def _span(parts: ArrayParts) -> ByteSpan:

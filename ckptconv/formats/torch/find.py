@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 WELL_KNOWN = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params", "weights")
 
+FITTED = "module_"
+"""What skorch's nets call the module that was fitted, beside `module`, of which it was made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hole:
@@ -100,6 +103,8 @@ def _modules_within(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[P
         below = list(node.items())
     elif isinstance(node, (list, tuple)):
         below = list(enumerate(node))
+    elif isinstance(node, Thing) and isinstance(node.state, dict) and is_module(node.state.get(FITTED)):
+        below = [("state", {FITTED: node.state[FITTED]})]
     elif isinstance(node, Thing):
         below = [("state", node.state)]
     else:

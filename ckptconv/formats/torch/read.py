@@ -131,12 +131,15 @@ def read(source: Source) -> Checkpoint:
 
 def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
     """The archive, whatever lies beside it. Raises as `read`."""
+    from ckptconv.formats.torch.embedded import unfold_embedded  # which reads archives with this module
+
     archive = ZipArchive.of(source)
     saved = open_saved(archive)
-    budget = Budget(saved.size)
+    embedded = unfold_embedded(saved.value, saved.machine)
+    budget = Budget(saved.size + embedded.size)
     return assemble(
-        plant(saved.value, budget), saved.placer.place, budget, format="torch", machines=[saved.machine], file=source,
-        arch=_arch(archive, saved.root), findings=findings,
+        plant(saved.value, budget), embedded.place(saved.placer.place), budget, format="torch",
+        machines=[saved.machine, *embedded.machines], file=source, arch=_arch(archive, saved.root), findings=findings,
     )  # fmt: skip
 
 
