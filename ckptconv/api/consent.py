@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
 
 
+_BESIDE = frozenset(["metadata", "extras", "opaque"])
+"""Losses of what stands beside the model's tensors, mostly."""
+
+
 def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
     """The codes that are agreed to. Raises UsageError where one is none."""
     codes = several(allow_loss)
@@ -35,7 +39,9 @@ def refuse(losses: list[Finding], allowed: Collection[str], source: PathText, *,
     if left:
         codes = " ".join(f"--allow-loss {code}" for code in dict.fromkeys(loss.code for loss in left))
         hints = dict.fromkeys(loss.hint for loss in left if loss.hint)
-        ways = [*hints, f"{codes} goes on without", *([] if bare else ["--bare takes the model's tensors alone"])]
+        ways = [*hints, f"{codes} goes on without"]
+        if not bare and not _BESIDE.isdisjoint(loss.code for loss in left):
+            ways.append("--bare takes the model's tensors alone")
         raise LossError(left, path=source, hint="; ".join(ways))
 
 

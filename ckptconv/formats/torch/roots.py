@@ -128,7 +128,7 @@ class _Planter:
             for key, value in hole.mapping.items():
                 if isinstance(value, TensorStub):
                     self._tree.model[hole.prefix + key] = value
-                elif isinstance(value, WrappedTensor):
+                elif isinstance(value, WrappedTensor) or _is_packed(key, value):
                     self._open_wrapped(hole.prefix + key, (*hole.path, *places.get(key, (key,))), value)
             if isinstance(hole.mapping, ModuleState):
                 self._open_module(hole, hole.mapping)
@@ -140,7 +140,7 @@ class _Planter:
         self._named |= {(*hole.path, *path): hole.prefix + name for path, name in state.paths.items()}
         self._modules |= {(*hole.path, *path) for path in state.modules}
 
-    def _open_wrapped(self, whole: str, path: Path, value: WrappedTensor) -> None:
+    def _open_wrapped(self, whole: str, path: Path, value: Value) -> None:
         """The tensors that one of the model's is made of are the model's as well."""
         for steps, words, stub in _wrapped(value, (), (), set()):
             name = self._free(".".join((whole, *words)))
@@ -310,6 +310,13 @@ def _wrapped(
     elif isinstance(value, (list, tuple)):
         for i, child in enumerate(value):
             yield from _wrapped(child, (*steps, i), (*words, str(i)), seen)
+
+
+def _is_packed(key: str, value: Value) -> bool:
+    """Whether an entry of a state_dict is a quantized layer's weight and bias, which stand in a tuple
+    (torch/ao/nn/quantized/modules/linear.py, `LinearPackedParams._save_to_state_dict`).
+    """
+    return key.rpartition(".")[2] == "_packed_params" and isinstance(value, tuple)
 
 
 def _class_of(value: Value) -> str:

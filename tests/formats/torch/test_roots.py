@@ -199,3 +199,29 @@ def test_extras_beside_a_pickled_module_stay_extras(name: str, tmp_path: Path) -
     with ckptconv.open(tmp_path / name) as checkpoint:
         assert (sorted(checkpoint), list(checkpoint.extras)) == (["bias", "weight"], ["loss"])
     assert ckptconv.diff(tmp_path / "a.pth", tmp_path / name).equal
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_a_quantized_layer_are_the_model_s_though_they_stand_in_a_tuple(tmp_path: Path) -> None:
+    def quantized() -> nn.Module:
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+
+    state = quantized().state_dict()
+    weight, bias = state["0._packed_params._packed_params"]
+    path = saved(tmp_path / "a.pth", state)
+    with ckptconv.open(path) as checkpoint:
+        assert not checkpoint.extras
+    ckptconv.convert(path, tmp_path / "bare.pth", bare=True)
+    bare = torch.load(tmp_path / "bare.pth")
+    assert torch.equal(bare["0._packed_params._packed_params.0"].int_repr(), weight.int_repr())
+    assert torch.equal(bare["0._packed_params._packed_params.1"], bias)
+    ckptconv.convert(path, tmp_path / "b.safetensors")
+    ckptconv.convert(tmp_path / "b.safetensors", tmp_path / "c.pth")
+    again = quantized()
+    again.load_state_dict(torch.load(tmp_path / "c.pth"))
+    assert torch.equal(again(torch.ones(1, 4)), rebuilt(quantized(), state)(torch.ones(1, 4)))
+
+
+def rebuilt(module: nn.Module, state: Any) -> nn.Module:
+    module.load_state_dict(state)
+    return module
