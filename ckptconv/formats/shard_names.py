@@ -27,6 +27,11 @@ ADAPTERS = "adapters.safetensors"
 SLICES = re.compile(r"shard-(?P<shard>\d{5,9})-model-(?P<part>\d{5,9})-of-(?P<parts>\d{5,9})\.safetensors")
 """What torch.distributed.checkpoint calls the files of slices (`safetensors.slices`), which no index lists."""
 
+RANK = re.compile(r"(?P<stem>(model-)?rank-?)(?P<rank>\d{1,6})(?P<rest>(-part-\d+)?\.safetensors)")
+"""What TensorRT-LLM (``rank0.safetensors``) and vLLM's sharded_state (``model-rank-0-part-0.safetensors``) call what
+each process has: slices, and nothing says how they were cut.
+"""
+
 BINARIES = (".bin", ".pth", ".pt", ".ckpt")
 
 
@@ -36,12 +41,20 @@ def is_shard(name: str) -> bool:
 
 
 def alone(path: Path) -> tuple[Finding, ...]:
-    """A warning where a file that is read by itself is called as one shard of several is."""
+    """A warning where a file that is read by itself is called as one shard, or slice, of several is."""
+    if (rank := RANK.fullmatch(path.name)) and _other(path, rank).is_file():
+        message = "by its name this has one process's slices of a model (TensorRT-LLM, vLLM), and not the whole"
+        return (Finding("slice", "warning", path.name, message),)
     called = SHARD.fullmatch(path.name)
     if called is None or (count := int(called["count"])) < 2:
         return ()
     message = f"by its name this is one shard of {count:,}: their index, or the folder, is the whole"
     return (Finding("shard", "warning", path.name, message),)
+
+
+def _other(path: Path, rank: re.Match[str]) -> Path:
+    """The file of another process."""
+    return path.with_name(f"{rank['stem']}{'0' if int(rank['rank']) else '1'}{rank['rest']}")
 
 
 def plain_name(index: str) -> str:

@@ -24,7 +24,16 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, plural, quoted
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UsageError, first_of, located
+from ckptconv.errors import (
+    CkptconvError,
+    CorruptFileError,
+    FileAccessError,
+    LimitError,
+    UnsupportedError,
+    UsageError,
+    first_of,
+    located,
+)
 from ckptconv.formats.shard_names import (
     ADAPTERS,
     ALONE,
@@ -32,6 +41,7 @@ from ckptconv.formats.shard_names import (
     INDEX,
     INDEX_SUFFIX,
     PICKLED_COPIES,
+    RANK,
     SHARD,
     SLICES,
     is_shard,
@@ -149,11 +159,6 @@ def _is_index(source: Source) -> bool:
     return text.lstrip()[:1] == b"{" and b'"weight_map"' in text
 
 
-MODULES = "modules.json"
-MOST_MODULES = 64
-"""Folders in a folder that are looked into; sentence-transformers has a handful."""
-
-
 def _candidates(folder: Folder) -> list[str]:
     """The files in it that stand for a whole checkpoint."""
     found = []
@@ -196,6 +201,12 @@ def holds_one(folder: Folder) -> bool:
 def _refuse_several(folder: Folder, found: Sequence[str]) -> NoReturn:
     loose = not any(INDEX.fullmatch(name) or ALONE.fullmatch(name) for name in found)
     what = "safetensors files, and nothing says which is meant" if loose else "checkpoints"
+    if all(map(RANK.fullmatch, found)):
+        raise UnsupportedError(
+            f"the folder holds the slices of {len(found)} processes (TensorRT-LLM, vLLM's sharded_state), and nothing "
+            "says how they were cut", path=folder.path,
+            hint=f"name the folder of the whole model, or one of them, such as {folder.path / found[0]}",
+        )  # fmt: skip
     raise UsageError(
         f"the folder holds {len(found)} {what}: {quoted(found, 6)}", path=folder.path,
         hint=f"name one of them, such as {folder.path / found[0]!s}",
@@ -249,17 +260,6 @@ def chosen(folder: Folder, file: Source) -> list[Finding]:
     if ALONE.fullmatch(name) or name == ADAPTERS or INDEX.fullmatch(name):
         return []
     return [Finding("file", "info", name, f"{name!r} is read, the one safetensors file of this folder")]
-
-
-def modules_beside(folder: Folder) -> list[Finding]:
-    """Folders with weights of their own, of which sentence-transformers puts a model together (``modules.json``)."""
-    if MODULES not in folder.names:
-        return []
-    found = [name for name in folder.folders[:MOST_MODULES] if any(map(ALONE.fullmatch, folder.inside(name).names))]
-    if not found:
-        return []
-    message = f"{MODULES} lists other modules, whose weights are checkpoints of their own: {quoted(found)}"
-    return [Finding("modules", "info", found[0], message, hint=f"name {folder.path / found[0]} for the first")]
 
 
 def open_shards(folder: Folder, index: Index) -> dict[str, Source]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.record import FORMAT, tie_strings
 from ckptconv.errors import located
-from ckptconv.formats import shards
+from ckptconv.formats import modules_beside, shards
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors import slice_files
@@ -48,7 +48,7 @@ def read(source: Source | Folder) -> Checkpoint:
     chosen = shards.chosen(folder, file) if isinstance(source, Folder) else []
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *chosen, *shards.modules_beside(folder))
+        checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.told(folder))
         return checkpoint
     headers = {}
     opened = shards.open_shards(folder, index)
@@ -61,7 +61,7 @@ def read(source: Source | Folder) -> Checkpoint:
         tensors |= single.tensors_of(opened[name], header)
         findings += slice_files.told(opened[name].path, header)
     findings += chosen
-    findings += shards.modules_beside(folder)
+    findings += modules_beside.told(folder)
     findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
     stored = {name: tensors[name] for name in order}
     strings: Mapping[str, MetaNode] | None = index.strings

@@ -21,7 +21,7 @@ from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError, located
-from ckptconv.formats import shards
+from ckptconv.formats import modules_beside, shards
 from ckptconv.formats.base import WriteOptions, WriteResult
 from ckptconv.formats.blobs import move_out, restore
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
@@ -55,7 +55,7 @@ def read(source: Source | Folder) -> Checkpoint:
     folder, index, file = shards.find(source, binaries=True)
     if index is None:
         checkpoint = single.read(file)
-        checkpoint.findings = (*checkpoint.findings, *shards.modules_beside(folder))
+        checkpoint.findings = (*checkpoint.findings, *modules_beside.told(folder))
         return checkpoint
     parts = {name: _read_shard(shard) for name, shard in shards.open_shards(folder, index).items()}
     order, findings = shards.cross_check(folder, index, parts)

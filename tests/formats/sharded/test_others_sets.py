@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckptconv
+from ckptconv.errors import UnsupportedError
 from tests.arch.real_models import transformers_module
 
 if TYPE_CHECKING:
@@ -211,3 +212,16 @@ def test_other_modules_of_sentence_transformers_are_told(name: str, tmp_path: Pa
         told = {finding.code: finding for finding in checkpoint.findings}
         assert told["modules"].message.endswith("'2_Dense'")
     assert list(ckptconv.open(tmp_path / "2_Dense")) == ["linear.weight"]
+
+
+@pytest.mark.parametrize("name", ["rank{}.safetensors", "model-rank-{}-part-0.safetensors"])
+def test_slices_of_processes_are_no_shards(name: str, tmp_path: Path) -> None:
+    for rank in range(2):
+        save_file({"w": torch.full((2,), float(rank))}, tmp_path / name.format(rank))
+    with pytest.raises(UnsupportedError, match="the folder holds the slices of 2 processes"):
+        ckptconv.open(tmp_path)
+    for rank in range(2):
+        with ckptconv.open(tmp_path / name.format(rank)) as checkpoint:
+            assert [finding.code for finding in checkpoint.findings] == ["slice"]
+    (tmp_path / name.format(1)).unlink()
+    assert [finding.code for finding in ckptconv.open(tmp_path).findings] == ["file"]

@@ -1,0 +1,33 @@
+"""Folders of sentence-transformers: the weights in it are those of the first module alone.
+
+    modules.json          a list of modules, each with the folder that it lies in; "" is this one
+    model.safetensors     the first, a model of transformers'
+    2_Dense/              another, with a model.safetensors of its own
+
+Source: sentence_transformers/SentenceTransformer.py (`save`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding, quoted
+from ckptconv.formats.shard_names import ALONE
+
+if TYPE_CHECKING:
+    from ckptconv.io.folder import Folder
+
+MODULES = "modules.json"
+MOST_MODULES = 64
+"""Folders in a folder that are looked into; sentence-transformers has a handful."""
+
+
+def told(folder: Folder) -> list[Finding]:
+    """A word on the folders in it that have weights of their own. Their names are read, no file."""
+    if MODULES not in folder.names:
+        return []
+    found = [name for name in folder.folders[:MOST_MODULES] if any(map(ALONE.fullmatch, folder.inside(name).names))]
+    if not found:
+        return []
+    message = f"{MODULES} lists other modules, whose weights are checkpoints of their own: {quoted(found)}"
+    return [Finding("modules", "info", found[0], message, hint=f"name {folder.path / found[0]} for the first")]
