@@ -72,6 +72,17 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
 counts from the end.
 """
 
+_MADE_FROM = "convert what it was made from"
+_SUFFIXES: dict[str, tuple[str, str]] = {
+    ".mlmodel": ("a model of Core ML's", _MADE_FROM),
+    ".pdiparams": ("a program's weights of PaddlePaddle's", "paddle.save(layer.state_dict(), FILE): that is read"),
+    ".engine": ("an engine of TensorRT's", _MADE_FROM), ".plan": ("an engine of TensorRT's", _MADE_FROM),
+    ".caffemodel": ("a model of Caffe's", _MADE_FROM),
+    ".cbm": ("a model of CatBoost's, of trees", "there are no tensors in it"),
+    ".mnn": ("a model of MNN's", _MADE_FROM), ".rknn": ("a model of RKNN's", _MADE_FROM),
+}  # fmt: skip
+"""Files with nothing at their start that tells them, by what they are called: (what that is, what to do)."""
+
 _FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("saved_model.pb", "a SavedModel of TensorFlow's", "name the folder variables in it"),
     ("model_index.json", "a pipeline of diffusers', of several models", "name one of the folders in it, such as unet"),
@@ -267,6 +278,9 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
     if graph := _graph_of(source.path):
         hint = f"name the graph: {graph}"
         return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
+    if said := _SUFFIXES.get(source.path.suffix.lower()):
+        message = f"no known format starts like this file; by its name it is {said[0]}"
+        return UnknownFormatError(message, hint=said[1])
     hint = "check that the download is complete; 'ckptconv formats' lists what is read"
     if broken := plugins()[1]:
         hint += f"; {broken[0].message}"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 INDEX_SUFFIX = ".index.json"
 INDEX = re.compile(r".+\.index(\.[^.]+)?\.json")
-SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})(?P<suffix>\..+)")
 ALONE = re.compile(r"(model|pytorch_model|diffusion_pytorch_model|adapter_model)(\.[^.]+)?\.(safetensors|bin)")
 """What Hugging Face's libraries call a file that holds all weights of a folder."""
 
@@ -38,6 +39,21 @@ BINARIES = (".bin", ".pth", ".pt", ".ckpt")
 def is_shard(name: str) -> bool:
     """Whether a file is called as shards are."""
     return SHARD.fullmatch(name) is not None and name.lower().endswith((".safetensors", *BINARIES))
+
+
+def whole_set(names: Iterable[str]) -> list[str]:
+    """The safetensors shards of the one set among the files of a folder, in their order; [] where some are missing, or
+    an index is there, whatever is in it.
+    """
+    listed = list(names)
+    called = {name: shard for name in listed if (shard := SHARD.fullmatch(name)) and is_shard(name)}
+    sets = {(shard["stem"], shard["count"], shard["suffix"]) for shard in called.values()}
+    if len(sets) != 1 or any(map(INDEX.fullmatch, listed)):
+        return []
+    found = sorted(called, key=lambda name: int(called[name]["number"]))
+    numbers = [int(called[name]["number"]) for name in found]
+    whole = len(found) == int(called[found[0]]["count"]) and numbers == list(range(1, len(found) + 1))
+    return found if whole and found[0].endswith(".safetensors") and not SLICES.fullmatch(found[0]) else []
 
 
 def alone(path: Path) -> tuple[Finding, ...]:

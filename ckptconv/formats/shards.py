@@ -47,6 +47,7 @@ from ckptconv.formats.shard_names import (
     is_shard,
     plain_name,
     split_suffix,
+    whole_set,
 )
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
@@ -143,6 +144,8 @@ def claims(source: Source | Folder, *, binaries: bool) -> bool:
     if len(found) > 1:
         _refuse_several(source, found)
     if not found and (shards := [name for name in source.names if is_shard(name) and not SLICES.fullmatch(name)]):
+        if whole_set(source.names):
+            return not binaries
         raise CorruptFileError(
             f"the folder has {plural(len(shards), 'shard')} and no index that says what is in them: "
             f"{quoted(shards, 6)}",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.record import FORMAT, tie_strings
 from ckptconv.errors import located
-from ckptconv.formats import modules_beside, shards
+from ckptconv.formats import modules_beside, shards, unindexed
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.layout import read_header
 from ckptconv.formats.safetensors.write import planned, write_file
+from ckptconv.formats.shard_names import whole_set
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
 from ckptconv.io.folder import Folder
 
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.progress import Progress
+    from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.plan import Plan
+    from ckptconv.formats.safetensors.layout import Header
+    from ckptconv.formats.shards import Index
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
 
@@ -35,7 +39,9 @@ NAME = "safetensors-sharded"
 
 
 def claims(source: Source | Folder) -> bool:
-    """Whether this is an index of safetensors files, or a folder with one, or with a single such file."""
+    """Whether this is an index of safetensors files, or a folder with one, with a single such file, or with all shards
+    of a set.
+    """
     return shards.claims(source, binaries=False)
 
 
@@ -44,23 +50,38 @@ def read(source: Source | Folder) -> Checkpoint:
 
     Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
     """
-    folder, index, file = shards.find(source, binaries=False)
+    if isinstance(source, Folder) and not shards.holds_one(source) and (names := whole_set(source.names)):
+        opened = {name: source.open(name) for name in names}
+        headers = _headers(opened)
+        index, told = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
+        return _assembled(source, index, opened, headers, [told])
+    folder, found, file = shards.find(source, binaries=False)
     chosen = shards.chosen(folder, file) if isinstance(source, Folder) else []
-    if index is None:
+    if found is None:
         checkpoint = single.read(file)
         checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.told(folder))
         return checkpoint
+    opened = shards.open_shards(folder, found)
+    return _assembled(folder, found, opened, _headers(opened), chosen)
+
+
+def _headers(opened: Mapping[str, Source]) -> dict[str, Header]:
     headers = {}
-    opened = shards.open_shards(folder, index)
     for name, shard in opened.items():
         with located(shard.path):
             headers[name] = read_header(shard)
+    return headers
+
+
+def _assembled(
+    folder: Folder, index: Index, opened: Mapping[str, Source], headers: Mapping[str, Header], told: list[Finding]
+) -> Checkpoint:
     order, findings = shards.cross_check(folder, index, {name: header.slots for name, header in headers.items()})
+    findings += told
     tensors: dict[str, LazyTensor] = {}
     for name, header in headers.items():
         tensors |= single.tensors_of(opened[name], header)
         findings += slice_files.told(opened[name].path, header)
-    findings += chosen
     findings += modules_beside.told(folder)
     findings += shards.check_total(index, [sum(tensor.info.nbytes for tensor in tensors.values())])
     stored = {name: tensors[name] for name in order}

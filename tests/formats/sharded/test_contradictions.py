@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnknownFormatError, UsageError
@@ -334,12 +334,39 @@ def test_from_says_which_of_two_kinds_is_meant(tmp_path: Path) -> None:
             assert checkpoint.format == format
 
 
-def test_shards_without_an_index_are_told(tmp_path: Path) -> None:
+def test_a_whole_set_without_an_index_is_read_and_told(tmp_path: Path) -> None:
+    make(tmp_path / "set")
+    with ckptconv.open(tmp_path / "set") as checkpoint:
+        expected = {name: bytes(tensor.read()) for name, tensor in checkpoint.items()}
+    (tmp_path / "set" / INDEX).unlink()
+    with ckptconv.open(tmp_path / "set") as checkpoint:
+        assert {name: bytes(tensor.read()) for name, tensor in checkpoint.items()} == expected
+        assert [finding.code for finding in checkpoint.findings] == ["no-index"]
+    ckptconv.convert(tmp_path / "set", tmp_path / "whole.safetensors")
+    assert load_file(tmp_path / "whole.safetensors").keys() == expected.keys()
+
+
+def test_shards_without_an_index_of_which_one_is_missing_are_told(tmp_path: Path) -> None:
     make(tmp_path / "set")
     (tmp_path / "set" / INDEX).unlink()
+    (tmp_path / "set" / TWO).unlink()
     error = error_of(tmp_path / "set")
-    assert "2 shards and no index" in error.message
+    assert "1 shard and no index" in error.message
     assert ONE in error.message
+
+
+def test_a_tensor_in_two_shards_without_an_index_is_an_error(tmp_path: Path) -> None:
+    for i in (1, 2):
+        save_file({"w": torch.ones(2)}, tmp_path / f"output-0000{i}-of-00002.safetensors")
+    error = error_of(tmp_path)
+    assert isinstance(error, CorruptFileError)
+    assert error.message.startswith("'w' is in two shards")
+
+
+def test_pickled_shards_without_an_index_are_told(tmp_path: Path) -> None:
+    for i in (1, 2):
+        torch.save({f"w{i}": torch.ones(2)}, tmp_path / f"pytorch_model-0000{i}-of-00002.bin")
+    assert "2 shards and no index" in error_of(tmp_path).message
 
 
 def test_a_folder_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:

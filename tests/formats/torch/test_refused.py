@@ -88,6 +88,15 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
     assert hint in str(error.hint)
 
 
+def test_a_name_says_what_bytes_do_not(tmp_path: Path) -> None:
+    for name, what in {"x.mlmodel": "Core ML's", "x.PDIPARAMS": "PaddlePaddle's", "x.engine": "TensorRT's"}.items():
+        (tmp_path / name).write_bytes(bytes(16) + b"\4\0\0\0\x08\5")
+        error = error_of(tmp_path / name)
+        assert isinstance(error, UnknownFormatError)
+        assert error.message.startswith("no known format starts like this file; by its name it is")
+        assert what in error.message
+
+
 def test_a_text_is_quoted_as_far_as_it_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_text('{\n  "error": "Repository not found"\n}\n')
     said = """this is text, not weights: '{ "error": "Repository not found" }'"""
