@@ -6,7 +6,8 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     preflight  plain                    what a target cannot hold; what becomes of objects in one that cannot
     plan  blobs                         what a file with our record will hold; metadata too large for a string
     shards  shard_names  split          sets of files with an index, and how tensors are split into them
-    numbered                            sets without one
+    numbered  unindexed                 sets without one
+    modules_beside                      models of which a folder has the first module's weights
     same_values                         what several files have alike
     members                             what a checkpoint in an archive has around it
     nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have

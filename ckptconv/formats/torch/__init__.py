@@ -15,6 +15,7 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
     second                              what else a file of pickles is to those who load it
     broken                              …and whether one that breaks off has called something by then
     stubs  composites  numpy_values     …tensors, quantized and sparse ones, numpy's values
+    dtensor  embedded                   …distributed ones, and files of torch's that stand in a pickle
     roots  find  modules                …which tensors are the model's, and what they are called
     placing  assemble                   from stubs to a checkpoint
     dtypes                              torch's spellings of element types
