@@ -168,7 +168,7 @@ def by_suffix(path: Path) -> Format:
 
 def detect(source: Source | Folder) -> Format:
     """The format that the file's bytes, or a folder's files, are of, whatever its name. Raises UnknownFormatError."""
-    listing = source.path.with_name(".metadata")
+    listing = source.path.parent / ".metadata"
     if source.path.suffix == ".distcp" and listing.is_file():  # which holds archives, one after the other
         hint = f"name the folder: {source.path.parent}"
         raise UnknownFormatError("this is one of the files of a torch.distributed.checkpoint's folder", hint=hint)

@@ -306,3 +306,18 @@ def test_a_quantized_model_has_the_parameters_that_it_stands_for(tmp_path: Path,
     shown = run("inspect", tmp_path / "odd.safetensors").output
     assert "41 parameters" in shown
     assert "8-bit floats or integers with scales ×1; counted as they are stored" in shown
+
+
+@pytest.mark.parametrize("name", [".", "./", "..", "../here"])
+def test_a_folder_is_the_same_by_its_relative_names(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "in").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / ("in" if name == ".." else ""))
+    empty = run("inspect", name)
+    assert (empty.exit_code, "this is a folder" in empty.stderr) == (2, True), empty.output
+    save_file({"w": torch.ones(2)}, tmp_path / "here" / "model.safetensors")
+    done = run("inspect", name)
+    assert done.exit_code == 0, done.output
+    assert run("diff", name, name).exit_code == 0
+    assert run("convert", name, tmp_path / "out.pth").exit_code == 0
