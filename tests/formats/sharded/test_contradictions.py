@@ -59,6 +59,16 @@ def test_a_whole_set_has_nothing_to_tell(folder: Path) -> None:
         assert checkpoint.format == "safetensors-sharded"
 
 
+def test_the_order_is_the_index_own_and_that_of_the_shards_where_the_index_is_sorted(tmp_path: Path) -> None:
+    """Writers that sort the index's names kept no order in it; the shards are in one, bytes behind floats."""
+    folder = make(tmp_path / "set")
+    save_file({"a": torch.ones(4, dtype=torch.uint8), "b": torch.ones(3)}, folder / ONE)
+    for names, expected in (("abc", ["b", "a", "c"]), ("cba", ["c", "b", "a"]), ("acb", ["a", "c", "b"])):
+        write_index(folder, {name: TWO if name == "c" else ONE for name in names}, total_size=32)
+        with ckptconv.open(folder) as checkpoint:
+            assert list(checkpoint) == expected
+
+
 def test_a_shard_by_itself_is_told_to_be_one_of_several(folder: Path) -> None:
     torch.save({"a": torch.ones(2)}, folder / "pytorch_model-00001-of-00003.bin")
     torch.save({"a": torch.ones(2)}, folder / "pytorch_model-00001-of-00001.bin")
