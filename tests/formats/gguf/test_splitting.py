@@ -196,6 +196,14 @@ def test_forms_of_one_name_exclude_each_other_and_are_replaced_with_force_alone(
     assert all(path.read_bytes() == b"not of this set" for path in keep)
 
 
+def test_a_file_that_is_called_the_first_of_one_is_no_set_and_stays(source: Path, tmp_path: Path) -> None:
+    ckptconv.convert(source, tmp_path / "out-00001-of-00001.gguf")
+    old = contents(tmp_path)
+    ckptconv.convert(source, tmp_path / "out.gguf", shard_size=64)
+    assert made(tmp_path) == ["out-00001-of-00001.gguf", "out-00001-of-00002.gguf", "out-00002-of-00002.gguf"]
+    assert {name: contents(tmp_path)[name] for name in old} == old
+
+
 def test_where_the_number_of_files_stays_the_first_has_the_metadata_alone(source: Path, tmp_path: Path) -> None:
     ckptconv.convert(source, tmp_path / "out.gguf", shard_size=64)
     done = ckptconv.convert(source, tmp_path / "out.gguf", shard_size=64, force=True)
