@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptconv.cli import progress, render, render_metadata
+from ckptconv.cli import layers, progress, render, render_metadata
 from ckptconv.cli.output import printable
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque, TensorRef, TorchSize, TorchValue
 
@@ -25,6 +25,20 @@ from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque, TensorRef, T
 )  # fmt: skip
 def test_sizes_have_three_digits(nbytes: int, text: str) -> None:
     assert render.size(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("model.layers.3.mlp.1.weight", ("model.layers.3", "mlp.1.weight")), ("a.fc.weight", ("a.fc", "weight")),
+        ("0.weight", ("0", "weight")), ("weight", ("", "weight")), ("fc.0", ("fc", "0")),
+        ("h1234567890.w", ("h1234567890", "w")), ("blocks.1234567890.a.w", ("blocks.1234567890.a", "w")),
+    ],
+)  # fmt: skip
+def test_a_tensor_is_of_the_layer_behind_its_first_number_or_before_its_last_word(
+    name: str, layer: tuple[str, str]
+) -> None:
+    assert layers.split_name(name) == layer
 
 
 @given(st.text(st.characters()))

@@ -17,7 +17,7 @@ from ckptconv.api.edits import Edits
 from ckptconv.errors import CkptconvError, TargetExistsError, UsageError
 from ckptconv.formats.base import WriteOptions
 from ckptconv.formats.numbered import part_names
-from ckptconv.formats.registry import by_name
+from ckptconv.formats.registry import by_name, by_suffix
 from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
@@ -150,6 +150,11 @@ def test_what_fits_into_one_is_one_plain_file(source: Path, tmp_path: Path) -> N
     assert made(tmp_path) == ["out.gguf"]
     assert made(tmp_path, "other") == ["other.gguf"]
     assert made(tmp_path / "set", "model") == part_names("model.gguf", 2)
+
+
+def test_a_name_alone_asks_for_one_file_whatever_its_size() -> None:
+    assert by_suffix(Path("out.gguf")).name == "gguf"
+    assert by_suffix(Path("out-00001-of-00002.gguf")).name == "gguf"
 
 
 def test_a_set_without_the_suffix_is_refused(source: Path, tmp_path: Path) -> None:

@@ -286,6 +286,17 @@ def test_names_that_the_package_refuses_are_escaped_and_come_back(tmp_path: Path
     assert same_object(back(path), state)
 
 
+def test_ties_of_names_that_no_string_can_be_are_in_the_record_alone(tmp_path: Path) -> None:
+    one, two = torch.ones(2), torch.zeros(3)
+    state = {"\ud800.w": one, "a.w": one, "b.w": two, "\udfff.v": two, "c.w": two}
+    path = tmp_path / "n.safetensors"
+    ckptconv.convert(saved(tmp_path / "n.pth", state), path)
+    assert {key for key, value in strings_of(path).items() if key not in ("format", "ckptconv")} == {"c.w"}
+    found = back(path)
+    assert list(found) == list(state)
+    assert [name for name in found if found[name].data_ptr() == found["a.w"].data_ptr()] == ["\ud800.w", "a.w"]
+
+
 @pytest.mark.parametrize("kind", ["dtype", "qscheme", "memory_format", "layout", "device"])
 @pytest.mark.parametrize("name", ["os", "load", "hub.load", "os\nsystem", "", "x" * 10_000])
 def test_a_record_cannot_make_us_write_a_global_of_its_choice(kind: str, name: str, tmp_path: Path) -> None:
