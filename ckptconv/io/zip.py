@@ -67,6 +67,7 @@ class ZipArchive:
         self._source = source
         self._spool = Spool()
         self._ahead = (0, b"")
+        self._inflated: dict[int, Inflated] = {}
         offset, size, count = self._find_directory()
         self._directory = offset
         if count > MAX_ZIP_ENTRIES or size < count * CENTRAL.size:
@@ -205,7 +206,10 @@ class ZipArchive:
         if entry.method == DEFLATED:
             if entry.size > entry.packed * MAX_INFLATED_RATIO:
                 raise LimitError(f"{show(entry)} claims to inflate beyond what deflate can")
-            return ByteSpan(Inflated(self._source, entry, start, self._spool), 0, entry.size, recorded)
+            known = self._inflated.get(start)  # whoever asks again shall not have it inflated again
+            if known is None:
+                known = self._inflated[start] = Inflated(self._source, entry, start, self._spool)
+            return ByteSpan(known, 0, entry.size, recorded)
         if entry.packed != entry.size:
             raise bad(f"{show(entry)} is stored and has two different sizes")
         return ByteSpan(self._source, start, entry.size, recorded)

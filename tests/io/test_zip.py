@@ -76,3 +76,15 @@ def test_every_start_of_an_end_record_is_refused(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with Source(path) as source:
         assert ZipArchive(source).entries == {}
+
+
+def test_a_compressed_entry_is_inflated_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    """As by whoever detects a format, then by its reader, then by whoever checks the file."""
+    contents = random.Random(0).randbytes(300_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", contents)
+    with Source(tmp_path / "a.zip") as source:
+        for _ in range(3):
+            span = ZipArchive.of(source).span("a")
+            assert bytes(span.file.read_at(span.offset, span.length)) == contents
+        assert source.bytes_read < source.size + 2000
