@@ -29,9 +29,9 @@ QUANTIZED = ("Q8_0", *KQUANTS, "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0",
 """The types that are quantized to."""
 
 
-PART = 1 << 14
-"""Elements that are quantized at a time. The package's many temporary arrays are small enough then for the allocator to
-keep: of larger ones every page is asked of the kernel anew, which takes longer than the arithmetic.
+PART = 1 << 16
+"""Elements that are quantized at a time. Each is gone over some hundred times, by calls that cost a microsecond by
+themselves; of fewer elements that is most of the time, of more the arrays no longer lie in a core's cache.
 """
 
 

@@ -1,6 +1,8 @@
 """IQ4_NL and IQ4_XS: about scale · value, where the 16 values that a code stands for lie closer about zero.
 
-Which of two values an element becomes is told in F32 by its distances from both, as ggml does.
+Which of two values an element becomes is told by its distances from both. Halfway between two stands a multiple of a
+half, near which F32 has these distances exactly: so the whole number below an element's double tells, which is less
+work than ggml's search by halves, and has the same outcome.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ def iq4_nl(values: Array) -> Array:
     """Blocks of IQ4_NL, of 32 elements, as the package says."""
     import numpy as np
 
+    if values.size == 32:  # numpy sums a column that stands alone in another order
+        return iq4_nl(np.concatenate([values, values], axis=None))[:1]
     x = np.ascontiguousarray(values.reshape(-1, 32).T)
     scale = _searched(x)
     codes = _codes(x, _inverse(scale))
@@ -57,25 +61,34 @@ def _inverse(scale: Array) -> Array:
 
 @cache
 def _tables() -> tuple[Array, Array]:
-    """The values, and for each whole number from -128 on the last code but one whose value is not above it."""
+    """For each whole number from -256 to 255, half of which begins an interval: the code of the nearest value, of two
+    the upper; and the value.
+    """
     import numpy as np
 
     values = np.array(VALUES, np.float32)
-    below = np.searchsorted(values, np.arange(-128, 128, dtype=np.float32), side="right") - 1
-    return values, np.clip(below, 0, 14).astype(np.intp)
+    codes = np.searchsorted(values[:-1] + values[1:], np.arange(-256, 256, dtype=np.float32), side="right")
+    return codes.astype(np.uint8), values[codes]
 
 
 def _codes(x: Array, inverse: Array) -> Array:
-    """Of each element, times what its column has, the code of the nearest value; of two the upper."""
+    """Of each element, times what its column has, the code of the nearest value."""
+    found: Array = _tables()[0].take(_intervals(x, inverse))
+    return found
+
+
+def _intervals(x: Array, inverse: Array) -> Array:
+    """Where in the tables each element stands, times what its column has; ggml's search ends at the last for a NaN."""
     import numpy as np
 
-    values, below = _tables()
     scaled = inverse * x
-    floor = np.nan_to_num(np.clip(np.floor(scaled), -128, 127)).astype(np.intp)
-    low = below[floor + 128]
-    low += (scaled - values[low]) >= (values[low + 1] - scaled)
-    found: Array = low.astype(np.uint8)
-    return found
+    scaled += scaled
+    np.floor(scaled, out=scaled)
+    np.clip(scaled, -256, 255, out=scaled)
+    if np.isnan(scaled.sum()):
+        scaled[np.isnan(scaled)] = 255
+    scaled += np.float32(256)
+    return scaled.astype(np.intp)
 
 
 def _searched(x: Array) -> Array:
@@ -83,22 +96,22 @@ def _searched(x: Array) -> Array:
     import numpy as np
 
     f32 = np.float32
-    values, _ = _tables()
+    values = _tables()[1]
     top = largest(x)
     weights = x * x
 
     def sums(inverse: Array) -> tuple[Array, Array]:
-        taken = values[_codes(x, inverse)]
+        taken = values.take(_intervals(x, inverse))
         weighted = weights * taken
-        squares = weighted * taken
+        taken *= weighted
         weighted *= x
-        return weighted.sum(axis=0), squares.sum(axis=0)
+        return weighted.sum(axis=0), taken.sum(axis=0)
 
-    sum_xv, sum_vv = sums(f32(1) / (-top / values[0]))
+    sum_xv, sum_vv = sums(f32(1) / (-top / f32(VALUES[0])))
     scale = sum_xv / sum_vv
     best = scale * sum_xv
     for step in range(-TRIES, TRIES + 1):
-        sum_xv, sum_vv = sums((f32(step) + values[0]) / top)
+        sum_xv, sum_vv = sums((f32(step) + f32(VALUES[0])) / top)
         better = (sum_vv > 0) & (sum_xv * sum_xv > best * sum_vv)
         new = sum_xv / sum_vv
         scale, best = np.where(better, new, scale), np.where(better, new * sum_xv, best)
