@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.quantizing import Quantizing
     from ckptconv.formats.base import Format, WriteResult
     from ckptconv.io.target import Target
 
@@ -166,7 +167,10 @@ def convert(
             refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
             place.check_source(source, opened)
             file = place.open(replace=force)
-        with _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier:
+        with (
+            _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier,
+            _quantizing(made.checkpoint) if made.is_edited else nullcontext(),
+        ):
             if dry_run:
                 return _planned(result, made, place, progress)
             how = WriteOptions(
@@ -198,6 +202,12 @@ def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verif
     from ckptconv.api.verified import Verifier
 
     return Verifier(request, checkpoint, wanted)
+
+
+def _quantizing(checkpoint: Checkpoint) -> Quantizing:
+    from ckptconv.edits.quantizing import Quantizing
+
+    return Quantizing(_stored(checkpoint).values())
 
 
 def _planned(result: Conversion, made: Prepared, place: Destination, progress: Progress | None) -> Conversion:

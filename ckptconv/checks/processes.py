@@ -1,31 +1,26 @@
 """Processes that compute for this one.
 
 Threads of one interpreter wait for each other after every call of numpy: two of them do 1.3 times the work of one,
-two processes 1.9 times. A helper opens the files for itself, is told stretches of tensors and what to do with them, and
-answers: lines of JSON on its standard input and output. Whatever it can not do is done here; so errors come from here.
+two processes 1.9 times. A helper (`io.process`) opens the files for itself, is told stretches of tensors and what to do
+with them, and answers. Whatever it can not do is done here; so errors come from here.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from contextlib import suppress
-from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.checks.pool import MOST_WORKERS, Scratch
 from ckptconv.checks.works import WORKS
 from ckptconv.core.dtypes import PLAIN
-from ckptconv.core.memory import keep_freed_memory
-from ckptconv.core.spelling import dumps, from_json, to_json
+from ckptconv.core.spelling import from_json, to_json
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import CkptconvError
+from ckptconv.io.process import Helper, answer_all, can_help
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
@@ -41,8 +36,6 @@ MOST = 8
 MOST_FILES = 32
 """Files that a helper holds open."""
 
-_START = "import sys, json; sys.path[:] = json.loads(sys.stdin.buffer.readline()); from {0} import serve; serve()"
-
 
 class Helpers:
     """The processes that help with tensors of `nbytes` bytes in all; a context manager, at whose end they are gone.
@@ -53,10 +46,10 @@ class Helpers:
     def __init__(self, nbytes: int) -> None:
         """Starts nothing yet."""
         self.most = min(MOST, nbytes // SHARE)
-        self._helps = self.most > 1 and _is_python(sys.executable)
+        self._helps = self.most > 1 and can_help()
         if not self._helps:
             self.most = MOST_WORKERS
-        self._helpers: dict[int, _Helper] = {}
+        self._helpers: dict[int, Helper] = {}
         self._lock = Lock()
 
     def __enter__(self) -> Helpers:
@@ -76,67 +69,15 @@ class Helpers:
         if self._helps and scratch.number:
             task = _task(work, tensors, start, stop, options)
             answer = None if task is None else self._helper(scratch.number).ask(task)
-            if answer is not None:
-                return work.from_json(answer)
+            if answer is not None and answer[0] is not None:
+                return work.from_json(answer[0])
         return work.run(tensors, start, stop, scratch, options)
 
-    def _helper(self, number: int) -> _Helper:
+    def _helper(self, number: int) -> Helper:
         with self._lock:
             if number not in self._helpers:
-                self._helpers[number] = _Helper()
+                self._helpers[number] = Helper(__name__)
             return self._helpers[number]
-
-
-class _Helper:
-    """One process, asked by one thread; once it has failed, it answers nothing any more."""
-
-    def __init__(self) -> None:
-        import subprocess
-
-        self._process: subprocess.Popen[bytes] | None = None
-        command = [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", _START.format(__name__)]
-        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with suppress(OSError):
-            self._process = subprocess.Popen(  # noqa: S603 (this very file)
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                env={**os.environ, **alone}, start_new_session=True,  # Ctrl-C is for this process, which ends that one
-            )  # fmt: skip
-            self._send([one for one in sys.path if isinstance(one, str)])
-
-    def ask(self, task: Json) -> Json:
-        """What it found, None where it could not."""
-        if self._process is None or self._process.stdout is None:
-            return None
-        answer = b""
-        with suppress(OSError):
-            self._send(task)
-            answer = self._process.stdout.readline()
-        if not answer.endswith(b"\n"):
-            self.close()
-            return None
-        return json.loads(answer)
-
-    def _send(self, document: Json) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.write(dumps(document).encode() + b"\n")
-            self._process.stdin.flush()
-
-    def close(self) -> None:
-        """End the process, whatever it does."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # what was not sent is not wanted
-                    pipe.close()
-        process.wait()
-
-
-def _is_python(program: str | None) -> bool:
-    """Whether that is an interpreter, not a program that contains one."""
-    return bool(program) and Path(str(program)).stem.lower().startswith(("python", "pypy"))
 
 
 def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int, options: Mapping[str, float]) -> Json:
@@ -157,22 +98,16 @@ def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int,
 
 def serve() -> None:
     """Answer every line of standard input, until it ends."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whoever prints must not answer
-    _serve(sys.stdin.buffer, answers)
-
-
-def _serve(tasks: IO[bytes], answers: IO[bytes]) -> None:
     sources: dict[str, Source] = {}
     scratch = Scratch(0, Lock())
-    keep_freed_memory()
-    for line in tasks:
+
+    def answer(task: Json, _: bytes) -> tuple[Json, bytes]:
         try:
-            answer = _done(json.loads(line), sources, scratch)
+            return _done(task, sources, scratch), b""
         except CkptconvError:
-            answer = None  # asked for again over there, where it is said
-        answers.write(dumps(answer).encode() + b"\n")
-        answers.flush()
+            return None, b""  # asked for again over there, where it is said
+
+    answer_all(answer)
 
 
 def _done(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:

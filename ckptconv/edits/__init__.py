@@ -8,6 +8,7 @@ A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes th
     cast  rounding  functions           values computed while they are read
     computed                            …and what that lost
     blocks  quantize  kquants           ggml's blocks, unpacked and made
+    quantizing                          …by several processes
     mixtures                            which of them each tensor of a model gets
     gates                               the gates of recurrent layers
     composites  tree                    quantized and sparse tensors, and the metadata tree, after a change

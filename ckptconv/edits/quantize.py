@@ -21,6 +21,8 @@ from ckptconv.edits.rounding import Loss
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
 
@@ -35,42 +37,59 @@ themselves; of fewer elements that is most of the time, of more the arrays no lo
 """
 
 
+Part = tuple[int, memoryview]
+"""Which element it begins with, and the bytes of so many."""
+
+Quantized = tuple[bytes, Loss]
+"""The blocks, and what that lost."""
+
+
+def quantized_here(parts: Iterable[Part], before: DType, after: DType) -> Iterator[tuple[int, Quantized]]:
+    """What becomes of each part, in order."""
+    return ((first, quantized_bytes(data, before, after)) for first, data in parts)
+
+
 @dataclass
 class Quantizer(Computed):
-    """Reads ranges of a tensor's image in blocks of `dtype`; memory for the range and a piece more."""
+    """Reads ranges of a tensor's image in blocks of `dtype`; memory for the range and a piece more.
 
+    quantize: what makes blocks of parts; other processes may (`edits.quantizing`).
+    last:     the piece that was made last, for whoever goes on in it.
+    """
+
+    quantize: Callable[[Iterable[Part], DType, DType], Iterator[tuple[int, Quantized]]] = quantized_here
     last: tuple[int, bytes] = field(default=(-1, b""), init=False)
 
     def __call__(self, start: int, stop: int) -> memoryview:
         width = self.piece // self.dtype.block * self.dtype.bits // 8
-        first = start // width
-        made = bytearray()
-        for number in range(first, -(-stop // width)):
-            made += self._piece(number)
+        first, last = start // width, -(-stop // width)
+        known, data = self.last
+        made = bytearray(data if known == first else b"")
+        begun = first + (known == first)
+        for at, (blocks, loss) in self.quantize(self._parts(begun, last), self.source.info.dtype, self.dtype):
+            self.note(at, loss)
+            made += blocks
+        if begun < last:
+            self.last = last - 1, bytes(made[(last - 1 - first) * width :])
         return memoryview(made)[start - first * width : stop - first * width]
 
-    def _piece(self, number: int) -> bytes:
-        """One piece, always the same, so that what it lost is counted once; the last is kept for whoever goes on."""
-        known, data = self.last
-        if known != number:
-            first = number * self.piece
-            data = self._quantized(first, min(first + self.piece, self.source.info.numel))
-            self.last = number, data
-        return data
+    def _parts(self, first: int, last: int) -> Iterator[Part]:
+        """Pieces [first, last), each read at once, and always the same, so that what it lost is counted once."""
+        bits, numel = self.source.info.dtype.bits, self.source.info.numel
+        for at in range(first * self.piece, min(last * self.piece, numel), self.piece):
+            stop = min(at + self.piece, numel)
+            data = self.source.read(at * bits // 8, -(-stop * bits // 8))
+            for low in range(at, stop, PART):
+                high = min(low + PART, stop)
+                yield low, data[(low - at) * bits // 8 : -(-(high - at) * bits // 8)]
 
-    def _quantized(self, first: int, last: int) -> bytes:
-        from ckptconv.core.arrays import from_bytes
 
-        before = self.source.info.dtype
-        data = self.source.read(first * before.bits // 8, -(-last * before.bits // 8))
-        made = bytearray()
-        for low in range(first, last, PART):
-            high = min(low + PART, last)
-            part = data[(low - first) * before.bits // 8 : -(-(high - first) * before.bits // 8)]
-            blocks, loss = quantized_array(from_bytes(part, before, high - low), self.dtype)
-            self.note(low, loss)
-            made += blocks.tobytes()
-        return bytes(made)
+def quantized_bytes(data: memoryview, before: DType, after: DType) -> Quantized:
+    """The blocks of `after` of elements of `before`."""
+    from ckptconv.core.arrays import from_bytes
+
+    blocks, loss = quantized_array(from_bytes(data, before, len(data) * 8 // before.bits), after)
+    return blocks.tobytes(), loss
 
 
 def quantized_array(values: Array, dtype: DType) -> tuple[Array, Loss]:

@@ -23,6 +23,7 @@ from ckptconv.checks.tolerance import Tolerance
 from ckptconv.checks.works import FIGURES
 from ckptconv.core.dtypes import PLAIN, DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.io.process import Helper
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -87,14 +88,14 @@ def by_helper(found: Helpers, pair: Pair, *, histogram: bool = False) -> Figures
     assert task is not None
     answer = found._helper(1).ask(task)
     assert answer is not None
-    return FIGURES.from_json(answer)
+    return FIGURES.from_json(answer[0])
 
 
 def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What helpers answer from now on."""
     asked: list[object] = []
-    ask = processes._Helper.ask
-    monkeypatch.setattr(processes._Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
+    ask = Helper.ask
+    monkeypatch.setattr(Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
     return asked
 
 
@@ -134,6 +135,7 @@ def test_a_comparison_with_helpers_is_the_one_without(
     assert compare_values.compare_values(pairs, Pool(1)) == alone
     assert asked
     assert None not in asked
+    assert (None, b"") not in asked
 
 
 def test_what_a_helper_cannot_do_is_done_here(helped: Helpers, tmp_path: Path, open_files: ExitStack) -> None:
@@ -151,7 +153,7 @@ def test_what_a_helper_cannot_do_is_done_here(helped: Helpers, tmp_path: Path, o
     path.write_bytes(bytes(3 + pair.b.info.nbytes))
     with Helpers(2) as others:
         task = processes._task(FIGURES, (pair.a, pair.b), 0, ELEMENTS, options_of(pair))
-        assert others._helper(1).ask(task) is None
+        assert others._helper(1).ask(task) == (None, b"")
         assert_same(done(others, pair), expected)
 
     process = helped._helper(1)._process
@@ -179,6 +181,7 @@ def test_stats_with_helpers_are_those_without(
     assert stats_of(tensors) == alone
     assert asked
     assert None not in asked
+    assert (None, b"") not in asked
 
 
 def test_helpers_are_gone_after_an_error(

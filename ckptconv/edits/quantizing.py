@@ -1,0 +1,122 @@
+"""Processes that quantize for this one: of a model's 3 billion numbers each takes some 50 ns, and threads of one
+interpreter wait for each other after every call of numpy.
+
+A piece of what a `Quantizer` reads is sent to one of them (`io.process`) and comes back as blocks, while others have the
+pieces after it; what they cannot do is done here. The blocks are the same, and so is what is noted of each piece.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import BLOCKS, PLAIN
+from ckptconv.edits.computed import Computed
+from ckptconv.edits.kquants import KQUANTS
+from ckptconv.edits.quantize import Quantizer, quantized_bytes, quantized_here
+from ckptconv.edits.rounding import Loss
+from ckptconv.io.process import Helper, answer_all, can_help
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
+    from types import TracebackType
+
+    from ckptconv.core.dtypes import DType
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.quantize import Part, Quantized
+
+SHARE = 1 << 24
+"""Elements from which on a process more is worth its start, of 0.2 s; of types that are not searched for, `EASY` times
+as many.
+"""
+
+EASY = 8
+
+MOST = 8
+"""Processes, each of which takes some 30 MiB."""
+
+
+class Quantizing:
+    """Has processes quantize the tensors that are quantized; a context manager, at whose end they are gone."""
+
+    def __init__(self, tensors: Iterable[LazyTensor]) -> None:
+        """Starts nothing yet."""
+        self._readers = [reader for tensor in tensors if (reader := _quantizer(tensor)) is not None]
+        work = sum(_work(reader) for reader in self._readers)
+        self._count = min(MOST, os.cpu_count() or 1, work // SHARE) if can_help() else 0
+        self._idle: SimpleQueue[Helper] = SimpleQueue()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Quantizing:
+        if self._count > 1:
+            self._threads = ThreadPoolExecutor(self._count)
+            for _ in range(self._count):
+                self._idle.put(Helper(__name__))
+            for reader in self._readers:
+                reader.quantize = self._all
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._threads is None:
+            return
+        for reader in self._readers:
+            reader.quantize = quantized_here
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def _all(self, parts: Iterable[Part], before: DType, after: DType) -> Iterator[tuple[int, Quantized]]:
+        """What becomes of each part, in order; some are on their way at a time."""
+        assert self._threads is not None
+        waiting: deque[tuple[int, Future[Quantized]]] = deque()
+        for first, data in parts:
+            waiting.append((first, self._threads.submit(self._one, data, before, after)))
+            if len(waiting) > self._count:
+                number, future = waiting.popleft()
+                yield number, future.result()
+        for number, future in waiting:
+            yield number, future.result()
+
+    def _one(self, data: memoryview, before: DType, after: DType) -> Quantized:
+        helper = self._idle.get()
+        try:
+            answer = helper.ask([before.name, after.name], data)
+        finally:
+            self._idle.put(helper)
+        match answer:
+            case [[int(overflowed), int(flushed), float(error), float(power)], blocks]:
+                return blocks, Loss(overflowed, flushed, error=error, power=power)
+        return quantized_bytes(data, before, after)
+
+
+def _quantizer(tensor: LazyTensor) -> Quantizer | None:
+    """What quantizes this tensor, which may be done to it first and something else after."""
+    reader: object = tensor.reader
+    while isinstance(reader, Computed):
+        if isinstance(reader, Quantizer):
+            return reader
+        reader = reader.source.reader
+    return None
+
+
+def _work(reader: Quantizer) -> int:
+    numel = reader.source.info.numel
+    return numel if reader.dtype.name in KQUANTS else numel // EASY
+
+
+def serve() -> None:
+    """In the other process: quantize what comes, until it ends."""
+    answer_all(_answer)
+
+
+def _answer(task: Json, data: bytes) -> tuple[Json, bytes]:
+    before, after = task
+    blocks, loss = quantized_bytes(memoryview(data), PLAIN[before], BLOCKS[after])
+    return [loss.overflowed, loss.flushed, loss.error, loss.power], blocks
