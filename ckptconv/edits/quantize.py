@@ -11,6 +11,7 @@ dimensions, and rows that are no whole number of blocks, of which ggml has none.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import plural
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
-
 
 QUANTIZED = ("Q8_0", *KQUANTS, "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
 """The types that are quantized to."""
@@ -131,15 +131,23 @@ def check_quantizes(dtype: DType) -> None:
             hint=f"one of {', '.join(QUANTIZED)}; or F16, and llama.cpp's llama-quantize makes {dtype} of that",
         )
     try:
-        import numpy as np
+        from gguf import quants
 
-        quantized_array(np.zeros(dtype.block, np.float32), dtype)
+        _try(dtype, quants)
     except ModuleNotFoundError as error:
         raise MissingExtraError("gguf", "gguf") from error
     except (NotImplementedError, KeyError) as error:  # a release of the package from before this type
         raise UnsupportedError(
             f"the gguf package that is installed does not know {dtype}", hint="pip install -U gguf"
         ) from error
+
+
+@cache
+def _try(dtype: DType, _package: object) -> None:
+    """Quantize a block of zeros, once for all tensors: the search for a scale takes half a millisecond."""
+    import numpy as np
+
+    quantized_array(np.zeros(dtype.block, np.float32), dtype)
 
 
 def unfit(info: TensorInfo, dtype: DType) -> str:
