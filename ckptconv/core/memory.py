@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-_KEPT = {-3: 16 << 20, -1: 32 << 20, -8: 1}
-"""glibc's malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX."""
+_KEPT = {-3: 32 << 20, -1: 64 << 20, -8: 1}
+"""glibc's malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX. The first is as large as may be (mallopt(3)): of
+what is gathered, pieces of 16 MiB and a little are on their way.
+"""
 
 
 def keep_freed_memory() -> None:

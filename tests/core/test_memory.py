@@ -16,7 +16,7 @@ PEAK = """
 import os, sys
 os.cpu_count = lambda: 4
 import ckptconv
-ckptconv.convert(*sys.argv[1:])
+ckptconv.convert(*sys.argv[1:3], edits=ckptconv.Edits(dtype=sys.argv[3:]))
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
@@ -24,6 +24,18 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_many_transposed_tensors_take_no_more_than_one(tmp_path: Path) -> None:
     torch.save({f"w{i}": torch.zeros(4096, 1024).t() for i in range(8)}, tmp_path / "a.pth")
-    line = [sys.executable, "-c", PEAK, str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]
-    done = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 64 << 10
+    assert peak(tmp_path / "a.pth", tmp_path / "b.safetensors") < 64 << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_tensor_is_not_held_whole_while_it_is_quantized(tmp_path: Path, turned: bool) -> None:
+    whole = torch.zeros(4096, 12288)
+    torch.save({"w": whole.t() if turned else whole}, tmp_path / "a.pth")  # 192 MiB
+    assert peak(tmp_path / "a.pth", tmp_path / "b.gguf", "Q8_0") < (140 if turned else 80) << 10
+
+
+def peak(source: Path, target: Path, *dtype: str) -> int:
+    """The most memory, in KiB, that converting one into the other takes."""
+    line = [sys.executable, "-c", PEAK, str(source), str(target), *dtype]
+    return int(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
