@@ -60,7 +60,7 @@ class BlockReader(Computed, ABC):
         from ckptconv.core.arrays import from_bytes, to_bytes
 
         made, loss = self.computed(from_bytes(data, self.source.info.dtype, last - first))
-        self.note(first, loss)
+        self.note(first, last, loss)
         return to_bytes(made, self.dtype)
 
 

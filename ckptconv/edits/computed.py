@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -23,22 +23,31 @@ HEAVY = 16 << 20
 class Computed:
     """What is computed of a tensor's elements, in blocks; what each lost is noted, so that reading twice counts once.
 
-    dtype: the type that comes out.
+    dtype:  the type that comes out.
+    begun:  where the first block begins that is not counted in `lost` yet; of a model that is read in its order, the
+            losses of a million blocks would be kept else.
+    blocks: those behind it that are known already: where each begins, where it ends, what it lost.
     """
 
     source: LazyTensor
     dtype: DType
-    blocks: dict[int, Loss] = field(default_factory=dict, init=False)
+    begun: int = field(default=0, init=False)
+    lost: Loss = field(default_factory=Loss, init=False)
+    blocks: dict[int, tuple[int, Loss]] = field(default_factory=dict, init=False)
     lock: Lock = field(default_factory=Lock, init=False)
 
     def cast_to(self, dtype: DType) -> LazyTensor | None:
         """The same rounded to another type, where its elements are computed in more digits than those of its own."""
         return None
 
-    def note(self, first: int, loss: Loss) -> None:
-        """What the block that starts at this element lost."""
+    def note(self, first: int, last: int, loss: Loss) -> None:
+        """What the block of elements [first, last) lost."""
         with self.lock:
-            self.blocks[first] = loss
+            if last > self.begun:
+                self.blocks[first] = last, loss
+            while (known := self.blocks.pop(self.begun, None)) is not None:
+                self.begun = known[0]
+                self.lost.add(known[1])
 
     @property
     def light(self) -> bool:
@@ -53,7 +62,8 @@ class Computed:
     @property
     def loss(self) -> Loss:
         """What was lost in all that has been read."""
-        total = Loss()
-        for _, one in sorted(self.blocks.items()):  # sums of floats are the same in any order of threads
-            total.add(one)
+        with self.lock:
+            total = replace(self.lost)
+            for _, (_, one) in sorted(self.blocks.items()):  # sums of floats are the same in any order of threads
+                total.add(one)
         return total

@@ -67,9 +67,11 @@ class Quantizer(Computed):
         made = bytearray(data if known == first else b"")
         begun = first + (known == first)
         for at, (blocks, loss) in self.quantize(self._parts(begun, last), self.source.info.dtype, self.dtype):
-            self.note(at, loss)
             made += blocks
-        if begun < last:
+            self.note(at, at + len(blocks) * 8 // self.dtype.bits * self.dtype.block, loss)
+        if stop == self.dtype.nbytes(self.source.info.numel):
+            self.last = -1, b""  # a model has hundreds of tensors, and a piece of each may be some megabytes
+        elif begun < last:
             self.last = last - 1, bytes(made[(last - 1 - first) * width :])
         return memoryview(made)[start - first * width : stop - first * width]
 

@@ -14,8 +14,13 @@ import ckptconv
 from ckptconv.api.editing import edited
 from ckptconv.api.edits import Edits
 from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
-from ckptconv.core.dtypes import DTYPES, DType
-from ckptconv.edits.rounding import LAST, cast_array, rounded_once
+from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
+from ckptconv.core.tensor import TensorInfo, in_memory
+from ckptconv.edits import computed
+from ckptconv.edits.cast import cast_tensor, loss_of
+from ckptconv.edits.computed import BLOCK, Computed
+from ckptconv.edits.quantize import Quantizer
+from ckptconv.edits.rounding import LAST, Loss, cast_array, rounded_once
 from ckptconv.errors import EditError, LossError, UsageError
 from tests.support.nodes import load
 
@@ -295,3 +300,37 @@ def test_rounding_once_is_rounding(after: DType) -> None:
         expected, loss = cast_array(values, DType.F64, after)
         assert made.tobytes() == expected.tobytes()
         assert overflowed == loss.overflowed
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.F8_E4M3, BLOCKS["Q8_0"]])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 0, 2, 1), (0, 1, 2, 0, 1, 2)])
+def test_what_blocks_lose_counts_once_in_any_order_and_is_not_kept_apart(
+    dtype: DType, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(computed, "HEAVY", 1)  # so that what is in memory is computed in several pieces
+    rng = np.random.default_rng(0)
+    values = (rng.standard_normal((3, 2 * BLOCK)) * 10.0 ** rng.integers(-9, 9, (3, 2 * BLOCK))).astype(np.float32)
+    source = in_memory(TensorInfo.of(DType.F32, values.shape), values.tobytes())
+    losses = []
+    for rows in ((0, 1, 2), order):
+        cast = cast_tensor(source, dtype)
+        size = cast.info.nbytes // 3
+        for row in rows:
+            cast.read(row * size, (row + 1) * size)
+        losses.append(loss_of(cast))
+        assert isinstance(cast.reader, Computed)
+        assert not cast.reader.blocks
+    assert losses[0] == losses[1]
+    assert losses[0] != Loss()
+
+
+def test_nothing_is_kept_of_a_tensor_that_was_quantized_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(computed, "HEAVY", 1)
+    values = np.zeros((2, BLOCK), np.float32)
+    made = cast_tensor(in_memory(TensorInfo.of(DType.F32, values.shape), values.tobytes()), BLOCKS["Q8_0"])
+    assert isinstance(made.reader, Quantizer)
+    half = made.info.nbytes // 2
+    made.read(0, half - 5)
+    assert made.reader.last[1]
+    made.read(half - 5, made.info.nbytes)
+    assert not made.reader.last[1]

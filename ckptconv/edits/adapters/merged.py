@@ -235,7 +235,7 @@ class MergedReader(Computed):
         else:
             made, loss = cast_array(values, DType.F64, self.dtype)
         loss.overflowed += self._lost(values, number)
-        self.note(number, loss)
+        self.note(number, number + 1, loss)
         return np.frombuffer(to_bytes(made, self.dtype), np.uint8)
 
     def _lost(self, values: Array, number: int) -> int:
