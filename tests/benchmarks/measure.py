@@ -24,10 +24,16 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes the
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process: seconds from its start to its end, and the most memory it held, in bytes, with those it started."""
+    """One process with those it started.
+
+    seconds: from its start to its end. cpu: what all of them computed. peak: the most memory they held, in bytes.
+    anonymous: the most of it that was no page of a file, so that it could not be let go of; on Linux alone.
+    """
 
     seconds: float
     peak: int
+    cpu: float = 0.0
+    anonymous: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Tree:
     """
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.peak = pid, 0
+        self.pid, self.peak, self.anonymous = pid, 0, 0
         self._end = Event()
         self._thread = Thread(target=self._look, daemon=True)
 
@@ -90,8 +96,10 @@ class Tree:
         while not self._end.wait(0.05):
             with suppress(OSError):  # one of them has just ended
                 below = _below(self.pid)
+                held = [_held(pid) for pid in (self.pid, *below)]
+                self.anonymous = max(self.anonymous, sum(one["Anonymous"] for one in held))
                 if below:
-                    self.peak = max(self.peak, sum(map(_held, [self.pid, *below])))
+                    self.peak = max(self.peak, sum(one["Pss"] for one in held))
 
 
 def _below(pid: int) -> list[int]:
@@ -102,9 +110,10 @@ def _below(pid: int) -> list[int]:
     return found
 
 
-def _held(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))  # none of one that has ended
+def _held(pid: int) -> dict[str, int]:
+    """Bytes by what proc(5) calls them; none of a process that has ended."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]]
+    return {"Anonymous": 0, "Pss": 0} | {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines}
 
 
 def run(command: Sequence[str], good: Sequence[int] = (0,)) -> Run:
@@ -120,7 +129,8 @@ def run(command: Sequence[str], good: Sequence[int] = (0,)) -> Run:
             errors.seek(0)
             text = errors.read().decode(errors="replace")
             raise FailedRunError(f"{' '.join(command)}: exit code {process.returncode}\n{text}")
-    return Run(seconds, max(usage.ru_maxrss * MAXRSS_UNIT, tree.peak))
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(seconds, max(usage.ru_maxrss * MAXRSS_UNIT, tree.peak), cpu, tree.anonymous)
 
 
 def measure(
