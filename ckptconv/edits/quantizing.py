@@ -1,8 +1,8 @@
 """Processes that quantize for this one: of a model's 3 billion numbers each takes some 50 ns, and threads of one
 interpreter wait for each other after every call of numpy.
 
-A piece of what a `Quantizer` reads is sent to one of them (`io.process`) and comes back as blocks, while others have the
-pieces after it; what they cannot do is done here. The blocks are the same, and so is what is noted of each piece.
+A piece of what a `Quantizer` reads is sent to one of them (`io.process`) and comes back as blocks, while others have
+the pieces after it; what they cannot do is done here. The blocks are the same, and so is what is noted of each piece.
 """
 
 from __future__ import annotations

@@ -12,6 +12,6 @@ Begin with `source` to read, and with `target` to write.
     staging  leftovers                  what stands beside it until then
     checksum  crc32c  digest            what tells whether bytes are the right ones
     limits                              the bounds that every number from a file meets
-    process                             one that computes for this one
+    process                             another process, which computes for this one
     access  positional                  what systems do differently
 """
