@@ -17,9 +17,8 @@ from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import GlobalUse, Program
 from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, UnknownFormatError, located
-from ckptconv.formats import registry
+from ckptconv.formats import keras, registry
 from ckptconv.formats.beside import files, hub, settings
-from ckptconv.formats.hdf5 import configuration
 from ckptconv.formats.jinja import program_in
 from ckptconv.formats.torch.broken import names_something
 from ckptconv.io.limits import MAX_CONFIG
@@ -100,8 +99,8 @@ def _of_document(folder: Path, path: str, known: frozenset[str], findings: list[
     if name.endswith(".json") and name not in _PASSED and not name.endswith(".index.json"):
         document = _json(folder, path, findings)
         yield from hub.programs_in(path, document, known)
-        if name == configuration.CONFIGURATIONS[0] and isinstance(document, dict) and "class_name" in document:
-            for one in configuration.programs_in({name: document}):
+        if name == keras.CONFIGURATIONS[0] and isinstance(document, dict) and "class_name" in document:
+            for one in keras.programs_in({name: document}):
                 yield replace(one, where=f"{path.removesuffix(name)}{one.where}")
     elif name.endswith(".jinja"):
         template = program_in(path, _text(folder, path))

@@ -3,6 +3,7 @@
     PREFIX.index                    a sorted table (`table`): "" → a header, a tensor's name → where its bytes are
     PREFIX.data-00000-of-0000N …    the bytes of the tensors, one after another
     checkpoint                      text: which prefix is the latest
+    saved_model.pb                  a SavedModel's graph (`saved_model`), beside the folder variables with these
 
 A tensor may be stored in slices (`slices`), each under a key of its own. Refused by name: the version of the format
 before (one file of V1), other tables of the same make (LevelDB's), compressed blocks, which TensorFlow has never

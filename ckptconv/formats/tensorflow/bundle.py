@@ -13,7 +13,7 @@ A star: repeated. What is absent is 0. An entry with slices has no bytes of its 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.errors import UPGRADE, LimitError, UnsupportedError
 from ckptconv.formats.tensorflow.table import bad, unmasked, varint
@@ -21,6 +21,8 @@ from ckptconv.io.limits import MAX_FILES, MAX_RANK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+Data = TypeVar("Data", bytes, memoryview)
 
 Extent = tuple[int, int | None]
 """Where a slice begins in a dimension, and its length there; None: to the end."""
@@ -54,14 +56,14 @@ class Entry:
 def read_header(data: bytes) -> Header:
     """The header. Raises CorruptFileError, LimitError, UnsupportedError for a version that needs a newer reader."""
     shards = endianness = needed = 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         match number, value:
             case 1, int():
                 shards = value
             case 2, int():
                 endianness = value
             case 3, bytes():
-                needed = next((v for n, v in _fields(value) if n == 2 and isinstance(v, int)), 0)
+                needed = next((v for n, v in fields(value) if n == 2 and isinstance(v, int)), 0)
     if needed > KNOWN_VERSION:
         raise UnsupportedError(
             f"the checkpoint has version {needed} of its format; known is {KNOWN_VERSION}", hint=UPGRADE
@@ -78,7 +80,7 @@ def read_entry(data: bytes) -> Entry:
     dtype = shard = offset = size = crc = 0
     shape: tuple[int, ...] = ()
     slices: list[tuple[Extent, ...]] = []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         match number, value:
             case 1, int():
                 dtype = value
@@ -93,15 +95,15 @@ def read_entry(data: bytes) -> Entry:
             case 6, int():
                 crc = value
             case 7, bytes():
-                slices.append(tuple(_extent(part) for n, part in _fields(value) if n == 1 and isinstance(part, bytes)))
+                slices.append(tuple(_extent(part) for n, part in fields(value) if n == 1 and isinstance(part, bytes)))
     return Entry(dtype, shape, shard, offset, size, unmasked(crc), tuple(slices))
 
 
 def _shape(data: bytes) -> tuple[int, ...]:
     sizes = []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 2 and isinstance(value, bytes):
-            sizes.append(next((v for n, v in _fields(value) if n == 1 and isinstance(v, int)), 0))
+            sizes.append(next((v for n, v in fields(value) if n == 1 and isinstance(v, int)), 0))
         elif number == 3 and value:
             raise bad("a tensor's rank is unknown")
     if len(sizes) > MAX_RANK:
@@ -113,7 +115,7 @@ def _shape(data: bytes) -> tuple[int, ...]:
 
 def _extent(data: bytes) -> Extent:
     start, length = 0, None
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1 and isinstance(value, int):
             start = value
         elif number == 2 and isinstance(value, int):
@@ -130,18 +132,18 @@ def variable_names(graph: bytes) -> dict[str, str]:
     names: dict[str, str] = {}
     for node in _messages(graph, 1):
         for attribute in _messages(node, 2):
-            texts = {number: value for number, value in _fields(attribute) if isinstance(value, bytes)}
+            texts = {number: value for number, value in fields(attribute) if isinstance(value, bytes)}
             if texts.get(2) and texts.get(3):
                 names[texts[3].decode("utf-8", "replace")] = texts[2].decode("utf-8", "replace")
     return names
 
 
 def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    return (value for number, value in _fields(data) if number == wanted and isinstance(value, bytes))
+    return (value for number, value in fields(data) if number == wanted and isinstance(value, bytes))
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and payload of each field of a message."""
+def fields(data: Data) -> Iterator[tuple[int, int | Data]]:
+    """Number and payload of each field of a message, a view of it where that is one. Raises CorruptFileError."""
     at = 0
     while at < len(data):
         tag, at = varint(data, at)

@@ -31,6 +31,7 @@ from ckptconv.errors import (
     UsageError,
     located,
 )
+from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.tensorflow.bundle import (
     Entry,
     Extent,
@@ -96,7 +97,7 @@ MAX_TEXT = 64 << 20
 def claims(source: Source | Folder) -> bool:
     """Whether it ends as such a table does, or is a folder with the index of a checkpoint."""
     if isinstance(source, Folder):
-        return bool(_prefixes(source))
+        return bool(_prefixes(saved_model.variables_of(source) or source))
     return source.size >= FOOTER and bytes(source.read_at(source.size - len(MAGIC), len(MAGIC))) == MAGIC
 
 
@@ -106,10 +107,15 @@ def read(source: Source | Folder) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (a file of data is missing), UsageError (a
     folder with several).
     """
-    if isinstance(source, Folder):
-        folder, index = source, source.open(_latest(source) + INDEX)
-    else:
-        folder, index = Folder.around(source), source
+    if not isinstance(source, Folder):
+        return _opened(Folder.around(source), source)
+    variables = saved_model.variables_of(source)
+    folder = variables or source
+    found = _opened(folder, folder.open(_latest(folder) + INDEX))
+    return saved_model.with_graph(found, source) if variables else found
+
+
+def _opened(folder: Folder, index: Source) -> Checkpoint:
     with located(index.path):
         return _Reader(folder, index).read()
 

@@ -97,7 +97,7 @@ def _block(source: Source, offset: int, length: int) -> Iterator[tuple[bytes, by
         at += more + size
 
 
-def varint(data: bytes, at: int) -> tuple[int, int]:
+def varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
     """The varint at `at`, and where it ends. Raises CorruptFileError past the data's end and past 64 bits."""
     try:
         return plain_varint(data, at)

@@ -34,8 +34,9 @@ from ckptconv.core.report import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-CONFIGURATIONS = ("config.json", "model_config", "training_config")
-"""Where one stands: in an archive, and in the attributes of a file of HDF5."""
+SAVED = "keras_metadata"
+CONFIGURATIONS = ("config.json", "model_config", "training_config", SAVED)
+"""Where one stands: in an archive, in the attributes of a file of HDF5, and in a SavedModel."""
 
 _LOADS_CODE = "keras.src.utils.python_utils.func_load"
 _OWN = ("keras", "tf_keras", "tensorflow", "builtins")
@@ -149,6 +150,8 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
         return None if _OPERATIONS.fullmatch(str(function)) else Opaque(f"tensorflow.{function}", "called")
     if own_name == "Lambda" and isinstance(config, dict):
         function = config.get("function")
+        if isinstance(function, dict) and isinstance(function.get("items"), list):  # a tuple, in a SavedModel
+            function = function["items"]
         if isinstance(function, list):
             return Opaque(_LOADS_CODE, "called", tuple(function))
         if isinstance(function, str):
