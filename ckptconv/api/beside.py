@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.uses import OpaqueUse, of_programs, uses_of
+from ckptconv.api.uses import Beside, of_programs, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque
-from ckptconv.core.notes import GlobalUse, Program
+from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, UnknownFormatError, located
 from ckptconv.formats import keras, registry
 from ckptconv.formats.beside import files, hub, settings
 from ckptconv.formats.jinja import program_in
+from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.torch.broken import names_something
+from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
 
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from ckptconv.api.uses import OpaqueUse
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.notes import GlobalUse
 
 _PASSED = ("tokenizer.json", "vocab.json", "added_tokens.json")
 """JSON that no library takes for more than data, and that is large."""
@@ -47,20 +51,6 @@ _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 _UNFOLLOWED = "cannot be followed: "
 
 
-@dataclass(slots=True)
-class Beside:
-    """What was found.
-
-    uses:     what is not built here, each with the file that it stands in.
-    globals:  what pickles name.
-    findings: what was looked at, and what was not.
-    """
-
-    uses: list[OpaqueUse] = field(default_factory=list)
-    globals: list[GlobalUse] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-
 def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     """Look at the files of a folder that `checkpoint` was opened from.
 
@@ -72,6 +62,8 @@ def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     opened = set(_opened(checkpoint, folder))
     looked: list[str] = []
     for path in paths:
+        if path == saved_model.GRAPH and checkpoint.format == "tensorflow":
+            continue  # it has been looked at
         found.uses += of_programs(_of_document(folder, path, known, found.findings))
         if path.endswith(".distcp") or path.rpartition("/")[2] == ".metadata":
             continue  # the parts of a folder of torch's, which one reader reads together
@@ -105,8 +97,18 @@ def _of_document(folder: Path, path: str, known: frozenset[str], findings: list[
     elif name.endswith(".jinja"):
         template = program_in(path, _text(folder, path))
         yield from [template] if template else ()
+    elif name == saved_model.GRAPH:
+        yield from _of_saved_model(folder, path, findings)
     elif name in (settings.HYPERPARAMETERS, settings.MLMODEL):
         yield from settings.programs_in(path, _text(folder, path))
+
+
+def _of_saved_model(folder: Path, path: str, findings: list[Finding]) -> Iterator[Program]:
+    """What is run of a SavedModel that lies below the folder, or beside other weights in it."""
+    home = path.removesuffix(saved_model.GRAPH)
+    programs, found = saved_model.look(Folder(folder / home))
+    findings += [replace(one, where=home + one.where) for one in found]
+    yield from (replace(one, where=home + one.where) for one in programs)
 
 
 def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:

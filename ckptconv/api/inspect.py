@@ -8,10 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.api.beside import Beside, look_beside
 from ckptconv.api.lora import summary_of
 from ckptconv.api.open import open
-from ckptconv.api.uses import OpaqueUse, uses_of
+from ckptconv.api.uses import Beside, OpaqueUse, uses_of
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.quantized.marks import quantized_in
@@ -166,6 +165,8 @@ def inspect(
         uses, beside = uses_of(checkpoint), Beside()
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path):
+            from ckptconv.api.beside import look_beside
+
             beside = look_beside(Path(path), checkpoint)
             uses += beside.uses
         result = Inspection(

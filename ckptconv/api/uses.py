@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.core.notes import Program
+    from ckptconv.core.notes import GlobalUse, Program
+    from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
 ELSEWHERE = "elsewhere in the pickle"
@@ -55,6 +56,20 @@ class OpaqueUse:
             "by": self.by,
         }
         return {**document, "only_if": self.only_if} if self.only_if else document
+
+
+@dataclass(slots=True)
+class Beside:
+    """What was found beside a checkpoint in its folder (`ckptconv.api.beside`).
+
+    uses:     what is not built here, each with the file that it stands in.
+    globals:  what pickles name.
+    findings: what was looked at, and what was not.
+    """
+
+    uses: list[OpaqueUse] = field(default_factory=list)
+    globals: list[GlobalUse] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 def uses_of(checkpoint: Checkpoint) -> list[OpaqueUse]:

@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.hostile.cases import RUN, SYSTEM, Verdict, beside, call, checkpoint, number
@@ -16,7 +17,6 @@ from tests.support.craft import text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 TRUST = "trust_remote_code=True"
 ATTACK = "{{ cycler.__init__.__globals__.os.system('touch pwned') }}"
@@ -83,6 +83,7 @@ BROKEN = b"\x80\x02" + SYSTEM + b"\xff"
 NO_TENSORS = zipped({"a/data.pkl": pickle.dumps({"lr": 0.1}, 2), "a/version": b"3\n", "a/byteorder": b"little"})
 ARGUMENTS = call("transformers.training_args", "OptimizerNames", text("adamw_torch"))
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "mine.C"}]
+WRITES = (Path(__file__).parents[2] / "fixtures" / "others" / "tensorflow-writes.pb").read_bytes()
 LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4w=="}}}}
 
 PICKLES = [
@@ -122,6 +123,8 @@ CONFIGURATIONS = [
            named=("jinja2.Template.render",)),
     Folder("a model of Keras'", {"config.json": said(class_name="Sequential", config={"layers": [LAMBDA]})},
            named=("keras.src.utils.python_utils.func_load",)),
+    Folder("a SavedModel below", {"tf/saved_model.pb": WRITES}, named=("tensorflow.raw_ops.WriteFile",)),
+    Folder("a SavedModel beside", {"saved_model.pb": WRITES}, named=("tensorflow.raw_ops.WriteFile",)),
     Folder("hyperparameters", {"hyperparams.yaml": b"a: 1\nx: !apply:os.system ['touch pwned']\n"}, named=("os.system",)),
     Folder("hyperparameters in disguise", {"hyperparams.yaml": b"x: !<!new:os.sys%74em> [a]\n"}, named=("os.system",)),
     Folder("hyperparameters of Python", {"hyperparams.yaml": b"x: !!python/object/apply:os.system [a]\n"},

@@ -70,7 +70,17 @@ def variables_of(folder: Folder) -> Folder | None:
 
 def with_graph(checkpoint: Checkpoint, folder: Folder) -> Checkpoint:
     """The checkpoint of a SavedModel's variables, with what is to be said of its graph. Raises CorruptFileError."""
-    programs, findings = [], [Finding("graph", "info", GRAPH, "the graph stays behind: its variables are read")]
+    told = Finding("graph", "info", GRAPH, "the graph stays behind: its variables are read")
+    programs, findings = look(folder)
+    checkpoint.notes = replace(checkpoint.notes, programs=(*checkpoint.notes.programs, *programs))
+    checkpoint.findings = (*checkpoint.findings, told, *findings)
+    return checkpoint
+
+
+def look(folder: Folder) -> tuple[list[Program], list[Finding]]:
+    """What TensorFlow and Keras would run of a SavedModel, and which files its graph reads. Raises CorruptFileError."""
+    programs: list[Program] = []
+    findings: list[Finding] = []
     with folder.glance(GRAPH) as source, located(source.path):
         if source.size > MAX_GRAPH:
             why = f"{source.size:,} bytes, which are too many to be looked at"
@@ -84,9 +94,7 @@ def with_graph(checkpoint: Checkpoint, folder: Folder) -> Checkpoint:
     if METADATA in folder.names:
         with folder.glance(METADATA) as source, located(source.path):
             programs += _of_keras(METADATA, _metadata(source))
-    notes = replace(checkpoint.notes, programs=(*checkpoint.notes.programs, *programs))
-    checkpoint.notes, checkpoint.findings = notes, (*checkpoint.findings, *findings)
-    return checkpoint
+    return programs, findings
 
 
 def _operators(data: memoryview) -> Iterator[Program]:
