@@ -87,19 +87,19 @@ def _opened(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
 
 
 def _of_document(folder: Path, path: str, known: frozenset[str], findings: list[Finding]) -> Iterator[Program]:
-    name = path.rpartition("/")[2]
+    name = path.rpartition("/")[2].lower()  # as drives take it that keep no case
     if name.endswith(".json") and name not in _PASSED and not name.endswith(".index.json"):
         document = _json(folder, path, findings)
         yield from hub.programs_in(path, document, known)
         if name == keras.CONFIGURATIONS[0] and isinstance(document, dict) and "class_name" in document:
             for one in keras.programs_in({name: document}):
-                yield replace(one, where=f"{path.removesuffix(name)}{one.where}")
+                yield replace(one, where=path[: -len(name)] + one.where)
     elif name.endswith(".jinja"):
         template = program_in(path, _text(folder, path))
         yield from [template] if template else ()
-    elif name == saved_model.GRAPH:
+    elif path.rpartition("/")[2] == saved_model.GRAPH:
         yield from _of_saved_model(folder, path, findings)
-    elif name in (settings.HYPERPARAMETERS, settings.MLMODEL):
+    elif name in (settings.HYPERPARAMETERS, settings.MLMODEL.lower()):
         yield from settings.programs_in(path, _text(folder, path))
 
 
@@ -153,7 +153,7 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
             yield Program(path, replace(node, name="numpy.load"), "numpy", "allow_pickle=True")
     elif format in _OF_MANY or (isinstance(error, UnknownFormatError) and start.startswith(_OTHERS)):
         findings.append(Finding("not-looked-at", "warning", path, f"{path!r} was not looked into: {error.args[0]}"))
-    elif start.startswith((b"PK", b"\x89HDF")) or names_something(source):
+    elif start.startswith((b"PK", b"\x89HDF", *files.COMPRESSED)) or names_something(source):
         yield Program(path, node, "pickle")
 
 

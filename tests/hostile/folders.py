@@ -7,6 +7,7 @@ import json
 import pickle
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,6 +97,8 @@ PICKLES = [
     Folder("a pickle that starts as a text", {"head.pkl": LATER}, named=("pickle.load",), pickle="head.pkl"),
     Folder("a pickle that breaks off", {"cut.bin": BROKEN}, named=("pickle.load",), pickle="cut.bin"),
     Folder("a pickle behind a link", {"x/y": EVIL}, named=("os.system",) * 2, links={"z.pt": "x/y"}, pickle="z.pt"),
+    Folder("a pickle that joblib inflates", {"model_head.pkl": zlib.compress(EVIL)}, named=("pickle.load",)),
+    Folder("a pickle of another suffix", {"a.sav": LATER}, named=("pickle.load",), pickle="a.sav"),
     Folder("two pickles", {"a.pkl": EVIL, "b.pkl": EVIL}, named=("os.system", "os.system"), pickle="a.pkl"),
 ]
 
@@ -113,6 +116,8 @@ CONFIGURATIONS = [
            named=("mine.C",)),
     Folder("a component's class", {"model_index.json": said(_class_name="P", tokenizer=["mine", "MyTokenizer"]),
                                    "tokenizer/mine.py": MODULE}, named=("mine.MyTokenizer",)),
+    Folder("a component's class elsewhere", {"model_index.json": said(_class_name="P", tokenizer=["../mine", "MyTokenizer"]),
+                                             "tokenizer/x": b"", "mine.py": MODULE}, named=("../mine.MyTokenizer",)),
     Folder("None.py", {"model_index.json": said(_class_name="P"), "None.py": MODULE}, named=("None.py",)),
     Folder("a kernel", {"config.json": said(text_config={"_attn_implementation": "o/kernel"})}, named=("o/kernel",)),
     Folder("a chat template", {"tokenizer_config.json": said(chat_template=ATTACK)}, named=("jinja2.Template.render",)),
@@ -127,6 +132,9 @@ CONFIGURATIONS = [
     Folder("a SavedModel beside", {"saved_model.pb": WRITES}, named=("tensorflow.raw_ops.WriteFile",)),
     Folder("hyperparameters", {"hyperparams.yaml": b"a: 1\nx: !apply:os.system ['touch pwned']\n"}, named=("os.system",)),
     Folder("hyperparameters in disguise", {"hyperparams.yaml": b"x: !<!new:os.sys%74em> [a]\n"}, named=("os.system",)),
+    Folder("hyperparameters by a detour", {"hyperparams.yaml": b"x: !new:speechbrain.utils.subprocess.Popen [a]\n"},
+           named=("speechbrain.utils.subprocess.Popen",)),
+    Folder("a configuration in capitals", {"Config.JSON": said(activation_function="os.getpid")}, named=("os.getpid",)),
     Folder("hyperparameters of Python", {"hyperparams.yaml": b"x: !!python/object/apply:os.system [a]\n"},
            named=("object/apply:os.system",)),
     Folder("a loader of MLflow's", {"MLmodel": b"flavors:\n  python_function:\n    loader_module: mine\n    code: code\n"},

@@ -57,7 +57,7 @@ def test_what_is_found_is_named_with_the_file_that_it_is_in(case: Folder, tmp_pa
 
 def test_the_pickles_run_in_pythons_own_unpickler(tmp_path: Path) -> None:
     with asked("tests.hostile.alive") as load:
-        dead = [case.slug for case in PICKLES if not load(place(case, tmp_path) / case.pickle)["ran"]]
+        dead = [case.slug for case in PICKLES if case.pickle and not load(place(case, tmp_path) / case.pickle)["ran"]]
     assert not dead
 
 

@@ -28,9 +28,26 @@ if TYPE_CHECKING:
     from ckptconv.io.source import Source
 
 PICKLED = (
-    ".pkl", ".pickle", ".pk", ".p", ".dill", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".th", ".pdparams", ".pdopt",
+    ".pkl", ".pickle", ".pk", ".p", ".dill", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".th", ".sav", ".model",
+    ".pdparams", ".pdopt", ".nemo", ".mar", ".h5", ".hdf5", ".keras",
 )  # fmt: skip
-"""What pickles are called."""
+"""What pickles are called, archives that may be compressed as a whole, and files that need not start at their start."""
+
+_COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".z", ".lz4")
+"""What comes behind, where they are compressed; joblib's need not say so."""
+
+COMPRESSED = (
+    b"\x78\x01",
+    b"\x78\x5e",
+    b"\x78\x9c",
+    b"\x78\xda",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x5d\0\0",
+    b"\x04\x22\x4d\x18",
+)
+"""How what joblib.load unpacks by itself begins: zlib, gzip, bzip2, xz, LZMA, LZ4."""
 
 NUMPY = b"\x93NUMPY"
 
@@ -68,4 +85,7 @@ def files_in(folder: Path) -> list[str]:
 def may_hold_a_program(source: Source) -> bool:
     """Whether its first bytes or its name say so."""
     start = bytes(source.read_at(0, min(_TAR_AT + len(_TAR), source.size)))
-    return start.startswith(_STARTS) or start[_TAR_AT:] == _TAR or source.path.name.lower().endswith(PICKLED)
+    name = source.path.name.lower()
+    for suffix in _COMPRESSED:
+        name = name.removesuffix(suffix)
+    return start.startswith(_STARTS) or start[_TAR_AT:] == _TAR or name.endswith(PICKLED)

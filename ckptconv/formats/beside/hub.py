@@ -69,7 +69,7 @@ def programs_in(path: str, document: MetaNode, files: Collection[str]) -> Iterat
     for where, node in _objects(document):
         for key, found in _of_object(node):
             yield _placed(path, (*where, *key), found)
-    for key, found in _OF_FILES.get(name, _nothing)(document, f"{home}/" if home else "", files):
+    for key, found in _OF_FILES.get(name.lower(), _nothing)(document, f"{home}/" if home else "", files):
         yield _placed(path, key, found)
 
 
@@ -146,7 +146,7 @@ def _of_pipeline(document: MetaNode, home: str, files: Collection[str]) -> Itera
         match value:
             case [str() as module, str() as name, *_]:
                 folder = home if key == "_class_name" else f"{home}{key}/"
-                if f"{folder}{module}.py" in files:
+                if "/" in module or "\\" in module or f"{folder}{module}.py" in files:
                     yield (key,), _called(f"{module}.{name}", _DIFFUSERS)
                 elif "." in module and module.partition(".")[0] not in (*_OWN_PARENTS, "onnxruntime", "optimum"):
                     yield (key,), Program("", Opaque(f"{module}.{name}", "object"), _DIFFUSERS)
@@ -173,7 +173,7 @@ def _of_classes(node: MetaNode, path: Path, files: Collection[str]) -> Iterator[
     for where, name in _texts(node, path):
         if not name.startswith("sentence_transformers."):
             file = f"{name.rpartition('.')[0]}.py"
-            runs = "--" in name or any(one == file or one.endswith(f"/{file}") for one in files)
+            runs = "--" in name or ".." in name or any(one == file or one.endswith(f"/{file}") for one in files)
             yield where, Program("", Opaque(name, "called" if runs else "object"), _SENTENCES)
 
 

@@ -14,6 +14,7 @@ Sources: hyperpyyaml/core.py; mlflow/pyfunc/__init__.py (`load_model`, `_load_mo
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -39,18 +40,19 @@ _LINE = re.compile(
 
 def programs_in(path: str, text: str) -> Iterator[Program]:
     """What a file of either says of that; nothing of any other."""
-    name = path.rpartition("/")[2]
+    name = path.rpartition("/")[2].lower()
     if name == HYPERPARAMETERS:
         yield from _of_hyperparameters(path, text)
-    elif name == MLMODEL:
+    elif name == MLMODEL.lower():
         yield from _of_mlflow(path, text)
 
 
 def _of_hyperparameters(path: str, text: str) -> Iterator[Program]:
     for found in _TAG.finditer(text):
         kind, name = found[1], unquote(found[2])
-        known = _CLASSES.fullmatch(name) or name in _FUNCTIONS
-        if known or (kind in ("name", "module") and _NAMED.fullmatch(name)):
+        foreign = not sys.stdlib_module_names.isdisjoint(name.split(".")[1:-1])  # torch.nn.x.subprocess.Popen
+        known = (_CLASSES.fullmatch(name) and not foreign) or name in _FUNCTIONS
+        if known or (kind in ("name", "module") and _NAMED.fullmatch(name) and not foreign):
             continue
         node = Opaque(name, "called") if kind in ("apply", "new") else Opaque(name, "object")
         yield Program(_line(path, text, found.start()), node, "SpeechBrain")

@@ -8,7 +8,7 @@ From the bytes to the tensors:
     datatype  storage  dataset          a dataset: its elements, its messages, the tensor that it is
     chunks  chunk_index  array_index    …in chunks, and the six ways to say where they lie
     tree  read                          the walk from the root, and what becomes of it
-    archive  configuration              Keras' archive, and what Keras would import of its configuration
+    archive                             Keras' archive
 """
 
 from ckptconv.formats.base import Format
