@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.bind import Source
     from ckptconv.arch.choose import Choice
     from ckptconv.arch.solver import Solution
+    from ckptconv.checks.kin import Differences
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
@@ -158,9 +159,11 @@ def stranger(named: str, path: Path, nearest: str = "", *, built: bool = True) -
     return UsageError(f"the config.json beside it says {named!r}, which the library does not have{less}", hint=hint)
 
 
-def kin(nearest: str, kinds: Sequence[str]) -> UsageError:
-    """The error where the names are like those of a spec, whose layers are built otherwise; kinds: in what."""
-    message = f"the names are like those of {nearest}, whose layers differ in {listed(kinds, 3)}"
+def kin(nearest: str, found: Differences) -> UsageError:
+    """The error where the names are like those of a spec, but for what says that the network is built otherwise."""
+    said = (("has", found.more, ""), ("lacks", found.gone, ""), ("has", found.resized, " of other shapes"))
+    ways = [f"{word} {listed(kinds, 3)}{more}" for word, kinds, more in said if kinds]
+    message = f"the nearest in the library, {nearest}, differs: this {', '.join(ways)}"
     hint = f"--arch {nearest} says what differs; {ARCH_HINT}"
     return UsageError(f"nothing says which architecture this is: {message}", hint=hint)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.arch import Source
     from ckptconv.arch.spec import ParamValue, Spec
+    from ckptconv.checks.verdict import Verdict
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
@@ -116,7 +117,7 @@ def compare(
     """Check a checkpoint that is open; `path` says where a config.json may lie beside it, `format` what it is read as.
 
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
-    lacks, or all layers are built otherwise than those of the nearest by name: that would be no verdict on the file.
+    lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
     """
     from ckptconv.api.arch import resolve
     from ckptconv.checks.validate import validate_spec, validate_table
@@ -138,7 +139,7 @@ def compare(
     findings = _sorted([*chosen.findings, *verdict.findings])
     if any(finding.severity == "error" for finding in findings):
         _refuse_strangers(arch, path, checkpoint, chosen, findings)
-        findings[:0] = _causes(arch, path, checkpoint, chosen, findings, format)
+        findings[:0] = _causes(arch, path, checkpoint, chosen, verdict, format)
     return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
 
 
@@ -165,23 +166,23 @@ def _refuse_strangers(
 
 
 def _causes(
-    arch: str | None, path: Path, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding],
+    arch: str | None, path: Path, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict,
     format: str | None,
 ) -> list[Finding]:  # fmt: skip
     """What explains all errors at once: another framework's names, quantized weights, another architecture.
 
-    Raises UsageError where all layers are built otherwise than those of the nearest by name.
+    Raises UsageError where the network is built otherwise than the nearest by name.
     """
     words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
     quantized = [_quantized(chosen.name, chosen.quantized, words, checkpoint)] if chosen.quantized else []
     if causes := _of_another_framework(words, checkpoint, chosen.spec):
         return [*causes, *quantized]
-    if arch is None and chosen.evidence == "names":
+    if arch is None and chosen.evidence == "names" and verdict.table is not None:
         from ckptconv.api.arch import kin
-        from ckptconv.checks.kin import differences
+        from ckptconv.checks.validate import built_otherwise
 
-        if kinds := differences([*quantized, *findings], checkpoint):
-            raise kin(chosen.name, kinds).at(path)
+        if any(found := built_otherwise(checkpoint, verdict.table)):
+            raise kin(chosen.name, found).at(path)
     if chosen.spec is not None and chosen.evidence != "names":
         words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
         return [*_of_another_architecture(words, checkpoint, chosen.spec, chosen.sources), *quantized]

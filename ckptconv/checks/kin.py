@@ -1,23 +1,24 @@
 """Is a checkpoint that does not fit damaged, or of another architecture that is like the one it was compared with?
 
-Families copy each other's names: BEiT has most of ViT's, Qwen3-Next most of Qwen2-MoE's. Damage and a wrong conversion
-hit some tensors, or have a cause that explains them all; what every layer has, or has otherwise, is how the network is
-built.
+Families copy each other's names: BEiT has most of ViT's, MegatronBERT most of BERT's. Damage hits some tensors; what
+every layer has or lacks, a module that is unknown, one that is gone with all of its tensors: so a network is built. A
+wrong conversion may do that to names as well, and names alone cannot tell which it was.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ckptconv.core.report import Finding
 
 LAYERS = 2
-"""Tensors of one kind that are in no layer, or in none of the architecture's, for that to be how it is built."""
+"""Tensors of one kind that are in no layer, or in none of the architecture's, for that to be how it is built, and
+tensors of a module that is gone: one alone may have been lost, or have another name."""
 
 SHAPES = 3
 """Tensors of one kind that have another shape: two may follow from one change."""
@@ -25,27 +26,67 @@ SHAPES = 3
 _NUMBER = re.compile(r"\d+")
 
 
+class Differences(NamedTuple):
+    """How a network is built otherwise than an architecture.
+
+    Kinds of tensors: those that it has more, those that it lacks, those that have other shapes.
+    """
+
+    more: list[str]
+    gone: list[str]
+    resized: list[str]
+
+
 def kind_of(name: str) -> str:
     """A name without its numbers: ``blocks.*.attn.q_bias``."""
     return _NUMBER.sub("*", name)
 
 
-def differences(findings: Sequence[Finding], names: Iterable[str]) -> list[str]:
-    """The kinds of tensors in which the layers of the checkpoint differ from those of the architecture; none where
-    what does not fit may be damage.
+def differences(
+    symptoms: Sequence[Finding], explained: Sequence[Finding], names: Collection[str], expected: Collection[str]
+) -> Differences:
+    """How the checkpoint's network is built otherwise than the architecture; nothing where all may be damage.
 
-    findings: what is left to explain, too. names: those of the checkpoint.
+    symptoms: what a strict comparison found, without prefixes. explained: the same in fewer words, where what has no
+    partner is as it was. names: those of the checkpoint, without prefixes. expected: those of the architecture.
     """
-    starts = ["", *(f.found for f in findings if f.code == "prefixed" and isinstance(f.found, str))]
-    there = Counter(kind_of(name.removeprefix(start)) for name in names for start in starts)
-    counted = Counter((f.code, kind_of(f.where)) for f in findings if f.severity == "error")
+    missing, unexpected = (_named(symptoms, code) for code in ("missing-tensor", "unexpected-tensor"))
+    there, lost, extra = (Counter(map(kind_of, each)) for each in (names, missing, unexpected))
+    gone = [kind for kind, count in lost.items() if count >= LAYERS and not there[kind]]
+    if all(not there[kind] for kind in lost):  # what is lost of some layers only is damage, and so may be the rest
+        gone += _whole_modules(missing, names, gone)
+    more = [kind for kind, count in extra.items() if LAYERS <= there[kind] <= count]
+    alone = {*_named(explained, "unexpected-tensor"), *_whole_modules(unexpected, expected, ())}
+    more += [name for name in _outside(unexpected, names, expected) if name in alone and kind_of(name) not in more]
+    shapes = Counter(map(kind_of, _named(explained, "shape-mismatch")))
+    return Differences(more, gone, [kind for kind, count in shapes.items() if count >= SHAPES])
 
-    def is_built_so(code: str, kind: str, count: int) -> bool:
-        if code == "missing-tensor":
-            return count >= LAYERS and kind not in there
-        if code == "unexpected-tensor":
-            return count >= LAYERS and there[kind] <= count * len(starts)
-        return code == "shape-mismatch" and count >= SHAPES
 
-    found = [kind for (code, kind), count in counted.items() if is_built_so(code, kind, count)]
-    return list(dict.fromkeys(found))
+def _outside(unexpected: Iterable[str], names: Collection[str], expected: Collection[str]) -> list[str]:
+    """The unexpected names in none of the architecture's stacks of layers, nor beside one that may be absent.
+
+    ``lm_head.weight_orig`` is no new part where ``lm_head.weight``, which may be tied, is not there.
+    """
+    stacks = {name[: number.start()] for name in expected for number in _NUMBER.finditer(name)}
+    halves = {_module(name) for name in set(expected).difference(names)} - {""}
+    return [
+        name
+        for name in unexpected
+        if _module(name) not in halves and all(name[: n.start()] not in stacks for n in _NUMBER.finditer(name))
+    ]
+
+
+def _named(findings: Iterable[Finding], code: str) -> list[str]:
+    return [finding.where for finding in findings if finding.code == code]
+
+
+def _whole_modules(names: Iterable[str], others: Iterable[str], known: Collection[str]) -> list[str]:
+    """The names of modules of several tensors, outside of all layers, of which the others have none."""
+    alone = [name for name in names if "." in name and not _NUMBER.search(name) and name not in known]
+    sizes = Counter(map(_module, alone))
+    there = set(map(_module, others))
+    return [name for name in alone if sizes[_module(name)] >= LAYERS and _module(name) not in there]
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -8,12 +8,13 @@ solved at all; it stays an error, because ``load_state_dict(strict=True)`` would
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.arch.check import check, fits
 from ckptconv.arch.solver import solve
 from ckptconv.checks.blame import explain, prefixed
 from ckptconv.checks.hypotheses import fewest_causes
+from ckptconv.checks.kin import differences
 from ckptconv.checks.prefixes import spec_names
 from ckptconv.checks.verdict import Verdict
 from ckptconv.core.metadata import NOTHING, StateDict, walk, without_model
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ckptconv.arch.solver import Solution
     from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.arch.table import Table
+    from ckptconv.checks.kin import Differences
     from ckptconv.core.checkpoint import Checkpoint
 
 MAX_PREFIXES = 3
@@ -59,7 +61,7 @@ def validate_spec(
             message = problem.message if problem else "the params do not determine a table"
             missing = Finding("param-missing", "error", spec.name, message, hint=problem.hint if problem else None)
             findings = [*solution.findings, missing]
-        return Verdict(findings, solution.params, solution.origins)
+        return Verdict(findings, solution.params, solution.origins, solution.table)
 
     verdict = fewest_causes(spec, infos, sources, attempt)
     mended = [_mended(finding, verdict.params, sources) for finding in verdict.findings]
@@ -82,11 +84,31 @@ def _mended(finding: Finding, params: Mapping[str, ParamValue], sources: Sequenc
 
 def validate_table(checkpoint: Checkpoint, table: Table) -> Verdict:
     """Compare with a table that is known already: another checkpoint's, or a torch module's."""
-    return Verdict(compare(checkpoint, table), table.params)
+    return Verdict(compare(checkpoint, table), table.params, table=table)
 
 
 def compare(checkpoint: Checkpoint, table: Table) -> list[Finding]:
     """What does not fit, explained."""
+    seen = _through_prefixes(checkpoint, table)
+    return [*seen.causes, *_explained(checkpoint, table, seen)]
+
+
+def built_otherwise(checkpoint: Checkpoint, table: Table) -> Differences:
+    """How the checkpoint's network is built otherwise than the architecture, where what does not fit is no damage."""
+    seen = _through_prefixes(checkpoint, table)
+    explained = _explained(checkpoint, table, seen)
+    return differences(seen.symptoms, explained, [*seen.names.values()], table.tensors.keys())
+
+
+class _Seen(NamedTuple):
+    """A comparison once prefixes are looked through: these, the architecture's name of each, what does not fit."""
+
+    causes: list[Finding]
+    names: dict[str, str]
+    symptoms: list[Finding]
+
+
+def _through_prefixes(checkpoint: Checkpoint, table: Table) -> _Seen:
     holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
     plain = [
         hole.prefix + key
@@ -113,12 +135,15 @@ def compare(checkpoint: Checkpoint, table: Table) -> list[Finding]:
         )
         found = prefixed(symptoms, list(names.values())) if len(causes) < MAX_PREFIXES else None
         if found is None:
-            break
+            return _Seen(causes, names, symptoms)
         causes.append(found[0])
         names = {name: found[1].get(now, now) for name, now in names.items()}
+
+
+def _explained(checkpoint: Checkpoint, table: Table, seen: _Seen) -> list[Finding]:
     expected = {name: entry.shape for name, entry in table.tensors.items()}
-    shapes = {names[name]: tensor.info.shape for name, tensor in checkpoint.items()}
-    return [*causes, *explain(symptoms, expected, shapes, fits)]
+    shapes = {seen.names[name]: tensor.info.shape for name, tensor in checkpoint.items()}
+    return explain(seen.symptoms, expected, shapes, fits)
 
 
 def _versions(holes: Sequence[StateDict]) -> dict[str, object]:

@@ -9,16 +9,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.arch.spec import ParamValue
+    from ckptconv.arch.table import Table
     from ckptconv.core.report import Finding
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found, the params that were bound, and where each is from."""
+    """What was found, the params that were bound, and where each is from; the table that these make, if any."""
 
     findings: list[Finding]
     params: Mapping[str, ParamValue] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    table: Table | None = None
 
     @property
     def valid(self) -> bool:

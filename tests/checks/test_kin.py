@@ -29,32 +29,39 @@ def saved(model: torch.nn.Module, path: Path) -> Path:
     return path
 
 
+TALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16}
+GPT = {"vocab_size": 20, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
+
+
 @pytest.mark.parametrize(
-    ("name", "settings", "nearest", "kind"),
+    ("name", "settings", "nearest", "said"),
     [
-        ("Arcee", DECODER, "llama", "model.layers.*.mlp.gate_proj.weight"),  # it has none
-        ("DiffLlama", DECODER, "llama", "model.layers.*.self_attn.lambda_q*"),
-        (
-            "Longformer",
-            {**ENCODER, "attention_window": 4},
-            "bert",
-            "encoder.layer.*.attention.self.query_global.weight",
-        ),
+        ("Arcee", DECODER, "llama", "lacks model.layers.*.mlp.gate_proj.weight"),
+        ("DiffLlama", DECODER, "llama", "has model.layers.*.self_attn.lambda_q*"),
+        ("Longformer", {**ENCODER, "attention_window": 4}, "bert", "has encoder.layer.*.attention.self.query_global"),
+        ("MegatronBert", ENCODER, "bert", "has bert.encoder.layer.*.attention.ln.weight"),  # its own names of norms
+        ("Glm", {**DECODER, "head_dim": 8}, "llama", "has model.layers.*.mlp.gate_up_proj.weight"),  # two in one
+        ("LayoutLM", ENCODER, "bert", "has embeddings.x_position_embeddings.weight"),  # outside of the layers
+        ("OpenAIGPT", GPT, "gpt2", "lacks ln_f.weight, ln_f.bias"),  # all of a module
+        ("Beit", {**TALL, "patch_size": 8}, "vit", "has layers.*.lambda_*"),
     ],
 )
 def test_a_neighbour_is_not_told_to_be_damaged(
-    name: str, settings: dict[str, object], nearest: str, kind: str, tmp_path: Path
+    name: str, settings: dict[str, object], nearest: str, said: str, tmp_path: Path
 ) -> None:
     config = getattr(transformers, f"{name}Config")(**settings)
     kinds = [f"{name}ForCausalLM", f"{name}Model"]
     model = next(getattr(transformers, kind) for kind in kinds if hasattr(transformers, kind))(config)
-    with pytest.raises(UsageError, match=f"the names are like those of {nearest}, whose layers differ in ") as caught:
+    with pytest.raises(
+        UsageError, match=f"the nearest in the library, {nearest}, differs: this (has|lacks) "
+    ) as caught:
         ckptconv.validate(saved(model, tmp_path / "model.pth"))
-    assert kind in str(caught.value)
+    assert said in str(caught.value)
     assert f"--arch {nearest} says what differs" in str(caught.value.hint)
     result = ckptconv.validate(tmp_path / "model.pth", arch=nearest)
     assert not result.valid
-    assert any(finding.code in ("missing-tensor", "unexpected-tensor") for finding in result.findings)
+    causes = {"missing-tensor", "unexpected-tensor", "renamed", "fused"}
+    assert causes.intersection(finding.code for finding in result.findings)
 
 
 def without_a_tensor(state: dict[str, torch.Tensor]) -> None:
@@ -76,7 +83,27 @@ def prefixed(state: dict[str, torch.Tensor]) -> None:
     del state["net.inner.model.layers.1.mlp.gate_proj.weight"]
 
 
-@pytest.mark.parametrize("damage", [without_a_tensor, with_a_stray_tensor, transposed, prefixed])
+def without_the_last_norm(state: dict[str, torch.Tensor]) -> None:
+    del state["model.norm.weight"]
+
+
+def without_the_end(state: dict[str, torch.Tensor]) -> None:
+    """The last layer is half there, what is behind it is not."""
+    for name in ("model.layers.2.mlp.down_proj.weight", "model.layers.2.input_layernorm.weight", "model.norm.weight"):
+        del state[name]
+
+
+def with_another_name(state: dict[str, torch.Tensor]) -> None:
+    state["lm_head.weight_orig"] = state.pop("lm_head.weight")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_a_tensor, with_a_stray_tensor, transposed, prefixed, without_the_last_norm, without_the_end,
+        with_another_name,
+    ],
+)  # fmt: skip
 def test_a_damaged_model_stays_invalid(damage: Callable[[dict[str, torch.Tensor]], None], tmp_path: Path) -> None:
     state = dict(transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER)).state_dict())
     damage(state)
@@ -89,14 +116,53 @@ def finding(code: str, where: str) -> Finding:
     return Finding(code, "error", where, "")  # type: ignore[arg-type]
 
 
+NAMES = [f"blocks.{i}.{part}" for i in range(4) for part in ("norm.weight", "gamma")]
+EXPECTED = [*(f"blocks.{i}.norm.{part}" for i in range(4) for part in ("weight", "bias")), "out.weight", "out.bias"]
+
+
+def told(findings: list[Finding], names: list[str], explained: list[Finding] | None = None) -> tuple[list[str], ...]:
+    return tuple(differences(findings, findings if explained is None else explained, names, EXPECTED))
+
+
 def test_what_all_layers_lack_or_have_is_a_difference_and_what_some_do_is_none() -> None:
-    names = [f"blocks.{i}.{part}" for i in range(4) for part in ("norm.weight", "gamma")]
     gammas = [finding("unexpected-tensor", f"blocks.{i}.gamma") for i in range(4)]
     biases = [finding("missing-tensor", f"blocks.{i}.norm.bias") for i in range(4)]
     shapes = [finding("shape-mismatch", f"blocks.{i}.norm.weight") for i in range(4)]
-    assert differences(gammas, names) == ["blocks.*.gamma"]
-    assert differences(gammas[:3], names) == []
-    assert differences(biases[:2], names) == ["blocks.*.norm.bias"]
-    assert differences(biases, [*names, "blocks.9.norm.bias"]) == []
-    assert differences(shapes[:3], names) == ["blocks.*.norm.weight"]
-    assert differences(shapes[:2], names) == []
+    assert told(gammas, NAMES) == (["blocks.*.gamma"], [], [])
+    assert told(gammas[:3], NAMES) == ([], [], [])
+    assert told(biases[:2], NAMES) == ([], ["blocks.*.norm.bias"], [])
+    assert told(biases, [*NAMES, "blocks.9.norm.bias"]) == ([], [], [])
+    assert told(shapes[:3], NAMES) == ([], [], ["blocks.*.norm.weight"])
+    assert told(shapes[:2], NAMES) == ([], [], [])
+
+
+def test_what_is_renamed_in_all_layers_is_a_difference_though_it_is_explained() -> None:
+    both = [
+        finding(c, f"blocks.{i}.{n}")
+        for i in range(4)
+        for c, n in (("missing-tensor", "b"), ("unexpected-tensor", "gamma"))
+    ]
+    assert told(both, NAMES, []) == (["blocks.*.gamma"], ["blocks.*.b"], [])
+
+
+def test_a_module_that_is_unknown_or_gone_whole_is_a_difference() -> None:
+    whole = [finding("missing-tensor", f"out.{part}") for part in ("weight", "bias")]
+    assert told(whole, NAMES) == ([], ["out.weight", "out.bias"], [])
+    assert told(whole[:1], [*NAMES, "out.bias"]) == ([], [], [])
+    assert told([*whole, finding("missing-tensor", "blocks.1.gamma")], NAMES) == ([], [], [])  # damage is about
+    other = [finding("unexpected-tensor", f"fc.{part}") for part in ("weight", "bias")]
+    assert told([*whole, *other], [*NAMES, "fc.weight", "fc.bias"], []) == (
+        ["fc.weight", "fc.bias"], ["out.weight", "out.bias"], [],
+    )  # fmt: skip
+
+
+def test_one_name_more_is_a_difference_outside_of_the_layers_if_it_has_no_partner() -> None:
+    token = [finding("unexpected-tensor", "token")]
+    assert told(token, [*NAMES, "token"]) == (["token"], [], [])
+    assert told(token, [*NAMES, "token"], []) == ([], [], [])  # a missing one is likely called so
+    head = [finding("unexpected-tensor", "head.0.weight")]
+    assert told(head, [*NAMES, "head.0.weight"]) == (["head.0.weight"], [], [])
+    other = [finding("unexpected-tensor", "out.weight_orig")]
+    assert told(other, [*NAMES, "out.weight_orig"]) == ([], [], [])  # out.weight is not there
+    stray = [finding("unexpected-tensor", "blocks.1.extra")]
+    assert told(stray, [*NAMES, "blocks.1.extra"]) == ([], [], [])
