@@ -193,7 +193,7 @@ def vote_counts(
 ) -> None:
     """Vote for how often a loop runs, for each combination of the outer loops that its bound depends on."""
     outer = sorted({name for bound in loop.formulas for name in bound.names if name in spec.loops})
-    for combination, (seen, witness) in _seen(loop.name, outer, located).items():
+    for combination, (seen, witness) in _seen(loop.name, outer, _inside(spec, loop.name), located).items():
         scope.loops.update(zip(outer, combination, strict=True))
         try:
             start = 0 if loop.start is None else known_integer(loop.start(scope))
@@ -228,18 +228,38 @@ def ballots_add(ballots: dict[Monomial, Ballot], more: Mapping[Monomial, Ballot]
             ballots.setdefault(monomial, Ballot()).add(value, weight, ballot.witnesses[value][0])
 
 
+def _inside(spec: Spec, name: str) -> set[str]:
+    """The loops that run more or less often from turn to turn of a loop."""
+    found = {name}
+    while True:
+        more = {other for other, loop in spec.loops.items() if any(bound.names & found for bound in loop.formulas)}
+        if more <= found:
+            return found - {name}
+        found |= more
+
+
 def _seen(
-    name: str, outer: Sequence[str], located: Sequence[Located]
+    name: str, outer: Sequence[str], inside: set[str], located: Sequence[Located]
 ) -> dict[tuple[int | str, ...], tuple[Counter[int], str]]:
-    """For each combination of outer loop values: how many tensors each value of the loop has."""
+    """For each combination of outer loop values: how many tensors each value of the loop has.
+
+    All turns of the loops `inside` of it count as one: a stage of one block is no less there than one of five.
+    """
     seen: dict[tuple[int | str, ...], tuple[Counter[int], str]] = {}
     for entry in located:
         loops = entry.rule.loops
         if name not in loops or any(other not in loops for other in outer):
             continue
         position, positions = loops.index(name), [loops.index(other) for other in outer]
+        same = [at for at, other in enumerate(loops) if other not in inside] if inside.intersection(loops) else None
+        known: set[LoopValues] = set()
         for tensor, values, _ in entry.found:
             value = values[position]
+            if same is not None:
+                turn = tuple([values[at] for at in same])
+                if turn in known:
+                    continue
+                known.add(turn)
             if isinstance(value, int):
                 key = tuple(values[other] for other in positions)
                 seen.setdefault(key, (Counter(), tensor))[0][value] += 1

@@ -23,6 +23,9 @@ tensors of a module that is gone: one alone may have been lost, or have another 
 SHAPES = 3
 """Tensors of one kind that have another shape: two may follow from one change."""
 
+MODULES = 4
+"""Modules with tensors of other shapes, whatever their kinds."""
+
 _NUMBER = re.compile(r"\d+")
 
 
@@ -53,13 +56,40 @@ def differences(
     missing, unexpected = (_named(symptoms, code) for code in ("missing-tensor", "unexpected-tensor"))
     there, lost, extra = (Counter(map(kind_of, each)) for each in (names, missing, unexpected))
     gone = [kind for kind, count in lost.items() if count >= LAYERS and not there[kind]]
-    if all(not there[kind] for kind in lost):  # what is lost of some layers only is damage, and so may be the rest
-        gone += _whole_modules(missing, names, gone)
+    some = _modules_of_some_layers([name for name in missing if there[kind_of(name)]], names)
+    if all(not there[kind] or kind in some for kind in lost):  # else some is damage, and so may be the rest
+        gone += some + _whole_modules(missing, names, gone)
     more = [kind for kind, count in extra.items() if LAYERS <= there[kind] <= count]
     alone = {*_named(explained, "unexpected-tensor"), *_whole_modules(unexpected, expected, ())}
     more += [name for name in _outside(unexpected, names, expected) if name in alone and kind_of(name) not in more]
-    shapes = Counter(map(kind_of, _named(explained, "shape-mismatch")))
-    return Differences(more, gone, [kind for kind, count in shapes.items() if count >= SHAPES])
+    resized = _named(explained, "shape-mismatch")
+    shapes, enough = Counter(map(kind_of, resized)), 1 if len(set(map(_module, resized))) >= MODULES else SHAPES
+    return Differences(more, gone, [kind for kind, count in shapes.items() if count >= enough])
+
+
+def _modules_of_some_layers(missing: Sequence[str], names: Collection[str]) -> list[str]:
+    """The kinds of missing names that are all in modules of several tensors, each gone from several layers.
+
+    Of the layers something else is there: one that is gone whole is lost.
+    """
+    sizes, there = Counter(map(_module, missing)), set(map(_module, names))
+    layers = {name[: number.end()] for name in names for number in _NUMBER.finditer(name)}
+    lacking = {
+        module
+        for module, count in sizes.items()
+        if count >= LAYERS and module not in there and _layer_of(module) in layers
+    }
+    often = Counter(map(kind_of, lacking))
+    lost, known = (
+        Counter(map(kind_of, missing)),
+        Counter(kind_of(n) for n in missing if _module(n) in lacking and often[kind_of(_module(n))] >= LAYERS),
+    )
+    return [kind for kind, count in lost.items() if known[kind] == count]
+
+
+def _layer_of(module: str) -> str:
+    """``blocks.3`` of ``blocks.3.attn.norm`` and of ``blocks.3.down.0``."""
+    return next((module[: n.end()] for n in reversed([*_NUMBER.finditer(module)]) if n.end() < len(module)), "")
 
 
 def _outside(unexpected: Iterable[str], names: Collection[str], expected: Collection[str]) -> list[str]:
