@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.indices import made_texts
 from ckptconv.arch.match import free_texts
 from ckptconv.arch.operations import EvaluationError
 from ckptconv.arch.scope import Bindings, Scope
+from ckptconv.arch.spec import VARIANT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -154,10 +156,7 @@ class Ranking:
     def best(self) -> list[Assignment]:
         """The assignments that explain the names best, at most `MAX_DRAWS`, in order of preference."""
         names = list(self.domains)
-        total = 1
-        for values in self.domains.values():
-            total *= len(values)
-        if total <= MAX_PRODUCT:
+        if prod(map(len, self.domains.values())) <= MAX_PRODUCT:
             candidates: list[Assignment] = [
                 dict(zip(names, values, strict=True)) for values in product(*self.domains.values())
             ]
@@ -180,7 +179,7 @@ class Ranking:
 
     def climbed(self) -> list[Assignment]:
         """The neighbours of the best assignment that changing one switch at a time reaches, and itself first."""
-        current: Assignment = {name: values[0] for name, values in self.domains.items()}
+        current = max(self.starts(), key=self.score)
         best = self.score(current)
         for _ in range(4):
             before = dict(current)
@@ -198,6 +197,15 @@ class Ranking:
             if value != current[name]
         ]
         return [current, *neighbours]
+
+    def starts(self) -> list[Assignment]:
+        """Every way to spell the names, with all else as preferred: a wrong prefix hides what the others would gain."""
+        preferred: Assignment = {name: values[0] for name, values in self.domains.items()}
+        spelling = {VARIANT, *(name for entry in self.rules for _, name in entry.strings)} & self.domains.keys()
+        domains = {name: self.domains[name] for name in self.domains if name in spelling}
+        if prod(map(len, domains.values())) > MAX_PRODUCT:
+            return [preferred]
+        return [{**preferred, **dict(zip(domains, values, strict=True))} for values in product(*domains.values())]
 
     def score(self, assignment: Assignment) -> float:
         """Names explained, less names missed, and half a point for each value that a source states."""

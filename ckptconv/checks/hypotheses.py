@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.bind import Source
+from ckptconv.arch.spec import VARIANT
 from ckptconv.checks.prefixes import with_prefixes
 from ckptconv.errors import CkptconvError
 
@@ -28,8 +29,6 @@ SMALL = 4_000
 
 MORE_LAYERS = 64
 """How many more turns than there are tensors a stated param may give a loop for it to be believed."""
-
-VARIANT = "variant"
 
 WHOLE = ("missing-tensor", "unexpected-tensor")
 
