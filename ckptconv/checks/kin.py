@@ -46,22 +46,28 @@ def kind_of(name: str) -> str:
 
 
 def differences(
-    symptoms: Sequence[Finding], explained: Sequence[Finding], names: Collection[str], expected: Collection[str]
+    symptoms: Sequence[Finding],
+    explained: Sequence[Finding],
+    names: Collection[str],
+    expected: Collection[str],
+    known: Collection[str] = (),
 ) -> Differences:
     """How the checkpoint's network is built otherwise than the architecture; nothing where all may be damage.
 
     symptoms: what a strict comparison found, without prefixes. explained: the same in fewer words, where what has no
-    partner is as it was. names: those of the checkpoint, without prefixes. expected: those of the architecture.
+    partner is as it was. names: those of the checkpoint, without prefixes. expected: those of the architecture as the
+    params make it; known: those of the checkpoint that it has with some params.
     """
     missing, unexpected = (_named(symptoms, code) for code in ("missing-tensor", "unexpected-tensor"))
     there, lost, extra = (Counter(map(kind_of, each)) for each in (names, missing, unexpected))
     gone = [kind for kind, count in lost.items() if count >= LAYERS and not there[kind]]
+    more = [kind for kind, count in extra.items() if LAYERS <= there[kind] <= count]
     some = _modules_of_some_layers([name for name in missing if there[kind_of(name)]], names)
     if all(not there[kind] or kind in some for kind in lost):  # else some is damage, and so may be the rest
         gone += some + _whole_modules(missing, names, gone)
-    more = [kind for kind, count in extra.items() if LAYERS <= there[kind] <= count]
-    alone = {*_named(explained, "unexpected-tensor"), *_whole_modules(unexpected, expected, ())}
-    more += [name for name in _outside(unexpected, names, expected) if name in alone and kind_of(name) not in more]
+    if not set(known).intersection(unexpected):  # half of a part that it could have: the other half is lost
+        alone = {*_named(explained, "unexpected-tensor"), *_whole_modules(unexpected, expected, ())}
+        more += [name for name in _outside(unexpected, names, expected) if name in alone and kind_of(name) not in more]
     resized = _named(explained, "shape-mismatch")
     shapes, enough = Counter(map(kind_of, resized)), 1 if len(set(map(_module, resized))) >= MODULES else SHAPES
     return Differences(more, gone, [kind for kind, count in shapes.items() if count >= enough])
@@ -93,12 +99,13 @@ def _layer_of(module: str) -> str:
 
 
 def _outside(unexpected: Iterable[str], names: Collection[str], expected: Collection[str]) -> list[str]:
-    """The unexpected names in none of the architecture's stacks of layers, nor beside one that may be absent.
+    """The unexpected names in none of the architecture's stacks of layers, nor in a module that it has.
 
-    ``lm_head.weight_orig`` is no new part where ``lm_head.weight``, which may be tied, is not there.
+    ``proj.bias_orig`` is no new part beside ``proj.weight``, nor ``lm_head.weight_orig`` where ``lm_head.weight``, which
+    may be tied, is not there.
     """
     stacks = {name[: number.start()] for name in expected for number in _NUMBER.finditer(name)}
-    halves = {_module(name) for name in set(expected).difference(names)} - {""}
+    halves = {_module(name) for name in expected if name.endswith(".weight") or name not in names} - {""}
     return [
         name
         for name in unexpected

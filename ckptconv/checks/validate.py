@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.arch.check import check, fits
+from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.arch.solver import solve
 from ckptconv.checks.blame import explain, prefixed
 from ckptconv.checks.hypotheses import fewest_causes
@@ -97,7 +98,14 @@ def built_otherwise(checkpoint: Checkpoint, table: Table) -> Differences:
     """How the checkpoint's network is built otherwise than the architecture, where what does not fit is no damage."""
     seen = _through_prefixes(checkpoint, table)
     explained = _explained(checkpoint, table, seen)
-    return differences(seen.symptoms, explained, [*seen.names.values()], table.tensors.keys())
+    infos = {seen.names[name]: tensor.info for name, tensor in checkpoint.items()}
+    known = {
+        name
+        for rule in match_names(compile_patterns(table.spec), infos)
+        for name, captures, _ in rule.found
+        if all(captures[slot] == table.params.get(param, captures[slot]) for slot, param in rule.pattern.strings)
+    }
+    return differences(seen.symptoms, explained, set(seen.names.values()), table.tensors.keys(), known)
 
 
 class _Seen(NamedTuple):

@@ -123,13 +123,17 @@ def torchvision(spec: str, name: str, /, **options: Any) -> Case:
     return Case(spec, f"{name}{label and f'({label})'}", build)
 
 
+def timm_model(name: str, /, **options: Any) -> Any:
+    """A model of timm's."""
+    torchvision_models()
+    return pytest.importorskip("timm", reason="timm is not installed").create_model(name, **options)
+
+
 def timm(spec: str, name: str, /, **options: Any) -> Case:
     """A model of timm's, made smaller by options of its class."""
 
     def build() -> Any:
-        torchvision_models()
-        models = pytest.importorskip("timm", reason="timm is not installed")
-        return models.create_model(name, **options)
+        return timm_model(name, **options)
 
     label = ",".join(f"{key}={value}" for key, value in options.items())
     return Case(spec, f"{name}({label})", build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.arch.families import (
     decoders,
+    detection,
     diffusion,
     encoders,
     modern_decoders,
@@ -20,6 +21,7 @@ from tests.arch.families import (
 ALL = [
     *tutorials.mlp(),
     *vision.vision(),
+    *vision.vit_kin(),
     *decoders.decoders(),
     *tutorials.lenet(),
     *decoders.gpt2(),
@@ -63,6 +65,12 @@ ALL = [
     *more_encoders.kin(),
     *timm_models.vit(),
     *timm_models.convnext(),
+    *timm_models.eva(),
+    *timm_models.swin(),
+    *timm_models.resnet(),
+    *timm_models.efficientnet(),
+    *detection.rcnn(),
+    *detection.segmentation(),
     *more_vision.squeezenet(),
     *more_vision.shufflenet(),
     *more_vision.regnet(),
@@ -71,5 +79,6 @@ ALL = [
     *originals.nanogpt(),
     *originals.llama(),
     *originals.whisper(),
+    *originals.openclip(),
     *diffusion.diffusion(),
 ]

@@ -48,6 +48,8 @@ def gpt2() -> list[Case]:
         }  # fmt: skip
         for name in ("GPT2LMHeadModel", "GPT2Model", "GPT2ForSequenceClassification"):
             cases.append(hugging("gpt2", name, "GPT2Config", label=str(size), **options))
+    for name in ("GPT2ForTokenClassification", "GPT2ForQuestionAnswering"):
+        cases.append(hugging("gpt2", name, "GPT2Config", **options, num_labels=2))
     untied = {
         "vocab_size": 97,
         "n_embd": 24,

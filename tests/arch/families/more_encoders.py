@@ -157,11 +157,17 @@ def kin() -> list[Case]:
         "vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 1,
         "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     }  # fmt: skip
+    untyped = {key: value for key, value in small.items() if key != "type_vocab_size"}
     first = hugging("bert", "BertForPreTraining", "BertConfig", **small)
     return [
         Case("bert", "gamma", partial(tensorflow_names, first.build), first.config),
         hugging("roberta", "Data2VecTextForMaskedLM", "Data2VecTextConfig", **small),
         hugging("t5", "UMT5ForConditionalGeneration", "UMT5Config", **t5),
+        hugging("t5", "T5ForQuestionAnswering", "T5Config", **t5, num_labels=2),
+        hugging("t5", "T5ForTokenClassification", "T5Config", **t5),
+        hugging("bert", "BertGenerationEncoder", "BertGenerationConfig", **untyped),
+        hugging("bert", "BertGenerationDecoder", "BertGenerationConfig", **untyped, is_decoder=True),
+        Case("bert", "dpr", hugging("bert", "DPRQuestionEncoder", "DPRConfig", **small).build),
     ]
 
 

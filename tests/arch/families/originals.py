@@ -1,7 +1,7 @@
 """Networks with the names of their first releases, which are in no package that is light enough to be installed here.
 
-What is built has the structure of karpathy/nanoGPT (model.py), meta-llama/llama (llama/model.py) and openai/whisper
-(whisper/model.py).
+What is built has the structure of karpathy/nanoGPT (model.py), meta-llama/llama (llama/model.py), openai/whisper
+(whisper/model.py), openai/CLIP (clip/model.py) and mlfoundations/open_clip (open_clip/model.py).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from tests.arch.real_models import Case, torch
+from tests.arch.real_models import Case, timm_model, torch
 
 nn = torch.nn
 
@@ -133,3 +133,97 @@ def spoken(**dims: int) -> Any:
     decoder["blocks"] = nn.ModuleList(block(text, crossed=True) for _ in range(dims["n_text_layer"]))
     decoder["ln"] = nn.LayerNorm(text)
     return nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+
+
+def openclip() -> list[Case]:
+    """CLIP with a transformer and with a ResNet for pictures, SigLIP, and CLIP's text beside networks of timm's."""
+    text = {"vocab": 40, "positions": 9, "width": 16, "layers": 2, "embed": 12}
+    small = {"embed_dim": 48, "depth": 1, "num_heads": 3}
+    towers = {
+        "vit": (partial(transformer_tower, width=24, layers=2, embed=12), {}),
+        "resnet": (partial(resnet_tower, channels=8, depths=[1, 2, 1, 1], embed=12), {}),
+        "siglip": (partial(trunk, "vit_base_patch16_siglip_224", **small), {"prefix": "text.", "linear": True}),
+        "eva": (partial(trunk, "eva02_base_patch16_clip_224", **small, num_classes=12), {"prefix": "text."}),
+        "convnext": (
+            partial(trunk, "convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=0, embed=12),
+            {},
+        ),
+    }
+    return [
+        Case("openclip", name, partial(contrastive, tower, **text, **more)) for name, (tower, more) in towers.items()
+    ]
+
+
+def residual(width: int) -> Any:
+    """A layer of OpenAI's transformer."""
+    mlp = nn.ModuleDict({"c_fc": nn.Linear(width, 4 * width), "c_proj": nn.Linear(4 * width, width)})
+    parts = {"attn": nn.MultiheadAttention(width, 2), "ln_1": nn.LayerNorm(width), "mlp": mlp}
+    return nn.ModuleDict({**parts, "ln_2": nn.LayerNorm(width)})
+
+
+def stacked(width: int, layers: int) -> Any:
+    return nn.ModuleDict({"resblocks": nn.ModuleList(residual(width) for _ in range(layers))})
+
+
+def contrastive(
+    tower: Any, *, vocab: int, positions: int, width: int, layers: int, embed: int, prefix: str = "",
+    linear: bool = False,
+) -> Any:  # fmt: skip
+    """A CLIP, or with `linear` a SigLIP."""
+    text = nn.ModuleDict({"transformer": stacked(width, layers), "token_embedding": nn.Embedding(vocab, width)})
+    text["ln_final"] = nn.LayerNorm(width)
+    text.register_parameter("positional_embedding", nn.Parameter(torch.ones(positions, width)))
+    if linear:
+        text["text_projection"] = nn.Linear(width, embed)
+    else:
+        text.register_parameter("text_projection", nn.Parameter(torch.ones(width, embed)))
+    model = nn.ModuleDict({"text": text}) if prefix else text
+    model["visual"] = tower()
+    for name in ("logit_scale", "logit_bias")[: 2 if linear else 1]:
+        model.register_parameter(name, nn.Parameter(torch.ones(())))
+    return model
+
+
+def transformer_tower(*, width: int, layers: int, embed: int) -> Any:
+    """CLIP's VisionTransformer."""
+    tower = nn.ModuleDict({"conv1": nn.Conv2d(3, width, 8, bias=False), "transformer": stacked(width, layers)})
+    tower["ln_pre"], tower["ln_post"] = nn.LayerNorm(width), nn.LayerNorm(width)
+    for name, shape in (("class_embedding", (width,)), ("positional_embedding", (17, width)), ("proj", (width, embed))):
+        tower.register_parameter(name, nn.Parameter(torch.ones(shape)))
+    return tower
+
+
+def resnet_tower(*, channels: int, depths: list[int], embed: int) -> Any:
+    """CLIP's ModifiedResNet: three convolutions at first, attention at last."""
+
+    def layer(before: int, after: int, kernel: int, number: int) -> dict[str, Any]:
+        conv = nn.Conv2d(before, after, kernel, bias=False)
+        return {f"conv{number}": conv, f"bn{number}": nn.BatchNorm2d(after)}
+
+    def block(before: int, planes: int, *, first: bool) -> Any:
+        parts = layer(before, planes, 1, 1) | layer(planes, planes, 3, 2) | layer(planes, 4 * planes, 1, 3)
+        if first:
+            shortcut = {"0": nn.Conv2d(before, 4 * planes, 1, bias=False), "1": nn.BatchNorm2d(4 * planes)}
+            parts["downsample"] = nn.ModuleDict(shortcut)
+        return nn.ModuleDict(parts)
+
+    half = channels // 2
+    parts = layer(3, half, 3, 1) | layer(half, half, 3, 2) | layer(half, channels, 3, 3)
+    before = channels
+    for stage, depth in enumerate(depths):
+        planes = channels * 2**stage
+        parts[f"layer{stage + 1}"] = nn.ModuleList(
+            block(before if at == 0 else 4 * planes, planes, first=at == 0) for at in range(depth)
+        )
+        before = 4 * planes
+    pool = nn.ModuleDict({f"{name}_proj": nn.Linear(before, before) for name in ("q", "k", "v")})
+    pool["c_proj"] = nn.Linear(before, embed)
+    pool.register_parameter("positional_embedding", nn.Parameter(torch.ones(5, before)))
+    return nn.ModuleDict({**parts, "attnpool": pool})
+
+
+def trunk(name: str, *, embed: int = 0, **options: Any) -> Any:
+    """A network of timm's, and what OpenCLIP has behind it."""
+    network = timm_model(name, **options)
+    head = {"head": nn.ModuleDict({"proj": nn.Linear(options["dims"][-1], embed, bias=False)})} if embed else {}
+    return nn.ModuleDict({"trunk": network, **head})

@@ -44,3 +44,21 @@ def vision() -> list[Case]:
         for name in ("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"):
             cases.append(hugging("vit", name, "ViTConfig", label=str(size), **options))
     return cases
+
+
+def vit_kin() -> list[Case]:
+    """What has ViT's layers, with other tokens, patches or heads."""
+    options = {
+        "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40, "image_size": 32,
+        "patch_size": 8, "num_labels": 5,
+    }  # fmt: skip
+    sounds = {**options, "max_length": 64, "num_mel_bins": 32}
+    deit = ("DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
+    cases = [hugging("vit", name, "DeiTConfig", **options) for name in deit]
+    cases += [hugging("vit", name, "IJepaConfig", **options) for name in ("IJepaModel", "IJepaForImageClassification")]
+    others = [
+        hugging("vit", "ASTForAudioClassification", "ASTConfig", **sounds),
+        hugging("vit", "VivitForVideoClassification", "VivitConfig", **options, num_frames=4, tubelet_size=[2, 8, 8]),
+        hugging("vit", "PixioModel", "PixioConfig", **options, n_cls_tokens=3),
+    ]
+    return [*cases, *(Case(case.spec, case.name, case.build) for case in others)]  # whose settings mean something else
