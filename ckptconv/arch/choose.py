@@ -20,6 +20,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ckptconv.arch import shortlist
+from ckptconv.arch.check import BATCHES
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
@@ -264,7 +265,10 @@ def _likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
 
 
 def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
-    """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent."""
+    """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent.
+
+    So may be the counts of batches, which old files lack.
+    """
     table = solution.table
     if table is None:
         return 0.0
@@ -272,7 +276,8 @@ def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
         name in table.tensors and len(table.tensors[name].shape) == len(info.shape) for name, info in tensors.items()
     )
     missing = sum(
-        name not in tensors and not entry.optional and entry.tied_to is None for name, entry in table.tensors.items()
+        name not in tensors and not entry.optional and entry.tied_to is None and not name.endswith(BATCHES)
+        for name, entry in table.tensors.items()
     )
     return common / (len(tensors) + missing) if tensors else 0.0
 

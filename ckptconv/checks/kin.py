@@ -101,8 +101,8 @@ def _layer_of(module: str) -> str:
 def _outside(unexpected: Iterable[str], names: Collection[str], expected: Collection[str]) -> list[str]:
     """The unexpected names in none of the architecture's stacks of layers, nor in a module that it has.
 
-    ``proj.bias_orig`` is no new part beside ``proj.weight``, nor ``lm_head.weight_orig`` where ``lm_head.weight``, which
-    may be tied, is not there.
+    ``proj.bias_orig`` is no new part beside ``proj.weight``, nor ``lm_head.weight_orig`` without ``lm_head.weight``,
+    which may be tied.
     """
     stacks = {name[: number.start()] for name in expected for number in _NUMBER.finditer(name)}
     halves = {_module(name) for name in expected if name.endswith(".weight") or name not in names} - {""}

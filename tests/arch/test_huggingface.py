@@ -154,8 +154,8 @@ def test_where_the_nearest_by_names_does_not_fit_there_is_no_verdict(folders: di
         ckptconv.validate(tmp_path)
     assert str(tmp_path / "config.json") in (caught.value.hint or "")
     assert not ckptconv.validate(tmp_path, arch="llama").valid
-    transformers.T5ForQuestionAnswering(transformers.T5Config(**T5)).save_pretrained(tmp_path / "head")
-    with pytest.raises(UsageError, match=r"'T5ForQuestionAnswering'.*; the nearest, t5,"):
+    transformers.LongT5Model(transformers.LongT5Config(**T5)).save_pretrained(tmp_path / "head")
+    with pytest.raises(UsageError, match=r"'LongT5Model'.*; the nearest, t5,"):
         ckptconv.validate(tmp_path / "head")
     assert ckptconv.validate(tmp_path, arch=str(tmp_path / "config.json")).valid
     changed(folders, tmp_path, architectures=["OursForCausalLM"], model_type="ours")

@@ -260,3 +260,58 @@ def test_thousands_of_rules_of_one_skeleton_meet_the_names_that_begin_and_end_as
     matches = match_names(counted, {"": TensorInfo.of(DType.F32, (2,)), **found})
     assert [[name for name, _, _ in match.found] for match in matches] == [[""], *([name] for name in found)]
     assert len(tried) <= 2 * len(matches)
+
+
+STAGES = """
+spec = 1
+name = "stages"
+
+[params]
+prefix  = { type = "str", choices = ["", "a.", "b.", "c.", "d."], default = "" }
+stack   = { type = "str", choices = ["layers.", "stages.", "blocks."], default = "layers." }
+head    = { type = "str", choices = ["none", "one", "two", "three", "four"], default = "none" }
+scale   = { type = "bool", default = false }
+bias    = { type = "bool", default = false }
+gate    = { type = "bool", default = false }
+depths  = "ints"
+width   = "int"
+
+[repeat]
+stage = "len(depths)"
+block = "depths[stage]"
+
+[tensors]
+"{prefix}{stack}{stage}.{block}.w"     = "width width"
+"{prefix}{stack}{stage}.{block}.b"     = { shape = "width", when = "bias" }
+"{prefix}{stack}{stage}.{block}.scale" = { shape = "width", when = "scale" }
+"{prefix}{stack}{stage}.{block}.gate"  = { shape = "width", when = "gate" }
+"{prefix}head.{head}"           = { shape = "width", when = "head != 'none'" }
+"""
+
+
+def staged(depths: list[int], prefix: str = "layers.", last: str = "w") -> dict[str, TensorInfo]:
+    """Stages of so many blocks, each block with a matrix, and a vector if `last` names one."""
+    rows = {f"{prefix}{s}.{b}.w": info(4, 4) for s, depth in enumerate(depths) for b in range(depth)}
+    return rows | {name.removesuffix("w") + last: info(4) for name in rows if last != "w"}
+
+
+@pytest.mark.parametrize("depths", [[3, 3, 3, 1], [6, 1, 1], [1], [1, 3, 3, 4, 4, 5, 1]])
+def test_a_stage_of_one_block_is_no_less_there_than_one_of_many(depths: list[int]) -> None:
+    tensors = staged(depths)
+    solution = solve(parse_text(STAGES), tensors)
+    assert (solution.params["depths"], errors(solution, tensors)) == (depths, [])
+
+
+def test_a_block_that_lost_its_tensor_is_missed_in_a_stage_of_any_depth() -> None:
+    tensors = staged([3, 1, 4], last="b")
+    del tensors["layers.1.0.b"]
+    assert errors(solve(parse_text(STAGES), tensors), tensors) == [("missing-tensor", "layers.1.0.b")]
+
+
+@pytest.mark.parametrize("prefix", ["a.", "d."])
+def test_a_spelling_that_is_not_preferred_hides_nothing_of_a_spec_with_many_switches(prefix: str) -> None:
+    tensors = staged([2, 1], f"{prefix}blocks.", last="gate") | {f"{prefix}head.four": info(4)}
+    solution = solve(parse_text(STAGES), tensors)
+    found = {name: solution.params[name] for name in ("prefix", "head", "gate", "bias")}
+    assert found == {"prefix": prefix, "head": "four", "gate": True, "bias": False}
+    assert errors(solution, tensors) == []

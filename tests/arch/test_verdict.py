@@ -61,6 +61,8 @@ def build_resnet(p: Mapping[str, Any]) -> Any:
         block, p["depths"], num_classes=p["num_classes"], groups=p["groups"], width_per_group=p["width_per_group"]
     )
     module.conv1 = torch.nn.Conv2d(p["in_channels"], p["stem"], 7, bias=False)
+    if not p.get("head", True):
+        module.fc = torch.nn.Identity()
     return module
 
 

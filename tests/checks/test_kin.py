@@ -120,8 +120,10 @@ NAMES = [f"blocks.{i}.{part}" for i in range(4) for part in ("norm.weight", "gam
 EXPECTED = [*(f"blocks.{i}.norm.{part}" for i in range(4) for part in ("weight", "bias")), "out.weight", "out.bias"]
 
 
-def told(findings: list[Finding], names: list[str], explained: list[Finding] | None = None) -> tuple[list[str], ...]:
-    return tuple(differences(findings, findings if explained is None else explained, names, EXPECTED))
+def told(
+    findings: list[Finding], names: list[str], explained: list[Finding] | None = None, known: tuple[str, ...] = ()
+) -> tuple[list[str], ...]:
+    return tuple(differences(findings, findings if explained is None else explained, names, EXPECTED, known))
 
 
 def test_what_all_layers_lack_or_have_is_a_difference_and_what_some_do_is_none() -> None:
@@ -166,3 +168,25 @@ def test_one_name_more_is_a_difference_outside_of_the_layers_if_it_has_no_partne
     assert told(other, [*NAMES, "out.weight_orig"]) == ([], [], [])  # out.weight is not there
     stray = [finding("unexpected-tensor", "blocks.1.extra")]
     assert told(stray, [*NAMES, "blocks.1.extra"]) == ([], [], [])
+
+
+def test_what_the_architecture_could_have_is_half_of_a_part_and_no_unknown_one() -> None:
+    head = [finding("unexpected-tensor", "head.bias")]
+    assert told(head, [*NAMES, "head.bias"]) == (["head.bias"], [], [])
+    assert told(head, [*NAMES, "head.bias"], known=("head.bias",)) == ([], [], [])
+
+
+def test_modules_that_several_layers_lack_and_others_have_are_a_difference() -> None:
+    names = [*NAMES, "blocks.0.se.weight", "blocks.0.se.bias"]
+    lost = [finding("missing-tensor", f"blocks.{i}.se.{part}") for i in (1, 2) for part in ("weight", "bias")]
+    assert told(lost, names) == ([], ["blocks.*.se.weight", "blocks.*.se.bias"], [])
+    assert told(lost[:2], names) == ([], [], [])  # one layer
+    assert told([lost[0], lost[2]], [*names, "blocks.1.se.bias", "blocks.2.se.bias"]) == ([], [], [])  # half of each
+    gone = [name for name in names if not name.startswith(("blocks.1.", "blocks.2."))]
+    assert told(lost, gone) == ([], [], [])  # and with them the layers
+
+
+def test_other_shapes_in_many_modules_are_a_difference_whatever_their_kinds() -> None:
+    shapes = [finding("shape-mismatch", f"{module}.weight") for module in ("stem", "neck", "out", "head")]
+    assert told(shapes, NAMES)[2] == [f"{module}.weight" for module in ("stem", "neck", "out", "head")]
+    assert told(shapes[:3], NAMES)[2] == []

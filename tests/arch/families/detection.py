@@ -11,9 +11,8 @@ from tests.arch.real_models import Case, torch, torchvision_models
 
 
 def rcnn() -> list[Case]:
-    """Faster, Mask and Keypoint R-CNN, the second version, and the names of files from before torchvision 0.13."""
+    """Mask and Keypoint R-CNN, the second version, and the names of files from before torchvision 0.13."""
     cases = {
-        "faster": partial(detecting, "FasterRCNN"),
         "mask": partial(detecting, "MaskRCNN"),
         "keypoint": partial(detecting, "KeypointRCNN"),
         "second": partial(detecting, "MaskRCNN", second=True),
@@ -39,7 +38,7 @@ def detecting(class_name: str, *, second: bool = False) -> Any:
         options["box_predictor"] = detection.faster_rcnn.FastRCNNPredictor(24, 5)
         options["mask_head"] = detection.mask_rcnn.MaskRCNNHeads(16, [16] * 4, 1, norm_layer=norm)
         options["mask_predictor"] = detection.mask_rcnn.MaskRCNNPredictor(16, 16, 5)
-    module = getattr(detection, {"FasterRCNN": "faster_rcnn", "MaskRCNN": "mask_rcnn"}.get(class_name, "keypoint_rcnn"))
+    module = getattr(detection, {"MaskRCNN": "mask_rcnn", "KeypointRCNN": "keypoint_rcnn"}[class_name])
     return getattr(module, class_name)(backbone, **options)
 
 
@@ -60,11 +59,8 @@ def old_name(name: str) -> str | None:
 
 def segmentation() -> list[Case]:
     """FCN and DeepLabV3, with a second head and without."""
-    return [
-        Case("segmentation", f"{kind}{'-aux' if aux else ''}", partial(segmenting, kind, aux=aux))
-        for kind in ("fcn", "deeplabv3")
-        for aux in (False, True)
-    ]
+    kinds = {"fcn": ("fcn", False), "deeplab-aux": ("deeplabv3", True)}
+    return [Case("segmentation", name, partial(segmenting, kind, aux=aux)) for name, (kind, aux) in kinds.items()]
 
 
 def segmenting(kind: str, *, aux: bool) -> Any:

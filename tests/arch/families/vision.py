@@ -53,9 +53,9 @@ def vit_kin() -> list[Case]:
         "patch_size": 8, "num_labels": 5,
     }  # fmt: skip
     sounds = {**options, "max_length": 64, "num_mel_bins": 32}
-    deit = ("DeiTModel", "DeiTForImageClassification", "DeiTForImageClassificationWithTeacher")
+    deit = ("DeiTModel", "DeiTForImageClassificationWithTeacher")
     cases = [hugging("vit", name, "DeiTConfig", **options) for name in deit]
-    cases += [hugging("vit", name, "IJepaConfig", **options) for name in ("IJepaModel", "IJepaForImageClassification")]
+    cases.append(hugging("vit", "IJepaForImageClassification", "IJepaConfig", **options))
     others = [
         hugging("vit", "ASTForAudioClassification", "ASTConfig", **sounds),
         hugging("vit", "VivitForVideoClassification", "VivitConfig", **options, num_frames=4, tubelet_size=[2, 8, 8]),
