@@ -31,11 +31,15 @@ if TYPE_CHECKING:
     from ckptconv.edits.quantize import Part, Quantized
 
 SHARE = 1 << 24
-"""Elements from which on a process more is worth its start, of 0.2 s; of types that are not searched for, `EASY` times
-as many.
-"""
+"""Elements from which on a process more is worth its start, of 0.2 s; of types that take less, `EASY` times as many."""
+
+HARD = {*KQUANTS, "MXFP4"}
+"""Types that take some 50 ns an element, all others 5 to 10."""
 
 EASY = 8
+
+FEW = 4
+"""Cores with which the types that take less are left to threads: to send and to fetch takes half as long as they do."""
 
 MOST = 8
 """Processes, each of which takes some 30 MiB."""
@@ -47,8 +51,9 @@ class Quantizing:
     def __init__(self, tensors: Iterable[LazyTensor]) -> None:
         """Starts nothing yet."""
         self._readers = [reader for tensor in tensors if (reader := _quantizer(tensor)) is not None]
-        work = sum(_work(reader) for reader in self._readers)
-        self._count = min(MOST, os.cpu_count() or 1, work // SHARE) if can_help() else 0
+        self._cores = os.cpu_count() or 1
+        work = sum(_work(reader, self._cores) for reader in self._readers)
+        self._count = min(MOST, self._cores, work // SHARE) if can_help() else 0
         self._idle: SimpleQueue[Helper] = SimpleQueue()
         self._threads: ThreadPoolExecutor | None = None
 
@@ -58,7 +63,8 @@ class Quantizing:
             for _ in range(self._count):
                 self._idle.put(Helper(__name__))
             for reader in self._readers:
-                reader.quantize = self._all
+                if _work(reader, self._cores):
+                    reader.quantize = self._all
         return self
 
     def __exit__(
@@ -106,9 +112,12 @@ def _quantizer(tensor: LazyTensor) -> Quantizer | None:
     return None
 
 
-def _work(reader: Quantizer) -> int:
+def _work(reader: Quantizer, cores: int) -> int:
+    """Elements, counted as those of types that take long."""
     numel = reader.source.info.numel
-    return numel if reader.dtype.name in KQUANTS else numel // EASY
+    if reader.dtype.name in HARD:
+        return numel
+    return numel // EASY if cores > FEW else 0
 
 
 def serve() -> None:

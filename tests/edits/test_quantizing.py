@@ -36,7 +36,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     ask = Helper.ask
     monkeypatch.setattr(Helper, "ask", lambda self, *task: found.append((self, ask(self, *task))) or found[-1][1])
     monkeypatch.setattr(quantizing, "SHARE", 1 << 16)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(quantizing, "MOST", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
     return found
 
 
@@ -59,6 +60,16 @@ def test_blocks_and_losses_are_those_of_one_process(
     monkeypatch.setattr(quantizing, "SHARE", 1 << 40)
     assert converted(source, dtype) == helped
     assert not asked
+
+
+def test_what_takes_less_is_left_to_threads_where_cores_are_few(
+    source: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    converted(source, "Q8_0")
+    assert not asked
+    converted(source, "Q4_K")
+    assert asked
 
 
 def test_what_a_process_that_was_killed_should_have_done_is_done_here(
