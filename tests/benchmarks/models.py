@@ -38,7 +38,7 @@ def row(title: str, folder: Path, pairs: int) -> str:
         return [str(folder / word) if (folder / word).exists() else word for word in words]
 
     command = [*CKPTCONV, "convert", str(folder / source), str(ours), *placed(options)]
-    usual = [sys.executable, USUAL, *placed(peer), str(path)] if peer else None
+    usual = [sys.executable, USUAL, peer[0], *placed(peer[1:]), str(path)] if peer else None
     mine, theirs = [], []
     for number in range(pairs + 1):
         turn = [(command, ours, mine), *([(usual, path, theirs)] if usual else [])]
