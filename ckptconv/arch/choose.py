@@ -267,10 +267,11 @@ def _likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
 def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
     """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent.
 
-    So may be the counts of batches, which old files lack.
+    So may be the counts of batches, which old files lack. None are in common where the params that the names are read
+    as contradict each other.
     """
     table = solution.table
-    if table is None:
+    if table is None or table.clashes:
         return 0.0
     common = sum(
         name in table.tensors and len(table.tensors[name].shape) == len(info.shape) for name, info in tensors.items()

@@ -49,12 +49,16 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Expected tensors by name, in the spec's order, and what is wrong with the params themselves."""
+    """Expected tensors by name, in the spec's order, and what is wrong with the params themselves.
+
+    clashes: whether two rules ask for one name with these params.
+    """
 
     spec: Spec
     params: Mapping[str, ParamValue]
     tensors: dict[str, Expected]
     findings: tuple[Finding, ...] = ()
+    clashes: bool = False
 
     def __repr__(self) -> str:
         return f"<Table {self.spec.name}: {len(self.tensors)} tensors>"
@@ -121,6 +125,7 @@ class _Expansion:
         self.scope = Scope(spec, bindings, budget)
         self.tensors: dict[str, Expected] = {}
         self.findings: list[Finding] = []
+        self.clashes = False
         self.made = 0
 
     def table(self) -> Table:
@@ -133,7 +138,7 @@ class _Expansion:
             self.scope.loops.clear()
         whole = ((name, self.bindings.whole(self.spec, name)) for name in self.spec.params)
         params = {name: value for name, value in whole if value is not None}
-        return Table(self.spec, params, self.tensors, tuple(self.findings))
+        return Table(self.spec, params, self.tensors, tuple(self.findings), self.clashes)
 
     def problem(self, where: str, message: str) -> None:
         self.findings.append(Finding("constraint", "error", where, message))
@@ -175,6 +180,7 @@ class _Expansion:
         if rule.tie is not None and expected.tied_to is not None:
             expected = replace(expected, tied_to=self.name(rule.tie.to))
         if name in self.tensors:
+            self.clashes = True
             self.problem(name, f"{rule.where}: a second entry for {name!r}")
         self.tensors[name] = expected
 

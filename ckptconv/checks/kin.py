@@ -21,7 +21,9 @@ LAYERS = 2
 tensors of a module that is gone: one alone may have been lost, or have another name."""
 
 SHAPES = 3
-"""Tensors of one kind that have another shape: two may follow from one change."""
+"""Tensors of one kind that have another shape: two may follow from one change. Those of another rank, as a
+convolution's in place of a linear layer's, do not.
+"""
 
 MODULES = 4
 """Modules with tensors of other shapes, whatever their kinds."""
@@ -70,7 +72,14 @@ def differences(
         more += [name for name in _outside(unexpected, names, expected) if name in alone and kind_of(name) not in more]
     resized = _named(explained, "shape-mismatch")
     shapes, enough = Counter(map(kind_of, resized)), 1 if len(set(map(_module, resized))) >= MODULES else SHAPES
-    return Differences(more, gone, [kind for kind, count in shapes.items() if count >= enough])
+    ranks = Counter(kind_of(one.where) for one in explained if one.code == "shape-mismatch" and _is_of_other_rank(one))
+    other = [kind for kind, count in shapes.items() if count >= enough or ranks[kind] >= LAYERS]
+    return Differences(more, gone, other)
+
+
+def _is_of_other_rank(finding: Finding) -> bool:
+    """Whether a shape, such as ``[4, ?]``, has other dimensions than the one that is expected has."""
+    return len((finding.expected or "").split(",")) != len((finding.found or "").split(","))
 
 
 def _modules_of_some_layers(missing: Sequence[str], names: Collection[str]) -> list[str]:

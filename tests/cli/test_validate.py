@@ -286,3 +286,23 @@ def test_names_of_any_kind_are_told_in_short_printable_lines(run: Run, save: Cal
     result = run("validate", save(tensors), "--arch", "mlp")
     assert result.exit_code == 1
     assert all(line.isprintable() and len(line) < 400 for line in result.stdout.splitlines())
+
+
+NOT_MLPS = {
+    "a linear layer and its normalisation": nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)),
+    "convolutions": nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NOT_MLPS.values(), ids=NOT_MLPS)
+def test_a_numbered_row_of_other_layers_is_no_mlp_that_does_not_fit(
+    network: nn.Module, run: Run, tmp_path: Path
+) -> None:
+    torch.save(network.state_dict(), tmp_path / "a.pth")
+    done = run("validate", tmp_path / "a.pth")
+    assert done.exit_code == 2, done.output
+    assert "nothing says which architecture this is" in done.stderr
+    asked = run("validate", tmp_path / "a.pth", "--arch", "mlp")
+    assert asked.exit_code == 1, asked.output
