@@ -42,6 +42,7 @@ class Case:
     beside:  other files in its folder.
     links:   symbolic links in its folder.
     may_be_refused: whether refusing it is as good: not every container has a reader.
+    loader:  of `loaders`: the one that really makes the MARKER, where Python's own unpickler does not.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Case:
     beside: Mapping[str, bytes] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     may_be_refused: bool = False
+    loader: str = ""
 
     @property
     def file(self) -> str:

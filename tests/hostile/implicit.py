@@ -174,14 +174,17 @@ NOT_FAR: dict[str, bytes] = {
 }  # fmt: skip
 """They would, with torch and classes that are not here."""
 
+RUNS = named("models", "run")
+"""A function of somebody's own."""
+
 UNCALLED: dict[str, bytes] = {
-    "a function as an attribute": method("append"),
+    "a function as an attribute": new("argparse", "Namespace") + state(run=RUNS) + b"b",
     "a context manager as an attribute": new("contextlib", "nullcontext") + b"}" + text("enter_result") + b"Nsb",
-    "items, then a function as an attribute": new("models", "List") + RUN + b"a}" + text("append") + OS_SYSTEM + b"sb",
-    "partial, never called": PARTIAL,
-    "partial by REDUCE, never called": call("functools", "partial", OS_SYSTEM) + b"(" + OS_SYSTEM + b"(" + RUN + b"t}Ntb",
+    "items, then a function as an attribute": new("models", "List") + RUN + b"a}" + text("run") + RUNS + b"sb",
+    "partial, never called": new("functools", "partial", RUNS, RUN),
+    "partial by REDUCE, never called": call("functools", "partial", RUNS) + b"(" + RUNS + b"(" + RUN + b"t}Ntb",
     "an enum of a library's": call("transformers.trainer_utils", "IntervalStrategy", text("steps")),
-    "a tensor with a function as an attribute": of_type(named("torch", "Tensor"), b"}" + text("f") + OS_SYSTEM + b"s"),
+    "a tensor with a function as an attribute": of_type(named("torch", "Tensor"), b"}" + text("f") + RUNS + b"s"),
     "numpy's generator, as numpy pickles it": call(
         "numpy.random._pickle", "__generator_ctor", call(
             "numpy.random._pickle", "__bit_generator_ctor", named("numpy.random._pcg64", "PCG64")) + b"}b"),

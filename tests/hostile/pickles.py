@@ -197,13 +197,13 @@ NOT_HERE: dict[str, bytes] = {
 """Would run code, but Python here does not have it, or it would not get far."""
 
 ONLY_NAMED: dict[str, bytes] = {
-    "os.system, never called": OS_SYSTEM,
+    "a function, never called": named("models", "run"),
     "a module that is imported": named("antigravity_that_is_not_there", "x") + b"0N",
     "a storage class of someone's own": tensor().replace(b"ctorch\nFloatStorage", b"cevil\nFloatStorage"),
     **UNCALLED,
     "NEWOBJ_EX": named("models", "Net") + b")}" + text("k") + b"K\x01s\x92",
     "BUILD": named("models", "Net") + b")\x81}" + text("width") + b"K\x03sb",
-    "a defaultdict that would call": call("collections", "defaultdict", OS_SYSTEM),
+    "a defaultdict that would call": call("collections", "defaultdict", named("models", "run")),
     "numpy's array of a class": call(
         "numpy.core.multiarray", "_reconstruct", named("evil", "Array"), b"K\x00\x85", b"C\x01b"),
 }  # fmt: skip

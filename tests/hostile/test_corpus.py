@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CASES = corpus()
 LIVE = [case for case in CASES if case.live]
+OF_LOADERS = [case for case in CASES if case.loader]
 HONEST = [case for case in CASES if case.category in ("valid", "ordinary")]
 ROOT = Path(__file__).parents[2]
 
@@ -47,11 +48,11 @@ class Asked:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT, text=True
         )
 
-    def __call__(self, path: Path) -> Any:
+    def __call__(self, path: Path, before: str = "") -> Any:
         """What it says of a file."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{path}\n")
+        self.process.stdin.write(f"{before}{path}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
@@ -76,7 +77,7 @@ def test_the_corpus_has_files_of_every_kind() -> None:
     kinds = {case.category for case in CASES}
     assert kinds == {
         "calls", "names", "not followed", "bombs", "zip", "views", "safetensors", "onnx", "legacy", "tar", "no format", "bare",
-        "valid", "ordinary", "odd names", "whole safetensors", "whole onnx",
+        "valid", "ordinary", "odd names", "whole safetensors", "whole onnx", "of loaders",
     }  # fmt: skip
     assert len(CASES) >= 500
     assert len(LIVE) >= 70
@@ -109,6 +110,13 @@ def test_the_payloads_are_live(tmp_path: Path) -> None:
         dead = [case.slug for case in LIVE if not load(place(case, tmp_path))["ran"]]
     assert not dead
     assert MARKER
+
+
+def test_the_payloads_of_other_loaders_are_live_in_these(tmp_path: Path) -> None:
+    with asked("tests.hostile.loaders") as load:
+        dead = [case.slug for case in OF_LOADERS if not load(place(case, tmp_path), f"{case.loader} ")["ran"]]
+    assert not dead
+    assert len(OF_LOADERS) >= 10
 
 
 @pytest.mark.parametrize("case", HONEST, ids=[case.slug for case in HONEST])

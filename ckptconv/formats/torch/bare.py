@@ -53,6 +53,8 @@ _NUMPY = ("_reconstruct", "_frombuffer")
 """The constructors that take bytes that were left in the file."""
 
 _JOBLIB = b"joblib.numpy_pickle"
+_WRAPPERS = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
+"""Classes of joblib's: it reads on in the file where an object of one is given its state, and pickle reads opcodes."""
 
 
 def claims(source: Source) -> bool:
@@ -82,13 +84,12 @@ def read(source: Source) -> Checkpoint:
         data, elided = stream.elided()
     except CorruptFileError as error:
         if _JOBLIB in bytes(source.read_at(0, min(4096, source.size))):
-            raise UnsupportedError(
-                "this is a joblib file, in which arrays stand between the opcodes of a pickle",
-                hint="where you trust it, pickle.dump what joblib.load gives: that is read",
-            ) from error
+            raise _of_joblib() from error
         raise
     second.refuse_zip(source, stream)
     value, machine, makers = follow(data, elided)
+    if any(name.name.rpartition(".")[2] in _WRAPPERS for name in machine.globals):
+        raise _of_joblib()
     embedded = unfold_embedded(value, machine)
     budget, findings = Budget(len(data) + embedded.size), legacy.trailing(stream, "opcode")
     return assemble(
@@ -96,6 +97,13 @@ def read(source: Source) -> Checkpoint:
         machines=[machine, *embedded.machines, *second.following(stream, legacy.LegacyConstructors)], file=source,
         findings=findings, own=lambda name: name in makers.answered,
     )  # fmt: skip
+
+
+def _of_joblib() -> UnsupportedError:
+    return UnsupportedError(
+        "this is a joblib file, in which arrays stand between the opcodes of a pickle",
+        hint="where you trust it, pickle.dump what joblib.load gives: that is read",
+    )
 
 
 def follow(data: bytes, elided: Sequence[Elided] = ()) -> tuple[Value, Machine, BareConstructors]:
@@ -134,6 +142,10 @@ class BareConstructors(TorchConstructors):
         if made is None or name.name in _NUMPY:
             return made
         return lambda *args: made(*(arg.whole() if isinstance(arg, Elided) else arg for arg in args))
+
+    def counts_when_named(self, name: Global) -> bool:
+        """As everywhere, and the function that loads a storage, unless it is called here."""
+        return name == _STORAGE or TorchConstructors.counts_when_named(self, name)
 
     def _noting(self, name: Global, make: Callable[..., Value]) -> Callable[..., Value]:
         """The constructor, which keeps `answered` as it is called."""

@@ -40,6 +40,7 @@ from ckptconv.core.strided import contiguous_strides, is_contiguous
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.new_objects import holds_objects
 from ckptconv.formats.torch.numpy_values import NumpyStub, whole_bytes
 from ckptconv.formats.torch.stubs import (
     QuantizedStorageStub,
@@ -84,8 +85,10 @@ class CompositeStub(TensorStub):
     named: bool = False
 
 
-def rebuild_from_numpy(data: Value, dtype: Value, device: Value, requires_grad: Value) -> ValueStub | RefusedTensor:
+def rebuild_from_numpy(data: Value, dtype: Value, device: Value, requires_grad: Value) -> Value:
     """``torch._utils._rebuild_device_tensor_from_numpy``: how tensors of devices without storages are saved (XLA's)."""
+    if holds_objects((data, dtype, device)):
+        return NotImplemented
     parts = data.parts if isinstance(data, NumpyStub) else None
     wanted = dtypes.DTYPE_BY_NAME.get(dtype.name) if isinstance(dtype, TorchValue) else None
     if parts is None or parts.dtype.element is not wanted or parts.fortran or parts.dtype.order == ">" or not wanted:

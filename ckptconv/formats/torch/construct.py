@@ -15,10 +15,11 @@ from ckptconv.core.composite import CARRIERS
 from ckptconv.core.metadata import FACTORIES, TorchSize, TorchValue
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.capable import could_run
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.dtensor import whole_of
 from ckptconv.formats.torch.harmless import is_harmless, runs_when_named
-from ckptconv.formats.torch.new_objects import only_makes, only_reconstructs
+from ckptconv.formats.torch.new_objects import only_hashes, only_keeps, only_makes, only_reconstructs
 from ckptconv.formats.torch.numpy_values import (
     NumpyDType,
     NumpyStub,
@@ -224,8 +225,14 @@ class TorchConstructors:
     def only_reconstructs(self, args: Args) -> bool:
         return only_reconstructs(args)
 
-    def runs_when_named(self, name: Global) -> bool:
-        return runs_when_named(name)
+    def only_keeps(self, cls: str, state: Value) -> bool:
+        return only_keeps(cls, state)
+
+    def only_hashes(self, key: Value) -> bool:
+        return only_hashes(key)
+
+    def counts_when_named(self, name: Global) -> bool:
+        return runs_when_named(name) or (self.constructor(name) is None and could_run(name))
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

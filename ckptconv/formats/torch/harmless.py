@@ -5,7 +5,9 @@ By exact name, and only with arguments that leave them harmless. What makes new 
 
 from __future__ import annotations
 
-from ckptconv.formats.torch.new_objects import holds_things
+from ckptconv.formats.torch.capable import could_run
+from ckptconv.formats.torch.makers import makes_its_own
+from ckptconv.formats.torch.new_objects import holds_objects, holds_things, is_dunder, is_of_library, is_of_torch, named
 from ckptconv.formats.torch.pickle import Global, Thing, Value
 
 Args = tuple[Value, ...]
@@ -23,7 +25,8 @@ _HARMLESS = frozenset(
      "numpy.random._pickle.__bit_generator_ctor", "numpy.dtype", "numpy.core.multiarray.scalar",
      "numpy._core.multiarray.scalar", "numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer",
      "collections.defaultdict", "random.Random", "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
-     "functools.partial"]
+     "functools.partial", "itertools.count", "logging.getLogger", "operator.itemgetter", "torch._C.Generator",
+     "torch.nn.parameter.UninitializedBuffer", "torch.nn.parameter.UninitializedParameter"]
 )  # fmt: skip
 """Calls that make a value and do nothing else, by exact name: a module has more than its classes (`uuid` has a
 function that runs any command)."""
@@ -39,7 +42,7 @@ call would take their items or call their methods, which an object's attributes 
 tuple: ``IPv4Network`` makes a text of the first of two, and numpy's ``scalar`` gave back what it was given.
 """
 
-_TIME_ZONES = ("datetime.timezone", "zoneinfo.ZoneInfo")
+_TIME_ZONES = ("datetime.timezone", "zoneinfo.ZoneInfo", "zoneinfo.ZoneInfo._unpickle")
 """Any other has Python of its own, which a time asks for its offset when it is hashed, and attributes."""
 
 _LOADERS = frozenset(["cdll", "pydll", "windll", "oledll"])
@@ -89,7 +92,9 @@ def _is_generic(name: Global) -> bool:
 def _names_types(what: Value) -> bool:
     """Whether a subscript is of names and other subscripts: typing compares and hashes it."""
     if isinstance(what, Thing):
-        return Global(*what.name.rpartition(".")[::2]) in _SUBSCRIPTS or what.how == "constructed"
+        return named(what.name) in _SUBSCRIPTS or (what.how == "constructed" and not holds_objects(what.args))
+    if isinstance(what, (dict, set, frozenset)):  # none of these is a type: it would be shown in an error
+        return False
     return not isinstance(what, (list, tuple)) or all(map(_names_types, what))
 
 
@@ -102,6 +107,8 @@ _ENUMS = frozenset(
         "megatron.core.enums": "ModelType",
         "megatron.core.transformer.enums": "AttnBackend CudaGraphScope",
         "megatron.core.rerun_state_machine": "RerunMode RerunState RerunDiagnostic",
+        "optuna.study._study_direction": "StudyDirection",
+        "optuna.trial._state": "TrialState",
         # training_args.bin, which transformers' Trainer and its kin write beside each model
         "transformers.trainer_utils": "EvaluationStrategy FSDPOption HubStrategy IntervalStrategy SaveStrategy "
         "SchedulerType ShardedDDPOption",
@@ -131,20 +138,45 @@ def runs_when_named(name: Global) -> bool:
     """
     if not _LOADERS.isdisjoint(name.name.split(".")[:-1]):
         return True
-    return name.module.endswith(".__main__") or name.module in ("antigravity", "idlelib.idle")
+    return name.module.endswith(".__main__")
+
+
+_METHODS_OF = ("numpy.random._pickle.__generator_ctor", "numpy.random._pickle.__randomstate_ctor", "random.Random")
+"""Objects whose methods a pickle may have: ``random.choice`` is one."""
+
+
+def _gives_attribute(args: Args) -> bool:
+    """Whether ``getattr`` gives an attribute of a class, as Python 3.11 pickles an enum's member, or a method of a
+    module, of a random generator, or of an object of somebody's own class, as Python pickles it.
+    """
+    if len(args) != 2 or type(args[1]) is not str:
+        return False
+    if isinstance(args[0], Thing):
+        name = named(args[0].name)
+        has_methods = args[0].name in _METHODS_OF or f"{name}.".startswith("torch.nn.modules.")
+        others = args[0].how == "object" and not (is_of_library(name) or is_of_torch(name))
+        return (has_methods or others) and args[0].how != "called" and not is_dunder(args[1])
+    if not isinstance(args[0], Global):
+        return False
+    attribute = Global(args[0].module, f"{args[0].name}.{args[1]}")
+    return not runs_when_named(attribute) and not could_run(attribute)
 
 
 def is_harmless(name: Global, args: Args) -> bool:
     """Whether a call only makes a plain value."""
-    if name == Global("builtins", "getattr"):  # how Python 3.11 pickles an enum's member
-        if len(args) != 2 or not isinstance(args[0], Global) or type(args[1]) is not str:
-            return False
-        return not runs_when_named(Global(args[0].module, f"{args[0].name}.{args[1]}"))
+    if name == Global("builtins", "getattr"):
+        return _gives_attribute(args)
     if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
         return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
     if str(name) in _ENUMS:
         return "." not in name.name and len(args) == 1 and type(args[0]) in (int, str)
     if name in _SUBSCRIPTS:
         return len(args) == 2 and isinstance(args[0], Global) and _is_generic(args[0]) and _names_types(args[1])
+    if name.module == "builtins" and name.name.endswith(("Error", "Exception", "Warning")):
+        return "." not in name.name and not holds_things(args)
+    if str(name) == "zoneinfo.ZoneInfo._unpickle":
+        return not holds_things(args)
+    if makes_its_own(name, args):
+        return True
     # datetime.datetime is not a dotted name of `datetime`
     return str(name) in _HARMLESS and "." not in name.name and _takes(name, args)

@@ -154,7 +154,7 @@ class LegacyConstructors(TorchConstructors):
 
     def persistent(self, identifier: Value) -> Value:
         match identifier:
-            case ("module", Global() as cls, _, _):
+            case ("module", Global() as cls, str() | None, str() | None):  # torch compares the sources
                 return cls
             case ("storage", _, _, _, _, None):
                 return TorchConstructors.persistent(self, identifier[:5])

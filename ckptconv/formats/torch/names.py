@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import FACTORIES
 from ckptconv.core.notes import GlobalUse
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.capable import is_storage
 from ckptconv.formats.torch.construct import CONSTRUCTORS
 from ckptconv.formats.torch.dtensor import PARTS, is_part
 from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ckptconv.formats.torch.pickle import Budget, Global, Machine
     from ckptconv.formats.torch.roots import Tree
 
-_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
-_STORAGES = frozenset([*dtypes.STORAGE_CLASSES, *dtypes.QUANTIZED_STORAGES, dtypes.UNTYPED])
 _VALUES = frozenset([*dtypes.ALL_DTYPE_NAMES, *dtypes.QSCHEMES, *dtypes.MEMORY_FORMATS])
 _CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray", "builtins.object"])
 
@@ -35,7 +34,7 @@ def is_known(name: Global) -> bool:
         return True
     if name.module == "torch" and name.name in _VALUES:
         return True
-    return name.module in _STORAGE_MODULES and name.name in _STORAGES
+    return is_storage(name)
 
 
 def no_name(name: str) -> bool:

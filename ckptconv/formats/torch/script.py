@@ -25,7 +25,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import TorchValue
+from ckptconv.core.metadata import Opaque, TorchValue
+from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.assemble import assemble
@@ -89,10 +90,14 @@ def read(source: Source) -> Checkpoint:
     def place(name: str, stub: TensorStub) -> LazyTensor:
         return places[id(stub.storage)](name, stub)
 
-    return assemble(
+    found = assemble(
         tree, place, budget, format="torchscript", machines=[data.machine, constants.machine], file=source,
         graph=modules.graph(archive, root), findings=modules.findings(), own=_is_own,
     )  # fmt: skip
+    if reached := modules.classes.reached_by_loading():
+        run = Program(f"{root}code", Opaque("__setstate__", "called", (reached,)), "torch.jit.load")
+        found.notes = replace(found.notes, programs=(*found.notes.programs, run))
+    return found
 
 
 class ScriptMachine(Machine):

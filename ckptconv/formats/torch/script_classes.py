@@ -9,9 +9,14 @@
 
 The class ``__torch__.a.b.Name`` stands in ``code/__torch__/a/b.py``. Modules derive from `Module`; parameters and
 buffers are listed by name, and every attribute is declared with its type. Nothing of it is run or compiled: these lines
-are matched, all others passed over. Archives of old releases have no list of buffers. Source:
-torch/csrc/jit/serialization/python_print.cpp (`printNamedType`), import_source.cpp (`importClass`), api/module.h
-(`ParameterPolicy`, `BufferPolicy`).
+are matched, all others passed over. Archives of old releases have no list of buffers.
+
+torch.jit.load runs one thing of it: ``__setstate__`` of classes that have one, as quantized modules do, and what that
+calls. The language can do no more than its operators; but ``torch.save`` and ``torch.from_file`` are two of them, and
+programs bring others (``ops.image.write_file``).
+
+Source: torch/csrc/jit/serialization/python_print.cpp (`printNamedType`), import_source.cpp (`importClass`), import.cpp
+(`obj_loader`), api/module.h (`ParameterPolicy`, `BufferPolicy`).
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.errors import LimitError
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 
 if TYPE_CHECKING:
@@ -29,6 +35,16 @@ if TYPE_CHECKING:
 
 MAX_CODE_BYTES = MAX_PICKLE_BYTES >> 4
 """One file of code; those of the largest models have some megabytes."""
+
+_RUN_BY_LOADING = re.compile(r"\bdef\s+__setstate__\b")
+_OUTSIDE = re.compile(
+    r"\b(?:save|from_file|getattr|rpc|"
+    r"ops\b(?!\.(?:mkldnn_prepacked|prepacked|quantized|sparse|xnnpack)\.)|"
+    r"classes\b(?!\.(?:mkldnn|quantized|sparse|xnnpack)\.))\b"
+)
+"""What reaches out of the language, or may: files, other programs' operators and classes."""
+_OF_MOBILE = (b"aten::save", b"aten::from_file")
+"""The same in ``bytecode.pkl``, which PyTorch Mobile runs instead."""
 
 _CLASS = re.compile(r"^class (\w+)(?:\((\w*)\))?:$")
 _LIST = re.compile(r'^  (__parameters__|__buffers__) = \[((?:"[^"]*", ?)*)\]$')
@@ -68,6 +84,22 @@ class ScriptClasses:
             text = self.archive.read(path, MAX_CODE_BYTES).decode("utf-8", "replace") if there else ""
             self._files[path] = dict(_classes(text))
         return self._files[path].get(short)
+
+    def reached_by_loading(self) -> str | None:
+        """What the code reaches outside where loading it runs a part of it, None where there is none.
+
+        Reads all of the code. Raises CorruptFileError, LimitError.
+        """
+        names = [name for name in self.archive.entries if name.startswith(f"{self.root}code/") and name.endswith(".py")]
+        if sum(self.archive.entries[name].size for name in names) > MAX_CODE_BYTES:
+            raise LimitError(f"the archive has more than {MAX_CODE_BYTES:,} bytes of code", hint="do not trust it")
+        texts = [self.archive.read(name, MAX_CODE_BYTES).decode("utf-8", "replace") for name in names]
+        mobile = f"{self.root}bytecode.pkl"
+        code = self.archive.read(mobile, MAX_PICKLE_BYTES) if mobile in self.archive.entries else b""
+        if b"__setstate__" not in code and not any(map(_RUN_BY_LOADING.search, texts)):
+            return None
+        texts += [name.decode() for name in _OF_MOBILE if name in code]
+        return next((found[0] for found in map(_OUTSIDE.search, texts) if found), None)
 
 
 def _classes(text: str) -> Iterator[tuple[str, ScriptClass]]:

@@ -28,6 +28,9 @@ MOST = 1000
 """Pickles that are followed after the first; no honest file has one."""
 
 
+MOST_CUT = 1 << 20
+"""Bytes of a pickle without an end that are followed."""
+
 _ARCHIVES = (".keras", ".npz", ".zip")
 
 
@@ -76,8 +79,9 @@ def following(stream: PickleStream, makers: Callable[[], Constructors]) -> list[
             break
         try:
             data, elided = stream.elided()
-        except CkptconvError:
-            break
+        except CkptconvError:  # cut short, or none: pickle.load calls what stands before that
+            stream.position = before
+            data, elided = stream.take(min(stream.left, MOST_CUT)), []
         machine = _run(data, elided, makers())
         if machine is None:
             stream.position = before

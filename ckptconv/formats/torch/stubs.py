@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TorchValue
 from ckptconv.formats.torch import dtypes
+from ckptconv.formats.torch.new_objects import holds_objects
 from ckptconv.formats.torch.pickle import Global, Thing, answers_unasked, attributes_among
 
 if TYPE_CHECKING:
@@ -174,17 +175,19 @@ def refused_kind(kind: str) -> Callable[..., Value]:
     """A constructor of tensors that are refused by name once it is known where they stand. With objects among its
     arguments it is a call: torch asks them for ``__torch_function__``.
     """
-    return lambda *args: NotImplemented if any(map(_is_object, args)) else refused(kind, *args)
+    return lambda *args: NotImplemented if holds_objects(args) else refused(kind, *args)
 
 
 def _is_object(value: Value) -> bool:
     return isinstance(value, Thing) and not isinstance(value, (RefusedTensor, WrappedTensor))
 
 
-def rebuild_wrapper(cls: Value, *args: Value) -> WrappedTensor:
+def rebuild_wrapper(cls: Value, *args: Value) -> Value:
     """``torch._utils._rebuild_wrapper_subclass(cls, dtype, size, stride, offset, layout, device, requires_grad)``."""
     if not isinstance(cls, Global):
         raise TypeError("a tensor's class is none")
+    if holds_objects(args):  # a size of torch's SymInt is asked what it is
+        return NotImplemented
     return WrappedTensor(str(cls), "object", args)
 
 

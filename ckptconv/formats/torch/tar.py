@@ -93,7 +93,7 @@ class TarConstructors(TorchConstructors):
 
     def persistent(self, identifier: Value) -> Value:
         match identifier:
-            case (Global() as cls, _, _):
+            case (Global() as cls, str() | None, str() | None):  # torch compares the sources
                 return cls
             case str() if identifier.isdecimal() and len(identifier) < 40 and int(identifier) in self.objects:
                 return self.objects[int(identifier)]

@@ -34,6 +34,7 @@ def chained() -> bytes:
 
 
 WOULD_RUN_CODE = {
+    "os.system, only named": b"cos\nsystem\n",
     "os.system": reduced("os", "system"),
     "posix.system": reduced("posix", "system"),
     "nt.system": reduced("nt", "system"),
@@ -78,7 +79,7 @@ WOULD_RUN_CODE = {
 }
 PARTIAL = reduced("functools", "partial", b"ccollections\ndefaultdict\n\x85")
 OPAQUE = {
-    "os.system, only named": (b"cos\nsystem\n", "named"),
+    "a function, only named": (b"cmodels\nrun\n", "named"),
     "NEWOBJ": (b"cmodels\nNet\n)\x81}" + text("width") + b"K\x03sb", "object"),
     "NEWOBJ_EX": (b"cmodels\nNet\n)}" + text("k") + b"K\x01s\x92", "object"),
     "copyreg._reconstructor": (reduced("copyreg", "_reconstructor", b"cm\nNet\ncbuiltins\nobject\nN\x87"), "object"),
@@ -86,7 +87,7 @@ OPAQUE = {
     "datetime": (reduced("datetime", "date", DATA + b"\x85"), "constructed"),
     "decimal": (reduced("decimal", "Decimal", text("1.5") + b"\x85"), "constructed"),
     "partial": (reduced("functools", "partial", b"ctorch.nn.modules.normalization\nLayerNorm\n\x85"), "constructed"),
-    "partial, of a function": (reduced("functools", "partial", b"cos\nsystem\n\x85"), "constructed"),
+    "partial, of a function": (reduced("functools", "partial", b"cmodels\nrun\n\x85"), "constructed"),
     "an enum of a library's": (
         reduced("transformers.trainer_utils", "HubStrategy", text("end") + b"\x85"),
         "constructed",

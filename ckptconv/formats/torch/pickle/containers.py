@@ -40,6 +40,9 @@ class Containers(Program):
             waiting += [(item, depth + 1) for item in items if type(item) is tuple]
         self._collisions.add(container, odd)
 
+    def _hashed(self, keys: Iterable[Value]) -> None:
+        """Note what keys and members of sets do when they are hashed and compared."""
+
     # Stack and memo
 
     def _op_POP(self) -> None:
@@ -97,6 +100,7 @@ class Containers(Program):
     def _op_DICT(self) -> None:
         items = self._pop_mark()
         self._check_keys(items, items[::2])
+        self._hashed(items[::2])
         self._stack.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     def _op_EMPTY_SET(self) -> None:
@@ -105,6 +109,7 @@ class Containers(Program):
     def _op_FROZENSET(self) -> None:
         items = self._pop_mark()
         self._check_keys(items, items)
+        self._hashed(items)
         self._stack.append(frozenset(items))
 
     def _op_APPEND(self) -> None:
@@ -134,6 +139,7 @@ class Containers(Program):
 
     def _update(self, flat: list[Value]) -> None:
         self._check_keys(self._stack[-1], flat[::2])
+        self._hashed(flat[::2])
         pairs = zip(flat[::2], flat[1::2], strict=True)
         match self._stack[-1]:
             case dict() as target:
@@ -147,6 +153,7 @@ class Containers(Program):
     def _op_ADDITEMS(self) -> None:
         items = self._pop_mark()
         self._check_keys(self._stack[-1], items)
+        self._hashed(items)
         match self._stack[-1]:
             case set() as target:
                 target.update(items)

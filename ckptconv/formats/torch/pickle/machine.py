@@ -23,11 +23,12 @@ from ckptconv.io.limits import MAX_NAME
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ckptconv.core.metadata import How
 
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
+_SETS = ("Counter", "OrderedDict", "frozenset", "set", "dict")
 _SIZED = (list, tuple, dict, set, frozenset, str, bytes)
 
 
@@ -41,9 +42,10 @@ class Machine(Containers):
     def __init__(self, data: bytes, constructors: Constructors, elided: Sequence[Elided] = ()) -> None:
         super().__init__(data, elided)
         self._make = constructors
-        self._known: dict[tuple[str, str], Value] = {}  # keeps every Global alive, so that identities stay
+        self._known: dict[tuple[str, str, bool], Value] = {}  # keeps every Global alive, so that identities stay
         self._constructors: dict[int, Callable[..., Value] | None] = {}
         self._tuples: dict[bytes, tuple[int, ...]] = {}
+        self._counting: list[Global] = []
         self.globals: dict[Global, bool] = {}
         self.things: list[Thing] = []
 
@@ -54,6 +56,8 @@ class Machine(Containers):
             result = self._stack.pop()
         except (IndexError, KeyError, TypeError, ValueError, UnicodeError, OverflowError, AttributeError) as error:
             raise self._bad(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
+        finally:
+            self._count_names()
         if self._stack or self._marks:
             raise self._bad("values are left on the stack")
         if self._pos != self._size:
@@ -61,6 +65,12 @@ class Machine(Containers):
         self._memo.clear()  # a checkpoint may keep a thousand machines for what they met
         self._data = b""
         return result
+
+    def _count_names(self) -> None:
+        """Note as calls the names that count although nothing that is seen here calls them."""
+        for name in self._counting:
+            if not self.globals[name]:
+                self._thing(str(name), "called")
 
     def _loop(self) -> None:
         """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""
@@ -142,9 +152,10 @@ class Machine(Containers):
     # Names, and what would be calls
 
     def _name(self, module: str, name: str) -> None:
-        known = self._known.get((module, name))
+        old = self._protocol < 3
+        known = self._known.get((module, name, old))
         if known is None:
-            known = self._known[module, name] = self._lookup(module, name)
+            known = self._known[module, name, old] = self._lookup(module, name)
         self._stack.append(known)
 
     def _lookup(self, module: str, name: str) -> Value:
@@ -157,9 +168,8 @@ class Machine(Containers):
             raise LimitError(f"it names a global in {len(module) + len(name):,} characters", hint="do not trust it")
         named = Global(module, name)
         self.globals.setdefault(named, False)
-        if self._make.runs_when_named(named):
-            self._thing(str(named), "called")
-            self.globals[named] = True
+        if self._make.counts_when_named(named):
+            self._counting.append(named)
         return self._make.value(named)
 
     def _op_GLOBAL(self) -> None:
@@ -173,6 +183,11 @@ class Machine(Containers):
             raise self._bad("a global's name is no string")
         self._name(module, name)
 
+    def _hashed(self, keys: Iterable[Value]) -> None:
+        for key in keys:
+            if isinstance(key, (Thing, tuple, frozenset)) and not self._make.only_hashes(key):
+                self._thing(_described(key), "called", (key,))
+
     def _op_REDUCE(self) -> None:
         args = self._stack.pop()
         function = self._stack.pop()
@@ -181,6 +196,8 @@ class Machine(Containers):
         self._stack.append(self._call(function, args))
 
     def _call(self, function: Value, args: tuple[Value, ...]) -> Value:
+        if isinstance(function, Thing):
+            function = self._fetched(function)
         if type(function) is not Global:
             # calling something that was itself computed: getattr(x, "system")(…)
             return self._thing(_described(function), "called", args)
@@ -194,6 +211,8 @@ class Machine(Containers):
             for arg in args:
                 if isinstance(arg, (list, tuple)):
                     self._check_keys(arg, arg)
+                    if function.name in _SETS:
+                        self._hashed(arg)
                     pairs = [item[0] for item in arg if item and isinstance(item, (list, tuple))]
                     self._check_keys(pairs, pairs)
         made = constructor(*args) if constructor else NotImplemented
@@ -203,6 +222,13 @@ class Machine(Containers):
             return self._thing(str(args[0]), "object", () if args[2] is None else args[2:])
         harmless = self._make.is_harmless(function, args)
         return self._thing(str(function), "constructed" if harmless else "called", args)
+
+    def _fetched(self, thing: Thing) -> Value:
+        """The name of what ``getattr`` gave, where that is an attribute of a class: the same as a name with a dot."""
+        if thing.name == "builtins.getattr" and thing.how == "constructed" and isinstance(thing.args[0], Global):
+            name = Global(thing.args[0].module, f"{thing.args[0].name}.{thing.args[1]}")
+            return self._known.setdefault((name.module, name.name, False), name)
+        return thing
 
     def _thing(
         self, name: str, how: How, args: tuple[Value, ...] = (), kwargs: dict[str, Value] | None = None
@@ -251,6 +277,8 @@ class Machine(Containers):
         instance = self._stack[-1]
         if isinstance(instance, Thing):
             instance.set_state(state)
+            if instance.how != "called" and not self._make.only_keeps(instance.name, state):
+                instance.how = "called"
         elif isinstance(instance, StateOrderedDict):
             if attributes_among(OWN, state) or answers_unasked(state) or isinstance(state, Thing):
                 self._thing("collections.OrderedDict", "called").set_state(state)

@@ -46,11 +46,14 @@ def answers_unasked(state: Value) -> bool:
     """Whether an object of this state calls what the pickle gave it when it is written as text (argparse.Namespace), or
     handed to a function of torch, numpy or others who look their protocols up in the object (``__torch_function__``).
     """
-    for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+    pair = isinstance(state, tuple) and len(state) == 2
+    for part in state if pair else (state,):
         pairs = part.pairs if isinstance(part, Thing) else part.items() if isinstance(part, dict) else ()
         if any(isinstance(value, (Global, Thing)) and _is_asked_for(key) for key, value in pairs):
             return True
-    return False
+        if isinstance(part, Thing) and attributes_among(_ASKED_OF_STATES, part.state):
+            return True
+    return pair and bool(attributes_among(_SET_BY_SLOTS, state[1]))
 
 
 def _is_asked_for(key: Value) -> bool:
@@ -60,10 +63,14 @@ def _is_asked_for(key: Value) -> bool:
 
 
 _ASKED_AS_TEXT = ("_get_args", "_get_kwargs")
-_KEPT_BY_PYTHON = (
-    "__class__", "__dict__", "__objclass__", "__orig_class__", "__pydantic", "__signature__", "__wrapped__",
-)  # fmt: skip
-"""What Python and pydantic themselves put there."""
+_KEPT_BY_PYTHON = ("__dict__", "__objclass__", "__orig_class__", "__pydantic", "__signature__", "__wrapped__")
+"""What Python itself and pydantic put there."""
+
+_ASKED_OF_STATES = frozenset(["items", "keys"])
+"""What pickle.py, and many a ``__setstate__``, calls of a state."""
+
+_SET_BY_SLOTS = frozenset(["__class__", "__dict__"])
+"""Attributes that the second half of a state changes, which is set with ``setattr``: it is another object then."""
 
 
 class StateOrderedDict(OrderedDict[Value, Value]):
@@ -107,8 +114,11 @@ class Thing:
         self.given = True
 
 
-_FETCHED = ("builtins.getattr", "_operator.getitem", "operator.getitem")
-"""Harmless calls that make nothing new."""
+_FETCHED = (
+    "builtins.getattr", "_operator.getitem", "operator.getitem", "logging.getLogger", "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+)  # fmt: skip
+"""Harmless calls that make nothing new; numpy's ``scalar`` of objects gives back the one that it is handed."""
 
 
 class Elided(bytes):
@@ -167,8 +177,14 @@ class Constructors(Protocol):
     def only_reconstructs(self, args: tuple[Value, ...]) -> bool:
         """The same of ``copyreg._reconstructor``."""
 
-    def runs_when_named(self, name: Global) -> bool:
-        """Whether looking up a name is enough to run more than a module's definitions."""
+    def only_keeps(self, cls: str, state: Value) -> bool:
+        """Whether an object of a class keeps a state, and asks nothing of what is in it, then or later."""
+
+    def only_hashes(self, key: Value) -> bool:
+        """Whether something that was not built may be a key: it is hashed, and compared with others."""
+
+    def counts_when_named(self, name: Global) -> bool:
+        """Whether it is enough to mention a name, called or not."""
 
     def build(self, instance: Value, state: Value) -> bool:
         """Give `instance` its state; False where it is none of ours."""
