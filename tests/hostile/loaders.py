@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import sympy
 import torch
 
@@ -26,10 +27,17 @@ def in_python(path: str) -> Any:
     return pickle._Unpickler(io.BytesIO(Path(path).read_bytes())).load()  # type: ignore[attr-defined]
 
 
+def of_numpy(path: str) -> Any:
+    """All arrays of an archive."""
+    with np.load(path, allow_pickle=True) as file:
+        return [file[name] for name in file.files]
+
+
 LOADERS = {
     "pickle": lambda path: pickle.loads(Path(path).read_bytes()),
     "pickle.py": in_python,
     "joblib": joblib.load,
+    "numpy": of_numpy,
     "torch": lambda path: torch.load(path, weights_only=False),
     "torch.jit": torch.jit.load,
 }

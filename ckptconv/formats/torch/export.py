@@ -42,7 +42,7 @@ from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads, programs_of
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
 from ckptconv.formats.torch.placing import Placer, ZipRecords
-from ckptconv.formats.torch.read import check_small_records, follow, is_big_endian, root_of
+from ckptconv.formats.torch.read import check_numpys, check_small_records, follow, is_big_endian, root_of
 from ckptconv.formats.torch.roots import plant_state_dict
 from ckptconv.formats.torch.script import ScriptConstructors, ScriptMachine
 from ckptconv.formats.torch.stubs import TensorStub
@@ -82,6 +82,7 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
     archive = ZipArchive.of(source)
+    check_numpys(archive, source)
     archive.check_names()  # torch reads those of all entries
     if OLD_GRAPH in archive.entries and any(name.endswith("/archive_format") for name in archive.entries):
         raise CorruptFileError("the archive is of two layouts at once", hint="do not trust it")

@@ -48,6 +48,8 @@ VERSIONS = ("version", ".data/version")
 BOOKKEEPING = ("byteorder", ".data/serialization_id", ".format_version", ".storage_alignment", *VERSIONS)
 """What torch's writer puts beside the object."""
 
+_NUMPY_MAGIC = b"\x93NUMPY"
+
 MAX_VERSION = 10
 """The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
 
@@ -134,6 +136,7 @@ def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
     from ckptconv.formats.torch.embedded import unfold_embedded  # which reads archives with this module
 
     archive = ZipArchive.of(source)
+    check_numpys(archive, source)
     saved = open_saved(archive)
     embedded = unfold_embedded(saved.value, saved.machine)
     budget = Budget(saved.size + embedded.size)
@@ -168,6 +171,16 @@ def check_small_records(archive: ZipArchive, root: str) -> None:
         text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
         if not text.strip().isdigit() or (name in VERSIONS and not 1 <= int(text) <= MAX_VERSION):
             raise CorruptFileError(f"the record {name} says {text!r}")
+
+
+def check_numpys(archive: ZipArchive, source: Source) -> None:
+    """Refuse an archive that is numpy's as well: numpy.load takes any zip, and unpickles objects of arrays in it."""
+    named = source.path.suffix.lower() == ".npz"
+    for name in archive.entries:
+        if name.endswith(".npy") or (named and archive.start(name, len(_NUMPY_MAGIC)) == _NUMPY_MAGIC):
+            raise CorruptFileError(
+                f"the archive has an entry {name!r}, which numpy.load would read", hint="do not trust it"
+            )
 
 
 def check_cases(archive: ZipArchive) -> None:

@@ -32,7 +32,7 @@ from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, Unsuppo
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
-from ckptconv.formats.torch.read import check_small_records, follow, root_of
+from ckptconv.formats.torch.read import check_numpys, check_small_records, follow, root_of
 from ckptconv.formats.torch.roots import plant, plant_state_dict
 from ckptconv.formats.torch.script_classes import ScriptClasses
 from ckptconv.formats.torch.stubs import TensorStub
@@ -73,6 +73,7 @@ def read(source: Source) -> Checkpoint:
             hint="torch.jit.save(torch.jit.load(FILE), NEW) makes one that is read",
         )
     check_small_records(archive, root)
+    check_numpys(archive, source)
     if root + "data.pkl" not in archive.entries:
         raise CorruptFileError("the archive has no data.pkl")
     data, constants = (

@@ -55,12 +55,17 @@ MAX_VERSION = 256
 
 
 def claims(source: Source) -> bool:
-    """Whether this is a zip archive with a policy and the library's version, or its data."""
+    """Whether this is a zip archive with a policy and the library's version, or its data; or with data alone whose
+    pickles the library would load before it looks for the policy.
+    """
     try:
-        found = ZipArchive.of(source).entries
-    except CkptconvError:
+        archive = ZipArchive.of(source)
+        if POLICY in archive.entries:
+            return VERSION in archive.entries or DATA in archive.entries
+        document = json.loads(archive.read(DATA, MAX_DATA)) if DATA in archive.entries else None
+    except (CkptconvError, ValueError, RecursionError):
         return False
-    return POLICY in found and (VERSION in found or DATA in found)
+    return isinstance(document, dict) and any(isinstance(one, dict) and _SERIALIZED in one for one in document.values())
 
 
 def read(source: Source) -> Checkpoint:
