@@ -77,6 +77,7 @@ def _read(source: Source | Folder, format: str | None) -> Checkpoint:
     if not format:
         return registry.detect(source).read(source)
     chosen = registry.by_name(format)
+    registry.refuse_pickles(chosen, source)
     try:
         return chosen.read(source)
     except CkptconvError as error:

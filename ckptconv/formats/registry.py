@@ -20,12 +20,11 @@ from ckptconv.formats import archive, diffusers, flax, gguf, hdf5, npz, onnx, sa
 from ckptconv.formats.base import Format
 from ckptconv.formats.npz.layout import several_arrays
 from ckptconv.io.folder import Folder
+from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from ckptconv.io.source import Source
 
 GROUP = "ckptconv.formats"
 
@@ -91,6 +90,14 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 """Folders that people hand to it: (a file in it, what it is, what to do)."""
 
+
+PICKLES = ("pickle", "torch-legacy")
+"""Formats of files that are pickles from their first byte on."""
+
+_OPENERS = frozenset(bytes([code]) for code in b"(cFGIJKLMNSTUVXBC)]}\x80\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96")
+"""Opcodes that need nothing before them."""
+
+_PROTO, _NEWEST = b"\x80", b"\x05"
 
 MOST_NAMES = 4
 """Files of a folder that an error lists."""
@@ -175,7 +182,21 @@ def detect(source: Source | Folder) -> Format:
     one = claimed(source)
     if one is None:
         raise _unknown(source)
+    refuse_pickles(one, source)
     return one
+
+
+def refuse_pickles(one: Format, source: Source | Folder) -> None:
+    """Raise CorruptFileError where a file of this format is pickles as well that would make calls."""
+    if not isinstance(source, Source) or one.name in PICKLES:
+        return
+    start = bytes(source.read_at(0, min(2, source.size)))
+    if start[:1] not in _OPENERS or (start[:1] == _PROTO and start[1:] > _NEWEST):
+        return
+    from ckptconv.formats.torch.legacy import LegacyConstructors
+    from ckptconv.formats.torch.second import refuse_pickle
+
+    refuse_pickle(source, LegacyConstructors)
 
 
 def claimed(source: Source | Folder) -> Format | None:

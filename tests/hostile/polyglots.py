@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 
 from tests.hostile.cases import CODES, SMALL, Case, checkpoint
-from tests.hostile.others import EVIL, MAGIC, OLD, legacy, tar
+from tests.hostile.others import EVIL, MAGIC, OLD, field, legacy, model, tar, weight
 from tests.support.craft import FOUR_FLOATS, state_dict, tensor, zip_bytes
 
 
@@ -53,6 +53,29 @@ def agents_data() -> bytes:
     return zip_bytes([("data", json.dumps(data).encode()), ("model.pth", checkpoint(state_dict(w=tensor())))])
 
 
+def named_in_tar() -> bytes:
+    """A tar archive of a checkpoint, and of an empty member whose name is a pickle."""
+    return tar({"cos\nsystem\n(S'touch pwned'\ntR.": b"", "m.pth": checkpoint(state_dict(w=tensor()))})
+
+
+def skipped_model() -> bytes:
+    """An ONNX model between two fields that nobody knows: the first is an opcode whose text goes up to the second."""
+    whole = model(weight(field(9, bytes(16))))
+    return b"\x55" + bytes([len(whole) + 5]) + b"xyz" + whole + b"\x7a" + bytes([len(EVIL)]) + EVIL
+
+
+def skipped_header() -> bytes:
+    """A safetensors file whose header is one text after the other to a pickle, which goes on among the elements."""
+    size = 0x42 + (120 << 8)  # an opcode, and the bytes that it takes
+    entry = b'{"w":{"dtype":"F32","shape":[64],"data_offsets":[0,256]},"__metadata__":{"format":"pt","x":"'
+    text = entry + b"a" * (120 - 3 - len(entry))
+    while size - len(text) > 128:
+        text += b"U " + b"b" * 32
+    text += b"U~" + b"c" * (size - len(text) - 5) + b'"}}'
+    over = text.rindex(b"U~") + 2 + 126 - size
+    return struct.pack("<Q", size) + text + (bytes(over) + EVIL).ljust(256, b"\0")
+
+
 SAVED = [*SMALL, ("a/data.pkl", state_dict(w=tensor()))]
 
 
@@ -75,6 +98,9 @@ def cases() -> list[Case]:
             hostile=True,
             loader="numpy",
         ),
+        Case("a tar archive that is a pickle", "tar", named_in_tar(), live=True, hostile=True, suffix=".pkl"),
+        Case("a model that is a pickle", "onnx", skipped_model(), live=True, hostile=True),
+        Case("a safetensors file that is a pickle", "safetensors", skipped_header(), live=True, hostile=True),
         Case("an agent's data beside another checkpoint", "zip", agents_data(), hostile=True, suffix=".zip"),
         Case("a stack of pickles that calls as a tar archive", "tar", tar_of_pickles(), hostile=True),
         Case("a stack of pickles that is an archive, too", "tar", zip_after(legacy(OLD)), hostile=True),

@@ -5,28 +5,34 @@ and Python's zipfile (Keras, Stable-Baselines3) takes any that ends as an archiv
 those at the start, so that such a file is refused. What simply follows is loaded by whoever calls ``pickle.load``
 again.
 
+The other way round, any file may be pickles as well: torch.load takes what is no archive for them, and the header of a
+safetensors file, an ONNX model or a member's name in a tar archive can be written so that opcodes skip it.
+
 Sources: torch/serialization.py (`_legacy_load`); CPython's Lib/tarfile.py (`calc_chksums`), Lib/zipfile
 (`_EndRecData`).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, CorruptFileError
-from ckptconv.formats.torch.pickle import Machine
+from ckptconv.formats.torch.pickle import Machine, PickleStream
 from ckptconv.io.tar import BLOCK
 from ckptconv.io.zip import CENTRAL_MAGIC, END, END_MAGIC, FULL16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ckptconv.formats.torch.pickle import Constructors, Elided, PickleStream
+    from ckptconv.formats.torch.pickle import Constructors, Elided
     from ckptconv.io.source import Source
 
 MOST = 1000
 """Pickles that are followed after the first; no honest file has one."""
 
+MOST_SHOWN = 200
+"""Characters of a name that an error shows."""
 
 MOST_CUT = 1 << 20
 """Bytes of a pickle without an end that are followed."""
@@ -38,6 +44,24 @@ def refuse_tar(source: Source) -> None:
     """Raise CorruptFileError where the file is a tar archive as well."""
     if _starts_as_tar(source):
         raise CorruptFileError("it is a tar archive as well, which torch.load would read", hint="do not trust it")
+
+
+def refuse_pickle(source: Source, makers: Callable[[], Constructors]) -> None:
+    """Raise CorruptFileError where a file of another format is pickles as well that would make calls: who goes by its
+    name, or loads whatever passes, would run them. Raises LimitError.
+    """
+    stream = PickleStream(source, 0, source.size)
+    for _ in range(MOST):
+        before = stream.position
+        data, elided = stream.as_far_as_it_goes(MOST_CUT)
+        machine = Machine(data, makers(), elided)
+        with suppress(CkptconvError):
+            machine.run()
+        if calls := [thing.name for thing in machine.things if thing.how == "called"]:
+            called = calls[0][:MOST_SHOWN]
+            raise CorruptFileError(f"it is a pickle as well, which calls {called!r}", hint="do not trust it")
+        if stream.position in (before, source.size):
+            return
 
 
 def refuse_zip(source: Source, stream: PickleStream) -> None:
@@ -71,7 +95,7 @@ def _ends_as_zip(source: Source) -> bool:
 
 
 def following(stream: PickleStream, makers: Callable[[], Constructors]) -> list[Machine]:
-    """The pickles after the first, as far as there are any that say more than a plain value. Never raises."""
+    """The pickles after the first, as far as there are any that say more than a plain value. Raises LimitError."""
     machines: list[Machine] = []
     for _ in range(MOST):
         before = stream.position
@@ -81,7 +105,7 @@ def following(stream: PickleStream, makers: Callable[[], Constructors]) -> list[
             data, elided = stream.elided()
         except CkptconvError:  # cut short, or none: pickle.load calls what stands before that
             stream.position = before
-            data, elided = stream.take(min(stream.left, MOST_CUT)), []
+            data, elided = stream.as_far_as_it_goes(MOST_CUT)
         machine = _run(data, elided, makers())
         if machine is None:
             stream.position = before

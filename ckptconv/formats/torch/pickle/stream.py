@@ -77,7 +77,26 @@ class PickleStream:
 
         Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes that are kept.
         """
-        kept, left_out, data, at = bytearray(), list[Elided](), b"", 0
+        kept, left_out = bytearray(), list[Elided]()
+        kept += self._to_the_end(kept, left_out, limit)
+        return bytes(kept), left_out
+
+    def as_far_as_it_goes(self, limit: int) -> tuple[bytes, list[Elided]]:
+        """The same of what may be cut short, or no pickle: all opcodes up to there, and maybe what is none. Raises
+        LimitError.
+        """
+        kept, left_out = bytearray(), list[Elided]()
+        start = self.position
+        try:
+            kept += self._to_the_end(kept, left_out, limit)
+        except CorruptFileError:
+            at = max(self.position, start)
+            kept += bytes(self._file.read_at(at, min(self._end - at, limit)))
+        return bytes(kept), left_out
+
+    def _to_the_end(self, kept: bytearray, left_out: list[Elided], limit: int) -> bytes:
+        """Add what stands before the last long run to `kept`, and the runs to `left_out`; gives what follows them."""
+        data, at = b"", 0
         while True:
             try:
                 at = _end_of_pickle(data, at, LONG)
@@ -85,14 +104,24 @@ class PickleStream:
                 data, at = self._more(data, cut.needed, limit - len(kept)), cut.at
                 continue
             except _LongRunError as run:
-                kept += data[: run.at] + bytes([ELIDED]) + len(left_out).to_bytes(4, "little")
                 opcode = data[run.at]
-                self.position += run.start
-                left_out.append(Elided(ByteSpan(self._file, self.skip(run.length), run.length), opcode))
+                span = ByteSpan(self._file, self._skipped(run), run.length)
+                kept += data[: run.at] + bytes([ELIDED]) + len(left_out).to_bytes(4, "little")
+                left_out.append(Elided(span, opcode))
                 data, at = b"", 0
                 continue
             self.position += at
-            return bytes(kept + data[:at]), left_out
+            return data[:at]
+
+    def _skipped(self, run: _LongRunError) -> int:
+        """Where a run of bytes starts, which is passed over. Raises CorruptFileError, and stays, where it is cut."""
+        before = self.position
+        self.position += run.start
+        try:
+            return self.skip(run.length)
+        except CorruptFileError:
+            self.position = before
+            raise
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes. Raises CorruptFileError where there are fewer."""
