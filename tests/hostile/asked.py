@@ -119,6 +119,12 @@ NOT_FAR: dict[str, bytes] = {
     "a wrapper of a symbol's size": call(
         "torch._utils", "_rebuild_wrapper_subclass", named("models", "Tensor"), named("torch", "float32"), of(
             new("models", "Size"), state(node=named("models", "run"))) + b"\x85", b")", b"K\0", b"N", b"N", b"\x89"),
+    "an index of another class": call("pandas.core.indexes.base", "_new_Index", named("models", "Net"), b"}"),
+    "a tree of another class": call("sklearn.neighbors._kd_tree", "newObj", named("models", "Net")),
+    "an array of another class with a mask": call(
+        "numpy.ma.core", "_mareconstruct", named("models", "Net"), named("numpy", "ndarray"), b"K\0\x85", text("b")),
+    "a layer's lists that call for what they lack": of(LINEAR, state(all_weights=call(
+        "collections", "defaultdict", named("models", "run")))),
     "a packed weight of another's": of(new("torch", "ScriptObject"), b"N" + text("__torch__.torch.classes.evil.X") + b"\x86"),
 }  # fmt: skip
 """They would, with other classes, functions or releases than those that are here."""

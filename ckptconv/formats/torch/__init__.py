@@ -12,6 +12,7 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
     dcp  deepspeed  megatron            folders that several processes wrote
     pickle  construct  names            following a pickle: what may be built, what is named
     calls  harmless  new_objects        …what is called; which calls and new objects do no harm
+    capable  makers                     …which names can run anything; how other packages make their objects
     second                              what else a file of pickles is to those who load it
     broken                              …and whether one that breaks off has called something by then
     stubs  composites  numpy_values     …tensors, quantized and sparse ones, numpy's values

@@ -22,9 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
+from ckptconv.formats.torch.capable import could_run
+from ckptconv.formats.torch.pickle import Global
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ckptconv.core.metadata import How
 
 BY = "torch.export"
 
@@ -70,7 +74,8 @@ def programs_in(program: Any, entry: str) -> Iterator[Program]:
             yield Program(f"{entry}: guards_code", Opaque(_EXECUTES, "called", (text,)), BY)
         elif key in ("in_spec", "out_spec"):
             for name in _imported(text):
-                yield Program(f"{entry}: {key}", Opaque(name, "object"), BY)
+                how: How = "called" if could_run(Global(*name.rpartition(".")[::2])) else "object"
+                yield Program(f"{entry}: {key}", Opaque(name, how), BY)
         elif key == "target" and _OPENS_FILES.fullmatch(text):
             yield Program(f"{entry}: target", Opaque(text, "called"), BY)
 

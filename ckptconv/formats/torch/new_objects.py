@@ -95,6 +95,9 @@ _HOLD = frozenset([
 _PARSERS = frozenset(["builtins.dict", "builtins.str", "collections.OrderedDict", "re._compile"])
 """What configparser's objects hold beside one another."""
 
+_ANSWERS = ("collections.ChainMap", "collections.defaultdict")
+"""Those that call something, or ask others, for what they lack; of the latter those whose factory is somebody's own."""
+
 _HANDLE = "torch.utils.hooks.RemovableHandle"
 
 _SCRIPTED = "torch.ScriptObject"
@@ -148,6 +151,8 @@ def only_keeps(cls: str, state: Value) -> bool:
     if isinstance(state, Thing):
         of = named(state.name)
         return not (is_of_library(of) or is_of_torch(of)) or not _holds_any(state)
+    if is_of_torch(owner):  # a recurrent layer looks up what is not there
+        return not any(isinstance(one, Thing) and one.name in _ANSWERS for one in leaves((state,), MOST_OF_STATE))
     if not is_of_library(owner) or cls in _HOLD:
         return True
     return all(_belongs(owner, one) for one in leaves((state,), MOST_OF_STATE) if isinstance(one, (Global, Thing)))

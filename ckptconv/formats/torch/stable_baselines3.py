@@ -62,9 +62,17 @@ def claims(source: Source) -> bool:
         archive = ZipArchive.of(source)
         if POLICY in archive.entries:
             return VERSION in archive.entries or DATA in archive.entries
-        document = json.loads(archive.read(DATA, MAX_DATA)) if DATA in archive.entries else None
-    except (CkptconvError, ValueError, RecursionError):
+        return DATA in archive.entries and _has_pickles(archive.read(DATA, MAX_DATA))
+    except CkptconvError:
         return False
+
+
+def _has_pickles(data: bytes) -> bool:
+    """Whether agents' data has values that the library would unpickle; true of JSON that only others than we take."""
+    try:
+        document = strict_json.loads(data)
+    except (ValueError, RecursionError):
+        return data.lstrip()[:1] == b"{"
     return isinstance(document, dict) and any(isinstance(one, dict) and _SERIALIZED in one for one in document.values())
 
 

@@ -414,7 +414,8 @@ def test_arithmetic_is_not(text: str) -> None:
 def test_what_a_nesting_of_inputs_imports_is_named() -> None:
     factory = {"default_factory_module": "os", "default_factory_name": "system", "dict_context": []}
     leaf = {"type": None, "context": None, "children_spec": []}
-    keys = json.dumps([{"__enum__": True, "fqn": "mine:Color", "name": "RED"}])
+    fqns = ("mine:Color", "ctypes:cdll")  # of which the second loads a library where it is asked for a member
+    keys = json.dumps([{"__enum__": True, "fqn": fqn, "name": "RED"} for fqn in fqns])
     spec = {"type": "collections.defaultdict", "context": factory, "children_spec": [leaf]}
     found = graph_code.programs_in(
         {
@@ -423,7 +424,8 @@ def test_what_a_nesting_of_inputs_imports_is_named() -> None:
         },
         "e",
     )
-    assert [(one.node.name, one.node.how) for one in found] == [("os.system", "object"), ("mine.Color", "object")]
+    hows = {one.node.name: one.node.how for one in found}
+    assert hows == {"os.system": "called", "mine.Color": "object", "ctypes.cdll": "called"}
 
 
 def test_an_operator_that_opens_files_is_told() -> None:
