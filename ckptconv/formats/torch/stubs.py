@@ -191,10 +191,12 @@ def rebuild_wrapper(cls: Value, *args: Value) -> Value:
     return WrappedTensor(str(cls), "object", args)
 
 
-def rebuild_jagged(kwargs: Value) -> WrappedTensor:
+def rebuild_jagged(kwargs: Value) -> Value:
     """``torch.nested._internal.nested_tensor._rebuild_njt``: a nested tensor of the jagged layout, by what it is made
     of. What it caches of these is left out.
     """
+    if holds_objects((kwargs,)):
+        return NotImplemented
     if not isinstance(kwargs, dict) or not isinstance(kwargs.get("values"), TensorStub):
         raise TypeError("a nested tensor has no values")
     parts = {key: kwargs.get(key) for key in ("values", "offsets", "lengths", "_ragged_idx", "requires_grad")}
