@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
-from ckptconv.core.metadata import Opaque, TensorRef, walk
+from ckptconv.core.metadata import RUNS, Opaque, TensorRef, walk
 from ckptconv.core.report import plural
 from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
 from ckptconv.formats import preflight
@@ -55,10 +55,12 @@ def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
 
 def _refuse_calls(losses: list[Finding], source: PathText) -> None:
     """Raise if there is a call that was not agreed to."""
-    calls = [loss for loss in losses if loss.code == "opaque" and loss.found == preflight.CALL]
+    calls = [loss for loss in losses if loss.code == "opaque" and loss.found in (preflight.CALL, preflight.HANDED)]
     if calls:
+        made = sum(loss.found == preflight.CALL for loss in calls)
+        what = plural(made, "call") if made else f"{plural(len(calls), 'name')} that can run anything"
         raise UnsafeError(
-            f"loading this file with pickle would run code: {plural(len(calls), 'call')}",
+            f"loading this file with pickle would run code: {what}",
             path=source,
             hint="--bare takes the model's tensors alone; --allow-loss opaque keeps the calls as data, unmade",
             details=first_of([call.message for call in calls]),
@@ -67,7 +69,7 @@ def _refuse_calls(losses: list[Finding], source: PathText) -> None:
 
 def refuse_dependents(opened: Checkpoint, losses: list[Finding], source: PathText) -> None:
     """Raise if a tensor of the model hangs on a call, or if nothing but calls would make one."""
-    made = [node for _, node in walk(opened.root) if isinstance(node, Opaque) and node.how == "called"]
+    made = [node for _, node in walk(opened.root) if isinstance(node, Opaque) and node.how in RUNS]
     parts = (part for node in made for _, part in walk(node))
     if not len(opened):
         _refuse_calls(losses, source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
+from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class OpaqueUse:
 
     @property
     def runs(self) -> bool:
-        """Whether loading the file calls it, and nobody is asked first."""
-        return self.node.how == "called" and not self.only_if
+        """Whether loading the file calls it, or may do so, and nobody is asked first."""
+        return self.node.how in RUNS and not self.only_if
 
     def to_dict(self) -> dict[str, Json]:
         """As ``inspect --json`` prints it."""

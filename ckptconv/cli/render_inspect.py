@@ -13,13 +13,14 @@ from ckptconv.cli.render import approximately, fields, findings, section, size, 
 from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
-from ckptconv.core.metadata import StateDict, TensorRef, walk
+from ckptconv.core.metadata import RUNS, StateDict, TensorRef, walk
 from ckptconv.core.report import listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from ckptconv.api.inspect import Inspection
+    from ckptconv.api.uses import OpaqueUse
     from ckptconv.checks.stats import Stats
     from ckptconv.cli.render_tree import Kind
     from ckptconv.core.checkpoint import Checkpoint
@@ -34,6 +35,9 @@ MOST_OBJECTS = 20
 
 CALL = 500
 """Characters of a call that are shown."""
+
+_BECOMES = {"called": "a call, not made", "handed": "may be called"}
+"""What is said of an object, by how it would be made; all else is data."""
 
 _HUES = {"plain": "green", "opaque": "yellow", "would run code": "red"}
 
@@ -51,9 +55,17 @@ def verdict(inspection: Inspection) -> str:
             runs = f"nothing was found that runs{f' but with {asked}' if asked else ''}"
             return f"{what} of unknown classes, shown as data; {runs}"
         case _:
-            loaders = listed(list(dict.fromkeys(use.by for use in calls)), 3)
-            named = listed([printable(name) for name in dict.fromkeys(use.node.name for use in calls)], 3)
-            return f"loading it with {loaders} would make {plural(len(calls), 'call')} ({named}); none was made here"
+            return _runs(calls)
+
+
+def _runs(uses: list[OpaqueUse]) -> str:
+    """What would be called, or may be, and by whom."""
+    loaders = listed(list(dict.fromkeys(use.by for use in uses)), 3)
+    calls = [use for use in uses if use.node.how == "called"]
+    named = listed([printable(name) for name in dict.fromkeys(use.node.name for use in calls or uses)], 3)
+    if calls:
+        return f"loading it with {loaders} would make {plural(len(calls), 'call')} ({named}); none was made here"
+    return f"loading it with {loaders} may call {named}, which can run anything and which no data needs"
 
 
 def page(inspection: Inspection) -> list[str]:
@@ -80,7 +92,8 @@ def page(inspection: Inspection) -> list[str]:
     lines += section("objects that were not built", _objects(inspection))
     lines += section("what runs only if it is asked for", _runs_if(inspection))
     if inspection.verdict != "plain":
-        lines += section("names that the pickle mentions", _globals(inspection))
+        heading = "names that the pickles mention" if inspection.beside.globals else "names that the pickle mentions"
+        lines += section(heading, _globals(inspection))
     lines += section("members of the archive", _members(checkpoint))
     lines += section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
     lines += section("notes", fields(_notes(inspection), indent=""))
@@ -226,11 +239,11 @@ def number(value: float | int | None) -> str:
 
 def _objects(inspection: Inspection) -> list[str]:
     wholes = [use for use in inspection.opaque if not use.part]
-    uses = sorted(wholes, key=lambda use: use.node.how != "called")
+    uses = sorted(wholes, key=lambda use: use.node.how not in RUNS)
     rows = []
     for use in uses[:MOST_OBJECTS]:
         where = shortened(printable(use.where)) or "the root"
-        what = "a call, not made" if use.node.how == "called" else "kept as data"
+        what = _BECOMES.get(use.node.how, "kept as data")
         rows.append([where, what, _told(use.node)])
     lines = table(rows)
     if (more := len(inspection.opaque) - len(rows)) > 0:
@@ -266,14 +279,16 @@ def _members(checkpoint: Checkpoint) -> list[str]:
 
 
 def _globals(inspection: Inspection) -> list[str]:
-    """Every name that is not one of ours, and whether it would be called."""
+    """Every name that is not one of ours, and whether it would or may be called."""
     uses = sorted((use for use in inspection.globals if not use.known), key=lambda use: not use.called)
     calls = {use.node.name for use in inspection.opaque if use.node.how == "called"}
     values = {use.node.name for use in inspection.opaque if use.node.how == "constructed"} - calls
+    handed = {use.node.name for use in inspection.opaque if use.node.how == "handed"}
     rows = []
     for use in uses[:MOST_OBJECTS]:
         called = "makes a plain value" if use.name in values else "would be called"
-        rows.append([printable(use.name), called if use.called else "named"])
+        unasked = "may be called" if use.name in handed else "named"
+        rows.append([printable(use.name), called if use.called else unasked])
     lines = table(rows)
     if len(uses) > MOST_OBJECTS:
         lines.append(f"… and {len(uses) - MOST_OBJECTS:,} more; --json lists all")

@@ -198,7 +198,7 @@ def _numpy(node: NumpyScalar | NumpyArray, most: int) -> Iterator[str]:
 
 
 def _opaque(node: Opaque, most: int) -> Iterator[str]:
-    if node.how == "named":
+    if node.how in ("named", "handed"):
         yield f"<{node.name}>"
         return
     if node.how == "enclosing":

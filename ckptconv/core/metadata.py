@@ -104,7 +104,10 @@ class StateDict:
     versions: MetaNode = None
 
 
-How = Literal["named", "object", "constructed", "called", "enclosing", "unread"]
+How = Literal["named", "object", "constructed", "called", "handed", "enclosing", "unread"]
+
+RUNS = ("called", "handed")
+"""How objects are made by which loading the file may run code."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +117,7 @@ class Opaque:
     name: ``module.qualified_name``.
     how:  "named", only mentioned; "object", created without a call of its own (``__new__``);
           "constructed", by a constructor known to be harmless; "called", by a call that would run code;
+          "handed", a name that can run anything and that no data needs: what it is given to may call it;
           "enclosing", the very object that this one is a part of, and whose path is the one argument;
           "unread", a tensor of a kind that is not read.
     """
@@ -202,7 +206,7 @@ def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:
     for path, node in walk(root):
         if inside is not None and path[: len(inside)] != inside:
             inside = None
-        if isinstance(node, Opaque) and (inside is None or node.how == "called"):
+        if isinstance(node, Opaque) and (inside is None or node.how in RUNS):
             yield path, node
             inside = path if inside is None else inside
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS
-from ckptconv.core.metadata import Opaque, opaque_wholes, spell_path, walk
+from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.report import UNREADABLE, Finding, quoted
 from ckptconv.formats.plain import becomes
 
@@ -24,6 +24,7 @@ CODES = ("metadata", "extras", "opaque", "tie", "composite", "dtype", "overflow"
 
 
 CALL = "a call"
+HANDED = "a name that can run anything"
 """What a loss of an object says that it `found`, where that object is only made by a call, which is not made here."""
 
 
@@ -53,6 +54,14 @@ def _loss(code: str, where: str, message: str) -> Finding:
 
 def _call(where: str, message: str) -> Finding:
     return replace(_loss("opaque", where, message), found=CALL)
+
+
+def _elsewhere(node: Opaque) -> Finding:
+    """What the pickle would call and throw away, or gives to who may call it."""
+    if node.how == "called":
+        return _call("", f"elsewhere in the pickle is a call of {node.name}, which is not made")
+    message = f"the pickle names {node.name}, which what it is given to may call"
+    return replace(_loss("opaque", "", message), found=HANDED)
 
 
 def _dtypes(checkpoint: Checkpoint, target: Format) -> list[Finding]:
@@ -86,8 +95,7 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             message = f"{where or 'the root'} is {article} {node.name}, which would become {becomes(node)}"
             found.append(_loss("opaque", where, message))
     for unseen in checkpoint.notes.unseen:
-        calls = [node for _, node in walk(unseen) if isinstance(node, Opaque) and node.how == "called"]
-        found += [_call("", f"elsewhere in the pickle is a call of {c.name}, which is not made") for c in calls]
+        found += [_elsewhere(one) for _, one in walk(unseen) if isinstance(one, Opaque) and one.how in RUNS]
     for name, attributes in checkpoint.notes.attributes.items():
         if isinstance(attributes, dict) and "__class__" in attributes:
             found.append(

@@ -158,6 +158,20 @@ def test_calls_that_only_make_a_value_are_told_apart(run: Run, tmp_path: Path) -
     assert any(line.endswith(".system would be called") for line in lines)
 
 
+def test_a_name_that_is_handed_on_is_no_call_and_counts(run: Run, tmp_path: Path) -> None:
+    """What the pickle does not call itself is not said to be called; whoever it is given to may do so."""
+    torch.save({"w": torch.ones(1), "f": os.system}, tmp_path / "a.pth")
+    system = f"{os.system.__module__}.system"
+    page = run("inspect", tmp_path / "a.pth").stdout
+    assert f"would run code: loading it with pickle may call {system}, which can run anything" in page
+    assert f"elsewhere in the pickle may be called <{system}>" in " ".join(page.split())
+    assert run("inspect", "--fail-on-code", tmp_path / "a.pth").exit_code == 1
+    refused = run("convert", tmp_path / "a.pth", tmp_path / "a.safetensors")
+    assert refused.exit_code == 2
+    assert "loading this file with pickle would run code: 1 name that can run anything" in refused.stderr
+    assert not (tmp_path / "a.safetensors").exists()
+
+
 def test_fail_on_code_exits_with_1_for_code_alone(run: Run, hostile: Path, model: Path) -> None:
     assert run("inspect", "--fail-on-code", hostile).exit_code == 1
     assert run("inspect", "--fail-on-code", model).exit_code == 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ckptconv.core.metadata import RUNS
 from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.torch.pickle import Machine, PickleStream
 from ckptconv.io.tar import BLOCK
@@ -57,7 +58,7 @@ def refuse_pickle(source: Source, makers: Callable[[], Constructors]) -> None:
         machine = Machine(data, makers(), elided)
         with suppress(CkptconvError):
             machine.run()
-        if calls := [thing.name for thing in machine.things if thing.how == "called"]:
+        if calls := [thing.name for thing in machine.things if thing.how in RUNS]:
             called = calls[0][:MOST_SHOWN]
             raise CorruptFileError(f"it is a pickle as well, which calls {called!r}", hint="do not trust it")
         if stream.position in (before, source.size):

@@ -121,7 +121,7 @@ def test_a_call_is_shown_refused_and_never_made(value: bytes, quiet_folder: Path
 
     found = ckptconv.inspect(path)
     assert found.verdict == "would run code"
-    assert any(use.to_dict()["called"] for use in found.opaque)
+    assert any(use.runs for use in found.opaque)
     with pytest.raises(UnsafeError, match="would run code") as refused:
         ckptconv.convert(path, quiet_folder / "out.safetensors")
     assert refused.value.hint

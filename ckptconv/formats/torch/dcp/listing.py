@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import TorchValue
+from ckptconv.core.metadata import RUNS, TorchValue
 from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError, UnsafeError, UnsupportedError
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
@@ -119,7 +119,7 @@ def parse(data: bytes) -> Listing:
     """Follow the pickle and check what it says, but for the files. Raises CorruptFileError, UnsafeError, LimitError."""
     machine = Machine(data, _Constructors())
     value = machine.run()
-    if calls := [thing.name for thing in machine.things if thing.how == "called"]:
+    if calls := [thing.name for thing in machine.things if thing.how in RUNS]:
         raise UnsafeError(
             f"loading this checkpoint with torch would run code: .metadata calls {calls[0][:200]!r}",
             hint="do not load it; it is not what torch.distributed.checkpoint writes",

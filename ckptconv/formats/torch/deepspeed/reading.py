@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import Opaque, walk
+from ckptconv.core.metadata import RUNS, Opaque, walk
 from ckptconv.errors import located
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.deepspeed.states import File, open_file
@@ -99,7 +99,7 @@ def _said_once(notes: Notes, root: MetaNode) -> Notes:
     told = {node.name for _, node in walk(root) if isinstance(node, Opaque)}
     unseen = []
     for one in notes.unseen:
-        if one.how == "called" or one.name not in told:
+        if one.how in RUNS or one.name not in told:
             unseen.append(one)
         told.add(one.name)
     return replace(notes, globals=told_once(notes.globals), unseen=tuple(unseen))

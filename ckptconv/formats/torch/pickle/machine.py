@@ -70,7 +70,7 @@ class Machine(Containers):
         """Note as calls the names that count although nothing that is seen here calls them."""
         for name in self._counting:
             if not self.globals[name]:
-                self._thing(str(name), "called")
+                self._thing(str(name), "handed")
 
     def _loop(self) -> None:
         """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""

@@ -89,6 +89,8 @@ class PickleStream:
         start = self.position
         try:
             kept += self._to_the_end(kept, left_out, limit)
+        except _NoOpcodeError as error:  # what follows it is never reached: a file of another format is left unread
+            kept += bytes(self._file.read_at(self.position, error.place + 1))
         except CorruptFileError:
             at = max(self.position, start)
             kept += bytes(self._file.read_at(at, min(self._end - at, limit)))
@@ -170,6 +172,14 @@ class _CutShortError(Exception):
         self.at, self.needed = at, needed
 
 
+class _NoOpcodeError(CorruptFileError):
+    """The byte at `place` is no opcode."""
+
+    def __init__(self, place: int, byte: bytes) -> None:
+        super().__init__(f"byte {byte!r} is no opcode of a pickle", hint=COPY_AGAIN)
+        self.place = place
+
+
 def _end_of_pickle(data: bytes, at: int, most: int | None = None) -> int:
     """The offset after STOP, stepping from the opcode at `at` on. Raises _CutShortError, CorruptFileError, and
     _LongRunError at bytes of no fewer than `most`.
@@ -182,7 +192,7 @@ def _end_of_pickle(data: bytes, at: int, most: int | None = None) -> int:
         elif step == _STOP:
             return at + 1
         elif step == _UNKNOWN:
-            raise _bad(f"byte {data[at : at + 1]!r} is no opcode of a pickle")
+            raise _NoOpcodeError(at, data[at : at + 1])
         elif step > _COUNT:
             following = _after_lines(data, at + 1, _LINE - step)
         else:
