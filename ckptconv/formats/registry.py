@@ -55,7 +55,7 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first, as unrar x does"),
     *((0, bytes([0x78, level]), "a zlib stream, as joblib writes", "pickle.dump what joblib.load gives: that is read")
       for level in (0x01, 0x5E, 0x9C, 0xDA)),
-    (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder variables beside it"),
+    (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder that it lies in"),
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
     (0, b"PK\x05\x06", "a zip archive with nothing in it", "save it again, with tensors in it"),
@@ -83,7 +83,8 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
 """Files with nothing at their start that tells them, by what they are called: (what that is, what to do)."""
 
 _FOLDERS: tuple[tuple[str, str, str], ...] = (
-    ("saved_model.pb", "a SavedModel of TensorFlow's", "name the folder variables in it"),
+    ("saved_model.pb", "a SavedModel of TensorFlow's without an .index in its folder variables",
+     "copy all of its files again, unless it is a graph without weights"),
     ("model_index.json", "a pipeline of diffusers', of several models", "name one of the folders in it, such as unet"),
     ("Manifest.json", "a package of Core ML's", "convert what it was made from"),
     ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),

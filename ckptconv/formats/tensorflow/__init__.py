@@ -17,7 +17,7 @@ from ckptconv.formats.base import Format
 FORMATS = (
     Format(
         name="tensorflow",
-        summary="TensorFlow's checkpoint: an .index and the .data files that it speaks of",
+        summary="TensorFlow's checkpoint: an .index and its .data files; the folder of a SavedModel",
         suffixes=(".index",),
         claims="ckptconv.formats.tensorflow.read:claims",
         dialect="keras",

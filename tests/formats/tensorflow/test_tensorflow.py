@@ -175,12 +175,11 @@ def test_a_prefix_is_not_a_file(tmp_path: Path) -> None:
     assert str(index) in str(error.value.hint)
 
 
-def test_a_saved_model_says_where_its_variables_are(tmp_path: Path) -> None:
+def test_a_saved_model_without_variables_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"")
     (tmp_path / "variables").mkdir()
-    with pytest.raises(CkptconvError, match="SavedModel") as error:
+    with pytest.raises(CkptconvError, match="SavedModel of TensorFlow's without an"):
         ckptconv.open(tmp_path)
-    assert "variables" in str(error.value.hint)
 
 
 def test_data_that_is_missing_or_cut_short(tmp_path: Path) -> None:
