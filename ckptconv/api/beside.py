@@ -16,7 +16,7 @@ from ckptconv.api.uses import Beside, of_programs, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, UnknownFormatError, located
+from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError, located
 from ckptconv.formats import keras, registry
 from ckptconv.formats.beside import files, hub, settings
 from ckptconv.formats.jinja import program_in
@@ -54,9 +54,11 @@ _UNFOLLOWED = "cannot be followed: "
 def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     """Look at the files of a folder that `checkpoint` was opened from.
 
-    Raises FileAccessError, LimitError (too many files, or a configuration that is too large).
+    Raises LimitError (too many files, or a configuration that is too large).
     """
-    found, paths = Beside(), files.files_in(folder)
+    listing = files.files_in(folder)
+    found, paths = Beside(), listing.paths
+    found.findings += [_not_looked_at(path, why) for path, why in listing.unseen.items()]
     known = frozenset(paths)
     own = {(use.node.name, use.node.how) for use in uses_of(checkpoint)}
     opened = set(_opened(checkpoint, folder))
@@ -64,10 +66,14 @@ def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     for path in paths:
         if path == saved_model.GRAPH and checkpoint.format == "tensorflow":
             continue  # it has been looked at
-        found.uses += of_programs(_of_document(folder, path, known, found.findings))
-        if path.endswith(".distcp") or path.rpartition("/")[2] == ".metadata":
-            continue  # the parts of a folder of torch's, which one reader reads together
-        uses, globals_, was_read = _of_file(folder, path, found.findings)
+        try:
+            found.uses += of_programs(_of_document(folder, path, known, found.findings))
+            if path.endswith(".distcp") or path.rpartition("/")[2] == ".metadata":
+                continue  # the parts of a folder of torch's, which one reader reads together
+            uses, globals_, was_read = _of_file(folder, path, found.findings)
+        except FileAccessError as error:
+            found.findings.append(_not_looked_at(path, str(error.args[0])))
+            continue
         if path in opened:  # what the checkpoint itself says is said once
             found.uses += [use for use in uses if (use.node.name, use.node.how) not in own]
         else:
@@ -81,9 +87,14 @@ def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
 
 def _opened(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
     """The files that the checkpoint itself was read from."""
-    for path in getattr(checkpoint.file, "paths", ()):
+    file = checkpoint.file
+    for path in [file.path] if isinstance(file, Source) else getattr(file, "paths", ()):
         with suppress(ValueError):
             yield path.relative_to(folder).as_posix()
+
+
+def _not_looked_at(path: str, why: str) -> Finding:
+    return Finding("not-looked-at", "warning", path, f"{path!r} was not looked into: {why}")
 
 
 def _of_document(folder: Path, path: str, known: frozenset[str], findings: list[Finding]) -> Iterator[Program]:
@@ -115,6 +126,11 @@ def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:
     """A document; None for one that is none, which no library reads either."""
     try:
         document: MetaNode = json.loads(_text(folder, path))
+    except LimitError as error:
+        if hub.is_configuration(path):
+            raise
+        findings.append(_not_looked_at(path, str(error.args[0])))
+        return None
     except (ValueError, RecursionError) as error:
         findings.append(Finding("config", "warning", path, f"{path!r} is no JSON, and is passed over: {error}"))
         return None
@@ -151,8 +167,12 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
     if format == "npz" or start == files.NUMPY:
         if format or b"O" in bytes(source.read_at(0, min(1024, source.size))).partition(b"descr")[2][:16]:
             yield Program(path, replace(node, name="numpy.load"), "numpy", "allow_pickle=True")
-    elif format in _OF_MANY or (isinstance(error, UnknownFormatError) and start.startswith(_OTHERS)):
-        findings.append(Finding("not-looked-at", "warning", path, f"{path!r} was not looked into: {error.args[0]}"))
+    elif (
+        format in _OF_MANY
+        or (isinstance(error, UnknownFormatError) and start.startswith(_OTHERS))
+        or files.is_cut_zip(source)
+    ):
+        findings.append(_not_looked_at(path, str(error.args[0])))
     elif start.startswith((b"PK", b"\x89HDF", *files.COMPRESSED)) or names_something(source):
         yield Program(path, node, "pickle")
 

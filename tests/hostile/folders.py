@@ -118,6 +118,8 @@ CONFIGURATIONS = [
                                    "tokenizer/mine.py": MODULE}, named=("mine.MyTokenizer",)),
     Folder("a component's class elsewhere", {"model_index.json": said(_class_name="P", tokenizer=["../mine", "MyTokenizer"]),
                                              "tokenizer/x": b"", "mine.py": MODULE}, named=("../mine.MyTokenizer",)),
+    Folder("a component's class behind a link", {"model_index.json": said(_class_name="P", unet=["mine", "C"]),
+                                                 "x/mine.py": MODULE}, named=("mine.C",), links={"unet": "x"}),
     Folder("None.py", {"model_index.json": said(_class_name="P"), "None.py": MODULE}, named=("None.py",)),
     Folder("a kernel", {"config.json": said(text_config={"_attn_implementation": "o/kernel"})}, named=("o/kernel",)),
     Folder("a chat template", {"tokenizer_config.json": said(chat_template=ATTACK)}, named=("jinja2.Template.render",)),
@@ -173,6 +175,10 @@ HONEST = [
         b"loss: !name:speechbrain.nnet.losses.nll_loss\nact: !name:torch.nn.LeakyReLU\n"
     )}, "plain"),
     Folder("links elsewhere", {"a/b": b"x"}, "plain", links={"circle": "circle", "out": "/proc", "gone": "nothing"}),
+    Folder("links to folders in circles", {"a/b/c": b"x", "d/e": b"x"}, "plain",
+           links={"a/b/up": "..", "a/over": "../d", "d/back": "../a"}),
+    Folder("a copy of the weights that broke off", {"pytorch_model.bin": EVIL_ARCHIVE[:-30]}, "plain"),
+    Folder("a log of 17 MB", {"trainer_state.json": b'{"a": "' + b" " * (17 << 20) + b'"}'}, "plain"),
     Folder("what lies in a repository of git", {".git/lfs/objects/x": EVIL}, "plain"),
     Folder("a configuration that is no JSON", {"config.json": b"{"}, "plain"),
 ]  # fmt: skip

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import ckptconv
+from ckptconv.api.uses import uses_of
 from ckptconv.errors import LimitError
 from tests.hostile.cases import CODES, COMMANDS, MARKER
-from tests.hostile.folders import CONSENT, FOLDERS, MODULE, PICKLES, Folder, place, said
+from tests.hostile.folders import CONSENT, EVIL_ARCHIVE, FOLDERS, MODULE, PICKLES, Folder, place, said
 from tests.hostile.test_corpus import asked
 from tests.hostile.worker import SECONDS
 from tests.support.stopwatch import expect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.hostile.test_corpus import Asked
 
@@ -89,6 +92,55 @@ def test_too_many_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = place(Folder("many", {f"a/{i}": b"" for i in range(4)}), tmp_path)
     with pytest.raises(LimitError, match="more than 3 files"):
         ckptconv.inspect(folder)
+
+
+def test_folders_that_are_reached_by_many_links_are_too_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptconv.formats.beside.files.MAX_FILES", 500)
+    links = {f"{level}/{side}": f"../{level + 1}" for level in range(20) for side in "ab"}
+    folder = place(Folder("many", {f"{level}/x": b"" for level in range(21)}, links=links), tmp_path)
+    with pytest.raises(LimitError, match="more than 500 files"):
+        ckptconv.inspect(folder)
+
+
+def test_what_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    files = {"a.pkl": b"", "a.json": b"{}", "below/x": b"", "log.json": b" " * 100, "cut.pt": EVIL_ARCHIVE[:-30]}
+    folder = place(Folder("here", files, links={"out": "../elsewhere"}), tmp_path)
+    denied = {folder / name for name in ("a.pkl", "a.json", "below")}
+
+    def deny(function: Callable[..., Any]) -> Callable[..., Any]:
+        def denying(path: Any, *rest: Any) -> Any:
+            if path in denied:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return function(path, *rest)
+
+        return denying
+
+    monkeypatch.setattr(os, "scandir", deny(os.scandir))
+    monkeypatch.setattr(os, "open", deny(os.open))
+    monkeypatch.setattr("ckptconv.api.beside.MAX_CONFIG", 50)
+    found = ckptconv.inspect(folder)
+    assert found.verdict == "plain"
+    told = {one.where: one.message for one in found.beside.findings if one.code == "not-looked-at"}
+    assert told == {
+        "a.json": "'a.json' was not looked into: cannot open: permission denied",
+        "a.pkl": "'a.pkl' was not looked into: cannot open: permission denied",
+        "below": "'below' was not looked into: permission denied",
+        "cut.pt": "'cut.pt' was not looked into: the zip archive is damaged: its end record is missing",
+        "log.json": "'log.json' was not looked into: it has 100 bytes; the limit is 50",
+        "out": "'out' was not looked into: it is a link to a folder elsewhere",
+    }
+
+
+def test_what_the_checkpoint_says_itself_is_said_once(tmp_path: Path) -> None:
+    ranks = Path(__file__).parents[2] / "fixtures" / "others" / "megatron" / "gated-1x1" / "ranks"
+    with ckptconv.open(ranks) as checkpoint:
+        own = [use.node.name for use in uses_of(checkpoint)]
+    found = ckptconv.inspect(ranks)
+    assert [use.node.name for use in found.opaque] == own
+    assert not found.beside.findings
 
 
 def test_consent_is_said_in_the_verdict_and_listed(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The files of a folder, and of the folders in it, by their paths from there: ``unet/config.json``.
 
-Links to folders are not followed, since what they lead to lies elsewhere, and ``.git`` is passed over, from which
-nobody loads. A file may hold a pickle, or another program, if it starts as a container of some does, or is called as
+Links to folders are followed where they lead to one inside, under the name that they have: who loads ``unet/`` does not
+ask what it is. What lies outside belongs to somebody else, and is told; ``.git`` is passed over, from which nobody
+loads. A file may hold a pickle, or another program, if it starts as a container of some does, or is called as
 pickles are, since a pickle of protocol 0 starts with anything.
 
     80 02 … 80 05           a pickle of these protocols
@@ -15,14 +16,16 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import FileAccessError, LimitError
+from ckptconv.errors import LimitError
 from ckptconv.io.limits import MAX_DEPTH, MAX_FILES
 from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckptconv.io.source import Source
@@ -53,33 +56,61 @@ NUMPY = b"\x93NUMPY"
 
 _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY)
 _TAR, _TAR_AT = b"ustar", 257
+_ZIP_TAIL = 22 + 0xFFFF
+"""Bytes of a zip archive's end record, and of the comment that may follow it."""
+
 _PASSED = (".git",)
 
 
-def files_in(folder: Path) -> list[str]:
-    """Paths of the regular files in a folder and below, sorted. Raises FileAccessError, LimitError."""
-    found: list[str] = []
-    waiting = [PurePosixPath()]
+_Place = tuple[PurePosixPath, tuple[str, ...]]
+"""A folder below, and the real paths of those that led there."""
+
+
+@dataclass
+class Listing:
+    """Paths of the regular files in a folder and below, sorted; and of what could not be listed, with the reason."""
+
+    paths: list[str] = field(default_factory=list)
+    unseen: dict[str, str] = field(default_factory=dict)
+
+
+def files_in(folder: Path) -> Listing:
+    """What lies there. Raises LimitError."""
+    found, folders = Listing(), 0
+    waiting: list[_Place] = [(PurePosixPath(), (os.path.realpath(folder),))]
     while waiting:
-        home = waiting.pop()
-        try:
-            with os.scandir(folder / home) as entries:
-                for entry in entries:
-                    with suppress(OSError):  # a symlink in a circle, or to where nobody may look
-                        if entry.is_file():
-                            found.append(str(home / entry.name))
-                        elif entry.is_dir(follow_symlinks=False) and entry.name not in _PASSED:
-                            waiting.append(home / entry.name)
-        except OSError as error:
-            raise FileAccessError(
-                f"cannot list this folder: {reason(error)}", path=folder / home, hint="check its permissions"
-            ) from error
-        if len(found) + len(waiting) > MAX_FILES or len(home.parts) > MAX_DEPTH:
+        home, above = waiting.pop()
+        waiting += _list(folder, home, above, found)
+        folders += 1
+        if len(found.paths) + len(waiting) + folders > MAX_FILES or len(home.parts) > MAX_DEPTH:
             raise LimitError(
                 f"there are more than {MAX_FILES:,} files in this folder, or folders more than {MAX_DEPTH} deep",
                 path=folder, hint="name a file inside it",
             )  # fmt: skip
-    return sorted(found)
+    found.paths.sort()
+    return found
+
+
+def _list(folder: Path, home: PurePosixPath, above: tuple[str, ...], found: Listing) -> Iterator[_Place]:
+    """Add the files of one folder in it; the folders in that."""
+    try:
+        with os.scandir(folder / home) as entries:
+            for entry in entries:
+                with suppress(OSError):  # a symlink in a circle, or to where nobody may look
+                    if entry.is_file():
+                        found.paths.append(str(home / entry.name))
+                    elif entry.is_dir() and entry.name not in _PASSED:
+                        real = os.path.join(above[-1], entry.name)
+                        if entry.is_symlink():
+                            real = os.path.realpath(real)
+                            if real in above:  # a circle
+                                continue
+                            if not PurePath(real).is_relative_to(above[0]):
+                                found.unseen[str(home / entry.name)] = "it is a link to a folder elsewhere"
+                                continue
+                        yield home / entry.name, (*above, real)
+    except OSError as error:
+        found.unseen[str(home)] = reason(error)
 
 
 def may_hold_a_program(source: Source) -> bool:
@@ -89,3 +120,11 @@ def may_hold_a_program(source: Source) -> bool:
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
     return start.startswith(_STARTS) or start[_TAR_AT:] == _TAR or name.endswith(PICKLED)
+
+
+def is_cut_zip(source: Source) -> bool:
+    """Whether it is a zip archive without its end, as a download that broke off is; from the end on all read one."""
+    if bytes(source.read_at(0, min(4, source.size))) != b"PK\x03\x04":
+        return False
+    size = min(_ZIP_TAIL, source.size)
+    return b"PK\x05\x06" not in bytes(source.read_at(source.size - size, size))

@@ -63,6 +63,12 @@ _OF_PIPELINES = {"None.py": "", "pipeline.py": "custom_pipeline=FOLDER"}
 _INDEX = "model_index.json"
 
 
+def is_configuration(path: str) -> bool:
+    """Whether a library reads a file of that name, and not only who made it: a trainer's log is JSON as well."""
+    name = path.rpartition("/")[2].lower()
+    return "config" in name or "template" in name or name in _OF_FILES
+
+
 def programs_in(path: str, document: MetaNode, files: Collection[str]) -> Iterator[Program]:
     """What a configuration says of that. `path`: where it is in the folder that holds `files`."""
     home, _, name = path.rpartition("/")
