@@ -100,17 +100,22 @@ def _list(folder: Path, home: PurePosixPath, above: tuple[str, ...], found: List
                     if entry.is_file():
                         found.paths.append(str(home / entry.name))
                     elif entry.is_dir() and entry.name not in _PASSED:
-                        real = os.path.join(above[-1], entry.name)
-                        if entry.is_symlink():
-                            real = os.path.realpath(real)
-                            if real in above:  # a circle
-                                continue
-                            if not PurePath(real).is_relative_to(above[0]):
-                                found.unseen[str(home / entry.name)] = "it is a link to a folder elsewhere"
-                                continue
-                        yield home / entry.name, (*above, real)
+                        yield from _folder(entry, home / entry.name, above, found)
     except OSError as error:
         found.unseen[str(home)] = reason(error)
+
+
+def _folder(entry: os.DirEntry[str], path: PurePosixPath, above: tuple[str, ...], found: Listing) -> Iterator[_Place]:
+    """A folder that is to be listed; none where a link leads out, or back to one that led here."""
+    real = os.path.join(above[-1], entry.name)
+    if not entry.is_symlink():
+        yield path, (*above, real)
+        return
+    real = os.path.realpath(real)
+    if not PurePath(real).is_relative_to(above[0]):
+        found.unseen[str(path)] = "it is a link to a folder elsewhere"
+    elif real not in above:
+        yield path, (*above, real)
 
 
 def may_hold_a_program(source: Source) -> bool:
