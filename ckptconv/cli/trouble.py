@@ -49,6 +49,12 @@ class MemoryLimitError(CkptconvError):
     code = "memory"
 
 
+class ThreadLimitError(CkptconvError):
+    """The system starts no further thread."""
+
+    code = "threads"
+
+
 def unknown(kind: str, word: str, known: Collection[str], *, otherwise: str) -> UsageError:
     """The error for a word that is none of the known ones, with the nearest as its hint."""
     near = get_close_matches(word, known, n=1)
@@ -65,6 +71,10 @@ def understood(error: Exception) -> CkptconvError:
         case MemoryError():
             return MemoryLimitError(
                 "there is not enough memory for this", hint="close other programs, or use a larger machine"
+            )
+        case RuntimeError(args=("can't start new thread",)):
+            return ThreadLimitError(
+                "the system starts no further thread", hint="raise the limit (ulimit -u, or that of the container)"
             )
         case OSError(filename=path) if error.strerror:
             return FileAccessError(error.strerror.lower(), path=os.fsdecode(path) if path else None)

@@ -11,6 +11,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, PLAIN
@@ -58,8 +59,8 @@ class Quantizing:
         self._threads: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Quantizing:
-        if self._count > 1:
-            self._threads = ThreadPoolExecutor(self._count)
+        if self._count > 1 and (threads := _threads(self._count)) is not None:
+            self._threads = threads
             for _ in range(self._count):
                 self._idle.put(Helper(__name__))
             for reader in self._readers:
@@ -100,6 +101,20 @@ class Quantizing:
             case [[int(overflowed), int(flushed), float(error), float(power)], blocks]:
                 return blocks, Loss(overflowed, flushed, error=error, power=power)
         return quantized_bytes(data, before, after)
+
+
+def _threads(count: int) -> ThreadPoolExecutor | None:
+    """So many, all of them started; None where the system starts no more."""
+    threads, go = ThreadPoolExecutor(count), Event()
+    try:
+        for _ in range(count):
+            threads.submit(go.wait)
+    except RuntimeError:
+        go.set()
+        threads.shutdown(cancel_futures=True)
+        return None
+    go.set()
+    return threads
 
 
 def _quantizer(tensor: LazyTensor) -> Quantizer | None:

@@ -135,6 +135,12 @@ def _stays(name: str, tensor: LazyTensor, dtype: DType, *, by_name: bool) -> boo
 
 
 def _refused(text: str, names: Sequence[str], asked: int, tensors: Tensors, dtype: DType) -> EditError:
+    by_name = [name for name in names if not unfit(tensors[name].info, dtype)]
+    if by_name:
+        return EditError(
+            f"--dtype {text!r}: none of {plural(asked, 'tensor')} becomes {dtype}: llama.cpp keeps those as floats",
+            hint=f"--dtype '{by_name[0]}={dtype}' asks by name, which counts whatever llama.cpp does",
+        )
     problem = f"{names[0]!r} {unfit(tensors[names[0]].info, dtype)}, and cannot be {dtype}"
     if asked > 1:
         problem = f"none of {asked:,} tensors can be {dtype}, which is for {_takes(dtype)}"

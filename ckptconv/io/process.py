@@ -49,7 +49,7 @@ class Helper:
         """Its answer, None where it could not. `data` is a run of bytes."""
         if self._process is None or self._process.stdout is None:
             return None
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it is gone; or it says what is none, as where a .pth of site's prints
             self._send(_line(task, len(data)), data)
             answer = _read(self._process.stdout)
             if answer is not None:

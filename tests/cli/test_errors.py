@@ -167,6 +167,7 @@ def test_a_file_that_is_no_checkpoint_is_a_line_and_a_hint(run: Run, tmp_path: P
     [
         (ZeroDivisionError("by \x1b[31mzero\n"), r"this is a bug in ckptconv: ZeroDivisionError: by \x1b[31mzero\n"),
         (RecursionError("too deep"), "this is a bug in ckptconv: RecursionError: too deep"),
+        (RuntimeError("can't start new thread"), "the system starts no further thread"),
         (MemoryError(), "there is not enough memory for this"),
         (OSError(24, "Too many open files"), "too many open files"),
     ],

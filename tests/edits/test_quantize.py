@@ -197,6 +197,21 @@ def test_a_name_that_cannot_be_of_the_type_is_refused(asked: str, what: str, tmp
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_names_that_llama_cpp_keeps_as_floats_are_said_to_be_that(count: int, tmp_path: Path) -> None:
+    source = tmp_path / "a.safetensors"
+    save_file({f"blk.{i}.w": torch.zeros(2, 256) for i in range(count)}, source)
+    with pytest.raises(
+        EditError, match=f"none of {count} tensors? becomes Q4_K: llama.cpp keeps those as floats"
+    ) as caught:
+        ckptconv.convert(source, tmp_path / "a.gguf", edits=Edits(dtype=["Q4_K"]))
+    assert caught.value.hint
+    asked = caught.value.hint.split("'")[1]
+    ckptconv.convert(source, tmp_path / "a.gguf", edits=Edits(dtype=[asked]))
+    with ckptconv.open(tmp_path / "a.gguf") as made:
+        assert made["blk.0.w"].info.dtype.name == "Q4_K"
+
+
 @pytest.mark.parametrize("name", sorted(BLOCKS.keys() - set(QUANTIZED)))
 def test_other_block_types_are_refused_by_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=f"quantizing to {name} is not supported") as caught:

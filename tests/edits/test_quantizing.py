@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,6 +89,38 @@ def test_what_a_process_that_was_killed_should_have_done_is_done_here(
     assert converted(source, "Q4_K") == helped
     assert asked
     assert all(answer is None for _, answer in asked)
+
+
+def test_a_process_that_says_something_else_is_not_heard(
+    source: Path, asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helped = converted(source, "Q4_K")
+    asked.clear()
+    monkeypatch.setattr("ckptconv.io.process._START", "print('hello {0}'); input()")
+    assert converted(source, "Q4_K") == helped
+    assert asked
+    assert all(answer is None for _, answer in asked)
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_without_threads_for_them_no_process_is_asked(
+    source: Path, asked: Asked, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helped = converted(source, "Q4_K")
+    asked.clear()
+    start, started = Thread.start, list[Thread]()
+
+    def limited(self: Thread) -> None:
+        if len(started) == most and self.name.startswith("ThreadPoolExecutor"):
+            monkeypatch.setattr(Thread, "start", start)
+            raise RuntimeError("can't start new thread")
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(Thread, "start", limited)
+    assert converted(source, "Q4_K") == helped
+    assert not asked
+    assert Thread.start is start
 
 
 def test_an_interruption_ends_the_processes_and_leaves_nothing_behind(source: Path, asked: Asked) -> None:
