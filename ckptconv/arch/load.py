@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.parse import parse_spec
-from ckptconv.arch.rows import MAX_TEXT
+from ckptconv.arch.rows import MAX_TEXT, WRITTEN
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageError
 from ckptconv.io.source import Source
 
@@ -88,7 +88,8 @@ class _Loader:
 
     def parsed(self, text: str, source: str) -> Spec:
         if source in self.open:
-            raise CorruptFileError(f"{source!r} mounts itself: {' → '.join([*self.open, source])}")
+            circle = " → ".join([*self.open, source])
+            raise CorruptFileError(f"{source!r} mounts itself: {circle}", hint="take one of these mounts out")
         if len(self.open) >= MAX_MOUNTS:
             raise LimitError(f"more than {MAX_MOUNTS} specs mounted inside one another")
         self.open.append(source)
@@ -117,4 +118,4 @@ def _read(path: Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CorruptFileError("not UTF-8 text", path=path) from error
+        raise CorruptFileError("not UTF-8 text", path=path, hint=WRITTEN) from error

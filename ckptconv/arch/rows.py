@@ -108,6 +108,10 @@ class Rows:
             raise type(error)(f"{self.place(path)}: {error.message}", hint=error.hint) from None
 
 
+WRITTEN = "mend it there; 'ckptconv arch show mlp' shows a spec"
+"""The hint for what whoever wrote a spec mistyped."""
+
+
 def load_toml(text: str) -> Mapping[str, Toml]:
     """The document. Raises CorruptFileError, or LimitError past a bound."""
     if len(text) > MAX_TEXT:
@@ -117,11 +121,11 @@ def load_toml(text: str) -> Mapping[str, Toml]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise CorruptFileError(f"not TOML: {error}") from error
+        raise CorruptFileError(f"not TOML: {error}", hint=WRITTEN) from error
     except RecursionError as error:
         raise LimitError("nested too deeply") from error
     except ValueError as error:
-        raise CorruptFileError(f"not TOML: {error}") from error
+        raise CorruptFileError(f"not TOML: {error}", hint=WRITTEN) from error
 
 
 def kind_of(value: Toml) -> str:

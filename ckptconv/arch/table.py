@@ -29,6 +29,8 @@ COUNTING = 32
 Shape = tuple[int | None, ...]
 """A dimension is None where the params leave it open."""
 
+_TOO_LARGE = "a param may be too large: see --set, and the metadata; else do not trust the spec"
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -187,7 +189,7 @@ class _Expansion:
     def count(self, more: int) -> None:
         self.made += more
         if self.made > MAX_TENSORS:
-            raise LimitError(f"the spec asks for more than {MAX_TENSORS} tensors")
+            raise LimitError(f"the spec asks for more than {MAX_TENSORS:,} tensors", hint=_TOO_LARGE)
 
     def holds(self, rule: TensorRule) -> bool:
         holds = self.scope.truth(rule.when)
@@ -260,7 +262,7 @@ def walk(spec: Spec, loops: Sequence[str], scope: Scope, count: Callable[[int], 
     """
     total = combinations(spec, loops, scope)
     if total > MAX_TENSORS:
-        raise LimitError(f"the spec asks for more than {MAX_TENSORS} tensors")
+        raise LimitError(f"the spec asks for more than {MAX_TENSORS:,} tensors", hint=_TOO_LARGE)
     if count is not None:
         count(total)
     yield from _walk(spec, loops, scope)
@@ -322,5 +324,5 @@ def loop_values(spec: Spec, loop: Loop, scope: Scope) -> range | list[int | str]
         raise EvaluationError(f"the loop {loop.name!r} has a step of {step}")
     values = range(start, bound, step)
     if bound - start > MAX_TENSORS * step:
-        raise LimitError(f"the loop {loop.name!r} runs more than {MAX_TENSORS} times")
+        raise LimitError(f"the loop {loop.name!r} runs more than {MAX_TENSORS:,} times", hint=_TOO_LARGE)
     return values

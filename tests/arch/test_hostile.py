@@ -113,6 +113,21 @@ def test_files_that_mount_each_other_are_refused(tmp_path: Path) -> None:
         load_spec(tmp_path / "a.toml")
 
 
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b"oops = [", "mend it there; 'ckptconv arch show mlp' shows a spec"),
+        (b"\xff", "mend it there; 'ckptconv arch show mlp' shows a spec"),
+        (spec('[mount.a]\nuse = "a.toml"').encode(), "take one of these mounts out"),
+    ],
+)
+def test_who_mistypes_a_spec_is_not_told_to_copy_it_again(data: bytes, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(data)
+    with pytest.raises(CorruptFileError) as caught:
+        load_spec(tmp_path / "a.toml")
+    assert caught.value.hint == hint
+
+
 def test_hostile_names_are_matched_in_linear_time() -> None:
     digits = {
         "1" * 200_000: TensorInfo.of(DType.F32, (2, 2)),
