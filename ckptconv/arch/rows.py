@@ -25,6 +25,9 @@ MAX_ROWS = 5_000
 MAX_DOTS = 40
 """Dots of one line outside strings and comments: the standard parser takes quadratic time for the parts of a key."""
 
+WRITTEN = "mend it there; 'ckptconv arch show mlp' shows a spec"
+"""The hint for what whoever wrote a spec mistyped."""
+
 _QUOTED = re.compile(r"\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|#[^\n]*", re.DOTALL)
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -42,7 +45,7 @@ class Rows:
         self.lines = KeyLines(text)
 
     def fail(self, path: Sequence[str], problem: str, hint: str | None = None) -> NoReturn:
-        raise CorruptFileError(f"{self.place(path)}: {problem}", hint=hint)
+        raise CorruptFileError(f"{self.place(path)}: {problem}", hint=hint or WRITTEN)
 
     def place(self, path: Sequence[str]) -> str:
         """``line 12, [tensors] "a.weight"``."""
@@ -105,11 +108,8 @@ class Rows:
         try:
             return make(text)
         except CkptconvError as error:
-            raise type(error)(f"{self.place(path)}: {error.message}", hint=error.hint) from None
-
-
-WRITTEN = "mend it there; 'ckptconv arch show mlp' shows a spec"
-"""The hint for what whoever wrote a spec mistyped."""
+            hint = WRITTEN if type(error) is CorruptFileError else error.hint
+            raise type(error)(f"{self.place(path)}: {error.message}", hint=hint) from None
 
 
 def load_toml(text: str) -> Mapping[str, Toml]:

@@ -117,6 +117,8 @@ def test_files_that_mount_each_other_are_refused(tmp_path: Path) -> None:
     ("data", "hint"),
     [
         (b"oops = [", "mend it there; 'ckptconv arch show mlp' shows a spec"),
+        (spec('[tensors]\n"w" = "1 +"').encode(), "mend it there; 'ckptconv arch show mlp' shows a spec"),
+        (spec('[tensors]\n"w{" = "1"').encode(), "mend it there; 'ckptconv arch show mlp' shows a spec"),
         (b"\xff", "mend it there; 'ckptconv arch show mlp' shows a spec"),
         (spec('[mount.a]\nuse = "a.toml"').encode(), "take one of these mounts out"),
     ],

@@ -21,6 +21,7 @@ from ckptconv.arch.recipe.catalog import (
     Kind,
 )  # fmt: skip
 from ckptconv.arch.recipe.tree import Block, Recipe, Step
+from ckptconv.arch.rows import WRITTEN
 from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.table import loop_values, missing_params, render
 from ckptconv.core.report import shape_text
@@ -138,7 +139,7 @@ class _Expansion:
         self.modules: dict[str, tuple[object, ...]] = {}
 
     def fail(self, text: str, problem: str, hint: str | None = None) -> NoReturn:
-        raise CorruptFileError(f"{self.recipe.where}: {text!r}: {problem}", hint=hint)
+        raise CorruptFileError(f"{self.recipe.where}: {text!r}: {problem}", hint=hint or WRITTEN)
 
     def run(self) -> Program:
         shape = tuple(part if isinstance(part, str) else self.integer(part, "input") for part in self.recipe.input)
