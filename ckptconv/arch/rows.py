@@ -108,7 +108,7 @@ class Rows:
         try:
             return make(text)
         except CkptconvError as error:
-            hint = WRITTEN if type(error) is CorruptFileError else error.hint
+            hint = WRITTEN if error.hint == CorruptFileError.usual_hint else error.hint
             raise type(error)(f"{self.place(path)}: {error.message}", hint=hint) from None
 
 
