@@ -172,6 +172,7 @@ HONEST = [
     }, "plain"),
     Folder("hyperparameters of SpeechBrain's", {"hyperparams.yaml": (
         b"__set_seed: !apply:torch.manual_seed [1]\nmodel: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n"
+        b"tokenizer: !new:sentencepiece.SentencePieceProcessor\nemb: !apply:speechbrain.utils.hparams.choice\n"
         b"loss: !name:speechbrain.nnet.losses.nll_loss\nact: !name:torch.nn.LeakyReLU\n"
     )}, "plain"),
     Folder("links elsewhere", {"a/b": b"x"}, "plain", links={"circle": "circle", "out": "/proc", "gone": "nothing"}),

@@ -6,7 +6,7 @@
     MLmodel             MLflow: "loader_module" is imported and called, with the folder "code" on Python's path;
                         "model_code_path" is run; "python_model" is a pickle, which is looked at as others are
 
-Classes of SpeechBrain's and torch's are what such hyperparameters are made of; any other is told.
+Classes of SpeechBrain's, torch's and sentencepiece's are what such hyperparameters are made of; any other is told.
 
 Sources: hyperpyyaml/core.py; mlflow/pyfunc/__init__.py (`load_model`, `_load_model_or_server`), mlflow/pyfunc/model.py.
 """
@@ -29,7 +29,13 @@ HYPERPARAMETERS, MLMODEL = "hyperparams.yaml", "MLmodel"
 _TAG = re.compile(r"!?<?!(apply|new|name|module):\s*([^\s>\[\]{},]*)")
 _PYTHON = re.compile(r"!<?!?!?(?:tag:yaml\.org,2002:)?python/([^\s>\[\]{},]+)|^%TAG\s+(\S+\s+\S+)", re.MULTILINE)
 _CLASSES = re.compile(r"(speechbrain|torch(\.nn|\.optim|\.utils\.data|audio)?|transformers)\.([\w.]+\.)?[A-Z]\w*")
-_FUNCTIONS = frozenset(["torch.manual_seed", "random.seed", "numpy.random.seed", "np.random.seed"])
+_FUNCTIONS = frozenset([
+    "torch.manual_seed", "random.seed", "numpy.random.seed", "np.random.seed", "sentencepiece.SentencePieceProcessor",
+    "speechbrain.utils.seed_everything", "speechbrain.utils.hparams.choice",
+    "speechbrain.utils.data_pipeline.DataPipeline.from_configuration",
+])  # fmt: skip
+"""What models that SpeechBrain's own people publish call besides; it seeds, picks a value, or makes an empty object."""
+
 _NAMED = re.compile(r"(speechbrain\.(?!utils\.superpowers)|torch\.(nn|optim)\.|torchaudio\.)[\w.]+")
 """What ``!name:`` may name: a function that training calls."""
 
