@@ -33,7 +33,7 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -53,8 +53,9 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x04\x22\x4d\x18", "an lz4 file", "unlz4 it first"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first, as 7z x does"),
     (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first, as unrar x does"),
-    *((0, bytes([0x78, level]), "a zlib stream, as joblib writes", "pickle.dump what joblib.load gives: that is read")
+    *((0, bytes([0x78, level]), "a zlib stream, and no pickle is in it", "inflate it first, as pigz -dz does")
       for level in (0x01, 0x5E, 0x9C, 0xDA)),
+    (0, b"ZF0x", "a compressed array of joblib's of before 0.10", "joblib.dump what joblib.load gives: that is read"),
     (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder that it lies in"),
     (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
     (0, b"<html", "a web page", "download the file itself; a login may be needed"),
@@ -92,7 +93,7 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
 """Folders that people hand to it: (a file in it, what it is, what to do)."""
 
 
-PICKLES = ("pickle", "torch-legacy")
+PICKLES = ("joblib", "pickle", "torch-legacy")
 """Formats of files that are pickles from their first byte on."""
 
 _OPENERS = frozenset(bytes([code]) for code in b"(cFGIJKLMNSTUVXBC)]}\x80\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x95\x96")

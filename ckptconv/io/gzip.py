@@ -14,43 +14,28 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import CorruptFileError
 from ckptconv.io.checksum import CHUNK
-from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO
-from ckptconv.io.source import Source
-from ckptconv.io.spool import Spool
+from ckptconv.io.spool import Spooled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ckptconv.io.source import Source
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 
 _WITH_HEADER = 16 + zlib.MAX_WBITS
 
 
-class Gunzipped(Source):
+class Gunzipped(Spooled):
     """What a gzip file holds, as a file; `path` is the gzip file's."""
 
     def __init__(self, source: Source) -> None:
         """Inflate all of it, which tells the source's `progress`. Raises CorruptFileError, LimitError,
         FileAccessError.
         """
-        self._spool = Spool()
-        self._begin(source.path, 0, source.identity)
-        for data in _inflated(source):
-            if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
-                raise LimitError(f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes")
-            self._spool.write(data, self.size)
-            self.size += len(data)
-
-    def _small(self, offset: int, length: int) -> bytes:
-        buffer = bytearray(length)
-        self._spool.read_into(memoryview(buffer), offset)
-        return bytes(buffer)
-
-    def _pread(self, buffer: memoryview, offset: int) -> int:
-        self._spool.read_into(buffer, offset)
-        return len(buffer)
+        super().__init__(source, _inflated(source))
 
 
 def _inflated(source: Source) -> Iterator[bytes]:

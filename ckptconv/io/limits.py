@@ -42,6 +42,12 @@ FREE_ARCHIVE_BYTES = 1 << 28
 become a tenth smaller, and rarely a half.
 """
 
+MAX_LZMA_MEMORY = 1 << 28
+"""What a window of xz or LZMA may take: xz -9 asks for a quarter of that."""
+
+MAX_BUILDS = 250_000
+"""Objects with a state in a joblib file: a forest of 10,000 trees has 100,000."""
+
 MAX_DOCUMENT = 1 << 20
 MAX_DOCUMENTS = 64 << 20
 """Bytes of a text in an archive that counts as metadata, and of all of them; configurations have some kilobytes."""

@@ -6,11 +6,13 @@ import weakref
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import FileAccessError
+from ckptconv.errors import FileAccessError, LimitError
 from ckptconv.io import positional
-from ckptconv.io.source import reason
+from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO
+from ckptconv.io.source import Source, reason
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import IO
 
 
@@ -58,3 +60,29 @@ class Spool:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this object)
                 weakref.finalize(self, self._file.close)
             return self._file.fileno()
+
+
+class Spooled(Source):
+    """What a compressed file holds, as a file; `path` is the compressed file's."""
+
+    def __init__(self, source: Source, pieces: Iterable[bytes]) -> None:
+        """Write down all that it inflates to. Raises LimitError, FileAccessError, and what inflating it raises."""
+        self._spool = Spool()
+        self._begin(source.path, 0, source.identity)
+        for data in pieces:
+            if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
+                raise LimitError(f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes")
+            self._spool.write(data, self.size)
+            self.size += len(data)
+
+    def place(self, offset: int) -> None:
+        """No file of the disk has it as it is."""
+
+    def _small(self, offset: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self._spool.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def _pread(self, buffer: memoryview, offset: int) -> int:
+        self._spool.read_into(buffer, offset)
+        return len(buffer)

@@ -97,7 +97,7 @@ PICKLES = [
     Folder("a pickle that starts as a text", {"head.pkl": LATER}, named=("pickle.load",), pickle="head.pkl"),
     Folder("a pickle that breaks off", {"cut.bin": BROKEN}, named=("pickle.load",), pickle="cut.bin"),
     Folder("a pickle behind a link", {"x/y": EVIL}, named=("os.system",) * 2, links={"z.pt": "x/y"}, pickle="z.pt"),
-    Folder("a pickle that joblib inflates", {"model_head.pkl": zlib.compress(EVIL)}, named=("pickle.load",)),
+    Folder("a pickle that joblib inflates", {"model_head.pkl": zlib.compress(EVIL)}, named=("os.system",)),
     Folder("a pickle of another suffix", {"a.sav": LATER}, named=("pickle.load",), pickle="a.sav"),
     Folder("two pickles", {"a.pkl": EVIL, "b.pkl": EVIL}, named=("os.system", "os.system"), pickle="a.pkl"),
 ]

@@ -156,6 +156,7 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "npz": (),
     "flax": (),
     "tflite": (),
+    "joblib": ("of loaders",),
     "pickle": ("bare",),
     "hdf5": (),
     "keras": (),
@@ -168,6 +169,7 @@ _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
     "gguf": mutate.GGUF, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
+    "joblib": [*mutate.PICKLE, *mutate.JOBLIB],
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
     "stable-baselines3": [*mutate.ZIP, *mutate.PICKLE, *mutate.JSON], "archive": [*mutate.ZIP, *mutate.TAR],
 }  # fmt: skip

@@ -159,6 +159,28 @@ def bare(folder: Path) -> list[bytes]:
     return [*made, (NETS / "net.pkl").read_bytes()]
 
 
+def joblibs(folder: Path) -> list[bytes]:
+    import joblib
+
+    wide = np.arange(60, dtype=np.float32).reshape(6, 10)
+    objects = np.array([{"k": 1}, wide[:1]], dtype=object)
+    nodes = np.zeros(2, [("a", "<i4"), ("b", "<f8", (2,))])
+    value = {"a": wide, "b": wide.T, "c": np.ones(3, ">i2"), "e": np.array(["x"]), "o": objects, "n": nodes}
+    made = []
+    for method, protocol in (
+        (0, 0),
+        (0, 2),
+        (0, 4),
+        (("zlib", 3), 4),
+        (("bz2", 3), 4),
+        (("xz", 3), 4),
+        (("lzma", 3), 4),
+    ):
+        joblib.dump(value, folder / "x", method, protocol)
+        made.append((folder / "x").read_bytes())
+    return made
+
+
 def deepspeed(folder: Path) -> list[bytes]:
     """The pickles of files that DeepSpeed wrote, which the fuzzer puts into their archives again."""
     return [records_of(path)["data.pkl"] for path in sorted(RANKS.glob("*.pt"))]
@@ -231,8 +253,8 @@ def archives(folder: Path) -> list[bytes]:
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "archive": archives,
-    "safetensors-slices": torch_slices,
+    "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
+    "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.hostile import asked, bombs, others, pickles, polyglots, scripts, valid, zips
+from tests.hostile import asked, between, bombs, others, pickles, polyglots, scripts, valid, zips
 
 if TYPE_CHECKING:
     from tests.hostile.cases import Case
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def corpus() -> tuple[Case, ...]:
     """Every case, made anew. Takes some seconds and, for a moment, some hundred MB."""
     made = [
-        case for module in (pickles, asked, scripts, bombs, zips, others, polyglots, valid) for case in module.cases()
+        case
+        for module in (pickles, asked, between, scripts, bombs, zips, others, polyglots, valid)
+        for case in module.cases()
     ]
     slugs = [case.slug for case in made]
     assert len(set(slugs)) == len(slugs), "two cases of one name: " + next(s for s in slugs if slugs.count(s) > 1)

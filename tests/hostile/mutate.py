@@ -17,6 +17,11 @@ MOST = 1 << 16
 NUMBERS = [0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 100, 127, 128, 255, 256, 1000, 1024, 4096, 32767, 32768, 65535]
 NUMBERS += [(1 << n) + d for n in (24, 31, 32, 47, 53, 61, 62, 63, 64) for d in (-1, 0, 1)]
 
+JOBLIB = [
+    b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81", b"X\x05\0\0\0shape", b"X\x05\0\0\0order", b"X\x01\0\0\0F",
+    b"X\x02\0\0\0O8", b"X\x02\0\0\0V4", b"X\x02\0\0\0S1", b"\1\xff", b"\2\xff\xff", b"\x10" + b"\xff" * 16,
+    b"K\0\x85", b"K\1\x85", b"K\2K\2\x86", b"ub", b"sb", b"h\1}b", b"}b",
+]  # fmt: skip
 PICKLE = [
     b"(", b".", b"0", b"1", b"2", b"N", b"\x88", b"\x89", b"]", b"}", b")", b"\x8f", b"\x90", b"\x91", b"a", b"e", b"s", b"u",
     b"t", b"\x85", b"\x86", b"\x87", b"l", b"d", b"R", b"b", b"\x81", b"\x92", b"o", b"Q", b"\x93", b"\x94", b"q\x00", b"h\x00",

@@ -38,7 +38,7 @@ PAGE = (Path(__file__).parent / "README.md").read_text("utf-8")
 
 TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
-    limits.MAX_FILES, limits.MAX_ARCHIVE_RATIO, limits.MAX_DOCUMENT, limits.MAX_DOCUMENTS,
+    limits.MAX_FILES, limits.MAX_ARCHIVE_RATIO, limits.MAX_LZMA_MEMORY, limits.MAX_BUILDS, limits.MAX_DOCUMENT, limits.MAX_DOCUMENTS,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
     limits.MAX_GGUF_HEADER, limits.MAX_TOKENIZER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,

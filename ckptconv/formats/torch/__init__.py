@@ -4,6 +4,7 @@ A pickle is followed by `pickle`, which builds data alone; `construct` says what
 this leaves a stub (`stubs`), which is placed on its storage at the end.
 
     read  legacy  tar  bare             torch.save's archives, what it wrote before, bare pickles
+    joblib  joblib_machine              pickles of joblib's, with arrays between the opcodes
     script  script_classes              TorchScript
     export  payloads  graph_code        torch.export
     sharded                             sets with an index
@@ -139,6 +140,15 @@ STABLE_BASELINES3 = Format(
     claims="ckptconv.formats.torch.stable_baselines3:claims",
     reader="ckptconv.formats.torch.stable_baselines3:read",
 )
+
+JOBLIB = Format(
+    name="joblib",
+    summary="joblib.dump's pickle with arrays between its opcodes, as of scikit-learn's models, or a compressed pickle",
+    suffixes=(".joblib",),
+    claims="ckptconv.formats.torch.joblib:claims",
+    reader="ckptconv.formats.torch.joblib:read",
+)
+"""Asked before a bare pickle, as which it starts."""
 
 PICKLE = Format(
     name="pickle",

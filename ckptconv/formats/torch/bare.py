@@ -7,7 +7,7 @@ Haiku's and JAX's parameters are such files.
 
 Only protocols that somebody still writes are recognised by their first byte; one of protocol 0 or 1, which has no such
 byte, by being a pickle from its first byte to its last. joblib's files, in which arrays stand between the opcodes, are
-refused by name.
+`joblib`'s.
 
 Sources: CPython's ``pickletools``; torch/storage.py (`__reduce__`, `_load_from_bytes`); jax/_src/array.py
 (`_reconstruct_array`); paddle/framework/io.py (`_pickle_save`).
@@ -16,7 +16,7 @@ Sources: CPython's ``pickletools``; torch/storage.py (`__reduce__`, `_load_from_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan
@@ -38,13 +38,20 @@ from ckptconv.io.window import Window
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.checkpoint import Checkpoint, OpenFile
+    from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.io.source import Source
 
-_WITH_PROTOCOL = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
-_WITHOUT = b"(]}c"
+WITH_PROTOCOL = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
+WITHOUT = b"(]}c"
 """What a pickle of protocol 0 or 1 of a container, or of a class, starts with."""
+
+WRAPPERS = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
+"""Classes of joblib's: it reads on, in the file or in others, where an object of one is given its state."""
+
+OPCODES = "the opcodes of a pickle"
+"""Where `opcodes` keeps them, in what a source has parsed."""
 
 _STORAGE = Global("torch.storage", "_load_from_bytes")
 _JAX = (Global("jax._src.array", "_reconstruct_array"), Global("jax._src.device_array", "reconstruct_device_array"))
@@ -52,17 +59,13 @@ _TUPLE = Global("builtins", "tuple")
 _NUMPY = ("_reconstruct", "_frombuffer")
 """The constructors that take bytes that were left in the file."""
 
-_JOBLIB = b"joblib.numpy_pickle"
-_WRAPPERS = ("NDArrayWrapper", "NumpyArrayWrapper", "ZNDArrayWrapper")
-"""Classes of joblib's: it reads on in the file where an object of one is given its state, and pickle reads opcodes."""
-
 
 def claims(source: Source) -> bool:
     """Whether it starts as a pickle; where that says little, whether it is one to its end."""
     start = bytes(source.read_at(0, min(2, source.size)))
-    if start in _WITH_PROTOCOL:
+    if start in WITH_PROTOCOL:
         return True
-    if not start or start[0] not in _WITHOUT:
+    if not start or start[0] not in WITHOUT:
         return False
     stream = PickleStream(source, 0, source.size)
     try:
@@ -79,38 +82,56 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError (a tensor of the model hangs on a call).
     """
     second.refuse_tar(source)
-    stream = PickleStream(source, 0, source.size)
-    try:
-        data, elided = stream.elided()
-    except CorruptFileError as error:
-        if _JOBLIB in bytes(source.read_at(0, min(4096, source.size))):
-            raise _of_joblib() from error
-        raise
-    second.refuse_zip(source, stream)
+    stream, data, elided = opcodes(source)
+    source.parsed.pop(OPCODES, None)
     value, machine, makers = follow(data, elided)
-    if any(name.name.rpartition(".")[2] in _WRAPPERS for name in machine.globals):
-        raise _of_joblib()
+    if any(is_wrapper(name) for name in machine.globals):
+        raise UnsupportedError("this is a joblib file, in which arrays stand between the opcodes", hint="--from joblib")
+    second.refuse_zip(source, stream)
+    return opened(source, stream, value, machine, makers, len(data), "pickle")
+
+
+def opcodes(source: Source) -> tuple[PickleStream, bytes, list[Elided]]:
+    """The first pickle but for its long runs of bytes, as `PickleStream.elided` gives it, and the stream behind it;
+    kept for whoever reads the file. Raises CorruptFileError, LimitError.
+    """
+    known = source.parsed.get(OPCODES)
+    if known is None:
+        stream = PickleStream(source, 0, source.size)
+        known = source.parsed[OPCODES] = stream, *stream.elided()
+    return cast("tuple[PickleStream, bytes, list[Elided]]", known)
+
+
+def opened(
+    file: OpenFile,
+    stream: PickleStream,
+    value: Value,
+    machine: Machine,
+    makers: BareConstructors,
+    size: int,
+    format: str,
+    findings: tuple[Finding, ...] = (),
+) -> Checkpoint:
+    """The checkpoint of what a pickle's machine has left of its `size` bytes of opcodes. Raises as `read` does."""
     embedded = unfold_embedded(value, machine)
-    budget, findings = Budget(len(data) + embedded.size), legacy.trailing(stream, "opcode")
+    budget, findings = Budget(size + embedded.size), (*findings, *legacy.trailing(stream, "opcode"))
     return assemble(
-        plant(value, budget), embedded.place(makers.place), budget, format="pickle",
-        machines=[machine, *embedded.machines, *second.following(stream, legacy.LegacyConstructors)], file=source,
+        plant(value, budget), embedded.place(makers.place), budget, format=format,
+        machines=[machine, *embedded.machines, *second.following(stream, legacy.LegacyConstructors)], file=file,
         findings=findings, own=lambda name: name in makers.answered,
     )  # fmt: skip
 
 
-def _of_joblib() -> UnsupportedError:
-    return UnsupportedError(
-        "this is a joblib file, in which arrays stand between the opcodes of a pickle",
-        hint="where you trust it, pickle.dump what joblib.load gives: that is read",
-    )
+def is_wrapper(name: Global) -> bool:
+    """Whether it is one of joblib's, wherever it is found."""
+    return any(part in WRAPPERS for part in name.name.split("."))
 
 
 def follow(data: bytes, elided: Sequence[Elided] = ()) -> tuple[Value, Machine, BareConstructors]:
     """What a pickle says, with tensors in the places of arrays; the machine and the makers that met it."""
     makers = BareConstructors()
     machine = Machine(data, makers, elided)
-    return _settled(machine.run(), makers, {}, 0), machine, makers
+    return settled(machine.run(), makers, {}, 0), machine, makers
 
 
 @dataclass(slots=True)
@@ -254,20 +275,20 @@ def _span(parts: ArrayParts) -> ByteSpan:
     return ByteSpan(Held(data), 0, len(data))
 
 
-def _settled(value: Value, makers: BareConstructors, known: dict[int, Value], depth: int) -> Value:
+def settled(value: Value, makers: BareConstructors, known: dict[int, Value], depth: int) -> Value:
     """The value with tensors in the places of arrays. Containers are changed in place, tuples made anew; what lies
     too deep for metadata stays as it is.
     """
-    if isinstance(value, NumpyStub):
+    if isinstance(value, NumpyStub) and (value.parts is not None or depth > MAX_DEPTH):
         return makers.tensor(value) or value
-    if not isinstance(value, (dict, list, tuple, Thing)) or depth > MAX_DEPTH + 1:
+    if not isinstance(value, (dict, list, tuple, Thing, NumpyStub)) or depth > MAX_DEPTH + 1:
         return value
     if id(value) in known:
         return known[id(value)]
     known[id(value)] = value
 
     def again(child: Value) -> Value:
-        return _settled(child, makers, known, depth + 1)
+        return settled(child, makers, known, depth + 1)
 
     match value:
         case dict():
@@ -275,6 +296,8 @@ def _settled(value: Value, makers: BareConstructors, known: dict[int, Value], de
                 value[key] = again(child)
             if isinstance(value, StateOrderedDict):
                 value.state = again(value.state)
+        case NumpyStub():  # of objects
+            value.state = again(value.state)
         case list():
             value[:] = [again(child) for child in value]
         case Thing():

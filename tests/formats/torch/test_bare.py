@@ -293,6 +293,7 @@ def storage_file(value: object) -> bytes:
 CLASS = storage_file([torch.arange(3.0)._typed_storage(), nn.Linear])
 LONGER = pickle.dumps({"w": np.arange(3.0)}).replace(b"K\x03\x85", b"K\x04\x85")
 STORAGE = storage_file(torch.arange(3.0)._typed_storage())
+DISGUISED = b"\x80\4]Vjoblib.numpy_pickle\nVNumpyArrayWr\\u0061pper\n\x93a."
 REFUSED: dict[str, tuple[bytes, type[CkptconvError]]] = {
     "a storage that is no file of torch's": (with_storage(b"x" * 50), CorruptFileError),
     "a storage's file that is cut": (with_storage(STORAGE[:-3]), CorruptFileError),
@@ -301,7 +302,7 @@ REFUSED: dict[str, tuple[bytes, type[CkptconvError]]] = {
     "a storage that is too small": (with_storage(storage_file(torch.arange(2.0)._typed_storage())), CorruptFileError),
     "an array of the wrong size": (LONGER, CorruptFileError),
     "a persistent id": (b"\x80\x02}X\1\0\0\0wX\1\0\0\0aQs.", CorruptFileError),
-    "a joblib file": (b"\x80\x04\x95\x20\0\0\0\0\0\0\0\x8c\x12joblib.numpy_pickle\x94\xff\xff", UnsupportedError),
+    "joblib's wrapper in disguise": (DISGUISED, UnsupportedError),
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ class Machine(Containers):
     def run(self) -> Value:
         """Follow the pickle to its STOP and give what it left. Raises CorruptFileError, LimitError."""
         try:
-            self._loop()
+            self._follow_all()
             result = self._stack.pop()
         except (IndexError, KeyError, TypeError, ValueError, UnicodeError, OverflowError, AttributeError) as error:
             raise self._bad(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
@@ -66,6 +66,10 @@ class Machine(Containers):
         self._data = b""
         return result
 
+    def _follow_all(self) -> None:
+        """Come to the STOP."""
+        self._loop()
+
     def _count_names(self) -> None:
         """Note as calls the names that count although nothing that is seen here calls them."""
         for name in self._counting:
@@ -75,7 +79,7 @@ class Machine(Containers):
     def _loop(self) -> None:
         """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""
         data, memo = self._data, self._memo
-        handlers = [getattr(self, f"_op_{name}") if name else self._unknown for name in _OPCODES]
+        handlers = self._handlers()
         stack, pos = self._stack, 0
         while True:
             opcode = data[pos]
@@ -108,6 +112,10 @@ class Machine(Containers):
                 self._pos = pos
                 handlers[opcode]()
                 stack, pos = self._stack, self._pos
+
+    def _handlers(self) -> list[Callable[[], None]]:
+        """The method for each opcode, by its byte."""
+        return [getattr(self, f"_op_{name}") if name else self._unknown for name in _OPCODES]
 
     def _follow(self, found: re.Match[bytes]) -> bool:
         """A tensor's opcodes at once: the same values in the same places. False where they are not quite the idiom."""

@@ -32,12 +32,13 @@ LONG = 1024
 _STOP, _UNKNOWN, _LINE, _COUNT = -1, -2, -10, -20
 
 
-def _steps() -> list[int]:
+def _steps(stops: bytes) -> list[int]:
     """By opcode: bytes of argument; below 0 one of the kinds, from which the count of lines or bytes is taken away."""
     steps = [_UNKNOWN] * 256
-    steps[ord(".")] = _STOP
     for code in _PLAIN:
         steps[code] = 0
+    for code in stops:
+        steps[code] = _STOP
     for base, sign, table in ((0, 1, _FIXED), (_LINE, -1, _LINES), (_COUNT, -1, _COUNTED)):
         for count, codes in table.items():
             for code in codes:
@@ -45,7 +46,8 @@ def _steps() -> list[int]:
     return steps
 
 
-_STEPS = _steps()
+_STEPS = _steps(b".")
+_TO_BUILD = _steps(b".b")
 
 
 class PickleStream:
@@ -64,21 +66,23 @@ class PickleStream:
         data, at = b"", 0
         while True:
             try:
-                at = _end_of_pickle(data, at)
+                at = _end_of_pickle(data, at, _STEPS)
             except _CutShortError as cut:
                 data, at = self._more(data, cut.needed, limit), cut.at
                 continue
             self.position += at
             return data[:at]
 
-    def elided(self, limit: int = MAX_PICKLE_BYTES) -> tuple[bytes, list[Elided]]:
+    def elided(self, limit: int = MAX_PICKLE_BYTES, *, to_build: bool = False) -> tuple[bytes, list[Elided]]:
         """The next pickle, STOP included, without its runs of `LONG` bytes and more, which are not read. In place of
         each stands the opcode `ELIDED`, which is none of Python's, and its index in the list as four bytes.
+
+        to_build: only as far as its next BUILD, which is included; what follows is no opcode, maybe.
 
         Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes that are kept.
         """
         kept, left_out = bytearray(), list[Elided]()
-        kept += self._to_the_end(kept, left_out, limit)
+        kept += self._to_the_end(kept, left_out, limit, _TO_BUILD if to_build else _STEPS)
         return bytes(kept), left_out
 
     def as_far_as_it_goes(self, limit: int) -> tuple[bytes, list[Elided]]:
@@ -88,7 +92,7 @@ class PickleStream:
         kept, left_out = bytearray(), list[Elided]()
         start = self.position
         try:
-            kept += self._to_the_end(kept, left_out, limit)
+            kept += self._to_the_end(kept, left_out, limit, _STEPS)
         except _NoOpcodeError as error:  # what follows it is never reached: a file of another format is left unread
             kept += bytes(self._file.read_at(self.position, error.place + 1))
         except CorruptFileError:
@@ -96,12 +100,12 @@ class PickleStream:
             kept += bytes(self._file.read_at(at, min(self._end - at, limit)))
         return bytes(kept), left_out
 
-    def _to_the_end(self, kept: bytearray, left_out: list[Elided], limit: int) -> bytes:
+    def _to_the_end(self, kept: bytearray, left_out: list[Elided], limit: int, steps: list[int]) -> bytes:
         """Add what stands before the last long run to `kept`, and the runs to `left_out`; gives what follows them."""
         data, at = b"", 0
         while True:
             try:
-                at = _end_of_pickle(data, at, LONG)
+                at = _end_of_pickle(data, at, steps, LONG)
             except _CutShortError as cut:
                 data, at = self._more(data, cut.needed, limit - len(kept)), cut.at
                 continue
@@ -180,11 +184,11 @@ class _NoOpcodeError(CorruptFileError):
         self.place = place
 
 
-def _end_of_pickle(data: bytes, at: int, most: int | None = None) -> int:
-    """The offset after STOP, stepping from the opcode at `at` on. Raises _CutShortError, CorruptFileError, and
-    _LongRunError at bytes of no fewer than `most`.
+def _end_of_pickle(data: bytes, at: int, steps: list[int], most: int | None = None) -> int:
+    """The offset after what `steps` stop at, stepping from the opcode at `at` on. Raises _CutShortError,
+    CorruptFileError, and _LongRunError at bytes of no fewer than `most`.
     """
-    steps, size = _STEPS, len(data)
+    size = len(data)
     while at < size:
         step = steps[data[at]]
         if step >= 0:

@@ -1,0 +1,79 @@
+"""Reader of joblib's files, as scikit-learn's users save models: a pickle with arrays between its opcodes, maybe
+compressed as a whole.
+
+How the arrays stand in it is `joblib_machine`'s business. They are tensors where they have a tensor's element type, and
+stay in the file; a compressed file is inflated into a temporary one first. joblib.load takes zlib, bzip2, xz and LZMA
+for what they are; gzip is the `archive` format's, and LZ4, for which Python has nothing, is refused by name. So are
+files of before joblib 0.10, whose arrays lie in files beside them, or are compressed by themselves (``ZF``).
+
+pickle.load stops at the padding before the first array. Where there is none, as before joblib 1.2, it takes array bytes
+for opcodes: where these call what joblib.load does not, the file is refused.
+
+Sources: joblib/numpy_pickle.py, joblib/numpy_pickle_utils.py (`_detect_compressor`), joblib/compressor.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding
+from ckptconv.errors import CkptconvError
+from ckptconv.formats.torch import bare, second
+from ckptconv.formats.torch.joblib_machine import JoblibConstructors, JoblibMachine
+from ckptconv.formats.torch.legacy import LegacyConstructors
+from ckptconv.formats.torch.pickle import PickleStream
+from ckptconv.io import inflated
+
+if TYPE_CHECKING:
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.io.source import Source
+
+_SEARCHED = 1 << 24
+"""Bytes of a file in which the first wrapper is looked for where it does not end as a pickle does."""
+
+_NAMES = tuple(name.encode() for name in bare.WRAPPERS)
+_AS_LINES = tuple(f".numpy_pickle\n{name}\n".encode() for name in bare.WRAPPERS)
+"""How protocols 0 and 1 name one."""
+
+
+def claims(source: Source) -> bool:
+    """Whether it is a pickle that names one of joblib's wrappers, or a compressed pickle of any kind."""
+    if (method := inflated.method(source)) is not None:
+        data = inflated.head(source, method, 1 << 16)
+        return data[:2] in bare.WITH_PROTOCOL or any(name in data for name in _AS_LINES)
+    start = bytes(source.read_at(0, min(2, source.size)))
+    known = start in bare.WITH_PROTOCOL
+    if not known and (not start or start[0] not in bare.WITHOUT):
+        return False
+    data = _opcodes(source)
+    return any(name in data for name in (_NAMES if known else _AS_LINES))
+
+
+def _opcodes(source: Source) -> bytes:
+    """Those of the file, if it is a pickle; else its first bytes."""
+    try:
+        return bare.opcodes(source)[1]
+    except CkptconvError:
+        return bytes(source.read_at(0, min(source.size, _SEARCHED)))
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the file: the opcodes, but for long runs of bytes; what is compressed is inflated.
+
+    Raises CorruptFileError, LimitError, UnsupportedError (a file of before 0.10), UnsafeError.
+    """
+    method = inflated.method(source)
+    file = source if method is None else inflated.Inflated(source, method)
+    second.refuse_tar(file)
+    source.parsed.pop(bare.OPCODES, None)
+    stream, makers = PickleStream(file, 0, file.size), JoblibConstructors()
+    machine = JoblibMachine(stream, file, makers)
+    findings: tuple[Finding, ...] = ()
+    if method is not None:
+        message = f"compressed with {method}, it is inflated into a temporary file of {file.size:,} bytes"
+        findings = (Finding("inflated", "info", "", message),)
+    value = bare.settled(machine.run(), makers, {}, 0)
+    if not makers.padded and not any(thing.how == "called" for thing in machine.things):
+        second.refuse_pickle(file, LegacyConstructors, machine.kept + second.MOST_CUT)
+    second.refuse_zip(file, stream)
+    return bare.opened(source, stream, value, machine, makers, machine.kept, "joblib", findings)

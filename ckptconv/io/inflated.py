@@ -1,0 +1,135 @@
+r"""A file that is compressed as a whole, read as what is in it: inflated into an unnamed temporary file.
+
+    \x78 …              zlib (RFC 1950)
+    "BZh"               bzip2
+    \xfd "7zXZ" \x00    xz
+    \x5d \x00 \x00      LZMA, the format before xz
+
+Checksums are checked on the way, where there are any. Refused: a stream that ends too early, anything behind one, and
+more bytes than an honest checkpoint becomes. gzip is `ckptconv.io.gzip`'s business.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
+from ckptconv.io.checksum import CHUNK
+from ckptconv.io.limits import MAX_LZMA_MEMORY
+from ckptconv.io.spool import Spooled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.io.source import Source
+
+MAGICS = (
+    *((bytes([0x78, level]), "zlib") for level in (0x01, 0x5E, 0x9C, 0xDA)),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x5d\0\0", "LZMA"),
+)
+
+
+class Inflater(Protocol):
+    """What bz2's and lzma's decompressors are."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Zlib:
+    """zlib's, with the interface of the others."""
+
+    def __init__(self) -> None:
+        import zlib
+
+        self._stream = zlib.decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._stream.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+
+
+def method(source: Source) -> str | None:
+    """How it is compressed, by its first bytes; None where it is not, or in another way."""
+    start = bytes(source.read_at(0, min(6, source.size)))
+    return next((name for magic, name in MAGICS if start.startswith(magic)), None)
+
+
+def head(source: Source, name: str, length: int) -> bytes:
+    """The first bytes of what is in it, fewer where it is damaged. Inflates little."""
+    try:
+        data = bytes(source.read_at(0, min(source.size, 1 << 20)))  # a block of bzip2's has 900,000 bytes
+        return _inflater(name).decompress(data, length)
+    except _errors():
+        return b""
+
+
+class Inflated(Spooled):
+    """What such a file holds, as a file; `path` is the compressed file's."""
+
+    def __init__(self, source: Source, name: str) -> None:
+        """Inflate all of it, which tells the source's `progress`. Raises CorruptFileError, LimitError,
+        FileAccessError.
+        """
+        super().__init__(source, _inflated(source, name))
+
+
+def _inflated(source: Source, name: str) -> Iterator[bytes]:
+    stream = _inflater(name)
+    for at in range(0, source.size, CHUNK):
+        piece = bytes(source.read_at(at, min(CHUNK, source.size - at)))
+        while True:
+            try:
+                data = stream.decompress(piece, CHUNK)
+            except MemoryError as error:
+                raise LimitError(f"the {name} stream asks for too much memory", hint="do not trust it") from error
+            except _errors() as error:
+                raise CorruptFileError(f"the {name} stream does not inflate", hint=COPY_AGAIN) from error
+            yield data
+            if stream.eof or (stream.needs_input and len(data) < CHUNK):
+                break
+            piece = b""
+        done = min(at + CHUNK, source.size)
+        if source.progress is not None:
+            source.progress(done, source.size)
+        if stream.eof and (stream.unused_data or done < source.size):
+            raise CorruptFileError(f"something follows the {name} stream", hint=COPY_AGAIN)
+    if not stream.eof:
+        raise CorruptFileError(f"the {name} stream ends too early", hint=COPY_AGAIN)
+
+
+def _inflater(name: str) -> Inflater:
+    if name == "zlib":
+        return _Zlib()
+    if name == "bzip2":
+        from bz2 import BZ2Decompressor
+
+        return BZ2Decompressor()
+    from lzma import FORMAT_ALONE, FORMAT_XZ, LZMADecompressor
+
+    return LZMADecompressor(FORMAT_XZ if name == "xz" else FORMAT_ALONE, memlimit=MAX_LZMA_MEMORY)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    import zlib
+    from lzma import LZMAError
+
+    return zlib.error, LZMAError, OSError, EOFError, ValueError

@@ -1,0 +1,295 @@
+"""joblib's files, with joblib.load as the judge."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+import pytest
+from joblib.numpy_pickle import NumpyArrayWrapper
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import ckptconv
+from ckptconv.api.inspect import inspect
+from ckptconv.core.arrays import NUMPY_NAMES
+from ckptconv.core.metadata import Opaque
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnknownFormatError, UnsupportedError
+from ckptconv.formats.torch import joblib_machine
+from ckptconv.io.source import Source
+from tests.formats.torch.containers import assert_detected_whatever_its_name
+from tests.hostile import between
+from tests.hostile.asked import U1
+from tests.hostile.cases import SYSTEM, call, named
+from tests.hostile.implicit import new, state
+from tests.support.craft import text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+METHODS = [0, ("zlib", 1), ("zlib", 9), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)]
+TYPES = ["?", "i1", "u1", "<f2", "<c8"]
+TYPES += [order + code for order in "<>" for code in ("i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "c16")]
+SHAPES: list[tuple[int, ...]] = [(), (0,), (3,), (2, 3), (4, 0, 2), (2, 3, 4), (40, 50)]
+X = np.random.default_rng(0).random((40, 4))
+Y = (X[:, 0] > 0.5).astype(int)
+
+
+def arrays() -> dict[str, np.ndarray[Any, Any]]:
+    made = {}
+    for code in TYPES:
+        for shape in SHAPES:
+            array = np.asarray(np.random.default_rng(1).random(shape) * 100).astype(code)
+            forms = {"C": array, "F": np.asfortranarray(array), "T": array.T, "S": array[..., ::2] if shape else array}
+            made |= {f"{code} {shape} {form}": np.asarray(one) for form, one in forms.items()}
+    return made
+
+
+def dumped(path: Path, value: object, compress: Any = 0, protocol: int = 4) -> Path:
+    joblib.dump(value, path, compress, protocol)
+    return path
+
+
+def assert_as_joblib_loads(path: Path) -> None:
+    expected = joblib.load(path)
+    with ckptconv.open(path) as checkpoint:
+        assert list(checkpoint) == list(expected)
+        for name, array in expected.items():
+            tensor = checkpoint[name]
+            assert (NUMPY_NAMES[tensor.info.dtype], tensor.info.shape) == (array.dtype.name, array.shape), name
+            assert bytes(tensor.read()) == array.tobytes(), name
+
+
+@pytest.mark.parametrize("compress", METHODS, ids=str)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_arrays_are_what_joblib_loads(compress: Any, protocol: int, tmp_path: Path) -> None:
+    assert_as_joblib_loads(dumped(tmp_path / "a.joblib", arrays(), compress, protocol))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_it_is_detected_whatever_its_name(protocol: int, tmp_path: Path) -> None:
+    assert_detected_whatever_its_name(dumped(tmp_path / "a.joblib", {"w": X}, 0, protocol), "joblib")
+    assert_detected_whatever_its_name(dumped(tmp_path / "a.joblib", {"w": X}, 3, protocol), "joblib")
+
+
+def test_a_file_of_before_1_2_has_no_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(self: NumpyArrayWrapper, array: np.ndarray[Any, Any], pickler: Any) -> None:
+        pickler.file_handle.write(array.tobytes(self.order))
+
+    monkeypatch.setattr(NumpyArrayWrapper, "write_array", write)
+    monkeypatch.setattr(NumpyArrayWrapper, "__getstate__", without_alignment)
+    assert_as_joblib_loads(dumped(tmp_path / "a.joblib", {"a": X, "b": X.T, "c": Y}))
+
+
+def without_alignment(wrapper: NumpyArrayWrapper) -> dict[str, Any]:
+    return {key: value for key, value in vars(wrapper).items() if key != "numpy_array_alignment_bytes"}
+
+
+def test_what_is_no_tensor_is_metadata(tmp_path: Path) -> None:
+    objects = np.array([{"a": 1}, None, X[:2]], dtype=object)
+    value = {
+        "o": objects, "s": np.array(["one", "three"]), "d": np.array(["2020-01-01"], "M8[D]"), "w": {"w": X},
+        "v": np.zeros(3, [("a", "<i4"), ("b", "<f8", (2,))]), "vo": np.array([(1, None)], [("a", "<i4"), ("b", "O")]),
+    }  # fmt: skip
+    path = dumped(tmp_path / "a.joblib", value)
+    with ckptconv.open(path) as checkpoint:
+        assert bytes(next(iter(checkpoint.all_tensors.values())).read())
+        assert any(bytes(tensor.read()) == X[:2].tobytes() for tensor in checkpoint.all_tensors.values())
+        assert checkpoint.root["s"].data == value["s"].tobytes()
+        assert all(isinstance(checkpoint.root[key], Opaque) for key in ("o", "d", "v", "vo"))
+    assert inspect(path).to_dict()["verdict"] != "would run code"
+
+
+def test_a_mapped_array_is_an_array(tmp_path: Path) -> None:
+    joblib.dump({"w": X}, tmp_path / "x.joblib")
+    mapped = joblib.load(tmp_path / "x.joblib", mmap_mode="r")
+    assert type(mapped["w"]) is np.memmap
+    path = dumped(tmp_path / "a.joblib", mapped)
+    assert_as_joblib_loads(path)
+    assert inspect(path).to_dict()["verdict"] == "opaque"
+
+
+def test_a_mapped_array_that_is_made_is_a_call(tmp_path: Path) -> None:
+    said = between.wrapper().replace(named("numpy", "ndarray"), named("numpy", "memmap")) + between.PADDING
+    for made in (call("numpy", "memmap", text("x")), new("numpy", "memmap", text("x"))):
+        (tmp_path / "a.joblib").write_bytes(between.file(said + between.FIVE, made))
+        assert inspect(tmp_path / "a.joblib").to_dict()["verdict"] == "would run code"
+
+
+MODELS = {
+    "a pipeline": make_pipeline(StandardScaler(), LogisticRegression()).fit(X, Y),
+    "a forest": RandomForestClassifier(5).fit(X, Y),
+    "boosted trees": GradientBoostingClassifier(n_estimators=3).fit(X, Y),
+    "a vectorizer": TfidfVectorizer().fit([" ".join(f"word{i}" for i in range(3000))]),
+}
+
+
+@pytest.mark.parametrize("compress", [0, 3])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_models_of_scikit_learn_are_opaque(model: Any, compress: int, tmp_path: Path) -> None:
+    assert inspect(dumped(tmp_path / "a.joblib", model, compress)).to_dict()["verdict"] == "opaque"
+
+
+def test_the_tensors_of_a_pipeline_are_those_that_were_fitted(tmp_path: Path) -> None:
+    with ckptconv.open(dumped(tmp_path / "a.joblib", MODELS["a pipeline"])) as checkpoint:
+        coefficients = next(one for name, one in checkpoint.all_tensors.items() if name.endswith("coef_"))
+        assert bytes(coefficients.read()) == MODELS["a pipeline"][-1].coef_.tobytes()
+
+
+def test_arrays_stay_in_the_file_when_it_is_opened(tmp_path: Path) -> None:
+    path = dumped(tmp_path / "a.joblib", {"a": np.zeros(1 << 20), "b": np.zeros(1 << 20, np.uint8)})
+    with Source(path) as source:
+        from ckptconv.formats.registry import by_name
+
+        checkpoint = by_name("joblib").read(source)
+        assert source.bytes_read < 1 << 14
+        assert checkpoint["a"].span is not None
+
+
+SMALL = {"a": np.arange(3.0), "o": np.array([None, "x"], dtype=object), "b": np.ones(2, np.uint8)}
+
+
+@pytest.mark.parametrize("compress", [0, ("zlib", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)], ids=str)
+def test_every_truncation_is_refused(compress: Any, tmp_path: Path) -> None:
+    data = dumped(tmp_path / "a", SMALL, compress).read_bytes()
+    path = tmp_path / "cut.joblib"
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        with pytest.raises(CkptconvError):
+            ckptconv.open(path)
+
+
+@pytest.mark.parametrize("compress", [("zlib", 3), ("bz2", 3), ("xz", 3)], ids=str)
+def test_what_follows_a_compressed_file_is_refused(compress: Any, tmp_path: Path) -> None:
+    path = dumped(tmp_path / "a.joblib", SMALL, compress)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CorruptFileError, match="follows"):
+        ckptconv.open(path)
+
+
+def test_flipped_bits_are_read_as_joblib_does_or_refused(tmp_path: Path) -> None:
+    data = bytearray(dumped(tmp_path / "a", {"a": np.arange(3.0)}, 0, 2).read_bytes())
+    path = tmp_path / "flipped.joblib"
+    read = 0
+    for at in range(len(data)):
+        for bit in (0, 4, 7):
+            data[at] ^= 1 << bit
+            path.write_bytes(data)
+            data[at] ^= 1 << bit
+            try:
+                checkpoint = ckptconv.open(path)
+            except CkptconvError:
+                continue
+            with checkpoint:
+                ours = {name: bytes(tensor.read()) for name, tensor in checkpoint.items()}
+            if inspect(path).to_dict()["verdict"] != "plain":
+                continue
+            try:
+                loaded = joblib.load(path)
+            except Exception:  # of a version that numpy does not know
+                continue
+            assert ours == {str(name): array.tobytes() for name, array in loaded.items()}, (at, bit)
+            read += 1
+    assert read
+
+
+GOLDEN = (
+    b"\x80\x02}X\x01\0\0\0w"
+    b"cjoblib.numpy_pickle\nNumpyArrayWrapper\n)\x81}("
+    b"X\x08\0\0\0subclasscnumpy\nndarray\nX\x05\0\0\0shapeK\x02\x85X\x05\0\0\0orderX\x01\0\0\0C"
+    b"X\x05\0\0\0dtypecnumpy\ndtype\nX\x02\0\0\0f4\x89\x88\x87R(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    b"X\x0a\0\0\0allow_mmap\x88X\x1b\0\0\0numpy_array_alignment_bytesK\x10ub"
+    b"\x02\xff\xff\x00\x00\x80\x3f\x00\x00\x00\x40"
+    b"s."
+)
+
+
+def test_a_file_that_was_written_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "a.joblib").write_bytes(GOLDEN)
+    assert joblib.load(io.BytesIO(GOLDEN))["w"].tolist() == [1, 2]
+    assert_as_joblib_loads(tmp_path / "a.joblib")
+
+
+def built(**changed: bytes) -> bytes:
+    """A file of one array, its wrapper's state changed; b"" leaves an entry out."""
+    said = {
+        "subclass": named("numpy", "ndarray"), "shape": b"K\5\x85", "order": text("C"), "dtype": U1,
+        "allow_mmap": b"\x89", "numpy_array_alignment_bytes": b"K\x10",
+    } | changed  # fmt: skip
+    wrapped = new("joblib.numpy_pickle", "NumpyArrayWrapper") + state(**{k: v for k, v in said.items() if v}) + b"b"
+    return between.file(wrapped + between.PADDING + between.FIVE)
+
+
+V8 = b"cnumpy\ndtype\n" + text("V8") + b"\x89\x88\x87R"
+WRAPPED = between.wrapper()
+OLD = new("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper")
+AGAIN = between.wrapper(made=new("joblib.numpy_pickle", "NumpyArrayWrapper") + b"q\7") + b"\1\xff" + between.FIVE
+AGAIN += b"0h\7}b"
+REFUSED: dict[str, tuple[bytes, type[CkptconvError]]] = {
+    "a shape that is larger": (built(shape=b"K\6\x85"), CorruptFileError),
+    "a shape that is smaller": (built(shape=b"K\4\x85"), CorruptFileError),
+    "a shape of billions": (built(shape=b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x87"), CorruptFileError),
+    "a negative shape": (built(shape=b"J\xff\xff\xff\xff\x85"), CorruptFileError),
+    "a shape that is no tuple": (built(shape=b"K\5"), CorruptFileError),
+    "another order": (built(order=text("A")), CorruptFileError),
+    "no shape": (built(shape=b""), CorruptFileError),
+    "more than that": (built(more=b"N"), CorruptFileError),
+    "a dtype that is text": (built(dtype=text("u1")), CorruptFileError),
+    "a dtype of no size": (built(dtype=b"cnumpy\ndtype\n" + text("S0") + b"\x89\x88\x87R"), UnsupportedError),
+    "a dtype without its state": (built(dtype=V8), CorruptFileError),
+    "a class of another's": (built(subclass=named("models", "Array")), UnsupportedError),
+    "a wrapper that is given a state twice": (between.file(AGAIN), CorruptFileError),
+    "a wrapper without a state": (between.file(new("joblib.numpy_pickle", "NumpyArrayWrapper")), UnsupportedError),
+    "a wrapper in an array of objects": (between.file(between.objects(between.ARRAY)), CorruptFileError),
+    "two joblibs": (between.file(between.ARRAY, between.wrapper(made=OLD)), UnsupportedError),
+    "a file of before 0.10": (between.file(new("joblib.numpy_pickle", "NDArrayWrapper") + state(
+        filename=text("a_01.npy")) + b"b"), UnsupportedError),
+    "one that is compressed": (between.file(new("joblib.numpy_pickle", "ZNDArrayWrapper") + state(
+        filename=text("a_01.npy.z")) + b"b"), UnsupportedError),
+    "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), UnknownFormatError),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "error"), REFUSED.values(), ids=REFUSED)
+def test_what_joblib_would_not_write_is_refused(data: bytes, error: type[CkptconvError], tmp_path: Path) -> None:
+    path = tmp_path / "a.joblib"
+    path.write_bytes(data)
+    with pytest.raises(error) as refused:
+        ckptconv.open(path)
+    assert refused.value.hint
+    assert "\n" not in refused.value.message
+
+
+def test_there_are_only_so_many_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib_machine, "MAX_BUILDS", 3)
+    (tmp_path / "a.joblib").write_bytes(between.file(between.ARRAY))
+    ckptconv.open(tmp_path / "a.joblib").close()
+    (tmp_path / "a.joblib").write_bytes(between.file(between.ARRAY, between.ARRAY))
+    with pytest.raises(LimitError):
+        ckptconv.open(tmp_path / "a.joblib")
+
+
+def test_sklearn_s_own_joblib_of_old_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.pkl").write_bytes(between.file(between.wrapper(alignment=b"N", made=OLD) + between.FIVE))
+    with ckptconv.open(tmp_path / "a.pkl") as checkpoint:
+        assert bytes(checkpoint["k0"].read()) == between.FIVE
+
+
+def test_it_is_told_where_another_reader_is_asked(tmp_path: Path) -> None:
+    path = dumped(tmp_path / "a.joblib", {"w": X})
+    with pytest.raises(CkptconvError):
+        ckptconv.open(path, format="pickle")
+
+
+def test_the_calls_of_a_hostile_file_are_told_by_name(tmp_path: Path) -> None:
+    for data in between.CALLS.values():
+        (tmp_path / "a.joblib").write_bytes(data)
+        said = inspect(tmp_path / "a.joblib").to_dict()
+        assert said["verdict"] == "would run code"
+        assert any(one["class"] == "os.system" for one in said["opaque"] if one["called"])
+    assert SYSTEM
