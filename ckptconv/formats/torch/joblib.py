@@ -6,22 +6,25 @@ stay in the file; a compressed file is inflated into a temporary one first. jobl
 for what they are; gzip is the `archive` format's, and LZ4, for which Python has nothing, is refused by name. So are
 files of before joblib 0.10, whose arrays lie in files beside them, or are compressed by themselves (``ZF``).
 
-pickle.load stops at the padding before the first array. Where there is none, as before joblib 1.2, it takes array bytes
-for opcodes: where these call what joblib.load does not, the file is refused.
+pickle.load stops at the padding before the first array. Where there is none, as before joblib 1.2 and before an array
+of objects, it takes what follows for more of its opcodes: where these call and joblib.load calls nothing, the file is
+refused. In an array of objects the memo's indices then mean other values, so that honest ones come to call a text, or a
+``dtype`` of no module, or a constructor of numpy's with the wrong arguments.
 
 Sources: joblib/numpy_pickle.py, joblib/numpy_pickle_utils.py (`_detect_compressor`), joblib/compressor.py.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.torch import bare, second
 from ckptconv.formats.torch.joblib_machine import JoblibConstructors, JoblibMachine
 from ckptconv.formats.torch.legacy import LegacyConstructors
-from ckptconv.formats.torch.pickle import PickleStream
+from ckptconv.formats.torch.pickle import Machine, PickleStream
 from ckptconv.io import inflated
 
 if TYPE_CHECKING:
@@ -34,6 +37,15 @@ _SEARCHED = 1 << 24
 _NAMES = tuple(name.encode() for name in bare.WRAPPERS)
 _AS_LINES = tuple(f".numpy_pickle\n{name}\n".encode() for name in bare.WRAPPERS)
 """How protocols 0 and 1 name one."""
+
+
+_BY_CHANCE = frozenset(
+    f"a {kind.__name__}" for kind in (str, bytes, bytearray, int, float, bool, tuple, list, dict, type(None))
+)
+"""Values that nobody can call, as the machine describes them."""
+
+_OF_ARRAYS = (".dtype", "numpy.ndarray", ".numeric._frombuffer")
+"""What numpy's arrays of objects call, which does no harm with other arguments."""
 
 
 def claims(source: Source) -> bool:
@@ -74,6 +86,20 @@ def read(source: Source) -> Checkpoint:
         findings = (Finding("inflated", "info", "", message),)
     value = bare.settled(machine.run(), makers, {}, 0)
     if not makers.padded and not any(thing.how == "called" for thing in machine.things):
-        second.refuse_pickle(file, LegacyConstructors, machine.kept + second.MOST_CUT)
+        _refuse_as_pickle(file, machine.kept + second.MOST_CUT)
     second.refuse_zip(file, stream)
     return bare.opened(source, stream, value, machine, makers, machine.kept, "joblib", findings)
+
+
+def _refuse_as_pickle(file: Source, most: int) -> None:
+    """Raise CorruptFileError where pickle.load would make calls that joblib.load does not. Raises LimitError where it
+    would go on for more than `most` bytes.
+    """
+    data, elided = PickleStream(file, 0, file.size).as_far_as_it_goes(most)
+    machine = Machine(data, LegacyConstructors(), elided)
+    with suppress(CkptconvError):
+        machine.run()
+    for thing in machine.things:
+        if thing.how == "called" and thing.name not in _BY_CHANCE and not thing.name.endswith(_OF_ARRAYS):
+            called = thing.name[: second.MOST_SHOWN]
+            raise CorruptFileError(f"pickle.load would read it otherwise, and call {called!r}", hint="do not trust it")

@@ -158,7 +158,7 @@ class JoblibConstructors(BareConstructors):
         objects = self._has_objects(dtype, 0)
         nbytes = 0 if objects else prod(shape) * self._itemsize(dtype)
         padded = alignment is not None and not objects
-        self.padded &= padded or objects
+        self.padded &= padded
         return Layout(dtype, shape, order == "F", objects, padded, nbytes)
 
     def _has_objects(self, dtype: NumpyDType, depth: int) -> bool:

@@ -47,14 +47,14 @@ def refuse_tar(source: Source) -> None:
         raise CorruptFileError("it is a tar archive as well, which torch.load would read", hint="do not trust it")
 
 
-def refuse_pickle(source: Source, makers: Callable[[], Constructors], most: int = MOST_CUT) -> None:
+def refuse_pickle(source: Source, makers: Callable[[], Constructors]) -> None:
     """Raise CorruptFileError where a file of another format is pickles as well that would make calls: who goes by its
-    name, or loads whatever passes, would run them. Raises LimitError where one has more than `most` bytes.
+    name, or loads whatever passes, would run them. Raises LimitError.
     """
     stream = PickleStream(source, 0, source.size)
     for _ in range(MOST):
         before = stream.position
-        data, elided = stream.as_far_as_it_goes(most)
+        data, elided = stream.as_far_as_it_goes(MOST_CUT)
         machine = Machine(data, makers(), elided)
         with suppress(CkptconvError):
             machine.run()

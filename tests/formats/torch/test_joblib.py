@@ -25,7 +25,7 @@ from ckptconv.io.source import Source
 from tests.formats.torch.containers import assert_detected_whatever_its_name
 from tests.hostile import between
 from tests.hostile.asked import U1
-from tests.hostile.cases import SYSTEM, call, named
+from tests.hostile.cases import SYSTEM, call, named, stacked
 from tests.hostile.implicit import new, state
 from tests.support.craft import text
 
@@ -284,6 +284,56 @@ def test_it_is_told_where_another_reader_is_asked(tmp_path: Path) -> None:
     path = dumped(tmp_path / "a.joblib", {"w": X})
     with pytest.raises(CkptconvError):
         ckptconv.open(path, format="pickle")
+
+
+WRAPPER = named("joblib.numpy_pickle", "NumpyArrayWrapper")
+MADE = new("joblib.numpy_pickle", "NumpyArrayWrapper")
+WAYS = {
+    "copyreg.__newobj__": call("copyreg", "__newobj__", WRAPPER),
+    "its __new__": call("builtins", "getattr", WRAPPER, text("__new__")) + WRAPPER + b"\x85R",
+    "object.__new__": stacked("builtins", "object.__new__") + WRAPPER + b"\x85R",
+    "numpy's scalar": call("numpy.core.multiarray", "scalar", between.OBJECT, MADE),
+    "a partial": call("functools", "partial", WRAPPER) + b")R",
+    "copyreg._reconstructor": call("copyreg", "_reconstructor", WRAPPER, named("builtins", "object"), b"N"),
+    "copyreg._reconstructor, of itself": call("copyreg", "_reconstructor", WRAPPER, WRAPPER, b"N"),
+    "an item": call("_operator", "getitem", MADE + b"\x85", b"K\0"),
+    "the class as an item": call("_operator", "getitem", WRAPPER + b"\x85", b"K\0") + b")\x81",
+    "INST": b"(ijoblib.numpy_pickle\nNumpyArrayWrapper\n",
+    "OBJ": b"(" + WRAPPER + b"o",
+    "a call": WRAPPER + b"(" + named("numpy", "ndarray") + b"K\5\x85" + text("C") + U1 + b"tR",
+    "arguments": WRAPPER + b"K\1\x85\x81",
+    "NEWOBJ_EX": WRAPPER + b")}\x92",
+    "copy": call("copy", "copy", MADE),
+    "a default": call("collections", "defaultdict", WRAPPER),
+    "a path": stacked("joblib", "numpy_pickle.NumpyArrayWrapper") + b")\x81",
+    "an attribute": call("builtins", "getattr", named("joblib", "numpy_pickle"), text("NumpyArrayWrapper")) + b")\x81",
+    "another class": new("argparse", "Namespace") + b"N}" + text("__class__") + WRAPPER + b"s\x86b",
+    "a dict": call("collections", "OrderedDict", b"((" + text("a") + MADE + b"tl"),
+}
+
+
+@pytest.mark.parametrize("made", WAYS.values(), ids=WAYS)
+def test_however_a_wrapper_is_made_no_call_is_hidden(made: bytes, tmp_path: Path) -> None:
+    behind = between.file(between.wrapper(made=made) + between.PADDING + between.FIVE, SYSTEM)
+    within = between.file(between.wrapper(made=made, alignment=b"N", size=len(SYSTEM) + 1) + SYSTEM + b"0")
+    for data in (behind, within):
+        (tmp_path / "a.joblib").write_bytes(data)
+        try:
+            said = inspect(tmp_path / "a.joblib").to_dict()
+        except CkptconvError:
+            continue
+        assert said["verdict"] == "would run code"
+
+
+def test_an_array_of_objects_that_pickle_goes_on_in_with_other_memos_is_refused(tmp_path: Path) -> None:
+    shell = call("numpy.core.multiarray", "_reconstruct", named("numpy", "ndarray"), b"K\0\x85", b"C\1b")
+    inner = shell + b"(K\1K\1\x85" + between.OBJECT + b"\x89(h\0)Rltb."
+    nested = b"\x80\4" + named("collections", "OrderedDict") + b"\x940" + inner
+    outer = named("models", "run") + b"q\0"
+    path = tmp_path / "a.joblib"
+    path.write_bytes(between.file(outer, between.wrapper(between.OBJECT, 1) + nested, between.ARRAY))
+    with pytest.raises(CorruptFileError, match=r"models\.run"):
+        ckptconv.open(path)
 
 
 def test_the_calls_of_a_hostile_file_are_told_by_name(tmp_path: Path) -> None:
