@@ -50,6 +50,9 @@ _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 
 _UNFOLLOWED = "cannot be followed: "
 
+_Looked = tuple["list[OpaqueUse]", "Sequence[GlobalUse]", bool]
+"""What a file would run, what its pickles name, and whether it was looked at."""
+
 
 def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     """Look at the files of a folder that `checkpoint` was opened from.
@@ -62,15 +65,17 @@ def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     known = frozenset(paths)
     own = {(use.node.name, use.node.how) for use in uses_of(checkpoint)}
     opened = set(_opened(checkpoint, folder))
+    alone = next(iter(opened), "") if isinstance(checkpoint.file, Source) else ""
     looked: list[str] = []
     for path in paths:
         if path == saved_model.GRAPH and checkpoint.format == "tensorflow":
             continue  # it has been looked at
         try:
             found.uses += of_programs(_of_document(folder, path, known, found.findings))
-            if path.endswith(".distcp") or path.rpartition("/")[2] == ".metadata":
-                continue  # the parts of a folder of torch's, which one reader reads together
-            uses, globals_, was_read = _of_file(folder, path, found.findings)
+            if path.endswith(".distcp") or path == alone or (path in opened and path.endswith(files.LISTING)):
+                continue  # the parts of a folder of torch's, which one reader reads together; or it has been looked at
+            look = _of_listed if path.rpartition("/")[2] == files.LISTING else _of_file
+            uses, globals_, was_read = look(folder, path, found.findings)
         except FileAccessError as error:
             found.findings.append(_not_looked_at(path, str(error.args[0])))
             continue
@@ -142,8 +147,8 @@ def _text(folder: Path, path: str) -> str:
         return source.read_all(MAX_CONFIG).decode("utf-8", "replace")
 
 
-def _of_file(folder: Path, path: str, findings: list[Finding]) -> tuple[list[OpaqueUse], Sequence[GlobalUse], bool]:
-    """What a file would run that may hold a program, what its pickles name, and whether it was looked at."""
+def _of_file(folder: Path, path: str, findings: list[Finding]) -> _Looked:
+    """What a file would run that may hold a program."""
     with Source(folder / path) as source:
         if not files.may_hold_a_program(source):
             return [], (), False
@@ -158,6 +163,17 @@ def _of_file(folder: Path, path: str, findings: list[Finding]) -> tuple[list[Opa
                 return [replace(use, where=_joined(path, use.where)) for use in uses], checkpoint.notes.globals, True
         except CkptconvError as error:
             return of_programs(_unread(source, path, format, error, findings)), (), False
+
+
+def _of_listed(folder: Path, path: str, findings: list[Finding]) -> _Looked:
+    """What a folder of torch.distributed.checkpoint's would run; where it is none, what its listing would, alone."""
+    home = path.removesuffix(files.LISTING)
+    try:
+        with registry.by_name("torch-dcp").read(Folder(folder / home)) as checkpoint:
+            uses = [replace(use, where=_joined(path, use.where)) for use in uses_of(checkpoint)]
+            return uses, checkpoint.notes.globals, True
+    except CkptconvError:
+        return _of_file(folder, path, findings)
 
 
 def _unread(source: Source, path: str, format: str, error: CkptconvError, findings: list[Finding]) -> Iterator[Program]:

@@ -97,6 +97,11 @@ PICKLES = [
     Folder("a pickle that starts as a text", {"head.pkl": LATER}, named=("pickle.load",), pickle="head.pkl"),
     Folder("a pickle that breaks off", {"cut.bin": BROKEN}, named=("pickle.load",), pickle="cut.bin"),
     Folder("a pickle behind a link", {"x/y": EVIL}, named=("os.system",) * 2, links={"z.pt": "x/y"}, pickle="z.pt"),
+    Folder("a listing below", {"fsdp_0/.metadata": EVIL}, named=("os.system",), pickle="fsdp_0/.metadata"),
+    Folder("a listing below that starts as a text", {"fsdp_0/.metadata": LATER}, named=("pickle.load",)),
+    Folder(
+        "a listing of one process", {"fsdp_0/__0.metadata": EVIL}, named=("os.system",), pickle="fsdp_0/__0.metadata"
+    ),
     Folder("a pickle that joblib inflates", {"model_head.pkl": zlib.compress(EVIL)}, named=("os.system",)),
     Folder("a pickle of another suffix", {"a.sav": LATER}, named=("pickle.load",), pickle="a.sav"),
     Folder("two pickles", {"a.pkl": EVIL, "b.pkl": EVIL}, named=("os.system", "os.system"), pickle="a.pkl"),
@@ -175,6 +180,7 @@ HONEST = [
         b"tokenizer: !new:sentencepiece.SentencePieceProcessor\nemb: !apply:speechbrain.utils.hparams.choice\n"
         b"loss: !name:speechbrain.nnet.losses.nll_loss\nact: !name:torch.nn.LeakyReLU\n"
     )}, "plain"),
+    Folder("what the hub's cache notes", {".cache/huggingface/download/a.metadata": b"cab\nab\n1.0\n"}, "plain"),
     Folder("links elsewhere", {"a/b": b"x"}, "plain", links={"circle": "circle", "out": "/proc", "gone": "nothing"}),
     Folder("links to folders in circles", {"a/b/c": b"x", "d/e": b"x"}, "plain",
            links={"a/b/up": "..", "a/over": "../d", "d/back": "../a"}),

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+import torch.distributed.checkpoint as distributed
 
 import ckptconv
 from ckptconv.api.uses import uses_of
@@ -132,6 +134,30 @@ def test_what_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         "log.json": "'log.json' was not looked into: it has 100 bytes; the limit is 50",
         "out": "'out' was not looked into: it is a link to a folder elsewhere",
     }
+
+
+class Calls:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.getenv, ("HOME",)
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "named"),
+    [
+        ({"w": torch.ones(3), "epoch": 3}, "plain", []),
+        ({"w": torch.ones(3), "x": Calls()}, "would run code", ["os.getenv"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_folder_of_torchs_below_is_read_as_one(
+    state: dict[str, Any], verdict: str, named: list[str], tmp_path: Path
+) -> None:
+    folder = place(Folder("fsdp", {}), tmp_path)
+    distributed.save(state, checkpoint_id=folder / "pytorch_model_fsdp_0", no_dist=True)
+    found = ckptconv.inspect(folder)
+    assert found.verdict == verdict
+    assert [use.node.name for use in found.opaque] == named
+    assert all(use.where.startswith("pytorch_model_fsdp_0/.metadata: ") for use in found.opaque)
 
 
 def test_what_the_checkpoint_says_itself_is_said_once(tmp_path: Path) -> None:

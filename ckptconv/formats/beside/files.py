@@ -15,6 +15,7 @@ pickles are, since a pickle of protocol 0 starts with anything.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath, PurePosixPath
@@ -51,6 +52,11 @@ COMPRESSED = (
     b"\x04\x22\x4d\x18",
 )
 """How what joblib.load unpacks by itself begins: zlib, gzip, bzip2, xz, LZMA, LZ4."""
+
+LISTING = ".metadata"
+"""What torch.distributed.checkpoint calls the pickle that it reads first; of one process's part, ``__0.metadata``."""
+
+_LISTINGS = re.compile(r"(__\d+)?\.metadata")  # not the .metadata files of the hub's download cache, which are texts
 
 NUMPY = b"\x93NUMPY"
 
@@ -124,7 +130,8 @@ def may_hold_a_program(source: Source) -> bool:
     name = source.path.name.lower()
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
-    return start.startswith(_STARTS) or start[_TAR_AT:] == _TAR or name.endswith(PICKLED)
+    named = name.endswith(PICKLED) or _LISTINGS.fullmatch(name) is not None
+    return named or start.startswith(_STARTS) or start[_TAR_AT:] == _TAR
 
 
 def is_cut_zip(source: Source) -> bool:
