@@ -72,8 +72,8 @@ def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
             continue  # it has been looked at
         try:
             found.uses += of_programs(_of_document(folder, path, known, found.findings))
-            if path.endswith(".distcp") or path == alone or (path in opened and path.endswith(files.LISTING)):
-                continue  # the parts of a folder of torch's, which one reader reads together; or it has been looked at
+            if path == alone or _is_read_with_others(path, known, opened):
+                continue  # it has been looked at
             look = _of_listed if path.rpartition("/")[2] == files.LISTING else _of_file
             uses, globals_, was_read = look(folder, path, found.findings)
         except FileAccessError as error:
@@ -96,6 +96,14 @@ def _opened(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
     for path in [file.path] if isinstance(file, Source) else getattr(file, "paths", ()):
         with suppress(ValueError):
             yield path.relative_to(folder).as_posix()
+
+
+def _is_read_with_others(path: str, known: frozenset[str], opened: set[str]) -> bool:
+    """Whether it is one of the files of a folder of torch.distributed.checkpoint's, which one reader reads together."""
+    home, slash, name = path.rpartition("/")
+    if name == files.LISTING:
+        return path in opened
+    return name.endswith(".distcp") and f"{home}{slash}{files.LISTING}" in known
 
 
 def _not_looked_at(path: str, why: str) -> Finding:
