@@ -99,6 +99,7 @@ PICKLES = [
     Folder("a pickle behind a link", {"x/y": EVIL}, named=("os.system",) * 2, links={"z.pt": "x/y"}, pickle="z.pt"),
     Folder("a listing below", {"fsdp_0/.metadata": EVIL}, named=("os.system",), pickle="fsdp_0/.metadata"),
     Folder("a listing below that starts as a text", {"fsdp_0/.metadata": LATER}, named=("pickle.load",)),
+    Folder("a part without its listing", {"a.distcp": EVIL}, named=("os.system",), pickle="a.distcp"),
     Folder(
         "a listing of one process", {"fsdp_0/__0.metadata": EVIL}, named=("os.system",), pickle="fsdp_0/__0.metadata"
     ),
