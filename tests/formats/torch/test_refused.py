@@ -65,7 +65,7 @@ OTHERS = {
     "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), "unlz4"),
     "a zlib stream": (b"\x78\x5e\xb4\xfd" + bytes(20), "pigz"),
     "an array of joblib's of before 0.10": (b"ZF0x12" + bytes(20), "joblib"),
-    "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "variables"),
+    "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "the folder that it lies in"),
     "a model of onnxruntime's": (b"\x38\0\0\0ORTM" + bytes(20), "ONNX"),
     "a program of ExecuTorch's": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
     "MXNet's parameters": (b"\x12\x01" + bytes(30), "mxnet.nd.load"),
@@ -110,7 +110,7 @@ def test_a_text_is_quoted_as_far_as_it_says_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "hint"),
-    [("model_index.json", "unet"), ("saved_model.pb", "variables")],
+    [("model_index.json", "unet"), ("saved_model.pb", "copy all of its files again")],
 )
 def test_other_folders_are_named(file: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / file).write_bytes(b"{}")
