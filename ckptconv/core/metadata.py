@@ -200,6 +200,18 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
             yield from walk(child, (*path, key))
 
 
+def objects_in(document: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], dict[str, MetaNode]]]:
+    """Every object in a JSON document, parents first, each with its path. Does not recurse: strangers' are deep."""
+    waiting: list[tuple[tuple[Key, ...], MetaNode]] = [(path, document)]
+    while waiting:
+        where, node = waiting.pop()
+        if isinstance(node, dict):
+            yield where, node
+            waiting += [((*where, key), child) for key, child in reversed(node.items())]
+        elif isinstance(node, list):
+            waiting += [((*where, i), child) for i, child in reversed([*enumerate(node)])]
+
+
 def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:
     """Every object in the tree that is not a part of another, and every call wherever it stands, each with its path."""
     inside: tuple[Key, ...] | None = None

@@ -27,7 +27,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import MetaNode, Opaque, spell_path
+from ckptconv.core.metadata import MetaNode, Opaque, objects_in, spell_path
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 
@@ -117,19 +117,7 @@ def _all_objects(metadata: Mapping[object, MetaNode]) -> Iterator[tuple[Path, di
                 document = json.loads(document)
             except (ValueError, RecursionError):  # Keras would not read it either
                 continue
-        yield from _objects(document, (key,))
-
-
-def _objects(document: MetaNode, root: Path) -> Iterator[tuple[Path, dict[str, MetaNode]]]:
-    """Every JSON object in a document."""
-    waiting: list[tuple[Path, MetaNode]] = [(root, document)]
-    while waiting:
-        path, node = waiting.pop()
-        if isinstance(node, dict):
-            yield path, node
-            waiting += [((*path, key), child) for key, child in reversed(node.items())]
-        elif isinstance(node, list):
-            waiting += [((*path, i), child) for i, child in reversed([*enumerate(node)])]
+        yield from objects_in(document, (key,))
 
 
 def _program(node: dict[str, MetaNode]) -> Opaque | None:

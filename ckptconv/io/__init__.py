@@ -3,7 +3,8 @@
 Begin with `source` to read, and with `target` to write.
 
     source  folder  archive             a file in ranges; a folder of files; zip and tar archives as such folders
-    window  held  gzip  inflated  spool files within files: a range of one, bytes of one, one that has to be inflated
+    window  held  spool                 files within files: a range of one, bytes of one, one that has to be inflated
+    gzip  inflated                      …by what it was compressed with
     zip  zip_entries  tar               the directories of archives
     cursor  varint  documents           bytes one after the other; small files that are read whole
     gather  mosaic  pieces              tensors that do not lie as one run: strided, in chunks, joined of ranges

@@ -31,14 +31,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import MetaNode, Opaque, spell_path
+from ckptconv.core.metadata import MetaNode, Opaque, objects_in, spell_path
 from ckptconv.core.notes import Program
 from ckptconv.formats.jinja import program_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-Path = tuple[str | int, ...]
+Path = tuple[object, ...]
 Object = dict[str, MetaNode]
 
 TRUST = "trust_remote_code=True"
@@ -72,7 +72,7 @@ def is_configuration(path: str) -> bool:
 def programs_in(path: str, document: MetaNode, files: Collection[str]) -> Iterator[Program]:
     """What a configuration says of that. `path`: where it is in the folder that holds `files`."""
     home, _, name = path.rpartition("/")
-    for where, node in _objects(document):
+    for where, node in objects_in(document):
         for key, found in _of_object(node):
             yield _placed(path, (*where, *key), found)
     for key, found in _OF_FILES.get(name.lower(), _nothing)(document, f"{home}/" if home else "", files):
@@ -96,18 +96,6 @@ def _placed(path: str, key: Path, found: Program) -> Program:
 
 def _called(name: str, by: str, only_if: str = "") -> Program:
     return Program("", Opaque(name, "called"), by, only_if)
-
-
-def _objects(document: MetaNode) -> Iterator[tuple[Path, Object]]:
-    """Every JSON object in a document."""
-    waiting: list[tuple[Path, MetaNode]] = [((), document)]
-    while waiting:
-        path, node = waiting.pop()
-        if isinstance(node, dict):
-            yield path, node
-            waiting += [((*path, key), child) for key, child in reversed(node.items())]
-        elif isinstance(node, list):
-            waiting += [((*path, i), child) for i, child in reversed([*enumerate(node)])]
 
 
 def _texts(node: MetaNode, path: Path) -> Iterator[tuple[Path, str]]:
