@@ -138,7 +138,7 @@ def _of_saved_model(folder: Path, path: str, findings: list[Finding]) -> Iterato
 def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:
     """A document; None for one that is none, which no library reads either."""
     try:
-        document: MetaNode = json.loads(_text(folder, path))
+        document: MetaNode = json.loads(_text(folder, path))  # no stricter than the libraries are that read it
     except LimitError as error:
         if hub.is_configuration(path):
             raise

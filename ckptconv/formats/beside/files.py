@@ -22,8 +22,11 @@ from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
+from ckptconv.io.gzip import GZIP_MAGIC
+from ckptconv.io.inflated import MAGICS
 from ckptconv.io.limits import MAX_DEPTH, MAX_FILES
 from ckptconv.io.source import reason
+from ckptconv.io.zip import END, END_MAGIC, FULL16
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,17 +43,7 @@ PICKLED = (
 _COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".z", ".lz4")
 """What comes behind, where they are compressed; joblib's need not say so."""
 
-COMPRESSED = (
-    b"\x78\x01",
-    b"\x78\x5e",
-    b"\x78\x9c",
-    b"\x78\xda",
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ",
-    b"\x5d\0\0",
-    b"\x04\x22\x4d\x18",
-)
+COMPRESSED = (*(magic for magic, _ in MAGICS), GZIP_MAGIC, b"\x04\x22\x4d\x18")
 """How what joblib.load unpacks by itself begins: zlib, gzip, bzip2, xz, LZMA, LZ4."""
 
 LISTING = ".metadata"
@@ -62,8 +55,6 @@ NUMPY = b"\x93NUMPY"
 
 _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY)
 _TAR, _TAR_AT = b"ustar", 257
-_ZIP_TAIL = 22 + 0xFFFF
-"""Bytes of a zip archive's end record, and of the comment that may follow it."""
 
 _PASSED = (".git",)
 
@@ -138,5 +129,5 @@ def is_cut_zip(source: Source) -> bool:
     """Whether it is a zip archive without its end, as a download that broke off is; from the end on all read one."""
     if bytes(source.read_at(0, min(4, source.size))) != b"PK\x03\x04":
         return False
-    size = min(_ZIP_TAIL, source.size)
-    return b"PK\x05\x06" not in bytes(source.read_at(source.size - size, size))
+    size = min(END.size + FULL16, source.size)  # the end record, and the longest comment behind it
+    return END_MAGIC not in bytes(source.read_at(source.size - size, size))

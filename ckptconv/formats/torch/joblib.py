@@ -19,6 +19,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ckptconv.core.metadata import RUNS
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.torch import bare, second
@@ -85,7 +86,7 @@ def read(source: Source) -> Checkpoint:
         message = f"compressed with {method}, it is inflated into a temporary file of {file.size:,} bytes"
         findings = (Finding("inflated", "info", "", message),)
     value = bare.settled(machine.run(), makers, {}, 0)
-    if not makers.padded and not any(thing.how == "called" for thing in machine.things):
+    if not makers.padded and not any(thing.how in RUNS for thing in machine.things):
         _refuse_as_pickle(file, machine.kept + second.MOST_CUT)
     second.refuse_zip(file, stream)
     return bare.opened(source, stream, value, machine, makers, machine.kept, "joblib", findings)
@@ -100,6 +101,6 @@ def _refuse_as_pickle(file: Source, most: int) -> None:
     with suppress(CkptconvError):
         machine.run()
     for thing in machine.things:
-        if thing.how == "called" and thing.name not in _BY_CHANCE and not thing.name.endswith(_OF_ARRAYS):
+        if thing.how in RUNS and thing.name not in _BY_CHANCE and not thing.name.endswith(_OF_ARRAYS):
             called = thing.name[: second.MOST_SHOWN]
             raise CorruptFileError(f"pickle.load would read it otherwise, and call {called!r}", hint="do not trust it")
