@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 _PASSED = ("tokenizer.json", "vocab.json", "added_tokens.json")
 """JSON that no library takes for more than data, and that is large."""
 
-_HARMLESS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "onnx", "tflite", "flax"])
+_HARMLESS = frozenset(
+    ["safetensors", "safetensors-sharded", "safetensors-slices", "onnx", "tflite", "openvino", "flax"]
+)
 """Formats of files that run nothing; what is wrong with one of them is no matter here."""
 
 _OF_MANY = ("archive",)

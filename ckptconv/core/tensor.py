@@ -169,3 +169,8 @@ class LazyTensor:
 def in_memory(info: TensorInfo, data: bytes, alias: Hashable = None) -> LazyTensor:
     """A small tensor whose image is `data`."""
     return LazyTensor(info, lambda start, stop: memoryview(data)[start:stop], alias=alias)
+
+
+def in_file(info: TensorInfo, span: ByteSpan, alias: Hashable) -> LazyTensor:
+    """A tensor whose image lies in its file as one run; an empty one is tied to nothing."""
+    return LazyTensor(info, SpanReader(span), span, alias if info.nbytes else None, (span,))

@@ -16,7 +16,20 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import archive, diffusers, flax, gguf, hdf5, npz, onnx, safetensors, tensorflow, tflite, torch
+from ckptconv.formats import (
+    archive,
+    diffusers,
+    flax,
+    gguf,
+    hdf5,
+    npz,
+    onnx,
+    openvino,
+    safetensors,
+    tensorflow,
+    tflite,
+    torch,
+)
 from ckptconv.formats.base import Format
 from ckptconv.formats.npz.layout import several_arrays
 from ckptconv.io.folder import Folder
@@ -33,7 +46,8 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.JOBLIB, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES,
+    torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -65,8 +79,6 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b'{"item_handlers"', "what Orbax says of a checkpoint", "name the folder that it is in"),
     (0, b"\x81\xa6params", "msgpack without an array of flax's",
      "flax.serialization.to_bytes(params) writes one with arrays"),
-    *((0, magic, "a ggml file of before GGUF", "convert it to GGUF with llama.cpp's scripts of that time")
-      for magic in (b"lmgg", b"fmgg", b"tjgg")),
 )  # fmt: skip
 """Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do). A negative offset
 counts from the end.
@@ -298,6 +310,9 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
             f"this is text, not weights: {text!r}",
             hint="if it came in place of a download, it says why; else name the file of the weights",
         )
+    if (document := source.path.with_suffix(".xml")).is_file() and source.path.suffix == ".bin":
+        hint = f"name the graph: {document}"
+        return UnknownFormatError("these are weights that a graph of OpenVINO's keeps outside of itself", hint=hint)
     if graph := _graph_of(source.path):
         hint = f"name the graph: {graph}"
         return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)

@@ -147,5 +147,12 @@ FREE_FLATBUFFER_BYTES = 1 << 20
 MAX_TFLITE_TEXT = 64 << 20
 """Bytes of a TensorFlow Lite model's tensors of strings and entries of metadata, which are read when it is opened."""
 
+MAX_OPENVINO_XML = 1 << 29
+MAX_OPENVINO_MARKUP = 16 << 20
+"""Bytes of the document of an OpenVINO model, and of one piece of markup in it; large models have some 10 MB."""
+
+MAX_OPENVINO_TEXT = 64 << 20
+"""Bytes of an OpenVINO model's constants of texts, which are read when it is opened."""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""

@@ -35,4 +35,12 @@ FORMATS = (
         notices="ckptconv.formats.gguf.stored:notices",
         holds=_HOLDS,
     ),
+    Format(
+        name="ggml",
+        summary="ggml's files of before GGUF: whisper.cpp's ggml-….bin, llama.cpp's and ggml's examples of 2023",
+        suffixes=(".bin",),
+        magic=((0, b"lmgg"), (0, b"fmgg"), (0, b"tjgg")),
+        claims="ckptconv.formats.gguf.legacy.read:claims",
+        reader="ckptconv.formats.gguf.legacy.read:read",
+    ),
 )

@@ -1,0 +1,183 @@
+"""What stands before the tensors of ggml's files of before GGUF, model by model.
+
+    i32                magic: "ggml"; "ggmf" and "ggjt", behind which an i32 has a version
+    i32 …              hyperparameters, other ones for each model
+    …                  for some: filters, a window
+    tokens             for some: i32 number of tokens; for each its i32 length, bytes, for some an f32 score
+
+Nothing in the file says which model it is of: each example of ggml's had a magic of ``ggml`` and a layout of its own.
+
+Sources: whisper.cpp/models (convert-pt-to-ggml.py, convert-silero-vad-to-ggml.py, convert-parakeet-to-ggml.py);
+llama.cpp/convert_llama_ggml_to_gguf.py; ggml/examples of 2023 (gpt-2, gpt-j, dolly-v2, gpt-neox, starcoder, mpt,
+replit); bert.cpp/models/convert-to-ggml.py; bloomz.cpp; rwkv.cpp/docs/FILE_FORMAT.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.gguf.legacy.stream import bad
+from ckptconv.io.limits import MAX_DIM, MAX_NODES
+
+if TYPE_CHECKING:
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.gguf.legacy.stream import Stream
+
+GGML, GGMF, GGJT = b"lmgg", b"fmgg", b"tjgg"
+"""The magics as they lie in the file."""
+
+MAX_NUMBER = (1 << 31) - 1
+MAX_TOKEN = 1 << 16
+MAX_SIZES = 1 << 16
+MAX_ROWS = 1 << 10
+
+VOCABULARY, SCORES = "vocabulary", "scores"
+
+
+@dataclass(slots=True)
+class Head:
+    """What stands before the tensors: values by name, and arrays of floats, by the shape and the place of each."""
+
+    values: dict[str, MetaNode] = field(default_factory=dict)
+    arrays: dict[str, tuple[tuple[int, ...], int]] = field(default_factory=dict)
+
+    def number(self, name: str) -> int:
+        """A hyperparameter that has been read."""
+        value = self.values[name]
+        assert isinstance(value, int)
+        return value
+
+
+Step = Callable[["Stream", Head], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One of them: the model's name, the steps behind magic and version, how its first tensor may be called.
+
+    version:   behind the magic; None: the file has none.
+    aligned:   whether the elements of a tensor begin at a multiple of 32.
+    quantized: whether blocks are as ggml has them now; None: the file's type says it.
+    codes:     whose numbers the types of its tensors are.
+    """
+
+    name: str
+    magic: bytes
+    steps: tuple[Step, ...]
+    first: tuple[str, ...]
+    version: int | None = None
+    aligned: bool = False
+    quantized: bool | None = None
+    codes: str = "ggml"
+
+
+def numbers(names: str) -> Step:
+    """Hyperparameters, in this order; a name in parentheses is a float's."""
+
+    def step(stream: Stream, head: Head) -> None:
+        for name in names.split():
+            if name.startswith("("):
+                head.values[name.strip("()")] = stream.real()
+            else:
+                head.values[name] = stream.count(name, MAX_NUMBER)
+
+    return step
+
+
+def floats(name: str, rank: int) -> Step:
+    """An array of floats behind its sizes."""
+
+    def step(stream: Stream, head: Head) -> None:
+        sizes = tuple(stream.count(f"a size of {name}", MAX_SIZES) for _ in range(rank))
+        total = 4
+        for size in sizes:
+            total *= size
+        head.arrays[name] = sizes, stream.skip(min(total, MAX_DIM))
+
+    return step
+
+
+def tokens(count: str = "", *, scored: bool = False) -> Step:
+    """The vocabulary: as many as the hyperparameter `count` says, or a number of its own."""
+
+    def step(stream: Stream, head: Head) -> None:
+        most = min(MAX_NODES, stream.left // (8 if scored else 4))
+        many = head.number(count) if count else stream.count("the number of tokens", most)
+        if many > most:  # as another model's file seems to have
+            raise bad(f"it claims {many:,} tokens, more than fit into it")
+        found: list[str] = []
+        scores: list[float] = []
+        for _ in range(many):
+            found.append(stream.text("a token", MAX_TOKEN))
+            if scored:
+                scores.append(stream.real())
+        head.values |= {VOCABULARY: found} | ({SCORES: scores} if scored else {})
+
+    return step
+
+
+def text(name: str) -> Step:
+    """A text behind its length."""
+
+    def step(stream: Stream, head: Head) -> None:
+        head.values[name] = stream.text(name, 256)
+
+    return step
+
+
+def rows(name: str, count: str, width: int) -> Step:
+    """Rows of so many numbers, as many as a hyperparameter says."""
+
+    def step(stream: Stream, head: Head) -> None:
+        many = head.number(count)
+        if many > MAX_ROWS:
+            raise bad(f"{count} is {many:,}")
+        head.values[name] = [[stream.integer() for _ in range(width)] for _ in range(many)]
+
+    return step
+
+
+_LLAMA = numbers("n_vocab n_embd n_mult n_head n_layer n_rot ftype")
+_LLAMAS = ("tok_embeddings.", "norm.", "output.", "layers.")
+
+LAYOUTS = (
+    Layout("whisper", GGML, (
+        numbers("n_vocab n_audio_ctx n_audio_state n_audio_head n_audio_layer n_text_ctx n_text_state n_text_head "
+                "n_text_layer n_mels ftype"),
+        floats("mel_filters", 2), tokens(),
+    ), ("encoder.", "decoder.")),
+    Layout("parakeet", GGML, (
+        numbers("n_vocab n_audio_ctx n_audio_state n_audio_head n_audio_layer n_mels ftype n_fft subsampling_factor "
+                "n_subsampling_channels n_pred_dim n_pred_layers n_tdt_durations n_max_tokens"),
+        floats("mel_filters", 2), floats("window", 1), rows("tdt_durations", "n_tdt_durations", 1), tokens(),
+    ), ("encoder.", "decoder.", "joint.", "preprocessor.")),
+    Layout("silero-vad", GGML, (
+        text("model_type"), numbers("major minor patch window_size context_size n_encoder_layers"),
+        rows("encoder_layers", "n_encoder_layers", 3),
+        numbers("lstm_input_size lstm_hidden_size final_conv_in final_conv_out"),
+    ), ("_model.",)),
+    Layout("gpt-2", GGML, (numbers("n_vocab n_ctx n_embd n_head n_layer ftype"), tokens()), ("model/", "transformer.")),
+    Layout("gpt-j", GGML, (numbers("n_vocab n_ctx n_embd n_head n_layer n_rot ftype"), tokens()), ("transformer.",)),
+    Layout("gpt-neox", GGML, (
+        numbers("n_vocab n_ctx n_embd n_head n_layer n_rot par_res ftype"), tokens("n_vocab"),
+    ), ("gpt_neox.", "embed_out.")),
+    Layout("mpt", GGML, (
+        numbers("d_model max_seq_len n_heads n_layers n_vocab (alibi_bias_max) (clip_qkv) ftype"), tokens("n_vocab"),
+    ), ("transformer.",)),
+    Layout("replit", GGML, (
+        numbers("d_model max_seq_len n_heads n_layers n_vocab ftype"), tokens("n_vocab", scored=True),
+    ), ("transformer.",)),
+    Layout("llama", GGML, (_LLAMA, tokens("n_vocab")), _LLAMAS, quantized=False),
+    Layout("bert", GGML, (
+        numbers("n_vocab n_max_tokens n_embd n_intermediate n_head n_layer ftype"), tokens("n_vocab"),
+    ), ("embeddings.", "encoder.layer.")),
+    Layout("bloom", GGML, (numbers("n_vocab n_embd n_mult n_head n_layer ftype"), tokens("n_vocab")), _LLAMAS),
+    Layout("llama", GGMF, (_LLAMA, tokens("n_vocab", scored=True)), _LLAMAS, 1, quantized=False),
+    *(Layout("rwkv", GGMF, (numbers("n_vocab n_embed n_layer ftype"),), ("emb.", "blocks."), version,
+             quantized=version > 100, codes="rwkv") for version in (100, 101)),
+    *(Layout("llama", GGJT, (_LLAMA, tokens("n_vocab", scored=True)), _LLAMAS, version, aligned=True,
+             quantized=version > 2) for version in (1, 2, 3)),
+)  # fmt: skip
+"""Of two that both fit, the one whose first tensor is called so is right, else the former."""

@@ -1,0 +1,14 @@
+"""OpenVINO: a graph in XML, its constants in a file beside it; read, not written."""
+
+from ckptconv.formats.base import Format
+
+FORMATS = (
+    Format(
+        name="openvino",
+        summary="OpenVINO's IR: a graph in .xml and its weights in the .bin beside it, or their folder",
+        suffixes=(".xml",),
+        claims="ckptconv.formats.openvino.read:claims",
+        reader="ckptconv.formats.openvino.read:read",
+        takes=("file", "folder"),
+    ),
+)

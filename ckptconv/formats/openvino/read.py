@@ -1,0 +1,231 @@
+"""Reader of OpenVINO's IR: the constants of its graphs as a state_dict. The graphs stay behind.
+
+    NAME.xml    the graph (`document`): of each constant its element type, shape, offset and size
+    NAME.bin    the bytes of the constants, little-endian; equal ones are stored once
+
+A folder is the model in it: ``openvino_model.xml``, as optimum-intel calls it, else the only such pair of files.
+
+Names are the graph's: what comes twice gets a number (``w#2``), constants in a body of a loop or a branch that of its
+operator as a prefix. A constant ``w_compressed`` behind which only a Convert ``w`` stands that OpenVINO marks as a
+decompression is ``w``, in the type in which it is stored. Shapes and axes that operators take are constants as weights
+are. Constants that share bytes are no ties: OpenVINO's writer stores what is equal once.
+
+Elements of fewer than 8 bits are packed, the first in the lowest bits. NF4, and those of 1, 3 and 6 bits, which are
+packed otherwise, are bytes; the metadata has their type and shape under ``packed``. Texts are metadata.
+
+Sources: openvino/src/core/src/op/constant.cpp, type/element_iterator.hpp, runtime/string_aligned_buffer.cpp;
+optimum/intel/openvino/utils.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+from math import prod
+from struct import iter_unpack
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.dtypes import DType
+from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.notes import Notes
+from ckptconv.core.report import Finding, quoted
+from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
+from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
+from ckptconv.formats.openvino.document import Layer, Net, bad, parse
+from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
+from ckptconv.io.folder import Folder
+from ckptconv.io.limits import MAX_DIM, MAX_OPENVINO_TEXT, MAX_RANK
+
+if TYPE_CHECKING:
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.io.source import Source
+
+DTYPES: dict[str, DType] = {
+    "f64": DType.F64, "f32": DType.F32, "f16": DType.F16, "bf16": DType.BF16, "f8e4m3": DType.F8_E4M3,
+    "f8e5m2": DType.F8_E5M2, "f8e8m0": DType.F8_E8M0, "f4e2m1": DType.F4, "boolean": DType.BOOL,
+    "i64": DType.I64, "i32": DType.I32, "i16": DType.I16, "i8": DType.I8, "i4": DType.I4,
+    "u64": DType.U64, "u32": DType.U32, "u16": DType.U16, "u8": DType.U8, "u4": DType.U4, "u2": DType.U2,
+}  # fmt: skip
+"""By `element_type`."""
+
+PACKED = {"u1": (8, 1), "u3": (8, 3), "u6": (4, 3), "nf4": (2, 1)}
+"""Types that are read as bytes: how many elements are in how many bytes."""
+
+STRING = "string"
+SUFFIX, WEIGHTS = ".xml", ".bin"
+USUAL = "openvino_model.xml"
+_COMPRESSED = "_compressed"
+_TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+
+_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml[^>]*+>)?\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+<net[\s>]", re.DOTALL)
+_NEAR = 4096
+_DIGITS = 19
+_HINT = "a model of OpenVINO's is moved together with its .bin"
+
+
+def claims(source: Source | Folder) -> bool:
+    """Whether its root element is a <net>, or it is a folder with such a file and its weights."""
+    if isinstance(source, Folder):
+        name = _in_folder(source)
+        return name is not None and claims(source.open(name))
+    return _START.match(bytes(source.read_at(0, min(_NEAR, source.size)))) is not None
+
+
+def read(source: Source | Folder) -> Checkpoint:
+    """Open the model: the document is read, and of its weights texts alone.
+
+    Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (the weights are missing).
+    """
+    if not isinstance(source, Folder):
+        return _Reader(Folder.around(source), source.path.name).read(parse(source))
+    name = _in_folder(source)
+    if name is None:
+        raise UnsupportedError("there is no .xml with a .bin of the same name in it", hint="name a file inside it")
+    document = source.open(name)
+    with located(document.path):
+        return _Reader(source, name).read(parse(document))
+
+
+def _in_folder(folder: Folder) -> str | None:
+    """The file in it that is the model."""
+    names = set(folder.names)
+    pairs = [name for name in folder.names if name.endswith(SUFFIX) and f"{name[: -len(SUFFIX)]}{WEIGHTS}" in names]
+    models = [name for name in pairs if name not in _TOKENIZERS]
+    if USUAL in models:
+        return USUAL
+    return models[0] if len(models) == 1 else None
+
+
+class _Reader:
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.folder, self.file = folder, f"{name.removesuffix(SUFFIX)}{WEIGHTS}"
+        self.tensors: dict[str, LazyTensor] = {}
+        self.strings: dict[str, MetaNode] = {}
+        self.packed: dict[str, MetaNode] = {}
+        self.text_left = MAX_OPENVINO_TEXT
+        self.again: Counter[str] = Counter()
+
+    def read(self, net: Net) -> Checkpoint:
+        undone = {layer.scope + layer.name for layer in net.layers if layer.decompresses and layer.type == "Convert"}
+        for layer in net.layers:
+            if layer.type == "Const":
+                plain = (layer.scope + layer.name).removesuffix(_COMPRESSED)
+                self._constant(self._free(plain if plain in undone else layer.scope + layer.name), layer)
+        noted = _facts(net)
+        message = f"the graph of {noted['nodes']} nodes stays behind: its constants are read"
+        findings = [Finding("graph", "info", "", message)]
+        if self.packed:
+            message = f"packed as no element type here is, and read as bytes: {quoted(self.packed)}"
+            findings.append(Finding("read-as", "warning", next(iter(self.packed)), message))
+        return Checkpoint(
+            self.tensors, root=self._root(net), format="openvino", notes=Notes(source="openvino", graph=noted),
+            findings=tuple(findings), file=self.folder,
+        )  # fmt: skip
+
+    def _free(self, name: str) -> str:
+        free = name
+        while free in self.tensors or free in self.strings:
+            self.again[name] += 1
+            free = f"{name}#{self.again[name] + 1}"
+        return free
+
+    def _constant(self, name: str, layer: Layer) -> None:
+        kind, shape = layer.data.get("element_type", "").lower(), _shape(name, layer.data.get("shape", ""))
+        offset, size = (_number(name, key, layer.data.get(key, "")) for key in ("offset", "size"))
+        if kind == STRING:
+            self.strings[name] = self._texts(name, shape, self._span(name, offset, size))
+            return
+        info = _info(name, kind, shape)
+        if size != info.nbytes and info.nbytes:  # of an empty one OpenVINO stores a byte
+            raise bad(f"{name!r} has {size:,} bytes, and {kind} of shape {list(shape)} takes {info.nbytes:,}")
+        if kind in PACKED:
+            self.packed[name] = {"element_type": kind, "shape": list(shape)}
+        span = self._span(name, offset, info.nbytes)
+        self.tensors[name] = in_file(info, span, (id(self.folder), name))
+
+    def _span(self, name: str, offset: int, size: int) -> ByteSpan:
+        try:
+            data = self.folder.open(self.file)
+        except FileAccessError as error:
+            message = f"its weights are in {self.file!r}, which does not open: {error.message}"
+            raise FileAccessError(message, hint=_HINT) from error
+        if offset > data.size or size > data.size - offset:
+            raise bad(f"{name!r} ends at byte {offset + size:,} of {self.file!r}, which has {data.size:,}")
+        return ByteSpan(data, offset, size)
+
+    def _texts(self, name: str, shape: tuple[int, ...], span: ByteSpan) -> MetaNode:
+        """A constant of texts: their number, where each begins and the last one ends, all as i32, and their bytes."""
+        self.text_left -= span.length
+        if self.text_left < 0:
+            raise LimitError(f"its texts have more than {MAX_OPENVINO_TEXT:,} bytes")
+        if len(shape) > MAX_TEXT_RANK:
+            raise LimitError(f"{name!r} has {len(shape)} dimensions of texts")
+        data, count = bytes(span.file.read_at(span.offset, span.length)), prod(shape)
+        head = 4 * (count + 2)
+        if head > len(data) or int.from_bytes(data[:4], "little") != count:
+            raise bad(f"{name!r} of shape {list(shape)} has other texts than these")
+        places = [place for (place,) in iter_unpack("<i", data[4:head])]
+        if places[0] != 0 or places != sorted(places) or head + places[-1] > len(data):
+            raise bad(f"the texts of {name!r} lie outside of it")
+        texts = [data[head + start : head + stop] for start, stop in pairwise(places)]
+        return nested_texts(texts, shape) if texts else []
+
+    def _root(self, net: Net) -> MetaNode:
+        found: dict[str, MetaNode] = {**net.about, "strings": self.strings, "packed": self.packed}
+        said = {key: value for key, value in found.items() if value}
+        return {"state_dict": StateDict(), **said} if said else StateDict()
+
+
+def _info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
+    count = prod(shape)
+    if count > MAX_DIM // 64:
+        raise bad(f"{name!r} has the shape {list(shape)}")
+    if kind in PACKED:
+        elements, nbytes = PACKED[kind]
+        whole = -(-count // elements) * nbytes
+        return TensorInfo(DType.U8, (whole,), whole)
+    if kind not in DTYPES:
+        raise UnsupportedError(
+            f"{name!r} has the element type {kind!r}, which OpenVINO 2026.4 does not know",
+            hint="the file is damaged, or newer than this ckptconv",
+        )
+    return TensorInfo.of(DTYPES[kind], shape)
+
+
+def _shape(name: str, text: str) -> tuple[int, ...]:
+    sizes = tuple(_number(name, "shape", size.strip()) for size in text.split(",")) if text.strip() else ()
+    if len(sizes) > MAX_RANK:
+        raise LimitError(f"{name!r} has more than {MAX_RANK} dimensions")
+    return sizes
+
+
+def _number(name: str, key: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        raise bad(f"the {key} of {name!r} is {text[:40]!r}, and no number")
+    return int(text)
+
+
+def _facts(net: Net) -> dict[str, MetaNode]:
+    """What `inspect` shows of the graph: its operators, what goes in and comes out."""
+    operators = Counter(layer.type for layer in net.layers if layer.type not in ("Const", "Parameter", "Result"))
+    found: dict[str, MetaNode] = {
+        "name": net.name,
+        "version": net.version,
+        "inputs": [_value(layer, layer.data.get("element_type", ""), layer.data.get("shape", "").split(","))
+                   for layer in net.layers if layer.type == "Parameter" and not layer.scope],
+        "outputs": [_value(layer, layer.precision, layer.dims)
+                    for layer in net.layers if layer.type == "Result" and not layer.scope],
+        "nodes": operators.total(),
+        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value not in ("", []) or key == "nodes"}
+
+
+def _value(layer: Layer, kind: str, sizes: list[str]) -> dict[str, MetaNode]:
+    """Dimensions are sizes, or None where they are open."""
+    dtype = DTYPES[kind.lower()].name if kind.lower() in DTYPES else kind.upper().replace("FP", "F")
+    known = [size.strip() for size in sizes if size.strip()]
+    shape = [int(size) if size.isascii() and size.isdigit() and len(size) <= _DIGITS else None for size in known]
+    return {"name": layer.names or layer.name, "dtype": dtype, "shape": shape}
