@@ -17,5 +17,6 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     torch  safetensors  onnx  gguf      families that are read and written
     npz
     hdf5  tensorflow  tflite  flax      families that are read
+    openvino
     diffusers  archive                  folders and archives with checkpoints of other formats in them
 """

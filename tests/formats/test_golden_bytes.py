@@ -205,6 +205,40 @@ def test_a_model_of_tensorflow_lite_is_read_as_what_it_says(tmp_path: Path) -> N
         assert bytes(checkpoint["w"].read()) == ONE_TWO
 
 
+IR = b"""<?xml version="1.0"?>
+<net name="n" version="11"><layers><layer id="0" name="w" type="Const" version="opset1">
+<data element_type="f32" shape="2" offset="4" size="8" /></layer></layers><edges></edges></net>
+"""
+
+
+def test_a_model_of_openvinos_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_bytes(IR)
+    (tmp_path / "x.bin").write_bytes(bytes(4) + ONE_TWO)
+    with ckptconv.open(tmp_path / "x.xml") as checkpoint:
+        assert list(checkpoint) == ["w"]
+        assert checkpoint["w"].info == TensorInfo(DType.F32, (2,), 8)
+        assert bytes(checkpoint["w"].read()) == ONE_TWO
+
+
+GGJT = b"".join(
+    [
+        b"tjgg", pack("<I", 3),  # magic, version
+        pack("<7I", 1, 2, 256, 1, 1, 2, 0),  # 8: n_vocab, n_embd, n_mult, n_head, n_layer, n_rot, ftype
+        pack("<I", 1) + b"a" + pack("<f", 0.5),  # 36: a token, its score
+        pack("<4I", 1, 11, 0, 2) + b"norm.weight",  # 45: one dimension, a name of 11 bytes, F32; the dimension
+        bytes(24), ONE_TWO,  # 72: up to 96
+    ]
+)  # fmt: skip
+
+
+def test_a_ggml_file_of_before_gguf_is_read_as_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(GGJT)
+    with ckptconv.open(tmp_path / "x.bin") as checkpoint:
+        assert list(checkpoint) == ["norm.weight"]
+        assert checkpoint.metadata["vocabulary"] == ["a"]
+        assert bytes(checkpoint["norm.weight"].read()) == ONE_TWO
+
+
 UNDEFINED = b"\xff" * 8
 HDF5_MESSAGES = (
     pack("<2HB3x", 1, 16, 0) + pack("<3B5xQ", 1, 1, 0, 2)  # dataspace: version 1, one dimension, of 2

@@ -109,6 +109,12 @@ def tabled(path: Path, data: bytes, chance: random.Random) -> None:
     opened(path, table(data), chance)
 
 
+def graphed(path: Path, data: bytes, chance: random.Random) -> None:
+    """The document of a model of OpenVINO's, beside a file of weights."""
+    path.with_suffix(".bin").write_bytes(bytes(1 << 13))
+    opened(path.with_suffix(".xml"), data, chance)
+
+
 def stored(path: Path, data: bytes, chance: random.Random) -> None:
     """The list of a tree of Orbax's, and a node of its store whose checksum is right."""
     listed, _, node = data.partition(BETWEEN)
@@ -153,6 +159,7 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "safetensors": ("safetensors", "whole safetensors"),
     "onnx": ("onnx", "whole onnx"),
     "gguf": (),
+    "ggml": (),
     "npz": (),
     "flax": (),
     "tflite": (),
@@ -168,7 +175,7 @@ _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
+    "gguf": mutate.GGUF, "ggml": mutate.GGML, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
     "joblib": [*mutate.PICKLE, *mutate.JOBLIB],
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
     "stable-baselines3": [*mutate.ZIP, *mutate.PICKLE, *mutate.JSON], "archive": [*mutate.ZIP, *mutate.TAR],
@@ -179,6 +186,7 @@ TARGETS = [
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
+    Target("openvino", graphed, (), mutate.XML),
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
     Target("megatron", cut_for_ranks, (), mutate.PICKLE),
@@ -191,7 +199,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled, stored, ranked, cut_for_ranks, beside_processes):
+    if target.run in (opened, tabled, graphed, stored, ranked, cut_for_ranks, beside_processes):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
+from struct import pack
 from typing import TYPE_CHECKING
 
 import ml_dtypes
@@ -21,6 +22,7 @@ from ckptconv.io.source import Source
 from tests.support.archive_files import mar, nemo, nemo_folder, saved_bytes, tarred, zipped
 from tests.support.craft import records_of
 from tests.support.flax_files import to_bytes
+from tests.support.ggml_files import ONE_TWO, llama, tensor, tokens
 from tests.support.orbax_files import BETWEEN, leaf, unpack
 from tests.support.tar_files import tar_saved
 from tests.support.tensorflow_files import rows
@@ -41,6 +43,9 @@ PROCESSES = Path(__file__).parents[2] / "fixtures" / "others" / "torch-hf-slices
 
 NETS = Path(__file__).parents[2] / "fixtures" / "others" / "skorch"
 """Nets of skorch's, whose pickle has a pickle in it."""
+
+RUNTIMES = Path(__file__).parents[2] / "fixtures" / "others" / "runtimes"
+"""Files of other runtimes."""
 
 AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
@@ -143,6 +148,26 @@ def tflite(folder: Path) -> list[bytes]:
     """Models that its converter made, where they are small."""
     found = sorted((Path(__file__).parents[2] / "fixtures" / "others").glob("tflite-*.tflite"))
     return [data for data in (path.read_bytes() for path in found) if len(data) < 6 << 10]
+
+
+def openvino(folder: Path) -> list[bytes]:
+    """Documents of its models, where they are small."""
+    whole = [path.read_bytes() for path in sorted(RUNTIMES.glob("openvino-*.xml"))]
+    return [data for data in whole if len(data) < 17 << 10]
+
+
+def ggml(folder: Path) -> list[bytes]:
+    """A file of llama.cpp's of each version, and of other layouts."""
+    one = tensor("emb.weight", [2], 0, ONE_TWO)
+    named = tokens([b"a", b"bc"])
+    whisper = pack("<11i", 2, 9, 8, 1, 1, 9, 8, 1, 1, 1, 2008) + pack("<2i", 1, 1) + ONE_TWO[:4] + pack("<i", 2) + named
+    return [
+        llama(b"lmgg", None), llama(b"fmgg", 1), *(llama(b"tjgg", version) for version in (1, 2, 3)),
+        b"fmgg" + pack("<5i", 101, 3, 2, 1, 0) + one,
+        b"lmgg" + whisper + tensor("encoder.w", [2], 0, ONE_TWO) + tensor("decoder.w", [32, 1], 2, bytes(18)),
+        b"lmgg" + pack("<6i", 2, 8, 2, 1, 1, 1) + pack("<i", 2) + named + tensor("model/wte", [2], 0, ONE_TWO),
+        b"lmgg" + pack("<6i", 2, 8, 1, 1, 2, 1) + tokens([b"a", b"bc"], scored=True) + one,
+    ]  # fmt: skip
 
 
 def bare(folder: Path) -> list[bytes]:
@@ -253,7 +278,7 @@ def archives(folder: Path) -> list[bytes]:
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
+    "openvino": openvino, "ggml": ggml, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
     "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 

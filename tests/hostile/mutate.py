@@ -68,6 +68,16 @@ TFLITE = [
     b"TFL3", b"\xff" * 4, b"\xff" * 8, *(bytes([n, 0]) for n in range(4, 24, 2)), *(bytes([n, 0, 0, 0]) for n in range(24)),
     bytes(4), b"\0\0\0\x80", b"\0\0\0\x40", b"PK\5\6",
 ]  # fmt: skip
+XML = [
+    b"<net version='11'>", b"<layers>", b"</layers>", b"<layer name='w' type='Const'>", b"</layer>", b"<body>", b"<data/>",
+    b"<!DOCTYPE net [<!ENTITY a 'aa'>]>", b"&a;", b"&#0;", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<?xml version='1.0'?>",
+    b"shape='", b"offset='", b"size='", b"element_type='", b"'", b'"', b">", b"/>", b"f32", b"i4", b"u3", b"nf4", b"string",
+    b"-1", b"9" * 19, b"1,1,1", b"0", b"_compressed", b"type='Convert'", b"decompression", b"<rt_info>", b"</rt_info>",
+]  # fmt: skip
+GGML = [
+    b"lmgg", b"fmgg", b"tjgg", *(bytes([n, 0, 0, 0]) for n in range(20)), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80",
+    b"\xd0\7\0\0", b"d\0\0\0", b"e\0\0\0", b"encoder.w", b"silero-16k",
+]  # fmt: skip
 GGUF = [
     b"GGUF",
     *(bytes([n, 0, 0, 0]) for n in range(42)),

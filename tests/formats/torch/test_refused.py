@@ -58,7 +58,6 @@ OTHERS = {
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "name it"),
     "a bzip2 file": (b"BZh9" + bytes(20), "tar xjf"),
     "Flax's parameters": (b"\x81\xa6params\x80", "flax"),
-    "an old ggml file": (b"tjgg" + bytes(20), "GGUF"),
     "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c" + bytes(20), "7z x"),
     "a RAR archive": (b"Rar!\x1a\x07\x01\x00" + bytes(20), "unrar x"),
     "a server's answer": (b"Entry not found", "in place of a download"),

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MAX_NAME = 256
 ALIGNMENT = 32
 QUANTIZATION, CURRENT = 1000, 2
-"""``GGML_QNT_VERSION_FACTOR``, and ``GGML_QNT_VERSION``: the file's type is this many thousands, and the type itself."""
+"""``GGML_QNT_VERSION_FACTOR``, and ``GGML_QNT_VERSION``, of which the file's type is so many thousands."""
 
 _RWKV = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q5_0", 8: "Q5_1", 9: "Q8_0", 10: "Q8_1", 11: "Q2_K", 12: "Q3_K",
