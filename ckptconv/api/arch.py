@@ -16,6 +16,7 @@ from ckptconv.arch.spec import Spec
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, Statement
 from ckptconv.arch.table import Expected, Table
 from ckptconv.core.report import listed
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UsageError
@@ -73,7 +74,7 @@ def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequ
     from ckptconv.arch.huggingface import ConfigFactory, is_config
 
     if is_reference(arch):
-        infos = {name: tensor.info for name, tensor in checkpoint.items()}
+        infos = infos_of(checkpoint)
         table = factory_table(arch, said.statements, settings, infos)
         method = (ConfigFactory(Path(arch)).quantized or said.quantized) if is_config(arch) else ""
         return Resolved(table.spec.name, "--arch", table=table, quantized=method)
@@ -103,7 +104,7 @@ def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
 def _by_evidence(said: Stated, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
     """The spec of the library that something in the file or beside it names. Raises UsageError where nothing does."""
     config, note = said.config, checkpoint.notes.arch
-    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    infos = infos_of(checkpoint)
     try:
         choice = choose(infos, statements=said.statements, config=config, note=note)
     except UsageError as error:

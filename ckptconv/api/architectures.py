@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
 from ckptconv.api.open import open
+from ckptconv.core.tensor import infos_of
 from ckptconv.errors import UsageError
 from ckptconv.io.target import Target
 
@@ -159,7 +160,7 @@ def infer_architecture(
     tensors = []
     for path in paths:
         with open(path, format=format) as checkpoint:
-            tensors.append({name: tensor.info for name, tensor in checkpoint.items()})
+            tensors.append(infos_of(checkpoint))
     stem = "" if target is None else Path(target).stem
     name = stem if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", stem) else "inferred"
     text = infer(tensors, name=name)

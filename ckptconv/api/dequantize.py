@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding, plural
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized.config import KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
@@ -36,7 +37,7 @@ def edits_for(
 ) -> list[Edit]:
     """The edits that ``--dequantize`` stands for. Raises EditError, UnsupportedError."""
     inside = {name: one for name, one in composites.items() if tensors.keys() >= set(one.parts.values())}
-    return dequantize_edits({name: tensor.info for name, tensor in tensors.items()}, said_in(said), inside)
+    return dequantize_edits(infos_of(tensors), said_in(said), inside)
 
 
 def type_said(said: Mapping[object, MetaNode]) -> DType:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of
 from ckptconv.errors import EditError, UnsupportedError, UsageError
 from ckptconv.formats import registry
 
@@ -73,7 +74,7 @@ def is_in_mlxs_layout(checkpoint: Checkpoint) -> bool:
         return False
     from ckptconv.edits.dialects import mlx
 
-    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    infos = infos_of(checkpoint)
     return mlx.known(infos, said_anywhere(checkpoint).get("model_type"))
 
 
@@ -84,7 +85,7 @@ def _not_undone(checkpoint: Checkpoint) -> str:
     from ckptconv.edits.dialects import changes_in
 
     try:
-        changes_in(MLX, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
+        changes_in(MLX, infos_of(checkpoint), said_anywhere(checkpoint))
     except UnsupportedError as error:
         return str(error)
     except (EditError, UsageError):
@@ -98,6 +99,6 @@ def _has_changes(dialect: str, checkpoint: Checkpoint) -> bool:
     from ckptconv.edits.dialects import changes_in  # all of them: most formats have none
 
     with suppress(EditError, UnsupportedError, UsageError):
-        changes_in(dialect, {name: tensor.info for name, tensor in checkpoint.items()}, said_anywhere(checkpoint))
+        changes_in(dialect, infos_of(checkpoint), said_anywhere(checkpoint))
         return True
     return False

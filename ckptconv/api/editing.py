@@ -11,6 +11,7 @@ from ckptconv.api.lora import Adapters, Lora
 from ckptconv.api.mixture import model_of
 from ckptconv.api.stated import check_config, said_anywhere
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
 from ckptconv.edits.dialects import left_alone
@@ -131,7 +132,7 @@ def _make_steps(state: _State, wanted: Edits, adapters: Adapters, said: Mapping[
     for rule in wanted.steps:
         if isinstance(rule, NameRule):
             if rule.how == "translate":
-                told += left_alone(rule.text, {name: one.info for name, one in state.tensors.items()}, said)
+                told += left_alone(rule.text, infos_of(state.tensors), said)
             for edit in name_edits(rule, state.tensors, said):
                 state.make(edit, f"--{rule.how} {rule.text!r}")
         elif isinstance(rule, Lora):
@@ -175,7 +176,7 @@ def _kept(
                 f"--dtype {mixture.name}: a mixture of types is for a language model, and not for a tower",
                 hint="a --dtype that is one type, as F16 or Q8_0",
             )
-        infos = {name: one.info for name, one in tensors.items()}
+        infos = infos_of(tensors)
         fixed = fixed_types(infos, said, asked_of_all(wanted.dtype))
         return fixed.keys(), fixed
     return (), {}

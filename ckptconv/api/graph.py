@@ -15,6 +15,7 @@ from ckptconv.api.fitting import fitted
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of
 from ckptconv.errors import ForeignNamesError, MisfitError, UnsupportedError, UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
@@ -63,7 +64,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
             path=request.source,
             hint=_or_keep(request.command("--arch", result.arch, *settings), request, checkpoint),
         )
-    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    infos = infos_of(checkpoint)
     model, findings = build_graph(run, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)
     assert result.spec is not None
     note = {"name": result.spec.name, "params": dict(result.params), "digest": result.spec.digest}

@@ -13,6 +13,7 @@ from ckptconv.api.open import open
 from ckptconv.api.uses import Beside, OpaqueUse, uses_of
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.errors import CkptconvError
 
@@ -93,7 +94,7 @@ class Inspection:
     @property
     def quantized(self) -> dict[str, int]:
         """How the model's weights are quantized, by names and types of tensors, with the numbers of weights."""
-        return quantized_in({name: tensor.info for name, tensor in self.checkpoint.items()})
+        return quantized_in(infos_of(self.checkpoint))
 
     @property
     def digest_holds(self) -> bool | None:
@@ -183,7 +184,7 @@ def inspect(
 
 def _plain_parameters(checkpoint: Checkpoint) -> int | None:
     """Elements of what ``--dequantize`` would make; None where nothing is quantized, or not all of it is understood."""
-    if not quantized_in({name: tensor.info for name, tensor in checkpoint.items()}):
+    if not quantized_in(infos_of(checkpoint)):
         return None
     from ckptconv.api.dequantize import edits_for
     from ckptconv.api.stated import said_anywhere

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
 from ckptconv.core.report import Finding, listed
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.views import permuted
 from ckptconv.formats.onnx.lost import Lost, is_given
 
@@ -82,7 +83,7 @@ def _table(checkpoint: Checkpoint, arch: str, path: Path, settings: Sequence[str
     if chosen.table is not None:
         return chosen.table
     assert chosen.spec is not None
-    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    infos = infos_of(checkpoint)
     return solve(chosen.spec, infos, chosen.sources).table
 
 

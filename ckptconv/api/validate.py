@@ -14,6 +14,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import to_json
+from ckptconv.core.tensor import infos_of
 from ckptconv.errors import ForeignNamesError, UsageError
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _of_another_architecture(
     """The cause of all the rest where the names are those of another architecture of the library."""
     from ckptconv.arch import choose, overlap, solve, unwrapped
 
-    infos = {name: tensor.info for name, tensor in checkpoint.items()}
+    infos = infos_of(checkpoint)
     try:
         other = choose(infos)
     except UsageError:

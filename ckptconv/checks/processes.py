@@ -15,7 +15,7 @@ from ckptconv.checks.pool import MOST_WORKERS, Scratch
 from ckptconv.checks.works import WORKS
 from ckptconv.core.dtypes import PLAIN
 from ckptconv.core.spelling import from_json, to_json
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError
 from ckptconv.io.process import Helper, answer_all, can_help
 from ckptconv.io.source import Source
@@ -118,8 +118,7 @@ def _done(task: Json, sources: dict[str, Source], scratch: Scratch) -> Json:
         if source is None:
             return None
         info = TensorInfo.of(PLAIN[name], (count,))
-        span = ByteSpan(source, offset, info.nbytes)
-        tensors.append(LazyTensor(info, SpanReader(span), span))
+        tensors.append(in_file(info, ByteSpan(source, offset, info.nbytes)))
     options = {name: from_json(value) for name, value in task["options"].items()}
     return work.to_json(work.run(tensors, 0, count, scratch, options))
 

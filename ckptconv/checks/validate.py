@@ -20,6 +20,7 @@ from ckptconv.checks.prefixes import spec_names
 from ckptconv.checks.verdict import Verdict
 from ckptconv.core.metadata import NOTHING, StateDict, walk, without_model
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +46,7 @@ def validate_spec(
     Where the params contradict what is stated, or much does not fit, other ways to bind them are tried, and the one
     that leaves fewest errors is told.
     """
-    names = spec_names(spec, {name: tensor.info for name, tensor in checkpoint.items()})
+    names = spec_names(spec, infos_of(checkpoint))
     infos = {names.get(name, name): tensor.info for name, tensor in checkpoint.items()}
     aliases = {names.get(name, name): tensor.alias for name, tensor in checkpoint.items()}
 

@@ -10,7 +10,7 @@ from ckptconv.core.composite import VALUES, problem
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
 from ckptconv.core.record_edits import prune
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import LazyTensor, in_memory
+from ckptconv.core.tensor import LazyTensor, in_memory, infos_of
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import OpenFile
@@ -55,7 +55,7 @@ def recorded_checkpoint(
 
 def _composites(record: Record, tensors: dict[str, LazyTensor], findings: list[Finding]) -> dict[str, Composite]:
     """Quantized and sparse tensors, as far as the headers of their parts agree; else the parts stay what they are."""
-    infos = {name: tensor.info for name, tensor in tensors.items()}
+    infos = infos_of(tensors)
     good: dict[str, Composite] = {}
     taken: set[str] = set()
     for name, one in record.composites.items():

@@ -14,7 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     import numpy as np
     import torch
@@ -166,11 +166,23 @@ class LazyTensor:
         return load_tensor(self, device)
 
 
+def in_file(
+    info: TensorInfo, span: ByteSpan, alias: Hashable = None, depends: tuple[ByteSpan, ...] | None = None
+) -> LazyTensor:
+    """A tensor whose image is a span of a file; it depends on that span alone, unless `depends` says otherwise."""
+    return LazyTensor(info, SpanReader(span), span, alias, (span,) if depends is None else depends)
+
+
 def in_memory(info: TensorInfo, data: bytes, alias: Hashable = None) -> LazyTensor:
     """A small tensor whose image is `data`."""
     return LazyTensor(info, lambda start, stop: memoryview(data)[start:stop], alias=alias)
 
 
-def in_file(info: TensorInfo, span: ByteSpan, alias: Hashable) -> LazyTensor:
-    """A tensor whose image lies in its file as one run; an empty one is tied to nothing."""
-    return LazyTensor(info, SpanReader(span), span, alias if info.nbytes else None, (span,))
+def infos_of(tensors: Mapping[str, LazyTensor]) -> dict[str, TensorInfo]:
+    """Their headers, by the same names."""
+    return {name: tensor.info for name, tensor in tensors.items()}
+
+
+def depends_of(tensors: Iterable[LazyTensor]) -> tuple[ByteSpan, ...]:
+    """The file spans that values made of all of them come from, each once."""
+    return tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))

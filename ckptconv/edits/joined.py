@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import UnsupportedError
 from ckptconv.io.pieces import Piece, Pieces
 
@@ -25,7 +25,7 @@ def joined(tensors: Sequence[LazyTensor], axis: int) -> LazyTensor:
     shape = list(first.shape)
     shape[axis] = sum(tensor.info.shape[axis] for tensor in tensors)
     info = TensorInfo.of(first.dtype, tuple(shape))
-    depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
+    depends = depends_of(tensors)
     counts = [prod(tensor.info.shape[axis:]) for tensor in tensors]
     block = first.dtype.block
     if any(count % block or count // block * first.dtype.bits % 8 for count in counts):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, Storage, TensorInfo, in_file
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def sliced(tensor: LazyTensor, axis: int, start: int, stop: int) -> LazyTensor |
     if span is not None and dtype.bits % 8 == 0 == one % dtype.block and prod(tensor.info.shape[:axis]) == 1:
         info = TensorInfo.of(dtype, shape)  # it stays one run
         part = ByteSpan(span.file, span.offset + dtype.nbytes(start * one), info.nbytes)
-        return LazyTensor(info, SpanReader(part), part, depends=tensor.depends)
+        return in_file(info, part, depends=tensor.depends)
     place = _placement(tensor)
     if place is None:
         return None

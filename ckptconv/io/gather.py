@@ -11,12 +11,15 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import COMPONENT
-from ckptconv.core.strided import boxes, extent
+from ckptconv.core.strided import boxes, contiguous_strides, extent, is_contiguous
+from ckptconv.core.tensor import LazyTensor, Placement, Storage, in_file
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
-    from ckptconv.core.tensor import Placement
+    from ckptconv.core.tensor import ByteSpan, TensorInfo
 
 SCRATCH = 4 << 20
 """Bytes read at a time when a box is dense enough to be read whole."""
@@ -133,3 +136,16 @@ class Gather:
             words ^= words.dtype.type(sign)
         if place.conj and component:
             words[1::2] ^= words.dtype.type(sign)
+
+
+def laid_out(
+    info: TensorInfo, span: ByteSpan, alias: Hashable, strides: tuple[int, ...] | None = None, *, swapped: bool = False
+) -> LazyTensor:
+    """A tensor whose elements fill a span, with these strides (None: in C order), big-endian where `swapped`."""
+    unit = info.dtype.bits // 8
+    straight = strides is None or is_contiguous(info.shape, strides)
+    if not info.nbytes or (straight and (not swapped or unit == 1)):
+        return in_file(info, span, alias)
+    storage = Storage(alias, span, unit, info.numel, info.dtype, swapped)
+    place = Placement(storage, 0, info.shape, contiguous_strides(info.shape) if strides is None else strides)
+    return LazyTensor(info, Gather(place, info.dtype), None, alias, (span,), place)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from ckptconv.core.tensor import depends_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,4 +52,4 @@ class Pieces:
     @property
     def depends(self) -> tuple[ByteSpan, ...]:
         """The file spans that the image comes from."""
-        return tuple(dict.fromkeys(span for piece in self._pieces for span in piece.tensor.depends))
+        return depends_of(piece.tensor for piece in self._pieces)

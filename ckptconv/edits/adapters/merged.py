@@ -19,7 +19,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.edits.adapters.deltas import RECENT
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.computed import Computed
@@ -275,7 +275,7 @@ def merged(tensor: LazyTensor, changes: tuple[Change, ...]) -> LazyTensor:
 
 def _tensor(source: LazyTensor, changes: tuple[Change, ...], dtype: DType) -> LazyTensor:
     info = TensorInfo.of(dtype, source.info.shape)
-    depends = (*source.depends, *(span for change in changes for tensor in change.tensors for span in tensor.depends))
+    depends = depends_of([source, *(tensor for change in changes for tensor in change.tensors)])
     reader = MergedReader(source, dtype, changes=changes)
     return LazyTensor(info, reader, alias=("merged", id(reader)), depends=tuple(dict.fromkeys(depends)))
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf_adapter, to_ldm, to_mmproj
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
@@ -99,7 +100,7 @@ def translation(dialect: str, tensors: Mapping[str, LazyTensor], metadata: Mappi
 
     Raises as `changes_in`.
     """
-    infos = {name: tensor.info for name, tensor in tensors.items()}
+    infos = infos_of(tensors)
     changes = changes_in(dialect, infos, metadata)
     gone = dropped(changes, tensors)
     drop = [Edit("drop", (gone[0],), (), {}, tuple(Step((name,), ()) for name in gone))] if gone else []

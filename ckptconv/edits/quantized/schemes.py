@@ -38,7 +38,7 @@ from math import prod
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.edits.quantized import integers, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
@@ -84,7 +84,7 @@ def dequantized(tensors: tuple[LazyTensor, ...], details: Mapping[str, Json]) ->
         raise ValueError(f"there is no scheme {scheme!r}")
     parts = _parts(scheme, tensors, details.get("parts"))
     matrix, shape = _MAKERS[scheme](parts, details)
-    depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
+    depends = depends_of(tensors)
     return LazyTensor(TensorInfo.of(DType.F32, shape), MatrixReader(matrix), depends=depends)
 
 

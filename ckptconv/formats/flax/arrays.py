@@ -33,12 +33,11 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_CODED, NUMPY_DESCR, NUMPY_NAMED
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque
-from ckptconv.core.strided import contiguous_strides
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.flax.msgpack import Unpacker, Value
 from ckptconv.formats.flax.packed import Packed
-from ckptconv.io.gather import Gather
+from ckptconv.io.gather import laid_out
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS
 from ckptconv.io.pieces import Piece, Pieces
 
@@ -179,11 +178,7 @@ class FlaxUnpacker(Unpacker):
         span, alias = ByteSpan(self._source, header.start, header.length), (id(self._source), header.start)
         if dtype.bits < 8:
             return LazyTensor(info, Packed(SpanReader(span), dtype, info.numel), None, alias, (span,))
-        if not swapped or dtype.bits == 8:
-            return LazyTensor(info, SpanReader(span), span, alias, (span,))
-        storage = Storage(alias, span, dtype.bits // 8, info.numel, dtype, swapped=True)
-        place = Placement(storage, 0, info.shape, contiguous_strides(info.shape))
-        return LazyTensor(info, Gather(place, dtype), None, alias, (span,), place)
+        return laid_out(info, span, alias, swapped=swapped)
 
     def _text(self, header: _Header, kind: str, bits: int) -> Value:
         """An array or a scalar of text, as metadata. Reads it."""

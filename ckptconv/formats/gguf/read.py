@@ -11,15 +11,14 @@ from ckptconv.core.encodings import own_tensors
 from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
-from ckptconv.core.strided import contiguous_strides
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
+from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.gguf.layout import Header, Slot, read_header
 from ckptconv.formats.gguf.metadata import SOURCE, foreign_root, recorded_root, types_of
 from ckptconv.formats.gguf.stored import stored_as
 from ckptconv.formats.gguf.templates import programs_in
-from ckptconv.io.gather import Gather
+from ckptconv.io.gather import laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,19 +77,14 @@ def _parts(header: Header) -> list[Finding]:
 def _tensor(source: Source, name: str, slot: Slot, *, swapped: bool) -> LazyTensor:
     span, dtype = ByteSpan(source, slot.start, slot.info.nbytes), slot.info.dtype
     alias = (id(source), name)
-    if not swapped or dtype.bits == 8 or not slot.info.nbytes:
-        return LazyTensor(slot.info, SpanReader(span), span, alias, (span,))
-    if dtype.block > 1:
+    if swapped and dtype.block > 1 and slot.info.nbytes:
         if dtype.name not in SWAPPED:
             raise UnsupportedError(
                 f"{name!r} is {dtype} in a big-endian file, which is not supported",
                 hint="write the file on a little-endian machine",
             )
         return LazyTensor(slot.info, _SwappedBlocks(span, dtype.bits // 8, SWAPPED[dtype.name]), None, alias, (span,))
-    shape = slot.info.shape
-    storage = Storage(alias, span, dtype.bits // 8, slot.info.numel, dtype, swapped=True)
-    place = Placement(storage, 0, shape, contiguous_strides(shape))
-    return LazyTensor(slot.info, Gather(place, dtype), None, alias, (span,), place)
+    return laid_out(slot.info, span, alias, swapped=swapped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.strided import contiguous_strides
-from ckptconv.core.tensor import LazyTensor, Placement, RangeReader, SpanReader, Storage, TensorInfo, in_memory
+from ckptconv.core.tensor import LazyTensor, RangeReader, TensorInfo, in_memory
 from ckptconv.formats.hdf5 import headers
 from ckptconv.formats.hdf5.attributes import value_of
 from ckptconv.formats.hdf5.chunks import Cache, ChunkReader, swap
@@ -28,7 +27,7 @@ from ckptconv.formats.hdf5.storage import (
     read_space,
     unknown_filter,
 )
-from ckptconv.io.gather import Gather
+from ckptconv.io.gather import laid_out
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -132,11 +131,7 @@ class Datasets:
                 return LazyTensor(info, Filled(fill or bytes(element.size)), None, alias)
             case Run(int() as address):
                 span = header.file.span(address, info.nbytes)
-                if not element.swapped:
-                    return LazyTensor(info, SpanReader(span), span, alias, (span,))
-                storage = Storage(alias, span, element.size, info.numel, element.dtype, swapped=True)
-                place = Placement(storage, 0, one.shape, contiguous_strides(one.shape))
-                return LazyTensor(info, Gather(place, element.dtype), None, alias, (span,), place)
+                return laid_out(info, span, alias, swapped=element.swapped)
             case _:
                 return LazyTensor(info, self._chunks(header, one, element, fill), None, alias)
 

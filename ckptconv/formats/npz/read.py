@@ -13,14 +13,14 @@ from ckptconv.core.metadata import NumpyArray, NumpyScalar, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding, quoted
-from ckptconv.core.strided import contiguous_strides, is_contiguous
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, Text, read_header
 from ckptconv.formats.npz.stored import stored_as
 from ckptconv.io.checksum import crc32, tail_crc32
-from ckptconv.io.gather import Gather
+from ckptconv.io.gather import laid_out
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 
@@ -121,9 +121,5 @@ def _tensor(archive: ZipArchive, name: str, npy: Npy) -> LazyTensor:
     crc = None if whole is None else tail_crc32(whole, crc32(npy.raw), info.nbytes)
     span = ByteSpan(entry.file, entry.offset + head, info.nbytes, crc)
     alias = (id(archive), name)
-    strides = contiguous_strides(info.shape[::-1])[::-1] if npy.fortran else contiguous_strides(info.shape)
-    if not info.nbytes or (is_contiguous(info.shape, strides) and not npy.swapped):
-        return LazyTensor(info, SpanReader(span), span, alias, (span,))
-    storage = Storage(alias, span, info.dtype.bits // 8, info.nbytes * 8 // info.dtype.bits, info.dtype, npy.swapped)
-    place = Placement(storage, 0, info.shape, strides)
-    return LazyTensor(info, Gather(place, info.dtype), None, alias, (span,), place)
+    strides = contiguous_strides(info.shape[::-1])[::-1] if npy.fortran else None
+    return laid_out(info, span, alias, strides, swapped=npy.swapped)

@@ -11,7 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.onnx.graph import DOUBLE_DATA, FLOAT_DATA, INT32_DATA, INT64_DATA, UINT64_DATA
 from ckptconv.formats.onnx.numbers import FixedReader, VarintReader
@@ -74,18 +74,14 @@ def build(header: TensorHeader, name: str, files: ModelFiles) -> LazyTensor:
     if header.is_external:
         file, offset = files.locate(name, header.external, info.nbytes)
         alias = ("external", id(file), offset, info.dtype, info.shape) if info.nbytes else (id(files), name)
-        return _run(info, ByteSpan(file, offset, info.nbytes), alias)
+        return in_file(info, ByteSpan(file, offset, info.nbytes), alias)
     if numbers:
         return _typed(header, name, info, files)
     start, stop = header.raw or (0, 0)
     if stop - start != info.nbytes:
         raise bad(f"{name!r} holds {stop - start:,} bytes, and {info.dtype} of shape {list(info.shape)} takes "
                   f"{info.nbytes:,}")  # fmt: skip
-    return _run(info, ByteSpan(files.source, start, info.nbytes), (id(files), name))
-
-
-def _run(info: TensorInfo, span: ByteSpan, alias: object) -> LazyTensor:
-    return LazyTensor(info, SpanReader(span), span, alias, (span,))
+    return in_file(info, ByteSpan(files.source, start, info.nbytes), (id(files), name))
 
 
 def _typed(header: TensorHeader, name: str, info: TensorInfo, files: ModelFiles) -> LazyTensor:
@@ -102,7 +98,7 @@ def _typed(header: TensorHeader, name: str, info: TensorInfo, files: ModelFiles)
             wanted = info.nbytes // width
             raise bad(f"{name!r} holds {fixed.count:,} numbers, and its type and shape ask for {wanted:,}")
         if len(segments) == 1 and segments[0].packed:
-            return _run(info, depends[0], alias)
+            return in_file(info, depends[0], alias)
         return LazyTensor(info, fixed, None, alias, depends)
     six = info.dtype.bits == 6
     unit = max(info.dtype.bits // 8, 1)

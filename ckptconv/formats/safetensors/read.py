@@ -12,7 +12,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader
+from ckptconv.core.tensor import ByteSpan, LazyTensor, in_file
 from ckptconv.formats.blobs import restore
 from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.encodings import stored_as
@@ -45,8 +45,7 @@ def tensors_of(source: Source, header: Header) -> dict[str, LazyTensor]:
 
 
 def _tensor(source: Source, name: str, slot: Slot) -> LazyTensor:
-    span = ByteSpan(source, slot.start, slot.info.nbytes)
-    return LazyTensor(slot.info, SpanReader(span), span, (id(source), name), (span,))
+    return in_file(slot.info, ByteSpan(source, slot.start, slot.info.nbytes), (id(source), name))
 
 
 def assemble(

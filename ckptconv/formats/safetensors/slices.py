@@ -28,7 +28,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, quoted
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
     CkptconvError,
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from ckptconv.io.mosaic import Box
 
 NAME = "safetensors-slices"
-
-"""Slices of a tensor that an error lists."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -190,7 +188,7 @@ def _whole(folder: Folder, name: str, slices: Sequence[_Slice]) -> LazyTensor:
         return tiles[0].tensor
     if not tiles:
         return LazyTensor(info, lambda start, stop: memoryview(b""))
-    depends = tuple(span for tile in tiles for span in tile.tensor.depends)
+    depends = depends_of(tile.tensor for tile in tiles)
     return LazyTensor(info, Mosaic(shape, dtype.bits // 8, tiles), None, (id(folder), name), depends)
 
 
@@ -214,6 +212,6 @@ def _tile(name: str, same: Sequence[_Slice]) -> Tile:
     tensor = first.tensor
     if len(same) > 1:
         reader = SameInAll(name, tuple((one.file, one.tensor) for one in same))
-        depends = tuple(span for one in same for span in one.tensor.depends)
+        depends = depends_of(one.tensor for one in same)
         tensor = replace(tensor, reader=reader, span=None, depends=depends)
     return Tile(first.begin, tensor.info.shape, tensor)

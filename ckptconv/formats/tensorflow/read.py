@@ -19,8 +19,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
-from ckptconv.core.strided import contiguous_strides
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
     CkptconvError,
@@ -45,7 +44,7 @@ from ckptconv.formats.tensorflow.table import FOOTER, MAGIC, bad, entries
 from ckptconv.formats.tensorflow.texts import read_texts
 from ckptconv.formats.texts import MAX_TEXT_RANK
 from ckptconv.io.folder import Folder
-from ckptconv.io.gather import Gather
+from ckptconv.io.gather import laid_out
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 
@@ -275,12 +274,7 @@ class _Reader:
         span = self._span(name, entry)
         if span.length != info.nbytes:
             raise bad(f"{name!r} has {span.length:,} bytes, and its type and shape ask for {info.nbytes:,}")
-        width = info.dtype.bits // 8
-        if not self.header.swapped or width == 1 or not info.nbytes:
-            return LazyTensor(info, SpanReader(span), span, (self.index.path, name), (span,))
-        storage = Storage((self.index.path, name), span, width, info.numel, info.dtype, swapped=True)
-        place = Placement(storage, 0, info.shape, contiguous_strides(info.shape))
-        return LazyTensor(info, Gather(place, info.dtype), None, storage.key, (span,), place)
+        return laid_out(info, span, (self.index.path, name), swapped=self.header.swapped)
 
     def _joined(self, name: str, key: bytes, entry: Entry, info: TensorInfo) -> LazyTensor:
         """A tensor that is stored in slices."""
@@ -295,7 +289,7 @@ class _Reader:
             check_tiling(entry.shape, [(tile.begin, tile.size) for tile in tiles])
         except CkptconvError as error:
             raise bad(f"the slices of {name!r}: {error.message}") from error
-        depends = tuple(span for tile in tiles for span in tile.tensor.depends)
+        depends = depends_of(tile.tensor for tile in tiles)
         reader = Mosaic(entry.shape, info.dtype.bits // 8, tiles)
         return LazyTensor(info, reader, None, (self.index.path, name), depends)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.composite import PER_CHANNEL, PER_TENSOR, VALUES, Quantized
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo, in_memory
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file, in_memory
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U8, U32, U64, FlatBuffer, Table, Tables, Vector, bad
@@ -121,8 +121,7 @@ def dense(header: Header, alias: Hashable) -> LazyTensor:
 
 
 def _run(buffer: FlatBuffer, info: TensorInfo, start: int, alias: Hashable) -> LazyTensor:
-    span = ByteSpan(buffer.source, start, info.nbytes)
-    return LazyTensor(info, SpanReader(span), span, alias if info.nbytes else None, (span,))
+    return in_file(info, ByteSpan(buffer.source, start, info.nbytes), alias if info.nbytes else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from ckptconv.core.composite import (
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import TensorRef, TorchValue, rebuilt
 from ckptconv.core.strided import contiguous_strides, is_contiguous
-from ckptconv.core.tensor import TensorInfo, in_memory
+from ckptconv.core.tensor import TensorInfo, in_memory, infos_of
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.new_objects import holds_objects
@@ -233,7 +233,7 @@ def _free(name: str, role: str, taken: set[str], stub: CompositeStub) -> str:
 
 def check_parts(composites: Mapping[str, Composite], tensors: Mapping[str, LazyTensor]) -> None:
     """Refuse parts whose headers contradict what they are said to make. Raises CorruptFileError, naming the tensor."""
-    infos = {name: tensor.info for name, tensor in tensors.items()}
+    infos = infos_of(tensors)
     for name, one in composites.items():
         if (wrong := problem(one, infos)) is not None:
             raise CorruptFileError(f"tensor {name!r}: {wrong}")

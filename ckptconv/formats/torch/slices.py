@@ -32,7 +32,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import CorruptFileError, UnsupportedError, located
 from ckptconv.formats import shards
 from ckptconv.formats.same_values import SameInAll
@@ -208,7 +208,7 @@ class _Set:
         axis = self._axis(name, info)
         aliases = [tensor.alias for tensor in tensors]
         alias: Hashable = None if None in aliases else (NAME, axis, *aliases)
-        depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
+        depends = depends_of(tensors)
         if axis is None:
             return LazyTensor(info, SameInAll(name, tuple(zip(self.parts, tensors, strict=True))), None, alias, depends)
         size = info.shape[axis]

@@ -9,6 +9,7 @@ from ckptconv.core.composite import INDICES, PER_CHANNEL, PER_TENSOR, VALUES, Qu
 from ckptconv.core.indices import check_indices
 from ckptconv.core.metadata import TensorRef, TorchSize, TorchValue, walk
 from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.tensor import infos_of
 from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.dtypes import QUANTIZED_STORAGE_BY_DTYPE
 from ckptconv.formats.torch.emit import StorageRef
@@ -31,7 +32,7 @@ def check_composites(checkpoint: Checkpoint) -> None:
     Reads all indices. Raises CorruptFileError.
     """
     tensors = checkpoint.all_tensors
-    infos = {name: tensor.info for name, tensor in tensors.items()} if checkpoint.composites else {}
+    infos = infos_of(tensors) if checkpoint.composites else {}
     for name, one in checkpoint.composites.items():
         if (wrong := problem(one, infos)) is not None:
             raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust it")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.dtypes import DType
 from ckptconv.core.strided import contiguous_strides, extent, memory_order
-from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, SpanReader, Storage, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, Storage, TensorInfo, in_file
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.io.gather import Gather
@@ -139,7 +139,7 @@ def _slice(storage: Storage, low: int, high: int) -> LazyTensor:
     span = storage.span
     if nbytes != span.length:
         span = ByteSpan(span.file, span.offset + low * storage.unit * (nbytes > 0), nbytes)
-    return LazyTensor(info, SpanReader(span), span, depends=(storage.span,))
+    return in_file(info, span, depends=(storage.span,))
 
 
 def _swapped_slice(storage: Storage, low: int, high: int, info: TensorInfo) -> LazyTensor:

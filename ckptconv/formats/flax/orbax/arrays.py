@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import from_bytes
 from ckptconv.core.dtypes import COMPONENT, DType
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.chunks import Chunks, Kept
 from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
@@ -77,7 +77,7 @@ class Arrays:
         if info.dtype.bits < 8:
             return LazyTensor(info, Packed(chunks, info.dtype, info.numel), None, alias)
         span = self._span(chunks, info)
-        return LazyTensor(info, SpanReader(span) if span else chunks, span, alias, (span,) if span else ())
+        return in_file(info, span, alias) if span else LazyTensor(info, chunks, None, alias)
 
     def number(self, name: str, header: Header) -> MetaNode:
         """An array without dimensions as Orbax gives Python's numbers back. Reads it."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.edit import Edit
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import apply
 from ckptconv.edits.dialects.gguf_projectors import CLIP, VISION, projector_of
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS
@@ -72,7 +73,7 @@ def _made(
     pictures = projector.config == VISION
     for name, token in projector.row.items():
         tensors = _with_row(tensors, name, _number_of(documents, token))
-    infos = {name: tensor.info for name, tensor in tensors.items()}
+    infos = infos_of(tensors)
     found = Said.of(projector, document, preprocessor, PICTURE_UNSAID if pictures else SOUND_UNSAID)
     own = picture_entries(found) if pictures else sound_entries(found)
     kind = "vision" if pictures else "audio"

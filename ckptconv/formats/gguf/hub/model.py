@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.dialects.gguf_config import architecture, written_as
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, architectures
 from ckptconv.errors import EditError, located
@@ -72,7 +73,7 @@ def _made(
     arch = architecture(config.values)
     check_types("to-gguf", tensors)
     tensors = _with_output(arch, tensors)
-    infos = {name: tensor.info for name, tensor in tensors.items()}
+    infos = infos_of(tensors)
     written = written_as(arch, config.values)
     entries: dict[str, Typed] = {
         ARCHITECTURE_KEY: ("string", written),

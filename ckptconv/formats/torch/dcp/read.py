@@ -10,7 +10,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import GlobalUse, Notes
 from ckptconv.core.record import parse as parse_record
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import LazyTensor, SpanReader, TensorInfo
+from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of, in_file
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
     CkptconvError,
@@ -148,15 +148,13 @@ class Entries:
         if len(tiles) == 1:
             return replace(tiles[0].tensor, alias=alias)
         unit = info.nbytes // prod(entry.shape)
-        depends = tuple(span for tile in tiles for span in tile.tensor.depends)
+        depends = depends_of(tile.tensor for tile in tiles)
         return LazyTensor(info, Mosaic(entry.shape, unit, tiles), None, alias, depends)
 
     def _tile(self, entry: Entry, chunk: Chunk, place: Place) -> Tile:
         held = _info(entry, chunk.size if chunk.stored is None else chunk.stored)
         span = Blob(self._window(entry.name, place), entry.name, held).span()
-        return Tile(
-            chunk.begin, chunk.size, LazyTensor(_info(entry, chunk.size), SpanReader(span), span, None, (span,))
-        )
+        return Tile(chunk.begin, chunk.size, in_file(_info(entry, chunk.size), span))
 
 
 def _info(entry: Entry, shape: tuple[int, ...]) -> TensorInfo:

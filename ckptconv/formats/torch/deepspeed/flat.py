@@ -8,7 +8,7 @@ from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, depends_of, in_file
 from ckptconv.io.pieces import Piece, Pieces
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Chain:
         if first == last:
             start = self._ends[first] - self._parts[first].info.nbytes
             return run(self._parts[first], begin - start, info, alias)
-        return LazyTensor(info, Slice(self._image, begin), None, alias, _spans(self._parts[first : last + 1]))
+        return LazyTensor(info, Slice(self._image, begin), None, alias, depends_of(self._parts[first : last + 1]))
 
 
 def rows(parts: Sequence[LazyTensor], at: int, count: int, shape: tuple[int, ...], alias: Hashable) -> LazyTensor:
@@ -86,7 +86,7 @@ def rows(parts: Sequence[LazyTensor], at: int, count: int, shape: tuple[int, ...
     if info.nbytes <= count * unit:
         return run(parts[0], at * unit, info, alias)
     held = parts[: -(-info.nbytes // (count * unit))]
-    return LazyTensor(info, Rows(held, at * unit, count * unit), None, alias, _spans(held))
+    return LazyTensor(info, Rows(held, at * unit, count * unit), None, alias, depends_of(held))
 
 
 def run(part: LazyTensor, begin: int, info: TensorInfo, alias: Hashable) -> LazyTensor:
@@ -94,10 +94,6 @@ def run(part: LazyTensor, begin: int, info: TensorInfo, alias: Hashable) -> Lazy
     if part.span is None:
         return LazyTensor(info, Slice(part.read, begin), None, alias, part.depends)
     if info.nbytes == part.span.length:
-        return LazyTensor(info, SpanReader(part.span), part.span, alias, part.depends)
+        return in_file(info, part.span, alias, part.depends)
     span = ByteSpan(part.span.file, part.span.offset + begin, info.nbytes)
-    return LazyTensor(info, SpanReader(span), span, alias, part.depends)
-
-
-def _spans(parts: Sequence[LazyTensor]) -> tuple[ByteSpan, ...]:
-    return tuple(dict.fromkeys(span for part in parts for span in part.depends))
+    return in_file(info, span, alias, part.depends)

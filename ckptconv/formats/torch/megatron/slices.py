@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.tensor import LazyTensor
+from ckptconv.core.tensor import LazyTensor, depends_of
 from ckptconv.edits.joined import joined as side_by_side
 from ckptconv.edits.views import sliced
 from ckptconv.errors import CorruptFileError, UnsupportedError
@@ -46,7 +46,7 @@ def joined(name: str, parts: Parts, shapes: Mapping[str, tuple[int, ...]], hint:
         raise UnsupportedError(f"nothing is known of how {name!r} is cut into slices", hint=hint)
     tensors = list(parts.values())
     if how == WHOLE:
-        depends = tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))
+        depends = depends_of(tensors)
         return LazyTensor(first.info, SameInAll(name, tuple(parts.items())), depends=depends)
     if len(first.info.shape) <= (how == COLUMNS):
         raise CorruptFileError(f"{name!r} has the shape {list(first.info.shape)}", hint="the ranks are damaged")
