@@ -22,7 +22,6 @@ from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     from ckptconv.checks.works import Result, Work
     from ckptconv.core.spelling import Json
@@ -55,9 +54,7 @@ class Helpers:
     def __enter__(self) -> Helpers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for helper in self._helpers.values():
             helper.close()
 

@@ -15,7 +15,6 @@ from ckptconv.errors import NoTensorError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable, Iterable, Iterator
-    from types import TracebackType
     from typing import Unpack
 
     import torch
@@ -118,9 +117,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

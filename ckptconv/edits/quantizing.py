@@ -24,7 +24,6 @@ from ckptconv.io.process import Helper, answer_all, can_help
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
-    from types import TracebackType
 
     from ckptconv.core.dtypes import DType
     from ckptconv.core.spelling import Json
@@ -68,9 +67,7 @@ class Quantizing:
                     reader.quantize = self._all
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._threads is None:
             return
         for reader in self._readers:

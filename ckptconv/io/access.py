@@ -11,7 +11,6 @@ from ckptconv.io.source import reason
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 
 HELD_BY_HANDLES = sys.platform == "win32"
@@ -29,9 +28,7 @@ class translated:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         match error:
             case OSError():
                 raise FileAccessError(f"cannot write: {reason(error)}", path=self.path, hint=_hint(error)) from error

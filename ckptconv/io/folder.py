@@ -13,14 +13,10 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, located
 from ckptconv.io.limits import MAX_FILES
 from ckptconv.io.source import Source, reason
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 MAX_HANDLES = 128
 """Files of a folder that the operating system holds open at a time; it grants a process 256 to 1,024 in all."""
@@ -44,9 +40,7 @@ class Folder:
     def __enter__(self) -> Folder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

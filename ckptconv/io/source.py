@@ -19,8 +19,6 @@ from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, Sourc
 from ckptconv.io import positional
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from ckptconv.core.progress import Progress
     from ckptconv.io.folder import Folder
 
@@ -92,9 +90,7 @@ class Source:
     def __enter__(self) -> Source:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
