@@ -6,6 +6,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     preflight  plain                    what a target cannot hold; what becomes of objects in one that cannot
     plan  blobs                         what a file with our record will hold; metadata too large for a string
     shards  shard_names  split          sets of files with an index, and how tensors are split into them
+    folder_file                         which file of a folder is that index, or all of its checkpoint
     numbered  unindexed                 sets without one
     modules_beside                      models of which a folder has the first module's weights
     same_values                         what several files have alike

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.record import FORMAT, tie_strings
 from ckptconv.errors import located
-from ckptconv.formats import modules_beside, shards, unindexed
+from ckptconv.formats import folder_file, modules_beside, shards, unindexed
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors import slice_files
@@ -42,7 +42,7 @@ def claims(source: Source | Folder) -> bool:
     """Whether this is an index of safetensors files, or a folder with one, with a single such file, or with all shards
     of a set.
     """
-    return shards.claims(source, binaries=False)
+    return folder_file.claims(source, binaries=False)
 
 
 def read(source: Source | Folder) -> Checkpoint:
@@ -50,13 +50,13 @@ def read(source: Source | Folder) -> Checkpoint:
 
     Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
     """
-    if isinstance(source, Folder) and not shards.holds_one(source) and (names := whole_set(source.names)):
+    if isinstance(source, Folder) and not folder_file.holds_one(source) and (names := whole_set(source.names)):
         opened = {name: source.open(name) for name in names}
         headers = _headers(opened)
         index, told = unindexed.index_of(source, {name: header.slots for name, header in headers.items()})
         return _assembled(source, index, opened, headers, [told])
-    folder, found, file = shards.find(source, binaries=False)
-    chosen = shards.chosen(folder, file) if isinstance(source, Folder) else []
+    folder, found, file = folder_file.find(source, binaries=False)
+    chosen = folder_file.chosen(folder, file) if isinstance(source, Folder) else []
     if found is None:
         checkpoint = single.read(file)
         checkpoint.findings = (*checkpoint.findings, *chosen, *modules_beside.told(folder))

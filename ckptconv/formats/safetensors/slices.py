@@ -39,7 +39,7 @@ from ckptconv.errors import (
     first_of,
     located,
 )
-from ckptconv.formats import shards
+from ckptconv.formats import folder_file, shards
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors.slice_files import begins_of, opened, without_begins
 from ckptconv.formats.same_values import SameInAll
@@ -82,7 +82,7 @@ class _Slice:
 
 def claims(folder: Folder) -> bool:
     """Whether there is a file in it that is called as those of slices, and no other that stands for the folder."""
-    return any(map(SLICES.fullmatch, folder.names)) and not shards.holds_one(folder)
+    return any(map(SLICES.fullmatch, folder.names)) and not folder_file.holds_one(folder)
 
 
 def read(folder: Folder) -> Checkpoint:

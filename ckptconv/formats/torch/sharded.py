@@ -21,7 +21,7 @@ from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError, located
-from ckptconv.formats import modules_beside, shards
+from ckptconv.formats import folder_file, modules_beside, shards
 from ckptconv.formats.base import WriteOptions, WriteResult
 from ckptconv.formats.blobs import move_out, restore
 from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
@@ -44,7 +44,7 @@ NAME = "torch-sharded"
 
 def claims(source: Source | Folder) -> bool:
     """Whether this is an index of torch's archives, or a folder with one, or with a single such file."""
-    return shards.claims(source, binaries=True)
+    return folder_file.claims(source, binaries=True)
 
 
 def read(source: Source | Folder) -> Checkpoint:
@@ -52,7 +52,7 @@ def read(source: Source | Folder) -> Checkpoint:
 
     Raises CorruptFileError where index and shards contradict each other, and what a shard alone raises.
     """
-    folder, index, file = shards.find(source, binaries=True)
+    folder, index, file = folder_file.find(source, binaries=True)
     if index is None:
         checkpoint = single.read(file)
         checkpoint.findings = (*checkpoint.findings, *modules_beside.told(folder))

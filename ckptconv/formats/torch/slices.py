@@ -34,7 +34,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import CorruptFileError, UnsupportedError, located
-from ckptconv.formats import shards
+from ckptconv.formats import folder_file
 from ckptconv.formats.same_values import SameInAll
 from ckptconv.formats.torch import read as single
 from ckptconv.formats.torch.slice_files import file_of, slices_in
@@ -70,7 +70,7 @@ _COPY_AGAIN = "copy the slices again from where they came, all of them"
 
 def claims(folder: Folder) -> bool:
     """Whether there is a file in it that is called like a slice, and no other checkpoint that stands for the folder."""
-    return bool(slices_in(folder)) and not shards.holds_one(folder)
+    return bool(slices_in(folder)) and not folder_file.holds_one(folder)
 
 
 def read(folder: Folder) -> Checkpoint:

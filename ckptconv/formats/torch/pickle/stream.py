@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 FIRST = 256
 """Bytes that are read at first. Each further read doubles what there is, so that little of what follows is touched."""
 
+_PIECE = 4096
+"""Bytes of a line that are read at a time."""
+
 _PLAIN = b"(012NRQabdeu]})lsto\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x93\x94\x97\x98"
 _FIXED = {1: b"Khq\x80\x82", 2: b"M\x83", 4: b"Jjr\x84", 8: b"G\x95"}
 _LINES = {1: b"FILSVPgp", 2: b"ci"}
@@ -128,6 +131,26 @@ class PickleStream:
         except CorruptFileError:
             self.position = before
             raise
+
+    def skip_argument(self, code: int) -> None:
+        """Pass over what follows an opcode, reading no more of it than lines. Raises CorruptFileError where there is no
+        such opcode, and where its argument is cut short.
+        """
+        step = _STEPS[code]
+        if step == _UNKNOWN:
+            raise _NoOpcodeError(0, bytes([code]))
+        if step > _STOP:
+            self.skip(step)
+        elif step <= _COUNT:
+            self.skip(int.from_bytes(self.take(_COUNT - step), "little"))
+        elif step <= _LINE:
+            for _ in range(_LINE - step):
+                self._skip_line()
+
+    def _skip_line(self) -> None:
+        while b"\n" not in (piece := self.take(min(_PIECE, max(self.left, 1)))):
+            continue
+        self.position -= len(piece) - piece.index(b"\n") - 1
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes. Raises CorruptFileError where there are fewer."""
