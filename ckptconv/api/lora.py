@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
@@ -23,6 +23,7 @@ from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
@@ -136,9 +137,7 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
 
 def summary_of(checkpoint: Checkpoint) -> Summary | None:
     """What is said of a checkpoint that is an adapter; None of others."""
-    path = getattr(checkpoint.file, "path", None)
-    beside = path is not None and _is_of_peft(Path(path))
-    if not beside and not is_adapter(checkpoint):
+    if not _is_of_peft(checkpoint.path) and not is_adapter(checkpoint):
         return None
     from ckptconv.edits.adapters.summary import summary, unread
 
@@ -148,9 +147,9 @@ def summary_of(checkpoint: Checkpoint) -> Summary | None:
         return unread(error.message)
 
 
-def _is_of_peft(path: Path) -> bool:
+def _is_of_peft(path: Path | None) -> bool:
     """Whether a file, or that of a folder, is called as PEFT does it, and its configuration is there."""
-    return (path.is_dir() or path.name.startswith("adapter_model")) and _config_of(path).is_file()
+    return path is not None and (path.is_dir() or path.name.startswith("adapter_model")) and _config_of(path).is_file()
 
 
 def _config_of(path: Path) -> Path:
@@ -161,10 +160,9 @@ def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
     from ckptconv.edits.adapters.config import Config  # with its patterns; most files are no adapter
 
-    path = getattr(checkpoint.file, "path", None)
     beside = None
-    if path is not None:
-        beside = read_object(_config_of(Path(path)), ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
+    if checkpoint.path is not None:
+        beside = read_object(_config_of(checkpoint.path), ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
     if beside is None and (packed := _packed(checkpoint)) is not None:
         beside = strict_json.object_of(packed, ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
     if beside is not None:

@@ -132,7 +132,7 @@ class Side:
         hashes: dict[object, str] = {}
         found: dict[str, Weight] = {}
         for name, tensor in self.checkpoint.items():
-            key = name if tensor.alias is None else tensor.alias
+            key = tensor.identity(name)
             if key not in hashes:
                 hashes[key] = content_hash(tensor)
             found[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])

@@ -79,10 +79,9 @@ def _quantization(config: dict[str, object] | None, beside: Path) -> dict[str, o
 def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
     """All that is said, by its key, whatever the place; what is said first counts."""
     said: dict[object, MetaNode] = {**checkpoint.metadata}
-    path = getattr(checkpoint.file, "path", None)
-    if path is None:
+    if checkpoint.path is None:
         return said
-    found = stated(checkpoint, path)
+    found = stated(checkpoint, checkpoint.path)
     for statement in found.statements:
         for key, value in statement.values.items():
             said.setdefault(key, value)
@@ -93,10 +92,9 @@ def said_anywhere(checkpoint: Checkpoint) -> dict[object, MetaNode]:
 
 def check_config(checkpoint: Checkpoint) -> None:
     """Raise CorruptFileError, FileAccessError for a configuration that lies beside the file and cannot be read."""
-    path = getattr(checkpoint.file, "path", None)
-    if path is None:
+    if checkpoint.path is None:
         return
-    read_object(config_beside(path), "the configuration beside the weights", hint="download it again")
+    read_object(config_beside(checkpoint.path), "the configuration beside the weights", hint="download it again")
 
 
 def config_beside(path: Path) -> Path:

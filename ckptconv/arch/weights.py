@@ -17,7 +17,7 @@ def read_state(tensors: Mapping[str, LazyTensor]) -> dict[str, torch.Tensor]:
     shared: dict[object, torch.Tensor] = {}
     state: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        key = name if tensor.alias is None else tensor.alias
+        key = tensor.identity(name)
         if key not in shared:
             shared[key] = tensor.to_torch().contiguous()
         state[name] = shared[key]

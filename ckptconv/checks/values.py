@@ -22,7 +22,7 @@ def check_values(tensors: Mapping[str, LazyTensor], progress: Progress | None = 
     """NaN and Inf are errors; weights that are all zero and negative running variances are warnings."""
     firsts: dict[object, str] = {}
     for name, tensor in tensors.items():
-        firsts.setdefault(name if tensor.alias is None else (tensor.alias,), name)
+        firsts.setdefault(tensor.identity(name), name)
     names = list(firsts.values())
     found = stats_of([tensors[name] for name in names], progress)
     return [

@@ -15,6 +15,7 @@ from ckptconv.errors import NoTensorError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Hashable, Iterable, Iterator
+    from pathlib import Path
     from typing import Unpack
 
     import torch
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 class OpenFile(Protocol):
     """What a checkpoint's tensors are read from, as far as `core` has to know it."""
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder that they are in."""
 
     @property
     def size(self) -> int:
@@ -129,6 +134,11 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def file(self) -> OpenFile | None:
         """What its tensors are read from, where it has to be closed."""
         return self._file
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder that it is in; None where it was made in memory."""
+        return None if self._file is None else self._file.path
 
     def check_unchanged(self) -> None:
         """Raise SourceChangedError if the file was written to since it was opened."""

@@ -73,10 +73,10 @@ def load_tensors(tensors: Iterable[LazyTensor], device: str | torch.device = "cp
 def _each(tensors: list[LazyTensor], load: Callable[[LazyTensor], torch.Tensor]) -> list[torch.Tensor]:
     made: dict[object, torch.Tensor] = {}
     for position, tensor in enumerate(tensors):
-        key = position if tensor.alias is None else ("tie", tensor.alias)
+        key = tensor.identity(position)
         if key not in made:
             made[key] = load(tensor)
-    return [made[i if tensor.alias is None else ("tie", tensor.alias)] for i, tensor in enumerate(tensors)]
+    return [made[tensor.identity(position)] for position, tensor in enumerate(tensors)]
 
 
 def _plain(tensor: LazyTensor) -> torch.Tensor:

@@ -153,6 +153,17 @@ class LazyTensor:
             raise IndexError(f"range [{start}, {stop}) of a tensor of {self.info.nbytes} bytes")
         return self.reader(start, stop) if start < stop else memoryview(b"")
 
+    @property
+    def light(self) -> bool:
+        """Whether reading small ranges costs no more than reading large ones: it lies in its file as one run, or its
+        reader has an attribute `light` that is true.
+        """
+        return self.span is not None or getattr(self.reader, "light", False)
+
+    def identity(self, name: Hashable) -> Hashable:
+        """Equal for tied tensors; one that is tied to none is told apart by its `name`."""
+        return ("name", name) if self.alias is None else ("alias", self.alias)
+
     def numpy(self) -> np.ndarray:
         """The whole tensor as a numpy array (ml_dtypes' element types where numpy has none); maybe read-only."""
         from ckptconv.core.arrays import from_bytes

@@ -52,7 +52,7 @@ class Computed:
     @property
     def light(self) -> bool:
         """Whether a small range costs little memory and few calls."""
-        return self.source.span is not None or getattr(self.source.reader, "light", False)
+        return self.source.light
 
     @property
     def piece(self) -> int:

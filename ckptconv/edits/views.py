@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 class Zeros:
-    """Reads ranges of an image whose bytes are all 0.
-
-    `light`: reading small pieces costs no more than reading large ones.
-    """
+    """Reads ranges of an image whose bytes are all 0."""
 
     light = True
 

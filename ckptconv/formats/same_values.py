@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SameInAll:
-    """Reads ranges of an image that every file has, and compares them; memory for two of the range.
-
-    `light`: reading small pieces costs no more than reading large ones.
-    """
+    """Reads ranges of an image that every file has, and compares them; memory for two of the range."""
 
     name: str
     tensors: tuple[tuple[str, LazyTensor], ...]

@@ -70,7 +70,7 @@ def digest(checkpoint: Checkpoint, progress: Progress | None = None) -> str:
     hashes: dict[str, str] = {}
     done = 0
     for name, tensor in tensors.items():
-        key = tensor.alias if tensor.alias is not None else name
+        key = tensor.identity(name)
         if key not in seen:
             seen[key] = content_hash(tensor)
         hashes[name] = seen[key]

@@ -43,7 +43,7 @@ class Tile:
 class Mosaic:
     """Reads ranges of the image that `tiles` make, in memory for the range and once more for one tile's part of it.
 
-    `unit` is bytes of an element. `light`: reading small pieces costs no more than reading large ones.
+    `unit` is bytes of an element. `light`: as `LazyTensor.light`.
     """
 
     def __init__(self, shape: tuple[int, ...], unit: int, tiles: Sequence[Tile]) -> None:

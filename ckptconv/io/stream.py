@@ -139,7 +139,7 @@ class Streamer:
 def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None) -> Iterable[memoryview]:
     """The tensor's image in order, in pieces of bounded size; a piece is valid until the next one is asked for.
 
-    One run in a file goes through `buffer`. What is computed from one run (its reader is `light`) comes in small
+    One run in a file goes through `buffer`. What else is light to read (`LazyTensor.light`) comes in small
     pieces; anything else is gathered in large blocks, by one thread at a time.
     """
     span = tensor.span
@@ -150,7 +150,7 @@ def chunks(tensor: LazyTensor, buffer: memoryview, gathering: Lock | None = None
             span.file.read_into(piece, span.offset + start)
             yield piece
         return
-    if getattr(tensor.reader, "light", False):
+    if tensor.light:
         for start in range(0, size, len(buffer)):
             yield tensor.read(start, min(start + len(buffer), size))
         return

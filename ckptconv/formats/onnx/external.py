@@ -87,6 +87,11 @@ class ModelFiles:
         self._others: dict[str, Source | Reopened] = {}
 
     @property
+    def path(self) -> Path:
+        """The model's."""
+        return self.source.path
+
+    @property
     def size(self) -> int:
         """Bytes of all of them."""
         return self.source.size + sum(other.size for other in self._others.values())

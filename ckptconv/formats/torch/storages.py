@@ -127,7 +127,7 @@ def _is_kept(tensor: LazyTensor, kept: Mapping[Hashable, object]) -> bool:
 def _group(name: str, tensor: LazyTensor, kept: Mapping[Hashable, object]) -> Hashable:
     if tensor.placement is not None and _is_kept(tensor, kept):
         return "storage", tensor.placement.storage.key
-    return ("name", name) if tensor.alias is None else ("alias", tensor.alias)
+    return tensor.identity(name)
 
 
 def _slice(storage: Storage, low: int, high: int) -> LazyTensor:

@@ -167,8 +167,7 @@ class _Plan:
         for leaf in self.leaves:
             if isinstance(leaf.node, TensorRef):
                 name = leaf.node.name
-                alias = self.tensors[name].alias
-                key: Hashable = ("alias", alias) if alias is not None else ("name", name)
+                key = self.tensors[name].identity(name)
                 if key not in known:
                     pickle = _pickled_tensor(self.tensors[name].info)
                     known[key] = self._add(_Blob(self.size, pickle, [], name, self.tensors[name]))
