@@ -291,6 +291,7 @@ class RejectedOutputError(CkptconvError):
     """The format's own reference reader refused what was written; the target is untouched."""
 
     code = "rejected-output"
+    usual_hint = "please report this with the file"
 
 
 class PluginError(CkptconvError):

@@ -24,7 +24,6 @@ HINTS = {
     "unsupported": "'ckptconv formats' lists what is read and written",
     "would-run-code": "do not load this file with pickle unless you trust whoever made it",
     "loss": "--allow-loss CODE goes on without; --dry-run lists what would be lost",
-    "rejected-output": "the target is untouched; please report this with what --debug shows",
     "edit": "'ckptconv inspect --list' shows the names; --dry-run, what becomes of them",
     "plugin": "update the plug-in, or remove it",
 }

@@ -68,13 +68,8 @@ class Index:
 
 def read_index(source: Source) -> Index:
     """Read and check an index. Raises CorruptFileError, LimitError, with its path."""
-    known = source.parsed.get(Index)
-    if isinstance(known, Index):
-        return known
     with located(source.path):
-        index = _parse(source)
-    source.parsed[Index] = index
-    return index
+        return source.once(Index, lambda: _parse(source))
 
 
 def _parse(source: Source) -> Index:

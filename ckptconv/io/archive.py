@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError, located
+from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.gzip import GZIP_MAGIC, Gunzipped
@@ -74,18 +74,8 @@ class Archive:
 
     @classmethod
     def of(cls, source: Source) -> Archive:
-        """The archive of a source, opened once however many ask. Raises what opening it raised."""
-        known = source.parsed.get(cls)
-        if known is None:
-            try:
-                known = cls(source)
-            except CkptconvError as error:
-                known = error
-            source.parsed[cls] = known
-        if isinstance(known, CkptconvError):
-            raise known
-        assert isinstance(known, Archive)
-        return known
+        """The archive of a source, opened once however many ask. Raises as opening it does."""
+        return source.once(cls, lambda: cls(source))
 
     def _add(self, one: Packed) -> None:
         parts = _parts(one.name or one.own)

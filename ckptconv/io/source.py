@@ -13,14 +13,18 @@ from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, SourceChangedError, UsageError
+from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, SourceChangedError, UsageError
 from ckptconv.io import positional
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckptconv.core.progress import Progress
     from ckptconv.io.folder import Folder
+
+T = TypeVar("T")
 
 MOST_NEIGHBOURS = 10_000
 """Files of a folder among which a name that was mistyped is looked for."""
@@ -108,6 +112,20 @@ class Source:
         if not self._closed:
             raise TypeError(f"an open file cannot be pickled or copied: open {os.fspath(self.path)} again instead")
         return {**self.__dict__, "parsed": {}, "progress": None}
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` gives, or raises of ours, the first time that this is asked for: whoever detects a format asks
+        first, then its reader.
+        """
+        if key not in self.parsed:
+            try:
+                self.parsed[key] = make()
+            except CkptconvError as error:
+                self.parsed[key] = error.with_traceback(None)  # which would keep what was read
+        known = self.parsed[key]
+        if isinstance(known, CkptconvError):
+            raise known
+        return cast("T", known)
 
     def rest(self) -> None:
         """Give the operating system's handle back, until `wake`."""

@@ -61,10 +61,7 @@ def members(source: Source) -> dict[str, Member]:
 
     Raises CorruptFileError, LimitError, and UnsupportedError where a name stands for a link or comes twice.
     """
-    known = source.parsed.get(Member)
-    if not isinstance(known, dict):
-        known = source.parsed[Member] = _walk(source)
-    return known
+    return source.once(Member, lambda: _walk(source))
 
 
 def _walk(source: Source) -> dict[str, Member]:

@@ -83,10 +83,7 @@ class ZipArchive:
     @classmethod
     def of(cls, source: Source) -> ZipArchive:
         """The archive of a source, parsed once however many ask: first whoever detects the format, then its reader."""
-        known = source.parsed.get(cls)
-        if not isinstance(known, cls):
-            known = source.parsed[cls] = cls(source)
-        return known
+        return source.once(cls, lambda: cls(source))
 
     def _find_directory(self) -> tuple[int, int, int]:
         """Offset and size of the central directory, and its number of entries."""

@@ -105,9 +105,10 @@ def read_header(source: Source) -> Header:
 
     Raises CorruptFileError, LimitError, UnsupportedError.
     """
-    known = source.parsed.get(Header)
-    if isinstance(known, Header):
-        return known
+    return source.once(Header, lambda: _read_header(source))
+
+
+def _read_header(source: Source) -> Header:
     if not claims(source):
         raise bad("the magic or the version is missing")
     swapped = bytes(source.read_at(4, 2)) == b"\0\0"
@@ -129,8 +130,7 @@ def read_header(source: Source) -> Header:
     rows = [_row(cursor) for _ in range(tensors)]
     alignment = alignment_of(values)
     data = cursor.position + -cursor.position % alignment
-    source.parsed[Header] = header = Header(swapped, values, _slots(rows, data, alignment, source.size))
-    return header
+    return Header(swapped, values, _slots(rows, data, alignment, source.size))
 
 
 def _check_count(count: int, least: int, limit: int, source: Source, what: str) -> None:

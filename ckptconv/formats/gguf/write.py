@@ -126,7 +126,5 @@ def checked(target: Target) -> tuple[Finding, ...]:
         message = "the gguf package, which would check the file, is not installed: pip install 'ckptconv[gguf]'"
         return (Finding("unchecked", "info", "", message),)
     except (ValueError, KeyError, IndexError) as error:
-        raise RejectedOutputError(
-            f"the gguf package refuses what was written: {error}", hint="please report this with the file"
-        ) from error
+        raise RejectedOutputError(f"the gguf package refuses what was written: {error}") from error
     return ()

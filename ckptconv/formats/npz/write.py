@@ -86,6 +86,4 @@ def _check(target: Target) -> None:
                     if npy.read_magic(array) == (1, 0):
                         npy.read_array_header_1_0(array)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
-        raise RejectedOutputError(
-            f"numpy refuses what was written: {error}", hint="please report this with the file"
-        ) from error
+        raise RejectedOutputError(f"numpy refuses what was written: {error}") from error

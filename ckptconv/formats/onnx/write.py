@@ -336,6 +336,4 @@ def _check(model: ModelProto, embedded: Mapping[str, int], external: Mapping[str
         try:
             checker.check_model(path)
         except (checker.ValidationError, ValueError) as error:
-            raise RejectedOutputError(
-                f"onnx.checker refuses what was written: {error}", hint="please report this with the file"
-            ) from error
+            raise RejectedOutputError(f"onnx.checker refuses what was written: {error}") from error

@@ -105,6 +105,4 @@ def _check(target: Target) -> None:
         with safe_open(target.readable_path, framework="np") as file:
             file.keys()
     except SafetensorError as error:
-        raise RejectedOutputError(
-            f"the safetensors package refuses what was written: {error}", hint="please report this with the file"
-        ) from error
+        raise RejectedOutputError(f"the safetensors package refuses what was written: {error}") from error

@@ -16,7 +16,7 @@ Sources: CPython's ``pickletools``; torch/storage.py (`__reduce__`, `_load_from_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan
@@ -95,11 +95,12 @@ def opcodes(source: Source) -> tuple[PickleStream, bytes, list[Elided]]:
     """The first pickle but for its long runs of bytes, as `PickleStream.elided` gives it, and the stream behind it;
     kept for whoever reads the file. Raises CorruptFileError, LimitError.
     """
-    known = source.parsed.get(OPCODES)
-    if known is None:
+
+    def stepped_over() -> tuple[PickleStream, bytes, list[Elided]]:
         stream = PickleStream(source, 0, source.size)
-        known = source.parsed[OPCODES] = stream, *stream.elided()
-    return cast("tuple[PickleStream, bytes, list[Elided]]", known)
+        return stream, *stream.elided()
+
+    return source.once(OPCODES, stepped_over)
 
 
 def opened(
