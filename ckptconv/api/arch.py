@@ -25,6 +25,7 @@ from ckptconv.formats.diffusers import DIFFUSERS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.api.asked import Request
     from ckptconv.api.stated import Stated
     from ckptconv.arch.bind import Source
     from ckptconv.arch.choose import Choice
@@ -57,15 +58,15 @@ class Resolved:
     built: bool = True
 
 
-def resolve(arch: str | None, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
+def resolve(request: Request, checkpoint: Checkpoint) -> Resolved:
     """What to compare the checkpoint with.
 
-    Raises UsageError where `arch` names nothing, or where it is None and no evidence names a spec.
+    Raises UsageError where the request's architecture is none, or where it names none and no evidence does.
     """
-    said = stated(checkpoint, path)
+    arch, settings, said = request.arch, request.settings, stated(checkpoint, request.path)
     if arch is None:
-        _refuse_what_is_no_model(path, checkpoint)
-        return _by_evidence(said, path, checkpoint, settings)
+        _refuse_what_is_no_model(request.path, checkpoint)
+        return _by_evidence(request, said, checkpoint)
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
         sources = _sources(spec, checkpoint.notes.arch, said.statements, said.config, settings)
@@ -101,8 +102,9 @@ def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
         )  # fmt: skip
 
 
-def _by_evidence(said: Stated, path: Path, checkpoint: Checkpoint, settings: Sequence[str]) -> Resolved:
+def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Resolved:
     """The spec of the library that something in the file or beside it names. Raises UsageError where nothing does."""
+    path, settings = request.path, request.settings
     config, note = said.config, checkpoint.notes.arch
     infos = infos_of(checkpoint)
     try:

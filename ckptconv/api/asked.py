@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -53,14 +54,13 @@ def _value_word(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A file whose network is to be known: where from and to, and what was said of the architecture.
+    """A file whose network is to be known, and what was said of its architecture.
 
     words: of the command line that asks, without options on the architecture.
     read_as: the format that the source is said to be of.
     """
 
     source: PathText
-    target: PathText
     arch: str | None = None
     settings: Sequence[str] = ()
     inputs: Sequence[str] = ()
@@ -70,6 +70,15 @@ class Request:
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", several(self.settings))
         object.__setattr__(self, "inputs", several(self.inputs))
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self.source)
+
+    def line(self, command: str, *more: str) -> str:
+        """The line of another command on the same file; to be pasted."""
+        return shlex.join(["ckptconv", command, str(self.path), *from_words(self.read_as), *more])
 
     def command(self, *more: str) -> str:
         """The command line that asked, with more options; to be pasted."""

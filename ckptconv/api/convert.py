@@ -147,7 +147,7 @@ def convert(
         "--input": several(inputs),
     })  # fmt: skip
     words = ("convert", fspath(source), fspath(target), *words, *edits.words)
-    request = Request(source, target, arch, settings, inputs, words, from_format)
+    request = Request(source, arch, settings, inputs, words, from_format)
     order = Order(
         request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits,
         metadata=metadata or {}, bare=bare, with_params=with_params, verify=verify, shards=size is not None,

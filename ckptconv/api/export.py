@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.stated import stated
@@ -25,7 +24,7 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
 
     assert request.arch is not None
     inputs = [parse_input(text) for text in request.inputs]
-    statements = stated(checkpoint, Path(request.source)).statements
+    statements = stated(checkpoint, request.path).statements
     with made(request.arch, statements, request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(

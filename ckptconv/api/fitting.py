@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from os import fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import from_words
@@ -48,11 +47,10 @@ def fit(request: Request, checkpoint: Checkpoint, *, params: bool) -> Fitting:
 
 def fitted(request: Request, checkpoint: Checkpoint) -> Validation:
     """The comparison with an architecture. Raises MisfitError where the checkpoint does not fit it."""
-    path = Path(request.source)
-    result = compare(path, checkpoint, request.arch, request.settings, request.read_as)
+    result = compare(request, checkpoint)
     if not result.valid:
-        asks = replace(request, words=("validate", fspath(path), *from_words(request.read_as)))
-        raise MisfitError(result.arch, result.findings, path=path, hint=f"{asks.command()} says more")
+        asks = replace(request, words=("validate", fspath(request.path), *from_words(request.read_as)))
+        raise MisfitError(result.arch, result.findings, path=request.path, hint=f"{asks.command()} says more")
     return result
 
 

@@ -119,7 +119,7 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     if order.edits.for_llama_cpp != TO_GGUF or not is_adapter(checkpoint):
         return None
     _check_adapter(checkpoint, order)
-    source = Path(order.request.source)
+    source = order.request.path
     label = source.resolve().name.encode("utf-8", "replace").decode("utf-8")
     adapter = adapter_of(checkpoint, label)
     check(adapter)
@@ -162,7 +162,7 @@ def completed(
     """The checkpoint with what llama.cpp wants of it, whose tensors are translated and of the types that were asked
     for, and that metadata alone: what the source says besides stays, unless it is to be bare. Raises CkptconvError.
     """
-    path, said = Path(order.request.source), order.metadata
+    path, said = order.request.path, order.metadata
     if adapter is not None:
         made = adapter.made(checkpoint, moves, order)
     else:

@@ -8,7 +8,6 @@ told then which defaults were used.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting import fitted
@@ -110,7 +109,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
             hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
         )
     if result.spec.forward is None:
-        config = config_beside(Path(request.source))
+        config = config_beside(request.path)
         one, why = ("FILE.py:CLASS", "where FILE.py defines the network")
         if config.is_file():
             one, why = os.fspath(config), "which has transformers build the network"

@@ -18,20 +18,22 @@ from ckptconv.formats.onnx.lost import Lost, is_given
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
-    from pathlib import Path
 
+    from ckptconv.api.asked import Request
     from ckptconv.api.matching import Matches
     from ckptconv.arch.table import Table
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
 
 
-def named_by_architecture(checkpoint: Checkpoint, arch: str | None, path: Path, settings: Sequence[str]) -> Checkpoint:
-    """The checkpoint with names that `arch` gives back, and findings that say which; itself where there are none."""
+def named_by_architecture(checkpoint: Checkpoint, request: Request) -> Checkpoint:
+    """The checkpoint with names that the architecture which was named gives back, and findings that say which; itself
+    where there are none.
+    """
     lost = _lost(checkpoint)
-    if arch is None or not lost:
+    if request.arch is None or not lost:
         return checkpoint
-    table = _table(checkpoint, arch, path, settings)
+    table = _table(checkpoint, request)
     if table is None:
         return checkpoint
     missing = {name: entry.shape for name, entry in table.tensors.items() if name not in checkpoint}
@@ -75,16 +77,15 @@ def _lost(checkpoint: Checkpoint) -> list[Lost]:
     return [one for one in (Lost.from_dict(row) for row in rows) if one.name in checkpoint]
 
 
-def _table(checkpoint: Checkpoint, arch: str, path: Path, settings: Sequence[str]) -> Table | None:
+def _table(checkpoint: Checkpoint, request: Request) -> Table | None:
     from ckptconv.api.arch import resolve
     from ckptconv.arch.solver import solve
 
-    chosen = resolve(arch, path, checkpoint, settings)
+    chosen = resolve(request, checkpoint)
     if chosen.table is not None:
         return chosen.table
     assert chosen.spec is not None
-    infos = infos_of(checkpoint)
-    return solve(chosen.spec, infos, chosen.sources).table
+    return solve(chosen.spec, infos_of(checkpoint), chosen.sources).table
 
 
 def _constants(tensors: Mapping[str, LazyTensor], table: Table) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.edits import Moves
@@ -109,14 +108,14 @@ def without_extras(made: Prepared) -> Prepared:
 
 def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoint:
     """The checkpoint with names that the architecture gives back, for a graph with those that its class holds."""
-    arch, settings = request.arch, request.settings
+    arch = request.arch
     if arch is None:
         return checkpoint
     from ckptconv.api.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
     from ckptconv.arch.huggingface import is_config
 
-    named = named_by_architecture(checkpoint, arch, Path(request.source), settings)
-    return named_by_class(named, arch, settings) if graph and is_config(arch) else named
+    named = named_by_architecture(checkpoint, request)
+    return named_by_class(named, arch, request.settings) if graph and is_config(arch) else named
 
 
 def _finished(made: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, note: MetaNode) -> Checkpoint:

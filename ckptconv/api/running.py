@@ -5,7 +5,6 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from os import fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.arrays import read_arrays
@@ -69,7 +68,7 @@ class Side:
         RunError where it does not load.
         """
         self.request, self.stack, self.device = subject.request, stack, subject.device
-        self.path = Path(self.request.source)
+        self.path = self.request.path
         self.findings: list[Finding] = []
         self.checkpoint = _as_floats(self._opened(subject, progress))
         self.evidence = subject.evidence or self.checkpoint
@@ -86,7 +85,7 @@ class Side:
             return subject.tensors
         opened = self.stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
-        return named_by_architecture(opened, self.request.arch, self.path, self.request.settings)
+        return named_by_architecture(opened, self.request)
 
     def module(self) -> tuple[torch.nn.Module, list[InputSpec]]:
         """A torch module with the weights as F32 (F64 where they are), on the CPU, and what it takes."""

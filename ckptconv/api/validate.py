@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import from_words, several
+from ckptconv.api.asked import Request
 from ckptconv.api.open import open
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
@@ -19,6 +16,7 @@ from ckptconv.errors import ForeignNamesError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from ckptconv.api.arch import Resolved
     from ckptconv.api.open import PathText
@@ -96,14 +94,14 @@ def validate(
 
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """
-    settings = several(settings)
+    request = Request(path, arch, settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
         checkpoint = opened
         if arch is not None and opened.notes.graph is not None:
             from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
 
-            checkpoint = named_by_architecture(opened, arch, Path(path), settings)
-        result = compare(Path(path), checkpoint, arch, settings, format)
+            checkpoint = named_by_architecture(opened, request)
+        result = compare(request, checkpoint)
         if values:
             from ckptconv.checks.values import check_values
 
@@ -112,10 +110,8 @@ def validate(
         return result
 
 
-def compare(
-    path: Path, checkpoint: Checkpoint, arch: str | None, settings: Sequence[str], format: str | None = None
-) -> Validation:
-    """Check a checkpoint that is open; `path` says where a config.json may lie beside it, `format` what it is read as.
+def compare(request: Request, checkpoint: Checkpoint) -> Validation:
+    """Check a checkpoint that is open, of the file that the request is about: a config.json may lie beside it.
 
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
     lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
@@ -125,12 +121,11 @@ def compare(
 
     checkpoint = wholes(checkpoint)
     try:
-        chosen = resolve(arch, path, checkpoint, settings)
+        chosen = resolve(request, checkpoint)
     except UsageError as error:
-        words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
-        if arch is None and (causes := _of_another_framework(words, checkpoint, None)):
+        if request.arch is None and (causes := _of_another_framework(request, checkpoint, None)):
             message = f"nothing says which architecture this is: {causes[0].message}"
-            raise ForeignNamesError(message, path=path, hint=causes[0].hint) from error
+            raise ForeignNamesError(message, path=request.path, hint=causes[0].hint) from error
         raise
     if chosen.table is not None:
         verdict = validate_table(checkpoint, chosen.table)
@@ -139,18 +134,19 @@ def compare(
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
     findings = _sorted([*chosen.findings, *verdict.findings])
     if any(finding.severity == "error" for finding in findings):
-        _refuse_strangers(arch, path, checkpoint, chosen, findings)
-        findings[:0] = _causes(arch, path, checkpoint, chosen, verdict, format)
-    return Validation(path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec)
+        _refuse_strangers(request, checkpoint, chosen, findings)
+        findings[:0] = _causes(request, checkpoint, chosen, verdict)
+    return Validation(
+        request.path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec
+    )
 
 
-def _refuse_strangers(
-    arch: str | None, path: Path, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]
-) -> None:
+def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]) -> None:
     """Raise UsageError where the checkpoint is of something else than was chosen: findings would mean nothing."""
     from ckptconv.api.arch import stranger
 
-    if arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
+    path = request.path
+    if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
         raise UsageError(
             "this is the state of an optimizer, which no architecture describes", path=path,
             hint="validate the model's own file; --arch says what differs",
@@ -166,27 +162,22 @@ def _refuse_strangers(
         )
 
 
-def _causes(
-    arch: str | None, path: Path, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict,
-    format: str | None,
-) -> list[Finding]:  # fmt: skip
+def _causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict) -> list[Finding]:
     """What explains all errors at once: another framework's names, quantized weights, another architecture.
 
     Raises UsageError where the network is built otherwise than the nearest by name.
     """
-    words = ("ckptconv", "convert", os.fspath(path), *from_words(format))
-    quantized = [_quantized(chosen.name, chosen.quantized, words, checkpoint)] if chosen.quantized else []
-    if causes := _of_another_framework(words, checkpoint, chosen.spec):
+    quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
+    if causes := _of_another_framework(request, checkpoint, chosen.spec):
         return [*causes, *quantized]
-    if arch is None and chosen.evidence == "names" and verdict.table is not None:
+    if request.arch is None and chosen.evidence == "names" and verdict.table is not None:
         from ckptconv.api.arch import kin
         from ckptconv.checks.validate import built_otherwise
 
         if any(found := built_otherwise(checkpoint, verdict.table)):
-            raise kin(chosen.name, found).at(path)
+            raise kin(chosen.name, found).at(request.path)
     if chosen.spec is not None and chosen.evidence != "names":
-        words = ("ckptconv", "validate", os.fspath(path), *from_words(format))
-        return [*_of_another_architecture(words, checkpoint, chosen.spec, chosen.sources), *quantized]
+        return [*_of_another_architecture(request, checkpoint, chosen.spec, chosen.sources), *quantized]
     return quantized
 
 
@@ -200,7 +191,7 @@ def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint)
 
 
 def _of_another_architecture(
-    words: Sequence[str], checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
+    request: Request, checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
 ) -> list[Finding]:
     """The cause of all the rest where the names are those of another architecture of the library."""
     from ckptconv.arch import choose, overlap, solve, unwrapped
@@ -214,11 +205,11 @@ def _of_another_architecture(
     if other.spec.name == spec.name or share >= LITTLE:
         return []
     message = f"the names of its tensors are those of {other.spec.name}, and not of {spec.name}"
-    line = shlex.join([*words, "--arch", other.spec.name])
+    line = request.line("validate", "--arch", other.spec.name)
     return [Finding("architecture", "error", "", message, spec.name, other.spec.name, hint=line)]
 
 
-def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
+def _of_another_framework(request: Request, checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
     from ckptconv.api.dialects import dialect_of
     from ckptconv.edits.dialects import GIVES, by_names
@@ -230,18 +221,21 @@ def _of_another_framework(words: Sequence[str], checkpoint: Checkpoint, spec: Sp
     if not dialect or (spec is None and dialect == TO_LDM):  # a pipeline's own names, each model's to be checked alone
         return []
     message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
-    line = shlex.join([*words, "translated.pth", "--translate", dialect])
+    line = request.line("convert", "translated.pth", "--translate", dialect)
     return [Finding("dialect", "error", "", message, hint=line)]
 
 
-def _quantized(arch: str, method: str, words: Sequence[str], checkpoint: Checkpoint) -> Finding:
-    """The cause of all the rest: quantizers store other tensors under other names. words: that convert the file."""
+def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
+    """The cause of all the rest: quantizers store other tensors under other names."""
     from ckptconv.api.dialects import MLX, is_in_mlxs_layout
     from ckptconv.edits.quantized.config import METHODS
 
-    message = f"the weights are quantized ({method!r}, says a file beside them); {arch} describes them as they were"
+    method = chosen.quantized
+    message = (
+        f"the weights are quantized ({method!r}, says a file beside them); {chosen.name} describes them as they were"
+    )
     more = ["--translate", MLX] if is_in_mlxs_layout(checkpoint) else []
-    line = shlex.join([*words, "plain.safetensors", "--dequantize", *more])
+    line = request.line("convert", "plain.safetensors", "--dequantize", *more)
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)
 

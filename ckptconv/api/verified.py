@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.graph import program_of
@@ -71,4 +70,4 @@ class Verifier:
             other = Side(Subject(request, evidence=self.checkpoint), stack)
             batches = batches_for([self._side, other], None, DEFAULT_SAMPLES, 0)
             found = verify_sides(self._side, other, batches, seed=0)
-            yield replace(found, first=Path(self.request.source), second=target.path)
+            yield replace(found, first=self.request.path, second=target.path)

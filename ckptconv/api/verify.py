@@ -71,7 +71,7 @@ def verify(
     formats = (*from_words(first_format, "--from-a"), *from_words(second_format, "--from-b"))
     words = ("verify", fspath(first), fspath(second), *formats)
     subjects = [
-        Subject(Request(path, path, arch, settings, inputs, words, read_as), device)
+        Subject(Request(path, arch, settings, inputs, words, read_as), device)
         for path, read_as in ((first, first_format), (second, second_format))
     ]
     with ExitStack() as stack:
@@ -139,7 +139,7 @@ def run(
     check_device(device)
     with ExitStack() as stack:
         words = ("verify", fspath(path), *from_words(format), "--save-outputs", "FILE.npz")
-        side = Side(Subject(Request(path, path, arch, settings, inputs, words, format), device), stack, progress)
+        side = Side(Subject(Request(path, arch, settings, inputs, words, format), device), stack, progress)
         if like is not None:
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:
