@@ -165,7 +165,5 @@ def infer_architecture(
     name = stem if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", stem) else "inferred"
     text = infer(tensors, name=name)
     if output is not None:
-        with output:
-            output.write_at(0, text.encode("utf-8"))
-            output.commit()
+        output.write_whole(text.encode("utf-8"))
     return Inferred(parse_text(text), text, [Path(path) for path in paths], None if target is None else Path(target))

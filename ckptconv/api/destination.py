@@ -139,7 +139,7 @@ def _files_of(checkpoint: Checkpoint) -> set[str]:
     return {os.path.realpath(file.path) for file in files.values() if isinstance(file, Source)}
 
 
-def is_folder(target: PathText) -> bool:
+def _is_folder(target: PathText) -> bool:
     """Whether a path that may not exist yet is meant as a folder."""
     text = os.fspath(target)
     return text.endswith(("/", os.sep)) or os.path.isdir(text)
@@ -211,7 +211,7 @@ def settle(
 def _main(wanted: Format, target: PathText) -> tuple[Path, bool]:
     """The file that points at the others: the target itself where it is called so, else one in that folder."""
     path = Path(target)
-    if is_folder(target) or not wanted.suffixes:
+    if _is_folder(target) or not wanted.suffixes:
         return path / wanted.main, True
     if path.name.endswith((*wanted.suffixes, ".json")):
         return path, False

@@ -27,14 +27,14 @@ MOST_TRANSLATED = 20_000
 
 def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) -> Iterator[Finding]:
     """What is told of tensors that go into another format with names and layouts of their framework's."""
-    if (wanted.name == checkpoint.format and not is_mlxs(checkpoint)) or (edits and edits.names):
+    if (wanted.name == checkpoint.format and not _is_mlxs(checkpoint)) or (edits and edits.names):
         return
     if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
         from ckptconv.edits.dialects import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
-    elif is_mlxs(checkpoint) and (why := _not_undone(checkpoint)):
+    elif _is_mlxs(checkpoint) and (why := _not_undone(checkpoint)):
         yield Finding("dialect", "warning", "", f"names and layouts stay mlx-lm's: {why}")
 
 
@@ -54,7 +54,7 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     """What ``--translate`` would take for a checkpoint, "" where it finds nothing to do, or there are too many names
     to find out.
     """
-    if is_mlxs(checkpoint):
+    if _is_mlxs(checkpoint):
         return MLX if _has_changes(MLX, checkpoint) else ""
     with suppress(UsageError):  # of a format that is in no table
         dialect = registry.by_name(checkpoint.format).dialect
@@ -63,14 +63,14 @@ def dialect_of(checkpoint: Checkpoint) -> str:
     return ""
 
 
-def is_mlxs(checkpoint: Checkpoint) -> bool:
+def _is_mlxs(checkpoint: Checkpoint) -> bool:
     """Whether the file says that mlx-lm wrote it, whose names are in no format's passport: it is safetensors."""
     return checkpoint.metadata.get("format") == MLX
 
 
 def is_in_mlxs_layout(checkpoint: Checkpoint) -> bool:
     """Whether mlx-lm wrote it, and changed more than it has to for quantized weights."""
-    if not is_mlxs(checkpoint):
+    if not _is_mlxs(checkpoint):
         return False
     from ckptconv.edits.dialects import mlx
 

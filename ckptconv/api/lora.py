@@ -82,7 +82,7 @@ class Adapters:
     def __enter__(self) -> Adapters:
         try:
             for one in self._wanted:
-                checkpoint = self._files.enter_context(open_adapter(one.path))
+                checkpoint = self._files.enter_context(_open_adapter(one.path))
                 with located(one.path):
                     self._opened[id(one)] = checkpoint, adapter_of(checkpoint, one.label)
         except BaseException:
@@ -110,7 +110,7 @@ class Adapters:
         return made, _findings(wanted, adapter, made)
 
 
-def open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
+def _open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
     """Its file or folder; the configuration in the folder stands for the folder."""
     text = os.fspath(path)
     checkpoint = open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
@@ -132,7 +132,7 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
     if llama_cpp.is_said(checkpoint.metadata):
         config = llama_cpp.config(checkpoint.metadata)
         return Adapter.of(label, llama_cpp.renamed(checkpoint.all_tensors), {"": config})
-    return Adapter.of(label, checkpoint.all_tensors, configs_of(checkpoint))
+    return Adapter.of(label, checkpoint.all_tensors, _configs_of(checkpoint))
 
 
 def summary_of(checkpoint: Checkpoint) -> Summary | None:
@@ -156,7 +156,7 @@ def _config_of(path: Path) -> Path:
     return (path if path.is_dir() else path.parent) / ADAPTER_CONFIG
 
 
-def configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
+def _configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
     """What is said of it, by what the names begin with that it is for. Raises CorruptFileError."""
     from ckptconv.edits.adapters.config import Config  # with its patterns; most files are no adapter
 

@@ -196,11 +196,7 @@ def save_outputs(
         path, format=format, arch=arch, settings=settings, device=device, inputs=inputs, arrays=arrays,
         samples=samples, seed=seed, progress=progress,
     )  # fmt: skip
-    data = made.to_bytes()
-    with place:
-        place.reserve(len(data))
-        place.write_at(0, data)
-        place.commit()
+    place.write_whole(made.to_bytes())
     return Saved(Path(path), Path(target), made.device, made.runtime, made.reason, shapes_of(made), made.findings)
 
 

@@ -66,7 +66,7 @@ def from_statement(spec: Spec, statement: Statement) -> Source:
         if key in statement.values:
             places[param.name] = statement.place(key)
         try:
-            values[param.name] = read_value(param, node)
+            values[param.name] = _read_value(param, node)
         except ValueError as error:
             findings.append(conflict(param.name, statement.name, f"{key} is {_short(node)}", str(error)))
     return Source(statement.name, values, tuple(findings), places=places)
@@ -94,7 +94,7 @@ def from_config(spec: Spec, config: Mapping[str, object]) -> Source:
     findings: list[Finding] = []
     for param, stating in spec.config.params.items():
         try:
-            values[param] = read_value(spec.params[param], _stated_by(stating, scope))
+            values[param] = _read_value(spec.params[param], _stated_by(stating, scope))
         except (UndeterminedError, EvaluationError):
             continue
         except ValueError as error:
@@ -171,7 +171,7 @@ def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) ->
         if key not in spec.params:
             raise UsageError(f"{spec.name!r} has no param {key!r}", hint=f"it has {', '.join(spec.params) or 'none'}")
         try:
-            values[key] = read_value(spec.params[key], value)
+            values[key] = _read_value(spec.params[key], value)
         except ValueError as error:
             example = _EXAMPLES[spec.params[key].type]
             raise UsageError(f"--set {key}={value}: {error}", hint=f"such as --set {key}={example}") from None
@@ -191,7 +191,7 @@ def conflict(param: str, source: str, said: str, problem: str) -> Finding:
     return Finding("param-conflict", "error", param, f"{param}: {source} says {said}; {problem}", problem, said)
 
 
-def read_value(param: Param, node: object) -> ParamValue:
+def _read_value(param: Param, node: object) -> ParamValue:
     """`node` as a value of the param's type; strings are read as JSON but for ``str``. Raises ValueError."""
     value = _READERS[param.type](node)
     if param.choices is not None and param.type != "bool" and value not in param.choices:

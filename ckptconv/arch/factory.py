@@ -89,14 +89,14 @@ def made(
                 hint = "--debug shows where"
                 if isinstance(error, ImportError):
                     hint += "; a package that it needs is missing, or does not suit the others, as torchvision torch"
-                raise UsageError(f"{reference}: transformers raises {said(first_cause(error))}", hint=hint) from error
+                raise UsageError(f"{reference}: transformers raises {said(_first_cause(error))}", hint=hint) from error
             called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
             hint = "check its arguments, or --set NAME=VALUE"
             if isinstance(error, ImportError):
                 hint = (
                     "it needs a package that is not there, or is of another version: import it in Python to see which"
                 )
-            raise UsageError(f"{reference}({called}) raises {said(first_cause(error))}", hint=hint) from error
+            raise UsageError(f"{reference}({called}) raises {said(_first_cause(error))}", hint=hint) from error
         if not isinstance(module, torch.nn.Module):
             raise UsageError(
                 f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
@@ -104,7 +104,7 @@ def made(
         yield module, arguments
 
 
-def first_cause(error: BaseException) -> BaseException:
+def _first_cause(error: BaseException) -> BaseException:
     """Of a failed import the exception that it began with; any other itself."""
     while isinstance(error, ImportError) and error.__cause__ is not None:
         error = error.__cause__

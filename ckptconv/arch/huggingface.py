@@ -71,7 +71,7 @@ def is_config(reference: str) -> bool:
 def refuse_quantized(reference: str, module: torch.nn.Module, names: AbstractSet[str]) -> None:
     """Raise UsageError where the configuration says that weights are quantized, and they are."""
     method = ConfigFactory(Path(reference)).quantized
-    if method and not has_own_names(module, names) and not has_names_of_disk(module, names):
+    if method and not _has_own_names(module, names) and not has_names_of_disk(module, names):
         raise UsageError(
             f"the weights are quantized ({method!r}), under names that the class does not have",
             hint="ckptconv convert --dequantize makes plain ones",
@@ -151,14 +151,14 @@ def _matching(module: torch.nn.Module, attribute: str, names: Iterable[str]) -> 
     return [name for name in names if any(pattern.search(name) for pattern in patterns)]
 
 
-def has_own_names(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
+def _has_own_names(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
     """Whether these are the names that the class holds, but for tied ones."""
     return module.state_dict().keys() == names | tied_in(module, names).keys()
 
 
 def has_names_of_disk(module: torch.nn.Module, names: AbstractSet[str]) -> bool:
     """Whether these are names that ``save_pretrained`` writes, and the class holds others."""
-    return not has_own_names(module, names) and names <= disk_state(module).keys()
+    return not _has_own_names(module, names) and names <= disk_state(module).keys()
 
 
 def held_names(module: torch.nn.Module) -> dict[str, str]:
@@ -180,7 +180,7 @@ def as_held(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dic
 
     Tensors that have these names already are given back as they are. Raises RuntimeError where they do not fit.
     """
-    if has_own_names(module, tensors.keys()):
+    if _has_own_names(module, tensors.keys()):
         return dict(tensors)
     cls: Any = type(module)
     with _offline():

@@ -201,7 +201,7 @@ def vote_counts(
             stop = loop.stop(scope)
             if step > 0 and isinstance(stop, Polynomial):
                 members = {(v - start) // step: n for v, n in seen.items() if v >= start and (v - start) % step == 0}
-                count = best_count(members)
+                count = _best_count(members)
                 _vote_stop(ballots, stop, start + count * step, step, sum(seen.values()), witness)
         except (UndeterminedError, EvaluationError):
             continue
@@ -217,11 +217,11 @@ def _vote_stop(
         trial: dict[Monomial, Ballot] = {}
         vote(trial, stop, candidate, weight, witness)
         if trial:
-            ballots_add(ballots, trial)
+            _ballots_add(ballots, trial)
             return
 
 
-def ballots_add(ballots: dict[Monomial, Ballot], more: Mapping[Monomial, Ballot]) -> None:
+def _ballots_add(ballots: dict[Monomial, Ballot], more: Mapping[Monomial, Ballot]) -> None:
     """Add votes to votes."""
     for monomial, ballot in more.items():
         for value, weight in ballot.weights.items():
@@ -266,7 +266,7 @@ def _seen(
     return seen
 
 
-def best_count(seen: Mapping[int, int]) -> int:
+def _best_count(seen: Mapping[int, int]) -> int:
     """The count n of a loop 0 … n-1 with the fewest tensors missing below n plus unexpected from n on.
 
     Of equals the largest: a lost tensor is likelier than a stray one.

@@ -54,7 +54,7 @@ def add(left: int | Polynomial, right: int | Polynomial, sign: int = 1) -> int |
     terms = dict(_terms(left))
     for monomial, factor in _terms(right).items():
         terms[monomial] = terms.get(monomial, 0) + sign * factor
-    return simplified(terms)
+    return _simplified(terms)
 
 
 def multiply(left: int | Polynomial, right: int | Polynomial) -> int | Polynomial:
@@ -66,7 +66,7 @@ def multiply(left: int | Polynomial, right: int | Polynomial) -> int | Polynomia
                 raise UndeterminedError
             monomial = tuple(sorted(a + b))
             terms[monomial] = terms.get(monomial, 0) + x * y
-    return simplified(terms)
+    return _simplified(terms)
 
 
 def divide(left: int | Polynomial, right: int | Polynomial) -> int | Polynomial:
@@ -76,7 +76,7 @@ def divide(left: int | Polynomial, right: int | Polynomial) -> int | Polynomial:
     terms = _terms(left)
     if any(factor % right for factor in terms.values()):
         raise UndeterminedError
-    return simplified({monomial: factor // right for monomial, factor in terms.items()})
+    return _simplified({monomial: factor // right for monomial, factor in terms.items()})
 
 
 def modulo(left: int | Polynomial, right: int | Polynomial) -> int:
@@ -90,7 +90,7 @@ def modulo(left: int | Polynomial, right: int | Polynomial) -> int:
     return constant % right
 
 
-def simplified(terms: Mapping[Monomial, int]) -> int | Polynomial:
+def _simplified(terms: Mapping[Monomial, int]) -> int | Polynomial:
     """The terms without zeros: an int where nothing but the constant is left."""
     kept = {monomial: factor for monomial, factor in terms.items() if factor}
     if not kept:

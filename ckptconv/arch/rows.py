@@ -41,7 +41,7 @@ class Rows:
     """A TOML document and where its keys stand."""
 
     def __init__(self, text: str) -> None:
-        self.document = load_toml(text)
+        self.document = _load_toml(text)
         self.lines = KeyLines(text)
 
     def fail(self, path: Sequence[str], problem: str, hint: str | None = None) -> NoReturn:
@@ -56,7 +56,7 @@ class Rows:
 
     def table(self, value: Toml, path: Sequence[str], allowed: Sequence[str] | None = None) -> dict[str, Toml]:
         if not isinstance(value, dict):
-            self.fail(path, f"expected a table, found {kind_of(value)}")
+            self.fail(path, f"expected a table, found {_kind_of(value)}")
         if len(value) > MAX_ROWS:
             raise LimitError(f"{self.place(path)}: more than {MAX_ROWS} entries")
         for key in value:
@@ -71,12 +71,12 @@ class Rows:
 
     def text(self, value: Toml, path: Sequence[str]) -> str:
         if not isinstance(value, str):
-            self.fail(path, f"expected a string, found {kind_of(value)}")
+            self.fail(path, f"expected a string, found {_kind_of(value)}")
         return value
 
     def flag(self, value: Toml, path: Sequence[str]) -> bool:
         if not isinstance(value, bool):
-            self.fail(path, f"expected true or false, found {kind_of(value)}")
+            self.fail(path, f"expected true or false, found {_kind_of(value)}")
         return value
 
     def texts(self, value: Toml, path: Sequence[str]) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Rows:
             raise type(error)(f"{self.place(path)}: {error.message}", hint=hint) from None
 
 
-def load_toml(text: str) -> Mapping[str, Toml]:
+def _load_toml(text: str) -> Mapping[str, Toml]:
     """The document. Raises CorruptFileError, or LimitError past a bound."""
     if len(text) > MAX_TEXT:
         raise LimitError(f"a spec of more than {MAX_TEXT} characters")
@@ -128,7 +128,7 @@ def load_toml(text: str) -> Mapping[str, Toml]:
         raise CorruptFileError(f"not TOML: {error}", hint=WRITTEN) from error
 
 
-def kind_of(value: Toml) -> str:
+def _kind_of(value: Toml) -> str:
     """What a TOML value is, for messages."""
     names = {str: "a string", bool: "a boolean", int: "an integer", float: "a float", list: "a list", dict: "a table"}
     return names.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")

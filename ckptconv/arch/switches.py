@@ -36,13 +36,13 @@ MAX_DRAWS = 12
 Assignment = dict[str, "ParamValue"]
 
 
-def switch_values(spec: Spec) -> dict[str, tuple[int | str, ...]]:
+def _switch_values(spec: Spec) -> dict[str, tuple[int | str, ...]]:
     """The switches of a spec, each with its values in order of preference."""
-    names = {name for rule in spec.rules for name in deciding(spec, rule)}
+    names = {name for rule in spec.rules for name in _deciding(spec, rule)}
     return {name: param.choices for name, param in spec.params.items() if param.choices is not None and name in names}
 
 
-def deciding(spec: Spec, rule: TensorRule) -> set[str]:
+def _deciding(spec: Spec, rule: TensorRule) -> set[str]:
     """Every name that decides about a rule's names or shapes, through lets and loops."""
     tie = () if rule.tie is None else rule.tie.to.formulas
     when = () if rule.when is None else (rule.when,)
@@ -95,7 +95,7 @@ class Ranking:
 
     def __init__(self, spec: Spec, matches: Sequence[RuleMatches], sources: Sequence[Source], budget: Budget) -> None:
         self.spec, self.matches, self.budget = spec, matches, budget
-        self.domains = switch_values(spec)
+        self.domains = _switch_values(spec)
         self.stated = {
             name: [source.values[name] for source in sources if name in source.values] for name in self.domains
         }
@@ -116,7 +116,7 @@ class Ranking:
             for index, match in enumerate(matches)
             if any(self.is_computed(formula.names) for _, formula in match.pattern.numbers)
         ]
-        self.deciding = [deciding(spec, entry.rule) & set(self.domains) for entry in self.rules]
+        self.deciding = [_deciding(spec, entry.rule) & set(self.domains) for entry in self.rules]
 
     def found(self, match: RuleMatches) -> _Found:
         when = match.pattern.rule.when

@@ -84,11 +84,11 @@ def expand(spec: Spec, params: Mapping[str, ParamValue] | Bindings, budget: Budg
     value, are findings. Raises UsageError where a param that decides which tensors there are is missing, LimitError
     past `MAX_TENSORS` tensors (before making them).
     """
-    bindings = params if isinstance(params, Bindings) else Bindings.of(spec, with_defaults(spec, params))
+    bindings = params if isinstance(params, Bindings) else Bindings.of(spec, _with_defaults(spec, params))
     return _Expansion(spec, bindings, budget or Budget()).table()
 
 
-def with_defaults(spec: Spec, params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+def _with_defaults(spec: Spec, params: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
     """`params`, and the defaults of those that are missing. Raises UsageError for a name that the spec lacks."""
     unknown = [name for name in params if name not in spec.params]
     if unknown:

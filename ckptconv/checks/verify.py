@@ -45,7 +45,7 @@ class Output:
         return {"name": self.name, "max_abs": self.max_abs, "max_rel": self.max_rel, "bound": self.bound, "ok": self.ok}
 
 
-def pair_outputs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
+def _pair_outputs(a: Arrays, b: Arrays) -> list[tuple[str, str]]:
     """Outputs of the two by name, else by position. Raises ValueError where they do not correspond."""
     if set(a) == set(b):
         return [(name, name) for name in a]
@@ -100,7 +100,7 @@ def compare_outputs(
     """
     import numpy as np
 
-    for position, (name, other) in enumerate(pair_outputs(a, b)):
+    for position, (name, other) in enumerate(_pair_outputs(a, b)):
         x, y = np.asarray(a[name]), np.asarray(b[other])
         if x.shape != y.shape:
             raise ValueError(f"{name!r} has the shape {list(x.shape)} against {list(y.shape)}")

@@ -122,7 +122,7 @@ def dtype_rows(result: Difference) -> list[list[str]]:
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for finding in result.findings:
         if finding.code == "dtype-changed":
-            how = "" if result.headers else cast_text(result.values.get(finding))
+            how = "" if result.headers else _cast_text(result.values.get(finding))
             groups[finding.expected or "", finding.found or "", how].append(finding.where)
     rows = []
     for (expected, found, how), names in groups.items():
@@ -132,7 +132,7 @@ def dtype_rows(result: Difference) -> list[list[str]]:
     return rows
 
 
-def cast_text(values: Values | None) -> str:
+def _cast_text(values: Values | None) -> str:
     """What a change of the element type did to the values."""
     if values is None:
         return "values not compared"

@@ -109,7 +109,7 @@ def _near_option(name: str, context: click.Context | None) -> str:
     return f"'{context.command_path} --help' shows how it is used; a file called {name}… is given as ./{name}…"
 
 
-def hint_of(error: CkptconvError) -> str:
+def _hint_of(error: CkptconvError) -> str:
     """What to do about an error."""
     return error.hint or HINTS.get(error.code, "run it again with --debug to see where this comes from")
 
@@ -120,7 +120,7 @@ def as_dict(error: CkptconvError) -> dict[str, Json]:
         "code": error.code,
         "message": error.message,
         "path": None if error.path is None else os.fspath(error.path),
-        "hint": hint_of(error),
+        "hint": _hint_of(error),
         "details": list(error.details),
     }
 
@@ -131,7 +131,7 @@ def report(error: Exception, *, debug: bool, as_json: bool = False) -> None:
     where = "" if ours.path is None else f"{printable(os.fspath(ours.path))}: "
     lines = [f"ckptconv: error: {where}{printable(ours.message)}"]
     lines += [f"  {printable(line)}" for line in ours.details]
-    lines.append(f"hint: {printable(hint_of(ours))}")
+    lines.append(f"hint: {printable(_hint_of(ours))}")
     if debug:
         lines = [*_traceback(error), *lines]
     complain(lines)

@@ -42,7 +42,7 @@ def _quantized(one: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tenso
     """As torch's own `_rebuild_qtensor`: an empty tensor of that kind, set on the integers."""
     import torch
 
-    dtype = quantized_dtype(one.dtype)
+    dtype = _quantized_dtype(one.dtype)
     made: torch.Tensor
     if one.axis is None:
         scale, zero_point = parts["scale"].item(), parts["zero_point"].item()
@@ -58,7 +58,7 @@ def _quantized(one: Quantized, parts: Mapping[str, torch.Tensor]) -> torch.Tenso
     return made.set_(storage, 0, one.shape, contiguous_strides(one.shape))
 
 
-def quantized_dtype(dtype: DType) -> Any:
+def _quantized_dtype(dtype: DType) -> Any:
     """The dtype of a quantized type."""
     import torch
 

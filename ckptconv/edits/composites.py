@@ -36,7 +36,7 @@ def fixed_parts(composites: Mapping[str, Composite]) -> set[str]:
     }
 
 
-def names_to_choose(names: Sequence[str], composites: Mapping[str, Composite]) -> list[str]:
+def _names_to_choose(names: Sequence[str], composites: Mapping[str, Composite]) -> list[str]:
     """What ``--select`` and ``--drop`` choose from: every tensor, and what has no tensor of its own name."""
     known = set(names)
     inside = {name for name, one in composites.items() if known.issuperset(one.parts.values())}
@@ -47,7 +47,7 @@ def chosen_whole(
     names: Sequence[str], select: Sequence[str], drop: Sequence[str], composites: Mapping[str, Composite]
 ) -> list[str]:
     """As `selected`: what is selected by one of its names comes whole, and what is dropped by one goes whole."""
-    choice = names_to_choose(names, composites)
+    choice = _names_to_choose(names, composites)
     families = [{name, *one.parts.values()} for name, one in composites.items()]
     kept = set(selected(choice, select, ()))
     for family in families:

@@ -168,6 +168,13 @@ class Target:
                 done += positional.write(self._fd, view[done:], offset + done)
         self._writeback.wrote(self._fd, offset, offset + done)
 
+    def write_whole(self, data: bytes) -> None:
+        """Write a small file, and give it its name; the target is not to be entered yet."""
+        with self:
+            self.reserve(len(data))
+            self.write_at(0, data)
+            self.commit()
+
     @property
     def real(self) -> Path:
         """Where the file will be, symlinks followed."""

@@ -29,11 +29,7 @@ def require() -> None:
 
 def write(result: Difference, target: Target) -> None:
     """Write the page; it appears whole or not at all. Takes a second or two, most of it matplotlib's."""
-    data = html(result).encode()
-    with target:
-        target.reserve(len(data))
-        target.write_at(0, data)
-        target.commit()
+    target.write_whole(html(result).encode())
 
 
 def html(result: Difference) -> str:

@@ -101,7 +101,7 @@ class Decompose:
         with self.lock:
             if self.norms is None:
                 total = np.zeros(shape[1], np.float64)
-                for rows, columns in tiles(shape):
+                for rows, columns in _tiles(shape):
                     total[columns.start : columns.stop] += np.square(before(rows, columns)).sum(axis=0)
                 total = total.reshape(-1, self.spread).sum(axis=1)
                 self.norms = np.sqrt(total)
@@ -160,7 +160,7 @@ class Replace:
         return made
 
 
-def tiles(shape: tuple[int, int]) -> Iterator[tuple[range, range]]:
+def _tiles(shape: tuple[int, int]) -> Iterator[tuple[range, range]]:
     """The whole of a matrix, in the order of its elements."""
     for number in range(_count(shape)):
         yield _tile(shape, number)

@@ -77,7 +77,7 @@ def projectors() -> Mapping[str, Projector]:
 
 
 @cache
-def tower_classes() -> tuple[str, ...]:
+def _tower_classes() -> tuple[str, ...]:
     """The classes of transformers' of which there is such a file."""
     return tuple(sorted({name for one in projectors().values() for name in one.classes}))
 
@@ -101,7 +101,7 @@ def projector_of(config: Mapping[object, object]) -> Projector:
     if not named:
         raise UnsupportedError(
             f"--translate to-mmproj does not know how llama.cpp has the pictures or sounds of a {classes[0][:80]!r}",
-            hint=f"it knows {', '.join(tower_classes())}",
+            hint=f"it knows {', '.join(_tower_classes())}",
         )
     own = config.get(named[0].config)
     if not isinstance(own, dict):

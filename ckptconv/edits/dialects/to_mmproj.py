@@ -89,7 +89,7 @@ class _Translation:
         self.config: Mapping[object, object] = own
         self.word = _LANGUAGE + _WRITTEN * is_written(metadata)
         self.layers = feature_layers(metadata) if self.table.past else None
-        self.text = {name for name in tensors if own_name(name).startswith(_TEXT)}
+        self.text = {name for name in tensors if _own_name(name).startswith(_TEXT)}
 
     def changes(self) -> dict[str, Change]:
         made: dict[str, Change] = {}
@@ -114,7 +114,7 @@ class _Translation:
 
     def left_out(self, name: str) -> Change | None:
         """For what llama.cpp has elsewhere, or no place for."""
-        own = own_name(name)
+        own = _own_name(name)
         if name in self.text:
             if self.table.row and own.endswith("embed_tokens.weight"):
                 return Change.to(EMBEDDINGS)
@@ -125,7 +125,7 @@ class _Translation:
 
     def change(self, name: str) -> Change | None:
         """For one that has a place, None for others."""
-        own = own_name(name)
+        own = _own_name(name)
         found = self.place(own)
         if found is None:
             return None
@@ -227,7 +227,7 @@ def feature_layers(metadata: Mapping[object, object]) -> int:
     return said + layers + 1 if said < 0 else said
 
 
-def own_name(name: str) -> str:
+def _own_name(name: str) -> str:
     """A name in the shortest of the layouts."""
     own = name.removeprefix("model.")
     return f"{_TOWER}{own.removeprefix(_NESTED)}" if own.startswith(_NESTED) else own

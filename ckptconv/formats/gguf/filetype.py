@@ -55,7 +55,7 @@ def told_types(
         said[FILE_TYPE_KEY] = mixture.number
     elif FILE_TYPE_KEY in root and (kind := most(new)) is not most(old):
         said[FILE_TYPE_KEY] = FILE_TYPES.get(kind.name) if kind else None
-    if ARCHITECTURE_KEY in root and block_types(new) - block_types(old):
+    if ARCHITECTURE_KEY in root and _block_types(new) - _block_types(old):
         said[VERSION_KEY] = QUANTIZATION_VERSION
     if not said:
         return root
@@ -67,6 +67,6 @@ def told_types(
     return changed
 
 
-def block_types(tensors: Iterable[LazyTensor]) -> set[DType]:
+def _block_types(tensors: Iterable[LazyTensor]) -> set[DType]:
     """The types of those that are quantized."""
     return {tensor.info.dtype for tensor in tensors if tensor.info.dtype.block > 1}

@@ -80,14 +80,14 @@ def fits(name: str, value: MetaNode) -> bool:
         return type(value) is float
     if name == "bool":
         return type(value) is bool
-    return name == "string" and type(value) is str and is_text(value)
+    return name == "string" and type(value) is str and _is_text(value)
 
 
 def _all_of(items: list[MetaNode], kind: type) -> TypeGuard[list[int]]:
     return set(map(type, items)) <= {kind}
 
 
-def is_text(text: str) -> bool:
+def _is_text(text: str) -> bool:
     """Whether a string comes back from its bytes as it is."""
     try:
         text.encode("utf-8")

@@ -150,7 +150,7 @@ class Emitter:
         """Set items on the mapping on top of the stack."""
         self.op(b"(")
         for key, value in items:
-            self.node(as_key(key))
+            self.node(_as_key(key))
             self.node(value)
         self.op(b"u")
 
@@ -211,7 +211,7 @@ class Emitter:
                 self._list(node)
             case set() | frozenset():
                 # A set iterates in an order that differs from process to process; the file must not.
-                self.call(_BUILTINS, type(node).__name__, sorted(map(as_key, node), key=canonical))
+                self.call(_BUILTINS, type(node).__name__, sorted(map(_as_key, node), key=canonical))
             case dict():
                 self._mapping(node)
             case NumpyScalar(dtype, data):
@@ -308,15 +308,15 @@ class Emitter:
         self.op(b"tb")
 
 
-def as_key(node: MetaNode) -> MetaNode:
+def _as_key(node: MetaNode) -> MetaNode:
     """A key or a member of a set: an object in it becomes a string, since a dict cannot be one."""
     match node:
         case TorchSize():
             return node
         case tuple():
-            return tuple(as_key(item) for item in node)
+            return tuple(_as_key(item) for item in node)
         case frozenset():
-            return frozenset(as_key(item) for item in node)
+            return frozenset(_as_key(item) for item in node)
         case Opaque():
             return canonical(node)
         case _:

@@ -202,7 +202,7 @@ def _storages(
         if key not in known:
             raise CorruptFileError(f"the list of storages has {key!r}, which the pickle lacks")
         try:
-            spans[key] = storage_span(stream, file, known[key], big_count=big_counts)
+            spans[key] = _storage_span(stream, file, known[key], big_count=big_counts)
         except CkptconvError as error:
             error.message = f"storage {key!r}: {error.message}"
             error.args = (error.message,)
@@ -210,7 +210,7 @@ def _storages(
     return Spans(id(file), spans)
 
 
-def storage_span(stream: PickleStream, file: SpanFile, stub: StorageStub, *, big_count: bool) -> ByteSpan:
+def _storage_span(stream: PickleStream, file: SpanFile, stub: StorageStub, *, big_count: bool) -> ByteSpan:
     """Pass over a storage: a count of elements, checked against the pickle's, and the elements."""
     raw = stream.take(8)
     numel = int.from_bytes(raw, "little")

@@ -88,7 +88,7 @@ class NumpyStub:
         self.state = state
         match state:
             case (int(), shape, NumpyDType() as dtype, fortran, bytes() | str() as data) if width(dtype):
-                self.parts = array_parts(dtype, exact_sizes(shape), data, bool(fortran))
+                self.parts = _array_parts(dtype, exact_sizes(shape), data, bool(fortran))
             case _:
                 self.parts = None
 
@@ -129,10 +129,10 @@ def numpy_frombuffer(buffer: Value, dtype: Value, shape: Value, order: Value) ->
     if not isinstance(dtype, NumpyDType) or not width(dtype) or not isinstance(buffer, (bytes, bytearray)):
         return NotImplemented
     data = bytes(buffer) if isinstance(buffer, bytearray) else buffer
-    return NumpyStub(array_parts(dtype, exact_sizes(shape), data, order == "F"))
+    return NumpyStub(_array_parts(dtype, exact_sizes(shape), data, order == "F"))
 
 
-def array_parts(dtype: NumpyDType, shape: tuple[int, ...], data: bytes | str, fortran: bool) -> ArrayParts:
+def _array_parts(dtype: NumpyDType, shape: tuple[int, ...], data: bytes | str, fortran: bool) -> ArrayParts:
     """An array from its parts. Raises ValueError where its data has not the size of its shape.
 
     Text is Python 2's str. Where it could be read as UTF-8 it has been, else numpy would take it as Latin-1; only one

@@ -61,14 +61,14 @@ def claims(source: Source) -> bool:
     try:
         archive = ZipArchive.of(source)
         root = root_of(archive)
-        return is_unfinished(archive) if root is None else root + "constants.pkl" not in archive.entries
+        return _is_unfinished(archive) if root is None else root + "constants.pkl" not in archive.entries
     except CorruptFileError:
         return True  # it starts as a zip; reading it will say what is wrong
     except CkptconvError:
         return False
 
 
-def is_unfinished(archive: ZipArchive) -> bool:
+def _is_unfinished(archive: ZipArchive) -> bool:
     """Whether torch.save left it before its object, which could not be pickled: it ends the archive all the same."""
     return bool(archive.entries) and all(entry.partition("/")[2] in BOOKKEEPING for entry in archive.entries)
 
@@ -101,7 +101,7 @@ class Saved:
 def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = None) -> Saved:
     """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
     root = root_of(archive)
-    if root is None and is_unfinished(archive):
+    if root is None and _is_unfinished(archive):
         raise CorruptFileError(
             "torch.save ended before it wrote anything of its object, as where a part of it cannot be pickled",
             hint="save it again, such as model.state_dict()",
@@ -164,7 +164,7 @@ def check_small_records(archive: ZipArchive, root: str) -> None:
     """What torch asks of an archive besides: entries in one folder, a version that it knows."""
     if strays := [name for name in archive.entries if not name.startswith(root)]:
         raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}")
-    check_cases(archive)
+    _check_cases(archive)
     if not any(root + name in archive.entries for name in VERSIONS):
         raise CorruptFileError("the archive has no version record")
     for name in (".format_version", ".storage_alignment", *VERSIONS):
@@ -183,7 +183,7 @@ def check_numpys(archive: ZipArchive, source: Source) -> None:
             )
 
 
-def check_cases(archive: ZipArchive) -> None:
+def _check_cases(archive: ZipArchive) -> None:
     """Refuse names that differ by their letters' case alone: torch's reader (miniz) looks names up without regard to
     it, and takes either.
     """

@@ -156,7 +156,7 @@ class Chunks:
         if shard is None:
             return None
         key = shard.file, shard.offset, shard.length, None, prod(counts)
-        index = self.kept.of(key, lambda: read_index(shard, sharding, prod(counts)))
+        index = self.kept.of(key, lambda: _read_index(shard, sharding, prod(counts)))
         inner = sum(i % n * s for i, n, s in zip(place, counts, contiguous_strides(counts), strict=True))
         entry = index[16 * inner : 16 * inner + 16]
         if entry == _NONE:
@@ -183,11 +183,11 @@ class Chunks:
         """An element of a chunk that is not there, as it would lie in one."""
         dtype = self.header.dtype
         assert dtype is not None
-        data = fill_of(self.name, self.header.fill, dtype)
+        data = _fill_of(self.name, self.header.fill, dtype)
         return self._turned(data) if self.header.codec.swapped else data
 
 
-def read_index(shard: ByteSpan, sharding: Sharding, count: int) -> bytes:
+def _read_index(shard: ByteSpan, sharding: Sharding, count: int) -> bytes:
     """The index of a shard of so many chunks. Raises CorruptFileError."""
     size = 16 * count + (_SUM if sharding.summed else 0)
     if size > shard.length:
@@ -199,7 +199,7 @@ def read_index(shard: ByteSpan, sharding: Sharding, count: int) -> bytes:
     return data[: 16 * count]
 
 
-def fill_of(name: str, fill: Any, dtype: DType) -> bytes:
+def _fill_of(name: str, fill: Any, dtype: DType) -> bytes:
     """The bytes of a fill value: a number, text for those that JSON has none for, bits in hexadecimal, or two of these.
 
     None: zeros. Raises CorruptFileError.

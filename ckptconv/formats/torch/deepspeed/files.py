@@ -51,20 +51,20 @@ class Files:
     universal: bool
 
 
-def is_tag(folder: Folder) -> bool:
+def _is_tag(folder: Folder) -> bool:
     """Whether there are files in it that are called as DeepSpeed calls a checkpoint's."""
     return any(pattern.fullmatch(name) for name in folder.names for pattern in _ANY)
 
 
 def claims(folder: Folder) -> bool:
     """Whether this is the folder of a tag, or the folder above, with a file that names the latest."""
-    if is_tag(folder):
+    if _is_tag(folder):
         return True
     if not any(name in folder.names for name in LATEST):
         return False
     try:
         tag = _read_tag(folder)
-        ours = tag.startswith(USUAL) or (tag in folder.folders and is_tag(folder.inside(tag)))
+        ours = tag.startswith(USUAL) or (tag in folder.folders and _is_tag(folder.inside(tag)))
     except CkptconvError:
         ours = False
     return ours or SCRIPT in folder.names
@@ -72,7 +72,7 @@ def claims(folder: Folder) -> bool:
 
 def tag_folder(folder: Folder) -> Folder:
     """The folder itself, or that of the tag which its ``latest`` names. Raises CorruptFileError, UsageError."""
-    if is_tag(folder):
+    if _is_tag(folder):
         return folder
     tag = _read_tag(folder)
     if tag not in folder.folders:
@@ -81,7 +81,7 @@ def tag_folder(folder: Folder) -> Folder:
             path=folder.path, hint="copy that folder as well, or name another tag's folder",
         )  # fmt: skip
     found = folder.inside(tag)
-    if not is_tag(found):
+    if not _is_tag(found):
         raise CorruptFileError(
             "there is no file of a DeepSpeed checkpoint in this folder", path=found.path, hint=COPY_ALL_AGAIN
         )
