@@ -121,11 +121,6 @@ def formula(text: str) -> Formula:
     return _formula(expression.node, expression.text)
 
 
-def constant(value: int | str) -> Formula:
-    """A formula that is `value`."""
-    return _formula(Literal(value, 1))
-
-
 def _formula(node: Node, text: str | None = None) -> Formula:
     every = list(nodes(node))
     names = frozenset(item.name for item in every if isinstance(item, Name))

@@ -94,12 +94,17 @@ NAMES = (
 )
 """Names that formats trip over. A state_dict may hold any string."""
 
-_F32, _I64 = DType.F32, DType.I64
+_F32 = DType.F32
+
+
+def _plain(holds: Holds) -> DType:
+    """The usual element type of a format that holds that much."""
+    return next((dtype for dtype in (_F32, DType.U8) if dtype in holds.dtypes), next(iter(holds.dtypes)))
 
 
 def samples_for(holds: Holds) -> list[Sample]:
     """The samples that a format which holds that much has to give back."""
-    plain = next((dtype for dtype in (_F32, DType.U8) if dtype in holds.dtypes), next(iter(holds.dtypes)))
+    plain = _plain(holds)
     found = [
         Sample("no-tensors", {}),
         Sample("dtypes", {dtype.name: Plain.counting(dtype, 3, max(8, 2 * dtype.block)) for dtype in holds.dtypes}),
@@ -121,7 +126,7 @@ def samples_for(holds: Holds) -> list[Sample]:
 
 def small_sample(holds: Holds) -> Sample:
     """One small enough for damaging every bit of its header."""
-    plain = _F32 if _F32 in holds.dtypes else next(iter(holds.dtypes))
+    plain = _plain(holds)
     tensors = {"a.weight": Plain.counting(plain, 2, 3), "b": Plain.counting(plain), "c": Plain.counting(plain, 0, 2)}
     if holds.metadata == "none":
         return Sample("small", tensors)
@@ -130,13 +135,13 @@ def small_sample(holds: Holds) -> Sample:
 
 def large_sample(holds: Holds) -> Sample:
     """One with much more data than any header."""
-    plain = _F32 if _F32 in holds.dtypes else next(iter(holds.dtypes))
+    plain = _plain(holds)
     return Sample("large", {"a": Plain.counting(plain, 1 << 20), "b": Plain.counting(plain, 1 << 10, 1 << 8)})
 
 
 def rich_sample(holds: Holds) -> Sample:
     """One with a tie, an extra and metadata, whether the format holds them or not."""
-    tied = _training(_F32 if _F32 in holds.dtypes else next(iter(holds.dtypes)))
+    tied = _training(_plain(holds))
     shared = next(iter(tied.tensors.values()))
     return Sample("rich", {**tied.tensors, "head.weight": shared}, tied.root, tied.extras)
 

@@ -17,7 +17,7 @@ from ckptconv.errors import EditError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-VISION, AUDIO = "vision_config", "audio_config"
+VISION = "vision_config"
 CLIP = "clip"
 """What llama.cpp calls the architecture of all of them."""
 

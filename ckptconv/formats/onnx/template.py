@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ckptconv.formats.onnx.wire import Field
 
 _GRAPH, _INITIALIZER = 7, 5
-_NAME, _DATA = 8, (4, 5, 6, 7, 9, 10, 11, 13, 14)
-"""Of a TensorProto: the name; the fields that hold its numbers or say where they are."""
+_DATA = (4, 5, 6, 7, 9, 10, 11, 13, 14)
+"""The fields of a TensorProto that hold its numbers, or say where they are."""
 
 MAX_GRAPH = 1 << 29
 """Bytes of a template without its initializers, which are held in memory."""
