@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
 from ckptconv.api.open import open
+from ckptconv.core.report import errors_among
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class Difference:
     @property
     def equal(self) -> bool:
         """Whether nothing differs that a tolerance does not cover."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return not errors_among(self.findings)
 
     def to_dict(self) -> dict[str, Json]:
         """The difference as ``diff --json`` prints it."""

@@ -9,7 +9,7 @@ from ckptconv.api.asked import Request
 from ckptconv.api.open import open
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, errors_among
 from ckptconv.core.spelling import to_json
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import ForeignNamesError, UsageError
@@ -53,7 +53,7 @@ class Validation:
     @property
     def valid(self) -> bool:
         """Whether ``load_state_dict(strict=True)`` would take it, and nothing contradicts itself."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return not errors_among(self.findings)
 
     @property
     def assumed(self) -> list[str]:
@@ -103,10 +103,11 @@ def validate(
             checkpoint = named_by_architecture(opened, request)
         result = compare(request, checkpoint)
         if values:
+            from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
 
             found = [*result.findings, *check_values(checkpoint, progress)]
-            return replace(result, findings=_sorted(found))
+            return replace(result, findings=causes_first(found))
         return result
 
 
@@ -117,6 +118,7 @@ def compare(request: Request, checkpoint: Checkpoint) -> Validation:
     lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
     """
     from ckptconv.api.arch import resolve
+    from ckptconv.checks.blame import causes_first
     from ckptconv.checks.validate import validate_spec, validate_table
 
     checkpoint = wholes(checkpoint)
@@ -132,8 +134,8 @@ def compare(request: Request, checkpoint: Checkpoint) -> Validation:
     else:
         assert chosen.spec is not None
         verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
-    findings = _sorted([*chosen.findings, *verdict.findings])
-    if any(finding.severity == "error" for finding in findings):
+    findings = causes_first([*chosen.findings, *verdict.findings])
+    if errors_among(findings):
         _refuse_strangers(request, checkpoint, chosen, findings)
         findings[:0] = _causes(request, checkpoint, chosen, verdict)
     return Validation(
@@ -183,7 +185,7 @@ def _causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict:
 
 def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:
     """Whether every tensor of the file is unexpected, all others are missing, and nothing explains it."""
-    errors = [finding for finding in findings if finding.severity == "error"]
+    errors = errors_among(findings)
     strangers = {finding.where for finding in errors if finding.code == "unexpected-tensor"}
     return strangers >= checkpoint.keys() and {finding.code for finding in errors} <= {
         "missing-tensor", "unexpected-tensor"
@@ -238,12 +240,3 @@ def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Fi
     line = request.line("convert", "plain.safetensors", "--dequantize", *more)
     hint = line if method in METHODS else "validate what it was made from"
     return Finding("quantized", "error", "", message, None, method, hint=hint)
-
-
-def _sorted(findings: list[Finding]) -> list[Finding]:
-    """Causes before symptoms, whichever check they are from."""
-    from ckptconv.checks.blame import ORDER
-
-    rank = {code: i for i, code in enumerate(ORDER)}
-    severity = ("error", "warning", "info")
-    return sorted(findings, key=lambda found: (severity.index(found.severity), rank.get(found.code, len(ORDER))))

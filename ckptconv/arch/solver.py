@@ -19,6 +19,7 @@ from ckptconv.arch.scope import Scope
 from ckptconv.arch.switches import Ranking
 from ckptconv.arch.table import Table, expand, render
 from ckptconv.arch.tree import Name
+from ckptconv.core.report import errors_among
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def solve(
 def _errors(solution: Solution, tensors: Mapping[str, TensorInfo]) -> int:
     if solution.table is None:
         return len(tensors) + 1
-    return len(solution.findings) + sum(finding.severity == "error" for finding in check(solution.table, tensors))
+    return len(solution.findings) + len(errors_among(check(solution.table, tensors)))
 
 
 def _solution(spec: Spec, solved: Solved, sources: Sequence[Source]) -> Solution:

@@ -54,7 +54,7 @@ CANDIDATES = 20
 
 
 def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: Found, fits: Fits) -> list[Finding]:
-    """The findings, with those that share a cause replaced by it, and sorted by `ORDER`.
+    """The findings, with those that share a cause replaced by it; causes first.
 
     expected: shapes by name, of the architecture. found: of the checkpoint. fits(expected, found): whether one loads.
     Costs O(tensors) but for the comparison of names without a partner.
@@ -62,9 +62,15 @@ def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: F
     case = _Case(list(findings), expected, found, fits)
     for step in (_layer_counts, _renamed, _joined, _swapped, _transposed):
         step(case)
-    rank = {code: i for i, code in enumerate(ORDER)}
     hinted = [finding if finding.hint else _hinted(finding, found, expected) for finding in case.findings]
-    return sorted([*case.causes, *hinted], key=lambda finding: rank.get(finding.code, len(ORDER)))
+    return causes_first([*case.causes, *hinted])
+
+
+def causes_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Sorted by `ORDER`, errors before all else."""
+    rank = {code: i for i, code in enumerate(ORDER)}
+    severities = ("error", "warning", "info")
+    return sorted(findings, key=lambda found: (severities.index(found.severity), rank.get(found.code, len(ORDER))))
 
 
 @dataclass(slots=True)

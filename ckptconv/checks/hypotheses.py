@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.bind import Source
 from ckptconv.arch.spec import VARIANT
 from ckptconv.checks.prefixes import with_prefixes
+from ckptconv.core.report import errors_among
 from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
@@ -56,28 +57,26 @@ def fewest_causes(
             continue
         if _causes(verdict) < _causes(best):
             best = verdict
-        elif other is None and len(_errors(verdict)) == 1:
+        elif other is None and len(errors_among(verdict.findings)) == 1:
             other = verdict
     return best if other is None else _both(best, other)
 
 
-def _errors(verdict: Verdict) -> list[Finding]:
-    return [finding for finding in verdict.findings if finding.severity == "error"]
-
-
 def _causes(verdict: Verdict) -> int:
     """How many things went wrong: a module whose tensors all are missing, or too many, is one."""
-    return len({(f.code, f.where.rpartition(".")[0] if f.code in WHOLE else f.message) for f in _errors(verdict)})
+    return len(
+        {(f.code, f.where.rpartition(".")[0] if f.code in WHOLE else f.message) for f in errors_among(verdict.findings)}
+    )
 
 
 def _doubtful(verdict: Verdict) -> bool:
-    errors = _errors(verdict)
+    errors = errors_among(verdict.findings)
     return len(errors) > 1 or any(finding.code == "param-conflict" for finding in errors)
 
 
 def _both(best: Verdict, other: Verdict) -> Verdict:
     """Where a statement and one tensor contradict each other, either may be wrong: both are named."""
-    errors, (alternative,) = _errors(best), _errors(other)
+    errors, (alternative,) = errors_among(best.findings), errors_among(other.findings)
     if len(errors) != 1 or errors[0].code != "param-conflict" or alternative.code == "param-conflict":
         return best
     conflict = replace(errors[0], message=f"{errors[0].message}; or else: {alternative.message}")

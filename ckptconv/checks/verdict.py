@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.core.report import errors_among
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -25,4 +27,4 @@ class Verdict:
     @property
     def valid(self) -> bool:
         """Whether no finding is an error."""
-        return all(finding.severity != "error" for finding in self.findings)
+        return not errors_among(self.findings)

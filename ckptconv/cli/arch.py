@@ -6,6 +6,7 @@ import click
 
 from ckptconv.cli import completion, options, output
 from ckptconv.cli.groups import Group
+from ckptconv.core.report import errors_among
 
 COMMANDS = {
     "list": "List the architectures of the library.",
@@ -101,7 +102,7 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
         from ckptconv.cli import render_arch
 
         output.emit_lines(render_arch.page(found, name))
-    return int(found.table is not None and any(finding.severity == "error" for finding in found.table.findings))
+    return int(found.table is not None and bool(errors_among(found.table.findings)))
 
 
 INFER_EPILOG = """\b

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
 from ckptconv.cli.render import size
-from ckptconv.core.report import plural
+from ckptconv.core.report import errors_among, plural
 from ckptconv.edits.patterns import bracketed, group_names, open_numbers
 from ckptconv.edits.stacks import spell_numbers
 
@@ -53,7 +53,7 @@ def verdict(result: Difference) -> tuple[str, str]:
             return "equal headers", f"{amount}; values were not compared"
         note = f"; {within:,} of them differ within the tolerance" if within else ""
         return "equal", f"{amount}, {size(result.nbytes)}{note}"
-    counts = Counter(finding.code for finding in result.findings if finding.severity == "error")
+    counts = Counter(finding.code for finding in errors_among(result.findings))
     edits = len(edit_rows(result.edits))
     said = [plural(edits, "edit")] if edits else []
     said += [plural(counts[code], one, many) for code, one, many in _COUNTED if counts[code]]

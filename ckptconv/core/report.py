@@ -68,6 +68,11 @@ class Finding:
         return document if self.hint is None else {**document, "hint": self.hint}
 
 
+def errors_among(findings: Iterable[Finding]) -> list[Finding]:
+    """Those by which what was checked is wrong, different, or lost."""
+    return [finding for finding in findings if finding.severity == "error"]
+
+
 def unreadable(name: str, kind: str) -> Finding:
     """The finding for a tensor of a kind that is not read."""
     return Finding(UNREADABLE, "warning", name, f"the tensor {name!r} is {kind} and cannot be read")
