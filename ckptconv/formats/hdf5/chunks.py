@@ -13,13 +13,14 @@ from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.strided import boxes, chunks_of, contiguous_strides
+from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import Placement, Storage
 from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.formats.hdf5.checksum import fletcher32
 from ckptconv.formats.hdf5.chunk_index import ChunkTable
 from ckptconv.formats.hdf5.storage import Known
 from ckptconv.io.gather import Gather
+from ckptconv.io.grid import read_grid
 from ckptconv.io.limits import MAX_HDF5_CHUNK, MAX_INFLATED_RATIO
 
 if TYPE_CHECKING:
@@ -106,34 +107,23 @@ class ChunkReader:
         return ChunkTable(self.file, self.name, self.layout, self.space, filtered=bool(self.filters))
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        import numpy as np
-
         unit, chunk = self.unit, self._inner(self.layout.shape)
-        shape = self._inner(self.space.shape or ())
         table = self.cache.table(self)
+
+        def part(place: tuple[int, ...], within: list[int], size: tuple[int, ...]) -> Array:
+            return self._part(table, place[: len(table.grid)], within, size, chunk)
+
         first, last = start // unit, -(-stop // unit)
-        image = np.empty(last - first, f"V{unit}")
-        filled = 0
-        for begin, size in boxes(shape, first, last):
-            count = prod(size)
-            box: Any = image[filled : filled + count].reshape(size)
-            for place, within, target in chunks_of(begin, size, chunk):
-                part = box[(*target, ...)]  # the ellipsis keeps a 0-d view a view
-                part[...] = self._part(table, place[: len(table.grid)], within, part.shape, chunk)
-            filled += count
+        image = read_grid(self._inner(self.space.shape or ()), chunk, unit, first, last, part)
         return image.view("u1").data[start - first * unit : stop - first * unit]
 
     def _inner(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape if self.unit == self.layout.itemsize else (*shape, self.layout.itemsize)
 
     def _part(
-        self,
-        table: ChunkTable,
-        place: tuple[int, ...],
-        within: list[int],
-        size: tuple[int, ...],
+        self, table: ChunkTable, place: tuple[int, ...], within: list[int], size: tuple[int, ...],
         chunk: tuple[int, ...],
-    ) -> Array:
+    ) -> Array:  # fmt: skip
         """The elements of a chunk from `within` on, as many as `size` says; or one for all of them."""
         import numpy as np
 

@@ -16,12 +16,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.arrays import Array, numpy_dtype
-from ckptconv.core.strided import boxes, chunks_of, contiguous_strides, extent
+from ckptconv.core.strided import contiguous_strides, extent
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
 from ckptconv.formats.flax.orbax.streams import Key, Streams, named
 from ckptconv.io.crc32c import crc32c
+from ckptconv.io.grid import read_grid
 from ckptconv.io.limits import MAX_ZARR_WHOLE
 
 if TYPE_CHECKING:
@@ -96,24 +97,15 @@ class Chunks:
     def _read(self, start: int, stop: int) -> memoryview:
         import numpy as np
 
-        width, chunk = self.width, self.chunk
+        width = self.width
         first, last = start // width, -(-stop // width)
-        image = np.empty(last - first, f"V{width}")
-        filled = 0
-        for begin, size in boxes(self.header.shape, first, last):
-            count = prod(size)
-            box: Any = image[filled : filled + count].reshape(size)
-            for place, within, target in chunks_of(begin, size, chunk):
-                part = box[(*target, ...)]  # the ellipsis keeps a 0-d view a view
-                part[...] = self._part(place, within, part)
-            filled += count
-        raw = image.view(np.uint8)
+        raw = read_grid(self.header.shape, self.chunk, width, first, last, self._part).view(np.uint8)
         if self.header.codec.swapped and self.part > 1:
             raw = raw.reshape(-1, self.part)[:, ::-1].reshape(-1)
         return raw.data[start - first * width : stop - first * width]
 
-    def _part(self, place: tuple[int, ...], within: list[int], like: Array) -> Array:
-        """The elements of a chunk from `within` on, as many as `like` has; or one for all of them."""
+    def _part(self, place: tuple[int, ...], within: list[int], size: tuple[int, ...]) -> Array:
+        """The elements of a chunk from `within` on, as many as `size` says; or one for all of them."""
         import numpy as np
 
         span = self.locate(place)
@@ -123,13 +115,13 @@ class Chunks:
         if axes is not None:
             whole = np.frombuffer(self._whole(span), f"V{self.width}")
             stored = whole.reshape([self.chunk[axis] for axis in axes])
-            cut = tuple(slice(w, w + n) for w, n in zip(within, like.shape, strict=True))
+            cut = tuple(slice(w, w + n) for w, n in zip(within, size, strict=True))
             return stored.transpose([axes.index(axis) for axis in range(len(axes))])[cut]
         strides = contiguous_strides(self.chunk)
         at = sum(w * s for w, s in zip(within, strides, strict=True))
-        run = self._run(span, at, at + extent(like.shape, strides))
-        steps = [0 if n == 1 else s * self.width for n, s in zip(like.shape, strides, strict=True)]
-        return np.ndarray(like.shape, f"V{self.width}", run, strides=steps)
+        run = self._run(span, at, at + extent(size, strides))
+        steps = [0 if n == 1 else s * self.width for n, s in zip(size, strides, strict=True)]
+        return np.ndarray(size, f"V{self.width}", run, strides=steps)
 
     def _run(self, span: ByteSpan, start: int, stop: int) -> memoryview:
         """Elements [start, stop) of a chunk, as it lies."""
