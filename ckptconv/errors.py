@@ -47,6 +47,9 @@ COPY_AGAIN = "copy the file again from where it came"
 COPY_ALL_AGAIN = "copy the checkpoint again from where it came, all of its files"
 """The same for one of several files."""
 
+LIST_NAMES = "ckptconv inspect --list shows the names"
+"""The hint for a name that no tensor has."""
+
 UPGRADE = "pip install --upgrade ckptconv"
 """The hint for what a later version may read."""
 

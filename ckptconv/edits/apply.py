@@ -22,7 +22,7 @@ from ckptconv.edits.quantize import unfit
 from ckptconv.edits.quantized.schemes import dequantized
 from ckptconv.edits.through import cut, turned
 from ckptconv.edits.views import Zeros, reshaped
-from ckptconv.errors import EditError, UnsupportedError
+from ckptconv.errors import LIST_NAMES, EditError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,6 @@ ARITY: dict[Kind, tuple[str, str]] = {
 _BESIDE: tuple[Kind, ...] = ("tie", "untie", "zeros")
 """Kinds whose sources stay, and whose targets stand beside them."""
 
-_HINT = "ckptconv inspect --list shows the names"
 
 _TAKES: dict[Kind, str] = {
     "rename": "a longer pattern matches fewer names, and a drop before it makes room",
@@ -102,7 +101,7 @@ class _Application:
     label: str
 
     def fail(self, problem: str, names: Iterable[str] = (), hint: str | None = None) -> EditError:
-        hint = hint or _TAKES.get(self.edit.kind, _HINT)
+        hint = hint or _TAKES.get(self.edit.kind, LIST_NAMES)
         return EditError(f"{self.label}: {problem}", hint=hint, details=listed(names))
 
     def run(self, steps: Sequence[Step]) -> Tensors:
@@ -130,7 +129,7 @@ class _Application:
         missing = dict.fromkeys(name for step in steps for name in step.sources if name not in self.tensors)
         if missing:
             count = f"{len(missing)} tensors are" if len(missing) > 1 else "a tensor is"
-            raise self.fail(f"{count} missing", missing, _HINT)
+            raise self.fail(f"{count} missing", missing, LIST_NAMES)
         replaces = self.edit.kind in _BESIDE
         taken = Counter(name for step in steps for name in step.sources) if not replaces else Counter[str]()
         if twice := [name for name, count in taken.items() if count > 1]:
@@ -141,7 +140,7 @@ class _Application:
         if twice := [name for name, count in targets.items() if count > 1 or name in kept]:
             raise self.fail("two tensors would have one name", twice)
         if self.edit.kind == "untie" and (lost := [name for name in targets if name not in self.tensors]):
-            raise self.fail("a tensor is missing", lost, _HINT)
+            raise self.fail("a tensor is missing", lost, LIST_NAMES)
 
     def merged(self, made: Mapping[str, Tensors], gone: set[str]) -> Tensors:
         result: Tensors = {}

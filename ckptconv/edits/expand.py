@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.patterns import ANY
-from ckptconv.errors import EditError, first_of
+from ckptconv.errors import LIST_NAMES, EditError, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,6 @@ MOST_NUMBERS = 100_000
 """Numbers that one pattern may stand for."""
 
 _NUMBERS = re.compile(r"\{([0-9]{1,9}(?:-[0-9]{1,9})?(?:,[0-9]{1,9}(?:-[0-9]{1,9})?)*)\}")
-_HINT = "ckptconv inspect --list shows the names"
 _STAR = "any text is written {*}, with the braces"
 
 
@@ -48,7 +47,7 @@ def steps_of(edit: Edit, names: Sequence[str], label: str) -> tuple[Step, ...]:
     if unused:
         star = "*" in unused[0].replace("{*}", "")
         raise EditError(
-            f"{label}: {unused[0]!r} matches no tensor", hint=_STAR if star else _HINT,
+            f"{label}: {unused[0]!r} matches no tensor", hint=_STAR if star else LIST_NAMES,
             details=[] if len(unused) == 1 else listed(unused),
         )  # fmt: skip
     _check_whole(edit, steps, known, label)
@@ -73,7 +72,7 @@ def _check_whole(edit: Edit, steps: Sequence[Step], known: dict[str, None], labe
     if missing:
         raise EditError(
             f"{label} finds a part of its sources alone: there is no {next(iter(missing))!r}",
-            hint=_HINT, details=listed(missing) if len(missing) > 1 else [],
+            hint=LIST_NAMES, details=listed(missing) if len(missing) > 1 else [],
         )  # fmt: skip
     if alone:
         raise EditError(

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.dialects import translation
-from ckptconv.errors import EditError, UsageError
+from ckptconv.errors import LIST_NAMES, EditError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.name_rule import NameRule
-
-_HINT = "ckptconv inspect --list shows the names"
 
 
 def matching(glob: str, names: Iterable[str]) -> list[str]:
@@ -33,11 +31,11 @@ def selected(names: Sequence[str], select: Sequence[str], drop: Sequence[str]) -
     for glob in drop:
         kept -= set(some(glob, names, "--drop"))
     if not kept:
-        raise EditError("the selection leaves no tensor", hint=_HINT)
+        raise EditError("the selection leaves no tensor", hint=LIST_NAMES)
     return [name for name in names if name in kept]
 
 
-def some(glob: str, names: Sequence[str], option: str, hint: str = _HINT) -> list[str]:
+def some(glob: str, names: Sequence[str], option: str, hint: str = LIST_NAMES) -> list[str]:
     """The names that a glob matches. Raises EditError where it is none."""
     found = matching(glob, names)
     if not found:
@@ -70,7 +68,7 @@ def _rename(rule: NameRule, names: Sequence[str]) -> Edit:
             )
     changed = [(old, new) for old, new in pairs if old != new]
     if not changed:
-        raise EditError(f"--{rule.how} {rule.text!r} changes no name", hint=_HINT)
+        raise EditError(f"--{rule.how} {rule.text!r} changes no name", hint=LIST_NAMES)
     steps = tuple(Step((old,), (new,)) for old, new in changed)
     return Edit("rename", (changed[0][0],), (changed[0][1],), {}, steps)
 

@@ -108,7 +108,7 @@ def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType
     odd = [name for name in chosen if unfit_for_blocks(tensors[name].info, mixture.most)]
     if odd:
         block = DTYPES[mixture.most].block
-        few = f"{len(odd):,} tensor{'s have' if len(odd) != 1 else ' has'} rows that are no whole blocks of {block}"
+        few = f"{plural(len(odd), 'tensor has', 'tensors have')} rows that are no whole blocks of {block}"
         names = listed([f"{name!r} {chosen[name]}" for name in odd], 4)
         found.append(Finding("not-quantized", "info", odd[0], f"{few}, and get other types: {names}", mixture.most))
     return found
@@ -174,7 +174,7 @@ def _twice(groups: Mapping[tuple[DType, DType], Sequence[str]]) -> list[Finding]
     found = []
     for (before, after), names in groups.items():
         if before.block > 1 and after.block > 1:
-            many = f"{len(names):,} tensor{'s that were' if len(names) != 1 else ' that was'}"
+            many = plural(len(names), "tensor that was", "tensors that were")
             message = f"{many} {before} {'are' if len(names) != 1 else 'is'} quantized again, to {after}: errors add up"
             found.append(Finding("requantized", "warning", names[0], message, before.name, after.name))
     return found

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import ByteSpan, LazyTensor, Placement, Storage, TensorInfo, in_file
 from ckptconv.io.gather import Gather
 
@@ -62,11 +63,7 @@ def _placement(tensor: LazyTensor) -> Placement | None:
     if span is None:
         return None
     storage = Storage((span.file, span.offset), span, dtype.bits // 8, tensor.info.numel, dtype)
-    shape, strides, step = tensor.info.shape, [0] * len(tensor.info.shape), 1
-    for axis in reversed(range(len(shape))):
-        strides[axis] = step
-        step *= shape[axis]
-    return Placement(storage, 0, shape, tuple(strides))
+    return Placement(storage, 0, tensor.info.shape, contiguous_strides(tensor.info.shape))
 
 
 def _placed(tensor: LazyTensor, place: Placement) -> LazyTensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
-from ckptconv.core.report import UNREADABLE, Finding, quoted
+from ckptconv.core.report import UNREADABLE, Finding, plural, quoted
 from ckptconv.formats.plain import becomes
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def losses(checkpoint: Checkpoint, target: Format) -> list[Finding]:
             message = f"{name!r} is {one.summary}; {target.name} keeps its parts alone: {quoted(one.parts.values())}"
             found.append(_loss("composite", name, message))
     if not holds.extras and checkpoint.extras:
-        what = f"tensor{'s' * (len(checkpoint.extras) != 1)} outside of the state_dict"
-        found.append(_loss("extras", "", f"{len(checkpoint.extras)} {what}: {quoted(checkpoint.extras)}"))
+        count = plural(len(checkpoint.extras), "tensor")
+        found.append(_loss("extras", "", f"{count} outside of the state_dict: {quoted(checkpoint.extras)}"))
     if holds.metadata == "none" and checkpoint.metadata:
         found.append(_loss("metadata", "", f"the metadata: {quoted(map(str, checkpoint.metadata))}"))
     found += [_loss("opaque", one.where, one.message) for one in checkpoint.findings if one.code == UNREADABLE]

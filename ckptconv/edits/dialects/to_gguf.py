@@ -42,7 +42,7 @@ from ckptconv.edits.dialects.gguf_config import (
 from ckptconv.edits.dialects.gguf_cuts import argsort, cut, cut_heads, lies_turned, undone
 from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, PREFIXES, ROOT, architectures, without_ending
-from ckptconv.errors import EditError
+from ckptconv.errors import LIST_NAMES, EditError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -227,7 +227,7 @@ class Translation:
             if len(names) != (count or len(names)) or sorted(names) != list(range(len(names))):
                 raise EditError(
                     f"--translate to-gguf: {target} is made of {count or max(names) + 1} experts, and there are "
-                    f"{len(names)}", hint="ckptconv inspect --list shows the names",
+                    f"{len(names)}", hint=LIST_NAMES,
                 )  # fmt: skip
         return {
             target: Join(target, tuple(names[number] for number in sorted(names)), "stack", 0)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding, plural, quoted
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
@@ -148,10 +148,8 @@ def _absent(files: Sequence[_File]) -> list[Finding]:
     """Whose files it is put together from, and a warning where others may be missing."""
     count, last = files[0].parts, max(file.shard for file in files)
     there = {(file.shard, file.part) for file in files}
-    several = len({file.shard for file in files})
-    message = (
-        f"put together from the files of {several:,} process{'es' * (several != 1)}; none says how many there were"
-    )
+    several = plural(len({file.shard for file in files}), "process", "processes")
+    message = f"put together from the files of {several}; none says how many there were"
     findings = [Finding("slices", "info", "", message)]
     if missing := last * count - len(there):
         every = ((shard, part) for shard in range(1, last + 1) for part in range(1, count + 1))

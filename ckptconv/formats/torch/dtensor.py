@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, plural
 from ckptconv.formats.torch.pickle import Thing
 from ckptconv.formats.torch.stubs import TensorStub, WrappedTensor, exact_flag
 
@@ -76,8 +76,8 @@ def parts_told(things: Iterable[Thing]) -> list[Finding]:
     size = found[0].args[1] if len(found[0].args) > 1 else None
     whole = f", the first one's whole is {list(size)}" if isinstance(size, tuple) else ""
     message = (
-        f"{len(found):,} tensor{'s are parts' if len(found) > 1 else ' is a part'} of distributed ones (DTensor), as "
-        f"one process has them{whole}: the rest is in the other processes' files"
+        f"{plural(len(found), 'tensor is a part', 'tensors are parts')} of distributed ones (DTensor), as one process "
+        f"has them{whole}: the rest is in the other processes' files"
     )
     hint = "torch.distributed.checkpoint.save writes a folder that is read as a whole"
     return [Finding("part", "warning", "", message, hint=hint)]
