@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ckptconv.api.asked import Request
+    from ckptconv.api.fitting import Fitting
+    from ckptconv.api.gguf import Adapted
     from ckptconv.api.lora import Adapters
     from ckptconv.api.order import Order
     from ckptconv.core.checkpoint import Checkpoint
@@ -48,51 +50,78 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 
     Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
     """
-    request = order.request
-    named = _named(opened, request, graph=order.format.graph)
-    made, moves = named, Moves()
-    adapter = None
-    if dialect := order.edits.for_llama_cpp:
-        from ckptconv.api.gguf import adapted, check_model, check_target, completed
-
-        check_target(order.format, dialect)
-        adapter = adapted(named, order)
-        if adapter is None:
-            check_model(named, order)
-    if order.edits:
-        from ckptconv.api.editing import edited
-
-        said_of_base = adapter.said if adapter is not None else None
-        made, moves = edited(named, order.edits, adapters, bare=order.bare, said=said_of_base)
-    entries: dict[str, MetaNode] = {}
-    if dialect:
-        made, moves, entries = completed(made, moves, order, adapter)
-    if order.edits.to_ldm:
-        from ckptconv.api.ldm import marked
-
-        made = marked(made, named, request.source)
-        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
-    asked = order.metadata
-    if order.format.dialect == "gguf" and not dialect:
-        from ckptconv.formats.gguf.said import settled_for
-
-        asked = settled_for(named, asked)
+    named = _named(opened, order.request, graph=order.format.graph)
+    adapter = _adapter(named, order) if order.edits.for_llama_cpp else None
+    made, moves, entries = _edited(named, order, adapters, adapter)
+    asked = _settled(named, order)
     said = made.with_metadata(asked)
-    fitting, graph = None, None
-    if (request.arch is not None and adapter is None) or order.with_params:
-        from ckptconv.api.fitting import fit
-
-        fitting = fit(request, said, params=order.with_params)
-    if order.format.graph:
-        from ckptconv.api.graph import plan_graph
-
-        graph = plan_graph(request, said, cast("OnnxOptions", order.own))
+    fitting, graph = _fitting(said, order, adapter), _graph(said, order)
     values = {**(fitting.params if fitting else {}), **asked, **entries}
     note = graph.note if graph and graph.note else fitting.note if fitting else None
     return Prepared(
         named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,
         graph.findings if graph else fitting.findings if fitting else (), bool(order.edits),
     )  # fmt: skip
+
+
+def _adapter(named: Checkpoint, order: Order) -> Adapted | None:
+    """The adapter that is to become one of llama.cpp's; None for a model, once it is known that it can go there."""
+    from ckptconv.api.gguf import adapted, check_model, check_target
+
+    check_target(order.format, order.edits.for_llama_cpp)
+    adapter = adapted(named, order)
+    if adapter is None:
+        check_model(named, order)
+    return adapter
+
+
+def _edited(
+    named: Checkpoint, order: Order, adapters: Adapters, adapter: Adapted | None
+) -> tuple[Checkpoint, Moves, Mapping[str, MetaNode]]:
+    """The checkpoint after all edits, where its tensors come from, and the metadata that these gave it."""
+    if not order.edits:
+        return named, Moves(), {}
+    from ckptconv.api.editing import edited
+
+    said = adapter.said if adapter is not None else None
+    made, moves = edited(named, order.edits, adapters, bare=order.bare, said=said)
+    entries: Mapping[str, MetaNode] = {}
+    if order.edits.for_llama_cpp:
+        from ckptconv.api.gguf import completed
+
+        made, moves, entries = completed(made, moves, order, adapter)
+    if order.edits.to_ldm:
+        from ckptconv.api.ldm import marked
+
+        made = marked(made, named, order.request.source)
+        moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
+    return made, moves, entries
+
+
+def _settled(named: Checkpoint, order: Order) -> Mapping[str, MetaNode]:
+    """The metadata that was asked for, in a GGUF with what goes along with it."""
+    if order.format.dialect != "gguf" or order.edits.for_llama_cpp:
+        return order.metadata
+    from ckptconv.formats.gguf.said import settled_for
+
+    return settled_for(named, order.metadata)
+
+
+def _fitting(said: Checkpoint, order: Order, adapter: Adapted | None) -> Fitting | None:
+    """What an architecture says, where one was named or its params are asked for; of an adapter that is its base's."""
+    if not order.with_params and (order.request.arch is None or adapter is not None):
+        return None
+    from ckptconv.api.fitting import fit
+
+    return fit(order.request, said, params=order.with_params)
+
+
+def _graph(said: Checkpoint, order: Order) -> GraphPlan | None:
+    if not order.format.graph:
+        return None
+    from ckptconv.api.graph import plan_graph
+
+    return plan_graph(order.request, said, cast("OnnxOptions", order.own))
 
 
 def without_extras(made: Prepared) -> Prepared:
