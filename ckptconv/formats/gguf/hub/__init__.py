@@ -9,7 +9,7 @@ All of them are data from strangers: nothing in them is run, and each number is 
 
     model  mmproj  adapter  entries     the whole file, those beside it, and what a person says of any
     documents  config                   the documents, read once; a configuration, checked as it is asked
-    hyperparameters  sizes  rope        what it says of every architecture
+    hyperparameters  sizes  whole  rope    what it says of every architecture
     architectures  shared  encoder      …of single ones, and what several have alike
     mixtures  states  delta
     tower  pictures  sounds  tower_sizes    …of towers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.hub.documents import bad, steps, utf8
+from ckptconv.formats.gguf.hub.documents import GO_WITHOUT, bad, steps, utf8
 from ckptconv.formats.gguf.hub.pre import pre_name, uses_bytes
 from ckptconv.formats.gguf.hub.sentencepiece import BYTE, NORMAL, UNKNOWN
 from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, Vocabulary, added_tokens, identity
@@ -42,7 +42,7 @@ def from_json(document: dict[str, Any], documents: Documents, rows: int, pre: st
         return _of_pieces(document, vocab, [pair for pair in merges if "".join(pair) not in added], rows), "default"
     raise UnsupportedError(
         "llama.cpp has no byte-pair encoding that is neither of bytes nor falls back to them",
-        hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+        hint=GO_WITHOUT,
     )
 
 

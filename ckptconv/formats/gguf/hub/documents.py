@@ -9,8 +9,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
-from ckptconv.errors import CorruptFileError, LimitError, located
+from ckptconv.errors import CorruptFileError, EditError, LimitError, located
 from ckptconv.io.limits import MAX_NODES, MAX_TOKENIZER
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 
 HINT = "download the model's files again"
+GO_WITHOUT = "--meta tokenizer.ggml.model=none goes on without a tokenizer"
+"""The hint where llama.cpp has no such tokenizer."""
 
 
 class Documents:
@@ -38,6 +41,15 @@ class Documents:
         if name not in self._objects:
             self._objects[name] = self._read(name, _object)
         return self._objects[name]
+
+    def config(self, translation: str) -> Object:
+        """What the model's configuration says. Raises CorruptFileError, EditError where there is none, LimitError."""
+        found = self.object(CONFIG)
+        if found is None:
+            raise EditError(
+                f"--translate {translation}: there is no {CONFIG} beside the weights", path=self.folder.path
+            )
+        return found
 
     def text(self, name: str) -> str | None:
         """A text in UTF-8. Raises CorruptFileError, LimitError."""

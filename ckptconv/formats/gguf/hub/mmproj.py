@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.arch.statements import CONFIG
 from ckptconv.core.edit import Edit
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import apply
@@ -56,9 +55,7 @@ def mmproj_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[s
     CkptconvError, with the path of what is wrong.
     """
     documents = Documents(folder)
-    document = documents.object(CONFIG)
-    if document is None:
-        raise EditError(f"--translate to-mmproj: there is no {CONFIG} beside the weights", path=folder.path)
+    document = documents.config("to-mmproj")
     with located(folder.path):
         return _made(documents, document, tensors, said)
 

@@ -9,7 +9,7 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.dialects.gguf_config import architecture, written_as
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, OUTPUT, architectures
-from ckptconv.errors import EditError, located
+from ckptconv.errors import located
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import Config, unlike
 from ckptconv.formats.gguf.hub.documents import Documents
@@ -60,9 +60,7 @@ def made_of(folder: Folder, tensors: Mapping[str, LazyTensor], said: Mapping[str
     what is wrong.
     """
     documents = Documents(folder)
-    document = documents.object(CONFIG)
-    if document is None:
-        raise EditError(f"--translate to-gguf: there is no {CONFIG} beside the weights", path=folder.path)
+    document = documents.config("to-gguf")
     with located(folder.path):
         return _made(documents, Config(document), tensors, said)
 

@@ -15,7 +15,7 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.gguf.hub import sentencepiece
 from ckptconv.formats.gguf.hub.config import number
-from ckptconv.formats.gguf.hub.documents import bad, steps
+from ckptconv.formats.gguf.hub.documents import GO_WITHOUT, bad, steps
 from ckptconv.formats.gguf.hub.sentencepiece import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, USER_DEFINED
 from ckptconv.formats.gguf.hub.vocabulary import BYTES, SPACE, TOKENIZER, TOKENIZER_CONFIG, Vocabulary, identity
 
@@ -32,7 +32,7 @@ def from_model(data: bytes, documents: Documents, rows: int) -> Vocabulary:
     if model.kind not in (BPE, UNIGRAM):
         raise UnsupportedError(
             f"tokenizer.model is of type {model.kind}: llama.cpp has SentencePiece's BPE and unigrams",
-            hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+            hint=GO_WITHOUT,
         )
     made = Vocabulary.of("llama" if model.kind == BPE else "t5", rows, scores=True)
     for place, (text, score, kind) in enumerate(model.pieces):
@@ -91,7 +91,7 @@ def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
     if model.get("continuing_subword_prefix", _CONTINUES) != _CONTINUES:
         raise UnsupportedError(
             f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words",
-            hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+            hint=GO_WITHOUT,
         )
     lower = strip = False
     for step in steps(document.get("normalizer"), "normalizers"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_table import EMBEDDINGS, architectures
 from ckptconv.errors import EditError
+from ckptconv.formats.gguf.hub.whole import OTHERS, check_layers, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ _ENCODER = "enc.blk.0.attn_norm.weight"
 _FUSED = ("glm4", "modern-bert", "phi3")
 """Architectures whose ffn_up is two matrices in one."""
 
-_OTHERS = "it may be another model's"
+_TRANSLATION = "to-gguf"
 
 
 def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None:
@@ -41,7 +42,7 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
         _check_layers(prefix, said[deep] if prefix == "dec." else said["block_count"], tensors, table)
     last = _LAST_NORMS.get(arch, _LAST_NORM)
     if _NORM in tensors and last not in tensors:
-        raise _missing(f"there is no {last}")
+        raise missing(_TRANSLATION, f"there is no {last}")
     if not said["attention.head_count"]:
         return
     heads, width = said["attention.head_count"], said["embedding_length"]
@@ -55,8 +56,9 @@ def check_sizes(arch: str, entries: Mapping[str, Typed], tensors: Infos) -> None
         info = tensors.get(f"blk.0.{part}.weight")
         if info is not None and info.shape[0] != count:
             raise EditError(
-                f"--translate to-gguf: by {CONFIG} {part} has {count:,} rows, and its tensor is {list(info.shape)}",
-                hint=_OTHERS,
+                f"--translate {_TRANSLATION}: by {CONFIG} {part} has {count:,} rows, and its tensor is "
+                f"{list(info.shape)}",
+                hint=OTHERS,
             )
 
 
@@ -70,12 +72,12 @@ def _groups(entries: Mapping[str, Typed], heads: int) -> int:
 def _check_embeddings(said: Mapping[str, int], tensors: Infos) -> None:
     embeddings = tensors.get(EMBEDDINGS)
     if embeddings is None:
-        raise _missing(f"there are no embeddings ({EMBEDDINGS})")
+        raise missing(_TRANSLATION, f"there are no embeddings ({EMBEDDINGS})")
     for key, axis, what in (("embedding_length", 1, "a width"), ("vocab_size", 0, "a vocabulary")):
         if len(embeddings.shape) != 2 or embeddings.shape[axis] != said[key]:
             raise EditError(
-                f"--translate to-gguf: {CONFIG} says {what} of {said[key]}, and the embeddings are "
-                f"{list(embeddings.shape)}", hint=_OTHERS,
+                f"--translate {_TRANSLATION}: {CONFIG} says {what} of {said[key]}, and the embeddings are "
+                f"{list(embeddings.shape)}", hint=OTHERS,
             )  # fmt: skip
 
 
@@ -87,19 +89,4 @@ def _check_layers(prefix: str, count: int, names: Iterable[str], table: Architec
         number, _, part = name.removeprefix(start).partition(".")
         if name.startswith(start) and number.isdecimal() and part.removesuffix(".weight") not in table.some:
             layers[int(number)].add(part)
-    if len(layers) != count or layers.keys() != set(range(count)):
-        raise _missing(f"{CONFIG} says {count} layers, and the tensors have {len(layers)}")
-    parts: dict[tuple[bool, ...], set[str]] = defaultdict(set)
-    for own in layers.values():
-        parts[_kind(own, table.kinds)] |= own
-    for at, own in sorted(layers.items()):
-        if lost := sorted(parts[_kind(own, table.kinds)] - own):
-            raise _missing(f"layer {at} has no {lost[0]}, which others have")
-
-
-def _kind(parts: set[str], kinds: tuple[str, ...]) -> tuple[bool, ...]:
-    return tuple(f"{one}.weight" in parts for one in kinds)
-
-
-def _missing(what: str) -> EditError:
-    return EditError(f"--translate to-gguf: {what}", hint=f"{_OTHERS}, or a shard is missing")
+    check_layers(_TRANSLATION, count, layers, table.kinds)

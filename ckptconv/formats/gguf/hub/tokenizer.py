@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import EditError, UnsupportedError
 from ckptconv.formats.gguf.hub import bpe, pieces
+from ckptconv.formats.gguf.hub.documents import GO_WITHOUT
 from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, NORMAL, looks_like_a_model
 from ckptconv.formats.gguf.hub.special import Special, chat_templates
 from ckptconv.formats.gguf.hub.vocabulary import TOKENIZER, TOKENIZER_CONFIG, added_tokens
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from ckptconv.formats.gguf.hub.documents import Documents
     from ckptconv.formats.gguf.hub.vocabulary import Vocabulary
     from ckptconv.formats.gguf.values import Typed
-
-_NONE = "--meta tokenizer.ggml.model=none goes on without a tokenizer"
 
 
 def tokenizer(documents: Documents, config: Config, rows: int, pre: str | None) -> dict[str, Typed]:
@@ -55,7 +54,7 @@ def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocab
                 return pieces.from_unigrams(document, documents, rows), "default"
             case "WordPiece":
                 return pieces.from_words(document, rows), "default"
-        raise UnsupportedError(f"{TOKENIZER}: llama.cpp has no tokenizer of type {str(kind)[:40]!r}", hint=_NONE)
+        raise UnsupportedError(f"{TOKENIZER}: llama.cpp has no tokenizer of type {str(kind)[:40]!r}", hint=GO_WITHOUT)
     said = documents.object(TOKENIZER_CONFIG) or {}
     words = documents.text("vocab.txt")
     if words is not None:
@@ -64,6 +63,6 @@ def _vocabulary(documents: Documents, rows: int, pre: str | None) -> tuple[Vocab
     if found is None:
         raise EditError(
             f"--translate to-gguf: there is no tokenizer beside the weights (tokenizer.model, {TOKENIZER}, vocab.txt)",
-            hint=f"download it too; {_NONE}",
+            hint=f"download it too; {GO_WITHOUT}",
         )
     return found

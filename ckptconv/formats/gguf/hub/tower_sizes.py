@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.statements import CONFIG
 from ckptconv.edits.dialects.gguf_projectors import VISION
 from ckptconv.errors import EditError
+from ckptconv.formats.gguf.hub.whole import OTHERS, check_layers, missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     Infos = Mapping[str, TensorInfo]
 
-_OTHERS = "it may be another model's"
+_TRANSLATION = "to-mmproj"
 _LAST = {
     "gemma3": "mm.input_projection.weight", "idefics3": "mm.model.fc.weight", "internvl": "mm.model.mlp.3.weight",
     "llama4": "mm.model.fc.weight", "qwen2a": "mm.a.fc.weight", "voxtral": "mm.a.mlp.2.weight",
@@ -47,7 +48,7 @@ def check_sizes(projector: Projector, entries: Mapping[str, Typed], tensors: Inf
     first = _PATCHES if pictures else _FRAMES
     for name in (first, *projector.needed):
         if name not in tensors:
-            raise _missing(f"there is no {name}")
+            raise missing(_TRANSLATION, f"there is no {name}")
     _check_layers(said["block_count"], tensors)
     if said["embedding_length"] % said["attention.head_count"]:
         raise _unlike("heads", said["attention.head_count"], f"the tower is {said['embedding_length']} wide")
@@ -78,12 +79,7 @@ def _check_layers(count: int, tensors: Infos) -> None:
     for name in tensors:
         if found := _LAYER.fullmatch(name):
             layers[int(found[1])].add(found[2])
-    if len(layers) != count or max(layers, default=-1) != count - 1:
-        raise _missing(f"{CONFIG} says {count} layers, and the tensors have {len(layers)}")
-    every = set.union(*layers.values())
-    for number, parts in sorted(layers.items()):
-        if lost := sorted(every - parts):
-            raise _missing(f"layer {number} has no {lost[0]}, which others have")
+    check_layers(_TRANSLATION, count, layers)
 
 
 def _check(key: str, said: Mapping[str, int], name: str, tensors: Infos, axis: int) -> None:
@@ -100,8 +96,4 @@ def _check_positions(name: str, count: int, tensors: Infos) -> None:
 
 
 def _unlike(what: str, said: object, found: str) -> EditError:
-    return EditError(f"--translate to-mmproj: {CONFIG} says {what} {said}, and {found}", hint=_OTHERS)
-
-
-def _missing(what: str) -> EditError:
-    return EditError(f"--translate to-mmproj: {what}", hint=f"{_OTHERS}, or a shard is missing")
+    return EditError(f"--translate {_TRANSLATION}: {CONFIG} says {what} {said}, and {found}", hint=OTHERS)

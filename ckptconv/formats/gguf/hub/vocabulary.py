@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.report import Finding
 from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.formats.gguf.hub.documents import bad, utf8
+from ckptconv.formats.gguf.hub.documents import GO_WITHOUT, bad, utf8
 from ckptconv.formats.gguf.hub.sentencepiece import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from ckptconv.io.limits import MAX_NODES
 
@@ -85,7 +85,7 @@ class Vocabulary:
             if text and first != number:
                 raise CorruptFileError(
                     f"the tokens {first:,} and {number:,} are both {text[:40]!r}, which llama.cpp does not load",
-                    hint="--meta tokenizer.ggml.model=none goes on without a tokenizer",
+                    hint=GO_WITHOUT,
                 )
         return found
 
