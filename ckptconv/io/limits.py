@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from ckptconv.core.collisions import MAX_COLLISIONS as MAX_COLLISIONS
 from ckptconv.core.metadata import MAX_DEPTH as MAX_DEPTH
 
@@ -30,6 +32,7 @@ MAX_RANK = 64
 """Dimensions of a tensor, as in torch."""
 
 MAX_DIM = (1 << 63) - 1
+"""A size, a stride, or a place in a file: what a signed number of 64 bits holds, as in torch."""
 
 MAX_ZIP_ENTRIES = 4_000_000
 
@@ -156,3 +159,8 @@ MAX_OPENVINO_TEXT = 64 << 20
 
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Whether something from a file may be a size, a stride or a place: a whole number up to MAX_DIM, and no bool."""
+    return type(value) is int and 0 <= value <= MAX_DIM

@@ -19,7 +19,7 @@ from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.quantized.elements import Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
 from ckptconv.edits.quantized.parts import need
-from ckptconv.io.limits import MAX_DIM, MAX_RANK
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,7 @@ def _state(tensor: LazyTensor) -> dict[str, object]:
 
 
 def _shape(value: object) -> tuple[int, ...]:
-    if isinstance(value, list) and all(type(size) is int and 0 <= size <= MAX_DIM for size in value):
+    if isinstance(value, list) and all(map(is_size, value)):
         shape = tuple(value)
         if len(shape) <= MAX_RANK and prod(shape) <= MAX_DIM:
             return shape
@@ -110,7 +110,7 @@ def _shape(value: object) -> tuple[int, ...]:
 
 def _size(said: Mapping[str, object], key: str) -> int:
     value = said.get(key)
-    if type(value) is not int or not 0 < value <= MAX_DIM:
+    if not is_size(value) or not value:
         raise ValueError(f"quant_state has a {key} of {value!r}")
     return value
 

@@ -38,7 +38,7 @@ from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.flax.msgpack import Unpacker, Value
 from ckptconv.formats.flax.packed import Packed
 from ckptconv.io.gather import laid_out
-from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS, is_size
 from ckptconv.io.pieces import Piece, Pieces
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class FlaxUnpacker(Unpacker):
 
     def _size(self) -> int:
         kind, size = self.cursor.head()
-        if kind != "value" or type(size) is not int or not 0 <= size <= MAX_DIM:
+        if kind != "value" or not is_size(size):
             raise self._bad("its shape has something else than sizes")
         return size
 
@@ -216,7 +216,7 @@ class FlaxUnpacker(Unpacker):
         if parts.keys() != {CHUNKED, "shape", "chunks"}:
             raise self._bad("an array in chunks has a shape, chunks, and nothing else")
         shape, chunks = self._row(parts["shape"]), self._row(parts["chunks"])
-        if any(type(n) is not int or not 0 <= n <= MAX_DIM for n in shape) or len(shape) > MAX_RANK:
+        if not all(map(is_size, shape)) or len(shape) > MAX_RANK:
             raise self._bad("its shape has something else than sizes")
         if any(isinstance(chunk, Opaque) for chunk in chunks):
             return self._unread_chunks(tuple(shape), len(chunks))

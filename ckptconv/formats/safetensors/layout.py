@@ -23,7 +23,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
-from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,7 +125,7 @@ def _slot(name: str, entry: Json, data_start: int) -> Slot:
     dtype = DTYPE_BY_CODE.get(code)
     if dtype is None:
         raise _bad(f"{name!r} has the unknown dtype {code!r}")
-    if not all(type(n) is int and 0 <= n <= MAX_DIM for n in (*shape, begin, end)) or len(shape) > MAX_RANK:
+    if not all(map(is_size, (*shape, begin, end))) or len(shape) > MAX_RANK:
         raise _bad(f"{name!r} has a shape or an offset out of range")
     bits = prod(shape) * dtype.bits
     if bits > MAX_DIM or bits % 8 or begin > end or (end - begin) * 8 != bits:

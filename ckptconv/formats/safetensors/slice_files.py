@@ -9,7 +9,7 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.safetensors.layout import Header, read_header
 from ckptconv.formats.shard_names import SLICES
-from ckptconv.io.limits import MAX_DIM
+from ckptconv.io.limits import is_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ def _begin(name: str, entry: Json, rank: int) -> tuple[int, ...]:
             raise _bad(f"it does not say where {name!r} begins")
     if len(offsets) != rank:
         raise _bad(f"{name!r} has {rank} dimensions, and it says {len(offsets)} offsets")
-    if not all(type(n) is int and 0 <= n <= MAX_DIM for n in offsets):
+    if not all(map(is_size, offsets)):
         raise _bad(f"an offset of {name!r} is out of range")
     return tuple(offsets)
 

@@ -30,7 +30,7 @@ from ckptconv.core.arrays import NUMPY_CODED, NUMPY_NAMED
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.flax.orbax.damage import bad, too_much
-from ckptconv.io.limits import MAX_DIM, MAX_RANK
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,7 +186,7 @@ class _Document:
 
     def sizes(self, key: str) -> tuple[int, ...]:
         value = self.get(key)
-        if not isinstance(value, list) or any(type(n) is not int or not 0 <= n <= MAX_DIM for n in value):
+        if not isinstance(value, list) or not all(map(is_size, value)):
             raise self.bad(key)
         if len(value) > MAX_RANK:
             raise too_much(f"the array {self.name!r} has {len(value):,} dimensions; the limit is {MAX_RANK}")

@@ -17,7 +17,7 @@ from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError, Unsafe
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Value
-from ckptconv.io.limits import MAX_DEPTH, MAX_DIM, MAX_RANK, MAX_TENSORS
+from ckptconv.io.limits import MAX_DEPTH, MAX_RANK, MAX_TENSORS, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -145,7 +145,7 @@ class _Parser:
         file, start, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if type(name) is not str or type(file) is not str:
             raise malformed("a blob's name or file is no string")
-        if not (type(start) is int and type(length) is int and 0 <= start <= MAX_DIM and 0 <= length <= MAX_DIM):
+        if not (is_size(start) and is_size(length)):
             raise malformed(f"the blob of {name!r} is at {start!r:.40}, {length!r:.40} bytes long")
         if how := info.get("transform_descriptors"):
             raise UnsupportedError(
@@ -230,7 +230,7 @@ def _dict(value: Value, name: str) -> dict[Value, Value]:
 def _sizes(name: str, values: Value) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or len(values) > MAX_RANK:
         raise malformed(f"a size or an offset of {name!r} is none")
-    if any(type(n) is not int or not 0 <= n <= MAX_DIM for n in values):
+    if not all(map(is_size, values)):
         raise malformed(f"a size or an offset of {name!r} is out of range")
     return tuple(values)
 

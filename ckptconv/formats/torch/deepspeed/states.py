@@ -13,7 +13,7 @@ from ckptconv.formats.torch.deepspeed.files import MODEL
 from ckptconv.formats.torch.harmless import ZERO_STAGE
 from ckptconv.formats.torch.read import saved_in
 from ckptconv.formats.torch.stubs import TensorStub
-from ckptconv.io.limits import MAX_DIM, MAX_FILES, MAX_RANK
+from ckptconv.io.limits import MAX_DIM, MAX_FILES, MAX_RANK, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -266,7 +266,7 @@ def _paddings(file: File, what: str, numbers: Value, count: int) -> list[int] | 
         return None
     if (
         not isinstance(numbers, list) or len(numbers) != count
-        or not all(type(n) is int and 0 <= n <= MAX_DIM for n in numbers)
+        or not all(map(is_size, numbers))
     ):  # fmt: skip
         raise file.error(f"its {what} are no {count} numbers of elements")
     return numbers
