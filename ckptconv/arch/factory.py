@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.arch.arguments import arguments_for
 from ckptconv.arch.huggingface import ConfigFactory, is_config, table_of
 from ckptconv.arch.table import state_table
+from ckptconv.core.report import cut
 from ckptconv.errors import CkptconvError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -118,8 +119,7 @@ def said(error: BaseException) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+    return cut(repr(value), MOST_TEXT)
 
 
 def module_table(module: torch.nn.Module, name: str, params: Mapping[str, Any]) -> Table:

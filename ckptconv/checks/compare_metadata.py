@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, rebuilt, spell_path
+from ckptconv.core.report import cut
 from ckptconv.core.spelling import canonical, dumps, to_json
 
 if TYPE_CHECKING:
@@ -135,4 +136,4 @@ def spell(node: MetaNode) -> str:
         text = dumps(to_json(node))
     else:
         text = repr(node)
-    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+    return cut(text, MOST_TEXT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli import output
 from ckptconv.cli.output import printable, style
-from ckptconv.core.report import plural
+from ckptconv.core.report import cut, plural
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -76,12 +76,12 @@ def _three_digits(number: int, units: list[str]) -> str:
 def value(param: ParamValue) -> str:
     """A param's value: words bare, long lists cut."""
     if isinstance(param, str) and (param == "" or not param.replace("_", "").replace("-", "").isalnum()):
-        return printable(repr(param if len(param) <= MOST_VALUE else f"{param[:MOST_VALUE]}…"))
+        return printable(repr(cut(param, MOST_VALUE)))
     if isinstance(param, list):
         shown = ", ".join(value(item) for item in param[:MOST_ITEMS])
         return f"[{shown}]" if len(param) <= MOST_ITEMS else f"[{shown}, … {plural(len(param), 'item')}]"
     text = printable(str(param).lower() if isinstance(param, bool) else str(param))
-    return text if len(text) <= MOST_VALUE else f"{text[:MOST_VALUE]}…"
+    return cut(text, MOST_VALUE)
 
 
 def width(text: str) -> int:

@@ -14,7 +14,7 @@ from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
 from ckptconv.core.metadata import RUNS, StateDict, TensorRef, walk
-from ckptconv.core.report import listed, plural
+from ckptconv.core.report import cut, listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -266,8 +266,7 @@ def _told(node: Opaque) -> str:
     """The object, shortened; a call with more of its arguments, since they say what it would do."""
     if node.how != "called":
         return shortened(spelled(node))
-    text = spelled(node, CALL)
-    return text if len(text) <= CALL else f"{text[:CALL]}…"
+    return cut(spelled(node, CALL), CALL)
 
 
 def _members(checkpoint: Checkpoint) -> list[str]:

@@ -30,6 +30,11 @@ def quoted(names: Iterable[str], most: int = 4) -> str:
     return listed([*map(repr, every[:most]), *every[most:]], most)
 
 
+def cut(text: str, most: int) -> str:
+    """As much of a text as is shown, and … where there is more."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def shape_text(shape: Iterable[int | str | None]) -> str:
     """``[512, 784]``; an open dimension, None, as ``?``."""
     return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"

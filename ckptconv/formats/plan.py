@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from ckptconv.core import record as records
 from ckptconv.core.names import free_name
 from ckptconv.core.record import Encoding, Record
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, cut
 from ckptconv.formats.blobs import move_out
 from ckptconv.io.digest import combine
 
@@ -119,5 +119,5 @@ def other_types(checkpoint: Checkpoint, stored_as: Callable[[TensorInfo], Tensor
 
 def many(names: list[str]) -> str:
     """``'a' and 3 more are``, with the verb."""
-    first = names[0] if len(names[0]) <= MOST_CHARACTERS else f"{names[0][:MOST_CHARACTERS]}…"
+    first = cut(names[0], MOST_CHARACTERS)
     return f"{first!r} is" if len(names) == 1 else f"{first!r} and {len(names) - 1:,} more are"

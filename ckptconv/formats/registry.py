@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import quoted
+from ckptconv.core.report import cut, quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import (
     archive,
@@ -276,7 +276,7 @@ def _text_of(start: bytes) -> str | None:
     line = " ".join(text.split())
     if not line.isprintable() or not line or "\ufffd" in line:
         return None
-    return line if len(line) <= MOST_TEXT else f"{line[:MOST_TEXT]}…"
+    return cut(line, MOST_TEXT)
 
 
 def _graph_of(path: Path) -> Path | None:

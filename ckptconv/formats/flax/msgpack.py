@@ -21,6 +21,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
 
+from ckptconv.core.report import cut
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DEPTH, MAX_MSGPACK_TEXT, MAX_NODES
 
@@ -235,7 +236,7 @@ class Unpacker:
     def at(self) -> str:
         """The place as errors name it, which keys of any length have to fit into."""
         place = self.place()
-        return repr(place if len(place) <= _LONG else f"{place[:_LONG]}…") if place else "the root"
+        return repr(cut(place, _LONG)) if place else "the root"
 
     def array_of(self, count: int) -> list[Value]:
         """So many objects."""
