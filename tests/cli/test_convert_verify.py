@@ -12,7 +12,7 @@ from torch import nn
 
 import ckptconv
 from ckptconv.errors import NotEquivalentError
-from ckptconv.formats.onnx import write as onnx_write
+from ckptconv.formats.onnx import weights as onnx_weights
 from ckptconv.io.stream import Streamer
 from tests.cli.conftest import strict
 
@@ -99,7 +99,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_what_does_not_compute_the_same_is_not_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert onnx_write.Streamer is Streamer
+    assert onnx_weights.Streamer is Streamer
     old = tmp_path / name
     old.write_bytes(b"the old file")
     scaled(monkeypatch)

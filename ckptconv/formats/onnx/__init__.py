@@ -9,6 +9,7 @@ From the bytes to the tensors, and back:
     names  lost  inlined  scopes        …under the state_dict's names, as far as the graph proves them
     recorded  facts                     what it says besides: our record, the graph for `inspect`
     plan  template  write  splice       the writer: which graph, and where every byte goes
+    weights  data_file                  …what fills it; the file where that lies, if not in the graph's own
 """
 
 from ckptconv.core.dtypes import DType
