@@ -19,21 +19,22 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
 from ckptconv.core.report import Finding, shape_text
 from ckptconv.core.tensor import TensorInfo, in_memory
-from ckptconv.edits.match import find_prefix, numbered_blocks, numbers_in, pair_renames, substitutions
+from ckptconv.edits.match import numbered_blocks, numbers_in, pair_renames, substitutions
 from ckptconv.edits.parts import find_parts
 from ckptconv.edits.patterns import bracketed, edits
 from ckptconv.edits.python import drops, python, renames, single
 from ckptconv.edits.stacked import find_stacked, stack_edits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.match import Prefix, Shape
+    from ckptconv.edits.match import Shape
 
     Found = Mapping[str, tuple[int, ...]]
     Fits = Callable[[Shape, tuple[int, ...]], bool]
+    _Stacks = Mapping[str, Counter[int]]
 
 ORDER = (
     "architecture", "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "layer-count",
@@ -96,43 +97,6 @@ class _Case:
         self.findings = [f for f in self.findings if f.code != code or f.where not in names]
 
 
-def prefixed(symptoms: Sequence[Finding], names: Collection[str]) -> tuple[Finding, dict[str, str]] | None:
-    """``module.layer.weight`` for ``layer.weight``: one finding instead of two for each name, and the names to go by.
-
-    names: all that the state_dict holds. None where no prefix explains two names and half of those without a partner.
-    """
-    missing = [finding.where for finding in symptoms if finding.code == "missing-tensor"]
-    unexpected = [finding.where for finding in symptoms if finding.code == "unexpected-tensor"]
-    prefix = find_prefix(missing, unexpected)
-    if prefix is None or (len(prefix.pairs) < 2 and len(missing) > 1):
-        return None
-    pairs = _all_under(prefix, unexpected, names)
-    count = f"{len(pairs)} names" if len(pairs) > 1 else pairs[0][0]
-    s = "" if len(pairs) > 1 else "s"
-    if prefix.found:
-        message = f"{count} start{s} with {prefix.found!r}, which the architecture does not have"
-    else:
-        message = f"{count} lack{s} the prefix {prefix.expected!r} of the architecture"
-    wanted, there = prefix.expected or "no prefix", prefix.found or "no prefix"
-    hint = python(renames(pairs), names)
-    return Finding("prefixed", "error", pairs[0][0], message, wanted, there, hint), dict(pairs)
-
-
-def _all_under(prefix: Prefix, unexpected: Sequence[str], names: Collection[str]) -> tuple[tuple[str, str], ...]:
-    """The pairs, and what else has the same prefix or lacks it: a layer too many has it like all the others."""
-    pairs, taken = dict(prefix.pairs), {*names, *(b for _, b in prefix.pairs)}
-    starts = {a.partition(".")[0] for a in pairs}
-    for name in unexpected:
-        if prefix.found:
-            new = name.removeprefix(prefix.found)
-        else:
-            new = prefix.expected + name if name.partition(".")[0] in starts else name
-        if new and new not in taken:
-            pairs[name] = new
-            taken.add(new)
-    return tuple(pairs.items())
-
-
 def _layer_counts(case: _Case) -> None:
     """A whole layer too few or too many in a numbered stack, outermost stacks first."""
     missing, unexpected = set(case.named("missing-tensor")), set(case.named("unexpected-tensor"))
@@ -142,25 +106,38 @@ def _layer_counts(case: _Case) -> None:
     both = numbered_blocks(name for name in case.expected if name in case.found)
     excused = numbered_blocks(name for name in case.expected if name not in case.found and name not in missing)
     wanted, there = _sum(both, lost, excused), _sum(both, extra)
-    gone = {(s, n) for s in lost for n, count in lost[s].items() if count == wanted[s][n] and n not in there.get(s, ())}
-    more = {
-        (s, n) for s in extra for n, count in extra[s].items() if count == there[s][n] and n not in wanted.get(s, ())
-    }
+    gone, more = _whole_layers(lost, wanted, there), _whole_layers(extra, there, wanted)
     changed = {stack for stack, _ in gone} ^ {stack for stack, _ in more}  # one that lost and won layers is renumbered
     whole = {stack for stack in changed if wanted.get(stack, {}).keys() & there.get(stack, {}).keys()}
-    for blocks, names, code in ((gone, missing, "missing-tensor"), (more, unexpected, "unexpected-tensor")):
-        stacks: dict[str, list[tuple[int, str]]] = {}
-        for name in names:
-            at = next(((s, n) for s, n in numbers_in(name) if s in whole and (s, n) in blocks), None)
-            if at is not None:
-                stacks.setdefault(at[0], []).append((at[1], name))
+    for layers, names, code in ((gone, missing, "missing-tensor"), (more, unexpected, "unexpected-tensor")):
+        stacks = _by_stack({(stack, number) for stack, number in layers if stack in whole}, names)
         for stack in sorted(stacks, key=lambda stack: (len(stack), stack)):
-            layers = len(wanted[stack]), len(there[stack])
-            case.causes.append(_layer_count(case, stack, sorted(stacks[stack]), layers))
+            counts = len(wanted[stack]), len(there[stack])
+            case.causes.append(_layer_count(case, stack, sorted(stacks[stack]), counts))
         case.explained(code, {name for members in stacks.values() for _, name in members})
 
 
-def _sum(*counted: Mapping[str, Counter[int]]) -> dict[str, Counter[int]]:
+def _whole_layers(some: _Stacks, all_of_theirs: _Stacks, others: _Stacks) -> set[tuple[str, int]]:
+    """The layers of which all tensors are among `some`, and none among the others'."""
+    return {
+        (stack, number)
+        for stack, counts in some.items()
+        for number, count in counts.items()
+        if count == all_of_theirs[stack][number] and number not in others.get(stack, ())
+    }
+
+
+def _by_stack(layers: Set[tuple[str, int]], names: Iterable[str]) -> dict[str, list[tuple[int, str]]]:
+    """The tensors of these layers by their stacks, each with its layer's number."""
+    stacks: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        at = next((place for place in numbers_in(name) if place in layers), None)
+        if at is not None:
+            stacks.setdefault(at[0], []).append((at[1], name))
+    return stacks
+
+
+def _sum(*counted: _Stacks) -> dict[str, Counter[int]]:
     total: dict[str, Counter[int]] = {}
     for stacks in counted:
         for stack, counts in stacks.items():

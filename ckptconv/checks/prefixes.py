@@ -1,4 +1,4 @@
-"""Names as a spec has them: without a prefix that a wrapper left, with one that was cut off."""
+"""Names as a spec has them: without a prefix that a wrapper left, with one that was cut off; and how that is said."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.match import compile_patterns, match_names
+from ckptconv.core.report import Finding
+from ckptconv.edits.match import find_prefix
+from ckptconv.edits.python import python, renames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ckptconv.arch.match import Pattern
     from ckptconv.arch.spec import Spec
     from ckptconv.core.tensor import TensorInfo
+    from ckptconv.edits.match import Prefix
 
 DEPTH = 3
 """Components that a prefix has at most."""
@@ -46,6 +50,43 @@ def with_prefixes(spec: Spec, tensors: Mapping[str, TensorInfo]) -> Iterator[dic
         names = {name: start + name for name in tensors if start + name in matched and start + name not in tensors}
         if names:
             yield names
+
+
+def prefixed(symptoms: Sequence[Finding], names: Collection[str]) -> tuple[Finding, dict[str, str]] | None:
+    """``module.layer.weight`` for ``layer.weight``: one finding instead of two for each name, and the names to go by.
+
+    names: all that the state_dict holds. None where no prefix explains two names and half of those without a partner.
+    """
+    missing = [finding.where for finding in symptoms if finding.code == "missing-tensor"]
+    unexpected = [finding.where for finding in symptoms if finding.code == "unexpected-tensor"]
+    prefix = find_prefix(missing, unexpected)
+    if prefix is None or (len(prefix.pairs) < 2 and len(missing) > 1):
+        return None
+    pairs = _all_under(prefix, unexpected, names)
+    count = f"{len(pairs)} names" if len(pairs) > 1 else pairs[0][0]
+    s = "" if len(pairs) > 1 else "s"
+    if prefix.found:
+        message = f"{count} start{s} with {prefix.found!r}, which the architecture does not have"
+    else:
+        message = f"{count} lack{s} the prefix {prefix.expected!r} of the architecture"
+    wanted, there = prefix.expected or "no prefix", prefix.found or "no prefix"
+    hint = python(renames(pairs), names)
+    return Finding("prefixed", "error", pairs[0][0], message, wanted, there, hint), dict(pairs)
+
+
+def _all_under(prefix: Prefix, unexpected: Sequence[str], names: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """The pairs, and what else has the same prefix or lacks it: a layer too many has it like all the others."""
+    pairs, taken = dict(prefix.pairs), {*names, *(b for _, b in prefix.pairs)}
+    starts = {a.partition(".")[0] for a in pairs}
+    for name in unexpected:
+        if prefix.found:
+            new = name.removeprefix(prefix.found)
+        else:
+            new = prefix.expected + name if name.partition(".")[0] in starts else name
+        if new and new not in taken:
+            pairs[name] = new
+            taken.add(new)
+    return tuple(pairs.items())
 
 
 def _matched(patterns: list[Pattern], tensors: Mapping[str, TensorInfo]) -> set[str]:

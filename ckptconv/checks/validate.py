@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptconv.arch.check import check, fits
 from ckptconv.arch.match import compile_patterns, match_names
 from ckptconv.arch.solver import solve
-from ckptconv.checks.blame import explain, prefixed
+from ckptconv.checks.blame import explain
 from ckptconv.checks.hypotheses import fewest_causes
 from ckptconv.checks.kin import differences
-from ckptconv.checks.prefixes import spec_names
+from ckptconv.checks.prefixes import prefixed, spec_names
 from ckptconv.checks.verdict import Verdict
 from ckptconv.core.metadata import NOTHING, StateDict, walk, without_model
 from ckptconv.core.report import Finding

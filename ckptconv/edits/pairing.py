@@ -92,16 +92,25 @@ def permutation(a: LazyTensor, b: LazyTensor, content: Content | None) -> tuple[
     if content is not None and content.is_telling(b):
         if content(a) == content(b):
             return ()
-        same_start = content.first(a) == content.first(b)  # the first element is the first whatever is permuted
-        fitting = {
-            axes: view for axes in permutations(range(len(shape)))
-            if same_start and tuple(shape[axis] for axis in axes) == wanted and axes != tuple(range(len(shape)))
-            and (view := permuted(a, axes)) is not None and content(view) == content(b)
-        }  # fmt: skip
-        if fitting:
+        if fitting := _by_content(a, b, content):
             probed = content
             return max(fitting, key=lambda axes: len(fitting) > 1 and probed.alike(fitting[axes], b))
     return (1, 0) if len(shape) == 2 and shape != wanted and 1 not in shape else ()
+
+
+def _by_content(a: LazyTensor, b: LazyTensor, content: Content) -> dict[tuple[int, ...], LazyTensor]:
+    """The permutations of `a` that have the content of `b`."""
+    if content.first(a) != content.first(b):  # the first element is the first whatever is permuted
+        return {}
+    shape = a.info.shape
+    return {
+        axes: view
+        for axes in permutations(range(len(shape)))
+        if axes != tuple(range(len(shape)))
+        and tuple(shape[axis] for axis in axes) == b.info.shape
+        and (view := permuted(a, axes)) is not None
+        and content(view) == content(b)
+    }
 
 
 def is_reshape(a: LazyTensor, b: LazyTensor, content: Content | None) -> bool:
