@@ -122,10 +122,7 @@ class _Application:
     def check(self, steps: Sequence[Step]) -> None:
         """Refuse names that are missing, used twice, or would be there twice."""
         for step in steps:
-            for names, count in zip((step.sources, step.targets), ARITY[self.edit.kind], strict=True):
-                wrong = {"one": len(names) != 1, "none": bool(names), "many": not names}
-                if wrong[count]:
-                    raise self.fail(f"a step has {len(names)} names where it takes {count}", names)
+            self.check_counts(step)
         missing = dict.fromkeys(name for step in steps for name in step.sources if name not in self.tensors)
         if missing:
             count = f"{len(missing)} tensors are" if len(missing) > 1 else "a tensor is"
@@ -141,6 +138,12 @@ class _Application:
             raise self.fail("two tensors would have one name", twice)
         if self.edit.kind == "untie" and (lost := [name for name in targets if name not in self.tensors]):
             raise self.fail("a tensor is missing", lost, LIST_NAMES)
+
+    def check_counts(self, step: Step) -> None:
+        for names, count in zip((step.sources, step.targets), ARITY[self.edit.kind], strict=True):
+            wrong = {"one": len(names) != 1, "none": bool(names), "many": not names}
+            if wrong[count]:
+                raise self.fail(f"a step has {len(names)} names where it takes {count}", names)
 
     def merged(self, made: Mapping[str, Tensors], gone: set[str]) -> Tensors:
         result: Tensors = {}
@@ -186,17 +189,7 @@ class _Application:
                 shape = self.sized(self.integers("shape"), tensor.info.numel, step)
                 return replace(reshaped(tensor, shape), alias=self.alias(tensor, shape))
             case "cast":
-                name = self.edit.details.get("dtype")
-                dtype = DTYPES.get(name) if isinstance(name, str) else None
-                if dtype is None:
-                    raise self.fail(f"there is no element type {name!r}")
-                if tensor.info.dtype.kind in ("complex", "quantized"):
-                    raise self.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
-                if dtype.kind == "block" and dtype is not tensor.info.dtype and (why := unfit(tensor.info, dtype)):
-                    raise self.fail(
-                        f"a tensor that {why} cannot be {dtype}", step.sources, "a pattern that leaves it out"
-                    )
-                return cast_to(tensor, dtype)
+                return self.cast(step, tensor)
             case "map":
                 try:
                     function = Function.of(self.edit.details)
@@ -205,6 +198,17 @@ class _Application:
                     raise self.fail(str(error), step.sources) from error
                 return replace(made, alias=self.alias(tensor, function))
         return tensor
+
+    def cast(self, step: Step, tensor: LazyTensor) -> LazyTensor:
+        name = self.edit.details.get("dtype")
+        dtype = DTYPES.get(name) if isinstance(name, str) else None
+        if dtype is None:
+            raise self.fail(f"there is no element type {name!r}")
+        if tensor.info.dtype.kind in ("complex", "quantized"):
+            raise self.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
+        if dtype.kind == "block" and dtype is not tensor.info.dtype and (why := unfit(tensor.info, dtype)):
+            raise self.fail(f"a tensor that {why} cannot be {dtype}", step.sources, "a pattern that leaves it out")
+        return cast_to(tensor, dtype)
 
     def dequantized(self, step: Step, tensors: tuple[LazyTensor, ...]) -> LazyTensor:
         try:

@@ -137,14 +137,7 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
         function = config.get("function")
         return None if _OPERATIONS.fullmatch(str(function)) else Opaque(f"tensorflow.{function}", "called")
     if own_name == "Lambda" and isinstance(config, dict):
-        function = config.get("function")
-        if isinstance(function, dict) and isinstance(function.get("items"), list):  # a tuple, in a SavedModel
-            function = function["items"]
-        if isinstance(function, list):
-            return Opaque(_LOADS_CODE, "called", tuple(function))
-        if isinstance(function, str):
-            return Opaque(f"{config.get('module')}.{function}", "called")
-        return None
+        return _of_lambda(config)
     if not isinstance(module, str):
         return None
     target = str(config) if name == "function" else name
@@ -152,6 +145,18 @@ def _program(node: dict[str, MetaNode]) -> Opaque | None:
     if module.partition(".")[0] in _OWN:
         return Opaque(f"{module}.{target}", "called") if runs and not _is_part(module, target) else None
     return Opaque(f"{module}.{target}", "called" if runs or module.partition(".")[0] in _LIBRARY else "object")
+
+
+def _of_lambda(config: dict[str, MetaNode]) -> Opaque | None:
+    """What a Lambda layer calls: Python's bytecode, or a function by its name."""
+    function = config.get("function")
+    if isinstance(function, dict) and isinstance(function.get("items"), list):  # a tuple, in a SavedModel
+        function = function["items"]
+    if isinstance(function, list):
+        return Opaque(_LOADS_CODE, "called", tuple(function))
+    if isinstance(function, str):
+        return Opaque(f"{config.get('module')}.{function}", "called")
+    return None
 
 
 def _is_part(module: str, function: str) -> bool:
