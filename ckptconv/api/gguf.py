@@ -32,7 +32,7 @@ from ckptconv.formats.gguf.hub.documents import Documents
 from ckptconv.formats.gguf.hub.mmproj import mmproj_of
 from ckptconv.formats.gguf.hub.model import made_of
 from ckptconv.formats.gguf.metadata import SOURCE
-from ckptconv.io.folder import Folder
+from ckptconv.io.folder import Folder, folder_of
 
 if TYPE_CHECKING:
     from ckptconv.api.edits import Moves
@@ -166,7 +166,7 @@ def completed(
     if adapter is not None:
         made = adapter.made(checkpoint, moves, order)
     else:
-        with Folder(path if path.is_dir() else path.parent) as folder:
+        with Folder(folder_of(path)) as folder:
             made = _MAKERS[order.edits.for_llama_cpp](folder, checkpoint, said)
     values: dict[str, MetaNode] = {key: value for key, (_, value) in made.entries.items()}
     if (mixture := asked_mixture(order.edits.dtype)) is not None and FILE_TYPE_KEY not in said:

@@ -19,6 +19,7 @@ from ckptconv.core.report import Finding, listed, plural
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object
+from ckptconv.io.folder import folder_of
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _is_of_peft(path: Path | None) -> bool:
 
 
 def _config_of(path: Path) -> Path:
-    return (path if path.is_dir() else path.parent) / ADAPTER_CONFIG
+    return folder_of(path) / ADAPTER_CONFIG
 
 
 def _configs_of(checkpoint: Checkpoint) -> dict[str, Config]:

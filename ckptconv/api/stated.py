@@ -19,6 +19,7 @@ from ckptconv.edits.quantized.config import MLX, mlx_said
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 from ckptconv.io.documents import read_object
+from ckptconv.io.folder import folder_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,7 +100,7 @@ def check_config(checkpoint: Checkpoint) -> None:
 
 def config_beside(path: Path) -> Path:
     """Where a Hugging Face configuration of that checkpoint would be."""
-    return (path if path.is_dir() else path.parent) / CONFIG
+    return folder_of(path) / CONFIG
 
 
 def read_json(path: Path) -> tuple[dict[str, object] | None, tuple[Finding, ...]]:

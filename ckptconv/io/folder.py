@@ -211,3 +211,8 @@ def _kind(entry: os.DirEntry[str]) -> str:
     with suppress(OSError):  # a symlink in a circle, or to where nobody may look
         return "file" if entry.is_file() else "folder" if entry.is_dir() else ""
     return ""
+
+
+def folder_of(path: Path) -> Path:
+    """The folder that a checkpoint is, or lies in."""
+    return path if path.is_dir() else path.parent
