@@ -25,14 +25,12 @@ MAX_HANDLES = 128
 class Folder:
     """The files of one folder, each opened when it is asked for, once. A context manager.
 
-    path:   as it was given.
-    parsed: what a format has made of its files while detecting it, for its reader.
+    path: as it was given.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Touches nothing; `names` lists the folder."""
         self.path = Path(path)
-        self.parsed: dict[object, object] = {}
         self._open: dict[str, Source] = {}
         self._inside: dict[str, Folder] = {}
         self._handles = _Handles(MAX_HANDLES)
