@@ -17,13 +17,13 @@ from ckptconv.formats.flax import msgpack
 from ckptconv.formats.gguf import layout as gguf
 from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
 from ckptconv.formats.npz import layout as npz
-from ckptconv.formats.onnx import walk, wire
+from ckptconv.formats.onnx import walk
 from ckptconv.formats.safetensors import layout
 from ckptconv.formats.tflite import flatbuffer, sparse
 from ckptconv.formats.tflite import read as tflite
 from ckptconv.formats.torch import assemble, read
 from ckptconv.formats.torch.pickle import values
-from ckptconv.io import limits, zip
+from ckptconv.io import limits, protobuf, zip
 from tests.hostile.bombs import deflated, doubling, wide, zeros
 from tests.hostile.cases import SMALL, beside, checkpoint, stacked
 from tests.hostile.honest import honest
@@ -47,7 +47,7 @@ TABLE = [
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
     limits.MAX_MSGPACK_TEXT, limits.MAX_FLATBUFFER_TEXT, limits.MAX_TFLITE_TEXT, sparse.MOST,
     limits.MAX_OPENVINO_XML, limits.MAX_OPENVINO_MARKUP, limits.MAX_OPENVINO_TEXT,
-    limits.MAX_STORED_BYTES, wire.MAX_FIELDS,
+    limits.MAX_STORED_BYTES, protobuf.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
 
@@ -145,7 +145,7 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "texts in one": (tflite, "MAX_TFLITE_TEXT", 50, ".tflite", honest("tflite")[0]),
     "tensors of one": (tflite, "MAX_TENSORS", 5, ".tflite", honest("tflite")[0]),
     "values of a sparse tensor": (sparse, "MOST", 5, ".tflite", SPARSE.read_bytes()),
-    "fields": (wire, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
+    "fields": (protobuf, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import LimitError
 from ckptconv.formats.onnx.graph import subgraphs
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE, STRING
-from ckptconv.formats.onnx.wire import LEN, VARINT, signed
+from ckptconv.io.protobuf import LEN, VARINT, signed
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode

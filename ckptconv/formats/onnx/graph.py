@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ckptconv.formats.onnx.wire import FIXED32, FIXED64, VARINT
+from ckptconv.io.protobuf import FIXED32, FIXED64, VARINT
 
 FLOAT_DATA, INT32_DATA, STRING_DATA, INT64_DATA, DOUBLE_DATA, UINT64_DATA = 4, 5, 6, 7, 10, 11
 NUMBER_WIRES = {

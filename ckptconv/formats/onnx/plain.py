@@ -10,7 +10,8 @@ from sys import intern
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.onnx.graph import Node
-from ckptconv.formats.onnx.wire import FIXED32, LEN, VARINT, varint
+from ckptconv.io.protobuf import FIXED32, LEN, VARINT
+from ckptconv.io.varint import varint
 
 if TYPE_CHECKING:
     from ckptconv.formats.onnx.wire import Window
@@ -52,7 +53,7 @@ def plain_node(window: Window, start: int, stop: int) -> Node | None:
                     return None
                 if number == 9:
                     properties.append((start + begin, start + at))
-    except (IndexError, UnicodeDecodeError):
+    except (IndexError, UnicodeDecodeError, OverflowError):
         return None
     name, op, domain = (texts[number][-1] if texts[number] else "" for number in (3, 4, 7))
     return Node(intern(op), intern(domain), name, tuple(texts[1]), tuple(texts[2]), properties=tuple(properties))

@@ -19,7 +19,8 @@ from ckptconv.formats.onnx.plan import CODE_OF, GraphPlan, Hole
 from ckptconv.formats.onnx.recorded import our_record
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
 from ckptconv.formats.onnx.walk import Walker
-from ckptconv.formats.onnx.wire import LEN, Window, bad
+from ckptconv.formats.onnx.wire import Window, bad
+from ckptconv.io.protobuf import LEN
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.onnx.graph import TensorHeader
-    from ckptconv.formats.onnx.wire import Field
+    from ckptconv.io.protobuf import Field
 
 _GRAPH, _INITIALIZER = 7, 5
 _DATA = (4, 5, 6, 7, 9, 10, 11, 13, 14)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.onnx.graph import FLOAT_DATA, NUMBER_WIRES, Graph, Model, Node, Segment, TensorHeader
 from ckptconv.formats.onnx.plain import plain_node
-from ckptconv.formats.onnx.wire import LEN, VARINT, WIDTH, Window, bad, expect, signed, varint
+from ckptconv.formats.onnx.wire import Window, bad
 from ckptconv.io.limits import MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.protobuf import LEN, VARINT, WIDTH, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,7 @@ class Walker:
         once: set[int] = set()
         for number, wire, begin, end in window.fields(0, window.source.size):
             if number in (1, 2, 3, 4, 5, 7):
-                expect(number, wire, VARINT if number in (1, 5) else LEN)
+                self._window.expect(number, wire, VARINT if number in (1, 5) else LEN)
                 _only_once(number, once, "the model")
             if number == 1:
                 model.ir_version = signed(begin)
@@ -52,7 +53,7 @@ class Walker:
             elif number == 7:
                 model.graph = self._graph(begin, end, 0)
             elif number in (8, 14, 20, 25, 26):
-                expect(number, wire, LEN)
+                self._window.expect(number, wire, LEN)
                 self._repeated(model, number, begin, end)
         return model
 
@@ -89,7 +90,7 @@ class Walker:
         texts: dict[int, str] = {}
         for number, wire, begin, end in self._window.fields(start, stop):
             if number in (1, 2):
-                expect(number, wire, LEN)
+                self._window.expect(number, wire, LEN)
                 if number in texts:
                     raise bad("a string pair has two keys or two values")
                 texts[number] = self._window.text(begin, end, MAX_TEXTS)
@@ -101,7 +102,7 @@ class Walker:
             if number in (9, 11, 12, 14) and wire == LEN:
                 self._window.check(begin, end)
             if number in (1, 7, 10, 13):
-                expect(number, wire, LEN)
+                self._window.expect(number, wire, LEN)
                 if number == 7:
                     body.nodes.append(self._node(begin, end, 0))
                 else:
@@ -118,7 +119,7 @@ class Walker:
                 self._window.check(begin, end)
             if number not in (1, 2, 5, 11, 12, 15):
                 continue
-            expect(number, wire, LEN)
+            self._window.expect(number, wire, LEN)
             if number == 1:
                 graph.nodes.append(self._node(begin, end, depth))
             elif number == 5:
@@ -142,7 +143,7 @@ class Walker:
         for number, wire, begin, end in window.fields(start, stop):
             if number > 10:
                 continue
-            expect(number, wire, LEN)
+            self._window.expect(number, wire, LEN)
             if number == 1:
                 node.inputs += (window.text(begin, end),)
             elif number == 2:
@@ -173,7 +174,7 @@ class Walker:
                 if number in (1, 5, 6):
                     _only_once(number, once, "an attribute")
                 if number in (1, 5, 6, 10, 11, 22, 23):
-                    expect(number, wire, LEN)
+                    self._window.expect(number, wire, LEN)
                 if number == 1:
                     name = window.text(begin, end)
                 elif number in (5, 10):
@@ -219,7 +220,7 @@ class Walker:
                 if len(header.dims) > MAX_RANK:
                     raise LimitError(f"a tensor of more than {MAX_RANK} dimensions")
             case 2 | 14:
-                expect(number, wire, VARINT)
+                self._window.expect(number, wire, VARINT)
                 if number == 2:
                     header.code = begin
                 elif begin > 1:
@@ -233,7 +234,7 @@ class Walker:
             case 16 if wire == LEN:
                 self._window.check(begin, end)
             case 8 | 9 | 13:
-                expect(number, wire, LEN)
+                self._window.expect(number, wire, LEN)
                 if number == 8:
                     header.name = self._window.text(begin, end)
                 elif number == 9:
@@ -250,12 +251,12 @@ class Walker:
     def _dims(self, wire: int, begin: int, end: int) -> list[int]:
         if wire == VARINT:
             return [signed(begin)]
-        expect(1, wire, LEN)
+        self._window.expect(1, wire, LEN)
         data = self._window.read(begin, end, MAX_RANK * 10)
         dims, at = [], 0
         while at < len(data):
             try:
-                value, at = varint(data, at)
+                value, at = self._window.varint(data, at)
             except IndexError:
                 raise bad("a tensor's dims are cut short") from None
             dims.append(signed(value))
@@ -275,7 +276,7 @@ class Walker:
             if end > begin:
                 segments.append(Segment(begin, end, packed=True))
             return end
-        expect(number, wire, NUMBER_WIRES[key])
+        self._window.expect(number, wire, NUMBER_WIRES[key])
         end = self._window.run(start, stop, number, wire)
         if end == start:
             raise bad("a number is overlong")

@@ -127,9 +127,9 @@ def test_messages_that_break_the_wire_format_are_refused(tmp_path: Path, data: b
 
 
 def test_a_crowd_of_fields_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptconv.formats.onnx import wire
+    from ckptconv.io import protobuf
 
-    monkeypatch.setattr(wire, "MAX_FIELDS", 100_000)
+    monkeypatch.setattr(protobuf, "MAX_FIELDS", 100_000)
     nodes = b"\x0a\x03\x22\x01A" * 120_000
     assert "fields" in refused(write(tmp_path / "m.onnx", b"\x08\x0a\x3a" + varint(len(nodes)) + nodes)).message
 
