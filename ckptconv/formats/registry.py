@@ -18,6 +18,7 @@ from ckptconv.core.report import cut, quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import (
     archive,
+    coreml,
     diffusers,
     flax,
     gguf,
@@ -46,8 +47,8 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES,
-    torch.JOBLIB, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS,
+    *ARCHIVES, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -86,7 +87,6 @@ counts from the end.
 
 _MADE_FROM = "convert what it was made from"
 _SUFFIXES: dict[str, tuple[str, str]] = {
-    ".mlmodel": ("a model of Core ML's", _MADE_FROM),
     ".pdiparams": ("a program's weights of PaddlePaddle's", "paddle.save(layer.state_dict(), FILE): that is read"),
     ".engine": ("an engine of TensorRT's", _MADE_FROM), ".plan": ("an engine of TensorRT's", _MADE_FROM),
     ".caffemodel": ("a model of Caffe's", _MADE_FROM),
@@ -99,7 +99,7 @@ _FOLDERS: tuple[tuple[str, str, str], ...] = (
     ("saved_model.pb", "a SavedModel of TensorFlow's without an .index in its folder variables",
      "copy all of its files again, unless it is a graph without weights"),
     ("model_index.json", "a pipeline of diffusers', of several models", "name one of the folders in it, such as unet"),
-    ("Manifest.json", "a package of Core ML's", "convert what it was made from"),
+    ("coremldata.bin", "a compiled model of Core ML's (.mlmodelc)", "name the .mlpackage that it was made from"),
     ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
 )  # fmt: skip
 """Folders that people hand to it: (a file in it, what it is, what to do)."""

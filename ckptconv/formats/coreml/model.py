@@ -1,0 +1,168 @@
+"""A Core ML model's own messages: which kind it is, and what it says of itself.
+
+    Model               1 specificationVersion  2 description  10 isUpdatable; one of: 202 pipeline (200, 201: 1 of them
+                        in 1)  303 403 500 neuralNetwork…  502 mlProgram  and others (`OTHERS`)
+    ModelDescription    1* input  10* output (FeatureDescription: 1 name)  20* functions  100 metadata
+    Metadata            1 shortDescription  2 versionString  3 author  4 license  100* userDefined (1 key  2 value)
+    Pipeline            1* models  2* names
+
+Source: coremltools/mlmodel/format (Model.proto).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.io.protobuf import LEN, VARINT, Wire
+
+if TYPE_CHECKING:
+    from ckptconv.core.metadata import MetaNode
+
+VERSION, DESCRIPTION, UPDATABLE = 1, 2, 10
+PIPELINES = (200, 201, 202)
+NETWORKS = (303, 403, 500)
+PROGRAM = 502
+OTHERS = {
+    300: "a linear regression", 301: "a support vector machine", 302: "an ensemble of trees",
+    304: "a Bayesian regression", 400: "a linear classifier", 401: "a support vector machine",
+    402: "an ensemble of trees", 404: "of nearest neighbours", 501: "a recommender",
+    555: "a custom model, which is code of an app's", 556: "a link to another model", 560: "a threshold",
+    600: "an encoder of categories", 601: "an imputer", 602: "a vector of features", 603: "a vectorizer",
+    604: "a scaler", 606: "a mapping of categories", 607: "a normalizer", 609: "a choice of features",
+    610: "a non-maximum suppression", 900: "the identity", 2000: "a classifier of Apple's", 2001: "a tagger of Apple's",
+    2002: "a feature print of Apple's", 2003: "a preprocessing of sounds", 2004: "a gazetteer of Apple's",
+    2005: "a word embedding of Apple's", 2006: "a feature print of Apple's", 3000: "a serialized model of Apple's",
+}  # fmt: skip
+"""Kinds of models without tensors that could be weights of a network."""
+
+KINDS = frozenset((*PIPELINES, *NETWORKS, PROGRAM, *OTHERS))
+MAX_VERSION = 1000
+MAX_PIPELINE, MAX_MODELS = 8, 1000
+MAX_SAID = 1 << 20
+"""Bytes of one text of a description."""
+
+Range = tuple[int, int]
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a file that contradicts the format."""
+    return CorruptFileError(f"the Core ML model is invalid: {what}")
+
+
+@dataclass(slots=True)
+class Model:
+    """One model: its kind by the number of its field, where that message lies, what it is called in a pipeline."""
+
+    kind: int
+    place: Range
+    scope: str = ""
+
+
+@dataclass(slots=True)
+class Spec:
+    """The whole file: its models, several where it is a pipeline, and what it says."""
+
+    version: int = 0
+    models: list[Model] = field(default_factory=list)
+    said: dict[str, MetaNode] = field(default_factory=dict)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+
+def is_model(wire: Wire, size: int) -> bool:
+    """Whether the first fields are those of a model; one that is cut short within its weights is one as well."""
+    versioned = False
+    for count, (number, kind, begin, end) in enumerate(wire.fields(0, 1 << 62)):
+        if count > 8 or (number == VERSION) != (kind == VARINT and number != UPDATABLE):
+            return False
+        if number == VERSION:
+            versioned = 0 < begin <= MAX_VERSION
+        elif number in KINDS:
+            return versioned and kind == LEN
+        elif number not in (DESCRIPTION, UPDATABLE):
+            return False
+        if end >= size:
+            return False
+    return False
+
+
+def read_spec(wire: Wire) -> Spec:
+    """Walk the file. Raises CorruptFileError, LimitError."""
+    spec = Spec()
+    _model(wire, spec, (0, wire.source.size), "", 0)
+    return spec
+
+
+def _model(wire: Wire, spec: Spec, place: Range, scope: str, depth: int) -> None:
+    if depth > MAX_PIPELINE:
+        raise LimitError(f"its pipelines are more than {MAX_PIPELINE} deep")
+    found: list[Model] = []
+    for number, kind, begin, end in wire.fields(*place):
+        if number == VERSION:
+            wire.expect(number, kind, VARINT)
+            spec.version = spec.version or begin
+        elif number == DESCRIPTION and not depth:
+            wire.expect(number, kind, LEN)
+            _description(wire, spec, begin, end)
+        elif number in KINDS:
+            wire.expect(number, kind, LEN)
+            found.append(Model(number, (begin, end), scope))
+    if len(found) != 1:
+        raise bad(f"it is {len(found)} models at once")
+    if found[0].kind not in PIPELINES:
+        spec.models.append(found[0])
+        return
+    _pipeline(wire, spec, found[0], depth)
+
+
+def _pipeline(wire: Wire, spec: Spec, pipeline: Model, depth: int) -> None:
+    place = pipeline.place
+    if pipeline.kind != PIPELINES[-1]:  # a classifier or a regressor, which has one in it
+        place = next(
+            ((begin, end) for number, kind, begin, end in wire.fields(*place) if (number, kind) == (1, LEN)), place
+        )
+    models: list[Range] = []
+    names: list[str] = []
+    for number, kind, begin, end in wire.fields(*place):
+        if number == 1:
+            wire.expect(number, kind, LEN)
+            models.append((begin, end))
+        elif number == 2:
+            wire.expect(number, kind, LEN)
+            names.append(wire.text(begin, end))
+    if len(models) > MAX_MODELS or len(spec.models) > MAX_MODELS:
+        raise LimitError(f"it has more than {MAX_MODELS:,} models")
+    if len(names) != len(models) or len(set(names)) != len(names):
+        names = [f"model{index}" for index in range(len(models))]
+    for name, inner in zip(names, models, strict=True):
+        _model(wire, spec, inner, f"{pipeline.scope}{name}.", depth + 1)
+
+
+def _description(wire: Wire, spec: Spec, start: int, stop: int) -> None:
+    for number, kind, begin, end in wire.fields(start, stop):
+        if kind == LEN and number in (1, 10):
+            (spec.inputs if number == 1 else spec.outputs).append(_first_text(wire, begin, end))
+        elif kind == LEN and number == 100:
+            _metadata(wire, spec, begin, end)
+
+
+def _first_text(wire: Wire, start: int, stop: int) -> str:
+    return next(
+        (wire.text(begin, end) for number, kind, begin, end in wire.fields(start, stop) if (number, kind) == (1, LEN)),
+        "",
+    )
+
+
+def _metadata(wire: Wire, spec: Spec, start: int, stop: int) -> None:
+    names = {1: "shortDescription", 2: "versionString", 3: "author", 4: "license"}
+    own: dict[str, MetaNode] = {}
+    for number, kind, begin, end in wire.fields(start, stop):
+        if kind == LEN and number in names:
+            spec.said[names[number]] = wire.text(begin, end, MAX_SAID)
+        elif kind == LEN and number == 100:
+            pair = {n: wire.text(b, e, MAX_SAID) for n, k, b, e in wire.fields(begin, end) if k == LEN and n in (1, 2)}
+            own[pair.get(1, "")] = pair.get(2, "")
+    if own:
+        spec.said["userDefined"] = own

@@ -1,0 +1,247 @@
+"""The weights of a Core ML neural network, which stand in the message itself.
+
+    NeuralNetwork        1* layers; a classifier's and a regressor's as well
+    NeuralNetworkLayer   1 name; one of the layers in `LAYERS`, or one without weights
+    WeightParams         one of 1* floatValue (packed)  2 float16Value  30 rawValue  31 int8RawValue; 40 quantization
+    QuantizationParams   1 numberOfBits; 101 linear (1* scale  2* bias)  102 a table (1* floatValue)
+
+Weights are called by their layer and what they are to it: ``fc.weight``. Shapes are those that the layer's parameters
+say, as far as they fit the number of values.
+
+Source: coremltools/mlmodel/format/NeuralNetwork.proto.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import LimitError
+from ckptconv.formats.coreml.model import bad
+from ckptconv.io.limits import MAX_RANK, MAX_TENSORS
+from ckptconv.io.protobuf import LEN, VARINT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.formats.coreml.model import Range
+    from ckptconv.io.protobuf import Wire
+
+FLOATS, HALVES, RAW, INT8 = 1, 2, 30, 31
+QUANTIZATION = 40
+MAX_NESTED = 16
+MAX_PARAMS = 1 << 16
+
+Params = dict[int, list[int]]
+"""A layer's numbers, by the number of the field."""
+
+
+@dataclass(slots=True)
+class Weights:
+    """Weights of a layer: which field has their values, where these are, how they are quantized."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int = 0
+    place: Range = (0, 0)
+    bits: int = 0
+    parts: dict[str, Range] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Network:
+    """The weights of all layers, and how often there is which layer."""
+
+    weights: list[Weights] = field(default_factory=list)
+    layers: Counter[str] = field(default_factory=Counter)
+
+
+def _one(params: Params, number: int) -> int:
+    return params.get(number, [0])[0]
+
+
+def _sizes(*numbers: int) -> Callable[[Params], tuple[int, ...]]:
+    """The fields of these numbers, all values of each."""
+    return lambda params: tuple(size for number in numbers for size in params.get(number, [0]))
+
+
+def _convolution(params: Params) -> tuple[int, ...]:
+    kernel = tuple(params.get(20, [3, 3]))
+    outputs, inputs = _one(params, 1), _one(params, 2)
+    if _one(params, 60):
+        return (inputs, outputs // max(_one(params, 10), 1), *kernel)
+    return (outputs, inputs, *kernel)
+
+
+def _convolution3d(params: Params) -> tuple[int, ...]:
+    outputs, inputs, groups = _one(params, 1), _one(params, 2), max(_one(params, 10), 1)
+    first = (inputs, outputs // groups) if _one(params, 86) else (outputs, inputs // groups)
+    return (*first, *(_one(params, number) for number in (20, 21, 22)))
+
+
+_OUT, _IN = 2, 1
+_MATRIX, _SQUARE, _ROW = _sizes(_OUT, _IN), _sizes(_OUT, _OUT), _sizes(_OUT)
+_LSTM = {
+    number + index: (f"{gate}_{what}", shape)
+    for number, what, shape in ((1, "weight", _MATRIX), (20, "recursion", _SQUARE), (40, "bias", _ROW))
+    for index, gate in enumerate(("input", "forget", "block", "output"))
+} | {60 + index: (f"{gate}_peephole", _ROW) for index, gate in enumerate(("input", "forget", "output"))}
+_GRU = {
+    number + index: (f"{gate}_{what}", shape)
+    for number, what, shape in ((30, "weight", _MATRIX), (50, "recursion", _SQUARE), (70, "bias", _ROW))
+    for index, gate in enumerate(("update", "reset", "output"))
+}
+
+LAYERS: dict[int, tuple[str, dict[int, tuple[str, Callable[[Params], tuple[int, ...]]]]]] = {
+    100: ("convolution", {90: ("weight", _convolution), 91: ("bias", _sizes(1))}),
+    1471: ("convolution3d", {60: ("weight", _convolution3d), 61: ("bias", _sizes(1))}),
+    140: ("innerProduct", {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))}),
+    150: ("embedding", {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))}),
+    1040: ("embeddingND", {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))}),
+    1045: ("batchedMatmul", {8: ("weight", _sizes(5, 6)), 9: ("bias", _sizes(6))}),
+    160: ("batchnorm", {15 + i: (role, _sizes(1)) for i, role in enumerate(("gamma", "beta", "mean", "variance"))}),
+    1350: ("layerNormalization", {3: ("gamma", _sizes(1)), 4: ("beta", _sizes(1))}),
+    245: ("scale", {2: ("scale", _sizes(1)), 5: ("bias", _sizes(4))}),
+    250: ("bias", {2: ("bias", _sizes(1))}),
+    290: ("loadConstant", {2: ("data", _sizes(1))}),
+    1070: ("loadConstantND", {2: ("data", _sizes(1))}),
+    400: ("simpleRecurrent", {30: ("weight", _MATRIX), 31: ("recursion", _SQUARE), 32: ("bias", _ROW)}),
+    410: ("gru", _GRU),
+    420: ("uniDirectionalLSTM", {}),
+    430: ("biDirectionalLSTM", {}),
+    500: ("custom", {20: ("weight", _sizes())}),
+    130: ("activation", {}),
+}  # fmt: skip
+"""Layers with weights, by the number of their field: what they are called, and by the number of each field of
+WeightParams what that is, and its shape.
+"""
+
+_INSIDE: dict[int, tuple[int, ...]] = {420: (20,), 430: (20,)}
+"""Layers whose weights are in messages of their own, all of an LSTM."""
+
+_ACTIVATIONS = {25: ("prelu", {1: "alpha"}), 71: ("softplus", {1: "alpha", 2: "beta"})}
+_BRANCHES = {605: ("branch", {1: "if", 2: "else"}), 615: ("loop", {3: "condition", 4: "body"})}
+
+
+def read_network(wire: Wire, place: Range, scope: str) -> Network:
+    """Walk the message. Raises CorruptFileError, LimitError."""
+    network = Network()
+    _network(wire, network, place, scope, 0)
+    return network
+
+
+def _network(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
+    if depth > MAX_NESTED:
+        raise LimitError(f"its networks are more than {MAX_NESTED} deep")
+    for number, kind, begin, end in wire.fields(*place):
+        if number == 1:
+            wire.expect(number, kind, LEN)
+            _layer(wire, network, (begin, end), scope, depth)
+
+
+def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
+    name = ""
+    for number, kind, begin, end in wire.fields(*place):
+        if kind != LEN:
+            continue
+        if number == 1:
+            name = wire.text(begin, end)
+        elif number in _BRANCHES:
+            what, parts = _BRANCHES[number]
+            network.layers[what] += 1
+            for inner, wanted, start, stop in wire.fields(begin, end):
+                if inner in parts and wanted == LEN:
+                    _network(wire, network, (start, stop), f"{scope}{name}.{parts[inner]}.", depth + 1)
+        elif number == 130:
+            network.layers["activation"] += 1
+            _activation(wire, network, (begin, end), scope + name)
+        elif number >= 100:
+            network.layers[LAYERS[number][0] if number in LAYERS else f"layer {number}"] += 1
+            if number in LAYERS:
+                _weights(wire, network, number, (begin, end), scope + name)
+
+
+def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
+    for number, kind, begin, end in wire.fields(*place):
+        if number in _ACTIVATIONS and kind == LEN:
+            for inner, wanted, start, stop in wire.fields(begin, end):
+                if inner in _ACTIVATIONS[number][1] and wanted == LEN:
+                    _add(wire, network, f"{name}.{_ACTIVATIONS[number][1][inner]}", (), (start, stop))
+
+
+def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
+    roles = LAYERS[layer][1]
+    params: Params = {}
+    found: list[tuple[int, Range]] = []
+    inside: list[Range] = []
+    for number, kind, begin, end in wire.fields(*place):
+        if kind == LEN and number in roles:
+            found.append((number, (begin, end)))
+        elif kind == LEN and number in _INSIDE.get(layer, ()):
+            inside.append((begin, end))
+        elif kind == VARINT:
+            params.setdefault(number, []).append(begin)
+        elif kind == LEN and number in (1, 4, 20):  # numbers that are packed
+            params.setdefault(number, []).extend(_packed(wire, begin, end))
+        if sum(map(len, params.values())) > MAX_PARAMS:
+            raise LimitError(f"the layer {name!r} has more than {MAX_PARAMS:,} numbers")
+    twice = Counter(number for number, _ in found)
+    for index, (number, where) in enumerate(found):
+        role, shape = roles[number]
+        _add(wire, network, f"{name}.{role}" + (f".{index}" if twice[number] > 1 else ""), shape(params), where)
+    for index, where in enumerate(inside):
+        way = ("forward.", "backward.")[index] if layer == 430 and index < 2 else ""
+        for number, kind, begin, end in wire.fields(*where):
+            if kind == LEN and number in _LSTM:
+                role, shape = _LSTM[number]
+                _add(wire, network, f"{name}.{way}{role}", shape(params), (begin, end))
+
+
+def _packed(wire: Wire, start: int, stop: int) -> list[int]:
+    data, numbers, at = wire.read(start, stop, MAX_RANK * 10), list[int](), 0
+    while at < len(data):
+        try:
+            number, at = wire.varint(data, at)
+        except IndexError:
+            raise bad("packed numbers are cut short") from None
+        numbers.append(number)
+    return numbers
+
+
+def _add(wire: Wire, network: Network, name: str, shape: tuple[int, ...], place: Range) -> None:
+    found = Weights(name, shape)
+    for number, kind, begin, end in wire.fields(*place):
+        if number in (FLOATS, HALVES, RAW, INT8) and (end > begin or kind != LEN):
+            wire.expect(number, kind, LEN)
+            if found.kind:
+                raise bad(f"the values of {name!r} are in two places at once")
+            found.kind, found.place = number, (begin, end)
+        elif number == QUANTIZATION:
+            wire.expect(number, kind, LEN)
+            _quantization(wire, found, begin, end)
+    if found.kind:
+        network.weights.append(found)
+    if len(network.weights) > MAX_TENSORS:
+        raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
+
+
+def _quantization(wire: Wire, found: Weights, start: int, stop: int) -> None:
+    for number, kind, begin, end in wire.fields(start, stop):
+        if number == 1:
+            wire.expect(number, kind, VARINT)
+            found.bits = begin
+        elif number in (101, 102):
+            wire.expect(number, kind, LEN)
+            roles = {1: "scale", 2: "bias"} if number == 101 else {1: "table"}
+            for inner, wanted, first, last in wire.fields(begin, end):
+                if inner in roles:
+                    wire.expect(inner, wanted, LEN)
+                    found.parts[roles[inner]] = first, last
+
+
+def fitting(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The shape that a layer's parameters say, where it has so many values; else one dimension."""
+    known = [size for size in shape if size] if prod(shape) != count else list(shape)
+    return tuple(known) if len(known) <= MAX_RANK and prod(known) == count and shape else (count,)

@@ -1,0 +1,209 @@
+"""The constants of a Core ML program (MIL).
+
+    Program       1 version  2* functions (1 key  2 Function)
+    Function      2 opset  3* block_specializations (1 key: an opset  2 Block)
+    Block         3* operations
+    Operation     1 type  2* inputs (1 key  2 Argument: 1* Binding: 2 Value)  3* outputs (1 name)  4* blocks
+                  5* attributes (1 key  2 Value)
+    Value         2 type  3 immediateValue (1 TensorValue)  5 blobFileValue (1 fileName  2 offset)
+    ValueType     1 tensorType: 1 dataType  2 rank  3* dimensions: 1 constant: 1 size
+    TensorValue   one of 1 floats  2 ints  3 bools  4 strings  5 longInts  6 doubles (each: 1* values, packed)
+                  7 bytes: 1 values
+
+Of a ``const`` the value is the attribute ``val``; operators that are constants packed in some way (``constexpr_…``)
+have several, as attributes or as inputs. Texts are options of operators, and no weights.
+
+Source: coremltools/mlmodel/format/MIL.proto.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import LimitError
+from ckptconv.formats.coreml.model import bad
+from ckptconv.io.limits import MAX_DEPTH, MAX_RANK, MAX_TENSORS
+from ckptconv.io.protobuf import LEN, VARINT, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ckptconv.formats.coreml.model import Range
+    from ckptconv.io.protobuf import Wire
+
+STRING = 2
+STRINGS = 4
+"""The field of a TensorValue that has texts."""
+
+
+@dataclass(slots=True)
+class Constant:
+    """A constant: its type by number, its shape, and where its values are: in a file, or in the message, in a field of
+    a TensorValue.
+    """
+
+    name: str
+    code: int
+    shape: tuple[int, ...]
+    file: str = ""
+    offset: int = 0
+    kind: int = 0
+    place: Range | None = None
+
+
+@dataclass(slots=True)
+class Program:
+    """The constants of all functions, and how often there is which operator in them."""
+
+    constants: list[Constant] = field(default_factory=list)
+    operators: Counter[str] = field(default_factory=Counter)
+
+
+def read_program(wire: Wire, place: Range, scope: str) -> Program:
+    """Walk the message. Raises CorruptFileError, LimitError."""
+    program = Program()
+    functions = [_entry(wire, begin, end) for begin, end in _ranges(wire, place, 2)]
+    for name, function in functions:
+        if function is not None:
+            prefix = scope if len(functions) == 1 else f"{scope}{name}."
+            _function(wire, program, function, prefix)
+    return program
+
+
+def _ranges(wire: Wire, place: Range, wanted: int) -> list[Range]:
+    """The messages in a field that may come several times."""
+    found = []
+    for number, kind, begin, end in wire.fields(*place):
+        if number == wanted:
+            wire.expect(number, kind, LEN)
+            found.append((begin, end))
+    return found
+
+
+def _entry(wire: Wire, start: int, stop: int) -> tuple[str, Range | None]:
+    """Key and value of an entry of a map."""
+    key, value = "", None
+    for number, kind, begin, end in wire.fields(start, stop):
+        if kind == LEN and number == 1:
+            key = wire.text(begin, end)
+        elif kind == LEN and number == 2:
+            value = begin, end
+    return key, value
+
+
+def _function(wire: Wire, program: Program, place: Range, scope: str) -> None:
+    opset = next((wire.text(b, e) for n, k, b, e in wire.fields(*place) if (n, k) == (2, LEN)), "")
+    blocks = dict(_entry(wire, begin, end) for begin, end in _ranges(wire, place, 3))
+    block = blocks.get(opset)
+    if block is None:
+        raise bad(f"a function has no block for its opset {opset!r}")
+    _block(wire, program, block, scope, 0)
+
+
+def _block(wire: Wire, program: Program, place: Range, scope: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise LimitError(f"its blocks are more than {MAX_DEPTH} deep")
+    for operation in _ranges(wire, place, 3):
+        _operation(wire, program, operation, scope, depth)
+
+
+def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: int) -> None:
+    operator, output = "", ""
+    blocks: list[Range] = []
+    values: list[tuple[str, Range]] = []
+    for number, kind, begin, end in wire.fields(*place):
+        if number > 5:
+            continue
+        wire.expect(number, kind, LEN)
+        if number == 1:
+            operator = wire.text(begin, end)
+        elif number == 3:
+            output = output or next(
+                (wire.text(b, e) for n, k, b, e in wire.fields(begin, end) if (n, k) == (1, LEN)), ""
+            )
+        elif number == 4:
+            blocks.append((begin, end))
+        else:
+            key, value = _entry(wire, begin, end)
+            found = [value] if number == 5 else list(_bound(wire, value)) if value else []
+            values += [(key, one) for one in found if one]
+    if operator != "const":
+        program.operators[operator] += 1
+    for key, value in values:
+        constant = _value(wire, value, scope + (output if operator == "const" else f"{output}.{key}"))
+        if constant is not None and (operator != "const" or key == "val"):
+            program.constants.append(constant)
+            if len(program.constants) > MAX_TENSORS:
+                raise LimitError(f"it has more than {MAX_TENSORS:,} constants")
+    for block in blocks:
+        _block(wire, program, block, scope, depth + 1)
+
+
+def _bound(wire: Wire, argument: Range) -> Iterator[Range]:
+    """The values that stand in an argument by themselves, not by the name of another's output."""
+    for binding in _ranges(wire, argument, 1):
+        yield from _ranges(wire, binding, 2)
+
+
+def _value(wire: Wire, place: Range, name: str) -> Constant | None:
+    """A constant that is a tensor of numbers; None of texts, lists and the like."""
+    found = Constant(name, STRING, ())
+    for number, kind, begin, end in wire.fields(*place):
+        if number in (2, 3, 5):
+            wire.expect(number, kind, LEN)
+        if number == 2:
+            for tensor in _ranges(wire, (begin, end), 1):
+                _type(wire, tensor, found)
+        elif number == 3:
+            for tensor in _ranges(wire, (begin, end), 1):
+                _immediate(wire, tensor, found)
+        elif number == 5:
+            _blob(wire, begin, end, found)
+    if found.code == STRING or found.kind == STRINGS or not (found.file or found.place):
+        return None
+    return found
+
+
+def _type(wire: Wire, place: Range, found: Constant) -> None:
+    sizes: list[int] = []
+    for number, kind, begin, end in wire.fields(*place):
+        if number == 1:
+            wire.expect(number, kind, VARINT)
+            found.code = begin
+        elif number == 3:
+            wire.expect(number, kind, LEN)
+            sizes.append(_size(wire, (begin, end)))
+            if len(sizes) > MAX_RANK:
+                raise LimitError(f"{found.name!r} has more than {MAX_RANK} dimensions")
+    found.shape = tuple(sizes)
+
+
+def _size(wire: Wire, dimension: Range) -> int:
+    for constant in _ranges(wire, dimension, 1):
+        size = next((begin for number, kind, begin, _ in wire.fields(*constant) if (number, kind) == (1, VARINT)), 0)
+        if signed(size) < 0:
+            raise bad("a dimension is negative")
+        return size
+    raise bad("a constant has an open dimension")
+
+
+def _immediate(wire: Wire, place: Range, found: Constant) -> None:
+    for number, kind, begin, end in wire.fields(*place):
+        wire.expect(number, kind, LEN)
+        found.kind, found.place = number, (begin, begin)
+        for field_number, inner, start, stop in wire.fields(begin, end):
+            if field_number == 1 and number != STRINGS:
+                wire.expect(field_number, inner, LEN)
+                if found.place[0] != found.place[1]:
+                    raise bad(f"the values of {found.name!r} come in pieces")
+                found.place = start, stop
+
+
+def _blob(wire: Wire, start: int, stop: int, found: Constant) -> None:
+    for number, kind, begin, end in wire.fields(start, stop):
+        if (number, kind) == (1, LEN):
+            found.file = wire.text(begin, end)
+        elif (number, kind) == (2, VARINT):
+            found.offset = begin
