@@ -23,9 +23,11 @@ from ckptconv.formats import (
     flax,
     gguf,
     hdf5,
+    mxnet,
     npz,
     onnx,
     openvino,
+    paddle,
     safetensors,
     tensorflow,
     tflite,
@@ -47,8 +49,8 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS,
-    *ARCHIVES, torch.JOBLIB, torch.PICKLE,
+    *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS,
+    *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -57,7 +59,6 @@ _LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (4, b"ORTM", "a model of onnxruntime's own format (.ort)", "name the ONNX file that it was made from"),
     *((4, magic, "a program of ExecuTorch's (.pte)", "name the checkpoint that it was made from")
       for magic in (b"ET12", b"ET13")),
-    (0, b"\x12\x01\0\0\0\0\0\0", "a file of MXNet's (.params)", "numpy.savez what mxnet.nd.load gives: that is read"),
     (0, b"{L\0\0\0\0\0\0\0\x07learner", "a model of XGBoost's, of trees", "there are no tensors in it"),
     (0, b"\xba\x16\x4f\x2f", "a model of fastText's", "numpy.savez what model.get_input_matrix() gives"),
     (0, b"PAR1", "a Parquet file, of data", "name the file of the weights"),
@@ -87,7 +88,7 @@ counts from the end.
 
 _MADE_FROM = "convert what it was made from"
 _SUFFIXES: dict[str, tuple[str, str]] = {
-    ".pdiparams": ("a program's weights of PaddlePaddle's", "paddle.save(layer.state_dict(), FILE): that is read"),
+    ".pdmodel": ("a program of PaddlePaddle's, without weights", "name the .pdiparams beside it"),
     ".engine": ("an engine of TensorRT's", _MADE_FROM), ".plan": ("an engine of TensorRT's", _MADE_FROM),
     ".caffemodel": ("a model of Caffe's", _MADE_FROM),
     ".cbm": ("a model of CatBoost's, of trees", "there are no tensors in it"),

@@ -14,7 +14,7 @@ from gguf.quants import dequantize
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.gguf.legacy import read, stream
+from ckptconv.formats.gguf.legacy import read
 from ckptconv.io.source import Source
 from tests.support.ggml_files import F16, F32, ONE_TWO, Q4_0, llama, tensor, tokens
 
@@ -188,7 +188,7 @@ def test_limits_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read, "MAX_TENSORS", 3)
     with pytest.raises(LimitError):
         ckptconv.open(WHISPER)
-    monkeypatch.setattr(stream, "MAX_GGUF_HEADER", 100)
+    monkeypatch.setattr(read, "MAX_GGUF_HEADER", 100)
     with pytest.raises(CkptconvError):
         ckptconv.open(WHISPER)
 

@@ -67,7 +67,6 @@ OTHERS = {
     "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "the folder that it lies in"),
     "a model of onnxruntime's": (b"\x38\0\0\0ORTM" + bytes(20), "ONNX"),
     "a program of ExecuTorch's": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
-    "MXNet's parameters": (b"\x12\x01" + bytes(30), "mxnet.nd.load"),
     "a model of XGBoost's": (b"{L" + bytes(7) + b"\x07learner{", "no tensors"),
     "a model of fastText's": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
     "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.gguf.legacy.stream import bad
+from ckptconv.errors import CorruptFileError
 from ckptconv.io.limits import MAX_DIM, MAX_NODES
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.gguf.legacy.stream import Stream
+    from ckptconv.io.forward import Forward
 
 GGML, GGMF, GGJT = b"lmgg", b"fmgg", b"tjgg"
 """The magics as they lie in the file."""
@@ -34,6 +34,16 @@ MAX_SIZES = 1 << 16
 MAX_ROWS = 1 << 10
 
 VOCABULARY, SCORES = "vocabulary", "scores"
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a file that contradicts the layout."""
+    return CorruptFileError(f"the ggml file is invalid: {what}")
+
+
+def text_in(stream: Forward, what: str, most: int) -> str:
+    """A text, behind its length; other bytes than UTF-8 become lone surrogates, as in a GGUF."""
+    return stream.take(stream.count(f"the length of {what}", most)).decode("utf-8", "surrogateescape")
 
 
 @dataclass(slots=True)
@@ -50,7 +60,7 @@ class Head:
         return value
 
 
-Step = Callable[["Stream", Head], None]
+Step = Callable[["Forward", Head], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,7 @@ class Layout:
 def numbers(names: str) -> Step:
     """Hyperparameters, in this order; a name in parentheses is a float's."""
 
-    def step(stream: Stream, head: Head) -> None:
+    def step(stream: Forward, head: Head) -> None:
         for name in names.split():
             if name.startswith("("):
                 head.values[name.strip("()")] = stream.real()
@@ -89,7 +99,7 @@ def numbers(names: str) -> Step:
 def floats(name: str, rank: int) -> Step:
     """An array of floats behind its sizes."""
 
-    def step(stream: Stream, head: Head) -> None:
+    def step(stream: Forward, head: Head) -> None:
         sizes = tuple(stream.count(f"a size of {name}", MAX_SIZES) for _ in range(rank))
         total = 4
         for size in sizes:
@@ -102,7 +112,7 @@ def floats(name: str, rank: int) -> Step:
 def tokens(count: str = "", *, scored: bool = False) -> Step:
     """The vocabulary: as many as the hyperparameter `count` says, or a number of its own."""
 
-    def step(stream: Stream, head: Head) -> None:
+    def step(stream: Forward, head: Head) -> None:
         most = min(MAX_NODES, stream.left // (8 if scored else 4))
         many = head.number(count) if count else stream.count("the number of tokens", most)
         if many > most:  # as another model's file seems to have
@@ -110,7 +120,7 @@ def tokens(count: str = "", *, scored: bool = False) -> Step:
         found: list[str] = []
         scores: list[float] = []
         for _ in range(many):
-            found.append(stream.text("a token", MAX_TOKEN))
+            found.append(text_in(stream, "a token", MAX_TOKEN))
             if scored:
                 scores.append(stream.real())
         head.values |= {VOCABULARY: found} | ({SCORES: scores} if scored else {})
@@ -121,8 +131,8 @@ def tokens(count: str = "", *, scored: bool = False) -> Step:
 def text(name: str) -> Step:
     """A text behind its length."""
 
-    def step(stream: Stream, head: Head) -> None:
-        head.values[name] = stream.text(name, 256)
+    def step(stream: Forward, head: Head) -> None:
+        head.values[name] = text_in(stream, name, 256)
 
     return step
 
@@ -130,11 +140,11 @@ def text(name: str) -> Step:
 def rows(name: str, count: str, width: int) -> Step:
     """Rows of so many numbers, as many as a hyperparameter says."""
 
-    def step(stream: Stream, head: Head) -> None:
+    def step(stream: Forward, head: Head) -> None:
         many = head.number(count)
         if many > MAX_ROWS:
             raise bad(f"{count} is {many:,}")
-        head.values[name] = [[stream.integer() for _ in range(width)] for _ in range(many)]
+        head.values[name] = [[stream.signed(4) for _ in range(width)] for _ in range(many)]
 
     return step
 

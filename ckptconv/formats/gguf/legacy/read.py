@@ -31,9 +31,9 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
 from ckptconv.formats.gguf.layout import DTYPE_BY_CODE, MAX_RANK, REMOVED
-from ckptconv.formats.gguf.legacy.layouts import GGML, LAYOUTS, Head, Layout
-from ckptconv.formats.gguf.legacy.stream import Stream, bad
-from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
+from ckptconv.formats.gguf.legacy.layouts import GGML, LAYOUTS, Head, Layout, bad
+from ckptconv.io.forward import Forward
+from ckptconv.io.limits import MAX_DIM, MAX_GGUF_HEADER, MAX_TENSORS
 
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
@@ -80,7 +80,11 @@ def _array(source: Source, name: str, shape: tuple[int, ...], start: int) -> Laz
     return in_file(info, ByteSpan(source, start, info.nbytes), (id(source), "extras", name))
 
 
-def _layout(source: Source) -> tuple[Layout, Head, Stream]:
+def _forward(source: Source, at: int) -> Forward:
+    return Forward(source, at, bad, MAX_GGUF_HEADER)
+
+
+def _layout(source: Source) -> tuple[Layout, Head, Forward]:
     """The layout that fits, and where its tensors begin. Raises UnsupportedError where none does."""
     if not claims(source):
         raise bad("its magic is missing")
@@ -91,9 +95,9 @@ def _layout(source: Source) -> tuple[Layout, Head, Stream]:
         raise UnsupportedError(
             f"version {version:,} of this ggml file is not read", hint="convert the model again, to GGUF"
         )
-    fitting: list[tuple[Layout, Head, Stream, str]] = []
+    fitting: list[tuple[Layout, Head, Forward, str]] = []
     for layout in possible:
-        stream, head = Stream(source, 4 if magic == GGML else 8), Head()
+        stream, head = _forward(source, 4 if magic == GGML else 8), Head()
         try:
             for step in layout.steps:
                 step(stream, head)
@@ -101,7 +105,7 @@ def _layout(source: Source) -> tuple[Layout, Head, Stream]:
             first = _row(stream)[0] if stream.left else ""
         except CkptconvError:
             continue
-        fitting.append((layout, head, Stream(source, start), first))
+        fitting.append((layout, head, _forward(source, start), first))
     if not fitting:
         names = ", ".join(dict.fromkeys(layout.name for layout in possible))
         raise UnsupportedError(
@@ -117,7 +121,7 @@ _Row = tuple[str, tuple[int, ...], int]
 """Name, dimensions from the innermost, type."""
 
 
-def _row(stream: Stream) -> _Row:
+def _row(stream: Forward) -> _Row:
     rank = stream.count("the number of dimensions of a tensor", MAX_RANK)
     length = stream.count("the length of a tensor's name", MAX_NAME)
     code = stream.count("the type of a tensor", 1 << 16)
@@ -129,7 +133,7 @@ def _row(stream: Stream) -> _Row:
 
 
 class _Tensors:
-    def __init__(self, layout: Layout, head: Head, stream: Stream) -> None:
+    def __init__(self, layout: Layout, head: Head, stream: Forward) -> None:
         self.layout, self.stream = layout, stream
         self.dtypes = DTYPES[layout.codes]
         kind = head.values.get("ftype", 0)

@@ -1,4 +1,4 @@
-"""A ggml file of before GGUF from its first byte on: little-endian numbers and texts, read in blocks; arrays are passed
+"""A file that is read from front to back: little-endian numbers and texts are taken, in blocks; payloads are passed
 over.
 """
 
@@ -7,29 +7,29 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.io.limits import MAX_GGUF_HEADER
+from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.errors import CorruptFileError
     from ckptconv.io.source import Source
 
-I32, F32 = Struct("<i"), Struct("<f")
+F32 = Struct("<f")
 FIRST_BLOCK, MAX_BLOCK = 1 << 10, 256 << 10
 """After a jump little is read at first, since another will follow."""
 
 
-def bad(what: str) -> CorruptFileError:
-    """The error for a file that contradicts the layout."""
-    return CorruptFileError(f"the ggml file is invalid: {what}")
+class Forward:
+    """A place in the file, which moves on as its bytes are taken or passed over.
 
+    bad:  makes the error for bytes that contradict the format. most: bytes that may be taken altogether.
+    """
 
-class Stream:
-    """A place in the file, which moves on as its bytes are taken or passed over."""
-
-    def __init__(self, source: Source, at: int) -> None:
-        self.source, self.at = source, at
+    def __init__(self, source: Source, at: int, bad: Callable[[str], CorruptFileError], most: int) -> None:
+        self.source, self.at, self.bad = source, at, bad
         self._base, self._data, self._block = at, b"", FIRST_BLOCK
-        self._left = MAX_GGUF_HEADER
+        self._left = self._most = most
 
     @property
     def left(self) -> int:
@@ -39,12 +39,10 @@ class Stream:
     def take(self, count: int) -> bytes:
         """The next bytes. Raises CorruptFileError past the end, LimitError where it comes to too many altogether."""
         if count > self.left:
-            raise bad(
-                f"it ends at byte {self.source.size:,}, and {count:,} more are asked for from byte {self.at:,} on"
-            )
+            raise self._ends(count)
         self._left -= count
         if self._left < 0:
-            raise LimitError(f"its header is longer than {MAX_GGUF_HEADER:,} bytes")
+            raise LimitError(f"its header is longer than {self._most:,} bytes")
         start = self.at - self._base
         if start + count > len(self._data):
             self._load(count)
@@ -61,25 +59,30 @@ class Stream:
         """Pass over bytes; says where they begin. Raises CorruptFileError past the end."""
         start = self.at
         if count > self.left:
-            raise bad(f"it ends at byte {self.source.size:,}, and bytes {start:,} to {start + count:,} are asked for")
+            raise self._ends(count)
         self.at += count
         return start
 
-    def count(self, what: str, most: int) -> int:
-        """A number that is no negative one, and no larger than `most`."""
-        (number,) = I32.unpack(self.take(4))
-        if not 0 <= number <= most:
-            raise bad(f"{what} is {number:,}")
-        return int(number)
+    def _ends(self, count: int) -> CorruptFileError:
+        return self.bad(
+            f"it ends at byte {self.source.size:,}, and bytes {self.at:,} to {self.at + count:,} are asked for"
+        )
 
-    def integer(self) -> int:
-        """A number."""
-        return int(I32.unpack(self.take(4))[0])
+    def number(self, width: int) -> int:
+        """An unsigned number of so many bytes."""
+        return int.from_bytes(self.take(width), "little")
+
+    def signed(self, width: int) -> int:
+        """A signed number of so many bytes."""
+        return int.from_bytes(self.take(width), "little", signed=True)
+
+    def count(self, what: str, most: int, width: int = 4) -> int:
+        """A signed number that is no negative one, and no larger than `most`."""
+        number = self.signed(width)
+        if not 0 <= number <= most:
+            raise self.bad(f"{what} is {number:,}")
+        return number
 
     def real(self) -> float:
         """A float of four bytes."""
         return float(F32.unpack(self.take(4))[0])
-
-    def text(self, what: str, most: int) -> str:
-        """A text, behind its length; other bytes than UTF-8 become lone surrogates, as in a GGUF."""
-        return self.take(self.count(f"the length of {what}", most)).decode("utf-8", "surrogateescape")

@@ -1,0 +1,14 @@
+"""MXNet: the .params of its models; read, not written."""
+
+from ckptconv.formats.base import Format
+
+FORMATS = (
+    Format(
+        name="mxnet",
+        summary="MXNet's .params: arrays by name, of Gluon's models and insightface's",
+        suffixes=(".params",),
+        magic=((0, b"\x12\x01\0\0\0\0\0\0"),),
+        claims="ckptconv.formats.mxnet.read:claims",
+        reader="ckptconv.formats.mxnet.read:read",
+    ),
+)
