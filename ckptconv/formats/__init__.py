@@ -3,6 +3,7 @@
 Begin with `base`, which says what a format is, and with `npz`, the smallest family that is read and written.
 
     base  options  registry             what a format is; its own options (``-O``); which formats there are
+    lookalikes                          files that are of none of them, and what to do with these
     preflight  plain                    what a target cannot hold; what becomes of objects in one that cannot
     plan  blobs                         what a file with our record will hold; metadata too large for a string
     shards  shard_names  split          sets of files with an index, and how tensors are split into them
@@ -18,6 +19,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     torch  safetensors  onnx  gguf      families that are read and written
     npz
     hdf5  tensorflow  tflite  flax      families that are read
-    openvino
+    openvino  coreml  paddle  mxnet
+    caffe
     diffusers  archive                  folders and archives with checkpoints of other formats in them
 """

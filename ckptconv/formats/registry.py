@@ -18,6 +18,7 @@ from ckptconv.core.report import cut, quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import (
     archive,
+    caffe,
     coreml,
     diffusers,
     flax,
@@ -34,6 +35,7 @@ from ckptconv.formats import (
     torch,
 )
 from ckptconv.formats.base import Format
+from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, MADE_FROM, SUFFIXES
 from ckptconv.formats.npz.layout import several_arrays
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
@@ -50,61 +52,8 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
     *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS,
-    *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.JOBLIB, torch.PICKLE,
+    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
-
-_LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
-    (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
-    (4, b"ORTM", "a model of onnxruntime's own format (.ort)", "name the ONNX file that it was made from"),
-    *((4, magic, "a program of ExecuTorch's (.pte)", "name the checkpoint that it was made from")
-      for magic in (b"ET12", b"ET13")),
-    (0, b"{L\0\0\0\0\0\0\0\x07learner", "a model of XGBoost's, of trees", "there are no tensors in it"),
-    (0, b"\xba\x16\x4f\x2f", "a model of fastText's", "numpy.savez what model.get_input_matrix() gives"),
-    (0, b"PAR1", "a Parquet file, of data", "name the file of the weights"),
-    (0, b"MATLAB 5.0", "a file of MATLAB's", "numpy.savez what scipy.io.loadmat gives: that is read"),
-    (0, b"BZh", "a bzip2 file", "bunzip2 it first, or tar xjf an archive"),
-    (0, b"\xfd7zXZ", "an xz file", "unxz it first, or tar xJf an archive"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first, or tar --zstd -xf an archive"),
-    (0, b"\x04\x22\x4d\x18", "an lz4 file", "unlz4 it first"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first, as 7z x does"),
-    (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first, as unrar x does"),
-    *((0, bytes([0x78, level]), "a zlib stream, and no pickle is in it", "inflate it first, as pigz -dz does")
-      for level in (0x01, 0x5E, 0x9C, 0xDA)),
-    (0, b"ZF0x", "a compressed array of joblib's of before 0.10", "joblib.dump what joblib.load gives: that is read"),
-    (0, b"\x08\x01\x12", "a graph of TensorFlow's (saved_model.pb)", "name the folder that it lies in"),
-    (0, b"<!DOCTYPE", "a web page", "download the file itself; a login may be needed"),
-    (0, b"<html", "a web page", "download the file itself; a login may be needed"),
-    (0, b"PK\x05\x06", "a zip archive with nothing in it", "save it again, with tensors in it"),
-    (0, b"\x0c\xdb:*", "the manifest of a store of TensorStore's", "name the folder that it is in"),
-    (0, b'{"tree_metadata"', "the list of a tree of Orbax's", "name the folder that it is in"),
-    (0, b'{"item_handlers"', "what Orbax says of a checkpoint", "name the folder that it is in"),
-    (0, b"\x81\xa6params", "msgpack without an array of flax's",
-     "flax.serialization.to_bytes(params) writes one with arrays"),
-)  # fmt: skip
-"""Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do). A negative offset
-counts from the end.
-"""
-
-_MADE_FROM = "convert what it was made from"
-_SUFFIXES: dict[str, tuple[str, str]] = {
-    ".pdmodel": ("a program of PaddlePaddle's, without weights", "name the .pdiparams beside it"),
-    ".engine": ("an engine of TensorRT's", _MADE_FROM), ".plan": ("an engine of TensorRT's", _MADE_FROM),
-    ".caffemodel": ("a model of Caffe's", _MADE_FROM),
-    ".cbm": ("a model of CatBoost's, of trees", "there are no tensors in it"),
-    ".mnn": ("a model of MNN's", _MADE_FROM), ".rknn": ("a model of RKNN's", _MADE_FROM),
-}  # fmt: skip
-"""Files with nothing at their start that tells them, by what they are called: (what that is, what to do)."""
-
-_FOLDERS: tuple[tuple[str, str, str], ...] = (
-    ("saved_model.pb", "a SavedModel of TensorFlow's without an .index in its folder variables",
-     "copy all of its files again, unless it is a graph without weights"),
-    ("model_index.json", "a pipeline of diffusers', of several models", "name one of the folders in it, such as unet"),
-    ("coremldata.bin", "a compiled model of Core ML's (.mlmodelc)", "name the .mlpackage that it was made from"),
-    ("zero_to_fp32.py", "one of DeepSpeed's without the file 'latest'", "name a folder in it, such as global_step500"),
-)  # fmt: skip
-"""Folders that people hand to it: (a file in it, what it is, what to do)."""
-
 
 PICKLES = ("joblib", "pickle", "torch-legacy")
 """Formats of files that are pickles from their first byte on."""
@@ -286,9 +235,19 @@ def _graph_of(path: Path) -> Path | None:
     return path.with_name(stem[1]) if stem and path.with_name(stem[1]).is_file() else None
 
 
+def _beside(path: Path) -> UnknownFormatError | None:
+    """What weights without a header are, by the graph beside them."""
+    if path.suffix == ".bin" and (graph := path.with_suffix(".xml")).is_file():
+        hint = f"name the graph: {graph}"
+        return UnknownFormatError("these are weights that a graph of OpenVINO's keeps outside of itself", hint=hint)
+    if path.suffix == ".bin" and path.with_suffix(".param").is_file():
+        return UnknownFormatError("these are weights of ncnn's, whose shapes nothing says", hint=MADE_FROM)
+    return None
+
+
 def _unknown(source: Source | Folder) -> UnknownFormatError:
     if isinstance(source, Folder):
-        for file, what, hint in _FOLDERS:
+        for file, what, hint in FOLDERS:
             if file in source.names:
                 if parts := _parts(source):
                     return _of_parts(source, what, parts)
@@ -303,7 +262,7 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
             "these are numpy arrays behind each other, without names, as Equinox writes them (.eqx)",
             hint="numpy.savez by name what eqx.tree_deserialise_leaves gives: that is read",
         )
-    for offset, magic, what, hint in _LOOKALIKES:
+    for offset, magic, what, hint in LOOKALIKES:
         if (start if offset >= 0 else end)[offset:].startswith(magic):
             return UnknownFormatError(f"this is {what}", hint=hint)
     if (text := _text_of(start)) is not None:
@@ -311,13 +270,12 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
             f"this is text, not weights: {text!r}",
             hint="if it came in place of a download, it says why; else name the file of the weights",
         )
-    if (document := source.path.with_suffix(".xml")).is_file() and source.path.suffix == ".bin":
-        hint = f"name the graph: {document}"
-        return UnknownFormatError("these are weights that a graph of OpenVINO's keeps outside of itself", hint=hint)
+    if (beside := _beside(source.path)) is not None:
+        return beside
     if graph := _graph_of(source.path):
         hint = f"name the graph: {graph}"
         return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
-    if said := _SUFFIXES.get(source.path.suffix.lower()):
+    if said := SUFFIXES.get(source.path.suffix.lower()):
         message = f"no known format starts like this file; by its name it is {said[0]}"
         return UnknownFormatError(message, hint=said[1])
     hint = "check that the download is complete; 'ckptconv formats' lists what is read"

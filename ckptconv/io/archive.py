@@ -8,7 +8,8 @@ when it is opened.
 
 Refused: names that lead out of the archive (``../``, ``/``), two members of one name, one that is a file and a folder,
 links and devices, members or archives that inflate to far more than they take, and archives in archives. gzip files
-that hold no tar archive have one member, which is called as the file without its ``.gz``.
+that hold no tar archive have one member, which is called as the file without its ``.gz``. A llamafile, which is a
+program, is the zip archive at its end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ckptconv.io.gzip import GZIP_MAGIC, Gunzipped
 from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO, MAX_DEPTH, MAX_FILES
 from ckptconv.io.source import Source
 from ckptconv.io.tar import MAGIC, MAGIC_OFFSET, members
-from ckptconv.io.zip import LOCAL_MAGIC, STORED, ZipArchive
+from ckptconv.io.zip import END, END_MAGIC, LOCAL_MAGIC, STORED, ZipArchive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import SpanFile
 
 _OF_MACOS = ("__MACOSX",)
+
+PROGRAM_MAGIC = b"MZqFpD='"
+PROGRAM_BYTES = 64
+"""Of Cosmopolitan's programs: how they start, and less than the smallest has (cosmopolitan, ape/specification.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +261,17 @@ def is_archive(source: Source) -> bool:
     return _kind(source) is not None
 
 
+def is_program(source: Source) -> bool:
+    """Whether it is a program for several systems (APE) with a zip archive at its end, such as a llamafile."""
+    size = source.size
+    if size < PROGRAM_BYTES or bytes(source.read_at(0, len(PROGRAM_MAGIC))) != PROGRAM_MAGIC:
+        return False
+    return bytes(source.read_at(size - END.size, len(END_MAGIC))) == END_MAGIC
+
+
 def _kind(source: Source) -> str | None:
     start = bytes(source.read_at(0, min(source.size, MAGIC_OFFSET + len(MAGIC))))
-    if start.startswith(LOCAL_MAGIC):
+    if start.startswith(LOCAL_MAGIC) or is_program(source):
         return "zip"
     if start.startswith(GZIP_MAGIC):
         return "gzip"

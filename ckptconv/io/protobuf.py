@@ -158,6 +158,17 @@ class Wire:
         except UnicodeDecodeError:
             raise self.bad(f"the text at byte {start:,} is no UTF-8") from None
 
+    def packed(self, start: int, stop: int, most: int) -> list[int]:
+        """The signed varints in a range, at most so many. Raises CorruptFileError, LimitError."""
+        data, numbers, at = self.read(start, stop, 10 * most), list[int](), 0
+        while at < len(data):
+            try:
+                number, at = self.varint(data, at)
+            except IndexError:
+                raise self.bad("packed numbers are cut short") from None
+            numbers.append(signed(number))
+        return numbers
+
     def run(self, start: int, stop: int, number: int, wire: int) -> int:
         """Where a run of fields with the same one-byte tag ends; it starts at `start`. At the speed of a scan."""
         tag = bytes([number << 3 | wire])

@@ -239,6 +239,74 @@ def test_a_ggml_file_of_before_gguf_is_read_as_what_it_says(tmp_path: Path) -> N
         assert bytes(checkpoint["norm.weight"].read()) == ONE_TWO
 
 
+MLPROGRAM = (
+    bytes.fromhex(
+        "0808"
+        "1200"  # specificationVersion 8, no description
+        "b21f50"  # 502, mlProgram
+        "124e"
+        "0a046d61696e"  # functions: "main"
+        "1246"
+        "12026f70"  # opset "op"
+        "1a40"
+        "0a026f70"  # block_specializations: "op"
+        "123a"
+        "1a38"  # a block, its operation
+        "0a05636f6e7374"  # type "const"
+        "1a030a0177"  # outputs: "w"
+        "2a2a"
+        "0a0376616c"  # attributes: "val"
+        "1223"
+        "120c"
+        "0a0a080b1001"
+        "1a040a020802"  # a value: a tensor of F32, of one dimension, of 2
+        "2a13"
+        "0a0f"  # in a file
+    )
+    + b"@model_path/w.b"
+    + bytes.fromhex("1040")
+)  # at byte 64
+
+
+def test_a_program_of_core_ml_is_read_as_what_it_says(tmp_path: Path) -> None:
+    header = pack("<2I", 1, 2).ljust(64, b"\0")  # one blob, version 2
+    (tmp_path / "w.b").write_bytes(header + pack("<2I2Q", 0xDEADBEEF, 2, 8, 128).ljust(64, b"\0") + ONE_TWO)
+    (tmp_path / "x.mlmodel").write_bytes(MLPROGRAM)
+    with ckptconv.open(tmp_path / "x.mlmodel") as checkpoint:
+        assert list(checkpoint) == ["w"]
+        assert checkpoint["w"].info == TensorInfo(DType.F32, (2,), 8)
+        assert bytes(checkpoint["w"].read()) == ONE_TWO
+
+
+PDIPARAMS = pack("<IQIi", 0, 0, 0, 4) + b"\x08\x05\x10\x02" + ONE_TWO  # versions, no levels; F32, one dimension of 2
+PARAMS = b"".join(
+    [
+        pack("<3Q", 0x112, 0, 1),  # magic, reserved, one array
+        pack("<IiIq", 0xF993FAC9, 0, 1, 2),  # version 2, dense, one dimension of 2
+        pack("<3i", 1, 0, 0), ONE_TWO,  # on the CPU, F32
+        pack("<2Q", 1, 5), b"arg:w",  # one name
+    ]
+)  # fmt: skip
+CAFFEMODEL = bytes.fromhex(
+    "0a016e"  # name "n"
+    "a2061b"  # 100, a layer
+    "0a0163" "12055363616c65"  # "c", of the type "Scale"
+    "3a0f" "3a030a0102" "2a08"  # a blob: its shape, its data
+)  # fmt: skip
+
+
+def test_files_of_paddlepaddle_mxnet_and_caffe_are_read_as_what_they_say(tmp_path: Path) -> None:
+    (tmp_path / "x.pdiparams").write_bytes(PDIPARAMS)
+    (tmp_path / "x.json").write_text('{"program":{"regions":[{"blocks":[{"ops":[{"#":"p","A":[0,1,1,"w"]}]}]}]}}')
+    (tmp_path / "x.params").write_bytes(PARAMS)
+    (tmp_path / "x.caffemodel").write_bytes(CAFFEMODEL + ONE_TWO)
+    for file, name in (("x.pdiparams", "w"), ("x.params", "w"), ("x.caffemodel", "c.weight")):
+        with ckptconv.open(tmp_path / file) as checkpoint:
+            assert list(checkpoint) == [name]
+            assert checkpoint[name].info == TensorInfo(DType.F32, (2,), 8)
+            assert bytes(checkpoint[name].read()) == ONE_TWO
+
+
 UNDEFINED = b"\xff" * 8
 HDF5_MESSAGES = (
     pack("<2HB3x", 1, 16, 0) + pack("<3B5xQ", 1, 1, 0, 2)  # dataspace: version 1, one dimension, of 2

@@ -28,7 +28,7 @@ from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
-from tests.hostile.honest import PROCESSES, RANKS, SLICES, honest
+from tests.hostile.honest import INFERENCE, PACKAGE, PROCESSES, RANKS, SLICES, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -115,6 +115,25 @@ def graphed(path: Path, data: bytes, chance: random.Random) -> None:
     opened(path.with_suffix(".xml"), data, chance)
 
 
+def blobbed(path: Path, data: bytes, chance: random.Random) -> None:
+    """A model of Core ML's, beside the weights of its package."""
+    folder = path.with_name("weights")
+    if not folder.exists():
+        shutil.copytree(PACKAGE / "weights", folder)
+    opened(path, data, chance)
+
+
+def programmed(path: Path, data: bytes, chance: random.Random) -> None:
+    """Weights of PaddlePaddle's, or a program beside whole ones."""
+    home = path.with_name("paddle")
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    program = {b"{": "x.json", b"\n": "x.pdmodel"}.get(data[:1])
+    if program:
+        (home / program).write_bytes(data)
+    opened(home / "x.pdiparams", INFERENCE.read_bytes() if program else data, chance)
+
+
 def stored(path: Path, data: bytes, chance: random.Random) -> None:
     """The list of a tree of Orbax's, and a node of its store whose checksum is right."""
     listed, _, node = data.partition(BETWEEN)
@@ -161,6 +180,8 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "gguf": (),
     "ggml": (),
     "npz": (),
+    "mxnet": (),
+    "caffe": (),
     "flax": (),
     "tflite": (),
     "joblib": ("of loaders",),
@@ -175,7 +196,7 @@ _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "ggml": mutate.GGML, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
+    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
     "joblib": [*mutate.PICKLE, *mutate.JOBLIB],
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
     "stable-baselines3": [*mutate.ZIP, *mutate.PICKLE, *mutate.JSON], "archive": [*mutate.ZIP, *mutate.TAR],
@@ -187,6 +208,8 @@ TARGETS = [
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
     Target("openvino", graphed, (), mutate.XML),
+    Target("coreml", blobbed, (), mutate.COREML),
+    Target("paddle", programmed, (), mutate.PADDLE),
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
     Target("megatron", cut_for_ranks, (), mutate.PICKLE),
@@ -199,7 +222,7 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled, graphed, stored, ranked, cut_for_ranks, beside_processes):
+    if target.run in (opened, tabled, graphed, blobbed, programmed, stored, ranked, cut_for_ranks, beside_processes):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -24,6 +24,7 @@ from tests.support.craft import records_of
 from tests.support.flax_files import to_bytes
 from tests.support.ggml_files import ONE_TWO, llama, tensor, tokens
 from tests.support.orbax_files import BETWEEN, leaf, unpack
+from tests.support.protobuf_files import field
 from tests.support.tar_files import tar_saved
 from tests.support.tensorflow_files import rows
 
@@ -46,6 +47,11 @@ NETS = Path(__file__).parents[2] / "fixtures" / "others" / "skorch"
 
 RUNTIMES = Path(__file__).parents[2] / "fixtures" / "others" / "runtimes"
 """Files of other runtimes."""
+
+PACKAGE = RUNTIMES / "coreml-packed.mlpackage" / "Data" / "com.apple.CoreML"
+"""A model of Core ML's, and its weights."""
+
+INFERENCE = RUNTIMES / "paddle-net.pdiparams"
 
 AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
@@ -154,6 +160,34 @@ def openvino(folder: Path) -> list[bytes]:
     """Documents of its models, where they are small."""
     whole = [path.read_bytes() for path in sorted(RUNTIMES.glob("openvino-*.xml"))]
     return [data for data in whole if len(data) < 17 << 10]
+
+
+def coreml(folder: Path) -> list[bytes]:
+    """A program, and neural networks."""
+    return [
+        (PACKAGE / "model.mlmodel").read_bytes(),
+        *(path.read_bytes() for path in sorted(RUNTIMES.glob("*.mlmodel"))),
+    ]
+
+
+def paddle(folder: Path) -> list[bytes]:
+    """Weights, and programs of both kinds, cut to their parameters."""
+    names = [b'{"#": "p", "A": [0, 1, 1, "w%d"]}' % number for number in range(9)]
+    program = b'{"base_code": {}, "program": {"regions": [{"blocks": [{"ops": [%s]}]}]}}' % b", ".join(names)
+    variable = [field(1, b"w%d" % number) + field(2, field(1, 7)) + field(3, 1) for number in range(9)]
+    message = field(1, field(1, 0) + b"".join(field(3, one) for one in variable))
+    return [INFERENCE.read_bytes(), program, message]
+
+
+def mxnet(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(RUNTIMES.glob("*.params"))]
+
+
+def caffe(folder: Path) -> list[bytes]:
+    """A model of now, and a layer of before 2014."""
+    old = b"".join(field(number, size) for number, size in enumerate((1, 1, 1, 2), 1)) + field(5, ONE_TWO)
+    layer = field(2, field(4, b"conv") + field(5, 4) + field(6, old))
+    return [(RUNTIMES / "caffe-net.caffemodel").read_bytes(), field(1, b"n") + layer]
 
 
 def ggml(folder: Path) -> list[bytes]:
@@ -278,7 +312,7 @@ def archives(folder: Path) -> list[bytes]:
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "openvino": openvino, "ggml": ggml, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
+    "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
     "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 

@@ -78,6 +78,25 @@ GGML = [
     b"lmgg", b"fmgg", b"tjgg", *(bytes([n, 0, 0, 0]) for n in range(20)), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80",
     b"\xd0\7\0\0", b"d\0\0\0", b"e\0\0\0", b"encoder.w", b"silero-16k",
 ]  # fmt: skip
+COREML = [
+    *WIRE, b"@model_path/weights/weight.bin", b"const", b"val", b"\xca\x3e", b"\xa2\x1f", b"\xb2\x1f", b"\xd2\x0c", b"\xa2\6",
+]  # fmt: skip
+MXNET = [
+    b"\x12\1" + bytes(6), *(magic + b"\xfa\x93\xf9" for magic in (b"\xc8", b"\xc9", b"\xca")), b"\xff" * 4, b"\xff" * 8,
+    *(bytes([n, 0, 0, 0]) for n in range(13)), *(bytes([n]) + bytes(7) for n in range(4)), b"arg:", b"aux:",
+]  # fmt: skip
+PADDLE = [
+    *WIRE,
+    bytes(16),
+    b"\x08\5",
+    b"\x10\1",
+    b"\x12\2\1\1",
+    b"\xff" * 4,
+    *JSON[:18],
+    b'"#": "p"',
+    b'"A"',
+    b'"program"',
+]
 GGUF = [
     b"GGUF",
     *(bytes([n, 0, 0, 0]) for n in range(42)),

@@ -15,9 +15,9 @@ NEMO = Format(
 
 ARCHIVE = Format(
     name="archive",
-    summary="a zip or tar archive with one checkpoint in it, of any other format; TorchServe's .mar, MediaPipe's .task",
-    suffixes=(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".mar", ".task"),
-    magic=_ARCHIVES,
+    summary="a zip or tar archive with one checkpoint in it, of any other format; .mar, MediaPipe's .task, a llamafile",
+    suffixes=(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".mar", ".task", ".llamafile"),
+    magic=(*_ARCHIVES, (0, b"MZqFpD=")),
     claims="ckptconv.io.archive:is_archive",
     reader="ckptconv.formats.archive.read:read",
 )

@@ -20,7 +20,7 @@ from ckptconv.errors import UnknownFormatError, UsageError, first_of, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
 from ckptconv.formats.members import MODEL, TEXTS, contained, documents
-from ckptconv.io.archive import Archive
+from ckptconv.io.archive import Archive, is_program
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
@@ -43,6 +43,14 @@ def read(source: Source) -> Checkpoint:
 
     Raises UsageError where there are several, UnknownFormatError where there is none, and what either's reader raises.
     """
+    found = _read(source)
+    if is_program(source):
+        message = "it is a program as well, which is not looked at: what it does when it is started is not said here"
+        found.findings = (Finding("program", "warning", "", message), *found.findings)
+    return found
+
+
+def _read(source: Source) -> Checkpoint:
     archive = Archive.of(source)
     served = torchserve.Manifest.of(archive)
     if served is not None:

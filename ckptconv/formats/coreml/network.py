@@ -184,7 +184,7 @@ def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) 
         elif kind == VARINT:
             params.setdefault(number, []).append(begin)
         elif kind == LEN and number in (1, 4, 20):  # numbers that are packed
-            params.setdefault(number, []).extend(_packed(wire, begin, end))
+            params.setdefault(number, []).extend(wire.packed(begin, end, MAX_RANK))
         if sum(map(len, params.values())) > MAX_PARAMS:
             raise LimitError(f"the layer {name!r} has more than {MAX_PARAMS:,} numbers")
     twice = Counter(number for number, _ in found)
@@ -197,17 +197,6 @@ def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) 
             if kind == LEN and number in _LSTM:
                 role, shape = _LSTM[number]
                 _add(wire, network, f"{name}.{way}{role}", shape(params), (begin, end))
-
-
-def _packed(wire: Wire, start: int, stop: int) -> list[int]:
-    data, numbers, at = wire.read(start, stop, MAX_RANK * 10), list[int](), 0
-    while at < len(data):
-        try:
-            number, at = wire.varint(data, at)
-        except IndexError:
-            raise bad("packed numbers are cut short") from None
-        numbers.append(number)
-    return numbers
 
 
 def _add(wire: Wire, network: Network, name: str, shape: tuple[int, ...], place: Range) -> None:

@@ -252,15 +252,7 @@ class Walker:
         if wire == VARINT:
             return [signed(begin)]
         self._window.expect(1, wire, LEN)
-        data = self._window.read(begin, end, MAX_RANK * 10)
-        dims, at = [], 0
-        while at < len(data):
-            try:
-                value, at = self._window.varint(data, at)
-            except IndexError:
-                raise bad("a tensor's dims are cut short") from None
-            dims.append(signed(value))
-        return dims
+        return self._window.packed(begin, end, MAX_RANK)
 
     def _numbers(
         self, numbers: dict[int, list[Segment]], key: int, at: tuple[int, int, int, int], wire: int, number: int

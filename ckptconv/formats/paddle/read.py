@@ -10,8 +10,8 @@
     NAME.json           the program (PIR): its parameters are operators ``p`` (`program`)
     NAME.pdmodel        the program before 3.0, a protobuf message: its persistable variables
 
-Names are the program's: ``linear_0.w_0``. Without a program beside them tensors are numbered, which is said. A folder is
-the model in it, where there is one.
+Names are the program's: ``linear_0.w_0``. Without a program beside them tensors are numbered, which is said. A folder
+is the model in it, where there is one.
 
 Sources: paddle/phi/core/framework (dense_tensor_serialize.cc, framework.proto), paddle/fluid/pir/serialize_deserialize.
 """

@@ -368,3 +368,23 @@ def test_a_compressed_file_whose_name_says_nothing_is_known_by_its_bytes(tmp_pat
     path.write_bytes(gzip.compress(saved_bytes(state())))
     with ckptconv.open(path) as checkpoint:
         assert list(checkpoint) == list(state())
+
+
+def test_a_llamafile_is_the_model_at_its_end(tmp_path: Path) -> None:
+    """Its zip archive counts from the program's first byte; the model in it is stored."""
+    model = tmp_path / "model.gguf"
+    ckptconv.convert(OTHERS / "tflite-float.tflite", model)
+    path = tmp_path / "x.llamafile"
+    path.write_bytes(b"MZqFpD='\n" + bytes(5000))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(".args", "-m\nmodel.gguf\n")
+        archive.writestr("usr/share/zoneinfo/UTC", b"TZif", zipfile.ZIP_DEFLATED)
+        archive.write(model, "model.gguf")
+    with ckptconv.open(path) as checkpoint:
+        assert checkpoint.format == "archive"
+        assert next(iter(checkpoint.values())).span is not None
+        assert [one.code for one in checkpoint.findings][:2] == ["program", "member"]
+    assert ckptconv.diff(path, model).equal
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(CkptconvError):
+        ckptconv.open(path)

@@ -17,6 +17,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.formats.coreml import network, program, read
 from ckptconv.io.folder import Folder
+from tests.support.protobuf_files import field, varint
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
 PACKAGES = sorted(path.name for path in RUNTIMES.glob("coreml-*.mlpackage"))
@@ -113,19 +114,6 @@ def test_the_model_within_a_package_may_be_named() -> None:
     assert graph["operators"]["linear"] == 2
     graph = ckptconv.inspect(NETWORK).checkpoint.notes.graph
     assert graph["operators"]["innerProduct"] == 2
-
-
-def varint(value: int) -> bytes:
-    out = b""
-    while value > 0x7F:
-        out, value = out + bytes([value & 0x7F | 0x80]), value >> 7
-    return out + bytes([value])
-
-
-def field(number: int, value: bytes | int) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def value(code: int, sizes: list[int], inner: bytes) -> bytes:

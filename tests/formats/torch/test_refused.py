@@ -67,6 +67,11 @@ OTHERS = {
     "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "the folder that it lies in"),
     "a model of onnxruntime's": (b"\x38\0\0\0ORTM" + bytes(20), "ONNX"),
     "a program of ExecuTorch's": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
+    "an engine of TensorRT's": (b"ftrt" + bytes(20), "ONNX"),
+    "a model of RKNN's": (b"RKNN" + bytes(20), "ONNX"),
+    "a graph of ncnn's": (b"7767517\n2 2\n", "no shapes"),
+    "a file of Lua Torch's": (b"\4\0\0\0\1\0\0\0\3\0\0\0V 1" + bytes(20), "torchfile"),
+    "a table of Lua Torch's, as text": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "torchfile"),
     "a model of XGBoost's": (b"{L" + bytes(7) + b"\x07learner{", "no tensors"),
     "a model of fastText's": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
     "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),
@@ -88,7 +93,7 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
 
 
 def test_a_name_says_what_bytes_do_not(tmp_path: Path) -> None:
-    for name, what in {"x.mlmodel": "Core ML's", "x.PDIPARAMS": "PaddlePaddle's", "x.engine": "TensorRT's"}.items():
+    for name, what in {"x.mnn": "MNN's", "x.WEIGHTS": "Darknet's", "x.engine": "TensorRT's"}.items():
         (tmp_path / name).write_bytes(bytes(16) + b"\4\0\0\0\x08\5")
         error = error_of(tmp_path / name)
         assert isinstance(error, UnknownFormatError)

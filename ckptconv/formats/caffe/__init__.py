@@ -1,0 +1,13 @@
+"""Caffe: the .caffemodel of its networks; read, not written."""
+
+from ckptconv.formats.base import Format
+
+FORMATS = (
+    Format(
+        name="caffe",
+        summary="Caffe's .caffemodel: the blobs of a network's layers",
+        suffixes=(".caffemodel",),
+        claims="ckptconv.formats.caffe.read:claims",
+        reader="ckptconv.formats.caffe.read:read",
+    ),
+)

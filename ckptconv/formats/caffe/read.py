@@ -1,0 +1,226 @@
+"""Reader of Caffe's .caffemodel: the blobs of its layers as a state_dict. The network stays behind.
+
+    NetParameter        1 name  100* layer; of before 2014: 2* layers
+    LayerParameter      1 name  2 type  7* blobs
+    V1LayerParameter    4 name  5 type, a number  6* blobs
+    BlobProto           7 shape (1* dim, packed), else 1 num  2 channels  3 height  4 width
+                        5 data (packed F32)  8 double_data (packed F64)
+
+Blobs are called by their layer and what they are to it: ``conv1.weight``, ``conv1.bias``, ``bn1.mean``; by their number
+where the layer is of another type. What comes twice gets a number (``fc#2.weight``). Shapes are the file's: of the
+older form four dimensions always. Refused by name: layers of before 2014 (V0), and HDF5 files, which are the format
+hdf5's.
+
+Source: caffe/src/caffe/proto/caffe.proto; layers/*.cpp (`LayerSetUp`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.dtypes import DType
+from ckptconv.core.notes import Notes
+from ckptconv.core.report import Finding
+from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS
+from ckptconv.io.protobuf import LEN, VARINT, Wire, signed
+
+if TYPE_CHECKING:
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.io.source import Source
+
+NAME, OLD_LAYERS, LAYERS = 1, 2, 100
+_NET_WIRES = {1: LEN, 2: LEN, 3: LEN, 4: VARINT, 5: VARINT, 6: LEN, 7: VARINT, 8: LEN, 100: LEN}
+_CLAIMED_FIELDS = 64
+
+_WEIGHTED = ("weight", "bias")
+ROLES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Convolution", "Deconvolution", "InnerProduct", "Embed", "Scale", "PReLU"), _WEIGHTED),
+    "Bias": ("bias",), "BatchNorm": ("mean", "variance", "scale_factor"), "Normalize": ("scale",),
+    "LSTM": ("weight", "bias", "recurrent_weight"), "RNN": ("weight", "bias", "recurrent_weight", "output_weight",
+                                                            "output_bias"),
+}  # fmt: skip
+"""What the blobs of a layer are, by its type."""
+
+OLD_TYPES = {4: "Convolution", 14: "InnerProduct", 39: "Deconvolution"}
+"""Types with blobs by their numbers in files of before 2014; the others have none."""
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a file that contradicts the format."""
+    return CorruptFileError(f"the Caffe model is invalid: {what}")
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer: where its blobs lie."""
+
+    name: str = ""
+    type: str = ""
+    blobs: list[tuple[int, int]] = field(default_factory=list)
+
+
+def claims(source: Source) -> bool:
+    """Whether its fields are those of a network, up to a layer with a name and a type."""
+    if source.size < 8:
+        return False
+    wire = Wire(source, bad)
+    try:
+        for count, (number, kind, begin, end) in enumerate(wire.fields(0, 1 << 62)):
+            if count == _CLAIMED_FIELDS or _NET_WIRES.get(number) != kind:
+                return False
+            if number in (OLD_LAYERS, LAYERS):
+                return _is_layer(wire, number, begin, min(end, source.size))
+            if number == NAME:
+                wire.text(begin, min(end, source.size))
+    except CkptconvError:
+        return False
+    return False
+
+
+def _is_layer(wire: Wire, number: int, begin: int, end: int) -> bool:
+    """Whether it has a name and a type, at the places of a layer of its kind."""
+    wanted = {1: LEN, 2: LEN} if number == LAYERS else {4: LEN, 5: VARINT}
+    seen = set()
+    for inner, kind, start, stop in wire.fields(begin, 1 << 62):
+        if inner in wanted:
+            if wanted[inner] != kind:
+                return False
+            if kind == LEN and not wire.text(start, stop).isprintable():
+                return False
+            seen.add(inner)
+        if len(seen) == len(wanted):
+            return True
+        if stop >= end:
+            break
+    return False
+
+
+def read(source: Source) -> Checkpoint:
+    """Open the model: its messages are walked, no number of a blob is read.
+
+    Raises CorruptFileError, LimitError, UnsupportedError.
+    """
+    wire, name = Wire(source, bad), ""
+    layers: list[_Layer] = []
+    for number, kind, begin, end in wire.fields(0, source.size):
+        if number == NAME:
+            wire.expect(number, kind, LEN)
+            name = wire.text(begin, end)
+        elif number in (OLD_LAYERS, LAYERS):
+            wire.expect(number, kind, LEN)
+            layers.append(_old_layer(wire, begin, end) if number == OLD_LAYERS else _layer(wire, begin, end))
+    if not layers:
+        raise bad("it has no layers")
+    operators = Counter(layer.type for layer in layers)
+    noted: dict[str, MetaNode] = {
+        "name": name,
+        "nodes": len(layers),
+        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+    }
+    message = f"the network of {len(layers):,} layers stays behind: its blobs are read"
+    return Checkpoint(
+        _tensors(wire, layers), format="caffe", notes=Notes(source="caffe", graph=noted),
+        findings=(Finding("graph", "info", "", message),), file=source,
+    )  # fmt: skip
+
+
+def _layer(wire: Wire, start: int, stop: int) -> _Layer:
+    layer = _Layer()
+    for number, kind, begin, end in wire.fields(start, stop):
+        if number in (1, 2, 7):
+            wire.expect(number, kind, LEN)
+        if number == 1:
+            layer.name = wire.text(begin, end)
+        elif number == 2:
+            layer.type = wire.text(begin, end)
+        elif number == 7:
+            layer.blobs.append((begin, end))
+    return layer
+
+
+def _old_layer(wire: Wire, start: int, stop: int) -> _Layer:
+    layer = _Layer()
+    for number, kind, begin, end in wire.fields(start, stop):
+        if number == 1 and kind == LEN and end > begin:
+            raise UnsupportedError(
+                "its layers are of Caffe's first version (V0), which is not read",
+                hint="Caffe's upgrade_net_proto_binary makes a newer one of it",
+            )
+        if number == 4:
+            wire.expect(number, kind, LEN)
+            layer.name = wire.text(begin, end)
+        elif number == 5:
+            wire.expect(number, kind, VARINT)
+            layer.type = OLD_TYPES.get(begin, f"type {begin}")
+        elif number == 6:
+            wire.expect(number, kind, LEN)
+            layer.blobs.append((begin, end))
+    return layer
+
+
+def _tensors(wire: Wire, layers: list[_Layer]) -> dict[str, LazyTensor]:
+    found: dict[str, LazyTensor] = {}
+    again: Counter[str] = Counter()
+    for layer in layers:
+        if not layer.blobs:
+            continue
+        again[layer.name] += 1
+        own = f"{layer.name}#{again[layer.name]}" if again[layer.name] > 1 else layer.name
+        roles = ROLES.get(layer.type, ())
+        for index, place in enumerate(layer.blobs):
+            name = f"{own}.{roles[index] if index < len(roles) else index}"
+            if name in found:
+                raise bad(f"two blobs are called {name!r}")
+            if len(found) >= MAX_TENSORS:
+                raise LimitError(f"it has more than {MAX_TENSORS:,} blobs")
+            found[name] = _blob(wire, name, place)
+    return found
+
+
+def _blob(wire: Wire, name: str, place: tuple[int, int]) -> LazyTensor:
+    sizes, shape = {1: 0, 2: 0, 3: 0, 4: 0}, None
+    data: tuple[int, int] | None = None
+    dtype = DType.F32
+    for number, kind, begin, end in wire.fields(*place):
+        if number in sizes:
+            wire.expect(number, kind, VARINT)
+            sizes[number] = signed(begin)
+        elif number == 7:
+            wire.expect(number, kind, LEN)
+            shape = _shape(wire, name, begin, end)
+        elif number in (5, 8):
+            wire.expect(number, kind, LEN)
+            if data:
+                raise bad(f"the values of {name!r} come in pieces")
+            data, dtype = (begin, end), DType.F32 if number == 5 else DType.F64
+    sizes_now = tuple(sizes.values()) if shape is None else shape
+    start, stop = data or (place[0], place[0])
+    if min(sizes_now, default=0) < 0 or prod(sizes_now) * 64 > MAX_DIM:
+        raise bad(f"{name!r} has the shape {list(sizes_now[:8])}")
+    info = TensorInfo.of(dtype, sizes_now)
+    if info.nbytes != stop - start:
+        raise bad(
+            f"{name!r} holds {stop - start:,} bytes, and {dtype} of shape {list(sizes_now)} takes {info.nbytes:,}"
+        )
+    return in_file(info, ByteSpan(wire.source, start, info.nbytes), (id(wire.source), name))
+
+
+def _shape(wire: Wire, name: str, start: int, stop: int) -> tuple[int, ...]:
+    sizes: list[int] = []
+    for number, kind, begin, end in wire.fields(start, stop):
+        if number != 1:
+            continue
+        if kind == VARINT:
+            sizes.append(signed(begin))
+        else:
+            wire.expect(number, kind, LEN)
+            sizes += wire.packed(begin, end, MAX_RANK)
+        if len(sizes) > MAX_RANK:
+            raise LimitError(f"{name!r} has more than {MAX_RANK} dimensions")
+    return tuple(sizes)
