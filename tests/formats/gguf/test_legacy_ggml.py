@@ -39,6 +39,7 @@ def test_a_model_of_whispers_has_its_tensors() -> None:
             assert bytes(checkpoint[name].read()) == value.tobytes()
             assert checkpoint[name].span is not None
         assert checkpoint["encoder.conv1.weight"].info.shape == (32, 8, 3)
+        assert checkpoint["encoder.conv1.bias"].info.shape == (32,)
         with np.load(RUNTIMES / "ggml.npz") as arrays:
             assert np.array_equal(checkpoint.extras["mel_filters"].numpy(), arrays["mel_filters"])
 
@@ -49,6 +50,8 @@ def test_hyperparameters_and_tokens_are_metadata() -> None:
     assert (said["layout"], said["n_audio_state"], said["ftype"]) == ("whisper", 32, 2008)
     assert (len(said["vocabulary"]), said["vocabulary"][3], said["vocabulary"][-1]) == (40, "t3", "\udcff\udcfe")
     assert ckptconv.inspect(WHISPER).verdict == "plain"
+    assert (report := ckptconv.validate(WHISPER)).valid
+    assert report.arch == "whisper_openai"
 
 
 def test_blocks_become_the_floats_that_the_gguf_package_makes_of_them(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@
         bytes          elements, or blocks
 
 Which model it is of is found by trying: a layout is right whose tokens end where a tensor begins. Hyperparameters and
-tokens are metadata, Whisper's filters an extra. Shapes are turned round, as those of a GGUF are; whisper.cpp keeps the
-biases of convolutions as columns.
+tokens are metadata, Whisper's filters an extra. Shapes are turned round, as those of a GGUF are; the biases of
+convolutions, which whisper.cpp keeps as columns, have the one dimension that they have in Whisper.
 
 The bits of quantized types changed in May 2023, twice: blocks are read of "ggjt" from version 3 on, of rwkv.cpp's from
 101 on, and else where the file's type says that they are of the second change (``ftype`` ≥ 2000). Older ones are
@@ -37,6 +37,8 @@ from ckptconv.io.limits import MAX_DIM, MAX_GGUF_HEADER, MAX_TENSORS
 
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
+
+WHISPER, COLUMNS = "whisper", ("encoder.conv1.bias", "encoder.conv2.bias")
 
 MAX_NAME = 256
 ALIGNMENT = 32
@@ -174,6 +176,8 @@ class _Tensors:
             raise bad(f"{name!r} has dimensions out of range")
         if dtype.block > 1 and (not dims or dims[0] % dtype.block):
             raise bad(f"{name!r} has rows that are no whole number of {dtype} blocks of {dtype.block}")
+        if self.layout.name == WHISPER and name in COLUMNS and dims[:1] == (1,):
+            dims = dims[1:]
         return TensorInfo.of(dtype, dims[::-1])
 
 
