@@ -7,6 +7,7 @@ FORMATS = (
         name="coreml",
         summary="Core ML: an .mlpackage, or an .mlmodel of a neural network",
         suffixes=(".mlmodel",),
+        magic=((0, b"\x08"),),
         claims="ckptconv.formats.coreml.read:claims",
         reader="ckptconv.formats.coreml.read:read",
         takes=("file", "folder"),

@@ -19,6 +19,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
+from ckptconv.formats.coreml.layer_names import NAMES
 from ckptconv.formats.coreml.model import bad
 from ckptconv.io.limits import MAX_RANK, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FLOATS, HALVES, RAW, INT8 = 1, 2, 30, 31
 QUANTIZATION = 40
+FIRST_LAYER, ACTIVATION = 100, 130
 MAX_NESTED = 16
 MAX_PARAMS = 1 << 16
 
@@ -94,35 +96,34 @@ _GRU = {
     for index, gate in enumerate(("update", "reset", "output"))
 }
 
-LAYERS: dict[int, tuple[str, dict[int, tuple[str, Callable[[Params], tuple[int, ...]]]]]] = {
-    100: ("convolution", {90: ("weight", _convolution), 91: ("bias", _sizes(1))}),
-    1471: ("convolution3d", {60: ("weight", _convolution3d), 61: ("bias", _sizes(1))}),
-    140: ("innerProduct", {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))}),
-    150: ("embedding", {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))}),
-    1040: ("embeddingND", {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))}),
-    1045: ("batchedMatmul", {8: ("weight", _sizes(5, 6)), 9: ("bias", _sizes(6))}),
-    160: ("batchnorm", {15 + i: (role, _sizes(1)) for i, role in enumerate(("gamma", "beta", "mean", "variance"))}),
-    1350: ("layerNormalization", {3: ("gamma", _sizes(1)), 4: ("beta", _sizes(1))}),
-    245: ("scale", {2: ("scale", _sizes(1)), 5: ("bias", _sizes(4))}),
-    250: ("bias", {2: ("bias", _sizes(1))}),
-    290: ("loadConstant", {2: ("data", _sizes(1))}),
-    1070: ("loadConstantND", {2: ("data", _sizes(1))}),
-    400: ("simpleRecurrent", {30: ("weight", _MATRIX), 31: ("recursion", _SQUARE), 32: ("bias", _ROW)}),
-    410: ("gru", _GRU),
-    420: ("uniDirectionalLSTM", {}),
-    430: ("biDirectionalLSTM", {}),
-    500: ("custom", {20: ("weight", _sizes())}),
-    130: ("activation", {}),
+LAYERS: dict[int, dict[int, tuple[str, Callable[[Params], tuple[int, ...]]]]] = {
+    100: {90: ("weight", _convolution), 91: ("bias", _sizes(1))},
+    1471: {60: ("weight", _convolution3d), 61: ("bias", _sizes(1))},
+    140: {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))},
+    150: {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))},
+    1040: {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))},
+    1045: {8: ("weight", _sizes(5, 6)), 9: ("bias", _sizes(6))},
+    160: {15 + i: (role, _sizes(1)) for i, role in enumerate(("gamma", "beta", "mean", "variance"))},
+    1350: {3: ("gamma", _sizes(1)), 4: ("beta", _sizes(1))},
+    245: {2: ("scale", _sizes(1)), 5: ("bias", _sizes(4))},
+    250: {2: ("bias", _sizes(1))},
+    290: {2: ("data", _sizes(1))},
+    1070: {2: ("data", _sizes(1))},
+    400: {30: ("weight", _MATRIX), 31: ("recursion", _SQUARE), 32: ("bias", _ROW)},
+    410: _GRU,
+    420: {},  # LSTMs: `_INSIDE`
+    430: {},
+    500: {20: ("weight", _sizes())},
 }  # fmt: skip
-"""Layers with weights, by the number of their field: what they are called, and by the number of each field of
-WeightParams what that is, and its shape.
+"""Layers with weights, by the number of their field: by the number of each field of WeightParams what that is, and its
+shape.
 """
 
 _INSIDE: dict[int, tuple[int, ...]] = {420: (20,), 430: (20,)}
 """Layers whose weights are in messages of their own, all of an LSTM."""
 
-_ACTIVATIONS = {25: ("prelu", {1: "alpha"}), 71: ("softplus", {1: "alpha", 2: "beta"})}
-_BRANCHES = {605: ("branch", {1: "if", 2: "else"}), 615: ("loop", {3: "condition", 4: "body"})}
+_ACTIVATIONS = {25: {1: "alpha"}, 71: {1: "alpha", 2: "beta"}}
+_BRANCHES = {605: {1: "if", 2: "else"}, 615: {3: "condition", 4: "body"}}
 
 
 def read_network(wire: Wire, place: Range, scope: str) -> Network:
@@ -146,33 +147,31 @@ def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -
     for number, kind, begin, end in wire.fields(*place):
         if kind != LEN:
             continue
+        if number >= FIRST_LAYER:
+            network.layers[NAMES.get(number, f"layer {number}")] += 1
         if number == 1:
             name = wire.text(begin, end)
         elif number in _BRANCHES:
-            what, parts = _BRANCHES[number]
-            network.layers[what] += 1
+            parts = _BRANCHES[number]
             for inner, wanted, start, stop in wire.fields(begin, end):
                 if inner in parts and wanted == LEN:
                     _network(wire, network, (start, stop), f"{scope}{name}.{parts[inner]}.", depth + 1)
-        elif number == 130:
-            network.layers["activation"] += 1
+        elif number == ACTIVATION:
             _activation(wire, network, (begin, end), scope + name)
-        elif number >= 100:
-            network.layers[LAYERS[number][0] if number in LAYERS else f"layer {number}"] += 1
-            if number in LAYERS:
-                _weights(wire, network, number, (begin, end), scope + name)
+        elif number in LAYERS:
+            _weights(wire, network, number, (begin, end), scope + name)
 
 
 def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
     for number, kind, begin, end in wire.fields(*place):
         if number in _ACTIVATIONS and kind == LEN:
             for inner, wanted, start, stop in wire.fields(begin, end):
-                if inner in _ACTIVATIONS[number][1] and wanted == LEN:
-                    _add(wire, network, f"{name}.{_ACTIVATIONS[number][1][inner]}", (), (start, stop))
+                if inner in _ACTIVATIONS[number] and wanted == LEN:
+                    _add(wire, network, f"{name}.{_ACTIVATIONS[number][inner]}", (), (start, stop))
 
 
 def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
-    roles = LAYERS[layer][1]
+    roles = LAYERS[layer]
     params: Params = {}
     found: list[tuple[int, Range]] = []
     inside: list[Range] = []

@@ -77,7 +77,7 @@ def read(source: Source) -> Checkpoint:
         names = bare
     tensors = {name: array for name, array in zip(names, arrays, strict=True) if array is not None}
     missing = [name for name, array in zip(names, arrays, strict=True) if array is None]
-    findings = ()
+    findings: tuple[Finding, ...] = ()
     if missing:
         message = f"arrays that were never given a shape are left out: {quoted(missing)}"
         findings = (Finding("empty", "info", missing[0], message),)

@@ -7,6 +7,7 @@ FORMATS = (
         name="openvino",
         summary="OpenVINO's IR: a graph in .xml and its weights in the .bin beside it, or their folder",
         suffixes=(".xml",),
+        magic=((0, b"<?xml"), (0, b"<net"), (0, b"\xef\xbb\xbf<")),
         claims="ckptconv.formats.openvino.read:claims",
         reader="ckptconv.formats.openvino.read:read",
         takes=("file", "folder"),

@@ -35,6 +35,11 @@ _WITH_DATA = ("Const", "Parameter")
 _ABOUT = ("rt_info", "meta_data", "quantization_parameters")
 
 
+_CUT = tuple(
+    expat.errors.codes[text] for text in (expat.errors.XML_ERROR_NO_ELEMENTS, expat.errors.XML_ERROR_UNCLOSED_TOKEN)
+)
+
+
 def bad(what: str) -> CorruptFileError:
     """The error for a document that contradicts the format."""
     return CorruptFileError(f"the OpenVINO model is invalid: {what}")
@@ -79,6 +84,9 @@ def parse(source: Source) -> Net:
                 raise LimitError(f"a piece of the document has more than {MAX_OPENVINO_MARKUP:,} bytes")
         builder.parser.Parse(b"", True)
     except expat.ExpatError as error:
+        if at == source.size and error.code in _CUT:
+            message = f"the OpenVINO model is invalid: it ends at byte {at:,}, within an element"
+            raise CorruptFileError(message, hint="the file is cut short: copy it again from where it came") from error
         raise bad(f"it is no XML: {error}") from error
     return builder.net
 

@@ -59,7 +59,7 @@ USUAL = "openvino_model.xml"
 _COMPRESSED = "_compressed"
 _TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 
-_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*+(?:<\?xml[^>]*+>)?\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+<net[\s>]", re.DOTALL)
+_START = re.compile(rb"(?:\xef\xbb\xbf)?(?:<\?xml[^>]*+>)?\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+<net[\s>]", re.DOTALL)
 _NEAR = 4096
 _DIGITS = 19
 _HINT = "a model of OpenVINO's is moved together with its .bin"

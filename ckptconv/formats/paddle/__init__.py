@@ -10,6 +10,7 @@ FORMATS = (
         name="paddle",
         summary="PaddlePaddle's inference model: .pdiparams, named by the .json or .pdmodel beside it, or their folder",
         suffixes=(".pdiparams",),
+        magic=((0, bytes(16)),),
         claims="ckptconv.formats.paddle.read:claims",
         reader="ckptconv.formats.paddle.read:read",
         takes=("file", "folder"),
