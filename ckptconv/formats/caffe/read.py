@@ -27,6 +27,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.graph_names import GraphNames
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT, Wire, signed
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 NAME, OLD_LAYERS, LAYERS = 1, 2, 100
 _NET_WIRES = {1: LEN, 2: LEN, 3: LEN, 4: VARINT, 5: VARINT, 6: LEN, 7: VARINT, 8: LEN, 100: LEN}
 _CLAIMED_FIELDS = 64
+MAX_LAYERS = 100_000
 
 _WEIGHTED = ("weight", "bias")
 ROLES: dict[str, tuple[str, ...]] = {
@@ -115,6 +117,8 @@ def read(source: Source) -> Checkpoint:
         elif number in (OLD_LAYERS, LAYERS):
             wire.expect(number, kind, LEN)
             layers.append(_old_layer(wire, begin, end) if number == OLD_LAYERS else _layer(wire, begin, end))
+            if len(layers) > MAX_LAYERS:
+                raise LimitError(f"it has more than {MAX_LAYERS:,} layers")
     if not layers:
         raise bad("it has no layers")
     operators = Counter(layer.type for layer in layers)
@@ -166,15 +170,15 @@ def _old_layer(wire: Wire, start: int, stop: int) -> _Layer:
 
 def _tensors(wire: Wire, layers: list[_Layer]) -> dict[str, LazyTensor]:
     found: dict[str, LazyTensor] = {}
-    again: Counter[str] = Counter()
+    names, taken = GraphNames(wire.source.size), set[str]()
     for layer in layers:
         if not layer.blobs:
             continue
-        again[layer.name] += 1
-        own = f"{layer.name}#{again[layer.name]}" if again[layer.name] > 1 else layer.name
+        own = names.free(layer.name, taken)
+        taken.add(own)
         roles = ROLES.get(layer.type, ())
         for index, place in enumerate(layer.blobs):
-            name = f"{own}.{roles[index] if index < len(roles) else index}"
+            name = names.joined(own, ".", roles[index] if index < len(roles) else str(index))
             if name in found:
                 raise bad(f"two blobs are called {name!r}")
             if len(found) >= MAX_TENSORS:

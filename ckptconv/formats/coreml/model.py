@@ -39,7 +39,7 @@ OTHERS = {
 
 KINDS = frozenset((*PIPELINES, *NETWORKS, PROGRAM, *OTHERS))
 MAX_VERSION = 1000
-MAX_PIPELINE, MAX_MODELS = 8, 1000
+MAX_PIPELINE, MAX_MODELS, MAX_FEATURES = 8, 1000, 10_000
 MAX_SAID = 1 << 20
 """Bytes of one text of a description."""
 
@@ -129,11 +129,11 @@ def _pipeline(wire: Wire, spec: Spec, pipeline: Model, depth: int) -> None:
         if number == 1:
             wire.expect(number, kind, LEN)
             models.append((begin, end))
+            if len(models) + len(spec.models) > MAX_MODELS:
+                raise LimitError(f"it has more than {MAX_MODELS:,} models")
         elif number == 2:
             wire.expect(number, kind, LEN)
-            names.append(wire.text(begin, end))
-    if len(models) > MAX_MODELS or len(spec.models) > MAX_MODELS:
-        raise LimitError(f"it has more than {MAX_MODELS:,} models")
+            names = [*names, wire.text(begin, end)][:MAX_MODELS]
     if len(names) != len(models) or len(set(names)) != len(names):
         names = [f"model{index}" for index in range(len(models))]
     for name, inner in zip(names, models, strict=True):
@@ -146,6 +146,8 @@ def _description(wire: Wire, spec: Spec, start: int, stop: int) -> None:
             (spec.inputs if number == 1 else spec.outputs).append(_first_text(wire, begin, end))
         elif kind == LEN and number == 100:
             _metadata(wire, spec, begin, end)
+        if len(spec.inputs) + len(spec.outputs) > MAX_FEATURES:
+            raise LimitError(f"it has more than {MAX_FEATURES:,} inputs and outputs")
 
 
 def _first_text(wire: Wire, start: int, stop: int) -> str:
@@ -164,5 +166,7 @@ def _metadata(wire: Wire, spec: Spec, start: int, stop: int) -> None:
         elif kind == LEN and number == 100:
             pair = {n: wire.text(b, e, MAX_SAID) for n, k, b, e in wire.fields(begin, end) if k == LEN and n in (1, 2)}
             own[pair.get(1, "")] = pair.get(2, "")
+            if len(own) > MAX_FEATURES:
+                raise LimitError(f"it has more than {MAX_FEATURES:,} entries of its user's")
     if own:
         spec.said["userDefined"] = own

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.formats.coreml.model import Range
+    from ckptconv.formats.graph_names import GraphNames
     from ckptconv.io.protobuf import Wire
 
 FLOATS, HALVES, RAW, INT8 = 1, 2, 30, 31
@@ -54,8 +55,9 @@ class Weights:
 
 @dataclass(slots=True)
 class Network:
-    """The weights of all layers, and how often there is which layer."""
+    """The weights of all layers, and how often there is which layer; who makes their names."""
 
+    names: GraphNames
     weights: list[Weights] = field(default_factory=list)
     layers: Counter[str] = field(default_factory=Counter)
 
@@ -126,9 +128,9 @@ _ACTIVATIONS = {25: {1: "alpha"}, 71: {1: "alpha", 2: "beta"}}
 _BRANCHES = {605: {1: "if", 2: "else"}, 615: {3: "condition", 4: "body"}}
 
 
-def read_network(wire: Wire, place: Range, scope: str) -> Network:
+def read_network(wire: Wire, place: Range, scope: str, names: GraphNames) -> Network:
     """Walk the message. Raises CorruptFileError, LimitError."""
-    network = Network()
+    network = Network(names)
     _network(wire, network, place, scope, 0)
     return network
 
@@ -155,11 +157,17 @@ def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -
             parts = _BRANCHES[number]
             for inner, wanted, start, stop in wire.fields(begin, end):
                 if inner in parts and wanted == LEN:
-                    _network(wire, network, (start, stop), f"{scope}{name}.{parts[inner]}.", depth + 1)
+                    _network(
+                        wire,
+                        network,
+                        (start, stop),
+                        network.names.joined(scope, name, ".", parts[inner], "."),
+                        depth + 1,
+                    )
         elif number == ACTIVATION:
-            _activation(wire, network, (begin, end), scope + name)
+            _activation(wire, network, (begin, end), network.names.joined(scope, name))
         elif number in LAYERS:
-            _weights(wire, network, number, (begin, end), scope + name)
+            _weights(wire, network, number, (begin, end), network.names.joined(scope, name))
 
 
 def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
@@ -167,7 +175,7 @@ def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
         if number in _ACTIVATIONS and kind == LEN:
             for inner, wanted, start, stop in wire.fields(begin, end):
                 if inner in _ACTIVATIONS[number] and wanted == LEN:
-                    _add(wire, network, f"{name}.{_ACTIVATIONS[number][inner]}", (), (start, stop))
+                    _add(wire, network, (name, ".", _ACTIVATIONS[number][inner]), (), (start, stop))
 
 
 def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
@@ -184,21 +192,22 @@ def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) 
             params.setdefault(number, []).append(begin)
         elif kind == LEN and number in (1, 4, 20):  # numbers that are packed
             params.setdefault(number, []).extend(wire.packed(begin, end, MAX_RANK))
-        if sum(map(len, params.values())) > MAX_PARAMS:
-            raise LimitError(f"the layer {name!r} has more than {MAX_PARAMS:,} numbers")
+        if len(found) > MAX_PARAMS or sum(map(len, params.values())) > MAX_PARAMS:
+            raise LimitError(f"the layer {name!r} has more than {MAX_PARAMS:,} numbers or weights")
     twice = Counter(number for number, _ in found)
     for index, (number, where) in enumerate(found):
         role, shape = roles[number]
-        _add(wire, network, f"{name}.{role}" + (f".{index}" if twice[number] > 1 else ""), shape(params), where)
+        _add(wire, network, (name, ".", role, f".{index}" if twice[number] > 1 else ""), shape(params), where)
     for index, where in enumerate(inside):
         way = ("forward.", "backward.")[index] if layer == 430 and index < 2 else ""
         for number, kind, begin, end in wire.fields(*where):
             if kind == LEN and number in _LSTM:
                 role, shape = _LSTM[number]
-                _add(wire, network, f"{name}.{way}{role}", shape(params), (begin, end))
+                _add(wire, network, (name, ".", way, role), shape(params), (begin, end))
 
 
-def _add(wire: Wire, network: Network, name: str, shape: tuple[int, ...], place: Range) -> None:
+def _add(wire: Wire, network: Network, parts: tuple[str, ...], shape: tuple[int, ...], place: Range) -> None:
+    name = network.names.joined(*parts)
     found = Weights(name, shape)
     for number, kind, begin, end in wire.fields(*place):
         if number in (FLOATS, HALVES, RAW, INT8) and (end > begin or kind != LEN):

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptconv.formats.coreml.model import Range
+    from ckptconv.formats.graph_names import GraphNames
     from ckptconv.io.protobuf import Wire
+
+MAX_FUNCTIONS, MAX_VALUES = 10_000, 10_000
 
 STRING = 2
 STRINGS = 4
@@ -55,31 +59,32 @@ class Constant:
 
 @dataclass(slots=True)
 class Program:
-    """The constants of all functions, and how often there is which operator in them."""
+    """The constants of all functions, and how often there is which operator in them; who makes their names."""
 
+    names: GraphNames
     constants: list[Constant] = field(default_factory=list)
     operators: Counter[str] = field(default_factory=Counter)
 
 
-def read_program(wire: Wire, place: Range, scope: str) -> Program:
+def read_program(wire: Wire, place: Range, scope: str, names: GraphNames) -> Program:
     """Walk the message. Raises CorruptFileError, LimitError."""
-    program = Program()
-    functions = [_entry(wire, begin, end) for begin, end in _ranges(wire, place, 2)]
+    program = Program(names)
+    functions = [_entry(wire, begin, end) for begin, end in islice(_ranges(wire, place, 2), MAX_FUNCTIONS + 1)]
+    if len(functions) > MAX_FUNCTIONS:
+        raise LimitError(f"it has more than {MAX_FUNCTIONS:,} functions")
     for name, function in functions:
         if function is not None:
-            prefix = scope if len(functions) == 1 else f"{scope}{name}."
+            prefix = scope if len(functions) == 1 else names.joined(scope, name, ".")
             _function(wire, program, function, prefix)
     return program
 
 
-def _ranges(wire: Wire, place: Range, wanted: int) -> list[Range]:
+def _ranges(wire: Wire, place: Range, wanted: int) -> Iterator[Range]:
     """The messages in a field that may come several times."""
-    found = []
     for number, kind, begin, end in wire.fields(*place):
         if number == wanted:
             wire.expect(number, kind, LEN)
-            found.append((begin, end))
-    return found
+            yield begin, end
 
 
 def _entry(wire: Wire, start: int, stop: int) -> tuple[str, Range | None]:
@@ -129,11 +134,16 @@ def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: in
             key, value = _entry(wire, begin, end)
             found = [value] if number == 5 else list(_bound(wire, value)) if value else []
             values += [(key, one) for one in found if one]
+            if len(values) > MAX_VALUES:
+                raise LimitError(f"an operator has more than {MAX_VALUES:,} values")
     if operator != "const":
         program.operators[operator] += 1
     for key, value in values:
-        constant = _value(wire, value, scope + (output if operator == "const" else f"{output}.{key}"))
-        if constant is not None and (operator != "const" or key == "val"):
+        if operator == "const" and key != "val":
+            continue
+        name = (scope, output) if operator == "const" else (scope, output, ".", key)
+        constant = _value(wire, value, program.names.joined(*name))
+        if constant is not None:
             program.constants.append(constant)
             if len(program.constants) > MAX_TENSORS:
                 raise LimitError(f"it has more than {MAX_TENSORS:,} constants")

@@ -46,6 +46,7 @@ from ckptconv.errors import (
 from ckptconv.formats.coreml.model import NETWORKS, OTHERS, PROGRAM, Spec, bad, is_model, read_spec
 from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitting, read_network
 from ckptconv.formats.coreml.program import Constant, read_program
+from ckptconv.formats.graph_names import GraphNames
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
 from ckptconv.io.protobuf import Wire
@@ -80,7 +81,7 @@ HOME = "@model_path/"
 FLOATING, INTS, BOOLS, LONGS, DOUBLES, BYTES = 1, 2, 3, 5, 6, 7
 """The fields of a TensorValue."""
 
-MAX_INTS = 16 << 20
+MAX_INTS = 8 << 20
 """Bytes of integers in a program, which are read as it is opened: they are options of operators, and small tables."""
 
 
@@ -134,7 +135,7 @@ class _Reader:
         self.tensors: dict[str, LazyTensor] = {}
         self.packed: dict[str, MetaNode] = {}
         self.operators: Counter[str] = Counter()
-        self.again: Counter[str] = Counter()
+        self.names = GraphNames(source.size)
         self.blobs: dict[str, Source] = {}
         self.ints_left = MAX_INTS
 
@@ -142,12 +143,12 @@ class _Reader:
         spec = read_spec(self.wire)
         for model in spec.models:
             if model.kind == PROGRAM:
-                program = read_program(self.wire, model.place, model.scope)
+                program = read_program(self.wire, model.place, model.scope, self.names)
                 self.operators.update(program.operators)
                 for constant in program.constants:
-                    self._constant(self._free(constant.name), constant)
+                    self._constant(self.names.free(constant.name, self.tensors), constant)
             elif model.kind in NETWORKS:
-                network = read_network(self.wire, model.place, model.scope)
+                network = read_network(self.wire, model.place, model.scope, self.names)
                 self.operators.update(network.layers)
                 for weights in network.weights:
                     self._weights(weights)
@@ -177,13 +178,6 @@ class _Reader:
             self.tensors, root={"state_dict": StateDict(), **said} if said else StateDict(), format="coreml",
             notes=Notes(source="coreml", graph=noted), findings=tuple(findings), file=self.file,
         )  # fmt: skip
-
-    def _free(self, name: str) -> str:
-        free = name
-        while free in self.tensors:
-            self.again[name] += 1
-            free = f"{name}#{self.again[name] + 1}"
-        return free
 
     def _constant(self, name: str, constant: Constant) -> None:
         info = self._info(name, constant)
@@ -229,6 +223,8 @@ class _Reader:
         width = info.dtype.bits // 8
         if not width or info.dtype.kind not in ("int", "uint", "bool") or info.numel > len(data):
             raise bad(f"{name!r} is {info.dtype} of shape {list(info.shape)}, and other values than that")
+        if width == 1 and data.isascii():  # as all booleans are
+            numbers, at = bytearray(data), len(data)
         while at < len(data):
             try:
                 number, at = self.wire.varint(data, at)
@@ -282,7 +278,7 @@ class _Reader:
 
     def _weights(self, weights: Weights) -> None:
         """The weights of a layer, quantized ones with what they are quantized by."""
-        name, size = self._free(weights.name), weights.place[1] - weights.place[0]
+        name, size = self.names.free(weights.name, self.tensors), weights.place[1] - weights.place[0]
         if weights.kind in (FLOATS, HALVES):
             dtype = DType.F32 if weights.kind == FLOATS else DType.F16
             count = size * 8 // dtype.bits
@@ -297,4 +293,5 @@ class _Reader:
             self.packed[name] = {"bits": weights.bits, "shape": list(weights.shape)}
         self._run(name, TensorInfo.of(dtype, shape), weights.place)
         for role, place in weights.parts.items():
-            self._run(self._free(f"{name}.{role}"), TensorInfo.of(DType.F32, ((place[1] - place[0]) // 4,)), place)
+            part = self.names.free(self.names.joined(name, ".", role), self.tensors)
+            self._run(part, TensorInfo.of(DType.F32, ((place[1] - place[0]) // 4,)), place)

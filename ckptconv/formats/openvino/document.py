@@ -23,14 +23,19 @@ from typing import TYPE_CHECKING
 from xml.parsers import expat  # whose handlers for document types and entities are ours
 
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
-from ckptconv.io.limits import MAX_DEPTH, MAX_OPENVINO_MARKUP, MAX_OPENVINO_XML, MAX_TENSORS
+from ckptconv.io.limits import MAX_DEPTH, MAX_OPENVINO_MARKUP, MAX_OPENVINO_XML, MAX_RANK, MAX_TENSORS
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.graph_names import GraphNames
     from ckptconv.io.source import Source
 
 CHUNK = 256 << 10
 KNOWN_VERSIONS = ("10", "11")
+MAX_SAID = 100_000
+"""Entries of ``rt_info``."""
+
+_MOST_DIGITS = 20
 _WITH_DATA = ("Const", "Parameter")
 _ABOUT = ("rt_info", "meta_data", "quantization_parameters")
 
@@ -47,7 +52,9 @@ def bad(what: str) -> CorruptFileError:
 
 @dataclass(slots=True)
 class Layer:
-    """An operator. `data` is kept of constants and inputs alone, `dims` of outputs; `scope` leads to its graph."""
+    """An operator. `name` begins with what leads to its graph, `scope`; `data` is kept of constants and inputs alone,
+    `dims` of outputs.
+    """
 
     name: str
     type: str
@@ -69,11 +76,11 @@ class Net:
     about: dict[str, MetaNode] = field(default_factory=dict)
 
 
-def parse(source: Source) -> Net:
-    """Read the document. Raises CorruptFileError, LimitError, UnsupportedError."""
+def parse(source: Source, names: GraphNames) -> Net:
+    """Read the document; `names` are those of its layers. Raises CorruptFileError, LimitError, UnsupportedError."""
     if source.size > MAX_OPENVINO_XML:
         raise LimitError(f"the document has {source.size:,} bytes; the limit is {MAX_OPENVINO_XML:,}")
-    builder = _Builder()
+    builder = _Builder(names)
     at = 0
     try:
         while at < source.size:
@@ -92,8 +99,10 @@ def parse(source: Source) -> Net:
 
 
 class _Builder:
-    def __init__(self) -> None:
+    def __init__(self, names: GraphNames) -> None:
         self.net = Net()
+        self._names = names
+        self._said = 0
         self.position = 0
         self._path: list[str] = []
         self._layers: list[Layer] = []
@@ -139,10 +148,11 @@ class _Builder:
     def _layer(self, attributes: dict[str, str]) -> None:
         if len(self.net.layers) >= MAX_TENSORS:
             raise LimitError(f"it has more than {MAX_TENSORS:,} layers")
-        scope = "".join(f"{layer.name}." for layer in self._layers)
-        if self._layers:  # such as a Loop's body, or one of an If's two
-            scope += f"{self._path[-3]}."
-        layer = Layer(attributes.get("name", ""), attributes.get("type", ""), scope)
+        scope = ""
+        if self._layers:  # in such as a Loop's body, or one of an If's two
+            outer = self._layers[-1]
+            scope = self._names.joined(outer.name, ".", self._path[-3], ".")
+        layer = Layer(self._names.joined(scope, attributes.get("name", "")), attributes.get("type", ""), scope)
         self.net.layers.append(layer)
         self._layers.append(layer)
 
@@ -158,6 +168,9 @@ class _Builder:
 
     def _tell(self, tag: str, attributes: dict[str, str]) -> None:
         """What the converter says: names with a value, or with more names in them."""
+        self._said += 1
+        if self._said > MAX_SAID:
+            raise LimitError(f"the converter says more than {MAX_SAID:,} things")
         key, inside = attributes.get("name", tag), dict[str, "MetaNode"]()
         into = self._about[-1] if self._about else self.net.about
         if key in into:
@@ -175,4 +188,6 @@ class _Builder:
 
     def _text(self, text: str) -> None:
         if self._path[-1:] == ["dim"] and self._layers and self._layers[-1].type == "Result":
-            self._layers[-1].dims.append(text)
+            layer = self._layers[-1]
+            if len(layer.dims) < MAX_RANK:
+                layer.dims.append(text[:_MOST_DIGITS])

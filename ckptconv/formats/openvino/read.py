@@ -33,6 +33,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, quoted
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
+from ckptconv.formats.graph_names import GraphNames
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.io.folder import Folder
@@ -79,13 +80,13 @@ def read(source: Source | Folder) -> Checkpoint:
     Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError (the weights are missing).
     """
     if not isinstance(source, Folder):
-        return _Reader(Folder.around(source), source.path.name).read(parse(source))
+        return _Reader(Folder.around(source), source.path.name).read(source)
     name = _in_folder(source)
     if name is None:
         raise UnsupportedError("there is no .xml with a .bin of the same name in it", hint="name a file inside it")
     document = source.open(name)
     with located(document.path):
-        return _Reader(source, name).read(parse(document))
+        return _Reader(source, name).read(document)
 
 
 def _in_folder(folder: Folder) -> str | None:
@@ -105,14 +106,16 @@ class _Reader:
         self.strings: dict[str, MetaNode] = {}
         self.packed: dict[str, MetaNode] = {}
         self.text_left = MAX_OPENVINO_TEXT
-        self.again: Counter[str] = Counter()
+        self.taken: set[str] = set()
 
-    def read(self, net: Net) -> Checkpoint:
-        undone = {layer.scope + layer.name for layer in net.layers if layer.decompresses and layer.type == "Convert"}
+    def read(self, document: Source) -> Checkpoint:
+        names = GraphNames(document.size)
+        net = parse(document, names)
+        undone = {layer.name for layer in net.layers if layer.decompresses and layer.type == "Convert"}
         for layer in net.layers:
             if layer.type == "Const":
-                plain = (layer.scope + layer.name).removesuffix(_COMPRESSED)
-                self._constant(self._free(plain if plain in undone else layer.scope + layer.name), layer)
+                plain = layer.name.removesuffix(_COMPRESSED)
+                self._constant(names.free(plain if plain in undone else layer.name, self.taken), layer)
         noted = _facts(net)
         message = f"the graph of {noted['nodes']} nodes stays behind: its constants are read"
         findings = [Finding("graph", "info", "", message)]
@@ -124,14 +127,8 @@ class _Reader:
             findings=tuple(findings), file=self.folder,
         )  # fmt: skip
 
-    def _free(self, name: str) -> str:
-        free = name
-        while free in self.tensors or free in self.strings:
-            self.again[name] += 1
-            free = f"{name}#{self.again[name] + 1}"
-        return free
-
     def _constant(self, name: str, layer: Layer) -> None:
+        self.taken.add(name)
         kind, shape = layer.data.get("element_type", "").lower(), _shape(name, layer.data.get("shape", ""))
         offset, size = (_number(name, key, layer.data.get(key, "")) for key in ("offset", "size"))
         if kind == STRING:

@@ -13,6 +13,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.caffe import read
 from ckptconv.io.source import Source
+from ckptconv.testing.damage import limited_memory
 from tests.support.protobuf_files import field, varint
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
@@ -110,3 +111,9 @@ def test_limits_hold_and_opening_reads_no_number(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(read, "MAX_TENSORS", 1)
     with pytest.raises(LimitError):
         ckptconv.open(path)
+
+
+def test_a_long_name_before_many_blobs_costs_no_memory(tmp_path: Path) -> None:
+    data = layer("n" * 60_000, "Mine", *[blob(field(7, b""), ONE_TWO[:4])] * 20_000)
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="names repeat"):
+        ckptconv.open(written(tmp_path, data))

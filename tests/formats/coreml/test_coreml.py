@@ -17,6 +17,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.formats.coreml import network, program, read
 from ckptconv.io.folder import Folder
+from ckptconv.testing.damage import limited_memory
 from tests.support.protobuf_files import field, varint
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
@@ -268,3 +269,29 @@ def test_opening_it_reads_no_weight(tmp_path: Path) -> None:
         assert isinstance(checkpoint.file, Folder)
         assert checkpoint.file.bytes_read < 64 << 10
         assert checkpoint["fc.weight"].info.shape == (1 << 18,)
+
+
+def test_a_long_name_before_many_others_costs_no_memory(tmp_path: Path) -> None:
+    """Each of the values is called by the operator's output: 64 KB before each of 10,000."""
+    held = field(2, value(11, [2], blob(64)))
+    operation = field(1, b"x") + field(3, field(1, b"n" * 60_000))
+    operation += b"".join(field(5, field(1, b"%d" % number) + held) for number in range(9_000))
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="names repeat"):
+        ckptconv.open(written(tmp_path, functions(("m", field(3, operation)))))
+    layer = field(1, b"n" * 60_000) + field(500, field(20, field(1, pack("<f", 1))) * 20_000)
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="names repeat"):
+        ckptconv.open(written(tmp_path, field(1, 4) + field(500, field(1, layer))))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        field(1, 8) + field(502, field(2, b"") * 20_000),
+        field(1, 4) + field(202, field(1, b"") * 2_000),
+        field(1, 4) + field(2, field(1, b"") * 20_000) + field(500, b""),
+    ],
+    ids=["functions", "models", "inputs"],
+)
+def test_crowds_are_refused(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(LimitError):
+        ckptconv.open(written(tmp_path, data), format="coreml")

@@ -17,6 +17,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.formats.openvino import document, read
 from ckptconv.io.folder import Folder
+from ckptconv.testing.damage import limited_memory
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
 MODELS = sorted(path.stem for path in RUNTIMES.glob("openvino-*.xml"))
@@ -223,3 +224,18 @@ def test_opening_it_reads_no_weight(tmp_path: Path) -> None:
         assert isinstance(checkpoint.file, Folder)
         assert checkpoint.file.bytes_read < 4096
         assert checkpoint["w"].info.nbytes == 1 << 20
+
+
+def test_a_long_name_around_many_others_costs_no_memory(tmp_path: Path) -> None:
+    body = "".join(f'<layer name="{number}" type="Const2"/>' for number in range(20_000))
+    loop = f'<layer name="{"n" * 500_000}" type="Loop"><body><layers>{body}</layers></body></layer>'
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="names repeat"):
+        ckptconv.open(written(tmp_path, loop))
+
+
+def test_a_crowd_of_entries_is_refused(tmp_path: Path) -> None:
+    entries = "".join(f'<info name="{number}"/>' for number in range(100_001))
+    path = tmp_path / "x.xml"
+    path.write_text(f'<net version="11"><rt_info>{entries}</rt_info></net>')
+    with pytest.raises(LimitError):
+        ckptconv.open(path)
