@@ -108,7 +108,10 @@ def _array(file: Forward, index: int) -> LazyTensor | None:
     file.take(8)  # the device
     code = file.signed(4)
     if code not in DTYPES:
-        raise UnsupportedError(f"the array {index:,} has the element type {code}, which MXNet 1.9 does not know")
+        raise UnsupportedError(
+            f"the array {index:,} has the element type {code}, which MXNet 1.9 does not know",
+            hint="the file is damaged, or newer than this ckptconv",
+        )
     if prod(shape) * 64 > MAX_DIM:
         raise bad(f"the array {index:,} has the shape {list(shape[:8])}")
     info = TensorInfo.of(DTYPES[code], shape)

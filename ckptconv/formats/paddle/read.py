@@ -91,6 +91,8 @@ def _read(folder: Folder, source: Source) -> Checkpoint:
         if len(tensors) >= MAX_TENSORS:
             raise LimitError(f"it has more than {MAX_TENSORS:,} tensors")
         tensors.append(_tensor(file, len(tensors)))
+    if not tensors:
+        raise bad("it has no tensors")
     names, findings = _names(folder, source.path.name.removesuffix(SUFFIX), len(tensors))
     return Checkpoint(
         dict(zip(names, tensors, strict=True)), format="paddle", notes=Notes(source="paddle"), findings=findings,
@@ -120,7 +122,10 @@ def _tensor(file: Forward, index: int) -> LazyTensor:
         raise bad(f"the tensor {index:,} is of another version than 0, or has levels of sequences")
     code, shape = _description(file.take(file.count("the length of a description", MAX_DESC)), index)
     if code not in DTYPES:
-        raise UnsupportedError(f"the tensor {index:,} has the element type {code}, which is not known")
+        raise UnsupportedError(
+            f"the tensor {index:,} has the element type {code}, which PaddlePaddle 3.3 does not know",
+            hint="the file is damaged, or newer than this ckptconv",
+        )
     if prod(shape) * 128 > MAX_DIM:
         raise bad(f"the tensor {index:,} has the shape {list(shape[:8])}")
     info = TensorInfo.of(DTYPES[code], shape)

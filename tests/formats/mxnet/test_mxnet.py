@@ -100,8 +100,9 @@ BAD: dict[str, tuple[bytes, type[CkptconvError]]] = {
 @pytest.mark.parametrize(("data", "error"), BAD.values(), ids=BAD)
 def test_what_contradicts_itself_is_refused(data: bytes, error: type[CkptconvError], tmp_path: Path) -> None:
     (tmp_path / "x.params").write_bytes(data)
-    with pytest.raises(error):
+    with pytest.raises(error) as refused:
         ckptconv.open(tmp_path / "x.params")
+    assert refused.value.hint
 
 
 def test_every_cut_is_refused(tmp_path: Path) -> None:
