@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.recipe.tree import Recipe
@@ -182,3 +182,16 @@ class Spec:
     def required(self) -> list[str]:
         """Names of the params that a model cannot be described without."""
         return [name for name, param in self.params.items() if param.required]
+
+    def names_behind(self, formulas: Iterable[Formula]) -> set[str]:
+        """Every name that formulas mention, and those behind lets and loops."""
+        stack = [name for formula in formulas for name in formula.names]
+        seen: set[str] = set()
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                stack += self.lets[name].names if name in self.lets else ()
+                if name in self.loops:
+                    stack += (other for bound in self.loops[name].formulas for other in bound.names)
+        return seen

@@ -20,10 +20,10 @@ from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.spec import VARIANT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ckptconv.arch.bind import Source
-    from ckptconv.arch.evaluate import Budget, Formula
+    from ckptconv.arch.evaluate import Budget
     from ckptconv.arch.match import RuleMatches
     from ckptconv.arch.spec import ParamValue, Spec, TensorRule
 
@@ -46,22 +46,7 @@ def _deciding(spec: Spec, rule: TensorRule) -> set[str]:
     """Every name that decides about a rule's names or shapes, through lets and loops."""
     tie = () if rule.tie is None else rule.tie.to.formulas
     when = () if rule.when is None else (rule.when,)
-    return _through(spec, (*rule.name.formulas, *rule.shape, *when, *tie))
-
-
-def _through(spec: Spec, formulas: Iterable[Formula]) -> set[str]:
-    """Every name that formulas mention, and those behind lets and loops."""
-    stack = [name for formula in formulas for name in formula.names]
-    seen: set[str] = set()
-    while stack:
-        name = stack.pop()
-        if name not in seen:
-            seen.add(name)
-            stack += spec.lets[name].names if name in spec.lets else ()
-            stack += (
-                (other for bound in spec.loops[name].formulas for other in bound.names) if name in spec.loops else ()
-            )
-    return seen
+    return spec.names_behind((*rule.name.formulas, *rule.shape, *when, *tie))
 
 
 @dataclass(slots=True)
@@ -120,7 +105,7 @@ class Ranking:
 
     def found(self, match: RuleMatches) -> _Found:
         when = match.pattern.rule.when
-        asking = () if when is None else tuple(sorted(_through(self.spec, (when,)) & self.domains.keys()))
+        asking = () if when is None else tuple(sorted(self.spec.names_behind((when,)) & self.domains.keys()))
         entry = _Found(match.pattern.rule, match.pattern.strings, asking=asking)
         entry.counts.update(texts for _, texts in self.candidates(match))
         return entry

@@ -228,17 +228,8 @@ def _tie_conditions(rule: TensorRule) -> tuple[Formula, ...]:
 
 def missing_params(spec: Spec, bindings: Bindings, formulas: Sequence[Formula]) -> UsageError:
     """The error that names the params which `formulas` need and which have no value."""
-    seen: set[str] = set()
-    stack = [name for formula in formulas for name in formula.names]
-    while stack:
-        name = stack.pop()
-        if name not in seen:
-            seen.add(name)
-            stack += spec.lets[name].names if name in spec.lets else ()
-            stack += (
-                (other for bound in spec.loops[name].formulas for other in bound.names) if name in spec.loops else ()
-            )
-    names = [name for name in spec.params if name in seen and bindings.whole(spec, name) is None]
+    behind = spec.names_behind(formulas)
+    names = [name for name in spec.params if name in behind and bindings.whole(spec, name) is None]
     hint = " ".join(f"--set {name}=…" for name in names)
     return UsageError(f"{spec.name!r} needs a value for {', '.join(names) or 'its params'}", hint=hint or None)
 
