@@ -22,7 +22,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding, plural, quoted
-from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, first_of, located
+from ckptconv.errors import CorruptFileError, LimitError, first_of, located
 from ckptconv.formats.shard_names import SHARD, plain_name, split_suffix
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
 
@@ -102,15 +102,7 @@ def _bad(what: str) -> CorruptFileError:
 
 def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
     """Every shard that the index names, open. Raises CorruptFileError, naming all that are missing."""
-    shards: dict[str, Source] = {}
-    missing: list[str] = []
-    for name in index.files:
-        try:
-            shards[name] = folder.open(name)
-        except FileAccessError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            missing.append(name)
+    shards, missing = folder.open_all(index.files)
     if missing:
         raise CorruptFileError(
             f"{plural(len(missing), 'shard')} of {len(index.files)} missing: {quoted(missing, 6)}",

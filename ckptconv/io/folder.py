@@ -13,10 +13,14 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, located
 from ckptconv.io.limits import MAX_FILES
 from ckptconv.io.source import Source, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX_HANDLES = 128
 """Files of a folder that the operating system holds open at a time; it grants a process 256 to 1,024 in all."""
@@ -76,6 +80,19 @@ class Folder:
             self._check_plain(name)
             self._open[name] = _Member(self.path / name, self._handles)
         return self._open[name]
+
+    def open_all(self, names: Iterable[str]) -> tuple[dict[str, Source], list[str]]:
+        """Those of these files that are there, by name, and the names of those that are not. Raises as `open` does."""
+        found: dict[str, Source] = {}
+        missing: list[str] = []
+        for name in names:
+            try:
+                found[name] = self.open(name)
+            except FileAccessError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                missing.append(name)
+        return found, missing
 
     def inside(self, name: str) -> Folder:
         """A folder in it, which shares the handles and is closed with this one; touches nothing.

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, UsageError, located
+from ckptconv.errors import CkptconvError, CorruptFileError, UsageError, located
 from ckptconv.formats import numbered
 from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.layout import claims as is_gguf
@@ -122,7 +122,7 @@ def _headers(folder: Folder, first: Source) -> dict[str, tuple[Source, Header]]:
             hint="give the files their names back: NAME-00001-of-0000N.gguf",
         )  # fmt: skip
     names, headers = part.siblings, dict[str, tuple[Source, Header]]()
-    for number, (name, file) in enumerate(zip(names, _opened(folder, names, first), strict=True)):
+    for number, (name, file) in enumerate(_opened(folder, names, first).items()):
         with located(file.path):
             header = read_header(file)
         said = _said(header, "split.no"), _said(header, "split.count")
@@ -135,15 +135,8 @@ def _headers(folder: Folder, first: Source) -> dict[str, tuple[Source, Header]]:
     return headers
 
 
-def _opened(folder: Folder, names: Sequence[str], first: Source) -> list[Source]:
-    opened, missing = [], []
-    for name in names:
-        try:
-            opened.append(folder.open(name))
-        except FileAccessError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            missing.append(name)
+def _opened(folder: Folder, names: Sequence[str], first: Source) -> dict[str, Source]:
+    opened, missing = folder.open_all(names)
     if missing:
         shown = quoted(missing, 6)
         raise CorruptFileError(
