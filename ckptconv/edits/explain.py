@@ -230,9 +230,7 @@ class _Explainer:
         self._say_parts(joined, cut)
         self._compare_parts(joined, wholes=self.b, parts=self.a, old=self.now.__getitem__, flipped=False)
         self._compare_parts(cut, wholes=self.a, parts=self.b, old=self.now.__getitem__, flipped=True)
-        for one in joined:
-            self.gone |= {*one.parts}
-            self.come.add(one.whole)
+        self._join(joined)
         for one in cut:
             self.gone.add(one.whole)
             self.come |= {*one.parts}
@@ -251,10 +249,13 @@ class _Explainer:
         joined = find_parts(wholes, left, self.content, by_sizes=False)
         self._say_parts(joined, [])
         self._compare_parts(joined, wholes=wholes, parts=self.a, old=self.now.__getitem__, flipped=False)
+        self._join(joined)
+        return [one.whole for one in joined]
+
+    def _join(self, joined: list[Parts]) -> None:
         for one in joined:
             self.gone |= {*one.parts}
             self.come.add(one.whole)
-        return [one.whole for one in joined]
 
     def _say_parts(self, joined: list[Parts], cut: list[Parts]) -> None:
         for kind, found in (("concat", joined), ("split", cut)):

@@ -192,16 +192,21 @@ def substitutions(pairs: Sequence[tuple[str, str]]) -> list[Substitution]:
 def _change(found: str, expected: str) -> tuple[str, str]:
     """What is left of two names without the components that they begin and end with alike."""
     one, two = found.split("."), expected.split(".")
-    start = 0
-    while start < min(len(one), len(two)) and one[start] == two[start]:
-        start += 1
-    end = 0
-    while end < min(len(one), len(two)) - start and one[-1 - end] == two[-1 - end]:
-        end += 1
+    start, end = shared_ends(one, two)
     middle = [".".join(parts[start : len(parts) - end]) for parts in (one, two)]
     if _numbers(middle[0]) == _numbers(middle[1]):
         middle = [_DIGITS.sub("{}", text) for text in middle]
     return middle[0], middle[1]
+
+
+def shared_ends(one: Sequence[str], two: Sequence[str]) -> tuple[int, int]:
+    """How many components two names begin with alike, and how many of the others they end with alike."""
+    start = end = 0
+    while start < min(len(one), len(two)) and one[start] == two[start]:
+        start += 1
+    while end < min(len(one), len(two)) - start and one[-1 - end] == two[-1 - end]:
+        end += 1
+    return start, end
 
 
 def skeleton(name: str) -> str:

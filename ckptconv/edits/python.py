@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.match import shared_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -192,11 +193,7 @@ def _prefixes(prefix: str, found: Sequence[str]) -> Iterator[Candidate]:
 def _replacements(a: str, b: str) -> Iterator[Pair]:
     """What to replace by what: the part in which the two names differ, alone and with ever more beside it."""
     one, two = a.split("."), b.split(".")
-    start = end = 0
-    while start < min(len(one), len(two)) and one[start] == two[start]:
-        start += 1
-    while end < min(len(one), len(two)) - start and one[-1 - end] == two[-1 - end]:
-        end += 1
+    start, end = shared_ends(one, two)
     for before, after in ((0, 0), (1, 0), (0, 1), (1, 1), (2, 1), (2, 2)):
         if before > start or after > end:
             continue

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.edits.content import Content
 
     Tensors = Mapping[str, LazyTensor]
+    _ItemOf = Callable[[LazyTensor, Content], tuple[object, ...]]
 
 Item = tuple[object, ...]
 
@@ -97,7 +98,7 @@ def align(a: Tensors, b: Tensors, content: Content | None) -> list[Aligned]:
 _Layers = dict[int, dict[str, "LazyTensor"]]
 
 
-def _is_regrouped(a: _Layers, b: _Layers, content: Content, item: Callable[[LazyTensor, Content], Item]) -> bool:
+def _is_regrouped(a: _Layers, b: _Layers, content: Content, item: _ItemOf) -> bool:
     """Whether tensors of one layer are in several of the other side, so that the numbers do not count the same."""
     ours, theirs = _places(a, content, item), _places(b, content, item)
     pairs = {(ours[item], theirs[item]) for item in ours.keys() & theirs.keys()}
@@ -105,14 +106,20 @@ def _is_regrouped(a: _Layers, b: _Layers, content: Content, item: Callable[[Lazy
     return len(pairs) > 2 * met
 
 
-def _places(layers: _Layers, content: Content, item: Callable[[LazyTensor, Content], Item]) -> dict[Item, int]:
+def _places(layers: _Layers, content: Content, item: _ItemOf) -> dict[Item, int]:
     """The layer of each content that only one of them has."""
+    homes = _homes(layers, content, item)
+    return {one: next(iter(numbers)) for one, numbers in homes.items() if len(numbers) == 1}
+
+
+def _homes(layers: _Layers, content: Content, item: _ItemOf) -> dict[Item, set[int]]:
+    """The layers that have a content, of each that tells something."""
     homes: dict[Item, set[int]] = defaultdict(set)
     for number, tensors in layers.items():
         for tensor in tensors.values():
             if content.is_telling(tensor):
                 homes[item(tensor, content)].add(number)
-    return {one: next(iter(numbers)) for one, numbers in homes.items() if len(numbers) == 1}
+    return homes
 
 
 def _layers(tensors: Tensors, stack: str) -> _Layers:
@@ -187,11 +194,7 @@ def spell_numbers(numbers: Sequence[int]) -> str:
 
 def _alike(a: _Layers, b: _Layers, content: Content) -> list[tuple[int, int]]:
     """Layers that share contents, in an order that both sides have."""
-    homes: dict[Item, set[int]] = defaultdict(set)
-    for j, tensors in b.items():
-        for tensor in tensors.values():
-            if content.is_telling(tensor):
-                homes[_item(tensor, content)].add(j)
+    homes = _homes(b, content, _item)
     best: dict[int, tuple[int, int]] = {}  # by the layer of `b`, the votes for that of `a` that has most, and which
     for i, tensors in a.items():
         votes = Counter(j for tensor in tensors.values() for j in homes.get(_item(tensor, content), ()))

@@ -104,9 +104,15 @@ def _scope(node: Node, window: Window) -> str | None:
     return (node.name.rpartition("/")[0] or "/") if node.name.startswith("/") else None
 
 
-def _bias(node: Node, stored: Mapping[str, TensorHeader], uses: Mapping[str, Sequence[Node]]) -> str | None:
+def added_after(node: Node, uses: Mapping[str, Sequence[Node]]) -> Node | None:
+    """The one node that takes what this one gives, where it adds something put first; None where there is none such."""
     after = uses[node.outputs[0]] if len(node.outputs) == 1 else []
-    if len(after) != 1 or after[0].op != "Add" or after[0].inputs[1:] != node.outputs:
+    return after[0] if len(after) == 1 and after[0].op == "Add" and after[0].inputs[1:] == node.outputs else None
+
+
+def _bias(node: Node, stored: Mapping[str, TensorHeader], uses: Mapping[str, Sequence[Node]]) -> str | None:
+    added = added_after(node, uses)
+    if added is None:
         return None
-    name = after[0].inputs[0]
+    name = added.inputs[0]
     return name if name in stored and name.rpartition(".")[2] == "bias" else None

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.formats.onnx.graph import subgraphs
 from ckptconv.formats.onnx.inlined import inlined
-from ckptconv.formats.onnx.lost import Lost, find_lost
+from ckptconv.formats.onnx.lost import Lost, added_after, find_lost
 from ckptconv.formats.onnx.lost import is_given as is_given
 from ckptconv.formats.onnx.recurrent import Packed, find_packed
 from ckptconv.formats.onnx.scopes import noted
@@ -118,12 +118,12 @@ def _linear(node: Node, stored: dict[str, TensorHeader], uses: dict[str, list[No
         if classes[-2:] != _LINEAR or len(scopes) < 2:
             return None
         return f"{scopes[-2]}.weight" if scopes[-2] else "weight"
-    after = uses[node.outputs[0]] if len(node.outputs) == 1 else []
-    if len(after) != 1 or after[0].op != "Add" or after[0].inputs[1:] != node.outputs:
+    added = added_after(node, uses)
+    if added is None:
         return None
-    bias = stored.get(after[0].inputs[0])
+    bias = stored.get(added.inputs[0])
     scope = node.name.rpartition("/")[0]
-    if bias is None or bias.dims != stored[node.inputs[1]].dims[1:] or after[0].name.rpartition("/")[0] != scope:
+    if bias is None or bias.dims != stored[node.inputs[1]].dims[1:] or added.name.rpartition("/")[0] != scope:
         return None
     module, _, last = bias.name.rpartition(".")
     if last != "bias" or not f".{module}".endswith(f".{scope.rpartition('/')[2]}"):
