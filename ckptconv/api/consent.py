@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
-from ckptconv.core.metadata import RUNS, Opaque, TensorRef, walk
+from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
 from ckptconv.core.report import plural
 from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
 from ckptconv.formats import preflight
@@ -69,7 +69,7 @@ def _refuse_calls(losses: list[Finding], source: PathText) -> None:
 
 def refuse_dependents(opened: Checkpoint, losses: list[Finding], source: PathText) -> None:
     """Raise if a tensor of the model hangs on a call, or if nothing but calls would make one."""
-    made = [node for _, node in walk(opened.root) if isinstance(node, Opaque) and node.how in RUNS]
+    made = [node for node in nodes_of(opened.root, Opaque) if node.how in RUNS]
     parts = (part for node in made for _, part in walk(node))
     if not len(opened):
         _refuse_calls(losses, source)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.open import open
 from ckptconv.core import strict_json
-from ckptconv.core.metadata import RUNS, Opaque, walk
+from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.core.report import Finding, listed, plural
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
@@ -115,8 +115,8 @@ def _open_adapter(path: str | os.PathLike[str]) -> Checkpoint:
     """Its file or folder; the configuration in the folder stands for the folder."""
     text = os.fspath(path)
     checkpoint = open(os.path.dirname(text) or "." if os.path.basename(text) == ADAPTER_CONFIG else path)
-    nodes = (node for root in (checkpoint.root, *checkpoint.notes.unseen) for _, node in walk(root))
-    if any(isinstance(node, Opaque) and node.how in RUNS for node in nodes):
+    roots = (checkpoint.root, *checkpoint.notes.unseen)
+    if any(node.how in RUNS for root in roots for node in nodes_of(root, Opaque)):
         checkpoint.close()
         raise UnsafeError(
             "loading this file with pickle would run code", path=path,

@@ -18,7 +18,7 @@ from ckptconv.checks.hypotheses import fewest_causes
 from ckptconv.checks.kin import differences
 from ckptconv.checks.prefixes import prefixed, spec_names
 from ckptconv.checks.verdict import Verdict
-from ckptconv.core.metadata import NOTHING, StateDict, walk, without_model
+from ckptconv.core.metadata import NOTHING, StateDict, nodes_of, without_model
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 
@@ -118,7 +118,7 @@ class _Seen(NamedTuple):
 
 
 def _through_prefixes(checkpoint: Checkpoint, table: Table) -> _Seen:
-    holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
+    holes = list(nodes_of(checkpoint.root, StateDict))
     plain = [
         hole.prefix + key
         for hole in holes

@@ -13,7 +13,7 @@ from ckptconv.cli.render import approximately, fields, findings, section, size, 
 from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
-from ckptconv.core.metadata import RUNS, StateDict, TensorRef, walk
+from ckptconv.core.metadata import RUNS, StateDict, TensorRef, nodes_of
 from ckptconv.core.report import cut, listed, plural
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ def _which(names: list[str], of: int) -> str:
 def _versions(inspection: Inspection) -> str:
     """The versions of the modules that the state_dicts' ``_metadata`` list, a few words of them."""
     counts: Counter[str] = Counter()
-    holes = [node.versions for _, node in walk(inspection.checkpoint.root) if isinstance(node, StateDict)]
+    holes = [node.versions for node in nodes_of(inspection.checkpoint.root, StateDict)]
     for versions in (*holes, *inspection.checkpoint.notes.versions.values()):
         for entry in versions.values() if isinstance(versions, dict) else ():
             version = entry.get("version") if isinstance(entry, dict) else entry

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk, without_model
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, nodes_of, walk, without_model
 from ckptconv.core.notes import Notes
 from ckptconv.errors import NoTensorError, UsageError
 
@@ -223,7 +223,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
 
     def bare(self) -> Checkpoint:
         """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
-        kept = [node for _, node in walk(self.root) if isinstance(node, StateDict)]
+        kept = list(nodes_of(self.root, StateDict))
         hole = kept[0] if len(kept) == 1 else StateDict()
         notes = replace(
             self.notes.only(self._tensors),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections import Counter, OrderedDict, defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Iterable, Iterator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MetaNode = object
 """Any node of the list above. Python's type system cannot say this recursive, invariant union usefully."""
 
+N = TypeVar("N")
 Key = object
 """A dictionary key or a sequence index on the path to a node."""
 
@@ -198,6 +199,11 @@ def walk(node: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key
             yield (*path, key), child
         else:
             yield from walk(child, (*path, key))
+
+
+def nodes_of(root: MetaNode, kind: type[N]) -> Iterator[N]:
+    """Every node of that kind in the tree, parents first."""
+    return (node for _, node in walk(root) if isinstance(node, kind))
 
 
 def objects_in(document: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple[tuple[Key, ...], dict[str, MetaNode]]]:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core import composite as composites
 from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DTYPES
-from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, TorchValue, is_too_deep, walk
+from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, TorchValue, is_too_deep, nodes_of
 from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.spelling import Json, canonical, dumps, from_json, is_utf8, module_versions, to_json, without
 from ckptconv.core.strict_json import as_size, as_text
@@ -299,4 +299,4 @@ def plain_key(key: MetaNode) -> str:
 
 def refs_are_model(checkpoint: Checkpoint) -> bool:
     """Whether the single tensors in the checkpoint's tree are the model's own."""
-    return any(isinstance(node, TensorRef) and node.name in checkpoint for _, node in walk(checkpoint.root))
+    return any(node.name in checkpoint for node in nodes_of(checkpoint.root, TensorRef))

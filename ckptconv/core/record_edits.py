@@ -12,7 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
-from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, is_too_deep, walk
+from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, is_too_deep, nodes_of
 from ckptconv.core.record import FORMAT, KEY, plain_key, readable, visible
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import from_json, without
@@ -100,7 +100,7 @@ def _sizes(items: list[MetaNode]) -> list[int]:
 
 def prune(root: MetaNode, names: Mapping[str, object], findings: list[Finding]) -> MetaNode:
     """The tree without references to tensors that are not in the file; each is a finding."""
-    missing = {node.name for _, node in walk(root) if isinstance(node, TensorRef) and node.name not in names}
+    missing = {node.name for node in nodes_of(root, TensorRef) if node.name not in names}
     findings += [
         Finding("lost-tensor", "warning", name, f"the record mentions {name!r}, which is not in the file")
         for name in sorted(missing)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.composite import VALUES, problem
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, walk
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, nodes_of
 from ckptconv.core.record_edits import prune
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_memory, infos_of
@@ -36,7 +36,7 @@ def recorded_checkpoint(
     """
     tensors = _with_ties(stored, record, findings)
     root = prune(root, tensors, findings)
-    refs = {node.name for _, node in walk(root) if isinstance(node, TensorRef)}
+    refs = {node.name for node in nodes_of(root, TensorRef)}
     composites = _composites(record, tensors, findings)
     refs |= {part for one in composites.values() if one.parts[VALUES] in refs for part in one.parts.values()}
     outside = refs & set(record.extras) if record.refs_are_model else refs
@@ -105,7 +105,7 @@ def _expand(record: Record, tensors: dict[str, LazyTensor]) -> dict[str, TensorN
 
 def _with_room(root: MetaNode, model: dict[str, LazyTensor], refs: set[str]) -> MetaNode:
     """A tensor that another tool has added, in a file that had no state_dict, needs one to stand in."""
-    holes = [node.prefix for _, node in walk(root) if isinstance(node, StateDict)]
+    holes = [node.prefix for node in nodes_of(root, StateDict)]
     if all(name in refs or any(name.startswith(prefix) for prefix in holes) for name in model):
         return root
     return {**root, "state_dict": StateDict()} if type(root) is dict else {"data": root, "state_dict": StateDict()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import NOTHING, StateDict, TensorRef, walk, without_model
+from ckptconv.core.metadata import NOTHING, StateDict, TensorRef, nodes_of, walk, without_model
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def rooted(
     beside the metadata.
     Raises EditError where a name is that of a plain value, and where metadata and tensors cannot be told apart.
     """
-    holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
-    single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef) and node.name in checkpoint}
+    holes = list(nodes_of(checkpoint.root, StateDict))
+    single = {node.name for node in nodes_of(checkpoint.root, TensorRef) if node.name in checkpoint}
     plain = {hole.prefix + key for hole in holes for _, key, _ in hole.plain}
     if twice := [name for name in names if name in plain]:
         raise EditError(f"{twice[0]!r} is the name of a plain value in the state_dict", hint="choose another name")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS
-from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
+from ckptconv.core.metadata import RUNS, Opaque, nodes_of, opaque_wholes, spell_path
 from ckptconv.core.report import UNREADABLE, Finding, plural, quoted
 from ckptconv.formats.plain import becomes
 
@@ -95,7 +95,7 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             message = f"{where or 'the root'} is {article} {node.name}, which would become {becomes(node)}"
             found.append(_loss("opaque", where, message))
     for unseen in checkpoint.notes.unseen:
-        found += [_elsewhere(one) for _, one in walk(unseen) if isinstance(one, Opaque) and one.how in RUNS]
+        found += [_elsewhere(one) for one in nodes_of(unseen, Opaque) if one.how in RUNS]
     for name, attributes in checkpoint.notes.attributes.items():
         if isinstance(attributes, dict) and "__class__" in attributes:
             found.append(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import StateDict, walk
+from ckptconv.core.metadata import StateDict, nodes_of
 from ckptconv.core.notes import Notes
 from ckptconv.core.record import Record
 from ckptconv.core.record_edits import add_strings, take_edits
@@ -153,7 +153,7 @@ class _Plan:
 
 def _plan(checkpoint: Checkpoint) -> _Plan:
     root, moved = move_out(checkpoint.root, checkpoint.all_tensors)
-    holes = [node for _, node in walk(checkpoint.root) if isinstance(node, StateDict)]
+    holes = list(nodes_of(checkpoint.root, StateDict))
     hole = StateDict(container=holes[0].container if len(holes) == 1 else "OrderedDict")
     flat = Checkpoint({**checkpoint.all_tensors, **moved}, root=hole, notes=checkpoint.notes)
     views, storages = plan_storages(flat)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.composite import INDICES, PER_CHANNEL, PER_TENSOR, VALUES, Quantized, Sparse, problem
 from ckptconv.core.indices import check_indices
-from ckptconv.core.metadata import TensorRef, TorchSize, TorchValue, walk
+from ckptconv.core.metadata import TensorRef, TorchSize, TorchValue, nodes_of
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import CorruptFileError, UnsupportedError
@@ -66,7 +66,7 @@ def in_the_pickle(checkpoint: Checkpoint) -> set[str]:
     }
     if not numbers:
         return numbers
-    return numbers - {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef)}
+    return numbers - {node.name for node in nodes_of(checkpoint.root, TensorRef)}
 
 
 def spell_quantized(

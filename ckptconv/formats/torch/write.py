@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.composite import VALUES, Quantized, Sparse
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchValue, walk
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchValue, nodes_of
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
@@ -210,9 +210,9 @@ def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite
     """The model's tensors by the prefix of the state_dict that they stand in, the longest that fits: for each the name
     of what stands there, and its own; of one of `composites`, quantized or sparse, the values stand for all of it.
     """
-    prefixes = {node.prefix for _, node in walk(checkpoint.root) if isinstance(node, StateDict)}
+    prefixes = {node.prefix for node in nodes_of(checkpoint.root, StateDict)}
     lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
-    single = {node.name for _, node in walk(checkpoint.root) if isinstance(node, TensorRef)}
+    single = {node.name for node in nodes_of(checkpoint.root, TensorRef)}
     called = {one.parts[VALUES]: name for name, one in composites.items()}
     parts = {part for one in composites.values() for part in one.parts.values()} - called.keys()
     members: dict[str, list[tuple[str, str]]] = {}

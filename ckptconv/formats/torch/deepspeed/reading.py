@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.metadata import RUNS, Opaque, walk
+from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.errors import located
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.deepspeed.states import File, open_file
@@ -96,7 +96,7 @@ def state_dict(module: Mapping[Value, Value], members: Mapping[Value, Value]) ->
 
 def _said_once(notes: Notes, root: MetaNode) -> Notes:
     """The ranks name the same classes, and make objects of them that say nothing new; calls are all told."""
-    told = {node.name for _, node in walk(root) if isinstance(node, Opaque)}
+    told = {node.name for node in nodes_of(root, Opaque)}
     unseen = []
     for one in notes.unseen:
         if one.how in RUNS or one.name not in told:
