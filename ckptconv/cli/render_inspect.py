@@ -301,12 +301,12 @@ def _notes(inspection: Inspection) -> list[tuple[str, str]]:
         rows.append(("converted from", printable(notes.source)))
     if notes.arch is not None:
         rows.append(("architecture", shortened(spelled(notes.arch), notes.arch)))
-    devices = Counter(note.device for note in notes.tensors.values() if note.device != "cpu")
+    devices = Counter(notes.devices.values())
     if devices:
         rows.append(("devices", ", ".join(f"{printable(name)} ×{count:,}" for name, count in devices.most_common(8))))
     for label, names in (
-        ("nn.Parameter", [name for name, note in notes.tensors.items() if note.parameter]),
-        ("requires_grad", [name for name, note in notes.tensors.items() if note.requires_grad]),
+        ("nn.Parameter", notes.parameters),
+        ("requires_grad", notes.requires_grad),
         ("not contiguous", list(notes.strides)),
         ("attributes", list(notes.attributes)),
     ):

@@ -97,6 +97,21 @@ class Notes:
     types: Mapping[str, str] = field(default_factory=dict)
     members: tuple[MemberNote, ...] = ()
 
+    @property
+    def parameters(self) -> list[str]:
+        """The tensors that are of ``nn.Parameter``."""
+        return [name for name, note in self.tensors.items() if note.parameter]
+
+    @property
+    def requires_grad(self) -> list[str]:
+        """The tensors that ask for a gradient."""
+        return [name for name, note in self.tensors.items() if note.requires_grad]
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """The devices of the tensors that were on another than the CPU."""
+        return {name: note.device for name, note in self.tensors.items() if note.device != "cpu"}
+
     def only(self, names: Container[str]) -> Notes:
         """The same, of tensors only of these."""
         return replace(
@@ -110,9 +125,9 @@ class Notes:
         """The notes as `inspect --json` shows them."""
         document: dict[str, Json] = {
             "source": self.source,
-            "parameters": [name for name, note in self.tensors.items() if note.parameter],
-            "requires_grad": [name for name, note in self.tensors.items() if note.requires_grad],
-            "devices": {name: note.device for name, note in self.tensors.items() if note.device != "cpu"},
+            "parameters": self.parameters,
+            "requires_grad": self.requires_grad,
+            "devices": self.devices,
             "strides": {name: list(strides) for name, strides in self.strides.items()},
             "attributes": {name: to_json(node) for name, node in self.attributes.items()},
             "versions": [[list(path), to_json(node)] for path, node in self.versions.items()],
