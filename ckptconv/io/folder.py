@@ -1,29 +1,24 @@
 """A folder whose files are one checkpoint: shards with their index, or the parts of a distributed checkpoint.
 
 Files, and folders in it, are opened by plain names alone: a name that an index or a pickle gives can never lead out of
-the folder. A thousand of them may be open: the operating system's handles of all but the last few that were read are
-given back, and taken again when they are needed, which fails where another file lies there by then.
+the folder. A thousand of them may be open (`handles`).
 """
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, located
+from ckptconv.io.handles import MAX_HANDLES, Handles, Resting
 from ckptconv.io.limits import MAX_FILES
 from ckptconv.io.source import Source, reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-MAX_HANDLES = 128
-"""Files of a folder that the operating system holds open at a time; it grants a process 256 to 1,024 in all."""
 
 
 class Folder:
@@ -37,7 +32,7 @@ class Folder:
         self.path = Path(path)
         self._open: dict[str, Source] = {}
         self._inside: dict[str, Folder] = {}
-        self._handles = _Handles(MAX_HANDLES)
+        self._handles = Handles(MAX_HANDLES)
 
     def __enter__(self) -> Folder:
         return self
@@ -78,7 +73,7 @@ class Folder:
         """
         if name not in self._open:
             self._check_plain(name)
-            self._open[name] = _Member(self.path / name, self._handles)
+            self._open[name] = Resting(self.path / name, self._handles)
         return self._open[name]
 
     def open_all(self, names: Iterable[str]) -> tuple[dict[str, Source], list[str]]:
@@ -162,64 +157,6 @@ class Folder:
         """Close them all. Closing twice is harmless."""
         for one in self._parts:
             one.close()
-
-
-class _Handles:
-    """Which members have a handle, least recently used first. One that is being read from is never taken away."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._lock = Lock()
-        self._readers: OrderedDict[_Member, int] = OrderedDict()
-
-    def __reduce__(self) -> tuple[type[_Handles], tuple[int]]:
-        return _Handles, (self._most,)  # the handles themselves are this process's
-
-    def take(self, member: _Member) -> None:
-        with self._lock:
-            member.wake()
-            self._readers[member] = self._readers.get(member, 0) + 1
-            self._readers.move_to_end(member)
-            if len(self._readers) > self._most:
-                idle = next((one for one, readers in self._readers.items() if not readers), None)
-                if idle is not None:
-                    idle.rest()
-                    del self._readers[idle]
-
-    def give_back(self, member: _Member) -> None:
-        with self._lock:
-            self._readers[member] -= 1
-
-
-class _Member(Source):
-    """A file of a folder, whose handle may be given back between two reads."""
-
-    def __init__(self, path: Path, handles: _Handles) -> None:
-        super().__init__(path)
-        self._handles = handles
-        handles.take(self)
-        handles.give_back(self)
-
-    def _small(self, offset: int, length: int) -> bytes:
-        self._handles.take(self)
-        try:
-            return super()._small(offset, length)
-        finally:
-            self._handles.give_back(self)
-
-    def _pread(self, buffer: memoryview, offset: int) -> int:
-        self._handles.take(self)
-        try:
-            return super()._pread(buffer, offset)
-        finally:
-            self._handles.give_back(self)
-
-    def check_unchanged(self) -> None:
-        self._handles.take(self)
-        try:
-            super().check_unchanged()
-        finally:
-            self._handles.give_back(self)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -16,66 +16,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, FileAccessError, SourceChangedError, UnsupportedError
-from ckptconv.io.source import Source
+from ckptconv.errors import CorruptFileError, FileAccessError, UnsupportedError
+from ckptconv.io.handles import MAX_HANDLES, Handles, Resting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from ckptconv.core.tensor import SpanFile
-
-MAX_OPEN = 100
-"""Files that stay open; some exporters write one for each tensor, and a process may open about 1,000."""
+    from ckptconv.io.source import Source
 
 _DIGITS = 19
 _FORBIDDEN = "\0\\" if os.name != "nt" else "\0\\:"
-
-
-class Reopened:
-    """A file that is opened for each read, because too many others are open. It has to stay the same file."""
-
-    def __init__(self, source: Source) -> None:
-        self.path = source.path
-        self.size = source.size
-        self._identity = _identity(source.path)
-
-    def read_at(self, offset: int, length: int) -> memoryview:
-        """As `Source.read_at`."""
-        with self._opened() as source:
-            return source.read_at(offset, length)
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        """As `Source.read_into`."""
-        with self._opened() as source:
-            source.read_into(buffer, offset)
-
-    def check_unchanged(self) -> None:
-        """As `Source.check_unchanged`."""
-        if _identity(self.path) != self._identity:
-            raise SourceChangedError(
-                "the file was written to while it was being read", path=self.path, hint="wait for its writer to finish"
-            )
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def _opened(self) -> Source:
-        source = Source(self.path)
-        try:
-            self.check_unchanged()
-        except BaseException:
-            source.close()
-            raise
-        return source
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class ModelFiles:
@@ -84,7 +36,8 @@ class ModelFiles:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._folder = os.path.dirname(os.path.abspath(source.path))
-        self._others: dict[str, Source | Reopened] = {}
+        self._others: dict[str, Source] = {}
+        self._handles = Handles(MAX_HANDLES)  # some exporters write a file for each tensor
 
     @property
     def path(self) -> Path:
@@ -119,23 +72,18 @@ class ModelFiles:
             raise _bad(name, f"it ends at byte {offset + length:,} of a file of {file.size:,}, {file.path.name!r}")
         return file, offset
 
-    def _open(self, name: str, location: str) -> Source | Reopened:
+    def _open(self, name: str, location: str) -> Source:
         if location in self._others:
             return self._others[location]
         path = self._resolved(name, location)
         try:
-            source = Source(path)
+            self._others[location] = Resting(path, self._handles)
         except FileAccessError as error:
             raise FileAccessError(
                 f"the data of {name!r} is in {location!r}, which does not open: {error.message}",
                 hint="a model with external data is moved together with those files",
             ) from error
-        file: Source | Reopened = source
-        if len(self._others) >= MAX_OPEN:
-            file = Reopened(source)
-            source.close()
-        self._others[location] = file
-        return file
+        return self._others[location]
 
     def _resolved(self, name: str, location: str) -> str:
         parts = location.split("/")

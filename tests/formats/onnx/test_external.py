@@ -48,7 +48,7 @@ def test_external_data_is_what_the_onnx_package_reads(tmp_path: Path, one_file: 
 
 
 def test_more_files_than_may_stay_open_are_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external, "MAX_OPEN", 2)
+    monkeypatch.setattr(external, "MAX_HANDLES", 2)
     weights = [tensor(f"t{i}", 1, (10,), seed=i) for i in range(9)]
     onnx.save_model(
         model(initializers=weights), tmp_path / "m.onnx", save_as_external_data=True, all_tensors_to_one_file=False,
@@ -57,9 +57,9 @@ def test_more_files_than_may_stay_open_are_read_too(tmp_path: Path, monkeypatch:
     with ckptconv.open(tmp_path / "m.onnx") as found:
         assert [bytes(lazy.read(4, 40)) for lazy in found.values()] == [one.raw_data[4:] for one in weights]
         ckptconv.convert(tmp_path / "m.onnx", tmp_path / "m.safetensors")
-        (tmp_path / "t8").write_bytes(bytes(40))
+        (tmp_path / "t0").write_bytes(bytes(40))  # which has no handle by now
         with pytest.raises(SourceChangedError):
-            found["t8"].read()
+            found["t0"].read()
         with pytest.raises(SourceChangedError):
             found.check_unchanged()
 
