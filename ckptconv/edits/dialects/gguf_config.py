@@ -55,26 +55,32 @@ def architecture(config: Mapping[object, object]) -> str:
     """llama.cpp's name for the class in a configuration. Raises EditError where there is none, UnsupportedError for one
     that is not written.
     """
-    classes = config.get("architectures")
-    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
-        raise EditError(
-            "--translate to-gguf: no configuration says which class of transformers' this is",
-            hint="it is made from a folder whose config.json lists its architectures",
-        )
+    name = class_of(config, "to-gguf")
     kind = str(config.get("model_type"))
-    if classes[0] in _AROUND:
+    if name in _AROUND:
         if kind in _INSIDE:
             return _INSIDE[kind][0]
         raise UnsupportedError(
-            f"--translate to-gguf does not know how llama.cpp has a {kind[:80]!r} in a {classes[0]}",
+            f"--translate to-gguf does not know how llama.cpp has a {kind[:80]!r} in a {name}",
             hint=f"it knows {', '.join(_INSIDE)}",
         )
-    if classes[0] not in by_class():
+    if name not in by_class():
         raise UnsupportedError(
-            f"--translate to-gguf does not know how llama.cpp has a {classes[0][:80]!r}",
+            f"--translate to-gguf does not know how llama.cpp has a {name[:80]!r}",
             hint=f"it knows {', '.join(sorted({*by_class(), *_AROUND}))}",
         )
-    return by_class()[classes[0]]
+    return by_class()[name]
+
+
+def class_of(config: Mapping[object, object], translation: str) -> str:
+    """The class of transformers' that a configuration names first. Raises EditError where it names none."""
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
+        raise EditError(
+            f"--translate {translation}: no configuration says which class of transformers' this is",
+            hint="it is made from a folder whose config.json lists its architectures",
+        )
+    return classes[0]
 
 
 def is_written(said: Mapping[object, object]) -> bool:

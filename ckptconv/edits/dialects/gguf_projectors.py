@@ -6,12 +6,12 @@ The file says what its keys mean. It ships with ckptconv, so that a mistake in i
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.edits.dialects.gguf_config import class_of
+from ckptconv.edits.dialects.gguf_table import names_file
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class Projector:
 @cache
 def projectors() -> Mapping[str, Projector]:
     """All of them by llama.cpp's names."""
-    text = (resources.files(__package__) / "gguf_names" / "projectors.toml").read_text("utf-8")
-    rows = tomllib.loads(text)
+    rows = names_file("projectors")
     sets = rows.pop("sets")
     found = {name: Projector(name) for name in rows}
     for name, one in found.items():
@@ -91,16 +90,11 @@ def projector_of(config: Mapping[object, object]) -> Projector:
     """The one for the class in a configuration. Raises EditError where there is none, UnsupportedError for one that is
     not written.
     """
-    classes = config.get("architectures")
-    if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
-        raise EditError(
-            "--translate to-mmproj: no configuration says which class of transformers' this is",
-            hint="it is made from a folder whose config.json lists its architectures",
-        )
-    named = [one for one in projectors().values() if classes[0] in one.classes]
+    name = class_of(config, "to-mmproj")
+    named = [one for one in projectors().values() if name in one.classes]
     if not named:
         raise UnsupportedError(
-            f"--translate to-mmproj does not know how llama.cpp has the pictures or sounds of a {classes[0][:80]!r}",
+            f"--translate to-mmproj does not know how llama.cpp has the pictures or sounds of a {name[:80]!r}",
             hint=f"it knows {', '.join(_tower_classes())}",
         )
     own = config.get(named[0].config)
@@ -114,6 +108,6 @@ def projector_of(config: Mapping[object, object]) -> Projector:
         if len(named) == 1 or one.tower == tower:
             return one
     raise UnsupportedError(
-        f"--translate to-mmproj: llama.cpp has no {classes[0]} with a tower of {str(tower)[:40]!r}",
+        f"--translate to-mmproj: llama.cpp has no {name} with a tower of {str(tower)[:40]!r}",
         hint=f"it has {' and '.join(one.tower for one in named)}",
     )

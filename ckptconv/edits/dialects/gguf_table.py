@@ -130,7 +130,7 @@ class Architecture:
 @cache
 def architectures() -> Mapping[str, Architecture]:
     """All of them by name, in the order of the alphabet."""
-    rows, sets = _file("decoders") | _file("encoders"), _file("sets")
+    rows, sets = names_file("decoders") | names_file("encoders"), names_file("sets")
     found = {name: Architecture() for name in sorted(rows)}
     for name, one in found.items():
         one.take(rows[name], sets)
@@ -143,5 +143,6 @@ def by_class() -> Mapping[str, str]:
     return {name: arch for arch, one in architectures().items() for name in one.classes}
 
 
-def _file(name: str) -> dict[str, Any]:
+def names_file(name: str) -> dict[str, Any]:
+    """What a file of `gguf_names` says."""
     return tomllib.loads((resources.files(__package__) / "gguf_names" / f"{name}.toml").read_text("utf-8"))
