@@ -9,6 +9,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding, plural
 from ckptconv.core.tensor import infos_of
+from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
@@ -36,6 +37,7 @@ def edits_for(
     tensors: Mapping[str, LazyTensor], said: Mapping[object, MetaNode], composites: Mapping[str, Composite]
 ) -> list[Edit]:
     """The edits that ``--dequantize`` stands for. Raises EditError, UnsupportedError."""
+    comfy.check(tensors, said)
     inside = {name: one for name, one in composites.items() if tensors.keys() >= set(one.parts.values())}
     return dequantize_edits(infos_of(tensors), said_in(said), inside)
 
@@ -91,12 +93,14 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     message = f"{plural(count, 'weight is', 'weights are')} dequantized ({kinds}), computed in F32"
     if any(edit.details.get("mode") == AFFINE for edit in made):
         message += ", each step rounded to the scales' type"
-    gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps)
+    dropped = [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]
+    activations = [name for name in dropped if not name.endswith(comfy.MARKERS)]
+    gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps) + len(dropped) - len(activations)
     message += f"; left out: {plural(gone, 'tensor')} of scales and the like"
     if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
         message += ", the order of the groups among them"
-    if dropped := [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]:
-        message += f", and {len(dropped):,} for activations (as {dropped[0]!r})"
+    if activations:
+        message += f", and {len(activations):,} for activations (as {activations[0]!r})"
     found = [Finding("dequantized", "info", "", message, None, str(count))]
     if any(key in said for key in KEYS) or mlx_said(said) is not None:
         message = "the configuration says that the weights are quantized: the result goes with one that does not"
@@ -132,5 +136,5 @@ def unclaimed(node: MetaNode) -> MetaNode:
 
 def _claims(document: Mapping[Any, Any]) -> set[str]:
     """Its keys under which it says that weights are quantized."""
-    found = {key for key in KEYS if key in document}
+    found = {key for key in (*KEYS, comfy.METADATA) if key in document}
     return found | {MLX_KEY} if mlx_said({MLX_KEY: document.get(MLX_KEY)}) is not None else found

@@ -4,6 +4,7 @@ Names say which tensors belong together, types and shapes which scheme they are 
 
     X, X_scale_inv                             scaled: DeepSeek's and transformers' fp8, in blocks
     X, X_scale, X_zero_point?                  scaled, of F8 or I8; with X_scale_2 and X of U8: fp4
+    M.weight, M.scale_weight                   scaled: ComfyUI's, whose markers (`comfy`) go with them
     X_packed, X_scale, …                       compressed-tensors: packed (I32), fp4 (U8)
     X_blocks, X_scales                         mxfp4, where they have its shapes
     M.qweight, M.scales, M.qzeros, M.g_idx?    gptq or awq, by shape
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import MLX
 from ckptconv.edits.quantized.packing import packings
 from ckptconv.edits.quantized.schemes import BYTES, ROLES
@@ -44,6 +46,7 @@ STATES = tuple(f".quant_state.bitsandbytes__{kind}" for kind in ("nf4", "fp4"))
 ACTIVATIONS = (
     "input_scale", "input_scale_ub", "input_zero_point", "input_global_scale", "activation_scale", "output_scale",
     "output_zero_point", "q_scale", "k_scale", "v_scale", "prob_output_scale", "k_zero_point", "v_zero_point",
+    "scale_input",
 )  # fmt: skip
 """How a module's inputs, outputs and caches were to be quantized: nothing of its weight."""
 
@@ -93,7 +96,8 @@ def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composit
         )
     edits = [_edit(alike) for alike in groups.values()]
     used = {name for one in found for name in one.parts.values()}
-    if dropped := [name for name in _of_activations(infos, found) if name not in used]:
+    left_out = (*_of_activations(infos, found), *comfy.markers(infos))
+    if dropped := [name for name in left_out if name not in used]:
         edits.append(Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped)))
     return edits
 
@@ -136,6 +140,8 @@ def _groups(infos: Infos, said: Said) -> Iterator[Group]:
             yield from _of_scale(infos, name, name.removesuffix("_scale_inv"), said)
         elif name.endswith("_scale"):
             yield from _of_scale(infos, name, name.removesuffix("_scale"), said)
+        elif name.endswith(".scale_weight"):
+            yield from _of_scale(infos, name, f"{name.removesuffix('.scale_weight')}.weight", said)
         elif name.endswith("_packed"):
             yield _of_packed(infos, name, info, said)
         elif name.endswith("_blocks") and info.dtype is DType.U8:

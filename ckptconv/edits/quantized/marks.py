@@ -18,6 +18,7 @@ _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
     (".scales", ".weight", "MLX's", (DType.U32,)),
     (".scales", ".qweight", "GPTQ's or AWQ's", (DType.I32,)),
     ("_scale", "", "8-bit floats or integers with scales", (DType.F8_E4M3, DType.F8_E5M2, DType.I8)),
+    (".scale_weight", ".weight", "8-bit floats or integers with scales", (DType.F8_E4M3, DType.F8_E5M2, DType.I8)),
     ("_scale_inv", "", "8-bit floats with scales", (DType.F8_E4M3, DType.F8_E5M2)),
     ("_scale", "_packed", "compressed-tensors'", (DType.I32, DType.U8)),
     ("_scale_2", "", "NVFP4", (DType.U8,)),
