@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
 from ckptconv.api.open import open
+from ckptconv.api.unconverted import set_beside
 from ckptconv.core.report import errors_among
 
 if TYPE_CHECKING:
@@ -104,17 +105,18 @@ def diff(
         open(expected, format=expected_format, progress=progress) as a,
         open(found, format=found_format, progress=progress) as b,
     ):
-        differences = compare(a, b, allowed, headers=headers, histograms=histograms, progress=progress)
+        one, other, told = set_beside(a, b, (Path(expected), Path(found)), values=not headers)
+        differences = compare(one, other, allowed, headers=headers, histograms=histograms, progress=progress)
         for checkpoint in (a, b):
             checkpoint.check_unchanged()
         return Difference(
             Path(expected),
             Path(found),
-            differences.findings,
+            [*told, *differences.findings],
             differences.edits,
             differences.values,
             differences.metadata,
-            (len(a.all_tensors), len(b.all_tensors)),
+            (len(one.all_tensors), len(other.all_tensors)),
             sum(tensor.info.nbytes for tensor in a.all_tensors.values()),
             headers,
             differences.partners,

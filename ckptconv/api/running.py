@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.arrays import read_arrays
 from ckptconv.api.graph import program_of
-from ckptconv.api.naming import named_by_architecture, with_tensors
+from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.api.stated import stated
+from ckptconv.api.unconverted import as_floats, in_transformers_names
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.samples import InputSpec, shown_inputs
@@ -70,7 +71,7 @@ class Side:
         self.request, self.stack, self.device = subject.request, stack, subject.device
         self.path = self.request.path
         self.findings: list[Finding] = []
-        self.checkpoint = _as_floats(self._opened(subject, progress))
+        self.checkpoint = as_floats(self._opened(subject, progress))
         self.evidence = subject.evidence or self.checkpoint
         self.runner: Runner
         if self.is_graph:
@@ -85,6 +86,9 @@ class Side:
             return subject.tensors
         opened = self.stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
+        if self.request.arch is not None and is_config(self.request.arch):
+            opened = in_transformers_names(opened, self.path)
+            self.findings += [finding for finding in opened.findings if finding.code == "translated"]
         return named_by_architecture(opened, self.request)
 
     def module(self) -> tuple[torch.nn.Module, list[InputSpec]]:
@@ -136,22 +140,6 @@ class Side:
                 hashes[key] = content_hash(tensor)
             found[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])
         return found
-
-
-def _as_floats(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with F32 in place of blocks of ggml's, of which torch has no tensors: what ``--dtype F32`` makes.
-
-    Raises MissingExtraError without the `gguf` package, UnsupportedError for a type that it does not unpack.
-    """
-    if all(tensor.info.dtype.block == 1 for tensor in checkpoint.values()):
-        return checkpoint
-    from ckptconv.edits.apply import cast_to
-
-    tensors = {
-        name: cast_to(tensor, DType.F32) if tensor.info.dtype.block > 1 else tensor
-        for name, tensor in checkpoint.items()
-    }
-    return with_tensors(checkpoint, tensors, checkpoint.findings)
 
 
 def _recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:

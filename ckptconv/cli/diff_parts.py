@@ -45,7 +45,7 @@ _COUNTED = (
 
 def verdict(result: Difference) -> tuple[str, str]:
     """The verdict in a word or two, and what is to be said of it."""
-    within = sum(finding.severity != "error" for finding in result.findings)
+    within = sum(finding.severity != "error" and finding.code != "translated" for finding in result.findings)
     a, b = result.tensors
     amount = plural(a, "tensor") if a == b else f"{a:,} and {plural(b, 'tensor')}"
     if result.equal:

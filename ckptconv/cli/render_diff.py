@@ -26,7 +26,7 @@ from ckptconv.cli.diff_parts import (
 )
 from ckptconv.cli.layers import changed_layers
 from ckptconv.cli.output import printable, style
-from ckptconv.cli.render import section, table
+from ckptconv.cli.render import findings, section, table
 from ckptconv.cli.render_metadata import shortened, spelled
 from ckptconv.core.report import plural, shape_text
 from ckptconv.edits.patterns import open_numbers
@@ -62,6 +62,7 @@ def page(result: Difference) -> list[str]:
     """Everything that changed, what matters most first."""
     word, rest = verdict(result)
     lines = [f"{style(word, 'green' if result.equal else 'red')}: {rest}"]
+    lines += findings([finding for finding in result.findings if finding.code == "translated"])
     lines += section("edits", _edits(result.edits))
     for code in ("removed", "added"):
         lines += section(code, _one_sided([f for f in result.findings if f.code == code]))
