@@ -8,7 +8,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     uses  beside                            `inspect`: what is not built, or run by others; what lies in the folder
     edits  lora                             what `convert` can be told to do on the way
     order  prepare                          `convert`, first half: what is to be written, no tensor read
-    editing  dequantize  dialects           …the edits
+    outside  editing  dequantize  dialects  …the edits
     gguf  ldm  mixture                      …what llama.cpp and single files of diffusion models want besides
     fitting  graph  export                  …an architecture that it must fit; the graph around the weights
     naming  matching                        …names that a graph lost

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.edits import Moves
+from ckptconv.api.outside import taken_as_model
 from ckptconv.core.record_edits import without_tensors
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 
     Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
     """
-    named = _named(opened, order.request, graph=order.format.graph)
+    named = taken_as_model(_named(opened, order.request, graph=order.format.graph), order.edits.select)
     adapter = _adapter(named, order) if order.edits.for_llama_cpp else None
     made, moves, entries = _edited(named, order, adapters, adapter)
     asked = _settled(named, order)

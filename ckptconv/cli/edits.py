@@ -54,7 +54,8 @@ def options(command: Command) -> Command:
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--select", metavar="GLOB", multiple=True,
-        help="Take these tensors alone, by SRC's names; * crosses dots. Repeatable.",
+        help="Take these tensors alone, by SRC's names; * crosses dots. Extras alone, such as an average of the "
+        "weights, become the model. Repeatable.",
     ),
     click.option("--drop", metavar="GLOB", multiple=True, help="Leave these tensors out. Repeatable."),
     click.option(

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-WELL_KNOWN = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params", "weights")
+WELL_KNOWN = (
+    "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params_ema", "params",
+    "weights",
+)  # fmt: skip
+"""Of BasicSR's two, `params_ema` is what those who upscale load: Real-ESRGAN, spandrel."""
 
 FITTED = "module_"
 """What skorch's nets call the module that was fitted, beside `module`, of which it was made."""

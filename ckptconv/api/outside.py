@@ -1,0 +1,49 @@
+"""Tensors outside of the model that are asked for as a model: the moving average in a trainer's checkpoint, say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import StateDict, TensorRef, walk
+from ckptconv.core.report import Finding, plural
+from ckptconv.edits.select import matching
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
+
+STATE_DICT = "state_dict"
+
+
+def taken_as_model(checkpoint: Checkpoint, select: Sequence[str]) -> Checkpoint:
+    """The checkpoint with the extras that all of the globs match as its model, and no other tensors; itself where a
+    glob matches a name of the model, or matches nothing. Reads nothing.
+
+    Plain metadata stays. What holds other tensors goes with them, as an optimizer's settings with its state.
+    """
+    if not select or any(matching(glob, checkpoint) or not matching(glob, checkpoint.extras) for glob in select):
+        return checkpoint
+    chosen = {name for glob in select for name in matching(glob, checkpoint.extras)}
+    tensors = {name: tensor for name, tensor in checkpoint.extras.items() if name in chosen}
+    left = len(checkpoint.all_tensors) - len(tensors)
+    taken = plural(len(tensors), "tensor outside of the model is", "tensors outside of the model are")
+    message = f"{taken} taken as the model; {left:,} others are left out"
+    return checkpoint.replaced(
+        tensors=tensors, extras={}, composites=checkpoint.composites_of(tensors), root=_root(checkpoint),
+        notes=replace(checkpoint.notes.only(tensors), arch=None, digest=None),
+        findings=(*checkpoint.findings, Finding("outside", "info", next(iter(tensors)), message)),
+    )  # fmt: skip
+
+
+def _root(checkpoint: Checkpoint) -> MetaNode:
+    if not isinstance(checkpoint.root, dict):
+        return StateDict()
+    plain = {key: node for key, node in checkpoint.metadata.items() if not _holds_tensors(node) and key != STATE_DICT}
+    return {**plain, STATE_DICT: StateDict()} if plain else StateDict()
+
+
+def _holds_tensors(node: MetaNode) -> bool:
+    return any(isinstance(part, TensorRef) for _, part in walk(node))
