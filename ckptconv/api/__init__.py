@@ -8,11 +8,12 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     uses  beside                            `inspect`: what is not built, or run by others; what lies in the folder
     edits  lora                             what `convert` can be told to do on the way
     order  prepare                          `convert`, first half: what is to be written, no tensor read
-    outside  editing  dequantize  dialects  …the edits
+    outside  editing                        …extras that are taken as the model; the edits
+    dequantize  dialects                    …quantized weights; other frameworks' names
     gguf  ldm  mixture                      …what llama.cpp and single files of diffusion models want besides
     fitting  graph  export                  …an architecture that it must fit; the graph around the weights
     naming  matching                        …names that a graph lost
-    destination  plan                       `convert`, second half: where to; what becomes of each tensor
+    destination  plan  companions           `convert`, second half: where to; what becomes of each tensor, and of files
     consent  casts  verified                …losses that were agreed to; what casting lost; ``--verify``
     asked  stated  arch                     which architecture: what was asked, what the file says, what that means
     unconverted                             `diff`, `verify`: a GGUF beside the model that it was made of

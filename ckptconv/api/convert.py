@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import Request, pair_words, several, words_of
+from ckptconv.api.companions import Companions, companions_of
 from ckptconv.api.consent import agreed, refuse, refuse_dependents, refuse_overflow
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.dialects import untranslated
@@ -101,6 +102,7 @@ def convert(
     edits: Edits | None = None,
     shard_size: str | int | None = None,
     verify: bool = False,
+    with_files: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
@@ -132,6 +134,9 @@ def convert(
                  on purpose, so that the source is run with them. NotEquivalentError where they differ. `inputs` may
                  be given for any target then.
 
+    with_files:  also put what lies beside the source's weights into the target's folder: configuration, tokenizer, chat
+                 templates. A config.json says the new type then, and not that weights are quantized that no longer are.
+
     Returns what was written, what of it was lost, and what a person should know besides.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
@@ -142,9 +147,9 @@ def convert(
     edits = edits or Edits()
     words = words_of({
         "--from": from_format, "--to": to_format, "--force": force, "--dry-run": dry_run, "--verify": verify,
-        "--bare": bare, "--meta": pair_words(metadata or {}), "--allow-loss": allowed, "--with-params": with_params,
-        "--shard-size": shard_size, "-O": [f"{key}={text}" for key, text in (options or {}).items()],
-        "--input": several(inputs),
+        "--with-files": with_files, "--bare": bare, "--meta": pair_words(metadata or {}), "--allow-loss": allowed,
+        "--with-params": with_params, "--shard-size": shard_size,
+        "-O": [f"{key}={text}" for key, text in (options or {}).items()], "--input": several(inputs),
     })  # fmt: skip
     words = ("convert", fspath(source), fspath(target), *words, *edits.words)
     request = Request(source, arch, settings, inputs, words, from_format)
@@ -159,7 +164,8 @@ def convert(
     ):
         made = prepare(order, opened, adapters)
         place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
-        result = _foreseen(order, made, place)
+        files = companions_of(source, order.edits, made.checkpoint) if with_files else None
+        result = _foreseen(order, made, place, files)
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)
         if not dry_run:
@@ -167,6 +173,8 @@ def convert(
             refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
             place.check_source(source, opened)
             file = place.open(replace=force)
+            if files is not None:
+                files.check(place.path, replace=force)
         with (
             _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier,
             _quantizing(made.checkpoint) if made.is_edited else nullcontext(),
@@ -182,10 +190,12 @@ def convert(
                 result = _written(result, made, written, allowed)
                 opened.check_unchanged()
                 adapters.check_unchanged()
+                if files is not None:
+                    files.write(file)
                 return _committed(result, file, written, verifier)
 
 
-def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:
+def _foreseen(order: Order, made: Prepared, place: Destination, files: Companions | None) -> Conversion:
     """What is known before the first byte is written."""
     checkpoint, wanted, source = made.checkpoint, place.format, order.request.source
     return Conversion(
@@ -193,7 +203,8 @@ def _foreseen(order: Order, made: Prepared, place: Destination) -> Conversion:
         [*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
         [
             *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
-            *untranslated(made.edited, wanted, order.edits), *place.findings, *place.left_behind(source),
+            *untranslated(made.edited, wanted, order.edits), *place.findings,
+            *(place.left_behind(source) if files is None else files.findings),
         ],
     )  # fmt: skip
 

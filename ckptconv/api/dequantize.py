@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
@@ -31,6 +32,7 @@ _KINDS = {
 """What weights of each scheme are called."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
+_CALLED = {dtype: name for name, dtype in _TYPES.items()}
 
 
 def edits_for(
@@ -51,6 +53,15 @@ def type_said(said: Mapping[object, MetaNode]) -> DType:
             if found is not None:
                 return found
     return DType.F32
+
+
+def type_name(tensors: Mapping[str, LazyTensor]) -> str | None:
+    """What a configuration calls the type that most of the tensors' bytes are of; None where it is none of its."""
+    sizes: Counter[DType] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.info.dtype] += tensor.info.nbytes
+    most = sizes.most_common(1)
+    return _CALLED.get(most[0][0]) if most else None
 
 
 def wanted_types(

@@ -76,9 +76,10 @@ class Destination:
         if not asked or not os.path.isfile(os.path.join(source, CONFIG)):
             return []
         message = (
-            f"{CONFIG} and whatever else lies beside the weights are not copied: transformers and diffusers ask for it"
+            f"{CONFIG} and whatever else lies beside the weights are not copied, for which transformers and diffusers "
+            "ask: --with-files copies them"
         )
-        return [Finding("left-behind", "info", CONFIG, message)]
+        return [Finding("left-behind", "info", CONFIG, message, hint="--with-files")]
 
     def check_source(self, source: PathText, opened: Checkpoint) -> None:
         """Raise UsageError where the target is one of several files of the source, which would no longer be whole."""

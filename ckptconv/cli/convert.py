@@ -31,7 +31,7 @@ LOSSES = {
 _LOSSES = "\n".join(f"  {code:9}  {loss}" for code, loss in LOSSES.items())
 
 SECTIONS = {
-    "Files and formats": "--from --to -O --shard-size --force --dry-run",
+    "Files and formats": "--from --to -O --shard-size --with-files --force --dry-run",
     "What is kept": "--bare --meta --allow-loss",
     "Which tensors": "--select --drop",
     "Their names": "--strip-prefix --add-prefix --rename --translate --rules --reverse",
@@ -55,7 +55,7 @@ Examples:
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
   ckptconv convert model.gguf model.safetensors --translate gguf --dtype BF16 --bare
-  ckptconv convert base/ merged/ --lora adapter/ --lora style.safetensors=0.8
+  ckptconv convert base/ merged/ --lora adapter/ --lora style.safetensors=0.8 --with-files
   ckptconv convert model/ model.gguf --translate to-gguf --dtype F16
   ckptconv convert adapter/ adapter.gguf --translate to-gguf --arch base/config.json
   ckptconv convert model/ mmproj-model.gguf --translate to-mmproj --dtype F16
@@ -112,6 +112,11 @@ def _loss_code(word: str) -> str:
     "DST-00001-of-0000N.gguf. Up to SIZE it is one plain file.",
 )  # fmt: skip
 @click.option(
+    "--with-files", is_flag=True,
+    help="Also copy what lies beside SRC's weights (configuration, tokenizer, chat templates; no code) beside DST; a "
+    "config.json is told the new type.",
+)  # fmt: skip
+@click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,
     help="An option of DST's format; 'ckptconv formats NAME' lists them. Repeatable.",
 )  # fmt: skip
@@ -129,7 +134,7 @@ def command(
     source: str, target: str, from_format: str | None, to_format: str | None, force: bool, dry_run: bool, verify: bool,
     bare: bool, meta: tuple[tuple[str, MetaNode], ...], allow_loss: tuple[str, ...], with_params: bool,
     format_options: tuple[tuple[str, str], ...], inputs: tuple[str, ...], arch: str | None, settings: tuple[str, ...],
-    as_json: bool, shard_size: str | None, **editing: Any,
+    as_json: bool, shard_size: str | None, with_files: bool, **editing: Any,
 ) -> int:  # fmt: skip
     """Convert the checkpoint SRC into a new file DST.
 
@@ -168,6 +173,7 @@ def command(
                 shard_size=shard_size,
                 edits=edits.wanted(click.get_current_context(), **editing),
                 verify=verify,
+                with_files=with_files,
                 progress=bar,
             )
     except NotEquivalentError as error:

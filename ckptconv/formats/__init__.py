@@ -4,6 +4,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
 
     base  options  registry             what a format is; its own options (``-O``); which formats there are
     lookalikes                          files that are of none of them, and what to do with these
+    outside                             files that mean nothing without the one beside them
     preflight  plain                    what a target cannot hold; what becomes of objects in one that cannot
     plan  blobs                         what a file with our record will hold; metadata too large for a string
     shards  shard_names  split          sets of files with an index, and how tensors are split into them

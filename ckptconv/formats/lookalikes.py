@@ -55,6 +55,7 @@ SUFFIXES: dict[str, tuple[str, str]] = {
     ".weights": ("weights of Darknet's, as of YOLO", "torch.save a network that loads them: that is read"),
     ".t7": ("a file of Lua Torch's", OF_TORCHFILE),
     ".engine": ("an engine of TensorRT's", MADE_FROM), ".plan": ("an engine of TensorRT's", MADE_FROM),
+    ".pb": ("a graph of TensorFlow's, its weights frozen into it", MADE_FROM),
     ".cbm": ("a model of CatBoost's, of trees", "there are no tensors in it"),
     ".mnn": ("a model of MNN's", MADE_FROM), ".rknn": ("a model of RKNN's", MADE_FROM),
     ".pte": ("a program of ExecuTorch's", MADE_FROM), ".dlc": ("a model of Qualcomm's", MADE_FROM),

@@ -8,7 +8,6 @@ A plug-in that does not load is named and passed over.
 from __future__ import annotations
 
 import codecs
-import re
 import shlex
 from difflib import get_close_matches
 from functools import cache
@@ -35,8 +34,9 @@ from ckptconv.formats import (
     torch,
 )
 from ckptconv.formats.base import Format
-from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, MADE_FROM, SUFFIXES
+from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, SUFFIXES
 from ckptconv.formats.npz.layout import several_arrays
+from ckptconv.formats.outside import part_of
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
@@ -65,6 +65,9 @@ _PROTO, _NEWEST = b"\x80", b"\x05"
 
 MOST_NAMES = 4
 """Files of a folder that an error lists."""
+
+SNAPSHOTS = "snapshots"
+"""The folder with a model's files in the cache of Hugging Face's hub, beside `blobs` and `refs`."""
 
 MOST_FOLDERS = 64
 """Folders in a folder that are looked into for what an error lists."""
@@ -183,6 +186,8 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     files = [name for name in folder.names if name.lower().endswith(suffixes)]
     if not folder.names and not folder.folders:
         return UnknownFormatError("this is a folder without a file in it", hint="check the path")
+    if SNAPSHOTS in folder.folders and (parts := _parts(cached := folder.inside(SNAPSHOTS))):
+        return _of_parts(cached, "the hub's cache of a model", parts)
     if parts := _parts(folder):
         return _of_parts(folder, "no checkpoint itself", parts, files)
     if not files:
@@ -211,6 +216,7 @@ def _parts(folder: Folder) -> list[str]:
 
 def _of_parts(folder: Folder, what: str, parts: Sequence[str], files: Sequence[str] = ()) -> UnknownFormatError:
     """Its folders with checkpoints come before its files, which are mostly what a trainer keeps beside them."""
+    parts = sorted(parts, key=lambda name: name.startswith("optim"))  # accelerate's optimizer_0 is named last
     paths = [str(folder.path / name) for name in parts]
     hint = f"name {paths[0]}"
     if len(paths) > 1:
@@ -227,22 +233,6 @@ def _text_of(start: bytes) -> str | None:
     if not line.isprintable() or not line or "\ufffd" in line:
         return None
     return cut(line, MOST_TEXT)
-
-
-def _graph_of(path: Path) -> Path | None:
-    """The ONNX graph beside a file that is named after it, as exporters name what they put outside of it."""
-    stem = re.fullmatch(r"(.+\.onnx)[._]data(_\d+)?", path.name)
-    return path.with_name(stem[1]) if stem and path.with_name(stem[1]).is_file() else None
-
-
-def _beside(path: Path) -> UnknownFormatError | None:
-    """What weights without a header are, by the graph beside them."""
-    if path.suffix == ".bin" and (graph := path.with_suffix(".xml")).is_file():
-        hint = f"name the graph: {graph}"
-        return UnknownFormatError("these are weights that a graph of OpenVINO's keeps outside of itself", hint=hint)
-    if path.suffix == ".bin" and path.with_suffix(".param").is_file():
-        return UnknownFormatError("these are weights of ncnn's, whose shapes nothing says", hint=MADE_FROM)
-    return None
 
 
 def _unknown(source: Source | Folder) -> UnknownFormatError:
@@ -265,16 +255,13 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
     for offset, magic, what, hint in LOOKALIKES:
         if (start if offset >= 0 else end)[offset:].startswith(magic):
             return UnknownFormatError(f"this is {what}", hint=hint)
+    if outside := part_of(source.path):
+        return outside
     if (text := _text_of(start)) is not None:
         return UnknownFormatError(
             f"this is text, not weights: {text!r}",
             hint="if it came in place of a download, it says why; else name the file of the weights",
         )
-    if (beside := _beside(source.path)) is not None:
-        return beside
-    if graph := _graph_of(source.path):
-        hint = f"name the graph: {graph}"
-        return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
     if said := SUFFIXES.get(source.path.suffix.lower()):
         message = f"no known format starts like this file; by its name it is {said[0]}"
         return UnknownFormatError(message, hint=said[1])

@@ -1,0 +1,46 @@
+"""Files of weights that mean nothing without the one beside them, which points at them: what to name instead.
+
+X.data-0000N-of-0000M, X.meta       a checkpoint of TensorFlow's: X.index
+X.bin                               a graph of OpenVINO's: X.xml
+X.onnx.data, X.onnx_data            a graph of ONNX: X.onnx
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import UnknownFormatError
+from ckptconv.formats.lookalikes import MADE_FROM
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def part_of(path: Path) -> UnknownFormatError | None:
+    """What is wrong with a file that another one beside it points at; None where there is no such."""
+    if index := _index_of(path):
+        hint = f"name its index: {index}"
+        return UnknownFormatError("this is one of the files of a checkpoint of TensorFlow's", hint=hint)
+    if path.suffix == ".bin" and (document := path.with_suffix(".xml")).is_file():
+        hint = f"name the graph: {document}"
+        return UnknownFormatError("these are weights that a graph of OpenVINO's keeps outside of itself", hint=hint)
+    if path.suffix == ".bin" and path.with_suffix(".param").is_file():
+        return UnknownFormatError("these are weights of ncnn's, whose shapes nothing says", hint=MADE_FROM)
+    if graph := _graph_of(path):
+        hint = f"name the graph: {graph}"
+        return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
+    return None
+
+
+def _graph_of(path: Path) -> Path | None:
+    """The ONNX graph beside a file that is named after it, as exporters name what they put outside of it."""
+    stem = re.fullmatch(r"(.+\.onnx)[._]data(_\d+)?", path.name)
+    return path.with_name(stem[1]) if stem and path.with_name(stem[1]).is_file() else None
+
+
+def _index_of(path: Path) -> Path | None:
+    """The index beside a file of a TensorFlow checkpoint's other ones."""
+    stem = re.fullmatch(r"(.+)\.(?:data-\d+-of-\d+|meta)", path.name)
+    index = path.with_name(f"{stem[1]}.index") if stem else None
+    return index if index is not None and index.is_file() else None

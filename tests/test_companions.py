@@ -1,0 +1,120 @@
+"""What lies beside the weights is copied where that is asked for, so that transformers loads what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptconv
+from ckptconv.errors import CkptconvError, CorruptFileError, TargetExistsError, UsageError
+from tests.arch.real_models import transformers_module
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def model(folder: Path) -> Any:
+    """A small GPT-2 as save_pretrained writes it."""
+    transformers = transformers_module()
+    made = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16))
+    made.save_pretrained(folder)
+    return made
+
+
+def folder(path: Path, **config: object) -> Path:
+    path.mkdir()
+    save_file({"w": torch.ones(4, 4), "n": torch.ones(3, dtype=torch.int64)}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "modeling.py", "trainer_state.json", "chat_template.jinja", "notes.md"):
+        (path / name).write_text("{}")
+    return path
+
+
+def test_transformers_loads_what_was_cast(tmp_path: Path) -> None:
+    before = model(tmp_path / "a")
+    ckptconv.convert(tmp_path / "a", f"{tmp_path}/b/", edits=ckptconv.Edits(dtype=["BF16"]), with_files=True)
+    after = type(before).from_pretrained(tmp_path / "b", dtype="auto")
+    assert after.dtype == torch.bfloat16
+    assert torch.equal(after.transformer.wte.weight, before.transformer.wte.weight.bfloat16())
+
+
+def test_code_and_what_is_no_models_stays(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x", torch_dtype="float32")
+    result = ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
+    assert sorted(os.listdir(tmp_path / "b")) == [
+        "chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"
+    ]  # fmt: skip
+    assert (tmp_path / "b" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    assert {finding.code for finding in result.findings} == {"copied"}
+
+
+def test_a_link_is_followed_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+    os.rename(source / "config.json", tmp_path / "blob")
+    (source / "config.json").symlink_to("../blob")
+    ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
+    assert not (tmp_path / "b" / "config.json").is_symlink()
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == {"model_type": "x"}
+
+
+def test_a_plain_model_does_not_say_that_it_is_quantized(tmp_path: Path) -> None:
+    said = {"quant_method": "fp8", "weight_block_size": [2, 2]}
+    source = folder(tmp_path / "a", model_type="x", dtype="bfloat16", quantization_config=said)
+    weight, scale = torch.randn(4, 4).to(torch.float8_e4m3fn), torch.rand(2, 2)
+    save_file({"w": weight, "w_scale_inv": scale}, source / "model.safetensors")
+    (source / "quant_config.json").write_text("{}")
+    ckptconv.convert(source, f"{tmp_path}/b/", edits=ckptconv.Edits(dequantize=True), with_files=True)
+    assert json.loads((tmp_path / "b" / "config.json").read_text()) == {"model_type": "x", "dtype": "bfloat16"}
+    assert not (tmp_path / "b" / "quant_config.json").exists()
+    assert load_file(tmp_path / "b" / "model.safetensors")["w"].dtype == torch.bfloat16
+
+
+def test_nothing_is_replaced_unasked_and_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "tokenizer.json").write_text("mine")
+    with pytest.raises(TargetExistsError) as caught:
+        ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
+    assert caught.value.path == tmp_path / "b" / "tokenizer.json"
+    assert os.listdir(tmp_path / "b") == ["tokenizer.json"]
+    ckptconv.convert(source, f"{tmp_path}/b/", with_files=True, force=True)
+    assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
+    (source / "config.json").write_text("{")
+    with pytest.raises(CorruptFileError, match="is no JSON"):
+        ckptconv.convert(source, f"{tmp_path}/c/", edits=ckptconv.Edits(dtype=["F16"]), with_files=True)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_file_that_cannot_be_copied_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptconv.api import companions
+
+    source = folder(tmp_path / "a", model_type="x")
+
+    def fails(path: Path) -> object:
+        raise ckptconv.errors.FileAccessError("cannot read", path=path)
+
+    monkeypatch.setattr(companions, "Source", fails)
+    with pytest.raises(CkptconvError, match="cannot read"):
+        ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
+    assert not (tmp_path / "b").exists()
+
+
+def test_where_they_go_has_to_be_another_folder_and_something_has_to_lie_there(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+    with pytest.raises(UsageError, match="in the folder of SRC"):
+        ckptconv.convert(source, source / "b.pth", with_files=True)
+    save_file({"w": torch.ones(2)}, tmp_path / "alone.safetensors")
+    with pytest.raises(UsageError, match="nothing lies beside"):
+        ckptconv.convert(tmp_path / "alone.safetensors", f"{tmp_path}/b/", with_files=True)
+
+
+def test_a_dry_run_lists_them_and_writes_nothing(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+    result = ckptconv.convert(source, f"{tmp_path}/b/", with_files=True, dry_run=True)
+    assert "config.json" in result.findings[0].message
+    assert not (tmp_path / "b").exists()
