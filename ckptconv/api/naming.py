@@ -31,7 +31,10 @@ def named_by_architecture(checkpoint: Checkpoint, request: Request) -> Checkpoin
     where there are none.
     """
     lost = _lost(checkpoint)
-    if request.arch is None or not lost:
+    made_up = checkpoint.notes.graph is not None and any(
+        map(is_given, checkpoint)
+    )  # constants alone, where none is lost
+    if request.arch is None or not (lost or made_up):
         return checkpoint
     table = _table(checkpoint, request)
     if table is None:

@@ -6,6 +6,8 @@ A name is the path of keys to the array, joined by dots, from where the model's 
   ``TrainState``. Other arrays (``opt_state``, ``ema_params``) are not the model's;
 - where linen's other collections that a model computes with (`COLLECTIONS`, such as ``batch_stats``) stand beside it,
   they are the model's as well, and each of these names starts with its collection: ``params.BatchNorm_0.scale``;
+- at the lone other entry with trees beside an optimizer's (`OPTIMIZERS`), as in ``{"model": …, "optimizer": …}`` of
+  NNX's; numbers beside both are not the model's;
 - within a lone entry with arrays, if it has ``params``: ``{"epoch": 3, "state": {"params": …}}``;
 - else at the root: all arrays are the model's, as in the hub's ``flax_model.msgpack``.
 
@@ -31,6 +33,9 @@ PARAMS = "params"
 
 COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "_overwrite_with_gradient")
 """Of linen's variables, beside the params (flax/linen: module.py, normalization.py, attention.py, fp8_ops.py)."""
+
+OPTIMIZERS = ("optimizer", "optimizer_state", "opt_state", "opt", "optim")
+"""What people call the state of an optimizer beside a model, where no library names both."""
 
 _PLAIN = frozenset([int, str, float, bool, bytes, type(None)])
 
@@ -101,6 +106,11 @@ class Nested:
             below = (*path, PARAMS)
             return self._find_starts(node[PARAMS], below) or {below: ""}
         inside = [key for key, child in node.items() if self._is_tensor(child) or self._holds.get(id(child))]
+        trees = [key for key in inside if not self._is_tensor(node[key])]
+        others = [key for key in trees if key not in OPTIMIZERS]
+        if len(others) == 1 and len(trees) > 1:
+            below = (*path, others[0])
+            return self._find_starts(node[others[0]], below) or {below: ""}
         return self._find_starts(node[inside[0]], (*path, inside[0])) if len(inside) == 1 else {}
 
     def _find(self, value: Value, path: Path, prefix: str | None) -> None:

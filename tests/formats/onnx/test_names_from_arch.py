@@ -72,6 +72,20 @@ def test_without_an_architecture_the_names_stay_the_graphs(tmp_path: Path, expor
     assert not set(torch.load(tmp_path / "a.pth", weights_only=True)) & set(exported[1].state_dict())
 
 
+def test_constants_stay_behind_where_no_name_is_lost(tmp_path: Path) -> None:
+    """Without folding all weights have their names, and what the graph computes with is beside them."""
+    module = nn.LSTM(3, 4, batch_first=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter says that it is old
+        torch.onnx.export(module, (torch.randn(2, 5, 3),), tmp_path / "m.onnx", dynamo=False, do_constant_folding=False)
+    with ckptconv.open(tmp_path / "m.onnx") as checkpoint:
+        assert any(name.startswith("/") for name in checkpoint)
+    ckptconv.convert(tmp_path / "m.onnx", tmp_path / "a.pth", arch=arch_of("checkpoint", tmp_path, module))
+    state = torch.load(tmp_path / "a.pth")
+    assert state.keys() == module.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in module.state_dict().items())
+
+
 class Square(nn.Module):
     """Everything has one shape, and little is called in the order in which it is listed."""
 
