@@ -11,7 +11,7 @@ from ckptconv.cli import render_adapter, render_composite
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import approximately, fields, findings, section, size, table
 from ckptconv.cli.render_graph import graph_rows
-from ckptconv.cli.render_metadata import entries, shortened, spelled
+from ckptconv.cli.render_metadata import attributes, entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
 from ckptconv.core.metadata import RUNS, StateDict, TensorRef, nodes_of
 from ckptconv.core.report import cut, listed, plural
@@ -32,6 +32,9 @@ STATS = ("min", "max", "mean", "std", "nan", "inf", "zeros")
 
 MOST_OBJECTS = 20
 """Opaque objects and calls that are listed; --json has all of them."""
+
+MOST_TIED = 8
+"""Names of a tie that are listed."""
 
 CALL = 500
 """Characters of a call that are shown."""
@@ -89,6 +92,7 @@ def page(inspection: Inspection) -> list[str]:
             lines += section(title, rows)
     listed = {key: value for key, value in checkpoint.metadata.items() if value != TensorRef(str(key))}
     lines += section("metadata", entries(listed))  # a tensor under its own name stands among the tensors
+    lines += section("what the object holds", attributes(checkpoint.root) if not checkpoint.all_tensors else [])
     lines += section("objects that were not built", _objects(inspection))
     lines += section("what runs only if it is asked for", _runs_if(inspection))
     if inspection.verdict != "plain":
@@ -98,6 +102,10 @@ def page(inspection: Inspection) -> list[str]:
     lines += section("graph", fields(graph_rows(checkpoint.notes.graph), indent=""))
     lines += section("notes", fields(_notes(inspection), indent=""))
     return lines
+
+
+def _more(names: list[str]) -> list[str]:
+    return [f"{len(names) - MOST_TIED:,} more"] if len(names) > MOST_TIED else []
 
 
 def listing(inspection: Inspection) -> list[str]:
@@ -128,7 +136,7 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
         rows.append(("quantized", f"{kinds}; {how}"))
     rows += render_adapter.rows(inspection.adapter, os.fspath(inspection.path))
     if tied:
-        groups = [" = ".join(printable(name) for name in names) for names in ties]
+        groups = [" = ".join([*map(printable, names[:MOST_TIED]), *_more(names)]) for names in ties]
         rows.append(("ties", listed(groups, 2)))
     said = inspection.verdict
     rows.append(("verdict", f"{style(said, _HUES[said])}: {verdict(inspection)}"))

@@ -61,6 +61,13 @@ def entries(tree: dict[object, MetaNode], indent: str = "", levels: int = LEVELS
     return lines
 
 
+def attributes(node: MetaNode) -> list[str]:
+    """What an object has that is all of a file, such as a trainer's arguments, as `entries`; nothing of other nodes."""
+    if not isinstance(node, Opaque) or not isinstance(node.state, dict):
+        return []
+    return entries({key: value for key, value in node.state.items() if value is not None})
+
+
 def shortened(text: str, value: MetaNode = None) -> str:
     """The text as far as it fits on a line, and how much there is in all."""
     if len(text) <= LINE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -335,3 +336,19 @@ def test_a_folder_is_the_same_by_its_relative_names(
     assert done.exit_code == 0, done.output
     assert run("diff", name, name).exit_code == 0
     assert run("convert", name, tmp_path / "out.pth").exit_code == 0
+
+
+def test_a_lone_object_is_shown_with_what_it_holds(run: Run, tmp_path: Path) -> None:
+    """As a trainer's arguments are."""
+    torch.save(argparse.Namespace(lr=0.1, steps=4, resume=None), tmp_path / "args.bin")
+    output = run("inspect", tmp_path / "args.bin").output
+    assert "what the object holds\n  lr     0.1\n  steps  4\n" in output
+    torch.save({"args": argparse.Namespace(lr=0.1), "w": torch.ones(2)}, tmp_path / "a.pth")
+    assert "what the object holds" not in run("inspect", tmp_path / "a.pth").output
+
+
+def test_of_a_tie_of_many_names_the_first_are_listed(run: Run, tmp_path: Path) -> None:
+    shared = torch.ones(2)
+    torch.save({f"w{i:02}": shared for i in range(30)}, tmp_path / "a.pth")
+    (line,) = (one for one in run("inspect", tmp_path / "a.pth").output.splitlines() if one.strip().startswith("ties"))
+    assert line.split("  ")[-1].strip() == " = ".join([*(f"w{i:02}" for i in range(8)), "22 more"])

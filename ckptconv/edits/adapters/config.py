@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "IA3": "IA3", "TRAINABLE_TOKENS": "trainable tokens"}
 """The types of PEFT that are merged, and what they are called."""
 
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
+"""Those that have no part in any weight."""
+
 REPLACES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations that take from the base's weights what the adapter begins with."""
 
@@ -124,9 +127,15 @@ class Config:
 
     def check(self) -> None:
         """Raise UnsupportedError, with its name, for what is not merged."""
+        if self.peft in PROMPTS:
+            raise UnsupportedError(
+                f"adapters of PEFT's type {self.peft} change no weight that could be merged: they put tokens of their "
+                "own before the text", hint="peft runs it beside the base",
+            )  # fmt: skip
         if self.peft and self.peft not in KINDS:
             raise UnsupportedError(
-                f"adapters of PEFT's type {self.peft} are not merged", hint=f"those of {', '.join(KINDS)} are"
+                f"adapters of PEFT's type {self.peft} are not merged",
+                hint=f"those of {', '.join(KINDS)} are; merge_and_unload() of peft merges others",
             )
         if self.init.startswith(REPLACES_BASE):
             raise UnsupportedError(
