@@ -11,6 +11,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     outside  editing                        …extras that are taken as the model; the edits
     dequantize  dialects                    …quantized weights; other frameworks' names
     gguf  ldm  mixture                      …what llama.cpp and single files of diffusion models want besides
+    shapes                                  …shapes that a GGUF of such a model says
     fitting  graph  export                  …an architecture that it must fit; the graph around the weights
     naming  matching                        …names that a graph lost
     destination  plan  companions           `convert`, second half: where to; what becomes of each tensor, and of files

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.edits import Moves
 from ckptconv.api.outside import taken_as_model
+from ckptconv.api.shapes import with_shapes
 from ckptconv.core.record_edits import without_tensors
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     named = taken_as_model(_named(opened, order.request, graph=order.format.graph), order.edits.select)
     adapter = _adapter(named, order) if order.edits.for_llama_cpp else None
     made, moves, entries = _edited(named, order, adapters, adapter)
+    if order.format.dialect != "gguf":
+        made = with_shapes(made, named, moves.origins)
     asked = _settled(named, order)
     said = made.with_metadata(asked)
     fitting, graph = _fitting(said, order, adapter), _graph(said, order)
