@@ -11,7 +11,8 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     folder_file                         which file of a folder is that index, or all of its checkpoint
     numbered  unindexed                 sets without one
     modules_beside                      models of which a folder has the first module's weights
-    graph_names                         names of a graph's tensors, put together of those of what they lie in
+    graph_names  graph_notes            names of a graph's tensors, put together of those of what they lie in; what is
+                                        said of a graph
     same_values                         what several files have alike
     members                             what a checkpoint in an archive has around it
     nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.graph_names import GraphNames
+from ckptconv.formats.graph_notes import counted, stays_behind
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT, Wire, signed
 
@@ -121,16 +121,11 @@ def read(source: Source) -> Checkpoint:
                 raise LimitError(f"it has more than {MAX_LAYERS:,} layers")
     if not layers:
         raise bad("it has no layers")
-    operators = Counter(layer.type for layer in layers)
-    noted: dict[str, MetaNode] = {
-        "name": name,
-        "nodes": len(layers),
-        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
-    }
-    message = f"the network of {len(layers):,} layers stays behind: its blobs are read"
+    noted: dict[str, MetaNode] = {"name": name, **counted(Counter(layer.type for layer in layers))}
+    told = stays_behind(f"the network of {len(layers):,} layers", "blobs")
     return Checkpoint(
         _tensors(wire, layers), format="caffe", notes=Notes(source="caffe", graph=noted),
-        findings=(Finding("graph", "info", "", message),), file=source,
+        findings=(told,), file=source,
     )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ from ckptconv.formats.coreml.model import NETWORKS, OTHERS, PROGRAM, Spec, bad, 
 from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitting, read_network
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.graph_names import GraphNames
+from ckptconv.formats.graph_notes import counted, stays_behind
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
 from ckptconv.io.protobuf import Wire
@@ -162,11 +163,9 @@ class _Reader:
             "version": spec.version,
             "inputs": [{"name": name} for name in spec.inputs],
             "outputs": [{"name": name} for name in spec.outputs],
-            "nodes": self.operators.total(),
-            "operators": dict(sorted(self.operators.items(), key=lambda item: (-item[1], item[0]))),
+            **counted(self.operators),
         }
-        message = f"the graph of {noted['nodes']} nodes stays behind: its constants are read"
-        findings = [Finding("graph", "info", "", message)]
+        findings = [stays_behind(f"the graph of {noted['nodes']} nodes", "constants")]
         if others:
             message = f"models of the pipeline without tensors stay behind: {', '.join(others[:4])}"
             findings.append(Finding("models", "info", "", message))

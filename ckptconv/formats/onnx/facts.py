@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
+from ckptconv.formats.graph_notes import all_said, counted
 from ckptconv.formats.onnx.graph import subgraphs
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE, STRING
 from ckptconv.io.protobuf import LEN, VARINT, signed
@@ -39,12 +40,11 @@ def facts(model: Model, graph: Graph, window: Window) -> dict[str, MetaNode]:
         "opset": {domain or "ai.onnx": version for domain, version in model.opsets.items()},
         "inputs": [value for value in _values(graph.inputs, window) if value["name"] not in weights],
         "outputs": _values(graph.outputs, window),
-        "nodes": operators.total(),
-        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        **counted(operators),
         "subgraphs": len(graphs) - 1,
         "functions": list(model.functions),
     }
-    return {key: value for key, value in found.items() if value not in ("", 0, [], {}) or key == "nodes"}
+    return all_said(found)
 
 
 def _values(ranges: list[Range], window: Window) -> list[dict[str, MetaNode]]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import Finding, listed, quoted
 from ckptconv.core.tensor import LazyTensor, Placement, Storage, TensorInfo
 from ckptconv.errors import UnsupportedError
+from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.onnx import names as naming
 from ckptconv.formats.onnx.external import ModelFiles
 from ckptconv.formats.onnx.facts import facts
@@ -178,7 +179,7 @@ def _transposed(tensor: LazyTensor) -> LazyTensor | None:
 
 
 def _about(graph: Graph, noted: dict[str, object]) -> list[Finding]:
-    findings = [Finding("graph", "info", "", f"the graph of {noted['nodes']} nodes stays behind: its weights are read")]
+    findings = [stays_behind(f"the graph of {noted['nodes']} nodes")]
     if strings := [header.name for header in graph.initializers if header.code == STRING]:
         message = f"strings are no weights, and stay behind with the graph: {quoted(strings)}"
         findings.append(Finding("strings", "warning", strings[0], message))

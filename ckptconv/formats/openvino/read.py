@@ -34,6 +34,7 @@ from ckptconv.core.report import Finding, quoted
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.graph_names import GraphNames
+from ckptconv.formats.graph_notes import all_said, counted, stays_behind
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.io.folder import Folder
@@ -117,8 +118,7 @@ class _Reader:
                 plain = layer.name.removesuffix(_COMPRESSED)
                 self._constant(names.free(plain if plain in undone else layer.name, self.taken), layer)
         noted = _facts(net)
-        message = f"the graph of {noted['nodes']} nodes stays behind: its constants are read"
-        findings = [Finding("graph", "info", "", message)]
+        findings = [stays_behind(f"the graph of {noted['nodes']} nodes", "constants")]
         if self.packed:
             message = f"packed as no element type here is, and read as bytes: {quoted(self.packed)}"
             findings.append(Finding("read-as", "warning", next(iter(self.packed)), message))
@@ -214,10 +214,9 @@ def _facts(net: Net) -> dict[str, MetaNode]:
                    for layer in net.layers if layer.type == "Parameter" and not layer.scope],
         "outputs": [_value(layer, layer.precision, layer.dims)
                     for layer in net.layers if layer.type == "Result" and not layer.scope],
-        "nodes": operators.total(),
-        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        **counted(operators),
     }  # fmt: skip
-    return {key: value for key, value in found.items() if value not in ("", []) or key == "nodes"}
+    return all_said(found)
 
 
 def _value(layer: Layer, kind: str, sizes: list[str]) -> dict[str, MetaNode]:

@@ -27,6 +27,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import LimitError, UnsupportedError, located
+from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.paddle.program import bad, names_in_json, names_in_message
 from ckptconv.io.folder import Folder
 from ckptconv.io.forward import Forward
@@ -113,8 +114,8 @@ def _names(folder: Folder, stem: str, count: int) -> tuple[list[str], tuple[Find
         names = names_in_json(document) if program.endswith(PROGRAMS[0]) else names_in_message(document)
     if len(names) != count:
         raise bad(f"it has {count:,} tensors, and the program beside it, {program!r}, names {len(names):,}")
-    message = f"the program in {program!r} stays behind: its weights are read"
-    return sorted(names, key=lambda name: name.encode()), (Finding("graph", "info", "", message),)
+    told = stays_behind(f"the program in {program!r}")
+    return sorted(names, key=lambda name: name.encode()), (told,)
 
 
 def _tensor(file: Forward, index: int) -> LazyTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ckptconv.formats.graph_notes import all_said, counted
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U32, Table, Tables, bad
 from ckptconv.formats.tflite.schema import (
     CUSTOM_OPERATOR,
@@ -37,12 +38,11 @@ def facts(model: Table, graphs: list[Table], tensors: list[Tables]) -> dict[str,
         "version": VERSION,
         "inputs": _values(main.ints(SubGraph.INPUTS), tensors[0]),
         "outputs": _values(main.ints(SubGraph.OUTPUTS), tensors[0]),
-        "nodes": operators.total(),
-        "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        **counted(operators),
         "subgraphs": len(graphs) - 1,
         "signatures": [_signature(one, tensors) for one in model.tables(Model.SIGNATURES)],
     }
-    return {key: value for key, value in found.items() if value not in ("", 0, [], {}) or key == "nodes"}
+    return all_said(found)
 
 
 def _operator(code: Table) -> str:

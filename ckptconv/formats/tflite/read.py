@@ -27,6 +27,7 @@ from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed, unreadable
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
+from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.tflite.facts import at, facts
 from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, bad
 from ckptconv.formats.tflite.schema import OTHERS, STRING, VERSION, Model, Pair, SubGraph, Tensor
@@ -112,8 +113,7 @@ class _Reader:
         for key, header in self.headers.items():
             self._build(key, header, tensors, composites, shared=places[header.place] > 1)
         noted = facts(self.model, self.graphs, self.tables)
-        message = f"the graph of {noted['nodes']} nodes stays behind: its weights are read"
-        self.findings.append(Finding("graph", "info", "", message))
+        self.findings.append(stays_behind(f"the graph of {noted['nodes']} nodes"))
         self._look_for_files()
         return Checkpoint(
             tensors, composites=composites, root=self._root(), format="tflite",

@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
+from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads, programs_of
@@ -98,7 +98,7 @@ def read(source: Source) -> Checkpoint:
     found = assemble(
         plant_state_dict(export.weights, beside, budget), export.place, budget, format="torch-export",
         machines=export.machines, file=source, graph=export.graph,
-        findings=(Finding("graph", "info", "", "the exported graph stays behind: its weights are read"),),
+        findings=(stays_behind("the exported graph"),),
     )  # fmt: skip
     found.notes = replace(found.notes, programs=(*found.notes.programs, *export.programs, *export.compiled()))
     return found
