@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, quoted
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ckptconv.core.metadata import MetaNode
 
@@ -27,3 +27,10 @@ def all_said(facts: Mapping[str, MetaNode]) -> dict[str, MetaNode]:
 def stays_behind(graph: str, read: str = "weights") -> Finding:
     """A word on what is not read."""
     return Finding("graph", "info", "", f"{graph} stays behind: its {read} are read")
+
+
+def read_as_bytes(packed: Iterable[str]) -> list[Finding]:
+    """A word on constants that no element type here has, where there are some."""
+    names = list(packed)
+    message = f"packed as no element type here is, and read as bytes: {quoted(names)}"
+    return [Finding("read-as", "warning", names[0], message)] if names else []

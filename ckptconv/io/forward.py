@@ -7,6 +7,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Forward:
             raise self._ends(count)
         self.at += count
         return start
+
+    def span(self, count: int) -> ByteSpan:
+        """The bytes that are passed over. Raises CorruptFileError past the end."""
+        return ByteSpan(self.source, self.skip(count), count)
 
     def _ends(self, count: int) -> CorruptFileError:
         return self.bad(

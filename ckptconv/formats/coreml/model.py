@@ -143,14 +143,15 @@ def _pipeline(wire: Wire, spec: Spec, pipeline: Model, depth: int) -> None:
 def _description(wire: Wire, spec: Spec, start: int, stop: int) -> None:
     for number, kind, begin, end in wire.fields(start, stop):
         if kind == LEN and number in (1, 10):
-            (spec.inputs if number == 1 else spec.outputs).append(_first_text(wire, begin, end))
+            (spec.inputs if number == 1 else spec.outputs).append(first_text(wire, begin, end))
         elif kind == LEN and number == 100:
             _metadata(wire, spec, begin, end)
         if len(spec.inputs) + len(spec.outputs) > MAX_FEATURES:
             raise LimitError(f"it has more than {MAX_FEATURES:,} inputs and outputs")
 
 
-def _first_text(wire: Wire, start: int, stop: int) -> str:
+def first_text(wire: Wire, start: int, stop: int) -> str:
+    """The text of a message's first field, such as a name; empty where it has none."""
     return next(
         (wire.text(begin, end) for number, kind, begin, end in wire.fields(start, stop) if (number, kind) == (1, LEN)),
         "",

@@ -24,7 +24,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
-from ckptconv.formats.coreml.model import bad
+from ckptconv.formats.coreml.model import bad, first_text
 from ckptconv.io.limits import MAX_DEPTH, MAX_RANK, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT, signed
 
@@ -125,9 +125,7 @@ def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: in
         if number == 1:
             operator = wire.text(begin, end)
         elif number == 3:
-            output = output or next(
-                (wire.text(b, e) for n, k, b, e in wire.fields(begin, end) if (n, k) == (1, LEN)), ""
-            )
+            output = output or first_text(wire, begin, end)
         elif number == 4:
             blocks.append((begin, end))
         else:

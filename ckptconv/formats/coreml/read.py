@@ -32,7 +32,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file, in_memory
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
@@ -47,7 +47,7 @@ from ckptconv.formats.coreml.model import NETWORKS, OTHERS, PROGRAM, Spec, bad, 
 from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitting, read_network
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.graph_names import GraphNames
-from ckptconv.formats.graph_notes import counted, stays_behind
+from ckptconv.formats.graph_notes import counted, read_as_bytes, stays_behind
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
 from ckptconv.io.protobuf import Wire
@@ -169,9 +169,7 @@ class _Reader:
         if others:
             message = f"models of the pipeline without tensors stay behind: {', '.join(others[:4])}"
             findings.append(Finding("models", "info", "", message))
-        if self.packed:
-            message = f"packed as no element type here is, and read as bytes: {quoted(self.packed)}"
-            findings.append(Finding("read-as", "warning", next(iter(self.packed)), message))
+        findings += read_as_bytes(self.packed)
         said = {**spec.said, **({"packed": self.packed} if self.packed else {})}
         return Checkpoint(
             self.tensors, root={"state_dict": StateDict(), **said} if said else StateDict(), format="coreml",

@@ -28,7 +28,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, quoted
-from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
+from ckptconv.core.tensor import LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.forward import Forward
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
@@ -115,7 +115,7 @@ def _array(file: Forward, index: int) -> LazyTensor | None:
     if prod(shape) * 64 > MAX_DIM:
         raise bad(f"the array {index:,} has the shape {list(shape[:8])}")
     info = TensorInfo.of(DTYPES[code], shape)
-    return in_file(info, ByteSpan(file.source, file.skip(info.nbytes), info.nbytes), (id(file.source), index))
+    return in_file(info, file.span(info.nbytes), (id(file.source), index))
 
 
 def _shape(file: Forward, index: int) -> tuple[int, ...] | None:

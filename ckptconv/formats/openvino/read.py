@@ -30,11 +30,10 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, quoted
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.graph_names import GraphNames
-from ckptconv.formats.graph_notes import all_said, counted, stays_behind
+from ckptconv.formats.graph_notes import all_said, counted, read_as_bytes, stays_behind
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.io.folder import Folder
@@ -118,13 +117,10 @@ class _Reader:
                 plain = layer.name.removesuffix(_COMPRESSED)
                 self._constant(names.free(plain if plain in undone else layer.name, self.taken), layer)
         noted = _facts(net)
-        findings = [stays_behind(f"the graph of {noted['nodes']} nodes", "constants")]
-        if self.packed:
-            message = f"packed as no element type here is, and read as bytes: {quoted(self.packed)}"
-            findings.append(Finding("read-as", "warning", next(iter(self.packed)), message))
+        findings = (stays_behind(f"the graph of {noted['nodes']} nodes", "constants"), *read_as_bytes(self.packed))
         return Checkpoint(
             self.tensors, root=self._root(net), format="openvino", notes=Notes(source="openvino", graph=noted),
-            findings=tuple(findings), file=self.folder,
+            findings=findings, file=self.folder,
         )  # fmt: skip
 
     def _constant(self, name: str, layer: Layer) -> None:

@@ -25,7 +25,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
+from ckptconv.core.tensor import LazyTensor, TensorInfo, in_file
 from ckptconv.errors import LimitError, UnsupportedError, located
 from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.paddle.program import bad, names_in_json, names_in_message
@@ -130,7 +130,7 @@ def _tensor(file: Forward, index: int) -> LazyTensor:
     if prod(shape) * 128 > MAX_DIM:
         raise bad(f"the tensor {index:,} has the shape {list(shape[:8])}")
     info = TensorInfo.of(DTYPES[code], shape)
-    return in_file(info, ByteSpan(file.source, file.skip(info.nbytes), info.nbytes), (id(file.source), index))
+    return in_file(info, file.span(info.nbytes), (id(file.source), index))
 
 
 def _description(data: bytes, index: int) -> tuple[int, tuple[int, ...]]:

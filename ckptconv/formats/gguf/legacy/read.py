@@ -157,7 +157,7 @@ class _Tensors:
                 stream.skip(-stream.at % ALIGNMENT)
             if info.nbytes > stream.left:
                 raise bad(f"{name!r} runs {info.nbytes - stream.left:,} bytes past the end of the file")
-            span = ByteSpan(stream.source, stream.skip(info.nbytes), info.nbytes)
+            span = stream.span(info.nbytes)
             found[name] = in_file(info, span, (id(stream.source), name))
         return found
 
