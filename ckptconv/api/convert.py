@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import Request, pair_words, several, words_of
-from ckptconv.api.companions import Companions, companions_of
 from ckptconv.api.consent import agreed, refuse, refuse_dependents, refuse_overflow
 from ckptconv.api.destination import choose_format, settle, size_of_shards
 from ckptconv.api.dialects import untranslated
@@ -27,6 +26,7 @@ from ckptconv.formats.base import WriteOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from ckptconv.api.companions import Companions
     from ckptconv.api.comparing import Verification
     from ckptconv.api.destination import Destination
     from ckptconv.api.open import PathText
@@ -164,7 +164,7 @@ def convert(
     ):
         made = prepare(order, opened, adapters)
         place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
-        files = companions_of(source, order.edits, made.checkpoint) if with_files else None
+        files = _companions(source, order, made) if with_files else None
         result = _foreseen(order, made, place, files)
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)
@@ -193,6 +193,12 @@ def convert(
                 if files is not None:
                     files.write(file)
                 return _committed(result, file, written, verifier)
+
+
+def _companions(source: PathText, order: Order, made: Prepared) -> Companions:
+    from ckptconv.api.companions import companions_of  # few ask for it
+
+    return companions_of(source, order.edits, made.checkpoint)
 
 
 def _foreseen(order: Order, made: Prepared, place: Destination, files: Companions | None) -> Conversion:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.edits import Moves
-from ckptconv.api.outside import taken_as_model
-from ckptconv.api.shapes import with_shapes
 from ckptconv.core.record_edits import without_tensors
 
 if TYPE_CHECKING:
@@ -22,6 +20,10 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
     from ckptconv.formats.onnx.plan import GraphPlan, OnnxOptions
+
+
+GGUF = "gguf"
+"""What its formats' names start with, and the dialect of its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,10 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
 
     Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
     """
-    named = taken_as_model(_named(opened, order.request, graph=order.format.graph), order.edits.select)
+    named = _chosen(_named(opened, order.request, graph=order.format.graph), order)
     adapter = _adapter(named, order) if order.edits.for_llama_cpp else None
     made, moves, entries = _edited(named, order, adapters, adapter)
-    if order.format.dialect != "gguf":
-        made = with_shapes(made, named, moves.origins)
+    made = _shaped(made, named, order, moves)
     asked = _settled(named, order)
     said = made.with_metadata(asked)
     fitting, graph = _fitting(said, order, adapter), _graph(said, order)
@@ -66,6 +67,24 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
         named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,
         graph.findings if graph else fitting.findings if fitting else (), bool(order.edits),
     )  # fmt: skip
+
+
+def _chosen(named: Checkpoint, order: Order) -> Checkpoint:
+    """The checkpoint, or what is outside of its model as one, where that is selected."""
+    if not order.edits.select:
+        return named
+    from ckptconv.api.outside import taken_as_model
+
+    return taken_as_model(named, order.edits.select)
+
+
+def _shaped(made: Checkpoint, named: Checkpoint, order: Order, moves: Moves) -> Checkpoint:
+    """The checkpoint with the shapes that a GGUF says its tensors had, where it becomes no GGUF."""
+    if order.format.dialect == GGUF or not named.format.startswith(GGUF):
+        return made
+    from ckptconv.api.shapes import with_shapes
+
+    return with_shapes(made, named, moves.origins)
 
 
 def _adapter(named: Checkpoint, order: Order) -> Adapted | None:
@@ -104,7 +123,7 @@ def _edited(
 
 def _settled(named: Checkpoint, order: Order) -> Mapping[str, MetaNode]:
     """The metadata that was asked for, in a GGUF with what goes along with it."""
-    if order.format.dialect != "gguf" or order.edits.for_llama_cpp:
+    if order.format.dialect != GGUF or order.edits.for_llama_cpp:
         return order.metadata
     from ckptconv.formats.gguf.said import settled_for
 

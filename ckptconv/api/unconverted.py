@@ -10,7 +10,6 @@ from contextlib import suppress
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.naming import with_tensors
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError
@@ -35,6 +34,8 @@ def as_floats(checkpoint: Checkpoint) -> Checkpoint:
     """
     if all(tensor.info.dtype.block == 1 for tensor in checkpoint.values()):
         return checkpoint
+    from ckptconv.api.naming import with_tensors  # it needs all of the ONNX reader
+
     tensors = {name: _as_float(tensor) for name, tensor in checkpoint.items()}
     return with_tensors(checkpoint, tensors, checkpoint.findings)
 
@@ -54,6 +55,7 @@ def in_transformers_names(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         return checkpoint
     from ckptconv.api.editing import edited
     from ckptconv.api.edits import Edits
+    from ckptconv.api.naming import with_tensors
     from ckptconv.edits.name_rule import NameRule
 
     made, _ = edited(checkpoint, Edits(names=[NameRule("translate", DIALECT)]))
@@ -83,6 +85,8 @@ def _beside(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> 
     if LITTLE * len(made.keys() & other.keys()) < len(other):
         return None
     if values:
+        from ckptconv.api.naming import with_tensors
+
         with suppress(MissingExtraError, UnsupportedError):  # blocks stay blocks, and are not compared
             message = made.findings[-1].message
             blocks = sum(tensor.info.dtype.block > 1 for tensor in made.values())
