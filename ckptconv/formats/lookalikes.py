@@ -30,7 +30,7 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"BZh", "a bzip2 file", "bunzip2 it first, or tar xjf an archive"),
     (0, b"\xfd7zXZ", "an xz file", "unxz it first, or tar xJf an archive"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file", "unzstd it first, or tar --zstd -xf an archive"),
-    (0, b"\x04\x22\x4d\x18", "an lz4 file", "unlz4 it first"),
+    (0, b"\x04\x22\x4d\x18", "an lz4 file, and no pickle is in it", "unlz4 it first"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it first, as 7z x does"),
     (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first, as unrar x does"),
     *((0, bytes([0x78, level]), "a zlib stream, and no pickle is in it", "inflate it first, as pigz -dz does")

@@ -4,6 +4,7 @@ r"""A file that is compressed as a whole, read as what is in it: inflated into a
     "BZh"               bzip2
     \xfd "7zXZ" \x00    xz
     \x5d \x00 \x00      LZMA, the format before xz
+    \x04 "\x22M\x18"    a frame of LZ4, for which Python needs the package ``lz4``
 
 Checksums are checked on the way, where there are any. Refused: a stream that ends too early, anything behind one, and
 more bytes than an honest checkpoint becomes. gzip is `ckptconv.io.gzip`'s business.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, MissingExtraError
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.limits import MAX_LZMA_MEMORY
 from ckptconv.io.spool import Spooled
@@ -28,11 +29,12 @@ MAGICS = (
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
     (b"\x5d\0\0", "LZMA"),
+    (b"\x04\x22M\x18", "LZ4"),
 )
 
 
 class Inflater(Protocol):
-    """What bz2's and lzma's decompressors are."""
+    """What bz2's, lzma's and lz4's decompressors are."""
 
     @property
     def eof(self) -> bool: ...
@@ -74,7 +76,7 @@ def method(source: Source) -> str | None:
 
 
 def head(source: Source, name: str, length: int) -> bytes:
-    """The first bytes of what is in it, fewer where it is damaged. Inflates little."""
+    """The first bytes of what is in it, fewer where it is damaged. Inflates little. Raises MissingExtraError."""
     try:
         data = bytes(source.read_at(0, min(source.size, 1 << 20)))  # a block of bzip2's has 900,000 bytes
         return _inflater(name).decompress(data, length)
@@ -87,7 +89,7 @@ class Inflated(Spooled):
 
     def __init__(self, source: Source, name: str) -> None:
         """Inflate all of it, which tells the source's `progress`. Raises CorruptFileError, LimitError,
-        FileAccessError.
+        FileAccessError, MissingExtraError.
         """
         super().__init__(source, _inflated(source, name))
 
@@ -123,13 +125,24 @@ def _inflater(name: str) -> Inflater:
         from bz2 import BZ2Decompressor
 
         return BZ2Decompressor()
+    if name == "LZ4":
+        return _lz4()
     from lzma import FORMAT_ALONE, FORMAT_XZ, LZMADecompressor
 
     return LZMADecompressor(FORMAT_XZ if name == "xz" else FORMAT_ALONE, memlimit=MAX_LZMA_MEMORY)
+
+
+def _lz4() -> Inflater:
+    try:
+        from lz4.frame import LZ4FrameDecompressor
+    except ImportError as error:
+        raise MissingExtraError("lz4", "lz4") from error
+    made: Inflater = LZ4FrameDecompressor()
+    return made
 
 
 def _errors() -> tuple[type[Exception], ...]:
     import zlib
     from lzma import LZMAError
 
-    return zlib.error, LZMAError, OSError, EOFError, ValueError
+    return zlib.error, LZMAError, OSError, EOFError, ValueError, RuntimeError  # the last is lz4's

@@ -43,7 +43,7 @@ PICKLED = (
 _COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".z", ".lz4")
 """What comes behind, where they are compressed; joblib's need not say so."""
 
-COMPRESSED = (*(magic for magic, _ in MAGICS), GZIP_MAGIC, b"\x04\x22\x4d\x18")
+COMPRESSED = (*(magic for magic, _ in MAGICS), GZIP_MAGIC)
 """How what joblib.load unpacks by itself begins: zlib, gzip, bzip2, xz, LZMA, LZ4."""
 
 LISTING = ".metadata"

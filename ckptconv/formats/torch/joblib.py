@@ -2,14 +2,14 @@
 compressed as a whole.
 
 How the arrays stand in it is `joblib_machine`'s business. They are tensors where they have a tensor's element type, and
-stay in the file; a compressed file is inflated into a temporary one first. joblib.load takes zlib, bzip2, xz and LZMA
-for what they are; gzip is the `archive` format's, and LZ4, for which Python has nothing, is refused by name. So are
-files of before joblib 0.10, whose arrays lie in files beside them, or are compressed by themselves (``ZF``).
+stay in the file; a compressed file is inflated into a temporary one first. joblib.load takes zlib, bzip2, xz, LZMA and
+LZ4 for what they are; gzip is the `archive` format's. Refused by name are files of before joblib 0.10, whose arrays lie
+in files beside them, or are compressed by themselves (``ZF``).
 
 pickle.load stops at the padding before the first array. Where there is none, as before joblib 1.2 and before an array
 of objects, it takes what follows for more of its opcodes: where these call and joblib.load calls nothing, the file is
-refused. In an array of objects the memo's indices then mean other values, so that honest ones come to call a text, or a
-``dtype`` of no module, or a constructor of numpy's with the wrong arguments.
+refused. In an array of objects the memo's indices then mean other values, so that honest ones come to call a text, at
+which it fails, and before that a ``dtype`` of no module, or a constructor of numpy's with the wrong arguments.
 
 Sources: joblib/numpy_pickle.py, joblib/numpy_pickle_utils.py (`_detect_compressor`), joblib/compressor.py.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError
+from ckptconv.errors import CkptconvError, CorruptFileError, MissingExtraError
 from ckptconv.formats.torch import bare, second
 from ckptconv.formats.torch.joblib_machine import JoblibConstructors, JoblibMachine
 from ckptconv.formats.torch.legacy import LegacyConstructors
@@ -29,7 +29,10 @@ from ckptconv.formats.torch.pickle import Machine, PickleStream
 from ckptconv.io import inflated
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.formats.torch.pickle import Thing
     from ckptconv.io.source import Source
 
 _SEARCHED = 1 << 24
@@ -52,7 +55,10 @@ _OF_ARRAYS = (".dtype", "numpy.ndarray", ".numeric._frombuffer")
 def claims(source: Source) -> bool:
     """Whether it is a pickle that names one of joblib's wrappers, or a compressed pickle of any kind."""
     if (method := inflated.method(source)) is not None:
-        data = inflated.head(source, method, 1 << 16)
+        try:
+            data = inflated.head(source, method, 1 << 16)
+        except MissingExtraError:
+            return True  # its reader says what to install
         return data[:2] in bare.WITH_PROTOCOL or any(name in data for name in _AS_LINES)
     start = bytes(source.read_at(0, min(2, source.size)))
     known = start in bare.WITH_PROTOCOL
@@ -73,7 +79,7 @@ def _opcodes(source: Source) -> bytes:
 def read(source: Source) -> Checkpoint:
     """Open the file: the opcodes, but for long runs of bytes; what is compressed is inflated.
 
-    Raises CorruptFileError, LimitError, UnsupportedError (a file of before 0.10), UnsafeError.
+    Raises CorruptFileError, LimitError, UnsupportedError (a file of before 0.10), UnsafeError, MissingExtraError (LZ4).
     """
     method = inflated.method(source)
     file = source if method is None else inflated.Inflated(source, method)
@@ -100,7 +106,25 @@ def _refuse_as_pickle(file: Source, most: int) -> None:
     machine = Machine(data, LegacyConstructors(), elided)
     with suppress(CkptconvError):
         machine.run()
-    for thing in machine.things:
-        if thing.how in RUNS and thing.name not in _BY_CHANCE and not thing.name.endswith(_OF_ARRAYS):
-            called = thing.name[: second.MOST_SHOWN]
-            raise CorruptFileError(f"pickle.load would read it otherwise, and call {called!r}", hint="do not trust it")
+    if (called := _called(machine.things)) is not None:
+        raise CorruptFileError(
+            f"pickle.load would read it otherwise, and call {called[: second.MOST_SHOWN]!r}", hint="do not trust it"
+        )
+
+
+def _called(things: Sequence[Thing]) -> str | None:
+    """The name of what is called, or counts as that, before a call that fails for certain; None where nothing is."""
+    fails = False
+    for thing in things:
+        if thing.how not in RUNS or (fails and thing.how == "called"):
+            continue
+        if thing.name in _BY_CHANCE:
+            fails = fails or not _is_hashed(thing)
+        elif not thing.name.endswith(_OF_ARRAYS):
+            return thing.name
+    return None
+
+
+def _is_hashed(thing: Thing) -> bool:
+    """Whether it may be a key, of which the machine notes that it is hashed as it notes a call."""
+    return len(thing.args) == 1 and isinstance(thing.args[0], (tuple, frozenset))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import joblib
+import lz4.frame
 import numpy as np
 import pytest
 from joblib.numpy_pickle import NumpyArrayWrapper
@@ -14,13 +17,22 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 
 import ckptconv
 from ckptconv.api.inspect import inspect
 from ckptconv.core.arrays import NUMPY_NAMES
 from ckptconv.core.metadata import Opaque
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnknownFormatError, UnsupportedError
+from ckptconv.errors import (
+    CkptconvError,
+    CorruptFileError,
+    LimitError,
+    MissingExtraError,
+    UnknownFormatError,
+    UnsupportedError,
+)
 from ckptconv.formats.torch import joblib_machine
+from ckptconv.io import spool
 from ckptconv.io.source import Source
 from tests.formats.torch.containers import assert_detected_whatever_its_name
 from tests.hostile import between
@@ -32,7 +44,7 @@ from tests.support.craft import text
 if TYPE_CHECKING:
     from pathlib import Path
 
-METHODS = [0, ("zlib", 1), ("zlib", 9), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)]
+METHODS = [0, ("zlib", 1), ("zlib", 9), ("gzip", 3), ("bz2", 3), ("xz", 3), ("lzma", 3), ("lz4", 3)]
 TYPES = ["?", "i1", "u1", "<f2", "<c8"]
 TYPES += [order + code for order in "<>" for code in ("i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "c16")]
 SHAPES: list[tuple[int, ...]] = [(), (0,), (3,), (2, 3), (4, 0, 2), (2, 3, 4), (40, 50)]
@@ -154,7 +166,7 @@ def test_arrays_stay_in_the_file_when_it_is_opened(tmp_path: Path) -> None:
 SMALL = {"a": np.arange(3.0), "o": np.array([None, "x"], dtype=object), "b": np.ones(2, np.uint8)}
 
 
-@pytest.mark.parametrize("compress", [0, ("zlib", 3), ("bz2", 3), ("xz", 3), ("lzma", 3)], ids=str)
+@pytest.mark.parametrize("compress", [0, ("zlib", 3), ("bz2", 3), ("xz", 3), ("lzma", 3), ("lz4", 3)], ids=str)
 def test_every_truncation_is_refused(compress: Any, tmp_path: Path) -> None:
     data = dumped(tmp_path / "a", SMALL, compress).read_bytes()
     path = tmp_path / "cut.joblib"
@@ -164,7 +176,7 @@ def test_every_truncation_is_refused(compress: Any, tmp_path: Path) -> None:
             ckptconv.open(path)
 
 
-@pytest.mark.parametrize("compress", [("zlib", 3), ("bz2", 3), ("xz", 3)], ids=str)
+@pytest.mark.parametrize("compress", [("zlib", 3), ("bz2", 3), ("xz", 3), ("lz4", 3)], ids=str)
 def test_what_follows_a_compressed_file_is_refused(compress: Any, tmp_path: Path) -> None:
     path = dumped(tmp_path / "a.joblib", SMALL, compress)
     path.write_bytes(path.read_bytes() + b"\0")
@@ -172,8 +184,30 @@ def test_what_follows_a_compressed_file_is_refused(compress: Any, tmp_path: Path
         ckptconv.open(path)
 
 
-def test_flipped_bits_are_read_as_joblib_does_or_refused(tmp_path: Path) -> None:
-    data = bytearray(dumped(tmp_path / "a", {"a": np.arange(3.0)}, 0, 2).read_bytes())
+def test_lz4_needs_a_package_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = dumped(tmp_path / "a.joblib", SMALL, "lz4")
+    monkeypatch.setitem(sys.modules, "lz4.frame", None)
+    with pytest.raises(MissingExtraError) as refused:
+        ckptconv.open(path)
+    assert refused.value.hint == "pip install 'ckptconv[lz4]'"
+
+
+def test_lz4_of_something_else_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "a.lz4").write_bytes(lz4.frame.compress(b"no pickle"))
+    with pytest.raises(UnknownFormatError, match="lz4"):
+        ckptconv.open(tmp_path / "a.lz4")
+
+
+def test_a_bomb_of_lz4_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "FREE_ARCHIVE_BYTES", 1 << 16)
+    path = dumped(tmp_path / "a.joblib", {"w": np.zeros(1 << 22)}, "lz4")
+    with pytest.raises(LimitError, match="inflates"):
+        ckptconv.open(path)
+
+
+@pytest.mark.parametrize("compress", [0, ("lz4", 3)], ids=str)
+def test_flipped_bits_are_read_as_joblib_does_or_refused(compress: Any, tmp_path: Path) -> None:
+    data = bytearray(dumped(tmp_path / "a", {"a": np.arange(3.0)}, compress, 2).read_bytes())
     path = tmp_path / "flipped.joblib"
     read = 0
     for at in range(len(data)):
@@ -251,7 +285,7 @@ REFUSED: dict[str, tuple[bytes, type[CkptconvError]]] = {
         filename=text("a_01.npy")) + b"b"), UnsupportedError),
     "one that is compressed": (between.file(new("joblib.numpy_pickle", "ZNDArrayWrapper") + state(
         filename=text("a_01.npy.z")) + b"b"), UnsupportedError),
-    "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), UnknownFormatError),
+    "an lz4 file that is none": (b"\x04\x22\x4d\x18" + bytes(20), UnknownFormatError),
 }  # fmt: skip
 
 
@@ -334,6 +368,27 @@ def test_an_array_of_objects_that_pickle_goes_on_in_with_other_memos_is_refused(
     path.write_bytes(between.file(outer, between.wrapper(between.OBJECT, 1) + nested, between.ARRAY))
     with pytest.raises(CorruptFileError, match=r"models\.run"):
         ckptconv.open(path)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_file_that_begins_with_an_array_of_estimators_is_read(protocol: int, tmp_path: Path) -> None:
+    trees = np.array([[DecisionTreeClassifier().fit(X, Y)], [LogisticRegression().fit(X, Y)]], dtype=object)
+    path = dumped(tmp_path / "a.joblib", {"first": trees, "w": X}, 0, protocol)
+    assert inspect(path).to_dict()["verdict"] == "opaque"
+
+
+FAILS = b"N)R"
+"""A call of None."""
+
+
+def test_what_pickle_would_call_counts_up_to_where_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.joblib"
+    key = b"}" + new("models", "Key") + b"\x85Ns0"
+    for code, refused in ((FAILS + SYSTEM, False), (SYSTEM + FAILS, True), (key + SYSTEM, True)):
+        first = between.wrapper(alignment=b"N", size=len(code) + 1) + b"0" + code
+        path.write_bytes(between.file(first))
+        with pytest.raises(CorruptFileError, match="system") if refused else nullcontext():
+            ckptconv.open(path).close()
 
 
 def test_the_calls_of_a_hostile_file_are_told_by_name(tmp_path: Path) -> None:
