@@ -19,10 +19,13 @@ from ckptconv.formats.torch.capable import could_run
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.dtensor import whole_of
 from ckptconv.formats.torch.harmless import is_harmless, runs_when_named
-from ckptconv.formats.torch.new_objects import only_hashes, only_keeps, only_makes, only_reconstructs
+from ckptconv.formats.torch.new_objects import holds, only_hashes, only_keeps, only_makes, only_reconstructs
 from ckptconv.formats.torch.numpy_values import (
+    MEMMAP,
+    MEMMAPS,
     NumpyDType,
     NumpyStub,
+    is_memmap,
     numpy_dtype,
     numpy_frombuffer,
     numpy_scalar,
@@ -47,7 +50,7 @@ from ckptconv.formats.torch.stubs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
 
 Args = tuple[Value, ...]
 
@@ -135,9 +138,10 @@ def _from_type(function: Value, cls: Value, args: Value, state: Value) -> Value:
     return replace(made, parameter=parameter, attributes={**made.attributes, **attributes})
 
 
-def _array(*args: Value) -> Value:
+def _array(cls: Value, *args: Value) -> Value:
     """``numpy._core.multiarray._reconstruct(class, shape, code)``: it asks an object for its items, or what it is."""
-    return NotImplemented if any(isinstance(arg, Thing) for arg in args) else NumpyStub()
+    is_object = isinstance(cls, Thing) and not is_memmap(cls)
+    return NotImplemented if is_object or any(isinstance(arg, Thing) for arg in args) else NumpyStub()
 
 
 def _complex(real: Value, imag: Value = 0.0) -> complex:
@@ -197,13 +201,18 @@ class TorchConstructors:
 
     storages: by key. retyped: those that are named once more as bytes without a type, or of one, which torch.save
               writes for views of another element type; by key and class.
+    memmap:   what stands for numpy's class of arrays in a mapped file, which makes a file where it is called: an object
+              that can not be.
     """
 
     storages: dict[str, StorageStub] = field(default_factory=dict)
     retyped: dict[tuple[str, str], StorageStub] = field(default_factory=dict)
+    memmap: Thing = field(default_factory=lambda: Thing(MEMMAP, "object", given=True))
 
     def value(self, name: Global) -> Value:
         """dtypes, quantisation schemes and memory formats are values; every other name stays a name."""
+        if str(name) in MEMMAPS:
+            return self.memmap
         if name.module == "torch":
             if name.name in dtypes.ALL_DTYPE_NAMES:
                 return TorchValue("dtype", name.name)
@@ -232,7 +241,15 @@ class TorchConstructors:
         return only_hashes(key)
 
     def counts_when_named(self, name: Global) -> bool:
+        if str(name) in MEMMAPS:
+            return False  # see `handed`
         return runs_when_named(name) or (self.constructor(name) is None and could_run(name))
+
+    def handed(self, names: Collection[Global], things: Iterable[Thing]) -> bool:
+        """Whether numpy's class of mapped files, which arrays name, was given to one of the objects, or changed."""
+        if all(str(name) not in MEMMAPS for name in names):
+            return False
+        return not is_memmap(self.memmap) or any(holds(thing, self.memmap) for thing in things)
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

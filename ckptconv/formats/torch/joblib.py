@@ -17,6 +17,7 @@ Sources: joblib/numpy_pickle.py, joblib/numpy_pickle_utils.py (`_detect_compress
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS
@@ -25,11 +26,11 @@ from ckptconv.errors import CkptconvError, CorruptFileError, MissingExtraError
 from ckptconv.formats.torch import bare, second
 from ckptconv.formats.torch.joblib_machine import JoblibConstructors, JoblibMachine
 from ckptconv.formats.torch.legacy import LegacyConstructors
-from ckptconv.formats.torch.pickle import Machine, PickleStream
+from ckptconv.formats.torch.pickle import Global, Machine, PickleStream
 from ckptconv.io import inflated
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.torch.pickle import Thing
@@ -50,6 +51,16 @@ _BY_CHANCE = frozenset(
 
 _OF_ARRAYS = (".dtype", "numpy.ndarray", ".numeric._frombuffer")
 """What numpy's arrays of objects call, which does no harm with other arguments."""
+
+
+@dataclass(slots=True)
+class _PickleConstructors(LegacyConstructors):
+    """What pickle.load would build, joblib's wrappers as the objects that they are to it."""
+
+    def handed(self, names: Collection[Global], things: Iterable[Thing]) -> bool:
+        """As everywhere; a wrapper keeps the class of its array and calls nothing."""
+        others = [thing for thing in things if not bare.is_wrapper(Global(*thing.name.rpartition(".")[::2]))]
+        return LegacyConstructors.handed(self, names, others)
 
 
 def claims(source: Source) -> bool:
@@ -103,7 +114,7 @@ def _refuse_as_pickle(file: Source, most: int) -> None:
     would go on for more than `most` bytes.
     """
     data, elided = PickleStream(file, 0, file.size).as_far_as_it_goes(most)
-    machine = Machine(data, LegacyConstructors(), elided)
+    machine = Machine(data, _PickleConstructors(), elided)
     with suppress(CkptconvError):
         machine.run()
     if (called := _called(machine.things)) is not None:

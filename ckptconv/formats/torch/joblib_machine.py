@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.bare import BareConstructors, is_wrapper
-from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.numpy_values import ArrayParts, NumpyDType, NumpyStub, width
-from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Thing, Value
+from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Value
 from ckptconv.formats.torch.stubs import exact_sizes
 from ckptconv.io.limits import MAX_BUILDS, MAX_DEPTH, MAX_PICKLE_BYTES, MAX_RANK
 
@@ -37,9 +36,6 @@ _WRAPPER = "NumpyArrayWrapper"
 _MODULES = ("joblib.numpy_pickle", "sklearn.externals.joblib.numpy_pickle")
 _RECONSTRUCTOR = Global("copyreg", "_reconstructor")
 _ARRAYS = ("numpy.ndarray", "numpy.matrix", "numpy.matrixlib.defmatrix.matrix")
-_MEMMAPS = ("numpy.memmap", "numpy.core.memmap.memmap", "numpy._core.memmap.memmap")
-"""Where numpy had the class of arrays in a mapped file, in whose place joblib's files have plain ones."""
-
 _ALIGNMENT = "numpy_array_alignment_bytes"
 _KEYS = frozenset(["subclass", "shape", "order", "dtype", "allow_mmap"])
 _ALIGNED = 16
@@ -76,16 +72,11 @@ class JoblibConstructors(BareConstructors):
     padded: bool = True
     _module: str = ""
     _states: dict[int, tuple[NumpyDType, tuple[Value, ...]]] = field(default_factory=dict)
-    _memmap: Thing = field(default_factory=lambda: Thing("numpy.memmap", "object", given=True))
-
-    def value(self, name: Global) -> Value:
-        """As everywhere; numpy's class of mapped files is an object that can not be called."""
-        return self._memmap if str(name) in _MEMMAPS else TorchConstructors.value(self, name)
 
     def counts_when_named(self, name: Global) -> bool:
         """As everywhere. Raises UnsupportedError for a wrapper that is not read."""
         self._is_wrapper(name)
-        return str(name) not in _MEMMAPS and BareConstructors.counts_when_named(self, name)
+        return BareConstructors.counts_when_named(self, name)
 
     def constructor(self, name: Global) -> Callable[..., Value] | None:
         """Ours, and the wrapper's."""
@@ -146,7 +137,7 @@ class JoblibConstructors(BareConstructors):
         if type(state) is not dict or not _KEYS <= state.keys() <= _KEYS | {_ALIGNMENT}:
             raise _bad("the state of a NumpyArrayWrapper is none of joblib's")
         subclass, dtype, order, alignment = state["subclass"], state["dtype"], state["order"], state.get(_ALIGNMENT)
-        if subclass is not self._memmap and not (isinstance(subclass, Global) and str(subclass) in _ARRAYS):
+        if subclass is not self.memmap and not (isinstance(subclass, Global) and str(subclass) in _ARRAYS):
             raise UnsupportedError("it has an array of a class that is none of numpy's own", hint="save plain arrays")
         if not isinstance(dtype, NumpyDType) or order not in ("C", "F") or type(state["allow_mmap"]) is not bool:
             raise _bad("the state of a NumpyArrayWrapper is none of joblib's")

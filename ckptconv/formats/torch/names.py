@@ -14,7 +14,7 @@ from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.capable import is_storage
 from ckptconv.formats.torch.construct import CONSTRUCTORS
 from ckptconv.formats.torch.dtensor import PARTS, is_part
-from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES
+from ckptconv.formats.torch.numpy_values import ELEMENT_CLASSES, MEMMAPS
 from ckptconv.formats.torch.roots import plant_unseen
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _CLASSES = frozenset(["torch.Tensor", "torch.nn.parameter.Parameter", "numpy.nda
 
 def is_known(name: Global) -> bool:
     """Whether naming it is what a file of plain tensors and values does."""
-    if name in CONSTRUCTORS or str(name) in _CLASSES or str(name) in FACTORIES or str(name) in ELEMENT_CLASSES:
+    if name in CONSTRUCTORS or any(str(name) in known for known in (_CLASSES, FACTORIES, ELEMENT_CLASSES, MEMMAPS)):
         return True
     if name.module == "torch" and name.name in _VALUES:
         return True

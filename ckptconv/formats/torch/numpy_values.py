@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_CODED, NUMPY_NAMES
 from ckptconv.core.metadata import NumpyArray, NumpyScalar
-from ckptconv.formats.torch.pickle import Elided, Global
+from ckptconv.formats.torch.pickle import Elided, Global, Thing
 from ckptconv.formats.torch.stubs import exact_sizes
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ ELEMENT_CLASSES = {
     name: dtype for dtype, name in NUMPY_NAMES.items() if name.startswith("ml_dtypes.") and dtype.bits >= 8
 }
 """Classes that are element types of numpy's. Smaller ones take a byte each there, and are packed in every file."""
+
+MEMMAP = "numpy.memmap"
+MEMMAPS = frozenset([MEMMAP, "numpy.core.memmap.memmap", "numpy._core.memmap.memmap"])
+"""Where numpy had the class of arrays in a mapped file. Their pickles have the elements in them, and name the class for
+`_reconstruct`, which makes an array of it and no file.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +97,11 @@ class NumpyStub:
                 self.parts = _array_parts(dtype, exact_sizes(shape), data, bool(fortran))
             case _:
                 self.parts = None
+
+
+def is_memmap(value: Value) -> bool:
+    """Whether it is what stands for numpy's class of arrays in a mapped file, and nothing has changed that."""
+    return isinstance(value, Thing) and value.name == MEMMAP and value.how == "object"
 
 
 def width(dtype: NumpyDType) -> int:

@@ -10,7 +10,7 @@ from ckptconv.errors import LimitError
 from ckptconv.io.limits import FREE_NODES, MAX_NODES, MAX_STORED_BYTES, NODES_A_BYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
 
     from ckptconv.core.metadata import How
     from ckptconv.core.tensor import ByteSpan
@@ -185,6 +185,9 @@ class Constructors(Protocol):
 
     def counts_when_named(self, name: Global) -> bool:
         """Whether it is enough to mention a name, called or not."""
+
+    def handed(self, names: Collection[Global], things: Iterable[Thing]) -> bool:
+        """Whether numpy's class of mapped files, which arrays name, was given to one of the objects, or changed."""
 
     def build(self, instance: Value, state: Value) -> bool:
         """Give `instance` its state; False where it is none of ours."""
