@@ -19,7 +19,7 @@ from ckptconv.formats.torch.capable import could_run
 from ckptconv.formats.torch.composites import rebuild_from_numpy, rebuild_qtensor, rebuild_sparse
 from ckptconv.formats.torch.dtensor import whole_of
 from ckptconv.formats.torch.harmless import is_harmless, runs_when_named
-from ckptconv.formats.torch.new_objects import holds, only_hashes, only_keeps, only_makes, only_reconstructs
+from ckptconv.formats.torch.new_objects import only_hashes, only_keeps, only_makes, only_reconstructs
 from ckptconv.formats.torch.numpy_values import (
     MEMMAP,
     MEMMAPS,
@@ -245,11 +245,37 @@ class TorchConstructors:
             return False  # see `handed`
         return runs_when_named(name) or (self.constructor(name) is None and could_run(name))
 
-    def handed(self, names: Collection[Global], things: Iterable[Thing]) -> bool:
-        """Whether numpy's class of mapped files, which arrays name, was given to one of the objects, or changed."""
+    def handed(self, names: Collection[Global], values: Iterable[Value]) -> bool:
+        """Whether numpy's class of mapped files, which arrays name, is in one of the values, or was changed."""
         if all(str(name) not in MEMMAPS for name in names):
             return False
-        return not is_memmap(self.memmap) or any(holds(thing, self.memmap) for thing in things)
+        return not is_memmap(self.memmap) or self._is_held(self.memmap, values)
+
+    def _is_held(self, value: Value, values: Iterable[Value]) -> bool:
+        waiting, seen = list(values), set[int]()
+        while waiting:
+            one = waiting.pop()
+            if one is value:
+                return True
+            if id(one) not in seen:
+                seen.add(id(one))
+                waiting += self.inside(one)
+        return False
+
+    def inside(self, value: Value) -> Iterable[Value]:
+        """What a value holds."""
+        match value:
+            case StateOrderedDict():
+                return [*value, *value.values(), value.state]
+            case dict():
+                return [*value, *value.values()]
+            case list() | tuple() | set() | frozenset():
+                return value
+            case Thing():
+                return value.args, value.kwargs, value.state, value.items, value.pairs
+            case NumpyStub():
+                return (value.state,)
+        return ()
 
     def build(self, instance: Value, state: Value) -> bool:
         match instance:

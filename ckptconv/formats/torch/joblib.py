@@ -26,14 +26,14 @@ from ckptconv.errors import CkptconvError, CorruptFileError, MissingExtraError
 from ckptconv.formats.torch import bare, second
 from ckptconv.formats.torch.joblib_machine import JoblibConstructors, JoblibMachine
 from ckptconv.formats.torch.legacy import LegacyConstructors
-from ckptconv.formats.torch.pickle import Global, Machine, PickleStream
+from ckptconv.formats.torch.pickle import Global, Machine, PickleStream, Thing
 from ckptconv.io import inflated
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.formats.torch.pickle import Thing
+    from ckptconv.formats.torch.pickle import Value
     from ckptconv.io.source import Source
 
 _SEARCHED = 1 << 24
@@ -57,10 +57,10 @@ _OF_ARRAYS = (".dtype", "numpy.ndarray", ".numeric._frombuffer")
 class _PickleConstructors(LegacyConstructors):
     """What pickle.load would build, joblib's wrappers as the objects that they are to it."""
 
-    def handed(self, names: Collection[Global], things: Iterable[Thing]) -> bool:
+    def inside(self, value: Value) -> Iterable[Value]:
         """As everywhere; a wrapper keeps the class of its array and calls nothing."""
-        others = [thing for thing in things if not bare.is_wrapper(Global(*thing.name.rpartition(".")[::2]))]
-        return LegacyConstructors.handed(self, names, others)
+        kept = isinstance(value, Thing) and bare.is_wrapper(Global(*value.name.rpartition(".")[::2]))
+        return () if kept else LegacyConstructors.inside(self, value)
 
 
 def claims(source: Source) -> bool:

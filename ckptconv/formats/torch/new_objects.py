@@ -189,17 +189,11 @@ def holds_objects(values: tuple[Value, ...]) -> bool:
     return any(one is _TOO_MANY or (isinstance(one, Thing) and one.how != "unread") for one in leaves(values, MOST))
 
 
-def holds(thing: Thing, value: Value) -> bool:
-    """Whether an object was given `value`, however deep, or too much to say."""
-    return any(one is value or one is _TOO_MANY for one in _given(thing))
-
-
 def _holds_any(thing: Thing) -> bool:
-    return any(isinstance(one, (Global, Thing)) for one in _given(thing))
-
-
-def _given(thing: Thing) -> Iterator[Value]:
-    return leaves((thing.args, thing.kwargs, thing.state, thing.items, thing.pairs), MOST_OF_STATE)
+    return any(
+        isinstance(one, (Global, Thing))
+        for one in leaves((thing.args, thing.kwargs, thing.state, thing.items, thing.pairs), MOST_OF_STATE)
+    )
 
 
 _TOO_MANY = Global("", "")

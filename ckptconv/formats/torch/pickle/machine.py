@@ -51,13 +51,14 @@ class Machine(Containers):
 
     def run(self) -> Value:
         """Follow the pickle to its STOP and give what it left. Raises CorruptFileError, LimitError."""
+        result = None
         try:
             self._follow_all()
             result = self._stack.pop()
         except (IndexError, KeyError, TypeError, ValueError, UnicodeError, OverflowError, AttributeError) as error:
             raise self._bad(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
         finally:
-            self._count_names()
+            self._count_names(result)
         if self._stack or self._marks:
             raise self._bad("values are left on the stack")
         if self._pos != self._size:
@@ -70,12 +71,12 @@ class Machine(Containers):
         """Come to the STOP."""
         self._loop()
 
-    def _count_names(self) -> None:
+    def _count_names(self, result: Value) -> None:
         """Note as calls the names that count although nothing that is seen here calls them."""
         for name in self._counting:
             if not self.globals[name]:
                 self._thing(str(name), "handed")
-        if self._make.handed(self.globals, self.things):
+        if self._make.handed(self.globals, [result, *self.things]):
             self._thing("numpy.memmap", "handed")
 
     def _loop(self) -> None:

@@ -186,8 +186,8 @@ class Constructors(Protocol):
     def counts_when_named(self, name: Global) -> bool:
         """Whether it is enough to mention a name, called or not."""
 
-    def handed(self, names: Collection[Global], things: Iterable[Thing]) -> bool:
-        """Whether numpy's class of mapped files, which arrays name, was given to one of the objects, or changed."""
+    def handed(self, names: Collection[Global], values: Iterable[Value]) -> bool:
+        """Whether numpy's class of mapped files, which arrays name, is in one of the values, or was changed."""
 
     def build(self, instance: Value, state: Value) -> bool:
         """Give `instance` its state; False where it is none of ours."""
