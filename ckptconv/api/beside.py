@@ -191,7 +191,7 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
     start = bytes(source.read_at(0, min(len(files.NUMPY), source.size)))
     node = Opaque("pickle.load", "called", (_UNFOLLOWED + str(error.args[0]),))
     if format == "npz" or start == files.NUMPY:
-        if format or b"O" in bytes(source.read_at(0, min(1024, source.size))).partition(b"descr")[2][:16]:
+        if format == "npz" or b"O" in bytes(source.read_at(0, min(1024, source.size))).partition(b"descr")[2][:16]:
             yield Program(path, replace(node, name="numpy.load"), "numpy", "allow_pickle=True")
     elif (
         format in _OF_MANY

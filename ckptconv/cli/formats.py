@@ -64,6 +64,7 @@ def _as_dict(one: Format) -> dict[str, Json]:
         "ties": one.holds.ties,
         "composites": one.holds.composites,
         "opaque": one.holds.opaque,
+        "single": one.holds.single,
         "dialect": one.dialect or None,
         "extra": one.extra or None,
         "options": [{"name": row.name, "type": row.type, "summary": row.summary} for row in one.option_table()],

@@ -205,6 +205,7 @@ def one_format(one: Format) -> list[str]:
         ("metadata", metadata[holds.metadata]),
         ("extras", "tensors outside of the state_dict are kept" if holds.extras else "no tensors outside of the model"),
         ("ties", "names that share a tensor still do" if holds.ties else "each name gets its own copy"),
+        *([("tensors", "one alone, without its name")] if holds.single else []),
         ("composites", "quantized and sparse tensors stay so" if holds.composites else "their parts stand alone"),
         ("opaque", "kept as data" if holds.opaque else "objects of unknown classes are not kept without consent"),
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ALONE = "tensor"
+"""What a tensor is called that a file holds alone, without a name."""
+
 
 def free_key(key: str, taken: Container[Hashable]) -> str:
     """The key, longer where another value has it."""

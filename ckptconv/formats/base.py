@@ -39,6 +39,7 @@ class Holds:
     ties:     that two names share one tensor.
     opaque:   objects of unknown classes, as data.
     composites: that several tensors are the parts of one, quantized or sparse.
+    single:   one tensor alone, and no name of it.
     """
 
     dtypes: Collection[DType] = field(default=(), repr=False)
@@ -48,6 +49,7 @@ class Holds:
     ties: bool = False
     opaque: bool = False
     composites: bool = False
+    single: bool = False
 
 
 class Claims(Protocol):

@@ -11,7 +11,6 @@ OF_TORCHFILE = "numpy.savez what torchfile.load gives: that is read"
 
 LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
-    (0, b"\x93NUMPY", "a single numpy array", "numpy.savez('x.npz', name=numpy.load(FILE)) makes a checkpoint of it"),
     (4, b"ORTM", "a model of onnxruntime's own format (.ort)", "name the ONNX file that it was made from"),
     *((4, magic, "a program of ExecuTorch's (.pte)", "name the checkpoint that it was made from")
       for magic in (b"ET12", b"ET13")),

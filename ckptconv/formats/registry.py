@@ -35,7 +35,6 @@ from ckptconv.formats import (
 )
 from ckptconv.formats.base import Format
 from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, SUFFIXES
-from ckptconv.formats.npz.layout import several_arrays
 from ckptconv.formats.outside import part_of
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
@@ -52,7 +51,8 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
     *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS,
-    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, torch.JOBLIB, torch.PICKLE,
+    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, *ARCHIVES, npz.EQUINOX, npz.NPY,
+    torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 PICKLES = ("joblib", "pickle", "torch-legacy")
@@ -247,11 +247,6 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
         return UnknownFormatError("the file is empty", hint="copy it again from where it came")
     near = min(512, source.size)
     start, end = bytes(source.read_at(0, near)), bytes(source.read_at(source.size - near, near))
-    if several_arrays(source):
-        return UnknownFormatError(
-            "these are numpy arrays behind each other, without names, as Equinox writes them (.eqx)",
-            hint="numpy.savez by name what eqx.tree_deserialise_leaves gives: that is read",
-        )
     for offset, magic, what, hint in LOOKALIKES:
         if (start if offset >= 0 else end)[offset:].startswith(magic):
             return UnknownFormatError(f"this is {what}", hint=hint)

@@ -22,6 +22,7 @@ from ckptconv.core.metadata import (
     TorchSize,
     TorchValue,
 )
+from ckptconv.core.names import ALONE
 from ckptconv.core.tensor import LazyTensor, TensorInfo, in_memory
 
 if TYPE_CHECKING:
@@ -105,6 +106,9 @@ def _plain(holds: Holds) -> DType:
 def samples_for(holds: Holds) -> list[Sample]:
     """The samples that a format which holds that much has to give back."""
     plain = _plain(holds)
+    if holds.single:
+        types = [_alone(dtype.name, Plain.counting(dtype, 3, 8)) for dtype in holds.dtypes]
+        return [*types, *(_alone(str(shape), Plain.counting(plain, *shape)) for shape in _SHAPES)]
     found = [
         Sample("no-tensors", {}),
         Sample("dtypes", {dtype.name: Plain.counting(dtype, 3, max(8, 2 * dtype.block)) for dtype in holds.dtypes}),
@@ -127,6 +131,8 @@ def samples_for(holds: Holds) -> list[Sample]:
 def small_sample(holds: Holds) -> Sample:
     """One small enough for damaging every bit of its header."""
     plain = _plain(holds)
+    if holds.single:
+        return _alone("small", Plain.counting(plain, 2, 3))
     tensors = {"a.weight": Plain.counting(plain, 2, 3), "b": Plain.counting(plain), "c": Plain.counting(plain, 0, 2)}
     if holds.metadata == "none":
         return Sample("small", tensors)
@@ -136,17 +142,26 @@ def small_sample(holds: Holds) -> Sample:
 def large_sample(holds: Holds) -> Sample:
     """One with much more data than any header."""
     plain = _plain(holds)
+    if holds.single:
+        return _alone("large", Plain.counting(plain, 1 << 20))
     return Sample("large", {"a": Plain.counting(plain, 1 << 20), "b": Plain.counting(plain, 1 << 10, 1 << 8)})
 
 
 def rich_sample(holds: Holds) -> Sample:
-    """One with a tie, an extra and metadata, whether the format holds them or not."""
+    """One with a tie, an extra and metadata, whether the format holds them or not; no tie of a tensor that is alone."""
     tied = _training(_plain(holds))
     shared = next(iter(tied.tensors.values()))
+    if holds.single:
+        return Sample("rich", {ALONE: shared}, tied.root, tied.extras)
     return Sample("rich", {**tied.tensors, "head.weight": shared}, tied.root, tied.extras)
 
 
 _SHAPES = ((), (1,), (0,), (3, 0, 4), (1, 1, 1), (2, 3), (2, 3, 4, 6), (1,) * 12)
+
+
+def _alone(name: str, tensor: Plain) -> Sample:
+    """A tensor that is all that there is."""
+    return Sample(name, {ALONE: tensor}, TensorRef(ALONE))
 
 
 def _tied(dtype: DType) -> Sample:

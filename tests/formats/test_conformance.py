@@ -88,6 +88,14 @@ class TestNpz(FormatTests):
         return Reading(found)
 
 
+class TestNpy(FormatTests):
+    format = our_npz.NPY
+
+    def reference(self, path: Path) -> Reading:
+        array = np.asarray(np.load(path, allow_pickle=False))
+        return Reading({"tensor": (DTYPE_BY_NUMPY[array.dtype.str[1:]].name, array.shape, array.tobytes())})
+
+
 @pytest.mark.parametrize("one", [one for one in BUILTIN if not one.writer], ids=lambda one: str(one.name))
 def test_a_format_that_is_only_read_has_a_passport_and_refuses_foreign_files(one: Format, tmp_path: Path) -> None:
     class Suite(FormatTests):

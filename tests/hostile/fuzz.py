@@ -98,7 +98,7 @@ def looked_at(path: Path, chance: random.Random) -> None:
             size = min(tensor.info.nbytes, FIRST)
             assert len(tensor.read(0, size)) == size, "short data"
     if not chance.randrange(CONVERTED):
-        target = path.with_name(chance.choice(["out.pth", "out.safetensors", "out.gguf", "out.npz"]))
+        target = path.with_name(chance.choice(["out.pth", "out.safetensors", "out.gguf", "out.npz", "out.npy"]))
         ckptconv.convert(path, target, force=True, allow_loss=["all"])
         ckptconv.open(target).close()
 
@@ -182,6 +182,8 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "npz": (),
     "mxnet": (),
     "caffe": (),
+    "npy": (),
+    "equinox": (),
     "flax": (),
     "tflite": (),
     "joblib": ("of loaders",),
@@ -196,7 +198,8 @@ _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "npz": mutate.NPZ, "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
+    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "npz": mutate.NPZ, "npy": mutate.NPY,
+    "equinox": [*mutate.NPY, *mutate.JSON], "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
     "joblib": [*mutate.PICKLE, *mutate.JOBLIB],
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
     "stable-baselines3": [*mutate.ZIP, *mutate.PICKLE, *mutate.JSON], "archive": [*mutate.ZIP, *mutate.TAR],

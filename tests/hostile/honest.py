@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from struct import pack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +29,7 @@ from tests.support.tar_files import tar_saved
 from tests.support.tensorflow_files import rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 SHARED = torch.arange(6.0)
 
@@ -114,6 +114,26 @@ def npz(folder: Path) -> list[bytes]:
     np.savez(buffers[0], **arrays)
     np.savez_compressed(buffers[1], **arrays)
     return [buffer.getvalue() for buffer in buffers]
+
+
+NUMBERS = [np.arange(6.0).reshape(2, 3).T, np.ones(3, ">i2"), np.float32(2), np.ones(2, "V2"), np.zeros((0, 2), bool)]
+
+
+def behind_each_other(arrays: Iterable[Any], before: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    buffer.write(before)
+    for array in arrays:
+        np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npy(folder: Path) -> list[bytes]:
+    return [behind_each_other([array]) for array in NUMBERS]
+
+
+def equinox(folder: Path) -> list[bytes]:
+    texts = (b"", b'{"width": 3, "depth": [1, 2]}\n', b"3\n")
+    return [behind_each_other(NUMBERS, before) for before in texts]
 
 
 def flax(folder: Path) -> list[bytes]:
@@ -311,6 +331,7 @@ def archives(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
+    "npy": npy, "equinox": equinox,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
     "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
     "archive": archives, "safetensors-slices": torch_slices,

@@ -104,10 +104,11 @@ GGUF = [
     b"\xff" * 8,
     b"general.alignment",
 ]
-NPZ = [
-    *ZIP, b".npy", b"ckptconv.json", b"\x93NUMPY\1\0", b"\x93NUMPY\2\0", b"'descr'", b"'fortran_order'", b"'shape'", b"True", b"False",
+NPY = [
+    b"\x93NUMPY\1\0", b"\x93NUMPY\2\0", b"\n\x93NUMPY", b"'descr'", b"'fortran_order'", b"'shape'", b"True", b"False",
     b"'<f4'", b"'|O'", b"'<V2'", b"'>i8'", b"'<U1'", b"'?'", b"[('a', '<f4')]", b"(", b")", b",", b"{", b"}", b"-1", b"1L", b"9" * 30,
 ]  # fmt: skip
+NPZ = [*ZIP, b".npy", b"ckptconv.json", *NPY]
 MSGPACK = [
     *(bytes([n]) for n in (0x80, 0x81, 0x8F, 0x90, 0x91, 0x93, 0xA0, 0xA1, 0xC0, 0xC1, 0xC3, 0xFF)), b"\xc4\x01a", b"\xd9\x01a",
     *(bytes([n]) + b"\xff" * 4 for n in (0xC6, 0xC9, 0xCA, 0xCE, 0xD2, 0xDB, 0xDD, 0xDF)), b"\xcb\x7f\xf0" + bytes(6),

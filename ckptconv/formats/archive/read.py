@@ -109,7 +109,10 @@ def _folder(archive: Archive) -> tuple[MemberFolder, Format] | None:
 
 def _the_one(archive: Archive) -> str:
     """The member that is the checkpoint. Raises UsageError, UnknownFormatError."""
-    suffixes = tuple(dict.fromkeys(suffix for one in registry.all_formats() for suffix in one.suffixes))
+    formats = [
+        one for one in registry.all_formats() if not one.holds.single
+    ]  # an array beside weights is no second one
+    suffixes = tuple(dict.fromkeys(suffix for one in formats for suffix in one.suffixes))
     inner = tuple(suffix for one in registry.ARCHIVES for suffix in one.suffixes)
     found = [path for path in archive.members if path.lower().endswith(suffixes)]
     archives = [path for path in found if path.lower().endswith(inner)]
@@ -142,4 +145,5 @@ def _by_bytes(archive: Archive) -> list[str]:
     """
     packed = archive.kind == "zip"
     found = [path for path, one in archive.members.items() if one.size and not (packed and one.compressed)][:MOST_ASKED]
-    return [path for path in found if not path.endswith(TEXTS) and registry.claimed(archive.open(path)) is not None]
+    claimed = {path: registry.claimed(archive.open(path)) for path in found if not path.endswith(TEXTS)}
+    return [path for path, one in claimed.items() if one is not None and not one.holds.single]

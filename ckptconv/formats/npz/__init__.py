@@ -1,5 +1,12 @@
-"""npz: numpy's zip archive of arrays."""
+"""numpy's files: an archive of arrays, one alone, and what Equinox writes of them.
 
+layout  placed              the header of an array, which all have; as a tensor
+read  write  stored         the archive; what is stored as something else
+single                      one array
+equinox                     arrays behind each other
+"""
+
+from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds
 
@@ -17,4 +24,25 @@ FORMATS = (
             dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True
         ),
     ),
+)
+
+EQUINOX = Format(
+    name="equinox",
+    summary="equinox.tree_serialise_leaves' file: arrays of numpy's behind each other, maybe JSON before them",
+    suffixes=(".eqx",),
+    claims="ckptconv.formats.npz.equinox:claims",
+    reader="ckptconv.formats.npz.equinox:read",
+)
+"""Asked after other families, since a text may come first, and before a single array, as which it may start."""
+
+NPY = Format(
+    name="npy",
+    summary="numpy.save's file of one array",
+    suffixes=(".npy",),
+    magic=((0, b"\x93NUMPY"),),
+    claims="ckptconv.formats.npz.single:claims",
+    reader="ckptconv.formats.npz.single:read",
+    writer="ckptconv.formats.npz.single:write",
+    notices="ckptconv.formats.npz.single:notices",
+    holds=Holds(dtypes=tuple(NUMPY_DESCR), single=True),
 )

@@ -1,4 +1,4 @@
-r"""An .npz file: a zip archive with one ``NAME.npy`` for each array. A ``.npy`` is
+r"""The header of numpy's arrays. A ``.npy`` is
 
     "\x93NUMPY"          6 bytes
     major, minor         1 byte each
@@ -7,8 +7,8 @@ r"""An .npz file: a zip archive with one ``NAME.npy`` for each array. A ``.npy``
                          {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
     data                 the elements, in C order or Fortran's
 
-Source: numpy's ``numpy/lib/format.py``. Beside the arrays there may be our record, ``ckptconv.json``, which numpy.load
-lists, and gives as bytes.
+An ``.npz`` is a zip archive with one ``NAME.npy`` for each array, and maybe our record, ``ckptconv.json``, which
+numpy.load lists, and gives as bytes. Source: numpy's ``numpy/lib/format.py``.
 """
 
 from __future__ import annotations
@@ -17,36 +17,33 @@ import ast
 import re
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DIM, MAX_NPY_HEADER, MAX_RANK
 
 if TYPE_CHECKING:
-    from ckptconv.io.source import Source
+    from collections.abc import Callable
 
 SUFFIX = ".npy"
 RECORD = "ckptconv.json"
 MAGIC = b"\x93NUMPY"
 ALIGNMENT = 64
 FIRST = 128
-"""Bytes of an entry that are read at first; nearly every header ends there."""
-
-MAX_LINE = 1 << 16
-"""Bytes in which a line of text before the first of several arrays ends."""
+"""Bytes of a file that are read at first; nearly every header ends there."""
 
 _DTYPES = {descr[1:]: dtype for dtype, descr in NUMPY_DESCR.items()} | {"f1": DType.F8_E5M2}
 """By numpy's word without the byte order. Of ml_dtypes' one-byte types this one alone is not saved as V1."""
 
 _REFUSED = {
-    "O": ("Python objects, which are a pickle", "save it without that array, or make plain arrays of what is in it"),
-    "U": ("text of no length", "save it without that array"),
-    "S": ("text of no length", "save it without that array"),
-    "M": ("dates", "save it without that array, or as int64"),
-    "m": ("times", "save it without that array, or as int64"),
+    "O": ("Python objects, which are a pickle", "make plain arrays of what is in it, and save those"),
+    "U": ("text of no length", "leave it out"),
+    "S": ("text of no length", "leave it out"),
+    "M": ("dates", "leave it out, or save it as int64"),
+    "m": ("times", "leave it out, or save it as int64"),
     "V": ("bytes of no type", "numpy.load it, .view() it as its type, and save that as a type that numpy has"),
     "g": ("floats of a width that only some machines have", "save it .astype('float64')"),
 }
@@ -64,6 +61,11 @@ class Npy:
     swapped: bool
     raw: bytes
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return self.info.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -78,121 +80,95 @@ class Text:
     fortran: bool
     raw: bytes
 
-
-def _bad(name: str, what: str) -> CorruptFileError:
-    return CorruptFileError(f"{name!r} is damaged: {what}", hint="save the arrays again with numpy.savez")
-
-
-class Starts(Protocol):
-    """Where entries are, as a zip archive."""
-
-    def start(self, name: str, length: int) -> bytes:
-        """The first `length` bytes of an entry, or all where it has fewer."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return prod(self.shape) * self.itemsize
 
 
-def read_header(archive: Starts, name: str) -> Npy | Text:
-    """The header of the entry `name`. Costs one small read, rarely two.
+AGAIN = "save it again with numpy"
+
+
+def _bad(what: str, why: str) -> CorruptFileError:
+    return CorruptFileError(f"{what} is damaged: {why}", hint=AGAIN)
+
+
+def read_header(first: Callable[[int], bytes], what: str) -> Npy | Text:
+    """The header of an array that errors call `what`. Costs one small read, rarely two.
+
+    first: gives so many bytes of the file from its start, or all where it has fewer.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is neither numbers nor text.
     """
-    start = archive.start(name, FIRST)
+    start = first(FIRST)
     if start[:6] != MAGIC or len(start) < 12:
-        raise _bad(name, "it does not start as a .npy file")
+        raise _bad(what, "it does not start as a .npy file")
     version = start[6], start[7]
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise UnsupportedError(
-            f"{name!r} has version {version[0]}.{version[1]} of the npy format; known are 1.0, 2.0 and 3.0",
-            hint="save the arrays again with numpy.savez",
+            f"{what} has version {version[0]}.{version[1]} of the npy format; known are 1.0, 2.0 and 3.0", hint=AGAIN
         )
     width = 2 if version == (1, 0) else 4
     end = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
     if end > MAX_NPY_HEADER:
-        raise LimitError(f"{name!r} has a header of {end:,} bytes; the limit is {MAX_NPY_HEADER:,}")
-    raw = (start if end <= len(start) else archive.start(name, end))[:end]
+        raise LimitError(f"{what} has a header of {end:,} bytes; the limit is {MAX_NPY_HEADER:,}")
+    raw = (start if end <= len(start) else first(end))[:end]
     if len(raw) < end:
-        raise _bad(name, "its header is cut short")
-    return _parse(name, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
+        raise _bad(what, "its header is cut short")
+    return _parse(what, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
 
 
-def _parse(name: str, raw: bytes, text: str) -> Npy | Text:
+def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
     try:
         header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip())  # Python 2 wrote long integers so
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise _bad(name, "its header is no dict of Python") from error
+        raise _bad(what, "its header is no dict of Python") from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
-        raise _bad(name, "its header has other keys than descr, fortran_order and shape")
+        raise _bad(what, "its header has other keys than descr, fortran_order and shape")
     shape, fortran = header["shape"], header["fortran_order"]
     if type(shape) is not tuple or any(type(n) is not int or not 0 <= n <= MAX_DIM for n in shape):
-        raise _bad(name, "its shape is no tuple of sizes")
+        raise _bad(what, "its shape is no tuple of sizes")
     if type(fortran) is not bool:
-        raise _bad(name, "its fortran_order is neither True nor False")
+        raise _bad(what, "its fortran_order is neither True nor False")
     if len(shape) > MAX_RANK:
-        raise LimitError(f"{name!r} has {len(shape)} dimensions; the limit is {MAX_RANK}")
+        raise LimitError(f"{what} has {len(shape)} dimensions; the limit is {MAX_RANK}")
     if prod(shape) > MAX_DIM:
-        raise _bad(name, "its shape has more elements than a file can")
+        raise _bad(what, "its shape has more elements than a file can")
     if isinstance(header["descr"], str) and (kind := _TEXT.fullmatch(header["descr"])):
         order = "|" if kind["kind"] == "S" else ">" if kind["order"] == ">" else "<"
         size = int(kind["size"]) * (4 if kind["kind"] == "U" else 1)
         return Text(f"{order}{kind['kind']}{kind['size']}", size, shape, fortran, raw)
-    dtype, swapped = _dtype(name, header["descr"])
+    dtype, swapped = _dtype(what, header["descr"])
     return Npy(TensorInfo.of(dtype, shape), fortran, swapped, raw)
 
 
-def _dtype(name: str, descr: Any) -> tuple[DType, bool]:
+def _dtype(what: str, descr: Any) -> tuple[DType, bool]:
     """The element type, and whether it is big-endian."""
     if isinstance(descr, list):
-        raise UnsupportedError(f"{name!r} has records with fields, no numbers", hint="save each field as its own array")
+        raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
     if not isinstance(descr, str) or not 0 < len(descr) <= 32:
-        raise _bad(name, "its descr is no name of a type")
+        raise _bad(what, "its descr is no name of a type")
     order, word = (descr[0], descr[1:]) if descr[0] in "<>=|" else ("<", descr)
     if word not in _DTYPES:
-        order, word = _canonical(name, order, word)
+        order, word = _canonical(what, order, word)
     if word in _DTYPES:
         return _DTYPES[word], order == ">" and _DTYPES[word].bits > 8
     kind = "g" if word in ("f12", "f16", "c24", "c32") else word[0]
-    what, hint = _REFUSED.get(kind, ("elements of a type that is not known", "save it as a type that numpy names"))
-    raise UnsupportedError(f"{name!r} holds {what} ({descr})", hint=hint)
+    held, hint = _REFUSED.get(kind, ("elements of a type that is not known", "save it as a type that numpy names"))
+    raise UnsupportedError(f"{what} holds {held} ({descr})", hint=hint)
 
 
-def _canonical(name: str, order: str, word: str) -> tuple[str, str]:
+def _canonical(what: str, order: str, word: str) -> tuple[str, str]:
     """Other writers use other words for the same: ``?``, ``d``, ``float32``."""
     import numpy as np
 
     try:
         found = np.dtype(order.replace("|", "=") + word if len(word) == 1 else word)
     except (TypeError, ValueError, SyntaxError) as error:
-        raise _bad(name, "its descr is no name of a type") from error
+        raise _bad(what, "its descr is no name of a type") from error
     if found.fields or found.subdtype or not found.str[1:]:
-        raise UnsupportedError(f"{name!r} has records with fields, no numbers", hint="save each field as its own array")
+        raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
     return (">" if found.str[0] == ">" or order == ">" else "<"), found.str[1:]
-
-
-@dataclass(frozen=True, slots=True)
-class _Alone:
-    """An array in a file of its own, from `offset` on."""
-
-    source: Source
-    offset: int
-
-    def start(self, name: str, length: int) -> bytes:
-        return bytes(self.source.read_at(self.offset, min(length, self.source.size - self.offset)))
-
-
-def several_arrays(source: Source) -> bool:
-    """Whether arrays stand behind each other in the file, and maybe a line of text before them, as Equinox writes."""
-    before = bytes(source.read_at(0, min(MAX_LINE, source.size)))
-    line = 0 if before.startswith(MAGIC) else before.find(b"\n" + MAGIC) + 1
-    if not before.startswith(MAGIC, line):
-        return False
-    if line:
-        return True
-    try:
-        first = read_header(_Alone(source, 0), source.path.name)
-    except CkptconvError:
-        return False
-    size = first.info.nbytes if isinstance(first, Npy) else first.itemsize * prod(first.shape)
-    end = len(first.raw) + size
-    return end + len(MAGIC) <= source.size and bytes(source.read_at(end, len(MAGIC))) == MAGIC
 
 
 def spell_header(info: TensorInfo) -> bytes:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from math import prod
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.dtypes import DType
 from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
-from ckptconv.core.report import Finding, quoted
-from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.blobs import restore
-from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, Text, read_header
+from ckptconv.formats.npz.layout import AGAIN, RECORD, SUFFIX, Npy, Text, read_header
+from ckptconv.formats.npz.placed import placed, read_as_bf16
 from ckptconv.formats.npz.stored import stored_as
 from ckptconv.io.checksum import crc32, tail_crc32
-from ckptconv.io.gather import laid_out
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ckptconv.io.source import Source
 
 
@@ -57,7 +53,7 @@ def read(source: Source) -> Checkpoint:
             if not entry.endswith(SUFFIX):
                 raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
             name = entry.removesuffix(SUFFIX)
-            header = read_header(archive, entry)
+            header = read_header(partial(archive.start, entry), repr(entry))
             if isinstance(header, Npy):
                 stored[name] = _tensor(archive, name, header)
             else:
@@ -72,7 +68,7 @@ def read(source: Source) -> Checkpoint:
         return _ours(archive, stored, source)
     root = StateDict(container="dict", plain=tuple(plain)) if plain else StateDict()
     return Checkpoint(
-        stored, root=root, format="npz", notes=Notes(source="npz"), findings=tuple(_as_bf16(stored)), file=source
+        stored, root=root, format="npz", notes=Notes(source="npz"), findings=tuple(read_as_bf16(stored)), file=source
     )
 
 
@@ -87,22 +83,14 @@ def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) ->
     return recorded_checkpoint(record, root, tensors, findings, format="npz", file=source)
 
 
-def _as_bf16(stored: Mapping[str, LazyTensor]) -> list[Finding]:
-    names = [name for name, tensor in stored.items() if tensor.info.dtype is DType.BF16]
-    if not names:
-        return []
-    message = f"{quoted(names, 1)}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
-    return [Finding("read-as", "info", names[0], message, "V2", "BF16")]
-
-
 def _text(archive: ZipArchive, name: str, text: Text) -> NumpyArray | NumpyScalar:
     """The value of an array of texts. Reads it."""
-    size = prod(text.shape) * text.itemsize
+    size = text.nbytes
     data = archive.read(name + SUFFIX, len(text.raw) + min(size, MAX_NPZ_TEXT))[len(text.raw) :]
     if len(data) != size:
         raise CorruptFileError(
             f"{name!r} has {len(data):,} bytes, and its type and shape ask for {size:,}",
-            hint="save the arrays again with numpy.savez",
+            hint=AGAIN,
         )
     if not text.shape:
         return NumpyScalar(text.descr, data)
@@ -115,11 +103,9 @@ def _tensor(archive: ZipArchive, name: str, npy: Npy) -> LazyTensor:
     if entry.length - head != info.nbytes:
         raise CorruptFileError(
             f"{name!r} has {entry.length - head:,} bytes, and its type and shape ask for {info.nbytes:,}",
-            hint="save the arrays again with numpy.savez",
+            hint=AGAIN,
         )
     whole = entry.recorded_crc32
     crc = None if whole is None else tail_crc32(whole, crc32(npy.raw), info.nbytes)
     span = ByteSpan(entry.file, entry.offset + head, info.nbytes, crc)
-    alias = (id(archive), name)
-    strides = contiguous_strides(info.shape[::-1])[::-1] if npy.fortran else None
-    return laid_out(info, span, alias, strides, swapped=npy.swapped)
+    return placed(npy, span, (id(archive), name))

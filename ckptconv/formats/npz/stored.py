@@ -17,9 +17,10 @@ from ckptconv.formats.npz.layout import RECORD, SUFFIX
 from ckptconv.formats.plan import is_text, many, numbered, other_types
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import LazyTensor
 
 MAX_NAME = 65_535 - len(SUFFIX)
 """Bytes: a zip archive counts them in 16 bits."""
@@ -53,14 +54,19 @@ def is_accepted(name: str) -> bool:
     return is_text(name, MAX_NAME) and not name.endswith(SUFFIX)
 
 
+def as_v2(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """A word for the element type that numpy saves without saying so."""
+    halves = [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]
+    if not halves:
+        return []
+    message = f"numpy.load has no BF16: {many(halves)} given as V2, to be seen as .view(ml_dtypes.bfloat16)"
+    return [Finding("stored-as", "info", halves[0], message, "BF16", "V2")]
+
+
 def notices(checkpoint: Checkpoint) -> list[Finding]:
     """What numpy.load will not see as it is."""
-    found = other_types(checkpoint, stored_as, "numpy")
-    tensors = checkpoint.all_tensors
-    if halves := [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]:
-        message = f"numpy.load has no BF16: {many(halves)} given as V2, to be seen as .view(ml_dtypes.bfloat16)"
-        found.append(Finding("stored-as", "info", halves[0], message, "BF16", "V2"))
-    if odd := [name for name in tensors if not is_accepted(name)]:
+    found = other_types(checkpoint, stored_as, "numpy") + as_v2(checkpoint.all_tensors)
+    if odd := [name for name in checkpoint.all_tensors if not is_accepted(name)]:
         message = f"numpy.load cannot give every name: {many(odd)} stored under another, which {RECORD} notes"
         found.append(Finding("name", "info", odd[0], message))
     return found

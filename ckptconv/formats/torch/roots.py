@@ -18,7 +18,7 @@ from ckptconv.core.metadata import (
     spell_path,
     walk,
 )
-from ckptconv.core.names import free_name
+from ckptconv.core.names import ALONE, free_name
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.torch.calls import refuse_call
 from ckptconv.formats.torch.find import Hole, find_state_dicts
@@ -240,7 +240,7 @@ class _Planter:
     def _ref(self, stub: TensorStub, path: Path) -> TensorRef:
         if path in self._named:
             return TensorRef(self._named[path])
-        free = self._free(".".join(self._without_plumbing(path)) or "tensor")
+        free = self._free(".".join(self._without_plumbing(path)) or ALONE)
         within = any(path[:i] in self._modules for i in range(len(path)))
         (self._tree.extras if within else self._strays)[free] = stub
         return TensorRef(free)

@@ -53,7 +53,6 @@ OTHERS = {
     "a web page": (b"<!DOCTYPE html><html></html>", "download"),
     "a web page in lower case": (b"<!doctype html><html></html>", "download"),
     "an empty file": (b"", "copy it again"),
-    "a numpy array": (b"\x93NUMPY" + bytes(20), "numpy.savez"),
     "an empty zip archive": (b"PK\x05\x06" + bytes(18), "save it again"),
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "name it"),
     "a bzip2 file": (b"BZh9" + bytes(20), "tar xjf"),
@@ -76,9 +75,6 @@ OTHERS = {
     "a model of fastText's": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
     "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),
     "a file of MATLAB's": (b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", "loadmat"),
-    "Equinox' arrays": (npy(np.ones(3, "f4")) + npy(np.ones((2, 2))), "tree_deserialise_leaves"),
-    "Equinox' arrays behind a line of text": (b'{"size": 3}\n' + npy(np.ones(3, "f4")), "tree_deserialise_leaves"),
-    "an array with more behind it": (npy(np.ones(3, "f4")) + b"\0" * 20, "numpy.savez('x.npz'"),
     "noise": (b"\x17\x23" * 100, "ckptconv formats"),
 }
 

@@ -1,0 +1,31 @@
+"""Arrays of numpy's as tensors of a checkpoint, once their headers are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.report import Finding, quoted
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.io.gather import laid_out
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from ckptconv.core.tensor import ByteSpan, LazyTensor
+    from ckptconv.formats.npz.layout import Npy
+
+
+def placed(npy: Npy, span: ByteSpan, alias: Hashable) -> LazyTensor:
+    """The tensor of an array whose elements are in `span`, which is as long as the header asks for."""
+    strides = contiguous_strides(npy.info.shape[::-1])[::-1] if npy.fortran else None
+    return laid_out(npy.info, span, alias, strides, swapped=npy.swapped)
+
+
+def read_as_bf16(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """A word for elements of which numpy does not say the type."""
+    names = [name for name, tensor in tensors.items() if tensor.info.dtype is DType.BF16]
+    if not names:
+        return []
+    message = f"{quoted(names, 1)}: elements of two bytes and no type (V2) are read as BF16, which JAX saves so"
+    return [Finding("read-as", "info", names[0], message, "V2", "BF16")]
