@@ -51,8 +51,18 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
 
 @pytest.mark.parametrize(
     "framework",
-    ["deepspeed", "equinox", "ggml", "joblib", "megatron", "orbax", "runtimes", "skorch", "stable-baselines3"]
-    + ["torch-hf-slices"],
+    [
+        "deepspeed",
+        "equinox",
+        "ggml",
+        "joblib",
+        "megatron",
+        "orbax",
+        "runtimes",
+        "skorch",
+        "stable-baselines3",
+        "torch-hf-slices",
+    ],
 )
 def test_the_manifest_of_a_frameworks_folder_lists_its_files(framework: str) -> None:
     folder = FIXTURES / "others" / framework
