@@ -11,7 +11,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding, plural
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized import comfy
-from ckptconv.edits.quantized.config import KEYS, MLX, MLX_KEY, mlx_said, said_in
+from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
 
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 _KINDS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
     "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
-    "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's",
+    "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's", "hqq": "HQQ's",
 }  # fmt: skip
 """What weights of each scheme are called."""
+
+_SCALES = {MLX: "scales", HQQ: "scale"}
+"""By scheme the part that is of the type in which the library computes."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
 _CALLED = {dtype: name for name, dtype in _TYPES.items()}
@@ -89,10 +92,10 @@ def wanted_types(
 
 
 def _computed_in(edit: Edit, step: Step, sources: Mapping[str, LazyTensor]) -> DType | None:
-    parts = edit.details["parts"]
-    if edit.details["scheme"] != MLX or not isinstance(parts, list):
+    parts, scales = edit.details["parts"], _SCALES.get(str(edit.details["scheme"]))
+    if scales is None or not isinstance(parts, list):
         return None
-    dtype = sources[step.sources[parts.index("scales")]].info.dtype
+    dtype = sources[step.sources[parts.index(scales)]].info.dtype
     return dtype if dtype.kind == "float" else None  # exponents are of all types
 
 
@@ -102,7 +105,7 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     count = sum(len(edit.steps) for edit in made)
     kinds = ", ".join(dict.fromkeys(map(_kind, made)))
     message = f"{plural(count, 'weight is', 'weights are')} dequantized ({kinds}), computed in F32"
-    if any(edit.details.get("mode") == AFFINE for edit in made):
+    if any(edit.details.get("mode") == AFFINE or edit.details["scheme"] == HQQ for edit in made):
         message += ", each step rounded to the scales' type"
     dropped = [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]
     activations = [name for name in dropped if not name.endswith(comfy.MARKERS)]

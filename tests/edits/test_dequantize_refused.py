@@ -23,7 +23,7 @@ FP8 = {"a.weight": fp8(4, 8), "a.weight_scale": torch.rand(4, 1)}
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"quant_method": "hqq"}, "quantized by 'hqq' are not dequantized here"),
+        ({"quant_method": "quanto"}, "quantized by 'quanto' are not dequantized here"),
         ({"quant_method": ["x"]}, "are not dequantized here"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "GPTQ's format 'marlin'"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "AWQ's layout 'gemv'"),

@@ -93,6 +93,7 @@ class TestNpy(FormatTests):
 
     def reference(self, path: Path) -> Reading:
         array = np.asarray(np.load(path, allow_pickle=False))
+        array = array.astype(array.dtype.newbyteorder("<"))
         return Reading({"tensor": (DTYPE_BY_NUMPY[array.dtype.str[1:]].name, array.shape, array.tobytes())})
 
 

@@ -9,6 +9,7 @@
     gptq                gptq                        bits, checkpoint_format (gptq: zeros are stored less one; gptq_v2)
     awq                 awq                         bits, version (gemm alone)
     bitsandbytes        bnb-4bit, bnb-int8
+    hqq                 hqq
     none: MLX           mlx                         group_size, bits, mode; by a module's name what is said of it alone
 
 MLX's stands under `quantization`, of which mlx-lm makes a copy; what a `quantization_config` beside it says of another
@@ -33,11 +34,11 @@ if TYPE_CHECKING:
 METHODS: dict[str, tuple[str, ...]] = {
     "fp8": ("scaled",), "fbgemm_fp8": ("scaled",), "compressed-tensors": ("scaled", "packed", "fp4"),
     "modelopt": ("scaled", "fp4"), "mxfp4": ("mxfp4",), "gptq": ("gptq",), "awq": ("awq",),
-    "bitsandbytes": ("bnb-4bit", "bnb-int8"), "mlx": ("mlx",),
+    "bitsandbytes": ("bnb-4bit", "bnb-int8"), "hqq": ("hqq",), "mlx": ("mlx",),
 }  # fmt: skip
 """The schemes that weights may be of, by what a configuration calls the method."""
 
-MLX = "mlx"
+MLX, HQQ = "mlx", "hqq"
 
 KEYS = ("quantization_config", "compression_config")
 """Where a configuration says it; the second is compressed-tensors' older word."""

@@ -11,6 +11,7 @@ Names say which tensors belong together, types and shapes which scheme they are 
     X, X.absmax, X.quant_state.bitsandbytes__* bnb-4bit
     M.weight, M.SCB, M.weight_format?          bnb-int8
     M.weight, M.scales, M.biases?              mlx, where the weight is U32
+    M.W_q, M.scale, M.zero, M.shape, …         hqq
 
 Of torch's and TensorFlow Lite's own quantized tensors the checkpoint knows the parts: they are affine.
 
@@ -155,6 +156,8 @@ def _groups(infos: Infos, said: Said) -> Iterator[Group]:
             }, 2)  # fmt: skip
         elif name.endswith(STATES):
             yield _of_state(infos, name)
+        elif name.endswith(".W_q"):
+            yield _of_hqq(infos, name)
         elif name.endswith((".scales", ".biases")) or (
             name.endswith(".weight") and info.dtype is DType.U32 and said.method == MLX
         ):
@@ -244,6 +247,18 @@ def _of_state(infos: Infos, name: str) -> Group:
     parts = {"weight": stem, "absmax": f"{stem}.absmax", "quant_map": f"{stem}.quant_map", "quant_state": name}
     nested = {part: f"{stem}.{part}" for part in ("nested_absmax", "nested_quant_map")}
     return _group(infos, "bnb-4bit", stem, parts | nested, 4)
+
+
+def _of_hqq(infos: Infos, name: str) -> Group:
+    """All that hqq saves of a layer but its bias. Where that is no tensors, no more is known of the weight."""
+    module = name.removesuffix("W_q")
+    needed, more = ROLES["hqq"]
+    if f"{module}shape" not in infos:
+        raise EditError(
+            f"--dequantize: {name!r} is of hqq's, and no tensor says its shape and how it is packed",
+            hint="save it with hqq's encoded_state_dict, as is usual: then tensors do",
+        )
+    return _group(infos, "hqq", module + "weight", {part: module + part for part in needed + more}, len(needed))
 
 
 def _of_mlx(infos: Infos, name: str, said: Said) -> Iterator[Group]:

@@ -23,6 +23,7 @@ _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
     ("_scale", "_packed", "compressed-tensors'", (DType.I32, DType.U8)),
     ("_scale_2", "", "NVFP4", (DType.U8,)),
     ("_scales", "_blocks", "MXFP4", (DType.U8,)),
+    (".zero", ".W_q", "HQQ's", (DType.U8, DType.I32, DType.F16, DType.BF16, DType.F32)),
     (".SCB", ".weight", "bitsandbytes' of 8 bits", (DType.I8,)),
     (".absmax", "", "bitsandbytes' of 4 bits", (DType.U8,)),
 )

@@ -127,6 +127,7 @@ class Product:
             made = self.values.rectangle(rows, columns)
             if self.zeros is not None:
                 self._each(np.subtract, made, self.zeros, rows, columns)
+                made = self._narrowed(made)
             self._each(np.multiply, made, self.scales, rows, columns)
             made = self._narrowed(made)
             if self.biases is not None:

@@ -22,6 +22,8 @@
     mlx       weight, scales, biases?, global_scale?
               [.., R, C] of `bits` bits along columns in U32, what shares a scale by `group_size`, in the `mode` affine
               (with biases), mxfp4, mxfp8 or nvfp4 (`mlx`)
+    hqq       W_q, scale, zero, shape, axis, nbits, packing, and what else hqq's layers know (`hqq`)
+              [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, less a float for each row or column, times another
     affine    values, scale, zero_point
               of any shape, integers less a zero point, times a scale: of all, or for each index of `axis`
 
@@ -39,7 +41,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.edits.quantized import integers, mlx, state
+from ckptconv.edits.quantized import hqq, integers, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, need, scalar, transposed
@@ -61,8 +63,13 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "bnb-4bit": (("weight", "absmax", "quant_map", "quant_state"), ("nested_absmax", "nested_quant_map")),
     "bnb-int8": (("weight", "SCB"), ("weight_format",)),
     "mlx": (("weight", "scales"), ("biases", "global_scale")),
+    "hqq": (
+        ("W_q", "scale", "zero", "shape", "axis", "nbits", "packing"),
+        ("compute_dtype", "view_as_float", "quant_scale", "quant_zero", "group_size", "unpack_view_dtype",
+         "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero"),
+    ),
     "affine": (("values", "scale", "zero_point"), ()),
-}
+}  # fmt: skip
 """By scheme the parts that it needs, and those that it may have."""
 
 BYTES = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ)
@@ -227,5 +234,5 @@ def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:
 _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
     "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "mlx": mlx.weight,
-    "affine": _affine,
+    "hqq": hqq.weight, "affine": _affine,
 }  # fmt: skip

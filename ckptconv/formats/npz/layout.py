@@ -86,6 +86,9 @@ class Text:
         return prod(self.shape) * self.itemsize
 
 
+_BLANKS = " \t\n\r\f"
+"""What Python takes for blanks, which str.strip takes more for."""
+
 AGAIN = "save it again with numpy"
 
 
@@ -120,7 +123,7 @@ def read_header(first: Callable[[int], bytes], what: str) -> Npy | Text:
 
 def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
     try:
-        header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip())  # Python 2 wrote long integers so
+        header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip(_BLANKS))  # Python 2 wrote long integers so
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise _bad(what, "its header is no dict of Python") from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
