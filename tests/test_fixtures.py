@@ -61,6 +61,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
         "runtimes",
         "skorch",
         "stable-baselines3",
+        "tensordict",
         "torch-hf-slices",
     ],
 )

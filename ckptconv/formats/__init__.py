@@ -16,6 +16,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     same_values                         what several files have alike
     members                             what a checkpoint in an archive has around it
     nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have
+    tensordicts                         pickled dicts of tensors, and their folders
     keras                               what Keras runs of a model's configuration
     jinja                               chat templates that are attacks
     beside                              what else lies in a folder, and is run by those who load it

@@ -1,7 +1,7 @@
 """What an object of a class that is not built becomes where a target cannot hold it, and that was agreed to.
 
-Settings of OmegaConf become the values in them, a pickled module the dict that its ``state_dict()`` would be, anything
-else a dict that describes it: no writer ever names a class of a file.
+Settings of OmegaConf become the values in them, a TensorDict the dict that it is, a pickled module the dict that its
+``state_dict()`` would be, anything else a dict that describes it: no writer ever names a class of a file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.formats.omegaconf import is_settings, plain_settings
+from ckptconv.formats.tensordicts import is_tensordict, plain_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,8 @@ def becomes(opaque: Opaque) -> str:
     """In words, what `as_plain` gives."""
     if is_settings(opaque):
         return "its plain values"
+    if is_tensordict(opaque):
+        return "a dict of its tensors"
     return "its state_dict" if _state_dict(opaque) else "a plain dict"
 
 
@@ -31,6 +34,8 @@ def as_plain(opaque: Opaque) -> MetaNode:
     """The object as plain data; other objects may be in it."""
     if is_settings(opaque):
         return plain_settings(opaque)
+    if is_tensordict(opaque):
+        return plain_dict(opaque)
     if state := _state_dict(opaque):
         return state
     described: dict[str, MetaNode] = {"class": opaque.name, "how": opaque.how}

@@ -14,6 +14,7 @@ from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of, opaque_wholes, spell_path
 from ckptconv.core.report import UNREADABLE, Finding, plural, quoted
 from ckptconv.formats.plain import becomes
+from ckptconv.formats.tensordicts import class_of
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
@@ -91,8 +92,9 @@ def _opaque(checkpoint: Checkpoint, *, keeps: bool) -> list[Finding]:
             whole = node.args[0] or "the root"
             found.append(_loss("opaque", where, f"{where} is {whole} itself, which would become a plain dict"))
         elif not keeps:
-            article = "an" if node.name[:1].lower() in "aeiou" else "a"
-            message = f"{where or 'the root'} is {article} {node.name}, which would become {becomes(node)}"
+            name = class_of(node)
+            article = "an" if name[:1].lower() in "aeiou" else "a"
+            message = f"{where or 'the root'} is {article} {name}, which would become {becomes(node)}"
             found.append(_loss("opaque", where, message))
     for unseen in checkpoint.notes.unseen:
         found += [_elsewhere(one) for one in nodes_of(unseen, Opaque) if one.how in RUNS]

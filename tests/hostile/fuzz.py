@@ -28,7 +28,7 @@ from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
-from tests.hostile.honest import INFERENCE, PACKAGE, PROCESSES, RANKS, SLICES, honest
+from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SLICES, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -169,6 +169,14 @@ def beside_processes(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(folder, chance)
 
 
+def mapped(path: Path, data: bytes, chance: random.Random) -> None:
+    """The listing of a folder of tensordict's, beside the whole files and folders that it tells of."""
+    folder = path.with_name("mapped")
+    shutil.copytree(MAPPED, folder, dirs_exist_ok=True)
+    (folder / "meta.json").write_bytes(data)
+    looked_at(folder, chance)
+
+
 _CATEGORIES: dict[str, tuple[str, ...]] = {
     "torch": ("zip", "calls", "valid", "ordinary"),
     "torch-legacy": ("legacy",),
@@ -210,6 +218,7 @@ TARGETS = [
     Target("pickle in an archive", packed, PICKLES, mutate.PICKLE),
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
+    Target("tensordict", mapped, (), [*mutate.JSON, b"torch.float32", b"stack_dim", b"_is_non_tensor", b"is_nested"]),
     Target("openvino", graphed, (), mutate.XML),
     Target("coreml", blobbed, (), mutate.COREML),
     Target("paddle", programmed, (), mutate.PADDLE),
@@ -225,7 +234,8 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
-    if target.run in (opened, tabled, graphed, blobbed, programmed, stored, ranked, cut_for_ranks, beside_processes):
+    folders = (stored, ranked, cut_for_ranks, beside_processes, mapped)
+    if target.run in (opened, tabled, graphed, blobbed, programmed, *folders):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -42,6 +42,9 @@ SLICES = Path(__file__).parents[2] / "fixtures" / "others" / "megatron" / "gated
 PROCESSES = Path(__file__).parents[2] / "fixtures" / "others" / "torch-hf-slices" / "mixed"
 """A folder of torch's HuggingFaceStorageWriter, of three processes."""
 
+MAPPED = Path(__file__).parents[2] / "fixtures" / "others" / "tensordict" / "memmap"
+"""A folder of tensordict's."""
+
 NETS = Path(__file__).parents[2] / "fixtures" / "others" / "skorch"
 """Nets of skorch's, whose pickle has a pickle in it."""
 
@@ -322,6 +325,10 @@ def torch_slices(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in PROCESSES.iterdir()]
 
 
+def mapped(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(MAPPED.rglob("meta.json"))]
+
+
 def archives(folder: Path) -> list[bytes]:
     members = {"d/m.pth": saved_bytes(state()), "d/c.json": b"{}", "__MACOSX/d/._m.pth": b"x", "r.py": b"print()"}
     packed = [zipped(folder / "x.zip", members, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
@@ -331,7 +338,7 @@ def archives(folder: Path) -> list[bytes]:
 
 MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
-    "npy": npy, "equinox": equinox,
+    "npy": npy, "equinox": equinox, "tensordict": mapped,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
     "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
     "archive": archives, "safetensors-slices": torch_slices,

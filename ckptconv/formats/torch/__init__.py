@@ -11,6 +11,7 @@ this leaves a stub (`stubs`), which is placed on its storage at the end.
     slices  slice_files  same           Llama's slices, and what all ranks say alike
     stable_baselines3                   archives of Stable-Baselines3
     dcp  deepspeed  megatron            folders that several processes wrote
+    memmaps                             folders of tensordict's
     pickle  construct  names            following a pickle: what may be built, what is named
     calls  harmless  new_objects        …what is called; which calls and new objects do no harm
     capable  makers                     …which names can run anything; how other packages make their objects
@@ -131,6 +132,15 @@ DEEPSPEED = Format(
     takes=("folder",),
 )
 """Asked after those that claim a folder with whole weights, which a trainer may put beside ``latest``."""
+
+TENSORDICT = Format(
+    name="tensordict",
+    summary="tensordict's folder, as TensorDict.memmap writes it: a meta.json, and a .memmap file for each tensor",
+    suffixes=(),
+    claims="ckptconv.formats.torch.memmaps:claims",
+    reader="ckptconv.formats.torch.memmaps:read",
+    takes=("folder",),
+)
 
 STABLE_BASELINES3 = Format(
     name="stable-baselines3",

@@ -1,4 +1,4 @@
-"""Calls by which scikit-learn, pandas and numpy pickle objects of their own, and that do nothing else.
+"""Calls by which scikit-learn, pandas, numpy and tensordict pickle objects of their own, and that do nothing else.
 
 Each is known by its exact name, or as a class of one of their compiled modules, and is harmless with plain values,
 arrays, and what is of its own package: ``_new_Index(cls, …)`` makes whatever class it is handed.
@@ -10,6 +10,7 @@ pandas/core/indexes/base.py (`_new_Index`), pandas/_libs/internals.pyx (`_unpick
 
 from __future__ import annotations
 
+from ckptconv.formats import tensordicts
 from ckptconv.formats.torch.new_objects import MOST_OF_STATE, leaves
 from ckptconv.formats.torch.pickle import Global, Thing, Value
 
@@ -40,7 +41,9 @@ _COMPILED = (
 )  # fmt: skip
 """Modules all of whose classes may be called, and what Cython calls to make them."""
 
-_BESIDE = frozenset(["builtins.slice", "datetime.timedelta", "datetime.timezone", "zoneinfo.ZoneInfo"])
+_BESIDE = frozenset(
+    ["builtins.slice", "collections.deque", "datetime.timedelta", "datetime.timezone", "zoneinfo.ZoneInfo"]
+)
 """What they hold that is of Python's own library."""
 
 _CYTHON = "__pyx_unpickle_"
@@ -52,10 +55,23 @@ def makes_its_own(name: Global, args: tuple[Value, ...]) -> bool:
     """Whether a call only makes an object of its own package."""
     if name == Global("numpy.ma.core", "_mareconstruct"):
         return [str(arg) for arg in args[:1]] != [] and str(args[0]) in _MASKED and _are_of("numpy", args)
+    if str(name) == tensordicts.MAKES:
+        return _makes_tensordict(args)
     is_class = name.name[:1].isupper() or name.name.startswith(_CYTHON)
     if str(name) not in _BY_NAME and not (name.module in _COMPILED and is_class):
         return False
     return "." not in name.name and _are_of(name.module.partition(".")[0], args)
+
+
+def _makes_tensordict(args: tuple[Value, ...]) -> bool:
+    """Whether the class is one of those that keep a state, and the state one that they keep."""
+    match args:
+        case Global() as cls, dict() as state if str(cls) in tensordicts.CLASSES:
+            hooks = tensordicts.HOOKS.intersection(state)
+            if any(state[key] is not None for key in hooks):
+                return False
+            return tensordicts.ATTRIBUTES.issuperset(state.keys() - hooks) and _are_of("tensordict", (state,))
+    return False
 
 
 def _are_of(package: str, args: tuple[Value, ...]) -> bool:

@@ -20,6 +20,7 @@ from ckptconv.core.metadata import (
 )
 from ckptconv.core.names import ALONE, free_name
 from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats import tensordicts
 from ckptconv.formats.torch.calls import refuse_call
 from ckptconv.formats.torch.find import Hole, find_state_dicts
 from ckptconv.formats.torch.modules import ModuleState, Path
@@ -254,7 +255,12 @@ class _Planter:
         """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
         names = [str(key) for key in path]
         inside = [i for i, (a, b) in enumerate(pairwise(names)) if a == "state" and b in _PLUMBING]
-        left_out = {*inside, *(i + 1 for i in inside), *(i for i in range(len(path)) if path[:i] in self._modules)}
+        left_out = {
+            *tensordicts.plumbing(names),
+            *inside,
+            *(i + 1 for i in inside),
+            *(i for i in range(len(path)) if path[:i] in self._modules),
+        }
         return [name for i, name in enumerate(names) if i not in left_out]
 
     def _other(self, value: Value, path: Path) -> MetaNode:
