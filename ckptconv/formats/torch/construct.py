@@ -245,11 +245,11 @@ class TorchConstructors:
             return False  # see `handed`
         return runs_when_named(name) or (self.constructor(name) is None and could_run(name))
 
-    def handed(self, names: Collection[Global], values: Iterable[Value]) -> bool:
-        """Whether numpy's class of mapped files, which arrays name, is in one of the values, or was changed."""
+    def handed(self, names: Collection[Global], values: Iterable[Value]) -> str | None:
+        """The class of mapped files, which arrays name, where it is in one of the values, or was changed."""
         if all(str(name) not in MEMMAPS for name in names):
-            return False
-        return not is_memmap(self.memmap) or self._is_held(self.memmap, values)
+            return None
+        return MEMMAP if not is_memmap(self.memmap) or self._is_held(self.memmap, values) else None
 
     def _is_held(self, value: Value, values: Iterable[Value]) -> bool:
         waiting, seen = list(values), set[int]()

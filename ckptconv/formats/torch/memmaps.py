@@ -32,11 +32,12 @@ from ckptconv.core.metadata import MetaNode, Opaque, StateDict
 from ckptconv.core.names import free_name
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import UNREADABLE, Finding
-from ckptconv.core.tensor import ByteSpan, LazyTensor, SpanReader, TensorInfo
+from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.io.limits import MAX_CONFIG, MAX_DEPTH, MAX_DIM, MAX_FILES, MAX_RANK, MAX_TENSORS
+from ckptconv.io.limits import MAX_CONFIG, MAX_DEPTH, MAX_DIM, MAX_FILES, MAX_RANK, MAX_TENSORS, is_size
 
 if TYPE_CHECKING:
+    from ckptconv.core.tensor import LazyTensor
     from ckptconv.io.folder import Folder
 
 META = "meta.json"
@@ -206,13 +207,10 @@ class _Whole:
             raise LimitError(f"there are more than {MAX_TENSORS:,} tensors")
         span = ByteSpan(source, 0, info.nbytes)
         free = free_name(name, self.tensors.__contains__, lambda number: f"{name}#{number}")
-        self.tensors[free] = LazyTensor(info, SpanReader(span), span, (id(folder), key), (span,))
+        self.tensors[free] = in_file(info, span, (id(folder), key))
 
     def _shape(self, folder: Folder, said: object, whose: str) -> tuple[int, ...]:
-        good = (
-            isinstance(said, list) and len(said) <= MAX_RANK and all(type(n) is int and 0 <= n <= MAX_DIM for n in said)
-        )
-        if not good or not isinstance(said, list) or prod(said) > MAX_DIM:
+        if not isinstance(said, list) or len(said) > MAX_RANK or not all(map(is_size, said)) or prod(said) > MAX_DIM:
             raise self._bad(folder, f"the shape of {whose} is none")
         return tuple(said)
 

@@ -76,8 +76,8 @@ class Machine(Containers):
         for name in self._counting:
             if not self.globals[name]:
                 self._thing(str(name), "handed")
-        if self._make.handed(self.globals, [result, *self.things]):
-            self._thing("numpy.memmap", "handed")
+        if (handed := self._make.handed(self.globals, [result, *self.things])) is not None:
+            self._thing(handed, "handed")
 
     def _loop(self) -> None:
         """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""

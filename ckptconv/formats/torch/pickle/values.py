@@ -186,8 +186,8 @@ class Constructors(Protocol):
     def counts_when_named(self, name: Global) -> bool:
         """Whether it is enough to mention a name, called or not."""
 
-    def handed(self, names: Collection[Global], values: Iterable[Value]) -> bool:
-        """Whether numpy's class of mapped files, which arrays name, is in one of the values, or was changed."""
+    def handed(self, names: Collection[Global], values: Iterable[Value]) -> str | None:
+        """Of names that do not count when they are named, one that is in the values all the same, or was changed."""
 
     def build(self, instance: Value, state: Value) -> bool:
         """Give `instance` its state; False where it is none of ours."""
