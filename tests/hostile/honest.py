@@ -257,6 +257,7 @@ def joblibs(folder: Path) -> list[bytes]:
         (("bz2", 3), 4),
         (("xz", 3), 4),
         (("lzma", 3), 4),
+        (("lz4", 3), 4),
     ):
         joblib.dump(value, folder / "x", method, protocol)
         made.append((folder / "x").read_bytes())

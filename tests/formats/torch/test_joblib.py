@@ -220,6 +220,11 @@ def test_lz4_needs_a_package_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert refused.value.hint == "pip install 'ckptconv[lz4]'"
 
 
+def test_calls_in_what_lz4_compressed_count(tmp_path: Path) -> None:
+    (tmp_path / "a.joblib").write_bytes(lz4.frame.compress(between.MIXED))
+    assert inspect(tmp_path / "a.joblib").to_dict()["verdict"] == "would run code"
+
+
 def test_lz4_of_something_else_is_told_as_that(tmp_path: Path) -> None:
     (tmp_path / "a.lz4").write_bytes(lz4.frame.compress(b"no pickle"))
     with pytest.raises(UnknownFormatError, match="lz4"):
