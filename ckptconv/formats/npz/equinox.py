@@ -16,6 +16,7 @@ Source: equinox/_serialisation.py (`tree_serialise_leaves`, `default_serialise_f
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.npz.layout import MAGIC, Npy, Text, read_header
+from ckptconv.formats.npz.layout import FIRST, MAGIC, Npy, Text, read_header
 from ckptconv.formats.npz.placed import placed, read_as_bf16
 from ckptconv.formats.npz.single import first
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_TENSORS
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _NEAR = 1 << 16
 """Bytes in which a text mostly ends; one that starts as a JSON object is looked for in `MAX_DOCUMENT`."""
 
+_NEXT = b"\n" + MAGIC
 _STATE_DICT = "state_dict"
 _TEXT = "header"
 """The key of a text before the arrays that is no JSON object."""
@@ -92,20 +94,26 @@ def read(source: Source) -> Checkpoint:
 
 def _start(source: Source) -> int | None:
     """Where the first array stands, which is behind UTF-8 text; None where there is none."""
-    before = first(source, 0, _NEAR)
-    if before.startswith(MAGIC):
+    head = first(source, 0, FIRST)
+    if head.startswith(MAGIC):
         return 0
-    at = before.find(b"\n" + MAGIC)
+    if not _is_text(head.partition(_NEXT)[0]):
+        return None
+    before = first(source, 0, _NEAR)
+    at = before.find(_NEXT)
     if at < 0 and before.startswith(b"{") and len(before) == _NEAR:
         before = first(source, 0, MAX_DOCUMENT)
-        at = before.find(b"\n" + MAGIC)
-    if at < 0:
-        return None
+        at = before.find(_NEXT)
+    return at + 1 if at >= 0 and _is_text(before[:at], whole=True) else None
+
+
+def _is_text(data: bytes, *, whole: bool = False) -> bool:
+    """Whether it is UTF-8, or, where it is not `whole`, the start of that."""
     try:
-        before[:at].decode("utf-8")
+        getincrementaldecoder("utf-8")().decode(data, whole)
     except UnicodeDecodeError:
-        return None
-    return at + 1
+        return False
+    return True
 
 
 def _around(text: bytes) -> MetaNode:
