@@ -79,7 +79,8 @@ def head(source: Source, name: str, length: int) -> bytes:
     """The first bytes of what is in it, fewer where it is damaged. Inflates little. Raises MissingExtraError."""
     try:
         data = bytes(source.read_at(0, min(source.size, 1 << 20)))  # a block of bzip2's has 900,000 bytes
-        return _inflater(name).decompress(data, length)
+        made = _inflater(name).decompress(data, length)
+        return made or (_literals(data) if name == "LZ4" else made)  # which has blocks of up to four megabytes
     except _errors():
         return b""
 
@@ -139,6 +140,26 @@ def _lz4() -> Inflater:
         raise MissingExtraError("lz4", "lz4") from error
     made: Inflater = LZ4FrameDecompressor()
     return made
+
+
+def _literals(data: bytes) -> bytes:
+    """What stands at the start of a frame's first block as it is: the header has 7 bytes, 8 more of a size, 4 more of a
+    dictionary's number, and the block's size four; a token says in its high bits how many literals follow, or in the
+    bytes behind it (lz4_Frame_format.md, lz4_Block_format.md).
+    """
+    if len(data) < 5:
+        return b""
+    at = 11 + 8 * bool(data[4] & 8) + 4 * bool(data[4] & 1)
+    if data[at - 1 : at] >= b"\x80":  # it is not compressed
+        return data[at:]
+    count = data[at] >> 4 if at < len(data) else 0
+    at += 1
+    while count >= 15 and at < len(data):
+        count += data[at]
+        at += 1
+        if data[at - 1] < 255:
+            break
+    return data[at : at + count]
 
 
 def _errors() -> tuple[type[Exception], ...]:

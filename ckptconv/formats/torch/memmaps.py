@@ -61,7 +61,7 @@ def claims(folder: Folder) -> bool:
     except CkptconvError:
         return False
     kind = document.get("_type")
-    if not isinstance(kind, str) or not kind.startswith("<class '"):
+    if not isinstance(kind, str) or not kind.startswith("<class '") or _is_value(document):
         return False
     return _INNER in folder.folders or kind.startswith("<class 'tensordict.")
 

@@ -220,6 +220,15 @@ def test_lz4_needs_a_package_and_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert refused.value.hint == "pip install 'ckptconv[lz4]'"
 
 
+@pytest.mark.parametrize("value", [SMALL, {"w": np.arange(5000.0)}, bytes(1 << 18)], ids=["small", "large", "zeros"])
+def test_a_file_of_lz4_that_is_cut_short_is_said_to_be_that(value: object, tmp_path: Path) -> None:
+    data = dumped(tmp_path / "a.joblib", value, "lz4").read_bytes()
+    for size in (40, 100, len(data) // 2, len(data) - 1):
+        (tmp_path / "a.joblib").write_bytes(data[:size])
+        with pytest.raises(CorruptFileError, match="LZ4 stream ends too early"):
+            ckptconv.open(tmp_path / "a.joblib")
+
+
 def test_calls_in_what_lz4_compressed_count(tmp_path: Path) -> None:
     (tmp_path / "a.joblib").write_bytes(lz4.frame.compress(between.MIXED))
     assert inspect(tmp_path / "a.joblib").to_dict()["verdict"] == "would run code"

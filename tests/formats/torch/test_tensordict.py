@@ -185,6 +185,12 @@ def test_a_folder_whose_listing_is_of_something_else_is_none(tmp_path: Path) -> 
             ckptconv.open(folder(tmp_path / str(number), _type=kind))
 
 
+def test_a_value_alone_is_no_checkpoint() -> None:
+    for name in ("text", "each", "set"):
+        with pytest.raises(CkptconvError, match="folder"):
+            ckptconv.open(MAPPED / name)
+
+
 def test_keys_that_give_one_name_are_told_apart(tmp_path: Path) -> None:
     home = folder(tmp_path / "x", **{"a.w": entry(), "a": {"type": "TensorDict"}, "w": None})
     (home / "w.memmap").rename(home / "a.w.memmap")
