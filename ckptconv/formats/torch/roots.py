@@ -15,8 +15,8 @@ from ckptconv.core.metadata import (
     TensorRef,
     TorchSize,
     TorchValue,
+    nodes_of,
     spell_path,
-    walk,
 )
 from ckptconv.core.names import ALONE, free_name
 from ckptconv.errors import LimitError, UnsupportedError
@@ -101,7 +101,7 @@ def plant_unseen(tree: Tree, things: list[Thing], budget: Budget) -> tuple[Opaqu
     """
     if not things:
         return ()
-    shown = {id(node) for _, node in walk(tree.root) if isinstance(node, Opaque)}
+    shown = {id(node) for node in nodes_of(tree.root, Opaque)}
     seen = {id(thing) for thing, opaque in tree.objects if id(opaque) in shown}
     unseen: list[Opaque] = []
     for thing in reversed(things):  # a whole is mostly made after its parts
