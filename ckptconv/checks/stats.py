@@ -65,7 +65,7 @@ def stats_of(tensors: Sequence[LazyTensor], progress: Progress | None = None) ->
         pool.run(jobs, work, nbytes, helpers.most)
     totals = [Tally() for _ in ours]
     for i, start, _ in jobs:
-        totals[i].add(parts[i, start])
+        totals[i].add(parts.pop((i, start)))
     found = dict(zip(once, map(_stats, totals), strict=True))
     return [found.get(key) for key in keys]
 

@@ -198,6 +198,14 @@ class ZipArchive:
         self._ahead = entry.header, data
         return data[:length]
 
+    def _from_ahead(self, span: ByteSpan) -> bytes:
+        """The contents of a small entry, where they were read ahead with its header; nothing otherwise."""
+        start, ahead = self._ahead
+        at = span.offset - start
+        return (
+            ahead[at : at + span.length] if span.file is self._source and 0 <= at <= len(ahead) - span.length else b""
+        )
+
     def _contents(self, entry: Entry, start: int) -> ByteSpan:
         recorded = entry.crc32 or None  # torch writes 0 for "not computed"
         if entry.method == DEFLATED:
@@ -218,7 +226,7 @@ class ZipArchive:
             limit = min(limit, MAX_INFLATED_RECORD)
         if span.length > limit:
             raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}")
-        data = bytes(span.file.read_at(span.offset, span.length))
+        data = self._from_ahead(span) or bytes(span.file.read_at(span.offset, span.length))
         if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
             raise bad(f"{name!r} fails its CRC-32")
         return data

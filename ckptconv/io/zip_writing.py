@@ -74,27 +74,30 @@ def end_of(entries: Sequence[Planned]) -> int:
     return entries[-1].data + entries[-1].size if entries else 0
 
 
-def write_headers(target: Target, entries: Sequence[Planned], crcs: Mapping[bytes, int], base: int = 0) -> int:
-    """Write the local headers, the central directory and the end records of an archive that starts at `base` of the
-    target. Returns the size of the archive.
-    """
+def write_headers(target: Target, entries: Sequence[Planned], crcs: Mapping[bytes, int]) -> int:
+    """Write the local headers, the central directory and the end records. Returns the size of the archive."""
     for entry in entries:
-        target.write_at(base + entry.header, _local(entry, crcs[entry.name]))
+        target.write_at(entry.header, local_header(entry, crcs[entry.name]))
+    tail = directory(entries, crcs)
+    target.write_at(end_of(entries), tail)
+    return end_of(entries) + len(tail)
+
+
+def directory(entries: Sequence[Planned], crcs: Mapping[bytes, int]) -> bytes:
+    """The central directory and the end records."""
     start = end_of(entries)
     tail = b"".join(_central(entry, crcs[entry.name]) for entry in entries)
-    tail += _end(start, len(tail), len(entries))
-    target.write_at(base + start, tail)
-    return start + len(tail)
+    return tail + _end(start, len(tail), len(entries))
 
 
 def directory_size(entries: Sequence[Planned]) -> int:
     """Bytes that the central directory and the end records will take."""
-    start = end_of(entries)
-    directory = sum(len(_central(entry, 0)) for entry in entries)
-    return directory + len(_end(start, directory, len(entries)))
+    size = sum(len(_central(entry, 0)) for entry in entries)
+    return size + len(_end(end_of(entries), size, len(entries)))
 
 
-def _local(entry: Planned, crc: int) -> bytes:
+def local_header(entry: Planned, crc: int) -> bytes:
+    """An entry's local header, up to its data."""
     size = FULL32 if entry.is_wide else entry.size
     wide = _extra(ZIP64_EXTRA, entry.size.to_bytes(8, "little") * 2) if entry.is_wide else b""
     room = entry.data - entry.header - LOCAL.size - len(entry.name) - len(wide)

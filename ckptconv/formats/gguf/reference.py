@@ -22,7 +22,17 @@ def open_with_gguf(path: str | PathLike[str]) -> None:
     from gguf import GGUFReader, GGUFValueType
 
     class Reader(GGUFReader):
-        """One to which a long list is its type and the number of its items."""
+        """One to which a long list is its type and the number of its items, and the file an array like others: six
+        slices of a memmap for each tensor take 4 kB.
+        """
+
+        @property
+        def data(self) -> Any:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._data = np.asarray(mapped)
 
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
             if raw_type != GGUFValueType.ARRAY:

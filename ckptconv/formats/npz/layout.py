@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -96,10 +97,11 @@ def _bad(what: str, why: str) -> CorruptFileError:
     return CorruptFileError(f"{what} is damaged: {why}", hint=AGAIN)
 
 
-def read_header(first: Callable[[int], bytes], what: str) -> Npy | Text:
+def read_header(first: Callable[[int], bytes], what: str, known: dict[bytes, Npy | Text] | None = None) -> Npy | Text:
     """The header of an array that errors call `what`. Costs one small read, rarely two.
 
     first: gives so many bytes of the file from its start, or all where it has fewer.
+    known: headers that were parsed before, to which this one is added: equal ones are parsed once.
 
     Raises CorruptFileError, LimitError, and UnsupportedError for what is neither numbers nor text.
     """
@@ -118,7 +120,10 @@ def read_header(first: Callable[[int], bytes], what: str) -> Npy | Text:
     raw = (start if end <= len(start) else first(end))[:end]
     if len(raw) < end:
         raise _bad(what, "its header is cut short")
-    return _parse(what, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
+    known = {} if known is None else known
+    if raw not in known:
+        known[raw] = _parse(what, raw, raw[8 + width :].decode("latin-1" if version < (3, 0) else "utf-8", "replace"))
+    return known[raw]
 
 
 def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
@@ -174,6 +179,7 @@ def _canonical(what: str, order: str, word: str) -> tuple[str, str]:
     return (">" if found.str[0] == ">" or order == ">" else "<"), found.str[1:]
 
 
+@lru_cache(maxsize=1024)
 def spell_header(info: TensorInfo) -> bytes:
     """The bytes before the data, with spaces up to a boundary of 64, as numpy has them. At most 32 dimensions."""
     descr = NUMPY_DESCR[info.dtype]

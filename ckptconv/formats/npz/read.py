@@ -47,13 +47,14 @@ def read(source: Source) -> Checkpoint:
     if len(archive.entries) > MAX_TENSORS:
         raise LimitError(f"the archive has more than {MAX_TENSORS:,} arrays")
     stored: dict[str, LazyTensor] = {}
+    headers: dict[bytes, Npy | Text] = {}
     plain: list[tuple[int, str, NumpyArray | NumpyScalar]] = []
     for position, entry in enumerate(archive.entries):
         if entry != RECORD:
             if not entry.endswith(SUFFIX):
                 raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
             name = entry.removesuffix(SUFFIX)
-            header = read_header(partial(archive.start, entry), repr(entry))
+            header = read_header(partial(archive.start, entry), repr(entry), headers)
             if isinstance(header, Npy):
                 stored[name] = _tensor(archive, name, header)
             else:

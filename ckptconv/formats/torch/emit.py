@@ -89,7 +89,7 @@ class Emitter:
         versions: Mapping[int, MetaNode] | None = None,
     ) -> None:
         self._allowed = allowed
-        self._out: list[bytes] = [b"\x80\x02"]
+        self._out = bytearray(b"\x80\x02")  # joining millions of pieces takes 80 bytes for each
         self._memo: dict[bytes, bytes] = {}
         self._tensor = tensor
         self._state_dict = state_dict
@@ -97,22 +97,22 @@ class Emitter:
 
     def finish(self) -> bytes:
         """The whole pickle."""
-        return b"".join([*self._out, b"."])
+        return bytes(self._out + b".")
 
     def op(self, code: bytes) -> None:
         """Emit an opcode that stands alone."""
-        self._out.append(code)
+        self._out += code
 
     def _memoised(self, piece: bytes) -> None:
         """Emit `piece`, or fetch what it made the first time."""
         known = self._memo.get(piece)
         if known is not None:
-            self._out.append(known)
+            self._out += known
             return
         index = len(self._memo)
         put, get = (b"q%c", b"h%c") if index < 256 else (b"r", b"j")
         number = bytes([index]) if index < 256 else pack("<I", index)
-        self._out += [piece, put[:1] + number]
+        self._out += piece + put[:1] + number
         self._memo[piece] = get[:1] + number
 
     def named(self, module: str, name: str) -> None:

@@ -44,10 +44,10 @@ class ZipRecords:
 
     archive: ZipArchive
     folder: str
+    identity: Hashable = field(init=False)
 
-    @property
-    def identity(self) -> Hashable:
-        return id(self.archive), self.folder
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", (id(self.archive), self.folder))
 
     def span(self, key: str) -> ByteSpan:
         name = self.folder + key
@@ -173,6 +173,13 @@ def _view(dtype: DType, shape: tuple[int, ...], strides: tuple[int, ...]) -> _Vi
 Place = Callable[[str, TensorStub], LazyTensor]
 
 
+@dataclass(slots=True, eq=False)
+class PlacedStub(TensorStub):
+    """What stands in a tree for a tensor that is placed already."""
+
+    tensor: LazyTensor = field(kw_only=True)
+
+
 @dataclass(slots=True)
 class Places:
     """What places the tensors of several pickles in one tree, by the identity of their storages, which are kept."""
@@ -183,12 +190,15 @@ class Places:
         """Tensors of these storages are placed so."""
         self.found |= {id(storage): (storage, place) for storage in storages}
 
-    def adopt(self, tensor: LazyTensor) -> TensorStub:
-        """What stands in a tree for a tensor that is placed already."""
-        storage = StorageStub("", tensor.info.dtype, "cpu", tensor.info.numel)
-        self.add([storage], lambda name, stub: tensor)
-        return TensorStub(storage, tensor.info.dtype, 0, tensor.info.shape, ())
-
     def place(self, name: str, stub: TensorStub) -> LazyTensor:
         """As `Placer.place`. Raises CorruptFileError, UnsupportedError."""
+        if isinstance(stub, PlacedStub):
+            return stub.tensor
         return self.found[id(stub.storage)][1](name, stub)
+
+
+def adopted(tensor: LazyTensor, shape: tuple[int, ...] | None = None) -> PlacedStub:
+    """A stub for a tensor that is placed already; of that shape, as torch counts it, where it is another."""
+    info = tensor.info
+    storage = StorageStub("", info.dtype, "cpu", info.numel)
+    return PlacedStub(storage, info.dtype, 0, info.shape if shape is None else shape, (), tensor=tensor)

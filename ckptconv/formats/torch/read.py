@@ -100,6 +100,11 @@ class Saved:
 
 def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = None) -> Saved:
     """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
+    return follow(archive, checked_root(archive), constructors=constructors)
+
+
+def checked_root(archive: ZipArchive) -> str:
+    """The folder of what torch.save wrote, whose small records hold. Raises CorruptFileError, UnsupportedError."""
     root = root_of(archive)
     if root is None and _is_unfinished(archive):
         raise CorruptFileError(
@@ -109,7 +114,7 @@ def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = Non
     if root is None:
         raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
     check_small_records(archive, root)
-    return follow(archive, root, constructors=constructors)
+    return root
 
 
 def saved_in(source: Source, constructors: TorchConstructors | None = None) -> Saved:
@@ -155,9 +160,13 @@ def follow(
     makers = constructors or TorchConstructors()
     run = machine(data, makers)
     value = run.run()
-    placer = Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
     storages = [*makers.storages.values(), *makers.retyped.values()]
-    return Saved(value, run, storages, placer, len(data), root)
+    return Saved(value, run, storages, placer_of(archive, root, name), len(data), root)
+
+
+def placer_of(archive: ZipArchive, root: str, name: str = "data") -> Placer:
+    """What places the tensors whose storages are in the folder ``NAME``. Raises CorruptFileError."""
+    return Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
 
 
 def check_small_records(archive: ZipArchive, root: str) -> None:

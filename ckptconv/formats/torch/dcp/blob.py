@@ -6,22 +6,32 @@ chunks open as fast as their listing is read.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from threading import RLock
 from typing import TYPE_CHECKING
 
-from ckptconv.core.tensor import ByteSpan
+from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, DamagedTensorError
-from ckptconv.formats.torch.read import Saved, open_saved
+from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.pickle import Machine
+from ckptconv.formats.torch.read import Saved, checked_root, open_saved, placer_of
 from ckptconv.formats.torch.stubs import TensorStub
 from ckptconv.io.checksum import is_damaged
+from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.stream import GATHER_BLOCK
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ckptconv.core.tensor import LazyTensor, TensorInfo
+    from ckptconv.core.tensor import TensorInfo
+    from ckptconv.formats.torch.pickle import Value
     from ckptconv.io.window import Window
+
+SMALL = 4096
+"""Bytes of a pickle that is kept for the next chunk."""
+
+_NONE = memoryview(b"")
 
 
 def open_blob(window: Window, name: str) -> Saved:
@@ -32,10 +42,28 @@ def open_blob(window: Window, name: str) -> Saved:
         raise _named(error, window, name) from error.__cause__
 
 
+def _tensor_in(archive: ZipArchive, name: str) -> LazyTensor:
+    """The tensor that is alone in an archive of torch.save's. Raises CkptconvError."""
+    root = checked_root(archive)
+    data = archive.read(f"{root}data.pkl", MAX_PICKLE_BYTES)
+    value = _usual(data) if len(data) <= SMALL else _unpickled(data)
+    if not isinstance(value, TensorStub):
+        raise _bad("its blob holds no tensor")
+    return placer_of(archive, root).place(name, value)
+
+
+def _unpickled(data: bytes) -> Value:
+    return Machine(data, TorchConstructors()).run()
+
+
+_usual = lru_cache(maxsize=256)(_unpickled)
+"""Chunks of one shape have the same pickle. What is made of it is not changed."""
+
+
 class Blob:
     """The bytes of one chunk's image, as a file: `read_at` and `read_into` count from its first element."""
 
-    __slots__ = ("_block", "_block_start", "_info", "_lock", "_name", "_tensor", "_window")
+    __slots__ = ("_block", "_block_start", "_image", "_info", "_lock", "_name", "_window")
 
     def __init__(self, window: Window, name: str, info: TensorInfo) -> None:
         """`info` is what the listing says that the blob holds."""
@@ -43,8 +71,8 @@ class Blob:
         self._name = name
         self._info = info
         self._lock = RLock()
-        self._tensor: LazyTensor | None = None
-        self._block = memoryview(b"")
+        self._image: ByteSpan | LazyTensor | None = None
+        self._block = _NONE
         self._block_start = 0
 
     @property
@@ -57,26 +85,26 @@ class Blob:
         return ByteSpan(self, 0, self._info.nbytes, self._crc32)
 
     def read_at(self, offset: int, length: int) -> memoryview:
-        span = self._found().span
-        if span is not None:
-            return span.file.read_at(span.offset + offset, length)
+        image = self._found()
+        if isinstance(image, ByteSpan):
+            return image.file.read_at(image.offset + offset, length)
         buffer = memoryview(bytearray(length))
-        self._gather(buffer, offset)
+        self._gather(image, buffer, offset)
         return buffer
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        span = self._found().span
-        if span is not None:
-            span.file.read_into(buffer, span.offset + offset)
+        image = self._found()
+        if isinstance(image, ByteSpan):
+            image.file.read_into(buffer, image.offset + offset)
         else:
-            self._gather(buffer, offset)
+            self._gather(image, buffer, offset)
 
     def _crc32(self) -> int | None:
         """The recorded checksum, where it is that of the image."""
-        tensor = self._found()
-        return tensor.span.recorded_crc32 if tensor.span is not None and tensor.depends == (tensor.span,) else None
+        image = self._found()
+        return image.recorded_crc32 if isinstance(image, ByteSpan) else None
 
-    def _gather(self, buffer: memoryview, offset: int) -> None:
+    def _gather(self, image: LazyTensor, buffer: memoryview, offset: int) -> None:
         """Elements that lie in another order (channels last, transposed) are gathered in large blocks; the last one is
         kept, so that small pieces one after the other do not each go through the whole chunk.
         """
@@ -87,26 +115,24 @@ class Blob:
                 if not 0 <= at < len(self._block):
                     self._block_start = (offset + done) // GATHER_BLOCK * GATHER_BLOCK
                     stop = min(self._block_start + GATHER_BLOCK, self._info.nbytes)
-                    self._block = self._found().read(self._block_start, stop)
+                    self._block = image.read(self._block_start, stop)
                     at = offset + done - self._block_start
                 piece = self._block[at : at + len(buffer) - done]
                 buffer[done : done + len(piece)] = piece
                 done += len(piece)
             if offset + done == self._info.nbytes:
-                self._block = memoryview(b"")
+                self._block = _NONE
 
-    def _found(self) -> LazyTensor:
+    def _found(self) -> ByteSpan | LazyTensor:
+        """The image where it lies as one run, or what gathers it."""
         with self._lock:
-            if self._tensor is None:
-                self._tensor = self._find()
-            return self._tensor
+            if self._image is None:
+                self._image = self._find()
+            return self._image
 
-    def _find(self) -> LazyTensor:
-        saved = open_blob(self._window, self._name)
-        if not isinstance(saved.value, TensorStub):
-            raise _named(_bad("its blob holds no tensor"), self._window, self._name)
+    def _find(self) -> ByteSpan | LazyTensor:
         try:
-            tensor = saved.placer.place(self._name, saved.value)
+            tensor = _tensor_in(ZipArchive(self._window), self._name)
         except CkptconvError as error:
             raise _named(error, self._window, self._name) from error.__cause__
         if tensor.info != self._info:
@@ -114,7 +140,7 @@ class Blob:
             raise _named(_bad(f"its blob holds {found}, and .metadata says {said}"), self._window, self._name)
         if tensor.span is None or tensor.depends != (tensor.span,):
             self._check(tensor)
-        return tensor
+        return tensor if tensor.span is None else tensor.span  # without all that a hundred thousand need not keep
 
     def _check(self, tensor: LazyTensor) -> None:
         """Check a storage that is not the image itself, once, before anything is taken from it."""

@@ -131,13 +131,17 @@ def parse(data: bytes) -> Listing:
 
 
 class _Parser:
+    """Takes the pickle's objects apart, and lets go of each on the way: they are larger than what is kept of them."""
+
     def __init__(self, state: dict[str, Value], budget: Budget) -> None:
         self._budget = budget
         self._kinds = _dict(state.get("state_dict_metadata"), "state_dict_metadata")
         planner = state.get("planner_data")
         self._paths = planner if isinstance(planner, dict) else {}
         self._places: dict[tuple[str, tuple[int, ...] | None], Place] = {}
-        for index, info in _dict(state.get("storage_data"), "storage_data").items():
+        places = _dict(state.get("storage_data"), "storage_data")
+        while places:
+            index, info = places.popitem()
             self._add_place(_state(index, "MetadataIndex"), _state(info, "_StorageInfo"))
 
     def _add_place(self, index: dict[str, Value], info: dict[str, Value]) -> None:
@@ -160,7 +164,7 @@ class _Parser:
     def entries(self) -> list[Entry]:
         if len(self._kinds) > MAX_TENSORS:
             raise LimitError(f"it has more than {MAX_TENSORS:,} entries")
-        return [self._entry(name, kind) for name, kind in self._kinds.items()]
+        return [self._entry(name, self._kinds.pop(name)) for name in list(self._kinds)]
 
     def _entry(self, name: Value, kind: Value) -> Entry:
         if type(name) is not str or not isinstance(kind, Instance):

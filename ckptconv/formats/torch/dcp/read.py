@@ -27,13 +27,14 @@ from ckptconv.formats.torch.dcp.tree import nested, restored
 from ckptconv.formats.torch.dtypes import PACKED
 from ckptconv.formats.torch.names import with_names
 from ckptconv.formats.torch.pickle import Budget, Machine, Value
-from ckptconv.formats.torch.placing import Places
+from ckptconv.formats.torch.placing import Places, adopted
 from ckptconv.formats.torch.roots import plant
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 from ckptconv.io.window import Window
 
 if TYPE_CHECKING:
+    from ckptconv.core.dtypes import DType
     from ckptconv.io.folder import Folder
 
 
@@ -82,6 +83,7 @@ class Entries:
     size: int
     machines: list[Machine] = field(default_factory=list)
     places: Places = field(default_factory=Places)
+    infos: dict[tuple[DType | None, tuple[int, ...]], TensorInfo] = field(default_factory=dict)
 
     def checkpoint(self, listing: Listing) -> Checkpoint:
         """All of it, in the dicts and lists that it came from. Raises as `read`."""
@@ -109,7 +111,7 @@ class Entries:
     def value(self, entry: Entry) -> Value:
         """A tensor's stub, or what a value's blob holds."""
         if entry.dtype is not None:
-            return replace(self.places.adopt(self._tensor(entry)), shape=entry.shape)
+            return adopted(self._tensor(entry), entry.shape)
         place = entry.chunks[0].place
         assert place is not None
         saved = open_blob(self._window(entry.name, place), entry.name)
@@ -138,7 +140,7 @@ class Entries:
             error.message = f"tensor {entry.name!r}: {error.message}"
             error.args = (error.message,)
             raise
-        info = _info(entry, entry.shape)
+        info = self._info(entry, entry.shape)
         chunks = [(chunk, chunk.place) for chunk in entry.chunks if chunk.place is not None]
         if 0 in entry.shape:
             return LazyTensor(info, lambda start, stop: memoryview(b""))
@@ -151,10 +153,15 @@ class Entries:
         depends = depends_of(tile.tensor for tile in tiles)
         return LazyTensor(info, Mosaic(entry.shape, unit, tiles), None, alias, depends)
 
+    def _info(self, entry: Entry, shape: tuple[int, ...]) -> TensorInfo:
+        """The header; layers have theirs in common."""
+        key = entry.dtype, shape
+        return self.infos.get(key) or self.infos.setdefault(key, _info(entry, shape))
+
     def _tile(self, entry: Entry, chunk: Chunk, place: Place) -> Tile:
-        held = _info(entry, chunk.size if chunk.stored is None else chunk.stored)
+        held = self._info(entry, chunk.size if chunk.stored is None else chunk.stored)
         span = Blob(self._window(entry.name, place), entry.name, held).span()
-        return Tile(chunk.begin, chunk.size, in_file(_info(entry, chunk.size), span))
+        return Tile(chunk.begin, chunk.size, in_file(self._info(entry, chunk.size), span))
 
 
 def _info(entry: Entry, shape: tuple[int, ...]) -> TensorInfo:

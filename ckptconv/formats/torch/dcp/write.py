@@ -11,6 +11,7 @@ tensor the parts are listed: as neighbours in a state_dict, elsewhere in a dict 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import TORCH_NAMES
@@ -31,7 +32,14 @@ from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.stream import Job, Streamer
-from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory_size, end_of, plan_entries, write_headers
+from ckptconv.io.zip_writing import (
+    RECORD_ALIGNMENT,
+    directory,
+    directory_size,
+    end_of,
+    local_header,
+    plan_entries,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -45,29 +53,46 @@ if TYPE_CHECKING:
 VERSION = "1.0.0"
 """What torch writes (CURRENT_DCP_VERSION)."""
 
-ROOT = "archive/"
-_SMALL = {
-    ".format_version": b"1",
-    ".storage_alignment": str(RECORD_ALIGNMENT).encode("ascii"),
-    "byteorder": b"little",
-    "version": b"3\n",
+PICKLE, STORAGE = b"archive/data.pkl", b"archive/data/0"
+_BEFORE = {
+    b"archive/.format_version": b"1",
+    b"archive/.storage_alignment": str(RECORD_ALIGNMENT).encode("ascii"),
+    b"archive/byteorder": b"little",
 }
-_SMALL_CRCS = {name: crc32(data) for name, data in _SMALL.items()}
+_AFTER = {b"archive/version": b"3\n"}
+_SMALL_CRCS = {name: crc32(data) for name, data in (_BEFORE | _AFTER).items()}
+
+
+@dataclass(slots=True)
+class _Layout:
+    """How an archive is laid out: the same for every tensor of one size."""
+
+    entries: list[Planned]
+    storage: Planned | None
+    size: int
+
+
+@lru_cache(maxsize=1024)
+def _layout(pickle: int, storage: int | None) -> _Layout:
+    """Of archives with a pickle and a storage of so many bytes; None: without a storage."""
+    sizes = {PICKLE: pickle, **{name: len(data) for name, data in _BEFORE.items()}}
+    if storage is not None:
+        sizes[STORAGE] = storage
+    sizes |= {name: len(data) for name, data in _AFTER.items()}
+    entries = plan_entries([(name.decode("ascii"), size) for name, size in sizes.items()])
+    placed = next((entry for entry in entries if entry.name == STORAGE), None)
+    return _Layout(entries, placed, end_of(entries) + directory_size(entries))
 
 
 @dataclass(slots=True)
 class _Blob:
-    """One archive: where it starts, its pickle, its entries, and the tensor whose image is its storage."""
+    """One archive: where it starts, its pickle, and the tensor whose image is its storage."""
 
     start: int
     pickle: bytes
-    entries: list[Planned]
+    layout: _Layout
     name: str = ""
     tensor: LazyTensor | None = None
-
-    @property
-    def size(self) -> int:
-        return end_of(self.entries) + directory_size(self.entries)
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
@@ -80,14 +105,14 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     plan = _Plan(_apart(checkpoint))
     data = target.beside(data_name)
     data.reserve(plan.size)
+    jobs = [
+        Job(blob.name, blob.tensor, blob.start + blob.layout.storage.data)
+        for blob in plan.blobs
+        if blob.tensor is not None and blob.layout.storage is not None
+    ]
+    sums = iter(Streamer(data, crc=True, content=False, progress=options.progress).run(jobs))
     for blob in plan.blobs:
-        _write_small(data, blob)
-    tensors = [blob for blob in plan.blobs if blob.tensor is not None]
-    jobs = [Job(blob.name, blob.tensor, blob.start + _storage(blob).data) for blob in tensors if blob.tensor]
-    sums = Streamer(data, crc=True, content=False, progress=options.progress).run(jobs)
-    crcs = {blob.start: one.crc32 for blob, one in zip(tensors, sums, strict=True)}
-    for blob in plan.blobs:
-        _write_headers(data, blob, crcs.get(blob.start, 0))
+        _write_around(data, blob, next(sums).crc32 if blob.tensor is not None else 0)
     listing = plan.listing(data_name)
     target.reserve(len(listing))
     target.write_at(0, listing)
@@ -121,22 +146,19 @@ def _existing(target: Target) -> tuple[frozenset[str], list[str]]:
         return names, sorted((used & names) - {MAIN})
 
 
-def _storage(blob: _Blob) -> Planned:
-    return next(entry for entry in blob.entries if entry.name == b"archive/data/0")
-
-
-def _write_small(data: Target, blob: _Blob) -> None:
-    small = {"data.pkl": blob.pickle, **_SMALL}
-    for entry in blob.entries:
-        record = small.get(entry.name.decode("ascii").removeprefix(ROOT))
-        if record is not None:
-            data.write_at(blob.start + entry.data, record)
-
-
-def _write_headers(data: Target, blob: _Blob, crc: int) -> None:
-    crcs = {(ROOT + name).encode("ascii"): one for name, one in _SMALL_CRCS.items()}
-    crcs |= {b"archive/data.pkl": crc32(blob.pickle), b"archive/data/0": crc}
-    write_headers(data, blob.entries, crcs, blob.start)
+def _write_around(data: Target, blob: _Blob, crc: int) -> None:
+    """Write all of an archive but its storage, whose checksum is `crc`: what lies before it, and what lies behind."""
+    records = {PICKLE: blob.pickle, **_BEFORE, STORAGE: b"", **_AFTER}
+    crcs = {PICKLE: crc32(blob.pickle), STORAGE: crc, **_SMALL_CRCS}
+    layout, parts = blob.layout, [bytearray()]
+    for entry in layout.entries:
+        parts[-1] += local_header(entry, crcs[entry.name]) + records[entry.name]
+        if entry is layout.storage:
+            parts.append(bytearray())
+    parts[-1] += directory(layout.entries, crcs)
+    data.write_at(blob.start, memoryview(parts[0]))
+    if layout.storage is not None:
+        data.write_at(blob.start + layout.storage.data + layout.storage.size, memoryview(parts[1]))
 
 
 @dataclass(slots=True)
@@ -162,26 +184,25 @@ class _Plan:
         self.tensors = {name: writable(tensor) for name, tensor in self.checkpoint.all_tensors.items()}
         for leaf in self.leaves:
             if not isinstance(leaf.node, TensorRef):
-                self.places[leaf.name] = self._add(_Blob(self.size, _pickled(leaf.node), []))
+                self.places[leaf.name] = self._add(_pickled(leaf.node))
         known: dict[Hashable, tuple[int, int]] = {}
+        pickles: dict[TensorInfo, bytes] = {}
         for leaf in self.leaves:
             if isinstance(leaf.node, TensorRef):
                 name = leaf.node.name
-                key = self.tensors[name].identity(name)
+                tensor = self.tensors[name]
+                key = tensor.identity(name)
                 if key not in known:
-                    pickle = _pickled_tensor(self.tensors[name].info)
-                    known[key] = self._add(_Blob(self.size, pickle, [], name, self.tensors[name]))
+                    pickle = pickles.get(tensor.info) or pickles.setdefault(tensor.info, _pickled_tensor(tensor.info))
+                    known[key] = self._add(pickle, name, tensor)
                 self.places[leaf.name] = known[key]
 
-    def _add(self, blob: _Blob) -> tuple[int, int]:
-        sizes = {"data.pkl": len(blob.pickle), **{name: len(_SMALL[name]) for name in list(_SMALL)[:3]}}
-        if blob.tensor is not None:
-            sizes["data/0"] = blob.tensor.info.nbytes
-        sizes["version"] = len(_SMALL["version"])
-        blob.entries = plan_entries([(ROOT + name, size) for name, size in sizes.items()])
-        self.blobs.append(blob)
-        self.size = blob.start + blob.size
-        return blob.start, blob.size
+    def _add(self, pickle: bytes, name: str = "", tensor: LazyTensor | None = None) -> tuple[int, int]:
+        layout = _layout(len(pickle), None if tensor is None else tensor.info.nbytes)
+        start = self.size
+        self.blobs.append(_Blob(start, pickle, layout, name, tensor))
+        self.size += layout.size
+        return start, layout.size
 
     def listing(self, file: str) -> bytes:
         """The pickle that ``.metadata`` is."""

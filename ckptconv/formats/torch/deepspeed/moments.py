@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.formats.torch.placing import adopted
 from ckptconv.formats.torch.same import same
 from ckptconv.formats.torch.stubs import TensorStub
 
@@ -33,15 +34,11 @@ class NotByParameterError(Exception):
 
 
 class Moments:
-    """Joins the ranks' states of an optimizer. `place` makes a tensor of a stub, `adopt` a stub of a tensor."""
+    """Joins the ranks' states of an optimizer. `place` makes a tensor of a stub."""
 
-    def __init__(
-        self, groups: Sequence[Group], place: Callable[[str, TensorStub], LazyTensor],
-        adopt: Callable[[LazyTensor], TensorStub], budget: Budget,
-    ) -> None:  # fmt: skip
+    def __init__(self, groups: Sequence[Group], place: Callable[[str, TensorStub], LazyTensor], budget: Budget) -> None:
         self._groups = groups
         self._place = place
-        self._adopt = adopt
         self._budget = budget
 
     def join(self, ranks: Sequence[Value]) -> dict[str, Value]:
@@ -68,11 +65,11 @@ class Moments:
         if all(isinstance(value, TensorStub) for value in values):
             parts = [self._place("the optimizer's state", value) for value in values]
             if group.fits(parts) and first.shape != ():
-                stubs = {name: self._adopt(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
+                stubs = {name: adopted(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
                 return stubs.__getitem__
             if all(value.shape == () and value.dtype is first.dtype for value in values):  # the count of steps
                 number = replace(parts[0], alias=None)  # each parameter has its own, which are no ties
-                return lambda name: self._adopt(number)
+                return lambda name: adopted(number)
         elif all(same(first, value, self._budget) for value in values[1:]):
             return lambda name: first
         raise NotByParameterError

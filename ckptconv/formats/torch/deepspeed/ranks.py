@@ -12,6 +12,7 @@ from ckptconv.formats.torch.deepspeed.layout import Group, groups
 from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import KEYS, Moments, NotByParameterError
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
+from ckptconv.formats.torch.placing import adopted
 from ckptconv.formats.torch.roots import put
 from ckptconv.formats.torch.same import differing
 
@@ -33,7 +34,7 @@ class Ranks:
     def join(self) -> tuple[dict[str, Value], dict[Value, Value]]:
         """The model's tensors, and what stands beside them. Raises CkptconvError, with the path of the file."""
         _check_together(self.models, self.ranks)
-        place, adopt = self.reading.place, self.reading.adopt
+        place = self.reading.place
         parts = [
             [place(f"group {i} of the partitions", stub) for i, stub in enumerate(states.partitions)]
             for states in self.ranks
@@ -42,7 +43,7 @@ class Ranks:
         weights = frozen(self.reading, self.models)
         for i, group in enumerate(made):
             weights |= group.tensors([flat[i] for flat in parts], self.reading.alias)
-        held = {name: adopt(tensor) for name, tensor in weights.items()}
+        held = {name: adopted(tensor) for name, tensor in weights.items()}
         return members(self.reading, self.models[0], held), self._beside(made)
 
     def _beside(self, made: Sequence[Group]) -> dict[str, Value]:
@@ -69,7 +70,7 @@ class Ranks:
         key = next((key for key in KEYS if all(key in states.inner for states in self.ranks)), "")
         if not key:
             return "", {}
-        moments = Moments(made, self.reading.place, self.reading.adopt, self.reading.budget)
+        moments = Moments(made, self.reading.place, self.reading.budget)
         try:
             return key, moments.join([states.inner[key] for states in self.ranks])
         except NotByParameterError:

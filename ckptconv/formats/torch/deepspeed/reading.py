@@ -59,10 +59,6 @@ class Reading:
         """A planted tensor: one that was put together, or one of a file's own. Raises CkptconvError, with its path."""
         return self.places.place(name, stub)
 
-    def adopt(self, tensor: LazyTensor) -> TensorStub:
-        """What stands for a tensor that was put together, in a tree."""
-        return self.places.adopt(tensor)
-
     def alias(self, name: str) -> Hashable:
         """What the names of one parameter have in common."""
         return id(self), name

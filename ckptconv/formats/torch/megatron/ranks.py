@@ -33,7 +33,7 @@ from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.megatron.slices import Parts, joined
 from ckptconv.formats.torch.names import told_once
 from ckptconv.formats.torch.pickle import Budget, Thing
-from ckptconv.formats.torch.placing import Places
+from ckptconv.formats.torch.placing import Places, adopted
 from ckptconv.formats.torch.read import opened, saved_in
 from ckptconv.formats.torch.roots import plant_state_dict, put
 from ckptconv.formats.torch.same import differing
@@ -121,7 +121,7 @@ def _joined(outer: Folder, folder: Folder, names: Sequence[str]) -> Checkpoint:
         for name in stage[0].model:
             if name in tensors:
                 raise stage[0].fail(f"it has {name!r}, which a stage before it has as well")
-            tensors[name] = places.adopt(_whole(name, stage))
+            tensors[name] = adopted(_whole(name, stage))
     first = ranks[0].rest
     beside: dict[Value, Value] = {}
     put(beside, first)

@@ -5,7 +5,7 @@ builds only what is listed here: Python's own containers and numbers, and whatev
 answers for an exact (module, name) pair. All else becomes a `Thing`: the class's name, the arguments and the state, as
 data. Nothing is ever imported because a file says so.
 
-Memory and time are linear in the pickle's length: the memo is a dict (its indices may be huge), and constructors are
+Memory and time are linear in the pickle's length: indices of the memo may be huge, and constructors are
 charged for what they copy.
 
 Refused: opcodes that need a registry or buffers outside of the file (EXT, NEXT_BUFFER), bytes after STOP.

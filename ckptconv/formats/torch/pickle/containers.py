@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.collisions import Collisions, check_digits
 from ckptconv.errors import LimitError
+from ckptconv.formats.torch.pickle.memo import Memo
 from ckptconv.formats.torch.pickle.program import Program
 from ckptconv.formats.torch.pickle.values import Elided, Thing, Value
 from ckptconv.io.limits import MAX_DEPTH
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Containers(Program):
-    """Stack, memo and containers. The memo is a dict: its indices may be huge."""
+    """Stack, memo and containers."""
 
     def __init__(self, data: bytes, elided: Sequence[Elided] = ()) -> None:
         super().__init__(data, elided)
-        self._memo: dict[int, Value] = {}
+        self._memo = Memo()
         self._collisions = Collisions()
 
     def _check_keys(self, container: object, keys: Iterable[Value]) -> None:
@@ -58,13 +59,13 @@ class Containers(Program):
         self._stack.append(self._stack[-1])
 
     def _op_PUT(self) -> None:
-        self._memo[self._decimal(self._line())] = self._stack[-1]
+        self._memo.put(self._decimal(self._line()), self._stack[-1])
 
     def _op_MEMOIZE(self) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
+        self._memo.put(len(self._memo), self._stack[-1])
 
     def _op_GET(self) -> None:
-        self._stack.append(self._memo[self._decimal(self._line())])
+        self._stack.append(self._memo.get(self._decimal(self._line())))
 
     # Containers
 

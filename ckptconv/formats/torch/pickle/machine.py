@@ -81,23 +81,23 @@ class Machine(Containers):
 
     def _loop(self) -> None:
         """Dispatch by table; the seven opcodes that make up two thirds of a torch pickle are followed in place."""
-        data, memo = self._data, self._memo
+        data, get, put = self._data, self._memo.get, self._memo.put
         handlers = self._handlers()
         stack, pos = self._stack, 0
         while True:
             opcode = data[pos]
             pos += 1
             if opcode == 0x72:  # LONG_BINPUT; an index that is cut short is noticed at the next opcode
-                memo[int.from_bytes(data[pos : pos + 4], "little")] = stack[-1]
+                put(int.from_bytes(data[pos : pos + 4], "little"), stack[-1])
                 pos += 4
             elif opcode == 0x71:  # BINPUT
-                memo[data[pos]] = stack[-1]
+                put(data[pos], stack[-1])
                 pos += 1
             elif opcode == 0x68:  # BINGET
-                stack.append(memo[data[pos]])
+                stack.append(get(data[pos]))
                 pos += 1
             elif opcode == 0x6A:  # LONG_BINGET
-                stack.append(memo[int.from_bytes(data[pos : pos + 4], "little")])
+                stack.append(get(int.from_bytes(data[pos : pos + 4], "little")))
                 pos += 4
             elif opcode == 0x4B:  # BININT1
                 stack.append(data[pos])
@@ -133,18 +133,22 @@ class Machine(Containers):
         if length[0] != len(key):
             return False
         self._pos = found.end()
-        memo, got, index, number = self._memo, idiom.got, idiom.index, idiom.number
-        storage = memo[got(kind)], memo[got(cls)]
-        memo[index(key_at)] = name = key.decode("ascii")
-        memo[index(id_at)] = identifier = (*storage, name, memo[got(device)], number(numel))
+        get, put, got, index, number = self._memo.get, self._memo.put, idiom.got, idiom.index, idiom.number
+        name = key.decode("ascii")
+        put(index(key_at), name)
+        identifier = get(got(kind)), get(got(cls)), name, get(got(device)), number(numel)
+        put(index(id_at), identifier)
         made = self._make.persistent(identifier)
         if size:
-            memo[index(sizes_at)] = size
+            put(index(sizes_at), size)
         if stride:
-            memo[index(strides_at)] = stride
-        memo[index(inner_at)] = hooks = self._call(memo[got(inner)], ())
-        memo[index(args_at)] = args = (made, number(offset), size, stride, flag == b"\x88", hooks)
-        self._stack[-1] = memo[index(made_at)] = self._call(self._stack[-1], args)
+            put(index(strides_at), stride)
+        hooks = self._call(get(got(inner)), ())
+        put(index(inner_at), hooks)
+        args = made, number(offset), size, stride, flag == b"\x88", hooks
+        put(index(args_at), args)
+        self._stack[-1] = self._call(self._stack[-1], args)
+        put(index(made_at), self._stack[-1])
         return True
 
     def _ints(self, code: bytes | None) -> tuple[int, ...]:
