@@ -1,8 +1,9 @@
 """Tensors as ggml's block types, without reading them: they are quantized block by block while they are read.
 
 What a block's bytes are is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.quantize``; for the
-K-quants, which it unpacks alone, of `edits.kquants`. No block knows of another, so that pieces give what the whole
-tensor would, bit for bit. Elements become F32 first, as in llama.cpp's converter (``convert_hf_to_gguf.py``).
+K-quants, which it unpacks alone, of `edits.kquants`; for Q8_0, for which it takes long, of `edits.q8`. No block knows
+of another, so that pieces give what the whole tensor would, bit for bit. Elements become F32 first, as in llama.cpp's
+converter (``convert_hf_to_gguf.py``).
 
 Refused: all other types (IQ1 to IQ3, and those in which ggml keeps activations); tensors of fewer than two
 dimensions, and rows that are no whole number of blocks, of which ggml has none.
@@ -18,6 +19,7 @@ from ckptconv.core.report import plural
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.computed import Computed
 from ckptconv.edits.kquants import KQUANTS
+from ckptconv.edits.q8 import q8_0
 from ckptconv.edits.rounding import Loss
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
 
+OURS: dict[str, Callable[[Array], Array]] = {"Q8_0": q8_0, **KQUANTS}
+"""What makes blocks without the `gguf` package, which does the rest."""
+
 QUANTIZED = ("Q8_0", *KQUANTS, "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4", "TQ2_0", "TQ1_0")
 """The types that are quantized to."""
 
 
-PART = 1 << 16
+PART = 1 << 17
 """Elements that are quantized at a time. Each is gone over some hundred times, by calls that cost a microsecond by
-themselves; of fewer elements that is most of the time, of more the arrays no longer lie in a core's cache.
+themselves; of fewer elements that is most of the time, of more each process has more memory for little gain.
 """
 
 
@@ -102,7 +107,7 @@ def quantized_array(values: Array, dtype: DType) -> tuple[Array, Loss]:
     kind = GGMLQuantizationType[dtype.name]
     with np.errstate(all="ignore"):
         wide = values.astype(np.float32, copy=False).reshape(1, -1)  # it takes sixteen rows at a time
-        blocks = KQUANTS[dtype.name](wide) if dtype.name in KQUANTS else quants.quantize(wide, kind)
+        blocks = OURS[dtype.name](wide) if dtype.name in OURS else quants.quantize(wide, kind)
         blocks = blocks.reshape(1, -1)
         return blocks, _loss(wide, quants.dequantize(blocks, kind))
 

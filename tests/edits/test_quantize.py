@@ -26,7 +26,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
 PACKAGE = [name for name in QUANTIZED if name not in KQUANTS]
 """The types that the package quantizes to."""
 
-SHAPE = (300, 512)
+SHAPE = (520, 512)
 """More elements than two pieces have, and a piece that is not full."""
 
 
@@ -66,7 +66,7 @@ def test_these_are_all_types_that_the_package_quantizes_to() -> None:
 @pytest.mark.parametrize("name", PACKAGE)
 def test_blocks_are_those_of_the_whole_tensor_bit_for_bit(name: str, tmp_path: Path) -> None:
     whole = values()
-    source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, 150, 512))
+    source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, SHAPE[0] // 2, 512))
     ckptconv.convert(source, tmp_path / "out.gguf", edits=Edits(dtype=[name]))
     expected = blocks_of(whole, name)
     for tensor in GGUFReader(tmp_path / "out.gguf").tensors:
@@ -102,7 +102,7 @@ MOST = {"Q6_K": 0.02, "Q5_K": 0.04, "Q4_K": 0.08, "Q3_K": 0.2, "Q2_K": 0.4, "IQ4
 @pytest.mark.parametrize(("name", "most"), MOST.items())
 def test_the_package_unpacks_k_quants_to_about_what_they_were(name: str, most: float, tmp_path: Path) -> None:
     whole = values()
-    source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, 150, 512))
+    source = model(tmp_path / "in.safetensors", w=whole, cube=whole.clone().reshape(2, SHAPE[0] // 2, 512))
     ckptconv.convert(source, tmp_path / "out.gguf", edits=Edits(dtype=[name]))
     for tensor in GGUFReader(tmp_path / "out.gguf").tensors:
         back = dequantize(tensor.data, GGMLQuantizationType[name]).reshape(SHAPE)

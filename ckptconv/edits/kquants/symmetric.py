@@ -52,26 +52,58 @@ def _descended(x: Array) -> tuple[Array, Array]:
     f32 = np.float32
     top = largest(x)
     codes = np.clip(np.rint(f32(-4) / top * x), -4, 3)
-    weights = x * x
-    weighted = weights * x
-    sum_xc, sum_cc = (weighted * codes).sum(axis=0), (weights * codes * codes).sum(axis=0)
-    for _ in range(TRIES):
-        changed = False
-        for row, weight, value, column in zip(codes, weights, weighted, x, strict=True):
-            xc, cc = sum_xc - value * row, sum_cc - weight * row * row
-            new = np.clip(np.rint(column * cc / xc), -4, 3)
-            new_xc, new_cc = xc + value * new, cc + weight * new * new
-            better = (xc > 0) & (new != row) & (new_cc > 0)
-            better &= new_xc * new_xc * sum_cc > sum_xc * sum_xc * new_cc
-            row[better] = new[better]
-            sum_xc, sum_cc = np.where(better, new_xc, sum_xc), np.where(better, new_cc, sum_cc)
-            changed = changed or bool(better.any())
-        if not changed:
-            break
+    weights = np.empty((16, 2, x.shape[1]), f32)
+    np.multiply(x, x, out=weights[:, 1])
+    np.multiply(weights[:, 1], x, out=weights[:, 0])
+    terms = weights * codes[:, None]
+    terms[:, 1] *= codes
+    sums = terms.sum(axis=0)
+    _descend(x, weights, codes, sums, TRIES)
     zero = np.abs(top) < f32(TINY)
     codes += f32(4)
     codes[:, zero] = 0
-    return np.where(zero | (sum_cc <= 0), f32(0), sum_xc / sum_cc), codes
+    return np.where(zero | (sums[1] <= 0), f32(0), sums[0] / sums[1]), codes
+
+
+def _descend(x: Array, weights: Array, codes: Array, sums: Array, tries: int) -> None:
+    """Better `codes` and `sums` in place. Where one try changes nothing, no other does: few columns are left for it."""
+    import numpy as np
+
+    changed = np.flatnonzero(_bettered(x, weights, codes, sums))
+    if tries > 1 and changed.size:
+        left_codes, left_sums = np.take(codes, changed, axis=1), np.take(sums, changed, axis=1)
+        _descend(np.take(x, changed, axis=1), np.take(weights, changed, axis=2), left_codes, left_sums, tries - 1)
+        codes[:, changed], sums[:, changed] = left_codes, left_sums
+
+
+def _bettered(x: Array, weights: Array, codes: Array, sums: Array) -> Array:
+    """Go through the elements once; gives the columns that changed.
+
+    weights: of each element w·x and w. sums: of w·x·code and of w·code·code.
+    """
+    import numpy as np
+
+    changed = np.zeros(x.shape[1], np.bool_)
+    rest, found = np.empty((2, *sums.shape), np.float32)
+    new = np.empty(x.shape[1], np.float32)
+    for column, pair, row in zip(x, weights, codes, strict=True):
+        np.multiply(pair, row, out=rest)
+        rest[1] *= row
+        np.subtract(sums, rest, out=rest)
+        np.multiply(column, rest[1], out=new)
+        new /= rest[0]
+        np.rint(new, out=new)
+        np.clip(new, -4, 3, out=new)
+        np.multiply(pair, new, out=found)
+        found[1] *= new
+        found += rest
+        better = (rest[0] > 0) & (new != row)
+        better &= found[1] > 0
+        better &= found[0] * found[0] * sums[1] > sums[0] * sums[0] * found[1]
+        np.copyto(row, new, where=better)
+        np.copyto(sums, found, where=better)
+        changed |= better
+    return changed
 
 
 def q6(values: Array) -> Array:

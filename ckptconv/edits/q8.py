@@ -1,0 +1,47 @@
+"""Q8_0, the type that most people quantize to: 32 elements to a block, F16 d and 32 codes of 8 bits with signs.
+
+    d = largest size / 127; code = element · (1 / d), rounded, halves away from zero
+
+The `gguf` package makes the same bits in twice the time. Source: ggml's ggml-quants.c (`quantize_row_q8_0_ref`) and
+the package's ``gguf/quants.py``, whose answer to NaN and infinities this is too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptconv.core.arrays import Array
+
+BLOCK = 32
+BELOW_A_HALF = 0.5 - 2.0**-25
+"""The largest F32 that is less. Added to a number and cut off behind the point, it rounds halves up, and no number
+less than a half with them, as 0.5 itself does to 0.49999997.
+"""
+
+
+def q8_0(values: Array) -> Array:
+    """Blocks of Q8_0, a row of bytes for each; `values` are F32."""
+    import numpy as np
+
+    f32 = np.float32
+    x = values.reshape(-1, BLOCK)
+    top = _largest_sizes(x)
+    d = top / f32(127)
+    inverse = np.where(d == 0, f32(0), f32(1) / d)
+    codes = x * inverse
+    codes += np.copysign(f32(BELOW_A_HALF), x)
+    made = np.empty((len(x), 2 + BLOCK), np.uint8)
+    made[:, :2] = d.astype(np.float16).view(np.uint8)
+    np.copyto(made[:, 2:].view(np.int8), codes, casting="unsafe")
+    return made
+
+
+def _largest_sizes(x: Array) -> Array:
+    """Of each row, in a column. Columns of a transposed half are compared in a third of the time that rows take."""
+    import numpy as np
+
+    sizes = np.abs(x)
+    halves = np.maximum(sizes[:, : BLOCK // 2], sizes[:, BLOCK // 2 :])
+    found: Array = np.maximum.reduce(np.ascontiguousarray(halves.T), axis=0)
+    return found[:, None]
