@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import ckptconv
-from ckptconv.arch import library_names
+from ckptconv.arch.load import library_names
 from ckptconv.errors import LossError, MisfitError, TargetExistsError, UsageError
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ import xxhash
 from safetensors.numpy import save_file
 
 import ckptconv
-from ckptconv.arch import expand, library, parse_text
+from ckptconv.arch.load import library, parse_text
+from ckptconv.arch.table import expand
 from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.mlx import MODELS as MLX_MODELS

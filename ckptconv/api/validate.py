@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ckptconv.api.arch import Resolved
     from ckptconv.api.open import PathText
-    from ckptconv.arch import Source
+    from ckptconv.arch.bind import Source
     from ckptconv.arch.spec import ParamValue, Spec
     from ckptconv.checks.verdict import Verdict
     from ckptconv.core.checkpoint import Checkpoint
@@ -196,7 +196,8 @@ def _of_another_architecture(
     request: Request, checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
 ) -> list[Finding]:
     """The cause of all the rest where the names are those of another architecture of the library."""
-    from ckptconv.arch import choose, overlap, solve, unwrapped
+    from ckptconv.arch.choose import choose, overlap, unwrapped
+    from ckptconv.arch.solver import solve
 
     infos = infos_of(checkpoint)
     try:

@@ -19,7 +19,8 @@ framework.
 `tensors` is a mapping of names to `TensorInfo`, as in ``{name: tensor.info for name, tensor in checkpoint.items()}``.
 A spec's `digest` says which version of it was used.
 
-The modules, in the order in which one thing needs another:
+The modules, in the order in which one thing needs another; nothing is imported here, since most conversions ask for
+none of it:
 
     tree  operations  expressions       formulas: their tree, what they compute, their text
     evaluate  polynomial                …evaluated within bounds; with params that are not known yet
@@ -36,49 +37,3 @@ The modules, in the order in which one thing needs another:
     samples  weights  export            what goes into a network; its state_dict; its graph by torch's exporter
     arguments  factory  huggingface     Python that the user vouches for, and classes of transformers
 """
-
-from __future__ import annotations
-
-from ckptconv.arch.bind import Source, from_config, from_metadata, from_settings, from_statement
-from ckptconv.arch.check import check, fits
-from ckptconv.arch.choose import WRAPPERS, Choice, choose, find_wrapper, overlap, unwrapped
-from ckptconv.arch.infer import infer
-from ckptconv.arch.load import LibraryEntry, library, library_names, library_text, load_spec, parse_text
-from ckptconv.arch.solver import Solution, solve
-from ckptconv.arch.spec import Param, Spec, TensorRule
-from ckptconv.arch.statements import Statement, root_statement, settings_in
-from ckptconv.arch.table import Expected, Table, expand
-
-__all__ = [
-    "WRAPPERS",
-    "Choice",
-    "Expected",
-    "LibraryEntry",
-    "Param",
-    "Solution",
-    "Source",
-    "Spec",
-    "Statement",
-    "Table",
-    "TensorRule",
-    "check",
-    "choose",
-    "expand",
-    "find_wrapper",
-    "fits",
-    "from_config",
-    "from_metadata",
-    "from_settings",
-    "from_statement",
-    "infer",
-    "library",
-    "library_names",
-    "library_text",
-    "load_spec",
-    "overlap",
-    "parse_text",
-    "root_statement",
-    "settings_in",
-    "solve",
-    "unwrapped",
-]

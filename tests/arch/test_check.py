@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ckptconv.arch import check, expand, parse_text
+from ckptconv.arch.check import check
+from ckptconv.arch.load import parse_text
+from ckptconv.arch.table import expand
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 

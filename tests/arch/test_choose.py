@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import Statement, choose, load_spec, root_statement, shortlist
-from ckptconv.arch.choose import _likely
-from ckptconv.arch.load import library_names
+from ckptconv.arch import shortlist
+from ckptconv.arch.choose import _likely, choose
+from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import skeleton_of
+from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UsageError

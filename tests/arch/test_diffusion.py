@@ -9,7 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import ckptconv
-from ckptconv.arch import check, choose, from_config, load_spec, solve
+from ckptconv.arch.bind import from_config
+from ckptconv.arch.check import check
+from ckptconv.arch.choose import choose
+from ckptconv.arch.load import load_spec
+from ckptconv.arch.solver import solve
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UsageError

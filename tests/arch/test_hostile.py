@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import expand, load_spec, parse_text, solve
+from ckptconv.arch.load import load_spec, parse_text
+from ckptconv.arch.solver import solve
+from ckptconv.arch.table import expand
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError

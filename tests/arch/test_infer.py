@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import check, infer, parse_text, solve
+from ckptconv.arch.check import check
+from ckptconv.arch.infer import infer
+from ckptconv.arch.load import parse_text
+from ckptconv.arch.solver import solve
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UnsupportedError, UsageError
@@ -14,7 +17,7 @@ from tests.arch.families import ALL
 from tests.arch.real_models import built, infos
 
 if TYPE_CHECKING:
-    from ckptconv.arch import Spec
+    from ckptconv.arch.spec import Spec
 
 CASES = {str(case): case for case in ALL}
 

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import Source, check, from_config, from_metadata, library, load_spec, solve
+from ckptconv.arch.bind import Source, from_config, from_metadata
+from ckptconv.arch.check import check
+from ckptconv.arch.load import library, load_spec
+from ckptconv.arch.solver import solve
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from tests.arch.families import ALL
@@ -16,7 +19,8 @@ from tests.arch.real_models import Case, aliases, built, infos
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.arch import Solution, Table
+    from ckptconv.arch.solver import Solution
+    from ckptconv.arch.table import Table
     from ckptconv.core.report import Finding
 
 SAMPLE = 8

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import Solution, Source, Spec, check, from_config, from_metadata, from_settings, load_spec, solve
-from ckptconv.arch.load import parse_text
+from ckptconv.arch.bind import Source, from_config, from_metadata, from_settings
+from ckptconv.arch.check import check
+from ckptconv.arch.load import load_spec, parse_text
 from ckptconv.arch.match import compile_patterns, match_names
+from ckptconv.arch.solver import Solution, solve
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import NumpyScalar, TorchSize
 from ckptconv.core.tensor import TensorInfo
@@ -18,6 +20,8 @@ from ckptconv.errors import UsageError
 if TYPE_CHECKING:
     import re
     from pathlib import Path
+
+    from ckptconv.arch.spec import Spec
 
 MLP = load_spec("mlp")
 WIDTHS = [784, 512, 256, 128, 10]

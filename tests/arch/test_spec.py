@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.arch import check, expand, from_config, library_names, library_text, load_spec, parse_text, solve
+from ckptconv.arch.bind import from_config
+from ckptconv.arch.check import check
+from ckptconv.arch.load import library_names, library_text, load_spec, parse_text
+from ckptconv.arch.solver import solve
+from ckptconv.arch.table import expand
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, UsageError

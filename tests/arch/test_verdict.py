@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptconv.arch import check, load_spec, solve
 from ckptconv.arch.bind import Source
+from ckptconv.arch.check import check
+from ckptconv.arch.load import load_spec
+from ckptconv.arch.solver import solve
 from tests.arch.families.tutorials import LeNet, Mlp, sequential
 from tests.arch.real_models import infos, torchvision_models, transformers_module
 

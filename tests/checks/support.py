@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.arch import Expected, Spec, Table
+from ckptconv.arch.spec import Spec
+from ckptconv.arch.table import Expected, Table
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import StateDict

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ckptconv.arch import Source, from_metadata, load_spec, parse_text
+from ckptconv.arch.bind import Source, from_metadata
 from ckptconv.arch.check import check
+from ckptconv.arch.load import load_spec, parse_text
 from ckptconv.checks.blame import ORDER
 from ckptconv.checks.validate import compare, validate_spec
 from ckptconv.core.dtypes import DType

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ckptconv.arch import library, load_spec
+from ckptconv.arch.load import library, load_spec
 
 from .conftest import Run, strict
 

@@ -25,6 +25,9 @@ class Memo:
         """Indices that have a value."""
         return len(self._in_turn) + len(self._others)
 
+    def __repr__(self) -> str:
+        return f"<Memo {dict(enumerate(self._in_turn)) | self._others}>"
+
     def put(self, index: int, value: Value) -> None:
         """Keep the value; one that was there before is replaced."""
         if index == len(self._in_turn):
