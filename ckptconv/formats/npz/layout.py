@@ -24,7 +24,7 @@ from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
-from ckptconv.io.limits import MAX_DIM, MAX_NPY_HEADER, MAX_RANK
+from ckptconv.io.limits import MAX_DIM, MAX_NPY_HEADER, MAX_RANK, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,7 +134,7 @@ def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise _bad(what, "its header has other keys than descr, fortran_order and shape")
     shape, fortran = header["shape"], header["fortran_order"]
-    if type(shape) is not tuple or any(type(n) is not int or not 0 <= n <= MAX_DIM for n in shape):
+    if type(shape) is not tuple or not all(map(is_size, shape)):
         raise _bad(what, "its shape is no tuple of sizes")
     if type(fortran) is not bool:
         raise _bad(what, "its fortran_order is neither True nor False")
