@@ -7,7 +7,7 @@ A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes th
     views  through  joined              tensors seen otherwise, none of them read: turned, cut, side by side
     cast  rounding  functions           values computed while they are read
     computed                            …and what that lost
-    blocks  quantize  kquants           ggml's blocks, unpacked and made
+    blocks  quantize  q8  kquants       ggml's blocks, unpacked and made: Q8_0, and types of superblocks
     quantizing                          …by several processes
     mixtures                            which of them each tensor of a model gets
     gates                               the gates of recurrent layers
