@@ -1,8 +1,9 @@
-"""What else lies in a folder that is inspected, and what it means for those who load the folder.
+"""What else lies in a folder or an archive that is inspected, and what it means for those who load it.
 
 Every file of the folder, and of those in it, that may hold a pickle is opened as if it were inspected by itself; what
-it would run or import counts for the folder. So does what configurations name (`ckptconv.formats.beside`). Nothing is
-looked at where a file is inspected by its name.
+it would run or import counts for the folder. So does what configurations name (`ckptconv.formats.beside`). An archive
+is the folder that becomes of it, and so is one in a folder, but not one in an archive. Nothing is looked at where a
+file is inspected by its name.
 """
 
 from __future__ import annotations
@@ -16,23 +17,25 @@ from ckptconv.api.uses import Beside, of_programs, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding, quoted
-from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError, located
+from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError
 from ckptconv.formats import keras, registry
+from ckptconv.formats.archive import nemo
 from ckptconv.formats.beside import files, hub, settings
+from ckptconv.formats.beside.places import InArchive, place_of
 from ckptconv.formats.jinja import program_in
 from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.torch.broken import names_something
-from ckptconv.io.folder import Folder
-from ckptconv.io.limits import MAX_CONFIG
+from ckptconv.io.archive import Archive
+from ckptconv.io.limits import MAX_CONFIG_VALUES
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Collection, Iterator, Sequence
 
     from ckptconv.api.uses import OpaqueUse
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.notes import GlobalUse
+    from ckptconv.formats.beside.places import Place
 
 _PASSED = ("tokenizer.json", "vocab.json", "added_tokens.json")
 """JSON that no library takes for more than data, and that is large."""
@@ -42,7 +45,7 @@ _HARMLESS = frozenset(
 )
 """Formats of files that run nothing; what is wrong with one of them is no matter here."""
 
-_OF_MANY = ("archive",)
+_OF_MANY = ("archive", nemo.NAME)
 """Formats of files in which a checkpoint may be, or none at all."""
 
 _OTHERS = (b"PK", b"GGUF")
@@ -50,38 +53,54 @@ _OTHERS = (b"PK", b"GGUF")
 
 _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 
+_LOOKED_AT = {"tensorflow": saved_model.GRAPH, nemo.NAME: nemo.CONFIG}
+"""Documents at which a format has looked itself."""
+
 _UNFOLLOWED = "cannot be followed: "
+
+_Said = tuple[str, str]
 
 _Looked = tuple["list[OpaqueUse]", "Sequence[GlobalUse]", bool]
 """What a file would run, what its pickles name, and whether it was looked at."""
 
 
-def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
-    """Look at the files of a folder that `checkpoint` was opened from.
+def look_beside(place: Place, checkpoint: Checkpoint) -> Beside:
+    """Look at the files of a folder, or of an archive, that `checkpoint` was opened from.
 
-    Raises LimitError (too many files, or a configuration that is too large).
+    Raises LimitError (too many files, or a configuration that is too large), and of an archive what opening its members
+    raises: what cannot be looked at there is refused, since whoever unpacks it may have it.
     """
-    listing = files.files_in(folder)
+    own = {(use.node.name, use.node.how) for use in uses_of(checkpoint)}
+    opened = place.opened(checkpoint)
+    done = {_LOOKED_AT.get(checkpoint.format, "")}
+    if len(opened) == 1 and isinstance(checkpoint.file, Source):
+        done |= opened
+    return _look(place, own, opened, done)
+
+
+def _look(
+    place: Place, own: Collection[_Said] = (), opened: Collection[str] = (), done: Collection[str] = ()
+) -> Beside:
+    """Look at all files but those that are done with. What the checkpoint says, by the files that were opened for it,
+    is said once.
+    """
+    listing = place.listing()
     found, paths = Beside(), listing.paths
     found.findings += [_not_looked_at(path, why) for path, why in listing.unseen.items()]
     known = frozenset(paths)
-    own = {(use.node.name, use.node.how) for use in uses_of(checkpoint)}
-    opened = set(_opened(checkpoint, folder))
-    alone = next(iter(opened), "") if isinstance(checkpoint.file, Source) else ""
     looked: list[str] = []
     for path in paths:
-        if path == saved_model.GRAPH and checkpoint.format == "tensorflow":
-            continue  # it has been looked at
         try:
-            found.uses += of_programs(_of_document(folder, path, known, found.findings))
-            if path == alone or _is_read_with_others(path, known, opened):
-                continue  # it has been looked at
+            if path not in done:
+                found.uses += of_programs(_of_document(place, path, known, found.findings))
+            if path in done or _is_read_with_others(path, known, opened):
+                continue
             look = _of_listed if path.rpartition("/")[2] == files.LISTING else _of_file
-            uses, globals_, was_read = look(folder, path, found.findings)
+            uses, globals_, was_read = look(place, path, found.findings)
         except FileAccessError as error:
             found.findings.append(_not_looked_at(path, str(error.args[0])))
             continue
-        if path in opened:  # what the checkpoint itself says is said once
+        if path in opened:
             found.uses += [use for use in uses if (use.node.name, use.node.how) not in own]
         else:
             found.uses += uses
@@ -92,15 +111,7 @@ def look_beside(folder: Path, checkpoint: Checkpoint) -> Beside:
     return found
 
 
-def _opened(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
-    """The files that the checkpoint itself was read from."""
-    file = checkpoint.file
-    for path in [file.path] if isinstance(file, Source) else getattr(file, "paths", ()):
-        with suppress(ValueError):
-            yield path.relative_to(folder).as_posix()
-
-
-def _is_read_with_others(path: str, known: frozenset[str], opened: set[str]) -> bool:
+def _is_read_with_others(path: str, known: frozenset[str], opened: Collection[str]) -> bool:
     """Whether it is one of the files of a folder of torch.distributed.checkpoint's, which one reader reads together."""
     home, slash, name = path.rpartition("/")
     if name == files.LISTING:
@@ -112,35 +123,40 @@ def _not_looked_at(path: str, why: str) -> Finding:
     return Finding("not-looked-at", "warning", path, f"{path!r} was not looked into: {why}")
 
 
-def _of_document(folder: Path, path: str, known: frozenset[str], findings: list[Finding]) -> Iterator[Program]:
+def _of_document(place: Place, path: str, known: frozenset[str], findings: list[Finding]) -> Iterator[Program]:
     name = path.rpartition("/")[2].lower()  # as drives take it that keep no case
     if name.endswith(".json") and name not in _PASSED and not name.endswith(".index.json"):
-        document = _json(folder, path, findings)
+        document = _json(place, path, findings)
         yield from hub.programs_in(path, document, known)
         if name == keras.CONFIGURATIONS[0] and isinstance(document, dict) and "class_name" in document:
             for one in keras.programs_in({name: document}):
                 yield replace(one, where=path[: -len(name)] + one.where)
     elif name.endswith(".jinja"):
-        template = program_in(path, _text(folder, path))
+        template = program_in(path, place.text(path))
         yield from [template] if template else ()
     elif path.rpartition("/")[2] == saved_model.GRAPH:
-        yield from _of_saved_model(folder, path, findings)
+        yield from _of_saved_model(place, path, findings)
     elif name in (settings.HYPERPARAMETERS, settings.MLMODEL.lower()):
-        yield from settings.programs_in(path, _text(folder, path))
+        yield from settings.programs_in(path, place.text(path))
+    elif name == nemo.CONFIG:
+        yield from (replace(one, where=path[: -len(name)] + one.where) for one in nemo.programs_in(place.text(path)))
 
 
-def _of_saved_model(folder: Path, path: str, findings: list[Finding]) -> Iterator[Program]:
+def _of_saved_model(place: Place, path: str, findings: list[Finding]) -> Iterator[Program]:
     """What is run of a SavedModel that lies below the folder, or beside other weights in it."""
     home = path.removesuffix(saved_model.GRAPH)
-    programs, found = saved_model.look(Folder(folder / home))
+    programs, found = saved_model.look(place.folder(home))
     findings += [replace(one, where=home + one.where) for one in found]
     yield from (replace(one, where=home + one.where) for one in programs)
 
 
-def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:
+def _json(place: Place, path: str, findings: list[Finding]) -> MetaNode:
     """A document; None for one that is none, which no library reads either."""
     try:
-        document: MetaNode = json.loads(_text(folder, path))  # no stricter than the libraries are that read it
+        text = place.text(path)
+        if sum(map(text.count, "[{,")) > MAX_CONFIG_VALUES:
+            raise LimitError(f"it has more than {MAX_CONFIG_VALUES:,} values", path=place.path / path)
+        document: MetaNode = json.loads(text)  # no stricter than the libraries are that read it
     except LimitError as error:
         if hub.is_configuration(path):
             raise
@@ -152,14 +168,9 @@ def _json(folder: Path, path: str, findings: list[Finding]) -> MetaNode:
     return document
 
 
-def _text(folder: Path, path: str) -> str:
-    with located(folder / path), Source(folder / path) as source:
-        return source.read_all(MAX_CONFIG).decode("utf-8", "replace")
-
-
-def _of_file(folder: Path, path: str, findings: list[Finding]) -> _Looked:
+def _of_file(place: Place, path: str, findings: list[Finding]) -> _Looked:
     """What a file would run that may hold a program."""
-    with Source(folder / path) as source:
+    with place.open(path) as source:
         if not files.may_hold_a_program(source):
             return [], (), False
         format = ""
@@ -169,21 +180,45 @@ def _of_file(folder: Path, path: str, findings: list[Finding]) -> _Looked:
             if format in _HARMLESS:
                 return [], (), False
             with one.read(source) as checkpoint:
-                uses = uses_of(checkpoint)
-                return [replace(use, where=_joined(path, use.where)) for use in uses], checkpoint.notes.globals, True
+                return _all_of(checkpoint, source, path, findings)
         except CkptconvError as error:
+            if format in _OF_MANY:
+                with suppress(CkptconvError):
+                    return _of_archive(source, path, findings), (), True
             return of_programs(_unread(source, path, format, error, findings)), (), False
 
 
-def _of_listed(folder: Path, path: str, findings: list[Finding]) -> _Looked:
+def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Finding]) -> _Looked:
+    """What a checkpoint would run, and what lies in its archive with it."""
+    uses, globals_ = uses_of(checkpoint), [*checkpoint.notes.globals]
+    inner = place_of(source.path, checkpoint)
+    if inner is not None:
+        beside = look_beside(inner, checkpoint)
+        uses, globals_ = uses + beside.uses, globals_ + beside.globals
+        findings += _below(path, beside.findings)
+    return [replace(use, where=_joined(path, use.where)) for use in uses], globals_, True
+
+
+def _of_archive(source: Source, path: str, findings: list[Finding]) -> list[OpaqueUse]:
+    """What lies in an archive without a checkpoint, or with several. Raises as `_look`."""
+    beside = _look(InArchive(Archive.of(source)))
+    findings += _below(path, beside.findings)
+    return [replace(use, where=_joined(path, use.where)) for use in beside.uses]
+
+
+def _below(path: str, findings: list[Finding]) -> Iterator[Finding]:
+    yield from (replace(one, where=f"{path}/{one.where}", message=f"{path}: {one.message}") for one in findings)
+
+
+def _of_listed(place: Place, path: str, findings: list[Finding]) -> _Looked:
     """What a folder of torch.distributed.checkpoint's would run; where it is none, what its listing would, alone."""
     home = path.removesuffix(files.LISTING)
     try:
-        with registry.by_name("torch-dcp").read(Folder(folder / home)) as checkpoint:
+        with registry.by_name("torch-dcp").read(place.folder(home)) as checkpoint:
             uses = [replace(use, where=_joined(path, use.where)) for use in uses_of(checkpoint)]
             return uses, checkpoint.notes.globals, True
     except CkptconvError:
-        return _of_file(folder, path, findings)
+        return _of_file(place, path, findings)
 
 
 def _unread(source: Source, path: str, format: str, error: CkptconvError, findings: list[Finding]) -> Iterator[Program]:

@@ -165,10 +165,12 @@ def inspect(
     with open(path, format=format, progress=progress) as checkpoint:
         uses, beside = uses_of(checkpoint), Beside()
         size = checkpoint.file.size if checkpoint.file else 0
-        if os.path.isdir(path):
+        if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:
             from ckptconv.api.beside import look_beside
+            from ckptconv.formats.beside.places import place_of
 
-            beside = look_beside(Path(path), checkpoint)
+            place = place_of(Path(path), checkpoint)
+            beside = look_beside(place, checkpoint) if place else beside
             uses += beside.uses
         result = Inspection(
             Path(path), size, checkpoint, [use for use in uses if not use.only_if],

@@ -106,6 +106,10 @@ class Archive:
         """A folder of it; all of it is the folder of no name."""
         return MemberFolder(self, path)
 
+    def shared(self, path: str) -> MemberFolder:
+        """The same for one of several who read it: whoever closes it leaves the archive open to the others."""
+        return _SharedFolder(self, path)
+
     def level(self, path: str) -> _Level | None:
         """What is in a folder of it; None where there is no such folder."""
         return self._levels.get(path)
@@ -116,10 +120,8 @@ class Archive:
         Raises CorruptFileError, LimitError, UnsupportedError, KeyError.
         """
         span = self._span(self.members[path].own)
-        if span.file is not self.source and self.kind == "zip":
-            taken = self.source.size
-            if span.length > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * taken):
-                raise LimitError(f"{path!r} inflates to {span.length:,} bytes, in an archive of {taken:,}")
+        if span.file is not self.source and self.kind == "zip" and span.length > most_inflated(self.source):
+            raise LimitError(f"{path!r} inflates to {span.length:,} bytes, in an archive of {self.source.size:,}")
         return span
 
     def open(self, path: str) -> Member:
@@ -179,17 +181,17 @@ class Member(Source):
 
 
 class MemberFolder(Folder):
-    """A folder of an archive; `inner` is its path there."""
+    """A folder of an `archive`; `inner` is its path there."""
 
     def __init__(self, archive: Archive, inner: str) -> None:
         super().__init__(archive.source.path / inner)
-        self._archive = archive
+        self.archive = archive
         self.inner = inner
         self._folders: dict[str, MemberFolder] = {}
 
     @cached_property
     def _listed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        level = self._archive.level(self.inner) or _Level()
+        level = self.archive.level(self.inner) or _Level()
         return tuple(sorted(level.files)), tuple(sorted(level.folders))
 
     def open(self, name: str) -> Source:
@@ -199,25 +201,25 @@ class MemberFolder(Folder):
 
     def glance(self, name: str) -> Source:
         self._check_plain(name)
-        level = self._archive.level(self.inner) or _Level()
+        level = self.archive.level(self.inner) or _Level()
         if name not in level.files:
             raise FileAccessError(
                 "cannot open: there is no such file in the archive", path=self.path / name, hint="check the archive"
             ) from FileNotFoundError(name)
-        return _Shared(self._archive, level.files[name])
+        return _Shared(self.archive, level.files[name])
 
     def text(self, name: str, limit: int) -> str:
         """All of one of its files as text, checked. Raises CorruptFileError, LimitError, and as `Archive.open`."""
         path = f"{self.inner}/{name}" if self.inner else name
         try:
-            return self._archive.text(path, limit).decode("utf-8")
+            return self.archive.text(path, limit).decode("utf-8")
         except UnicodeDecodeError as error:
             raise CorruptFileError("it is no text in UTF-8", path=self.path / name, hint="pack it again") from error
 
     def inside(self, name: str) -> MemberFolder:
         if name not in self._folders:
             self._check_plain(name)
-            self._folders[name] = MemberFolder(self._archive, f"{self.inner}/{name}" if self.inner else name)
+            self._folders[name] = type(self)(self.archive, f"{self.inner}/{name}" if self.inner else name)
         return self._folders[name]
 
     @property
@@ -228,20 +230,31 @@ class MemberFolder(Folder):
 
     @property
     def size(self) -> int:
-        return self._archive.source.size
+        return self.archive.source.size
 
     def check_unchanged(self) -> None:
-        self._archive.source.check_unchanged()
+        self.archive.source.check_unchanged()
 
     def close(self) -> None:
-        self._archive.source.close()
+        self.archive.source.close()
 
 
 class _Shared(Member):
     """One of several members that are open: whoever closes it leaves the archive open to the others."""
 
+    def __init__(self, archive: Archive, path: str) -> None:
+        super().__init__(archive, path)
+        self.beside = archive.shared(path.rpartition("/")[0])
+
     def close(self) -> None:
         """The archive is closed with the folder."""
+
+
+class _SharedFolder(MemberFolder):
+    """A folder that is open beside others of the archive."""
+
+    def close(self) -> None:
+        """The archive is closed with whoever opened it."""
 
 
 def _parts(own: str) -> list[str]:
@@ -254,6 +267,11 @@ def _parts(own: str) -> list[str]:
 
 def _ambiguous(path: str) -> CorruptFileError:
     return CorruptFileError(f"the archive has two members {path!r}", hint="do not trust it")
+
+
+def most_inflated(source: Source) -> int:
+    """What may become of all its members together, where they are compressed, and of any of them."""
+    return max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size)
 
 
 def is_archive(source: Source) -> bool:
@@ -296,6 +314,7 @@ def _opened(source: Source) -> tuple[str, Iterator[Packed], Callable[[str], Byte
 
 def _of_zip(source: Source) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:
     archive = ZipArchive.of(source)
+    archive.limit_inflated(most_inflated(source))
     listed = (
         Packed(name, entry.size, entry.method != STORED, name.replace("\\", "/"))  # as some have on Windows
         for name, entry in archive.entries.items()

@@ -67,6 +67,15 @@ MAX_INDEX_BYTES = 100_000_000
 MAX_CONFIG = 16 << 20
 """Bytes of a config.json that is read; real ones have some kilobytes."""
 
+MAX_CONFIG_VALUES = 1 << 20
+"""Values of a JSON document that is looked at for what it would run; a vocabulary has a quarter of that."""
+
+MAX_TEXT_RATIO = 30
+FREE_TEXT_BYTES = 4 << 20
+"""Bytes of an archive's configurations that are looked at: so many for each of its own, and in any case. Of a trainer's
+log deflate makes a fifteenth.
+"""
+
 MAX_TOKENIZER = 64 << 20
 """Bytes of a tokenizer's file; the largest vocabularies take 35 MB in JSON."""
 

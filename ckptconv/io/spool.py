@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """The file, which is made when it is first written to, and goes away with this object."""
+    """The file, which is made when it is first written to, and goes away with this object.
+
+    most: bytes that it may take, where there is a bound.
+    """
 
     def __init__(self) -> None:
+        self.most: int | None = None
         self._file: IO[bytes] | None = None
         self._end = 0
         self._lock = Lock()
 
     def take(self, size: int) -> int:
-        """The offset of `size` bytes in it that are the caller's."""
+        """The offset of `size` bytes in it that are the caller's. Raises LimitError past `most`."""
         with self._lock:
+            if self.most is not None and self._end + size > self.most:
+                raise LimitError(
+                    f"what is compressed in it inflates to more than {self.most:,} bytes", hint="do not trust it"
+                )
             start, self._end = self._end, self._end + size
             return start
 

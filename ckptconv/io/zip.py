@@ -85,6 +85,10 @@ class ZipArchive:
         """The archive of a source, parsed once however many ask: first whoever detects the format, then its reader."""
         return source.once(cls, lambda: cls(source))
 
+    def limit_inflated(self, most: int) -> None:
+        """Refuse to inflate more than so many bytes of it in all."""
+        self._spool.most = most
+
     def _find_directory(self) -> tuple[int, int, int]:
         """Offset and size of the central directory, and its number of entries."""
         source = self._source

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ckptconv.io.window import Window
 
 
+HEAD = 4096
+"""Bytes of an entry's beginning that are inflated by themselves."""
+
+
 @dataclass(slots=True)
 class Entry:
     """One entry of the central directory. `header` is where its local entry starts."""
@@ -103,6 +107,9 @@ class Inflated:
         return memoryview(buffer)
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
+        if self._place is None and not offset and len(buffer) <= min(HEAD, self._entry.size - 1):
+            buffer[:] = self.start(len(buffer))  # whoever asks what it is shall not have all of it inflated
+            return
         start = self._inflated()
         if offset < 0 or offset + len(buffer) > self._entry.size:
             raise bad(f"bytes past the end of {show(self._entry)} are asked for")

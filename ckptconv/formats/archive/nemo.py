@@ -78,7 +78,7 @@ def read(source: Source) -> Checkpoint:
     """
     archive = Archive.of(source)
     weights = _weights(archive)
-    programs = tuple(_programs(archive.text(CONFIG, MAX_CONFIG).decode("utf-8-sig", "replace")))
+    programs = tuple(programs_in(archive.text(CONFIG, MAX_CONFIG).decode("utf-8-sig", "replace")))
     if weights == [WEIGHTS]:
         return opened_file(archive, WEIGHTS, NAME, programs)
     if weights:
@@ -93,7 +93,7 @@ def read(source: Source) -> Checkpoint:
     return opened_folder(archive, folder, registry.detect(folder), NAME, programs)
 
 
-def _programs(config: str) -> Iterator[Program]:
+def programs_in(config: str) -> Iterator[Program]:
     """What NeMo would import and call of a configuration, beside what is NeMo's own."""
     text = _ESCAPED.sub(_unescaped, config)
     for found in _TARGET.finditer(text):

@@ -56,7 +56,7 @@ NUMPY = b"\x93NUMPY"
 _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY)
 _TAR, _TAR_AT = b"ustar", 257
 
-_PASSED = (".git",)
+PASSED = frozenset([".git"])
 
 
 _Place = tuple[PurePosixPath, tuple[str, ...]]
@@ -96,7 +96,7 @@ def _list(folder: Path, home: PurePosixPath, above: tuple[str, ...], found: List
                 with suppress(OSError):  # a symlink in a circle, or to where nobody may look
                     if entry.is_file():
                         found.paths.append(str(home / entry.name))
-                    elif entry.is_dir() and entry.name not in _PASSED:
+                    elif entry.is_dir() and entry.name not in PASSED:
                         yield from _folder(entry, home / entry.name, above, found)
     except OSError as error:
         found.unseen[str(home)] = reason(error)
