@@ -182,6 +182,8 @@ def _of_file(place: Place, path: str, findings: list[Finding]) -> _Looked:
             with one.read(source) as checkpoint:
                 return _all_of(checkpoint, source, path, findings)
         except CkptconvError as error:
+            if place.is_spent:
+                raise
             if format in _OF_MANY:
                 with suppress(CkptconvError):
                     return _of_archive(source, path, findings), (), True
@@ -218,6 +220,8 @@ def _of_listed(place: Place, path: str, findings: list[Finding]) -> _Looked:
             uses = [replace(use, where=_joined(path, use.where)) for use in uses_of(checkpoint)]
             return uses, checkpoint.notes.globals, True
     except CkptconvError:
+        if place.is_spent:
+            raise
         return _of_file(place, path, findings)
 
 

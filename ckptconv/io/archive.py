@@ -25,6 +25,7 @@ from ckptconv.io.folder import Folder
 from ckptconv.io.gzip import GZIP_MAGIC, Gunzipped
 from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO, MAX_DEPTH, MAX_FILES
 from ckptconv.io.source import Source
+from ckptconv.io.spool import check_parsed
 from ckptconv.io.tar import MAGIC, MAGIC_OFFSET, members
 from ckptconv.io.zip import END, END_MAGIC, LOCAL_MAGIC, STORED, ZipArchive
 
@@ -63,7 +64,8 @@ class _Level:
 class Archive:
     """The members of an archive by their paths in it.
 
-    source: the archive. kind: "zip", "tar" or "gzip". members: by path, in the archive's order.
+    source: the archive. kind: "zip", "tar" or "gzip". members: by path, in the archive's order. is_spent: whether more
+    was to be parsed of it than may be.
     """
 
     def __init__(self, source: Source) -> None:
@@ -74,6 +76,7 @@ class Archive:
         self.members: dict[str, Packed] = {}
         self.kind, listed, self._span = _opened(source)
         self._levels: dict[str, _Level] = {"": _Level()}
+        self._spent, self.is_spent = 0, False
         for one in listed:
             self._add(one)
 
@@ -124,6 +127,13 @@ class Archive:
             raise LimitError(f"{path!r} inflates to {span.length:,} bytes, in an archive of {self.source.size:,}")
         return span
 
+    def spend(self, count: int) -> None:
+        """As `Source.spend`, for all of its members together."""
+        self._spent += count
+        self.is_spent = True
+        check_parsed(self._spent, self.source.size)
+        self.is_spent = False
+
     def open(self, path: str) -> Member:
         """A member as a file of its own. Raises as `span` does, with the member's path."""
         with located(self.source.path / path):
@@ -152,6 +162,7 @@ class Member(Source):
         self._begin(archive.source.path / path, self.whole.length, identity)
         self.beside = MemberFolder(archive, path.rpartition("/")[0])
         self._archive = archive.source
+        self.spend = archive.spend  # type: ignore[method-assign]
 
     def close(self) -> None:
         """Close the archive."""

@@ -70,10 +70,10 @@ MAX_CONFIG = 16 << 20
 MAX_CONFIG_VALUES = 1 << 20
 """Values of a JSON document that is looked at for what it would run; a vocabulary has a quarter of that."""
 
-MAX_TEXT_RATIO = 30
-FREE_TEXT_BYTES = 4 << 20
-"""Bytes of an archive's configurations that are looked at: so many for each of its own, and in any case. Of a trainer's
-log deflate makes a fifteenth.
+MAX_PARSED_RATIO = 32
+FREE_PARSED_BYTES = 4 << 20
+"""Bytes of opcodes and of configurations in what is compressed that are made values of: so many for each byte that is
+there, and in any case. Of a pickle of tensors deflate makes a fifth, of a trainer's log a fifteenth.
 """
 
 MAX_TOKENIZER = 64 << 20

@@ -164,6 +164,11 @@ class Source:
             raise LimitError(message, path=self.path)
         return bytes(self.read_at(0, self.size))
 
+    def spend(self, count: int) -> None:
+        """Told of bytes that are made values of, one by one. Raises LimitError where something small was inflated to
+        more of them than honest files become.
+        """
+
     def _small(self, offset: int, length: int) -> bytes:
         """One call, for the headers of which a file may have a million."""
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import FileAccessError, LimitError
 from ckptconv.io import positional
-from ckptconv.io.limits import FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO
+from ckptconv.io.limits import FREE_ARCHIVE_BYTES, FREE_PARSED_BYTES, MAX_ARCHIVE_RATIO, MAX_PARSED_RATIO
 from ckptconv.io.source import Source, reason
 
 if TYPE_CHECKING:
@@ -70,18 +70,31 @@ class Spool:
             return self._file.fileno()
 
 
+def check_parsed(spent: int, size: int) -> None:
+    """Raise LimitError where more was parsed of what is compressed in `size` bytes than honest files become."""
+    if spent > max(FREE_PARSED_BYTES, MAX_PARSED_RATIO * size):
+        raise LimitError(
+            f"what is to be parsed of it has more than {MAX_PARSED_RATIO} times its {size:,} bytes",
+            hint="unpack it, and name what it holds",
+        )
+
+
 class Spooled(Source):
     """What a compressed file holds, as a file; `path` is the compressed file's."""
 
     def __init__(self, source: Source, pieces: Iterable[bytes]) -> None:
         """Write down all that it inflates to. Raises LimitError, FileAccessError, and what inflating it raises."""
-        self._spool = Spool()
+        self._spool, self._packed, self._spent = Spool(), source.size, 0
         self._begin(source.path, 0, source.identity)
         for data in pieces:
             if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
                 raise LimitError(f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes")
             self._spool.write(data, self.size)
             self.size += len(data)
+
+    def spend(self, count: int) -> None:
+        self._spent += count
+        check_parsed(self._spent, self._packed)
 
     def place(self, offset: int) -> None:
         """No file of the disk has it as it is."""

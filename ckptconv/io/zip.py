@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.checksum import crc32
-from ckptconv.io.limits import MAX_INFLATED_RATIO, MAX_INFLATED_RECORD, MAX_ZIP_ENTRIES
+from ckptconv.io.limits import (
+    FREE_PARSED_BYTES,
+    MAX_INFLATED_RATIO,
+    MAX_INFLATED_RECORD,
+    MAX_PARSED_RATIO,
+    MAX_ZIP_ENTRIES,
+)
 from ckptconv.io.spool import Spool
 from ckptconv.io.zip_entries import Entry, Inflated, bad, show
 
@@ -227,7 +233,8 @@ class ZipArchive:
         """A whole entry, checked against its CRC-32. Raises LimitError past `limit` bytes, CorruptFileError."""
         span = self.span(name)
         if isinstance(span.file, Inflated):
-            limit = min(limit, MAX_INFLATED_RECORD)
+            taken = max(FREE_PARSED_BYTES, MAX_PARSED_RATIO * self.entries[name].packed)
+            limit = min(limit, MAX_INFLATED_RECORD, taken)
         if span.length > limit:
             raise LimitError(f"{name!r} has {span.length:,} bytes; the limit is {limit:,}")
         data = self._from_ahead(span) or bytes(span.file.read_at(span.offset, span.length))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
+import shutil
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +60,29 @@ def place(case: Folder, root: Path) -> Path:
         path.write_bytes(data)
     for name, to in case.links.items():
         (home / name).symlink_to(to)
+    return home
+
+
+BEHIND_NAME, BEHIND_FILE = b"\x1f", b"\x1e"
+_NAME = re.compile(rb"[\w-][\w.-]{,30}(/[\w-][\w.-]{,30}){,3}")
+
+
+def joined(case: Folder) -> bytes:
+    """The folder's files as one run of bytes, for whoever changes some of these."""
+    return BEHIND_FILE.join(name.encode() + BEHIND_NAME + data for name, data in case.files.items())
+
+
+def unpacked(data: bytes, home: Path) -> Path:
+    """What `joined` made, as a folder, whatever has become of it; gives the folder."""
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    for piece in [b"model.safetensors" + BEHIND_NAME + WHOLE, *data.split(BEHIND_FILE)]:
+        name, behind, contents = piece.partition(BEHIND_NAME)
+        if behind and _NAME.fullmatch(name):
+            with suppress(OSError):  # a file where there is a folder, or the other way
+                path = home / name.decode()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(contents)
     return home
 
 

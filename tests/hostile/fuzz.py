@@ -28,6 +28,7 @@ from ckptconv.formats.torch.roots import plant
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
+from tests.hostile.folders import FOLDERS, joined, unpacked
 from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SLICES, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
@@ -177,6 +178,16 @@ def mapped(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(folder, chance)
 
 
+def together(path: Path, data: bytes, chance: random.Random) -> None:
+    """A folder of small files beside harmless weights, and now and then the archive of it, of which the same is true."""
+    folder = unpacked(data, path.with_name("folder"))
+    found = inspect(folder)
+    found.to_dict()
+    if not chance.randrange(CONVERTED // 10):
+        packed = Path(shutil.make_archive(str(path), chance.choice(["zip", "tar", "gztar"]), folder))
+        assert inspect(packed).verdict == found.verdict, "another verdict of the archive"
+
+
 _CATEGORIES: dict[str, tuple[str, ...]] = {
     "torch": ("zip", "calls", "valid", "ordinary"),
     "torch-legacy": ("legacy",),
@@ -225,6 +236,7 @@ TARGETS = [
     Target("orbax", stored, (), mutate.ORBAX),
     Target("deepspeed", ranked, (), mutate.PICKLE),
     Target("megatron", cut_for_ranks, (), mutate.PICKLE),
+    Target("folder", together, (), mutate.FOLDER),
     Target("safetensors-slices", beside_processes, (), _SAFETENSORS),
 ]
 
@@ -234,6 +246,8 @@ def seeds(target: Target) -> list[bytes]:
     files = [case.data for case in corpus() if case.category in target.categories and len(case.data) <= SEED_BYTES]
     if target.name == "safetensors":
         return files + _converted()
+    if target.run is together:
+        return [joined(case) for case in FOLDERS if sum(map(len, case.files.values())) <= SEED_BYTES]
     folders = (stored, ranked, cut_for_ranks, beside_processes, mapped)
     if target.run in (opened, tabled, graphed, blobbed, programmed, *folders):
         return files + honest(target.name)

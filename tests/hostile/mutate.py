@@ -123,6 +123,13 @@ ORBAX = [
     b'"codecs":[', b'"sharding_indexed"', b'"transpose"', b'"crc32c"', b"\x28\xb5\x2f\xfd\x20", b"/.zarray", b"/zarr.json", b"/0", b"/c/0",
     *(bytes([n]) for n in (0, 1, 2, 127, 128, 255)), b"\xff" * 9 + b"\x01", b"../", b"d/0",
 ]  # fmt: skip
+FOLDER = [
+    *JSON[:18], *PICKLE[60:], b"\x1e", b"\x1f", b"config.json\x1f", b"modules.json\x1f", b"x.jinja\x1f", b"MLmodel\x1f", b"a.pkl\x1f\x80\x02",
+    b"tokenizer_config.json\x1f", b"hyperparams.yaml\x1f", b"model.safetensors.index.json\x1f", b"model_index.json\x1f", b"a.bin\x1f",
+    b'"auto_map"', b'"chat_template"', b'"template"', b'"attn_implementation"', b'"class_name"', b'"type"', b'"weight_map"', b"a/", b".py",
+    b"!new:", b"!apply:", b"!!python/", b"loader_module: ", b"_target_: ", b"{{", b"}}", b"{%", b"%}", b"{#", b"|", b"~", b"__class__",
+    b"attribute=", b"|map(", b"|join", b"set x = ", b"macro m(a)", b"for x in ", b"x[", b"\\x5f", b"'", b"(" * 20, b"[" * 2000, b'{"a":' * 1200,
+]  # fmt: skip
 TAR = [b"ustar\x0000", b"0000000\0", b"7777777\0", b"pickle\0", b"storages\0", b"tensors\0", b"\0" * 512]
 
 

@@ -122,7 +122,7 @@ def test_what_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "scandir", deny(os.scandir))
     monkeypatch.setattr(os, "open", deny(os.open))
-    monkeypatch.setattr("ckptconv.api.beside.MAX_CONFIG", 50)
+    monkeypatch.setattr("ckptconv.formats.beside.places.MAX_CONFIG", 50)
     found = ckptconv.inspect(folder)
     assert found.verdict == "plain"
     told = {one.where: one.message for one in found.beside.findings if one.code == "not-looked-at"}

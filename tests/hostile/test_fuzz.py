@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def test_every_built_in_format_that_parses_bytes_of_its_own_is_a_target() -> None:
     names = {target.name for target in TARGETS} - {"machine", "pickle in an archive"} | {"gguf-split"}  # gguf's parser
     files = {one.name for one in registry.BUILTIN if "file" in one.takes and not one.main}
-    assert names == files | {"deepspeed", "megatron", "orbax", "safetensors-slices", "tensordict"}
+    assert names == files | {"deepspeed", "megatron", "orbax", "safetensors-slices", "tensordict", "folder"}
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])

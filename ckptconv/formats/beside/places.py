@@ -1,7 +1,6 @@
 """Where the files lie that are looked at: in a folder of the disk, or in an archive, which is not unpacked for it.
 
-What a small archive can make of itself is bounded: what is compressed in it by `ckptconv.io.archive`, and the texts
-that are parsed by `MAX_TEXT_RATIO`.
+What a small archive can make of itself is bounded by `ckptconv.io.archive`.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 from json import detect_encoding
 from typing import TYPE_CHECKING, Protocol
 
-from ckptconv.errors import LimitError, located
+from ckptconv.errors import located
 from ckptconv.formats.beside.files import PASSED, Listing, files_in
 from ckptconv.formats.members import EXTRAS, MODEL
 from ckptconv.io.archive import Archive, Member, MemberFolder
 from ckptconv.io.folder import Folder
-from ckptconv.io.limits import FREE_TEXT_BYTES, MAX_CONFIG, MAX_TEXT_RATIO
+from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
@@ -30,6 +29,10 @@ class Place(Protocol):
     """A folder with the folders in it; files in it go by their paths from there."""
 
     path: Path
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no more is looked at, since a small archive becomes too much."""
 
     def listing(self) -> Listing:
         """What lies there. Raises LimitError."""
@@ -52,6 +55,10 @@ class OnDisk:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def is_spent(self) -> bool:
+        return False
 
     def listing(self) -> Listing:
         return files_in(self.path)
@@ -77,7 +84,10 @@ class InArchive:
         self.path = archive.source.path / inner
         self._archive = archive
         self._start = f"{inner}/" if inner else ""
-        self._left = max(FREE_TEXT_BYTES, MAX_TEXT_RATIO * archive.source.size)
+
+    @property
+    def is_spent(self) -> bool:
+        return self._archive.is_spent
 
     def listing(self) -> Listing:
         paths = (path.removeprefix(self._start) for path in self._archive.members if path.startswith(self._start))
@@ -90,11 +100,8 @@ class InArchive:
     def text(self, path: str) -> str:
         with located(self.path / path), self.open(path) as source:
             text = _decoded(source)
-        self._left -= source.size
-        if self._left < 0:
-            message = f"its texts have more than {MAX_TEXT_RATIO} times the bytes of the archive"
-            raise LimitError(message, path=self._archive.source.path, hint="unpack it, and name the folder")
-        return text
+            source.spend(source.size)
+            return text
 
     def folder(self, path: str) -> Folder:
         return self._archive.shared((self._start + path).rstrip("/"))

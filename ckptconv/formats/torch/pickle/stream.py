@@ -12,6 +12,7 @@ from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
 from ckptconv.formats.torch.pickle.values import Elided
 from ckptconv.io.limits import MAX_PICKLE_BYTES
+from ckptconv.io.source import Source
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import SpanFile
@@ -180,6 +181,8 @@ class PickleStream:
         if needed > self.left:
             raise _bad("a pickle is cut short")
         size = min(max(needed, FIRST, 2 * len(data)), limit, self.left)
+        if isinstance(self._file, Source):
+            self._file.spend(size - len(data))
         return data + bytes(self._file.read_at(self.position + len(data), size - len(data)))
 
 
