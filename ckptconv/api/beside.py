@@ -20,7 +20,7 @@ from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError
 from ckptconv.formats import keras, registry
 from ckptconv.formats.archive import nemo
-from ckptconv.formats.beside import files, hub, settings
+from ckptconv.formats.beside import files, hub, mlflow, settings
 from ckptconv.formats.beside.places import InArchive, place_of
 from ckptconv.formats.jinja import program_in
 from ckptconv.formats.tensorflow import saved_model
@@ -136,10 +136,12 @@ def _of_document(place: Place, path: str, known: frozenset[str], findings: list[
         yield from [template] if template else ()
     elif path.rpartition("/")[2] == saved_model.GRAPH:
         yield from _of_saved_model(place, path, findings)
-    elif name in (settings.HYPERPARAMETERS, settings.MLMODEL.lower()):
-        yield from settings.programs_in(path, place.text(path))
+    elif name in (mlflow.MODEL, mlflow.UNPICKLER):
+        yield from mlflow.programs_in(path, place.text(path), known)
     elif name == nemo.CONFIG:
         yield from (replace(one, where=path[: -len(name)] + one.where) for one in nemo.programs_in(place.text(path)))
+    elif name.endswith(settings.SUFFIXES):
+        yield from settings.programs_in(path, _yaml(place, path, findings), known)
 
 
 def _of_saved_model(place: Place, path: str, findings: list[Finding]) -> Iterator[Program]:
@@ -158,7 +160,7 @@ def _json(place: Place, path: str, findings: list[Finding]) -> MetaNode:
             raise LimitError(f"it has more than {MAX_CONFIG_VALUES:,} values", path=place.path / path)
         document: MetaNode = json.loads(text)  # no stricter than the libraries are that read it
     except LimitError as error:
-        if hub.is_configuration(path):
+        if place.is_spent or hub.is_configuration(path):
             raise
         findings.append(_not_looked_at(path, str(error.args[0])))
         return None
@@ -166,6 +168,17 @@ def _json(place: Place, path: str, findings: list[Finding]) -> MetaNode:
         findings.append(Finding("config", "warning", path, f"{path!r} is no JSON, and is passed over: {error}"))
         return None
     return document
+
+
+def _yaml(place: Place, path: str, findings: list[Finding]) -> str:
+    """A text of YAML; nothing of one that is too large, as data are, unless it is read by that name."""
+    try:
+        return place.text(path)
+    except LimitError as error:
+        if place.is_spent or path.rpartition("/")[2].lower() == settings.HYPERPARAMETERS:
+            raise
+        findings.append(_not_looked_at(path, str(error.args[0])))
+        return ""
 
 
 def _of_file(place: Place, path: str, findings: list[Finding]) -> _Looked:

@@ -23,6 +23,7 @@ from ckptconv.core.notes import Program
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, first_of
 from ckptconv.formats import registry
 from ckptconv.formats.archive.read import opened_file, opened_folder
+from ckptconv.formats.yaml_escapes import undisguised
 from ckptconv.io.archive import Archive
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -54,8 +55,6 @@ _TARGET = re.compile(r"""_target_(?:["']?\s*:\s*["']?([^\s"'#,}\]]+))?""")
 _CLASS = re.compile(r"""^(?:\?\s*)?["']?target["']?\s*:\s*["']?([^\s"'#]+)""", re.MULTILINE)
 _CLASS_IN_BRACES = re.compile(r"""[{,]\s*["']?target["']?\s*:\s*["']?([^\s"'#,}]+)""")
 _BRACES = re.compile(r"(?:---)?\s*\{")
-_ESCAPED = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(00[01][0-9a-fA-F]{5})|\n[ \t]*)")
-"""What a quoted name in YAML may be disguised with."""
 
 
 def claims(source: Source) -> bool:
@@ -95,7 +94,7 @@ def read(source: Source) -> Checkpoint:
 
 def programs_in(config: str) -> Iterator[Program]:
     """What NeMo would import and call of a configuration, beside what is NeMo's own."""
-    text = _ESCAPED.sub(_unescaped, config)
+    text = undisguised(config)
     for found in _TARGET.finditer(text):
         name = found[1] or "an unknown target"
         if not _is_own(name):
@@ -115,9 +114,3 @@ def _is_own(target: str) -> bool:
     if not _FOREIGN.isdisjoint(modules):
         return False
     return name[:1].isupper() or target.rpartition(".")[0] + "." in _FUNCTIONS
-
-
-def _unescaped(found: re.Match[str]) -> str:
-    digits = found[1] or found[2] or found[3]
-    code = int(digits, 16) if digits else -1
-    return chr(code) if 0 <= code <= 0x10FFFF else ""

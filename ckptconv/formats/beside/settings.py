@@ -1,14 +1,17 @@
-"""What SpeechBrain and MLflow run of their YAML, which stays text here.
+r"""What libraries run of YAML, which stays text here.
 
-    hyperparams.yaml    SpeechBrain, by HyperPyYAML: !apply: and !new: call what they name as the file is read, !name:
-                        and !module: import it; also in what YAML spells otherwise (``!<!apply:…>``, ``%41``), and its
-                        own ``!!python/…`` tags
-    MLmodel             MLflow: "loader_module" is imported and called, with the folder "code" on Python's path;
-                        "model_code_path" is run; "python_model" is a pickle, which is looked at as others are
+    hyperparams.yaml    SpeechBrain, by HyperPyYAML: !apply:, !applyref: and !new: call what they name as the file is
+                        read, !name: and !module: import it, !include: reads another file as this one is; also in what
+                        YAML spells otherwise (``!<!apply:…>``, ``%41``, ``%TAG``)
+    *.yaml, *.yml       PyYAML, where it is not told to be safe: !!python/object/apply:, /new:, /name:, /module:
+                        Hydra's _target_, Lightning's class_path, and the target of diffusion models' configurations,
+                        which are imported and called with what stands beside them
 
-Classes of SpeechBrain's, torch's and sentencepiece's are what such hyperparameters are made of; any other is told.
+Classes of SpeechBrain's, torch's and sentencepiece's are what such hyperparameters are made of; any other is told. Of
+targets those are told that lead to Python's own library or can run anything: a project names classes of its own.
 
-Sources: hyperpyyaml/core.py; mlflow/pyfunc/__init__.py (`load_model`, `_load_model_or_server`), mlflow/pyfunc/model.py.
+Sources: hyperpyyaml/core.py; speechbrain/inference/interfaces.py; yaml/constructor.py; hydra/_internal/instantiate;
+ldm/util.py (`instantiate_from_config`).
 """
 
 from __future__ import annotations
@@ -20,59 +23,100 @@ from urllib.parse import unquote
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
+from ckptconv.formats.yaml_escapes import undisguised
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
-HYPERPARAMETERS, MLMODEL = "hyperparams.yaml", "MLmodel"
+HYPERPARAMETERS = "hyperparams.yaml"
+SUFFIXES = (".yaml", ".yml")
 
-_TAG = re.compile(r"!?<?!(apply|new|name|module):\s*([^\s>\[\]{},]*)")
-_PYTHON = re.compile(r"!<?!?!?(?:tag:yaml\.org,2002:)?python/([^\s>\[\]{},]+)|^%TAG\s+(\S+\s+\S+)", re.MULTILINE)
-_CLASSES = re.compile(r"(speechbrain|torch(\.nn|\.optim|\.utils\.data|audio)?|transformers)\.([\w.]+\.)?[A-Z]\w*")
+_TAG = re.compile(r"!?<?!(apply|applyref|new|name|module|include):\s*([^\s>\[\]{},]*)")
+_RESOLVED = re.compile(r"^%TAG\s+(\S+\s+\S+)", re.MULTILINE)
+_PYTHON = re.compile(r"!<?!?!?(?:tag:yaml\.org,2002:)?python/(object/apply|object/new|object|name|module):([\w.%]*)")
+_CLASSES = re.compile(r"((speechbrain|torch\.(nn|optim|utils\.data)|torchaudio)\.([\w.]+\.)?|transformers\.)[A-Z]\w*")
 _FUNCTIONS = frozenset([
     "torch.manual_seed", "random.seed", "numpy.random.seed", "np.random.seed", "sentencepiece.SentencePieceProcessor",
-    "speechbrain.utils.seed_everything", "speechbrain.utils.hparams.choice",
+    "speechbrain.utils.seed_everything", "speechbrain.utils.seed.seed_everything", "speechbrain.utils.hparams.choice",
     "speechbrain.utils.data_pipeline.DataPipeline.from_configuration",
 ])  # fmt: skip
 """What models that SpeechBrain's own people publish call besides; it seeds, picks a value, or makes an empty object."""
 
-_NAMED = re.compile(r"(speechbrain\.(?!utils\.superpowers)|torch\.(nn|optim)\.|torchaudio\.)[\w.]+")
-"""What ``!name:`` may name: a function that training calls."""
+_NAMED = re.compile(
+    r"(speechbrain\.(?!utils\.(superpowers|fetching|checkpoints|data_utils|pretrained|DER|distributed)\b)"
+    r"|torch\.(nn|optim)\.|torchaudio\.|operator\.)[\w.]+"
+)
+"""What ``!name:`` may name: a function that training calls; none of those that run programs or unpickle."""
 
-_LINE = re.compile(
-    r"""^\s*(?:-\s*)?["']?(loader_module|code|model_code_path)["']?\s*:\s*["']?([^\s"'#]+)""", re.MULTILINE
+_FOREIGN = sys.stdlib_module_names | {
+    "hyperpyyaml", "huggingface_hub", "joblib", "np", "numpy", "pandas", "ruamel", "sb", "scipy", "sklearn",
+    "torch", "transformers", "yaml",
+}  # fmt: skip
+"""Modules that SpeechBrain's and torch's import: a path through one leads elsewhere, ``torch.nn.x.subprocess.Popen``."""
+
+_BUILT = re.compile(
+    r"(collections\.(OrderedDict|defaultdict|Counter)|pathlib\.\w*Path|argparse\.Namespace|torch\.(device|Size)"
+    r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|dtype|ndarray)|datetime\.\w+|builtins\.(set|frozenset|complex"
+    r"|slice|tuple|bytearray)|omegaconf\.[\w.]+|torch\.(nn|optim)\.[\w.]*\.?[A-Z]\w*)"
+)
+"""What PyYAML writes of honest objects."""
+
+_TARGET = re.compile(r"""(?<![\w-])["']?(_target_|__target__|target|class_path)["']?\s*+:\s*+["']?([\w.]+)""")
+_PLAIN = frozenset([
+    "argparse", "builtins", "collections", "dataclasses", "datetime", "enum", "functools", "math", "operator", "pathlib",
+    "random", "re",
+])  # fmt: skip
+"""Modules of Python's library that a configuration may take something of."""
+
+_RUNNING = re.compile(
+    r"builtins\.(?!(abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|range|set|slice|str|tuple)$).*"
+    r"|torch\.(hub|load|jit|package|utils\.cpp_extension|multiprocessing|distributed\.elastic)\b.*"
+    r"|(numpy|np)\.(load|fromfile|save\w*|memmap|f2py\b.*)|(joblib|dill|cloudpickle|pandas)\.(load|read_pickle)\w*"
+    r"|(asyncio|code|ctypes|imp|importlib|marshal|multiprocessing|nt|os|pdb|pickle|platform|posix|pty|runpy|shelve|shutil"
+    r"|socket|subprocess|sys|tempfile|timeit|trace|webbrowser)\.(?!py$)\w.*"
 )
 
 
-def programs_in(path: str, text: str) -> Iterator[Program]:
-    """What a file of either says of that; nothing of any other."""
-    name = path.rpartition("/")[2].lower()
-    if name == HYPERPARAMETERS:
-        yield from _of_hyperparameters(path, text)
-    elif name == MLMODEL.lower():
-        yield from _of_mlflow(path, text)
-
-
-def _of_hyperparameters(path: str, text: str) -> Iterator[Program]:
+def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Program]:
+    """What a file of YAML says of that; `files` are those of the folder that it is in."""
+    text = unquote(undisguised(text))
+    home = path[: len(path) - len(path.rpartition("/")[2])]
     for found in _TAG.finditer(text):
-        kind, name = found[1], unquote(found[2])
-        foreign = not sys.stdlib_module_names.isdisjoint(name.split(".")[1:-1])  # torch.nn.x.subprocess.Popen
-        known = (_CLASSES.fullmatch(name) and not foreign) or name in _FUNCTIONS
-        if known or (kind in ("name", "module") and _NAMED.fullmatch(name) and not foreign):
-            continue
-        node = Opaque(name, "called") if kind in ("apply", "new") else Opaque(name, "object")
-        yield Program(_line(path, text, found.start()), node, "SpeechBrain")
+        kind, name = found[1], found[2]
+        if kind == "include":
+            is_seen = home + name in files and name.endswith(SUFFIXES)
+            node = None if is_seen else Opaque(name, "called")
+        else:
+            node = _of_tag(kind, name)
+        if node is not None:
+            yield Program(_line(path, text, found.start()), node, "SpeechBrain")
+    for found in _RESOLVED.finditer(text):
+        yield Program(_line(path, text, found.start()), Opaque(found[1], "called"), "SpeechBrain")
     for found in _PYTHON.finditer(text):
-        name = unquote(found[1] or found[2])
-        yield Program(_line(path, text, found.start()), Opaque(name, "called"), "SpeechBrain")
+        kind, name = found[1], found[2]
+        if not _BUILT.fullmatch(name):
+            calls = kind in ("object/apply", "object/new") or _is_librarys(name)
+            yield Program(_line(path, text, found.start()), Opaque(name, "called" if calls else "object"), "PyYAML")
+    for found in _TARGET.finditer(text):
+        is_hydras, name = found[1].startswith("_"), found[2]
+        if _RUNNING.fullmatch(name) or (is_hydras and _is_librarys(name)):
+            by = "Hydra" if is_hydras else "who instantiates it"
+            yield Program(_line(path, text, found.start()), Opaque(name, "called"), by)
 
 
-def _of_mlflow(path: str, text: str) -> Iterator[Program]:
-    for found in _LINE.finditer(text):
-        key, said = found[1], found[2]
-        if said in ("null", "~") or (key == "loader_module" and said.startswith("mlflow.")):
-            continue
-        yield Program(f"{path}: {key}", Opaque(said, "called"), "MLflow")
+def _of_tag(kind: str, name: str) -> Opaque | None:
+    foreign = not _FOREIGN.isdisjoint(name.split(".")[1:-1])
+    known = (_CLASSES.fullmatch(name) and not foreign) or name in _FUNCTIONS
+    if known or (kind in ("name", "module") and _NAMED.fullmatch(name) and not foreign):
+        return None
+    return Opaque(name, "called" if kind in ("apply", "applyref", "new") else "object")
+
+
+def _is_librarys(name: str) -> bool:
+    """Whether a name leads to Python's own library, but for what is data, or to what can run anything."""
+    first, *modules = name.split(".")[:-1] or [""]
+    through = not (sys.stdlib_module_names - _PLAIN).isdisjoint(modules)
+    return _RUNNING.fullmatch(name) is not None or through or first in sys.stdlib_module_names - _PLAIN
 
 
 def _line(path: str, text: str, at: int) -> str:
