@@ -52,7 +52,7 @@ _FOREIGN = sys.stdlib_module_names | {
     "hyperpyyaml", "huggingface_hub", "joblib", "np", "numpy", "pandas", "ruamel", "sb", "scipy", "sklearn",
     "torch", "transformers", "yaml",
 }  # fmt: skip
-"""Modules that SpeechBrain's and torch's import: a path through one leads elsewhere, ``torch.nn.x.subprocess.Popen``."""
+"""What SpeechBrain's and torch's modules import: a path through it leads elsewhere, ``torch.nn.x.subprocess.Popen``."""
 
 _BUILT = re.compile(
     r"(collections\.(OrderedDict|defaultdict|Counter)|pathlib\.\w*Path|argparse\.Namespace|torch\.(device|Size)"
@@ -63,8 +63,8 @@ _BUILT = re.compile(
 
 _TARGET = re.compile(r"""(?<![\w-])["']?(_target_|__target__|target|class_path)["']?\s*+:\s*+["']?([\w.]+)""")
 _PLAIN = frozenset([
-    "argparse", "builtins", "collections", "dataclasses", "datetime", "enum", "functools", "math", "operator", "pathlib",
-    "random", "re",
+    "argparse", "builtins", "collections", "dataclasses", "datetime", "enum", "functools", "math", "operator",
+    "pathlib", "random", "re",
 ])  # fmt: skip
 """Modules of Python's library that a configuration may take something of."""
 

@@ -1,12 +1,13 @@
 r"""What the code of a template reaches for that is Python's own, and no message's.
 
-- Names with underscores before and after them, also within a text, and attributes with one before: ``x.__class__``,
-  ``x['__cla' 'ss__']``, ``self._TemplateReference__context``; frames of generators, which lead to Python's builtins:
-  ``([]|map('int')).gi_frame.f_builtins``.
+- Attributes that objects of Python's or Jinja's own have for themselves (`internal`): ``x.__class__``,
+  ``self._TemplateReference__context``; frames of generators, which lead to Python's builtins:
+  ``([]|map('int')).gi_frame.f_builtins``. A name that none of them has is a key of a message, ``m['__meta__']``.
 - Attributes by a value: the filter ``attr``, by itself or in ``map``.
 - Items and attributes whose name is made: ``x[u ~ 'class' ~ u]``, ``x[['a', 'b']|join]``, ``map(attribute=a ~ b)``; by
   way of a variable, an argument of a macro, or a block as well: ``{% set c %}__class__{% endset %}{{ x[c] }}``. What
   they are made of need not show an underscore: it is in the text of a function, too (``(lipsum|string)[18]``).
+- The same by a text of the model's own files: ``x[bos_token]``.
 - Letters by their numbers: ``'\x5f'``, ``'%c'``, ``'{:c}'``.
 
 Honest templates take items by a text, a number, or a name that a loop or a parameter gives them. All is looked at a
@@ -20,6 +21,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.jinja.code import tokens_of
+from ckptconv.formats.jinja.internal import is_internal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,13 +33,9 @@ MOST_ROUNDS = 8
 """Names in a chain, each made of the one before, that are found from the last to the first."""
 
 _SPELLED = re.compile(
-    r"""(?<!\w)(__\w+__)(?!\w)               # an attribute by its name, also as that of an argument
-      | ["'](__\w*|\w*__)["']             # a half of one
-      | \|\s*(attr)\b                      # one by a value
+    r"""\|\s*(attr)\b                      # an attribute by a value
       | \b(?:map|select|reject)\s*\(\s*["'](attr)["']
       | (\\x5f|\\u0{0,4}5f|\\137|\\N\{)     # an underscore that is not to be seen
-      | ["'](_)["']\s*[~*+]               # or one by itself, to be put together
-      | [~*+]\s*["'](_)["']
       | (__(?:class|mro|bases?|subclasses|init|globals|builtins|import|getattribute|dict|call|self|reduce(?:_ex)?)__)
       | \b((?:gi|cr|ag)_(?:frame|code)|f_(?:globals|builtins|locals|back|code)|tb_(?:frame|next))\b
       | \b(func_(?:globals|code))\b
@@ -55,13 +53,25 @@ _COUNTS = frozenset(["length", "count", "int", "abs", "first", "last", "min", "m
 _ASKS = frozenset(["get", "items", "keys", "values", "index", "find", "rfind", "count"])
 """Methods that make no text."""
 
-_OF_ATTRIBUTES = frozenset(["map", "selectattr", "rejectattr", "groupby"])
+_OF_ATTRIBUTES = frozenset(["map", "selectattr", "rejectattr", "groupby", "sum"])
 """Filters that are given the name of an attribute first; others by the name ``attribute``."""
+
+_OF_FILTERS = frozenset(["map", "select", "reject", "selectattr", "rejectattr"])
+"""Filters that are given the name of another one, or of a test."""
+
+_COMPARES = frozenset(["split", "rsplit", "startswith", "endswith", "strip", "lstrip", "rstrip", *_ASKS])
+"""Methods whose arguments are no part of what they give."""
+
+_OF_FILES = re.compile(r"\w+_tokens?(_\w+)?")
+"""Variables that a file of the model fills, which may be an attacker's: ``bos_token``."""
 
 _KEYWORDS = frozenset(["in", "and", "or", "not", "if", "else", "elif", "is", "set", "for", "recursive"])
 _QUOTES = ("'", '"')
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _MADE = "a name that is made"
+
+_HELD, _TEXT = "held ", "text "
+"""Before the names of variables, among those that are made: what holds texts of the template's, and what is one."""
 
 _GIVEN = ("kwargs", "varargs", "caller")
 """What a macro is given without naming it."""
@@ -83,11 +93,15 @@ def reached(code: Sequence[str]) -> list[str]:
 
 
 def _hidden(words: list[str]) -> Iterator[str]:
-    """Attributes that begin with an underscore, the order in which a class is looked through, letters by numbers."""
-    for before, word in pairwise(words):
-        if before == "." and (word.startswith("_") or word == "mro"):
+    """Internal attributes, by their names or within a text; letters by numbers."""
+    before = ""
+    for word in words:
+        if word[0] in _QUOTES:
+            yield from filter(is_internal, word.strip("\"'").split("."))
+            yield from _BY_NUMBER.findall(word)
+        elif is_internal(word) and (word != "mro" or before == "."):
             yield word
-    yield from (found for word in words if word[0] in _QUOTES for found in _BY_NUMBER.findall(word))
+        before = word
 
 
 def _depth(words: list[str]) -> int:
@@ -136,6 +150,8 @@ def _attributes(words: list[str]) -> Iterator[list[str]]:
             inner = _within(words, i + 1)
             if "attribute" in inner:
                 yield _first(inner[inner.index("attribute") + 2 :])
+            elif before in _OF_FILTERS and _first(inner)[:1] and _first(inner)[0][0] not in _QUOTES:
+                yield inner
             elif before in _OF_ATTRIBUTES:
                 yield _first(inner)
 
@@ -150,9 +166,9 @@ def _is_made(words: list[str], made: set[str]) -> bool:
             return True
         if word == "(" and before and _is_name(before) and before not in _ASKS and before not in _COUNTS:
             return True
-        if before not in (".", "|") and not made.isdisjoint(_named(words, i)):
+        if before not in (".", "|") and (_OF_FILES.fullmatch(word) or not made.isdisjoint(_named(words, i))):
             return True
-    return False
+    return _is_pieced(words, made)
 
 
 def _named(words: list[str], i: int) -> tuple[str, str]:
@@ -162,7 +178,25 @@ def _named(words: list[str], i: int) -> tuple[str, str]:
 
 def _is_joined(word: str, before: str, after: str) -> bool:
     """Whether a text is joined with another one, or repeated, or filled in."""
-    return word == "~" or (word[0] in _QUOTES and (before in ("+", "*", "%") or after in ("+", "*", "%")))
+    if word[0] not in _QUOTES:
+        return word == "~"
+    return before in ("+", "*", "%") or after in ("+", "*", "%") or (after[:1] in _QUOTES and after != "")
+
+
+def _is_pieced(words: list[str], made: set[str]) -> bool:
+    """Whether a part is taken of a text that stands in the template, or of a list of such, or several are joined."""
+    held = [i for i, word in enumerate(words) if _HELD + word in made and (not i or words[i - 1] not in (".", "|"))]
+    joins = not {"+", "*", "%", "|"}.isdisjoint(words)
+    return any(joins or words[i + 1 : i + 2] == ["."] or _is_cut(words, i + 1) for i in held)
+
+
+def _is_cut(words: list[str], at: int) -> bool:
+    """Whether an item is taken there by a number, and then one of that; or a slice."""
+    if words[at : at + 1] != ["["]:
+        return False
+    inner = _within(words, at)
+    end = at + len(inner) + 2
+    return ":" in inner or words[end : end + 1] in (["["], ["."])
 
 
 def _makes(words: list[str], made: set[str]) -> bool:
@@ -173,9 +207,28 @@ def _makes(words: list[str], made: set[str]) -> bool:
             return True
         if word == "|" and after in _MAKES:
             return True
-        if before not in (".", "|") and not made.isdisjoint(_named(words, i)):
+        if word[0] in _QUOTES and _is_half(word) and not _is_compared(words, i):
             return True
-    return False
+        if before not in (".", "|") and (_OF_FILES.fullmatch(word) or not made.isdisjoint(_named(words, i))):
+            return True
+    return _is_pieced(words, made)
+
+
+def _is_half(word: str) -> bool:
+    """Whether a text could be a half of an attribute's name, or what stands around one."""
+    text = word.strip("\"'")
+    return text.startswith("__") or text.endswith("__") or text == "_"
+
+
+def _is_compared(words: list[str], i: int) -> bool:
+    """Whether a text only asks something of another one, or is the key of an item, and is no part of a value."""
+    before, after = words[i - 1 : i], words[i + 1 : i + 2]
+    if before in (["="], ["in"]) or after in (["="], ["!"]):
+        return words[i - 2 : i - 1] in (["="], ["!"]) or before == ["in"] or words[i + 2 : i + 3] == ["="]
+    if before == ["("]:
+        return words[i - 3 : i - 2] == ["."] and words[i - 2] in _COMPARES
+    is_item = before == ["["] and after == ["]"]
+    return is_item and i > 1 and (words[i - 2] in _CLOSE or _is_name(words[i - 2]))
 
 
 def _made_names(pieces: list[list[str]]) -> set[str] | None:
@@ -202,6 +255,12 @@ def _made_names(pieces: list[list[str]]) -> set[str] | None:
     return None
 
 
+def _holds(words: list[str], made: set[str]) -> bool:
+    """Whether a value is, or has, a text of the template's own that has an underscore in it."""
+    texts = (i for i, word in enumerate(words) if word[0] in _QUOTES and "_" in word)
+    return any(not _is_compared(words, i) for i in texts) or any(_HELD + word in made for word in words)
+
+
 def _first_bracket(words: list[str]) -> list[str]:
     return words[: words.index(")")] if ")" in words else words
 
@@ -210,9 +269,13 @@ def _bound(words: list[str], made: set[str], parameters: dict[str, set[str]]) ->
     """The names that a piece of code gives such a text to."""
     found: set[str] = set()
     mark = {"set": "=", "with": "=", "for": "in"}.get(words[0] if words else "")
-    if mark in words and _makes(words[words.index(mark) + 1 :], made):
-        bound = words[1 : words.index(mark)]
-        found |= {"".join(bound)} if bound[1:2] == ["."] else {word for word in bound if _is_name(word)}
+    if mark in words:
+        bound, value = words[1 : words.index(mark)], words[words.index(mark) + 1 :]
+        names = {"".join(bound)} if bound[1:2] == ["."] else {word for word in bound if _is_name(word)}
+        if _makes(value, made) or (mark == "in" and _HELD + "".join(value) in made and _TEXT + value[0] in made):
+            found |= names
+        elif _holds(value, made):
+            found |= {_HELD + name for name in names} | {_TEXT + name for name in names if value[0][0] in _QUOTES}
     for i, (before, word) in enumerate(pairwise(words)):
         called = word == "(" and before in parameters and (not i or words[i - 1] != "macro")
         if called and _makes(_within(words, i + 1), made):
