@@ -5,8 +5,10 @@ internals. A Jinja without a sandbox, as llama-cpp-python had it before 0.2.72 (
 any other: ``{{ ''.__class__.__mro__[1].__subclasses__() }}``. No template has an honest use for that, nor for
 attributes that are named by a value, or by a text in pieces. What is neither is Jinja's business and stays text.
 
-    code    the expressions and statements of a template, and their tokens
-    reach   what they reach for
+    code  words     the expressions and statements of a template, their tokens, and what is in brackets
+    reach           what they reach for
+    internal        attributes that lead to Python
+    made            variables that may hold their names
 """
 
 from __future__ import annotations

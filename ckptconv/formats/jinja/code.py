@@ -40,7 +40,15 @@ def code_in(text: str) -> Iterator[str]:
 def tokens_of(code: str) -> list[str]:
     """Its texts in quotes, names and numbers, and marks of one character, without those around it."""
     inner = code[2:-2] if code.endswith(("}}", "%}")) else code[2:]
-    return _TOKEN.findall(inner.strip("-+"))
+    return [_undisguised(token) if "\\" in token else token for token in _TOKEN.findall(inner.strip("-+"))]
+
+
+def _undisguised(token: str) -> str:
+    r"""A text in its quotes with the letters that it stands for, ``'\x5f'``, as Jinja's parser takes it."""
+    try:
+        return token[0] + token[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape") + token[-1]
+    except UnicodeDecodeError:  # Jinja refuses it
+        return token
 
 
 def _end(text: str, start: int, closing: str) -> int:

@@ -1,0 +1,57 @@
+"""Words of a template's code: what stands in brackets, and between marks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+MOST_DEEP = 16
+"""Brackets in each other."""
+
+_KEYWORDS = frozenset(["in", "and", "or", "not", "if", "else", "elif", "is", "set", "for", "recursive"])
+QUOTES = ("'", '"')
+OPEN, CLOSE = frozenset("([{"), frozenset(")]}")
+
+
+def depth_of(words: list[str]) -> int:
+    """How many brackets are in each other."""
+    deepest = depth = 0
+    for word in words:
+        depth += (word in OPEN) - (word in CLOSE)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def within(words: list[str], start: int) -> list[str]:
+    """What stands in the brackets that open at `start`."""
+    depth = 0
+    for i in range(start, len(words)):
+        depth += (words[i] in OPEN) - (words[i] in CLOSE)
+        if not depth:
+            return words[start + 1 : i]
+    return words[start + 1 :]
+
+
+def split(words: list[str], marks: Collection[str]) -> list[list[str]]:
+    """The parts between marks that are in no brackets."""
+    parts: list[list[str]] = [[]]
+    depth = 0
+    for word in words:
+        depth += (word in OPEN) - (word in CLOSE)
+        if word in marks and not depth:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def first(words: list[str]) -> list[str]:
+    """The first argument of several."""
+    return split(words, (",",))[0]
+
+
+def is_name(word: str) -> bool:
+    """Whether it may be the name of a variable."""
+    return word[0].isalpha() and word not in _KEYWORDS
