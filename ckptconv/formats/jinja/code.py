@@ -8,6 +8,7 @@ Within a text in quotes, or within brackets, a mark ends nothing. Source: jinja2
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ _RAW = re.compile(r"\{%[-+]?\s*raw\s*-?%\}")
 _END_OF_RAW = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
 _MARK = re.compile(r"""'(?:[^'\\]|\\.)*+'?|"(?:[^"\\]|\\.)*+"?|[(\[{)\]}%]""", re.DOTALL)
 _TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*+'?|"(?:[^"\\]|\\.)*+"?|\w+|[^\s\w]""", re.DOTALL)
+
+_ESCAPED = re.compile(
+    r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{1,3})|N\{([^{}]{1,100})\}|\n)"
+)
 
 
 def code_in(text: str) -> Iterator[str]:
@@ -44,11 +49,20 @@ def tokens_of(code: str) -> list[str]:
 
 
 def _undisguised(token: str) -> str:
-    r"""A text in its quotes with the letters that it stands for, ``'\x5f'``, as Jinja's parser takes it."""
-    try:
-        return token[0] + token[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape") + token[-1]
-    except UnicodeDecodeError:  # Jinja refuses it
-        return token
+    r"""A text with the letters that it stands for, ``'\x5f'``, as Jinja's parser takes it; lines and tabs stay."""
+    return _ESCAPED.sub(_letter, token)
+
+
+def _letter(found: re.Match[str]) -> str:
+    code, octal, name = found[1] or found[2] or found[3], found[4], found[5]
+    if name:
+        from unicodedata import lookup
+
+        with suppress(KeyError):  # Jinja refuses it
+            return lookup(name)
+        return found[0]
+    number = int(code, 16) if code else int(octal, 8) if octal else -1
+    return chr(number) if 0 <= number <= 0x10FFFF else "" if found[0] == "\\\n" else found[0]
 
 
 def _end(text: str, start: int, closing: str) -> int:
