@@ -37,13 +37,17 @@ if TYPE_CHECKING:
     from ckptconv.core.notes import GlobalUse
     from ckptconv.formats.beside.places import Place
 
-_PASSED = ("tokenizer.json", "vocab.json", "added_tokens.json")
+_PASSED = ("vocab.json", "added_tokens.json")
 """JSON that no library takes for more than data, and that is large."""
 
-_HARMLESS = frozenset(
-    ["safetensors", "safetensors-sharded", "safetensors-slices", "onnx", "tflite", "openvino", "flax"]
-)
+_TOKENIZER = "tokenizer.json"
+"""The same, but that KerasHub has a configuration of Keras' by that name."""
+
+_HARMLESS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "tflite", "openvino", "flax"])
 """Formats of files that run nothing; what is wrong with one of them is no matter here."""
+
+_QUIET, _GRAPH = ("onnx",), ".onnx"
+"""Formats that run nothing but what their metadata may say, and what files of such are called."""
 
 _OF_MANY = ("archive", nemo.NAME)
 """Formats of files in which a checkpoint may be, or none at all."""
@@ -52,6 +56,8 @@ _OTHERS = (b"PK", b"GGUF")
 """How files start of which nothing runs where no format claims them: documents, and data sets."""
 
 _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
+
+_KERAS = keras.CONFIGURATIONS[0]
 
 _LOOKED_AT = {"tensorflow": saved_model.GRAPH, nemo.NAME: nemo.CONFIG}
 """Documents at which a format has looked itself."""
@@ -125,12 +131,12 @@ def _not_looked_at(path: str, why: str) -> Finding:
 
 def _of_document(place: Place, path: str, known: frozenset[str], findings: list[Finding]) -> Iterator[Program]:
     name = path.rpartition("/")[2].lower()  # as drives take it that keep no case
-    if name.endswith(".json") and name not in _PASSED and not name.endswith(".index.json"):
+    if name.endswith(".json") and not name.endswith(".index.json") and not _is_passed(place, path, name):
         document = _json(place, path, findings)
         yield from hub.programs_in(path, document, known)
-        if name == keras.CONFIGURATIONS[0] and isinstance(document, dict) and "class_name" in document:
-            for one in keras.programs_in({name: document}):
-                yield replace(one, where=path[: -len(name)] + one.where)
+        if isinstance(document, dict) and "class_name" in document:
+            for one in keras.programs_in({_KERAS: document}):
+                yield replace(one, where=path + one.where.removeprefix(_KERAS))
     elif name.endswith(".jinja"):
         template = program_in(path, place.text(path))
         yield from [template] if template else ()
@@ -142,6 +148,13 @@ def _of_document(place: Place, path: str, known: frozenset[str], findings: list[
         yield from (replace(one, where=path[: -len(name)] + one.where) for one in nemo.programs_in(place.text(path)))
     elif name.endswith(settings.SUFFIXES):
         yield from settings.programs_in(path, _yaml(place, path, findings), known)
+
+
+def _is_passed(place: Place, path: str, name: str) -> bool:
+    if name != _TOKENIZER:
+        return name in _PASSED
+    with place.open(path) as source:
+        return not files.says_class(source)
 
 
 def _of_saved_model(place: Place, path: str, findings: list[Finding]) -> Iterator[Program]:
@@ -160,7 +173,7 @@ def _json(place: Place, path: str, findings: list[Finding]) -> MetaNode:
             raise LimitError(f"it has more than {MAX_CONFIG_VALUES:,} values", path=place.path / path)
         document: MetaNode = json.loads(text)  # no stricter than the libraries are that read it
     except LimitError as error:
-        if place.is_spent or hub.is_configuration(path):
+        if place.is_spent or hub.is_configuration(path) or path.endswith(_TOKENIZER):
             raise
         findings.append(_not_looked_at(path, str(error.args[0])))
         return None
@@ -240,6 +253,7 @@ def _of_listed(place: Place, path: str, findings: list[Finding]) -> _Looked:
 
 def _unread(source: Source, path: str, format: str, error: CkptconvError, findings: list[Finding]) -> Iterator[Program]:
     """What is to be said of a file that could not be read: others may run what is in it, up to where it breaks."""
+    source.read_at(max(source.size - 1, 0), min(1, source.size))  # a member that does not inflate is refused
     start = bytes(source.read_at(0, min(len(files.NUMPY), source.size)))
     node = Opaque("pickle.load", "called", (_UNFOLLOWED + str(error.args[0]),))
     if format == "npz" or start == files.NUMPY:
@@ -251,7 +265,13 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
         or files.is_cut_zip(source)
     ):
         findings.append(_not_looked_at(path, str(error.args[0])))
-    elif start.startswith((b"PK", b"\x89HDF", *files.COMPRESSED)) or names_something(source):
+    elif format in _QUIET or source.path.name.lower().endswith(_GRAPH):
+        return  # what they are is no matter, only what they say
+    elif (
+        start.startswith((b"PK", b"\x89HDF", *files.COMPRESSED))
+        or (isinstance(error, UnknownFormatError) and files.is_disguised(source))
+        or names_something(source)
+    ):
         yield Program(path, node, "pickle")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
+from ckptconv.formats import evaluated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +78,7 @@ def uses_of(checkpoint: Checkpoint) -> list[OpaqueUse]:
     found = _uses(checkpoint.root)
     for unseen in checkpoint.notes.unseen:
         found += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
-    return found + of_programs(checkpoint.notes.programs)
+    return found + of_programs((*checkpoint.notes.programs, *evaluated.programs_in(checkpoint.root)))
 
 
 def of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:

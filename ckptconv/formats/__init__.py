@@ -17,7 +17,8 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     members                             what a checkpoint in an archive has around it
     nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have
     tensordicts                         pickled dicts of tensors, and their folders
-    keras                               what Keras runs of a model's configuration
+    keras  evaluated                    what Keras runs of a model's configuration; metadata that others evaluate
+    yaml_escapes                        letters of YAML that stand for others
     jinja                               chat templates that are attacks
     beside                              what else lies in a folder, and is run by those who load it
     torch  safetensors  onnx  gguf      families that are read and written

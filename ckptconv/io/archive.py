@@ -8,8 +8,8 @@ when it is opened.
 
 Refused: names that lead out of the archive (``../``, ``/``), two members of one name, one that is a file and a folder,
 links and devices, members or archives that inflate to far more than they take, and archives in archives. gzip files
-that hold no tar archive have one member, which is called as the file without its ``.gz``. A llamafile, which is a
-program, is the zip archive at its end.
+that hold no tar archive have one member, which is called as the file without its ``.gz``; they may lie in an archive. A
+llamafile, which is a program, is the zip archive at its end.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Archive:
 
     def __init__(self, source: Source) -> None:
         """Read the archive's directory. Raises CorruptFileError, LimitError, UnsupportedError, FileAccessError."""
-        if isinstance(source, Member):
-            raise UnsupportedError("this is an archive in an archive", hint="unpack the outer one, and name this one")
+        if isinstance(source, Member) and _kind(source) != "gzip":
+            raise _nested()
         self.source = source
         self.members: dict[str, Packed] = {}
         self.kind, listed, self._span = _opened(source)
         self._levels: dict[str, _Level] = {"": _Level()}
-        self._spent, self.is_spent = 0, False
+        self._spent, self._inflated, self.is_spent = 0, 0, False
         for one in listed:
             self._add(one)
 
@@ -134,6 +134,16 @@ class Archive:
         check_parsed(self._spent, self.source.size)
         self.is_spent = False
 
+    def inflate(self, count: int) -> None:
+        """As `Source.inflate`, for all of its members together that are compressed themselves."""
+        self._inflated += count
+        if self._inflated > most_inflated(self.source):
+            self.is_spent = True
+            raise LimitError(
+                f"what is compressed in its members inflates to more than {most_inflated(self.source):,} bytes",
+                hint="unpack it, and name what it holds",
+            )
+
     def open(self, path: str) -> Member:
         """A member as a file of its own. Raises as `span` does, with the member's path."""
         with located(self.source.path / path):
@@ -163,6 +173,7 @@ class Member(Source):
         self.beside = MemberFolder(archive, path.rpartition("/")[0])
         self._archive = archive.source
         self.spend = archive.spend  # type: ignore[method-assign]
+        self.inflate = archive.inflate  # type: ignore[method-assign]
 
     def close(self) -> None:
         """Close the archive."""
@@ -280,6 +291,10 @@ def _ambiguous(path: str) -> CorruptFileError:
     return CorruptFileError(f"the archive has two members {path!r}", hint="do not trust it")
 
 
+def _nested() -> UnsupportedError:
+    return UnsupportedError("this is an archive in an archive", hint="unpack the outer one, and name this one")
+
+
 def most_inflated(source: Source) -> int:
     """What may become of all its members together, where they are compressed, and of any of them."""
     return max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size)
@@ -316,6 +331,8 @@ def _opened(source: Source) -> tuple[str, Iterator[Packed], Callable[[str], Byte
             return "tar", *_of_tar(source, source)
         case "gzip":
             inflated = Gunzipped(source)
+            if isinstance(source, Member) and is_archive(inflated):
+                raise _nested()
             if _kind(inflated) == "tar":
                 return "gzip", *_of_tar(inflated, inflated)
             own = source.path.name.removesuffix(".gz")

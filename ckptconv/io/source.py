@@ -169,6 +169,9 @@ class Source:
         more of them than honest files become.
         """
 
+    def inflate(self, count: int) -> None:
+        """Told of bytes that came of what is compressed in it. Raises LimitError likewise."""
+
     def _small(self, offset: int, length: int) -> bytes:
         """One call, for the headers of which a file may have a million."""
         try:

@@ -89,6 +89,7 @@ class Spooled(Source):
         for data in pieces:
             if self.size + len(data) > max(FREE_ARCHIVE_BYTES, MAX_ARCHIVE_RATIO * source.size):
                 raise LimitError(f"it inflates to more than {MAX_ARCHIVE_RATIO} times its {source.size:,} bytes")
+            source.inflate(len(data))
             self._spool.write(data, self.size)
             self.size += len(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -108,6 +109,8 @@ EVIL_ARCHIVE = checkpoint(beside(SYSTEM))
 LATER = b"I1\n0" + SYSTEM + b"."
 BROKEN = b"\x80\x02" + SYSTEM + b"\xff"
 NO_TENSORS = zipped({"a/data.pkl": pickle.dumps({"lr": 0.1}, 2), "a/version": b"3\n", "a/byteorder": b"little"})
+ARGUED = zipped({"a/data.pkl": pickle.dumps({"args": {"conv_feature_layers": "__import__('os').getpid()"}}, 2),
+                 "a/version": b"3\n", "a/byteorder": b"little"})  # fmt: skip
 ARGUMENTS = call("transformers.training_args", "OptimizerNames", text("adamw_torch"))
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "mine.C"}]
 WRITES = (Path(__file__).parents[2] / "fixtures" / "others" / "tensorflow-writes.pb").read_bytes()
@@ -131,6 +134,18 @@ PICKLES = [
     ),
     Folder("a pickle that joblib inflates", {"model_head.pkl": zlib.compress(EVIL)}, named=("os.system",)),
     Folder("a pickle of another suffix", {"a.sav": LATER}, named=("pickle.load",), pickle="a.sav"),
+    Folder(
+        "a pickle that joblib inflates, of any name",
+        {"scaler.z": zlib.compress(EVIL), "vectorizer": gzip.compress(EVIL)},
+        named=("os.system",) * 2,
+    ),
+    Folder("an archive with something before it", {"m.keras": b"x" + EVIL_ARCHIVE}, named=("pickle.load",)),
+    Folder("an archive beside", {"old.zip": zipped({"a/b.pkl": EVIL, "c.txt": b"x"})}, named=("os.system",)),
+    Folder(
+        "an archive of two checkpoints beside",
+        {"old.zip": zipped({"a.pth": NO_TENSORS, "b.pth": EVIL_ARCHIVE})},
+        named=("os.system",),
+    ),
     Folder("two pickles", {"a.pkl": EVIL, "b.pkl": EVIL}, named=("os.system", "os.system"), pickle="a.pkl"),
 ]
 
@@ -169,10 +184,38 @@ CONFIGURATIONS = [
     Folder("hyperparameters by a detour", {"hyperparams.yaml": b"x: !new:speechbrain.utils.subprocess.Popen [a]\n"},
            named=("speechbrain.utils.subprocess.Popen",)),
     Folder("a configuration in capitals", {"Config.JSON": said(activation_function="os.getpid")}, named=("os.getpid",)),
-    Folder("hyperparameters of Python", {"hyperparams.yaml": b"x: !!python/object/apply:os.system [a]\n"},
-           named=("object/apply:os.system",)),
-    Folder("a loader of MLflow's", {"MLmodel": b"flavors:\n  python_function:\n    loader_module: mine\n    code: code\n"},
-           named=("mine", "code")),
+    Folder("hyperparameters of Python", {"hyperparams.yaml": b"x: !!python/object/apply:os.system [a]\n"}, named=("os.system",)),
+    Folder("hyperparameters by reference", {"hyperparams.yaml": b"x: !applyref:os.system\n  command: touch pwned\n"},
+           named=("os.system",)),
+    Folder("hyperparameters elsewhere", {"hyperparams.yaml": b"x: !include:notes.txt\n", "notes.txt": b"y: !apply:os.system [a]\n"},
+           named=("notes.txt",)),
+    Folder("hyperparameters in another file", {"hyperparams.yaml": b"x: !include:b.yaml\n", "b.yaml": b"y: !a%70ply:os.system [a]\n"},
+           named=("os.system",)),
+    Folder("a configuration of Python", {"config.yml": b"x: !!python%2fobject/new:subprocess.Popen [[touch, pwned]]\n"},
+           named=("subprocess.Popen",)),
+    Folder("a target of Hydra's", {"conf/model.yaml": b'{"a": {"_target_": "os.\\x73ystem", "command": "touch pwned"}}'},
+           named=("os.system",)),
+    Folder("a target of a diffusion model's", {"v1.yaml": b"model:\n  target: subprocess.Popen\n  params: {args: [touch, pwned]}\n"},
+           named=("subprocess.Popen",)),
+    Folder("a target of NeMo's", {"model_config.yaml": b"a:\n  _target_: os.system\n"}, named=("os.system",)),
+    Folder("names that YOLOv5 evaluates", {"metadata.yaml": b"names: \"__import__('os').system('touch pwned')\"\n"},
+           named=("builtins.eval",)),
+    Folder("layers that fairseq evaluates", {"checkpoint.pt": ARGUED}, named=("builtins.eval",)),
+    Folder("a loader of MLflow's", {"MLmodel": b"flavors:\n  python_function:\n    loader_module: mine\n    code: code\n",
+                                    "code/sklearn.py": MODULE}, named=("mine", "code")),
+    Folder("a loader of MLflow's in one line", {"MLmodel": b'{flavors: {python_function: {"loader\\x5fmodule": mine}}}'},
+           named=("mine",)),
+    Folder("a loader of MLflow's by an anchor", {"MLmodel": b"a: &k loader_module\nflavors: {python_function: {*k : mine}}\n"},
+           named=("loader_module",)),
+    Folder("types that MLflow trusts", {"MLmodel": b"flavors:\n  sklearn:\n    skops_trusted_types:\n    - os.system\n"},
+           named=("- os.system",)),
+    Folder("an unpickler of MLflow's", {"data/pickle_module_info.txt": b"mine"}, named=("mine",)),
+    Folder("a task of KerasHub's", {"task.json": said(module="os", class_name="function", config="system")}, named=("os.system",)),
+    Folder("a tokenizer of KerasHub's", {"tokenizer.json": b'{"module": "os", "cl\\u0061ss_name": "function", "config": "system"}'},
+           named=("os.system",)),
+    Folder("a chat template by a token", {"tokenizer_config.json": said(chat_template="{{ cycler[bos_token] }}", bos_token="__init__")},
+           named=("jinja2.Template.render",)),
+    Folder("a chat template in disguise", {"chat_template.jinja": rb"{{ ''['__cl\x61ss__'] }}"}, named=("jinja2.Template.render",)),
 ]  # fmt: skip
 
 CONSENT = [
@@ -183,6 +226,7 @@ CONSENT = [
     Folder("a pipeline with code", {"config.json": said(custom_pipelines={"t": {"impl": "mine.C"}})}, "plain", (), (TRUST,)),
     Folder("code that generates", {"custom_generate/generate.py": MODULE}, "plain", (), (f"custom_generate=… and {TRUST}",)),
     Folder("an endpoint's handler", {"handler.py": MODULE}, "plain", (), ("it is deployed to one",)),
+    Folder("a module of torch.hub's", {"hubconf.py": MODULE}, "plain", (), ("torch.hub.load(FOLDER, …, source='local')",)),
     Folder("a pipeline that is asked for", {"model_index.json": said(_class_name="P"), "pipeline.py": MODULE}, "plain", (),
            ("custom_pipeline=FOLDER",)),
     Folder("objects in an array", {"a.npy": array_of_objects()}, "plain", (), ("allow_pickle=True",)),
@@ -207,6 +251,19 @@ HONEST = [
         b"tokenizer: !new:sentencepiece.SentencePieceProcessor\nemb: !apply:speechbrain.utils.hparams.choice\n"
         b"loss: !name:speechbrain.nnet.losses.nll_loss\nact: !name:torch.nn.LeakyReLU\n"
     )}, "plain"),
+    Folder("a model of MLflow's", {"MLmodel": (
+        b"flavors:\n  python_function:\n    code: null\n    loader_module: mlflow.sklearn\n  sklearn:\n    code: code\n"
+        b"    skops_trusted_types: null\nsignature:\n  inputs: '[{\"name\": \"code\"}]'\n"
+    ), "code/README.md": b"none", "data/pickle_module_info.txt": b"mlflow.pytorch.pickle_module"}, "plain"),
+    Folder("configurations in YAML", {"args.yml": (
+        b"!!python/object/apply:collections.OrderedDict\n- - - size\n    - !!python/tuple [1, 2]\n"
+    ), "conf/model.yaml": b"_target_: src.models.Net\nopt: {_target_: torch.optim.Adam}\npath: {_target_: pathlib.Path}\n",
+        "v1.yaml": b"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n", "yolo.yaml": b"activation: nn.LeakyReLU(0.1)\n",
+        "metadata.yaml": b"names: \"{0: 'person (1)'}\"\n", "data.yaml": b"names:\n  0: person\ntarget: os\n"}, "plain"),
+    Folder("chat templates", {"chat_template.jinja": (
+        b"{{ '<tool_call>\\n{\\\"name\\\": ' }}{{ message['__meta__'] }}{% set parts = content.split('__') %}{{ parts[0] }}"
+    )}, "plain"),
+    Folder("a tokenizer with a word like that", {"tokenizer.json": b'{"vocab": {"class_name": 7}}'}, "plain"),
     Folder("what the hub's cache notes", {".cache/huggingface/download/a.metadata": b"cab\nab\n1.0\n"}, "plain"),
     Folder("links elsewhere", {"a/b": b"x"}, "plain", links={"circle": "circle", "out": "/proc", "gone": "nothing"}),
     Folder("links to folders in circles", {"a/b/c": b"x", "d/e": b"x"}, "plain",

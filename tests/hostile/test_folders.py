@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +20,10 @@ from ckptconv.api.uses import uses_of
 from ckptconv.errors import LimitError
 from tests.hostile.cases import CODES, COMMANDS, MARKER
 from tests.hostile.folders import CONSENT, EVIL_ARCHIVE, FOLDERS, MODULE, PICKLES, Folder, place, said
+from tests.hostile.others import WHOLE
 from tests.hostile.test_corpus import asked
 from tests.hostile.worker import SECONDS
-from tests.support.stopwatch import expect
+from tests.support.stopwatch import at_most, expect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +62,55 @@ def test_what_is_found_is_named_with_the_file_that_it_is_in(case: Folder, tmp_pa
     assert all(use.where.startswith(files) for use in (*found.opaque, *found.runs_if))
     document = found.to_dict()
     assert [one["only_if"] for one in document["runs_if"]] == list(case.runs_if)
+
+
+PACKED = [case for case in FOLDERS if case.verdict != "refused" and not case.links]
+
+
+@pytest.mark.parametrize("how", ["zip", "gztar"])
+@pytest.mark.parametrize("case", PACKED, ids=[case.slug for case in PACKED])
+def test_an_archive_of_it_is_told_for_the_same(case: Folder, how: str, tmp_path: Path) -> None:
+    place(case, tmp_path / "in")
+    path = shutil.make_archive(str(tmp_path / "packed"), how, tmp_path / "in")
+    found = ckptconv.inspect(path)
+    nested = [use for use in found.opaque if use.where.startswith(f"{case.slug}/old.zip")]
+    assert nested == []  # an archive in an archive is not looked into, and that is said
+    if "old.zip" in case.files:
+        assert "not-looked-at" in {one.code for one in found.findings}
+        return
+    assert found.verdict == case.verdict
+    assert tuple(use.node.name for use in found.opaque if not use.part) == case.named
+    assert tuple(use.only_if for use in found.runs_if) == case.runs_if
+    files = tuple(f"{case.slug}/{name}" for name in case.files)
+    assert all(use.where.startswith(files) for use in (*found.opaque, *found.runs_if))
+
+
+def test_a_folder_in_an_archive_is_looked_at_and_a_file_in_it_alone(tmp_path: Path) -> None:
+    place(PICKLES[0], tmp_path / "in")
+    path = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "in"))
+    assert ckptconv.inspect(path / PICKLES[0].slug).verdict == "would run code"
+    assert ckptconv.inspect(path / PICKLES[0].slug / "model.safetensors").verdict == "plain"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a.pkl": b"\x80\x02" + b"N0" * (8 << 20) + b"N."},
+        {f"{i}.pkl": b"\x80\x02" + b"N0" * (1 << 20) + b"N." for i in range(20)},
+        {f"{i}/config.json": b"[" + b"{}," * 100_000 + b"1]" for i in range(40)},
+        {f"{i}.pkl": b"\x80\x02T" + (100 << 20).to_bytes(4, "little") + bytes(100 << 20) + b"." for i in range(3)},
+        {f"{i}.z": zlib.compress(b"\x80\x02" + bytes(100 << 20)) for i in range(3)},
+    ],
+    ids=["one pickle", "pickles", "configurations", "what is inflated", "what is inflated twice"],
+)
+def test_a_small_archive_cannot_ask_for_much(members: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model.safetensors", WHOLE)
+        for name, data in members.items():
+            file.writestr(name, data)
+    with at_most(5), pytest.raises(LimitError):
+        ckptconv.inspect(path)
 
 
 def test_the_pickles_run_in_pythons_own_unpickler(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
 from ckptconv.io.gzip import GZIP_MAGIC
-from ckptconv.io.inflated import MAGICS
+from ckptconv.io.gzip import head as gzip_head
+from ckptconv.io.inflated import MAGICS, head, method
 from ckptconv.io.limits import MAX_DEPTH, MAX_FILES
 from ckptconv.io.source import reason
 from ckptconv.io.zip import END, END_MAGIC, FULL16
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 PICKLED = (
     ".pkl", ".pickle", ".pk", ".p", ".dill", ".joblib", ".pt", ".pth", ".bin", ".ckpt", ".th", ".sav", ".model",
-    ".pdparams", ".pdopt", ".nemo", ".mar", ".h5", ".hdf5", ".keras",
+    ".pdparams", ".pdopt", ".nemo", ".mar", ".h5", ".hdf5", ".keras", ".npz", ".skops", ".onnx",
 )  # fmt: skip
 """What pickles are called, archives that may be compressed as a whole, and files that need not start at their start."""
 
@@ -55,9 +56,15 @@ NUMPY = b"\x93NUMPY"
 
 _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY)
 _TAR, _TAR_AT = b"ustar", 257
+_FIRST = _TAR_AT + len(_TAR)
 
 PASSED = frozenset([".git"])
 
+
+_CLASS_NAME = re.compile(
+    b'"' + b"".join(b"(?:%c|\\\\u00%02x)" % (code, code) for code in b"class_name") + rb'"\s{0,64}:\s{0,64}"',
+    re.IGNORECASE,
+)
 
 _Place = tuple[PurePosixPath, tuple[str, ...]]
 """A folder below, and the real paths of those that led there."""
@@ -116,18 +123,62 @@ def _folder(entry: os.DirEntry[str], path: PurePosixPath, above: tuple[str, ...]
 
 
 def may_hold_a_program(source: Source) -> bool:
-    """Whether its first bytes or its name say so."""
-    start = bytes(source.read_at(0, min(_TAR_AT + len(_TAR), source.size)))
+    """Whether its first bytes or its name say so, or the first bytes of what is compressed in it."""
     name = source.path.name.lower()
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
-    named = name.endswith(PICKLED) or _LISTINGS.fullmatch(name) is not None
-    return named or start.startswith(_STARTS) or start[_TAR_AT:] == _TAR
+    if name.endswith(PICKLED) or _LISTINGS.fullmatch(name) is not None:
+        return True
+    start = bytes(source.read_at(0, min(_FIRST, source.size)))
+    return _is_start(start) or (start.startswith(COMPRESSED) and _is_start(_inflated_start(source, start)))
+
+
+def _is_start(start: bytes) -> bool:
+    return start.startswith(_STARTS) or start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR
+
+
+def _inflated_start(source: Source, start: bytes) -> bytes:
+    if start.startswith(GZIP_MAGIC):
+        return gzip_head(source, _FIRST)
+    name = method(source)
+    return head(source, name, _FIRST) if name else b""
+
+
+def is_disguised(source: Source) -> bool:
+    """Whether it is an archive that does not begin as one: a zip with something before it, which is read from its end
+    on, or a tar of the kind that has no mark.
+    """
+    if _ends_as_zip(source):
+        return True
+    block = bytes(source.read_at(0, min(512, source.size)))
+    digits = block[148:156].strip(b" \0")
+    if len(block) < 512 or not digits or digits.strip(b"01234567"):
+        return False
+    return int(digits, 8) == sum(block) - sum(block[148:156]) + 8 * ord(" ")
+
+
+def says_class(source: Source) -> bool:
+    """Whether JSON of any size has a text under the key ``class_name``, however it spells that. Reads all of it."""
+    step = 1 << 20
+    for at in range(0, source.size, step):
+        if _CLASS_NAME.search(bytes(source.read_at(at, min(step + 256, source.size - at)))):
+            return True
+    return False
 
 
 def is_cut_zip(source: Source) -> bool:
     """Whether it is a zip archive without its end, as a download that broke off is; from the end on all read one."""
     if bytes(source.read_at(0, min(4, source.size))) != b"PK\x03\x04":
         return False
+    return END_MAGIC not in _tail(source)
+
+
+def _tail(source: Source) -> bytes:
     size = min(END.size + FULL16, source.size)  # the end record, and the longest comment behind it
-    return END_MAGIC not in bytes(source.read_at(source.size - size, size))
+    return bytes(source.read_at(source.size - size, size))
+
+
+def _ends_as_zip(source: Source) -> bool:
+    tail = _tail(source)
+    at = tail.rfind(END_MAGIC, 0, max(0, len(tail) - END.size + len(END_MAGIC)))
+    return at >= 0 and at + END.size + END.unpack_from(tail, at)[7] == len(tail)

@@ -17,6 +17,7 @@
                                 "megatron_core": module, which are imported
     pipeline.py                 diffusers: only with custom_pipeline=FOLDER
     handler.py                  Inference Endpoints, which serve what is deployed to them
+    hubconf.py                  torch.hub.load(FOLDER, …, source="local")
 
 A library that asks for consent today may not have asked before: diffusers 0.35 and sentence-transformers before 6.0 run
 the code of a folder that is given as a path, so that this counts as what runs without consent. transformers has always
@@ -54,6 +55,7 @@ _OWN_PARENTS = ("transformers", "transformers_modules", "diffusers", "peft", "to
 _SCRIPTS = {
     "custom_generate/generate.py": (_TRANSFORMERS, f"custom_generate=… and {TRUST}"),
     "handler.py": ("Inference Endpoints", "it is deployed to one"),
+    "hubconf.py": ("torch.hub", "torch.hub.load(FOLDER, …, source='local')"),
 }  # fmt: skip
 """Python files that are run by what they are called, anywhere in the folder: by whom, and when."""
 
@@ -200,7 +202,8 @@ def _of_adapter(document: MetaNode, home: str, files: Collection[str]) -> Iterat
 
 
 _OF_FILES = {
-    _INDEX: _of_pipeline, "modules.json": _of_modules, "router_config.json": _of_router,
+    _INDEX: _of_pipeline, "modular_model_index.json": _of_pipeline, "modules.json": _of_modules,
+    "router_config.json": _of_router,
     "wordembedding_config.json": _of_words, "config.json": _of_layer, "adapter_config.json": _of_adapter,
 }  # fmt: skip
 """What a configuration of that name says besides."""

@@ -23,6 +23,7 @@ from urllib.parse import unquote
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
+from ckptconv.formats import evaluated
 from ckptconv.formats.yaml_escapes import undisguised
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ _BUILT = re.compile(
 """What PyYAML writes of honest objects."""
 
 _TARGET = re.compile(r"""(?<![\w-])["']?(_target_|__target__|target|class_path)["']?\s*+:\s*+["']?([\w.]+)""")
+_YOLOS = re.compile(
+    r"^\s*[\"']?(" + "|".join(sorted(evaluated.YOLO)) + r"|activation)[\"']?\s*+:\s*+(.+)", re.MULTILINE
+)
+_LAYER = re.compile(r"(torch\.)?nn\.\w+\([\w.=, -]*\)")
+"""An activation as Ultralytics writes it."""
+
 _PLAIN = frozenset([
     "argparse", "builtins", "collections", "dataclasses", "datetime", "enum", "functools", "math", "operator",
     "pathlib", "random", "re",
@@ -102,6 +109,14 @@ def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Progra
         if _RUNNING.fullmatch(name) or (is_hydras and _is_librarys(name)):
             by = "Hydra" if is_hydras else "who instantiates it"
             yield Program(_line(path, text, found.start()), Opaque(name, "called"), by)
+    yield from _evaluated(path, text)
+
+
+def _evaluated(path: str, text: str) -> Iterator[Program]:
+    for found in _YOLOS.finditer(text):
+        said = found[2].strip().strip("\"'")
+        if evaluated.runs(said) and not _LAYER.fullmatch(said):
+            yield Program(_line(path, text, found.start()), Opaque("builtins.eval", "called", (said,)), "YOLOv5")
 
 
 def _of_tag(kind: str, name: str) -> Opaque | None:

@@ -1,0 +1,61 @@
+"""Texts among a checkpoint's metadata that a library evaluates as Python while it builds the model, so that they run.
+
+    fairseq     of its configuration ("args", "cfg"): conv_feature_layers = "[(512, 10, 5)] + [(512, 3, 2)] * 4", and
+                other lists of layers, of filters and of an optimizer's numbers
+    YOLOv5      of an exported model's metadata: names = "{0: 'person'}"; Ultralytics' former releases as well, imgsz
+                and kpt_shape among them, also in metadata.yaml
+
+Both read them by ``eval``. Numbers, texts and containers of such, joined and repeated, are what they write; a text that
+calls something is told. Where others use such a key for something else, it is a word or a path and no call.
+
+Sources: fairseq/models/wav2vec/wav2vec2.py, models/hubert/hubert.py, models/fconv.py, utils.py (`eval_str_list`);
+yolov5/models/common.py (`DetectMultiBackend`); ultralytics/nn/autobackend.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import TYPE_CHECKING
+
+from ckptconv.core.metadata import MetaNode, Opaque, spell_path, walk
+from ckptconv.core.notes import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FAIRSEQ = frozenset([
+    "adafactor_eps", "adam_betas", "adamax_betas", "character_filters", "conv_aggregator_layers", "conv_dec_config",
+    "conv_enc_config", "conv_feature_layers", "decoder_attention", "decoder_layers", "downsample", "encoder_attention",
+    "encoder_layers", "gated_attention", "lamb_betas", "lr", "project_input", "self_attention",
+    "transformer_context", "transformer_dec_config", "transformer_enc_config", "transformer_sampling", "update_freq",
+    "vggblock_enc_config", "wer_args",
+])  # fmt: skip
+YOLO = frozenset(["imgsz", "kpt_shape", "names"])
+
+MOST_TEXT = 1 << 20
+"""Characters of a text that is looked into: the names of twenty thousand classes take half of that."""
+
+_CALL = re.compile(r"""[\w\])}"']\s*\(""")
+
+
+def programs_in(root: MetaNode) -> Iterator[Program]:
+    """Those in a tree of metadata."""
+    for path, node in walk(root):
+        key = path[-1] if path else None
+        if isinstance(node, str) and isinstance(key, str) and key in _FAIRSEQ | YOLO and runs(node):
+            by = "YOLOv5" if key in YOLO else "fairseq"
+            yield Program(spell_path(path), Opaque("builtins.eval", "called", (node,)), by)
+
+
+def runs(text: str) -> bool:
+    """Whether evaluating it calls anything."""
+    if not _CALL.search(text):
+        return False
+    if len(text) > MOST_TEXT:
+        return True
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False  # nobody can evaluate it
+    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
