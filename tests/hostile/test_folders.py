@@ -95,15 +95,19 @@ def test_a_folder_in_an_archive_is_looked_at_and_a_file_in_it_alone(tmp_path: Pa
 @pytest.mark.parametrize(
     "members",
     [
-        {"a.pkl": b"\x80\x02" + b"N0" * (8 << 20) + b"N."},
-        {f"{i}.pkl": b"\x80\x02" + b"N0" * (1 << 20) + b"N." for i in range(20)},
-        {f"{i}/config.json": b"[" + b"{}," * 100_000 + b"1]" for i in range(40)},
-        {f"{i}.pkl": b"\x80\x02T" + (100 << 20).to_bytes(4, "little") + bytes(100 << 20) + b"." for i in range(3)},
-        {f"{i}.z": zlib.compress(b"\x80\x02" + bytes(100 << 20)) for i in range(3)},
+        {"a.pkl": b"\x80\x02" + b"N0" * (1 << 20) + b"N."},
+        {f"{i}.pkl": b"\x80\x02" + b"N0" * (1 << 17) + b"N." for i in range(20)},
+        {f"{i}/config.json": b"[" + b"{}," * 10_000 + b"1]" for i in range(40)},
+        {f"{i}.pkl": b"\x80\x02T" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20) + b"." for i in range(3)},
+        {f"{i}.z": zlib.compress(b"\x80\x02" + bytes(1 << 20)) for i in range(3)},
     ],
     ids=["one pickle", "pickles", "configurations", "what is inflated", "what is inflated twice"],
 )
-def test_a_small_archive_cannot_ask_for_much(members: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_small_archive_cannot_ask_for_much(
+    members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptconv.io.archive.FREE_ARCHIVE_BYTES", 1 << 21)
+    monkeypatch.setattr("ckptconv.io.spool.FREE_PARSED_BYTES", 1 << 20)
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("model.safetensors", WHOLE)

@@ -38,10 +38,11 @@ PAGE = (Path(__file__).parent / "README.md").read_text("utf-8")
 
 TABLE = [
     limits.MAX_PICKLE_BYTES, limits.MAX_INFLATED_RECORD, limits.MAX_INFLATED_RATIO, limits.MAX_ZIP_ENTRIES,
-    limits.MAX_FILES, limits.MAX_ARCHIVE_RATIO, limits.MAX_LZMA_MEMORY, limits.MAX_BUILDS, limits.MAX_DOCUMENT, limits.MAX_DOCUMENTS,
+    limits.MAX_FILES, limits.MAX_ARCHIVE_RATIO, limits.MAX_LZMA_MEMORY, limits.MAX_PARSED_RATIO,
+    limits.MAX_BUILDS, limits.MAX_DOCUMENT, limits.MAX_DOCUMENTS,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
-    limits.MAX_GGUF_HEADER, limits.MAX_TOKENIZER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
+    limits.MAX_GGUF_HEADER, limits.MAX_CONFIG_VALUES, limits.MAX_TOKENIZER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
     limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
     limits.MAX_OCDBT_NODES, limits.MAX_OCDBT_RATIO, limits.MAX_OCDBT_KEYS, limits.MAX_ZARR_CHUNKS,
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
@@ -58,6 +59,7 @@ def test_the_readme_states_the_limits_as_they_are() -> None:
     assert any("past 100,000 |" in row for row in rows)
     assert f"past {limits.FREE_ARCHIVE_BYTES:,} bytes" in PAGE
     assert limits.FREE_NODES == 100_000
+    assert f"past {limits.FREE_PARSED_BYTES:,} bytes" in PAGE
     assert f"past {limits.FREE_OCDBT_BYTES:,} bytes" in PAGE
 
 
