@@ -7,6 +7,7 @@ Begin with `source` to read, and with `target` to write.
     window  held  spool                 files within files: a range of one, bytes of one, one that has to be inflated
     gzip  inflated                      …by what it was compressed with
     zip  zip_entries  tar               the directories of archives
+    archive_kinds                       which of them a file is
     cursor  varint  documents           bytes one after the other; small files that are read whole
     forward  protobuf                   files from front to back; protobuf's messages, in ranges
     gather  mosaic  grid  pieces        tensors that do not lie as one run: strided, in chunks anywhere or in a grid of

@@ -106,7 +106,7 @@ def test_a_folder_in_an_archive_is_looked_at_and_a_file_in_it_alone(tmp_path: Pa
 def test_a_small_archive_cannot_ask_for_much(
     members: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ckptconv.io.archive.FREE_ARCHIVE_BYTES", 1 << 21)
+    monkeypatch.setattr("ckptconv.io.archive_kinds.FREE_ARCHIVE_BYTES", 1 << 21)
     monkeypatch.setattr("ckptconv.io.spool.FREE_PARSED_BYTES", 1 << 20)
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:

@@ -18,7 +18,7 @@ ARCHIVE = Format(
     summary="a zip or tar archive with one checkpoint in it, of any other format; .mar, MediaPipe's .task, a llamafile",
     suffixes=(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".mar", ".task", ".llamafile"),
     magic=(*_ARCHIVES, (0, b"MZqFpD=")),
-    claims="ckptconv.io.archive:is_archive",
+    claims="ckptconv.io.archive_kinds:is_archive",
     reader="ckptconv.formats.archive.read:read",
 )
 """Asked last, since other formats are archives themselves."""
