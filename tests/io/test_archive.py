@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
-from ckptconv.io import archive, spool
+from ckptconv.io import archive, archive_kinds, spool
 from ckptconv.io.archive import Archive
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.source import Source
@@ -126,7 +126,7 @@ def test_very_many_and_very_deep_members_are_refused(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("kind", ["deflated", "w:gz"])
 def test_bombs_are_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (archive, spool):
+    for module in (archive_kinds, spool):
         monkeypatch.setattr(module, "FREE_ARCHIVE_BYTES", 1 << 16)
     path = made(tmp_path / "x", kind, {"a": bytes(1 << 22)})
     with pytest.raises(LimitError, match="inflates to"):
