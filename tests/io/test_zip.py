@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ckptconv.errors import CorruptFileError
+from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.io.source import Source
 from ckptconv.io.zip import LOCAL, ZipArchive
 
@@ -88,3 +88,21 @@ def test_a_compressed_entry_is_inflated_once_however_often_it_is_asked_for(tmp_p
             span = ZipArchive.of(source).span("a")
             assert bytes(span.file.read_at(span.offset, span.length)) == contents
         assert source.bytes_read < source.size + 2000
+
+
+@pytest.mark.parametrize(("version", "read"), [(63, True), (64, False)])
+def test_the_newest_version_of_the_format_that_is_read_is_zipfiles(version: int, read: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"one")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 6] = version
+    path.write_bytes(data)
+    assert (zipfile.MAX_EXTRACT_VERSION >= version) is read
+    with Source(path) as source:
+        if read:
+            assert ZipArchive(source).read("a", 3) == b"one"
+            return
+        with pytest.raises(UnsupportedError, match=r"'a' asks for version 6\.4 of the zip format") as refused:
+            ZipArchive(source)
+        assert refused.value.hint
