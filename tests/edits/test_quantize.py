@@ -325,6 +325,17 @@ def test_the_file_type_says_the_truth_afterwards(tmp_path: Path) -> None:
         assert checkpoint.metadata["general.file_type"] == 1
 
 
+def test_vectors_do_not_count_in_the_file_type_however_many_there_are(tmp_path: Path) -> None:
+    """As llama.cpp's converters say MOSTLY_F16 of a file whose norms and biases all stay F32."""
+    torch.save({"w": torch.ones(4, 32), **{f"b{i}": torch.ones(32) for i in range(5)}}, tmp_path / "in.pth")
+    meta: Any = {"general.architecture": "bert", "general.file_type": 0}
+    ckptconv.convert(tmp_path / "in.pth", tmp_path / "f32.gguf", metadata=meta)
+    ckptconv.convert(tmp_path / "f32.gguf", tmp_path / "out.gguf", edits=Edits(dtype=["w=F16"]))
+    field = GGUFReader(tmp_path / "out.gguf").get_field("general.file_type")
+    assert field is not None
+    assert LlamaFileType(field.contents()) == LlamaFileType.MOSTLY_F16
+
+
 def test_metadata_that_says_nothing_of_it_stays_and_the_version_is_written_all_the_same(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {"w": values()}}, tmp_path / "in.pth")
     for bare in (True, False):

@@ -158,7 +158,7 @@ def _dtype(what: str, descr: Any) -> tuple[DType, bool]:
         raise _bad(what, "its descr is no name of a type")
     order, word = (descr[0], descr[1:]) if descr[0] in "<>=|" else ("<", descr)
     if word not in _DTYPES:
-        order, word = _canonical(what, order, word)
+        order, word = _canonical(what, descr)
     if word in _DTYPES:
         return _DTYPES[word], order == ">" and _DTYPES[word].bits > 8
     kind = "g" if word in ("f12", "f16", "c24", "c32") else word[0]
@@ -166,17 +166,17 @@ def _dtype(what: str, descr: Any) -> tuple[DType, bool]:
     raise UnsupportedError(f"{what} holds {held} ({descr})", hint=hint)
 
 
-def _canonical(what: str, order: str, word: str) -> tuple[str, str]:
-    """Other writers use other words for the same: ``?``, ``d``, ``float32``."""
+def _canonical(what: str, descr: str) -> tuple[str, str]:
+    """Other writers use other words for the same: ``?``, ``>d``, ``float32``. Which are words says numpy."""
     import numpy as np
 
     try:
-        found = np.dtype(order.replace("|", "=") + word if len(word) == 1 else word)
+        found = np.dtype(descr)
     except (TypeError, ValueError, SyntaxError) as error:
         raise _bad(what, "its descr is no name of a type") from error
     if found.fields or found.subdtype or not found.str[1:]:
         raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
-    return (">" if found.str[0] == ">" or order == ">" else "<"), found.str[1:]
+    return found.str[0], found.str[1:]
 
 
 @lru_cache(maxsize=1024)

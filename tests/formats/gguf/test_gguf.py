@@ -212,3 +212,15 @@ def test_a_bf16_without_dimensions_is_one_that_the_package_reads(tmp_path: Path)
     ckptconv.convert(tmp_path / "in.pth", tmp_path / "out.gguf")
     assert raw(tmp_path / "out.gguf")["w"][:2] == ("BF16", [1])
     assert ckptconv.diff(tmp_path / "in.pth", tmp_path / "out.gguf").equal
+
+
+def test_numbers_without_dimensions_keep_their_types(tmp_path: Path) -> None:
+    state = {"a": torch.tensor(1.5), "b": torch.tensor(2.5).half(), "c": torch.tensor(7), "d": torch.tensor(1.5).double()}
+    torch.save(state, tmp_path / "in.pth")
+    ckptconv.convert(tmp_path / "in.pth", tmp_path / "out.gguf")
+    assert raw(tmp_path / "out.gguf") == {
+        "a": ("F32", [], state["a"].numpy().tobytes()),
+        "b": ("F16", [], state["b"].numpy().tobytes()),
+        "c": ("I64", [], state["c"].numpy().tobytes()),
+        "d": ("F64", [], state["d"].numpy().tobytes()),
+    }

@@ -81,6 +81,13 @@ def test_a_folder_with_one_file_is_that_file_and_several_are_listed(whole: Path,
         ckptconv.open(parts[0].parent)
 
 
+def test_a_folder_without_a_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("nothing yet")
+    with pytest.raises(UsageError, match="the folder has no GGUF file") as refused:
+        ckptconv.open(tmp_path, format="gguf-split")
+    assert (refused.value.path, refused.value.hint) == (tmp_path, "name a file inside it")
+
+
 def test_a_missing_part_is_named(parts: list[Path]) -> None:
     parts[1].unlink()
     with pytest.raises(CorruptFileError, match=f"1 of {len(parts)} parts missing: '{parts[1].name}'") as caught:

@@ -228,6 +228,7 @@ WRONG = {
     "a type of nothing": npy("{'descr': '', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
     "a type that is a number": npy("{'descr': 4, 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
     "a type that is none": npy("{'descr': '<q9', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
+    "a long word with an order": npy("{'descr': '>float32', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
     "two types": npy("{'descr': 'f4,f4', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
     "a type of arrays": npy("{'descr': '(2,)f4', 'fortran_order': False, 'shape': (2,)}\n", FOUR),
     "a byte less": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR[:-1]),
