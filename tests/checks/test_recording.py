@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -147,6 +148,34 @@ def test_a_recording_with_text_for_numbers_is_refused(tmp_path: Path, source: Pa
     np.savez(tmp_path / "out.npz", **arrays)
     with pytest.raises(CorruptFileError, match=rf"/{role}/.* is text"):
         ckptconv.verify_outputs(source, tmp_path / "out.npz", arch="mlp")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The arrays of a recording's file, which is read when numpy has written them again."""
+    folder = tmp_path_factory.mktemp("recorded")
+    torch.save(Network(16, 5, [12, 12]).state_dict(), folder / "a.pth")
+    ckptconv.save_outputs(folder / "a.pth", folder / "out.npz", arch="mlp")
+    with np.load(folder / "out.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(folder / "again.npz", **arrays)
+    assert ckptconv.read_recording(folder / "again.npz").unit == "float32"
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, 5) for key in ("label", "runtime", "device", "machine", "reason")]
+    + [("unit", "float8"), ("traced", 9), ("weights", 5), ("weights", {"w": 5})]
+    + [("weights", {"w": row}) for row in ([5, [1], "00"], ["F32", ["x"], "00"], ["F32", [1], 5], ["F32", [1]])],
+)
+def test_a_recording_that_says_something_else_of_itself_is_refused(
+    tmp_path: Path, recorded: dict[str, np.ndarray], key: str, value: object
+) -> None:
+    about = {**json.loads(str(recorded["about"])), key: value}
+    np.savez(tmp_path / "out.npz", **{**recorded, "about": np.array(json.dumps(about))})
+    with pytest.raises(CorruptFileError, match="no saved outputs"):
+        ckptconv.read_recording(tmp_path / "out.npz")
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])

@@ -140,6 +140,22 @@ def test_the_spread_is_what_rounding_does() -> None:
     assert error < limits.max() < 1000 * error
 
 
+def test_where_no_layer_has_noise_the_last_rounding_is_still_allowed() -> None:
+    """What is computed without weights, each number rounded once and stored rounded: the bound holds every row of it."""
+    torch.manual_seed(0)
+    x = torch.randn(30, 50) * torch.logspace(-8, 8, 30)[:, None]
+
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * (1 / 3)
+
+    found = bound(Scaled(), {"x": x.numpy()}, UNIT["bfloat16"])
+    rounded = (x.bfloat16() * (1 / 3)).double().numpy()
+    error, size = np.abs(rounded - found.outputs["output"]), np.abs(found.outputs["output"]).max(1)
+    assert (error <= found.limits["output"]).all()
+    assert (found.limits["output"][:, 0] <= 4 * UNIT["bfloat16"] * size).all()
+
+
 def test_python_runs_beside_its_own_graph(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(
         "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"

@@ -215,7 +215,12 @@ def test_a_bf16_without_dimensions_is_one_that_the_package_reads(tmp_path: Path)
 
 
 def test_numbers_without_dimensions_keep_their_types(tmp_path: Path) -> None:
-    state = {"a": torch.tensor(1.5), "b": torch.tensor(2.5).half(), "c": torch.tensor(7), "d": torch.tensor(1.5).double()}
+    state = {
+        "a": torch.tensor(1.5),
+        "b": torch.tensor(2.5).half(),
+        "c": torch.tensor(7),
+        "d": torch.tensor(1.5).double(),
+    }
     torch.save(state, tmp_path / "in.pth")
     ckptconv.convert(tmp_path / "in.pth", tmp_path / "out.gguf")
     assert raw(tmp_path / "out.gguf") == {
