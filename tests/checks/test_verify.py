@@ -141,7 +141,7 @@ def test_the_spread_is_what_rounding_does() -> None:
 
 
 def test_where_no_layer_has_noise_the_last_rounding_is_still_allowed() -> None:
-    """What is computed without weights, each number rounded once and stored rounded: the bound holds every row of it."""
+    """What is computed without weights, and stored rounded: the bound holds every row of it, and is no more."""
     torch.manual_seed(0)
     x = torch.randn(30, 50) * torch.logspace(-8, 8, 30)[:, None]
 
