@@ -173,6 +173,6 @@ def test_whatever_jinja_takes_for_code_is_looked_at() -> None:
     ],
 )
 def test_a_template_takes_time_by_its_length(piece: str) -> None:
-    values = {KEY: ("string", piece * (2_000_000 // len(piece)))}
-    with at_most(5):
+    values = {KEY: ("string", piece * (400_000 // len(piece)))}
+    with at_most(1):
         list(programs_in(values))

@@ -157,6 +157,30 @@ def test_python_2_wrote_arrays_as_text(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.filterwarnings("ignore:.*invalid .*escape sequence:DeprecationWarning")
+@pytest.mark.parametrize(
+    "literal",
+    [rb"'\101\7z\60'", rb"'\x41\x7e'", rb"'\a\b\f\n\r\t\v\\\'\"'", rb"'\q\8'", rb'"it\'s \0"', rb"'\1234\18'"],
+)
+def test_escapes_in_the_texts_of_python_2_are_those_of_python(literal: bytes, tmp_path: Path) -> None:
+    data = pickle.dumps({"w": WIDE, "text": "MARK"}, 0).replace(b"VMARK\n", b"S" + literal + b"\n")
+    (tmp_path / "x.pkl").write_bytes(data)
+    with ckptconv.open(tmp_path / "x.pkl") as checkpoint:
+        assert checkpoint.metadata["text"] == pickle.loads(data)["text"]
+
+
+def test_a_frame_ends_where_the_pickle_does_at_the_latest(tmp_path: Path) -> None:
+    data = bytearray(pickle.dumps({"w": ARRAYS["small"]}, 4))
+    size = int.from_bytes(data[3:11], "little")
+    assert (data[2:3], size) == (b"\x95", len(data) - 11)
+    data[3:11] = (size + 1).to_bytes(8, "little")
+    (tmp_path / "x.pkl").write_bytes(data)
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(bytes(data))
+    with pytest.raises(CorruptFileError, match="a frame is longer than the pickle"):
+        ckptconv.open(tmp_path / "x.pkl")
+
+
 def test_long_runs_of_bytes_stay_in_the_file_when_it_is_opened(tmp_path: Path, monkeypatch: Any) -> None:
     read: list[tuple[int, int]] = []
     original = Source.read_at

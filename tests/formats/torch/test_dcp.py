@@ -125,6 +125,9 @@ def test_what_one_process_saved_is_what_torch_reads_of_it(tmp_path: Path) -> Non
     found = torch.load(tmp_path / "a.pth", weights_only=False)
     assert same(found, whole(tmp_path / "d", tmp_path / "torch.pth"))
     assert same(found, state())
+    ckptconv.convert(tmp_path / "d", tmp_path / "a.safetensors")
+    with ckptconv.open(tmp_path / "a.safetensors") as checkpoint:
+        assert checkpoint.notes.source == "torch-dcp"
 
 
 def test_torch_loads_what_is_written(tmp_path: Path) -> None:

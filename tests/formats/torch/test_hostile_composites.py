@@ -17,7 +17,7 @@ from ckptconv.core.composite import Sparse
 from ckptconv.core.dtypes import DType
 from ckptconv.core.indices import PIECE, check_indices
 from ckptconv.core.tensor import TensorInfo, in_memory
-from ckptconv.errors import CkptconvError, CorruptFileError
+from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from tests.support.composites import MAKERS, quiet
 from tests.support.craft import archive, text
 
@@ -292,3 +292,25 @@ def test_a_record_that_lies_about_parts_is_ignored_and_told(tmp_path: Path) -> N
             assert [finding.code for finding in checkpoint.findings] == ["composite"]
         ckptconv.convert(path, tmp_path / f"{number}.pth")
         assert ("w.scale" if name == "w" else "e.indices") in torch.load(tmp_path / f"{number}.pth")
+
+
+def test_plain_integers_on_the_storage_of_quantized_ones_are_not_written(tmp_path: Path) -> None:
+    """torch has a class of storages for each; a record can tie them all the same."""
+    plain_ones = torch.ones(3, 4, dtype=torch.int8)
+    torch.save({"w": quiet(MAKERS["qint8"]), "u": plain_ones, "v": plain_ones}, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.safetensors")
+    data = (tmp_path / "b.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    record = json.loads(header["__metadata__"]["ckptconv"])
+    assert record["ties"] == [["v", "u", 4]]
+    record["ties"] = [["v", "w", 4]]
+    header["__metadata__"] |= {"v": "w", "ckptconv": json.dumps(record)}
+    new = json.dumps(header).encode()
+    (tmp_path / "b.safetensors").write_bytes(len(new).to_bytes(8, "little") + new + data[8 + size :])
+    with ckptconv.open(tmp_path / "b.safetensors") as checkpoint:
+        assert (list(checkpoint.composites), checkpoint["v"].alias) == (["w"], checkpoint["w"].alias)
+    with pytest.raises(UnsupportedError, match="'v' shares its storage with 'w'") as refused:
+        ckptconv.convert(tmp_path / "b.safetensors", tmp_path / "c.pth")
+    assert refused.value.hint
+    assert not (tmp_path / "c.pth").exists()

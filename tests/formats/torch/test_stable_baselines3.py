@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnknownFormatError, UnsupportedError
 from tests.cli.conftest import run as run  # the fixture
 from tests.support.archive_files import saved_bytes, zipped
 
@@ -133,6 +133,22 @@ def test_a_pickle_that_cannot_be_followed_counts_as_one_that_runs(text: object, 
 def test_values_and_arrays_in_its_data_are_no_news(tmp_path: Path) -> None:
     for value in (np.arange(3.0), {"a": (1, 2)}, torch.ones(2), np.float32(2)):
         assert ckptconv.inspect(agent_with(tmp_path / "x.zip", serialized(value))).verdict == "plain", value
+
+
+@pytest.mark.parametrize(
+    ("data", "agent"),
+    [
+        (serialized(1), True), (b'{"x": {":serialized:": "AAAA"', True), (b' {"a": 1, "a": 2}', True),
+        (b'{"x": {"y": 1}, "z": 2}', False), (b"{}", False), (b"[1]", False), (b"5", False), (b"", False),
+    ],
+)  # fmt: skip
+def test_data_alone_is_an_agents_where_the_library_would_unpickle_some(
+    data: bytes, agent: bool, tmp_path: Path
+) -> None:
+    """The library loads the data before it looks for the policy."""
+    with pytest.raises(UnsupportedError if agent else UnknownFormatError) as refused:
+        ckptconv.open(zipped(tmp_path / "x.zip", {"data": data}))
+    assert ("has no 'policy.pth'" in refused.value.message) is agent
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
