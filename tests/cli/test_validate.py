@@ -264,8 +264,8 @@ def test_findings_that_differ_only_in_their_numbers_are_one_line(run: Run, save:
     assert "  model.layers.{3,9}.input_layernorm.weight ×2 is missing (shape [4])" in lines
 
 
-def test_ten_thousand_findings_take_forty_lines(run: Run, save: Callable[..., Path]) -> None:
-    words = ["".join(letters) for letters in islice(product("abcdefghij", repeat=4), 10_000)]
+def test_two_thousand_findings_take_forty_lines(run: Run, save: Callable[..., Path]) -> None:
+    words = ["".join(letters) for letters in islice(product("abcdefghij", repeat=4), 2_000)]
     tensors = state() | {word: torch.zeros(1) for word in words}
     tensors["output.weight"] = tensors["output.weight"].T.contiguous()
     path = save(tensors, **PARAMS)
@@ -273,11 +273,11 @@ def test_ten_thousand_findings_take_forty_lines(run: Run, save: Callable[..., Pa
     lines = result.stdout.splitlines()
     assert result.exit_code == 1
     assert len(lines) <= 40
-    assert lines[-1].startswith("… and 9,9")
+    assert lines[-1].startswith("… and 1,9")
     assert lines[-1].endswith(" more; --json has all")
     assert "error: transposed" in lines, "no cause is crowded out"
-    assert "error: unexpected-tensor (10,000)" in lines
-    assert len(strict(run("validate", path, "--json").stdout)["findings"]) == 10_001  # type: ignore[arg-type]
+    assert "error: unexpected-tensor (2,000)" in lines
+    assert len(strict(run("validate", path, "--json").stdout)["findings"]) == 2_001  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["n" * 100_000, "1" * 5_000, "\u0661\u0662", "a.\x1b[31m\n.b", "lone\udc80"])

@@ -106,3 +106,35 @@ def test_the_newest_version_of_the_format_that_is_read_is_zipfiles(version: int,
         with pytest.raises(UnsupportedError, match=r"'a' asks for version 6\.4 of the zip format") as refused:
             ZipArchive(source)
         assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "others", [b"", b"UT\5\0\1abcd", b"\2\0\0\0" + b"UT\1\0x"], ids=["alone", "a time", "two more"]
+)
+@pytest.mark.parametrize("wide", [(0, 1, 2), (0,), (1,), (2,), (0, 2), (1, 2), (0, 1)])
+def test_sizes_and_offsets_in_zip64_fields_are_those_that_zipfile_reads(
+    wide: tuple[int, ...], others: bytes, tmp_path: Path
+) -> None:
+    """As they are in archives of more than 4 GiB: each number that is all ones stands in the field, in a fixed order."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("first", b"1")
+        archive.writestr("second", b"contents")
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"PK\1\2")
+    places = (24, 20, 42)  # the size, the packed size, the local header's offset
+    numbers = [data[at + place : at + place + 4] for place in places]
+    field = b"".join(bytes(numbers[i]) + bytes(4) for i in wide)
+    extra = others + b"\1\0" + len(field).to_bytes(2, "little") + field
+    for i in wide:
+        data[at + places[i] : at + places[i] + 4] = b"\xff" * 4
+    data[at + 30 : at + 32] = len(extra).to_bytes(2, "little")
+    data[at + 46 + len("second") : at + 46 + len("second")] = extra
+    end = data.rindex(b"PK\5\6")
+    data[end + 12 : end + 16] = (int.from_bytes(data[end + 12 : end + 16], "little") + len(extra)).to_bytes(4, "little")
+    path.write_bytes(data)
+    with Source(path) as source:
+        found = ZipArchive(source)
+        spans = {name: found.span(name) for name in found.entries}
+        assert {name: (span.offset, span.length) for name, span in spans.items()} == expected(path)
+        assert found.read("second", 8) == b"contents"
