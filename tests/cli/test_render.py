@@ -114,6 +114,15 @@ def test_long_containers_are_opened_and_say_how_much_is_left() -> None:
     assert lines[-1].endswith("… (100 items)")
 
 
+def test_lists_are_opened_where_there_are_containers_in_them() -> None:
+    lines = render_metadata.entries(
+        {"groups": [{"lr": 0.1, "names": "x" * 80}, {"lr": 0.2}], "widths": list(range(40))}
+    )
+    assert lines[0] == "groups  list of 2 items"
+    assert [line.split()[0] for line in lines] == ["groups", "0", "lr", "names", "1", "widths"]
+    assert lines[-1].startswith("widths  [0, 1, 2")
+
+
 def test_values_of_metadata_stand_in_a_column_beside_keys_as_long_as_a_ggufs() -> None:
     keys = ("general.name", "llama.attention.layer_norm_rms_epsilon")
     lines = render_metadata.entries(dict.fromkeys((*keys, "x" * 90), 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,3 +31,11 @@ def test_what_is_not_replaced_stays(tmp_path: Path) -> None:
         assert other.composites == checkpoint.composites
         assert other.file is checkpoint.file
         assert list(checkpoint) == ["w"]
+
+
+def test_metadata_beside_the_models_tensors_keeps_its_containers(tmp_path: Path) -> None:
+    parts = OrderedDict(enc={"w": torch.ones(2)}, dec={"w": torch.ones(2)}, kind="x")
+    torch.save({"models": parts, "list": [{"w": torch.ones(2)}, "y"], "lr": 1}, tmp_path / "a.pth")
+    with open_checkpoint(tmp_path / "a.pth") as checkpoint:
+        assert list(checkpoint.metadata.items()) == [("models", {"kind": "x"}), ("list", {1: "y"}), ("lr", 1)]
+        assert type(checkpoint.metadata["models"]) is OrderedDict

@@ -115,7 +115,7 @@ def test_the_newest_version_of_the_format_that_is_read_is_zipfiles(version: int,
 def test_sizes_and_offsets_in_zip64_fields_are_those_that_zipfile_reads(
     wide: tuple[int, ...], others: bytes, tmp_path: Path
 ) -> None:
-    """As they are in archives of more than 4 GiB: each number that is all ones stands in the field, in a fixed order."""
+    """As in archives of more than 4 GiB: each number that is all ones stands in the field, in a fixed order."""
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("first", b"1")
