@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 import ckptconv
@@ -173,6 +175,37 @@ def test_python_runs_beside_its_own_graph(tmp_path: Path) -> None:
     wrong = saved(tmp_path / "b.pth", {**state, "out.bias": state["out.bias"] + 1})
     assert not ckptconv.verify(wrong, tmp_path / "a.onnx", arch=arch).equivalent
     assert ckptconv.verify(wrong, tmp_path / "a.onnx", arch=arch, atol=1.1).equivalent
+
+
+def test_graphs_whose_outputs_do_not_correspond_are_not_compared(tmp_path: Path) -> None:
+    def graph(name: str, outputs: dict[str, int]) -> Path:
+        nodes = [helper.make_node("MatMul", ["x", f"w_{one}"], [one]) for one in outputs]
+        weights = [
+            helper.make_tensor(f"w_{one}", TensorProto.FLOAT, (4, size), [0.5] * 4 * size)
+            for one, size in outputs.items()
+        ]
+        made = [helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", size]) for one, size in outputs.items()]
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+        model = helper.make_model(
+            helper.make_graph(nodes, "g", [x], made, weights), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+        )
+        onnx.save(model, tmp_path / name)
+        return tmp_path / name
+
+    one = graph("a.onnx", {"y": 3})
+    assert ckptconv.verify(one, graph("b.onnx", {"z": 3})).equivalent
+    for other, words in (({"y": 3, "z": 3}, "1 outputs .y. against 2 .y, z."), ({"y": 2}, "the shape .* against")):
+        with pytest.raises(UsageError, match=f"the outputs cannot be compared: .*{words}") as refused:
+            ckptconv.verify(one, graph("b.onnx", other))
+        assert refused.value.hint == "are these the same network?"
+
+
+@pytest.mark.parametrize("samples", [0, -3])
+def test_no_samples_are_refused(tmp_path: Path, samples: int) -> None:
+    source = saved(tmp_path / "a.pth", network("digits", 0))
+    with pytest.raises(UsageError, match=f"{samples} samples are none") as refused:
+        ckptconv.verify(source, source, arch="mlp", samples=samples)
+    assert refused.value.hint == "--samples 32"
 
 
 def test_two_graphs_are_compared_too(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def offered(line: str) -> list[str]:
         ("ckptconv convert a b --dtype Q8", ["plain,Q8_0"]),
         ("ckptconv convert a b --rules ed", ["file,ed"]),
         ("ckptconv nonsense x", []),
+        ("ckptconv convert a b --to nonsense", []),
+        ("ckptconv convert a b --allow-loss nonsense", []),
     ],
 )
 def test_what_is_offered(line: str, expected: list[str]) -> None:

@@ -225,6 +225,8 @@ def test_one_tensor_shows_its_first_and_last_values(run: Run, tmp_path: Path) ->
     assert "last 8 values 4 9 14 19 24 29 34 39" in page
     assert "kind nn.Parameter, requires_grad" in lines(path, run, "--tensor", "p")
     assert "values 1 1" in lines(path, run, "--tensor", "p")
+    assert "mean 19.5" not in page
+    assert "mean 19.5" in lines(path, run, "--tensor", "t", "--stats")
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 24, 1001])

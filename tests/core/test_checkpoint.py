@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from ckptconv.api.open import open as open_checkpoint
@@ -39,3 +40,13 @@ def test_metadata_beside_the_models_tensors_keeps_its_containers(tmp_path: Path)
     with open_checkpoint(tmp_path / "a.pth") as checkpoint:
         assert list(checkpoint.metadata.items()) == [("models", {"kind": "x"}), ("list", {1: "y"}), ("lr", 1)]
         assert type(checkpoint.metadata["models"]) is OrderedDict
+
+
+def test_a_range_that_a_tensor_lacks_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.arange(3.0), "t": torch.ones(2, 3).T}, tmp_path / "a.pth")
+    with open_checkpoint(tmp_path / "a.pth") as checkpoint:
+        for tensor in checkpoint.values():
+            for start, stop in ((-1, 2), (3, 2), (0, tensor.info.nbytes + 1), (tensor.info.nbytes + 1, None)):
+                with pytest.raises(IndexError, match=f"of a tensor of {tensor.info.nbytes} bytes"):
+                    tensor.read(start, stop)
+            assert bytes(tensor.read(tensor.info.nbytes)) == bytes(tensor.read(0, 0)) == b""

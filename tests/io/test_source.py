@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -126,3 +128,12 @@ def test_a_link_that_leads_nowhere_says_where_it_leads(tmp_path: Path) -> None:
         with pytest.raises(FileAccessError) as caught:
             Source(tmp_path / name)
         assert words in str(caught.value.hint)
+
+
+def test_an_open_file_is_not_pickled_or_copied(path: Path) -> None:
+    """Two owners of one handle would close it twice, the second time as another file's."""
+    with Source(path) as source:
+        for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="an open file cannot be pickled or copied"):
+                attempt(source)
+    assert copy.copy(source).size == 256

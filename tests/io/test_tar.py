@@ -78,6 +78,13 @@ def test_very_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         listed(tarred(tmp_path / "x.tar", {str(i): b"" for i in range(21)}))
 
 
+@pytest.mark.parametrize("size", ["", "x", "-1", "1" * 20, "1.5", "\u0661"])
+def test_a_size_that_is_no_number_is_refused(size: str, tmp_path: Path) -> None:
+    path = tarred(tmp_path / "x.tar", {"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"size": size})
+    with pytest.raises(CorruptFileError, match="extended size is no number"):
+        listed(path)
+
+
 def test_a_long_header_is_refused(tmp_path: Path) -> None:
     path = tarred(tmp_path / "x.tar", {"a": b""}, format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * (1 << 17)})
     with pytest.raises(LimitError, match="extended header"):

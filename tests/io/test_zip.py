@@ -138,3 +138,36 @@ def test_sizes_and_offsets_in_zip64_fields_are_those_that_zipfile_reads(
         spans = {name: found.span(name) for name in found.entries}
         assert {name: (span.offset, span.length) for name, span in spans.items()} == expected(path)
         assert found.read("second", 8) == b"contents"
+
+
+@pytest.mark.parametrize("field", [4, 6])
+def test_an_archive_in_several_parts_is_told_to_be_one(field: int, tmp_path: Path) -> None:
+    """The number of this part, and of the one with the directory, stand in the end record."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"one")
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\5\6") + field] = 1
+    path.write_bytes(data)
+    with Source(path) as source, pytest.raises(UnsupportedError, match="in several parts") as refused:
+        ZipArchive(source)
+    assert refused.value.hint == "join the parts first"
+
+
+@pytest.mark.parametrize(("change", "words"), [(1, "inflates to less"), (-1, "inflates to more")])
+def test_an_entry_that_inflates_to_another_size_is_refused(change: int, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(1000))
+    data = bytearray(path.read_bytes())
+    for at in (22, data.index(b"PK\1\2") + 24):
+        assert data[at : at + 2] == (1000).to_bytes(2, "little")
+        data[at : at + 2] = (1000 + change).to_bytes(2, "little")
+    path.write_bytes(data)
+    with Source(path) as source:
+        span = ZipArchive(source).span("a")
+        with pytest.raises(CorruptFileError, match=words):
+            span.file.read_at(0, 999)
+        if change > 0:
+            with pytest.raises(CorruptFileError, match=words):
+                ZipArchive(source).start("a", 1001)
