@@ -128,17 +128,6 @@ def test_an_option_of_a_format_that_is_no_pair_is_refused(run: Run, model: Path,
     assert f"{value!r} is not of the form KEY=VALUE" in result.stderr
 
 
-@pytest.mark.parametrize(("value", "words"), [("=0.8", "names no adapter"), ("x=y", "'y' is no number")])
-def test_an_adapter_with_a_scale_that_is_none_is_refused(
-    run: Run, model: Path, tmp_path: Path, value: str, words: str
-) -> None:
-    result = run("convert", model, tmp_path / "out.pth", "--lora", value)
-    assert (result.exit_code, list(tmp_path.glob("out*"))) == (2, [])
-    error, hint = result.stderr.splitlines()
-    assert words in error
-    assert hint == "hint: --lora ADAPTER=0.8"
-
-
 def test_a_misspelt_loss_gets_the_nearest(run: Run, model: Path, tmp_path: Path) -> None:
     result = run("convert", model, tmp_path / "out.pth", "--allow-loss", "opaqe")
     assert result.exit_code == 2

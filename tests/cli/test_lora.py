@@ -125,6 +125,25 @@ def test_a_scale_that_is_no_number_is_told(scale: str, run: Run, tmp_path: Path)
     assert "is no number" in json.loads(done.stdout)["error"]["message"]
 
 
+def test_a_scale_without_an_adapter_is_told(run: Run, tmp_path: Path) -> None:
+    base, _, _ = case("lora", tmp_path)
+    done = run("convert", base, tmp_path / "o.pth", "--lora", "=0.8")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines() == [
+        "ckptconv: error: --lora '=0.8' names no adapter", "hint: --lora ADAPTER=0.8"
+    ]  # fmt: skip
+
+
+def test_a_configuration_stands_for_its_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, adapter, _ = case("lora", tmp_path)
+    assert run("convert", base, tmp_path / "a.pth", "--lora", adapter).exit_code == 0
+    assert run("convert", base, tmp_path / "b.pth", "--lora", adapter / "adapter_config.json").exit_code == 0
+    monkeypatch.chdir(adapter)
+    assert run("convert", base, tmp_path / "c.pth", "--lora", "adapter_config.json").exit_code == 0
+    for name in ("b.pth", "c.pth"):
+        assert run("diff", tmp_path / "a.pth", tmp_path / name).exit_code == 0
+
+
 def test_an_overflow_asks_for_consent(run: Run, tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path, torch.float16)
     done = run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}=1e6")
