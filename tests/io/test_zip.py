@@ -167,7 +167,7 @@ def test_an_entry_that_inflates_to_another_size_is_refused(change: int, words: s
     with Source(path) as source:
         span = ZipArchive(source).span("a")
         with pytest.raises(CorruptFileError, match=words):
-            span.file.read_at(0, 999)
+            span.file.read_at(1, 998)  # not its start alone, which is had without the others
         if change > 0:
             with pytest.raises(CorruptFileError, match=words):
                 ZipArchive(source).start("a", 1001)
