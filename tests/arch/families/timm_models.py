@@ -59,3 +59,26 @@ def efficientnet() -> list[Case]:
     """The first version and the second."""
     names = ("tinynet_e", "test_efficientnet")
     return [timm("timm_efficientnet", name, num_classes=7) for name in names]
+
+
+def mobilenet_v3() -> list[Case]:
+    """Small and large, and without squeezing; with a head and without."""
+    names = {"mobilenetv3_small_050": 7, "mobilenetv3_large_100": 0, "tf_mobilenetv3_small_minimal_100": 7}
+    return [timm("timm_mobilenetv3", name, num_classes=classes) for name, classes in names.items()]
+
+
+def regnet() -> list[Case]:
+    """X, Y and Z."""
+    names = ("regnetx_002", "regnety_002", "regnetz_005")
+    return [timm("timm_regnet", name, num_classes=7) for name in names]
+
+
+def vgg() -> list[Case]:
+    """With batch norm and without."""
+    return [timm("timm_vgg", name, num_classes=7) for name in ("vgg11", "vgg16_bn")]
+
+
+def mixer() -> list[Case]:
+    """MLP-Mixer, one with gates, and ResMLP."""
+    small = {"embed_dim": 48, "num_blocks": 2, "num_classes": 7}
+    return [timm("timm_mixer", name, **small) for name in ("mixer_b16_224", "gmixer_24_224", "resmlp_12_224")]
