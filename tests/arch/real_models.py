@@ -26,13 +26,17 @@ DTYPE_NAMES = {torch.float32: "F32", torch.int64: "I64", torch.float16: "F16", t
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model: the spec that it belongs to, how to build it, and its configuration or params where they are stated."""
+    """A model: the spec that it belongs to, how to build it, and its configuration or params where they are stated.
+
+    thorough: whether each of its tensors is changed in turn, which takes seconds; one of each kind is enough.
+    """
 
     spec: str
     name: str
     build: Callable[[], Any]
     config: Callable[[], dict[str, Any]] | None = None
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    thorough: bool = True
 
     def __str__(self) -> str:
         return f"{self.spec}-{self.name}"

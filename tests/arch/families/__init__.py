@@ -85,6 +85,7 @@ ALL = [
     *originals.llama(),
     *originals.whisper(),
     *originals.openclip(),
+    *originals.dino(),
     *diffusion.diffusion(),
     *listed.listed(),
 ]

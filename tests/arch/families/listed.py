@@ -12,6 +12,12 @@ from typing import Any
 from tests.arch.real_models import DTYPE_NAMES, Case, torch
 
 LISTS = Path(__file__).parents[3] / "fixtures" / "others" / "architectures.json.gz"
+THOROUGH = {
+    "esrgan/x2", "esrgan/basicsr", "srvgg/prelu", "swinir/3conv", "hat/HAT", "dat/light", "span/norm", "realplksr/plain",
+    "yolov8/yolov8n-cls", "yolo11/yolo11n-cls", "yolov5/yolov5n", "smp/Segformer-resnet18", "mit/MixVisionTransformer",
+    "efficientnet_pytorch/efficientnet-b0", "swin_unetr/second", "segresnet/three", "nnunet/planar", "sam/small",
+    "sam2/sam2.1_hiera_t",
+}  # fmt: skip
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
@@ -49,4 +55,8 @@ class Listed:
 
 def listed() -> list[Case]:
     """All of them."""
-    return [Case(key.partition("/")[0], key.partition("/")[2], partial(Listed, key)) for key in lists()]
+    return [
+        Case(spec, name, partial(Listed, key), thorough=key in THOROUGH)
+        for key in lists()
+        for spec, _, name in [key.partition("/")]
+    ]

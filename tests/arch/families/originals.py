@@ -1,7 +1,8 @@
 """Networks with the names of their first releases, which are in no package that is light enough to be installed here.
 
 What is built has the structure of karpathy/nanoGPT (model.py), meta-llama/llama (llama/model.py), openai/whisper
-(whisper/model.py), openai/CLIP (clip/model.py) and mlfoundations/open_clip (open_clip/model.py).
+(whisper/model.py), openai/CLIP (clip/model.py), mlfoundations/open_clip (open_clip/model.py), facebookresearch/dinov2
+(dinov2/models/vision_transformer.py) and facebookresearch/dinov3 (dinov3/models/vision_transformer.py).
 """
 
 from __future__ import annotations
@@ -227,3 +228,70 @@ def trunk(name: str, *, embed: int = 0, **options: Any) -> Any:
     network = timm_model(name, **options)
     head = {"head": nn.ModuleDict({"proj": nn.Linear(options["dims"][-1], embed, bias=False)})} if embed else {}
     return nn.ModuleDict({"trunk": network, **head})
+
+
+def dino() -> list[Case]:
+    """DINOv2 with registers and without, of plain and of gated MLPs; DINOv3 with biases and without."""
+    return [
+        Case("dinov2_meta", "plain", partial(dinov2, registers=0, gated=False)),
+        Case("dinov2_meta", "registers", partial(dinov2, registers=4, gated=True)),
+        Case("dinov3_meta", "plain", partial(dinov3, biased=True, gated=False)),
+        Case("dinov3_meta", "seven", partial(dinov3, biased=False, gated=True)),
+    ]
+
+
+def tower(tokens: dict[str, tuple[int, ...]], blocks: list[Any], **parts: Any) -> Any:
+    """A vision transformer of 16 channels: its tokens, patches of 4 by 4, blocks and a norm."""
+    model = nn.ModuleDict({"patch_embed": nn.ModuleDict({"proj": nn.Conv2d(3, 16, 4, 4)}), **parts})
+    for name, shape in tokens.items():
+        model.register_parameter(name, nn.Parameter(torch.empty(shape)))
+    model["blocks"], model["norm"] = nn.ModuleList(blocks), nn.LayerNorm(16)
+    return model
+
+
+def scale() -> Any:
+    """A LayerScale."""
+    made = nn.Module()
+    made.gamma = nn.Parameter(torch.empty(16))
+    return made
+
+
+def dino_block(qkv: Any, mlp: dict[str, Any]) -> Any:
+    attention = nn.ModuleDict({"qkv": qkv, "proj": nn.Linear(16, 16)})
+    parts = {"norm1": nn.LayerNorm(16), "attn": attention, "ls1": scale(), "norm2": nn.LayerNorm(16)}
+    return nn.ModuleDict({**parts, "mlp": nn.ModuleDict(mlp), "ls2": scale()})
+
+
+def dinov2(*, registers: int, gated: bool) -> Any:
+    """A DinoVisionTransformer of DINOv2's."""
+    tokens = {"cls_token": (1, 1, 16), "pos_embed": (1, 10, 16), "mask_token": (1, 16)}
+    if registers:
+        tokens["register_tokens"] = (1, registers, 16)
+
+    def mlp() -> dict[str, Any]:
+        if gated:
+            return {"w12": nn.Linear(16, 48), "w3": nn.Linear(24, 16)}
+        return {"fc1": nn.Linear(16, 64), "fc2": nn.Linear(64, 16)}
+
+    return tower(tokens, [dino_block(nn.Linear(16, 48), mlp()) for _ in range(2)])
+
+
+def dinov3(*, biased: bool, gated: bool) -> Any:
+    """A DinoVisionTransformer of DINOv3's; the largest has no biases in its attention."""
+    tokens = {"cls_token": (1, 1, 16), "storage_tokens": (1, 4, 16), "mask_token": (1, 16)}
+
+    def qkv() -> Any:
+        made = nn.Linear(16, 48, bias=biased)
+        if biased:
+            made.register_buffer("bias_mask", torch.empty(48))
+        return made
+
+    def mlp() -> dict[str, Any]:
+        if gated:
+            return {"w1": nn.Linear(16, 40), "w2": nn.Linear(16, 40), "w3": nn.Linear(40, 16)}
+        return {"fc1": nn.Linear(16, 64), "fc2": nn.Linear(64, 16)}
+
+    rope = nn.Module()
+    rope.register_buffer("periods", torch.empty(2))
+    more = {"local_cls_norm": nn.LayerNorm(16)} if gated else {}
+    return tower(tokens, [dino_block(qkv(), mlp()) for _ in range(2)], rope_embed=rope, **more)

@@ -80,5 +80,5 @@ def vgg() -> list[Case]:
 
 def mixer() -> list[Case]:
     """MLP-Mixer, one with gates, and ResMLP."""
-    small = {"embed_dim": 48, "num_blocks": 2, "num_classes": 7}
-    return [timm("timm_mixer", name, **small) for name in ("mixer_b16_224", "gmixer_24_224", "resmlp_12_224")]
+    names = ("mixer_s32_224", "gmixer_12_224", "resmlp_12_224")
+    return [timm("timm_mixer", name, num_classes=7) for name in names]
