@@ -179,7 +179,9 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
     best = [rated for rated in ranked if rated.share == ranked[0].share]
     names = {rated.spec.name for rated in best}
     left = [rated for rated in best if not names & set(rated.spec.yields_to)]
-    if len(left) != 1:
+    if len(left) == 1:
+        names |= set(left[0].spec.mistaken_for)
+    if len(left) != 1 or left[0].spec.mistaken_for:
         raise UsageError(
             f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
         )

@@ -35,6 +35,7 @@
     defaults = { n_head = 12 }           what an absent key means
     [evidence]
     yields_to = ["bert"]                 the better answer where both fit the names equally
+    mistaken_for = ["clip"]              a file of these with tensors lost has its names: these say neither
     [forward]                            what a sequential network computes: see `recipe.tree`
 
 `tied` may be ``{ to = "embed.weight", when = "tie_embeddings" }``. Expressions are described in `expressions`.
@@ -119,7 +120,8 @@ class SpecReader(Rows):
             constraints=(*self.constraints(("constraints",), top.get("constraints", {})), *constraints),
             variants=variants,
             config=read_config(self, self.document.get("config", {})),
-            yields_to=self.evidence(),
+            yields_to=self.evidence("yields_to"),
+            mistaken_for=self.evidence("mistaken_for"),
             forward=self.forward(params),
             source=self.source,
         )
@@ -262,9 +264,9 @@ class SpecReader(Rows):
             raise LimitError("more than 64 variants")
         return summaries, rules, constraints
 
-    def evidence(self) -> tuple[str, ...]:
-        row = self.table(self.document.get("evidence", {}), ["evidence"], ("yields_to",))
-        return self.texts(row.get("yields_to", []), ["evidence", "yields_to"])
+    def evidence(self, key: str) -> tuple[str, ...]:
+        row = self.table(self.document.get("evidence", {}), ["evidence"], ("yields_to", "mistaken_for"))
+        return self.texts(row.get(key, []), ["evidence", key])
 
     def forward(self, params: Mapping[str, Param]) -> Recipe | None:
         if "forward" not in self.document:

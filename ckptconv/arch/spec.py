@@ -155,6 +155,7 @@ class Spec:
 
     varying:   the lets that depend on loop variables, by name, and on which.
     yields_to: specs that are the better answer where both fit a checkpoint's names equally.
+    mistaken_for: specs whose files, with tensors lost, have all of its names: the names alone say neither.
     variants:  summaries of the variants by name.
     forward:   what the network computes, where the spec says it.
     digest:    "sha256:…" of what it says; comments and layout do not count.
@@ -171,6 +172,7 @@ class Spec:
     variants: Mapping[str, str] = field(default_factory=dict)
     config: ConfigMap = ConfigMap()
     yields_to: tuple[str, ...] = ()
+    mistaken_for: tuple[str, ...] = ()
     forward: Recipe | None = None
     digest: str = ""
     source: str = ""

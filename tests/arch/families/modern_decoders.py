@@ -197,3 +197,13 @@ def llama4() -> list[Case]:
         hugging("llama4", "Llama4ForCausalLM", "Llama4TextConfig", label="1", **large, **mixed),
         hugging("llama4", "Llama4TextModel", "Llama4TextConfig", **large, moe_layers=[0]),
     ]
+
+
+def mllama() -> list[Case]:
+    """The text model of Llama 3.2 Vision; the fourth layer of it and the ninth attend to pictures."""
+    sizes = {
+        "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 9, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "cross_attention_layers": [3, 8],
+        "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    return [hugging("mllama", "MllamaForCausalLM", "MllamaTextConfig", **sizes)]

@@ -250,3 +250,12 @@ def inceptions() -> list[Case]:
         torchvision("googlenet", "googlenet", aux_logits=True, init_weights=False),
         torchvision("inception_v3", "inception_v3", aux_logits=False, init_weights=False),
     ]
+
+
+def without_positions() -> list[Case]:
+    """Towers like CLIP's and SigLIP's whose positions are not learned."""
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return [
+        hugging("tipsv2_text", "Tipsv2TextModel", "Tipsv2TextConfig", **sizes, vocab_size=97),
+        hugging("videollama3_vision", "VideoLlama3VisionModel", "VideoLlama3VisionConfig", **sizes, patch_size=8),
+    ]

@@ -73,9 +73,14 @@ def regnet() -> list[Case]:
     return [timm("timm_regnet", name, num_classes=7) for name in names]
 
 
+def qwen3_vit() -> list[Case]:
+    """Qwen3-VL's towers: the encoder alone, which merges patches, and within a model, with its merger or without."""
+    return [timm("timm_qwen3_vit", f"qwen3_vit_88m{form}", **SMALL) for form in ("", "_enc", "_merge")]
+
+
 def vgg() -> list[Case]:
     """With batch norm and without."""
-    return [timm("timm_vgg", name, num_classes=7) for name in ("vgg11", "vgg16_bn")]
+    return [timm("timm_vgg", name, num_classes=7) for name in ("vgg11", "vgg13_bn")]
 
 
 def mixer() -> list[Case]:
