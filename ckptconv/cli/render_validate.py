@@ -75,7 +75,7 @@ def _more(result: Validation) -> list[tuple[str, str]]:
         _param(result, name)
         for name, param in spec.params.items()
         if name in result.params and not param.required and name not in assumed
-        if name == "variant" or result.params[name] != param.literal
+        if name == "variant" or result.params[name] not in (param.literal, [])  # lists of a part that is not there
     ]
     silent = [
         _param(result, name) for name in spec.params if name in assumed and name in result.params and name not in asked
