@@ -14,9 +14,9 @@ from tests.arch.real_models import DTYPE_NAMES, Case, torch
 LISTS = Path(__file__).parents[3] / "fixtures" / "others" / "architectures.json.gz"
 THOROUGH = {
     "esrgan/x2", "esrgan/basicsr", "srvgg/prelu", "swinir/3conv", "hat/HAT", "dat/light", "span/norm",
-    "realplksr/plain", "yolov8/yolov8n-cls", "yolo11/yolo11n-cls", "yolov5/yolov5n", "segmentation_models/Segformer-resnet18",
-    "mit/MixVisionTransformer", "efficientnet_pytorch/efficientnet-b0", "swin_unetr/second",
-    "segresnet/three", "nnunet/planar", "sam/small", "sam2/sam2.1_hiera_t",
+    "realplksr/plain", "yolov8/yolov8n-cls", "yolo11/yolo11n-cls", "yolov5/yolov5n",
+    "segmentation_models/Segformer-resnet18", "mit/MixVisionTransformer", "efficientnet_pytorch/efficientnet-b0",
+    "swin_unetr/second", "segresnet/three", "nnunet/planar", "sam/small", "sam2/sam2.1_hiera_t",
 }  # fmt: skip
 """One of each kind, whose tensors are changed in turn."""
 
