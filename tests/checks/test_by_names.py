@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+from ckptconv.api.asked import Request
 from ckptconv.api.validate import compare
+from ckptconv.arch.load import load_spec
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.errors import UsageError
@@ -73,7 +74,7 @@ def verdict(tensors: Infos, tied: dict[str, int]) -> str:
         for name, info in tensors.items()
     }
     try:
-        return "valid" if compare(Path("nowhere/model"), Checkpoint(made), None, ()).valid else "invalid"
+        return "valid" if compare(Request("nowhere/model"), Checkpoint(made)).valid else "invalid"
     except UsageError:
         return ""
 
@@ -95,7 +96,8 @@ def damaged(case: Case, random: Random) -> Iterator[tuple[str, Infos, dict[str, 
 
 def test_models_are_valid_and_damaged_ones_are_not() -> None:
     random = Random(5)
-    cases = [case for case in ALL if infos(built(case).state_dict())][::EVERY]
+    known = [case for case in ALL if not load_spec(case.spec).mistaken_for]
+    cases = [case for case in known if infos(built(case).state_dict())][::EVERY]
     sound = {str(case): verdict(infos(built(case).state_dict()), aliases(built(case))) for case in cases}
     assert set(sound.values()) == {"valid"}, sound
     told = {what: verdict(tensors, tied) for case in cases for what, tensors, tied in damaged(case, random)}
