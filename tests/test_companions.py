@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptconv
-from ckptconv.errors import CkptconvError, CorruptFileError, TargetExistsError, UsageError
+from ckptconv.api import companions
+from ckptconv.errors import (
+    CkptconvError,
+    CorruptFileError,
+    FileAccessError,
+    LimitError,
+    TargetExistsError,
+    UsageError,
+)
 from tests.arch.real_models import transformers_module
 
 if TYPE_CHECKING:
@@ -91,8 +100,6 @@ def test_nothing_is_replaced_unasked_and_nothing_is_left_of_a_failure(tmp_path: 
 
 
 def test_a_file_that_cannot_be_copied_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptconv.api import companions
-
     source = folder(tmp_path / "a", model_type="x")
 
     def fails(path: Path) -> object:
@@ -113,8 +120,116 @@ def test_where_they_go_has_to_be_another_folder_and_something_has_to_lie_there(t
         ckptconv.convert(tmp_path / "alone.safetensors", f"{tmp_path}/b/", with_files=True)
 
 
+def test_a_configuration_names_the_type_wherever_it_did_and_keeps_its_style(tmp_path: Path) -> None:
+    text = """{
+    "torch_dtype": "float32", "dtype": "float32",
+    "z": "日本",
+    "text_config": {
+        "dtype": "float32",
+        "hidden": 3
+    },
+    "vision_config": {
+        "torch_dtype": null
+    },
+    "eps": 1e-05
+}"""
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_text(text)
+    ckptconv.convert(source, f"{tmp_path}/b/", edits=ckptconv.Edits(dtype=["F64"]), with_files=True)
+    written = (tmp_path / "b" / "config.json").read_text()
+    assert written == text.replace('", "dtype', '",\n    "dtype').replace("float32", "float64")
+
+
+@pytest.mark.parametrize("said", [{"_class_name": "UNet2DModel"}, {"text_config": {"hidden": 3}}, {"dtype": "float16"}])
+def test_a_configuration_in_which_nothing_is_wrong_stays_byte_for_byte(said: dict[str, object], tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", **said)
+    result = ckptconv.convert(source, f"{tmp_path}/b/", edits=ckptconv.Edits(dtype=["F16"]), with_files=True)
+    assert (tmp_path / "b" / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    assert "changed" not in result.findings[0].message
+
+
+def test_letters_that_utf8_does_not_have_stay_escapes(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_text('{"dtype": "float32", "a": "é\\ud800"}\n')
+    ckptconv.convert(source, f"{tmp_path}/b/", edits=ckptconv.Edits(dtype=["F16"]), with_files=True)
+    assert (tmp_path / "b" / "config.json").read_text() == '{"dtype": "float16", "a": "\\u00e9\\ud800"}\n'
+
+
+def test_a_configuration_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a")
+    (source / "config.json").write_text('{"a":' * 600 + "1" + "}" * 600)
+    with pytest.raises(LimitError, match="nested deeper"):
+        ckptconv.convert(source, f"{tmp_path}/b/", edits=ckptconv.Edits(dtype=["F16"]), with_files=True)
+
+
+def test_marians_vocabularies_go_along_and_links_to_nowhere_are_told(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="marian")
+    for name in ("source.spm", "target.spm", "bpe.codes"):
+        (source / name).write_text("x")
+    (source / "vocab.json").symlink_to("gone")
+    (source / "gone.bin").symlink_to("gone")
+    result = ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
+    assert {"source.spm", "target.spm", "bpe.codes"} <= set(os.listdir(tmp_path / "b"))
+    told = [(one.severity, one.where, one.message) for one in result.findings if one.code == "not-copied"]
+    assert told == [
+        ("warning", "vocab.json", "not copied, since links lead nowhere, or to where one may not look: vocab.json")
+    ]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+
+    def refused(path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(FileAccessError, match="cannot list this folder"):
+        ckptconv.convert(source / "model.safetensors", f"{tmp_path}/b/", with_files=True)
+
+
+def test_a_folder_of_captions_is_no_models(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+    for number in range(companions.MAX_TAKEN):
+        (source / f"{number}.txt").write_text("a cat")
+    with pytest.raises(LimitError, match=f"103 files lie beside the weights; the limit is {companions.MAX_TAKEN}"):
+        ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
+
+
+def test_of_an_archive_nothing_is_copied_and_not_what_lies_beside_it(tmp_path: Path) -> None:
+    source = folder(tmp_path / "a", model_type="x")
+    packed = shutil.make_archive(f"{tmp_path}/packed", "zip", source)
+    (tmp_path / "config.json").write_text("{}")
+    for path in (packed, f"{packed}/model.safetensors"):
+        with pytest.raises(UsageError, match="SRC is in an archive") as caught:
+            ckptconv.convert(path, f"{tmp_path}/b/", with_files=True)
+        assert caught.value.hint == "unpack it, and name the folder"
+
+
+def test_old_files_come_back_where_the_weights_do_not_get_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "a", model_type="new")
+    before = folder(tmp_path / "b", model_type="old")
+    names, replace = sorted(os.listdir(before)), os.replace
+
+    def refused(old: Path, new: Path) -> None:
+        if os.fspath(new).endswith("model.safetensors"):
+            raise OSError(5, "Input/output error")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(FileAccessError, match="cannot write"):
+        ckptconv.convert(source, before, to_format="safetensors", with_files=True, force=True, shard_size="1MB")
+    assert sorted(os.listdir(before)) == names
+    assert json.loads((before / "config.json").read_text()) == {"model_type": "old"}
+
+
 def test_a_dry_run_lists_them_and_writes_nothing(tmp_path: Path) -> None:
     source = folder(tmp_path / "a", model_type="x")
     result = ckptconv.convert(source, f"{tmp_path}/b/", with_files=True, dry_run=True)
     assert "config.json" in result.findings[0].message
+    listed = [f"{tmp_path}/b/{name}" for name in ("chat_template.jinja", "config.json", "tokenizer.json")]
+    assert result.to_dict()["files"] == listed
+    with pytest.raises(UsageError, match="in the folder of SRC"):
+        ckptconv.convert(source, source / "b.pth", with_files=True, dry_run=True)
     assert not (tmp_path / "b").exists()

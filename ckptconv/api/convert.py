@@ -52,6 +52,7 @@ class Conversion:
     digest:   the content digest, where the written file records one.
     plan:     in a dry run, what becomes of every tensor.
     verification: what `verify` found, where it was asked for.
+    files:    the files that `with_files` puts beside it.
     """
 
     source: Path
@@ -65,6 +66,7 @@ class Conversion:
     digest: str | None = None
     plan: list[Move] = field(default_factory=list)
     verification: Verification | None = None
+    files: list[Path] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Json]:
         """The conversion as ``convert --json`` prints it."""
@@ -76,6 +78,8 @@ class Conversion:
             "losses": [loss.to_dict() for loss in self.losses],
             "findings": [finding.to_dict() for finding in self.findings],
         }
+        if self.files:
+            document["files"] = [str(path) for path in self.files]
         if self.plan:
             document["plan"] = [move.to_dict() for move in self.plan]
         if self.verification:
@@ -164,17 +168,17 @@ def convert(
     ):
         made = prepare(order, opened, adapters)
         place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
-        files = _companions(source, order, made) if with_files else None
+        files = _companions(source, order, opened, made) if with_files else None
         result = _foreseen(order, made, place, files)
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)
+        if files is not None:
+            files.check(place.path, replace=force or dry_run)
         if not dry_run:
             refuse(result.losses, allowed, source, bare=bare)
             refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
             place.check_source(source, opened)
             file = place.open(replace=force)
-            if files is not None:
-                files.check(place.path, replace=force)
         with (
             _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier,
             _quantizing(made.checkpoint) if made.is_edited else nullcontext(),
@@ -195,10 +199,10 @@ def convert(
                 return _committed(result, file, written, verifier)
 
 
-def _companions(source: PathText, order: Order, made: Prepared) -> Companions:
+def _companions(source: PathText, order: Order, opened: Checkpoint, made: Prepared) -> Companions:
     from ckptconv.api.companions import companions_of  # few ask for it
 
-    return companions_of(source, order.edits, made.checkpoint)
+    return companions_of(source, order.edits, opened, made.checkpoint)
 
 
 def _foreseen(order: Order, made: Prepared, place: Destination, files: Companions | None) -> Conversion:
@@ -212,6 +216,7 @@ def _foreseen(order: Order, made: Prepared, place: Destination, files: Companion
             *untranslated(made.edited, wanted, order.edits), *place.findings,
             *(place.left_behind(source) if files is None else files.findings),
         ],
+        files=[place.path.parent / name for name in files.names] if files is not None else [],
     )  # fmt: skip
 
 

@@ -35,7 +35,9 @@ _SCALES = {MLX: "scales", HQQ: "scale"}
 """By scheme the part that is of the type in which the library computes."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
-_CALLED = {dtype: name for name, dtype in _TYPES.items()}
+_CALLED = {dtype: name for name, dtype in _TYPES.items()} | {DType.F64: "float64"}
+_TYPE_KEYS = ("dtype", "torch_dtype")
+"""Where a configuration says the type; the second is the word of transformers before 5."""
 
 
 def edits_for(
@@ -51,7 +53,7 @@ def type_said(said: Mapping[object, MetaNode]) -> DType:
     """The type that a configuration has for the weights; F32 where it says none."""
     inside = said.get("text_config")
     for part in (said, inside if isinstance(inside, dict) else {}):
-        for key in ("dtype", "torch_dtype"):
+        for key in _TYPE_KEYS:
             found = _TYPES.get(str(part.get(key)).removeprefix("torch."))
             if found is not None:
                 return found
@@ -129,6 +131,19 @@ def _kind(edit: Edit) -> str:
     if details["scheme"] == MLX:
         more = f" {details['mode']}" if details["mode"] != AFFINE else f"{more} in groups of {details['group_size']}"
     return _KINDS[str(details["scheme"])] + more
+
+
+def retyped(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration that names this type wherever it names one, for itself or for one of its parts, such as a
+    `text_config`; how weights are quantized is no part.
+    """
+    made = dict(document)
+    for key, value in document.items():
+        if isinstance(value, dict) and key not in (*KEYS, MLX_KEY):
+            made[key] = retyped(value, name)
+        elif key in _TYPE_KEYS and str(value).removeprefix("torch.") in _CALLED.values():
+            made[key] = name
+    return made
 
 
 def unclaimed(node: MetaNode) -> MetaNode:

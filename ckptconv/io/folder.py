@@ -50,8 +50,13 @@ class Folder:
         """The folders in it, likewise."""
         return self._listed[1]
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """What is neither, likewise: pipes, and links that lead nowhere or to where one may not look."""
+        return self._listed[2]
+
     @cached_property
-    def _listed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _listed(self) -> tuple[tuple[str, ...], ...]:
         found: dict[str, list[str]] = {"file": [], "folder": [], "": []}
         try:
             with os.scandir(self.path) as entries:
@@ -64,7 +69,7 @@ class Folder:
             raise FileAccessError(
                 f"cannot list this folder: {reason(error)}", path=self.path, hint="check its permissions"
             ) from error
-        return tuple(sorted(found["file"])), tuple(sorted(found["folder"]))
+        return tuple(tuple(sorted(names)) for names in found.values())
 
     def open(self, name: str) -> Source:
         """One of its files; closed with the folder.

@@ -51,6 +51,7 @@ class Target:
         self._fd = -1
         self._writeback = Writeback()
         self._temp: Path | None = None
+        self._kept: Path | None = None
         self._made: Path | None = None
         with translated(self.path):
             self._real = Path(os.path.realpath(self.path))
@@ -192,9 +193,14 @@ class Target:
         return self._temp or Path(f"/proc/self/fd/{self._fd}")
 
     def commit(self) -> None:
-        """Make the file whole on disk and put it in its place, those beside it first."""
+        """Make the file whole on disk and put it in its place, those beside it first. What takes long is done before
+        any of them has its name; where this one does not get it, the others' old files come back.
+        """
         try:
+            for one in (*self._beside, self):
+                one._finish()
             for other in self._beside:
+                other._keep_old()
                 other._commit(durable=False)
             for folder in {other._real.parent for other in self._beside}:
                 _sync_folder(folder)
@@ -217,10 +223,21 @@ class Target:
             return False
 
     def _withdraw(self) -> None:
-        """Take a new file away again, because the one that points at it could not be placed."""
-        if self._in_place() and self._old is None:
-            with suppress(OSError):
+        """Take a file away again, because the one that points at it could not be placed."""
+        if not self._in_place():
+            return
+        with suppress(OSError):
+            if self._old is None:
                 os.unlink(self._real)
+            elif self._kept is not None:
+                os.replace(self._kept, self._real)
+
+    def _keep_old(self) -> None:
+        """Give an old file a second name until all are in their places; where there are no links it is not kept."""
+        if self._old is not None:
+            self._kept = leftovers.beside(self._real)
+            with suppress(OSError):
+                os.link(self._real, self._kept)
 
     def _remove_superseded(self) -> None:
         while self._superseded:
@@ -233,13 +250,16 @@ class Target:
         with translated(self.path):
             os.fsync(self._fd)
 
-    def _commit(self, *, durable: bool = True) -> None:
+    def _finish(self) -> None:
         with translated(self.path):
             if self._old is not None:
                 os.chmod(
                     self._fd if os.chmod in os.supports_fd else self.readable_path, stat.S_IMODE(self._old.st_mode)
                 )
             os.fsync(self._fd)
+
+    def _commit(self, *, durable: bool = True) -> None:
+        with translated(self.path):
             if access.HELD_BY_HANDLES:
                 self._close()
             self._place()
@@ -247,7 +267,10 @@ class Target:
             if durable:
                 _sync_folder(self._real.parent)
         self._temp = self._made = None
-        self._discard()
+        if durable:
+            self._discard()
+        else:  # its old file is kept until the one that points at it is in its place
+            self._close()
 
     def _place(self) -> None:
         """One atomic step: a link fails where the target has appeared meanwhile, a rename replaces it."""
@@ -302,10 +325,11 @@ class Target:
         for other in self._beside:
             other._discard()
         self._close()
-        if self._temp is not None:
-            with suppress(OSError):
-                os.unlink(self._temp)
-            self._temp = None
+        for name in (self._temp, self._kept):
+            if name is not None:
+                with suppress(OSError):
+                    os.unlink(name)
+        self._temp = self._kept = None
         if self._made is not None:
             with suppress(OSError):  # something else may have come into it meanwhile
                 os.rmdir(self._made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "a file": ("out.safetensors", {}, "out.safetensors"),
     "a set": ("out.safetensors", {"shard_size": 300}, "out.safetensors.index.json"),
     "a new folder": ("out/", {"shard_size": 300}, "out"),
+    "files beside": ("out/", {"with_files": True}, "out/model.safetensors"),
     "torch-dcp": ("out", {"to_format": "torch-dcp"}, "out"),
 }
 """By what is written: the target, how, and what is read of it."""
@@ -31,8 +33,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("sources")
     fills = {"old": (0.0, 2), "new": (9.0, 3)}
+    for name in fills:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"of": name}))
     return {
-        name: saved(folder / f"{name}.pth", {f"w{i}": torch.full((50,), fill + i) for i in range(count)})
+        name: saved(folder / name / "model.pth", {f"w{i}": torch.full((50,), fill + i) for i in range(count)})
         for name, (fill, count) in fills.items()
     }
 
@@ -50,8 +55,12 @@ def offers(links: str, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "link", refused)
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+def files(folder: Path) -> dict[str, bytes]:
+    """What is there, and what configurations say."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.name == "config.json" else b""
+        for path in folder.rglob("*")
+    }
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, at: int, run: Callable[[], object]) -> KeyboardInterrupt | None:
@@ -98,7 +107,8 @@ def stops(
     [
         ("a file", "unnamed", True), ("a file", "named", False), ("a file", "named", True), ("a file", "none", False),
         ("a set", "unnamed", True), ("a set", "named", False), ("a set", "none", False),
-        ("a new folder", "unnamed", False), ("torch-dcp", "unnamed", True),
+        ("a new folder", "unnamed", False), ("files beside", "unnamed", True), ("files beside", "named", True),
+        ("files beside", "unnamed", False), ("torch-dcp", "unnamed", True),
     ],
 )  # fmt: skip
 def test_all_is_as_it_was_or_all_is_new(
