@@ -19,6 +19,7 @@ from ckptconv.io.protobuf import LEN, VARINT, Wire
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.formats.graph_names import GraphNames
 
 VERSION, DESCRIPTION, UPDATABLE = 1, 2, 10
 PIPELINES = (200, 201, 202)
@@ -88,18 +89,18 @@ def is_model(wire: Wire, size: int) -> bool:
     return False
 
 
-def read_spec(wire: Wire) -> Spec:
+def read_spec(wire: Wire, names: GraphNames) -> Spec:
     """Walk the file. Raises CorruptFileError, LimitError."""
     spec = Spec()
-    _model(wire, spec, (0, wire.source.size), "", 0)
+    _model(wire, spec, names, Model(0, (0, wire.source.size)), 0)
     return spec
 
 
-def _model(wire: Wire, spec: Spec, place: Range, scope: str, depth: int) -> None:
+def _model(wire: Wire, spec: Spec, names: GraphNames, whole: Model, depth: int) -> None:
     if depth > MAX_PIPELINE:
         raise LimitError(f"its pipelines are more than {MAX_PIPELINE} deep")
     found: list[Model] = []
-    for number, kind, begin, end in wire.fields(*place):
+    for number, kind, begin, end in wire.fields(*whole.place):
         if number == VERSION:
             wire.expect(number, kind, VARINT)
             spec.version = spec.version or begin
@@ -108,36 +109,36 @@ def _model(wire: Wire, spec: Spec, place: Range, scope: str, depth: int) -> None
             _description(wire, spec, begin, end)
         elif number in KINDS:
             wire.expect(number, kind, LEN)
-            found.append(Model(number, (begin, end), scope))
+            found.append(Model(number, (begin, end), whole.scope))
     if len(found) != 1:
         raise bad(f"it is {len(found)} models at once")
     if found[0].kind not in PIPELINES:
         spec.models.append(found[0])
         return
-    _pipeline(wire, spec, found[0], depth)
+    _pipeline(wire, spec, names, found[0], depth)
 
 
-def _pipeline(wire: Wire, spec: Spec, pipeline: Model, depth: int) -> None:
+def _pipeline(wire: Wire, spec: Spec, names: GraphNames, pipeline: Model, depth: int) -> None:
     place = pipeline.place
     if pipeline.kind != PIPELINES[-1]:  # a classifier or a regressor, which has one in it
         place = next(
             ((begin, end) for number, kind, begin, end in wire.fields(*place) if (number, kind) == (1, LEN)), place
         )
     models: list[Range] = []
-    names: list[str] = []
+    called: list[str] = []
     for number, kind, begin, end in wire.fields(*place):
         if number == 1:
             wire.expect(number, kind, LEN)
             models.append((begin, end))
-            if len(models) + len(spec.models) > MAX_MODELS:
-                raise LimitError(f"it has more than {MAX_MODELS:,} models")
         elif number == 2:
             wire.expect(number, kind, LEN)
-            names = [*names, wire.text(begin, end)][:MAX_MODELS]
-    if len(names) != len(models) or len(set(names)) != len(names):
-        names = [f"model{index}" for index in range(len(models))]
-    for name, inner in zip(names, models, strict=True):
-        _model(wire, spec, inner, f"{pipeline.scope}{name}.", depth + 1)
+            called.append(wire.text(begin, end))
+        if max(len(models) + len(spec.models), len(called)) > MAX_MODELS:
+            raise LimitError(f"it has more than {MAX_MODELS:,} models")
+    if len(called) != len(models) or len(set(called)) != len(called):
+        called = [f"model{index}" for index in range(len(models))]
+    for name, inner in zip(called, models, strict=True):
+        _model(wire, spec, names, Model(0, inner, names.joined(pipeline.scope, name, ".")), depth + 1)
 
 
 def _description(wire: Wire, spec: Spec, start: int, stop: int) -> None:

@@ -40,6 +40,9 @@ MAX_PARAMS = 1 << 16
 Params = dict[int, list[int]]
 """A layer's numbers, by the number of the field."""
 
+Roles = dict[int, tuple[str, "Callable[[Params], tuple[int, ...]]"]]
+"""What the weights of a layer are, and how their shapes follow, by the number of the field."""
+
 
 @dataclass(slots=True)
 class Weights:
@@ -98,7 +101,7 @@ _GRU = {
     for index, gate in enumerate(("update", "reset", "output"))
 }
 
-LAYERS: dict[int, dict[int, tuple[str, Callable[[Params], tuple[int, ...]]]]] = {
+LAYERS: dict[int, Roles] = {
     100: {90: ("weight", _convolution), 91: ("bias", _sizes(1))},
     1471: {60: ("weight", _convolution3d), 61: ("bias", _sizes(1))},
     140: {20: ("weight", _sizes(2, 1)), 21: ("bias", _sizes(2))},
@@ -181,6 +184,7 @@ def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
 def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
     roles = LAYERS[layer]
     params: Params = {}
+    numbers = 0
     found: list[tuple[int, Range]] = []
     inside: list[Range] = []
     for number, kind, begin, end in wire.fields(*place):
@@ -190,20 +194,39 @@ def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) 
             inside.append((begin, end))
         elif kind == VARINT:
             params.setdefault(number, []).append(begin)
+            numbers += 1
         elif kind == LEN and number in (1, 4, 20):  # numbers that are packed
-            params.setdefault(number, []).extend(wire.packed(begin, end, MAX_RANK))
-        if len(found) > MAX_PARAMS or sum(map(len, params.values())) > MAX_PARAMS:
+            packed = wire.packed(begin, end, MAX_RANK)
+            params.setdefault(number, []).extend(packed)
+            numbers += len(packed)
+        if len(found) > MAX_PARAMS or numbers > MAX_PARAMS:
             raise LimitError(f"the layer {name!r} has more than {MAX_PARAMS:,} numbers or weights")
-    twice = Counter(number for number, _ in found)
-    for index, (number, where) in enumerate(found):
-        role, shape = roles[number]
-        _add(wire, network, (name, ".", role, f".{index}" if twice[number] > 1 else ""), shape(params), where)
+    _add_found(wire, network, name, _shaped(roles, params, name), found)
+    parts = _shaped(_LSTM, params, name) if inside else {}
     for index, where in enumerate(inside):
         way = ("forward.", "backward.")[index] if layer == 430 and index < 2 else ""
         for number, kind, begin, end in wire.fields(*where):
-            if kind == LEN and number in _LSTM:
-                role, shape = _LSTM[number]
-                _add(wire, network, (name, ".", way, role), shape(params), (begin, end))
+            if kind == LEN and number in parts:
+                role, shape = parts[number]
+                _add(wire, network, (name, ".", way, role), shape, (begin, end))
+
+
+def _shaped(roles: Roles, params: Params, name: str) -> dict[int, tuple[str, tuple[int, ...]]]:
+    """What each weight of a layer is, and its shape: made once, since a layer may have many of one kind."""
+    shaped = {number: (role, shape(params)) for number, (role, shape) in roles.items()}
+    if any(len(shape) > MAX_RANK for _, shape in shaped.values()):
+        raise LimitError(f"the layer {name!r} has weights of more than {MAX_RANK} dimensions")
+    return shaped
+
+
+def _add_found(
+    wire: Wire, network: Network, name: str, roles: dict[int, tuple[str, tuple[int, ...]]],
+    found: list[tuple[int, Range]],
+) -> None:  # fmt: skip
+    twice = Counter(number for number, _ in found)
+    for index, (number, where) in enumerate(found):
+        role, shape = roles[number]
+        _add(wire, network, (name, ".", role, f".{index}" if twice[number] > 1 else ""), shape, where)
 
 
 def _add(wire: Wire, network: Network, parts: tuple[str, ...], shape: tuple[int, ...], place: Range) -> None:

@@ -78,6 +78,8 @@ BLOB = Struct("<2I3Q")
 HEADER = Struct("<2I")
 SENTINEL, BLOB_VERSION, BLOB_BYTES = 0xDEADBEEF, 2, 64
 HOME = "@model_path/"
+MAX_FOLDERS = 8
+"""Folders in a path of the manifest's, or of the program's: they have one."""
 
 FLOATING, INTS, BOOLS, LONGS, DOUBLES, BYTES = 1, 2, 3, 5, 6, 7
 """The fields of a TensorValue."""
@@ -122,11 +124,17 @@ def _in_package(folder: Folder) -> tuple[Folder, str]:
         path = item.get("path") if isinstance(item, dict) else None
         if not isinstance(path, str):
             raise CorruptFileError("the manifest names no model", hint=COPY_ALL_AGAIN)
+    return _led_to(folder.inside(DATA), path)
+
+
+def _led_to(folder: Folder, path: str) -> tuple[Folder, str]:
+    """The folder to which a path leads, and the name of the file in it."""
+    if path.count("/") > MAX_FOLDERS:
+        raise LimitError(f"a path in it has more than {MAX_FOLDERS} folders: {path[:80]!r}", path=folder.path)
     *way, name = path.split("/")
-    home = folder.inside(DATA)
     for part in way:
-        home = home.inside(part)
-    return home, name
+        folder = folder.inside(part)
+    return folder, name
 
 
 class _Reader:
@@ -141,7 +149,7 @@ class _Reader:
         self.ints_left = MAX_INTS
 
     def read(self) -> Checkpoint:
-        spec = read_spec(self.wire)
+        spec = read_spec(self.wire, self.names)
         for model in spec.models:
             if model.kind == PROGRAM:
                 program = read_program(self.wire, model.place, model.scope, self.names)
@@ -258,10 +266,7 @@ class _Reader:
                     f"{name!r} is said to be in {said[:200]!r}, which is not inside of the package",
                     hint="do not trust this model: it names files elsewhere",
                 )
-            *way, file = said.removeprefix(HOME).split("/")
-            folder = self.home
-            for part in way[:8]:
-                folder = folder.inside(part)
+            folder, file = _led_to(self.home, said.removeprefix(HOME))
             try:
                 opened = folder.open(file)
             except FileAccessError as error:

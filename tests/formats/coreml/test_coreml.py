@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from struct import pack
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -288,10 +289,53 @@ def test_a_long_name_before_many_others_costs_no_memory(tmp_path: Path) -> None:
     [
         field(1, 8) + field(502, field(2, b"") * 20_000),
         field(1, 4) + field(202, field(1, b"") * 2_000),
+        field(1, 4) + field(202, field(2, b"") * 2_000),
         field(1, 4) + field(2, field(1, b"") * 20_000) + field(500, b""),
     ],
-    ids=["functions", "models", "inputs"],
+    ids=["functions", "models", "names of models", "inputs"],
 )
 def test_crowds_are_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(LimitError):
         ckptconv.open(written(tmp_path, data), format="coreml")
+
+
+def loading_constants(body: bytes) -> bytes:
+    return field(1, 4) + field(500, field(1, field(1, b"l") + field(290, body)))
+
+
+def test_a_long_shape_of_many_weights_costs_neither_memory_nor_time(tmp_path: Path) -> None:
+    sizes, weights = field(1, b"\x7f" * 60) * 1_000, field(2, field(1, bytes(4))) * 20_000
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="more than 64 dimensions"):
+        ckptconv.open(written(tmp_path, loading_constants(sizes + weights)))
+
+
+def test_a_layer_of_many_numbers_takes_no_longer_for_each(tmp_path: Path) -> None:
+    """60,000 different fields, of which a network's walk went through all for each."""
+    numbers = b"".join(field(number, 1) for number in range(3, 60_000))
+    path = written(tmp_path, loading_constants(numbers + field(2, field(1, bytes(4)))))
+    start = process_time()
+    with ckptconv.open(path) as checkpoint:
+        assert list(checkpoint) == ["l.data"]
+    assert process_time() - start < 10
+
+
+def test_long_names_of_pipelines_in_each_other_cost_no_memory(tmp_path: Path) -> None:
+    model = field(1, 4) + field(202, field(1, field(1, 4) + field(500, b"")) * 900)
+    for _ in range(7):
+        model = field(1, 4) + field(202, field(1, model) + field(2, b"n" * 60_000))
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="names repeat"):
+        ckptconv.open(written(tmp_path, model))
+
+
+def test_paths_of_many_folders_are_refused_and_none_is_cut(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*"abcdefgh")
+    deep.mkdir(parents=True)
+    (deep / "weight.bin").write_bytes(WEIGHTS)
+    data = functions(("m", const("w", value(11, [2], blob(64, "@model_path/a/b/c/d/e/f/g/h/i/weight.bin")))))
+    with pytest.raises(LimitError, match="more than 8 folders"):
+        ckptconv.open(written(tmp_path, data))
+    shutil.copytree(NET, tmp_path / "x.mlpackage")
+    root = {"itemInfoEntries": {"a": {"path": "a/" * 30_000}}, "rootModelIdentifier": "a"}
+    (tmp_path / "x.mlpackage" / "Manifest.json").write_text(json.dumps(root))
+    with pytest.raises(LimitError, match="more than 8 folders"):
+        ckptconv.open(tmp_path / "x.mlpackage")
