@@ -28,7 +28,7 @@ from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.graph_names import GraphNames
 from ckptconv.formats.graph_notes import counted, stays_behind
-from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_TENSORS
+from ckptconv.io.limits import MAX_DIM, MAX_RANK
 from ckptconv.io.protobuf import LEN, VARINT, Wire, signed
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ NAME, OLD_LAYERS, LAYERS = 1, 2, 100
 _NET_WIRES = {1: LEN, 2: LEN, 3: LEN, 4: VARINT, 5: VARINT, 6: LEN, 7: VARINT, 8: LEN, 100: LEN}
 _CLAIMED_FIELDS = 64
 MAX_LAYERS = 100_000
+MAX_BLOBS = 200_000
+"""An empty one takes two bytes: so many more would take a thousand times that in memory."""
 
 _WEIGHTED = ("weight", "bias")
 ROLES: dict[str, tuple[str, ...]] = {
@@ -176,8 +178,8 @@ def _tensors(wire: Wire, layers: list[_Layer]) -> dict[str, LazyTensor]:
             name = names.joined(own, ".", roles[index] if index < len(roles) else str(index))
             if name in found:
                 raise bad(f"two blobs are called {name!r}")
-            if len(found) >= MAX_TENSORS:
-                raise LimitError(f"it has more than {MAX_TENSORS:,} blobs")
+            if len(found) >= MAX_BLOBS:
+                raise LimitError(f"it has more than {MAX_BLOBS:,} blobs")
             found[name] = _blob(wire, name, place)
     return found
 

@@ -108,7 +108,7 @@ def test_limits_hold_and_opening_reads_no_number(tmp_path: Path, monkeypatch: py
     with ckptconv.open(path) as checkpoint:
         assert isinstance(checkpoint.file, Source)
         assert checkpoint.file.bytes_read < 64 << 10
-    monkeypatch.setattr(read, "MAX_TENSORS", 1)
+    monkeypatch.setattr(read, "MAX_BLOBS", 1)
     with pytest.raises(LimitError):
         ckptconv.open(path)
 
@@ -117,3 +117,9 @@ def test_a_long_name_before_many_blobs_costs_no_memory(tmp_path: Path) -> None:
     data = layer("n" * 60_000, "Mine", *[blob(field(7, b""), ONE_TWO[:4])] * 20_000)
     with limited_memory(256 << 20), pytest.raises(LimitError, match="names repeat"):
         ckptconv.open(written(tmp_path, data))
+
+
+def test_a_crowd_of_empty_blobs_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, layer("a", "Mine", *[b""] * 200_001))
+    with limited_memory(512 << 20), pytest.raises(LimitError, match="200,000 blobs"):
+        ckptconv.open(path)
