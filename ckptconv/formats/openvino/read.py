@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict
+from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
@@ -56,7 +57,13 @@ PACKED = {"u1": (8, 1), "u3": (8, 3), "u6": (4, 3), "nf4": (2, 1)}
 
 STRING = "string"
 SUFFIX, WEIGHTS = ".xml", ".bin"
+_STATE_DICT = "state_dict"
 USUAL = "openvino_model.xml"
+TEXT_A_BYTE, FREE_TEXT = 4, 1 << 20
+"""Bytes that texts may have altogether for each byte of the weights, and beside that: constants may share their bytes,
+which are read for each.
+"""
+
 _COMPRESSED = "_compressed"
 _TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 
@@ -105,7 +112,7 @@ class _Reader:
         self.tensors: dict[str, LazyTensor] = {}
         self.strings: dict[str, MetaNode] = {}
         self.packed: dict[str, MetaNode] = {}
-        self.text_left = MAX_OPENVINO_TEXT
+        self.text_read = 0
         self.taken: set[str] = set()
 
     def read(self, document: Source) -> Checkpoint:
@@ -150,9 +157,11 @@ class _Reader:
 
     def _texts(self, name: str, shape: tuple[int, ...], span: ByteSpan) -> MetaNode:
         """A constant of texts: their number, where each begins and the last one ends, all as i32, and their bytes."""
-        self.text_left -= span.length
-        if self.text_left < 0:
-            raise LimitError(f"its texts have more than {MAX_OPENVINO_TEXT:,} bytes")
+        self.text_read += span.length
+        whole = self.folder.open(self.file).size
+        most = min(MAX_OPENVINO_TEXT, TEXT_A_BYTE * whole + FREE_TEXT)
+        if self.text_read > most:
+            raise LimitError(f"its texts have more than {most:,} bytes, of a file of {whole:,}")
         if len(shape) > MAX_TEXT_RANK:
             raise LimitError(f"{name!r} has {len(shape)} dimensions of texts")
         data, count = bytes(span.file.read_at(span.offset, span.length)), prod(shape)
@@ -166,9 +175,12 @@ class _Reader:
         return nested_texts(texts, shape) if texts else []
 
     def _root(self, net: Net) -> MetaNode:
-        found: dict[str, MetaNode] = {**net.about, "strings": self.strings, "packed": self.packed}
-        said = {key: value for key, value in found.items() if value}
-        return {"state_dict": StateDict(), **said} if said else StateDict()
+        own: dict[str, MetaNode] = {"strings": self.strings, "packed": self.packed}
+        said = {key: value for key, value in own.items() if value}
+        for key, value in net.about.items():  # whose names are the file's, and may be ours
+            if value:
+                said[free_key(key, {_STATE_DICT, *own, *said})] = value
+        return {_STATE_DICT: StateDict(), **said} if said else StateDict()
 
 
 def _info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
@@ -188,10 +200,9 @@ def _info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
 
 
 def _shape(name: str, text: str) -> tuple[int, ...]:
-    sizes = tuple(_number(name, "shape", size.strip()) for size in text.split(",")) if text.strip() else ()
-    if len(sizes) > MAX_RANK:
+    if text.count(",") >= MAX_RANK:
         raise LimitError(f"{name!r} has more than {MAX_RANK} dimensions")
-    return sizes
+    return tuple(_number(name, "shape", size.strip()) for size in text.split(",")) if text.strip() else ()
 
 
 def _number(name: str, key: str, text: str) -> int:
@@ -206,13 +217,18 @@ def _facts(net: Net) -> dict[str, MetaNode]:
     found: dict[str, MetaNode] = {
         "name": net.name,
         "version": net.version,
-        "inputs": [_value(layer, layer.data.get("element_type", ""), layer.data.get("shape", "").split(","))
+        "inputs": [_value(layer, layer.data.get("element_type", ""), _sizes(layer.data.get("shape", "")))
                    for layer in net.layers if layer.type == "Parameter" and not layer.scope],
         "outputs": [_value(layer, layer.precision, layer.dims)
                     for layer in net.layers if layer.type == "Result" and not layer.scope],
         **counted(operators),
     }  # fmt: skip
     return all_said(found)
+
+
+def _sizes(text: str) -> list[str]:
+    """The dimensions of an input, as far as a tensor has so many."""
+    return text.split(",", MAX_RANK)[:MAX_RANK]
 
 
 def _value(layer: Layer, kind: str, sizes: list[str]) -> dict[str, MetaNode]:

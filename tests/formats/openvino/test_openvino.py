@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import ckptconv
@@ -148,6 +149,31 @@ def test_texts_are_metadata(tmp_path: Path) -> None:
     )
     with ckptconv.open(path) as checkpoint:
         assert checkpoint.metadata["strings"] == {"words": [[b"a", b""], [b"bcd", "é".encode()]], "none": []}
+
+
+def test_texts_that_share_bytes_are_bounded_by_those(tmp_path: Path) -> None:
+    count = 100_000
+    data = pack("<i", count) + np.arange(0, 2 * count + 1, 2, "<i4").tobytes() + b"ab" * count
+    layers = "".join(const(f"w{number}", "string", str(count), 0, len(data)) for number in range(20))
+    with limited_memory(256 << 20), pytest.raises(LimitError, match="its texts have more than"):
+        ckptconv.open(written(tmp_path, layers, data))
+
+
+def test_what_the_converter_says_takes_no_key_of_ours(tmp_path: Path) -> None:
+    path = written(tmp_path, const("w"))
+    names = "".join(f'<rt_info name="{name}" value="x"/>' for name in ("state_dict", "strings", "other"))
+    path.write_text(path.read_text().replace("</layers>", f"</layers>{names}"))
+    with ckptconv.open(path) as checkpoint:
+        assert checkpoint.metadata == {"state_dict_": "x", "strings_": "x", "other": "x"}
+    ckptconv.convert(path, tmp_path / "x.pth")
+    assert torch.load(tmp_path / "x.pth")["state_dict"]["w"].shape == (2,)
+
+
+def test_an_input_has_no_more_dimensions_than_a_tensor(tmp_path: Path) -> None:
+    shape = ",".join("1" * 100_000)
+    layer = f'<layer name="x" type="Parameter"><data element_type="f32" shape="{shape}"/></layer>'
+    graph: Any = ckptconv.inspect(written(tmp_path, layer + const("w"))).checkpoint.notes.graph
+    assert graph["inputs"] == [{"name": "x", "dtype": "F32", "shape": [1] * 64}]
 
 
 BAD = {
