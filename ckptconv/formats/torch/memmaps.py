@@ -12,8 +12,8 @@ In names of files what drives refuse is a percent sign and two digits of its cod
 file's name. Tensors are called by the keys that lead to them, with dots between (``flatten_keys``). What is beside them
 is metadata: ``values``, ``batch_size``, ``names`` and ``stack_dim``, each by those keys.
 
-Told, and not read: values in other.pickle. Refused: files that are missing, too short or too long; by name nested
-tensors, element types that torch has no name for.
+Told, and not read: values in other.pickle. Refused: files that are missing, too short or too long, folders that links
+reach twice; by name nested tensors, element types that torch has no name for.
 
 Sources: tensordict/_td_memmap.py (`_save_metadata`), _td.py, _lazy.py and tensorclass.py (`_load_memmap`),
 _utils_key_json.py (`_encode_key_for_filesystem`).
@@ -21,6 +21,7 @@ _utils_key_json.py (`_encode_key_for_filesystem`).
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -111,12 +112,15 @@ class _Whole:
         default_factory=lambda: {"values": {}, "batch_size": {}, "names": {}, "stack_dim": {}}
     )
     findings: list[Finding] = field(default_factory=list)
-    folders: int = 0
+    visited: set[str] = field(default_factory=set)
 
     def visit(self, folder: Folder, path: _Path) -> None:
-        """One folder, and those in it."""
-        self.folders += 1
-        if len(path) > MAX_DEPTH or self.folders > MAX_FILES:
+        """One folder, and those in it. By links twenty folders can be a million."""
+        where = os.path.realpath(folder.path)
+        if where in self.visited:
+            raise self._bad(folder, "a link leads to a folder that is a part of this TensorDict already")
+        self.visited.add(where)
+        if len(path) > MAX_DEPTH or len(self.visited) > MAX_FILES:
             raise LimitError(f"there are more than {MAX_FILES:,} folders, or they are more than {MAX_DEPTH} deep")
         if META not in folder.names:
             raise self._bad(folder, f"there is no {META}")

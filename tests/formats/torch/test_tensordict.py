@@ -215,3 +215,17 @@ def test_folders_are_only_so_many_and_so_deep(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(memmaps, "MAX_DEPTH", 1)
     with pytest.raises(LimitError):
         ckptconv.open(MAPPED)
+
+
+def test_a_folder_that_links_reach_again_is_refused(tmp_path: Path) -> None:
+    """Of 18 folders with two links each 100,000 would be visited."""
+    listing = {"_type": "<class 'tensordict._td.TensorDict'>", "shape": []}
+    for level in range(18):
+        folder = tmp_path / str(level)
+        folder.mkdir()
+        links = {key: {"type": "TensorDict"} for key in "ab"} if level < 17 else {}
+        for key in links:
+            (folder / key).symlink_to(tmp_path / str(level + 1))
+        (folder / "meta.json").write_text(json.dumps({**listing, **links}))
+    with pytest.raises(CorruptFileError, match="a part of this TensorDict already"):
+        ckptconv.open(tmp_path / "0")
