@@ -12,12 +12,14 @@ import pytest
 import ckptconv
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats import blobs
+from ckptconv.formats.caffe import read as caffe
 from ckptconv.formats.flax import arrays as flax
 from ckptconv.formats.flax import msgpack
 from ckptconv.formats.gguf import layout as gguf
 from ckptconv.formats.hdf5 import chunk_index, chunks, heaps, superblock, tree
 from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk
+from ckptconv.formats.openvino import read as openvino
 from ckptconv.formats.safetensors import layout
 from ckptconv.formats.tflite import flatbuffer, sparse
 from ckptconv.formats.tflite import read as tflite
@@ -48,6 +50,7 @@ TABLE = [
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
     limits.MAX_MSGPACK_TEXT, limits.MAX_FLATBUFFER_TEXT, limits.MAX_TFLITE_TEXT, sparse.MOST,
     limits.MAX_OPENVINO_XML, limits.MAX_OPENVINO_MARKUP, limits.MAX_OPENVINO_TEXT,
+    openvino.TEXT_A_BYTE, caffe.MAX_BLOBS,
     limits.MAX_STORED_BYTES, protobuf.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
@@ -61,6 +64,7 @@ def test_the_readme_states_the_limits_as_they_are() -> None:
     assert limits.FREE_NODES == 100_000
     assert f"past {limits.FREE_PARSED_BYTES:,} bytes" in PAGE
     assert f"past {limits.FREE_OCDBT_BYTES:,} bytes" in PAGE
+    assert f"past {openvino.FREE_TEXT:,} bytes" in PAGE
 
 
 def of(value: bytes) -> bytes:

@@ -111,7 +111,7 @@ def _model(wire: Wire, spec: Spec, names: GraphNames, whole: Model, depth: int) 
             wire.expect(number, kind, LEN)
             found.append(Model(number, (begin, end), whole.scope))
     if len(found) != 1:
-        raise bad(f"it is {len(found)} models at once")
+        raise bad(f"it is {len(found)} models at once" if found else "there is no model in it")
     if found[0].kind not in PIPELINES:
         spec.models.append(found[0])
         return

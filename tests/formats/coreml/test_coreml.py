@@ -229,6 +229,10 @@ def test_a_package_that_lacks_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.mlpackage" / "Manifest.json").write_text(json.dumps({"itemInfoEntries": {}}))
     with pytest.raises(CorruptFileError, match="names no model"):
         ckptconv.open(tmp_path / "x.mlpackage")
+    (tmp_path / "x.mlpackage" / HOME / "model.mlmodel").write_bytes(b"")
+    shutil.copyfile(NET / "Manifest.json", tmp_path / "x.mlpackage" / "Manifest.json")
+    with pytest.raises(CorruptFileError, match="there is no model in it"):
+        ckptconv.open(tmp_path / "x.mlpackage")
     root = {"itemInfoEntries": {"a": {"path": "../../x"}}, "rootModelIdentifier": "a"}
     (tmp_path / "x.mlpackage" / "Manifest.json").write_text(json.dumps(root))
     with pytest.raises(CorruptFileError, match="no name of a file"):
