@@ -19,13 +19,12 @@ from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding, quoted
 from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError
 from ckptconv.formats import keras, registry
-from ckptconv.formats.archive import nemo
+from ckptconv.formats.archive import nemo_config
 from ckptconv.formats.beside import files, hub, mlflow, settings
-from ckptconv.formats.beside.places import InArchive, place_of
+from ckptconv.formats.beside.places import place_of
 from ckptconv.formats.jinja import program_in
 from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.torch.broken import names_something
-from ckptconv.io.archive import Archive
 from ckptconv.io.limits import MAX_CONFIG_VALUES
 from ckptconv.io.source import Source
 
@@ -49,7 +48,7 @@ _HARMLESS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices
 _QUIET, _GRAPH = ("onnx",), ".onnx"
 """Formats that run nothing but what their metadata may say, and what files of such are called."""
 
-_OF_MANY = ("archive", nemo.NAME)
+_OF_MANY = ("archive", nemo_config.NAME)
 """Formats of files in which a checkpoint may be, or none at all."""
 
 _OTHERS = (b"PK", b"GGUF")
@@ -59,7 +58,7 @@ _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 
 _KERAS = keras.CONFIGURATIONS[0]
 
-_LOOKED_AT = {"tensorflow": saved_model.GRAPH, nemo.NAME: nemo.CONFIG}
+_LOOKED_AT = {"tensorflow": saved_model.GRAPH, nemo_config.NAME: nemo_config.CONFIG}
 """Documents at which a format has looked itself."""
 
 _UNFOLLOWED = "cannot be followed: "
@@ -144,8 +143,10 @@ def _of_document(place: Place, path: str, known: frozenset[str], findings: list[
         yield from _of_saved_model(place, path, findings)
     elif name in (mlflow.MODEL, mlflow.UNPICKLER):
         yield from mlflow.programs_in(path, place.text(path), known)
-    elif name == nemo.CONFIG:
-        yield from (replace(one, where=path[: -len(name)] + one.where) for one in nemo.programs_in(place.text(path)))
+    elif name == nemo_config.CONFIG:
+        yield from (
+            replace(one, where=path[: -len(name)] + one.where) for one in nemo_config.programs_in(place.text(path))
+        )
     elif name.endswith(settings.SUFFIXES):
         yield from settings.programs_in(path, _yaml(place, path, findings), known)
 
@@ -229,6 +230,9 @@ def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Fi
 
 def _of_archive(source: Source, path: str, findings: list[Finding]) -> list[OpaqueUse]:
     """What lies in an archive without a checkpoint, or with several. Raises as `_look`."""
+    from ckptconv.formats.beside.in_archive import InArchive
+    from ckptconv.io.archive import Archive
+
     beside = _look(InArchive(Archive.of(source)))
     findings += _below(path, beside.findings)
     return [replace(use, where=_joined(path, use.where)) for use in beside.uses]

@@ -20,7 +20,8 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding, listed, plural
 from ckptconv.core.strict_json import check_depth
 from ckptconv.errors import LimitError, UsageError, located
-from ckptconv.formats.beside.places import InArchive, place_of
+from ckptconv.formats.beside.in_archive import InArchive
+from ckptconv.formats.beside.places import place_of
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import Folder, folder_of
 from ckptconv.io.limits import MAX_CONFIG

@@ -62,7 +62,7 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
         (["convert", "FILE", "b.safetensor"], "no format is known for the name 'b.safetensor'",
          "did you mean 'b.safetensors'?"),
         (["convert", "FILE", "b.foo"], "no format is known for the name 'b.foo'",
-         "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz"),
+         "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .npy"),
         (["convert", "FILE", "no/such folder/b.pth"], "no/such folder/b.pth: the target's folder does not exist",
          "mkdir -p 'no/such folder'"),
         (["convert", "FILE", "s3://bucket/b.pth"], "s3://bucket/b.pth: this is no file",

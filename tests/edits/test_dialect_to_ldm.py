@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptconv
+from ckptconv.api.asked import Request
 from ckptconv.api.editing import edited
 from ckptconv.api.validate import compare
 from ckptconv.core.checkpoint import Checkpoint
@@ -29,6 +29,7 @@ from tests.support.pipelines import save_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from tests.edits.test_dialect_of_ldm import Arrays
 
@@ -137,7 +138,7 @@ def parts(case: str) -> dict[str, TensorInfo]:
 def test_the_models_that_are_published_fit_as_single_files(name: str, arch: str) -> None:
     tensors = {key: in_memory(info, b"", alias=key) for key, info in model(name).items()}
     made, _ = edited(Checkpoint(tensors), ckptconv.Edits(names=[NameRule("translate", "to-ldm")]))
-    found = compare(Path("one.safetensors"), made, None, ())
+    found = compare(Request("one.safetensors"), made)
     assert (found.valid, found.arch) == (True, arch)
 
 

@@ -1,0 +1,66 @@
+"""Folders in an archive, as places where files lie that are looked at; none is unpacked for it.
+
+What a small archive can make of itself is bounded by `ckptconv.io.archive`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.errors import located
+from ckptconv.formats.beside.files import PASSED, Listing
+from ckptconv.formats.beside.places import decoded, opened_below
+from ckptconv.formats.members import EXTRAS, MODEL
+from ckptconv.io.archive import Archive, Member, MemberFolder
+from ckptconv.io.source import Source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.io.folder import Folder
+
+_TENSORS = (MODEL, EXTRAS)
+
+
+class InArchive:
+    """A folder of an archive that somebody else holds open; all of it is the folder of no name."""
+
+    def __init__(self, archive: Archive, inner: str = "") -> None:
+        self.path = archive.source.path / inner
+        self._archive = archive
+        self._start = f"{inner}/" if inner else ""
+
+    @property
+    def is_spent(self) -> bool:
+        return self._archive.is_spent
+
+    def listing(self) -> Listing:
+        paths = (path.removeprefix(self._start) for path in self._archive.members if path.startswith(self._start))
+        return Listing(sorted(path for path in paths if PASSED.isdisjoint(path.split("/")[:-1])))
+
+    def open(self, path: str) -> Source:
+        home, _, name = (self._start + path).rpartition("/")
+        return self._archive.shared(home).glance(name)
+
+    def text(self, path: str) -> str:
+        with located(self.path / path), self.open(path) as source:
+            text = decoded(source)
+            source.spend(source.size)
+            return text
+
+    def folder(self, path: str) -> Folder:
+        return self._archive.shared((self._start + path).rstrip("/"))
+
+    def opened(self, checkpoint: Checkpoint) -> set[str]:
+        members = {one.name for one in checkpoint.notes.members if one.use in _TENSORS}
+        return members or opened_below(checkpoint, self.path)
+
+
+def archive_of(path: Path, checkpoint: Checkpoint) -> InArchive | None:
+    """The archive, or the folder of one, that was named; None where that is one file in it, or none is."""
+    file = checkpoint.file
+    if checkpoint.notes.members and isinstance(file, Source) and not isinstance(file, Member):
+        return InArchive(Archive.of(file))
+    folder = file.beside if isinstance(file, Member) and file.path != path else file
+    return InArchive(folder.archive, folder.inner) if isinstance(folder, MemberFolder) else None
