@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, plural
+from ckptconv.core.report import Finding, listed, plural
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
@@ -122,6 +122,17 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
         message = "the configuration says that the weights are quantized: the result goes with one that does not"
         found.append(Finding("quantization-config", "info", "", message))
     return found
+
+
+def left_quantized(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """What is told of small floats that stay, since no scale is there for them: nothing says any more that they are."""
+    small = {name: tensor.info.dtype for name, tensor in tensors.items()}
+    names = [name for name, dtype in small.items() if dtype.kind == "float" and dtype.bits <= 8]
+    if not names:
+        return []
+    stay = plural(len(names), "tensor stays", "tensors stay")
+    message = f"{stay} {small[names[0]].name}, without a scale of its own; --dtype casts: {listed(names, 4)}"
+    return [Finding("left-quantized", "warning", names[0], message)]
 
 
 def _kind(edit: Edit) -> str:

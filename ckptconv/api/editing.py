@@ -119,6 +119,7 @@ def edited(
     left += _make_steps(state, wanted, adapters or Adapters(()), said)
     types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said), checkpoint)
     left += _make_casts(checkpoint, state, wanted, types, said)
+    left += dequantize.left_quantized(state.tensors) if plain else []
     made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
     if plain:
         made.root = dequantize.unclaimed(made.root)

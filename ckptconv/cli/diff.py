@@ -33,6 +33,7 @@ Examples:
   ckptconv diff --json a.pth b.pth
   ckptconv diff whole.gguf model-00001-of-00003.gguf --from-b gguf
   ckptconv diff before.pth after.pth --html changes.html
+  ckptconv diff qwen2/ qwen2.gguf
 """
 
 
@@ -66,6 +67,7 @@ def command(
 
     Equal means equal names, shapes, element types, bits, ties and typed metadata; the container, the order of tensors
     and strides do not count. Without tolerances bits must be equal: 0.0 is not -0.0, and a NaN equals one of its bits.
+    A GGUF beside the model of transformers' that it was made of is read under transformers' names, which is said.
     """
     if headers and (tolerances or any(bound is not None for bound in (rtol, atol, ulp))):
         raise click.UsageError("--headers reads no values: tolerances say nothing", click.get_current_context())

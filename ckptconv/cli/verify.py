@@ -27,6 +27,7 @@ Examples:
   ckptconv verify model.pth model.onnx
   ckptconv verify model.pth model.safetensors --arch models.py:Net --input 'x:F32[N,3,224,224]'
   ckptconv verify old.onnx new.onnx --inputs batch.npz --rtol 1e-5
+  ckptconv verify qwen2/ qwen2.gguf --arch qwen2/config.json --rtol 1e-2
 \b
 Later, or on another machine:
   ckptconv verify model.pth --save-outputs outputs.npz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,21 @@ def test_what_does_not_compute_the_same_is_not_written(
         ckptconv.convert(DIGITS, old, arch="mlp", verify=True, force=True)
     assert old.read_bytes() == b"the old file"
     assert os.listdir(tmp_path) == [name]
+
+
+def test_files_beside_stay_as_they_were_where_it_does_not_compute_the_same(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    shutil.copy(DIGITS, tmp_path / "a" / "model.pth")
+    (tmp_path / "a" / "vocab.txt").write_text("new")
+    (tmp_path / "b" / "vocab.txt").write_text("old")
+    scaled(monkeypatch)
+    line = ["convert", tmp_path / "a" / "model.pth", f"{tmp_path}/b/", "--arch", "mlp", "--verify", "--force"]
+    assert run(*line, "--with-files").exit_code == 1
+    assert os.listdir(tmp_path / "b") == ["vocab.txt"]
+    assert (tmp_path / "b" / "vocab.txt").read_text() == "old"
 
 
 def test_without_anything_to_run_nothing_is_written(run: Run, tmp_path: Path) -> None:
