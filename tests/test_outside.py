@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,8 +59,13 @@ def test_names_of_the_model_are_taken_as_before(tmp_path: Path) -> None:
     found = torch.load(tmp_path / "a.pth")
     assert list(found["state_dict"]) == ["weight"]
     assert len(found["state_dict_ema"]) == 2
-    for select in (["weight", "state_dict_ema.*"], ["nothing.*"], ["state_dict_ema.*", "nothing"]):
-        with pytest.raises(EditError, match="matches no tensor"):
+    mixed = "--select 'state_dict_ema.*' matches tensors outside of the model alone, and 'weight' the model's"
+    for select, message in (
+        (["weight", "state_dict_ema.*"], mixed),
+        (["nothing.*"], "'nothing.*' matches no tensor"),
+        (["state_dict_ema.*", "nothing"], "'nothing' matches no tensor"),
+    ):
+        with pytest.raises(EditError, match=re.escape(message)):
             ckptconv.convert(tmp_path / "last.pth.tar", tmp_path / "b.pth", edits=ckptconv.Edits(select=select))
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import StateDict, TensorRef, walk
 from ckptconv.core.report import Finding, plural
-from ckptconv.edits.select import matching
+from ckptconv.edits.select import matching, some
+from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +20,22 @@ STATE_DICT = "state_dict"
 
 
 def taken_as_model(checkpoint: Checkpoint, select: Sequence[str]) -> Checkpoint:
-    """The checkpoint with the extras that all of the globs match as its model, and no other tensors; itself where a
-    glob matches a name of the model, or matches nothing. Reads nothing.
+    """The checkpoint with the extras that all of the globs match as its model, and no other tensors; itself where no
+    glob is for extras alone. Reads nothing.
 
-    Plain metadata stays. What holds other tensors goes with them, as an optimizer's settings with its state.
+    Plain metadata stays. What holds other tensors goes with them, as an optimizer's settings with its state. Raises
+    EditError where some globs are for extras alone, and others are not.
     """
-    if not select or any(matching(glob, checkpoint) or not matching(glob, checkpoint.extras) for glob in select):
+    outside = [glob for glob in select if not matching(glob, checkpoint) and matching(glob, checkpoint.extras)]
+    if not outside:
         return checkpoint
+    for glob in select:
+        if glob not in outside:
+            some(glob, list(checkpoint), "--select")
+            raise EditError(
+                f"--select {outside[0]!r} matches tensors outside of the model alone, and {glob!r} the model's",
+                hint="convert them one after another, into two files",
+            )  # fmt: skip
     chosen = {name for glob in select for name in matching(glob, checkpoint.extras)}
     tensors = {name: tensor for name, tensor in checkpoint.extras.items() if name in chosen}
     left = len(checkpoint.all_tensors) - len(tensors)
