@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 class Resolved:
     """An architecture: a spec whose params are still to be bound, or a table that is known already.
 
+    strays:    names beside those that have the prefix of a wrapper.
     solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
     quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
     stranger:  the class that the config.json names, where the library lacks it and a kin of it was chosen.
@@ -56,6 +57,7 @@ class Resolved:
     quantized: str = ""
     stranger: str = ""
     built: bool = True
+    strays: frozenset[str] = frozenset()
 
 
 def resolve(request: Request, checkpoint: Checkpoint) -> Resolved:
@@ -123,7 +125,7 @@ def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Reso
     sources = _sources(choice.spec, note, said.statements, its_own, settings)
     return Resolved(
         choice.spec.name, choice.evidence, choice.spec, None, sources, (*said.findings, *choice.findings),
-        choice.solution, said.quantized, named, _is_built(config),
+        choice.solution, said.quantized, named, _is_built(config), choice.strays,
     )  # fmt: skip
 
 

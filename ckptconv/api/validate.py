@@ -176,7 +176,7 @@ def _causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict:
         from ckptconv.api.arch import kin
         from ckptconv.checks.validate import built_otherwise
 
-        if any(found := built_otherwise(checkpoint, verdict.table)):
+        if any(found := built_otherwise(checkpoint, verdict.table, chosen.strays)):
             raise kin(chosen.name, found).at(request.path)
     if chosen.spec is not None and chosen.evidence != "names":
         return [*_of_another_architecture(request, checkpoint, chosen.spec, chosen.sources), *quantized]

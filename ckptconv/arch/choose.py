@@ -8,7 +8,8 @@
        where there are very few, which many networks have
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it. So
-they are where nothing else has the names, and all have one first part (``net.``).
+they are where nothing else has the names, and all have one first part (``net.``), or all but a few vectors and numbers
+(``n_averaged``, ``loss.weight``): those are named as strays.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ ARCH_HINT = (
     "config.json, or your own class (FILE.py:CLASS)"
 )
 
+SURE = 20
+"""Tensors under a prefix beside which others stand. Fewer are a small network such as a larger one may begin with."""
+
+STRAYS = 3
+"""The most that may stand beside the names under a prefix."""
+
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
 
@@ -66,7 +73,8 @@ class Choice:
     """A spec and why it was chosen.
 
     evidence: "arch note", "config.json", "params.json", "metadata" or "names".
-    wrapper:  the prefix that all names have and the spec does not; "" mostly.
+    wrapper:  the prefix that all names have and the spec does not, all but the strays; "" mostly.
+    strays:   names beside those with the wrapper's prefix.
     overlap:  share of names in common, where that was the evidence.
     solution: the params that the tensors alone say, where they had to be solved for and no wrapper is in the way.
     """
@@ -74,6 +82,7 @@ class Choice:
     spec: Spec
     evidence: str
     wrapper: str = ""
+    strays: frozenset[str] = frozenset()
     overlap: float | None = None
     findings: tuple[Finding, ...] = ()
     solution: Solution | None = None
@@ -174,6 +183,11 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
     enough = ENOUGH if len(tensors) >= FEW else 1.0
     if not ranked or ranked[0].share < enough:  # one network of a larger class, all of which was saved
         ranked, wrapper = _ranked(tensors, _first_parts(tensors))
+    strays: frozenset[str] = frozenset()
+    if not ranked or ranked[0].share < enough:
+        strays, enough = _strays(tensors), 1.0
+        inner = {name: info for name, info in tensors.items() if name not in strays}
+        ranked, wrapper = _ranked(inner, _first_parts(inner)) if strays else ([], "")
     if not ranked or ranked[0].share < enough:
         raise _unknown(tensors)
     best = [rated for rated in ranked if rated.share == ranked[0].share]
@@ -186,7 +200,7 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
             f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
         )
     share, spec, solution = left[0]
-    return Choice(spec, "names", wrapper, share, findings, None if wrapper else solution)
+    return Choice(spec, "names", wrapper, strays, share, findings, None if wrapper else solution)
 
 
 def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:
@@ -211,6 +225,22 @@ def _first_parts(tensors: Mapping[str, TensorInfo]) -> list[str]:
             break
         found.append(f"{prefix}{first}.")
     return found
+
+
+def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """A few vectors and numbers beside names that all have one first part; empty where there are others, or none.
+
+    A matrix is of a layer, and two vectors in one module are a norm's: what has these beside a network that is known
+    is another network, a head on a backbone.
+    """
+    firsts = Counter(name.partition(".")[0] for name in tensors if "." in name)
+    first, count = max(firsts.items(), key=lambda entry: entry[1], default=("", 0))
+    if count < SURE or len(tensors) - count > STRAYS:
+        return frozenset()
+    strays = [name for name in tensors if not name.startswith(f"{first}.")]
+    modules = [name.rpartition(".")[0] for name in strays if "." in name]
+    layers = len(modules) > len(set(modules)) or any(len(tensors[name].shape) > 1 for name in strays)
+    return frozenset() if layers else frozenset(strays)
 
 
 def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
@@ -311,5 +341,5 @@ def _wrappers(tensors: Mapping[str, TensorInfo]) -> list[str]:
 
 
 def unwrapped(tensors: Mapping[str, TensorInfo], prefix: str) -> dict[str, TensorInfo]:
-    """The tensors without a prefix that all of their names have."""
-    return {name[len(prefix) :]: info for name, info in tensors.items()}
+    """The tensors without a prefix that all of their names have, all but the strays."""
+    return {name.removeprefix(prefix): info for name, info in tensors.items()}

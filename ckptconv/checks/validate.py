@@ -23,7 +23,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ckptconv.arch.bind import Source
     from ckptconv.arch.solver import Solution
@@ -95,9 +95,13 @@ def compare(checkpoint: Checkpoint, table: Table) -> list[Finding]:
     return [*seen.causes, *_explained(checkpoint, table, seen)]
 
 
-def built_otherwise(checkpoint: Checkpoint, table: Table) -> Differences:
-    """How the checkpoint's network is built otherwise than the architecture, where what does not fit is no damage."""
+def built_otherwise(checkpoint: Checkpoint, table: Table, strays: Collection[str] = ()) -> Differences:
+    """How the checkpoint's network is built otherwise than the architecture, where what does not fit is no damage.
+
+    strays: names that are beside the network, and say nothing of it.
+    """
     seen = _through_prefixes(checkpoint, table)
+    seen = seen._replace(symptoms=[finding for finding in seen.symptoms if finding.where not in strays])
     explained = _explained(checkpoint, table, seen)
     infos = {seen.names[name]: tensor.info for name, tensor in checkpoint.items()}
     known = {

@@ -102,6 +102,51 @@ def test_a_network_inside_of_a_larger_class_is_known(prefix: str) -> None:
         choose({**wrapped, "loss.weight": next(iter(wrapped.values()))})
 
 
+VECTOR, NUMBER, MATRIX = (TensorInfo.of(DType.F32, shape) for shape in ((7,), (), (7, 7)))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "strays"),
+    [
+        ("net.", {"crit.weight": VECTOR}),
+        ("module.", {"n_averaged": NUMBER}),
+        ("module.model.net.", {"crit.weight": VECTOR, "temperature": NUMBER}),
+    ],
+)
+def test_a_few_vectors_beside_a_network_in_a_larger_class_are_strays(
+    prefix: str, strays: dict[str, TensorInfo]
+) -> None:
+    choice = choose({**strays, **{prefix + name: info for name, info in tensors("resnet-resnet18").items()}})
+    assert (choice.spec.name, choice.wrapper, choice.overlap) == ("resnet", prefix, 1.0)
+    assert choice.strays == strays.keys()
+
+
+@pytest.mark.parametrize(
+    ("beside", "info"),
+    [
+        (["fc.weight"], MATRIX),
+        (["norm.weight", "norm.bias"], VECTOR),  # as MaskFormerSwinBackbone has them behind a Swin transformer
+        ([f"metric{i}.total" for i in range(4)], NUMBER),
+    ],
+)
+def test_what_may_be_a_layer_beside_a_network_and_what_is_more_than_a_few_are_no_strays(
+    beside: list[str], info: TensorInfo
+) -> None:
+    network = {f"trunk.{name}": value for name, value in tensors("resnet-resnet18").items()}
+    with pytest.raises(UsageError, match="nothing says which"):
+        choose(network | dict.fromkeys(beside, info))
+
+
+def test_beside_a_small_network_or_one_that_is_not_all_there_are_no_strays() -> None:
+    small = {f"actor.{name}": info for name, info in tensors("alexnet-alexnet(num_classes=7)").items()}
+    with pytest.raises(UsageError, match="nothing says which"):
+        choose({**small, "log_std": VECTOR})  # a policy of a normal distribution
+    network = {f"net.{name}": info for name, info in tensors("resnet-resnet18").items()}
+    del network["net.layer1.0.conv1.weight"]
+    with pytest.raises(UsageError, match="nothing says which"):
+        choose({**network, "crit.weight": VECTOR})
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
 def test_a_wrapper_is_seen_through(prefix: str) -> None:
     wrapped = {prefix + name: value for name, value in tensors("resnet-resnet18").items()}

@@ -104,3 +104,16 @@ def test_models_are_valid_and_damaged_ones_are_not() -> None:
     shares = {said: sum(one == said for one in told.values()) / len(told) for said in ("valid", "invalid")}
     others = {what: said for what, said in told.items() if said != "invalid"}
     assert shares["valid"] <= 1 - NOT_VALID and shares["invalid"] >= INVALID, (shares, others)
+
+
+def test_no_other_network_is_what_damage_leaves() -> None:
+    """What SwinIR restores is added to what came in, and each level of a SegResNet has blocks."""
+    cases = {str(case): built(case) for case in ALL if str(case) in ("swinir-none", "segresnet-four")}
+    restorer, segmenter = (infos(cases[name].state_dict()) for name in ("swinir-none", "segresnet-four"))
+    assert verdict(restorer, {}) == verdict(segmenter, {}) == "valid"
+    first = restorer["conv_first.weight"]
+    wider = TensorInfo.of(first.dtype, (first.shape[0], 2 * first.shape[1], *first.shape[2:]))
+    assert verdict(restorer | {"conv_first.weight": wider}, {}) == "invalid"
+    for level in ("down_layers.0.", "up_layers.0."):
+        left = {name: info for name, info in segmenter.items() if not name.startswith(level)}
+        assert len(left) < len(segmenter) and verdict(left, {}) == "invalid"

@@ -112,6 +112,34 @@ def test_a_damaged_model_stays_invalid(damage: Callable[[dict[str, torch.Tensor]
     assert (result.arch, result.valid) == ("llama", False)
 
 
+def averaged(model: torch.nn.Module) -> torch.nn.Module:
+    return torch.optim.swa_utils.AveragedModel(model)
+
+
+class Training(torch.nn.Module):
+    """As a LightningModule is: the network, and a loss with weights of the classes."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.net, self.crit = model, torch.nn.CrossEntropyLoss(weight=torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "prefix", "stray"), [(averaged, "module.", "n_averaged"), (Training, "net.", "crit.weight")]
+)
+def test_what_stands_beside_a_network_that_is_known_is_told_to_be_too_much(
+    wrapper: Callable[[torch.nn.Module], torch.nn.Module], prefix: str, stray: str, tmp_path: Path
+) -> None:
+    model = wrapper(transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER)))
+    path = saved(model, tmp_path / "model.pth")
+    result = ckptconv.validate(path)
+    assert (result.arch, [finding.code for finding in result.findings if finding.severity == "error"]) == (
+        "llama", ["prefixed", "unexpected-tensor"],
+    )  # fmt: skip
+    assert repr(prefix) in result.findings[0].message and result.findings[1].where == stray
+    assert ckptconv.validate(path, arch="llama").findings == result.findings
+
+
 def finding(code: str, where: str) -> Finding:
     return Finding(code, "error", where, "")  # type: ignore[arg-type]
 
