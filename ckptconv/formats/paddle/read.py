@@ -115,7 +115,12 @@ def _names(folder: Folder, stem: str, count: int) -> tuple[list[str], tuple[Find
     if len(names) != count:
         raise bad(f"it has {count:,} tensors, and the program beside it, {program!r}, names {len(names):,}")
     told = stays_behind(f"the program in {program!r}")
-    return sorted(names, key=lambda name: name.encode()), (told,)
+    return sorted(names, key=_in_utf8), (told,)
+
+
+def _in_utf8(name: str) -> bytes:
+    """The bytes by which PaddlePaddle sorts names; JSON can give half of a surrogate pair, which UTF-8 has not."""
+    return name.encode("utf-8", "surrogatepass")
 
 
 def _tensor(file: Forward, index: int) -> LazyTensor:

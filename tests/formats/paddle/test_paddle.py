@@ -120,6 +120,14 @@ def test_programs_that_are_none(tmp_path: Path) -> None:
         ckptconv.open(path)
 
 
+def test_a_name_that_utf_8_does_not_have_is_one_all_the_same(tmp_path: Path) -> None:
+    path = written(tmp_path, W + W, ["\ud800", "a"])
+    with ckptconv.open(path) as checkpoint:
+        assert list(checkpoint) == ["a", "\ud800"]
+    ckptconv.convert(path, tmp_path / "x.safetensors")
+    assert ckptconv.diff(path, tmp_path / "x.safetensors").equal
+
+
 def test_every_cut_is_refused_or_has_fewer_tensors(tmp_path: Path) -> None:
     whole = W + tensor([1, 2], ONE_TWO)
     path = written(tmp_path, whole)
