@@ -107,13 +107,18 @@ def test_models_are_valid_and_damaged_ones_are_not() -> None:
 
 
 def test_no_other_network_is_what_damage_leaves() -> None:
-    """What SwinIR restores is added to what came in, and each level of a SegResNet has blocks."""
-    cases = {str(case): built(case) for case in ALL if str(case) in ("swinir-none", "segresnet-four")}
+    """SwinIR adds to what came in, each level of a SegResNet has blocks, and a package has encoders of some sizes."""
+    stages = {
+        "segmentation_models-Unet-resnet18": "encoder.layer2.1.",
+        "segmentation_models-MAnet-mit_b0": "encoder.block4.1.",
+    }
+    cases = {str(case): built(case) for case in ALL if str(case) in ("swinir-none", "segresnet-four", *stages)}
     restorer, segmenter = (infos(cases[name].state_dict()) for name in ("swinir-none", "segresnet-four"))
     assert verdict(restorer, {}) == verdict(segmenter, {}) == "valid"
     first = restorer["conv_first.weight"]
     wider = TensorInfo.of(first.dtype, (first.shape[0], 2 * first.shape[1], *first.shape[2:]))
     assert verdict(restorer | {"conv_first.weight": wider}, {}) == "invalid"
-    for level in ("down_layers.0.", "up_layers.0."):
-        left = {name: info for name, info in segmenter.items() if not name.startswith(level)}
-        assert len(left) < len(segmenter) and verdict(left, {}) == "invalid"
+    parts = [(segmenter, "down_layers.0."), (segmenter, "up_layers.0.")]
+    for whole, part in [*parts, *((infos(cases[name].state_dict()), block) for name, block in stages.items())]:
+        left = {name: info for name, info in whole.items() if not name.startswith(part)}
+        assert len(left) < len(whole) and verdict(left, {}) == "invalid"
