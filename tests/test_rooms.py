@@ -1,9 +1,12 @@
-"""Each larger package opens with a guide: a table of all its modules by what they are for."""
+"""Each larger package opens with a guide: a table of all its modules by what they are for; the repository has nothing
+at its top but what it is known to have.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,8 @@ import pytest
 import ckptconv
 
 ROOT = Path(ckptconv.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
+TOP = {".ci", ".gitignore", "LICENSE", "README.md", "ckptconv", "fixtures", "pyproject.toml", "tests"}
 MANY = 16
 """Modules from which on a package is not taken in at a glance."""
 
@@ -30,3 +35,10 @@ def test_the_guide_of_a_package_names_each_of_its_modules(room: Path) -> None:
     rows = [re.match(r"    (\w+(?:  \w+)*)(?:   |$)", line) for line in text.splitlines()]
     named = [name for row in rows if row for name in row[1].split("  ")]
     assert sorted(named) == sorted(modules(room)), f"say in {room.relative_to(ROOT)}/__init__.py what each is for"
+
+
+@pytest.mark.skipif(not (REPOSITORY / ".git").exists(), reason="what is kept, a clone knows")
+def test_nothing_else_is_kept_at_the_top() -> None:
+    """An environment that was added by mistake is 30,000 files."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert {path.partition("/")[0] for path in listed.stdout.split("\0") if path} == TOP
