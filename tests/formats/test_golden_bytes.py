@@ -297,7 +297,8 @@ CAFFEMODEL = bytes.fromhex(
 
 def test_files_of_paddlepaddle_mxnet_and_caffe_are_read_as_what_they_say(tmp_path: Path) -> None:
     (tmp_path / "x.pdiparams").write_bytes(PDIPARAMS)
-    (tmp_path / "x.json").write_text('{"program":{"regions":[{"blocks":[{"ops":[{"#":"p","A":[0,1,1,"w"]}]}]}]}}')
+    parameter = '{"#":"p","A":[0,1,1,"w"],"O":{"TT":{"#":"0.t_dtensor","D":[{"#":"0.t_f32"},[2]]}}}'
+    (tmp_path / "x.json").write_text('{"program":{"regions":[{"blocks":[{"ops":[' + parameter + "]}]}]}}")
     (tmp_path / "x.params").write_bytes(PARAMS)
     (tmp_path / "x.caffemodel").write_bytes(CAFFEMODEL + ONE_TWO)
     for file, name in (("x.pdiparams", "w"), ("x.params", "w"), ("x.caffemodel", "c.weight")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import tempfile
 import warnings
@@ -195,9 +196,16 @@ def coreml(folder: Path) -> list[bytes]:
 
 def paddle(folder: Path) -> list[bytes]:
     """Weights, and programs of both kinds, cut to their parameters."""
-    names = [b'{"#": "p", "A": [0, 1, 1, "w%d"]}' % number for number in range(9)]
-    program = b'{"base_code": {}, "program": {"regions": [{"blocks": [{"ops": [%s]}]}]}}' % b", ".join(names)
-    variable = [field(1, b"w%d" % number) + field(2, field(1, 7)) + field(3, 1) for number in range(9)]
+    said = json.loads(INFERENCE.with_suffix(".json").read_bytes())["program"]["regions"][0]["blocks"][0]["ops"]
+    parameters = [{key: one[key] for key in "#AO"} for one in said if one["#"] == "p"]
+    program = json.dumps({"base_code": {}, "program": {"regions": [{"blocks": [{"ops": parameters}]}]}}).encode()
+    sizes = {one["A"][3]: one["O"]["TT"]["D"][1] for one in parameters}
+    variable = [
+        field(1, name.encode())
+        + field(2, field(1, 7) + field(3, field(1, field(1, 5) + b"".join(field(2, size) for size in shape))))
+        + field(3, 1)
+        for name, shape in sizes.items()
+    ]
     message = field(1, field(1, 0) + b"".join(field(3, one) for one in variable))
     return [INFERENCE.read_bytes(), program, message]
 

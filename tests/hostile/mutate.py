@@ -95,6 +95,10 @@ PADDLE = [
     *JSON[:18],
     b'"#": "p"',
     b'"A"',
+    b'"O"',
+    b'"D"',
+    b"t_f16",
+    b"[-1]",
     b'"program"',
 ]
 GGUF = [

@@ -1,21 +1,24 @@
-"""The names of the parameters of a PaddlePaddle program.
+"""The parameters of a PaddlePaddle program: their names, types and shapes.
 
     NAME.json       {"base_code": {"magic": "pir", …}, "program": {"regions": [{"blocks": [{"ops": [OP, …]}]}]}}
-        OP          of a parameter {"#": "p", "A": […, …, …, NAME], …}
+        OP          of a parameter {"#": "p", "A": […, …, …, NAME], "O": {"TT": TYPE, …}, …}
+        TYPE        {"#": "0.t_dtensor", "D": [{"#": "0.t_f32"}, [size, …], …]}
     NAME.pdmodel    ProgramDesc   1* blocks
                     BlockDesc     3* vars
-                    VarDesc       1 name  2 type: 1 type (7 is a tensor)  3 persistable
+                    VarDesc       1 name  2 type  3 persistable
+                    VarType       1 type (7 is a tensor)  3 of a tensor: 1 TensorDesc (`variable`)
 
 Sources: paddle/fluid/pir/serialize_deserialize (ir_serialize.cc, schema.h); paddle/phi/core/framework/framework.proto.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
 from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.io.limits import MAX_INDEX_BYTES, MAX_TENSORS
+from ckptconv.formats.paddle.variable import DTYPES, NAMED_DTYPES, OPEN, Variable, bad, description
+from ckptconv.io.limits import MAX_INDEX_BYTES, MAX_RANK, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT, Wire
 
 if TYPE_CHECKING:
@@ -24,54 +27,75 @@ if TYPE_CHECKING:
 DENSE = 7
 """``VarType.Type`` of a tensor."""
 
+MAX_DESC = 11 * (MAX_RANK + 2)
+"""Bytes of a TensorDesc: a tag and a varint of ten bytes for each size."""
+
 _HINT = "copy the model again from where it came, all of its files"
 
 
-def bad(what: str) -> CorruptFileError:
-    """The error for a file that contradicts the format."""
-    return CorruptFileError(f"the model of PaddlePaddle's is invalid: {what}")
-
-
-def names_in_json(source: Source) -> list[str]:
+def variables_in_json(source: Source) -> list[Variable]:
     """The parameters of a program in JSON. Raises CorruptFileError, LimitError."""
     said = strict_json.object_of(source.read_all(MAX_INDEX_BYTES), "the program", hint=_HINT)
     try:
         operators = said["program"]["regions"][0]["blocks"][0]["ops"]
-        names = [one["A"][3] for one in operators if one["#"] == "p"]
-    except (KeyError, IndexError, TypeError) as error:
+        found = [_parameter(one) for one in operators if one["#"] == "p"]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise CorruptFileError("the program is none of PaddlePaddle's", hint=_HINT) from error
-    return _checked(names)
+    return _checked(found)
 
 
-def names_in_message(source: Source) -> list[str]:
+def _parameter(operator: Any) -> Variable:
+    kind, sizes = operator["O"]["TT"]["D"][:2]
+    if not isinstance(sizes, list) or any(type(size) is not int for size in sizes):
+        raise TypeError("sizes that are none")
+    return Variable(operator["A"][3], NAMED_DTYPES.get(kind["#"].rpartition(".")[2]), tuple(sizes))
+
+
+def variables_in_message(source: Source) -> list[Variable]:
     """The persistable tensors of a program in protobuf. Raises CorruptFileError, LimitError."""
-    wire, names = Wire(source, bad), list[object]()
+    wire, found = Wire(source, bad), list[Variable]()
     for number, kind, begin, end in wire.fields(0, source.size):
         if number == 1:
             wire.expect(number, kind, LEN)
             for inner, wanted, start, stop in wire.fields(begin, end):
-                if (inner, wanted) == (3, LEN) and (name := _variable(wire, start, stop)):
-                    names.append(name)
-    return _checked(names)
+                if (inner, wanted) == (3, LEN) and (variable := _variable(wire, start, stop)):
+                    found.append(variable)
+    return _checked(found)
 
 
-def _variable(wire: Wire, start: int, stop: int) -> str:
-    """The name of a variable; "" of one that is computed, or no tensor."""
-    name, dense, kept = "", False, False
+def _variable(wire: Wire, start: int, stop: int) -> Variable | None:
+    """A variable; None of one that is computed, or no tensor."""
+    name, place, kept = "", (0, 0), False
     for number, kind, begin, end in wire.fields(start, stop):
         if (number, kind) == (1, LEN):
             name = wire.text(begin, end)
         elif (number, kind) == (2, LEN):
-            dense = any(n == 1 and k == VARINT and value == DENSE for n, k, value, _ in wire.fields(begin, end))
+            place = begin, end
         elif (number, kind) == (3, VARINT):
             kept = begin == 1
-    return name if dense and kept else ""
+    return _tensor(wire, name, *place) if kept and name else None
 
 
-def _checked(names: list[object]) -> list[str]:
-    if len(names) > MAX_TENSORS:
+def _tensor(wire: Wire, name: str, start: int, stop: int) -> Variable | None:
+    dense, described = False, (0, 0)
+    for number, kind, begin, end in wire.fields(start, stop):
+        if (number, kind) == (1, VARINT):
+            dense = begin == DENSE
+        elif (number, kind) == (3, LEN):
+            described = next(((b, e) for n, k, b, e in wire.fields(begin, end) if (n, k) == (1, LEN)), described)
+    if not dense:
+        return None
+    code, shape = description(wire.read(*described, MAX_DESC), f"the variable {name!r}")
+    return Variable(name, DTYPES.get(code), shape)
+
+
+def _checked(found: list[Variable]) -> list[Variable]:
+    if len(found) > MAX_TENSORS:
         raise LimitError(f"the program has more than {MAX_TENSORS:,} parameters")
-    found = [name for name in names if isinstance(name, str)]
-    if len(found) != len(names) or len(set(found)) != len(found):
+    names = [one.name for one in found if isinstance(one.name, str)]
+    if len(names) != len(found) or len(set(names)) != len(names):
         raise CorruptFileError("the program has a parameter without a name, or two of one", hint=_HINT)
+    for one in found:
+        if len(one.shape) > MAX_RANK or min(one.shape, default=0) < OPEN:
+            raise bad(f"the variable {one.name!r} has the shape {list(one.shape[:8])}")
     return found

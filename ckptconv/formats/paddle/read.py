@@ -10,8 +10,9 @@
     NAME.json           the program (PIR): its parameters are operators ``p`` (`program`)
     NAME.pdmodel        the program before 3.0, a protobuf message: its persistable variables
 
-Names are the program's: ``linear_0.w_0``. Without a program beside them tensors are numbered, which is said. A folder
-is the model in it, where there is one.
+Names are the program's: ``linear_0.w_0``. A program whose variables have other shapes is another model's, and refused;
+other types are told. Without a program beside them tensors are numbered, which is said. A folder is the model in it,
+where there is one.
 
 Sources: paddle/phi/core/framework (dense_tensor_serialize.cc, framework.proto), paddle/fluid/pir/serialize_deserialize.
 """
@@ -22,34 +23,24 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding
+from ckptconv.core.report import Finding, listed
 from ckptconv.core.tensor import LazyTensor, TensorInfo, in_file
-from ckptconv.errors import LimitError, UnsupportedError, located
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
 from ckptconv.formats.graph_notes import stays_behind
-from ckptconv.formats.paddle.program import bad, names_in_json, names_in_message
+from ckptconv.formats.paddle.program import MAX_DESC, variables_in_json, variables_in_message
+from ckptconv.formats.paddle.variable import DTYPES, Variable, bad, description
 from ckptconv.io.folder import Folder
 from ckptconv.io.forward import Forward
-from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
-from ckptconv.io.protobuf import signed
-from ckptconv.io.varint import varint
+from ckptconv.io.limits import MAX_DIM, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
-
-DTYPES = {
-    0: DType.BOOL, 1: DType.I16, 2: DType.I32, 3: DType.I64, 4: DType.F16, 5: DType.F32, 6: DType.F64, 20: DType.U8,
-    21: DType.I8, 22: DType.BF16, 23: DType.C64, 24: DType.C128, 32: DType.F8_E4M3, 33: DType.F8_E5M2,
-}  # fmt: skip
-"""``VarType.Type``."""
 
 SUFFIX = ".pdiparams"
 PROGRAMS = (".json", ".pdmodel")
 START = bytes(16)
 """Version, levels, version."""
-
-MAX_DESC = 11 * (MAX_RANK + 2)
 
 
 def claims(source: Source | Folder) -> bool:
@@ -94,28 +85,52 @@ def _read(folder: Folder, source: Source) -> Checkpoint:
         tensors.append(_tensor(file, len(tensors)))
     if not tensors:
         raise bad("it has no tensors")
-    names, findings = _names(folder, source.path.name.removesuffix(SUFFIX), len(tensors))
-    return Checkpoint(
-        dict(zip(names, tensors, strict=True)), format="paddle", notes=Notes(source="paddle"), findings=findings,
-        file=folder,
-    )  # fmt: skip
-
-
-def _names(folder: Folder, stem: str, count: int) -> tuple[list[str], tuple[Finding, ...]]:
-    """The names that the program has, and what is to be said of them."""
-    program = next((stem + suffix for suffix in PROGRAMS if stem + suffix in folder.names), None)
-    if program is None:
+    stem = source.path.name.removesuffix(SUFFIX)
+    program, variables = _variables(folder, stem)
+    if program:
+        names = [one.name for one in variables]
+        findings = [*_compared(tensors, program, variables), stays_behind(f"the program in {program!r}")]
+    else:
         message = (
             f"the names are in the program, {stem}.json or {stem}.pdmodel, which is not beside it: tensors are numbered"
         )
-        return [str(index) for index in range(count)], (Finding("no-names", "warning", "", message),)
+        names, findings = list(map(str, range(len(tensors)))), [Finding("no-names", "warning", "", message)]
+    return Checkpoint(
+        dict(zip(names, tensors, strict=True)), format="paddle", notes=Notes(source="paddle"),
+        findings=tuple(findings), file=folder,
+    )  # fmt: skip
+
+
+def _variables(folder: Folder, stem: str) -> tuple[str, list[Variable]]:
+    """The program beside the weights, and its parameters in the order of theirs; "" where there is none."""
+    program = next((stem + suffix for suffix in PROGRAMS if stem + suffix in folder.names), "")
+    if not program:
+        return "", []
     document = folder.open(program)
     with located(document.path):
-        names = names_in_json(document) if program.endswith(PROGRAMS[0]) else names_in_message(document)
-    if len(names) != count:
-        raise bad(f"it has {count:,} tensors, and the program beside it, {program!r}, names {len(names):,}")
-    told = stays_behind(f"the program in {program!r}")
-    return sorted(names, key=_in_utf8), (told,)
+        found = variables_in_json(document) if program.endswith(PROGRAMS[0]) else variables_in_message(document)
+    return program, sorted(found, key=lambda one: _in_utf8(one.name))
+
+
+def _compared(tensors: list[LazyTensor], program: str, variables: list[Variable]) -> list[Finding]:
+    """What is to be said of types. Raises CorruptFileError where these are tensors of another program."""
+    if len(variables) != len(tensors):
+        raise bad(f"it has {len(tensors):,} tensors, and the program beside it, {program!r}, names {len(variables):,}")
+    pairs = list(zip(variables, (tensor.info for tensor in tensors), strict=True))
+    for index, (one, info) in enumerate(pairs):
+        if not one.has(info.shape):
+            message = (
+                f"the tensor {index:,} has the shape {list(info.shape)}, and {one.name!r}, which it should be by the "
+                f"program beside it, {program!r}, {list(one.shape)}"
+            )
+            raise CorruptFileError(message, hint="they are of two models, or of two versions of one: copy both again")
+    others = [
+        f"{one.name!r} is {info.dtype}, not {one.dtype}" for one, info in pairs if one.dtype not in (None, info.dtype)
+    ]
+    if not others:
+        return []
+    message = f"element types that the program beside it, {program!r}, does not say: {listed(others, 4)}"
+    return [Finding("types", "warning", "", message)]
 
 
 def _in_utf8(name: str) -> bytes:
@@ -126,38 +141,14 @@ def _in_utf8(name: str) -> bytes:
 def _tensor(file: Forward, index: int) -> LazyTensor:
     if file.take(len(START)) != START:
         raise bad(f"the tensor {index:,} is of another version than 0, or has levels of sequences")
-    code, shape = _description(file.take(file.count("the length of a description", MAX_DESC)), index)
+    data = file.take(file.count("the length of a description", MAX_DESC))
+    code, shape = description(data, f"the tensor {index:,}")
     if code not in DTYPES:
         raise UnsupportedError(
             f"the tensor {index:,} has the element type {code}, which PaddlePaddle 3.3 does not know",
             hint="the file is damaged, or newer than this ckptconv",
         )
-    if prod(shape) * 128 > MAX_DIM:
+    if min(shape, default=0) < 0 or prod(shape) * 128 > MAX_DIM:
         raise bad(f"the tensor {index:,} has the shape {list(shape[:8])}")
     info = TensorInfo.of(DTYPES[code], shape)
     return in_file(info, file.span(info.nbytes), (id(file.source), index))
-
-
-def _description(data: bytes, index: int) -> tuple[int, tuple[int, ...]]:
-    """Element type and shape of a TensorDesc."""
-    code, sizes, at = -1, list[int](), 0
-    try:
-        while at < len(data):
-            tag, at = varint(data, at)
-            value, at = varint(data, at)
-            if tag == 0x08:
-                code = value
-            elif tag == 0x10:
-                sizes.append(signed(value))
-            elif tag == 0x12 and value <= len(data) - at:
-                end = at + value
-                while at < end:
-                    size, at = varint(data, at)
-                    sizes.append(signed(size))
-            else:
-                raise bad(f"the description of the tensor {index:,} has another field")
-    except (IndexError, OverflowError):
-        raise bad(f"the description of the tensor {index:,} is cut short") from None
-    if len(sizes) > MAX_RANK or min(sizes, default=0) < 0:
-        raise bad(f"the tensor {index:,} has the shape {sizes[:8]}")
-    return code, tuple(sizes)

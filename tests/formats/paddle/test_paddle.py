@@ -66,10 +66,15 @@ def tensor(shape: list[int], data: bytes, *, code: int = 5, head: bytes = bytes(
     return head + pack("<i", len(desc)) + desc + data
 
 
-def written(folder: Path, data: bytes, names: list[str] | None = None) -> Path:
+def parameter(name: object, shape: object = (2,), kind: str = "t_f32") -> dict[str, object]:
+    return {"#": "p", "A": [0, 1, 1, name], "O": {"%": 1, "TT": {"#": "0.t_dtensor", "D": [{"#": f"0.{kind}"}, shape]}}}
+
+
+def written(folder: Path, data: bytes, names: list[str] | None = None, **said: dict[str, object]) -> Path:
+    """`said` are parameters by name, where they are other than two floats."""
     (folder / "x.pdiparams").write_bytes(data)
     if names is not None:
-        ops = [{"#": "p", "A": [0, 1, 1, name]} for name in names]
+        ops = [said.get(name) or parameter(name) for name in names]
         (folder / "x.json").write_text(json.dumps({"program": {"regions": [{"blocks": [{"ops": ops}]}]}}))
     return folder / "x.pdiparams"
 
@@ -77,7 +82,9 @@ def written(folder: Path, data: bytes, names: list[str] | None = None) -> Path:
 def test_dimensions_may_be_packed_and_types_are_paddles(tmp_path: Path) -> None:
     desc = field(1, 22) + field(2, varint(2) + varint(1))
     data = bytes(16) + pack("<i", len(desc)) + desc + bytes(4) + tensor([], bytes(16), code=24)
-    with ckptconv.open(written(tmp_path, data, ["b", "a"])) as checkpoint:
+    said = {"a": parameter("a", [-1, 1], "t_bf16"), "b": parameter("b", [], "t_c128")}
+    with ckptconv.open(written(tmp_path, data, ["b", "a"], **said)) as checkpoint:
+        assert [one.code for one in checkpoint.findings] == ["graph"]
         assert [(name, one.info.dtype, one.info.shape) for name, one in checkpoint.items()] == [
             ("a", DType.BF16, (2, 1)), ("b", DType.C128, ())
         ]  # fmt: skip
@@ -108,9 +115,39 @@ def test_what_contradicts_itself_is_refused(
     assert refused.value.hint
 
 
+@pytest.mark.parametrize("name", ["paddle-net", "paddle-old"])
+def test_a_program_of_other_shapes_is_another_models(name: str, tmp_path: Path) -> None:
+    program = next(RUNTIMES / f"{name}{suffix}" for suffix in read.PROGRAMS if (RUNTIMES / f"{name}{suffix}").exists())
+    said = {"paddle-net": (b"[6],", b"[5],"), "paddle-old": (b"\x08\x05\x10\x06", b"\x08\x05\x10\x05")}[name]
+    assert said[0] in program.read_bytes()
+    (tmp_path / f"x{program.suffix}").write_bytes(program.read_bytes().replace(*said))
+    shutil.copy(RUNTIMES / f"{name}.pdiparams", tmp_path / "x.pdiparams")
+    with pytest.raises(
+        CorruptFileError, match=r"the tensor 0 has the shape \[6\], and 'batch_norm1d_0.b_0'"
+    ) as refused:
+        ckptconv.open(tmp_path / "x.pdiparams")
+    assert "two models" in str(refused.value.hint)
+
+
+def test_a_program_of_other_types_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, W + W, ["a", "b"], a=parameter("a", kind="t_i32"), b=parameter("b", kind="t_new"))
+    with ckptconv.open(path) as checkpoint:
+        (finding,) = (one for one in checkpoint.findings if one.code == "types")
+        assert finding.message.endswith("'x.json', does not say: 'a' is F32, not I32")
+
+
 def test_programs_that_are_none(tmp_path: Path) -> None:
     path = written(tmp_path, W)
-    for text in ("{}", '{"program": []}', '{"program": {"regions": [{"blocks": [{"ops": [3]}]}]}}', "["):
+    ops = [
+        3,
+        {"#": "p", "A": [0, 1, 1, "w"]},
+        parameter("w", 2),
+        parameter("w", ["2"]),
+        parameter([]),
+        parameter("w", [-2]),
+    ]
+    within = [json.dumps({"program": {"regions": [{"blocks": [{"ops": [op]}]}]}}) for op in ops]
+    for text in ("{}", '{"program": []}', "[", *within):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(CorruptFileError):
             ckptconv.open(path)
