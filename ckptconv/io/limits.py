@@ -166,6 +166,12 @@ MAX_OPENVINO_MARKUP = 16 << 20
 MAX_OPENVINO_TEXT = 64 << 20
 """Bytes of an OpenVINO model's constants of texts, which are read when it is opened."""
 
+MAX_SHARED_RATIO = 8
+FREE_SHARED_BYTES = 16 << 20
+"""Bytes of tensors that are not tied, for each byte of the files that they lie in, and beside that: equal ones of other
+shapes may be stored once.
+"""
+
 MAX_STORED_BYTES = MAX_PICKLE_BYTES
 """Metadata that is kept beside a header: it all came from one pickle."""
 

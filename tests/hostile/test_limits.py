@@ -50,7 +50,7 @@ TABLE = [
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,
     limits.MAX_MSGPACK_TEXT, limits.MAX_FLATBUFFER_TEXT, limits.MAX_TFLITE_TEXT, sparse.MOST,
     limits.MAX_OPENVINO_XML, limits.MAX_OPENVINO_MARKUP, limits.MAX_OPENVINO_TEXT,
-    openvino.TEXT_A_BYTE, caffe.MAX_BLOBS,
+    openvino.TEXT_A_BYTE, limits.MAX_SHARED_RATIO, caffe.MAX_BLOBS,
     limits.MAX_STORED_BYTES, protobuf.MAX_FIELDS,
     walk.MAX_SEGMENTS, walk.MAX_SUBGRAPHS,
 ]  # fmt: skip
@@ -65,6 +65,7 @@ def test_the_readme_states_the_limits_as_they_are() -> None:
     assert f"past {limits.FREE_PARSED_BYTES:,} bytes" in PAGE
     assert f"past {limits.FREE_OCDBT_BYTES:,} bytes" in PAGE
     assert f"past {openvino.FREE_TEXT:,} bytes" in PAGE
+    assert f"past {limits.FREE_SHARED_BYTES:,} bytes" in PAGE
 
 
 def of(value: bytes) -> bytes:

@@ -48,6 +48,7 @@ from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitti
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.graph_names import GraphNames
 from ckptconv.formats.graph_notes import counted, read_as_bytes, stays_behind
+from ckptconv.formats.shared_bytes import check_shared
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
 from ckptconv.io.protobuf import Wire
@@ -167,6 +168,7 @@ class _Reader:
         return self._checkpoint(spec, others)
 
     def _checkpoint(self, spec: Spec, others: list[str]) -> Checkpoint:
+        check_shared(self.tensors.values(), self.source.size + sum(blob.size for blob in self.blobs.values()))
         noted: dict[str, MetaNode] = {
             "version": spec.version,
             "inputs": [{"name": name} for name in spec.inputs],

@@ -32,6 +32,7 @@ from ckptconv.formats.onnx.recorded import as_recorded, our_record
 from ckptconv.formats.onnx.tensors import STRING, build, info_of
 from ckptconv.formats.onnx.walk import Walker
 from ckptconv.formats.onnx.wire import Window, bad
+from ckptconv.formats.shared_bytes import check_shared
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _checkpoint(model: Model, graph: Graph, window: Window, files: ModelFiles) -
     _refuse_sparse(model, graph)
     headers = named(model, graph)
     tensors = {name: build(header, name, files) for name, header in headers.items()}
+    check_shared(tensors.values(), files.size)
     noted = facts(model, graph, window)
     record = our_record(model.metadata)
     found = naming.Names() if record else naming.find(model, graph, window)

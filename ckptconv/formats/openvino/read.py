@@ -8,7 +8,8 @@ A folder is the model in it: ``openvino_model.xml``, as optimum-intel calls it, 
 Names are the graph's: what comes twice gets a number (``w#2``), constants in a body of a loop or a branch that of its
 operator as a prefix. A constant ``w_compressed`` behind which only a Convert ``w`` stands that OpenVINO marks as a
 decompression is ``w``, in the type in which it is stored. Shapes and axes that operators take are constants as weights
-are. Constants that share bytes are no ties: OpenVINO's writer stores what is equal once.
+are. Constants of the same bytes, type and shape are ties: OpenVINO's writer stores what is equal once. What all of them
+come to is bounded by what they share.
 
 Elements of fewer than 8 bits are packed, the first in the lowest bits. NF4, and those of 1, 3 and 6 bits, which are
 packed otherwise, are bytes; the metadata has their type and shape under ``packed``. Texts are metadata.
@@ -36,6 +37,7 @@ from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, locat
 from ckptconv.formats.graph_names import GraphNames
 from ckptconv.formats.graph_notes import all_said, counted, read_as_bytes, stays_behind
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
+from ckptconv.formats.shared_bytes import check_shared
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_DIM, MAX_OPENVINO_TEXT, MAX_RANK
@@ -123,6 +125,8 @@ class _Reader:
             if layer.type == "Const":
                 plain = layer.name.removesuffix(_COMPRESSED)
                 self._constant(names.free(plain if plain in undone else layer.name, self.taken), layer)
+        if self.tensors:
+            check_shared(self.tensors.values(), self.folder.open(self.file).size)
         noted = _facts(net)
         findings = (stays_behind(f"the graph of {noted['nodes']} nodes", "constants"), *read_as_bytes(self.packed))
         return Checkpoint(
@@ -143,7 +147,7 @@ class _Reader:
         if kind in PACKED:
             self.packed[name] = {"element_type": kind, "shape": list(shape)}
         span = self._span(name, offset, info.nbytes)
-        self.tensors[name] = in_file(info, span, (id(self.folder), name))
+        self.tensors[name] = in_file(info, span, (span, info) if info.nbytes else (id(self.folder), name))
 
     def _span(self, name: str, offset: int, size: int) -> ByteSpan:
         try:

@@ -9,6 +9,7 @@ from struct import pack
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -63,8 +64,12 @@ def test_weights_have_torchs_names_and_values() -> None:
 def test_the_safetensors_package_sees_the_same_numbers(tmp_path: Path) -> None:
     ckptconv.convert(NET, tmp_path / "x.safetensors")
     seen = load_file(tmp_path / "x.safetensors")
+    with ckptconv.open(NET) as checkpoint:
+        kept = checkpoint.tied_to
+    assert seen.keys().isdisjoint(kept)
     for key, (_, _, value) in read_by_openvino("openvino-net").items():
-        assert np.array_equal(seen[key.removesuffix("_compressed")].astype(np.float64), value)
+        name = key.removesuffix("_compressed")
+        assert np.array_equal(seen[kept.get(name, name)].astype(np.float64), value)
     assert ckptconv.diff(NET, tmp_path / "x.safetensors").equal
 
 
@@ -131,7 +136,43 @@ def test_names_that_come_twice_and_bodies_of_loops(tmp_path: Path) -> None:
     loop = f'<layer id="2" name="loop" type="Loop"><body><layers>{const("w")}</layers></body></layer>'
     with ckptconv.open(written(tmp_path, const("w") + const("w") + loop + const("v"))) as checkpoint:
         assert list(checkpoint) == ["w", "w#2", "loop.body.w", "v"]
-        assert not checkpoint.ties  # what is equal is stored once
+
+
+def test_constants_of_the_same_bytes_type_and_shape_are_ties(tmp_path: Path) -> None:
+    empty = const("none", shape="0", size=1) + const("nothing", shape="0", size=1)
+    others = const("i", "i32") + const("row", shape="1,2") + const("far", offset=8) + const("half", shape="1", size=4)
+    with ckptconv.open(written(tmp_path, const("w") + const("v") + others + empty)) as checkpoint:
+        assert checkpoint.ties == [["w", "v"]]
+    ckptconv.convert(tmp_path / "x.xml", tmp_path / "x.pth")
+    state = torch.load(tmp_path / "x.pth")
+    assert state["w"].data_ptr() == state["v"].data_ptr() != state["row"].data_ptr()
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
+def test_what_shares_its_bytes_is_bounded_by_them(suffix: str, tmp_path: Path) -> None:
+    def made(count: int) -> Path:
+        if suffix == ".xml":
+            layers = "".join(
+                const(f"w{number}", shape="1," * number + "262144", size=1 << 20) for number in range(count)
+            )
+            return written(tmp_path, layers, bytes(1 << 20))
+        (tmp_path / "x.bin").write_bytes(bytes(1 << 20))
+        pair = {"location": "x.bin", "offset": "0", "length": str(1 << 20)}
+        weights = [
+            onnx.TensorProto(
+                name=f"w{number}", dims=[1] * number + [1 << 18], data_type=1, data_location=1,
+                external_data=[onnx.StringStringEntryProto(key=key, value=value) for key, value in pair.items()],
+            )
+            for number in range(count)
+        ]  # fmt: skip
+        path = tmp_path / "x.onnx"
+        path.write_bytes(onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], weights)).SerializeToString())
+        return path
+
+    with ckptconv.open(made(20)) as checkpoint:
+        assert not checkpoint.ties
+    with pytest.raises(LimitError, match="its tensors share bytes"):
+        ckptconv.open(made(40))
 
 
 def test_a_name_ends_in_compressed_where_nothing_undoes_it(tmp_path: Path) -> None:
