@@ -175,7 +175,7 @@ def test_a_passport_that_names_what_is_not_there_is_a_plug_in_error(missing: str
 def test_listing_the_built_in_formats_and_using_them_loads_no_plug_in() -> None:
     program = (
         "import sys, ckptconv.formats.registry as r; r.by_name('torch'); r.by_name('safetensors'); "
-        "print([m for m in sys.modules if 'jsonraw' in m or m.startswith('ckptconv.formats.torch.r')])"
+        "print([m for m in sys.modules if 'jsonraw' in m or m.startswith('ckptconv.formats.torch.')])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(PACKAGES)}, capture_output=True, text=True, check=True

@@ -24,7 +24,7 @@ from ckptconv.formats.beside import files, hub, mlflow, settings
 from ckptconv.formats.beside.places import place_of
 from ckptconv.formats.jinja import program_in
 from ckptconv.formats.tensorflow import saved_model
-from ckptconv.formats.torch.broken import names_something
+from ckptconv.formats.torch.pickle.broken import names_something
 from ckptconv.io.limits import MAX_CONFIG_VALUES
 from ckptconv.io.source import Source
 

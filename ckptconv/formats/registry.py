@@ -160,8 +160,8 @@ def refuse_pickles(one: Format, source: Source | Folder) -> None:
     start = bytes(source.read_at(0, min(2, source.size)))
     if start[:1] not in _OPENERS or (start[:1] == _PROTO and start[1:] > _NEWEST):
         return
-    from ckptconv.formats.torch.legacy import LegacyConstructors
-    from ckptconv.formats.torch.second import refuse_pickle
+    from ckptconv.formats.torch.containers.legacy import LegacyConstructors
+    from ckptconv.formats.torch.containers.second import refuse_pickle
 
     refuse_pickle(source, LegacyConstructors)
 

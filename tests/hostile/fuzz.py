@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import ckptconv
 from ckptconv.api.inspect import inspect
 from ckptconv.errors import CkptconvError
-from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.pickle import Budget, Machine
-from ckptconv.formats.torch.roots import plant
+from ckptconv.formats.torch.tree.roots import plant
+from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint

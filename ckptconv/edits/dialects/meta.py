@@ -6,7 +6,7 @@ Meta's rotary embedding turns neighbours in a head, transformers' the two halves
 places accordingly, for which the number of heads has to be known. The metadata says it, or the params.json beside the
 file (``n_heads``, ``n_kv_heads``; ``head_dim``, where that is not ``dim / n_heads``). rope.freqs, which transformers
 computes, keeps its name. One slice of several (consolidated.00.pth beside consolidated.01.pth) has too few rows for its
-heads and is refused: `ckptconv.formats.torch.slices` puts them together.
+heads and is refused: `ckptconv.formats.torch.sets.slices` puts them together.
 
 Sources: meta-llama/llama, llama/model.py; transformers' convert_llama_weights_to_hf.py.
 """

@@ -1,29 +1,22 @@
 """torch's containers, read and written without torch.
 
-A pickle is followed by `pickle`, which builds data alone; `construct` says what of torch's that may be. Of each tensor
-this leaves a stub (`stubs`), which is placed on its storage at the end.
+Begin with `containers.zip_archive`, which reads what torch.save writes. A pickle is followed by `pickle`, which builds
+data alone; `values.construct` says what of torch's that may be. Of each tensor this leaves a stub, which is placed on
+its storage at the end, in `tree`.
 
-    read  legacy  tar  bare             torch.save's archives, what it wrote before, bare pickles
-    joblib  joblib_machine              pickles of joblib's, with arrays between the opcodes
-    script  script_classes              TorchScript
-    export  payloads  graph_code        torch.export
-    sharded                             sets with an index
-    slices  slice_files  same           Llama's slices, and what all ranks say alike
-    stable_baselines3                   archives of Stable-Baselines3
-    dcp  deepspeed  megatron            folders that several processes wrote
-    memmaps                             folders of tensordict's
-    pickle  construct  names            following a pickle: what may be built, what is named
-    calls  harmless  new_objects        …what is called; which calls and new objects do no harm
-    capable  makers                     …which names can run anything; how other packages make their objects
-    second                              what else a file of pickles is to those who load it
-    broken                              …and whether one that breaks off has called something by then
-    stubs  composites  numpy_values     …tensors, quantized and sparse ones, numpy's values
-    dtensor  embedded                   …distributed ones, and files of torch's that stand in a pickle
-    roots  find  modules                …which tensors are the model's, and what they are called
-    placing  assemble                   from stubs to a checkpoint
-    dtypes                              torch's spellings of element types
-    write  storages  emit  spell        the writer
-    notices                             what a person should know of what is written
+    pickle                    the machine that follows a pickle
+    calls                     what its names and calls would do to others
+    values                    what of torch's and numpy's it may build
+    tree                      from that to a checkpoint: the model's tensors, where their bytes lie, and what is told
+    containers                files of pickles and storages: torch.save's archives, what it wrote before, bare pickles
+    programs                  TorchScript and torch.export
+    others                    joblib's files, Stable-Baselines3's archives, tensordict's folders
+    sets                      sets with an index, Llama's slices
+    dcp  deepspeed  megatron  folders that several processes wrote
+    writer                    the writer
+    dtypes                    torch's spellings of element types
+
+Which of them may import which is a contract in pyproject.toml.
 """
 
 from ckptconv.core.arrays import TORCH_NAMES
@@ -37,10 +30,10 @@ FORMATS = (
         summary="torch.save's zip archive: a bare state_dict, or one with metadata around it",
         suffixes=(".pth", ".pt", ".bin", ".ckpt"),
         magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
-        claims="ckptconv.formats.torch.read:claims",
-        reader="ckptconv.formats.torch.read:read",
-        writer="ckptconv.formats.torch.write:write",
-        notices="ckptconv.formats.torch.notices:notices",
+        claims="ckptconv.formats.torch.containers.zip_archive:claims",
+        reader="ckptconv.formats.torch.containers.zip_archive:read",
+        writer="ckptconv.formats.torch.writer.write:write",
+        notices="ckptconv.formats.torch.writer.notices:notices",
         holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True, composites=True),
         sharded="torch-sharded",
     ),
@@ -59,7 +52,7 @@ FORMATS = (
         claims="ckptconv.formats.torch.dcp.read:claims",
         reader="ckptconv.formats.torch.dcp.read:read",
         writer="ckptconv.formats.torch.dcp.write:write",
-        notices="ckptconv.formats.torch.notices:notices",
+        notices="ckptconv.formats.torch.writer.notices:notices",
         holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="typed", extras=True, ties=True),
         takes=("folder",),
         main=".metadata",
@@ -69,10 +62,10 @@ FORMATS = (
         summary="torch.save's archives of a bare state_dict's parts, and their index",
         suffixes=(".bin.index.json", ".pth.index.json", ".pt.index.json", ".ckpt.index.json"),
         magic=((0, b"{"),),
-        claims="ckptconv.formats.torch.sharded:claims",
-        reader="ckptconv.formats.torch.sharded:read",
-        writer="ckptconv.formats.torch.sharded:write",
-        layout="ckptconv.formats.torch.sharded:layout",
+        claims="ckptconv.formats.torch.sets.sharded:claims",
+        reader="ckptconv.formats.torch.sets.sharded:read",
+        writer="ckptconv.formats.torch.sets.sharded:write",
+        layout="ckptconv.formats.torch.sets.sharded:layout",
         holds=Holds(dtypes=tuple(TORCH_NAMES), metadata="record", extras=True, ties=True, opaque=True),
         takes=("file", "folder"),
         main="pytorch_model.bin.index.json",
@@ -81,8 +74,8 @@ FORMATS = (
         name="torch-slices",
         summary="a folder of consolidated.00.pth and so on, as Meta releases Llama: a slice of each matrix in each",
         suffixes=(),
-        claims="ckptconv.formats.torch.slices:claims",
-        reader="ckptconv.formats.torch.slices:read",
+        claims="ckptconv.formats.torch.sets.slices:claims",
+        reader="ckptconv.formats.torch.sets.slices:read",
         takes=("folder",),
         dialect="meta",
     ),
@@ -94,32 +87,32 @@ FORMATS = (
             *((offset, _LEGACY_NUMBER) for offset in (2, 11)),
             (0, b"L119547037146038801333356L\n."),
         ),
-        claims="ckptconv.formats.torch.legacy:claims",
-        reader="ckptconv.formats.torch.legacy:read",
+        claims="ckptconv.formats.torch.containers.legacy:claims",
+        reader="ckptconv.formats.torch.containers.legacy:read",
     ),
     Format(
         name="torch-tar",
         summary="torch.save before 0.1.12: a tar archive of pickles and storages",
         suffixes=(".pth", ".pt"),
         magic=((257, b"ustar"),),
-        claims="ckptconv.formats.torch.tar:claims",
-        reader="ckptconv.formats.torch.tar:read",
+        claims="ckptconv.formats.torch.containers.tar:claims",
+        reader="ckptconv.formats.torch.containers.tar:read",
     ),
     Format(
         name="torchscript",
         summary="torch.jit.save's zip archive: parameters and buffers, without the code",
         suffixes=(".pt", ".ptl"),
         magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
-        claims="ckptconv.formats.torch.script:claims",
-        reader="ckptconv.formats.torch.script:read",
+        claims="ckptconv.formats.torch.programs.script:claims",
+        reader="ckptconv.formats.torch.programs.script:read",
     ),
     Format(
         name="torch-export",
         summary="torch.export's zip archive: weights and constants, without the graph",
         suffixes=(".pt2",),
         magic=((0, b"PK\x03\x04"), (0, b"PK\x05\x06")),
-        claims="ckptconv.formats.torch.export:claims",
-        reader="ckptconv.formats.torch.export:read",
+        claims="ckptconv.formats.torch.programs.export:claims",
+        reader="ckptconv.formats.torch.programs.export:read",
     ),
 )
 
@@ -137,8 +130,8 @@ TENSORDICT = Format(
     name="tensordict",
     summary="tensordict's folder, as TensorDict.memmap writes it: a meta.json, and a .memmap file for each tensor",
     suffixes=(),
-    claims="ckptconv.formats.torch.memmaps:claims",
-    reader="ckptconv.formats.torch.memmaps:read",
+    claims="ckptconv.formats.torch.others.memmaps:claims",
+    reader="ckptconv.formats.torch.others.memmaps:read",
     takes=("folder",),
 )
 
@@ -147,16 +140,16 @@ STABLE_BASELINES3 = Format(
     summary="Stable-Baselines3's zip archive: a policy's weights, its optimizers' state, the agent's settings",
     suffixes=(".zip",),
     magic=((0, b"PK\x03\x04"),),
-    claims="ckptconv.formats.torch.stable_baselines3:claims",
-    reader="ckptconv.formats.torch.stable_baselines3:read",
+    claims="ckptconv.formats.torch.others.stable_baselines3:claims",
+    reader="ckptconv.formats.torch.others.stable_baselines3:read",
 )
 
 JOBLIB = Format(
     name="joblib",
     summary="joblib.dump's pickle with arrays between its opcodes, as of scikit-learn's models, or a compressed pickle",
     suffixes=(".joblib",),
-    claims="ckptconv.formats.torch.joblib:claims",
-    reader="ckptconv.formats.torch.joblib:read",
+    claims="ckptconv.formats.torch.others.joblib:claims",
+    reader="ckptconv.formats.torch.others.joblib:read",
 )
 """Asked before a bare pickle, as which it starts."""
 
@@ -164,7 +157,7 @@ PICKLE = Format(
     name="pickle",
     summary="a bare pickle of arrays or tensors: pickle.dump, .pdparams",
     suffixes=(".pkl", ".pickle", ".pdparams", ".pdopt"),
-    claims="ckptconv.formats.torch.bare:claims",
-    reader="ckptconv.formats.torch.bare:read",
+    claims="ckptconv.formats.torch.containers.bare:claims",
+    reader="ckptconv.formats.torch.containers.bare:read",
 )
 """Asked last: its first bytes say the least."""

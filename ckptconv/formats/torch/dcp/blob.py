@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, DamagedTensorError
-from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.containers.zip_archive import Saved, checked_root, open_saved, placer_of
 from ckptconv.formats.torch.pickle import Machine
-from ckptconv.formats.torch.read import Saved, checked_root, open_saved, placer_of
-from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.formats.torch.values.construct import TorchConstructors
+from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.checksum import is_damaged
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.stream import GATHER_BLOCK

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, TorchValue
 from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError, UnsafeError, UnsupportedError
-from ckptconv.formats.torch.construct import TorchConstructors
 from ckptconv.formats.torch.dtypes import DTYPE_BY_NAME
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Value
+from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.io.limits import MAX_DEPTH, MAX_RANK, MAX_TENSORS, is_size
 
 if TYPE_CHECKING:

@@ -25,10 +25,10 @@ from ckptconv.formats.torch.dcp.blob import Blob, open_blob
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry, Listing, Place, parse
 from ckptconv.formats.torch.dcp.tree import nested, restored
 from ckptconv.formats.torch.dtypes import PACKED
-from ckptconv.formats.torch.names import with_names
 from ckptconv.formats.torch.pickle import Budget, Machine, Value
-from ckptconv.formats.torch.placing import Places, adopted
-from ckptconv.formats.torch.roots import plant
+from ckptconv.formats.torch.tree.names import with_names
+from ckptconv.formats.torch.tree.placing import Places, adopted
+from ckptconv.formats.torch.tree.roots import plant
 from ckptconv.io.limits import MAX_DIM, MAX_PICKLE_BYTES, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, check_tiling
 from ckptconv.io.window import Window

@@ -25,9 +25,9 @@ from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.listing import FILESYSTEM, METADATA, parse
 from ckptconv.formats.torch.dcp.tree import Leaf, flattened
 from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
-from ckptconv.formats.torch.emit import DCP_GLOBALS, GLOBALS, Emitter, StorageRef
-from ckptconv.formats.torch.storages import torch_shape, writable
-from ckptconv.formats.torch.write import members_by_prefix
+from ckptconv.formats.torch.writer.emit import DCP_GLOBALS, GLOBALS, Emitter, StorageRef
+from ckptconv.formats.torch.writer.storages import torch_shape, writable
+from ckptconv.formats.torch.writer.write import members_by_prefix
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_PICKLE_BYTES

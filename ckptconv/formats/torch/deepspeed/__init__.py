@@ -5,7 +5,7 @@
     TAG/zero_pp_rank_R_mp_rank_00_model_states.pt        stage 3, one of each rank: module with emptied parameters
     TAG/[bf16_|fp16_]zero_pp_rank_R_mp_rank_00_optim_states.pt    rank R's part of the optimizer and its fp32 weights
 
-All of them are archives of torch.save (`formats.torch.read`). Of the model states these say where parameters lie:
+All of them are archives of torch.save (`containers.zip_archive`). Of the model states these say where parameters lie:
 
     param_shapes             [name → shape] for each group of parameters, in the order in which they lie
     frozen_param_shapes      name → shape, of parameters that the optimizer has not

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.formats.torch.values.stubs import TensorStub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.torch.placing import adopted
-from ckptconv.formats.torch.same import same
-from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.formats.torch.sets.same import same
+from ckptconv.formats.torch.tree.placing import adopted
+from ckptconv.formats.torch.values.stubs import TensorStub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

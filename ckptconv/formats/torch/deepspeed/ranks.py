@@ -12,9 +12,9 @@ from ckptconv.formats.torch.deepspeed.layout import Group, groups
 from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import KEYS, Moments, NotByParameterError
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
-from ckptconv.formats.torch.placing import adopted
-from ckptconv.formats.torch.roots import put
-from ckptconv.formats.torch.same import differing
+from ckptconv.formats.torch.sets.same import differing
+from ckptconv.formats.torch.tree.placing import adopted
+from ckptconv.formats.torch.tree.roots import put
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

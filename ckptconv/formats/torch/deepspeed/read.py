@@ -17,7 +17,7 @@ from ckptconv.formats.torch.deepspeed.ranks import Ranks
 from ckptconv.formats.torch.deepspeed.reading import Reading, state_dict
 from ckptconv.formats.torch.deepspeed.states import ModelStates, model_states, optimizer_states
 from ckptconv.formats.torch.deepspeed.universal import Universal
-from ckptconv.formats.torch.roots import put
+from ckptconv.formats.torch.tree.roots import put
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint

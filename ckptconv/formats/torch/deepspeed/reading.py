@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.errors import located
-from ckptconv.formats.torch.assemble import assemble
 from ckptconv.formats.torch.deepspeed.states import File, open_file
-from ckptconv.formats.torch.names import told_once
 from ckptconv.formats.torch.pickle import Budget, StateOrderedDict
-from ckptconv.formats.torch.placing import Places
-from ckptconv.formats.torch.roots import plant_state_dict
+from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.names import told_once
+from ckptconv.formats.torch.tree.placing import Places
+from ckptconv.formats.torch.tree.roots import plant_state_dict
 
 if TYPE_CHECKING:
     from collections import OrderedDict
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value
-    from ckptconv.formats.torch.stubs import TensorStub
+    from ckptconv.formats.torch.values.stubs import TensorStub
     from ckptconv.io.folder import Folder
 
 NAME = "deepspeed"

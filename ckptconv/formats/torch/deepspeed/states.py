@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import TorchSize
 from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, UnsupportedError
-from ckptconv.formats.torch.construct import TorchConstructors
+from ckptconv.formats.torch.calls.harmless import ZERO_STAGE
+from ckptconv.formats.torch.containers.zip_archive import saved_in
 from ckptconv.formats.torch.deepspeed.files import MODEL
-from ckptconv.formats.torch.harmless import ZERO_STAGE
-from ckptconv.formats.torch.read import saved_in
-from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.formats.torch.values.construct import TorchConstructors
+from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.limits import MAX_DIM, MAX_FILES, MAX_RANK, is_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from ckptconv.formats.torch.containers.zip_archive import Saved
     from ckptconv.formats.torch.pickle import Global, Value
-    from ckptconv.formats.torch.read import Saved
     from ckptconv.io.folder import Folder
 
 FRAGMENT = "deepspeed.utils.tensor_fragment.fragment_address"

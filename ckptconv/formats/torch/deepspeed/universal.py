@@ -26,10 +26,10 @@ from ckptconv.formats.torch.deepspeed.members import members
 from ckptconv.formats.torch.deepspeed.moments import NotByParameterError, named
 from ckptconv.formats.torch.deepspeed.reading import OPTIMIZER, Reading
 from ckptconv.formats.torch.deepspeed.states import LAYOUT_OF_OPTIMIZER
-from ckptconv.formats.torch.placing import adopted
-from ckptconv.formats.torch.roots import put
-from ckptconv.formats.torch.same import differing
-from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.formats.torch.sets.same import differing
+from ckptconv.formats.torch.tree.placing import adopted
+from ckptconv.formats.torch.tree.roots import put
+from ckptconv.formats.torch.values.stubs import TensorStub
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

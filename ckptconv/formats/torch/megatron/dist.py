@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.notes import GlobalUse
 from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.formats.torch.assemble import assemble
+from ckptconv.formats.torch.containers.zip_archive import saved_in
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry
 from ckptconv.formats.torch.dcp.read import Entries, listed
-from ckptconv.formats.torch.names import told_once
 from ckptconv.formats.torch.pickle import Budget
-from ckptconv.formats.torch.read import saved_in
-from ckptconv.formats.torch.roots import plant_state_dict, put
+from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.names import told_once
+from ckptconv.formats.torch.tree.roots import plant_state_dict, put
 from ckptconv.io.limits import MAX_TENSORS
 
 if TYPE_CHECKING:

@@ -29,16 +29,16 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
-from ckptconv.formats.torch.assemble import assemble
+from ckptconv.formats.torch.containers.slice_files import RANK, rank_file, ranks_in
+from ckptconv.formats.torch.containers.zip_archive import opened, saved_in
 from ckptconv.formats.torch.megatron.slices import Parts, joined
-from ckptconv.formats.torch.names import told_once
 from ckptconv.formats.torch.pickle import Budget, Thing
-from ckptconv.formats.torch.placing import Places, adopted
-from ckptconv.formats.torch.read import opened, saved_in
-from ckptconv.formats.torch.roots import plant_state_dict, put
-from ckptconv.formats.torch.same import differing
-from ckptconv.formats.torch.slice_files import RANK, rank_file, ranks_in
-from ckptconv.formats.torch.stubs import TensorStub
+from ckptconv.formats.torch.sets.same import differing
+from ckptconv.formats.torch.tree.assemble import assemble
+from ckptconv.formats.torch.tree.names import told_once
+from ckptconv.formats.torch.tree.placing import Places, adopted
+from ckptconv.formats.torch.tree.roots import plant_state_dict, put
+from ckptconv.formats.torch.values.stubs import TensorStub
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.containers.zip_archive import Saved
     from ckptconv.formats.torch.pickle import Value
-    from ckptconv.formats.torch.read import Saved
     from ckptconv.io.folder import Folder
 
 NAME = "megatron"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.formats.torch.containers.slice_files import ranks_in
 from ckptconv.formats.torch.dcp import MAIN
-from ckptconv.formats.torch.slice_files import ranks_in
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint

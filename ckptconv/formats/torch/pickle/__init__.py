@@ -8,6 +8,15 @@ data. Nothing is ever imported because a file says so.
 Memory and time are linear in the pickle's length: indices of the memo may be huge, and constructors are
 charged for what they copy.
 
+    machine     begin here: the loop, and the opcodes that name things and would call them
+    containers  …those that fill containers
+    program     …those that push plain values
+    idiom       …those by which torch.save spells a tensor, at once
+    memo        what a pickle may fetch again
+    values      what is built where it is no plain data, and who decides that
+    stream      where pickles that stand one after another end
+    broken      whether one that breaks off has called something by then
+
 Refused: opcodes that need a registry or buffers outside of the file (EXT, NEXT_BUFFER), bytes after STOP.
 """
 

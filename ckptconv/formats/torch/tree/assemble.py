@@ -1,0 +1,131 @@
+"""The last step of every reader of torch's containers: planted tensors and their bytes become a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.notes import Notes, TensorNote
+from ckptconv.core.report import Finding, unreadable
+from ckptconv.core.strided import is_contiguous
+from ckptconv.errors import LimitError
+from ckptconv.formats.torch.tree.names import no_name, with_names
+from ckptconv.formats.torch.tree.roots import plant_attributes, plant_versions
+from ckptconv.formats.torch.values.composites import check_parts, unfold
+from ckptconv.formats.torch.values.dtensor import parts_told
+from ckptconv.io.limits import MAX_TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ckptconv.core.checkpoint import OpenFile
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.tensor import LazyTensor, SpanFile
+    from ckptconv.formats.torch.pickle import Budget, Machine
+    from ckptconv.formats.torch.tree.roots import Tree
+    from ckptconv.formats.torch.values.stubs import TensorStub
+
+
+def assemble(
+    tree: Tree,
+    place: Callable[[str, TensorStub], LazyTensor],
+    budget: Budget,
+    *,
+    format: str,
+    machines: Sequence[Machine],
+    file: OpenFile,
+    arch: MetaNode = None,
+    graph: MetaNode = None,
+    findings: tuple[Finding, ...] = (),
+    own: Callable[[str], bool] = no_name,
+) -> Checkpoint:
+    """Place every tensor of the tree, and write down the bookkeeping, with what the pickles of `machines` name;
+    `own` as in `with_names`.
+
+    Raises CorruptFileError and UnsupportedError, which name the tensor, and LimitError.
+    """
+    composites = unfold(tree)
+    if len(tree.model) + len(tree.extras) > MAX_TENSORS:
+        raise LimitError(f"the file has more than {MAX_TENSORS:,} tensors")
+    stubs = {**tree.model, **tree.extras}
+    tensors = {name: place(name, stub) for name, stub in stubs.items()}
+    check_parts(composites, tensors)
+    attributes, lost = _attributes(stubs, budget)
+    versions = plant_versions(tree, budget)
+    notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, versions, arch=arch, graph=graph)
+    for machine in machines:
+        notes = with_names(notes, machine, tree, budget, own)
+    return Checkpoint(
+        {name: tensors[name] for name in tree.model},
+        extras={name: tensors[name] for name in tree.extras},
+        composites=composites,
+        root=tree.root,
+        format=format,
+        notes=notes,
+        findings=(
+            *findings,
+            *_optimizer_alone(tree),
+            *parts_told(thing for thing, _ in tree.objects),
+            *(unreadable(name, kind) for name, kind in tree.refused.items()),
+            *lost,
+            *_retyped(tensors),
+        ),
+        file=file,
+    )
+
+
+def _optimizer_alone(tree: Tree) -> list[Finding]:
+    """A word where the file is what an optimizer's `state_dict` gives, as trainers save it beside the model."""
+    if not isinstance(tree.root, dict) or tree.root.keys() != {"state", "param_groups"}:
+        return []
+    return [Finding("optimizer", "info", "", "this is the state of an optimizer; the model is in another file")]
+
+
+def _retyped(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
+    """A word for each storage that tensors view as several element types: they are tensors by themselves here."""
+    first: dict[tuple[SpanFile, int], str] = {}
+    found: dict[str, Finding] = {}
+    for name, tensor in tensors.items():
+        if tensor.placement is None or not tensor.info.nbytes:
+            continue
+        span = tensor.placement.storage.span
+        other = first.setdefault((span.file, span.offset), name)
+        if tensors[other].info.dtype is not tensor.info.dtype:
+            message = f"{other!r} and {name!r} view one storage as different element types; each is kept by itself"
+            found.setdefault(other, Finding("retyped", "info", name, message))
+    return list(found.values())
+
+
+def _tensor_notes(stubs: Mapping[str, TensorStub]) -> dict[str, TensorNote]:
+    return {
+        name: TensorNote(stub.parameter, stub.requires_grad, stub.storage.device)
+        for name, stub in stubs.items()
+        if stub.parameter or stub.requires_grad or stub.storage.device != "cpu"
+    }
+
+
+def _strides(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, ...]]:
+    strides: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors.items():
+        place = tensor.placement
+        if tensor.span is None and place is not None and not is_contiguous(place.shape, place.strides):
+            strides[name] = place.strides
+    return strides
+
+
+def _attributes(stubs: Mapping[str, TensorStub], budget: Budget) -> tuple[dict[str, MetaNode], list[Finding]]:
+    """What was set on tensors as Python attributes; tensors among them are left out, with a finding each."""
+    attributes: dict[str, MetaNode] = {}
+    findings = []
+    for name, stub in stubs.items():
+        if stub.attributes:
+            kept, lost = plant_attributes(stub.attributes, budget)
+            findings += [_lost(name, key) for key in lost]
+            if kept:
+                attributes[name] = kept
+    return attributes, findings
+
+
+def _lost(name: str, key: str) -> Finding:
+    message = f"the attribute {key!r} of {name!r} holds a tensor and is left out"
+    return Finding("attribute", "warning", name, message)

@@ -1,0 +1,140 @@
+"""Which tensors of a pickled object are the model's, and what they are called.
+
+A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are bare; other tensors are extras, named by
+their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
+stands, is; and where several stand side by side, each keeps its path as prefix. A whole pickled module counts as the
+dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.nested`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.nested import Nested
+from ckptconv.formats.torch.pickle import Thing, Value
+from ckptconv.formats.torch.tree.modules import ModuleState, Path, is_module
+from ckptconv.formats.torch.values.stubs import RefusedTensor, TensorStub, WrappedTensor
+from ckptconv.io.limits import MAX_DEPTH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+WELL_KNOWN = (
+    "state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "params_ema", "params",
+    "weights",
+)  # fmt: skip
+"""Of BasicSR's two, `params_ema` is what those who upscale load: Real-ESRGAN, spandrel."""
+
+FITTED = "module_"
+"""What skorch's nets call the module that was fitted, beside `module`, of which it was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A mapping that is (part of) the state_dict: where it stands, and what its names are prefixed with."""
+
+    path: Path
+    mapping: dict[str, Value]
+    prefix: str
+
+
+def find_state_dicts(root: Value) -> tuple[list[Hole], bool]:
+    """The mappings that hold the model's tensors, and whether tensors outside of them are the model's as well.
+
+    No mapping where no dict in the file has tensors under string keys, or where names would not tell them apart.
+    """
+    nested = Nested(root, lambda value: isinstance(value, TensorStub))
+    if nested.is_of_flax() and nested.is_clear():
+        return [Hole(path, mapping, prefix) for path, (mapping, prefix) in nested.holes.items()], False
+    base, found = _locate(root, ())
+    if len(found) == 1:
+        path, mapping = found[0]
+        return [Hole(path, mapping, "")], False
+    holes = [Hole(path, mapping, "".join(f"{key}." for key in path[len(base) :])) for path, mapping in found]
+    return (holes if _prefixes_are_clear(holes) else []), not base
+
+
+def _locate(node: Value, base: Path) -> tuple[Path, list[tuple[Path, dict[str, Value]]]]:
+    """The path of the innermost well-known key, and the dicts of tensors under it."""
+    if isinstance(node, dict) and len(base) < MAX_DEPTH:
+        for key in WELL_KNOWN:
+            below = node.get(key)
+            if (isinstance(below, dict) or is_module(below)) and any(True for _ in _tensor_dicts(below, (), set())):
+                return _locate(below, (*base, key))
+    found = list(_tensor_dicts(node, base, set())) or list(_modules_within(node, base, set()))
+    if len(found) > 1 and found[0][1] is node and _is_itself_the_state_dict(node, found):
+        return base, found[:1]
+    return base, found
+
+
+def _is_itself_the_state_dict(node: dict[str, Value], found: list[tuple[Path, dict[str, Value]]]) -> bool:
+    """A dict with tensors of its own *and* dicts of tensors in it: dotted names, or more tensors, decide."""
+    own = [key for key, value in node.items() if isinstance(value, TensorStub)]
+    nested = sum(isinstance(value, TensorStub) for _, mapping in found[1:] for value in mapping.values())
+    return any("." in key for key in own) or len(own) >= nested
+
+
+def _tensor_dicts(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[Path, dict[str, Value]]]:
+    """Every dict that holds tensors directly and has string keys only, and every module, outermost first, each once."""
+    if is_module(node):
+        if state := ModuleState(node):
+            yield path, state
+        return
+    below: Iterable[tuple[Any, Value]]
+    if isinstance(node, dict):
+        below = node.items()
+    elif isinstance(node, (list, tuple)):
+        below = enumerate(node)
+    else:
+        return
+    if id(node) in seen or len(path) > MAX_DEPTH:
+        return
+    seen.add(id(node))
+    if isinstance(node, dict) and _holds_tensors(node):
+        yield path, node
+    for key, value in below:
+        yield from _tensor_dicts(value, (*path, key), seen)
+
+
+def _modules_within(node: Value, path: Path, seen: set[int]) -> Iterator[tuple[Path, dict[str, Value]]]:
+    """The modules that other objects hold, as a trainer holds its model."""
+    if is_module(node):
+        yield from _tensor_dicts(node, path, set())
+        return
+    if isinstance(node, dict):
+        below = list(node.items())
+    elif isinstance(node, (list, tuple)):
+        below = list(enumerate(node))
+    elif isinstance(node, Thing) and isinstance(node.state, dict) and is_module(node.state.get(FITTED)):
+        below = [("state", {FITTED: node.state[FITTED]})]
+    elif isinstance(node, Thing):
+        below = [("state", node.state)]
+    else:
+        return
+    if id(node) in seen or len(path) > MAX_DEPTH:
+        return
+    seen.add(id(node))
+    for key, value in below:
+        yield from _modules_within(value, (*path, key), seen)
+
+
+def _holds_tensors(node: dict[Value, Value]) -> bool:
+    return any(isinstance(value, (TensorStub, RefusedTensor, WrappedTensor)) for value in node.values()) and all(
+        type(key) is str for key in node
+    )
+
+
+def _prefixes_are_clear(holes: list[Hole]) -> bool:
+    """Whether a name's longest matching prefix always says which mapping it came from, and no name comes twice."""
+    names = [
+        (hole.prefix + key, hole.prefix)
+        for hole in holes
+        for key, value in hole.mapping.items()
+        if isinstance(value, TensorStub)
+    ]
+    prefixes = sorted((hole.prefix for hole in holes), key=len, reverse=True)
+    if len({name for name, _ in names}) != len(names) or len(set(prefixes)) != len(prefixes):
+        return False
+    return all(next(p for p in prefixes if name.startswith(p)) == prefix for name, prefix in names)

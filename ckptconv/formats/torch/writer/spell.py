@@ -1,0 +1,113 @@
+"""Quantized and sparse tensors as a pickle that torch.load takes; how they look there stands in `values.composites`."""
+
+from __future__ import annotations
+
+from struct import unpack
+from typing import TYPE_CHECKING
+
+from ckptconv.core.composite import INDICES, PER_CHANNEL, PER_TENSOR, VALUES, Quantized, Sparse, problem
+from ckptconv.core.indices import check_indices
+from ckptconv.core.metadata import TensorRef, TorchSize, TorchValue, nodes_of
+from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.tensor import infos_of
+from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.formats.torch.dtypes import QUANTIZED_STORAGE_BY_DTYPE
+from ckptconv.formats.torch.writer.emit import StorageRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.dtypes import DType
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.torch.writer.emit import Emitter
+    from ckptconv.formats.torch.writer.storages import View
+
+    Part = Callable[[Emitter, str], None]
+
+
+def check_composites(checkpoint: Checkpoint) -> None:
+    """Refuse what torch would take unchecked: parts that do not go together, indices that point outside.
+
+    Reads all indices. Raises CorruptFileError.
+    """
+    tensors = checkpoint.all_tensors
+    infos = infos_of(tensors) if checkpoint.composites else {}
+    for name, one in checkpoint.composites.items():
+        if (wrong := problem(one, infos)) is not None:
+            raise CorruptFileError(f"tensor {name!r}: {wrong}", hint="do not trust it")
+        if isinstance(one, Sparse):
+            check_indices(name, one, tensors)
+    _check_storages(checkpoint)
+
+
+def _check_storages(checkpoint: Checkpoint) -> None:
+    """Quantized integers lie on storages of a class of their own, where no other tensor can lie."""
+    integers = {one.parts[VALUES]: one.dtype for one in checkpoint.composites.values() if isinstance(one, Quantized)}
+    known: dict[Hashable, tuple[DType | None, str]] = {}
+    for name, tensor in checkpoint.all_tensors.items() if integers else ():
+        key = tensor.alias if tensor.placement is None else tensor.placement.storage.key
+        dtype = integers.get(name)
+        if key is not None and known.setdefault(key, (dtype, name))[0] is not dtype:
+            raise UnsupportedError(
+                f"{name!r} shares its storage with {known[key][1]!r}, and one of them is quantized otherwise",
+                hint="clone() it before saving",
+            )
+
+
+def in_the_pickle(checkpoint: Checkpoint) -> set[str]:
+    """Scales and zero points that become numbers in the pickle, and need no storage."""
+    numbers = {
+        part
+        for one in checkpoint.composites.values()
+        if isinstance(one, Quantized) and one.axis is None
+        for role, part in one.parts.items()
+        if role != VALUES
+    }
+    if not numbers:
+        return numbers
+    return numbers - {node.name for node in nodes_of(checkpoint.root, TensorRef)}
+
+
+def spell_quantized(
+    emitter: Emitter, one: Quantized, tensors: Mapping[str, LazyTensor], view: View, nbytes: int, part: Part
+) -> None:
+    """The arguments of ``_rebuild_qtensor``; `view` is that of the integers, on a storage of `nbytes`.
+
+    Reads a scale and a zero point.
+    """
+    packed = one.dtype.bits < 8
+    strides = contiguous_strides(one.shape) if packed else view.strides
+    cls = QUANTIZED_STORAGE_BY_DTYPE[one.dtype]
+    emitter.op(b"(")
+    emitter.node(StorageRef(("torch", cls), str(view.key), nbytes * 8 // view.dtype.bits))
+    emitter.integer(view.offset)
+    emitter.node(one.shape)
+    emitter.node(strides)
+    if one.scheme == PER_TENSOR:
+        numbers = (bytes(tensors[one.parts[role]].read()) for role in ("scale", "zero_point"))
+        scale, zero_point = (unpack(code, data)[0] for code, data in zip(("<d", "<q"), numbers, strict=True))
+        emitter.node((TorchValue("qscheme", PER_TENSOR), scale, zero_point))
+    else:
+        emitter.op(b"(")
+        emitter.constant(PER_CHANNEL)  # torch writes this for float zero points too, and knows them by their type
+        part(emitter, one.parts["scale"])
+        part(emitter, one.parts["zero_point"])
+        emitter.node(one.axis)
+        emitter.op(b"t")
+    emitter.node(False)
+    emitter.call("collections", "OrderedDict")
+    emitter.op(b"t")
+
+
+def spell_sparse(emitter: Emitter, one: Sparse, part: Part) -> None:
+    """The arguments of ``_rebuild_sparse_tensor``."""
+    emitter.op(b"(")
+    emitter.node(TorchValue("layout", one.layout))
+    emitter.op(b"(")
+    for role in (*INDICES[one.layout], VALUES):
+        part(emitter, one.parts[role])
+    emitter.node(TorchSize(one.shape))
+    if one.layout == "sparse_coo":
+        emitter.node(one.coalesced)
+    emitter.op(b"tt")
