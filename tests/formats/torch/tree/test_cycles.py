@@ -67,7 +67,7 @@ SETTINGS = {
     [
         (cyclic_list(), "m", "builtins.list"),
         (cyclic_dict(), "m", "builtins.dict"),
-        ({"deep": Parent()}, "m.deep", f"{__name__}.Parent"),
+        ({"a": Parent()}, "m.a", f"{__name__}.Parent"),
     ],
     ids=["a list", "a dict", "an object"],
 )
