@@ -11,6 +11,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     folder_file                         which file of a folder is that index, or all of its checkpoint
     numbered  unindexed                 sets without one
     modules_beside                      models of which a folder has the first module's weights
+    headers                             a tensor's type and shape, held against what can be
     graph_names  graph_notes            names of a graph's tensors, put together of those of what they lie in; what is
                                         said of a graph
     same_values                         what several files have alike

@@ -48,6 +48,7 @@ from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitti
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.graph_names import GraphNames
 from ckptconv.formats.graph_notes import counted, read_as_bytes, stays_behind
+from ckptconv.formats.headers import header_info
 from ckptconv.formats.shared_bytes import check_shared
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
@@ -198,19 +199,14 @@ class _Reader:
             self._run(name, info, constant.place)
 
     def _info(self, name: str, constant: Constant) -> TensorInfo:
-        if prod(constant.shape) > MAX_DIM // 64:
-            raise bad(f"{name!r} has the shape {list(constant.shape[:8])}")
         if constant.code in PACKED:
+            if prod(constant.shape) > MAX_DIM // 64:
+                raise bad(f"{name!r} has the shape {list(constant.shape[:8])}")
             kind, bits = PACKED[constant.code]
             self.packed[name] = {"element_type": kind, "shape": list(constant.shape)}
             nbytes = -(-prod(constant.shape) * bits // 8)
             return TensorInfo(DType.U8, (nbytes,), nbytes)
-        if constant.code not in DTYPES:
-            raise UnsupportedError(
-                f"{name!r} has the element type {constant.code}, which coremltools 9 does not know",
-                hint="the file is damaged, or newer than this ckptconv",
-            )
-        return TensorInfo.of(DTYPES[constant.code], constant.shape)
+        return header_info(repr(name), constant.code, constant.shape, dtypes=DTYPES, library="coremltools 9", bad=bad)
 
     def _run(self, name: str, info: TensorInfo, place: tuple[int, int]) -> None:
         """A tensor whose values stand in the message."""

@@ -21,15 +21,15 @@ Source: mxnet/src/ndarray/ndarray.cc (`NDArray::Save`, `Load`, `LegacyLoad`), in
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, quoted
-from ckptconv.core.tensor import LazyTensor, TensorInfo, in_file
+from ckptconv.core.tensor import LazyTensor, in_file
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.headers import header_info
 from ckptconv.io.forward import Forward
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 
@@ -106,15 +106,7 @@ def _array(file: Forward, index: int) -> LazyTensor | None:
     if shape is None:
         return None
     file.take(8)  # the device
-    code = file.signed(4)
-    if code not in DTYPES:
-        raise UnsupportedError(
-            f"the array {index:,} has the element type {code}, which MXNet 1.9 does not know",
-            hint="the file is damaged, or newer than this ckptconv",
-        )
-    if prod(shape) * 64 > MAX_DIM:
-        raise bad(f"the array {index:,} has the shape {list(shape[:8])}")
-    info = TensorInfo.of(DTYPES[code], shape)
+    info = header_info(f"the array {index:,}", file.signed(4), shape, dtypes=DTYPES, library="MXNet 1.9", bad=bad)
     return in_file(info, file.span(info.nbytes), (id(file.source), index))
 
 

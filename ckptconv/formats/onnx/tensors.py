@@ -7,16 +7,14 @@ two of them, or with a length that its type and shape do not ask for, is refused
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
-from ckptconv.errors import UnsupportedError
+from ckptconv.formats.headers import header_info
 from ckptconv.formats.onnx.graph import DOUBLE_DATA, FLOAT_DATA, INT32_DATA, INT64_DATA, UINT64_DATA
 from ckptconv.formats.onnx.numbers import FixedReader, VarintReader
 from ckptconv.formats.onnx.wire import bad
-from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
     from ckptconv.formats.onnx.external import ModelFiles
@@ -51,15 +49,7 @@ SCANNED_AT_ONCE = 64 << 10
 
 def info_of(header: TensorHeader, name: str) -> TensorInfo:
     """The type, shape and size that a header claims. Raises CorruptFileError, UnsupportedError."""
-    dtype = DTYPE_BY_CODE.get(header.code)
-    if dtype is None:
-        raise UnsupportedError(
-            f"{name!r} has the element type {header.code}, which ONNX 1.23 does not know",
-            hint="the file is damaged, or newer than this ckptconv",
-        )
-    if not all(0 <= size <= MAX_DIM for size in header.dims) or prod(header.dims) * dtype.bits > MAX_DIM:
-        raise bad(f"{name!r} has the shape {header.dims[:8]}")
-    return TensorInfo.of(dtype, tuple(header.dims))
+    return header_info(repr(name), header.code, header.dims, dtypes=DTYPE_BY_CODE, library="ONNX 1.23", bad=bad)
 
 
 def build(header: TensorHeader, name: str, files: ModelFiles) -> LazyTensor:

@@ -36,6 +36,7 @@ from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.graph_names import GraphNames
 from ckptconv.formats.graph_notes import all_said, counted, read_as_bytes, stays_behind
+from ckptconv.formats.headers import header_info
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
 from ckptconv.formats.shared_bytes import check_shared
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
@@ -188,19 +189,14 @@ class _Reader:
 
 
 def _info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
-    count = prod(shape)
-    if count > MAX_DIM // 64:
-        raise bad(f"{name!r} has the shape {list(shape)}")
     if kind in PACKED:
+        count = prod(shape)
+        if count > MAX_DIM // 64:
+            raise bad(f"{name!r} has the shape {list(shape[:8])}")
         elements, nbytes = PACKED[kind]
         whole = -(-count // elements) * nbytes
         return TensorInfo(DType.U8, (whole,), whole)
-    if kind not in DTYPES:
-        raise UnsupportedError(
-            f"{name!r} has the element type {kind!r}, which OpenVINO 2026.4 does not know",
-            hint="the file is damaged, or newer than this ckptconv",
-        )
-    return TensorInfo.of(DTYPES[kind], shape)
+    return header_info(repr(name), kind, shape, dtypes=DTYPES, library="OpenVINO 2026.4", bad=bad)
 
 
 def _shape(name: str, text: str) -> tuple[int, ...]:

@@ -19,20 +19,20 @@ Sources: paddle/phi/core/framework (dense_tensor_serialize.cc, framework.proto),
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, listed
-from ckptconv.core.tensor import LazyTensor, TensorInfo, in_file
+from ckptconv.core.tensor import LazyTensor, in_file
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
 from ckptconv.formats.graph_notes import stays_behind
+from ckptconv.formats.headers import header_info
 from ckptconv.formats.paddle.program import MAX_DESC, variables_in_json, variables_in_message
 from ckptconv.formats.paddle.variable import DTYPES, Variable, bad, description
 from ckptconv.io.folder import Folder
 from ckptconv.io.forward import Forward
-from ckptconv.io.limits import MAX_DIM, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.limits import MAX_SAFETENSORS_HEADER, MAX_TENSORS
 
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
@@ -139,16 +139,10 @@ def _in_utf8(name: str) -> bytes:
 
 
 def _tensor(file: Forward, index: int) -> LazyTensor:
+    whose = f"the tensor {index:,}"
     if file.take(len(START)) != START:
-        raise bad(f"the tensor {index:,} is of another version than 0, or has levels of sequences")
+        raise bad(f"{whose} is of another version than 0, or has levels of sequences")
     data = file.take(file.count("the length of a description", MAX_DESC))
-    code, shape = description(data, f"the tensor {index:,}")
-    if code not in DTYPES:
-        raise UnsupportedError(
-            f"the tensor {index:,} has the element type {code}, which PaddlePaddle 3.3 does not know",
-            hint="the file is damaged, or newer than this ckptconv",
-        )
-    if min(shape, default=0) < 0 or prod(shape) * 128 > MAX_DIM:
-        raise bad(f"the tensor {index:,} has the shape {list(shape[:8])}")
-    info = TensorInfo.of(DTYPES[code], shape)
+    code, shape = description(data, whose)
+    info = header_info(whose, code, shape, dtypes=DTYPES, library="PaddlePaddle 3.3", bad=bad)
     return in_file(info, file.span(info.nbytes), (id(file.source), index))

@@ -25,10 +25,11 @@ from ckptconv.core.composite import PER_CHANNEL, PER_TENSOR, VALUES, Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file, in_memory
 from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.headers import header_info
 from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U8, U32, U64, FlatBuffer, Table, Tables, Vector, bad
 from ckptconv.formats.tflite.schema import DTYPES, Buffer, Details, Quantization, Tensor
-from ckptconv.io.limits import MAX_DIM, MAX_RANK
+from ckptconv.io.limits import MAX_RANK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -100,15 +101,7 @@ def read_header(table: Table, name: str, data: Vector) -> Header:
 
 def info_of(header: Header) -> TensorInfo:
     """Its type, shape and size. Raises UnsupportedError for a type that is not known."""
-    dtype = DTYPES.get(header.code)
-    if dtype is None:
-        raise UnsupportedError(
-            f"{header.name!r} has the element type {header.code}, which LiteRT 2.3 does not know",
-            hint="the file is damaged, or newer than this ckptconv",
-        )
-    if prod(header.shape) * dtype.bits > MAX_DIM:
-        raise bad(f"{header.name!r} has the shape {list(header.shape[:8])}")
-    return TensorInfo.of(dtype, header.shape)
+    return header_info(repr(header.name), header.code, header.shape, dtypes=DTYPES, library="LiteRT 2.3", bad=bad)
 
 
 def dense(header: Header, alias: Hashable) -> LazyTensor:

@@ -1,0 +1,40 @@
+"""What the header of a tensor says, its type by a number or a word and its shape, held against what can be."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, TypeVar
+
+from ckptconv.core.tensor import TensorInfo
+from ckptconv.errors import UnsupportedError
+from ckptconv.io.limits import MAX_DIM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ckptconv.core.dtypes import DType
+    from ckptconv.errors import CorruptFileError
+
+Code = TypeVar("Code", int, str)
+
+
+def header_info(
+    whose: str, code: Code, shape: Sequence[int], *, dtypes: Mapping[Code, DType], library: str,
+    bad: Callable[[str], CorruptFileError],
+) -> TensorInfo:  # fmt: skip
+    """Type, shape and size of a tensor that is stored without gaps.
+
+    whose: what it is called in errors. library: the release that `dtypes` are those of. bad: makes the error for bytes
+    that contradict the format.
+
+    Raises CorruptFileError, UnsupportedError.
+    """
+    if code not in dtypes:
+        raise UnsupportedError(
+            f"{whose} has the element type {code!r}, which {library} does not know",
+            hint="the file is damaged, or newer than this ckptconv",
+        )
+    dtype = dtypes[code]
+    if not all(0 <= size <= MAX_DIM for size in shape) or prod(shape) * dtype.bits > MAX_DIM:
+        raise bad(f"{whose} has the shape {list(shape[:8])}")
+    return TensorInfo.of(dtype, tuple(shape))
