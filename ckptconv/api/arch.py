@@ -15,8 +15,8 @@ from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.spec import Spec
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, Statement
 from ckptconv.arch.table import Expected, Table
-from ckptconv.core.report import listed
 from ckptconv.core.tensor import infos_of
+from ckptconv.core.text import listed
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
 from ckptconv.errors import UsageError

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from ckptconv.api.uses import Beside, of_programs, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import Program
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError
 from ckptconv.formats import keras, registry
 from ckptconv.formats.archive import nemo_config

@@ -6,7 +6,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, plural, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural, quoted
 from ckptconv.edits.cast import is_cast, is_quantized, loss_of
 from ckptconv.edits.rounding import Loss
 from ckptconv.io.checksum import CHUNK

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.dequantize import retyped, type_name, unclaimed
 from ckptconv.arch.statements import CONFIG
-from ckptconv.core.report import Finding, listed, plural
+from ckptconv.core.report import Finding
 from ckptconv.core.strict_json import check_depth
+from ckptconv.core.text import listed, plural
 from ckptconv.errors import LimitError, UsageError, located
 from ckptconv.formats.beside.in_archive import InArchive
 from ckptconv.formats.beside.places import place_of

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import several
 from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
 from ckptconv.formats import preflight
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.statements import CONFIG
-from ckptconv.core.report import Finding, plural
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.numbered import parse, part_names, sets_of

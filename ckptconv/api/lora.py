@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from ckptconv.api.open import open
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of
-from ckptconv.core.report import Finding, listed, plural
+from ckptconv.core.report import Finding
+from ckptconv.core.text import listed, plural
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object

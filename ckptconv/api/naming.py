@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
+from ckptconv.core.text import listed
 from ckptconv.edits.views import permuted
 from ckptconv.formats.onnx.lost import Lost, is_given
 

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import quoted
+from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
 from ckptconv.io.folder import Folder

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import StateDict, TensorRef, walk
-from ckptconv.core.report import Finding, plural
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural
 from ckptconv.edits.select import matching, some
 from ckptconv.errors import EditError
 

@@ -12,7 +12,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.api.naming import with_tensors
-from ckptconv.core.report import Finding, plural
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, shape_text
+from ckptconv.core.report import Finding
+from ckptconv.core.text import shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator, Mapping

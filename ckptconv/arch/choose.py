@@ -26,7 +26,8 @@ from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
 from ckptconv.arch.solver import solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:

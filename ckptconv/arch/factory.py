@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.arch.arguments import arguments_for
 from ckptconv.arch.huggingface import ConfigFactory, is_config, table_of
 from ckptconv.arch.table import state_table
-from ckptconv.core.report import cut
+from ckptconv.core.text import cut
 from ckptconv.errors import CkptconvError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:

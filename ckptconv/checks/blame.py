@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
-from ckptconv.core.report import Finding, shape_text
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo, in_memory
+from ckptconv.core.text import shape_text
 from ckptconv.edits.match import numbered_blocks, numbers_in, pair_renames, substitutions
 from ckptconv.edits.parts import find_parts
 from ckptconv.edits.patterns import bracketed, edits

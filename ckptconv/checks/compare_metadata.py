@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, rebuilt, spell_path
-from ckptconv.core.report import cut
 from ckptconv.core.spelling import canonical, dumps, to_json
+from ckptconv.core.text import cut
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping

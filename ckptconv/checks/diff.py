@@ -21,7 +21,8 @@ from ckptconv.checks.ties import compare_ties
 from ckptconv.checks.twice import find_rounded_twice
 from ckptconv.checks.wording import tie_finding, value_finding
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.report import Finding, shape_text
+from ckptconv.core.report import Finding
+from ckptconv.core.text import shape_text
 from ckptconv.edits.content import Content, rounded_type
 from ckptconv.edits.explain import Comparison, Explanation, explain
 from ckptconv.edits.patterns import ANY, edits

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
+from ckptconv.core.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
 from ckptconv.cli.render import size
-from ckptconv.core.report import errors_among, plural
+from ckptconv.core.report import errors_among
+from ckptconv.core.text import plural
 from ckptconv.edits.patterns import bracketed, group_names, open_numbers
 from ckptconv.edits.stacks import spell_numbers
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli import output
 from ckptconv.cli.output import printable, style
-from ckptconv.core.report import cut, plural
+from ckptconv.core.text import cut, plural
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import approximately
-from ckptconv.core.report import listed, plural
+from ckptconv.core.text import listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import fields, findings, section, table, value
 from ckptconv.cli.render_tree import Columns, tree
-from ckptconv.core.report import listed, plural
+from ckptconv.core.text import listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable
 from ckptconv.core.composite import VALUES, Quantized
-from ckptconv.core.report import listed
+from ckptconv.core.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -28,7 +28,7 @@ from ckptconv.cli.layers import changed_layers
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import findings, section, table
 from ckptconv.cli.render_metadata import shortened, spelled
-from ckptconv.core.report import plural, shape_text
+from ckptconv.core.text import plural, shape_text
 from ckptconv.edits.patterns import open_numbers
 
 if TYPE_CHECKING:

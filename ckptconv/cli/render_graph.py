@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.cli.output import printable
-from ckptconv.core.report import listed
+from ckptconv.core.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

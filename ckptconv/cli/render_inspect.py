@@ -14,7 +14,7 @@ from ckptconv.cli.render_graph import graph_rows
 from ckptconv.cli.render_metadata import attributes, entries, shortened, spelled
 from ckptconv.cli.render_tree import Columns, flat, tree
 from ckptconv.core.metadata import RUNS, StateDict, TensorRef, nodes_of
-from ckptconv.core.report import cut, listed, plural
+from ckptconv.core.text import cut, listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping

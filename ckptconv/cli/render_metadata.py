@@ -20,7 +20,7 @@ from ckptconv.core.metadata import (
     TensorRef,
     TorchSize,
 )
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 from ckptconv.formats.omegaconf import is_settings, plain_settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import fields, size
 from ckptconv.core.checkpoint import no_tensor
 from ckptconv.core.dtypes import COMPONENT
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.statements import CONFIG, PARAMS
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import HUES, fields, value
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 from ckptconv.edits.match import skeleton
 
 if TYPE_CHECKING:

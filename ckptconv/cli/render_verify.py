@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import findings, table
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 
 if TYPE_CHECKING:
     from ckptconv.api.comparing import Verification

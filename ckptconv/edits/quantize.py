@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import plural
 from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.core.text import plural
 from ckptconv.edits.computed import Computed
 from ckptconv.edits.kquants import KQUANTS
 from ckptconv.edits.q8 import q8_0

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.report import Finding, listed, plural, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import listed, plural, quoted
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in, unfit_for_blocks
 from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from ckptconv.core.report import Finding, plural, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
 from ckptconv.formats.shard_names import (
     ADAPTERS,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import MemberNote
-from ckptconv.core.report import Finding, plural, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural, quoted
 from ckptconv.io.archive import Member
 from ckptconv.io.limits import MAX_DOCUMENT, MAX_DOCUMENTS
 

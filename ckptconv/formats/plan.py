@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from ckptconv.core import record as records
 from ckptconv.core.names import free_name
 from ckptconv.core.record import Encoding, Record
-from ckptconv.core.report import Finding, cut
+from ckptconv.core.report import Finding
+from ckptconv.core.text import cut
 from ckptconv.formats.blobs import move_out
 from ckptconv.io.digest import combine
 

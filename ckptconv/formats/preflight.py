@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of, opaque_wholes, spell_path
-from ckptconv.core.report import UNREADABLE, Finding, plural, quoted
+from ckptconv.core.report import UNREADABLE, Finding
+from ckptconv.core.text import plural, quoted
 from ckptconv.formats.plain import becomes
 from ckptconv.formats.tensordicts import class_of
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import cut, quoted
+from ckptconv.core.text import cut, quoted
 from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import (
     archive,

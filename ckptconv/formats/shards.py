@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
-from ckptconv.core.report import Finding, plural, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural, quoted
 from ckptconv.errors import CorruptFileError, LimitError, first_of, located
 from ckptconv.formats.shard_names import SHARD, plain_name, split_suffix
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS

@@ -6,7 +6,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.errors import LimitError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ckptconv.arch.recipe.tree import Block, Recipe, Step
 from ckptconv.arch.rows import WRITTEN
 from ckptconv.arch.scope import Bindings, Scope
 from ckptconv.arch.table import loop_values, missing_params, render
-from ckptconv.core.report import shape_text
+from ckptconv.core.text import shape_text
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UsageError
 
 if TYPE_CHECKING:

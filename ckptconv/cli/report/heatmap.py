@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.cli.diff_parts import change_of, figure, heat, short_name
 from ckptconv.cli.layers import split_name
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 from ckptconv.edits.patterns import open_numbers
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.checks.histogram import BINS, FIRST
 from ckptconv.cli.diff_parts import share, spell_range, times, value_groups
 from ckptconv.cli.render import approximately
-from ckptconv.core.report import plural
+from ckptconv.core.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

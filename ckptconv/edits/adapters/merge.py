@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import listed
+from ckptconv.core.text import listed
 from ckptconv.edits.adapters.adapter import Merge, check
 from ckptconv.edits.adapters.build import kind_of
 from ckptconv.edits.adapters.merged import is_computed_with, merged

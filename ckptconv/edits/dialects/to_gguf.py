@@ -24,7 +24,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import quoted
+from ckptconv.core.text import quoted
 from ckptconv.edits.dialects import mlx
 from ckptconv.edits.dialects.attention import halves_of, interleaved, ungrouped
 from ckptconv.edits.dialects.change import Change, Join

@@ -22,8 +22,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import quoted
 from ckptconv.core.tensor import TensorInfo
+from ckptconv.core.text import quoted
 from ckptconv.edits.adapters.build import EMBEDDING, KINDS, LORA, kind_of
 from ckptconv.edits.adapters.llama_cpp import FACTORS
 from ckptconv.edits.adapters.names import is_adapter, parts_of, plain_module

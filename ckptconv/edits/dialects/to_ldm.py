@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import quoted
 from ckptconv.core.tensor import TensorInfo
+from ckptconv.core.text import quoted
 from ckptconv.edits.dialects import latent_back, ldm, mmdit, openclip
 from ckptconv.edits.dialects.change import Change, unchanged
 from ckptconv.errors import EditError, UnsupportedError

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import listed
+from ckptconv.core.text import listed
 from ckptconv.edits.dialects import mlx
 from ckptconv.edits.dialects.attention import halves_of
 from ckptconv.edits.dialects.change import Change

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.errors import UnknownFormatError, UsageError, first_of, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve

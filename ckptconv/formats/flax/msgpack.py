@@ -21,7 +21,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal
 
-from ckptconv.core.report import cut
+from ckptconv.core.text import cut
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DEPTH, MAX_MSGPACK_TEXT, MAX_NODES
 

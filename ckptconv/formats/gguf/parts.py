@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, UsageError, located
 from ckptconv.formats import numbered
 from ckptconv.formats.gguf.layout import Header, read_header

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, quoted, unreadable
+from ckptconv.core.report import Finding, unreadable
+from ckptconv.core.text import quoted
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.hdf5 import headers
 from ckptconv.formats.hdf5.attributes import attributes_of

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_file
+from ckptconv.core.text import quoted
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.headers import header_info
 from ckptconv.io.forward import Forward

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
 from ckptconv.core.strided import contiguous_strides
+from ckptconv.core.text import quoted
 from ckptconv.io.gather import laid_out
 
 if TYPE_CHECKING:

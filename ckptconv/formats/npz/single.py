@@ -16,8 +16,9 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import TensorRef
 from ckptconv.core.names import ALONE
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan
+from ckptconv.core.text import quoted
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, RejectedOutputError, UnsupportedError, UsageError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.npz.layout import MAGIC, Npy, read_header, spell_header

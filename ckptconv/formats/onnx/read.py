@@ -20,8 +20,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, listed, quoted
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, Placement, Storage, TensorInfo
+from ckptconv.core.text import listed, quoted
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.onnx import names as naming

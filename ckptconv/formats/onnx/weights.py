@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.names import free_name
 from ckptconv.core.record import Inline
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.edits.views import permuted
 from ckptconv.errors import UnsupportedError
 from ckptconv.formats.onnx.plan import CODE_OF

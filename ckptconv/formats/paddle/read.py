@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_file
+from ckptconv.core.text import listed
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
 from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.headers import header_info

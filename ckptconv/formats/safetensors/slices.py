@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, plural, quoted
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
+from ckptconv.core.text import plural, quoted
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
     CkptconvError,

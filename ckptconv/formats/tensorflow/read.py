@@ -18,8 +18,9 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, depends_of
+from ckptconv.core.text import listed
 from ckptconv.errors import (
     COPY_ALL_AGAIN,
     CkptconvError,

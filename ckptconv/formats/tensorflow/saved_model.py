@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.core.report import Finding, quoted
+from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.errors import located
 from ckptconv.formats import keras
 from ckptconv.formats.tensorflow.bundle import fields

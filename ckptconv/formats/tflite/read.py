@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, listed, unreadable
+from ckptconv.core.report import Finding, unreadable
+from ckptconv.core.text import listed
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
 from ckptconv.formats.graph_notes import stays_behind
 from ckptconv.formats.tflite.facts import at, facts

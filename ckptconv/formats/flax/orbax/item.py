@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.report import Finding, unreadable
+from ckptconv.core.text import quoted
 from ckptconv.errors import UnsupportedError, located
 from ckptconv.formats.flax.arrays import FlaxUnpacker
 from ckptconv.formats.flax.orbax.arrays import Arrays
@@ -97,8 +98,7 @@ class TreeReader:
     def _listed(self, entries: list[Entry], document: Json, aggregate: Value) -> Value:
         value = typed(grow(entries, [self._value(entry, aggregate) for entry in entries]), document)
         if unused := self._arrays.unused():
-            more = f" and {len(unused) - 1:,} more" if len(unused) > 1 else ""
-            message = f"the array {unused[0]!r}{more} of the store is in no tree, and is left out"
+            message = f"the array {quoted(unused, 1)} of the store is in no tree, and is left out"
             self._findings.append(Finding("unlisted-array", "warning", self._item + unused[0], message))
         return value
 

@@ -18,8 +18,9 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, StateDict, is_too_deep
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor
+from ckptconv.core.text import listed
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, UsageError, located
 from ckptconv.formats.flax.orbax import places
 from ckptconv.formats.flax.orbax.chunks import Kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
+from ckptconv.core.text import quoted
 from ckptconv.formats.torch.values.stubs import TensorStub
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ def members(
         else:
             found[key] = value
     if absent:
-        more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
-        message = f"{absent[0]!r}{more} of the module were emptied, and their values saved nowhere"
+        message = f"{quoted(absent, 1)} of the module were emptied, and their values saved nowhere"
         reading.findings.append(Finding("no-values", "warning", absent[0], message))
     return found | {key: value for key, value in held.items() if key not in found}
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.core.report import Finding, plural
+from ckptconv.core.report import Finding
+from ckptconv.core.text import plural
 from ckptconv.formats.torch.pickle import Thing
 from ckptconv.formats.torch.values.stubs import TensorStub, WrappedTensor, exact_flag
 
