@@ -5,7 +5,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
 
     open  inspect  convert  diff            the questions
     validate  verify  architectures
-    uses  beside                            `inspect`: what is not built, or run by others; what lies in the folder
+    uses  beside  no_checkpoint             `inspect`: what is not built, or run by others; what lies in the folder
     edits  lora                             what `convert` can be told to do on the way
     order  prepare                          `convert`, first half: what is to be written, no tensor read
     outside  editing                        …extras that are taken as the model; the edits

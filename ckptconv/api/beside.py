@@ -81,14 +81,12 @@ def look_beside(place: Place, checkpoint: Checkpoint) -> Beside:
     done = {_LOOKED_AT.get(checkpoint.format, "")}
     if len(opened) == 1 and isinstance(checkpoint.file, Source):
         done |= opened
-    return _look(place, own, opened, done)
+    return look(place, own, opened, done)
 
 
-def _look(
-    place: Place, own: Collection[_Said] = (), opened: Collection[str] = (), done: Collection[str] = ()
-) -> Beside:
+def look(place: Place, own: Collection[_Said] = (), opened: Collection[str] = (), done: Collection[str] = ()) -> Beside:
     """Look at all files but those that are done with. What the checkpoint says, by the files that were opened for it,
-    is said once.
+    is said once. Raises as `look_beside`.
     """
     listing = place.listing()
     found, paths = Beside(), listing.paths
@@ -230,11 +228,11 @@ def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Fi
 
 
 def _of_archive(source: Source, path: str, findings: list[Finding]) -> list[OpaqueUse]:
-    """What lies in an archive without a checkpoint, or with several. Raises as `_look`."""
+    """What lies in an archive without a checkpoint, or with several. Raises as `look`."""
     from ckptconv.formats.beside.in_archive import InArchive
     from ckptconv.io.archive import Archive
 
-    beside = _look(InArchive(Archive.of(source)))
+    beside = look(InArchive(Archive.of(source)))
     findings += _below(path, beside.findings)
     return [replace(use, where=_joined(path, use.where)) for use in beside.uses]
 
@@ -286,9 +284,9 @@ def _joined(path: str, where: str) -> str:
 
 def _told(looked: list[str], paths: list[str], uses: list[OpaqueUse]) -> Iterator[Finding]:
     if looked:
-        message = f"looked at as well, for what they would run: {quoted(looked)}"
+        message = f"looked at, for what they would run: {quoted(looked)}"
         yield Finding("beside", "info", looked[0], message)
     scripts = [path for path in paths if path.endswith((".py", *_LIBRARIES))]
     if scripts:
-        message = f"programs lie beside the weights, which run where they are asked for: {quoted(scripts)}"
+        message = f"programs lie in the folder, which run where they are asked for: {quoted(scripts)}"
         yield Finding("program", "info", scripts[0], message)

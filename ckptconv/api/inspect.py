@@ -15,7 +15,7 @@ from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized.marks import quantized_in
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError
 
 if TYPE_CHECKING:
     from ckptconv.api.open import PathText
@@ -38,6 +38,7 @@ class Inspection:
     checkpoint: closed: all but its tensors' bytes can be asked of it.
     opaque:     what is not built here; runs_if: what others run only if they are told to.
     beside:     what lies in the folder besides, where it is one.
+    absent:     why there is no checkpoint, where a folder or an archive was looked at that has none, or several.
     stats:      by tensor, where they were asked for; None for a tensor of a type that has none.
     adapter:    what it is where it is one, and no model.
     plain:      parameters where quantized weights are counted as what they stand for; None where there are none.
@@ -49,6 +50,7 @@ class Inspection:
     opaque: list[OpaqueUse]
     runs_if: list[OpaqueUse] = field(default_factory=list)
     beside: Beside = field(default_factory=Beside)
+    absent: CkptconvError | None = None
     stats: dict[str, Stats | None] | None = None
     digest: str | None = None
     adapter: Summary | None = None
@@ -158,11 +160,37 @@ def inspect(
     """Say what is in a checkpoint, from its headers alone unless `stats` or `digest` ask for values.
 
     Nothing of the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up. Of a
-    folder, all files in it count that those who load it would unpickle or run.
+    folder, all files in it count that those who load it would unpickle or run; one without a checkpoint, or with
+    several, has no tensors and is told for that alone (`absent`).
     """
+    try:
+        opened = open(path, format=format, progress=progress)
+    except (UnknownFormatError, UsageError) as error:
+        found = None if format or stats or digest else _without_checkpoint(path, error)
+        if found is None:
+            raise
+        return found
+    return _inspect(path, opened, stats=stats, digest=digest, progress=progress)
+
+
+def _without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | None:
+    """What a folder or an archive has that is no checkpoint; None where there is nothing to be looked at."""
+    from ckptconv.api.no_checkpoint import look
+
+    found = look(path, error)
+    if found is None:
+        return None
+    uses = found.beside.uses
+    return Inspection(
+        Path(path), found.size, found.checkpoint, [use for use in uses if not use.only_if],
+        [use for use in uses if use.only_if], found.beside, error,
+    )  # fmt: skip
+
+
+def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, progress: Progress | None) -> Inspection:
     from ckptconv.io.digest import digest as digest_of
 
-    with open(path, format=format, progress=progress) as checkpoint:
+    with opened as checkpoint:
         uses, beside = uses_of(checkpoint), Beside()
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:

@@ -29,13 +29,26 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
 
     Raises CkptconvError, with the file named, on anything that cannot be read.
     """
+    source = source_of(path, progress)
+    with located(path):
+        try:
+            return _read(source, format)
+        except BaseException:
+            source.close()
+            raise
+
+
+def source_of(path: PathText, progress: Progress | None = None) -> Source | Folder:
+    """What a path names: a file, a folder, or either in an archive. Raises as `open` does of what is not there."""
     archive = _archive_in(path)
     source = Folder(path) if os.path.isdir(path) else _source(archive or path)
     if isinstance(source, Source):
         source.progress = progress
+    if archive is None:
+        return source
     with located(path):
         try:
-            return _read(_inside(source, Path(path).relative_to(archive)) if archive else source, format)
+            return _inside(source, Path(path).relative_to(archive))
         except BaseException:
             source.close()
             raise

@@ -59,7 +59,7 @@ def command(
     """Say what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
 
     Only headers are read, unless --stats, --tensor or --digest ask for values. Nothing from the file is run. Of a
-    folder, all files count that those who load it would unpickle or run.
+    folder, all files count that those who load it would unpickle or run, whether a checkpoint is in it or not.
     """
     if as_tree + as_list + (tensor is not None) > 1:
         message = "--tree, --list and --tensor exclude each other"
@@ -106,6 +106,8 @@ class _View:
                 source, format=self.from_format, stats=self.stats and self.tensor is None, digest=self.digest,
                 progress=bar,
             )  # fmt: skip
+        if found.absent is not None and (self.as_list or self.tensor is not None):
+            raise found.absent  # tensors were asked for
         code = int((self.fail_on_code and found.verdict == "would run code") or found.digest_holds is False)
         if self.tensor is not None:
             document, lines = self._one_tensor(found, self.tensor, as_json=as_json)

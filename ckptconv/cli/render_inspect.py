@@ -51,6 +51,8 @@ def verdict(inspection: Inspection) -> str:
     calls = [use for use in uses if use.runs]
     asked = listed(list(dict.fromkeys(use.only_if for use in inspection.runs_if)), 2)
     match inspection.verdict:
+        case "plain" if inspection.absent is not None:
+            return "nothing was found in it that runs" + (f" but with {asked}" if asked else "")
         case "plain":
             return "tensors and plain data, nothing that runs" + (f" but with {asked}" if asked else "")
         case "opaque":
@@ -116,7 +118,10 @@ def listing(inspection: Inspection) -> list[str]:
 
 
 def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, str]) -> list[tuple[str, str]]:
-    checkpoint = inspection.checkpoint
+    checkpoint, said = inspection.checkpoint, inspection.verdict
+    judged = ("verdict", f"{style(said, _HUES[said])}: {verdict(inspection)}")
+    if inspection.absent is not None:
+        return [("format", checkpoint.format), ("size", _file_size(inspection.file_size)), judged]
     nbytes = sum(tensor.info.nbytes for name, tensor in checkpoint.items() if name not in tied)
     rows = [
         ("format", printable(checkpoint.format)),
@@ -138,9 +143,7 @@ def _header(inspection: Inspection, ties: list[list[str]], tied: Mapping[str, st
     if tied:
         groups = [" = ".join([*map(printable, names[:MOST_TIED]), *_more(names)]) for names in ties]
         rows.append(("ties", listed(groups, 2)))
-    said = inspection.verdict
-    rows.append(("verdict", f"{style(said, _HUES[said])}: {verdict(inspection)}"))
-    return rows + digest(inspection)
+    return [*rows, judged, *digest(inspection)]
 
 
 def _file_size(nbytes: int) -> str:

@@ -190,14 +190,15 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
         return _of_parts(cached, "the hub's cache of a model", parts)
     if parts := _parts(folder):
         return _of_parts(folder, "no checkpoint itself", parts, files)
-    if not files:
-        return UnknownFormatError(
-            "this is a folder, and its files are no checkpoint of several files", hint="name a file inside it"
-        )
+    some = files or [*folder.names, *(f"{name}/" for name in folder.folders)]
     return UnknownFormatError(
-        f"this is a folder, and no checkpoint of several files; in it: {quoted(files, MOST_NAMES)}",
-        hint=f"name one of them, such as {folder.path / files[0]}",
-    )
+        f"this is a folder, and no checkpoint of several files; in it: {quoted(some, MOST_NAMES)}",
+        hint=f"name one of them, such as {folder.path / files[0]}" if files else _look_at(folder.path),
+    )  # fmt: skip
+
+
+def _look_at(path: Path) -> str:
+    return f"{shlex.join(['ckptconv', 'inspect', str(path)])} says what of it would run"
 
 
 def _parts(folder: Folder) -> list[str]:

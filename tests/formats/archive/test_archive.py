@@ -173,8 +173,11 @@ def test_one_of_several_is_named_as_if_the_archive_were_a_folder(tmp_path: Path,
     assert run("inspect", str(path / "a.pth")).exit_code == 0
     assert run("convert", str(path / "d/b.pth"), str(tmp_path / "out.safetensors")).exit_code == 0
     assert run("diff", str(path / "d/b.pth"), str(tmp_path / "out.safetensors")).exit_code == 0
-    result = run("inspect", str(path))
+    result = run("inspect", str(path), "--list")
     assert (result.exit_code, "  d/b.pth\n" in result.stderr) == (2, True)
+    result = run("inspect", str(path))
+    said = "warning: there are 2 checkpoints in this archive: a.pth, d/b.pth\n"
+    assert (result.exit_code, said in result.stdout) == (0, True)
 
 
 def test_a_name_that_is_not_in_it_is_told_with_those_that_are(tmp_path: Path) -> None:

@@ -139,15 +139,15 @@ def test_a_folder_of_checkpoints_lists_them_with_the_command_that_shows_each(ind
     assert ("diffusers" in str(error)) == (index is not None)
     parts = [str(folder / name) for name in ("text_encoder", "unet", "vae")]
     assert error.hint == f"name one of them, such as {parts[0]}; ckptconv inspect {' '.join(parts)} shows each"
-    assert error_of(folder / "scheduler").hint == "name a file inside it"
+    assert error_of(folder / "scheduler").hint == f"ckptconv inspect {folder / 'scheduler'} says what of it would run"
 
 
 def test_folders_are_looked_into_once_and_not_further(tmp_path: Path) -> None:
     """Neither a tree of folders, nor one that leads back to itself, is walked through."""
     pipeline(tmp_path / "above" / "below")
     (tmp_path / "above" / "back").symlink_to(tmp_path / "above")
-    assert error_of(tmp_path).hint == "name a file inside it"
-    assert error_of(tmp_path / "above").hint == "name a file inside it"
+    for folder in (tmp_path, tmp_path / "above"):
+        assert error_of(folder).hint == f"ckptconv inspect {folder} says what of it would run"
 
 
 def test_a_slash_behind_a_files_name_changes_nothing(tmp_path: Path) -> None:
