@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -119,7 +118,7 @@ def test_a_file_that_cannot_be_copied_leaves_nothing(tmp_path: Path, monkeypatch
     def fails(path: Path) -> object:
         raise ckptconv.errors.FileAccessError("cannot read", path=path)
 
-    monkeypatch.setattr(companions, "Source", fails)
+    monkeypatch.setattr("ckptconv.formats.beside.places.Source", fails)
     with pytest.raises(CkptconvError, match="cannot read"):
         ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
     assert not (tmp_path / "b").exists()
@@ -207,16 +206,6 @@ def test_a_folder_of_captions_is_no_models(tmp_path: Path) -> None:
         (source / f"{number}.txt").write_text("a cat")
     with pytest.raises(LimitError, match=f"103 files lie beside the weights; the limit is {companions.MAX_TAKEN}"):
         ckptconv.convert(source, f"{tmp_path}/b/", with_files=True)
-
-
-def test_of_an_archive_nothing_is_copied_and_not_what_lies_beside_it(tmp_path: Path) -> None:
-    source = folder(tmp_path / "a", model_type="x")
-    packed = shutil.make_archive(f"{tmp_path}/packed", "zip", source)
-    (tmp_path / "config.json").write_text("{}")
-    for path in (packed, f"{packed}/model.safetensors"):
-        with pytest.raises(UsageError, match="SRC is in an archive") as caught:
-            ckptconv.convert(path, f"{tmp_path}/b/", with_files=True)
-        assert caught.value.hint == "unpack it, and name the folder"
 
 
 def test_old_files_come_back_where_the_weights_do_not_get_their_name(

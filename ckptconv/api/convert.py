@@ -139,7 +139,7 @@ def convert(
                  be given for any target then.
 
     with_files:  also put what lies beside the source's weights into the target's folder: configuration, tokenizer, chat
-                 templates. A config.json says the new type then, and not that weights are quantized that no longer are.
+                 templates, modules of sentence-transformers'. A config.json says the new type then, and not that weights are quantized that no longer are.
 
     Returns what was written, what of it was lost, and what a person should know besides.
 
@@ -167,8 +167,10 @@ def convert(
         Adapters(order.edits.steps) as adapters,
     ):
         made = prepare(order, opened, adapters)
-        place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
         files = _companions(source, order, opened, made) if with_files else None
+        if files is not None:
+            made = replace(made, checkpoint=files.left_to(made.checkpoint))
+        place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
         result = _foreseen(order, made, place, files)
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)

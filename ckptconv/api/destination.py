@@ -109,7 +109,7 @@ class Destination:
             raise TargetExistsError(
                 f"the target exists already, as {form}", path=there[0], hint="add --force to replace it"
             )
-        target = Target(self.path, replace=replace, folder=self.folder)
+        target = Target(self.path, replace=replace, folders=int(self.folder))
         for one in there:
             target.supersede([one.name, *(superseded(one) if one.name.endswith(".json") else ())])
         return target

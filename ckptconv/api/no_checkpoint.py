@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from ckptconv.api import beside
 from ckptconv.api.open import source_of
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.report import Finding, listed
+from ckptconv.core.report import Finding
+from ckptconv.core.text import listed
 from ckptconv.errors import located
 from ckptconv.formats import registry
 from ckptconv.formats.beside.places import OnDisk

@@ -113,8 +113,8 @@ def _loss_code(word: str) -> str:
 )  # fmt: skip
 @click.option(
     "--with-files", is_flag=True,
-    help="Also copy what lies beside SRC's weights (configuration, tokenizer, chat templates; no code) beside DST; a "
-    "config.json is told the new type.",
+    help="Also copy what lies beside SRC's weights (configuration, tokenizer, chat templates, modules of "
+    "sentence-transformers; no code) beside DST; a config.json is told the new type.",
 )  # fmt: skip
 @click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,

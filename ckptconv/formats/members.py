@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.metadata import StateDict
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import MemberNote
 from ckptconv.core.report import Finding
@@ -31,6 +32,8 @@ Use = str
 """What a member is in the checkpoint: `MODEL`, `EXTRAS`, `METADATA`, or "" where it stays in the archive."""
 
 MODEL, EXTRAS, METADATA = "model", "extras", "metadata"
+
+_STAY = "members"
 
 
 def documents(archive: Archive, model: Collection[str]) -> dict[str, str]:
@@ -58,10 +61,11 @@ def contained(
     taken = inner.root if isinstance(inner.root, dict) else {}
     whole = inner.with_metadata({free_key(path, taken): text for path, text in texts.items()})
     uses = {**dict.fromkeys(texts, METADATA), **uses}
+    members = tuple(MemberNote(path, one.size, uses.get(path, "")) for path, one in archive.members.items())
     notes = replace(
         whole.notes,
         source=format if whole.notes.source == inner.format else whole.notes.source,
-        members=tuple(MemberNote(path, one.size, uses.get(path, "")) for path, one in archive.members.items()),
+        members=members,
         programs=(*whole.notes.programs, *programs),
     )
     return whole.replaced(
@@ -69,16 +73,30 @@ def contained(
         extras={name: _checked(tensor) for name, tensor in whole.extras.items()},
         format=format,
         notes=notes,
-        findings=(*whole.findings, *_told(archive, uses)),
+        findings=(*whole.findings, *_told(members)),
         file=archive.source,
     )
 
 
-def _told(archive: Archive, uses: Mapping[str, Use]) -> Iterable[Finding]:
-    left = [path for path in archive.members if path not in uses]
+def without_copied(checkpoint: Checkpoint, paths: Collection[str]) -> Checkpoint:
+    """What `contained` made without the texts that go another way, as the files that they are."""
+    root = checkpoint.root
+    if isinstance(root, dict) and not root.keys().isdisjoint(paths):
+        wrapped = next(iter(root)) in paths  # texts come first where a bare state_dict was put behind them
+        root = {key: node for key, node in root.items() if key not in paths or not isinstance(node, str)}
+        if wrapped and [*root] == ["state_dict"] and isinstance(root["state_dict"], StateDict):
+            root = root["state_dict"]
+    findings = [one for one in checkpoint.findings if one.code != _STAY]
+    left = [one for one in checkpoint.notes.members if one.name not in paths]
+    notes = checkpoint.notes if root is checkpoint.root else replace(checkpoint.notes, digest=None)
+    return checkpoint.replaced(root=root, notes=notes, findings=(*findings, *_told(left)))
+
+
+def _told(members: Iterable[MemberNote]) -> Iterable[Finding]:
+    left = [one.name for one in members if not one.use]
     if left:
         stay = plural(len(left), "member of the archive stays", "members of the archive stay")
-        yield Finding("members", "info", left[0], f"{stay} behind: {quoted(left)}")
+        yield Finding(_STAY, "info", left[0], f"{stay} behind: {quoted(left)}")
 
 
 def _checked(tensor: LazyTensor) -> LazyTensor:

@@ -191,9 +191,9 @@ class MemberFolder(Folder):
         self._folders: dict[str, MemberFolder] = {}
 
     @cached_property
-    def _listed(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _listed(self) -> tuple[tuple[str, ...], ...]:
         level = self.archive.level(self.inner) or _Level()
-        return tuple(sorted(level.files)), tuple(sorted(level.folders))
+        return tuple(sorted(level.files)), tuple(sorted(level.folders)), ()
 
     def open(self, name: str) -> Source:
         if name not in self._open:

@@ -35,10 +35,11 @@ class Target:
 
     path:    as it was given.
     replace: whether an existing file may be replaced; it keeps its mode. A symlink keeps pointing where it points.
-    folder:  whether its folder is made for it, and taken away again where nothing is committed.
+    folders: how many of the last folders of its path are made for it where they are not there, and taken away again
+             where nothing is committed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False, folder: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, replace: bool = False, folders: int = 0) -> None:
         """Check that `path` can be written, and touch nothing. Raises TargetExistsError, FileAccessError."""
         if os.fspath(path) == "-":
             raise UsageError("writing to standard output is not supported", hint="give the path of a file")
@@ -52,13 +53,13 @@ class Target:
         self._writeback = Writeback()
         self._temp: Path | None = None
         self._kept: Path | None = None
-        self._made: Path | None = None
+        self._made: list[Path] = []
         with translated(self.path):
             self._real = Path(os.path.realpath(self.path))
             self._old = self._look()
-            if folder and not os.path.lexists(self._real.parent):
-                self._made = self._real.parent
-            parent = self._made.parent if self._made else self._real.parent
+            missing_folders = (one for one in self._real.parents[:folders] if not os.path.lexists(one))
+            self._made = [*missing_folders][::-1]
+            parent = self._made[0].parent if self._made else self._real.parent
             if not parent.is_dir():
                 typed = self.path.parent
                 missing = shlex.quote(os.fspath(parent if os.path.lexists(typed) else typed))
@@ -101,11 +102,11 @@ class Target:
         self._discard()
 
     def _make_folder(self) -> None:
-        if self._made is not None:
+        for made, folder in enumerate(self._made):
             try:
-                os.mkdir(self._made)
+                os.mkdir(folder)
             except FileExistsError:  # another run's, which is not ours to remove
-                self._made = None
+                del self._made[made:]
                 raise
 
     def _open(self) -> None:
@@ -120,11 +121,11 @@ class Target:
             self._temp = leftovers.beside(self._real)
             self._fd = leftovers.create(self._temp, _FLAGS)
 
-    def beside(self, path: str | os.PathLike[str]) -> Target:
+    def beside(self, path: str | os.PathLike[str], *, folders: int = 0) -> Target:
         """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
         before this one, which points at it, and stays as it was where this one is not committed.
         """
-        other = Target(self.path.parent / path, replace=self.replace)
+        other = Target(self.path.parent / path, replace=self.replace, folders=folders)
         if other._real == self._real:
             raise UsageError(f"{self.path.name!r} cannot be its own data file", hint="give another name")
         other.__enter__()
@@ -266,8 +267,9 @@ class Target:
             self._placed = True
             if durable:
                 _sync_folder(self._real.parent)
-        self._temp = self._made = None
+        self._temp = None
         if durable:
+            self._made.clear()
             self._discard()
         else:  # its old file is kept until the one that points at it is in its place
             self._close()
@@ -322,7 +324,7 @@ class Target:
                 os.close(fd)
 
     def _discard(self) -> None:
-        for other in self._beside:
+        for other in reversed(self._beside):  # the first has made the folder that the others are in
             other._discard()
         self._close()
         for name in (self._temp, self._kept):
@@ -330,10 +332,10 @@ class Target:
                 with suppress(OSError):
                     os.unlink(name)
         self._temp = self._kept = None
-        if self._made is not None:
+        while self._made:
             with suppress(OSError):  # something else may have come into it meanwhile
-                os.rmdir(self._made)
-            self._made = None
+                os.rmdir(self._made[-1])
+            self._made.pop()
 
 
 def _exists(path: Path) -> TargetExistsError:

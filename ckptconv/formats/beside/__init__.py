@@ -5,6 +5,7 @@
     hub         configurations of the Hugging Face hub's libraries
     settings    YAML: SpeechBrain's hyperparameters, PyYAML's tags, targets of Hydra's and others
     mlflow      MLflow's MLmodel
+    belonging   which files of a model's folder, and folders in it, are the model's besides its weights
 
 Nothing here opens a checkpoint: `ckptconv.api.beside` does, of each file that may hold a pickle.
 """

@@ -5,6 +5,7 @@ What a small archive can make of itself is bounded by `ckptconv.io.archive`.
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import located
@@ -52,9 +53,27 @@ class InArchive:
     def folder(self, path: str) -> Folder:
         return self._archive.shared((self._start + path).rstrip("/"))
 
+    def below(self, path: str) -> InArchive:
+        return InArchive(self._archive, self._start + path)
+
+    def member(self, path: str) -> str:
+        """What the archive calls it."""
+        return self._start + path
+
     def opened(self, checkpoint: Checkpoint) -> set[str]:
         members = {one.name for one in checkpoint.notes.members if one.use in _TENSORS}
         return members or opened_below(checkpoint, self.path)
+
+
+def home_in_archive(checkpoint: Checkpoint) -> InArchive:
+    """The folder that a checkpoint is, or lies in, of the archive from which it was read."""
+    file = checkpoint.file
+    folder = file.beside if isinstance(file, Member) else file
+    if isinstance(folder, MemberFolder):
+        return InArchive(folder.archive, folder.inner)
+    assert isinstance(file, Source)
+    homes = [one.name.rpartition("/")[0] for one in checkpoint.notes.members if one.use == MODEL]
+    return InArchive(Archive.of(file), posixpath.commonpath(homes) if homes else "")
 
 
 def archive_of(path: Path, checkpoint: Checkpoint) -> InArchive | None:

@@ -5,13 +5,14 @@ Archives are in `ckptconv.formats.beside.in_archive`, which few need.
 
 from __future__ import annotations
 
+import os
 from json import detect_encoding
 from types import NoneType
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.errors import located
 from ckptconv.formats.beside.files import Listing, files_in
-from ckptconv.io.folder import Folder
+from ckptconv.io.folder import Folder, folder_of
 from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
 
@@ -42,6 +43,9 @@ class Place(Protocol):
     def folder(self, path: str) -> Folder:
         """A folder in it; touches nothing."""
 
+    def below(self, path: str) -> Place:
+        """The same as a place of its own."""
+
     def opened(self, checkpoint: Checkpoint) -> set[str]:
         """The files that a checkpoint was read from."""
 
@@ -69,6 +73,9 @@ class OnDisk:
     def folder(self, path: str) -> Folder:
         return Folder(self.path / path)
 
+    def below(self, path: str) -> OnDisk:
+        return OnDisk(self.path / path)
+
     def opened(self, checkpoint: Checkpoint) -> set[str]:
         return opened_below(checkpoint, self.path)
 
@@ -82,6 +89,15 @@ def place_of(path: Path, checkpoint: Checkpoint) -> Place | None:
     from ckptconv.formats.beside.in_archive import archive_of
 
     return archive_of(path, checkpoint)
+
+
+def home_of(path: Path, checkpoint: Checkpoint) -> Place:
+    """The folder that a checkpoint is, or lies in."""
+    if os.path.lexists(path) and not checkpoint.notes.members:
+        return OnDisk(folder_of(path))
+    from ckptconv.formats.beside.in_archive import home_in_archive
+
+    return home_in_archive(checkpoint)
 
 
 def opened_below(checkpoint: Checkpoint, home: Path) -> set[str]:

@@ -42,7 +42,7 @@ def cases() -> list[Any]:
 
 
 def write(name: str, sample: Sample, path: Path, *, size: int = 24, replace: bool = False) -> None:
-    with sample.open() as checkpoint, Target(path, replace=replace, folder=True) as target:
+    with sample.open() as checkpoint, Target(path, replace=replace, folders=1) as target:
         FORMATS[name].write(checkpoint, target, WriteOptions(shard_size=size))
         target.commit()
 
