@@ -139,7 +139,8 @@ def convert(
                  be given for any target then.
 
     with_files:  also put what lies beside the source's weights into the target's folder: configuration, tokenizer, chat
-                 templates, modules of sentence-transformers'. A config.json says the new type then, and not that weights are quantized that no longer are.
+                 templates, modules of sentence-transformers'. A config.json says the new type then, and not that
+                 weights are quantized that no longer are.
 
     Returns what was written, what of it was lost, and what a person should know besides.
 
