@@ -14,7 +14,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     headers                             a tensor's type and shape, held against what can be
     graph_names  graph_notes            names of a graph's tensors, put together of those of what they lie in; what is
                                         said of a graph
-    same_values                         what several files have alike
+    same_values  shared_bytes           what several files have alike; tensors that have the same bytes of a file
     members                             what a checkpoint in an archive has around it
     nested  omegaconf  texts            trees of arrays, of settings and of texts that several families have
     tensordicts                         pickled dicts of tensors, and their folders
