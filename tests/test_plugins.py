@@ -15,8 +15,9 @@ import torch
 
 import ckptconv
 from ckptconv.errors import LossError, PluginError, UnknownFormatError, UsageError
-from ckptconv.formats import preflight, registry
+from ckptconv.formats import registry
 from ckptconv.formats.base import Format
+from ckptconv.formats.targets import preflight
 from ckptconv.testing import FormatTests
 from tests.support.craft import saved
 from tests.support.nodes import load, same_object

@@ -25,8 +25,8 @@ from ckptconv.arch.table import expand
 from ckptconv.edits.dialects.gguf_projectors import projectors
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.dialects.mlx import MODELS as MLX_MODELS
-from ckptconv.formats.preflight import CODES
 from ckptconv.formats.registry import BUILTIN
+from ckptconv.formats.targets.preflight import CODES
 from tests.arch.families.diffusion import asked
 from tests.edits.lora_cases import case
 from tests.support.hub import small_adapter, small_qwen2

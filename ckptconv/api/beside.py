@@ -19,11 +19,12 @@ from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError
-from ckptconv.formats import keras, registry
+from ckptconv.formats import registry
 from ckptconv.formats.archive import nemo_config
 from ckptconv.formats.beside import files, hub, mlflow, settings
 from ckptconv.formats.beside.places import place_of
-from ckptconv.formats.jinja import program_in
+from ckptconv.formats.code import keras
+from ckptconv.formats.code.jinja import program_in
 from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.torch.pickle.broken import names_something
 from ckptconv.io.limits import MAX_CONFIG_VALUES

@@ -27,8 +27,8 @@ from ckptconv.errors import CorruptFileError, LimitError, UnsafeError, UsageErro
 from ckptconv.formats import registry
 from ckptconv.formats.beside.belonging import LEFT, PICKLED, QUANTIZERS, SAFE, is_taken, parts_of
 from ckptconv.formats.beside.in_archive import InArchive
+from ckptconv.formats.beside.members import without_copied
 from ckptconv.formats.beside.places import home_of
-from ckptconv.formats.members import without_copied
 from ckptconv.io.archive import Member
 from ckptconv.io.checksum import SpanCheck
 from ckptconv.io.limits import MAX_CONFIG

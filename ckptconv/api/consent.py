@@ -8,7 +8,7 @@ from ckptconv.api.asked import several
 from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
 from ckptconv.core.text import plural
 from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
-from ckptconv.formats import preflight
+from ckptconv.formats.targets import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -20,8 +20,9 @@ from ckptconv.api.plan import plan_of
 from ckptconv.api.prepare import prepare, without_extras
 from ckptconv.core.report import Finding
 from ckptconv.errors import NotEquivalentError, located
-from ckptconv.formats import preflight, registry
+from ckptconv.formats import registry
 from ckptconv.formats.base import WriteOptions
+from ckptconv.formats.targets import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence

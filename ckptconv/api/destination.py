@@ -7,7 +7,7 @@
                     out/, out       out/model.safetensors         out/model-00001-of-0000N.safetensors …, and
                                                                   out/model.safetensors.index.json
     given or not    x.index.json    a set, of one shard if that is all
-    given           out.gguf        out.gguf                      out-00001-of-0000N.gguf … (`formats.numbered`)
+    given           out.gguf        out.gguf                      out-00001-of-0000N.gguf … (`formats.sets.numbered`)
 
 A single file and a set of the same name exclude each other: readers would take the one and miss the other. So do two
 sets of numbered files.
@@ -25,9 +25,9 @@ from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
-from ckptconv.formats.numbered import parse, part_names, sets_of
-from ckptconv.formats.shard_names import INDEX_SUFFIX, plain_name
-from ckptconv.formats.split import DEFAULT_SIZE, parse_size, shard_names, superseded
+from ckptconv.formats.sets.numbered import parse, part_names, sets_of
+from ckptconv.formats.sets.shard_names import INDEX_SUFFIX, plain_name
+from ckptconv.formats.sets.split import DEFAULT_SIZE, parse_size, shard_names, superseded
 from ckptconv.io.source import Source
 from ckptconv.io.target import Target
 

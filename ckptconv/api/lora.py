@@ -183,7 +183,7 @@ def _configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
 
 def _packed(checkpoint: Checkpoint) -> str | None:
     """The configuration beside an adapter that lies in an archive; None where there is none."""
-    from ckptconv.formats.members import MODEL
+    from ckptconv.formats.beside.members import MODEL
     from ckptconv.io.archive import MemberFolder
 
     model = next((one.name for one in checkpoint.notes.members if one.use == MODEL), None)

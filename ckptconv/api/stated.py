@@ -17,7 +17,7 @@ from ckptconv.arch.statements import (
 from ckptconv.core.report import Finding
 from ckptconv.edits.quantized.config import MLX, mlx_said
 from ckptconv.errors import CkptconvError
-from ckptconv.formats.omegaconf import is_settings, plain_settings
+from ckptconv.formats.trees.omegaconf import is_settings, plain_settings
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import folder_of
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.spelling import to_json
-from ckptconv.formats import evaluated
+from ckptconv.formats.code import evaluated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

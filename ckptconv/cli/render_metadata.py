@@ -21,7 +21,7 @@ from ckptconv.core.metadata import (
     TorchSize,
 )
 from ckptconv.core.text import plural
-from ckptconv.formats.omegaconf import is_settings, plain_settings
+from ckptconv.formats.trees.omegaconf import is_settings, plain_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -138,7 +138,7 @@ class Format:
               file, in a folder that is made for it; the others are written beside it.
     sharded:  the format that ``--shard-size`` makes of this one.
     layout:   ``"module:function"`` of a `Layout`, where the writer splits tensors by ``--shard-size``; without `main`
-              the first of the files that it makes stands for all (`formats.numbered`).
+              the first of the files that it makes stands for all (`formats.sets.numbered`).
     dialect:  whose names and layouts its tensors have, where ``--translate`` makes torch's of them.
     """
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckptconv.errors import CkptconvError, FileAccessError
-from ckptconv.formats import preflight
+from ckptconv.formats.targets import preflight
 from ckptconv.io.source import Source
 from ckptconv.testing.compare import differences
 from ckptconv.testing.damage import Judge, Reading, disagreement, reading

@@ -11,7 +11,7 @@ from torch import nn
 
 from ckptconv import open as open_checkpoint
 from ckptconv.cli.convert import LOSSES
-from ckptconv.formats.preflight import CODES
+from ckptconv.formats.targets.preflight import CODES
 
 from .conftest import Run, strict
 

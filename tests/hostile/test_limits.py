@@ -11,7 +11,6 @@ import pytest
 
 import ckptconv
 from ckptconv.errors import CkptconvError, LimitError
-from ckptconv.formats import blobs
 from ckptconv.formats.caffe import read as caffe
 from ckptconv.formats.flax import arrays as flax
 from ckptconv.formats.flax import msgpack
@@ -21,6 +20,7 @@ from ckptconv.formats.npz import layout as npz
 from ckptconv.formats.onnx import walk
 from ckptconv.formats.openvino import read as openvino
 from ckptconv.formats.safetensors import layout
+from ckptconv.formats.targets import blobs
 from ckptconv.formats.tflite import flatbuffer, sparse
 from ckptconv.formats.tflite import read as tflite
 from ckptconv.formats.torch.containers import zip_archive

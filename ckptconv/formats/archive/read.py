@@ -20,7 +20,7 @@ from ckptconv.core.text import quoted
 from ckptconv.errors import UnknownFormatError, UsageError, first_of, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
-from ckptconv.formats.members import MODEL, TEXTS, contained, documents
+from ckptconv.formats.beside.members import MODEL, TEXTS, contained, documents
 from ckptconv.io.archive import Archive
 from ckptconv.io.archive_kinds import is_program
 

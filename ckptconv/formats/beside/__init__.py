@@ -1,6 +1,8 @@
 """What lies beside a checkpoint in its folder: what those who load the folder would unpickle, import or run of it.
 
-    places      where they lie: in a folder of the disk, or in an archive
+    places      where they lie: in a folder of the disk
+    in_archive  …or in an archive
+    members     what an archive has around a checkpoint in it
     files       the files of a folder and of those in it; which of them may hold a pickle
     hub         configurations of the Hugging Face hub's libraries
     settings    YAML: SpeechBrain's hyperparameters, PyYAML's tags, targets of Hydra's and others

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, objects_in, spell_path
 from ckptconv.core.notes import Program
-from ckptconv.formats.jinja import program_in
+from ckptconv.formats.code.jinja import program_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.errors import located
 from ckptconv.formats.beside.files import PASSED, Listing
+from ckptconv.formats.beside.members import EXTRAS, MODEL
 from ckptconv.formats.beside.places import decoded, opened_below
-from ckptconv.formats.members import EXTRAS, MODEL
 from ckptconv.io.archive import Archive, Member, MemberFolder
 from ckptconv.io.source import Source
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.formats.yaml_escapes import undisguised
+from ckptconv.formats.code.yaml_escapes import undisguised
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

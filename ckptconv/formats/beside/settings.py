@@ -23,8 +23,8 @@ from urllib.parse import unquote
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.formats import evaluated
-from ckptconv.formats.yaml_escapes import undisguised
+from ckptconv.formats.code import evaluated
+from ckptconv.formats.code.yaml_escapes import undisguised
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

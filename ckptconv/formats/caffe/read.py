@@ -26,8 +26,8 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.graph_names import GraphNames
-from ckptconv.formats.graph_notes import counted, stays_behind
+from ckptconv.formats.graphs.names import GraphNames
+from ckptconv.formats.graphs.notes import counted, stays_behind
 from ckptconv.io.limits import MAX_DIM, MAX_RANK
 from ckptconv.io.protobuf import LEN, VARINT, Wire, signed
 

@@ -19,7 +19,7 @@ from ckptconv.io.protobuf import LEN, VARINT, Wire
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.graph_names import GraphNames
+    from ckptconv.formats.graphs.names import GraphNames
 
 VERSION, DESCRIPTION, UPDATABLE = 1, 2, 10
 PIPELINES = (200, 201, 202)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ckptconv.formats.coreml.model import Range
-    from ckptconv.formats.graph_names import GraphNames
+    from ckptconv.formats.graphs.names import GraphNames
     from ckptconv.io.protobuf import Wire
 
 FLOATS, HALVES, RAW, INT8 = 1, 2, 30, 31

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ckptconv.formats.coreml.model import Range
-    from ckptconv.formats.graph_names import GraphNames
+    from ckptconv.formats.graphs.names import GraphNames
     from ckptconv.io.protobuf import Wire
 
 MAX_FUNCTIONS, MAX_VALUES = 10_000, 10_000

@@ -46,10 +46,10 @@ from ckptconv.errors import (
 from ckptconv.formats.coreml.model import NETWORKS, OTHERS, PROGRAM, Spec, bad, is_model, read_spec
 from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitting, read_network
 from ckptconv.formats.coreml.program import Constant, read_program
-from ckptconv.formats.graph_names import GraphNames
-from ckptconv.formats.graph_notes import counted, read_as_bytes, stays_behind
-from ckptconv.formats.headers import header_info
-from ckptconv.formats.shared_bytes import check_shared
+from ckptconv.formats.graphs.names import GraphNames
+from ckptconv.formats.graphs.notes import counted, read_as_bytes, stays_behind
+from ckptconv.formats.tensors.headers import header_info
+from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
 from ckptconv.io.protobuf import Wire

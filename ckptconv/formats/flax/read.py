@@ -2,7 +2,7 @@
 
 The file is one object of msgpack (`msgpack`), with Flax's own extensions for arrays (`arrays`), nearly always a map of
 maps of arrays: Flax turns lists into maps of the keys "0", "1", …. The headers alone are read; the elements stay where
-they lie. `ckptconv.formats.nested` says which tensors are the model's.
+they lie. `ckptconv.formats.trees.nested` says which tensors are the model's.
 
 msgpack has no magic number, and other programs write it too. A file is taken for Flax's where it has an array of Flax's
 in it; one without any, as msgpack-numpy writes them, is none.

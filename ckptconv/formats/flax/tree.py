@@ -1,4 +1,4 @@
-"""A Flax tree's tensors by name, the model's apart (`ckptconv.formats.nested`), and all the rest as metadata."""
+"""A Flax tree's tensors by name, the model's apart (`ckptconv.formats.trees.nested`), and all the rest as metadata."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
 from ckptconv.core.names import free_name
 from ckptconv.core.tensor import LazyTensor
-from ckptconv.formats.nested import Nested, Path
+from ckptconv.formats.trees.nested import Nested, Path
 
 if TYPE_CHECKING:
     from ckptconv.formats.flax.msgpack import Value

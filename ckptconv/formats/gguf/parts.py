@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, UsageError, located
-from ckptconv.formats import numbered
 from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.layout import claims as is_gguf
 from ckptconv.formats.gguf.read import assemble, tensors_of
+from ckptconv.formats.sets import numbered
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_FILES
 from ckptconv.io.source import Source

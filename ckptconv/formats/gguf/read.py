@@ -13,11 +13,11 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.blobs import restore
 from ckptconv.formats.gguf.layout import Header, Slot, read_header
 from ckptconv.formats.gguf.metadata import SOURCE, foreign_root, recorded_root, types_of
 from ckptconv.formats.gguf.stored import stored_as
 from ckptconv.formats.gguf.templates import programs_in
+from ckptconv.formats.targets.blobs import restore
 from ckptconv.io.gather import laid_out
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ckptconv.core.encodings import encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.gguf.layout import CODE_BY_NAME, MAX_RANK
-from ckptconv.formats.plan import is_text, many, numbered, other_types
+from ckptconv.formats.targets.plan import is_text, many, numbered, other_types
 
 if TYPE_CHECKING:
     from collections.abc import Container

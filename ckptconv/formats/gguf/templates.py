@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.jinja import program_in
+from ckptconv.formats.code.jinja import program_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

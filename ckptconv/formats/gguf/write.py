@@ -19,7 +19,7 @@ from ckptconv.formats.gguf.metadata import entries, says_it_all
 from ckptconv.formats.gguf.reference import open_with_gguf
 from ckptconv.formats.gguf.stored import accepted, stored_as
 from ckptconv.formats.gguf.values import Typed, code_of, spell, spell_text
-from ckptconv.formats.plan import plan
+from ckptconv.formats.targets.plan import plan
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.limits import MAX_GGUF_HEADER
 from ckptconv.io.stream import Job, Streamer
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.plan import Plan
+    from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
 

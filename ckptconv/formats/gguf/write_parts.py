@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.formats import numbered
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.gguf.layout import ALIGNMENT
 from ckptconv.formats.gguf.write import checked, planned, write_file
-from ckptconv.formats.split import DEFAULT_SIZE, Shard, split_in_order
+from ckptconv.formats.sets import numbered
+from ckptconv.formats.sets.split import DEFAULT_SIZE, Shard, split_in_order
 from ckptconv.io.digest import PLACEHOLDER
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.gguf.values import Typed
-    from ckptconv.formats.plan import Plan
+    from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
 

@@ -19,9 +19,9 @@ from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.errors import UnsupportedError
+from ckptconv.formats.code.keras import findings_in, programs_in
 from ckptconv.formats.hdf5.superblock import Hdf5File
 from ckptconv.formats.hdf5.tree import Tree, walk
-from ckptconv.formats.keras import findings_in, programs_in
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping

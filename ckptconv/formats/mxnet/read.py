@@ -30,7 +30,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_file
 from ckptconv.core.text import quoted
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.headers import header_info
+from ckptconv.formats.tensors.headers import header_info
 from ckptconv.io.forward import Forward
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 

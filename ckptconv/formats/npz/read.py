@@ -14,10 +14,10 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.blobs import restore
 from ckptconv.formats.npz.layout import AGAIN, RECORD, SUFFIX, Npy, Text, read_header
 from ckptconv.formats.npz.placed import placed, read_as_bf16
 from ckptconv.formats.npz.stored import stored_as
+from ckptconv.formats.targets.blobs import restore
 from ckptconv.io.checksum import crc32, tail_crc32
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive

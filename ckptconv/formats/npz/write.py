@@ -16,7 +16,7 @@ from ckptconv.errors import LimitError, RejectedOutputError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.npz.layout import RECORD, SUFFIX, spell_header
 from ckptconv.formats.npz.stored import accepted, stored_as
-from ckptconv.formats.plan import plan
+from ckptconv.formats.targets.plan import plan
 from ckptconv.io.checksum import crc32, joined_crc32
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.limits import MAX_SAFETENSORS_HEADER
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.plan import Plan
+    from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import LimitError
-from ckptconv.formats.graph_notes import all_said, counted
+from ckptconv.formats.graphs.notes import all_said, counted
 from ckptconv.formats.onnx.graph import subgraphs
 from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE, STRING
 from ckptconv.io.protobuf import LEN, VARINT, signed

@@ -24,7 +24,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, Placement, Storage, TensorInfo
 from ckptconv.core.text import listed, quoted
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.graph_notes import stays_behind
+from ckptconv.formats.graphs.notes import stays_behind
 from ckptconv.formats.onnx import names as naming
 from ckptconv.formats.onnx.external import ModelFiles
 from ckptconv.formats.onnx.facts import facts
@@ -33,7 +33,7 @@ from ckptconv.formats.onnx.recorded import as_recorded, our_record
 from ckptconv.formats.onnx.tensors import STRING, build, info_of
 from ckptconv.formats.onnx.walk import Walker
 from ckptconv.formats.onnx.wire import Window, bad
-from ckptconv.formats.shared_bytes import check_shared
+from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:

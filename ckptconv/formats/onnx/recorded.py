@@ -11,7 +11,7 @@ from ckptconv.core.encodings import own_tensors
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
-from ckptconv.formats.blobs import restore
+from ckptconv.formats.targets.blobs import restore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

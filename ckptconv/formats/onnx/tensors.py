@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file
-from ckptconv.formats.headers import header_info
 from ckptconv.formats.onnx.graph import DOUBLE_DATA, FLOAT_DATA, INT32_DATA, INT64_DATA, UINT64_DATA
 from ckptconv.formats.onnx.numbers import FixedReader, VarintReader
 from ckptconv.formats.onnx.wire import bad
+from ckptconv.formats.tensors.headers import header_info
 
 if TYPE_CHECKING:
     from ckptconv.formats.onnx.external import ModelFiles

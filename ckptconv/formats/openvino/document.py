@@ -27,7 +27,7 @@ from ckptconv.io.limits import MAX_DEPTH, MAX_OPENVINO_MARKUP, MAX_OPENVINO_XML,
 
 if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
-    from ckptconv.formats.graph_names import GraphNames
+    from ckptconv.formats.graphs.names import GraphNames
     from ckptconv.io.source import Source
 
 CHUNK = 256 << 10

@@ -34,12 +34,12 @@ from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
-from ckptconv.formats.graph_names import GraphNames
-from ckptconv.formats.graph_notes import all_said, counted, read_as_bytes, stays_behind
-from ckptconv.formats.headers import header_info
+from ckptconv.formats.graphs.names import GraphNames
+from ckptconv.formats.graphs.notes import all_said, counted, read_as_bytes, stays_behind
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
-from ckptconv.formats.shared_bytes import check_shared
-from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
+from ckptconv.formats.tensors.headers import header_info
+from ckptconv.formats.tensors.shared_bytes import check_shared
+from ckptconv.formats.tensors.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_DIM, MAX_OPENVINO_TEXT, MAX_RANK
 

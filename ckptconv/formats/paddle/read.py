@@ -27,10 +27,10 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_file
 from ckptconv.core.text import listed
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
-from ckptconv.formats.graph_notes import stays_behind
-from ckptconv.formats.headers import header_info
+from ckptconv.formats.graphs.notes import stays_behind
 from ckptconv.formats.paddle.program import MAX_DESC, variables_in_json, variables_in_message
 from ckptconv.formats.paddle.variable import DTYPES, Variable, bad, description
+from ckptconv.formats.tensors.headers import header_info
 from ckptconv.io.folder import Folder
 from ckptconv.io.forward import Forward
 from ckptconv.io.limits import MAX_SAFETENSORS_HEADER, MAX_TENSORS

@@ -13,11 +13,11 @@ from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, in_file
-from ckptconv.formats.blobs import restore
 from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import Header, Slot, read_header
-from ckptconv.formats.shard_names import alone
+from ckptconv.formats.sets.shard_names import alone
+from ckptconv.formats.targets.blobs import restore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

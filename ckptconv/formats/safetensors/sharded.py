@@ -1,4 +1,4 @@
-"""Sharded safetensors: `ckptconv.formats.shards` says what an index is; each shard is a whole safetensors file.
+"""Sharded safetensors: `ckptconv.formats.sets.shards` says what an index is; each shard is a whole safetensors file.
 
 Every shard's ``__metadata__`` has ``format: pt`` and the ties of the tensors in it. Our record of the whole, a map of
 strings as a single file has it, is in the index, as its metadata's key ``ckptconv``: other readers pass it over.
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.record import FORMAT, tie_strings
 from ckptconv.errors import located
-from ckptconv.formats import folder_file, modules_beside, shards, unindexed
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.layout import read_header
 from ckptconv.formats.safetensors.write import planned, write_file
-from ckptconv.formats.shard_names import whole_set
-from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
+from ckptconv.formats.sets import folder_file, modules_beside, shards, unindexed
+from ckptconv.formats.sets.shard_names import whole_set
+from ckptconv.formats.sets.split import DEFAULT_SIZE, Shard, split, write_set
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.plan import Plan
     from ckptconv.formats.safetensors.layout import Header
-    from ckptconv.formats.shards import Index
+    from ckptconv.formats.sets.shards import Index
+    from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.source import Source
     from ckptconv.io.target import Target
 

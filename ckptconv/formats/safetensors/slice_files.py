@@ -8,7 +8,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.safetensors.layout import Header, read_header
-from ckptconv.formats.shard_names import SLICES
+from ckptconv.formats.sets.shard_names import SLICES
 from ckptconv.io.limits import is_size
 
 if TYPE_CHECKING:

@@ -40,11 +40,11 @@ from ckptconv.errors import (
     first_of,
     located,
 )
-from ckptconv.formats import folder_file, shards
 from ckptconv.formats.safetensors import read as single
 from ckptconv.formats.safetensors.slice_files import begins_of, opened, without_begins
-from ckptconv.formats.same_values import SameInAll
-from ckptconv.formats.shard_names import SLICES
+from ckptconv.formats.sets import folder_file, shards
+from ckptconv.formats.sets.same_values import SameInAll
+from ckptconv.formats.sets.shard_names import SLICES
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS
 from ckptconv.io.mosaic import Mosaic, Tile, box_text, check_tiling
 

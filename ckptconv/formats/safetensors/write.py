@@ -14,9 +14,9 @@ from ckptconv.core.names import free_name
 from ckptconv.core.spelling import is_utf8
 from ckptconv.errors import RejectedOutputError
 from ckptconv.formats.base import WriteResult
-from ckptconv.formats.plan import plan
 from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import METADATA, arrange, spell_header
+from ckptconv.formats.targets.plan import plan
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.stream import Job, Streamer
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
     from ckptconv.formats.base import WriteOptions
-    from ckptconv.formats.plan import Plan
+    from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
 

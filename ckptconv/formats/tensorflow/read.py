@@ -43,7 +43,7 @@ from ckptconv.formats.tensorflow.bundle import (
 )
 from ckptconv.formats.tensorflow.table import FOOTER, MAGIC, bad, entries
 from ckptconv.formats.tensorflow.texts import read_texts
-from ckptconv.formats.texts import MAX_TEXT_RANK
+from ckptconv.formats.tensors.texts import MAX_TEXT_RANK
 from ckptconv.io.folder import Folder
 from ckptconv.io.gather import laid_out
 from ckptconv.io.limits import MAX_DIM, MAX_TENSORS

@@ -10,7 +10,7 @@ A graph is a program of TensorFlow's operators. Loading runs what initializes it
 operators that write a file at a path of their own (`_WRITING`) count as calls. Those that read one are a warning.
 Graphs name them by texts, which are looked for in all of the file. Those that call Python (PyFunc) find nothing to call
 in another process. Keras 2 makes its layers anew of the JSON, code of ``Lambda`` layers included
-(`ckptconv.formats.keras`).
+(`ckptconv.formats.code.keras`).
 
 Sources: tensorflow/core/protobuf (saved_model.proto, meta_graph.proto, saved_object_graph.proto),
 tensorflow/python/keras/protobuf/saved_metadata.proto.
@@ -27,7 +27,7 @@ from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import located
-from ckptconv.formats import keras
+from ckptconv.formats.code import keras
 from ckptconv.formats.tensorflow.bundle import fields
 from ckptconv.io.limits import MAX_CONFIG
 

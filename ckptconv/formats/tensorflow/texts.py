@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError
 from ckptconv.formats.tensorflow.table import bad, varint
-from ckptconv.formats.texts import nested_texts
+from ckptconv.formats.tensors.texts import nested_texts
 from ckptconv.io.crc32c import crc32c
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.graph_notes import all_said, counted
+from ckptconv.formats.graphs.notes import all_said, counted
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U32, Table, Tables, bad
 from ckptconv.formats.tflite.schema import (
     CUSTOM_OPERATOR,

@@ -28,7 +28,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.text import listed
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
-from ckptconv.formats.graph_notes import stays_behind
+from ckptconv.formats.graphs.notes import stays_behind
 from ckptconv.formats.tflite.facts import at, facts
 from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, bad
 from ckptconv.formats.tflite.schema import OTHERS, STRING, VERSION, Model, Pair, SubGraph, Tensor

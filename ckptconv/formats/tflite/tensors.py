@@ -25,8 +25,8 @@ from ckptconv.core.composite import PER_CHANNEL, PER_TENSOR, VALUES, Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file, in_memory
 from ckptconv.errors import LimitError, UnsupportedError
-from ckptconv.formats.headers import header_info
-from ckptconv.formats.texts import MAX_TEXT_RANK, nested_texts
+from ckptconv.formats.tensors.headers import header_info
+from ckptconv.formats.tensors.texts import MAX_TEXT_RANK, nested_texts
 from ckptconv.formats.tflite.flatbuffer import I8, I32, U8, U32, U64, FlatBuffer, Table, Tables, Vector, bad
 from ckptconv.formats.tflite.schema import DTYPES, Buffer, Details, Quantization, Tensor
 from ckptconv.io.limits import MAX_RANK

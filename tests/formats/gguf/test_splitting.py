@@ -16,8 +16,8 @@ from ckptconv.api.destination import settle
 from ckptconv.api.edits import Edits
 from ckptconv.errors import CkptconvError, TargetExistsError, UsageError
 from ckptconv.formats.base import WriteOptions
-from ckptconv.formats.numbered import part_names
 from ckptconv.formats.registry import by_name, by_suffix
+from ckptconv.formats.sets.numbered import part_names
 from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes

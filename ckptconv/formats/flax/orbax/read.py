@@ -1,6 +1,6 @@
 """Reader of Orbax's folders: what is in them, the lists of their trees, and all that is no array.
 
-Names and roles are those of Flax's trees (`ckptconv.formats.nested`), of the one item that has arrays, or ``params``,
+Names and roles are those of Flax's trees (`trees.nested`), of the one item that has arrays, or ``params``,
 where there is one alone; other items' arrays are extras. Python's numbers and texts are metadata, and so are documents
 of JSON, by their items' names, and what the program that saved it added (``custom_metadata``, ``metrics``). A folder of
 steps is its newest.
@@ -28,7 +28,7 @@ from ckptconv.formats.flax.orbax.damage import too_much
 from ckptconv.formats.flax.orbax.documents import read_json, shallow
 from ckptconv.formats.flax.orbax.item import TreeReader
 from ckptconv.formats.flax.tree import Tree, plant, plant_apart
-from ckptconv.formats.nested import PARAMS
+from ckptconv.formats.trees.nested import PARAMS
 
 if TYPE_CHECKING:
     from ckptconv.core.spelling import Json

@@ -10,9 +10,9 @@ pandas/core/indexes/base.py (`_new_Index`), pandas/_libs/internals.pyx (`_unpick
 
 from __future__ import annotations
 
-from ckptconv.formats import tensordicts
 from ckptconv.formats.torch.calls.new_objects import MOST_OF_STATE, leaves
 from ckptconv.formats.torch.pickle import Global, Thing, Value
+from ckptconv.formats.trees import tensordicts
 
 _BY_NAME = frozenset(
     f"{module}.{name}" for module, names in {

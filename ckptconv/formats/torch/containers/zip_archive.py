@@ -21,7 +21,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
-from ckptconv.formats.shard_names import alone
+from ckptconv.formats.sets.shard_names import alone
 from ckptconv.formats.torch.containers.slice_files import others_beside
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.tree.assemble import assemble

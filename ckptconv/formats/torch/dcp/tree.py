@@ -18,7 +18,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, walk
 from ckptconv.core.names import free_name
 from ckptconv.core.spelling import dumps, to_json
-from ckptconv.formats.plain import as_plain
+from ckptconv.formats.targets.plain import as_plain
 from ckptconv.formats.torch.dcp.listing import malformed
 from ckptconv.formats.torch.pickle import StateOrderedDict
 

@@ -8,7 +8,7 @@ from ckptconv.core.tensor import LazyTensor, depends_of
 from ckptconv.edits.joined import joined as side_by_side
 from ckptconv.edits.views import sliced
 from ckptconv.errors import CorruptFileError, UnsupportedError
-from ckptconv.formats.same_values import SameInAll
+from ckptconv.formats.sets.same_values import SameInAll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

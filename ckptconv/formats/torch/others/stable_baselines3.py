@@ -25,7 +25,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque, opaque_wholes
 from ckptconv.core.notes import Notes, Program
 from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsupportedError
-from ckptconv.formats.members import EXTRAS, METADATA, MODEL, contained, documents
+from ckptconv.formats.beside.members import EXTRAS, METADATA, MODEL, contained, documents
 from ckptconv.formats.torch.containers.bare import follow
 from ckptconv.formats.torch.containers.zip_archive import Saved, saved_in
 from ckptconv.formats.torch.pickle import Budget

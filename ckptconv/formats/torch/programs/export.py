@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
-from ckptconv.formats.graph_notes import stays_behind
+from ckptconv.formats.graphs.notes import stays_behind
 from ckptconv.formats.torch.containers.zip_archive import (
     check_numpys,
     check_small_records,

@@ -1,4 +1,4 @@
-"""Sharded .bin and .pth sets: `ckptconv.formats.shards` says what an index is; each shard is a bare state_dict.
+"""Sharded .bin and .pth sets: `ckptconv.formats.sets.shards` says what an index is; each shard is a bare state_dict.
 
 Views of one storage stay in one shard, where they share it still; ties are such. Parameters, strides and attributes
 are the shards' own. What stood around the state_dict (metadata, optimizer state) is in our record, a map of strings in
@@ -21,10 +21,10 @@ from ckptconv.core.record_edits import add_strings, take_edits
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.errors import UnsupportedError, located
-from ckptconv.formats import folder_file, modules_beside, shards
 from ckptconv.formats.base import WriteOptions, WriteResult
-from ckptconv.formats.blobs import move_out, restore
-from ckptconv.formats.split import DEFAULT_SIZE, Shard, split, write_set
+from ckptconv.formats.sets import folder_file, modules_beside, shards
+from ckptconv.formats.sets.split import DEFAULT_SIZE, Shard, split, write_set
+from ckptconv.formats.targets.blobs import move_out, restore
 from ckptconv.formats.torch.containers import zip_archive as single
 from ckptconv.formats.torch.writer.storages import plan_storages
 from ckptconv.formats.torch.writer.write import write as write_single

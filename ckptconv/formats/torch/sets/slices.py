@@ -34,8 +34,8 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.errors import CorruptFileError, UnsupportedError, located
-from ckptconv.formats import folder_file
-from ckptconv.formats.same_values import SameInAll
+from ckptconv.formats.sets import folder_file
+from ckptconv.formats.sets.same_values import SameInAll
 from ckptconv.formats.torch.containers import zip_archive as single
 from ckptconv.formats.torch.containers.slice_files import file_of, slices_in
 from ckptconv.io.mosaic import Mosaic, Tile

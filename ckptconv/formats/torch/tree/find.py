@@ -3,7 +3,7 @@
 A well-known key (`WELL_KNOWN`, in that order) wins, and the names under it are bare; other tensors are extras, named by
 their path. Without one, a root that holds tensors itself is the state_dict; else a single dict of tensors, wherever it
 stands, is; and where several stand side by side, each keeps its path as prefix. A whole pickled module counts as the
-dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.nested`).
+dict that its ``state_dict()`` would be (`modules`). Trees of Flax's have rules of their own (`formats.trees.nested`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.nested import Nested
 from ckptconv.formats.torch.pickle import Thing, Value
 from ckptconv.formats.torch.tree.modules import ModuleState, Path, is_module
 from ckptconv.formats.torch.values.stubs import RefusedTensor, TensorStub, WrappedTensor
+from ckptconv.formats.trees.nested import Nested
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ Source: torch/nn/modules/module.py (`_save_to_state_dict`, `state_dict`).
 from __future__ import annotations
 
 from ckptconv.errors import LimitError
-from ckptconv.formats import plain
+from ckptconv.formats.targets import plain
 from ckptconv.formats.torch.pickle import Thing, Value
 from ckptconv.io.limits import FREE_NODES, MAX_DEPTH
 

@@ -20,13 +20,13 @@ from ckptconv.core.metadata import (
 )
 from ckptconv.core.names import ALONE, free_name
 from ckptconv.errors import LimitError, UnsupportedError
-from ckptconv.formats import tensordicts
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.tree.find import Hole, find_state_dicts
 from ckptconv.formats.torch.tree.modules import ModuleState, Path
 from ckptconv.formats.torch.tree.refused_calls import refuse_call
 from ckptconv.formats.torch.values.numpy_values import NumpyDType, NumpyStub
 from ckptconv.formats.torch.values.stubs import RefusedTensor, StorageStub, TensorStub, WrappedTensor, as_tensor
+from ckptconv.formats.trees import tensordicts
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ckptconv.core.metadata import (
 )
 from ckptconv.core.spelling import canonical
 from ckptconv.errors import CorruptFileError
-from ckptconv.formats.plain import as_plain
+from ckptconv.formats.targets.plain import as_plain
 from ckptconv.formats.torch import dtypes
 
 if TYPE_CHECKING:

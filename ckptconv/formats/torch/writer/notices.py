@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Key, MetaNode, NumpyArray, NumpyScalar, Opaque, children, spell_path
 from ckptconv.core.report import Finding
-from ckptconv.formats.plain import as_plain
+from ckptconv.formats.targets.plain import as_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

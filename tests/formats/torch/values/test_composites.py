@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 import ckptconv
 from ckptconv.cli.main import program
-from ckptconv.formats.preflight import losses
 from ckptconv.formats.safetensors import FORMATS as SAFETENSORS
+from ckptconv.formats.targets.preflight import losses
 from tests.support.composites import MAKERS, quiet, same_tensor
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.jinja.code import tokens_of
-from ckptconv.formats.jinja.internal import is_internal
-from ckptconv.formats.jinja.made import ASKS, COUNTS, OF_FILES, is_joined, is_pieced, made_names, named
-from ckptconv.formats.jinja.words import CLOSE, MOST_DEEP, QUOTES, depth_of, first, is_name, split, within
+from ckptconv.formats.code.jinja.code import tokens_of
+from ckptconv.formats.code.jinja.internal import is_internal
+from ckptconv.formats.code.jinja.made import ASKS, COUNTS, OF_FILES, is_joined, is_pieced, made_names, named
+from ckptconv.formats.code.jinja.words import CLOSE, MOST_DEEP, QUOTES, depth_of, first, is_name, split, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

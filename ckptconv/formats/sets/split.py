@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.record import KEY
 from ckptconv.errors import CorruptFileError, FileAccessError, UsageError
-from ckptconv.formats.shard_names import is_shard, plain_name, split_suffix
-from ckptconv.formats.shards import read_index
+from ckptconv.formats.sets.shard_names import is_shard, plain_name, split_suffix
+from ckptconv.formats.sets.shards import read_index
 from ckptconv.io.source import Source
 
 if TYPE_CHECKING:

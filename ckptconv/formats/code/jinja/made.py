@@ -11,7 +11,7 @@ import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.jinja.words import CLOSE, MOST_DEEP, QUOTES, is_name, split, within
+from ckptconv.formats.code.jinja.words import CLOSE, MOST_DEEP, QUOTES, is_name, split, within
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -24,7 +24,7 @@ from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural, quoted
 from ckptconv.errors import CorruptFileError, LimitError, first_of, located
-from ckptconv.formats.shard_names import SHARD, plain_name, split_suffix
+from ckptconv.formats.sets.shard_names import SHARD, plain_name, split_suffix
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the files of a sharded set are called (`ckptconv.formats.shards` has the layout); nothing is read for it."""
+"""What the files of a sharded set are called (`shards` has the layout); nothing is read for it."""
 
 from __future__ import annotations
 

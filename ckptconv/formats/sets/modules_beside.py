@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
-from ckptconv.formats.shard_names import ALONE
+from ckptconv.formats.sets.shard_names import ALONE
 
 if TYPE_CHECKING:
     from ckptconv.io.folder import Folder

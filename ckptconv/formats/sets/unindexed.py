@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.errors import CorruptFileError
-from ckptconv.formats.shards import Index
+from ckptconv.formats.sets.shards import Index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural, quoted
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, UsageError
-from ckptconv.formats.shard_names import (
+from ckptconv.formats.sets.shard_names import (
     ADAPTERS,
     ALONE,
     BINARIES,
@@ -29,7 +29,7 @@ from ckptconv.formats.shard_names import (
     is_shard,
     whole_set,
 )
-from ckptconv.formats.shards import read_index
+from ckptconv.formats.sets.shards import read_index
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_INDEX_BYTES
 from ckptconv.io.source import Source
@@ -37,7 +37,7 @@ from ckptconv.io.source import Source
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.formats.shards import Index
+    from ckptconv.formats.sets.shards import Index
 
 
 def claims(source: Source | Folder, *, binaries: bool) -> bool:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import UsageError
-from ckptconv.formats.split import part_of, write_beside
+from ckptconv.formats.sets.split import part_of, write_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from ckptconv.core.progress import Progress
-    from ckptconv.formats.split import Shard
+    from ckptconv.formats.sets.split import Shard
     from ckptconv.io.target import Target
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[^.]+)", re.DOTALL)

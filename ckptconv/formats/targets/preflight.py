@@ -14,8 +14,8 @@ from ckptconv.core.dtypes import BLOCKS
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of, opaque_wholes, spell_path
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.text import plural, quoted
-from ckptconv.formats.plain import becomes
-from ckptconv.formats.tensordicts import class_of
+from ckptconv.formats.targets.plain import becomes
+from ckptconv.formats.trees.tensordicts import class_of
 
 if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint

@@ -7,7 +7,7 @@ import pytest
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
-from ckptconv.formats.headers import header_info
+from ckptconv.formats.tensors.headers import header_info
 from ckptconv.io.limits import MAX_DIM
 
 DTYPES = {1: DType.F32, 2: DType.U4}

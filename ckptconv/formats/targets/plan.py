@@ -10,7 +10,7 @@ from ckptconv.core.names import free_name
 from ckptconv.core.record import Encoding, Record
 from ckptconv.core.report import Finding
 from ckptconv.core.text import cut
-from ckptconv.formats.blobs import move_out
+from ckptconv.formats.targets.blobs import move_out
 from ckptconv.io.digest import combine
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import ckptconv
 from ckptconv.errors import CkptconvError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.base import WriteOptions
-from ckptconv.formats.split import parse_size
+from ckptconv.formats.sets.split import parse_size
 from ckptconv.io import folder as folders
 from ckptconv.io.folder import Folder
 from ckptconv.io.target import Target

@@ -10,8 +10,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
-from ckptconv.formats.omegaconf import is_settings, plain_settings
-from ckptconv.formats.tensordicts import is_tensordict, plain_dict
+from ckptconv.formats.trees.omegaconf import is_settings, plain_settings
+from ckptconv.formats.trees.tensordicts import is_tensordict, plain_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

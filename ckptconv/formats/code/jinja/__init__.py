@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.formats.jinja.code import code_in
-from ckptconv.formats.jinja.reach import reached
+from ckptconv.formats.code.jinja.code import code_in
+from ckptconv.formats.code.jinja.reach import reached
 
 _RENDERS = "jinja2.Template.render"
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnknownFormatError, UsageError
-from ckptconv.formats import shards
+from ckptconv.formats.sets import shards
 
 if TYPE_CHECKING:
     from collections.abc import Callable
