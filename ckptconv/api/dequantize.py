@@ -17,11 +17,12 @@ from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.core.composite import Composite
     from ckptconv.core.edit import Edit, Step
     from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.notes import Notes
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
 
@@ -29,10 +30,11 @@ _KINDS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
     "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
     "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's", "hqq": "HQQ's",
+    "nbits": "MatMulNBits'",
 }  # fmt: skip
 """What weights of each scheme are called."""
 
-_SCALES = {MLX: "scales", HQQ: "scale"}
+_SCALES = {MLX: "scales", HQQ: "scale", "nbits": "scale", "affine": "scale"}
 """By scheme the part that is of the type in which the library computes."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
@@ -42,12 +44,15 @@ _TYPE_KEYS = ("dtype", "torch_dtype")
 
 
 def edits_for(
-    tensors: Mapping[str, LazyTensor], said: Mapping[object, MetaNode], composites: Mapping[str, Composite]
+    tensors: Mapping[str, LazyTensor],
+    said: Mapping[object, MetaNode],
+    composites: Mapping[str, Composite],
+    notes: Notes,
 ) -> list[Edit]:
     """The edits that ``--dequantize`` stands for. Raises EditError, UnsupportedError."""
     comfy.check(tensors, said)
     inside = {name: one for name, one in composites.items() if tensors.keys() >= set(one.parts.values())}
-    return dequantize_edits(infos_of(tensors), said_in(said), inside)
+    return dequantize_edits(infos_of(tensors), said_in(said), inside, notes)
 
 
 def type_said(said: Mapping[object, MetaNode]) -> DType:
@@ -73,15 +78,16 @@ def type_name(tensors: Mapping[str, LazyTensor]) -> str | None:
 def wanted_types(
     tensors: Mapping[str, LazyTensor],
     origins: Mapping[str, Sequence[str]],
-    edits: Iterable[Edit],
+    edits: Sequence[Edit],
     dtype: DType,
     sources: Mapping[str, LazyTensor],
 ) -> dict[str, DType]:
     """That type for every tensor that is of a dequantized one and has not got another; where the type of the scales is
     the one that the library computes in, that.
     """
+    tied = {step.targets[0]: step.sources[0] for edit in edits if edit.kind == "tie" for step in edit.steps}
     made = {
-        name: _computed_in(edit, step, sources) or dtype
+        name: _computed_in(edit, step, sources, tied) or dtype
         for edit in edits
         if edit.kind == "dequantize"
         for step in edit.steps
@@ -94,12 +100,13 @@ def wanted_types(
     }
 
 
-def _computed_in(edit: Edit, step: Step, sources: Mapping[str, LazyTensor]) -> DType | None:
+def _computed_in(edit: Edit, step: Step, sources: Mapping[str, LazyTensor], tied: Mapping[str, str]) -> DType | None:
     parts, scales = edit.details["parts"], _SCALES.get(str(edit.details["scheme"]))
     if scales is None or not isinstance(parts, list):
         return None
-    dtype = sources[step.sources[parts.index(scales)]].info.dtype
-    return dtype if dtype.kind == "float" else None  # exponents are of all types
+    name = step.sources[parts.index(scales)]
+    dtype = sources[tied.get(name, name)].info.dtype
+    return dtype if dtype in _CALLED and dtype is not DType.F64 else None  # exponents are of all types
 
 
 def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[Finding]:
@@ -113,6 +120,7 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
     dropped = [step.sources[0] for edit in edits if edit.kind == "drop" for step in edit.steps]
     activations = [name for name in dropped if not name.endswith(comfy.MARKERS)]
     gone = sum(len(step.sources) - 1 for edit in made for step in edit.steps) + len(dropped) - len(activations)
+    gone -= sum(len(edit.steps) for edit in edits if edit.kind == "tie")
     message += f"; left out: {plural(gone, 'tensor')} of scales and the like"
     if any("g_idx" in parts for edit in made if isinstance(parts := edit.details["parts"], list)):
         message += ", the order of the groups among them"

@@ -112,7 +112,7 @@ def edited(
         check_config(checkpoint)
     if said is None:
         said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
-    plain = dequantize.edits_for(state.tensors, said, state.composites) if wanted.dequantize else []
+    plain = dequantize.edits_for(state.tensors, said, state.composites, checkpoint.notes) if wanted.dequantize else []
     for edit in plain:
         state.make(edit, "--dequantize")
     left: list[Finding] = dequantize.findings_of(plain, said) if plain else []
@@ -211,6 +211,8 @@ def _rebuilt(checkpoint: Checkpoint, state: _State, left: Sequence[Finding], *, 
         tensors={new: notes.tensors[old] for new, old in firsts.items() if old in notes.tensors},
         strides={new: notes.strides[old] for new, old in same.items() if old in notes.strides},
         attributes={new: notes.attributes[old] for new, old in firsts.items() if old in notes.attributes},
+        quantized=tuple(one for one in notes.quantized if all(same.get(part) == part for part in one.parts.values())),
+        between=tuple(name for name in notes.between if same.get(name) == name),
         digest=None,
     )
     return checkpoint.replaced(

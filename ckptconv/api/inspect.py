@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -96,7 +97,7 @@ class Inspection:
     @property
     def quantized(self) -> dict[str, int]:
         """How the model's weights are quantized, by names and types of tensors, with the numbers of weights."""
-        return quantized_in(infos_of(self.checkpoint))
+        return _quantized(self.checkpoint)
 
     @property
     def digest_holds(self) -> bool | None:
@@ -212,18 +213,28 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
         return result
 
 
+def _quantized(checkpoint: Checkpoint) -> dict[str, int]:
+    """What a graph says of them, and what names and types do of the others."""
+    stated = checkpoint.notes.quantized
+    known = {part for one in stated for part in one.parts.values()}.union(checkpoint.notes.between)
+    found = Counter(one.called for one in stated)
+    found.update(quantized_in({name: info for name, info in infos_of(checkpoint).items() if name not in known}))
+    return dict(found.most_common())
+
+
 def _plain_parameters(checkpoint: Checkpoint) -> int | None:
     """Elements of what ``--dequantize`` would make; None where nothing is quantized, or not all of it is understood."""
-    if not quantized_in(infos_of(checkpoint)):
+    if not _quantized(checkpoint):
         return None
     from ckptconv.api.dequantize import edits_for
     from ckptconv.api.stated import said_anywhere
     from ckptconv.edits.apply import apply_edit
 
-    tied = checkpoint.tied_to
-    tensors = {name: tensor for name, tensor in checkpoint.items() if name not in tied}
+    notes, tied = checkpoint.notes, checkpoint.tied_to
+    needed = {part for one in notes.quantized for part in one.parts.values()}
+    tensors = {name: tensor for name, tensor in checkpoint.items() if name not in tied or name in needed}
     try:
-        for edit in edits_for(tensors, said_anywhere(checkpoint), checkpoint.composites):
+        for edit in edits_for(tensors, said_anywhere(checkpoint), checkpoint.composites, notes):
             tensors, _ = apply_edit(tensors, edit, "")
     except CkptconvError:
         return None

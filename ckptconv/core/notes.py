@@ -63,6 +63,30 @@ class MemberNote:
 
 
 @dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A weight that a graph computes of several tensors.
+
+    name: what it is called. parts: names of the tensors by what they are, the first of them its integers.
+    scheme, details: how it is computed, as an edit of kind dequantize says it. called: what people call the scheme.
+    """
+
+    name: str
+    scheme: str
+    parts: Mapping[str, str]
+    details: Mapping[str, Json]
+    called: str
+
+    @property
+    def values(self) -> str:
+        """The name of its integers."""
+        return next(iter(self.parts.values()))
+
+    def to_dict(self) -> dict[str, Json]:
+        """As `inspect --json` shows it."""
+        return {"name": self.name, "scheme": self.scheme, "parts": dict(self.parts), **self.details}
+
+
+@dataclass(frozen=True, slots=True)
 class Notes:
     """Bookkeeping: kept where the target can, shown by `inspect`, never part of digest, equality or diff.
 
@@ -78,6 +102,8 @@ class Notes:
     arch:       which architecture spec this is, with which params.
     digest:     the content digest that was recorded in the file, unchecked.
     graph:      what the file says of the graph that its weights are of: its maker, operators, inputs and outputs.
+    quantized:  weights that the graph computes of several tensors.
+    between:    names of tensors by which the graph quantizes what goes from layer to layer.
     types:      by top-level key of the metadata, the type that a format has for it where Python's does not say that
                 much: ``"uint16"``, ``"float64[]"`` (an array).
     members:    of the archive that it lies in.
@@ -94,6 +120,8 @@ class Notes:
     arch: MetaNode = None
     digest: str | None = None
     graph: MetaNode = None
+    quantized: tuple[QuantizedWeight, ...] = ()
+    between: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
     members: tuple[MemberNote, ...] = ()
 
@@ -119,6 +147,8 @@ class Notes:
             tensors={name: note for name, note in self.tensors.items() if name in names},
             strides={name: strides for name, strides in self.strides.items() if name in names},
             attributes={name: node for name, node in self.attributes.items() if name in names},
+            quantized=tuple(one for one in self.quantized if all(part in names for part in one.parts.values())),
+            between=tuple(name for name in self.between if name in names),
         )
 
     def to_dict(self) -> dict[str, Json]:
@@ -134,6 +164,7 @@ class Notes:
             "arch": to_json(self.arch),
             "digest": self.digest,
             "graph": to_json(self.graph),
+            "quantized": [one.to_dict() for one in self.quantized],
             "types": dict(self.types),
             "members": [{"name": one.name, "nbytes": one.nbytes, "use": one.use} for one in self.members],
         }

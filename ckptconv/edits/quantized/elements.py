@@ -2,6 +2,7 @@
 
 Plain     elements of any type; those of 8 bits by a table
 Packed    elements of a few bits in words, the first in the lowest bits, but for `order`; of 3, 5, 6 bits, across them
+Folded    a matrix of one row as one of several: of elements that share bytes across the rows
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ FEW = 4096
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The values of 4-bit floats (OCP Microscaling Formats 1.0, 5.3.3)."""
+
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""The values of NF4 (QLoRA, appendix E)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,28 @@ class Packed:
             made = np.take(_bytes_table(self.table, self.bits), data).view(np.float32)
         made = made.reshape(*shape, many)
         return np.take(made, self.order, axis=-1) if self.order else made
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The one row of a matrix as rows, one after the other."""
+
+    row: Packed
+    shape: tuple[int, int]
+
+    @property
+    def light(self) -> bool:
+        """As the row."""
+        return self.row.light
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """Of several rows all columns, which are cut."""
+        width = self.shape[1]
+        if len(rows) == 1:
+            start = rows.start * width + columns.start
+            return self.row.rectangle(range(1), range(start, start + len(columns)))
+        made = self.row.rectangle(range(1), range(rows.start * width, rows.stop * width))
+        return cut(made.reshape(len(rows), width), columns)
 
 
 def read(

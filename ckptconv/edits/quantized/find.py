@@ -13,7 +13,8 @@ Names say which tensors belong together, types and shapes which scheme they are 
     M.weight, M.scales, M.biases?              mlx, where the weight is U32
     M.W_q, M.scale, M.zero, M.shape, …         hqq
 
-Of torch's and TensorFlow Lite's own quantized tensors the checkpoint knows the parts: they are affine.
+Of torch's and TensorFlow Lite's own quantized tensors the checkpoint knows the parts: they are affine. So it does of
+weights that a graph computes (`QuantizedWeight`), of which several may have a scale or a zero point in common.
 
 What a configuration says besides (`config.Said`) has to agree. Scales of activations go with the weight.
 """
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
+from ckptconv.core.names import free_name
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import MLX
 from ckptconv.edits.quantized.packing import packings
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ckptconv.core.composite import Composite
+    from ckptconv.core.notes import Notes, QuantizedWeight
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.edits.quantized.config import Said
@@ -70,7 +73,7 @@ class Group:
         return repr((self.scheme, tuple(self.parts), sorted(self.details.items())))
 
 
-def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composite]) -> list[Edit]:
+def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composite], notes: Notes) -> list[Edit]:
     """The edits that make plain tensors of all quantized ones, and drop what was for activations.
 
     Raises EditError where there is nothing to do, where a part is missing, and where the configuration says another
@@ -82,9 +85,10 @@ def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composit
             hint="the plain weight alone would not compute the same",
         )
     groups: dict[str, list[Group]] = {}
-    for one in _affine(composites):
+    stated, shared = _apart([_of_graph(infos, one) for one in notes.quantized if one.values in infos], infos)
+    for one in (*_affine(composites), *stated):
         groups.setdefault(one.key, []).append(one)
-    known = {name for alike in groups.values() for one in alike for name in one.parts.values()}
+    known = {name for alike in groups.values() for one in alike for name in one.parts.values()} | set(notes.between)
     for one in _groups({name: info for name, info in infos.items() if name not in known}, said):
         said.check(one.scheme, one.target)
         groups.setdefault(one.key, []).append(one)
@@ -95,12 +99,42 @@ def dequantize_edits(infos: Infos, said: Said, composites: Mapping[str, Composit
             f"--dequantize finds no quantized weight{method}",
             hint="ckptconv inspect --list shows the tensors; GGUF's blocks are unpacked by --dtype alone",
         )
-    edits = [_edit(alike) for alike in groups.values()]
+    edits = [*shared, *(_edit(alike) for alike in groups.values())]
     used = {name for one in found for name in one.parts.values()}
-    left_out = (*_of_activations(infos, found), *comfy.markers(infos))
-    if dropped := [name for name in left_out if name not in used]:
+    between = [name for name in notes.between if name in infos]
+    left_out = (*between, *_of_activations(infos, found), *comfy.markers(infos))
+    if dropped := list(dict.fromkeys(name for name in left_out if name not in used)):
         edits.append(Edit("drop", (dropped[0],), (), {}, tuple(Step((name,), ()) for name in dropped)))
     return edits
+
+
+def _of_graph(infos: Infos, one: QuantizedWeight) -> Group:
+    """A weight that a graph computes, under a name that nothing else has."""
+    parts = dict(one.parts)
+    target = one.values if one.name in infos.keys() - parts.values() else one.name
+    return _group(infos, one.scheme, target, parts, len(parts), **one.details)
+
+
+def _apart(groups: list[Group], infos: Infos) -> tuple[list[Group], list[Edit]]:
+    """The groups with parts of their own, and the edit by which those that several have get further names."""
+    seen: set[str] = set()
+    known: set[str] = set(infos)
+    again: list[Step] = []
+    for one in groups:
+        for role, name in one.parts.items():
+            if name in seen:
+                free = _free(f"{one.target}.{role}", known)
+                again.append(Step((name,), (free,)))
+                known.add(free)
+                one.parts[role] = name = free
+            seen.add(name)
+    if not again:
+        return groups, []
+    return groups, [Edit("tie", again[0].sources, again[0].targets, {}, tuple(again))]
+
+
+def _free(name: str, known: set[str]) -> str:
+    return free_name(name, known.__contains__, lambda number: f"{name}#{number}")
 
 
 def _edit(alike: list[Group]) -> Edit:
@@ -132,7 +166,7 @@ def _affine(composites: Mapping[str, Composite]) -> Iterator[Group]:
                 hint=f"--drop '{name}' leaves it out",
             )
         details: dict[str, Json] = {} if one.axis is None else {"axis": one.axis}
-        yield Group("affine", name, {role: one.parts[role] for role in ROLES["affine"][0]}, details)
+        yield Group("affine", name, dict(one.parts), details)
 
 
 def _groups(infos: Infos, said: Said) -> Iterator[Group]:

@@ -1,4 +1,6 @@
-"""Integers of few bits that are packed into words: compressed-tensors' pack-quantized, GPTQ, AWQ (`schemes`)."""
+"""Integers of few bits that are packed into words: compressed-tensors' pack-quantized, GPTQ, AWQ, and MatMulNBits of
+onnxruntime's (`schemes`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
 from ckptconv.edits.quantized.parts import FLOATS, need, numbers, transposed
+from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +75,44 @@ def gptq(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, 
     less = _less(transposed(zeros, zeros.info.shape), (outputs, groups), bits, table, first=details["zeros"] == "v1")
     by = Plain(transposed(scales, scales.info.shape), (outputs, groups))
     return Product(values, by, _grid(order, inputs, groups, outputs), less), (outputs, inputs)
+
+
+def nbits(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+    """onnxruntime: rows in blocks of bytes, the last block of a row filled up; zero points packed, or floats."""
+    words, scale, zero = parts["values"], parts["scale"], parts.get("zero_point")
+    need(words, "values", (DType.U8,))
+    need(scale, "scale", FLOATS)
+    bits = _bits(details, (2, 4, 8))
+    rows, columns, block = (_size(details, key) for key in ("rows", "columns", "block"))
+    groups, each = -(-columns // block), block * bits // 8
+    if block * bits % 8:
+        raise ValueError(f"blocks of {block} elements of {bits} bits do not end with a byte")
+    if words.info.numel != rows * groups * each or scale.info.numel != rows * groups:
+        raise ValueError(
+            f"{rows} rows of {columns} columns in blocks of {block} are not values of {list(words.info.shape)} with "
+            f"scales of {list(scale.info.shape)}"
+        )
+    half, across = 1 << (bits - 1), -(-groups * bits // 8)
+    table = tuple(float(code - half) for code in range(1 << bits))  # whoever has no zero points has that one
+    zeros: Matrix | None = None
+    if zero is not None and zero.info.dtype is DType.U8:
+        if zero.info.numel != rows * across:
+            raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, not {[rows, across]}")
+        zeros = Packed(reshaped(zero, (rows, across)), (rows, groups), bits, 1, table)
+    elif zero is not None:
+        need(zero, "zero_point", FLOATS)
+        if zero.info.numel != rows * groups:
+            raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, not {[rows, groups]}")
+        zeros, table = Plain(zero, (rows, groups)), tuple(map(float, range(1 << bits)))
+    values = Packed(reshaped(words, (rows, groups * each)), (rows, columns), bits, 1, table)
+    return Product(values, Plain(scale, (rows, groups)), Grid(max(rows, 1), 1, block, rows), zeros), (rows, columns)
+
+
+def _size(details: Mapping[str, Json], key: str) -> int:
+    said = details.get(key)
+    if type(said) is not int or said < 1:
+        raise ValueError(f"{key} is a number of at least 1, not {said!r}")
+    return said
 
 
 def _less(zeros: LazyTensor, shape: tuple[int, int], bits: int, table: tuple[float, ...], *, first: bool) -> Packed:

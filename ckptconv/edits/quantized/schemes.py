@@ -24,14 +24,16 @@
               (with biases), mxfp4, mxfp8 or nvfp4 (`mlx`)
     hqq       W_q, scale, zero, shape, axis, nbits, packing, and what else hqq's layers know (`hqq`)
               [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, less a float for each row or column, times another
-    affine    values, scale, zero_point
-              of any shape, integers less a zero point, times a scale: of all, or for each index of `axis`
+    nbits     values, scale, zero_point?
+              [N, K] of `bits` bits, in blocks of `block` columns of U8 each, as onnxruntime's MatMulNBits has them
+    affine    values, scale, zero_point?, factor?
+              of any shape, integers less a zero point, times a scale: of all, for each index of `axis`, or in blocks
+              (`blocks`)
 
 Sources: transformers 5.24, integrations/finegrained_fp8.py, fbgemm_fp8.py, mxfp4.py, bitsandbytes.py;
 compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7,
 nn_modules/qlinear/__init__.py and utils/model.py; AutoAWQ 0.2.9, awq/utils/packing_utils.py; bitsandbytes 0.50,
-functional.py; NVIDIA's modelopt, torch/quantization/qtensor/nvfp4_tensor.py; torch, ATen/native/quantized/
-AffineQuantizerBase.cpp (`dequantize_val`).
+functional.py; NVIDIA's modelopt, torch/quantization/qtensor/nvfp4_tensor.py; onnxruntime, docs/ContribOperators.md.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.edits.quantized import hqq, integers, mlx, state
+from ckptconv.edits.quantized import blocks, hqq, integers, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, need, scalar, transposed
@@ -68,7 +70,8 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("compute_dtype", "view_as_float", "quant_scale", "quant_zero", "group_size", "unpack_view_dtype",
          "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero"),
     ),
-    "affine": (("values", "scale", "zero_point"), ()),
+    "nbits": (("values", "scale"), ("zero_point",)),
+    "affine": (("values", "scale"), ("zero_point", "factor")),
 }  # fmt: skip
 """By scheme the parts that it needs, and those that it may have."""
 
@@ -201,28 +204,6 @@ def _mxfp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int
     return Product(values, by, Grid(max(groups * 32, 1), 32, 1, groups), factor=2.0), result
 
 
-def _affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
-    values, scale, zero = (parts[role] for role in ROLES["affine"][0])
-    shape, axis = values.info.shape, details.get("axis")
-    need(values, "values", (DType.I8, DType.U8, DType.I32))
-    need(scale, "scale", (DType.F32, DType.F64))
-    need(zero, "zero_point", (DType.I32, DType.I64, DType.F32, DType.F64))
-    if axis is not None and (type(axis) is not int or not 0 <= axis < len(shape)):
-        raise ValueError(f"axis {axis!r} is none of {len(shape)} dimensions")
-    for role, one in (("scale", scale), ("zero_point", zero)):
-        if one.info.numel != (1 if axis is None else shape[axis]) or len(one.info.shape) > 1:
-            _unfit(role, one, f"the values are {list(shape)}" + ("" if axis is None else f", axis {axis}"))
-    if not axis:  # a scale for all, or for each row
-        rows = shape[0] if shape else 1
-        size, many = (rows, prod(shape[1:])), 1 if axis is None else rows
-        grid, by = Grid(max(rows, 1), max(rows, 1) if axis is None else 1, max(size[1], 1), many), (many, 1)
-    else:  # for each column, or run of columns
-        size, run = (prod(shape[:axis]), prod(shape[axis:])), prod(shape[axis + 1 :])
-        grid, by = Grid(max(size[0], 1), max(size[0], 1), max(run, 1), 1), (1, shape[axis])
-    scales = Plain(scale, by, wide=axis is not None)  # torch multiplies by F64 there, and by F32 where one is for all
-    return Product(Plain(values, size), scales, grid, Plain(zero, by)), shape
-
-
 def _folded(shape: tuple[int, ...]) -> tuple[int, int]:
     return prod(shape[:-1]), (1, *shape)[-1]
 
@@ -234,5 +215,5 @@ def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:
 _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
     "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "mlx": mlx.weight,
-    "hqq": hqq.weight, "affine": _affine,
+    "hqq": hqq.weight, "nbits": integers.nbits, "affine": blocks.affine,
 }  # fmt: skip

@@ -1,0 +1,161 @@
+"""Integers of any shape less zero points, times scales: of all of them, of each index of a dimension, or of blocks.
+
+    values        of 1 to 32 bits. What no element type here has (`codes`) is bytes, elements from their lowest bits on
+    scale         one; or one for each index of `axis`; or of as many dimensions as the values, with as many indices as
+                  there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size
+    zero_point?   as the scale, of any type; packed as the values are, where it has `codes` too
+    factor?       one number, for all scales
+    shape?        under which the values stand in the end
+
+Several dimensions are one row or column of a matrix where they share scales as one does. Scales in blocks along three
+dimensions are none, and are refused.
+
+Sources: torch, ATen/native/quantized/AffineQuantizerBase.cpp (`dequantize_val`); onnx, docs/Operators.md
+(DequantizeLinear); openvino, docs/ops/IR; coremltools, mil/ops/defs/iOS18/compression.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import LazyTensor, TensorInfo
+from ckptconv.edits.quantized.elements import E2M1, NF4, Folded, Packed, Plain
+from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Scaled
+from ckptconv.edits.quantized.parts import need, scalar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.spelling import Json
+
+    Parts = Mapping[str, LazyTensor]
+    Shape = tuple[int, ...]
+
+INTEGERS = (
+    DType.I8, DType.U8, DType.I16, DType.U16, DType.I32, DType.I4, DType.U4, DType.I2, DType.U2,
+)  # fmt: skip
+SMALL_FLOATS = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ, DType.F4)
+SCALES = (DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E8M0, DType.F8_E4M3)
+CODES: dict[str, tuple[float, ...]] = {"nf4": NF4} | {
+    f"uint{bits}": tuple(float(code) for code in range(1 << bits)) for bits in (1, 3, 6)
+}
+"""What the elements stand for that are read as bytes."""
+
+
+def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
+    """The weight, and its shape. Raises ValueError, saying what does not fit."""
+    values, scale, zero = parts["values"], parts["scale"], parts.get("zero_point")
+    codes = details.get("codes")
+    shape = values.info.shape if codes is None else sizes_of(details, "size")
+    need(scale, "scale", SCALES)
+    counts, blocks = scaled_along(shape, scale.info.shape, details)
+    size, grid, by = layout(shape, blocks)
+    scales: Matrix = Plain(scale, by, wide="axis" in details)  # torch multiplies by F64 there
+    if "factor" in parts:
+        scales = Scaled(scales, scalar(parts["factor"], "factor"), divides=False)
+    zeros = None
+    if zero is not None:
+        if prod(zero.info.shape) != prod(counts) and (codes is None or zero.info.dtype is not DType.U8):
+            raise ValueError(
+                f"zero_point has the shape {list(zero.info.shape)}, and the scale {list(scale.info.shape)}"
+            )
+        zeros = elements(zero, by, codes if zero.info.dtype is DType.U8 and codes in CODES else None)
+    made = sizes_of(details, "shape") if "shape" in details else shape
+    if prod(made) != prod(shape):
+        raise ValueError(f"values of the shape {list(shape)} do not make one of {list(made)}")
+    return Product(elements(values, size, codes), scales, grid, zeros), made
+
+
+def sizes_of(details: Mapping[str, Json], key: str) -> Shape:
+    """A shape that the details have."""
+    said = details.get(key)
+    if not isinstance(said, list) or any(type(size) is not int or size < 0 for size in said):
+        raise ValueError(f"{key} is a list of sizes, not {said!r}")
+    return tuple(size for size in said if isinstance(size, int))
+
+
+def scaled_along(shape: Shape, scale: Shape, details: Mapping[str, Json]) -> tuple[Shape, Shape]:
+    """How many scales there are along each dimension, and how many indices share one."""
+    axis, block = details.get("axis"), details.get("block")
+    if axis is not None and (type(axis) is not int or not 0 <= axis < len(shape)):
+        raise ValueError(f"axis {axis!r} is none of {len(shape)} dimensions")
+    if block is None and prod(scale) == 1:
+        return (1,) * len(shape), shape
+    if block is None and len(scale) == 1 and isinstance(axis, int):
+        counts = tuple(scale[0] if place == axis else 1 for place in range(len(shape)))
+    else:
+        counts = (1,) * (len(shape) - len(scale)) + scale
+    whole = tuple(size // max(many, 1) for size, many in zip(shape, counts, strict=False))
+    if isinstance(axis, int) and block is not None:
+        if type(block) is not int or block < 1:
+            raise ValueError(f"block is a number of indices, not {block!r}")
+        whole = tuple(block if place == axis else one for place, one in enumerate(whole))
+    if len(counts) != len(shape) or any(
+        many != -(-size // max(one, 1)) or (one * many != size and place != axis)
+        for place, (size, many, one) in enumerate(zip(shape, counts, whole, strict=False))
+    ):
+        along = "" if axis is None else f", axis {axis}" + ("" if block is None else f" in blocks of {block}")
+        raise ValueError(f"a scale of shape {list(scale)} does not go with values of {list(shape)}{along}")
+    return counts, whole
+
+
+def layout(shape: Shape, blocks: Shape) -> tuple[tuple[int, int], Grid, tuple[int, int]]:
+    """The matrix that the values are, which scale is for which of them, and the scales' rows and columns."""
+    merged: list[tuple[int, int]] = []
+    for size, block in zip(shape, blocks, strict=True):
+        whole, shared = merged[-1] if merged else (1, 1)
+        if size == 1:
+            continue
+        if merged and block == size:  # one scale for all of it
+            merged[-1] = whole * size, shared * size
+        elif merged and shared == 1 and block and size % block == 0:
+            merged[-1] = whole * size, block
+        else:
+            merged.append((size, block))
+    if len(merged) > 3 or (len(merged) == 3 and merged[0][1] != 1):
+        raise ValueError(f"scales in blocks of {list(blocks)} along several dimensions of {list(shape)} are not read")
+    (above, _), (rows, high), (columns, wide) = [(1, 1)] * (3 - len(merged)) + merged
+    high, wide = max(high, 1), max(wide, 1)
+    lines, across = -(-rows // high), -(-columns // wide)
+    return (above * rows, columns), Grid(max(rows, 1), high, wide, lines), (above * lines, across)
+
+
+def elements(tensor: LazyTensor, size: tuple[int, int], codes: Json = None) -> Matrix:
+    """The elements of a tensor, in its order, as a matrix of that size."""
+    dtype = tensor.info.dtype
+    if codes is not None:
+        if codes not in CODES or dtype is not DType.U8:
+            raise ValueError(f"elements of {dtype} are no {codes!r}")
+        return _packed(tensor, size, CODES[str(codes)])
+    need(tensor, "a part", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
+    if dtype.bits >= 8:
+        return Plain(tensor, size)
+    half = 1 << (dtype.bits - 1) if dtype.kind == "int" else 0
+    plain = tuple(float((code ^ half) - half) for code in range(1 << dtype.bits))
+    return _packed(tensor, size, E2M1 if dtype is DType.F4 else plain)
+
+
+def _packed(tensor: LazyTensor, size: tuple[int, int], table: tuple[float, ...]) -> Matrix:
+    """Elements of a few bits, one after the other whatever the rows."""
+    bits, many = len(table).bit_length() - 1, size[0] * size[1]
+    if tensor.info.nbytes != -(-many * bits // 8):
+        raise ValueError(f"{tensor.info.nbytes} bytes do not hold {many} elements of {bits} bits")
+    return Folded(Packed(in_words(tensor, bits), (1, many), bits, 1, table), size)
+
+
+def in_words(tensor: LazyTensor, bits: int) -> LazyTensor:
+    """The tensor's bytes; past the last ones zeros, so that the elements fill them."""
+    nbytes, unit = tensor.info.nbytes, 1 if 8 % bits == 0 else bits
+    whole = -(-nbytes // unit) * unit
+    info = TensorInfo.of(DType.U8, (whole,))
+    if whole == nbytes:
+        return replace(tensor, info=info, placement=None, alias=None)
+
+    def reader(start: int, stop: int) -> memoryview:
+        there = tensor.read(min(start, nbytes), min(stop, nbytes))
+        return memoryview(bytes(there).ljust(stop - start, b"\0"))
+
+    return LazyTensor(info, reader, depends=tensor.depends)
