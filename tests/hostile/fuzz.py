@@ -98,9 +98,10 @@ def looked_at(path: Path, chance: random.Random) -> None:
         for tensor in found.all_tensors.values():
             size = min(tensor.info.nbytes, FIRST)
             assert len(tensor.read(0, size)) == size, "short data"
+        edits = ckptconv.Edits(dequantize=bool(found.notes.quantized))
     if not chance.randrange(CONVERTED):
         target = path.with_name(chance.choice(["out.pth", "out.safetensors", "out.gguf", "out.npz", "out.npy"]))
-        ckptconv.convert(path, target, force=True, allow_loss=["all"])
+        ckptconv.convert(path, target, edits=edits, force=True, allow_loss=["all"])
         ckptconv.open(target).close()
 
 

@@ -26,6 +26,7 @@ from tests.support.flax_files import to_bytes
 from tests.support.ggml_files import ONE_TWO, llama, tensor, tokens
 from tests.support.orbax_files import BETWEEN, leaf, unpack
 from tests.support.protobuf_files import field
+from tests.support.quantized_onnx import quantized_onnx
 from tests.support.tar_files import tar_saved
 from tests.support.tensorflow_files import rows
 
@@ -194,6 +195,10 @@ def coreml(folder: Path) -> list[bytes]:
     ]
 
 
+def onnx(folder: Path) -> list[bytes]:
+    return [quantized_onnx()]
+
+
 def paddle(folder: Path) -> list[bytes]:
     """Weights, and programs of both kinds, cut to their parameters."""
     said = json.loads(INFERENCE.with_suffix(".json").read_bytes())["program"]["regions"][0]["blocks"][0]["ops"]
@@ -349,7 +354,7 @@ MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "npy": npy, "equinox": equinox, "tensordict": mapped,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
+    "onnx": onnx, "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
     "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
     values        of 1 to 32 bits. What no element type here has (`codes`) is bytes, elements from their lowest bits on
     scale         one; or one for each index of `axis`; or of as many dimensions as the values, with as many indices as
-                  there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size
+                  there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size;
+                  seen under the shape `counts`, where there is one
     zero_point?   as the scale, of any type; packed as the values are, where it has `codes` too
     factor?       one number, for all scales
     shape?        under which the values stand in the end
@@ -50,6 +51,7 @@ def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     values, scale, zero = parts["values"], parts["scale"], parts.get("zero_point")
     codes = details.get("codes")
     shape = values.info.shape if codes is None else sizes_of(details, "size")
+    need(values, "values", (*INTEGERS, *SMALL_FLOATS))
     need(scale, "scale", SCALES)
     counts, blocks = scaled_along(shape, scale.info.shape, details)
     size, grid, by = layout(shape, blocks)
@@ -80,6 +82,11 @@ def sizes_of(details: Mapping[str, Json], key: str) -> Shape:
 def scaled_along(shape: Shape, scale: Shape, details: Mapping[str, Json]) -> tuple[Shape, Shape]:
     """How many scales there are along each dimension, and how many indices share one."""
     axis, block = details.get("axis"), details.get("block")
+    if "counts" in details:
+        counts = sizes_of(details, "counts")
+        if prod(counts) != prod(scale):
+            raise ValueError(f"a scale of shape {list(scale)} is none of {list(counts)}")
+        scale = counts
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(shape)):
         raise ValueError(f"axis {axis!r} is none of {len(shape)} dimensions")
     if block is None and prod(scale) == 1:
@@ -130,7 +137,7 @@ def elements(tensor: LazyTensor, size: tuple[int, int], codes: Json = None) -> M
         if codes not in CODES or dtype is not DType.U8:
             raise ValueError(f"elements of {dtype} are no {codes!r}")
         return _packed(tensor, size, CODES[str(codes)])
-    need(tensor, "a part", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
+    need(tensor, "zero_point", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
     if dtype.bits >= 8:
         return Plain(tensor, size)
     half = 1 << (dtype.bits - 1) if dtype.kind == "int" else 0

@@ -5,6 +5,7 @@ From the bytes to the tensors, and back:
     wire  walk  plain                   the file's layout, walked in ranges, payloads passed over
     graph                               its parts, as data
     read  tensors  numbers  external    its weights: from a header to a tensor, wherever the bytes lie
+    quantized                           …which of them make one weight
     recurrent                           …of LSTM and its kin, as torch has them
     names  lost  inlined  scopes        …under the state_dict's names, as far as the graph proves them
     recorded  facts                     what it says besides: our record, the graph for `inspect`

@@ -41,7 +41,9 @@ class TensorHeader:
 
 @dataclass(slots=True)
 class Node:
-    """A NodeProto: names of its values, the tensors and graphs among its attributes, its properties unread."""
+    """A NodeProto: names of its values, the tensors and graphs among its attributes; where its properties, and its
+    attributes that are numbers, are unread.
+    """
 
     op: str = ""
     domain: str = ""
@@ -52,6 +54,7 @@ class Node:
     graphs: tuple[tuple[str, Graph], ...] = ()
     sparse: bool = False
     properties: tuple[Range, ...] = ()
+    attributes: tuple[Range, ...] = ()
 
     @property
     def is_constant(self) -> bool:

@@ -65,6 +65,10 @@ class Names:
     packed: dict[str, Packed] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
 
+    def new_name(self, name: str) -> str:
+        """The name that a tensor of the graph has among the model's."""
+        return self.transposed.get(name) or self.inlined.get(name, name)
+
 
 def find(model: Model, graph: Graph, window: Window) -> Names:
     """Names for the initializers of the main graph, and for any tensor with a prefix. Reads properties of few nodes."""

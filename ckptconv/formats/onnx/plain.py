@@ -9,7 +9,7 @@ from __future__ import annotations
 from sys import intern
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.onnx.graph import Node
+from ckptconv.formats.onnx.graph import Node, Range
 from ckptconv.io.protobuf import FIXED32, LEN, VARINT
 from ckptconv.io.varint import varint
 
@@ -33,7 +33,7 @@ def plain_node(window: Window, start: int, stop: int) -> Node | None:
         return None
     data = window.read(start, stop)
     texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
-    properties = []
+    properties, attributes = list[Range](), list[Range]()
     at, size = 0, len(data)
     try:
         while at < size:
@@ -51,12 +51,14 @@ def plain_node(window: Window, start: int, stop: int) -> Node | None:
             elif number in (5, 9):
                 if not _is_plain(data, begin, at):
                     return None
-                if number == 9:
-                    properties.append((start + begin, start + at))
+                (attributes if number == 5 else properties).append((start + begin, start + at))
     except (IndexError, UnicodeDecodeError, OverflowError):
         return None
     name, op, domain = (texts[number][-1] if texts[number] else "" for number in (3, 4, 7))
-    return Node(intern(op), intern(domain), name, tuple(texts[1]), tuple(texts[2]), properties=tuple(properties))
+    return Node(
+        intern(op), intern(domain), name, tuple(texts[1]), tuple(texts[2]), properties=tuple(properties),
+        attributes=tuple(attributes),
+    )  # fmt: skip
 
 
 def _is_plain(data: bytes, at: int, stop: int) -> bool:

@@ -5,7 +5,7 @@ Which tensors are the model's:
     initializers of the main graph      all of them, but strings
     Constant nodes, and initializers    those of a floating or complex type with at least one dimension; everything else
     of subgraphs (the branches of an    there (shapes, axes, scalars) is part of the computation, and so are tensors in
-    If) and of functions                attributes of other operators
+    If) and of functions                attributes of other operators; parts of quantized weights are the model's too
 
 Each goes by the graph's own name: an initializer's, or that of the value that a Constant makes; where that stands in
 two graphs, those in subgraphs and functions go by their path (``/If.then_branch.weight``). See `names` for the names
@@ -29,6 +29,7 @@ from ckptconv.formats.onnx import names as naming
 from ckptconv.formats.onnx.external import ModelFiles
 from ckptconv.formats.onnx.facts import facts
 from ckptconv.formats.onnx.graph import subgraphs
+from ckptconv.formats.onnx.quantized import Quantized, find_quantized
 from ckptconv.formats.onnx.recorded import as_recorded, our_record
 from ckptconv.formats.onnx.tensors import STRING, build, info_of
 from ckptconv.formats.onnx.walk import Walker
@@ -37,12 +38,13 @@ from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.io.gather import Gather
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.record import Record
     from ckptconv.formats.onnx.graph import Graph, Model, TensorHeader
     from ckptconv.formats.onnx.names import Names
+    from ckptconv.formats.onnx.quantized import Place
     from ckptconv.io.source import Source
 
 _GATHERED_BITS = (8, 16, 32, 64)
@@ -67,16 +69,21 @@ def read(source: Source) -> Checkpoint:
 
 def _checkpoint(model: Model, graph: Graph, window: Window, files: ModelFiles) -> Checkpoint:
     _refuse_sparse(model, graph)
-    headers = named(model, graph)
-    tensors = {name: build(header, name, files) for name, header in headers.items()}
+    record = our_record(model.metadata)
+    quantized = Quantized() if record else find_quantized(graph, window)
+    headers = named(model, graph, quantized.places)
+    tensors = {name: build(header, name, files) for name, (_, header) in headers.items()}
     check_shared(tensors.values(), files.size)
     noted = facts(model, graph, window)
-    record = our_record(model.metadata)
     found = naming.Names() if record else naming.find(model, graph, window)
     tensors = _turned(tensors, record) if record else _renamed(tensors, found, noted)
     findings = [*_about(graph, noted), *([] if record else _about_names(tensors, found))]
     checkpoint = as_recorded(tensors, model.metadata, record, findings, files)
-    checkpoint.notes = replace(checkpoint.notes, source=checkpoint.notes.source or "onnx", graph=noted)
+    names = {place: found.new_name(name) for name, (place, _) in headers.items()}
+    weights, between = quantized.named({place: name for place, name in names.items() if name in tensors})
+    checkpoint.notes = replace(
+        checkpoint.notes, source=checkpoint.notes.source or "onnx", graph=noted, quantized=weights, between=between
+    )
     return checkpoint
 
 
@@ -92,8 +99,8 @@ def _refuse_sparse(model: Model, graph: Graph) -> None:
             )
 
 
-def named(model: Model, graph: Graph) -> dict[str, TensorHeader]:
-    """The headers of the model's tensors, by names of their own."""
+def named(model: Model, graph: Graph, parts: Container[Place] = ()) -> dict[str, tuple[Place, TensorHeader]]:
+    """Where the model's tensors are, and their headers, by names of their own. `parts` of weights count as weights."""
     main: dict[str, TensorHeader] = {}
     for header in graph.initializers:
         if not header.name:
@@ -101,30 +108,30 @@ def named(model: Model, graph: Graph) -> dict[str, TensorHeader]:
         if header.name in main:
             raise bad(f"two initializers are called {header.name!r}")
         main[header.name] = header
-    others = list(_others(model, graph))
+    others = list(_others(model, graph, parts))
     count = Counter([*main, *(name for _, name, _ in others)])
-    found = {name: header for name, header in main.items() if header.code != STRING}
+    found = {name: (("", name), header) for name, header in main.items() if header.code != STRING}
     for path, own, header in others:
         name = own if count[own] == 1 or not path else f"{path}.{own}"
         if not own:
             raise bad(f"a tensor in {path or 'a Constant'} has no name")
         if name in found or name in main:
             raise bad(f"two tensors are called {name!r}")
-        found[name] = header
+        found[name] = (path, own), header
     return found
 
 
-def _others(model: Model, graph: Graph) -> Iterator[tuple[str, str, TensorHeader]]:
+def _others(model: Model, graph: Graph, parts: Container[Place]) -> Iterator[tuple[str, str, TensorHeader]]:
     """Path, name and header of the model's tensors that are no initializers of the main graph."""
     functions = [pair for name, body in model.functions.items() for pair in subgraphs(body, name)]
     for path, one in [*subgraphs(graph), *functions]:
         for header in one.initializers if one is not graph else ():
-            if _is_weight(header, header.name):
+            if _is_weight(header, header.name) or (path, header.name) in parts:
                 yield path, header.name, header
         for node in one.nodes:
             own = node.outputs[0] if node.outputs else ""
             for header in node.tensors if node.is_constant else ():
-                if _is_weight(header, own):
+                if _is_weight(header, own) or (path, own) in parts:
                     yield path, own, header
 
 

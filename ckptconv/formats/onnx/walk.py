@@ -28,6 +28,9 @@ MAX_PAIRS = 100_000
 ASKED_FOR_PROPERTIES = ("MatMul", "Conv", "ConvTranspose", "Gemm", "LSTM", "GRU", "RNN")
 """Operators whose properties may name or explain a weight; those of others are forgotten."""
 
+ASKED_FOR_NUMBERS = ("DequantizeLinear", "MatMulNBits", "GatherBlockQuantized", "QGemm")
+"""Operators whose attributes may say how a weight is quantized."""
+
 
 class Walker:
     """Reads one model. Counts what it has met, so that no number in the file decides how much memory it takes."""
@@ -136,6 +139,8 @@ class Walker:
             raise bad("a node has no operator")
         if node.op not in ASKED_FOR_PROPERTIES:
             node.properties = ()
+        if node.op not in ASKED_FOR_NUMBERS:
+            node.attributes = ()
         return node
 
     def _any_node(self, start: int, stop: int, depth: int) -> Node:
@@ -154,6 +159,7 @@ class Walker:
                 node.op = window.text(begin, end)
             elif number == 5:
                 self._attribute(begin, end, node, depth)
+                node.attributes += ((begin, end),)
             elif number == 7:
                 node.domain = window.text(begin, end)
             elif number in (9, 10):
@@ -280,6 +286,21 @@ def _only_once(number: int, seen: set[int], where: str) -> None:
     if number in seen:
         raise bad(f"field {number} of {where} comes twice")
     seen.add(number)
+
+
+def integers(window: Window, node: Node) -> Mapping[str, int]:
+    """A node's attributes that are whole numbers, read now."""
+    found: dict[str, int] = {}
+    for place in node.attributes:
+        name, value = "", None
+        for number, wire, begin, end in window.fields(*place):
+            if (number, wire) == (1, LEN):
+                name = window.text(begin, end)
+            elif (number, wire) == (3, VARINT):
+                value = signed(begin)
+        if value is not None:
+            found[name] = value
+    return found
 
 
 def properties(window: Window, node: Node) -> Mapping[str, str]:
