@@ -10,7 +10,7 @@ import pydoc
 import subprocess
 import sys
 from collections import OrderedDict, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -104,10 +104,11 @@ def test_what_a_prompt_shows_of_a_result_is_a_few_words(path: Path, tmp_path: Pa
 def test_what_is_said_of_an_architecture_comes_whole_out_of_another_process(tmp_path: Path) -> None:
     state = {f"{n}.{part}": torch.ones(shape) for n in (0, 2) for part, shape in (("weight", (4, 4)), ("bias", 4))}
     raw = saved(tmp_path / "raw.pth", state)
-    for result in (
+    results: tuple[Any, ...] = (
         ckptconv.validate(raw), ckptconv.diff(raw, raw), ckptconv.convert(raw, tmp_path / "out.safetensors"),
         *ckptconv.architectures(), ckptconv.architecture("vgg", settings="depth=11"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for result in results:
         again = pickle.loads(pickle.dumps(result))
         assert again == result
         assert again.to_dict() == result.to_dict()
@@ -134,7 +135,7 @@ def test_an_inspection_is_pickled_and_what_is_open_is_not(tmp_path: Path, name: 
 
 def test_tab_and_help_know_all_names() -> None:
     assert set(ckptconv.__all__) <= set(dir(ckptconv))
-    words = pydoc.render_doc(ckptconv, renderer=pydoc.plaintext).split()
+    words = pydoc.render_doc(ckptconv, renderer=vars(pydoc)["plaintext"]).split()
     assert "convert(source:" in " ".join(words).replace("( ", "(")  # Python 3.13 has each parameter on a line
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -87,7 +87,8 @@ def test_a_conversion_with_an_architecture_checks_it_first(raw: Path, tmp_path: 
     ckptconv.convert(raw, target, arch="mlp", settings=["activation=tanh"], with_params=True)
     with ckptconv.open(target) as checkpoint:
         assert checkpoint.metadata == {"input_size": 8, "hidden_layers": [6], "output_size": 3}
-        assert checkpoint.notes.arch["params"]["activation"] == "tanh"  # type: ignore[index,call-overload]
+        note: Any = checkpoint.notes.arch
+        assert note["params"]["activation"] == "tanh"
     assert ckptconv.validate(target).origins["activation"] == "arch note"
 
 

@@ -43,7 +43,7 @@ def test_the_tree_that_is_drawn_is_the_tree_of_classes() -> None:
             drawn.append((row[2], above[-1]))
             above.append(row[2])
     classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, CkptconvError)]
-    assert sorted(drawn) == sorted((one.__name__, one.__base__.__name__) for one in classes)
+    assert sorted(drawn) == sorted((one.__name__, one.__bases__[0].__name__) for one in classes)
 
 
 def test_the_line_names_the_file_as_the_systems_own_errors_do(tmp_path: Path) -> None:

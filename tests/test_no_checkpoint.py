@@ -64,7 +64,7 @@ def test_pickles_of_any_name_are_told_by_their_files_in_a_folder_and_in_archives
     (folder / "train.py").write_text("import os\n")
     joblib.dump({"calls": Calls()}, folder / "models" / "classifier", compress=("zlib", 3))
     (folder / "scaler.dat").write_bytes(pickle.dumps(Calls()))
-    paths = [folder, *(shutil.make_archive(f"{tmp_path}/a", how, folder) for how in ("zip", "gztar"))]
+    paths: list[str | Path] = [folder, *(shutil.make_archive(f"{tmp_path}/a", how, folder) for how in ("zip", "gztar"))]
     paths += [f"{shutil.make_archive(f'{tmp_path}/whole', 'zip', tmp_path, 'repository')}/repository"]
     for path in paths:
         found = ckptconv.inspect(path)

@@ -70,7 +70,7 @@ def test_it_is_found_by_name_by_suffix_and_by_its_bytes(tmp_path: Path) -> None:
     with ckptconv.open(tmp_path / "b.bin") as checkpoint:
         assert checkpoint.format == "jsonraw"
     ckptconv.convert(tmp_path / "b.bin", tmp_path / "back.pth")
-    assert set(load(tmp_path / "back.pth")) == set(state)  # type: ignore[call-overload]
+    assert set(load(tmp_path / "back.pth")) == set(state)
     assert registry.by_name("jsonraw") in registry.all_formats()
 
 
@@ -104,7 +104,7 @@ def test_consent_to_all_goes_on_without(tmp_path: Path) -> None:
         result = ckptconv.convert(path, tmp_path / f"{number}.jsonraw", allow_loss=allowed)
         assert [loss.code for loss in result.losses] == ["metadata"]
     ckptconv.convert(tmp_path / "1.jsonraw", tmp_path / "back.pth")
-    assert same_object(dict(load(tmp_path / "back.pth")), VALUE["state_dict"])  # type: ignore[call-overload]
+    assert same_object(dict(load(tmp_path / "back.pth")), VALUE["state_dict"])
 
 
 def test_broken_plug_ins_are_named_and_the_others_still_work(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -182,7 +182,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copytree(FIXTURES, tmp_path / "fixtures")
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(README, "python")
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["tensor"].info.shape == (10, 32)
 
@@ -238,9 +238,9 @@ def test_the_table_of_classes_that_have_a_second_file_is_the_one_that_is_read() 
 def test_the_spec_of_the_readme_is_one() -> None:
     (text,) = blocks(ARCH, "toml")
     spec = parse_text(text)
-    values = {"vocab": 9, "hidden": 4, "layers": 2, "widths": [8, 6], "variant": "norm"}
-    head = {"classifier.hidden_layers": [3], "classifier.output_size": 2}
-    table = expand(spec, {**values, **head})  # type: ignore[arg-type]
+    values: dict[str, Any] = {"vocab": 9, "hidden": 4, "layers": 2, "widths": [8, 6], "variant": "norm"}
+    head: dict[str, Any] = {"classifier.hidden_layers": [3], "classifier.output_size": 2}
+    table = expand(spec, {**values, **head})
     assert table.findings == ()
     shapes = {name: entry.shape for name, entry in table.tensors.items()}
     assert shapes["layers.1.up.weight"] == (6, 4)

@@ -35,7 +35,7 @@ class Case:
     name: str
     build: Callable[[], Any]
     config: Callable[[], dict[str, Any]] | None = None
-    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    params: Mapping[Any, Any] = field(default_factory=dict, hash=False)
     thorough: bool = True
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_a_real_model_is_known_by_its_config(case: Case) -> None:
 
 def test_evidence_counts_in_its_order() -> None:
     names = tensors("gpt2-GPT2Model-0")
-    meta = {"input_size": 1, "hidden_layers": [], "output_size": 2}
+    meta: dict[object, Any] = {"input_size": 1, "hidden_layers": [], "output_size": 2}
     config = {"model_type": "t5"}
     note = {"name": "vgg", "digest": load_spec("vgg").digest}
     assert choose(names, statements=[root_statement(meta)], config=config, note=note).spec.name == "vgg"

@@ -87,7 +87,7 @@ def test_an_old_configuration_lacks_keys_that_mean_what_the_class_says() -> None
     assert solve(spec, tensors("sd-1.5"), [from_config(spec, FIRST_SD)]).findings == ()
 
 
-WHOLE = {
+WHOLE: dict[str, dict[str, object]] = {
     "sd1": {"clip": "cond_stage_model.", "openclip": "none", "vae": True},
     "sd2": {"clip": "none", "openclip": "cond_stage_model."},
     "sdxl": {"clip": "conditioner.embedders.0.", "openclip": "conditioner.embedders.1.", "unet.labels": "projection"},

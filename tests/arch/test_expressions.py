@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +19,11 @@ from ckptconv.errors import CorruptFileError, LimitError
 class Names:
     """A scope of fixed values; others are unknown integers."""
 
-    def __init__(self, **values: object) -> None:
+    def __init__(self, **values: Any) -> None:
         self.values = values
         self.budget = Budget()
 
-    def lookup(self, name: str) -> object:
+    def lookup(self, name: str) -> Any:
         return self.values.get(name, atom(name))
 
 

@@ -89,11 +89,11 @@ def test_the_fixtures_network_is_built_from_its_spec() -> None:
 def test_a_numbered_row_is_built_with_its_norm_and_activation(norm: str, activation: str) -> None:
     layers = {"gelu": nn.GELU(), "Tanh": nn.Tanh(), "swish": nn.SiLU(), "sigmoid": nn.Sigmoid(),
               "gelu_tanh": nn.GELU(approximate="tanh")}  # fmt: skip
-    between = {"none": [], "batch": [nn.BatchNorm1d(6)], "layer": [nn.LayerNorm(6)]}[norm]
-    network = nn.Sequential(nn.Linear(4, 6), *between, layers[activation], nn.Linear(6, 3), nn.Softmax(dim=1))
+    norms: dict[str, list[nn.Module]] = {"none": [], "batch": [nn.BatchNorm1d(6)], "layer": [nn.LayerNorm(6)]}
+    network = nn.Sequential(nn.Linear(4, 6), *norms[norm], layers[activation], nn.Linear(6, 3), nn.Softmax(dim=1))
     params = {
         "variant": "numbered", "input_size": 4, "hidden_layers": [6], "output_size": 3, "norm": norm,
-        "stride": 2 + bool(between), "activation": activation, "head": "softmax",
+        "stride": 2 + bool(norms[norm]), "activation": activation, "head": "softmax",
     }  # fmt: skip
     for opset in (17, 18, 20):
         close(run_of("mlp", params), shuffled(network), torch.randn(5, 4), opset=opset)
@@ -109,7 +109,7 @@ class LeNet(nn.Module):
         for conv in (self.conv1, self.conv2):
             x = nn.functional.max_pool2d(torch.relu(conv(x)), 2)
         x = torch.relu(self.fc1(x.flatten(1)))
-        return self.fc3(torch.relu(self.fc2(x)))  # type: ignore[no-any-return]
+        return self.fc3(torch.relu(self.fc2(x)))
 
 
 def test_lenet_is_built_from_its_spec() -> None:
@@ -275,7 +275,7 @@ class At(nn.Module):
         self.m = m
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.m(x)  # type: ignore[no-any-return]
+        return self.m(x)
 
 
 @pytest.mark.parametrize("opset", [17, 18, 21])
@@ -302,7 +302,7 @@ def test_an_embedding_a_residual_and_a_tie_are_torchs() -> None:
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             hidden = self.embed(tokens)
-            return self.head(torch.relu(self.block(hidden)) + hidden)  # type: ignore[no-any-return]
+            return self.head(torch.relu(self.block(hidden)) + hidden)
 
     spec = parse_text("""spec = 1
 name = "tied"

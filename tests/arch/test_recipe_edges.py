@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_windows_at_the_edge_are_torchs() -> None:
     while tried < 150:
         kernel, stride, ceil = choose.randint(1, 4), choose.randint(1, 4), choose.random() < 0.7
         padding, sizes = choose.randint(0, kernel // 2), (choose.randint(4, 13), choose.randint(4, 13))
-        window = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil}
+        window: dict[str, Any] = {"kernel_size": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil}
         step = f"kernel={kernel} stride={stride} padding={padding} ceil_mode={str(ceil).lower()}"
         x = torch.randn(2, 3, *sizes)
         if choose.random() < 0.5:
@@ -73,6 +73,7 @@ def rows(activation: nn.Module, norm: type[nn.Module]) -> nn.Module:
 @pytest.mark.parametrize("name", ["lenet", "gelu batch", "gelu_tanh layer", "silu layer", "tanh batch"])
 def test_onnxruntime_is_within_four_ulp_of_torch_in_the_weights_own_type(name: str, dtype: torch.dtype) -> None:
     if name == "lenet":
+        network: nn.Module
         run, network = run_of("lenet", {"in_channels": 3, "features": 400, "num_classes": 10}), LeNet()
         x = torch.rand(4, 3, 32, 32)
     else:

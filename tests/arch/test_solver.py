@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MLP = load_spec("mlp")
 WIDTHS = [784, 512, 256, 128, 10]
-META = {"input_size": 784, "hidden_layers": [512, 256, 128], "output_size": 10}
+META: dict[Any, Any] = {"input_size": 784, "hidden_layers": [512, 256, 128], "output_size": 10}
 
 
 def info(*shape: int) -> TensorInfo:
@@ -147,17 +147,22 @@ def test_metadata_breaks_a_draw_between_tensors_and_loses_one_against_them() -> 
         {"hidden_layers": [512, 256, 128, 64]}, {"output_size": -1}, {"output_size": True}, {"hidden_layers": "[512"},
     ],
 )  # fmt: skip
-def test_any_wrong_metadata_field_is_a_conflict(field: dict[str, object]) -> None:
+def test_any_wrong_metadata_field_is_a_conflict(field: dict[object, Any]) -> None:
     solution = solve(MLP, mlp(), [from_metadata(MLP, {**META, **field})])
     assert errors(solution, mlp()) == [("param-conflict", next(iter(field)))]
 
 
 def test_values_of_other_types_and_strings_of_foreign_files_are_read() -> None:
-    typed = {
+    typed: dict[object, Any] = {
         "input_size": NumpyScalar("<i8", (784).to_bytes(8, "little")), "hidden_layers": TorchSize((512, 256, 128)),
         "output_size": 10.0,
     }  # fmt: skip
-    strings = {"input_size": "784", "hidden_layers": "[512, 256, 128]", "output_size": "10", "bias": "True"}
+    strings: dict[object, Any] = {
+        "input_size": "784",
+        "hidden_layers": "[512, 256, 128]",
+        "output_size": "10",
+        "bias": "True",
+    }
     assert from_metadata(MLP, typed).values == META
     assert from_metadata(MLP, strings).values == {**META, "bias": True}
 

@@ -13,7 +13,7 @@ from ckptconv.arch.bind import from_config
 from ckptconv.arch.check import check
 from ckptconv.arch.load import library_names, library_text, load_spec, parse_text
 from ckptconv.arch.solver import solve
-from ckptconv.arch.table import expand
+from ckptconv.arch.table import Expected, expand
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, UsageError
@@ -135,8 +135,8 @@ def test_a_file_is_named_in_its_error(tmp_path: Path) -> None:
     assert caught.value.path == path
 
 
-def info(*shape: int) -> TensorInfo:
-    return TensorInfo.of(DType.F32, shape)
+def info_of(entry: Expected) -> TensorInfo:
+    return TensorInfo.of(DType.F32, tuple(size for size in entry.shape if size is not None))
 
 
 def test_a_mounted_spec_keeps_its_own_params_under_its_alias(tmp_path: Path) -> None:
@@ -157,9 +157,10 @@ def test_a_mounted_spec_keeps_its_own_params_under_its_alias(tmp_path: Path) -> 
         "join": (3, 4), "text.h.0.w": (6, 6), "text.h.1.w": (6, 6), "side.0.h.0.w": (4, 4), "side.0.h.0.b": (4,),
         "side.1.h.0.w": (4, 4), "side.1.h.0.b": (4,),
     }  # fmt: skip
-    tensors = {name: info(*entry.shape) for name, entry in table.tensors.items()}
+    tensors = {name: info_of(entry) for name, entry in table.tensors.items()}
     solution = solve(spec, tensors)
     assert solution.params == table.params
+    assert solution.table is not None
     assert check(solution.table, tensors) == []
     odd = expand(spec, {"hidden": 3, "text.layers": 0, "sides.width": 5, "sides.layers": 0})
     assert [finding.where for finding in odd.findings] == ["sides: even"]
@@ -172,7 +173,7 @@ def test_loops_take_ranges_strides_and_lists() -> None:
     )
     names = expand(spec, {"n": 3}).tensors
     assert list(names) == ["a1", "a2", "b0", "b2", "b4", "cq", "cv", "d.3.q", "d.3.v", "d.5.q", "d.5.v"]
-    tensors = {name: info(*entry.shape) for name, entry in names.items()}
+    tensors = {name: info_of(entry) for name, entry in names.items()}
     assert solve(spec, tensors).params == {"n": 3}
 
 

@@ -11,7 +11,7 @@ import json
 import sys
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -55,7 +55,7 @@ def llama(folder: Path) -> None:
         prefix = f"model.layers.{layer}."
         tensors |= {f"{prefix}{name}.weight": shape for name, shape in linear(WIDTH, INNER, GROUPS * SIZE).items()}
         tensors |= {f"{prefix}{name}_layernorm.weight": (WIDTH,) for name in ("input", "post_attention")}
-    where = {}
+    where: dict[str, Any] = {}
     for number, names in enumerate(_shards(tensors)):
         file = f"model-{number:05}.safetensors"
         save_file({name: noise(*tensors[name]) for name in names}, folder / file, {"format": "pt"})

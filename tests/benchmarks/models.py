@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from measure import MIB, remove, run, warm
 from works import CKPTCONV
@@ -39,7 +40,8 @@ def row(title: str, folder: Path, pairs: int) -> str:
 
     command = [*CKPTCONV, "convert", str(folder / source), str(ours), *placed(options)]
     usual = [sys.executable, USUAL, peer[0], *placed(peer[1:]), str(path)] if peer else None
-    mine, theirs = [], []
+    mine: list[Any] = []
+    theirs: list[Any] = []
     for number in range(pairs + 1):
         turn = [(command, ours, mine), *([(usual, path, theirs)] if usual else [])]
         for line, made, found in turn if number % 2 else reversed(turn):

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def to_gguf(source: str, kind_name: str, target: str) -> None:
@@ -76,7 +76,7 @@ def fp8(source: str, target: str) -> None:
     save_file(made, target)
 
 
-WORKS = {"to-gguf": to_gguf, "lora": lora, "fp8": fp8}
+WORKS: dict[str, Callable[..., None]] = {"to-gguf": to_gguf, "lora": lora, "fp8": fp8}
 
 
 def main(work: str, *paths: str) -> None:

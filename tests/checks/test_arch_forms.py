@@ -261,16 +261,17 @@ def test_no_byte_of_a_tensor_is_read_in_any_form(models: str, tmp_path: Path, mo
     path = save(tmp_path / "big.pth", perceptron(4096, 1024, 10), input_size=4096, output_size=10, hidden_layers=[1024])
     read: list[int] = []
     original = {name: getattr(Source, name) for name in ("read_at", "read_into")}
-    monkeypatch.setattr(
-        Source,
-        "read_at",
-        lambda self, offset, length: (read.append(length), original["read_at"](self, offset, length))[1],
-    )
-    monkeypatch.setattr(
-        Source,
-        "read_into",
-        lambda self, buffer, offset: (read.append(len(buffer)), original["read_into"](self, buffer, offset))[1],
-    )
+
+    def read_at(self: Source, offset: int, length: int) -> Any:
+        read.append(length)
+        return original["read_at"](self, offset, length)
+
+    def read_into(self: Source, buffer: memoryview, offset: int) -> Any:
+        read.append(len(buffer))
+        return original["read_into"](self, buffer, offset)
+
+    monkeypatch.setattr(Source, "read_at", read_at)
+    monkeypatch.setattr(Source, "read_into", read_into)
     for arch in (None, "mlp", str(path), f"{models}:Net"):
         assert validate(path, arch=arch).valid
     assert 0 < sum(read) < 2_000_000

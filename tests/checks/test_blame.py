@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ckptconv.arch.bind import Source, from_metadata
 from ckptconv.arch.check import check
 from ckptconv.arch.load import load_spec, parse_text
@@ -10,11 +12,14 @@ from ckptconv.checks.validate import compare, validate_spec
 from ckptconv.core.dtypes import DType
 from tests.checks.support import checkpoint, codes, decoder, perceptron, table
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 NETWORK = perceptron(784, 512, 256, 10)
 DECODER = decoder(3)
 
 
-def renamed(shapes, **changes):
+def renamed(shapes: Mapping[str, tuple[int, ...]], **changes: str) -> dict[str, tuple[int, ...]]:
     return {changes.get(name, name): shape for name, shape in shapes.items()}
 
 
@@ -159,8 +164,9 @@ def test_module_versions_are_read_under_a_prefix_too() -> None:
     assert codes(compare(checkpoint(there, versions={"module.bn": {"version": 1}}), wanted)) == ["prefixed"]
 
 
-def metadata_source(**values) -> list[Source]:
-    return [from_metadata(load_spec("mlp"), values)]
+def metadata_source(**values: Any) -> list[Source]:
+    metadata: dict[Any, Any] = dict(values)
+    return [from_metadata(load_spec("mlp"), metadata)]
 
 
 def test_metadata_that_the_tensors_contradict_is_a_param_conflict() -> None:

@@ -131,7 +131,8 @@ def test_distances_of_integers_are_exact(name: str, seed: int, count: int) -> No
     rng = np.random.default_rng(seed)
     pick = np.uint64 if low == 0 else np.int64
     a, b = (rng.integers(low, high - 1, count, dtype=pick, endpoint=True) for _ in range(2))
-    found = compared(*(tensor(packed(one, dtype), dtype, (count,)) for one in (a, b)))
+    left, right = (tensor(packed(one, dtype), dtype, (count,)) for one in (a, b))
+    found = compared(left, right)
     apart = [abs(x - y) for x, y in zip(a.tolist(), b.tolist(), strict=True)]
     assert (found.max_abs, found.max_ulp) == (max(apart), max(apart))
     assert found.differing == sum(x > 0 for x in apart)
@@ -213,7 +214,7 @@ def test_tolerances_are_numpys_isclose_with_the_first_as_reference(seed: int, rt
 def test_ulps_are_another_way_to_be_close() -> None:
     a = np.array([1.0, 1000.0], "f4")
     b = np.nextafter(np.nextafter(a, np.float32(2000)), np.float32(2000))
-    pair = [of_array(one, DType.F32) for one in (a, b)]
+    pair = of_array(a, DType.F32), of_array(b, DType.F32)
     assert compared(*pair, Tolerance(ulp=1)).outside == 2
     assert compared(*pair, Tolerance(ulp=2)).outside == 0
     assert compared(*pair, Tolerance(atol=1e-6, ulp=1)).outside == 1

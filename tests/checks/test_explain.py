@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +12,9 @@ from ckptconv.checks.blame import explain
 from ckptconv.checks.validate import compare
 from tests.checks.support import checkpoint, errors, table
 from tests.support.stopwatch import within
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 NAMES = st.builds(
     ".".join,
@@ -25,7 +30,7 @@ OPEN = st.lists(SIZES | st.none(), max_size=4).map(tuple)
 
 
 @st.composite
-def pairs_of_tables(draw):
+def pairs_of_tables(draw: st.DrawFn) -> tuple[dict[str, tuple[int | None, ...]], dict[str, tuple[int, ...]]]:
     expected = draw(st.dictionaries(NAMES, OPEN, max_size=8))
     found = draw(st.dictionaries(NAMES, SHAPES, max_size=8))
     same = draw(st.sets(st.sampled_from(sorted(expected)))) if expected else set()
@@ -36,7 +41,9 @@ def pairs_of_tables(draw):
 
 @given(pairs_of_tables(), st.lists(NAMES, max_size=2, unique=True))
 @settings(max_examples=600)
-def test_a_checkpoint_is_valid_after_explaining_if_and_only_if_it_was_before(pair, plain) -> None:
+def test_a_checkpoint_is_valid_after_explaining_if_and_only_if_it_was_before(
+    pair: tuple[Any, Any], plain: list[str]
+) -> None:
     """And no symptom goes without its name, or its stack's, or its pattern's, being said; warnings are untouched."""
     expected, found = pair
     plain = [name for name in plain if name not in found]
@@ -59,7 +66,9 @@ def big_table(layers: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def changed(shapes, rename, every: int):
+def changed(
+    shapes: Mapping[str, tuple[int, ...]], rename: Callable[[int, str], str], every: int
+) -> dict[str, tuple[int, ...]]:
     """The shapes with every n-th name changed."""
     return {rename(i, name) if i % every == 0 else name: shape for i, (name, shape) in enumerate(shapes.items())}
 

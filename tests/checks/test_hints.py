@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +12,11 @@ torch = pytest.importorskip("torch", reason="hints are about torch's tensors")
 from ckptconv.checks.validate import compare  # noqa: E402
 from ckptconv.core.dtypes import DType  # noqa: E402
 from tests.checks.support import checkpoint, decoder, perceptron, table  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ckptconv.core.report import Finding
 
 NETWORK = perceptron(784, 512, 256, 10)
 DECODER = decoder(12)
@@ -23,17 +29,19 @@ CONVOLUTION = {
 TYPES = {torch.float32: DType.F32, torch.float16: DType.F16, torch.int64: DType.I64}
 
 
-def follow(findings, shapes, dtypes=None):
+def follow(
+    findings: Iterable[Finding], shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What the hints make of a state_dict of these shapes: its shapes, its types, who shares whose memory."""
     state = {name: torch.zeros(shape, dtype=(dtypes or {}).get(name, torch.float32)) for name, shape in shapes.items()}
-    scope = {"state_dict": state, "torch": torch}
+    scope: dict[str, Any] = {"state_dict": state, "torch": torch}
     for finding in findings:
         assert finding.hint is not None, finding
         exec(finding.hint, scope)
     return scope["state_dict"]
 
 
-def mended(expected, shapes):
+def mended(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> list[Finding]:
     findings = compare(checkpoint(shapes), table(expected))
     assert findings
     state = follow(findings, shapes)
@@ -176,7 +184,9 @@ WIDE_WHOLE = {name: shape[::-1] for name, shape in WHOLE.items()}
         ({"h7.q.w": (2, 3), "h7.k.w": (4, 3)}, {"h7.qk.w": (6, 3)}, "fused", 1),
     ],
 )  # fmt: skip
-def test_tensors_that_are_one_or_several_are_said_and_mended(expected, found, code: str, count: int) -> None:
+def test_tensors_that_are_one_or_several_are_said_and_mended(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], code: str, count: int
+) -> None:
     findings = mended(expected, found)
     assert [finding.code for finding in findings] == [code] * count
 

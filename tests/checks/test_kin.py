@@ -141,7 +141,7 @@ def test_what_stands_beside_a_network_that_is_known_is_told_to_be_too_much(
 
 
 def finding(code: str, where: str) -> Finding:
-    return Finding(code, "error", where, "")  # type: ignore[arg-type]
+    return Finding(code, "error", where, "")
 
 
 NAMES = [f"blocks.{i}.{part}" for i in range(4) for part in ("norm.weight", "gamma")]

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import fields
 from itertools import pairwise
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -95,7 +95,12 @@ def asked_of(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What helpers answer from now on."""
     asked: list[object] = []
     ask = Helper.ask
-    monkeypatch.setattr(Helper, "ask", lambda self, task: asked.append(ask(self, task)) or asked[-1])
+
+    def kept(self: Helper, task: Any) -> object:
+        asked.append(ask(self, task))
+        return asked[-1]
+
+    monkeypatch.setattr(Helper, "ask", kept)
     return asked
 
 
@@ -123,10 +128,10 @@ def test_a_comparison_with_helpers_is_the_one_without(
     for i in range(5):
         x = rng.standard_normal(1_000_001).astype(np.float32)
         y = x * (1 + 1e-3 * rng.standard_normal(len(x)).astype(np.float32))
-        sides = (
+        a, b = (
             written(tmp_path / f"{name}{i}", v.tobytes(), DType.F32, open_files) for name, v in (("a", x), ("b", y))
         )
-        pairs.append(Pair(*sides, Tolerance()))
+        pairs.append(Pair(a, b, Tolerance()))
     alone = compare_values.compare_values(pairs, Pool(1))
     monkeypatch.setattr(processes, "SHARE", 1 << 20)
     monkeypatch.setattr(pool, "PIECE", 1 << 19)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -144,14 +144,16 @@ def test_arrays_that_are_none_are_refused_by_what_is_wrong(tmp_path: Path, sourc
 def test_a_recording_with_text_for_numbers_is_refused(tmp_path: Path, source: Path, role: str) -> None:
     ckptconv.save_outputs(source, tmp_path / "out.npz", arch="mlp")
     with np.load(tmp_path / "out.npz") as file:
-        arrays = {name: np.full(file[name].shape, "x") if f"/{role}/" in name else file[name] for name in file.files}
+        arrays: dict[str, Any] = {
+            name: np.full(file[name].shape, "x") if f"/{role}/" in name else file[name] for name in file.files
+        }
     np.savez(tmp_path / "out.npz", **arrays)
     with pytest.raises(CorruptFileError, match=rf"/{role}/.* is text"):
         ckptconv.verify_outputs(source, tmp_path / "out.npz", arch="mlp")
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The arrays of a recording's file, which is read when numpy has written them again."""
     folder = tmp_path_factory.mktemp("recorded")
     torch.save(Network(16, 5, [12, 12]).state_dict(), folder / "a.pth")
@@ -170,7 +172,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     + [("weights", {"w": row}) for row in ([5, [1], "00"], ["F32", ["x"], "00"], ["F32", [1], 5], ["F32", [1]])],
 )
 def test_a_recording_that_says_something_else_of_itself_is_refused(
-    tmp_path: Path, recorded: dict[str, np.ndarray], key: str, value: object
+    tmp_path: Path, recorded: dict[str, Any], key: str, value: object
 ) -> None:
     about = {**json.loads(str(recorded["about"])), key: value}
     np.savez(tmp_path / "out.npz", **{**recorded, "about": np.array(json.dumps(about))})

@@ -62,7 +62,7 @@ FORMS: dict[str, tuple[Callable[..., Any], str]] = {
 }  # fmt: skip
 
 
-def weights(*widths: int) -> dict[str, torch.Tensor]:
+def weights(*widths: int) -> dict[str, Any]:
     return {name: torch.ones(shape) for name, shape in perceptron(*widths).items()}
 
 

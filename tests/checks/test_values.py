@@ -17,8 +17,10 @@ from tests.checks.support import codes  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ckptconv.core.report import Finding
 
-def checked(tmp_path: Path, state: dict[str, Any]):
+
+def checked(tmp_path: Path, state: dict[str, Any]) -> list[Finding]:
     torch.save(state, tmp_path / "x.pth")
     with open(tmp_path / "x.pth") as checkpoint:
         return check_values(checkpoint)
@@ -45,7 +47,7 @@ def test_nan_and_inf_are_counted(tmp_path: Path, dtype: Any) -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.bfloat16, torch.complex64, torch.float8_e5m2, torch.float8_e4m3fn]
 )
-def test_the_hint_for_nan_shows_where_they_are(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_the_hint_for_nan_shows_where_they_are(tmp_path: Path, dtype: Any) -> None:
     state = {"it's": torch.tensor([[1.0, 2.0], [float("nan"), 4.0]]).to(dtype)}
     (found,) = checked(tmp_path, state)
     assert run_hint(found.hint, state).tolist() == [[1, 0]]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is the oracle")
 
+from torch import nn  # noqa: E402
+
 from ckptconv.arch.factory import module_table  # noqa: E402
 from ckptconv.checks.validate import validate_table  # noqa: E402
 from tests.arch.real_models import transformers_module  # noqa: E402
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
 
-nn = torch.nn
 EXAMPLES = 350
 """For each of the six architectures; 2,100 together."""
 
@@ -80,6 +81,8 @@ def bert() -> Any:
 
 class Tied(nn.Module):
     """Three names of one tensor, a buffer that is tied, a buffer that is not kept."""
+
+    mask: Any
 
     def __init__(self) -> None:
         super().__init__()

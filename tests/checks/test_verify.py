@@ -7,7 +7,7 @@ import sys
 import zipfile
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -132,7 +132,7 @@ def test_the_spread_is_what_rounding_does() -> None:
     with torch.inference_mode():
         narrow = module(x)
         order = torch.randperm(64)
-        first = module[0]
+        first: Any = module[0]
         other = module[1:](nn.functional.linear(x[:, order], first.weight[:, order], first.bias))
     found = bound(module, {"x": x.numpy()}, UNIT["float32"])
     limits, exact = found.limits["output"], found.outputs["output"]
@@ -357,7 +357,7 @@ def test_complex_outputs_and_texts_are_compared_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"rtol": -1.0}, {"atol": float("nan")}])
-def test_a_bound_that_is_none_is_refused(tmp_path: Path, bounds: dict[str, float]) -> None:
+def test_a_bound_that_is_none_is_refused(tmp_path: Path, bounds: dict[str, Any]) -> None:
     source = saved(tmp_path / "a.pth", network("digits", 0))
     with pytest.raises(UsageError, match="must not be negative"):
         ckptconv.verify(source, source, arch="mlp", **bounds)

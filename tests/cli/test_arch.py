@@ -131,7 +131,7 @@ def test_the_table_is_whole_in_json(run: Run, spec: Path) -> None:
 def test_json_of_the_table_is_what_torch_makes(run: Run) -> None:
     tensors = strict(run("arch", "show", "mlp", *MLP, "--set", "variant=numbered", "--json").stdout)["tensors"]
     real = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).state_dict()
-    assert {one["name"]: one["shape"] for one in tensors} == {name: list(t.shape) for name, t in real.items()}  # type: ignore[attr-defined]
+    assert {one["name"]: one["shape"] for one in tensors} == {name: list(t.shape) for name, t in real.items()}
 
 
 def test_params_that_break_a_constraint_are_a_finding(run: Run, spec: Path) -> None:
@@ -208,4 +208,4 @@ def test_a_source_that_cannot_be_read_leaves_no_spec(run: Run, family: Callable[
     target = tmp_path / "out.toml"
     result = run("arch", "infer", family("a.pth", 8, 6), tmp_path / "absent.pth", "-o", target, "--json")
     assert (result.exit_code, target.exists()) == (2, False)
-    assert strict(result.stdout)["error"]["path"] == str(tmp_path / "absent.pth")  # type: ignore[index]
+    assert strict(result.stdout)["error"]["path"] == str(tmp_path / "absent.pth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -206,9 +206,10 @@ def test_what_is_written_remembers_its_architecture_in_every_format(run: Run, ra
         assert run("convert", path, tmp_path / name, *options).exit_code == 0
         path = tmp_path / name
         with open_checkpoint(path) as checkpoint:
-            assert checkpoint.notes.arch["name"] == "mlp"  # type: ignore[index,call-overload]
-            assert checkpoint.notes.arch["params"]["hidden_layers"] == [6]  # type: ignore[index,call-overload]
-            assert "activation" not in checkpoint.notes.arch["params"], "nothing stated it"  # type: ignore[index,call-overload,operator]
+            note: Any = checkpoint.notes.arch
+            assert note["name"] == "mlp"
+            assert note["params"]["hidden_layers"] == [6]
+            assert "activation" not in note["params"], "nothing stated it"
         assert ", by the note in it" in run("validate", path).stdout
     assert list(torch.load(path, weights_only=True)) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
@@ -222,7 +223,7 @@ def test_what_does_not_fit_is_refused_with_its_findings(run: Run, raw: Path, tmp
     assert all(line.startswith("  ") for line in details)
     assert hint == f"hint: ckptconv validate {raw} --arch mlp --set output_size=4 says more"
     document = strict(run("convert", raw, target, "--arch", "mlp", "--set", "output_size=4", "--json").stdout)
-    assert document["error"]["code"] == "misfit"  # type: ignore[index]
+    assert document["error"]["code"] == "misfit"
 
 
 def test_metadata_that_contradicts_the_tensors_is_refused_and_meta_mends(run: Run, raw: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Net(nn.Module):
         self.embed, self.out = nn.Embedding(30, 8), nn.Linear(8, 3)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.sin(self.embed(ids)).mean(1))  # type: ignore[no-any-return]
+        return self.out(torch.sin(self.embed(ids)).mean(1))
 
 
 @pytest.mark.parametrize("name", ["b.safetensors", "b.pth", "b.onnx"])
@@ -45,8 +45,8 @@ def test_a_conversion_that_computes_the_same_is_written(run: Run, tmp_path: Path
     assert ckptconv.diff(DIGITS, tmp_path / name).equal
     assert os.listdir(tmp_path) == [name]
     document = strict(run("convert", DIGITS, tmp_path / name, "--verify", "--arch", "mlp", "--force", "--json").output)
-    assert document["verification"]["equivalent"] is True  # type: ignore[index]
-    assert document["verification"]["second"] == str(tmp_path / name)  # type: ignore[index]
+    assert document["verification"]["equivalent"] is True
+    assert document["verification"]["second"] == str(tmp_path / name)
 
 
 def test_data_beside_the_graph_is_verified_with_it(run: Run, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_what_does_not_compute_the_same_is_not_written(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert onnx_weights.Streamer is Streamer
+    assert vars(onnx_weights)["Streamer"] is Streamer
     old = tmp_path / name
     old.write_bytes(b"the old file")
     scaled(monkeypatch)
@@ -110,7 +110,7 @@ def test_what_does_not_compute_the_same_is_not_written(
     assert "layer hidden_layers.1 is the first whose outputs differ" in bad.output
     assert bad.output.endswith("nothing was written\n")
     document = strict(run("convert", DIGITS, old, "--arch", "mlp", "--verify", "--force", "--json").stdout)
-    assert document["verification"]["equivalent"] is False  # type: ignore[index]
+    assert document["verification"]["equivalent"] is False
     with pytest.raises(NotEquivalentError, match="was not written"):
         ckptconv.convert(DIGITS, old, arch="mlp", verify=True, force=True)
     assert old.read_bytes() == b"the old file"

@@ -44,7 +44,7 @@ def codes(run: Run, a: Path, b: Path, *options: str) -> list[tuple[str, str]]:
     result = run("diff", a, b, "--json", *options)
     document = strict(result.stdout)
     assert result.exit_code == int(not document["equal"])
-    return [(finding["code"], finding["where"]) for finding in document["findings"]]  # type: ignore[union-attr,attr-defined]
+    return [(finding["code"], finding["where"]) for finding in document["findings"]]
 
 
 def test_one_model_in_other_containers_and_strides_is_equal(run: Run, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_one_bit_is_named(run: Run, tmp_path: Path) -> None:
     state["conv.weight"].view(torch.int32)[2, 1, 0, 1] ^= 1
     b = save(tmp_path / "b.pth", state)
     assert codes(run, a, b) == [("value-changed", "conv.weight")]
-    finding = strict(run("diff", a, b, "--json").stdout)["findings"][0]  # type: ignore[index]
+    finding = strict(run("diff", a, b, "--json").stdout)["findings"][0]
     values = finding["values"]
     assert (values["differing"], values["max_ulp"], values["first"]["index"]) == (1, 1, [2, 1, 0, 1])
     assert run("diff", "--headers", a, b).exit_code == 0
@@ -265,7 +265,7 @@ def test_of_blocks_it_says_that_values_are_not_compared(run: Run, tmp_path: Path
     for one in (a, b):
         assert "F32 → Q8_0  values not compared  1 tensor" in run("diff", one, tmp_path / "a.gguf").stdout
         found = strict(run("diff", "--json", one, tmp_path / "a.gguf").stdout)
-        assert found["findings"][0]["message"] == "w: F32 → Q8_0; values are not compared"  # type: ignore[index]
+        assert found["findings"][0]["message"] == "w: F32 → Q8_0; values are not compared"
     headers = run("diff", "--headers", a, tmp_path / "a.gguf").stdout
     assert headers.count("values were not compared") == 1
     assert "values not compared" not in headers

@@ -69,7 +69,7 @@ def test_a_broken_plug_in_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     result = run("formats")
     assert result.exit_code == 0
     assert r"warning: the plug-in 'gguf\x1b[31m' does not load: no module" in result.stdout
-    assert strict(run("formats", "--json").stdout)["broken"][0]["code"] == "plugin"  # type: ignore[index]
+    assert strict(run("formats", "--json").stdout)["broken"][0]["code"] == "plugin"
 
 
 def test_json_describes_each_format(run: Run) -> None:

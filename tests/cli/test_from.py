@@ -33,7 +33,7 @@ def first(tmp_path: Path) -> Path:
 def test_inspect_shows_what_that_format_reads(run: Run, first: Path) -> None:
     def names(*more: str) -> list[str]:
         tensors = strict(run("inspect", first, "--json", *more).output)["tensors"]
-        return [entry["name"] for entry in tensors]  # type: ignore[attr-defined]
+        return [entry["name"] for entry in tensors]
 
     assert names() == ["a.weight", "b.weight", "c.weight", "d.weight"]
     assert names("--from", "gguf") == ["a.weight", "b.weight"]
@@ -46,7 +46,7 @@ def test_diff_takes_one_for_both_and_one_for_each(run: Run, first: Path) -> None
     removed = strict(run("diff", first, first, "--from-b", "gguf", "--json").output)
     added = strict(run("diff", first, first, "--from", "gguf-split", "--from-a", "gguf", "--json").output)
     for found, code in ((removed, "removed"), (added, "added")):
-        codes = [finding["code"] for finding in found["findings"]]  # type: ignore[attr-defined]
+        codes = [finding["code"] for finding in found["findings"]]
         assert [one for one in codes if not one.startswith("metadata")] == [code, code]
 
 

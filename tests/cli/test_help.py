@@ -42,6 +42,7 @@ def test_every_command_and_option_is_documented(run: Run, name: str, command: cl
             assert parameter.help, parameter.name
             assert parameter.opts[-1] in text
         else:
+            assert parameter.metavar is not None
             assert parameter.metavar.strip("[].") in (command.help or "")
     assert {"--debug", "--help", "--json"} <= {option for parameter in command.params for option in parameter.opts}
 

@@ -257,7 +257,7 @@ def test_a_tensor_can_be_named_as_it_is_printed(run: Run, hostile: Path) -> None
 
 def test_json_of_one_tensor_has_its_values(run: Run, model: Path) -> None:
     document = strict(run("inspect", "--json", "--tensor", "fc.bias", "--stats", model).stdout)
-    (tensor,) = document["tensors"]  # type: ignore[misc]
+    (tensor,) = document["tensors"]
     assert tensor["values"] == {"first": [1.0, -2.0, 0.0], "last": []}
     assert tensor["stats"]["zeros"] == 1
 

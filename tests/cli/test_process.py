@@ -56,7 +56,7 @@ def test_a_signal_during_a_convert_leaves_no_file(
         stdout, stderr = running.communicate(timeout=60)
     assert stderr == f"ckptconv: {word}; nothing was written\n"
     assert running.returncode == code
-    assert strict(stdout)["error"]["code"] == word  # type: ignore[index]
+    assert strict(stdout)["error"]["code"] == word
     assert list(folder.iterdir()) == []
 
 

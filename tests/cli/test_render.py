@@ -88,7 +88,7 @@ def test_columns_are_aligned_to_what_a_terminal_shows() -> None:
             "datetime.datetime(2026, 1, 2, 3, 4, 5, 678, None)",
         ),
         (
-            Opaque("datetime.time", "constructed", (time(23, 59, fold=1).__reduce_ex__(4)[1])),
+            Opaque("datetime.time", "constructed", tuple(time(23, 59, fold=1).__reduce_ex__(4)[1])),
             "datetime.time(23, 59, 0, 0)",
         ),
         (float("nan"), "nan"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PARAMS = {"input_size": 8, "hidden_layers": [6, 5], "output_size": 3}
+PARAMS: dict[str, Any] = {"input_size": 8, "hidden_layers": [6, 5], "output_size": 3}
 VALID = "valid: fits mlp (input_size 8, hidden_layers [6, 5], output_size 3)"
 
 State = OrderedDict[str, torch.Tensor]
@@ -221,13 +221,13 @@ def test_json_has_the_verdict_and_every_finding(run: Run, save: Callable[..., Pa
     path = save(state(), **{**PARAMS, "input_size": 9})
     document = strict(run("validate", path, "--json").stdout)
     findings = document.pop("findings")
-    params = {key: document["params"][key] for key in PARAMS}  # type: ignore[index]
+    params = {key: document["params"][key] for key in PARAMS}
     assert document == {
         "schema": 1, "path": str(path), "valid": False, "arch": "mlp", "evidence": "metadata",
         "params": document["params"],
     }  # fmt: skip
     assert params == PARAMS, "the tensors outvote the metadata"
-    assert [(one["code"], one["where"]) for one in findings] == [("param-conflict", "input_size")]  # type: ignore[attr-defined]
+    assert [(one["code"], one["where"]) for one in findings] == [("param-conflict", "input_size")]
 
 
 def test_json_of_several_files_is_one_document(run: Run, save: Callable[..., Path], tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_two_thousand_findings_take_forty_lines(run: Run, save: Callable[..., Pa
     assert lines[-1].endswith(" more; --json has all")
     assert "error: transposed" in lines, "no cause is crowded out"
     assert "error: unexpected-tensor (2,000)" in lines
-    assert len(strict(run("validate", path, "--json").stdout)["findings"]) == 2_001  # type: ignore[arg-type]
+    assert len(strict(run("validate", path, "--json").stdout)["findings"]) == 2_001
 
 
 @pytest.mark.parametrize("name", ["n" * 100_000, "1" * 5_000, "\u0661\u0662", "a.\x1b[31m\n.b", "lone\udc80"])

@@ -27,7 +27,7 @@ def test_verify_says_what_it_found_and_exits_by_it(run: Run, tmp_path: Path) -> 
     assert good.output.startswith("equivalent: 36 samples in 3 batches on cpu, torch and onnxruntime\n")
     document = strict(run("verify", source, graph, "--json").output)
     assert document["equivalent"] is True
-    assert document["outputs"][0].keys() == {"name", "max_abs", "max_rel", "bound", "ok"}  # type: ignore[index]
+    assert document["outputs"][0].keys() == {"name", "max_abs", "max_rel", "bound", "ok"}
     state = torch.load(FIXTURES / "digits-raw.pth", weights_only=True)
     state["output.bias"][0] += 0.01  # all of them together would have no effect on log-softmax
     torch.save(state, tmp_path / "b.pth")

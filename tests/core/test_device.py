@@ -10,6 +10,7 @@ import torch
 
 import ckptconv
 from ckptconv.core import device as device_module
+from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.device import Stager, load_tensors, torch_device
 from ckptconv.errors import MissingExtraError, UnsupportedError, UsageError
 
@@ -131,7 +132,7 @@ def test_an_element_type_that_torch_lacks_is_refused_before_anything_is_read(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ckptconv.open(saved) as checkpoint:
-        kept = {k: v for k, v in device_module.TORCH_NAMES.items() if k is not checkpoint["scalar"].info.dtype}
+        kept = {k: v for k, v in TORCH_NAMES.items() if k is not checkpoint["scalar"].info.dtype}
         monkeypatch.setattr(device_module, "TORCH_NAMES", kept)
         with pytest.raises(UnsupportedError, match="no element type for F32"):
             load_tensors(checkpoint.values())

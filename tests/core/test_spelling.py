@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter, OrderedDict, defaultdict
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ def test_one_of_everything_comes_back() -> None:
     assert same(from_json(json.loads(dumps(to_json(EVERYTHING)))), EVERYTHING)
 
 
-DIFFERENT = [
+DIFFERENT: list[Any] = [
     None, False, True, 0, 1, -1, 0.0, -0.0, 1.0, float("inf"), -float("inf"), float("nan"), 2**64, 2.0**64, 1j, 0j,
     complex(0, -0.0), "", "1", "null", b"", b"1", bytearray(b""), [], [0], [False], (), (0,), [()], set(), frozenset(),
     {1}, frozenset([1]), {}, {"a": 1}, {"a": 1.0}, {1: "a"}, {"1": "a"}, OrderedDict(), OrderedDict(a=1), Counter(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -244,10 +244,11 @@ def test_the_note_of_an_architecture_goes_where_the_tensors_are_others(tmp_path:
     assert "arch-note" in {finding.code for finding in renamed.findings}
     for name, arch in (("b", "mlp"), ("c", None)):
         with ckptconv.open(tmp_path / f"{name}.safetensors") as found:
-            assert (found.notes.arch or {"name": None})["name"] == arch  # type: ignore[call-overload,index]
+            note: Any = found.notes.arch or {"name": None}
+            assert note["name"] == arch
 
 
-WRONG = {
+UNFIT = {
     "axes": {"kind": "transpose", "sources": ["w"], "targets": ["w"], "axes": [0, 3]},
     "elements": {"kind": "reshape", "sources": ["w"], "targets": ["w"], "shape": [5, 5]},
     "element type": {"kind": "cast", "sources": ["w"], "targets": ["w"], "dtype": "F33"},
@@ -260,11 +261,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("word", WRONG)
+@pytest.mark.parametrize("word", UNFIT)
 def test_the_hint_says_what_an_edit_of_that_kind_needs(tmp_path: Path, word: str) -> None:
     torch.save({"w": torch.ones(3, 4), "v": torch.ones(3, 4), "b": torch.ones(7)}, tmp_path / "a.pth")
     rules = tmp_path / "rules.json"
-    rules.write_text(json.dumps({"edits": [WRONG[word]]}))
+    rules.write_text(json.dumps({"edits": [UNFIT[word]]}))
     with pytest.raises(EditError) as caught:
         ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=Edits(names=[rules]))
     assert caught.value.hint is not None

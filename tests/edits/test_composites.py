@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,7 @@ def edited(model: Path, **edits: Any) -> dict[str, torch.Tensor]:
     ckptconv.convert(model.with_name("b.safetensors"), model.with_name("c.pth"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(model.with_name("c.pth"))  # type: ignore[no-any-return]
+        return torch.load(model.with_name("c.pth"))
 
 
 def test_a_prefix_is_taken_off_of_all_parts(model: Path) -> None:
@@ -85,7 +86,7 @@ def test_diff_says_what_became_of_the_whole(model: Path) -> None:
     paths = []
     for axis in (0, 1):
         values["module.q.weight"] = quiet(
-            lambda axis=axis: torch._make_per_channel_quantized_tensor(square.to(torch.int8), scales, points, axis)
+            partial(torch._make_per_channel_quantized_tensor, square.to(torch.int8), scales, points, axis)
         )
         paths.append(model.with_name(f"axis{axis}.pth"))
         torch.save(values, paths[-1])

@@ -34,7 +34,7 @@ def folder_of(
     """A model as the hub has it: its weights, and a config.json beside them."""
     folder.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
-    document = {"torch_dtype": str(dtype).removeprefix("torch.")}
+    document: dict[str, object] = {"torch_dtype": str(dtype).removeprefix("torch.")}
     document |= {} if config is None else {"quantization_config": config}
     (folder / "config.json").write_text(json.dumps(document))
     return folder / "model.safetensors"
@@ -227,7 +227,8 @@ def test_the_type_asked_for_is_rounded_to_once(tmp_path: Path) -> None:
 
 def test_names_and_shapes_are_edited_afterwards(tmp_path: Path) -> None:
     """Experts become one tensor, outputs last."""
-    tensors, expected = {}, []
+    tensors: dict[str, torch.Tensor] = {}
+    expected = []
     for index in range(3):
         weight, scale = fp8(130, 20), torch.rand(2, 1)
         tensors |= {f"e.{index}.weight": weight, f"e.{index}.weight_scale_inv": scale}

@@ -92,7 +92,8 @@ def test_what_shapes_do_not_prove_is_refused(tmp_path: Path) -> None:
 def test_a_module_may_be_packed_in_a_way_of_its_own(tmp_path: Path) -> None:
     """An entry of its own counts; one without a mode is affine, whatever the others are."""
     names = {"a": "mxfp4", "b": "affine-8-32", "c": "affine-2-128", "d": "affine-4-32"}
-    tensors, expected = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    expected = {}
     for module, name in names.items():
         source, made = case(name)
         tensors |= {key.replace("m.", f"{module}.", 1): tensor for key, tensor in source.items()}

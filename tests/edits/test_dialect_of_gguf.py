@@ -192,12 +192,12 @@ def plain(
     path: Path,
     arch: str,
     tensors: dict[str, tuple[int, ...]],
-    heads: object = HEADS,
+    heads: int | list[int] | None = HEADS,
     more: dict[str, Any] | None = None,
 ) -> Path:
     writer = GGUFWriter(path, arch)
     for key, value in (more or {}).items():
-        add = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)]
+        add: Any = {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)]
         add(key, value)
     if isinstance(heads, int):
         writer.add_head_count(heads)
@@ -261,7 +261,7 @@ def test_what_transformers_computes_of_its_configuration_keeps_its_name(tmp_path
     ],
 )
 def test_what_it_cannot_do_is_refused_by_name(
-    arch: str, tensors: dict[str, tuple[int, ...]], heads: object, error: type[Exception] | None, words: str,
+    arch: str, tensors: dict[str, tuple[int, ...]], heads: int | None, error: type[Exception] | None, words: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     path = plain(tmp_path / "a.gguf", arch, tensors, heads)
@@ -288,7 +288,9 @@ def test_files_of_an_architecture_that_are_not_as_others(
 
 
 def test_parts_of_a_block_that_are_not_known_are_told(tmp_path: Path) -> None:
-    tensors = {f"blk.{i}.{part}.weight": (8,) for i in range(2) for part in ("attn_norm", "attn_hum")}
+    tensors: dict[str, tuple[int, ...]] = {
+        f"blk.{i}.{part}.weight": (8,) for i in range(2) for part in ("attn_norm", "attn_hum")
+    }
     path = plain(tmp_path / "a.gguf", "olmo2", tensors | {"rope_freqs.weight": (8,)})
     edits = ckptconv.Edits(names=[NameRule("translate", "gguf")])
     done = ckptconv.convert(path, tmp_path / "b.safetensors", edits=edits, bare=True)

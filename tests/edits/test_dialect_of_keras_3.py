@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -52,7 +53,7 @@ class Network(nn.Module):
 
     def forward(self, picture: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         x = self.depthwise_conv2d(self.batch_normalization(self.stem(picture.movedim(-1, 1))))
-        separable = self.separable_conv2d
+        separable: Any = self.separable_conv2d
         x = separable["pointwise"](separable["depthwise"](x)) + separable.bias[:, None, None]
         x = self.up(x).mean((2, 3))
         y = self.layer_normalization(self.attention(self.embedding(tokens))).mean(1)

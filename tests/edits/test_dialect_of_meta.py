@@ -43,14 +43,15 @@ def computed(model: Any, tokens: torch.Tensor, sizes: dict[str, int] = SIZES) ->
         q, k = (turned(part[name](h).unflatten(-1, (-1, HEAD))) for name in ("wq", "wk"))
         v = part["wv"](h).unflatten(-1, (-1, HEAD))
         k, v = (each.repeat_interleave(sizes["n_heads"] // sizes["n_kv_heads"], 2) for each in (k, v))
-        mixed = functional.scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v)), is_causal=True)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + part["wo"](mixed.transpose(1, 2).flatten(2))
         feed, h = layer["feed_forward"], norm(x, layer["ffn_norm"].weight)
         x = x + feed["w2"](functional.silu(feed["w1"](h)) * feed["w3"](h))
     return model["output"](norm(x, model["norm"].weight))
 
 
-def weights_of_meta(**sizes: int) -> tuple[Any, dict[str, int]]:
+def weights_of_meta(**sizes: Any) -> tuple[Any, dict[str, int]]:
     """A network of Meta's of these sizes."""
     torch.manual_seed(0)
     made = meta(**sizes, head_dim=HEAD).double()

@@ -105,7 +105,8 @@ def small(**more: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def config(architecture: str = "Qwen2ForCausalLM", **more: Any) -> dict[object, object]:
-    return {"architectures": [architecture], "num_attention_heads": 2, **more}
+    usual: dict[object, object] = {"architectures": [architecture], "num_attention_heads": 2}
+    return usual | more
 
 
 def test_vectors_are_f32_and_matrices_stay_what_they_are() -> None:

@@ -33,7 +33,7 @@ CASES: dict[str, Any] = json.loads(
 def values(name: str, shape: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """As fixtures/others/make_lora_gguf.py has them."""
     numbers = (np.arange(np.prod(shape), dtype=np.int64) * 37 + crc32(name.encode())) % 1013 - 506
-    return (numbers.astype("f4") / 512).reshape(shape)
+    return (numbers.astype(np.float32) / np.float32(512)).reshape(shape)
 
 
 def adapter(case: str) -> dict[str, LazyTensor]:
@@ -96,10 +96,11 @@ EMBEDDING = f"{PEFTS}model.embed_tokens.lora_embedding_"
 
 
 def config(architecture: str = "Qwen2ForCausalLM", **more: Any) -> dict[object, object]:
-    return {"architectures": [architecture], "num_attention_heads": 2, **more}
+    usual: dict[object, object] = {"architectures": [architecture], "num_attention_heads": 2}
+    return usual | more
 
 
-def factors(stem: str = Q, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+def factors(stem: str = Q, /, **more: torch.Tensor) -> dict[str, torch.Tensor]:
     return {f"{stem}.lora_A.weight": torch.ones(2, 4), f"{stem}.lora_B.weight": torch.ones(4, 2), **more}
 
 

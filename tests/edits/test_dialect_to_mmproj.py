@@ -217,7 +217,7 @@ def test_weights_that_are_quantized_are_refused() -> None:
     assert caught.value.hint == "weights that are quantized need --dequantize"
 
 
-AROUND = [
+AROUND: list[tuple[str, Any, str]] = [
     ("llava-pixtral", {}, "llama"), ("idefics3", {}, "llama"), ("internvl", {}, "qwen2"), ("qwen2audio", {}, "qwen2"),
     ("voxtral", {}, "llama"), ("internvl-chat", {}, "qwen2"),
 ]  # fmt: skip
@@ -239,6 +239,8 @@ def test_the_language_model_of_a_class_around_several(case: str, said: Any, arch
 
 
 def test_a_language_model_that_is_none_of_them_is_refused() -> None:
-    config = {"architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "mamba"}}
+    config: dict[object, Any] = {
+        "architectures": ["LlavaForConditionalGeneration"], "text_config": {"model_type": "mamba"},
+    }  # fmt: skip
     with pytest.raises(UnsupportedError, match="has a 'mamba' in a LlavaForConditionalGeneration"):
         changes_in("to-gguf", infos(clip()), config)

@@ -228,16 +228,17 @@ def test_only_whole_cells_of_flax_are_put_together(
     change: dict[tuple[str, str], tuple[int, ...]], expected: str, tmp_path: Path
 ) -> None:
     units = {f"{side}{gate}": (4 if side == "i" else 3, 3) for side in "ih" for gate in "ifgo"}
-    tree = {(layer, "kernel"): shape for layer, shape in units.items()}
+    tree: dict[tuple[str, str], tuple[int, ...]] = {(layer, "kernel"): shape for layer, shape in units.items()}
     tree |= {(layer, "bias"): (3,) for layer in units if layer[0] == "h"} | change
-    np.savez(tmp_path / "a.npz", **{".".join(("c", *path)): np.zeros(shape, "f4") for path, shape in tree.items()})
+    arrays: Any = {".".join(("c", *path)): np.zeros(shape, "f4") for path, shape in tree.items()}
+    np.savez(tmp_path / "a.npz", **arrays)
     found = translated(tmp_path / "a.npz", tmp_path / "a.pth", "flax")
     assert expected in found
     assert ("c.weight_ih" in found) == (not change)
 
 
 def test_the_gates_of_flax_come_in_torchs_order(tmp_path: Path) -> None:
-    arrays = {f"c.{side}{gate}.kernel": np.full((3, 3), ord(gate), "f4") for side in "ih" for gate in "rzn"}
+    arrays: Any = {f"c.{side}{gate}.kernel": np.full((3, 3), ord(gate), "f4") for side in "ih" for gate in "rzn"}
     arrays |= {f"c.{layer}.bias": np.full(3, ord(layer[1]), "f4") for layer in ("ir", "iz", "in", "hn")}
     np.savez(tmp_path / "a.npz", **arrays)
     found = translated(tmp_path / "a.npz", tmp_path / "a.pth", "flax")
@@ -248,7 +249,8 @@ def test_the_gates_of_flax_come_in_torchs_order(tmp_path: Path) -> None:
 
 def test_a_window_that_is_too_wide_to_be_turned_is_left_and_said(tmp_path: Path) -> None:
     edits = ckptconv.Edits(names=[NameRule("translate", "flax")])
-    np.savez(tmp_path / "a.npz", **{"ConvTranspose_0.kernel": np.zeros((1025, 2, 3)), "d.kernel": np.zeros((2, 3))})
+    arrays: Any = {"ConvTranspose_0.kernel": np.zeros((1025, 2, 3)), "d.kernel": np.zeros((2, 3))}
+    np.savez(tmp_path / "a.npz", **arrays)
     said = ckptconv.convert(tmp_path / "a.npz", tmp_path / "a.pth", edits=edits).findings
     assert [one.where for one in said if one.code == "left-alone"] == ["ConvTranspose_0.kernel"]
     assert torch.load(tmp_path / "a.pth")["ConvTranspose_0.kernel"].shape == (1025, 2, 3)

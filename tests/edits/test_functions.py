@@ -12,7 +12,7 @@ import ckptconv
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.edit import Edit
 from ckptconv.edits.apply import apply
-from ckptconv.edits.cast import BLOCK
+from ckptconv.edits.computed import BLOCK
 from ckptconv.edits.invert import inverted
 from ckptconv.errors import EditError, LossError
 from tests.edits.test_cast import BITS, every

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def attention(layers: int = 3) -> State:
     return state
 
 
-def replayed(folder: Path, before: State, after: State) -> tuple[set[str], list[dict[str, object]]]:
+def replayed(folder: Path, before: State, after: State) -> tuple[set[str], list[dict[str, Any]]]:
     """The codes and edits that diff gives, once its edits have made `after` out of `before`."""
     torch.save(before, folder / "a.pth")
     torch.save(after, folder / "b.pth")
@@ -62,7 +62,7 @@ def test_rotary_heads_that_were_permuted_are_no_changed_values(tmp_path: Path, h
     permuted = [edit for edit in edits if edit["kind"] == "permute"]
     shape = [HEADS, SIZE // 2, 2] if how is halves else [HEADS, 2, SIZE // 2]
     assert all((edit["axis"], edit["shape"], edit["axes"]) == (0, shape, [0, 2, 1]) for edit in permuted)
-    assert sum(len(edit["steps"]) for edit in permuted) == 12  # type: ignore[arg-type]
+    assert sum(len(edit["steps"]) for edit in permuted) == 12
 
 
 def test_a_fused_qkv_that_changes_from_part_by_part_to_head_by_head_is_permuted(tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_a_qkv_that_is_interleaved_head_by_head_is_a_concatenation(
         before = {name: tensor.T.contiguous().T for name, tensor in before.items()}  # strided, the same values
     codes, edits = replayed(tmp_path, before, after)
     assert codes == {"concatenated"}
-    assert [(edit["blocks"], len(edit["steps"])) for edit in edits] == [(groups, 3)]  # type: ignore[arg-type]
+    assert [(edit["blocks"], len(edit["steps"])) for edit in edits] == [(groups, 3)]
     codes, edits = replayed(tmp_path, after, before)
     assert codes == {"split"}
-    assert [(edit["blocks"], len(edit["steps"])) for edit in edits] == [(groups, 3)]  # type: ignore[arg-type]
+    assert [(edit["blocks"], len(edit["steps"])) for edit in edits] == [(groups, 3)]
 
 
 def test_a_permutation_with_one_value_changed_besides_is_a_change_of_values(tmp_path: Path) -> None:

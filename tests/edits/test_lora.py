@@ -102,8 +102,9 @@ def test_any_range_of_a_merged_tensor_is_the_same_bytes(tmp_path: Path, monkeypa
         folder = tmp_path / name
         folder.mkdir()
         base, adapter, _ = case(name, folder, torch.bfloat16)
-        wanted = ckptconv.Edits(names=[Lora(adapter)])
-        with ckptconv.open(base) as checkpoint, Adapters(wanted.names) as adapters:
+        loras = [Lora(adapter)]
+        wanted = ckptconv.Edits(names=loras)
+        with ckptconv.open(base) as checkpoint, Adapters(loras) as adapters:
             for tensor in edited(checkpoint, wanted, adapters)[0].values():
                 whole = bytes(tensor.read())
                 for _ in range(20):

@@ -19,7 +19,7 @@ from ckptconv.errors import UsageError
 from tests.arch.families.diffusion import asked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -72,7 +72,7 @@ def old(module: str) -> str:
     return f"{outer}.processor.{last}_lora" if "attn1" in module else f"{module}.lora"
 
 
-SPELLINGS = {
+SPELLINGS: dict[str, tuple[Callable[[str], str], str, str]] = {
     "kohya": (kohya, "lora_down.weight", "lora_up.weight"),
     "diffusers, new": (str, "lora_A.weight", "lora_B.weight"),
     "diffusers, with an adapter's name": (str, "lora_A.default.weight", "lora_B.default.weight"),
@@ -85,7 +85,8 @@ SPELLINGS = {
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_of_a_module_is_the_same_module(spelling: str, tmp_path: Path) -> None:
     called, down, up = SPELLINGS[spelling]
-    adapter, exact = {}, {}
+    adapter: dict[str, Any] = {}
+    exact = {}
     for module, shape in SHAPES.items():
         one, two = factors(shape)
         adapter |= {f"{called(module)}.{down}": one, f"{called(module)}.{up}": two}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +18,9 @@ from ckptconv.edits.match import (
     substitutions,
 )
 from tests.support.stopwatch import at_most
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NAMES = st.lists(st.sampled_from(["a", "b", "10", "2", "layers", "weight", "x.y"]), min_size=1, max_size=4).map(
     ".".join
@@ -42,7 +47,7 @@ def test_a_prefix_of_fewer_than_half_is_none() -> None:
 
 
 @given(st.sets(NAMES, min_size=1), st.sampled_from(["module.", "a.b.", "net.0."]))
-def test_every_pair_of_a_prefix_differs_by_it_alone(names, word) -> None:
+def test_every_pair_of_a_prefix_differs_by_it_alone(names: set[str], word: str) -> None:
     prefix = find_prefix(names, {word + name for name in names} - names)
     if prefix is not None:
         assert all(prefix.expected + found.removeprefix(prefix.found) == wanted for found, wanted in prefix.pairs)
@@ -75,7 +80,9 @@ def test_names_with_nothing_in_common_are_not_paired() -> None:
     st.dictionaries(NAMES, st.tuples(st.integers(1, 2)), max_size=8),
     st.dictionaries(NAMES, st.tuples(st.integers(1, 2)), max_size=8),
 )
-def test_each_name_has_one_partner_at_most_and_their_shapes_fit(expected, found) -> None:
+def test_each_name_has_one_partner_at_most_and_their_shapes_fit(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> None:
     pairs = pair_renames(expected, found, fits)
     assert len({a for a, _ in pairs}) == len({b for _, b in pairs}) == len(pairs)
     assert all(found[a] == expected[b] for a, b in pairs)

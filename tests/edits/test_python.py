@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptconv.edits.python import drops, python, renames, single
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 PARTS = st.sampled_from(["a", "aa", "b", "0", "10", "gamma", "weight", "it's", "\\d", '"', "a\n"])
 NAMES = st.lists(PARTS, min_size=1, max_size=4).map(".".join)
 
 
-def run(line: str | None, names) -> dict[str, str]:
+def run(line: str | None, names: Iterable[str]) -> dict[str, str]:
     assert line is not None
     assert "\n" not in line
-    scope = {"state_dict": {name: name for name in names}}
+    scope: dict[str, Any] = {"state_dict": {name: name for name in names}}
     exec(line, scope)
     return scope["state_dict"]
 
 
-def renamed(pairs, names) -> dict[str, str]:
+def renamed(pairs: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
     wanted = dict(pairs)
     return {wanted.get(name, name): name for name in names}
 
@@ -29,7 +34,7 @@ def renamed(pairs, names) -> dict[str, str]:
     st.sets(NAMES, max_size=12),
     st.sampled_from([("gamma", "weight"), ("a", "b"), ("a.", "b.a."), ("0", "layer.0"), ("b.", ""), ("", "module.")]),
 )
-def test_a_rename_gives_every_name_its_new_one_and_leaves_the_others(names, change) -> None:
+def test_a_rename_gives_every_name_its_new_one_and_leaves_the_others(names: set[str], change: tuple[str, str]) -> None:
     old, new = change
     pairs = [(name, name.replace(old, new, 1) if old else new + name) for name in sorted(names)]
     pairs = [(a, b) for a, b in pairs if a != b and b and b not in names]
@@ -38,7 +43,7 @@ def test_a_rename_gives_every_name_its_new_one_and_leaves_the_others(names, chan
 
 
 @given(st.sets(NAMES, min_size=1, max_size=12), st.data())
-def test_dropping_leaves_the_others(names, data) -> None:
+def test_dropping_leaves_the_others(names: set[str], data: st.DataObject) -> None:
     gone = data.draw(st.lists(st.sampled_from(sorted(names)), min_size=1, unique=True))
     left = run(python(drops(gone), names), names)
     assert left == {name: name for name in names if name not in gone}
@@ -55,7 +60,7 @@ def test_dropping_leaves_the_others(names, data) -> None:
         ([(f"l_{i}.w", f"l.{i}.w") for i in range(5)], [], r"re.sub(r'\bl_(\d+)\b', r'l.\g<1>', name)"),
     ],
 )  # fmt: skip
-def test_many_renames_are_one_expression(pairs, others, line: str) -> None:
+def test_many_renames_are_one_expression(pairs: list[tuple[str, str]], others: list[str], line: str) -> None:
     names = [*(a for a, _ in pairs), *others]
     text = python(renames(pairs), names)
     assert run(text, names) == renamed(pairs, names)

@@ -35,7 +35,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """Two processes help from now on; what each of them answered."""
     found: Asked = []
     ask = Helper.ask
-    monkeypatch.setattr(Helper, "ask", lambda self, *task: found.append((self, ask(self, *task))) or found[-1][1])
+
+    def kept(self: Helper, *task: Any) -> object:
+        found.append((self, ask(self, *task)))
+        return found[-1][1]
+
+    monkeypatch.setattr(Helper, "ask", kept)
     monkeypatch.setattr(quantizing, "SHARE", 1 << 16)
     monkeypatch.setattr(quantizing, "MOST", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)

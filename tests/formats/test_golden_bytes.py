@@ -447,8 +447,8 @@ def test_a_torch_archive_is_written_exactly_so(tmp_path: Path) -> None:
 def test_a_torch_archive_is_read_as_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(torch_archive())
     found = load(tmp_path / "x.pth")
-    assert found["state_dict"].pop("v").data_ptr() == found["state_dict"]["w"].data_ptr()  # type: ignore[index]
-    assert same_object({**found, "state_dict": dict(found["state_dict"])}, VALUE)  # type: ignore[dict-item, index]
+    assert found["state_dict"].pop("v").data_ptr() == found["state_dict"]["w"].data_ptr()
+    assert same_object({**found, "state_dict": dict(found["state_dict"])}, VALUE)
     with ckptconv.open(tmp_path / "x.pth") as checkpoint:
         assert checkpoint.metadata == {"widths": [3, 4], "shape": (2,), "name": "net"}
         assert checkpoint.ties == [["w", "v"]]

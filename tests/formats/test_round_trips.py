@@ -82,7 +82,7 @@ def test_a_random_state_dict_comes_back_with_its_ties_and_parameters(folder: Pat
     back = load(there_and_back(state, folder))
     assert isinstance(back, dict)
     assert same_object(back, state)
-    assert shared(back) == shared(load(folder / "first.pth"))  # type: ignore[arg-type]
+    assert shared(back) == shared(load(folder / "first.pth"))
     assert [type(value) for value in back.values()] == [type(value) for value in state.values()]
 
 

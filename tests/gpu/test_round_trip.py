@@ -6,7 +6,7 @@ are within the bound that `verify` has. Without a GPU all of this runs on the CP
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 import pytest
@@ -33,7 +33,7 @@ class Convolutions(nn.Module):
         self.conv, self.norm, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(torch.relu(self.norm(self.conv(x))).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.out(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
 
 
 class Transformer(nn.Module):
@@ -46,11 +46,11 @@ class Transformer(nn.Module):
         self.out = nn.Linear(16, 40)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.out(self.block(self.embed(ids)))  # type: ignore[no-any-return]
+        return self.out(self.block(self.embed(ids)))
 
 
 PARAMS = {"input_size": 64, "output_size": 10, "hidden_layers": [64, 32]}
-NETWORKS = {
+NETWORKS: dict[str, Any] = {
     "digits": (lambda: Network(64, 10, [64, 32]), "mlp", "", (33, 64), PARAMS),
     "cnn": (Convolutions, f"{__file__}:Convolutions", "x:{}[N,3,16,16]", (9, 3, 16, 16), {"epoch": 3}),
     "transformer": (Transformer, f"{__file__}:Transformer", "ids:I64[N,T]<40", (5, 7), {"betas": (0.9, 0.99)}),
@@ -82,7 +82,7 @@ def outputs(path: Path, which: str, dtype: torch.dtype, device: str, x: torch.Te
     with ckptconv.open(path) as found:
         module.load_state_dict(found.to_torch(device), strict=True)
     with exact(), torch.inference_mode():
-        return module.eval()(x.to(device)).cpu()  # type: ignore[no-any-return]
+        return module.eval()(x.to(device)).cpu()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -141,7 +141,7 @@ def test_a_metadata_checkpoint_computes_the_same_after_every_hop(
     expected = outputs(first, which, dtype, device, x)
     for name in ("b.safetensors", "c.onnx", "d.safetensors", "e.pth"):
         graph = {"arch": arch, "inputs": inputs if "py:" in arch else ()} if name.endswith(".onnx") else {}
-        ckptconv.convert(path, tmp_path / name, **graph)  # type: ignore[arg-type]
+        ckptconv.convert(path, tmp_path / name, **graph)
         path = tmp_path / name
         assert ckptconv.diff(first, path).equal
         same_bits(weights(path), module.state_dict())

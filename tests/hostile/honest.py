@@ -114,7 +114,12 @@ def gguf(folder: Path) -> list[bytes]:
 
 
 def npz(folder: Path) -> list[bytes]:
-    arrays = {"a": np.arange(6.0).reshape(2, 3).T, "b": np.ones(3, ">i2"), "c": np.float32(2), "d": np.ones(2, "V2")}
+    arrays: dict[str, Any] = {
+        "a": np.arange(6.0).reshape(2, 3).T,
+        "b": np.ones(3, ">i2"),
+        "c": np.float32(2),
+        "d": np.ones(2, "V2"),
+    }
     buffers = [io.BytesIO(), io.BytesIO()]
     np.savez(buffers[0], **arrays)
     np.savez_compressed(buffers[1], **arrays)

@@ -24,7 +24,7 @@ from tests.hostile.cases import MARKER
 
 def in_python(path: str) -> Any:
     """As pandas and joblib do."""
-    return pickle._Unpickler(io.BytesIO(Path(path).read_bytes())).load()  # type: ignore[attr-defined]
+    return pickle._Unpickler(io.BytesIO(Path(path).read_bytes())).load()
 
 
 def of_numpy(path: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickletools
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def strange_opcodes(path: Path) -> list[str]:
         pickles = [file.read(name) for name in file.namelist() if name.endswith(".pkl")]
     found = [(opcode.name, arg) for data in pickles for opcode, arg, _ in pickletools.genops(data)]
     strange = [name for name, _ in found if name in NEVER]
-    return strange + [arg for name, arg in found if name == "GLOBAL" and arg not in FIXED and not is_constant(arg)]
+    named = [str(arg) for name, arg in found if name == "GLOBAL"]
+    return strange + [name for name in named if name not in FIXED and not is_constant(name)]
 
 
 CASES = [case for case in corpus() if case.verdict != "refused"]
@@ -67,7 +69,7 @@ def test_a_file_of_the_corpus_becomes_a_pth_of_known_names(case: object, tmp_pat
 ANY_NAME = TEXT | st.sampled_from(["os.system", "os\nsystem", "float32", "FloatStorage", "float32\nR", "builtins.eval"])
 PLAIN = st.none() | st.booleans() | INTS | FLOATS | TEXT | st.binary(max_size=6)
 HASHABLE = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=4)
-HOWS = st.sampled_from(["named", "object", "constructed", "called"])
+HOWS: st.SearchStrategy[Any] = st.sampled_from(["named", "object", "constructed", "called"])
 KINDS = st.sampled_from(["dtype", "device", "layout", "qscheme", "memory_format"])
 LEAVES = st.one_of(
     TEXT, HASHABLE, st.builds(TorchValue, KINDS, ANY_NAME), st.lists(st.integers(), max_size=3).map(TorchSize),

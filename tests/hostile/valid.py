@@ -19,7 +19,7 @@ import types
 import uuid
 import zoneinfo
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,12 +67,12 @@ def _by_getattr(self: enum.Enum, protocol: int) -> tuple[object, ...]:
 
 
 @cache
-def _enum(kind: type[enum.Enum]) -> enum.Enum:
+def _enum(kind: Any) -> Any:
     name = f"{kind.__name__}Colour"
-    made = kind(name, {"RED": 1, "BLUE": 2}, module="someones.colours")  # type: ignore[call-overload]
+    made = kind(name, {"RED": 1, "BLUE": 2}, module="someones.colours")
     made.__reduce_ex__ = _by_getattr
     vars(_home("someones.colours"))[name] = made
-    return made.RED  # type: ignore[no-any-return]
+    return made.RED
 
 
 def _dataclass(name: str, *, frozen: bool, slots: bool) -> object:
@@ -83,9 +83,9 @@ def _dataclass(name: str, *, frozen: bool, slots: bool) -> object:
 
 
 def _namedtuple() -> object:
-    made = collections.namedtuple("Point", "x y", module="someones.points")
-    vars(_home("someones.points"))["Point"] = made
-    return made(1, 2)
+    Point = collections.namedtuple("Point", "x y", module="someones.points")
+    vars(_home("someones.points"))["Point"] = Point
+    return Point(1, 2)
 
 
 def _lightning(weights: dict[str, torch.Tensor]) -> dict[str, object]:

@@ -28,14 +28,14 @@ TAKEN = replace(FAILING, name="npz")
 
 def claims(source: Source) -> bool:
     """Whether it is; where it should say no, it raises."""
-    if source.read_at(0, source.size) == b"FAIL in claims":
+    if bytes(source.read_at(0, source.size)) == b"FAIL in claims":
         raise ZeroDivisionError("it is broken on purpose")
     return True
 
 
 def read(source: Source) -> object:
     """No Checkpoint, or nothing at all."""
-    if source.read_at(0, source.size) == b"FAIL in read":
+    if bytes(source.read_at(0, source.size)) == b"FAIL in read":
         raise ZeroDivisionError("it is broken on purpose")
     return NUMBER
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,9 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 WORLD = 4
 
@@ -49,7 +52,7 @@ def whole() -> dict[str, torch.Tensor]:
 def cut(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Each of them as this process's part of a DTensor."""
     line, grid = init_device_mesh("cpu", (WORLD,)), init_device_mesh("cpu", (2, 2))
-    how = {
+    how: dict[str, tuple[DeviceMesh, list[Any]]] = {
         "rows": (line, [Shard(0)]),
         "columns": (line, [Shard(1)]),
         "grid": (grid, [Shard(0), Shard(1)]),

@@ -27,7 +27,7 @@ ckptconv.convert(source, target, shard_size=size, force=True)
 
 def is_killed(source: Path, target: Path, *, moment: int, shard_size: int) -> bool:
     """Convert in a process of its own that dies at its `moment`-th link, replace or unlink; False if it lived on."""
-    arguments = [source, target, str(moment), str(shard_size)]
+    arguments = [str(source), str(target), str(moment), str(shard_size)]
     done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode in {0, -9}, done.stderr
     return done.returncode != 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -49,7 +52,11 @@ def as_the_class_has(name: str) -> str:
     return name if name.startswith(outside) else f"model.{name.replace(_NESTED, 'vision_tower.')}"
 
 
-LAYOUTS = {"released": str, "transformers 5": as_transformers_5_writes, "class": as_the_class_has}
+LAYOUTS: dict[str, Callable[[str], str]] = {
+    "released": str,
+    "transformers 5": as_transformers_5_writes,
+    "class": as_the_class_has,
+}
 
 
 def folder_of(case: str, path: Path, weights: Arrays | None = None, **changed: Any) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, OrderedDict, defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def same_object(ours: object, theirs: object) -> bool:
     return same(as_node(ours), as_node(theirs))
 
 
-def load(path: Path, *, weights_only: bool = True) -> object:
+def load(path: Path, *, weights_only: bool = True) -> Any:
     """What torch makes of a .pth."""
     return torch.load(path, map_location="cpu", weights_only=weights_only)
 

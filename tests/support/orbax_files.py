@@ -97,7 +97,7 @@ def entry(*path: str, kind: str = "jax.Array", skip: bool = False, places: Seque
     return {str(path): {"key_metadata": listed, "value_metadata": {"value_type": kind, "skip_deserialize": skip}}}
 
 
-def zarray(shape: Sequence[int], **changed: Any) -> bytes:
+def zarray(shape: Sequence[int | str], **changed: Any) -> bytes:
     """A ``.zarray`` of one chunk of F32 that is not compressed."""
     document = {
         "zarr_format": 2, "shape": list(shape), "chunks": list(shape), "dtype": "<f4", "compressor": None,

@@ -25,7 +25,7 @@ def like_windows(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(access, "HELD_BY_HANDLES", True)
     patch.setattr(tempfile, "TemporaryFile", tempfile.NamedTemporaryFile)
     patch.setattr("shutil._use_fd_functions", False)  # it opens folders
-    patch.setattr("shutil._rmtree_impl", shutil._rmtree_unsafe, raising=False)  # so Python 3.14 chooses, once
+    patch.setattr("shutil._rmtree_impl", vars(shutil)["_rmtree_unsafe"], raising=False)  # so Python 3.14 chooses, once
     patch.setattr("shutil.disk_usage", lambda _path: type("usage", (), {"free": 1 << 40}))
     for name in ("unlink", "remove", "rename", "replace"):
         patch.setattr(os, name, _refused_while_open(getattr(os, name)))

@@ -83,7 +83,7 @@ def storages_member(tensors: dict[int, torch.Tensor], protocol: int = PROTOCOL, 
     parts = [pickle.dumps(len(storages), protocol)]
     listed = []
     for key, tensor in storages.items():
-        whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())  # type: ignore[call-overload]
+        whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
         data, root = image(whole), key
         if views:
             data, root = bytes(2 * whole.itemsize) + data + bytes(3 * whole.itemsize), key + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.arch.real_models import Case, decoder_sizes, hugging
 
 
@@ -16,8 +18,8 @@ def decoders() -> list[Case]:
             ("llama", "Qwen2ForCausalLM", "Qwen2Config"),
             ("mixtral", "MixtralForCausalLM", "MixtralConfig"),
         ):
-            more = {"num_local_experts": 3 + size} if spec == "mixtral" else {}
-            cases.append(hugging(spec, name, config, label=str(size), **plain, **more))
+            experts = {"num_local_experts": 3 + size} if spec == "mixtral" else {}
+            cases.append(hugging(spec, name, config, label=str(size), **plain, **experts))
         for spec, name, config in (
             ("llama", "Qwen3ForCausalLM", "Qwen3Config"),
             ("gemma", "GemmaForCausalLM", "GemmaConfig"),
@@ -26,12 +28,13 @@ def decoders() -> list[Case]:
         ):
             cases.append(hugging(spec, name, config, label=str(size), **plain, head_dim=8 + 2 * size))
     bare = decoder_sizes()[0]
-    for name, config, more in (
+    kinds: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("GemmaModel", "GemmaConfig", {}),
         ("Gemma3TextModel", "Gemma3TextConfig", {}),
         ("Gemma2ForTokenClassification", "Gemma2Config", {"num_labels": 5}),
         ("Gemma3TextForSequenceClassification", "Gemma3TextConfig", {"num_labels": 5}),
-    ):
+    )
+    for name, config, more in kinds:
         cases.append(hugging("gemma", name, config, **bare, head_dim=8, **more))
     biased = decoder_sizes(attention_bias=True, mlp_bias=True)[1]
     cases.append(hugging("llama", "LlamaForCausalLM", "LlamaConfig", label="biases", **biased))
@@ -42,7 +45,7 @@ def gpt2() -> list[Case]:
     """GPT-2 with and without its head, three sizes."""
     cases: list[Case] = []
     for size, (width, layers, inner) in enumerate(((24, 1, None), (32, 3, 100), (48, 2, None))):
-        options = {
+        options: dict[str, Any] = {
             "vocab_size": 97 + size, "n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 20 + size,
             "n_inner": inner, "bos_token_id": 0, "eos_token_id": 0,
         }  # fmt: skip

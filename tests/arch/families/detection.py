@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.arch.families.more_vision import Renamed
 from tests.arch.real_models import Case, torch, torchvision_models
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def rcnn() -> list[Case]:
     """Mask and Keypoint R-CNN, the second version, and the names of files from before torchvision 0.13."""
-    cases = {
+    cases: dict[str, Callable[[], Any]] = {
         "mask": partial(detecting, "MaskRCNN"),
         "keypoint": partial(detecting, "KeypointRCNN"),
         "second": partial(detecting, "MaskRCNN", second=True),

@@ -62,8 +62,8 @@ def qwen_moe() -> list[Case]:
     """Qwen2-MoE and Qwen3-MoE, with dense layers, on disk and in memory."""
     small, large = sizes(0, 1, moe_intermediate_size=12, num_experts=3)
     large |= {"num_hidden_layers": 3, "num_experts": 4}
-    tied = {"mlp_only_layers": [2], "tie_word_embeddings": True, "attention_bias": True, "head_dim": 16}
-    shared = {"shared_expert_intermediate_size": 20}
+    tied: dict[str, Any] = {"mlp_only_layers": [2], "tie_word_embeddings": True, "attention_bias": True, "head_dim": 16}
+    shared: dict[str, Any] = {"shared_expert_intermediate_size": 20}
     sparse = {**shared, "num_hidden_layers": 2, "decoder_sparse_step": 2}
     config3, config2 = "Qwen3MoeConfig", "Qwen2MoeConfig"
     return [
@@ -136,7 +136,7 @@ def deepseek() -> list[Case]:
         qk_rope_head_dim=6, qk_nope_head_dim=8, v_head_dim=10, num_experts_per_tok=1, first_k_dense_replace=0,
     )  # fmt: skip
     large |= {"num_hidden_layers": 2, "num_key_value_heads": 8, "n_shared_experts": 2, "first_k_dense_replace": 1}
-    biased = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}
+    biased: dict[str, Any] = {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}
     config2, config3 = "DeepseekV2Config", "DeepseekV3Config"
     ahead = hugging("deepseek", "DeepseekV3ForCausalLM", config3, label="mtp", **small | {"num_hidden_layers": 2})
     stated = hugging("deepseek", "DeepseekV3ForCausalLM", config3, **small).config
@@ -201,7 +201,7 @@ def llama4() -> list[Case]:
 
 def mllama() -> list[Case]:
     """The text model of Llama 3.2 Vision; the fourth layer of it and the ninth attend to pictures."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 9, "num_attention_heads": 4,
         "num_key_value_heads": 2, "cross_attention_layers": [3, 8],
         "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1,

@@ -76,7 +76,7 @@ def deberta_v2() -> list[Case]:
 def deberta() -> list[Case]:
     """The first DeBERTa with all that its switches add."""
     small, _ = sizes(num_labels=5)
-    base = {
+    base: dict[str, Any] = {
         "relative_attention": True, "pos_att_type": "c2p|p2c", "position_biased_input": False, "talking_head": True,
     }  # fmt: skip
     return [
@@ -88,7 +88,7 @@ def modernbert() -> list[Case]:
     """ModernBERT with all of its biases, and without."""
     tokens = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 0)
     small, large = sizes(num_labels=5, **tokens)
-    biases = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
+    biases: dict[str, Any] = dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), True)
     return [
         hugging("modernbert", "ModernBertForMaskedLM", "ModernBertConfig", **large, **biases),
         hugging("modernbert", "ModernBertForSequenceClassification", "ModernBertConfig", **small),
@@ -102,7 +102,7 @@ def bart() -> list[Case]:
         "max_position_embeddings",
     )  # fmt: skip
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 8, "num_labels": 5}
-    small = dict(zip(keys, (97, 24, 1, 2, 40, 56, 33), strict=True)) | heads
+    small: dict[str, Any] = dict(zip(keys, (97, 24, 1, 2, 40, 56, 33), strict=True)) | heads
     return [
         hugging("bart", "MBartForConditionalGeneration", "MBartConfig", **small, tie_word_embeddings=False),
         hugging("bart", "BartForCausalLM", "BartConfig", **small),
@@ -112,7 +112,7 @@ def bart() -> list[Case]:
 
 def wav2vec2() -> list[Case]:
     """wav2vec 2.0 with the weight norm of earlier torch, and with all of its adapters."""
-    small = {
+    small: dict[str, Any] = {
         "vocab_size": 30, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 40,
         "conv_dim": [8, 12], "conv_kernel": [5, 3], "conv_stride": [5, 2], "num_conv_pos_embeddings": 8,
         "num_conv_pos_embedding_groups": 4, "num_labels": 5, "classifier_proj_size": 18,
@@ -141,8 +141,8 @@ def earlier(build: Callable[[], Any]) -> Any:
 
 def xlnet() -> list[Case]:
     """XLNet with its language model, and with heads of several parts."""
-    small = {"vocab_size": 97, "d_model": 24, "n_layer": 1, "n_head": 4, "d_inner": 40, "num_labels": 5}
-    large = {"vocab_size": 120, "d_model": 32, "n_layer": 2, "n_head": 8, "d_inner": 56, "d_head": 4}
+    small: dict[str, Any] = {"vocab_size": 97, "d_model": 24, "n_layer": 1, "n_head": 4, "d_inner": 40, "num_labels": 5}
+    large: dict[str, Any] = {"vocab_size": 120, "d_model": 32, "n_layer": 2, "n_head": 8, "d_inner": 56, "d_head": 4}
     return [
         hugging("xlnet", "XLNetLMHeadModel", "XLNetConfig", **large),
         hugging("xlnet", "XLNetForSequenceClassification", "XLNetConfig", **small),
@@ -153,7 +153,7 @@ def xlnet() -> list[Case]:
 def kin() -> list[Case]:
     """Models with the names of those in other files, or nearly so."""
     small, _ = sizes(num_labels=5, type_vocab_size=2)
-    t5 = {
+    t5: dict[str, Any] = {
         "vocab_size": 97, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 1,
         "num_heads": 4, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     }  # fmt: skip

@@ -127,7 +127,7 @@ def convnext() -> list[Case]:
         return models.ConvNeXt(rows, num_classes=7)
 
     cases = [small("convnext", "short", short)]
-    options = {"depths": [1, 2, 1], "hidden_sizes": [8, 16, 40], "num_stages": 3, "num_labels": 7}
+    options: dict[str, Any] = {"depths": [1, 2, 1], "hidden_sizes": [8, 16, 40], "num_stages": 3, "num_labels": 7}
     cases += [
         hugging("convnext", name, f"{name.partition('For')[0].removesuffix('Model')}Config", **options)
         for name in ("ConvNextModel", "ConvNextV2ForImageClassification")
@@ -137,7 +137,7 @@ def convnext() -> list[Case]:
 
 def dinov2() -> list[Case]:
     """DINOv2 with every part that may be there or not, in memory and in files."""
-    options = {
+    options: dict[str, Any] = {
         "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "mlp_ratio": 2, "image_size": 42,
         "patch_size": 14, "num_labels": 5,
     }  # fmt: skip
@@ -169,16 +169,16 @@ def in_one(transformers: Any, options: dict[str, Any], rename: Callable[[str], s
 
 def siglip() -> list[Case]:
     """SigLIP and SigLIP 2, their towers with and without their heads."""
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 1,
         "num_attention_heads": 4, "max_position_embeddings": 33, "projection_size": 20,
         "bos_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip
-    vision = {
+    vision: dict[str, Any] = {
         "hidden_size": 20, "intermediate_size": 36, "num_hidden_layers": 1, "num_attention_heads": 4, "patch_size": 8,
     }  # fmt: skip
     first, second = vision | {"image_size": 32}, vision | {"num_patches": 9}
-    both = {"text_config": text, "vision_config": second | {"vision_use_head": False}}
+    both: dict[str, Any] = {"text_config": text, "vision_config": second | {"vision_use_head": False}}
     return [
         hugging("siglip", "SiglipModel", "SiglipConfig", text_config=text, vision_config=first),
         hugging("siglip", "SiglipTextModel", "SiglipTextConfig", **text),
@@ -197,7 +197,7 @@ def swin() -> list[Case]:
         parts = {"block": models.SwinTransformerBlockV2, "downsample_layer": models.PatchMergingV2}
         return models.SwinTransformer([2, 2], 8, [2, 1], [2, 4], [4, 4], num_classes=5, **parts)
 
-    options = {
+    options: dict[str, Any] = {
         "image_size": 32, "patch_size": 2, "embed_dim": 12, "depths": [1, 2], "num_heads": [2, 6], "window_size": 4,
         "num_labels": 5, "encoder_stride": 4,
     }  # fmt: skip
@@ -210,7 +210,7 @@ def swin() -> list[Case]:
         ("mlp.fc1", "intermediate.dense"),
         ("mlp.fc2", "output.dense"),
     )
-    more = options | {"use_absolute_embeddings": True, "qkv_bias": False, "window_size": 5}
+    more: dict[str, Any] = options | {"use_absolute_embeddings": True, "qkv_bias": False, "window_size": 5}
     return [
         small("swin_torchvision", "first", first, "swin_transformer"),
         small("swin_torchvision", "second", second, "swin_transformer"),
@@ -254,7 +254,12 @@ def inceptions() -> list[Case]:
 
 def without_positions() -> list[Case]:
     """Towers like CLIP's and SigLIP's whose positions are not learned."""
-    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     return [
         hugging("tipsv2_text", "Tipsv2TextModel", "Tipsv2TextConfig", **sizes, vocab_size=97),
         hugging("videollama3_vision", "VideoLlama3VisionModel", "VideoLlama3VisionConfig", **sizes, patch_size=8),

@@ -17,7 +17,7 @@ nn = torch.nn
 
 def nanogpt() -> list[Case]:
     """nanoGPT with biases and without."""
-    sizes = {"vocab_size": 65, "block_size": 12, "n_layer": 2, "n_embd": 8}
+    sizes: dict[str, Any] = {"vocab_size": 65, "block_size": 12, "n_layer": 2, "n_embd": 8}
     return [
         Case("nanogpt", "biases", partial(nano, **sizes), None, {**sizes, "n_head": 2, "bias": True}),
         Case("nanogpt", "plain", partial(nano, **sizes, bias=False), None, {**sizes, "n_head": 2, "bias": False}),
@@ -50,10 +50,10 @@ def nano(*, vocab_size: int, block_size: int, n_layer: int, n_embd: int, bias: b
 
 def llama() -> list[Case]:
     """Llama as Meta has it, with fewer key heads and without, tied as in llama2.c, and with other heads as Mistral."""
-    sizes = {"vocab_size": 40, "dim": 16, "n_layers": 2, "hidden_dim": 48}
-    heads = {"n_heads": 4, "n_kv_heads": 4, "head_dim": 4}
+    sizes: dict[str, Any] = {"vocab_size": 40, "dim": 16, "n_layers": 2, "hidden_dim": 48}
+    heads: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 4, "head_dim": 4}
     grouped = {**heads, "n_kv_heads": 2}
-    wide = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 6}
+    wide: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 6}
     return [
         Case("llama_meta", name, partial(meta, **sizes, **each, **more), None, {**sizes, **each})
         for name, each, more in [
@@ -138,9 +138,9 @@ def spoken(**dims: int) -> Any:
 
 def openclip() -> list[Case]:
     """CLIP with a transformer and with a ResNet for pictures, SigLIP, and CLIP's text beside networks of timm's."""
-    text = {"vocab": 40, "positions": 9, "width": 16, "layers": 2, "embed": 12}
+    text: dict[str, Any] = {"vocab": 40, "positions": 9, "width": 16, "layers": 2, "embed": 12}
     small = {"embed_dim": 48, "depth": 1, "num_heads": 3}
-    towers = {
+    towers: dict[str, tuple[Any, dict[str, Any]]] = {
         "vit": (partial(transformer_tower, width=24, layers=2, embed=12), {}),
         "resnet": (partial(resnet_tower, channels=8, depths=[1, 2, 1, 1], embed=12), {}),
         "siglip": (partial(trunk, "vit_base_patch16_siglip_224", **small), {"prefix": "text.", "linear": True}),

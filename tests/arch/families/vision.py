@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.arch.real_models import Case, hugging, torchvision
 
 
@@ -48,11 +50,11 @@ def vision() -> list[Case]:
 
 def vit_kin() -> list[Case]:
     """What has ViT's layers, with other tokens, patches or heads."""
-    options = {
+    options: dict[str, Any] = {
         "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40, "image_size": 32,
         "patch_size": 8, "num_labels": 5,
     }  # fmt: skip
-    sounds = {**options, "max_length": 64, "num_mel_bins": 32}
+    sounds: dict[str, Any] = {**options, "max_length": 64, "num_mel_bins": 32}
     deit = ("DeiTModel", "DeiTForImageClassificationWithTeacher")
     cases = [hugging("vit", name, "DeiTConfig", **options) for name in deit]
     cases.append(hugging("vit", "IJepaForImageClassification", "IJepaConfig", **options))

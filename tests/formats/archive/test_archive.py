@@ -7,7 +7,7 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run
 
 OTHERS = Path(__file__).parents[3] / "fixtures" / "others"
-HOW = {"a.zip": zipfile.ZIP_STORED, "b.zip": zipfile.ZIP_DEFLATED, "c.tar": "w:", "d.tar.gz": "w:gz"}
+HOW: dict[str, Any] = {"a.zip": zipfile.ZIP_STORED, "b.zip": zipfile.ZIP_DEFLATED, "c.tar": "w:", "d.tar.gz": "w:gz"}
 
 
 def packed(path: Path, members: Mapping[str, bytes]) -> Path:
@@ -315,7 +315,7 @@ def test_a_tar_gz_of_torchserves_archiver_is_what_its_mar_is(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("said", [{"handler": "handler.py"}, {"handler": "handler:entry"}, {"modelFile": "handler.py"}])
-def test_python_in_a_mar_would_run(said: dict[str, str], tmp_path: Path, run: Run) -> None:
+def test_python_in_a_mar_would_run(said: dict[str, Any], tmp_path: Path, run: Run) -> None:
     path = mar(tmp_path / "x.mar", **said)
     found = ckptconv.inspect(path)
     assert (found.verdict, found.opaque[0].node.name) == ("would run code", "handler.py")
@@ -332,7 +332,7 @@ def test_python_in_a_mar_would_run(said: dict[str, str], tmp_path: Path, run: Ru
     ],
 )
 def test_a_manifest_that_names_no_member_is_refused(
-    manifest: dict[str, str], error: type[CkptconvError], tmp_path: Path
+    manifest: dict[str, Any], error: type[CkptconvError], tmp_path: Path
 ) -> None:
     with pytest.raises(error, match="MANIFEST"):
         ckptconv.open(mar(tmp_path / "x.mar", **manifest))

@@ -47,7 +47,12 @@ def dense(*sizes: int) -> dict[str, Array]:
     return {"kernel": RANDOM.random(sizes, np.float32), "bias": RANDOM.random(sizes[-1:], np.float32)}
 
 
-PARAMS = {"Dense_0": dense(4, 3), "Norm": {"scale": WIDE[0], "bias": WIDE[1]}, "cls": WIDE[:1], "Dense_1": dense(3, 2)}
+PARAMS: dict[str, Any] = {
+    "Dense_0": dense(4, 3),
+    "Norm": {"scale": WIDE[0], "bias": WIDE[1]},
+    "cls": WIDE[:1],
+    "Dense_1": dense(3, 2),
+}
 NAMES = [
     "cls", "Dense_0.kernel", "Dense_0.bias", "Norm.scale", "Norm.bias", "Dense_1.kernel", "Dense_1.bias"
 ]  # fmt: skip

@@ -140,7 +140,7 @@ ARRAYS: dict[str, tuple[bytes, type[CkptconvError], str]] = {
     "no object": (b"[]", CorruptFileError, "no object"),
     "a name twice": (zarray([2])[:-1] + b', "order": "C"}', CorruptFileError, "twice"),
     "of version 7": (zarray([2], zarr_format=7), CorruptFileError, "zarr_format"),
-    "a shape of text": (zarray("ab"), CorruptFileError, "shape"),
+    "a shape of text": (zarray(["a", "b"]), CorruptFileError, "shape"),
     "a negative size": (zarray([-1]), CorruptFileError, "shape"),
     "65 dimensions": (zarray([1] * 65), LimitError, "65 dimensions"),
     "2^62 elements": (zarray([1 << 62]), LimitError, "more bytes"),

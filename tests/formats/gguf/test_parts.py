@@ -62,7 +62,9 @@ def test_the_first_part_and_the_folder_stand_for_all(whole: Path, parts: list[Pa
     ckptconv.convert(parts[0], joined)
     reader = GGUFReader(joined)
     assert [tensor.name for tensor in reader.tensors] == list(TENSORS)
-    assert reader.get_field("llama.block_count").contents() == 7
+    count = reader.get_field("llama.block_count")
+    assert count is not None
+    assert count.contents() == 7
     assert reader.get_field("split.count") is None
 
 

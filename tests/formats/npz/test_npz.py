@@ -136,7 +136,8 @@ def no_tensors(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 @pytest.mark.parametrize("name", no_tensors(Path()))
 def test_what_is_no_tensor_is_refused_by_name_and_no_pickle_is_read(name: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", good=numbers((2,)), **{name: no_tensors(tmp_path)[name]})
+    arrays: Any = {"good": numbers((2,)), name: no_tensors(tmp_path)[name]}
+    np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(UnsupportedError) as refused:
         ckptconv.open(tmp_path / "x.npz")
     assert repr(name + ".npy") in refused.value.message

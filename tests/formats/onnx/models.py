@@ -69,7 +69,9 @@ def image(proto: TensorProto, folder: str = "") -> bytes:
     return array.tobytes()
 
 
-def graph(nodes: Iterable[onnx.NodeProto] = (), initializers: Iterable[TensorProto] = (), name: str = "g"):
+def graph(
+    nodes: Iterable[onnx.NodeProto] = (), initializers: Iterable[TensorProto] = (), name: str = "g"
+) -> onnx.GraphProto:
     return helper.make_graph(list(nodes), name, [], [], list(initializers))
 
 

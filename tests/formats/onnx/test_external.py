@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
@@ -11,9 +11,10 @@ import pytest
 import ckptconv
 from ckptconv.errors import CkptconvError, FileAccessError, SourceChangedError, UnsupportedError
 from ckptconv.formats.onnx import external
+from ckptconv.formats.onnx.tensors import DTYPE_BY_CODE
 from ckptconv.testing.damage import reading
 
-from .models import DTYPE_BY_CODE, image, model, tensor, write
+from .models import image, model, tensor, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +24,7 @@ SHAPES = [(), (0,), (5,), (300, 7), (2, 3, 4)]
 
 def outside(*, location: str = "w.bin", **entries: object) -> onnx.ModelProto:
     """A model whose one weight (8 bytes) is said to be in another file."""
-    proto = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=1)
+    proto = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
     for key, value in {"location": location, **entries}.items():
         proto.external_data.add(key=key, value=str(value))
     return model(initializers=[proto])
@@ -123,7 +124,7 @@ def test_the_folder_is_the_models_own_and_not_the_current_one(tmp_path: Path, mo
         {"offset": (1 << 63) - 1}, {"length": 7}, {"length": 9}, {"length": -8}, {"length": "eight"}, {"offset": "²"},
     ],
 )  # fmt: skip
-def test_a_place_past_the_files_end_or_no_number_is_refused(tmp_path: Path, entries: dict[str, object]) -> None:
+def test_a_place_past_the_files_end_or_no_number_is_refused(tmp_path: Path, entries: dict[str, Any]) -> None:
     (tmp_path / "w.bin").write_bytes(bytes(8))
     with pytest.raises(CkptconvError) as caught:
         ckptconv.open(write(tmp_path / "m.onnx", outside(**entries)))

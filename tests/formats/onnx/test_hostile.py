@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
@@ -41,7 +41,7 @@ def refused(path: Path) -> CkptconvError:
     return caught.value
 
 
-def raw(**values: object) -> TensorProto:
+def raw(**values: Any) -> TensorProto:
     return TensorProto(**{"name": "t", "data_type": 1, "dims": [2], "raw_data": bytes(8), **values})
 
 

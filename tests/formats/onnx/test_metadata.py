@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -119,7 +119,7 @@ def beside(path: Path) -> Path:
 
 def test_our_record_gives_back_types_names_and_ties(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
-    value = {
+    value: dict[str, Any] = {
         "hidden": (512, 256), "rate": 0.5, "size": torch.Size([1, 2]),
         "state_dict": {"a.weight": weight, "b.weight": weight, "odd\ud800": torch.ones(2)},
     }  # fmt: skip
@@ -140,7 +140,7 @@ def test_our_record_gives_back_types_names_and_ties(tmp_path: Path) -> None:
 
 
 def test_tensors_stored_as_another_type_and_bytes_kept_apart_come_back(tmp_path: Path) -> None:
-    value = {
+    value: dict[str, Any] = {
         "vocabulary": bytes(range(256)) * 300,
         "scales": np.arange(20_000.0),
         "state_dict": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -166,7 +166,7 @@ def test_a_number_that_does_not_fit_its_type_is_refused(tmp_path: Path) -> None:
 # Which tensors are the model's
 
 
-def constant(output: str, **value: object) -> onnx.NodeProto:
+def constant(output: str, **value: Any) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [output], **value)
 
 
@@ -209,8 +209,9 @@ def test_weights_in_the_branches_of_an_if_are_found(tmp_path: Path) -> None:
             "alone": (1,),
             "c1": (3,),
         }
-        assert found.notes.graph["subgraphs"] == 4
-        assert found.notes.graph["operators"] == {"Constant": 2, "If": 2}
+        described: Any = found.notes.graph
+        assert described["subgraphs"] == 4
+        assert described["operators"] == {"Constant": 2, "If": 2}
 
 
 def test_nodes_of_one_name_keep_their_branches_apart(tmp_path: Path) -> None:
@@ -232,11 +233,13 @@ def test_weights_in_functions_are_found(tmp_path: Path) -> None:
     made = model([helper.make_node("f", [], ["a"], domain="d")], functions=bodies)
     with ckptconv.open(write(tmp_path / "m.onnx", made)) as found:
         assert {name: lazy.info.shape for name, lazy in found.items()} == {"d.f.y": (1,), "d.g.y": (2,)}
-        assert found.notes.graph["functions"] == ["d.f", "d.g"]
+        described: Any = found.notes.graph
+        assert described["functions"] == ["d.f", "d.g"]
 
 
 def test_strings_stay_with_the_graph_and_are_named(tmp_path: Path) -> None:
-    words = helper.make_tensor("vocabulary", TensorProto.STRING, [2], [b"a", b"b"])
+    texts: Any = [b"a", b"b"]
+    words = helper.make_tensor("vocabulary", TensorProto.STRING, [2], texts)
     with ckptconv.open(write(tmp_path / "m.onnx", model(initializers=[words, tensor("w", 1, (2,))]))) as found:
         assert list(found) == ["w"]
         (finding,) = [one for one in found.findings if one.code == "strings"]

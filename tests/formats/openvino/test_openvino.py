@@ -84,7 +84,8 @@ def test_the_graph_and_what_the_converter_says_are_shown() -> None:
     about: Any = inspection.checkpoint.metadata["rt_info"]
     assert about["conversion_parameters"]["framework"] == "pytorch"
     with ckptconv.open(RUNTIMES / "openvino-types.xml") as checkpoint:
-        assert checkpoint.metadata["rt_info"]["ours"] == {"note": "hello"}  # type: ignore[index, call-overload]
+        types: Any = checkpoint.metadata["rt_info"]
+        assert types["ours"] == {"note": "hello"}
 
 
 def test_a_folder_is_the_model_in_it(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_what_shares_its_bytes_is_bounded_by_them(suffix: str, tmp_path: Path) -
         pair = {"location": "x.bin", "offset": "0", "length": str(1 << 20)}
         weights = [
             onnx.TensorProto(
-                name=f"w{number}", dims=[1] * number + [1 << 18], data_type=1, data_location=1,
+                name=f"w{number}", dims=[1] * number + [1 << 18], data_type=1, data_location=onnx.TensorProto.EXTERNAL,
                 external_data=[onnx.StringStringEntryProto(key=key, value=value) for key, value in pair.items()],
             )
             for number in range(count)
@@ -194,7 +195,7 @@ def test_texts_are_metadata(tmp_path: Path) -> None:
 
 def test_texts_that_share_bytes_are_bounded_by_those(tmp_path: Path) -> None:
     count = 100_000
-    data = pack("<i", count) + np.arange(0, 2 * count + 1, 2, "<i4").tobytes() + b"ab" * count
+    data = pack("<i", count) + np.arange(0, 2 * count + 1, 2, dtype="<i4").tobytes() + b"ab" * count
     layers = "".join(const(f"w{number}", "string", str(count), 0, len(data)) for number in range(20))
     with limited_memory(256 << 20), pytest.raises(LimitError, match="its texts have more than"):
         ckptconv.open(written(tmp_path, layers, data))

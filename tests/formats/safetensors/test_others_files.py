@@ -41,7 +41,7 @@ def strings_of(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def resaved(path: Path, edit: Callable[[dict[str, torch.Tensor], dict[str, str]], None]) -> Path:
+def resaved(path: Path, edit: Callable[[dict[str, torch.Tensor], dict[str, str]], object]) -> Path:
     """The file as another tool leaves it: loaded, edited and saved by the safetensors package."""
     tensors, strings = load_file(path), strings_of(path)
     edit(tensors, strings)
@@ -83,7 +83,9 @@ def test_a_tied_model_goes_into_the_packages_load_model(tmp_path: Path) -> None:
     model = Tied()
     ckptconv.convert(saved(tmp_path / "t.pth", model.state_dict()), tmp_path / "t.safetensors")
     other = Tied()
-    assert load_model(other, tmp_path / "t.safetensors") == (set(), [])
+    missing, unexpected = load_model(other, tmp_path / "t.safetensors")
+    assert not missing
+    assert not unexpected
     assert same_object(dict(other.state_dict()), dict(model.state_dict()))
     assert other.head.weight is other.embed.weight
 

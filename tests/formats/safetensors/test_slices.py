@@ -367,7 +367,7 @@ def test_flipped_bits_are_refused_or_read_as_torch_reads_them(tmp_path: Path) ->
 
 def as_torch_reads(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """By torch's own reader, the values of F32."""
-    listed = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    listed: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     state = {name: torch.zeros(one.size, dtype=one.properties.dtype) for name, one in listed.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that it loads in one process

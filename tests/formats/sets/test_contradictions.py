@@ -269,6 +269,7 @@ def test_mlx_lms_last_adapter_is_read_of_those_of_all_steps(tmp_path: Path) -> N
     assert findings(tmp_path) == []
     only("model.safetensors")(tmp_path)
     with ckptconv.open(tmp_path) as checkpoint:
+        assert checkpoint.file is not None
         assert Path(checkpoint.file.path).name == "model.safetensors"
 
 

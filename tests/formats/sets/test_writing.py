@@ -19,6 +19,7 @@ from ckptconv.formats.base import WriteOptions
 from ckptconv.formats.sets.split import parse_size
 from ckptconv.io import folder as folders
 from ckptconv.io.folder import Folder
+from ckptconv.io.handles import MAX_HANDLES
 from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
@@ -369,7 +370,7 @@ def test_a_thousand_shards_are_read_with_few_open_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (held + folders.MAX_HANDLES + 20, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + MAX_HANDLES + 20, hard))
     try:
         ckptconv.convert(tmp_path, tmp_path / "whole.pth")
     finally:

@@ -55,7 +55,7 @@ def test_an_object_of_an_unknown_class_is_a_loss_where_a_pth_is_written_and_none
         assert "models.Config" in error.value.details[0]
     ckptconv.convert(tmp_path / "out.safetensors", tmp_path / "out.pth", allow_loss=["opaque"])
     found = load(tmp_path / "out.pth")
-    assert found["config"] == {"class": "models.Config", "how": "object", "state": {"width": 3}}  # type: ignore[index]
+    assert found["config"] == {"class": "models.Config", "how": "object", "state": {"width": 3}}
 
 
 def test_a_file_without_a_tensor_is_converted_with_a_warning(tmp_path: Path) -> None:

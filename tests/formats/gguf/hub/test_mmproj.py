@@ -318,7 +318,7 @@ def test_validate_says_what_it_is_also_beside_a_configuration(tmp_path: Path) ->
         ckptconv.convert(folder / "mmproj.gguf", tmp_path / "b.safetensors", edits=edits)
 
 
-ODD = (None, True, -1, 0, 1 << 40, 1e300, "x", [], {}, [None], [1 << 70], {"a": 1})
+ODD: tuple[Any, ...] = (None, True, -1, 0, 1 << 40, 1e300, "x", [], {}, [None], [1 << 70], {"a": 1})
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -316,7 +316,7 @@ BEHIND = {
 def test_special_tokens_are_those_that_the_gguf_package_finds(
     config: dict[str, Any], post: Any, tmp_path: Path
 ) -> None:
-    model = {"pad_token_id": 261, "unk_token_id": 260}
+    model: dict[str, Any] = {"pad_token_id": 261, "unk_token_id": 260}
     made = document(byte_level(), post_processor=post)
     saved(tmp_path, tokenizer_json=made, tokenizer_config_json=config, config_json=model)
     theirs = SpecialVocab(tmp_path, n_vocab=264)

@@ -30,7 +30,7 @@ OBJECTS: dict[str, Any] = {
     "neighbours in a tree": KNeighborsClassifier(2, algorithm="kd_tree").fit(X, Y),
     "a loss in Cython": SGDClassifier().fit(X, Y),
     "a loss of one number": TweedieRegressor().fit(X, Y + 1.0),
-    "an array with a mask": np.ma.array([1, 2], mask=[0, 1]),
+    "an array with a mask": np.ma.array([1, 2], mask=[False, True]),
     "a polynomial": np.polynomial.Polynomial([1, 2]),
     "functions of numpy": [np.add, np.mean, np.linalg.norm, np.random.rand, np.float32],
     "functions of torch": [torch.relu, torch.select, torch.nn.functional.gelu, torch.nn.init.ones_],

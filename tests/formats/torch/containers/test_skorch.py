@@ -54,7 +54,7 @@ def test_the_optimizer_s_tensors_are_extras() -> None:
 
 def test_long_runs_of_bytes_stay_in_the_file() -> None:
     with ckptconv.open(NETS / "net.pkl") as checkpoint:
-        span = checkpoint["hidden.weight"].span
+        span: Any = checkpoint["hidden.weight"].span
         assert span is not None
         assert span.file is checkpoint.file
 
@@ -120,7 +120,8 @@ def test_other_bytes_stay_bytes(data: bytes, net: Callable[[bytes], bytes], tmp_
     (tmp_path / "a").write_bytes(net(data))
     with ckptconv.open(tmp_path / "a") as checkpoint:
         assert not checkpoint
-        assert checkpoint.root.state[KEY] == data  # type: ignore[union-attr]
+        root: Any = checkpoint.root
+        assert root.state[KEY] == data
 
 
 @pytest.mark.parametrize("wrap", [pickle.dumps, by_torch], ids=["pickle", "torch.save"])

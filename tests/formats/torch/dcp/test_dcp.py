@@ -72,8 +72,8 @@ def same(a: object, b: object) -> bool:
         return a.dtype == b.dtype and a.shape == b.shape and bits(a) == bits(b)
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b):  # type: ignore[arg-type]
-        return all(map(same, a, b))  # type: ignore[arg-type]
+    if isinstance(a, (list, tuple)) and type(a) is type(b) and len(a) == len(b):
+        return all(map(same, a, b))
     return type(a) is type(b) and a == b
 
 

@@ -80,7 +80,8 @@ def test_the_optimizers_state_is_by_parameter_as_ds_to_universal_has_it(folder: 
     expected = {name: tensor for name, tensor in of(folder).items() if "exp_avg" in name}
     with ckptconv.open(OTHERS / folder / STEP) as checkpoint:
         found = moments(checkpoint)
-        groups = checkpoint.metadata["optimizer_state_dict"]["param_groups"]  # type: ignore[index,call-overload]
+        state: Any = checkpoint.metadata["optimizer_state_dict"]
+        groups = state["param_groups"]
         ours = checkpoint["embed.weight"].to_torch().shape
     assert found.keys() == expected.keys()
     assert len(found) == 14
@@ -124,11 +125,11 @@ def test_without_zero_the_modules_tensors_are_the_models_and_the_optimizers_are_
 
 def test_what_the_client_saved_is_metadata_and_another_ranks_own_is_under_its_file() -> None:
     with ckptconv.open(OTHERS / "stage-3") as checkpoint:
-        metadata = checkpoint.metadata
+        metadata: Any = checkpoint.metadata
     assert (metadata["epoch"], metadata["history"], metadata["rank"]) == (2, [("loss", 0.5)], 0)
     assert metadata["zero_pp_rank_1_mp_rank_00_model_states"] == {"rank": 1}
     assert metadata["zero_pp_rank_2_mp_rank_00_model_states"] == {"rank": 2}
-    assert metadata["ds_config"]["zero_optimization"] == {"stage": 3, "sub_group_size": 40}  # type: ignore[index,call-overload]
+    assert metadata["ds_config"]["zero_optimization"] == {"stage": 3, "sub_group_size": 40}
     assert not metadata.keys() & {"module", "param_shapes", "shared_params", "frozen_param_fragments", "state_dict"}
 
 
@@ -171,7 +172,8 @@ def test_any_shapes_on_any_ranks(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, stage: int, ranks: int
 ) -> None:
     shapes = st.lists(st.lists(st.integers(0, 6), max_size=3), min_size=1, max_size=4)
-    groups, count = [], 0
+    groups: list[dict[str, Any]] = []
+    count = 0
     for number, group in enumerate(data.draw(st.lists(shapes, min_size=1, max_size=3))):
         groups.append({})
         for i, shape in enumerate(group):
@@ -226,7 +228,8 @@ def test_tensor_parallelism_is_undone_in_a_universal_checkpoint(tmp_path: Path) 
     with ckptconv.open(in_parts(tmp_path / "x", {"mean": torch.full((3,), 2.0)})) as checkpoint:
         found = checkpoint.to_torch()
         assert checkpoint.metadata["mp_rank_01_model_states"] == {"part": 1}
-        assert checkpoint.metadata["optimizer_state_dict"]["state"]["a"]["step"] == 3  # type: ignore[index,call-overload]
+        state: Any = checkpoint.metadata["optimizer_state_dict"]
+        assert state["state"]["a"]["step"] == 3
         assert moments(checkpoint)["words.exp_avg"].shape == (7, 2)
     assert torch.equal(found["a"], torch.arange(20.0).reshape(4, 5))
     assert torch.equal(found["words"], torch.arange(14.0).reshape(7, 2))

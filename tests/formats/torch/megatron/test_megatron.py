@@ -62,7 +62,8 @@ def test_a_distributed_checkpoint_is_the_whole_model(kind: str) -> None:
         assert_whole(checkpoint, kind)
         assert checkpoint.metadata["iteration"] == 7
         assert checkpoint.metadata["checkpoint_version"] == 3.0
-        assert checkpoint.metadata["args"].state["num_layers"] == 2  # type: ignore[union-attr]
+        args: Any = checkpoint.metadata["args"]
+        assert args.state["num_layers"] == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -54,7 +54,7 @@ Y = (X[:, 0] > 0.5).astype(int)
 
 
 def arrays() -> dict[str, np.ndarray[Any, Any]]:
-    made = {}
+    made: dict[str, Any] = {}
     for code in TYPES:
         for shape in SHAPES:
             array = np.asarray(np.random.default_rng(1).random(shape) * 100).astype(code)
@@ -105,7 +105,7 @@ def without_alignment(wrapper: NumpyArrayWrapper) -> dict[str, Any]:
 
 def test_what_is_no_tensor_is_metadata(tmp_path: Path) -> None:
     objects = np.array([{"a": 1}, None, X[:2]], dtype=object)
-    value = {
+    value: dict[str, Any] = {
         "o": objects, "s": np.array(["one", "three"]), "d": np.array(["2020-01-01"], "M8[D]"), "w": {"w": X},
         "v": np.zeros(3, [("a", "<i4"), ("b", "<f8", (2,))]), "vo": np.array([(1, None)], [("a", "<i4"), ("b", "O")]),
     }  # fmt: skip
@@ -113,8 +113,9 @@ def test_what_is_no_tensor_is_metadata(tmp_path: Path) -> None:
     with ckptconv.open(path) as checkpoint:
         assert bytes(next(iter(checkpoint.all_tensors.values())).read())
         assert any(bytes(tensor.read()) == X[:2].tobytes() for tensor in checkpoint.all_tensors.values())
-        assert checkpoint.root["s"].data == value["s"].tobytes()
-        assert all(isinstance(checkpoint.root[key], Opaque) for key in ("o", "d", "v", "vo"))
+        root: Any = checkpoint.root
+        assert root["s"].data == value["s"].tobytes()
+        assert all(isinstance(root[key], Opaque) for key in ("o", "d", "v", "vo"))
     assert inspect(path).to_dict()["verdict"] != "would run code"
 
 

@@ -114,7 +114,8 @@ def test_only_what_tensordict_pickles_is_harmless(code: bytes, verdict: str, tmp
 def test_what_is_beside_the_tensors_is_metadata() -> None:
     with ckptconv.open(MAPPED) as found:
         values = {"text": "a text", "numbers": {"k": [1, 2.5, None]}, "each": ["one", "two"]}
-        assert {key: found.metadata["values"][key] for key in values} == values
+        kept: Any = found.metadata["values"]
+        assert {key: kept[key] for key in values} == values
         assert found.metadata["batch_size"] == {"": [2], "inner": [2]}
         assert found.metadata["names"] == {"": ["time"], "inner": ["time"]}
         assert found.metadata["stack_dim"] == {"stack": 0}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -32,6 +32,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Inner(nn.Module):
+    steps: torch.Tensor
+    passing: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.arange(6.0).reshape(2, 3))
@@ -187,8 +190,8 @@ def test_it_becomes_a_state_dict_without_consent(tmp_path: Path) -> None:
         result = ckptconv.convert(path, tmp_path / name)
         assert "graph" in {finding.code for finding in result.findings}
     state = load(tmp_path / "out.pth")
-    nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).load_state_dict(state)  # type: ignore[arg-type]
-    assert {key: value.tolist() for key, value in state.items()} == {  # type: ignore[attr-defined]
+    nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).load_state_dict(state)
+    assert {key: value.tolist() for key, value in state.items()} == {
         key: value.tolist() for key, value in network.state_dict().items()
     }
 
@@ -227,7 +230,8 @@ CODE = "code/__torch__/tests/formats/torch/programs/test_script.py"
 
 
 def changed(path: Path, target: Path, **records: bytes) -> Path:
-    return repacked(path, target, **{name.replace("code_py", CODE): data for name, data in records.items()})
+    spelled: dict[str, Any] = {name.replace("code_py", CODE): data for name, data in records.items()}
+    return repacked(path, target, **spelled)
 
 
 def test_code_that_says_nothing_is_guessed_and_said(tmp_path: Path) -> None:
@@ -307,7 +311,7 @@ def test_a_call_in_it_is_shown_and_not_made(tmp_path: Path) -> None:
     path = crafted(tmp_path / "m.pt", module(text("w") + tensor() + text("evil") + call), DECLARED)
     assert ckptconv.inspect(path).verdict == "would run code"
     ckptconv.convert(path, tmp_path / "out.pth", bare=True)
-    assert same_object(list(load(tmp_path / "out.pth")), ["w"])  # type: ignore[call-overload]
+    assert same_object(list(load(tmp_path / "out.pth")), ["w"])
     assert not canary.exists()
 
 

@@ -168,8 +168,10 @@ def test_a_sparse_tensor_whose_parts_do_not_go_together_is_refused(kind: str, tm
 
 def unchecked(layout: torch.layout, *parts: Any, shape: tuple[int, ...], coalesced: bool = False) -> torch.Tensor:
     if layout == torch.sparse_coo:
-        return torch.sparse_coo_tensor(*parts, shape, check_invariants=False, is_coalesced=coalesced)
-    return torch.sparse_compressed_tensor(*parts, shape, layout=layout, check_invariants=False)
+        indices, values = parts
+        return torch.sparse_coo_tensor(indices, values, shape, check_invariants=False, is_coalesced=coalesced)
+    compressed, plain, values = parts
+    return torch.sparse_compressed_tensor(compressed, plain, values, shape, layout=layout, check_invariants=False)
 
 
 def one_row(*values: int) -> torch.Tensor:

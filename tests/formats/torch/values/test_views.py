@@ -74,7 +74,7 @@ def test_a_dense_layout_comes_back_through_safetensors_with_its_strides(name: st
     path = saved(tmp_path / "v.pth", {"v": VIEWS[name].clone(memory_format=torch.preserve_format)})
     ckptconv.convert(path, tmp_path / "v.safetensors")
     ckptconv.convert(tmp_path / "v.safetensors", tmp_path / "back.pth")
-    assert load(tmp_path / "back.pth")["v"].stride() == VIEWS[name].stride()  # type: ignore[index]
+    assert load(tmp_path / "back.pth")["v"].stride() == VIEWS[name].stride()
 
 
 def test_views_of_one_storage_share_one_again_in_a_pth(tmp_path: Path) -> None:

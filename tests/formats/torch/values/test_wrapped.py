@@ -112,7 +112,7 @@ def test_a_tensor_that_cannot_be_read_is_shown_and_not_left_out_in_silence(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_nested_tensor_of_the_jagged_layout_is_read_as_what_it_is_made_of(tmp_path: Path) -> None:
-    tensor = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    tensor: Any = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
     path = saved(tmp_path / "a.pth", {"w": tensor, "b": A})
     assert ckptconv.inspect(path).verdict == "opaque"
     with ckptconv.open(path) as checkpoint:
