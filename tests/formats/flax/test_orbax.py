@@ -137,7 +137,8 @@ def test_a_range_of_a_tensor_is_that_part_of_it(folder: str, new: Path) -> None:
 def test_a_folder_of_steps_is_its_newest(new: Path) -> None:
     with ckptconv.open(new / "manager") as checkpoint:
         assert checkpoint["w"].numpy().tolist() == [1000] * 3
-        assert checkpoint.metadata["state"] == {"step": 1000}
+        state: Any = checkpoint.metadata["state"]
+        assert state["step"] == 1000
         assert checkpoint.metadata["notes"] == {"lr": 0.1}
         assert checkpoint.metadata["custom_metadata"] == {"who": "me"}
         assert [finding.message for finding in checkpoint.findings] == [
