@@ -69,7 +69,7 @@ def plain(path: Path, edits: ckptconv.Edits = DEQUANTIZE) -> dict[str, np.ndarra
 
 
 I4, U4, F8 = TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT8E4M3FN
-LINEAR: dict[str, tuple[list[onnx.TensorProto], dict[str, int]]] = {
+LINEAR: dict[str, tuple[list[onnx.TensorProto], dict[str, Any]]] = {
     "all": ([integers("w", 3, (3, 5), -128, 128), scales("s"), integers("z", 3, (), -9, 9)], {}),
     "rows": ([integers("w", 2, (3, 5, 2), 0, 256), scales("s", 3), integers("z", 2, (3,), 0, 256)], {"axis": 0}),
     "columns": ([integers("w", 3, (3, 5), -128, 128), scales("s", 5), integers("z", 3, (5,), -9, 9)], {"axis": -1}),
@@ -207,7 +207,7 @@ def test_an_embedding_of_blocks(code: int, tmp_path: Path) -> None:
         scales("s", 9, 2),
         integers("z", kind, (9, 1 if packed else 2), 0, 256 if packed else 16),
     ]
-    attributes = {"block_size": 16, "bits": 4, "quantize_axis": 1}
+    attributes: dict[str, Any] = {"block_size": 16, "bits": 4, "quantize_axis": 1}
     node = helper.make_node("GatherBlockQuantized", ["emb", "i", "s", "z"], ["y"], domain=MICROSOFT, **attributes)
     path = saved(tmp_path / "x.onnx", [node], weights, [value("i", INT64, [9])], ["y"])
     (expected,) = run(path, ["y"], i=np.arange(9))
@@ -277,7 +277,7 @@ W = integers("w", 3, (3, 5), 0, 9)
     ],
 )
 def test_what_does_not_fit_is_refused(
-    weights: list[onnx.TensorProto], attributes: dict[str, int], words: str, tmp_path: Path
+    weights: list[onnx.TensorProto], attributes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     node = helper.make_node("DequantizeLinear", [one.name for one in weights], ["y"], **attributes)
     path = saved(tmp_path / "x.onnx", [node], weights, [], ["y"])
