@@ -9,9 +9,9 @@ from ckptconv.core.notes import Notes, TensorNote
 from ckptconv.core.report import Finding, unreadable
 from ckptconv.core.strided import is_contiguous
 from ckptconv.errors import LimitError
+from ckptconv.formats.torch.tree.composites import check_parts, unfold
 from ckptconv.formats.torch.tree.names import no_name, with_names
 from ckptconv.formats.torch.tree.roots import plant_attributes, plant_versions
-from ckptconv.formats.torch.values.composites import check_parts, unfold
 from ckptconv.formats.torch.values.dtensor import parts_told
 from ckptconv.io.limits import MAX_TENSORS
 

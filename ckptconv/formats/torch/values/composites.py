@@ -9,7 +9,7 @@
                  the others: (compressed indices, plain indices, values, size)
 
 What the pickle makes is the stub of the values, which knows the other parts (`CompositeStub`); once its place in the
-tree is known, it becomes tensors of their own and a `Composite` (`unfold`).
+tree is known, it becomes tensors of their own and a `Composite` (`tree.composites`).
 
 Sources: torch/_utils.py, torch/_tensor.py (`_reduce_ex_internal`).
 """
@@ -32,13 +32,12 @@ from ckptconv.core.composite import (
     Quantized,
     Sparse,
     packed_bytes,
-    problem,
 )
 from ckptconv.core.dtypes import DType
-from ckptconv.core.metadata import TensorRef, TorchValue, rebuilt
+from ckptconv.core.metadata import TorchValue
 from ckptconv.core.strided import contiguous_strides, is_contiguous
-from ckptconv.core.tensor import TensorInfo, in_memory, infos_of
-from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.core.tensor import TensorInfo, in_memory
+from ckptconv.errors import UnsupportedError
 from ckptconv.formats.torch import dtypes
 from ckptconv.formats.torch.calls.new_objects import holds_objects
 from ckptconv.formats.torch.values.numpy_values import NumpyStub, whole_bytes
@@ -53,12 +52,10 @@ from ckptconv.formats.torch.values.stubs import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable
 
-    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.torch.pickle import Value
-    from ckptconv.formats.torch.tree.roots import Tree
 
 
 @dataclass(slots=True, eq=False)
@@ -188,52 +185,3 @@ def rebuild_sparse(layout: Value, data: Value) -> CompositeStub | RefusedTensor:
         conj=values.conj, neg=values.neg, others=parts,
         make=lambda names: Sparse(names, shape, values.dtype, name, coalesced),
     )  # fmt: skip
-
-
-def unfold(tree: Tree) -> dict[str, Composite]:
-    """Put the parts of quantized and sparse tensors into the tree, each under a name; gives what they make, by name."""
-    composites: dict[str, Composite] = {}
-    moved: dict[str, str] = {}
-    taken = tree.model.keys() | tree.extras.keys()
-    for group in (tree.model, tree.extras):
-        if not any(isinstance(stub, CompositeStub) for stub in group.values()):
-            continue
-        before = dict(group)
-        group.clear()
-        for name, stub in before.items():
-            if not isinstance(stub, CompositeStub):
-                group[name] = stub
-                continue
-            stubs: dict[str, TensorStub] = {VALUES: stub} if stub.named else {**stub.others, VALUES: stub}
-            stubs |= stub.others
-            names = {role: _free(name, role, taken, stub) for role in stubs}
-            group.update({names[role]: part for role, part in stubs.items()})
-            assert stub.make is not None
-            composites[name] = stub.make(names)
-            moved[name] = names[VALUES]
-
-    def followed(node: MetaNode) -> MetaNode:
-        return TensorRef(moved[node.name]) if isinstance(node, TensorRef) and node.name in moved else node
-
-    if any(old != new for old, new in moved.items()):
-        tree.root = rebuilt(tree.root, followed)
-    return composites
-
-
-def _free(name: str, role: str, taken: set[str], stub: CompositeStub) -> str:
-    """A name for a part that nothing has: the whole's for quantized integers, else ``w.scale``."""
-    if stub.named and role == VALUES:
-        return name
-    free = f"{name}.{role}"
-    while free in taken:
-        free += "#"
-    taken.add(free)
-    return free
-
-
-def check_parts(composites: Mapping[str, Composite], tensors: Mapping[str, LazyTensor]) -> None:
-    """Refuse parts whose headers contradict what they are said to make. Raises CorruptFileError, naming the tensor."""
-    infos = infos_of(tensors)
-    for name, one in composites.items():
-        if (wrong := problem(one, infos)) is not None:
-            raise CorruptFileError(f"tensor {name!r}: {wrong}")
