@@ -1,6 +1,6 @@
 """What a sequential network computes: read from a spec, bound to params, built as a torch module or an ONNX graph.
 
-    table = ckptconv.arch.expand(spec, params)           # names and shapes
+    table = ckptconv.arch.table.expand(spec, params)     # names and shapes
     run = program(table)                                 # what is computed, in order
     module = build_module(run)                           # a torch module with exactly those names
     model, findings = build_graph(run, infos)            # an ONNX model whose initializers are still empty
