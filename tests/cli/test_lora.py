@@ -63,7 +63,7 @@ def test_inspect_says_why_an_adapter_is_not_merged(run: Run, tmp_path: Path) -> 
     adapter = write_adapter(tmp_path / "a", {"prompt_embeddings": torch.ones(8, 4)}, config)
     said = rows(run("inspect", adapter).output)
     assert said["adapter"] == "PEFT's type PROMPT_TUNING"
-    assert said["merging"].startswith("no: adapters of PEFT's type PROMPT_TUNING change no weight")
+    assert said["merging"].startswith("no: adapters of PEFT's type PROMPT_TUNING are not merged: they put tokens")
     (adapter / "adapter_config.json").write_text("{")
     assert "no: adapter_config.json is no JSON" in rows(run("inspect", adapter).output)["merging"]
 

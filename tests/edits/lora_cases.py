@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, torch.Tensor]
 
-FIXTURE = Path(__file__).parents[2] / "fixtures" / "lora" / "adapters.safetensors"
+FOLDER = Path(__file__).parents[2] / "fixtures" / "lora"
+FIXTURES = [FOLDER / f"{name}.safetensors" for name in ("adapters", "added", "multiplied")]
 
-with safe_open(FIXTURE, "pt") as _file:
-    CASES: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in sorted(_file.metadata().items())}
+CASES: dict[str, dict[str, Any]] = {}
+for _path in FIXTURES:
+    with safe_open(_path, "pt") as _file:
+        CASES |= {name: json.loads(text) for name, text in sorted(_file.metadata().items())}
 
 
 def part(name: str) -> Tensors:
-    return {
-        key.removeprefix(f"{name}/"): tensor for key, tensor in load_file(FIXTURE).items() if key.startswith(f"{name}/")
-    }
+    start = f"{name}/"
+    found: Tensors = {}
+    for path in FIXTURES:
+        with safe_open(path, "pt") as file:
+            found |= {key.removeprefix(start): file.get_tensor(key) for key in file.keys() if key.startswith(start)}  # noqa: SIM118
+    return found
 
 
 def write_adapter(folder: Path, tensors: Tensors, config: object = None) -> Path:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ULP = 0.5001
+IN_F32 = {"vblora-topk": 64}
+"""peft keeps logarithms of the weights that were saved, in F32."""
 FRACTION = {torch.float64: 53, torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
 
 
@@ -41,7 +43,7 @@ def test_the_values_are_those_of_the_library_that_trained_it(name: str, tmp_path
     assert found.keys() == before.keys() | expected.keys()
     for key, tensor in found.items():
         if key in expected:
-            assert units(tensor, expected[key]) <= ULP, key
+            assert units(tensor, expected[key]) <= IN_F32.get(name, ULP), key
             assert not torch.equal(tensor, before[key])
         else:
             assert torch.equal(tensor, before[key]), "what is no target stays as it is"
@@ -98,7 +100,9 @@ def test_any_range_of_a_merged_tensor_is_the_same_bytes(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(merging, "TILE", 20)
     rng = random.Random(1)
-    for name in ("lora", "lora-dora", "lora-turned-dora", "lora-convolutions", "loha", "lokr", "ia3-convolutions"):
+    for name in ("lora", "lora-dora", "lora-turned-dora", "lora-convolutions", "loha", "lokr", "ia3-convolutions",
+                 "vera", "gralora-hybrid", "miss", "shira", "c3a", "hira", "oft", "boft-butterfly", "hra", "miss-bat",
+                 "road", "kohya-oft", "kohya-boft", "kohya-glora"):  # fmt: skip
         folder = tmp_path / name
         folder.mkdir()
         base, adapter, _ = case(name, folder, torch.bfloat16)
@@ -113,7 +117,9 @@ def test_any_range_of_a_merged_tensor_is_the_same_bytes(tmp_path: Path, monkeypa
 
 
 def test_rows_longer_than_a_tile_give_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("lora-dora", "lora-turned-dora", "kohya-dora-inputs", "lora-tokens"):
+    for name in ("lora-dora", "lora-turned-dora", "kohya-dora-inputs", "lora-tokens", "vera", "gralora-hybrid", "miss",
+                 "shira", "c3a", "hira", "oft", "boft-butterfly", "hra", "miss-bat", "road", "kohya-oft",
+                 "kohya-oft-constrained", "kohya-boft", "kohya-glora", "kohya-ia3-inputs"):  # fmt: skip
         folder = tmp_path / name
         folder.mkdir()
         base, adapter, expected = case(name, folder)

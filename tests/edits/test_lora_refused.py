@@ -36,12 +36,24 @@ def error_of(folder: Path, adapter: dict[str, torch.Tensor], config: object = CO
 
 
 @pytest.mark.parametrize(
-    "kind", ["VERA", "PREFIX_TUNING", "PROMPT_TUNING", "OFT", "BOFT", "ADALORA", "XLORA", "MADE_UP"]
-)
-def test_other_types_of_peft_are_named(kind: str, tmp_path: Path) -> None:
+    ("kind", "why"),
+    [
+        ("PREFIX_TUNING", "change no weight"), ("PROMPT_TUNING", "change no weight"), ("FOURIERFT", "random generator"),
+        ("XLORA", "what goes into a layer"), ("OSF", "decomposed"), ("MADE_UP", "not known"),
+    ],
+)  # fmt: skip
+def test_other_types_of_peft_are_named_with_the_reason(kind: str, why: str, tmp_path: Path) -> None:
     error = error_of(tmp_path, FACTORS, CONFIG | {"peft_type": kind})
     assert isinstance(error, UnsupportedError)
     assert kind in str(error)
+    assert why in str(error)
+
+
+@pytest.mark.parametrize("kind", ["VERA", "OFT", "LN_TUNING"])
+def test_a_type_that_is_not_that_of_its_tensors_is_told(kind: str, tmp_path: Path) -> None:
+    assert f"it is of LoRA, and the configuration says {kind}" in str(
+        error_of(tmp_path, FACTORS, CONFIG | {"peft_type": kind})
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +71,7 @@ def test_settings_with_which_more_than_the_product_counts_are_named(
     assert word in str(error_of(tmp_path, FACTORS, CONFIG | said))
 
 
-@pytest.mark.parametrize(("part", "word"), [("oft_blocks", "OFT"), ("a1.weight", "GLoRA"), ("oft_diag", "OFT")])
+@pytest.mark.parametrize(("part", "word"), [("oft_diag", "OFT of before"), ("lambda_layer", "T-LoRA")])
 def test_other_kinds_of_kohyas_are_named(part: str, word: str, tmp_path: Path) -> None:
     error = error_of(tmp_path, {f"lora_unet_x.{part}": torch.ones(2, 2), "lora_unet_x.alpha": torch.ones(())}, None)
     assert word in str(error)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.build import KINDS, Module, kind_of
-from ckptconv.edits.adapters.config import Config
+from ckptconv.edits.adapters.build import Module
+from ckptconv.edits.adapters.config import LISTED, Config
+from ckptconv.edits.adapters.kinds import KINDS, kind_of
 from ckptconv.edits.adapters.names import PEFT, Parts, parts_of
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -42,7 +43,10 @@ class Adapter:
 
     def module(self, name: str, scale: float = 1.0) -> Module:
         """One of its modules."""
-        parts = {role: self.tensors[one] for role, one in self.parts.modules[name].items()}
+        own = self.parts.modules[name]
+        kind = KINDS.get(kind_of(own))
+        shared = {role: self.parts.shared[role] for role in (kind.shared if kind else ()) if role in self.parts.shared}
+        parts = {role: self.tensors[one] for role, one in (own | shared).items()}
         return Module(name, parts, self.config(name), scale)
 
     @property
@@ -50,8 +54,9 @@ class Adapter:
         """What it is made of, with counts."""
         counts: dict[str, int] = {}
         for parts in self.parts.modules.values():
-            kind = KINDS.get(kind_of(parts), "a part")
-            counts[kind] = counts.get(kind, 0) + 1
+            kind = KINDS.get(kind_of(parts))
+            name = kind.name if kind else "a part"
+            counts[name] = counts.get(name, 0) + 1
         return counts
 
 
@@ -89,7 +94,7 @@ def check(adapter: Adapter) -> None:
     parts = adapter.parts
     if parts.others:
         name, what = next(iter(parts.others.items()))
-        raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint="LoRA, LoHa, LoKr and IA3 are")
+        raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint=LISTED)
     if not parts.modules and not parts.whole:
         raise EditError("there is no tensor in it")
     if not parts.modules and not any(config.is_said for config in adapter.configs.values()):

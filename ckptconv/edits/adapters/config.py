@@ -8,22 +8,39 @@ or mlx-lm's (`mlx`). Source: peft's tuners/lora/config.py.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters import mlx
+from ckptconv.edits.adapters.kinds import MERGED
 from ckptconv.edits.adapters.patterns import Patterns, finite
 from ckptconv.errors import CorruptFileError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "IA3": "IA3", "TRAINABLE_TOKENS": "trainable tokens"}
-"""The types of PEFT that are merged, and what they are called."""
+LISTED = "ckptconv/edits/README.md lists the kinds that are"
 
-PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
-"""Those that have no part in any weight."""
+_PROMPT = "put tokens of their own before the text, or into attention, and change no weight"
+_SEED = "do not hold where their numbers belong, or what these are factors of: torch's random generator says it"
+_MIXED = "change with what goes into a layer, so that no weight does the same"
+_DECOMPOSED = "are for parts into which the base's own weights are decomposed"
+
+REFUSED = {
+    **dict.fromkeys(("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT",
+                     "ADAPTION_PROMPT"), _PROMPT),
+    **dict.fromkeys(("FOURIERFT", "WAVEFT", "FROD", "RANDLORA", "UNILORA"), _SEED),
+    **dict.fromkeys(("XLORA", "POLY", "LILY", "PVERA"), _MIXED),
+    **dict.fromkeys(("OSF", "PSOFT", "ADAMSS", "TINYLORA"), _DECOMPOSED),
+    "SHADOW": "are a network beside the base, which changes no weight",
+    "PEANUT": "compute their change of the base's weights by a network of their own",
+    "GLORA": "change biases by the weights beside them",
+    "DEFT": "take a part of the base's weights away before they add theirs",
+    "SUPERTUNING": "hold single elements in a layout that is not read",
+}  # fmt: skip
+"""Those that are not, and why."""
 
 REPLACES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations that take from the base's weights what the adapter begins with."""
@@ -39,7 +56,7 @@ _ROUTES = {
 DEFAULT_ALPHA = 8.0
 """PEFT's own, of the types that multiply factors; it saves it always."""
 
-_SCALED = ("LORA", "LOHA", "LOKR")
+_SCALED = ("LORA", "LOHA", "LOKR", "ADALORA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,7 @@ class Config:
     saved: modules that are saved whole.
     mlx:   what mlx-lm trained, "" where it was not mlx-lm; factor: the scale that it says.
     llama_cpp: whether it is llama.cpp's.
+    said:  all of it, for what few types have.
     """
 
     peft: str = ""
@@ -74,6 +92,7 @@ class Config:
     mlx: str = ""
     llama_cpp: bool = False
     factor: float | None = None
+    said: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def is_said(self) -> bool:
@@ -104,7 +123,33 @@ class Config:
             feedforward=_words(said, "feedforward_modules"),
             tokens=_tokens(said),
             route=next((text for key, text in _ROUTES.items() if said.get(key)), ""),
+            said=said,
         )
+
+    def flag(self, key: str, *, otherwise: bool = False) -> bool:
+        """A setting that is on or off."""
+        return said if isinstance(said := self.said.get(key), bool) else otherwise
+
+    def count(self, key: str, otherwise: int) -> int:
+        """A setting that is a whole number. Raises CorruptFileError."""
+        found = _count(self.said, key)
+        return otherwise if found is None else found
+
+    def real(self, key: str, otherwise: float) -> float:
+        """A setting that is a number. Raises CorruptFileError."""
+        number = finite(self.said.get(key, otherwise))
+        if number is None:
+            raise CorruptFileError(f"the configuration's {key} is no number that is finite")
+        return number
+
+    def word(self, key: str, otherwise: str) -> str:
+        """A setting that is a word."""
+        return _text(self.said, key) or otherwise
+
+    def version(self, key: str) -> tuple[int, int]:
+        """The first two numbers of a version; (0, 0) where it is not said."""
+        found = re.match(r"(\d{1,6})\.(\d{1,6})", _text(self.said, key))
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     def scale(self, module: str, rank: int) -> float:
         """By what the product of a module's factors is multiplied, where the configuration says it."""
@@ -127,16 +172,13 @@ class Config:
 
     def check(self) -> None:
         """Raise UnsupportedError, with its name, for what is not merged."""
-        if self.peft in PROMPTS:
+        if self.peft in REFUSED:
             raise UnsupportedError(
-                f"adapters of PEFT's type {self.peft} change no weight that could be merged: they put tokens of their "
-                "own before the text", hint="peft runs it beside the base",
-            )  # fmt: skip
-        if self.peft and self.peft not in KINDS:
-            raise UnsupportedError(
-                f"adapters of PEFT's type {self.peft} are not merged",
-                hint=f"those of {', '.join(KINDS)} are; merge_and_unload() of peft merges others",
+                f"adapters of PEFT's type {self.peft} are not merged: they {REFUSED[self.peft]}",
+                hint="peft runs it beside the base",
             )
+        if self.peft and self.peft not in MERGED:
+            raise UnsupportedError(f"adapters of PEFT's type {self.peft[:80]!r} are not known", hint=LISTED)
         if self.init.startswith(REPLACES_BASE):
             raise UnsupportedError(
                 f"the adapter was initialized by {self.init!r}, which takes its beginning out of the base's weights",

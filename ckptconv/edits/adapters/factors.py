@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.deltas import Factor, LowRank
+from ckptconv.edits.adapters.deltas import LowRank
+from ckptconv.edits.adapters.matrices import Factor, Made, Turned
 from ckptconv.edits.adapters.merged import TILE
 from ckptconv.errors import EditError, LimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from ckptconv.core.arrays import Array
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.adapters.deltas import Cored
+    from ckptconv.edits.adapters.matrices import Left, Matrix
 
 MOST_HELD = 1 << 25
 """Elements of a factor that is held: rank 512 of the widest models takes 27,000,000."""
+
+MOST_WORK = 1 << 36
+"""Multiplications before the first element of a weight is computed: a rotation of 4096 × 4096 takes as many."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,26 @@ class Factors:
             raise self.fail(f"{part} is of shape {list(tensor.info.shape)}, where {prod(size):,} elements are due")
         return Factor(tensor, size, turned)
 
+    def vector(self, part: str, count: int) -> Factor:
+        """A part of so many numbers, which are held."""
+        self.hold(count)
+        return self.factor_of(part, (count, 1))
+
+    def number(self, part: str) -> float:
+        """The number that a part is; read."""
+        tensor = self.parts[part]
+        if tensor.info.numel != 1:
+            raise self.fail(f"{part} has {tensor.info.numel:,} elements, and not one")
+        value = float(tensor.numpy().reshape(-1)[0])
+        if not isfinite(value):
+            raise self.fail(f"{part} is {value}")
+        return value
+
+    def made(self, shape: tuple[int, int], make: Callable[[], Array]) -> Made:
+        """A matrix that is computed, and held."""
+        self.hold(prod(shape))
+        return Made(shape, make)
+
     def matrix(self, part: str) -> Factor:
         """A part by its first dimension, and all others as one."""
         shape = self.parts[part].info.shape
@@ -53,11 +78,13 @@ class Factors:
         one = self.matrix(part)
         return Factor(one.tensor, (one.shape[1], one.shape[0]), turned=True)
 
-    def low_rank(self, left: Factor, right: Factor | Cored) -> LowRank:
+    def low_rank(self, left: Left, right: Matrix) -> LowRank:
         """Their product. Raises EditError where they are of unlike ranks, LimitError where they are too large."""
         if left.shape[1] != right.shape[0]:
             raise self.fail(f"its factors are of ranks {left.shape[1]} and {right.shape[0]}")
         self.hold(prod(right.shape))
+        if isinstance(left, Made | Turned):
+            self.hold(prod(left.shape))
         self.hold(left.shape[1] * min(left.shape[0], max(1, TILE // right.shape[1])))  # the rows of a tile
         return LowRank(left, right)
 
@@ -67,4 +94,12 @@ class Factors:
             raise LimitError(
                 f"{self.name!r}: a factor has {count:,} elements, and at most {MOST_HELD:,} are held",
                 hint="do not trust it: no honest rank needs that",
+            )
+
+    def work(self, count: int) -> None:
+        """Refuse what would take too long."""
+        if count > MOST_WORK:
+            raise LimitError(
+                f"{self.name!r}: it takes {count:,} multiplications to begin with, and at most {MOST_WORK:,} are done",
+                hint="do not trust it: no honest rank, or block, needs that",
             )

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.text import listed
 from ckptconv.edits.adapters.adapter import Merge, check
-from ckptconv.edits.adapters.build import kind_of
 from ckptconv.edits.adapters.merged import is_computed_with, merged
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.edits.adapters.targets import find
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.adapters.adapter import Adapter
     from ckptconv.edits.adapters.build import Module
+    from ckptconv.edits.adapters.merged import Change
 
 _QUANTIZED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".SCB", ".weight.absmax", "_blocks")
 """What a quantized weight has beside it, or instead."""
@@ -54,36 +54,33 @@ def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Mer
             raise missing from None  # under the base's own names, which people can look up
     made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
     turned = any(
-        kind_of(modules[module].parts) == "down" and modules[module].fits(base[name].info.shape) == (False, True)
+        modules[module].fits(base[name].info.shape) == (False, True)
         for module, name in found.names.items()
-        if "up" in modules[module].parts
+        if modules[module].pair
     )
     _replace_whole(made, adapter, found.prefix)  # among them embeddings that were resized, and then trained
     for module, name in found.names.items():
         one = modules[module]
         one = replace(one, turned=turned or one.config.turned)
         if one.needs_weight:
-            _change(made, name, one)
-        if one.changes_bias:
-            _change_bias(made, name, one)
+            _change(made, name, one.of_weight(made.tensors[name].info.shape))
+        _change_bias(made, name.removesuffix("weight") + "bias", one)
     return made
 
 
-def _change(made: Merge, name: str, one: Module) -> None:
+def _change(made: Merge, name: str, changes: tuple[Change, ...]) -> None:
     tensor = _computable(name, made.tensors)
-    made.tensors[name] = merged(tensor, one.of_weight(tensor.info.shape))
-    made.changed[name] = None
+    if changes:
+        made.tensors[name] = merged(tensor, changes)
+        made.changed[name] = None
 
 
-def _change_bias(made: Merge, weight: str, one: Module) -> None:
-    name = weight.removesuffix("weight") + "bias"
-    if name not in made.tensors:
-        if one.needs_bias:
-            raise one.fail(f"it has a bias, and the base has no {name!r}")
-        return
-    tensor = _computable(name, made.tensors)
-    made.tensors[name] = merged(tensor, one.of_bias(tensor.info.shape))
-    made.changed[name] = None
+def _change_bias(made: Merge, name: str, one: Module) -> None:
+    if name in made.tensors:
+        if changes := one.of_bias(made.tensors[name].info.shape):
+            _change(made, name, changes)
+    elif one.needs_bias:
+        raise one.fail(f"it has a bias, and the base has no {name!r}")
 
 
 def _computable(name: str, tensors: Mapping[str, LazyTensor]) -> LazyTensor:

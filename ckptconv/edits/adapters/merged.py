@@ -5,6 +5,8 @@
     Multiply    W with each row, or each column, times a number       IA3
     Replace     some rows of W are others                             trainable tokens
 
+and those of `rotations`.
+
 All changes of a weight are made one after another in F64, and the sum is rounded once, to the weight's type or to the
 one that it is cast to. It is computed in tiles that lie where they do whatever range is read, so that each reading
 gives the same bits; memory for the range, a tile, and the factors (`deltas`).
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.edits.adapters.deltas import RECENT
+from ckptconv.edits.adapters.matrices import RECENT
 from ckptconv.edits.cast import FLOATS
 from ckptconv.edits.computed import Computed
 from ckptconv.edits.rounding import Loss, cast_array, rounded_once
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from ckptconv.core.arrays import Array
-    from ckptconv.edits.adapters.deltas import Delta, Factor
+    from ckptconv.edits.adapters.deltas import Delta
+    from ckptconv.edits.adapters.matrices import Factor
 
     Values = Callable[[range, range], Array]
 
@@ -124,18 +127,23 @@ def _of_rows(made: Array, before: Values, shape: tuple[int, int], rows: range, c
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Multiply:
-    """The weight with every row (along 0) or every column (1) times a number. spread: as of `Decompose`."""
+    """The weight with every row (along 0) or every column (1) times a number, which is plus + times · what is stored.
+
+    spread: as of `Decompose`.
+    """
 
     numbers: Factor
     along: int = 0
     spread: int = 1
     tensors: tuple[LazyTensor, ...] = ()
+    plus: float = 0.0
+    times: float = 1.0
 
     def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
         """The product."""
         import numpy as np
 
-        made, numbers = before(rows, columns), self.numbers.whole().reshape(-1)
+        made, numbers = before(rows, columns), self.plus + self.times * self.numbers.whole().reshape(-1)
         if self.along == 0:
             made *= numbers[rows.start : rows.stop, None]
         else:
@@ -190,8 +198,7 @@ class MergedReader(Computed):
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        shape = self.source.info.shape
-        return (shape[0], prod(shape[1:])) if shape else (1, 1)
+        return sides(self.source.info.shape)
 
     def cast_to(self, dtype: DType) -> LazyTensor:
         """The same, rounded to another type instead."""
@@ -264,6 +271,11 @@ class MergedReader(Computed):
         last = (rows.stop - 1) * width + columns.stop
         data = self.source.read(first * dtype.bits // 8, last * dtype.bits // 8)
         return from_bytes(data, dtype, last - first).astype(np.float64).reshape(len(rows), -1)
+
+
+def sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a weight: its first dimension, and all others as one."""
+    return (shape[0], prod(shape[1:])) if shape else (1, 1)
 
 
 def merged(tensor: LazyTensor, changes: tuple[Change, ...]) -> LazyTensor:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.deltas import Factor, Stacked
+from ckptconv.edits.adapters.deltas import Stacked
+from ckptconv.edits.adapters.matrices import Factor
 from ckptconv.edits.adapters.patterns import finite
 from ckptconv.errors import CorruptFileError, UnsupportedError
 

@@ -30,18 +30,25 @@ _ROLES = {
     "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude", "alpha": "alpha",
     **{f"hada_{word}": f"hada_{word}" for word in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     **{f"lokr_{word}": f"lokr_{word}" for word in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-    "ia3_l": "ia3", "diff": "diff", "diff_b": "diff_bias", "w_norm": "diff", "b_norm": "diff_bias",
+    "ia3_l": "ia3", "diff": "diff", "diff_b": "diff_bias", "w_norm": "diff", "b_norm": "diff_bias", "bm": "bm",
     "token_adapter.trainable_tokens_delta": "tokens", "trainable_tokens_delta": "tokens",
-    **{word: word for word in mlx.PARTS},
+    **{word: word for word in mlx.PARTS}, **{word: word for word in ("a1", "a2", "b1", "b2")},
+    **{word: word for word in (
+        "lora_E", "ranknum", "vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B", "delora_A", "delora_B",
+        "delora_lambda", "delora_w_norm", "gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general",
+        "vblora_logits_A", "vblora_logits_B", "vblora_logits_A_topk_indices", "vblora_logits_A_topk_weights",
+        "vblora_logits_B_topk_indices", "vblora_logits_B_topk_weights", "vblora_vector_bank", "miss_block",
+        "bone_block", "c3a_kernel", "shira_weight", "shira_indices", "hira_A", "hira_B", "hira_embedding_A",
+        "hira_embedding_B", "oft_R", "oft_embedding_R", "boft_R", "boft_s", "hra_u", "road_theta", "road_alpha",
+        "beft_bias", "oft_blocks", "rescale", "on_input",
+    )},
 }  # fmt: skip
 """By what names end in, behind the module's."""
 
 _OTHERS = {
-    "oft_blocks": "OFT", "oft_diag": "OFT", "oft_R": "OFT", "oft_r": "OFT", "oft_s": "OFT", "boft_R": "BOFT",
-    "boft_s": "BOFT", "a1": "GLoRA", "a2": "GLoRA", "b1": "GLoRA", "b2": "GLoRA", "lora_E": "AdaLoRA",
-    "ranknum": "AdaLoRA", "vera_lambda_b": "VeRA", "vera_lambda_d": "VeRA", "prompt_embeddings": "prompt tuning",
-    "lora_mag": "DoRA of another kind", "on_input": "IA3 of LyCORIS", "reshape": "a reshaped weight",
-    "set": "a weight that is set",
+    "oft_diag": "OFT of before LyCORIS 2.1", "oft_r": "OFT of before peft 0.14", "oft_s": "OFT of before peft 0.14",
+    "prompt_embeddings": "prompt tuning", "lora_mag": "DoRA of another kind", "reshape": "a reshaped weight",
+    "set": "a weight that is set", "lambda_layer": "T-LoRA, whose ranks depend on the time of a picture",
 }  # fmt: skip
 """What is told of others, which are not merged."""
 
@@ -50,15 +57,21 @@ _SUFFIX = re.compile(
     r"(?:\.([^.]+?))??(?:\.(weight|bias))?"
 )
 _OLD = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
-_WRAPPED = re.compile(r"(?:modules_to_save\.[^.]+|modules_to_save|base_layer)\.")
+_WRAPPED = re.compile(r"(?:(?:modules_to_save|ln_tuning_layers)(?:\.[^.]+)?|base_layer)\.")
 
 PEFT = "base_model."
 """What names of PEFT begin with."""
 
-_PEFTS = ("lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_")
+_PEFTS = (
+    "lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_",
+    "delora_", "gralora_", "vblora_", "miss_", "bone_", "c3a_", "shira_", "hira_", "hra_", "road_", "beft_",
+)  # fmt: skip
 """What PEFT calls its own; in its files all other names are the base's."""
 
-_WORDS = ("lora", "hada_", "lokr_", "ia3_l", "oft_", "trainable_tokens_delta")
+_WORDS = (
+    "lora", "hada_", "lokr_", "ia3_l", "oft_", "trainable_tokens_delta", "vera_lambda_b", "miss_block", "bone_block",
+    "c3a_kernel", "shira_weight", "hira_", "hra_u", "road_theta", "beft_bias", ".on_input",
+)  # fmt: skip
 """One of these is in some name of every adapter."""
 
 
@@ -73,12 +86,14 @@ class Parts:
 
     modules: by module, the names of its tensors by their roles.
     whole:   tensors that take the place of the base's, by the base's names.
+    shared:  names of tensors that all modules have in common, by their roles.
     adapters: names of adapters that stand in the names.
     others:  names of what is not known, or not merged, and what it is.
     """
 
     modules: dict[str, dict[str, str]] = field(default_factory=dict)
     whole: dict[str, str] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, None] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
 
@@ -121,10 +136,13 @@ def parts_of(names: Iterable[str]) -> Parts:
     made = Parts()
     names = list(names)
     factors = {name.removesuffix(".lora_a") for name in names if name.endswith(".lora_a")}
+    numbers = {name.removesuffix(".on_input") for name in names if name.endswith(".on_input")}
     for name in names:
         found = _role(name)
         if found is None and name.endswith(mlx.MAGNITUDE) and (module := name.removesuffix(mlx.MAGNITUDE)) in factors:
             found = module, "magnitude", ""
+        if found is None and (module := name.removesuffix(".weight")) in numbers:
+            found = module, "ia3_weight", ""
         if found is None:
             if ".original_module." in name:
                 continue  # the base's own, which PEFT keeps beside the one that was trained
@@ -145,6 +163,7 @@ def parts_of(names: Iterable[str]) -> Parts:
             )
         else:
             made.modules[module][role] = name
+    made.shared = made.modules.pop(PEFT.removesuffix("."), {})
     if len(made.adapters) > 1:
         raise UnsupportedError(
             f"the file holds several adapters: {', '.join(map(repr, made.adapters))}",

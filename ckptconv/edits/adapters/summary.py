@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.edits.adapters import llama_cpp
 from ckptconv.edits.adapters.adapter import check
-from ckptconv.edits.adapters.build import kind_of
+from ckptconv.edits.adapters.kinds import KINDS, kind_of
 from ckptconv.edits.adapters.names import PEFT, plain_module
 from ckptconv.edits.adapters.targets import COMPONENTS
 from ckptconv.errors import CkptconvError
@@ -114,7 +114,7 @@ def _tried(adapter: Adapter, modules: list[Module]) -> tuple[str, Mapping[float,
         check(adapter)
         for module in modules[:MOST_ALPHAS]:
             kind = module.check()
-            if kind not in ("ia3", "tokens", "diff", "diff_bias"):
+            if KINDS[kind].scale:
                 scales[module.factor(kind)] += 1
     except CkptconvError as error:
         return error.message, {}
@@ -163,7 +163,7 @@ def _size(module: Module) -> int:
         return prod(first) * prod(second) // max(module.rank, 1) ** 2
 
     match kind_of(shapes):
-        case "down":
+        case "down" | "lora_E":
             return matrix("up", "down") * prod(shapes.get("mid", ())[2:])
         case "embedding_down":
             return matrix("embedding_down", "embedding_up")

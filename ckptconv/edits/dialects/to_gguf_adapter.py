@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.core.text import quoted
-from ckptconv.edits.adapters.build import EMBEDDING, KINDS, LORA, kind_of
+from ckptconv.edits.adapters.kinds import EMBEDDING, KINDS, LORA, kind_of
 from ckptconv.edits.adapters.llama_cpp import FACTORS
 from ckptconv.edits.adapters.names import is_adapter, parts_of, plain_module
 from ckptconv.edits.dialects import to_gguf
@@ -77,7 +77,9 @@ class _Translation:
                 f"--translate to-gguf: {module!r} has no {lost[0]} beside {kind}", hint="the adapter may be damaged"
             )
         if more := sorted(parts.keys() - set(pair)):
-            what = {"magnitude": "a DoRA's", "up_bias": "a bias of LoRA's"}.get(more[0], KINDS.get(kind, more[0]))
+            what = {"magnitude": "a DoRA's", "up_bias": "a bias of LoRA's"}.get(
+                more[0], KINDS[kind].name if kind else more[0]
+            )
             raise UnsupportedError(
                 f"--translate to-gguf: {parts[more[0]]!r} is {what}, which llama.cpp does not load", hint=MERGE
             )

@@ -1,0 +1,249 @@
+"""Changes that multiply a weight, or take the place of a part of it, of the tensors for one module.
+
+    IA3    each row or column times a number              HiRA      W + W ∘ B·A
+    OFT    columns, in blocks, rotated                    BOFT      the same in stages, and rows times numbers
+    HRA    W times reflections of a row                   GLoRA     W + scale · (W·a1·a2 + b1·b2)
+    RoAd   pairs of outputs rotated, and the bias too     OFT, BOFT of kohya and LyCORIS: rows, in blocks, rotated
+
+peft and LyCORIS have numbers for outputs (`rescale`, `boft_s`) beside rotations.
+
+Sources: peft's tuners/*/layer.py, of each `get_delta_weight` and `merge`; LyCORIS' modules; kohya-ss/sd-scripts,
+networks/oft.py.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import isqrt, prod
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.adapters import orthogonal
+from ckptconv.edits.adapters.merged import TILE, Multiply, Replace, sides
+from ckptconv.edits.adapters.names import plain_module
+from ckptconv.edits.adapters.products import turned
+from ckptconv.edits.adapters.rotations import Rotate, Through, Weigh
+from ckptconv.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from ckptconv.core.arrays import Array
+    from ckptconv.edits.adapters.build import Module
+    from ckptconv.edits.adapters.deltas import LowRank
+    from ckptconv.edits.adapters.merged import Change
+
+    Shape = tuple[int, ...]
+    Changes = tuple[Change, ...]
+
+_FIRST_SERIES = (0, 18)
+"""The version of peft since which OFT's series ends as it does."""
+
+_MOST_TERMS = 100
+
+
+def ia3(module: Module, shape: Shape) -> Changes:
+    """Numbers for outputs, or for the inputs of a layer that feeds forward."""
+    return (_along(module, "ia3", shape, inputs=module.config.feeds_forward(plain_module(module.name))),)
+
+
+def ia3_of_bias(module: Module, shape: Shape) -> Changes:
+    """Those for outputs are the bias' too."""
+    if module.config.feeds_forward(plain_module(module.name)):
+        return ()
+    return (Multiply(module.vector("ia3", shape[0] if len(shape) == 1 else 0), tensors=(module.parts["ia3"],)),)
+
+
+def lycoris_ia3(module: Module, shape: Shape) -> Changes:
+    """The same, but for the bias, of what is added to one."""
+    return (_along(module, "ia3_weight", shape, inputs=module.number("on_input") != 0, plus=1.0),)
+
+
+def _along(module: Module, part: str, shape: Shape, *, inputs: bool, plus: float = 0.0) -> Multiply:
+    tensor, size, kernel = module.parts[part], sides(shape), prod(shape[2:])
+    along = 1 if inputs else 0
+    if len(shape) == 2 and module.turned:
+        along = 1 - along
+    spread = kernel if along == 1 else 1
+    if tensor.info.numel * spread != size[along]:
+        raise module.fail(
+            f"the base's weight is of shape {list(shape)}, and the adapter has {tensor.info.numel:,} numbers for "
+            f"its {'inputs' if inputs else 'outputs'}"
+        )
+    return Multiply(
+        module.vector(part, tensor.info.numel), along, spread, (tensor,), plus, module.scale if plus else 1.0
+    )
+
+
+def tokens(module: Module, shape: Shape) -> Changes:
+    """Some rows of an embedding take the place of the base's."""
+    known, size = module.config.tokens, sides(shape)
+    places = next((rows for name, rows in known.items() if not name or f".{module.name}".endswith(f".{name}")), None)
+    if places is None:
+        raise module.fail("the configuration does not say which tokens were trained")
+    if places and max(places) >= size[0]:
+        raise module.fail(f"token {max(places):,} is past the base's {size[0]:,} rows")
+    numbers = {place: number for number, place in enumerate(places)}  # the last of one that comes twice
+    return (Replace(numbers, module.factor_of("tokens", (len(places), size[1])), (module.parts["tokens"],)),)
+
+
+def hira(module: Module, shape: Shape) -> Changes:
+    """A LoRA by which the weight's own elements are multiplied."""
+    return _weighed(module, turned(module, module.matrix("hira_B"), module.matrix("hira_A")), shape)
+
+
+def hira_of_embedding(module: Module, shape: Shape) -> Changes:
+    """The same of a table, which is inputs × outputs."""
+    left, right = module.transposed("hira_embedding_A"), module.transposed("hira_embedding_B")
+    return _weighed(module, module.low_rank(left, right), shape)
+
+
+def _weighed(module: Module, delta: LowRank, shape: Shape) -> Changes:
+    module.check_shape(delta.shape, shape)
+    return (Weigh(delta, module.scale, tuple(module.parts.values())),)
+
+
+def oft(module: Module, shape: Shape) -> Changes:
+    """Rotations of blocks of inputs; of an embedding, of what it gives."""
+    part = "oft_R" if "oft_R" in module.parts else "oft_embedding_R"
+    stored, width = module.parts[part].info.shape, sides(shape)[1]
+    if len(stored) != 2:
+        raise module.fail(f"{part} is of shape {list(stored)}")
+    count, numbers = stored
+    size = (1 + isqrt(1 + 8 * numbers)) // 2
+    if size * (size - 1) // 2 != numbers or not count or (count * size != width and (count > 1 or width % size)):
+        raise module.fail(f"the base's weight is of shape {list(shape)}, and {part} of {list(stored)}")
+    if size == 1:
+        return ()
+    terms = _terms(module)
+    _bounded(module, count, size)
+    upper, longest = module.factor_of(part, (count, numbers)), module.config.real("eps", 6e-5)
+    short, sign = module.config.flag("coft"), 1 if part == "oft_R" else -1
+
+    def matrices() -> Array:
+        skew = orthogonal.skew_of_upper(upper.whole(), size)
+        skew = sign * (orthogonal.shortened(skew, longest) if short else skew)
+        made: Array = orthogonal.series(-skew, terms) if terms else orthogonal.cayley(skew)
+        return made[None]
+
+    return (Rotate(size, matrices, (module.parts[part],)),)
+
+
+def _terms(module: Module) -> int:
+    """Of the series by which a rotation is computed; 0 where it is computed as it is."""
+    config = module.config
+    if not config.flag("use_cayley_neumann", otherwise=True):
+        return 0
+    if config.version("peft_version") < _FIRST_SERIES:
+        raise UnsupportedError(
+            "the adapter is an OFT by a series of before peft 0.18, which ended otherwise: that is not merged",
+            hint="merge_and_unload() of peft 0.17 merges it",
+        )
+    terms = config.count("num_cayley_neumann_terms", 5)
+    if not 1 <= terms <= _MOST_TERMS:
+        raise module.fail(f"the configuration says {terms:,} terms", "num_cayley_neumann_terms is 5 as a rule")
+    return terms
+
+
+def _bounded(module: Module, count: int, size: int) -> None:
+    module.hold(count * size * size)
+    module.work(count * size**3)
+
+
+def boft(module: Module, shape: Shape) -> Changes:
+    """The same, one after another for halves of blocks that are further and further apart, and numbers for outputs."""
+    stored, (rows, width) = module.parts["boft_R"].info.shape, sides(shape)
+    stages, count, size, _ = stored if len(stored) == 4 else (0, 0, 0, 0)
+    wide = size << max(stages - 1, 0)
+    if (
+        not stages
+        or stored[3] != size
+        or count * size != width
+        or not width
+        or width % wide
+        or (stages > 1 and size % 2)
+    ):
+        raise module.fail(f"the base's weight is of shape {list(shape)}, and boft_R of {list(stored)}")
+    _bounded(module, stages * count, size)
+    blocks = module.factor_of("boft_R", (stages * count * size, size))
+
+    def matrices() -> Array:
+        data = blocks.whole().reshape(stored)
+        return orthogonal.cayley(0.5 * (data - data.transpose(0, 1, 3, 2)))
+
+    order = partial(orthogonal.butterfly, size=size, run=size // 2) if stages > 1 else None
+    turn = Rotate(size, matrices, (module.parts["boft_R"],), order=order)
+    return turn, Multiply(module.vector("boft_s", rows), tensors=(module.parts["boft_s"],))
+
+
+def oft_of_outputs(module: Module, shape: Shape) -> Changes:
+    """Blocks of outputs rotated: n × b × b; or in stages, stages × n × b × b. alpha: how long these may be together."""
+    stored, (rows, width) = module.parts["oft_blocks"].info.shape, sides(shape)
+    stages, count, size, _ = stored if len(stored) == 4 else (1, *stored) if len(stored) == 3 else (0, 0, 0, 0)
+    butterfly = len(stored) == 4
+    wide = (size << max(stages - 1, 0)) if butterfly else size
+    if not rows or not size or stored[-1] != size or count * size != rows or rows % wide or (butterfly and size % 2):
+        raise module.fail(f"the base's weight is of shape {list(shape)}, and oft_blocks of {list(stored)}")
+    _bounded(module, stages * count, size)
+    module.hold((rows if butterfly else size) * min(width, TILE))
+    blocks = module.factor_of("oft_blocks", (stages * count * size, size))
+    longest = module.number("alpha") * rows if "alpha" in module.parts else 0.0
+
+    def matrices() -> Array:
+        data = blocks.whole().reshape(stages, count, size, size)
+        skew = orthogonal.constrained(data - data.transpose(0, 1, 3, 2), longest)
+        return orthogonal.cayley(-skew if butterfly else skew)
+
+    order = partial(orthogonal.butterfly, size=size, run=1) if butterfly else None
+    made: Changes = (Rotate(size, matrices, tuple(module.parts.values()), along=0, order=order),)
+    if "rescale" in module.parts:
+        made += (Multiply(module.vector("rescale", rows), tensors=(module.parts["rescale"],)),)
+    return made
+
+
+def hra(module: Module, shape: Shape) -> Changes:
+    """A row times reflections, one for each rank."""
+    vectors, width = module.matrix("hra_u"), sides(shape)[1]
+    count, rank = vectors.shape
+    if count != width:
+        raise module.fail(f"the base's weight is of shape {list(shape)}, and hra_u of {[count, rank]}")
+    module.work(rank * rank * count)
+    orthonormal = module.config.flag("apply_GS")
+
+    def factors(side: int) -> Array:
+        return orthogonal.householder(vectors.whole(), orthogonal=orthonormal)[side]
+
+    left = module.made((count, rank), partial(factors, 0))
+    right = module.made((rank, count), partial(factors, 1))
+    return (Through(left, right, 1.0, tensors=(module.parts["hra_u"],)),)
+
+
+def glora(module: Module, shape: Shape) -> Changes:
+    """A LoRA, and one that the weight's inputs go through before."""
+    left, right = module.matrix("a1"), module.matrix("a2")
+    kernel = prod(shape[2:])
+    inputs = sides(shape)[1] // max(kernel, 1)
+    if left.shape[1] != right.shape[0] or (left.shape[0], right.shape[1]) != (inputs, inputs):
+        raise module.fail(
+            f"the base's weight is of shape {list(shape)}, and a1 and a2 of {list(left.shape)} and {list(right.shape)}"
+        )
+    module.hold(prod(left.shape))
+    module.hold(prod(right.shape))
+    through = Through(left, right, module.factor("a1"), kernel, tuple(module.parts.values()))
+    return through, *module.added(module.low_rank(module.matrix("b1"), module.matrix("b2")), shape)
+
+
+def road(module: Module, shape: Shape) -> Changes:
+    """Pairs of outputs rotated."""
+    rows, width = sides(shape)
+    size, variant = module.config.count("group_size", 64), module.config.word("variant", "road_1")
+    count = {"road_1": 1, "road_2": 2, "road_4": 4}.get(variant, 0)
+    if not count or not size or size % 2 or rows % size or not rows:
+        raise module.fail(
+            f"the base's weight is of shape {list(shape)}, and the adapter of {variant!r} and groups of {size:,}"
+        )
+    theta, alpha = (module.vector(part, rows * count // 2) for part in ("road_theta", "road_alpha"))
+    module.hold(rows * size)
+    module.hold(size * min(width, TILE))
+
+    def matrices() -> Array:
+        return orthogonal.pairs(theta.whole(), alpha.whole(), size, count)[None]
+
+    return (Rotate(size, matrices, tuple(module.parts.values()), along=0),)

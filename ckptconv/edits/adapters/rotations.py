@@ -1,0 +1,164 @@
+"""What adapters make of a weight by multiplying it: see `merged` for the others.
+
+    Rotate    W · R, R of blocks along the diagonal, or a product of several such        OFT, BOFT; rows: RoAd, diag-OFT
+    Through   W + scale · (W · left) · right                                             HRA, GLoRA
+    Weigh     W + scale · W ∘ Δ                                                          HiRA
+
+A block takes part of a row, whose elements are neighbours. Along rows it takes several of them, which are held, and so
+is the whole weight where a butterfly mixes all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ckptconv.edits.adapters.deltas import ALONE
+from ckptconv.edits.adapters.matrices import RECENT
+from ckptconv.edits.adapters.merged import TILE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.core.arrays import Array
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.adapters.deltas import Delta
+    from ckptconv.edits.adapters.matrices import Matrix
+    from ckptconv.edits.adapters.merged import Values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rotate:
+    """Every row (along 1) or every column (0) of the weight, in blocks of `size`, times matrices.
+
+    make:  the matrices, stages × blocks × size × size; where there is one block, it is for all.
+    high:  how many rows share a matrix, where it is rows that have one each.
+    order: of a stage and a number of elements, how these are sorted before, and afterwards sorted back.
+    """
+
+    size: int
+    make: Callable[[], Array]
+    tensors: tuple[LazyTensor, ...] = ()
+    along: int = 1
+    high: int = 0
+    order: Callable[[int, int], Array] | None = None
+
+    def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+        """The product."""
+        if self.along == 0:
+            return self._of_columns(before, shape, rows, columns)
+        wide = self._blocks(columns, shape[1])
+        made = before(rows, wide)
+        if not self.high:
+            made = self._turned(made, wide.start // self.size)
+        else:
+            for number in range(rows.start // self.high, -(-rows.stop // self.high)):
+                first, last = number * self.high - rows.start, (number + 1) * self.high - rows.start
+                part = slice(max(first, 0), min(last, len(rows)))
+                made[part] = self._turned(made[part], number, alone=True)
+        return made[:, columns.start - wide.start : columns.stop - wide.start]
+
+    def _of_columns(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+        import numpy as np
+
+        wide = self._blocks(rows, shape[0])
+        step = self.size if self.order is None else shape[0]
+        made = []
+        for first in range(wide.start, wide.stop, step):
+            inside = range(first, first + step)
+
+            def turned(inside: range = inside) -> Array:
+                return self._turned(_columns(before, shape, inside, columns).T, inside.start // self.size).T
+
+            group = RECENT.get(self, first * shape[1] + columns.start, turned)
+            made.append(group[max(rows.start - first, 0) : rows.stop - first])
+        return np.concatenate(made)
+
+    def _blocks(self, wanted: range, count: int) -> range:
+        """The elements of the blocks that some are in."""
+        if self.order is not None:
+            return range(count)
+        return range(wanted.start // self.size * self.size, -(-wanted.stop // self.size) * self.size)
+
+    def _turned(self, values: Array, first: int, *, alone: bool = False) -> Array:
+        """Rows of values, of which the first is in block `first`; of all its matrices, or of that alone."""
+        import numpy as np
+
+        for stage, matrices in enumerate(RECENT.get(self, -1, self.make)):
+            count = 1 if alone else values.shape[1] // self.size
+            used = matrices if len(matrices) == 1 else matrices[first : first + count]
+            order = None if self.order is None else self.order(stage, values.shape[1])
+            sorted_ = values if order is None else values[:, order]
+            blocks = sorted_.reshape(len(values), -1, self.size).transpose(1, 0, 2) @ used
+            values = blocks.transpose(1, 0, 2).reshape(len(values), -1)
+            if order is not None:
+                back = np.empty_like(values)
+                back[:, order] = values
+                values = back
+        return values
+
+
+def _columns(before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+    """Several rows, of which parts are read one by one."""
+    import numpy as np
+
+    if len(columns) == shape[1]:
+        return before(rows, columns)
+    return np.concatenate([before(range(row, row + 1), columns) for row in rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Through:
+    """W + scale · (W · left) · right: inputs × r and r × inputs. spread: neighbouring columns that are one input's."""
+
+    left: Matrix
+    right: Matrix
+    scale: float
+    spread: int = 1
+    tensors: tuple[LazyTensor, ...] = ()
+
+    def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+        """The sum."""
+        import numpy as np
+
+        made, left, right = before(rows, columns), self.left.whole(), self.right.whole()
+        middle = np.zeros((len(rows), self.spread, left.shape[1]), np.float64)
+        step = max(1, TILE // self.spread) * self.spread
+        for at in range(0, shape[1], step):
+            part = range(at, min(at + step, shape[1]))
+            values = made if len(columns) == shape[1] and len(part) == shape[1] else before(rows, part)
+            middle += self._projected(values, left[part.start // self.spread : part.stop // self.spread])
+        first, last = columns.start // self.spread, -(-columns.stop // self.spread)
+        change = (middle @ right[:, first:last]).transpose(0, 2, 1).reshape(len(rows), -1)
+        start = columns.start - first * self.spread
+        made += self.scale * change[:, start : start + len(columns)]
+        return made
+
+    def _projected(self, values: Array, left: Array) -> Array:
+        """Values of some inputs times what belongs to these, in parts for which BLAS takes no threads of its own."""
+        import numpy as np
+
+        inputs = values.reshape(len(values), -1, self.spread).transpose(0, 2, 1)
+        made = np.zeros((*inputs.shape[:2], left.shape[1]), np.float64)
+        step = max(16, ALONE // max(made.size, 1))
+        for at in range(0, len(left), step):
+            made += inputs[:, :, at : at + step] @ left[at : at + step]
+        return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weigh:
+    """W + scale · W ∘ Δ."""
+
+    delta: Delta
+    scale: float
+    tensors: tuple[LazyTensor, ...] = ()
+
+    def apply(self, before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
+        """The sum."""
+        made = before(rows, columns)
+        factors = self.delta.rectangle(rows, columns)
+        factors *= self.scale
+        factors += 1
+        made *= factors
+        return made
