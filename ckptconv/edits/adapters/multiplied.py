@@ -202,7 +202,7 @@ def hra(module: Module, shape: Shape) -> Changes:
     """A row times reflections, one for each rank."""
     vectors, width = module.matrix("hra_u"), sides(shape)[1]
     count, rank = vectors.shape
-    if count != width:
+    if count != width or rank > count:
         raise module.fail(f"the base's weight is of shape {list(shape)}, and hra_u of {[count, rank]}")
     module.work(rank * rank * count)
     orthonormal = module.config.flag("apply_GS")

@@ -27,11 +27,7 @@ def cayley(skew: Array) -> Array:
     import numpy as np
 
     eye = np.eye(skew.shape[-1])
-    try:
-        made: Array = np.linalg.solve(eye - skew, eye + skew)
-    except np.linalg.LinAlgError as error:
-        raise CorruptFileError("a rotation is of numbers that are too large", hint="do not trust it") from error
-    return made
+    return _solved(eye - skew, eye + skew)
 
 
 def series(skew: Array, terms: int) -> Array:
@@ -78,25 +74,30 @@ def constrained(skew: Array, longest: float) -> Array:
 
 
 def householder(vectors: Array, *, orthogonal: bool) -> tuple[Array, Array]:
-    """Factors of what the product of reflections adds to I: inputs × r and r × inputs.
+    """Factors of what the product of reflections adds to I: inputs × r and r × inputs. The vectors are columns.
 
-    The vectors are columns; orthogonal: each is made so to those before it (Gram and Schmidt's way).
+    (I - 2 u₁u₁ᵀ) (I - 2 u₂u₂ᵀ) … = I - U T Uᵀ, where T⁻¹ has 1/2 on its diagonal and U's inner products above it
+    (Schreiber and Van Loan). orthogonal: all of them are made so before, which leaves the diagonal.
     """
     import numpy as np
 
-    left = np.array(vectors)
-    right = np.zeros(left.T.shape, np.float64)
-    for number in range(left.shape[1]):
-        if orthogonal:
-            for before in range(number):
-                left[:, number] -= (left[:, before] @ left[:, number]) * left[:, before]
-        with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros, which is counted as lost
-            left[:, number] /= np.linalg.norm(left[:, number])
-        one = left[:, number]
-        if not orthogonal:
-            right[:number] -= 2 * np.outer(right[:number] @ one, one)
-        right[number] = -2 * one
-    return left, right
+    if orthogonal:
+        left = np.linalg.qr(vectors)[0]
+        return left, -2 * left.T
+    with np.errstate(divide="ignore", invalid="ignore"):  # a vector of zeros, which is counted as lost
+        left = vectors / np.linalg.norm(vectors, axis=0)
+    inverse = np.triu(left.T @ left, 1) + 0.5 * np.eye(left.shape[1])
+    return left, -_solved(inverse, left.T)
+
+
+def _solved(matrices: Array, wanted: Array) -> Array:
+    import numpy as np
+
+    try:
+        made: Array = np.linalg.solve(matrices, wanted)
+    except np.linalg.LinAlgError as error:
+        raise CorruptFileError("a rotation is of numbers that are too large", hint="do not trust it") from error
+    return made
 
 
 def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
@@ -118,8 +119,8 @@ def pairs(theta: Array, alpha: Array, size: int, variant: int) -> Array:
 
 
 def butterfly(stage: int, count: int, *, size: int, run: int) -> Array:
-    """The order in which elements are rotated in blocks: of two neighbouring parts of 2^stage halves of a block by turns
-    a run of each. PEFT takes halves as runs, and LyCORIS single elements.
+    """The order in which elements are rotated in blocks: of two neighbouring parts of 2^stage halves of a block by
+    turns a run of each. PEFT takes halves as runs, and LyCORIS single elements.
     """
     import numpy as np
 
