@@ -203,10 +203,10 @@ def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:
     times = f", times {wanted.scale:g}" if wanted.scale != 1 else ""
     count = len(made.changed)
     message = f"{path}: {plural(count, 'tensor is', 'tensors are')} changed ({kinds}){times}"
-    if made.prefix:
+    if made.prefix and made.changed:
         where = f"without {made.prefix[1:]!r}" if made.prefix.startswith("-") else f"behind {made.prefix!r}"
         message += f"; the base has its names {where}"
-    found = [Finding("merged", "info", path, message, None, str(count))]
+    found = [Finding("merged", "info", path, message, None, str(count))] if count or not made.replaced else []
     for what, names in (("take the place of the base's", made.replaced), ("are new", made.added)):
         if names:
             text = f"{path}: {len(names):,} of its tensors {what}: {listed(names, 3)}"

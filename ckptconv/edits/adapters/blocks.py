@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.edits.adapters.deltas import product
 from ckptconv.edits.adapters.matrices import RECENT
 from ckptconv.errors import CorruptFileError
 
@@ -82,7 +83,7 @@ class Grid:
                 left = up[first : first + part, high_part.start - m * high : high_part.stop - m * high]
                 right = down[wide_part.start : wide_part.stop, m * part : (m + 1) * part]
                 place = slice(high_part.start - rows.start, high_part.stop - rows.start)
-                made[place, wide_part.start - columns.start : wide_part.stop - columns.start] = left.T @ right.T
+                made[place, wide_part.start - columns.start : wide_part.stop - columns.start] = product(left.T, right.T)
         return made
 
 

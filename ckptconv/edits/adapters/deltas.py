@@ -33,6 +33,20 @@ there is one for each tensor already.
 """
 
 
+def product(left: Array, right: Array) -> Array:
+    """Of two matrices, in parts for which BLAS takes no threads."""
+    import numpy as np
+
+    made = np.empty((len(left), right.shape[1]), np.float64)
+    high = max(1, ALONE // max(16 * left.shape[1], 1))
+    for row in range(0, len(left), high):
+        part = left[row : row + high]
+        step = max(16, ALONE // max(part.size, 1))
+        for at in range(0, right.shape[1], step):
+            made[row : row + high, at : at + step] = part @ right[:, at : at + step]
+    return made
+
+
 class Delta(Protocol):
     """Numbers in rows and columns."""
 
@@ -76,15 +90,7 @@ class LowRank:
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """A product of rows and columns."""
-        import numpy as np
-
-        left, right = self.left.rows(rows), self.right.whole()
-        made = np.empty((len(rows), len(columns)), np.float64)
-        step = max(16, ALONE // max(left.size, 1))
-        for at in range(columns.start, columns.stop, step):
-            end = min(at + step, columns.stop)
-            made[:, at - columns.start : end - columns.start] = left @ right[:, at:end]
-        return made
+        return product(self.left.rows(rows), self.right.whole()[:, columns.start : columns.stop])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from ckptconv.edits.adapters import mlx
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _ROLES = {
     "lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_linear_layer.down": "down",
@@ -56,6 +56,9 @@ _SUFFIX = re.compile(
     r"\.(" + "|".join(re.escape(word) for word in sorted((*_ROLES, *_OTHERS), key=len, reverse=True)) + r")"
     r"(?:\.([^.]+?))??(?:\.(weight|bias))?"
 )
+_BESIDE = ((mlx.MAGNITUDE, ".lora_a", "magnitude"), (".weight", ".on_input", "ia3_weight"))
+"""What names end in that say something only where there is another of the same module, and what."""
+
 _OLD = re.compile(r"(.+)\.processor\.(\w+)_lora\.(down|up)\.weight")
 _WRAPPED = re.compile(r"(?:(?:modules_to_save|ln_tuning_layers)(?:\.[^.]+)?|base_layer)\.")
 
@@ -103,8 +106,20 @@ def is_adapter(names: Iterable[str]) -> bool:
     names = list(names)
     if not any(word in name for name in names for word in _WORDS):
         return False
-    known = sum(_role(name) is not None for name in names)
+    known = sum(found is not None for _, found in _roles(names))
     return known * 2 > len(names)
+
+
+def _roles(names: list[str]) -> Iterator[tuple[str, tuple[str, str, str] | None]]:
+    """Names, and what each of them is for, as `_role` has it; two say it only beside another."""
+    all_names = set(names)
+    for name in names:
+        found = _role(name)
+        for end, other, role in _BESIDE if found is None else ():
+            module = name.removesuffix(end)
+            if module != name and module + other in all_names:
+                found = module, role, ""
+        yield name, found
 
 
 def _role(name: str) -> tuple[str, str, str] | None:
@@ -134,15 +149,7 @@ def _plain(module: str) -> str:
 def parts_of(names: Iterable[str]) -> Parts:
     """The parts. Raises UnsupportedError where a file holds several adapters."""
     made = Parts()
-    names = list(names)
-    factors = {name.removesuffix(".lora_a") for name in names if name.endswith(".lora_a")}
-    numbers = {name.removesuffix(".on_input") for name in names if name.endswith(".on_input")}
-    for name in names:
-        found = _role(name)
-        if found is None and name.endswith(mlx.MAGNITUDE) and (module := name.removesuffix(mlx.MAGNITUDE)) in factors:
-            found = module, "magnitude", ""
-        if found is None and (module := name.removesuffix(".weight")) in numbers:
-            found = module, "ia3_weight", ""
+    for name, found in _roles(list(names)):
         if found is None:
             if ".original_module." in name:
                 continue  # the base's own, which PEFT keeps beside the one that was trained

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.deltas import ALONE
+from ckptconv.edits.adapters.deltas import ALONE, product
 from ckptconv.edits.adapters.matrices import RECENT
 from ckptconv.edits.adapters.merged import TILE
 
@@ -89,13 +89,23 @@ class Rotate:
             used = matrices if len(matrices) == 1 else matrices[first : first + count]
             order = None if self.order is None else self.order(stage, values.shape[1])
             sorted_ = values if order is None else values[:, order]
-            blocks = sorted_.reshape(len(values), -1, self.size).transpose(1, 0, 2) @ used
+            blocks = _products(sorted_.reshape(len(values), -1, self.size).transpose(1, 0, 2), used)
             values = blocks.transpose(1, 0, 2).reshape(len(values), -1)
             if order is not None:
                 back = np.empty_like(values)
                 back[:, order] = values
                 values = back
         return values
+
+
+def _products(blocks: Array, matrices: Array) -> Array:
+    """Of blocks, each with its matrix or all with one."""
+    import numpy as np
+
+    if blocks[0].size * matrices.shape[1] <= ALONE:
+        made: Array = blocks @ matrices
+        return made
+    return np.stack([product(block, matrices[number % len(matrices)]) for number, block in enumerate(blocks)])
 
 
 def _columns(before: Values, shape: tuple[int, int], rows: range, columns: range) -> Array:
@@ -129,7 +139,8 @@ class Through:
             values = made if len(columns) == shape[1] and len(part) == shape[1] else before(rows, part)
             middle += self._projected(values, left[part.start // self.spread : part.stop // self.spread])
         first, last = columns.start // self.spread, -(-columns.stop // self.spread)
-        change = (middle @ right[:, first:last]).transpose(0, 2, 1).reshape(len(rows), -1)
+        change = product(middle.reshape(-1, left.shape[1]), right[:, first:last])
+        change = change.reshape(len(rows), self.spread, -1).transpose(0, 2, 1).reshape(len(rows), -1)
         start = columns.start - first * self.spread
         made += self.scale * change[:, start : start + len(columns)]
         return made
