@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import ckptconv
+from ckptconv.errors import UsageError
 from tests.arch.real_models import transformers_module
+from tests.edits.test_dialect_of_gguf import Case
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +68,7 @@ def test_of_blocks_it_says_how_far_the_floats_are_off(tmp_path: Path) -> None:
     after = quants.dequantize(quants.quantize(before.astype(np.float32), kind), kind).astype(np.float64)
     assert figures[name].change == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before), rel=1e-5)
     assert Q_PROJ in figures
-    assert "floats that they stand for" in found.findings[0].message
+    assert [finding.code for finding in found.told] == ["translated", "unpacked"]
     assert "Q8_0" in {finding.found for finding in ckptconv.diff(model, made, headers=True).findings}
 
 
@@ -86,6 +88,90 @@ def test_verify_runs_it_in_the_class_that_a_configuration_names(tmp_path: Path) 
     assert [finding.code for finding in same.findings] == ["translated"]
     other = gguf_of(folder_of(tmp_path / "other", seed=1), tmp_path / "other.gguf", "F32")
     assert not ckptconv.verify(model, other, arch=config, samples=3).equivalent
+
+
+def test_the_tensors_alone_are_equal_and_as_they_are_they_are_not(tmp_path: Path) -> None:
+    model = folder_of(tmp_path / "llama")
+    made = gguf_of(model, tmp_path / "llama.gguf", "F32")
+    assert ckptconv.diff(model, made, bare=True).equal
+    found = ckptconv.diff(model, made, bare=True, translate=False)
+    assert not found.equal
+    assert not found.told
+    assert found.partners[Q_PROJ] != Q_PROJ
+
+
+def test_what_transformers_computes_is_left_out_and_what_else_is_told_of_a_file_stays(tmp_path: Path) -> None:
+    """A part of a block that is not known, and factors of rotary embeddings; of blocks as well."""
+    model = folder_of(tmp_path / "llama")
+    edits = ckptconv.Edits(names=[ckptconv.NameRule("translate", "to-gguf")], dtype=["Q8_0"])
+    config = json.loads((model / "config.json").read_text())
+    config["rope_parameters"] = {
+        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }  # fmt: skip
+    (model / "config.json").write_text(json.dumps(config))
+    ckptconv.convert(model, tmp_path / "a.gguf", edits=edits, metadata={"tokenizer.ggml.model": "none"})
+    unknown = ckptconv.Edits(names=[ckptconv.NameRule("rename", "attn_norm=attn_hum")])
+    ckptconv.convert(tmp_path / "a.gguf", tmp_path / "b.gguf", edits=unknown)
+    with ckptconv.open(tmp_path / "b.gguf") as checkpoint:
+        assert "rope_freqs.weight" in checkpoint
+    found = ckptconv.diff(model, tmp_path / "b.gguf", bare=True)
+    told = {finding.code: finding.message for finding in found.told}
+    assert list(told) == ["translated", "left-out", "left-alone", "unpacked"]
+    assert told["left-out"].startswith("rope_freqs.weight")
+    assert "no attn_hum is known" in told["left-alone"]
+    assert not any("rope" in finding.message for finding in found.findings if finding not in found.told)
+
+
+def test_validate_judges_it_by_transformers_names(tmp_path: Path) -> None:
+    """By the library and by the class that a configuration names; the values of blocks are those of floats."""
+    model = folder_of(tmp_path / "llama")
+    made = gguf_of(model, tmp_path / "llama.gguf", "Q8_0")
+    found = ckptconv.validate(made)
+    assert (found.valid, found.arch, found.params["layers"]) == (True, "llama", 2)
+    assert [finding.code for finding in found.findings] == ["translated"]
+    assert ckptconv.validate(made, arch=str(model / "config.json")).valid
+    edits = ckptconv.Edits(drop=["blk.1.attn_q.weight"])
+    ckptconv.convert(made, tmp_path / "less.gguf", edits=edits)
+    missing = [one.where for one in ckptconv.validate(tmp_path / "less.gguf").findings if one.severity == "error"]
+    assert missing == [Q_PROJ]
+
+
+def test_validate_reads_the_floats_that_blocks_stand_for(tmp_path: Path) -> None:
+    model = folder_of(tmp_path / "llama")
+    made = gguf_of(model, tmp_path / "llama.gguf", "Q8_0")
+    with ckptconv.open(made) as checkpoint:
+        span = checkpoint["blk.1.attn_q.weight"].span
+    assert span is not None
+    with made.open("r+b") as file:  # a scale that is infinite
+        file.seek(span.offset)
+        file.write(b"\x00\x7c")
+    assert ckptconv.validate(made).valid
+    assert [one.where for one in ckptconv.validate(made, values=True).findings if one.severity == "error"] == [Q_PROJ]
+
+
+def test_an_architecture_of_llama_cpps_own_names_is_compared_with_these(tmp_path: Path) -> None:
+    """Another GGUF as the architecture, and a spec that was made of one."""
+    model = folder_of(tmp_path / "llama")
+    made = gguf_of(model, tmp_path / "llama.gguf", "Q8_0")
+    assert not ckptconv.validate(made, arch=str(made)).findings
+    ckptconv.infer_architecture([made], target=tmp_path / "own.toml")
+    assert not ckptconv.validate(made, arch=str(tmp_path / "own.toml")).findings
+    ckptconv.convert(made, tmp_path / "less.gguf", edits=ckptconv.Edits(drop=["output.weight"]))
+    found = ckptconv.validate(tmp_path / "less.gguf", arch=str(made)).findings
+    assert [(one.code, one.where) for one in found] == [("missing-tensor", "output.weight")]
+    found = ckptconv.validate(made, arch=str(model)).findings
+    assert [finding.code for finding in found] == ["translated"]
+
+
+def test_an_architecture_that_the_library_lacks_is_no_damaged_one_of_another(tmp_path: Path) -> None:
+    """OLMoE's names are Qwen's, and its norms have other shapes."""
+    made = Case("olmoe").write(tmp_path / "a.gguf")
+    with pytest.raises(UsageError, match=r"general\.architecture says 'olmoe', which the library does not have; "):
+        ckptconv.validate(made)
+    assert not ckptconv.validate(made, arch="qwen_moe").valid
+    with pytest.raises(UsageError, match=r"says 'qwen35', which the library does not have\n"):
+        ckptconv.validate(Case("qwen35").write(tmp_path / "b.gguf"))
 
 
 def test_json_and_the_page_say_it(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ckptconv.api.open import open
 from ckptconv.api.stated import config_beside, stated
+from ckptconv.arch import shortlist
 from ckptconv.arch.bind import from_config, from_settings, from_statement
 from ckptconv.arch.choose import ARCH_HINT, choose
 from ckptconv.arch.load import library_names, load_spec
@@ -43,8 +44,7 @@ class Resolved:
     strays:    names beside those that have the prefix of a wrapper.
     solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
     quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
-    stranger:  the class that the config.json names, where the library lacks it and a kin of it was chosen.
-    built:     whether transformers can build that class: those of diffusers it cannot.
+    stranger:  what the file or the config.json says that it is, where the library lacks it and a kin of it was chosen.
     """
 
     name: str
@@ -55,8 +55,7 @@ class Resolved:
     findings: tuple[Finding, ...] = field(default=())
     solution: Solution | None = None
     quantized: str = ""
-    stranger: str = ""
-    built: bool = True
+    stranger: Named | None = None
     strays: frozenset[str] = frozenset()
 
 
@@ -90,6 +89,19 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Resolved:
     raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
 
 
+def table_for(request: Request, checkpoint: Checkpoint) -> Table | None:
+    """The names and shapes that the architecture has with the checkpoint's params; None where nothing binds these.
+    Raises as `resolve`.
+    """
+    from ckptconv.arch.solver import solve
+
+    chosen = resolve(request, checkpoint)
+    if chosen.table is not None:
+        return chosen.table
+    assert chosen.spec is not None
+    return solve(chosen.spec, infos_of(checkpoint), chosen.sources).table
+
+
 def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
     """Raise UsageError for what no architecture describes, by what the file says that it is."""
     if checkpoint.format == DIFFUSERS.name:
@@ -117,51 +129,71 @@ def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Reso
                 "this is an adapter, of changes to another model's weights (LoRA), which no architecture describes",
                 path=path, hint="inspect says more of it; validate the model that it is for",
             ) from None  # fmt: skip
-        named = _class_named(config)
-        raise (stranger(named, path, built=_is_built(config)) if named else error).at(path) from None
-    named = _stranger(choice, config)
+        named = _named_by(config) or _named_by_llama_cpp(checkpoint)
+        raise (stranger(named, path) if named else error).at(path) from None
+    named = _stranger(choice, config, checkpoint)
     # by the same words another architecture's configuration means something else
-    its_own = config if choice.evidence != "names" or not named else None
+    its_own = config if choice.evidence != "names" or not _named_by(config) else None
     sources = _sources(choice.spec, note, said.statements, its_own, settings)
     return Resolved(
         choice.spec.name, choice.evidence, choice.spec, None, sources, (*said.findings, *choice.findings),
-        choice.solution, said.quantized, named, _is_built(config), choice.strays,
+        choice.solution, said.quantized, named, choice.strays,
     )  # fmt: skip
 
 
-def _class_named(config: Mapping[str, object] | None) -> str:
-    """The class that a configuration names, or its type; "" where it says neither."""
+class Named(NamedTuple):
+    """What a checkpoint is said to be: a class of transformers' or diffusers', an architecture of llama.cpp's."""
+
+    name: str
+    by: Literal["transformers", "diffusers", "llama.cpp"]
+
+
+def _named_by(config: Mapping[str, object] | None) -> Named | None:
+    """The class that a configuration names, or its type; None where it says neither."""
     config = config or {}
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else config.get("model_type", config.get(CLASS_NAME))
-    return first[:80] if isinstance(first, str) else ""
+    by: Literal["transformers", "diffusers"] = "diffusers" if CLASS_NAME in config else "transformers"
+    return Named(first[:80], by) if isinstance(first, str) and first else None
 
 
-def _is_built(config: Mapping[str, object] | None) -> bool:
-    return CLASS_NAME not in (config or {})
-
-
-def _stranger(choice: Choice, config: Mapping[str, object] | None) -> str:
-    """The class that a configuration names, where it is none of those that the chosen spec describes."""
-    named = _class_named(config)
-    if choice.evidence == "names":
-        return named
-    stated = choice.evidence == CONFIG and config is not None and config.get("architectures")
-    return named if stated and named not in choice.spec.config.architectures else ""
-
-
-def stranger(named: str, path: Path, nearest: str = "", *, built: bool = True) -> UsageError:
-    """The error where the config.json of a checkpoint names a class that the library lacks.
-
-    nearest: a spec that is like it. built: as in `Resolved`.
+def _named_by_llama_cpp(checkpoint: Checkpoint, spec: Spec | None = None) -> Named | None:
+    """The architecture that a GGUF says it is of; None where it says none whose names are known here, or the spec, or
+    the library where that is not given, has one of the classes that llama.cpp makes it of.
     """
+    name = checkpoint.metadata.get("general.architecture")
+    if not isinstance(name, str):
+        return None
+    from ckptconv.edits.dialects.gguf_table import architectures
+
+    if name not in architectures():
+        return None
+    classes = architectures()[name].classes
+    known = shortlist.by_any(classes) if spec is None else set(classes) & set(spec.config.architectures)
+    return None if known else Named(name, "llama.cpp")
+
+
+def _stranger(choice: Choice, config: Mapping[str, object] | None, checkpoint: Checkpoint) -> Named | None:
+    """What the checkpoint is said to be, where the chosen spec describes no such."""
+    named = _named_by(config)
+    if choice.evidence == "names":
+        return named or _named_by_llama_cpp(checkpoint, choice.spec)
+    stated = choice.evidence == CONFIG and config is not None and config.get("architectures")
+    return named if stated and named and named.name not in choice.spec.config.architectures else None
+
+
+def stranger(named: Named, path: Path, nearest: str = "") -> UsageError:
+    """The error for a checkpoint that is said to be what the library lacks; `nearest` is a spec that is like it."""
     less = f"; the nearest, {nearest}, does not fit" if nearest else ""
     more = f"; --arch {nearest} says what differs" if nearest else ""
-    config = shlex.quote(str(config_beside(path)))
-    hint = f"--arch {config} builds that class, with the transformers that is installed{more}"
-    if not built:
-        hint = f"name another checkpoint of it, or a class or function that makes one: --arch FILE.py:NAME{more}"
-    return UsageError(f"the config.json beside it says {named!r}, which the library does not have{less}", hint=hint)
+    where = "the config.json beside it"
+    hint = f"--arch {shlex.quote(str(config_beside(path)))} builds that class, with the transformers that is installed"
+    if named.by == "diffusers":
+        hint = "name another checkpoint of it, or a class or function that makes one: --arch FILE.py:NAME"
+    if named.by == "llama.cpp":
+        where = "its general.architecture"
+        hint = "--arch MODEL/config.json, of the model that it was made of, builds its class with transformers"
+    return UsageError(f"{where} says {named.name!r}, which the library does not have{less}", hint=hint + more)
 
 
 def kin(nearest: str, found: Differences) -> UsageError:

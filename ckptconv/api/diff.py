@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.asked import several
 from ckptconv.api.open import open
 from ckptconv.api.unconverted import set_beside
-from ckptconv.core.report import errors_among
+from ckptconv.core.report import Finding, errors_among
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_values import Values
     from ckptconv.core.edit import Edit
     from ckptconv.core.progress import Progress
-    from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
 
@@ -27,13 +26,15 @@ if TYPE_CHECKING:
 class Difference:
     """What differs between two checkpoints, `expected` and `found`.
 
-    findings: everything that differs; of severity "info" where a tolerance covers it.
+    findings: how a file was read that was not compared as it is, then everything that differs; of severity "info"
+              where a tolerance covers it.
     edits:    what would turn the one into the other, one after another: each speaks of the names that those before it
               leave. What they do not cover is in the findings alone: added tensors, and changed values.
     values:   the figures behind the findings of values and casts.
     metadata: the values behind the findings of metadata.
     partners: by each name of `expected` in its order, the name of what it is compared with; None where nothing is.
-    tensors:  how many each side has. headers: whether headers alone were compared.
+    tensors:  how many each side has. headers: whether headers alone were compared. bare: whether the model's tensors
+              alone were.
     """
 
     expected: Path
@@ -45,6 +46,7 @@ class Difference:
     tensors: tuple[int, int] = (0, 0)
     nbytes: int = 0
     headers: bool = False
+    bare: bool = False
     partners: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -56,6 +58,11 @@ class Difference:
         """Whether nothing differs that a tolerance does not cover."""
         return not errors_among(self.findings)
 
+    @property
+    def told(self) -> list[Finding]:
+        """The findings that are no differences: how a file was read that was not compared as it is."""
+        return [finding for finding in self.findings if finding.severity != "error" and finding not in self.values]
+
     def to_dict(self) -> dict[str, Json]:
         """The difference as ``diff --json`` prints it."""
         return {
@@ -63,6 +70,7 @@ class Difference:
             "found": str(self.found),
             "equal": self.equal,
             "headers": self.headers,
+            "bare": self.bare,
             "findings": [self._finding(finding) for finding in self.findings],
             "edits": [edit.to_dict() for edit in self.edits],
         }
@@ -77,6 +85,8 @@ def diff(
     found: PathText,
     *,
     headers: bool = False,
+    bare: bool = False,
+    translate: bool = True,
     rtol: float = 0.0,
     atol: float = 0.0,
     ulp: int = 0,
@@ -89,6 +99,9 @@ def diff(
     """Compare two checkpoints of any formats: names, shapes, element types, bits, ties and typed metadata.
 
     headers:         read no tensor; values are not compared.
+    bare:            compare the model's tensors alone, without metadata and extras.
+    translate:       read a GGUF beside the model of transformers' that it was made of under transformers' names, and
+                     its blocks as floats; False: as it is.
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
                      representable steps. All 0: bits must be equal, so that -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.
@@ -105,7 +118,11 @@ def diff(
         open(expected, format=expected_format, progress=progress) as a,
         open(found, format=found_format, progress=progress) as b,
     ):
-        one, other, told = set_beside(a, b, (Path(expected), Path(found)), values=not headers)
+        one, other, told = a, b, list[Finding]()
+        if translate:
+            one, other, told = set_beside(a, b, (Path(expected), Path(found)), values=not headers)
+        if bare:
+            one, other = one.bare(), other.bare()
         differences = compare(one, other, allowed, headers=headers, histograms=histograms, progress=progress)
         for checkpoint in (a, b):
             checkpoint.check_unchanged()
@@ -117,7 +134,8 @@ def diff(
             differences.values,
             differences.metadata,
             (len(one.all_tensors), len(other.all_tensors)),
-            sum(tensor.info.nbytes for tensor in a.all_tensors.values()),
+            sum(tensor.info.nbytes for tensor in (a if bare else a.all_tensors).values()),
             headers,
+            bare,
             differences.partners,
         )

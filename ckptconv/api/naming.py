@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
 from ckptconv.edits.views import permuted
 from ckptconv.formats.onnx.lost import Lost, is_given
@@ -37,7 +36,9 @@ def named_by_architecture(checkpoint: Checkpoint, request: Request) -> Checkpoin
     )  # constants alone, where none is lost
     if request.arch is None or not (lost or made_up):
         return checkpoint
-    table = _table(checkpoint, request)
+    from ckptconv.api.arch import table_for
+
+    table = table_for(request, checkpoint)
     if table is None:
         return checkpoint
     missing = {name: entry.shape for name, entry in table.tensors.items() if name not in checkpoint}
@@ -79,17 +80,6 @@ def _lost(checkpoint: Checkpoint) -> list[Lost]:
     if not isinstance(rows, list):
         return []
     return [one for one in (Lost.from_dict(row) for row in rows) if one.name in checkpoint]
-
-
-def _table(checkpoint: Checkpoint, request: Request) -> Table | None:
-    from ckptconv.api.arch import resolve
-    from ckptconv.arch.solver import solve
-
-    chosen = resolve(request, checkpoint)
-    if chosen.table is not None:
-        return chosen.table
-    assert chosen.spec is not None
-    return solve(chosen.spec, infos_of(checkpoint), chosen.sources).table
 
 
 def _constants(tensors: Mapping[str, LazyTensor], table: Table) -> list[str]:

@@ -87,8 +87,8 @@ class Side:
         opened = self.stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
         if self.request.arch is not None and is_config(self.request.arch):
-            opened = in_transformers_names(opened, self.path)
-            self.findings += [finding for finding in opened.findings if finding.code == "translated"]
+            opened, told = in_transformers_names(opened, self.path)
+            self.findings += told
         return named_by_architecture(opened, self.request)
 
     def module(self) -> tuple[torch.nn.Module, list[InputSpec]]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ckptconv.api.open import PathText
     from ckptconv.arch.bind import Source
     from ckptconv.arch.spec import ParamValue, Spec
+    from ckptconv.arch.table import Table
     from ckptconv.checks.verdict import Verdict
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
@@ -96,19 +97,47 @@ def validate(
     """
     request = Request(path, arch, settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
-        checkpoint = opened
-        if arch is not None and opened.notes.graph is not None:
-            from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
-
-            checkpoint = named_by_architecture(opened, request)
+        checkpoint, told = _as_judged(request, opened, values=values)
         result = compare(request, checkpoint)
         if values:
             from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
 
             found = [*result.findings, *check_values(checkpoint, progress)]
-            return replace(result, findings=causes_first(found))
-        return result
+            result = replace(result, findings=causes_first(found))
+        return replace(result, findings=[*told, *result.findings])
+
+
+def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
+    """The file under the names that the architecture has for its tensors, where that is known, and what is told of
+    that: a graph under those that it lost, a GGUF under transformers'.
+    """
+    from ckptconv.api.unconverted import as_floats, in_transformers_names
+
+    if request.arch is not None and opened.notes.graph is not None:
+        from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
+
+        return named_by_architecture(opened, request), []
+    made, told = in_transformers_names(opened, request.path)
+    if not told or _is_of_its_own_names(request, opened, made):
+        return opened, []
+    return as_floats(made, headers=not values), told
+
+
+def _is_of_its_own_names(request: Request, opened: Checkpoint, translated: Checkpoint) -> bool:
+    """Whether ``--arch`` is an architecture of llama.cpp's names: another GGUF, a spec that was made from one."""
+    from ckptconv.api.arch import table_for
+    from ckptconv.arch.huggingface import is_config
+    from ckptconv.arch.load import library_names
+
+    if request.arch is None or request.arch in library_names() or is_config(request.arch):
+        return False
+
+    def in_common(checkpoint: Checkpoint) -> int:
+        table = table_for(request, checkpoint)
+        return 0 if table is None else len(table.tensors.keys() & checkpoint.keys())
+
+    return in_common(opened) > in_common(translated)
 
 
 def compare(request: Request, checkpoint: Checkpoint) -> Validation:
@@ -125,7 +154,7 @@ def compare(request: Request, checkpoint: Checkpoint) -> Validation:
     try:
         chosen = resolve(request, checkpoint)
     except UsageError as error:
-        if request.arch is None and (causes := _of_another_framework(request, checkpoint, None)):
+        if request.arch is None and (causes := _of_another_framework(request, checkpoint)):
             message = f"nothing says which architecture this is: {causes[0].message}"
             raise ForeignNamesError(message, path=request.path, hint=causes[0].hint) from error
         raise
@@ -153,8 +182,8 @@ def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved
             "this is the state of an optimizer, which no architecture describes", path=path,
             hint="validate the model's own file; --arch says what differs",
         )  # fmt: skip
-    if chosen.stranger:
-        raise stranger(chosen.stranger, path, chosen.name, built=chosen.built).at(path)
+    if chosen.stranger is not None:
+        raise stranger(chosen.stranger, path, chosen.name).at(path)
     if chosen.evidence == CONFIG and _have_nothing_in_common(findings, checkpoint):
         what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
         raise UsageError(
@@ -170,7 +199,7 @@ def _causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict:
     Raises UsageError where the network is built otherwise than the nearest by name.
     """
     quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
-    if causes := _of_another_framework(request, checkpoint, chosen.spec):
+    if causes := _of_another_framework(request, checkpoint, chosen.spec, verdict.table):
         return [*causes, *quantized]
     if request.arch is None and chosen.evidence == "names" and verdict.table is not None:
         from ckptconv.api.arch import kin
@@ -212,9 +241,11 @@ def _of_another_architecture(
     return [Finding("architecture", "error", "", message, spec.name, other.spec.name, hint=line)]
 
 
-def _of_another_framework(request: Request, checkpoint: Checkpoint, spec: Spec | None) -> list[Finding]:
+def _of_another_framework(
+    request: Request, checkpoint: Checkpoint, spec: Spec | None = None, table: Table | None = None
+) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
-    from ckptconv.api.dialects import dialect_of
+    from ckptconv.api.dialects import MLX, dialect_of
     from ckptconv.edits.dialects import GIVES, by_names
     from ckptconv.edits.name_rule import TO_LDM
 
@@ -223,6 +254,8 @@ def _of_another_framework(request: Request, checkpoint: Checkpoint, spec: Spec |
         dialect = by_names(checkpoint)
     if not dialect or (spec is None and dialect == TO_LDM):  # a pipeline's own names, each model's to be checked alone
         return []
+    if dialect != MLX and table is not None and 2 * len(table.tensors.keys() & checkpoint.keys()) > len(checkpoint):
+        return []  # the architecture has these names too; mlx-lm changes few
     message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
     line = request.line("convert", "translated.pth", "--translate", dialect)
     return [Finding("dialect", "error", "", message, hint=line)]

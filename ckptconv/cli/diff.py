@@ -33,7 +33,7 @@ Examples:
   ckptconv diff --json a.pth b.pth
   ckptconv diff whole.gguf model-00001-of-00003.gguf --from-b gguf
   ckptconv diff before.pth after.pth --html changes.html
-  ckptconv diff qwen2/ qwen2.gguf
+  ckptconv diff qwen2/ qwen2.gguf --bare
 """
 
 
@@ -41,6 +41,8 @@ Examples:
 @click.argument("a", metavar="A", type=options.path_text)
 @click.argument("b", metavar="B", type=options.path_text)
 @click.option("--headers", is_flag=True, help="Compare names, shapes, types, ties and metadata; read no values.")
+@click.option("--bare", is_flag=True, help="Compare the model's tensors alone: no metadata, no other tensors.")
+@click.option("--no-translate", is_flag=True, help="Compare a GGUF as it is, beside a model of transformers' too.")
 @click.option("--rtol", type=float, metavar="X", help="Allow |b - a| <= atol + X * |a|, as numpy.isclose; NaN is NaN.")
 @click.option("--atol", type=float, metavar="X", help="Allow |b - a| <= X + rtol * |a|.")
 @click.option("--ulp", type=int, metavar="N", help="Allow N representable values from one to the other.")
@@ -59,9 +61,9 @@ Examples:
 @options.debug
 @options.help_
 def command(
-    a: str, b: str, headers: bool, rtol: float | None, atol: float | None, ulp: int | None,
-    tolerances: tuple[str, ...], html: str | None, force: bool, from_format: str | None, from_a: str | None,
-    from_b: str | None, as_json: bool,
+    a: str, b: str, headers: bool, bare: bool, no_translate: bool, rtol: float | None, atol: float | None,
+    ulp: int | None, tolerances: tuple[str, ...], html: str | None, force: bool, from_format: str | None,
+    from_a: str | None, from_b: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Say what changed from A to B: renames and other edits, values, ties, metadata. Any two formats.
 
@@ -78,9 +80,9 @@ def command(
 
     with Bar("comparing") as bar:
         result = ckptconv.diff(
-            a, b, headers=headers, rtol=rtol or 0.0, atol=atol or 0.0, ulp=ulp or 0, tolerances=tolerances,
-            histograms=target is not None, expected_format=from_a or from_format, found_format=from_b or from_format,
-            progress=bar,
+            a, b, headers=headers, bare=bare, translate=not no_translate, rtol=rtol or 0.0, atol=atol or 0.0,
+            ulp=ulp or 0, tolerances=tolerances, histograms=target is not None, expected_format=from_a or from_format,
+            found_format=from_b or from_format, progress=bar,
         )  # fmt: skip
     if target is not None:
         from ckptconv.cli import report

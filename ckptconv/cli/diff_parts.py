@@ -46,19 +46,20 @@ _COUNTED = (
 
 def verdict(result: Difference) -> tuple[str, str]:
     """The verdict in a word or two, and what is to be said of it."""
-    within = sum(finding.severity != "error" and finding.code != "translated" for finding in result.findings)
+    within = sum(finding.severity != "error" for finding in result.values)
     a, b = result.tensors
     amount = plural(a, "tensor") if a == b else f"{a:,} and {plural(b, 'tensor')}"
+    left = [what for what, is_left in (("values", result.headers), ("metadata", result.bare)) if is_left]
+    note = f"; {' and '.join(left)} {'was' if left == ['metadata'] else 'were'} not compared" if left else ""
     if result.equal:
         if result.headers:
-            return "equal headers", f"{amount}; values were not compared"
-        note = f"; {within:,} of them differ within the tolerance" if within else ""
-        return "equal", f"{amount}, {size(result.nbytes)}{note}"
+            return "equal headers", f"{amount}{note}"
+        covered = f"; {within:,} of them differ within the tolerance" if within else ""
+        return "equal", f"{amount}, {size(result.nbytes)}{covered}{note}"
     counts = Counter(finding.code for finding in errors_among(result.findings))
     edits = len(edit_rows(result.edits))
     said = [plural(edits, "edit")] if edits else []
     said += [plural(counts[code], one, many) for code, one, many in _COUNTED if counts[code]]
-    note = "; values were not compared" if result.headers else ""
     return "different", f"{', '.join(said)} (of {amount}){note}"
 
 

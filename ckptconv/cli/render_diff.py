@@ -62,7 +62,7 @@ def page(result: Difference) -> list[str]:
     """Everything that changed, what matters most first."""
     word, rest = verdict(result)
     lines = [f"{style(word, 'green' if result.equal else 'red')}: {rest}"]
-    lines += findings([finding for finding in result.findings if finding.code == "translated"])
+    lines += findings(result.told)
     lines += section("edits", _edits(result.edits))
     for code in ("removed", "added"):
         lines += section(code, _one_sided([f for f in result.findings if f.code == code]))

@@ -75,4 +75,9 @@ def unpacked(tensor: LazyTensor) -> LazyTensor:
         raise UnsupportedError(
             f"the gguf package does not unpack {dtype}", hint="leave these tensors as they are"
         ) from error
+    return floats_of(tensor)
+
+
+def floats_of(tensor: LazyTensor) -> LazyTensor:
+    """The tensor as F32, whether or not it can be unpacked: for its header."""
     return LazyTensor(TensorInfo.of(DType.F32, tensor.info.shape), Unpacked(tensor), depends=tensor.depends)

@@ -101,6 +101,20 @@ def test_one_bit_is_named(run: Run, tmp_path: Path) -> None:
     assert "values were not compared" in run("diff", "--headers", a, b).stdout
 
 
+def test_the_models_tensors_alone_are_compared_where_that_is_asked_for(run: Run, tmp_path: Path) -> None:
+    """Neither metadata nor an optimizer's tensors; ties are the model's."""
+    a = save(tmp_path / "a.pth", described(network(), optimizer={"state": {0: torch.ones(3)}}))
+    b = save(tmp_path / "b.pth", network())
+    assert {code for code, _ in codes(run, a, b)} == {"removed", "metadata-changed"}
+    assert run("diff", a, b, "--bare").stdout == "equal: 4 tensors, 300 B; metadata was not compared\n"
+    both = run("diff", a, b, "--bare", "--headers").stdout
+    assert both == "equal headers: 4 tensors; values and metadata were not compared\n"
+    assert strict(run("diff", a, b, "--bare", "--json").stdout)["bare"] is True
+    state = network()
+    untied = save(tmp_path / "untied.pth", state | {"head.weight": state["fc.weight"].clone()})
+    assert codes(run, a, untied, "--bare") == [("tie-broken", "fc.weight")]
+
+
 def test_one_name_one_tie_one_shape_one_type_are_named(run: Run, tmp_path: Path) -> None:
     a = save(tmp_path / "a.pth", network())
     state = network()

@@ -79,6 +79,7 @@ class View:
     equal: bool
     word: str
     rest: str
+    told: Sequence[str]
     edits: Rows
     one_sided: Rows
     dtypes: Rows
@@ -103,6 +104,7 @@ def view(result: Difference) -> View:
         equal=result.equal,
         word=word,
         rest=rest,
+        told=[_cut(finding.message) for finding in result.told[:MOST_LINES]],
         edits=_rows(edit_rows(result.edits)),
         one_sided=_rows([[code, *row] for code, row in sides]),
         dtypes=_rows(dtype_rows(result)),
