@@ -7,7 +7,6 @@ missing, and their shapes. Which belongs to which is decided in `matching`; here
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.matching import match
@@ -63,15 +62,7 @@ def named_by_class(checkpoint: Checkpoint, config: str, settings: Sequence[str])
     message = f"named as the class holds them: {said}"
     found = Finding("named", "info", names[changed[0]], message)
     tensors = {names.get(name, name): tensor for name, tensor in checkpoint.items()}
-    return with_tensors(checkpoint, tensors, (*checkpoint.findings, found))
-
-
-def with_tensors(checkpoint: Checkpoint, tensors: Mapping[str, LazyTensor], findings: Sequence[Finding]) -> Checkpoint:
-    """The same checkpoint with other tensors of the model, and findings."""
-    return checkpoint.replaced(
-        tensors=tensors, composites=checkpoint.composites_of({**tensors, **checkpoint.extras}),
-        notes=replace(checkpoint.notes, digest=None), findings=tuple(findings),
-    )  # fmt: skip
+    return checkpoint.with_tensors(tensors, (*checkpoint.findings, found))
 
 
 def _lost(checkpoint: Checkpoint) -> list[Lost]:
@@ -109,7 +100,7 @@ def _renamed(checkpoint: Checkpoint, found: Matches, transposed: Container[str],
     findings = _about(given, constants, found)
     solved = not any(is_given(name) for name in made)
     left = tuple(finding for finding in checkpoint.findings if finding.code != "unnamed" or not solved)
-    return with_tensors(checkpoint, tensors, (*left, *findings))
+    return checkpoint.with_tensors(tensors, (*left, *findings))
 
 
 def _about(given: Sequence[str], constants: Sequence[str], found: Matches) -> list[Finding]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.api.naming import with_tensors
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
 from ckptconv.edits.views import reshaped
@@ -46,7 +45,7 @@ def with_shapes(made: Checkpoint, source: Checkpoint, origins: Mapping[str, tupl
     message = (
         f"{plural(count, 'tensor has', 'tensors have')} the shape that {KEY}NAME says, and not that of rows of blocks"
     )
-    return with_tensors(made, tensors, (*made.findings, Finding("shapes", "info", "", message)))
+    return made.with_tensors(tensors, (*made.findings, Finding("shapes", "info", "", message)))
 
 
 def _shape(said: MetaNode, info: TensorInfo) -> tuple[int, ...] | None:

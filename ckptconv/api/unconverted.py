@@ -41,10 +41,8 @@ def as_floats(checkpoint: Checkpoint, *, headers: bool = False) -> Checkpoint:
     """
     if all(tensor.info.dtype.block == 1 for tensor in checkpoint.values()):
         return checkpoint
-    from ckptconv.api.naming import with_tensors  # it needs all of the ONNX reader
-
     tensors = {name: _as_float(tensor, headers=headers) for name, tensor in checkpoint.items()}
-    return with_tensors(checkpoint, tensors, checkpoint.findings)
+    return checkpoint.with_tensors(tensors, checkpoint.findings)
 
 
 def _as_float(tensor: LazyTensor, *, headers: bool) -> LazyTensor:

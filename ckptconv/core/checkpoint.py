@@ -221,6 +221,13 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         all_parts.update(parts)
         return Checkpoint(**all_parts)
 
+    def with_tensors(self, tensors: Mapping[str, LazyTensor], findings: Iterable[Finding]) -> Checkpoint:
+        """The same checkpoint with other tensors of the model, and findings."""
+        return self.replaced(
+            tensors=tensors, composites=self.composites_of({**tensors, **self.extras}),
+            notes=replace(self.notes, digest=None), findings=tuple(findings),
+        )  # fmt: skip
+
     def bare(self) -> Checkpoint:
         """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
         kept = list(nodes_of(self.root, StateDict))
