@@ -15,7 +15,7 @@ What a module is, names do not say, so that each dialect tells which layers come
     ldm  to_ldm                         single files of diffusion models with diffusers' names, and the other way
     latent  latent_back                 …their UNet, ControlNet and VAE
     mmdit  openclip                     …their transformers and text encoders
-    meta  mlx                           Llama's and Mistral's own releases; mlx-lm's models
+    meta  mlx  whisper                  Llama's and Mistral's own releases; mlx-lm's models; Whisper's own release
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
-from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf_adapter, to_ldm, to_mmproj
+from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_gguf_adapter, to_ldm, to_mmproj, whisper
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, dropped, edits_of
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import EditError, UsageError
@@ -49,19 +49,23 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
     TO_GGUF: to_gguf_adapter.changes,
     TO_LDM: to_ldm.changes,
     TO_MMPROJ: to_mmproj.changes,
+    "whisper": whisper.changes,
 }
 
 
 GIVES = {
     "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
     MLX: "transformers'", TO_GGUF: "llama.cpp's", TO_LDM: "a single file's", TO_MMPROJ: "llama.cpp's",
+    "whisper": "transformers'",
 }  # fmt: skip
 """Whose names and layouts come out."""
 
 
 def by_names(names: Iterable[str]) -> str:
     """The dialect that names alone tell, whatever the format; "" where they tell none."""
-    return "ldm" if ldm.known(names) else ""
+    if ldm.known(names):
+        return "ldm"
+    return "whisper" if whisper.known(names) else ""
 
 
 def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:

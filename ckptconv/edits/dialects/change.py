@@ -61,6 +61,7 @@ class Change:
     flips:    along these dimensions its elements come in reverse order.
     parts:    its first dimension is cut into so many equal parts, each called as it is and by its number, ``NAME.0``.
     copies:   names of new tensors beside it, that are what it is then.
+    shared:   names of new tensors that share it then.
     zeros:    names of new tensors beside it, of its type and shape, whose elements are all 0.
     joined:   names of tensors that are made of these, one after another along the first dimension. The changes of all
               tensors are at that point.
@@ -83,6 +84,7 @@ class Change:
     flips: Shape = ()
     parts: int = 1
     copies: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     into: Join | None = None
@@ -217,7 +219,8 @@ def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -
     cut = [(name, change.parts) for change in changes.values() if change.parts > 1 for name in change.names]
     yield from _grouped(("split", {"axis": 0}, (name,), parts_of(name, parts)) for name, parts in cut)
     copies = [((c.names[0],), (copy,)) for c in changes.values() for copy in c.copies]
-    yield from _grouped(("tie", {"new": True}, name, copy) for name, copy in copies)
+    shared = [((c.names[0],), (other,)) for c in changes.values() for other in c.shared]
+    yield from _grouped(("tie", {"new": True}, name, new) for name, new in (*copies, *shared))
     yield from _grouped(("untie", {}, name, copy) for name, copy in copies)
     yield from _grouped(("zeros", {}, c.names[:1], (name,)) for c in changes.values() for name in c.zeros)
     yield from _into(changes, tensors)

@@ -41,6 +41,7 @@ FORMATS = (
         suffixes=(".bin",),
         magic=((0, b"lmgg"), (0, b"fmgg"), (0, b"tjgg")),
         claims="ckptconv.formats.gguf.legacy.read:claims",
+        dialect="whisper",
         reader="ckptconv.formats.gguf.legacy.read:read",
     ),
 )
