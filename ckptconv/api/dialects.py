@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
-from ckptconv.errors import EditError, UnsupportedError, UsageError
+from ckptconv.errors import EditError, LimitError, UnsupportedError, UsageError
 from ckptconv.formats import registry
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _has_changes(dialect: str, checkpoint: Checkpoint) -> bool:
         return False
     from ckptconv.edits.dialects import changes_in  # all of them: most formats have none
 
-    with suppress(EditError, UnsupportedError, UsageError):
+    with suppress(EditError, LimitError, UnsupportedError, UsageError):
         changes_in(dialect, infos_of(checkpoint), said_anywhere(checkpoint))
         return True
     return False

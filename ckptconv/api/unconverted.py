@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed
-from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError
+from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError, located
 from ckptconv.formats import registry
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoin
     from ckptconv.edits.name_rule import NameRule
 
     computed = [name for name in _COMPUTED if name in checkpoint]
-    made, _ = edited(checkpoint, Edits(drop=computed, names=[NameRule("translate", DIALECT)]))
+    with located(path):
+        made, _ = edited(checkpoint, Edits(drop=computed, names=[NameRule("translate", DIALECT)]))
     message = f"{fspath(path)} is read under transformers' names, which --translate {DIALECT} makes of its own"
     told = [Finding("translated", "info", "", message)]
     if computed:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import ckptconv
 from ckptconv.edits.dialects.gguf_table import architectures
 from ckptconv.edits.name_rule import NameRule
-from ckptconv.errors import EditError, LimitError, UnsupportedError
+from ckptconv.errors import EditError, LimitError, UnsupportedError, UsageError
 from tests.arch.real_models import transformers_module
 from tests.edits.gguf_cases import BY_TRANSFORMERS, CASES, EXPERTS, FFN, HEADS, HIDDEN, LAYERS, VOCAB
 from tests.edits.llama_cpp import ONE_ADDED, converted
@@ -245,7 +245,7 @@ def test_what_transformers_computes_of_its_configuration_keeps_its_name(tmp_path
         ("llama", {"blk.0.attn_q.weight": (6, 8)}, 2, EditError, "6 rows, which are no 2 heads"),
         ("bloom", {"blk.0.attn_qkv.weight": (8, 8)}, 2, EditError, "8 rows, which are no q, k and v of 2 heads"),
         ("falcon", {"blk.0.attn_qkv.bias": (8,)}, 3, EditError, "8 rows, which are no 3 heads in 3 groups"),
-        ("qwen3moe", {"blk.0.ffn_up_exps.weight": (300_000, 1, 1)}, 2, LimitError, "cut into more than 262,144"),
+        ("qwen3moe", {"blk.0.ffn_up_exps.weight": (300_000, 1, 1)}, 2, LimitError, "cut into more than 131,072"),
         ("gpt-oss", {"blk.0.ffn_up_exps.bias": (3, 8)}, 2, EditError, r"there is no 'blk\.0\.ffn_gate_exps\.bias'"),
         (
             "deepseek2",
@@ -285,6 +285,14 @@ def test_files_of_an_architecture_that_are_not_as_others(
     path = plain(tmp_path / "a.gguf", arch, tensors, more={key: value})
     with pytest.raises(UnsupportedError, match=words):
         by_us(path, tmp_path / "b.safetensors")
+
+
+def test_more_experts_than_models_have_hinder_nothing_where_names_stay(tmp_path: Path) -> None:
+    path = plain(tmp_path / "a.gguf", "qwen3moe", {"blk.0.ffn_up_exps.weight": (300_000, 1, 1)})
+    ckptconv.convert(path, tmp_path / "b.safetensors")
+    assert ckptconv.diff(path, tmp_path / "b.safetensors", bare=True).equal
+    with pytest.raises(UsageError, match="nothing says which architecture"):
+        ckptconv.validate(path)
 
 
 def test_parts_of_a_block_that_are_not_known_are_told(tmp_path: Path) -> None:

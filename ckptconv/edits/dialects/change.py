@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 Permutation = tuple[Shape, Shape]
 """A dimension seen as several, and the order in which they are one again."""
 
-MOST_PARTS = 1 << 18
+MOST_PARTS = 1 << 17
 """Tensors that all of a file's are cut into; the largest mixtures of experts have some 70,000."""
 
 _BLOCK = 1 << 22
