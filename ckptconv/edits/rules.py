@@ -46,7 +46,7 @@ DETAILS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What a kind may say besides names."""
 
-TOP = ("edits", "schema", "equal", "headers", "expected", "found", "findings")
+TOP = ("edits", "schema", "equal", "headers", "bare", "expected", "found", "findings")
 """Keys of the document: ``diff`` prints more than the edits."""
 
 _SAME_NAME = ("transpose", "permute", "reshape", "cast", "map")
