@@ -22,14 +22,19 @@ SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 48, "max_position_embeddings": 64,
 }  # fmt: skip
+ROPE = {
+    "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+"""What llama.cpp has a tensor of, rope_freqs.weight."""
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 
 
-def folder_of(path: Path, seed: int = 0) -> Path:
+def folder_of(path: Path, seed: int = 0, **more: object) -> Path:
     """A small Llama as save_pretrained writes it."""
     transformers = transformers_module()
     torch.manual_seed(seed)
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)).save_pretrained(path)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, **more)).save_pretrained(path)
     return path
 
 
@@ -81,11 +86,11 @@ def test_two_files_of_llama_cpps_and_other_models_are_compared_as_they_are(tmp_p
 
 
 def test_verify_runs_it_in_the_class_that_a_configuration_names(tmp_path: Path) -> None:
-    model = folder_of(tmp_path / "llama")
+    model = folder_of(tmp_path / "llama", rope_parameters=ROPE)
     config = str(model / "config.json")
     same = ckptconv.verify(model, gguf_of(model, tmp_path / "same.gguf", "F32"), arch=config, samples=3)
     assert same.equivalent
-    assert [finding.code for finding in same.findings] == ["translated"]
+    assert [finding.code for finding in same.findings] == ["translated", "left-out"]
     other = gguf_of(folder_of(tmp_path / "other", seed=1), tmp_path / "other.gguf", "F32")
     assert not ckptconv.verify(model, other, arch=config, samples=3).equivalent
 
@@ -102,15 +107,8 @@ def test_the_tensors_alone_are_equal_and_as_they_are_they_are_not(tmp_path: Path
 
 def test_what_transformers_computes_is_left_out_and_what_else_is_told_of_a_file_stays(tmp_path: Path) -> None:
     """A part of a block that is not known, and factors of rotary embeddings; of blocks as well."""
-    model = folder_of(tmp_path / "llama")
-    edits = ckptconv.Edits(names=[ckptconv.NameRule("translate", "to-gguf")], dtype=["Q8_0"])
-    config = json.loads((model / "config.json").read_text())
-    config["rope_parameters"] = {
-        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    }  # fmt: skip
-    (model / "config.json").write_text(json.dumps(config))
-    ckptconv.convert(model, tmp_path / "a.gguf", edits=edits, metadata={"tokenizer.ggml.model": "none"})
+    model = folder_of(tmp_path / "llama", rope_parameters=ROPE)
+    gguf_of(model, tmp_path / "a.gguf", "Q8_0")
     unknown = ckptconv.Edits(names=[ckptconv.NameRule("rename", "attn_norm=attn_hum")])
     ckptconv.convert(tmp_path / "a.gguf", tmp_path / "b.gguf", edits=unknown)
     with ckptconv.open(tmp_path / "b.gguf") as checkpoint:

@@ -17,6 +17,6 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     destination  plan  companions           `convert`, second half: where to; what becomes of each tensor, and of files
     consent  casts  verified                …losses that were agreed to; what casting lost; ``--verify``
     asked  stated  arch                     which architecture: what was asked, what the file says, what that means
-    unconverted                             `diff`, `verify`: a GGUF beside the model that it was made of
+    unconverted                             `diff`, `verify`, `validate`: a GGUF as the model that it was made of
     running  comparing  arrays              `verify`: running each side, comparing what they gave; files of arrays
 """
