@@ -59,6 +59,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
         "megatron",
         "orbax",
         "runtimes",
+        "skops",
         "skorch",
         "stable-baselines3",
         "tensordict",

@@ -53,6 +53,8 @@ _QUIET, _GRAPH = ("onnx",), ".onnx"
 _OF_MANY = ("archive", nemo_config.NAME)
 """Formats of files in which a checkpoint may be, or none at all."""
 
+_SKOPS = "skops"
+
 _OTHERS = (b"PK", b"GGUF")
 """How files start of which nothing runs where no format claims them: documents, and data sets."""
 
@@ -260,7 +262,9 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
     source.read_at(max(source.size - 1, 0), min(1, source.size))  # a member that does not inflate is refused
     start = bytes(source.read_at(0, min(len(files.NUMPY), source.size)))
     node = Opaque("pickle.load", "called", (_UNFOLLOWED + str(error.args[0]),))
-    if format == "npz" or start == files.NUMPY:
+    if format == _SKOPS:  # which asks for consent to whatever it would make of it
+        findings.append(_not_looked_at(path, str(error.args[0])))
+    elif format == "npz" or start == files.NUMPY:
         if format == "npz" or b"O" in bytes(source.read_at(0, min(1024, source.size))).partition(b"descr")[2][:16]:
             yield Program(path, replace(node, name="numpy.load"), "numpy", "allow_pickle=True")
     elif (

@@ -51,7 +51,7 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 BUILTIN: tuple[Format, ...] = (
     *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
     *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS,
-    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, torch.TENSORDICT, *ARCHIVES, npz.EQUINOX, npz.NPY,
+    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, torch.TENSORDICT, npz.SKOPS, *ARCHIVES, npz.EQUINOX, npz.NPY,
     torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 

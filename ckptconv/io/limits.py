@@ -70,6 +70,10 @@ MAX_CONFIG = 16 << 20
 MAX_CONFIG_VALUES = 1 << 20
 """Values of a JSON document that is looked at for what it would run; a vocabulary has a quarter of that."""
 
+MAX_SCHEMA = 64 << 20
+MAX_SCHEMA_VALUES = 1 << 22
+"""Bytes of a schema of skops', and its values in JSON; six are a value of the object's, twelve an entry of a dict."""
+
 MAX_PARSED_RATIO = 32
 FREE_PARSED_BYTES = 4 << 20
 """Bytes of opcodes and of configurations in what is compressed that are made values of: so many for each byte that is

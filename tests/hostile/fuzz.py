@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import ckptconv
 from ckptconv.api.inspect import inspect
 from ckptconv.errors import CkptconvError
+from ckptconv.formats.npz.skops.schema import _LOADERS
 from ckptconv.formats.torch.pickle import Budget, Machine
 from ckptconv.formats.torch.tree.roots import plant
 from ckptconv.formats.torch.values.construct import TorchConstructors
@@ -29,7 +31,7 @@ from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
 from tests.hostile.folders import FOLDERS, joined, unpacked
-from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SLICES, honest
+from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SKOPS, SLICES, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -163,6 +165,14 @@ def cut_for_ranks(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(folder, chance)
 
 
+def schemed(path: Path, data: bytes, chance: random.Random) -> None:
+    """The schema of an object of skops', beside the arrays of one, in a zip whose checksums are right."""
+    with zipfile.ZipFile(path, "w") as file, zipfile.ZipFile(SKOPS / "kinds.skops") as whole:
+        for name in whole.namelist():
+            file.writestr(name, data if name == "schema.json" else whole.read(name))
+    looked_at(path, chance)
+
+
 def beside_processes(path: Path, data: bytes, chance: random.Random) -> None:
     """What one process wrote of a folder of slices, beside the whole files of the others."""
     folder = path.with_name("processes")
@@ -233,6 +243,7 @@ TARGETS = [
     *(Target(name, opened, categories, _TOKENS[name]) for name, categories in _CATEGORIES.items()),
     Target("tensorflow", tabled, (), [*mutate.WIRE, b"\0\1", b"_CHECKPOINTABLE_OBJECT_GRAPH"]),
     Target("tensordict", mapped, (), [*mutate.JSON, b"torch.float32", b"stack_dim", b"_is_non_tensor", b"is_nested"]),
+    Target("skops", schemed, (), [*mutate.JSON, *(f'"{name}"'.encode() for name in _LOADERS)]),
     Target("openvino", graphed, (), mutate.XML),
     Target("coreml", blobbed, (), mutate.COREML),
     Target("paddle", programmed, (), mutate.PADDLE),

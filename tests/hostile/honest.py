@@ -58,6 +58,7 @@ PACKAGE = RUNTIMES / "coreml-packed.mlpackage" / "Data" / "com.apple.CoreML"
 
 INFERENCE = RUNTIMES / "paddle-net.pdiparams"
 
+SKOPS = Path(__file__).parents[2] / "fixtures" / "others" / "skops"
 AGENTS = Path(__file__).parents[2] / "fixtures" / "others" / "stable-baselines3"
 
 
@@ -340,6 +341,16 @@ def agents(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in AGENTS.glob("*.zip")]
 
 
+def schemas(folder: Path) -> list[bytes]:
+    """The schemas alone, for whoever changes these, and what stands beside them."""
+    crafted = json.loads((SKOPS / "crafted.json").read_text())
+    files = [zipfile.ZipFile(path).read("schema.json") for path in sorted(SKOPS.glob("*.skops"))]
+    return [
+        *(json.dumps(json.loads(text)).encode() for text in files),
+        *(json.dumps(c).encode() for c in crafted.values()),
+    ]
+
+
 def torch_slices(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in PROCESSES.iterdir()]
 
@@ -359,7 +370,7 @@ MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "npy": npy, "equinox": equinox, "tensordict": mapped,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "onnx": onnx, "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents,
+    "onnx": onnx, "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "skops": schemas,
     "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 

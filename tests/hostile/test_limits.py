@@ -45,7 +45,7 @@ TABLE = [
     limits.MAX_BUILDS, limits.MAX_DOCUMENT, limits.MAX_DOCUMENTS,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
     limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
-    limits.MAX_GGUF_HEADER, limits.MAX_CONFIG_VALUES, limits.MAX_TOKENIZER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
+    limits.MAX_GGUF_HEADER, limits.MAX_CONFIG_VALUES, limits.MAX_SCHEMA, limits.MAX_SCHEMA_VALUES, limits.MAX_TOKENIZER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
     limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
     limits.MAX_OCDBT_NODES, limits.MAX_OCDBT_RATIO, limits.MAX_OCDBT_KEYS, limits.MAX_ZARR_CHUNKS,
     limits.MAX_ZSTD_RATIO, limits.MAX_ZSTD_WINDOW, limits.MAX_ZARR_WHOLE, limits.MAX_ORBAX_TEXT,

@@ -4,6 +4,7 @@ layout  placed              the header of an array, which all have; as a tensor
 read  write  stored         the archive; what is stored as something else
 single                      one array
 equinox                     arrays behind each other
+entries  skops              arrays in a zip; an object of scikit-learn's, in JSON, with its arrays
 """
 
 from ckptconv.core.arrays import NUMPY_DESCR
@@ -34,6 +35,15 @@ EQUINOX = Format(
     reader="ckptconv.formats.npz.equinox:read",
 )
 """Asked after other families, since a text may come first, and before a single array, as which it may start."""
+
+SKOPS = Format(
+    name="skops",
+    summary="skops' zip archive of a model of scikit-learn's: the object as JSON, and its arrays",
+    suffixes=(".skops",),
+    magic=((0, b"PK\3\4"),),
+    claims="ckptconv.formats.npz.skops.read:claims",
+    reader="ckptconv.formats.npz.skops.read:read",
+)
 
 NPY = Format(
     name="npy",

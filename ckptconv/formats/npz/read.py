@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 from ckptconv.core import record as records
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.encodings import own_tensors
-from ckptconv.core.metadata import NumpyArray, NumpyScalar, StateDict
+from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.npz.layout import AGAIN, RECORD, SUFFIX, Npy, Text, read_header
-from ckptconv.formats.npz.placed import placed, read_as_bf16
+from ckptconv.formats.npz.entries import tensor_in, text_in
+from ckptconv.formats.npz.layout import RECORD, SUFFIX, Npy, read_header
+from ckptconv.formats.npz.placed import read_as_bf16
 from ckptconv.formats.npz.stored import stored_as
 from ckptconv.formats.targets.blobs import restore
-from ckptconv.io.checksum import crc32, tail_crc32
 from ckptconv.io.limits import MAX_NPZ_TEXT, MAX_SAFETENSORS_HEADER, MAX_TENSORS
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
+    from ckptconv.core.metadata import NumpyArray, NumpyScalar
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.formats.npz.layout import Text
     from ckptconv.io.source import Source
 
 
@@ -56,9 +58,9 @@ def read(source: Source) -> Checkpoint:
             name = entry.removesuffix(SUFFIX)
             header = read_header(partial(archive.start, entry), repr(entry), headers)
             if isinstance(header, Npy):
-                stored[name] = _tensor(archive, name, header)
+                stored[name] = tensor_in(archive, entry, name, header)
             else:
-                plain.append((position, name, _text(archive, name, header)))
+                plain.append((position, name, text_in(archive, entry, name, header)))
                 if sum(len(value.data) for _, _, value in plain) > MAX_NPZ_TEXT:
                     raise LimitError(f"its texts are more than {MAX_NPZ_TEXT:,} bytes", hint="save it without them")
     if RECORD in archive.entries:
@@ -82,31 +84,3 @@ def _ours(archive: ZipArchive, stored: dict[str, LazyTensor], source: Source) ->
     tensors = own_tensors(stored, record, findings, stored_as)
     root = restore(record.root, tensors, findings)
     return recorded_checkpoint(record, root, tensors, findings, format="npz", file=source)
-
-
-def _text(archive: ZipArchive, name: str, text: Text) -> NumpyArray | NumpyScalar:
-    """The value of an array of texts. Reads it."""
-    size = text.nbytes
-    data = archive.read(name + SUFFIX, len(text.raw) + min(size, MAX_NPZ_TEXT))[len(text.raw) :]
-    if len(data) != size:
-        raise CorruptFileError(
-            f"{name!r} has {len(data):,} bytes, and its type and shape ask for {size:,}",
-            hint=AGAIN,
-        )
-    if not text.shape:
-        return NumpyScalar(text.descr, data)
-    return NumpyArray(text.descr, text.shape, data, text.fortran and len(text.shape) > 1)
-
-
-def _tensor(archive: ZipArchive, name: str, npy: Npy) -> LazyTensor:
-    info, head = npy.info, len(npy.raw)
-    entry = archive.span(name + SUFFIX)
-    if entry.length - head != info.nbytes:
-        raise CorruptFileError(
-            f"{name!r} has {entry.length - head:,} bytes, and its type and shape ask for {info.nbytes:,}",
-            hint=AGAIN,
-        )
-    whole = entry.recorded_crc32
-    crc = None if whole is None else tail_crc32(whole, crc32(npy.raw), info.nbytes)
-    span = ByteSpan(entry.file, entry.offset + head, info.nbytes, crc)
-    return placed(npy, span, (id(archive), name))

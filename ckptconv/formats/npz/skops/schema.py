@@ -1,0 +1,321 @@
+"""The tree of a file of skops: an object for each node, as data, and what it takes to make it.
+
+Every node of ``schema.json`` is an object with
+
+    "__module__", "__class__"   of what: the type, or the function itself
+    "__loader__"                how it is made, "ObjectNode" and so on (`_LOADERS`)
+    "__id__"                    a number; a later node with that of an earlier one is that one, whatever it says besides
+    "content", …                what it is made of, by the loader: nodes, and names of files beside the schema
+
+skops makes an object only of a type that it trusts for the loader (`trusted`), or that its caller does: any other is
+told as what runs where that is said. Of an operator and a method releases before 0.12 asked for another type than what
+they made (CVE-2025-54412, CVE-2025-54413), and older ones than 0.16 called whatever of numpy.random is named as a bit
+generator, without asking: such nodes are told as calls. They stand in no honest file.
+
+Refused: loaders that are not known here, parts of themselves, keys without a type, files that are not there.
+
+Source: skops/io/_audit.py (`get_tree`), _general.py, _numpy.py, _scipy.py, _sklearn.py, old/.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict, defaultdict
+from typing import TYPE_CHECKING
+
+from ckptconv.core.collisions import Collisions
+from ckptconv.core.metadata import FACTORIES, MetaNode, Opaque, spell_path
+from ckptconv.core.notes import Program
+from ckptconv.errors import LimitError, UnsupportedError
+from ckptconv.formats.npz.skops.nodes import bad, key_of, text, type_of, where
+from ckptconv.formats.npz.skops.trusted import GENERATORS, TRUSTED
+from ckptconv.io.limits import FREE_NODES, MAX_DEPTH, MAX_NODES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ckptconv.formats.npz.skops.nodes import Files, Node, Path
+
+BY = "skops"
+OLD = "older releases of skops"
+"""Who makes what, and who does so without asking for it."""
+
+TRUST = "trusted=[…]"
+
+BYTES_A_NODE = 16
+"""Of the schema, for each value past `FREE_NODES`: a node takes ten times that, and may stand in several places."""
+
+
+class Schema:
+    """The objects of a schema. `programs`: what skops makes of it, once told to trust it, each type once."""
+
+    def __init__(self, files: Files, size: int, protocol: int) -> None:
+        self._files = files
+        self._protocol = protocol
+        self._most = min(MAX_NODES, max(FREE_NODES, size // BYTES_A_NODE))
+        self._count = 0
+        self._known: dict[object, Node] = {}
+        self._open: set[object] = set()
+        self._depth = 0
+        self.programs: dict[tuple[str, str], Program] = {}
+
+    def build(self, given: object, path: Path) -> MetaNode:
+        """The object of a node. Raises CorruptFileError, LimitError, UnsupportedError."""
+        node = self._first(given, path)
+        self._spend(1)
+        loader, type_ = text(node, "__loader__", path), type_of(node, path)
+        make = _LOADERS.get(loader)
+        if make is None:
+            raise UnsupportedError(
+                f"{where(path)} has the loader {loader!r} of the type {type_!r}, which is not known here",
+                hint="load it with skops, and save it again as what is known",
+            )
+        mark = id(node)
+        if mark in self._open:
+            raise UnsupportedError(f"{where(path)} is a part of itself", hint="skops loads no such file either")
+        if self._depth >= MAX_DEPTH:
+            raise LimitError(f"its tree is more than {MAX_DEPTH} levels deep")
+        if loader not in _OWN_TYPES and type_ not in TRUSTED.get(loader, ()):
+            self._asks(type_, path)
+        self._open.add(mark)
+        self._depth += 1
+        try:
+            return make(self, node, type_, path)
+        finally:
+            self._depth -= 1
+            self._open.discard(mark)
+
+    def _first(self, given: object, path: Path) -> Node:
+        """The node, or the one before it that has its number."""
+        if not isinstance(given, dict):
+            raise bad(path, "is no node")
+        number = given.get("__id__")
+        if number is not None and type(number) not in (int, str):
+            raise bad(path, "has no number for its __id__")
+        if number in self._known:
+            return self._known[number]
+        if given.get("__loader__") == "CachedNode":
+            raise bad(path, "stands for a node that was not there before")
+        if number:
+            self._known[number] = given
+        return given
+
+    def _spend(self, count: int) -> None:
+        self._count += count
+        if self._count > self._most:
+            raise LimitError(f"its tree has more than {self._most:,} values, those that stand in several places each")
+
+    def _asks(self, type_: str, path: Path) -> None:
+        """Note that a type is made only if it is trusted."""
+        self.programs.setdefault((type_, TRUST), Program(spell_path(path), Opaque(type_, "called"), BY, TRUST))
+
+    def _calls(self, name: str, path: Path) -> None:
+        """Note what older releases make without asking."""
+        self.programs.setdefault((name, ""), Program(spell_path(path), Opaque(name, "called"), OLD))
+
+    def _items(self, node: Node, path: Path) -> list[MetaNode]:
+        content = node.get("content")
+        if not isinstance(content, list):
+            raise bad(path, "has no list of what is in it")
+        return [self.build(one, (*path, i)) for i, one in enumerate(content)]
+
+    def _part(self, node: Node, key: str, path: Path, name: object = None) -> MetaNode:
+        """The object of the node under a key."""
+        if key not in node:
+            raise bad(path, f"has no {key!r}")
+        return self.build(node[key], path if name is None else (*path, name))
+
+    def _content(self, node: Node, path: Path) -> Node:
+        content = node.get("content")
+        if not isinstance(content, dict):
+            raise bad(path, "has nothing that it is made of")
+        return content
+
+    def _json(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = text(node, "content", path)
+        self._spend(sum(map(content.count, "[{,")))
+        try:
+            found: MetaNode = json.loads(content)  # as skops does
+        except (ValueError, RecursionError) as error:
+            raise bad(path, f"is no JSON: {error}") from error
+        return found
+
+    def _dict(self, node: Node, type_: str, path: Path) -> MetaNode:
+        types = self._key_types(node, path)
+        content = self._content(node, path)
+        if len(types) != len(content):
+            raise bad(path, f"has {len(content):,} entries, and types of {len(types):,} keys")
+        keys = [key_of(kind, key, path) for kind, key in zip(types, content, strict=True)]
+        Collisions().add(node, keys)
+        if len(set(keys)) < len(keys):
+            raise bad(path, "has two keys that are one")
+        values = [self.build(value, (*path, key)) for key, value in content.items()]
+        pairs = [*zip(keys, values, strict=True)]
+        if type_ == "builtins.dict":
+            return dict(pairs)
+        if type_ == "collections.OrderedDict":
+            return OrderedDict(pairs)
+        return Opaque(type_, "object", pairs=pairs)
+
+    def _key_types(self, node: Node, path: Path) -> list[str]:
+        keys = self._first(node.get("key_types"), path)
+        self.build(keys, path)
+        return [type_of(self._first(one, path), path) for one in keys.get("content") or ()]
+
+    def _defaultdict(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._content(node, path)
+        main, factory = self._part(content, "main", path), self._part(content, "default_factory", path)
+        name = factory.name if isinstance(factory, Opaque) else ""
+        if isinstance(main, dict) and (factory is None or name in FACTORIES):
+            return defaultdict(FACTORIES[name] if name else None, main)
+        return Opaque(type_, "object", (factory,), state=main)
+
+    def _list(self, node: Node, type_: str, path: Path) -> MetaNode:
+        items = self._items(node, path)
+        return items if type_ == "builtins.list" else Opaque(type_, "object", items=items)
+
+    def _tuple(self, node: Node, type_: str, path: Path) -> MetaNode:
+        items = self._items(node, path)
+        return tuple(items) if type_ == "builtins.tuple" else Opaque(type_, "object", tuple(items))
+
+    def _set(self, node: Node, type_: str, path: Path) -> MetaNode:
+        items = self._items(node, path)
+        if type_ != "builtins.set" or not all(type(one) in (str, int, float, bool, bytes) for one in items):
+            return Opaque(type_, "object", items=items)
+        Collisions().add(node, items)
+        return set(items)
+
+    def _bytes(self, node: Node, type_: str, path: Path) -> MetaNode:
+        data = self._files.data(text(node, "file", path))
+        return data if type_ == "builtins.bytes" else Opaque(type_, "object", (data,))
+
+    def _bytearray(self, node: Node, type_: str, path: Path) -> MetaNode:
+        data = bytearray(self._files.data(text(node, "file", path)))
+        return data if type_ == "builtins.bytearray" else Opaque(type_, "object", (data,))
+
+    def _slice(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._content(node, path)
+        ends = tuple(content.get(key) for key in ("start", "stop", "step"))
+        if any(one is not None and type(one) is not int for one in ends):
+            raise bad(path, "is a slice between what are no numbers")
+        return Opaque("builtins.slice", "constructed", ends)
+
+    def _name(self, node: Node, type_: str, path: Path) -> MetaNode:
+        return Opaque(type_, "named")
+
+    def _function(self, node: Node, type_: str, path: Path) -> MetaNode:
+        if self._protocol == 0:
+            content = self._content(node, path)
+            type_ = f"{text(content, 'module_path', path)}.{text(content, 'function', path)}"
+        if type_ not in TRUSTED["FunctionNode"]:
+            self._asks(type_, path)
+        return Opaque(type_, "named")
+
+    def _partial(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._content(node, path)
+        func, args, kwds, attributes = (
+            self._part(content, key, path, key) for key in ("func", "args", "kwds", "namespace")
+        )
+        return Opaque(type_, "object", (func, args, kwds), state=attributes)
+
+    def _object(self, node: Node, type_: str, path: Path) -> MetaNode:
+        state = self.build(node["content"], (*path, "state")) if node.get("content") is not None else None
+        return Opaque(type_, "object", state=state)
+
+    def _constructed(self, node: Node, type_: str, path: Path) -> MetaNode:
+        return Opaque(type_, "object", (self._part(node, "content", path, "args[0]"),))
+
+    def _method(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._content(node, path)
+        owner = self._first(content.get("obj"), path)
+        name = f"{type_of(owner, path)}.{text(content, 'func', path)}"
+        if type_ == type_of(owner, path):
+            self._asks(type_, path)
+            self._asks(name, path)
+        else:
+            self._calls(name, path)
+        return Opaque(name, "object", (self.build(owner, (*path, "args[0]")),))
+
+    def _operator(self, node: Node, type_: str, path: Path) -> MetaNode:
+        called = f"operator.{text(node, '__class__', path)}"
+        if type_ == called:
+            self._asks(type_, path)
+        else:
+            self._calls(called, path)
+        return Opaque(called, "object", (self._part(node, "attrs", path, "args[0]"),))
+
+    def _ndarray(self, node: Node, type_: str, path: Path) -> MetaNode:
+        if node.get("type") == "json":
+            items = self._items(node, path)
+            return Opaque(type_, "object", (items, self._part(node, "shape", path)))
+        if node.get("type") != "numpy":
+            raise bad(path, "is an array that is stored in no known way")
+        file = text(node, "file", path)
+        if type_ == "numpy.ndarray":
+            return self._files.array(file, path)
+        if type_ in TRUSTED["NdArrayNode"]:
+            return self._files.scalar(file, path)
+        return Opaque(type_, "object", (self._files.array(file, (*path, "args[0]")),))
+
+    def _masked(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._content(node, path)
+        return Opaque(type_, "object", tuple(self._part(content, key, path, key) for key in ("data", "mask")))
+
+    def _dtype(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._first(node.get("content"), path)
+        said = self._files.type_of(text(content, "file", path)) if content.get("type") == "numpy" else "|O"
+        return Opaque(type_, "constructed", (said,))
+
+    def _state(self, node: Node, type_: str, path: Path) -> MetaNode:
+        return Opaque(type_, "object", state=self._part(node, "content", path, "state"))
+
+    def _generator(self, node: Node, type_: str, path: Path) -> MetaNode:
+        content = self._content(node, path)
+        if self._protocol == 0:
+            state = content.get("bit_generator")
+            name, seeds = state.get("bit_generator") if isinstance(state, dict) else None, None
+        else:
+            state = self._part(content, "bit_generator", path, "state")
+            name = state.get("bit_generator") if isinstance(state, dict) else None
+            seeds = self._part(content, "seed_seq", path, "seed") if "seed_seq" in content else None
+        if not isinstance(name, str):
+            raise bad(path, "is a random generator of no known kind")
+        if (called := f"numpy.random.{name}") not in GENERATORS:
+            self._calls(called, path)
+        return Opaque(type_, "object", (state, seeds))
+
+    def _sparse(self, node: Node, type_: str, path: Path) -> MetaNode:
+        return self._files.unread(type_, text(node, "file", path), path, "a sparse matrix in an archive of its own")
+
+    def _reduced(self, node: Node, type_: str, path: Path) -> MetaNode:
+        state = self._part(node, "content", path, "state")
+        reduced = node.get("__reduce__")
+        if not isinstance(reduced, dict):
+            raise bad(path, "says nothing of how it is made")
+        args = self._part(reduced, "args", path, "args")
+        return Opaque(type_, "object", tuple(args) if isinstance(args, tuple) else (args,), state=state)
+
+    def _tree(self, node: Node, type_: str, path: Path) -> MetaNode:
+        self._asks(_TREE, path)  # whatever it calls itself
+        return self._reduced(node, type_, path)
+
+    def _deprecated(self, node: Node, type_: str, path: Path) -> MetaNode:
+        return Opaque(type_, "object", state=self._part(self._content(node, path), "main", path, "state"))
+
+
+_TREE = "sklearn.tree._tree.Tree"
+
+_LOADERS: dict[str, Callable[[Schema, Node, str, Path], MetaNode]] = {
+    "JsonNode": Schema._json, "DictNode": Schema._dict, "DefaultDictNode": Schema._defaultdict,
+    "ListNode": Schema._list, "TupleNode": Schema._tuple, "SetNode": Schema._set, "BytesNode": Schema._bytes,
+    "BytearrayNode": Schema._bytearray, "SliceNode": Schema._slice, "TypeNode": Schema._name,
+    "FunctionNode": Schema._function, "PartialNode": Schema._partial, "ObjectNode": Schema._object,
+    "ConstructorFromReduceNode": Schema._constructed, "MethodNode": Schema._method,
+    "OperatorFuncNode": Schema._operator, "NdArrayNode": Schema._ndarray, "MaskedArrayNode": Schema._masked,
+    "DTypeNode": Schema._dtype, "RandomStateNode": Schema._state, "RandomGeneratorNode": Schema._generator,
+    "SparseMatrixNode": Schema._sparse, "TreeNode": Schema._tree, "LossNode": Schema._reduced,
+    "QuantileForestNode": Schema._reduced, "_DictWithDeprecatedKeysNode": Schema._deprecated,
+}  # fmt: skip
+
+_OWN_TYPES = frozenset(["JsonNode", "SliceNode", "FunctionNode", "MethodNode", "OperatorFuncNode"])
+"""Loaders that look at no type, or say themselves at which."""
