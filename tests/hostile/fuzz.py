@@ -8,6 +8,7 @@ than `BYTES` is a finding: the mutant is kept in the folder that --save names, a
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import signal
@@ -16,12 +17,14 @@ import tempfile
 import time
 import traceback
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ckptconv
 from ckptconv.api.inspect import inspect
+from ckptconv.core.metadata import objects_in
 from ckptconv.errors import CkptconvError
 from ckptconv.formats.npz.skops.schema import _LOADERS
 from ckptconv.formats.torch.pickle import Budget, Machine
@@ -166,11 +169,28 @@ def cut_for_ranks(path: Path, data: bytes, chance: random.Random) -> None:
 
 
 def schemed(path: Path, data: bytes, chance: random.Random) -> None:
-    """The schema of an object of skops', beside the arrays of one, in a zip whose checksums are right."""
+    """The schema of an object of skops', beside the arrays of one, in a zip whose checksums are right. Bytes that are
+    no JSON any more, as nearly all are, say which values of whole schemas change places.
+    """
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        data = json.dumps(swapped(random.Random(zlib.crc32(data)))).encode()
     with zipfile.ZipFile(path, "w") as file, zipfile.ZipFile(SKOPS / "kinds.skops") as whole:
         for name in whole.namelist():
             file.writestr(name, data if name == "schema.json" else whole.read(name))
     looked_at(path, chance)
+
+
+def swapped(chance: random.Random) -> object:
+    """A schema of skops' of which some values stand where others stood, of it or of others."""
+    whole, other = (json.loads(chance.choice(honest("skops"))) for _ in range(2))
+    values = [value for _, node in objects_in(other) for value in node.values()]
+    for _ in range(chance.randrange(1, 4)):
+        _, node = chance.choice([*objects_in(whole)])
+        if node:
+            node[chance.choice([*node])] = chance.choice(values)
+    return whole
 
 
 def beside_processes(path: Path, data: bytes, chance: random.Random) -> None:
