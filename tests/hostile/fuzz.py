@@ -18,7 +18,9 @@ import time
 import traceback
 import zipfile
 import zlib
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -182,14 +184,20 @@ def schemed(path: Path, data: bytes, chance: random.Random) -> None:
     looked_at(path, chance)
 
 
+@cache
+def schemas() -> list[bytes]:
+    """Those of whole files, made once."""
+    return honest("skops")
+
+
 def swapped(chance: random.Random) -> object:
     """A schema of skops' of which some values stand where others stood, of it or of others."""
-    whole, other = (json.loads(chance.choice(honest("skops"))) for _ in range(2))
+    whole, other = (json.loads(chance.choice(schemas())) for _ in range(2))
     values = [value for _, node in objects_in(other) for value in node.values()]
     for _ in range(chance.randrange(1, 4)):
         _, node = chance.choice([*objects_in(whole)])
         if node:
-            node[chance.choice([*node])] = chance.choice(values)
+            node[chance.choice([*node])] = deepcopy(chance.choice(values))
     return whole
 
 
