@@ -86,12 +86,15 @@ def validate(
 ) -> Validation:
     """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is asked for.
 
+    A GGUF with llama.cpp's names is judged under transformers', blocks as the floats that they stand for.
+
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
               ``config.json`` (its class is built by the transformers that is installed), or Python that you
               vouch for (``"models.py:Net"``, which is imported and called). None: chosen by evidence
               (`ckptconv.arch.choose`).
     settings: ``"name=value"`` params, which outrank everything else.
-    values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances.
+    values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances. Of a GGUF's blocks it
+              takes the `gguf` package: else MissingExtraError.
 
     Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
     """

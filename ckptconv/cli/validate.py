@@ -26,6 +26,7 @@ Examples:
   ckptconv validate raw.pth --arch mlp --set 'hidden_layers=[512, 256]'
   ckptconv validate mine.safetensors --arch theirs.safetensors
   ckptconv validate model/ --arch model/config.json
+  ckptconv validate qwen2.gguf
   ckptconv validate --values --json checkpoint.pth
 """
 
@@ -49,7 +50,8 @@ def command(
     """Say whether each SRC fits its architecture: names, shapes, ties, params; and if not, why not.
 
     Without --arch the architecture is chosen by evidence: a note in the file, a config.json beside it, its metadata,
-    its tensors' names. SRC fits where load_state_dict(strict=True) would take it. Only headers are read.
+    its tensors' names. SRC fits where load_state_dict(strict=True) would take it. Only headers are read. A GGUF of
+    llama.cpp's is read under transformers' names, which is said.
     """
     question = _Question(arch, settings, values, from_format)
     documents: list[Json] = []
