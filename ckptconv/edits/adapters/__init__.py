@@ -1,17 +1,18 @@
 """Adapters: what their tensors are for (`names`, `config`), and merging them into a base (`merge`).
 
-names      tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
-config     what PEFT's adapter_config.json says: alpha, ranks, tokens
-mlx  llama_cpp    those of mlx-lm and llama.cpp, whose factors lie otherwise
-patterns   which modules its patterns are for
-targets    which of the base's modules those are; `sgm` and `translated` where their names are another release's
-adapter    all of one, opened, and what merging it made of a base
-kinds      by which tensor each kind is known, and what makes its changes: `products`, `multiplied`
-build      a module: the changes of its weight and bias, checked against their shapes
-factors    the tensors of a module, as matrices
-matrices   matrices that are read by blocks, or held
-deltas     what is added, a rectangle at a time; `blocks` what comes again
-rotations  what multiplies the weight; `orthogonal` of which matrices
-merged     the weight with its changes, computed while it is read
-summary    what an adapter is, for people
+    names                       tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
+    config                      what PEFT's adapter_config.json says: alpha, ranks, tokens
+    mlx  llama_cpp              those of mlx-lm and llama.cpp, whose factors lie otherwise
+    patterns                    which modules its patterns are for
+    targets  sgm  translated    which of the base's modules those are, also where their names are another release's
+    adapter  merge              all of one, opened, and what merging it made of a base
+    kinds                       by which tensor each kind is known
+    products  multiplied        …and what makes its changes
+    build                       a module: the changes of its weight and bias, checked against their shapes
+    factors                     the tensors of a module, as matrices
+    matrices                    matrices that are read by blocks, or held
+    deltas  blocks              what is added, a rectangle at a time; what comes again
+    rotations  orthogonal       what multiplies the weight; of which matrices
+    merged                      the weight with its changes, computed while it is read
+    summary                     what an adapter is, for people
 """
