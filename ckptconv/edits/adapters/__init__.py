@@ -1,5 +1,7 @@
 """Adapters: what their tensors are for (`names`, `config`), and merging them into a base (`merge`).
 
+Begin with `merge`:
+
     names                       tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
     config                      what PEFT's adapter_config.json says: alpha, ranks, tokens
     mlx  llama_cpp              those of mlx-lm and llama.cpp, whose factors lie otherwise
