@@ -53,11 +53,16 @@ def files(*paths: str) -> bytes:
     )  # fmt: skip
 
 
-def manifest(root: tuple[int, int] | None, path: str = DATA, *, height: int = 0, kind: int = 0) -> bytes:
-    """A manifest of one version, whose root is a node of this offset and length."""
+def manifest(
+    root: tuple[int, int] | None, path: str = DATA, *, height: int = 0, kind: int = 0, arity: int = 4,
+    generations: Sequence[int] = (1,),
+) -> bytes:  # fmt: skip
+    """A manifest of versions whose root is a node of this offset and length; of one, if not said otherwise."""
     offset, length = root or (NOTHING, NOTHING)
-    config = bytes(16) + bytes([kind]) + varints(1024, 1 << 20) + bytes([4]) + varint(0)
-    versions = varints(1, 1) + bytes([height]) + varints(0, offset, length) + varints(0, 0, 0) + bytes(8)
+    config = bytes(16) + bytes([kind]) + varints(1024, 1 << 20) + bytes([arity]) + varint(0)
+    count = len(generations)
+    roots = [value for column in (0, offset, length) for value in [column] * count]
+    versions = varints(count, *generations) + bytes([height] * count) + varints(*roots) + bytes((3 + 8) * count)
     return sealed(MANIFEST, config if kind else config + files(path) + versions + varint(0))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tracemalloc
@@ -17,6 +18,7 @@ from tests.support.orbax_files import (
     DATA,
     MANIFEST,
     NODE,
+    NOTHING,
     entry,
     files,
     inner,
@@ -57,6 +59,8 @@ def nodes(folder: Path, *bodies: bytes, root: int = -1, height: int = 0, seal: i
 LEAF = leaf(GOOD)
 SIZE = len(sealed(NODE, LEAF))
 TWO = leaf({"b": b"", "a": b""})
+FIRST, SECOND = leaf({"a": b"", "z": b""}), leaf({"m": b""})
+A, B = (len(sealed(NODE, body)) for body in (FIRST, SECOND))
 HEAD = b"\0" + files(DATA)
 NO_FILE = b"\0" + varints(0, 1) + keys([b"a"]) + b"a" + varints(1) + b"\1" + varints(0, 0)
 ITSELF = inner([(b"", 0, 0, len(sealed(NODE, inner([(b"", 0, 0, 40)]))))])
@@ -80,6 +84,14 @@ NODES: dict[str, tuple[tuple[bytes, ...], int, str]] = {
     "a path that is not UTF-8": ((b"\0" + varints(1, 1, 0) + b"\xff" + varints(1, 1) + b"a",), 0, "UTF-8"),
     "a path of 2^16 bytes": ((b"\0" + varints(1, 1 << 16, 0),), 0, "at most"),
     "files without end": ((b"\0" + varints((1 << 64) - 1),), 0, "at most"),
+    "keys of two leaves that fall": (
+        (FIRST, SECOND, inner([(b"a", 0, 0, A), (b"m", 0, A, B)])), 1, "its keys do not rise",
+    ),
+    "a child that is nowhere": ((inner([(b"", 0, NOTHING, NOTHING)]),), 1, "nowhere"),
+    "a key that is not UTF-8": ((HEAD + varints(1, 1) + b"\xff" + varints(0) + b"\0",), 0, "is not UTF-8"),
+    "a value of 2 MiB": ((HEAD + varints(1, 1) + b"a" + varints(2 << 20) + b"\0",), 0, "2,097,152 bytes"),
+    "a value past the end": ((leaf({"w/0": (0, 1 << 40)}),), 0, "should have 1,099,511,627,776 bytes at least"),
+    "a number without an end": ((b"\0\xff",), 0, "cut short"),
     "a number of 70 bits": ((b"\0" + b"\xff" * 9 + b"\x7f\x01",), 0, "at most|more than 64 bits"),
 }  # fmt: skip
 
@@ -111,6 +123,8 @@ MANIFESTS: dict[str, tuple[bytes, type[CkptconvError], str]] = {
     "of version 1": (sealed(MANIFEST, bytes(40), version=1), UnsupportedError, "version 1"),
     "in an unknown compression": (sealed(MANIFEST, bytes(40), compression=2), UnsupportedError, "compression 2"),
     "that zstd does not know": (sealed(MANIFEST, bytes(40), compression=1), CorruptFileError, "inflate"),
+    "with versions in nodes of none": (manifest((0, 40), arity=0), CorruptFileError, "too many versions"),
+    "with versions that fall": (manifest((0, 40), generations=(2, 1)), CorruptFileError, "do not rise"),
     "cut short": (sealed(MANIFEST, bytes(20)), CorruptFileError, "cut short"),
     "of unknown kind": (manifest(None, kind=2), UnsupportedError, "unknown kind 2"),
     "that speaks of others": (manifest(None, kind=1), CorruptFileError, "there is none"),
@@ -157,7 +171,14 @@ ARRAYS: dict[str, tuple[bytes, type[CkptconvError], str]] = {
 ARRAYS_3: dict[str, tuple[bytes, type[CkptconvError], str]] = {
     "a group": (zarr_json([2], node_type="group"), CorruptFileError, "node_type"),
     "another grid": (zarr_json([2], chunk_grid={"name": "rectangular"}), UnsupportedError, "not regular"),
+    "a type of its own": (zarr_json([2], data_type={"name": "x"}), UnsupportedError, "a type of its own"),
+    "a separator that is none": (
+        zarr_json([2], chunk_key_encoding={"name": "v2", "configuration": {"separator": "!"}}), CorruptFileError,
+        "separator",
+    ),
+    "a grid of text": (zarr_json([2], chunk_grid="regular"), CorruptFileError, "chunk_grid"),
     "another encoding of keys": (zarr_json([2], chunk_key_encoding={"name": "x"}), UnsupportedError, "'x'"),
+    "no shape": (json.dumps({"zarr_format": 3, "node_type": "array"}).encode(), CorruptFileError, "shape"),
     "no codecs": (zarr_json([2], []), CorruptFileError, "codecs"),
     "no bytes": (zarr_json([2], [{"name": "transpose", "configuration": {"order": [0]}}]), CorruptFileError, "codec"),
     "bytes twice": (zarr_json([2], [BYTES, BYTES]), UnsupportedError, "'bytes'"),
@@ -192,6 +213,7 @@ def test_an_array_of_zarr_3_that_contradicts_itself_is_refused(
 
 
 ZSTD = zarray([4096], dtype="|u1", compressor={"id": "zstd"})
+GZIP = zarray([4096], dtype="|u1", compressor={"id": "gzip"})
 FRAME = zstd.compress(bytes(range(256)) * 16)
 CHUNKS: dict[str, tuple[bytes, bytes, type[CkptconvError], str]] = {
     "raw and too short": (zarray([2], order="C"), bytes(7), CorruptFileError, "7 bytes"),
@@ -203,6 +225,9 @@ CHUNKS: dict[str, tuple[bytes, bytes, type[CkptconvError], str]] = {
     "two frames": (ZSTD, FRAME + FRAME, CorruptFileError, "longer"),
     "of another size": (ZSTD, zstd.compress(bytes(4095)), CorruptFileError, "4,095"),
     "a window of 2^41": (ZSTD, b"\x28\xb5\x2f\xfd\x00\xff" + FRAME[6:], LimitError, "window"),
+    "deflate that is none": (GZIP, b"\x1f\x8b" + bytes(20), CorruptFileError, "does not inflate"),
+    "deflate cut short": (GZIP, gzip.compress(bytes(4096))[:-8], CorruptFileError, "does not inflate to its end"),
+    "deflate of more": (GZIP, gzip.compress(bytes(5000)), CorruptFileError, "more than the 4,096 bytes"),
     "a bomb": (zarray([1 << 40], dtype="|u1", compressor={"id": "zstd"}), FRAME, CorruptFileError, "can not inflate"),
 }
 
