@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.io.crc32c import crc32c
-from tests.support.tensorflow_files import varint
+from tests.support.protobuf_files import varint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

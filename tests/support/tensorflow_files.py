@@ -6,19 +6,10 @@ from struct import pack
 from typing import TYPE_CHECKING
 
 from ckptconv.io.crc32c import crc32c
+from tests.support.protobuf_files import field, varint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-def varint(value: int) -> bytes:
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
-
-def field(number: int, value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def masked(data: bytes) -> bytes:

@@ -276,8 +276,6 @@ class Walker:
             return end
         self._window.expect(number, wire, NUMBER_WIRES[key])
         end = self._window.run(start, stop, number, wire)
-        if end == start:
-            raise bad("a number is overlong")
         segments.append(Segment(start, end, packed=False))
         return end
 

@@ -147,6 +147,21 @@ def test_a_file_that_lies_is_refused(data: bytes, error: type[CkptconvError], wo
     assert refused.value.hint
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        struct.pack("<3B5xQI4x", 1, 1, 1, 1176, 2),
+        struct.pack("<3B5xQI4x", 2, 1, 1, 1176, 2),
+        struct.pack("<3B5xII", 1, 1, 0, 2, 8) + ONE_TWO,
+        struct.pack("<2BH", 3, 0, 8) + ONE_TWO + bytes(12),
+    ],
+    ids=["version 1", "version 2", "version 1, in the header", "in the header"],
+)
+def test_layouts_of_old_libraries_are_read_as_h5py_does(layout: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.h5").write_bytes(changed(HDF5.index(struct.pack("<2BQQ", 3, 1, 1176, 8)), layout))
+    assert by_us(tmp_path / "x.h5") == by_h5py(tmp_path / "x.h5") == {"w": ((2,), ONE_TWO)}
+
+
 def test_a_file_that_is_being_written_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with h5py.File(path, "w", libver="latest") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from ckptconv.formats import registry
 from ckptconv.io.source import Source
 from ckptconv.testing.damage import Reading, Verdicts, disagreement, limited_memory, reading
 from ckptconv.testing.suite import FOREIGN
+from tests.support.protobuf_files import field, varint
 from tests.support.stopwatch import at_most
 
 from .models import graph, model, reference, tensor, typed, write
@@ -91,6 +93,24 @@ def test_metadata_that_comes_twice_is_refused(tmp_path: Path) -> None:
     assert "'k'" in refused(write(tmp_path / "m.onnx", made)).message
 
 
+def placed(data_location: int) -> bytes:
+    return raw().SerializeToString() + b"\x70" + bytes([data_location])
+
+
+NESTED = functools.reduce(lambda body, _: field(4, field(1, body)), range(20), b"")
+MESSAGES = {
+    "a tensor's data_location is 2": field(7, field(5, placed(2))),
+    "a string pair has two keys or two values": field(7, b"") + field(14, field(1, b"a") + field(1, b"b")),
+    "the function 'd.f' comes twice": field(7, b"") + 2 * field(25, field(1, b"f") + field(10, b"d")),
+    "types within types, more than": field(7, field(11, field(1, b"x") + field(2, NESTED))),
+}
+
+
+@pytest.mark.parametrize("words", MESSAGES)
+def test_a_message_that_says_what_cannot_be_is_refused(tmp_path: Path, words: str) -> None:
+    assert words in refused(write(tmp_path / "m.onnx", b"\x08\x0a" + MESSAGES[words])).message
+
+
 @pytest.mark.parametrize("depth", [31, 100, 3000])
 def test_graphs_a_hundred_deep_are_refused(tmp_path: Path, depth: int) -> None:
     data = b""
@@ -99,10 +119,6 @@ def test_graphs_a_hundred_deep_are_refused(tmp_path: Path, depth: int) -> None:
             data = bytes([number << 3 | 2]) + varint(len(data)) + data
     path = write(tmp_path / "m.onnx", b"\x08\x0a\x3a" + varint(len(data)) + data)
     assert "deep" in refused(path).message
-
-
-def varint(value: int) -> bytes:
-    return (bytes([value & 0x7F | 0x80]) + varint(value >> 7)) if value > 0x7F else bytes([value])
 
 
 @pytest.mark.parametrize(

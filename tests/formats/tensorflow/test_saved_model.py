@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import ckptconv
 from ckptconv.cli.main import program
 from ckptconv.errors import CkptconvError
-from tests.support.tensorflow_files import field
+from tests.support.protobuf_files import field
 
 OTHERS = Path(__file__).parents[3] / "fixtures" / "others"
 LAYER = {"class_name": "Lambda", "config": {"function": {"class_name": "__tuple__", "items": ["4w==", None, None]}}}

@@ -21,7 +21,8 @@ from ckptconv.errors import (
     UnsupportedError,
     UsageError,
 )
-from tests.support.tensorflow_files import HEADER, entry, field, rows, summed, table, text
+from tests.support.protobuf_files import field
+from tests.support.tensorflow_files import HEADER, entry, rows, summed, table, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
