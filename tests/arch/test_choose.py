@@ -54,13 +54,6 @@ def test_names_that_another_has_when_damaged_decide_nothing(name: str, tower: st
         choose(tensors(name))
 
 
-@pytest.mark.parametrize("case", [case for case in ALL if case.config], ids=str)
-def test_a_real_model_is_known_by_its_config(case: Case) -> None:
-    assert case.config is not None
-    choice = choose(infos(built(case).state_dict()), config=case.config())
-    assert (choice.spec.name, choice.evidence) == (case.spec, "config.json")
-
-
 def test_evidence_counts_in_its_order() -> None:
     names = tensors("gpt2-GPT2Model-0")
     meta: dict[object, Any] = {"input_size": 1, "hidden_layers": [], "output_size": 2}
@@ -184,22 +177,32 @@ def test_a_tensor_or_two_are_no_damaged_model(name: str) -> None:
         choose({name: info for name, info in (layers | hidden).items() if name != "output.bias"})
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", range(4))
 def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
     """The look at words is a bound on what the patterns match; and it spares most specs, which is why it is there."""
+    some = ALL[part * len(ALL) // 4 : (part + 1) * len(ALL) // 4]
+    cases = {frozenset(map(skeleton_of, tensors(str(case)))): case for case in some}  # sizes alone make no other names
     spared = 0
-    for case in ALL[part::8]:
+    for case in cases.values():
         found = tensors(str(case))
         kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
+        likely = {name: _likely(load_spec(name), kinds) for name in library_names()}
         for share in (0.5, 1.0):
             kept = shortlist.by_names(found, share)
-            knowing = {name for name in library_names() if _likely(load_spec(name), kinds) >= share}
+            knowing = {name for name in likely if likely[name] >= share}
             assert case.spec in knowing <= set(kept)
             spared += len(library_names()) - len(kept)
-        config = case.config() if case.config else {}
-        words = [*config.get("architectures", []), config.get("model_type"), config.get("_class_name")]
-        assert not config or case.spec in shortlist.by_any(words)
-    assert spared > len(ALL[part::8]) * len(library_names())
+    assert spared > len(cases) * len(library_names())
+
+
+@pytest.mark.parametrize("case", [case for case in ALL if case.config], ids=str)
+def test_a_real_model_is_known_by_its_config(case: Case) -> None:
+    assert case.config is not None
+    config = case.config()
+    words = [*config.get("architectures", []), config.get("model_type"), config.get("_class_name")]
+    assert case.spec in shortlist.by_any(words)
+    choice = choose(infos(built(case).state_dict()), config=config)
+    assert (choice.spec.name, choice.evidence) == (case.spec, "config.json")
 
 
 def test_the_text_of_a_spec_shows_all_of_its_names() -> None:
