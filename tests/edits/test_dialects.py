@@ -82,6 +82,13 @@ def test_a_dense_layer(dialect: str, name: str, tmp_path: Path) -> None:
     assert np.allclose(functional.linear(torch.tensor(x), state["d.weight"]).numpy(), x @ kernel)
 
 
+def test_a_bias_of_one_row_is_a_vector(tmp_path: Path) -> None:
+    """transformers' Conv1D for TensorFlow, which GPT-2 is made of, has it so."""
+    weight, bias = random(3, 4), random(1, 4)
+    state = translated({"h/c_attn/weight:0": weight, "h/c_attn/bias:0": bias}, tmp_path, "keras")
+    assert torch.equal(state["h.c_attn.bias"], torch.tensor(bias[0]))
+
+
 def windows(x: Any, size: tuple[int, ...]) -> Any:
     """[batch, *places, channels, *window] of [batch, *places, channels]."""
     return sliding_window_view(x, size, tuple(range(1, 1 + len(size))))
