@@ -53,6 +53,8 @@ def cut(tensor: torch.Tensor) -> torch.Tensor:
         ("vblora", {"fc1.vblora_logits_A": lambda t: t[:2]}, "ranks 3 and 2"),
         ("vblora", {"fc1.vblora_logits_B": None}, "vblora_logits_B is missing"),
         ("gralora", {"fc1.gralora_B": lambda t: t[:1].contiguous()}, "factors are of shapes"),
+        ("gralora", {"fc1.gralora_A": lambda t: torch.ones(2, 4, 0)}, "factors are of shapes [2, 4, 0]"),
+        ("gralora-hybrid", {"fc1.gralora_B_general.weight": None}, "gralora_B_general is missing"),
         ("miss", {"fc2.miss_block": lambda t: torch.ones(5, 3)}, "the adapter's block of [5, 3]"),
         ("miss-bat", {"fc2.miss_block": cut}, "the adapter's blocks of [1, 4, 4]"),
         ("c3a", {"fc2.c3a_kernel": cut}, "the adapter's of [4, 12]"),

@@ -39,9 +39,15 @@ class Factors:
     def fail(self, problem: str, hint: str = "the adapter may be for another base, or damaged") -> EditError:
         return EditError(f"{self.name!r}: {problem}", hint=hint)
 
+    def tensor(self, part: str) -> LazyTensor:
+        """A part. Raises EditError where there is none."""
+        if part not in self.parts:
+            raise self.fail(f"{part} is missing")
+        return self.parts[part]
+
     def factor_of(self, part: str, size: tuple[int, int], *, turned: bool = False) -> Factor:
         """A part as a matrix of that size. Raises EditError where it has another number of elements."""
-        tensor = self.parts[part]
+        tensor = self.tensor(part)
         if tensor.info.numel != prod(size):
             raise self.fail(f"{part} is of shape {list(tensor.info.shape)}, where {prod(size):,} elements are due")
         return Factor(tensor, size, turned)
@@ -53,7 +59,7 @@ class Factors:
 
     def number(self, part: str) -> float:
         """The number that a part is; read."""
-        tensor = self.parts[part]
+        tensor = self.tensor(part)
         if tensor.info.numel != 1:
             raise self.fail(f"{part} has {tensor.info.numel:,} elements, and not one")
         value = float(tensor.numpy().reshape(-1)[0])
@@ -68,7 +74,7 @@ class Factors:
 
     def matrix(self, part: str) -> Factor:
         """A part by its first dimension, and all others as one."""
-        shape = self.parts[part].info.shape
+        shape = self.tensor(part).info.shape
         if len(shape) < 2 or not prod(shape):
             raise self.fail(f"{part} is of shape {list(shape)}, which is no matrix")
         return self.factor_of(part, (shape[0], prod(shape[1:])))

@@ -136,6 +136,8 @@ def adalora_scale(module: Module) -> float:
     """The alpha, or the rank where it is none, over the rank that training began with: peft does not save another."""
     alpha = module.config.alpha or 0.0
     began = module.number("ranknum") if "ranknum" in module.parts else module.config.count("init_r", 12)
+    if began < 0:
+        raise module.fail(f"it says that training began with {began:g} ranks")
     return (alpha if alpha > 0 else module.rank) / (began + 1e-5)
 
 
@@ -245,7 +247,7 @@ def gralora(module: Module, shape: Shape) -> Changes:
         module.hold(prod(size))
     down, up = module.factor_of("gralora_A", (count * wide, rank)), module.factor_of("gralora_B", (count * rank, high))
     made = module.added(Grid((count * high, count * wide), count, down, up), shape)
-    if "gralora_A_general" not in module.parts:
+    if not {"gralora_A_general", "gralora_B_general"} & module.parts.keys():
         return made
     left, right = module.matrix("gralora_B_general"), module.matrix("gralora_A_general")
     return (*made, *module.added(module.low_rank(left, right), shape))
@@ -255,7 +257,8 @@ def gralora_scale(module: Module) -> float:
     """The alpha over both ranks."""
     general = module.parts.get("gralora_A_general")
     alpha = 64.0 if module.config.alpha is None else module.config.alpha
-    return alpha / (module.rank + (general.info.shape[0] if general and general.info.shape else 0))
+    rank = module.rank + (general.info.shape[0] if general and general.info.shape else 0)
+    return alpha / rank if rank else 1.0
 
 
 def tiled(module: Module, shape: Shape) -> Changes:
