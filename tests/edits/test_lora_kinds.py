@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ckptconv import Lora
+from ckptconv import Lora, inspect
 from ckptconv.edits.adapters.kinds import KINDS, kind_of
 from ckptconv.edits.adapters.matrices import HELD, RECENT
 from ckptconv.edits.adapters.names import parts_of
@@ -32,6 +32,7 @@ def error_of(name: str, folder: Path, changes: dict[str, Any], said: dict[str, o
     config = CASES[name]["config"]
     (path / "adapter_config.json").unlink(missing_ok=True)
     write_adapter(path, tensors, config and config | (said or {}))
+    inspect(path)  # tells it, and raises nothing
     with pytest.raises(CkptconvError) as caught:
         merged(base, path)
     assert not (folder / "out.safetensors").exists()
@@ -48,6 +49,7 @@ def cut(tensor: torch.Tensor) -> torch.Tensor:
         ("adalora", {"lora_E": cut}, "4 elements are due"),
         ("vera", {"vera_B": cut}, "the factors of"),
         ("vera", {"fc2.vera_lambda_b": cut}, "8 elements are due"),
+        ("randlora", {"base_model.randlora_B": cut}, "the factors of"),
         ("delora", {"delora_lambda": lambda t: torch.ones(2)}, "not one"),
         ("delora", {"delora_w_norm": None}, "delora_w_norm is missing"),
         ("vblora", {"fc1.vblora_logits_A": lambda t: t[:2]}, "ranks 3 and 2"),

@@ -31,9 +31,9 @@ _DECOMPOSED = "are for parts into which the base's own weights are decomposed"
 REFUSED = {
     **dict.fromkeys(("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE", "CPT",
                      "ADAPTION_PROMPT"), _PROMPT),
-    **dict.fromkeys(("FOURIERFT", "WAVEFT", "FROD", "RANDLORA", "UNILORA"), _SEED),
+    **dict.fromkeys(("FOURIERFT", "WAVEFT", "UNILORA"), _SEED),
     **dict.fromkeys(("XLORA", "POLY", "LILY", "PVERA"), _MIXED),
-    **dict.fromkeys(("OSF", "PSOFT", "ADAMSS", "TINYLORA"), _DECOMPOSED),
+    **dict.fromkeys(("OSF", "PSOFT", "ADAMSS", "TINYLORA", "FROD"), _DECOMPOSED),
     "SHADOW": "are a network beside the base, which changes no weight",
     "PEANUT": "compute their change of the base's weights by a network of their own",
     "GLORA": "change biases by the weights beside them",

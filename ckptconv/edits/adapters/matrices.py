@@ -4,6 +4,7 @@ Factor   a tensor as it is
 Cored    columns of a Tucker decomposition
 Made     computed of others, and held
 Turned   one with its rows and columns exchanged, held
+Narrow   the first columns of one
 """
 
 from __future__ import annotations
@@ -214,3 +215,24 @@ class Turned:
     def rows(self, wanted: range) -> Array:
         """Columns of the other."""
         return self.inner.whole()[:, wanted.start : wanted.stop].T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Narrow:
+    """The first columns of another."""
+
+    inner: Left
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows of the other, and so many columns."""
+        return self.inner.shape[0], self.width
+
+    def whole(self) -> Array:
+        """All of it, held while it is in use."""
+        return self.inner.whole()[:, : self.width]
+
+    def rows(self, wanted: range) -> Array:
+        """Some of its rows."""
+        return self.inner.rows(wanted)[:, : self.width]

@@ -35,6 +35,7 @@ _ROLES = {
     **{word: word for word in mlx.PARTS}, **{word: word for word in ("a1", "a2", "b1", "b2")},
     **{word: word for word in (
         "lora_E", "ranknum", "vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B", "delora_A", "delora_B",
+        "randlora_lambda", "randlora_gamma", "randlora_A", "randlora_B",
         "delora_lambda", "delora_w_norm", "gralora_A", "gralora_B", "gralora_A_general", "gralora_B_general",
         "vblora_logits_A", "vblora_logits_B", "vblora_logits_A_topk_indices", "vblora_logits_A_topk_weights",
         "vblora_logits_B_topk_indices", "vblora_logits_B_topk_weights", "vblora_vector_bank", "miss_block",
@@ -67,7 +68,8 @@ PEFT = "base_model."
 
 _PEFTS = (
     "lora_", "hada_", "lokr_", "ia3_l", "token_", "trainable_", "oft_", "boft_", "vera_", "ranknum", "prompt_",
-    "delora_", "gralora_", "vblora_", "miss_", "bone_", "c3a_", "shira_", "hira_", "hra_", "road_", "beft_",
+    "delora_", "gralora_", "randlora_", "vblora_", "miss_", "bone_", "c3a_", "shira_", "hira_", "hra_", "road_",
+    "beft_",
 )  # fmt: skip
 """What PEFT calls its own; in its files all other names are the base's."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ckptconv.edits.adapters import mlx
 from ckptconv.edits.adapters.blocks import Circulant, Grid, Sparse, Tiled
 from ckptconv.edits.adapters.deltas import Hadamard, Kronecker, LowRank, Scaled, Whole
-from ckptconv.edits.adapters.matrices import Cored, Factor, Turned
+from ckptconv.edits.adapters.matrices import Cored, Factor, Narrow, Turned
 from ckptconv.edits.adapters.merged import Add, sides
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.edits.adapters.rotations import Rotate
@@ -156,6 +156,42 @@ def vera(module: Module, shape: Shape) -> Changes:
     right = module.made((rank, inputs), lambda: numbers.whole() * down.whole()[:, :inputs])
     product = turned(module, Factor(up.tensor, (outputs, rank)), right)
     return module.added(Scaled(product, scales, 1 if module.turned else 0), shape)
+
+
+def randlora(module: Module, shape: Shape) -> Changes:
+    """A product of full rank, of factors of all modules with numbers for ranks and for the shorter side.
+
+    A is r × 1 × the shorter side, B the longer one × bases × r; where outputs are fewer than inputs, all is turned.
+    """
+    rows, columns = sides(shape)
+    outputs, inputs = (columns, rows) if module.turned else (rows, columns)
+    short, long = min(outputs, inputs), max(outputs, inputs)
+    down, up, scales = (module.tensor(part).info.shape for part in ("randlora_A", "randlora_B", "randlora_lambda"))
+    if len(down) != 3 or len(up) != 3 or len(scales) != 2 or not prod(up):
+        raise module.fail(f"its factors are of shapes {list(down)} and {list(up)}")
+    rank, bases = scales
+    if (rank, 1, rank) != (down[0], down[1], up[2]) or down[2] < short or up[0] < long or not 0 < bases <= up[1]:
+        raise module.fail(
+            f"the base's weight is of shape {list(shape)}, and the factors of {list(up)} and {list(down)}"
+        )
+    module.hold(prod(down))
+    base = module.factor_of("randlora_A", (rank, down[2]))
+    numbers, gains = module.vector("randlora_lambda", rank * bases), module.factor_of("randlora_gamma", (bases, short))
+
+    def right() -> Array:
+        made: Array = numbers.whole().reshape(rank, bases, 1) * base.whole()[:, None, :short] * gains.whole()
+        return made.reshape(rank * bases, short)
+
+    first = Narrow(Factor(module.tensor("randlora_B"), (long, up[1] * rank)), bases * rank)
+    second = module.made((rank * bases, short), right)
+    lies = module.turned != (outputs < inputs)
+    product = module.low_rank(Turned(second), Turned(first)) if lies else module.low_rank(first, second)
+    return module.added(product, shape)
+
+
+def randlora_scale(module: Module) -> float:
+    """The alpha over the rank."""
+    return module.config.real("randlora_alpha", 640) / module.rank if module.rank else 1.0
 
 
 def delora(module: Module, shape: Shape) -> Changes:
