@@ -52,7 +52,7 @@ class _Recent(local):
             if (found := shelf.get(key)) is not None:
                 return found
         made = make()
-        (self._large if made.nbytes > HELD // 4 else self._small).put(key, owner, made)
+        (self._large if made.nbytes > HELD // 2 else self._small).put(key, owner, made)
         return made
 
 
