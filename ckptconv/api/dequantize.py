@@ -38,6 +38,7 @@ _SCALES = {MLX: "scales", HQQ: "scale", "nbits": "scale", "affine": "scale"}
 """By scheme the part that is of the type in which the library computes."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
+_TYPES_OF_GRAPHS = {dtype.name: dtype for dtype in _TYPES.values()}
 _CALLED = {dtype: name for name, dtype in _TYPES.items()} | {DType.F64: "float64"}
 _TYPE_KEYS = ("dtype", "torch_dtype")
 """Where a configuration says the type; the second is the word of transformers before 5."""
@@ -102,8 +103,9 @@ def wanted_types(
 
 def _computed_in(edit: Edit, step: Step, sources: Mapping[str, LazyTensor], tied: Mapping[str, str]) -> DType | None:
     parts, scales = edit.details["parts"], _SCALES.get(str(edit.details["scheme"]))
-    if scales is None or not isinstance(parts, list):
-        return None
+    computed = _TYPES_OF_GRAPHS.get(str(edit.details.get("computed")))
+    if computed is not None or not isinstance(parts, list) or scales not in parts:
+        return computed
     name = step.sources[parts.index(scales)]
     dtype = sources[tied.get(name, name)].info.dtype
     return dtype if dtype in _CALLED and dtype is not DType.F64 else None  # exponents are of all types

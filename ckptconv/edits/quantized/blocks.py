@@ -1,11 +1,13 @@
 """Integers of any shape less zero points, times scales: of all of them, of each index of a dimension, or of blocks.
 
-    values        of 1 to 32 bits. What no element type here has (`codes`) is bytes, elements from their lowest bits on
-    scale         one; or one for each index of `axis`; or of as many dimensions as the values, with as many indices as
+    values        of 1 to 32 bits. What no element type here has (`codes`) is bytes, of the shape `size`, elements from
+                  their lowest bits on
+    codebook?     what each code of up to 8 bits stands for; then there may be no scale
+    scale?        one; or one for each index of `axis`; or of as many dimensions as the values, with as many indices as
                   there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size;
                   seen under the shape `counts`, where there is one
-    zero_point?   as the scale, of any type; packed as the values are, where it has `codes` too
-    factor?       one number, for all scales
+    zero_point?   one, or as the scale, of any type; bytes have the `codes` of the values
+    factor?       one number, for all scales; their product is rounded to the type `computed`, where that is F16
     shape?        under which the values stand in the end
 
 Several dimensions are one row or column of a matrix where they share scales as one does. Scales in blocks along three
@@ -17,14 +19,16 @@ Sources: torch, ATen/native/quantized/AffineQuantizerBase.cpp (`dequantize_val`)
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from math import prod
+from struct import pack, unpack
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.quantized.elements import E2M1, NF4, Folded, Packed, Plain
-from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Scaled
+from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Same, Scaled
 from ckptconv.edits.quantized.parts import need, scalar
 
 if TYPE_CHECKING:
@@ -40,7 +44,7 @@ INTEGERS = (
 )  # fmt: skip
 SMALL_FLOATS = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ, DType.F4)
 SCALES = (DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E8M0, DType.F8_E4M3)
-CODES: dict[str, tuple[float, ...]] = {"nf4": NF4} | {
+CODES: dict[str, tuple[float, ...]] = {"nf4": NF4, "nf4-f16": unpack("<16e", pack("<16e", *NF4))} | {
     f"uint{bits}": tuple(float(code) for code in range(1 << bits)) for bits in (1, 3, 6)
 }
 """What the elements stand for that are read as bytes."""
@@ -48,27 +52,62 @@ CODES: dict[str, tuple[float, ...]] = {"nf4": NF4} | {
 
 def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     """The weight, and its shape. Raises ValueError, saying what does not fit."""
-    values, scale, zero = parts["values"], parts["scale"], parts.get("zero_point")
-    codes = details.get("codes")
-    shape = values.info.shape if codes is None else sizes_of(details, "size")
-    need(values, "values", (*INTEGERS, *SMALL_FLOATS))
-    need(scale, "scale", SCALES)
-    counts, blocks = scaled_along(shape, scale.info.shape, details)
-    size, grid, by = layout(shape, blocks)
-    scales: Matrix = Plain(scale, by, wide="axis" in details)  # torch multiplies by F64 there
-    if "factor" in parts:
-        scales = Scaled(scales, scalar(parts["factor"], "factor"), divides=False)
-    zeros = None
-    if zero is not None:
-        if prod(zero.info.shape) != prod(counts) and (codes is None or zero.info.dtype is not DType.U8):
-            raise ValueError(
-                f"zero_point has the shape {list(zero.info.shape)}, and the scale {list(scale.info.shape)}"
-            )
-        zeros = elements(zero, by, codes if zero.info.dtype is DType.U8 and codes in CODES else None)
+    values, codes = parts["values"], details.get("codes")
+    shape = sizes_of(details, "size") if "size" in details else values.info.shape
+    table = _table(values, parts.get("codebook"), codes)
+    if table is None:
+        need(values, "values", (*INTEGERS, *SMALL_FLOATS))
     made = sizes_of(details, "shape") if "shape" in details else shape
     if prod(made) != prod(shape):
         raise ValueError(f"values of the shape {list(shape)} do not make one of {list(made)}")
-    return Product(elements(values, size, codes), scales, grid, zeros), made
+    if "scale" not in parts:
+        if table is None or "zero_point" in parts:
+            raise ValueError("affine needs the part 'scale'")
+        return elements(values, (1, prod(shape)), table), made
+    counts, blocks = scaled_along(shape, parts["scale"].info.shape, details)
+    size, grid, by = layout(shape, blocks)
+    zeros = _zeros(parts["zero_point"], prod(counts), by, codes) if "zero_point" in parts else None
+    return Product(elements(values, size, table), _scales(parts, by, details), grid, zeros), made
+
+
+def _scales(parts: Parts, by: tuple[int, int], details: Mapping[str, Json]) -> Matrix:
+    need(parts["scale"], "scale", SCALES)
+    scales = Plain(parts["scale"], by, wide="axis" in details)  # torch multiplies by F64 there
+    if "factor" not in parts:
+        return scales
+    rounded = DType.F16 if details.get("computed") == DType.F16.name else None
+    return Scaled(scales, scalar(parts["factor"], "factor"), divides=False, rounded=rounded)
+
+
+def _zeros(zero: LazyTensor, count: int, by: tuple[int, int], codes: Json) -> Matrix:
+    need(zero, "zero_point", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
+    table = _table(zero, None, codes if zero.info.dtype is DType.U8 else None)
+    if zero.info.numel == 1 and count > 1:
+        return Same(float(elements(zero, (1, 1), table).rectangle(range(1), range(1))[0, 0]), by)
+    if zero.info.numel != count and table is None:
+        raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, and there are {count} scales")
+    return elements(zero, by, table)
+
+
+def _table(tensor: LazyTensor, codebook: LazyTensor | None, codes: Json) -> tuple[float, ...] | None:
+    """What the codes stand for; None where the elements of the tensor are what they are."""
+    dtype = tensor.info.dtype
+    if codes is not None and (codes not in CODES or dtype is not DType.U8):
+        raise ValueError(f"elements of {dtype} are no {codes!r}")
+    table = CODES[str(codes)] if codes is not None else None
+    if codebook is not None:
+        bits = len(table).bit_length() - 1 if table else dtype.bits
+        need(codebook, "codebook", (*SCALES, *SMALL_FLOATS, *INTEGERS))
+        if bits > 8 or codebook.info.numel > 1 << bits or (table is None and dtype.kind != "uint"):
+            raise ValueError(f"{codebook.info.numel} values are not told apart by elements of {dtype}")
+        found = elements(codebook, (1, codebook.info.numel), None).rectangle(range(1), range(codebook.info.numel))
+        nothing = ((1 << bits) - codebook.info.numel) * (math.nan,)
+        return (*map(float, found[0]), *nothing)
+    if table is None and dtype.bits < 8:
+        half = 1 << (dtype.bits - 1) if dtype.kind == "int" else 0
+        plain = tuple(float((code ^ half) - half) for code in range(1 << dtype.bits))
+        return E2M1 if dtype is DType.F4 else plain
+    return table
 
 
 def sizes_of(details: Mapping[str, Json], key: str) -> Shape:
@@ -130,23 +169,16 @@ def layout(shape: Shape, blocks: Shape) -> tuple[tuple[int, int], Grid, tuple[in
     return (above * rows, columns), Grid(max(rows, 1), high, wide, lines), (above * lines, across)
 
 
-def elements(tensor: LazyTensor, size: tuple[int, int], codes: Json = None) -> Matrix:
-    """The elements of a tensor, in its order, as a matrix of that size."""
-    dtype = tensor.info.dtype
-    if codes is not None:
-        if codes not in CODES or dtype is not DType.U8:
-            raise ValueError(f"elements of {dtype} are no {codes!r}")
-        return _packed(tensor, size, CODES[str(codes)])
-    need(tensor, "zero_point", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
-    if dtype.bits >= 8:
-        return Plain(tensor, size)
-    half = 1 << (dtype.bits - 1) if dtype.kind == "int" else 0
-    plain = tuple(float((code ^ half) - half) for code in range(1 << dtype.bits))
-    return _packed(tensor, size, E2M1 if dtype is DType.F4 else plain)
-
-
-def _packed(tensor: LazyTensor, size: tuple[int, int], table: tuple[float, ...]) -> Matrix:
-    """Elements of a few bits, one after the other whatever the rows."""
+def elements(tensor: LazyTensor, size: tuple[int, int], table: tuple[float, ...] | None) -> Matrix:
+    """The elements of a tensor, in its order, as a matrix of that size; by a table they are of as few bits as that is
+    long, one after the other whatever the rows.
+    """
+    if table is None:
+        if tensor.info.dtype.bits < 8:
+            table = _table(tensor, None, None)
+        else:
+            return Plain(tensor, size)
+    assert table is not None
     bits, many = len(table).bit_length() - 1, size[0] * size[1]
     if tensor.info.nbytes != -(-many * bits // 8):
         raise ValueError(f"{tensor.info.nbytes} bytes do not hold {many} elements of {bits} bits")

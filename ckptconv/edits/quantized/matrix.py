@@ -48,12 +48,28 @@ class Matrix(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Same:
+    """A number everywhere."""
+
+    number: float
+    shape: tuple[int, int]
+    light: bool = True
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """As many of it."""
+        import numpy as np
+
+        return np.full((len(rows), len(columns)), self.number, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class Scaled:
-    """Scales that one more number is for. divides: they are divided by it."""
+    """Scales that one more number is for. divides: they are divided by it. rounded: to what the result is rounded."""
 
     scales: Matrix
     number: float
     divides: bool
+    rounded: DType | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,8 +87,7 @@ class Scaled:
 
         made, number = self.scales.rectangle(rows, columns), np.float32(self.number)
         with np.errstate(all="ignore"):
-            result: Array = made / number if self.divides else made * number
-        return result
+            return _narrowed(made / number if self.divides else made * number, self.rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +142,17 @@ class Product:
             made = self.values.rectangle(rows, columns)
             if self.zeros is not None:
                 self._each(np.subtract, made, self.zeros, rows, columns)
-                made = self._narrowed(made)
+                made = _narrowed(made, self.rounded)
             self._each(np.multiply, made, self.scales, rows, columns)
-            made = self._narrowed(made)
+            made = _narrowed(made, self.rounded)
             if self.biases is not None:
                 self._each(np.add, made, self.biases, rows, columns)
-                made = self._narrowed(made)
+                made = _narrowed(made, self.rounded)
             if self.factor is not None:
                 made *= np.float32(self.factor)
             if self.shift is not None:
                 made += np.float32(self.shift)
         return made
-
-    def _narrowed(self, made: Array) -> Array:
-        """What the type of 16 bits keeps of it."""
-        import numpy as np
-
-        from ckptconv.core.arrays import numpy_dtype
-
-        return made if self.rounded is None else made.astype(numpy_dtype(self.rounded)).astype(np.float32)
 
     def _each(self, operation: Any, made: Array, by: Matrix, rows: range, columns: range) -> None:
         """Every value and its scale."""
@@ -232,6 +239,15 @@ class MatrixReader:
             image = _image(self.matrix.rectangle(range(row, min(row + many, stop)), range(width)))
             base = row * width
             yield image[max(first - base, 0) * F32_BYTES : (last - base) * F32_BYTES]
+
+
+def _narrowed(made: Array, dtype: DType | None) -> Array:
+    """What the type of 16 bits keeps of it."""
+    import numpy as np
+
+    from ckptconv.core.arrays import numpy_dtype
+
+    return made if dtype is None else made.astype(numpy_dtype(dtype)).astype(np.float32)
 
 
 def _image(made: Array) -> memoryview:

@@ -26,9 +26,9 @@
               [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, less a float for each row or column, times another
     nbits     values, scale, zero_point?
               [N, K] of `bits` bits, in blocks of `block` columns of U8 each, as onnxruntime's MatMulNBits has them
-    affine    values, scale, zero_point?, factor?
-              of any shape, integers less a zero point, times a scale: of all, for each index of `axis`, or in blocks
-              (`blocks`)
+    affine    values, scale?, zero_point?, factor?, codebook?
+              of any shape, integers or what they stand for in a codebook, less a zero point, times a scale: of all, for
+              each index of `axis`, or in blocks (`blocks`)
 
 Sources: transformers 5.24, integrations/finegrained_fp8.py, fbgemm_fp8.py, mxfp4.py, bitsandbytes.py;
 compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7,
@@ -71,7 +71,7 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero"),
     ),
     "nbits": (("values", "scale"), ("zero_point",)),
-    "affine": (("values", "scale"), ("zero_point", "factor")),
+    "affine": (("values",), ("scale", "zero_point", "factor", "codebook")),
 }  # fmt: skip
 """By scheme the parts that it needs, and those that it may have."""
 

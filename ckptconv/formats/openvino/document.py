@@ -6,7 +6,7 @@
           <rt_info> <attribute name …>     "decompression" marks a Convert that only undoes how a constant is stored
           <input> <output> <port precision names> <dim>
           <body> <then_body> <else_body>   graphs of their own, of a TensorIterator, a Loop or an If
-      <edges>                              which port feeds which
+      <edges>                              <edge from-layer from-port to-layer to-port>: which port feeds which
       <rt_info>                            versions and options of the converter; <meta_data> before 2023
 
 It is parsed by expat in pieces, as UTF-8 whatever it declares. Refused: a document type (with which entities come),
@@ -36,7 +36,9 @@ MAX_SAID = 100_000
 """Entries of ``rt_info``."""
 
 _MOST_DIGITS = 20
-_WITH_DATA = ("Const", "Parameter")
+_WITH_DATA = ("Const", "Parameter", "Convert")
+_WITH_DIMS = ("Result", "Reshape")
+_ARITHMETIC = ("Convert", "Gather", "Subtract", "Multiply", "Reshape")
 _ABOUT = ("rt_info", "meta_data", "quantization_parameters")
 
 
@@ -52,18 +54,23 @@ def bad(what: str) -> CorruptFileError:
 
 @dataclass(slots=True)
 class Layer:
-    """An operator. `name` begins with what leads to its graph, `scope`; `data` is kept of constants and inputs alone,
-    `dims` of outputs.
+    """An operator. `name` begins with what leads to its graph, `scope`; `data` is kept of constants, inputs and
+    conversions alone, `dims` of outputs and of what reshapes, `inputs` of arithmetic: the layers at its ports.
+
+    number: its place among all. feeds: how many ports of its graph it feeds.
     """
 
     name: str
     type: str
     scope: str
+    number: int
     data: dict[str, str] = field(default_factory=dict)
     names: str = ""
     precision: str = ""
     dims: list[str] = field(default_factory=list)
     decompresses: bool = False
+    inputs: dict[str, Layer] = field(default_factory=dict)
+    feeds: int = 0
 
 
 @dataclass(slots=True)
@@ -106,6 +113,7 @@ class _Builder:
         self.position = 0
         self._path: list[str] = []
         self._layers: list[Layer] = []
+        self._ids: dict[tuple[tuple[int, str], str], Layer] = {}
         self._about: list[dict[str, MetaNode]] = []
         self.parser = expat.ParserCreate("utf-8")
         self.parser.buffer_text = True
@@ -132,6 +140,8 @@ class _Builder:
             self._tell(tag, attributes)
         elif tag == "layer" and parent == "layers":
             self._layer(attributes)
+        elif tag == "edge" and parent == "edges":
+            self._edge(attributes)
         elif self._layers:
             self._of_layer(self._layers[-1], parent, tag, attributes)
 
@@ -152,16 +162,33 @@ class _Builder:
         if self._layers:  # in such as a Loop's body, or one of an If's two
             outer = self._layers[-1]
             scope = self._names.joined(outer.name, ".", self._path[-3], ".")
-        layer = Layer(self._names.joined(scope, attributes.get("name", "")), attributes.get("type", ""), scope)
+        name, kind = self._names.joined(scope, attributes.get("name", "")), attributes.get("type", "")
+        layer = Layer(name, kind, scope, len(self.net.layers))
+        if kind == "Const" or kind in _ARITHMETIC:
+            self._ids[self._graph(), attributes.get("id", "")] = layer
         self.net.layers.append(layer)
         self._layers.append(layer)
+
+    def _graph(self) -> tuple[int, str]:
+        """The graph that it is in: the number of the operator that has it, and the name of its body."""
+        return (self._layers[-1].number, self._path[-3]) if self._layers else (-1, "")
+
+    def _edge(self, attributes: dict[str, str]) -> None:
+        """Of arithmetic with constants, which layer is where."""
+        graph = self._graph()
+        source = self._ids.get((graph, attributes.get("from-layer", "")))
+        target = self._ids.get((graph, attributes.get("to-layer", "")))
+        if source is not None:
+            source.feeds += 1
+            if target is not None:
+                target.inputs[attributes.get("to-port", "")] = source
 
     def _of_layer(self, layer: Layer, parent: str, tag: str, attributes: dict[str, str]) -> None:
         above = self._path[-3] if len(self._path) > 2 else ""
         if tag == "data" and parent == "layer":
             if layer.type in _WITH_DATA:
                 layer.data = attributes
-        elif tag == "port" and parent == ("input" if layer.type == "Result" else "output"):
+        elif tag == "port" and parent == _side(layer):
             layer.names, layer.precision = attributes.get("names", ""), attributes.get("precision", "")
         elif tag == "attribute" and parent == "rt_info" and above == "layer":
             layer.decompresses = layer.decompresses or attributes.get("name") == "decompression"
@@ -187,7 +214,12 @@ class _Builder:
             self._layers.pop()
 
     def _text(self, text: str) -> None:
-        if self._path[-1:] == ["dim"] and self._layers and self._layers[-1].type == "Result":
+        if self._path[-1:] == ["dim"] and self._layers and self._layers[-1].type in _WITH_DIMS:
             layer = self._layers[-1]
-            if len(layer.dims) < MAX_RANK:
+            if self._path[-3] == _side(layer) and len(layer.dims) < MAX_RANK:
                 layer.dims.append(text[:_MOST_DIGITS])
+
+
+def _side(layer: Layer) -> str:
+    """Where what it gives is said."""
+    return "input" if layer.type == "Result" else "output"

@@ -37,6 +37,7 @@ from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, locat
 from ckptconv.formats.graphs.names import GraphNames
 from ckptconv.formats.graphs.notes import all_said, counted, read_as_bytes, stays_behind
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
+from ckptconv.formats.openvino.quantized import find_quantized
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.formats.tensors.texts import MAX_TEXT_RANK, nested_texts
@@ -115,6 +116,7 @@ class _Reader:
         self.tensors: dict[str, LazyTensor] = {}
         self.strings: dict[str, MetaNode] = {}
         self.packed: dict[str, MetaNode] = {}
+        self.names: dict[int, str] = {}
         self.text_read = 0
         self.taken: set[str] = set()
 
@@ -131,12 +133,14 @@ class _Reader:
         noted = _facts(net)
         findings = (stays_behind(f"the graph of {noted['nodes']} nodes", "constants"), *read_as_bytes(self.packed))
         return Checkpoint(
-            self.tensors, root=self._root(net), format="openvino", notes=Notes(source="openvino", graph=noted),
+            self.tensors, root=self._root(net), format="openvino",
+            notes=Notes(source="openvino", graph=noted, quantized=find_quantized(net, self.names)),
             findings=findings, file=self.folder,
         )  # fmt: skip
 
     def _constant(self, name: str, layer: Layer) -> None:
         self.taken.add(name)
+        self.names[layer.number] = name
         kind, shape = layer.data.get("element_type", "").lower(), _shape(name, layer.data.get("shape", ""))
         offset, size = (_number(name, key, layer.data.get(key, "")) for key in ("offset", "size"))
         if kind == STRING:
