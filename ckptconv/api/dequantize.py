@@ -30,12 +30,15 @@ _KINDS = {
     "scaled": "scaled 8-bit numbers", "fp4": "scaled 4-bit floats", "mxfp4": "MXFP4", "packed": "packed integers",
     "affine": "affine integers", "gptq": "GPTQ's", "awq": "AWQ's", "bnb-4bit": "bitsandbytes' of 4 bits",
     "bnb-int8": "bitsandbytes' of 8 bits", "mlx": "MLX's", "hqq": "HQQ's",
-    "nbits": "MatMulNBits'",
+    "nbits": "MatMulNBits'", "sparse": "sparse",
 }  # fmt: skip
 """What weights of each scheme are called."""
 
-_SCALES = {MLX: "scales", HQQ: "scale", "nbits": "scale", "affine": "scale"}
+_SCALES = {MLX: "scales", HQQ: "scale", "nbits": "scale", "affine": "scale", "sparse": "values"}
 """By scheme the part that is of the type in which the library computes."""
+
+_CODEBOOK = "codebook"
+"""The part whose type counts where there is no scale."""
 
 _TYPES = {"bfloat16": DType.BF16, "float16": DType.F16, "float32": DType.F32}
 _TYPES_OF_GRAPHS = {dtype.name: dtype for dtype in _TYPES.values()}
@@ -104,9 +107,10 @@ def wanted_types(
 def _computed_in(edit: Edit, step: Step, sources: Mapping[str, LazyTensor], tied: Mapping[str, str]) -> DType | None:
     parts, scales = edit.details["parts"], _SCALES.get(str(edit.details["scheme"]))
     computed = _TYPES_OF_GRAPHS.get(str(edit.details.get("computed")))
-    if computed is not None or not isinstance(parts, list) or scales not in parts:
+    known = [part for part in (scales, _CODEBOOK) if isinstance(parts, list) and part in parts]
+    if computed is not None or not isinstance(parts, list) or not known or scales is None:
         return computed
-    name = step.sources[parts.index(scales)]
+    name = step.sources[parts.index(known[0])]
     dtype = sources[tied.get(name, name)].info.dtype
     return dtype if dtype in _CALLED and dtype is not DType.F64 else None  # exponents are of all types
 

@@ -2,7 +2,8 @@
 
     values        of 1 to 32 bits. What no element type here has (`codes`) is bytes, of the shape `size`, elements from
                   their lowest bits on
-    codebook?     what each code of up to 8 bits stands for; then there may be no scale
+    codebook?     what each code of up to 8 bits stands for; then there may be no scale. One for each block, of equal
+                  blocks along each dimension, has two dimensions more, the codes and 1
     scale?        one; or one for each index of `axis`; or of as many dimensions as the values, with as many indices as
                   there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size;
                   seen under the shape `counts`, where there is one
@@ -28,8 +29,9 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.quantized.elements import E2M1, NF4, Folded, Packed, Plain
+from ckptconv.edits.quantized.lookups import Looked
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Same, Scaled
-from ckptconv.edits.quantized.parts import need, scalar
+from ckptconv.edits.quantized.parts import FLOATS, MOST_NUMBERS, need, scalar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +47,7 @@ INTEGERS = (
 SMALL_FLOATS = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ, DType.F4)
 SCALES = (DType.F64, DType.F32, DType.F16, DType.BF16, DType.F8_E8M0, DType.F8_E4M3)
 CODES: dict[str, tuple[float, ...]] = {"nf4": NF4, "nf4-f16": unpack("<16e", pack("<16e", *NF4))} | {
-    f"uint{bits}": tuple(float(code) for code in range(1 << bits)) for bits in (1, 3, 6)
+    f"uint{bits}": tuple(float(code) for code in range(1 << bits)) for bits in (1, 2, 3, 4, 6, 8)
 }
 """What the elements stand for that are read as bytes."""
 
@@ -54,7 +56,12 @@ def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     """The weight, and its shape. Raises ValueError, saying what does not fit."""
     values, codes = parts["values"], details.get("codes")
     shape = sizes_of(details, "size") if "size" in details else values.info.shape
-    table = _table(values, parts.get("codebook"), codes)
+    book = parts.get("codebook")
+    if book is not None and len(book.info.shape) > 1 and book.info.shape[-1] != 1:
+        raise ValueError(f"a codebook of vectors of {book.info.shape[-1]} numbers is not read")
+    if book is not None and prod(book.info.shape[:-2]) > 1:
+        return _by_blocks(values, book, shape, codes), shape
+    table = _table(values, book, codes)
     if table is None:
         need(values, "values", (*INTEGERS, *SMALL_FLOATS))
     made = sizes_of(details, "shape") if "shape" in details else shape
@@ -68,6 +75,21 @@ def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     size, grid, by = layout(shape, blocks)
     zeros = _zeros(parts["zero_point"], prod(counts), by, codes) if "zero_point" in parts else None
     return Product(elements(values, size, table), _scales(parts, by, details), grid, zeros), made
+
+
+def _by_blocks(values: LazyTensor, book: LazyTensor, shape: Shape, codes: Json) -> Matrix:
+    """Codes whose blocks have a codebook each: [blocks along each dimension.., codes, 1]."""
+    *counts, many, _ = book.info.shape
+    plain = _table(values, None, codes)
+    bits = len(plain).bit_length() - 1 if plain else values.info.dtype.bits
+    need(book, "codebook", (*FLOATS, DType.I8, DType.U8))
+    if values.info.dtype.kind != "uint" or many != 1 << bits or bits > 8:
+        raise ValueError(f"a codebook of the shape {list(book.info.shape)} is not for elements of {bits} bits")
+    if book.info.numel > MOST_NUMBERS:
+        raise ValueError(f"codebooks have {book.info.numel:,} numbers, more than {MOST_NUMBERS:,}")
+    size, grid, by = layout(shape, scaled_along(shape, tuple(counts), {})[1])
+    tables = book.numpy().reshape(-1, many).astype("<f4")
+    return Looked(elements(values, size, plain), tables, grid, by)
 
 
 def _scales(parts: Parts, by: tuple[int, int], details: Mapping[str, Json]) -> Matrix:

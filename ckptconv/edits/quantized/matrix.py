@@ -141,12 +141,12 @@ class Product:
         with np.errstate(all="ignore"):  # a scale may be infinite, or any NaN
             made = self.values.rectangle(rows, columns)
             if self.zeros is not None:
-                self._each(np.subtract, made, self.zeros, rows, columns)
+                self.each(np.subtract, made, self.zeros, rows, columns)
                 made = _narrowed(made, self.rounded)
-            self._each(np.multiply, made, self.scales, rows, columns)
+            self.each(np.multiply, made, self.scales, rows, columns)
             made = _narrowed(made, self.rounded)
             if self.biases is not None:
-                self._each(np.add, made, self.biases, rows, columns)
+                self.each(np.add, made, self.biases, rows, columns)
                 made = _narrowed(made, self.rounded)
             if self.factor is not None:
                 made *= np.float32(self.factor)
@@ -154,7 +154,7 @@ class Product:
                 made += np.float32(self.shift)
         return made
 
-    def _each(self, operation: Any, made: Array, by: Matrix, rows: range, columns: range) -> None:
+    def each(self, operation: Any, made: Array, by: Matrix, rows: range, columns: range) -> None:
         """Every value and its scale."""
         import numpy as np
 

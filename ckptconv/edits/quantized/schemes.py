@@ -26,9 +26,11 @@
               [O, I] of 1 to 8 bits in slabs of rows of U8 or I32, less a float for each row or column, times another
     nbits     values, scale, zero_point?
               [N, K] of `bits` bits, in blocks of `block` columns of U8 each, as onnxruntime's MatMulNBits has them
-    affine    values, scale?, zero_point?, factor?, codebook?
+    affine    values, scale?, zero_point?, factor?, codebook?; axis and shape, which the edit says
               of any shape, integers or what they stand for in a codebook, less a zero point, times a scale: of all, for
               each index of `axis`, or in blocks (`blocks`)
+    sparse    values, mask; shape, which the edit says
+              of the `shape`, zeros but where the bits of the mask are set (`lookups`)
 
 Sources: transformers 5.24, integrations/finegrained_fp8.py, fbgemm_fp8.py, mxfp4.py, bitsandbytes.py;
 compressed-tensors 0.20, compressors/ and quantization/lifecycle/forward_helpers.py; GPTQModel 7.7,
@@ -43,7 +45,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.edits.quantized import blocks, hqq, integers, mlx, state
+from ckptconv.edits.quantized import blocks, hqq, integers, lookups, mlx, state
 from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, need, scalar, transposed
@@ -71,7 +73,8 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          "offload_meta", "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero"),
     ),
     "nbits": (("values", "scale"), ("zero_point",)),
-    "affine": (("values",), ("scale", "zero_point", "factor", "codebook")),
+    "sparse": (("values", "mask"), ("shape",)),
+    "affine": (("values",), ("scale", "zero_point", "factor", "codebook", "axis", "shape")),
 }  # fmt: skip
 """By scheme the parts that it needs, and those that it may have."""
 
@@ -215,5 +218,5 @@ def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:
 _MAKERS = {
     "scaled": _scaled, "fp4": _fp4, "mxfp4": _mxfp4, "packed": integers.packed, "gptq": integers.gptq,
     "awq": integers.awq, "bnb-4bit": state.four_bits, "bnb-int8": state.eight_bits, "mlx": mlx.weight,
-    "hqq": hqq.weight, "nbits": integers.nbits, "affine": blocks.affine,
+    "hqq": hqq.weight, "nbits": integers.nbits, "affine": blocks.affine, "sparse": lookups.sparse,
 }  # fmt: skip

@@ -3,7 +3,7 @@
     Program       1 version  2* functions (1 key  2 Function)
     Function      2 opset  3* block_specializations (1 key: an opset  2 Block)
     Block         3* operations
-    Operation     1 type  2* inputs (1 key  2 Argument: 1* Binding: 2 Value)  3* outputs (1 name)  4* blocks
+    Operation     1 type  2* inputs (1 key  2 Argument: 1* Binding: 2 Value)  3* outputs (1 name  2 type)  4* blocks
                   5* attributes (1 key  2 Value)
     Value         2 type  3 immediateValue (1 TensorValue)  5 blobFileValue (1 fileName  2 offset)
     ValueType     1 tensorType: 1 dataType  2 rank  3* dimensions: 1 constant: 1 size
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from ckptconv.formats.graphs.names import GraphNames
     from ckptconv.io.protobuf import Wire
 
+PACKED = "constexpr_"
+"""How operators are called that are constants."""
+
 MAX_FUNCTIONS, MAX_VALUES = 10_000, 10_000
 
 STRING = 2
@@ -58,11 +61,24 @@ class Constant:
 
 
 @dataclass(slots=True)
+class Packed:
+    """An operator that is a constant, packed: what it is called, its parts, and the shape of what comes out."""
+
+    operator: str
+    name: str
+    shape: tuple[int, ...]
+    parts: dict[str, Constant] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Program:
-    """The constants of all functions, and how often there is which operator in them; who makes their names."""
+    """The constants of all functions, those that are packed, and how often there is which operator in them; who makes
+    their names.
+    """
 
     names: GraphNames
     constants: list[Constant] = field(default_factory=list)
+    packed: list[Packed] = field(default_factory=list)
     operators: Counter[str] = field(default_factory=Counter)
 
 
@@ -115,7 +131,7 @@ def _block(wire: Wire, program: Program, place: Range, scope: str, depth: int) -
 
 
 def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: int) -> None:
-    operator, output = "", ""
+    operator, output, made = "", "", (0, 0)
     blocks: list[Range] = []
     values: list[tuple[str, Range]] = []
     for number, kind, begin, end in wire.fields(*place):
@@ -125,7 +141,7 @@ def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: in
         if number == 1:
             operator = wire.text(begin, end)
         elif number == 3:
-            output = output or first_text(wire, begin, end)
+            output, made = (output, made) if output else (first_text(wire, begin, end), (begin, end))
         elif number == 4:
             blocks.append((begin, end))
         else:
@@ -136,17 +152,30 @@ def _operation(wire: Wire, program: Program, place: Range, scope: str, depth: in
                 raise LimitError(f"an operator has more than {MAX_VALUES:,} values")
     if operator != "const":
         program.operators[operator] += 1
+    parts: dict[str, Constant] = {}
     for key, value in values:
         if operator == "const" and key != "val":
             continue
         name = (scope, output) if operator == "const" else (scope, output, ".", key)
         constant = _value(wire, value, program.names.joined(*name))
         if constant is not None:
+            parts[key] = constant
             program.constants.append(constant)
             if len(program.constants) > MAX_TENSORS:
                 raise LimitError(f"it has more than {MAX_TENSORS:,} constants")
+    if operator.startswith(PACKED):
+        program.packed.append(Packed(operator, program.names.joined(scope, output), _result(wire, made), parts))
     for block in blocks:
         _block(wire, program, block, scope, depth + 1)
+
+
+def _result(wire: Wire, place: Range) -> tuple[int, ...]:
+    """The shape of what an operator makes, as it says it."""
+    found = Constant("", STRING, ())
+    for kind in _ranges(wire, place, 2):
+        for tensor in _ranges(wire, kind, 1):
+            _type(wire, tensor, found)
+    return found.shape
 
 
 def _bound(wire: Wire, argument: Range) -> Iterator[Range]:

@@ -31,7 +31,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, StateDict
-from ckptconv.core.notes import Notes
+from ckptconv.core.notes import Notes, QuantizedWeight
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file, in_memory
 from ckptconv.errors import (
@@ -46,13 +46,14 @@ from ckptconv.errors import (
 from ckptconv.formats.coreml.model import NETWORKS, OTHERS, PROGRAM, Spec, bad, is_model, read_spec
 from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitting, read_network
 from ckptconv.formats.coreml.program import Constant, read_program
+from ckptconv.formats.coreml.quantized import find_quantized
 from ckptconv.formats.graphs.names import GraphNames
 from ckptconv.formats.graphs.notes import counted, read_as_bytes, stays_behind
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG, MAX_DIM
-from ckptconv.io.protobuf import Wire
+from ckptconv.io.protobuf import Wire, signed
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
@@ -85,6 +86,8 @@ MAX_FOLDERS = 8
 
 FLOATING, INTS, BOOLS, LONGS, DOUBLES, BYTES = 1, 2, 3, 5, 6, 7
 """The fields of a TensorValue."""
+
+MAX_VARINT = 10
 
 MAX_INTS = 8 << 20
 """Bytes of integers in a program, which are read as it is opened: they are options of operators, and small tables."""
@@ -145,6 +148,9 @@ class _Reader:
         self.wire = Wire(source, bad)
         self.tensors: dict[str, LazyTensor] = {}
         self.packed: dict[str, MetaNode] = {}
+        self.stored: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.called: dict[int, str] = {}
+        self.quantized: list[QuantizedWeight] = []
         self.operators: Counter[str] = Counter()
         self.names = GraphNames(source.size)
         self.blobs: dict[str, Source] = {}
@@ -158,6 +164,7 @@ class _Reader:
                 self.operators.update(program.operators)
                 for constant in program.constants:
                     self._constant(self.names.free(constant.name, self.tensors), constant)
+                self.quantized += find_quantized(program.packed, self.called, self.tensors, self.stored, self._number)
             elif model.kind in NETWORKS:
                 network = read_network(self.wire, model.place, model.scope, self.names)
                 self.operators.update(network.layers)
@@ -184,10 +191,22 @@ class _Reader:
         said = {**spec.said, **({"packed": self.packed} if self.packed else {})}
         return Checkpoint(
             self.tensors, root={"state_dict": StateDict(), **said} if said else StateDict(), format="coreml",
-            notes=Notes(source="coreml", graph=noted), findings=tuple(findings), file=self.file,
+            notes=Notes(source="coreml", graph=noted, quantized=tuple(self.quantized)), findings=tuple(findings),
+            file=self.file,
         )  # fmt: skip
 
+    def _number(self, constant: Constant) -> int:
+        """A constant that is one whole number, which stands in the message."""
+        start, stop = constant.place or (0, 0)
+        if constant.kind != INTS or not 0 < stop - start <= MAX_VARINT:
+            raise bad(f"{constant.name!r} is not a whole number")
+        try:
+            return signed(self.wire.varint(self.wire.read(start, stop), 0)[0])
+        except IndexError:
+            raise bad(f"{constant.name!r} is cut short") from None
+
     def _constant(self, name: str, constant: Constant) -> None:
+        self.called[id(constant)] = name
         info = self._info(name, constant)
         if constant.file:
             span = self._blob(name, constant, info)
@@ -204,6 +223,7 @@ class _Reader:
                 raise bad(f"{name!r} has the shape {list(constant.shape[:8])}")
             kind, bits = PACKED[constant.code]
             self.packed[name] = {"element_type": kind, "shape": list(constant.shape)}
+            self.stored[name] = kind, constant.shape
             nbytes = -(-prod(constant.shape) * bits // 8)
             return TensorInfo(DType.U8, (nbytes,), nbytes)
         return header_info(repr(name), constant.code, constant.shape, dtypes=DTYPES, library="coremltools 9", bad=bad)

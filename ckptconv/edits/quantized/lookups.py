@@ -1,0 +1,146 @@
+"""Weights that are looked up: numbers of tables, of which each block has one; and those that are mostly zeros.
+
+    Looked      codes, and a table for each block of them, by `Grid`
+    Scattered   the elements at the bits of a mask that are set, zeros elsewhere
+
+Tables are read beforehand, the mask is counted once, when the first element is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DType
+from ckptconv.edits.quantized.elements import cut
+from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
+from ckptconv.edits.quantized.parts import FLOATS, need
+from ckptconv.errors import CorruptFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.arrays import Array
+    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor
+
+BLOCK = 1 << 16
+"""Bytes of a mask between two counts of what is set before."""
+
+_ELEMENTS = (*FLOATS, DType.I8, DType.U8)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The number of each element of a matrix, row by row."""
+
+    shape: tuple[int, int]
+    light: bool = True
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """As F32, which has them exactly up to 16,777,216."""
+        import numpy as np
+
+        made = np.arange(rows.start, rows.stop)[:, None] * self.shape[1] + np.arange(columns.start, columns.stop)
+        result: Array = made.astype(np.float32)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What codes stand for in the tables of their blocks. tables: a row for each block."""
+
+    codes: Matrix
+    tables: Array
+    grid: Grid
+    by: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the codes."""
+        return self.codes.shape
+
+    @property
+    def light(self) -> bool:
+        """As the codes."""
+        return self.codes.light
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """Looked up."""
+        made = self.codes.rectangle(rows, columns)
+        Product(self.codes, self.codes, self.grid).each(self._look_up, made, Numbers(self.by), rows, columns)
+        return made
+
+    def _look_up(self, codes: Array, blocks: Array, out: Array) -> None:
+        import numpy as np
+
+        out[...] = self.tables[np.broadcast_to(blocks, codes.shape).astype(np.intp), codes.astype(np.intp)]
+
+
+@dataclass(slots=True)
+class Scattered:
+    """Elements where a mask has a bit that is set, of each byte the lowest first.
+
+    before: how many are set before each block of its bytes.
+    """
+
+    values: LazyTensor
+    mask: LazyTensor
+    shape: tuple[int, int]
+    light: bool = False
+    before: list[int] = field(default_factory=list)
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """Of several rows all columns, which are cut."""
+        width = self.shape[1]
+        if len(rows) == 1:
+            start = rows.start * width + columns.start
+            return self._run(start, start + len(columns)).reshape(1, -1)
+        return cut(self._run(rows.start * width, rows.stop * width).reshape(len(rows), width), columns)
+
+    def _run(self, start: int, stop: int) -> Array:
+        import numpy as np
+
+        from ckptconv.core.arrays import from_bytes
+
+        self._count()
+        first, last = start // 8, -(-stop // 8)
+        block = first // BLOCK
+        bits = np.unpackbits(np.frombuffer(self.mask.read(first, last), np.uint8), bitorder="little")
+        skipped = int(np.count_nonzero(bits[: start - 8 * first]))
+        at = self.before[block] + _set_in(self.mask.read(block * BLOCK, first)) + skipped
+        there = bits[start - 8 * first : stop - 8 * first].astype(bool)
+        many, unit, dtype = int(np.count_nonzero(there)), self.values.info.dtype.bits // 8, self.values.info.dtype
+        made = np.zeros(stop - start, np.float32)
+        made[there] = from_bytes(self.values.read(at * unit, (at + many) * unit), dtype, many).astype(np.float32)
+        return made
+
+    def _count(self) -> None:
+        """Count what is set. Raises CorruptFileError where that is another number than there are elements."""
+        if self.before:
+            return
+        size, before = self.mask.info.nbytes, [0]
+        for start in range(0, size, BLOCK):
+            before.append(before[-1] + _set_in(self.mask.read(start, min(start + BLOCK, size))))
+        if before[-1] != self.values.info.numel:
+            raise CorruptFileError(
+                f"a mask has {before[-1]:,} places, and there are {self.values.info.numel:,} elements for them"
+            )
+        self.before = before
+
+
+def _set_in(data: memoryview) -> int:
+    return int.from_bytes(data, "little").bit_count()
+
+
+def sparse(parts: Mapping[str, LazyTensor], details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+    """Core ML's: elements, and where they are in a weight of the `shape`."""
+    from ckptconv.edits.quantized.blocks import sizes_of
+
+    values, mask, shape = parts["values"], parts["mask"], sizes_of(details, "shape")
+    need(values, "values", _ELEMENTS)
+    need(mask, "mask", (DType.U8,))
+    if mask.info.numel != -(-prod(shape) // 8):
+        raise ValueError(f"a mask of {mask.info.numel} bytes is not for the shape {list(shape)}")
+    return Scattered(values, mask, (prod(shape[:-1]), (1, *shape)[-1])), shape
