@@ -15,10 +15,12 @@ from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
 from ckptconv.edits.quantized.packing import AFFINE
+from ckptconv.formats.graphs.notes import PACKED_KEY, READ_AS, read_as_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.composite import Composite
     from ckptconv.core.edit import Edit, Step
     from ckptconv.core.metadata import MetaNode
@@ -151,7 +153,9 @@ def left_quantized(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
 
 
 def _kind(edit: Edit) -> str:
-    details = edit.details
+    details, parts = edit.details, edit.details["parts"]
+    if isinstance(parts, list) and _CODEBOOK in parts:
+        return "palettes"
     block, bits = details.get("block"), details.get("bits")
     more = f" in blocks of {block[0]} × {block[1]}" if isinstance(block, list) else f" of {bits} bits" if bits else ""
     if details["scheme"] == MLX:
@@ -187,6 +191,20 @@ def unclaimed(node: MetaNode) -> MetaNode:
         except ValueError:
             return node
     return node
+
+
+def unpacked(made: Checkpoint, edits: Sequence[Edit]) -> Checkpoint:
+    """The checkpoint, of which no bytes are told any more that have become weights."""
+    root = made.root
+    said = root.get(PACKED_KEY) if isinstance(root, dict) else None
+    parts = {name for edit in edits if edit.kind == "dequantize" for step in edit.steps for name in step.sources}
+    if not isinstance(root, dict) or not isinstance(said, dict) or parts.isdisjoint(said):
+        return made
+    left = {name: value for name, value in said.items() if name not in parts}
+    kept = {key: left if key == PACKED_KEY else value for key, value in root.items() if key != PACKED_KEY or left}
+    alone = list(kept.values()) if len(kept) == 1 else []
+    findings = (*(one for one in made.findings if one.code != READ_AS), *read_as_bytes(map(str, left)))
+    return made.replaced(root=alone[0] if alone else kept, findings=findings)
 
 
 def _claims(document: Mapping[Any, Any]) -> set[str]:

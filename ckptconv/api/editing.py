@@ -123,6 +123,7 @@ def edited(
     made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
     if plain:
         made.root = dequantize.unclaimed(made.root)
+        made = dequantize.unpacked(made, plain) if checkpoint.notes.quantized else made
     made.root = told_types(made.root, checkpoint.values(), made.values(), asked_mixture(wanted.dtype))
     return made, Moves(state.origins, state.merged)
 

@@ -48,7 +48,7 @@ from ckptconv.formats.coreml.network import FLOATS, HALVES, INT8, Weights, fitti
 from ckptconv.formats.coreml.program import Constant, read_program
 from ckptconv.formats.coreml.quantized import find_quantized
 from ckptconv.formats.graphs.names import GraphNames
-from ckptconv.formats.graphs.notes import counted, read_as_bytes, stays_behind
+from ckptconv.formats.graphs.notes import PACKED_KEY, counted, read_as_bytes, stays_behind
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.shared_bytes import check_shared
 from ckptconv.io.folder import Folder
@@ -188,7 +188,7 @@ class _Reader:
             message = f"models of the pipeline without tensors stay behind: {', '.join(others[:4])}"
             findings.append(Finding("models", "info", "", message))
         findings += read_as_bytes(self.packed)
-        said = {**spec.said, **({"packed": self.packed} if self.packed else {})}
+        said = {**spec.said, **({PACKED_KEY: self.packed} if self.packed else {})}
         return Checkpoint(
             self.tensors, root={"state_dict": StateDict(), **said} if said else StateDict(), format="coreml",
             notes=Notes(source="coreml", graph=noted, quantized=tuple(self.quantized)), findings=tuple(findings),

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
 
 
+PACKED_KEY = "packed"
+"""The key of the metadata that has the types and shapes of what is read as bytes."""
+
+READ_AS = "read-as"
+
+
 def counted(operators: Counter[str]) -> dict[str, MetaNode]:
     """How many nodes there are, and how often each operator comes, the most frequent first."""
     most = sorted(operators.items(), key=lambda item: (-item[1], item[0]))
@@ -34,4 +40,4 @@ def read_as_bytes(packed: Iterable[str]) -> list[Finding]:
     """A word on constants that no element type here has, where there are some."""
     names = list(packed)
     message = f"packed as no element type here is, and read as bytes: {quoted(names)}"
-    return [Finding("read-as", "warning", names[0], message)] if names else []
+    return [Finding(READ_AS, "warning", names[0], message)] if names else []

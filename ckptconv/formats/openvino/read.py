@@ -35,7 +35,7 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.graphs.names import GraphNames
-from ckptconv.formats.graphs.notes import all_said, counted, read_as_bytes, stays_behind
+from ckptconv.formats.graphs.notes import PACKED_KEY, all_said, counted, read_as_bytes, stays_behind
 from ckptconv.formats.openvino.document import Layer, Net, bad, parse
 from ckptconv.formats.openvino.quantized import find_quantized
 from ckptconv.formats.tensors.headers import header_info
@@ -184,7 +184,7 @@ class _Reader:
         return nested_texts(texts, shape) if texts else []
 
     def _root(self, net: Net) -> MetaNode:
-        own: dict[str, MetaNode] = {"strings": self.strings, "packed": self.packed}
+        own: dict[str, MetaNode] = {"strings": self.strings, PACKED_KEY: self.packed}
         said = {key: value for key, value in own.items() if value}
         for key, value in net.about.items():  # whose names are the file's, and may be ours
             if value:

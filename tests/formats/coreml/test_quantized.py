@@ -40,6 +40,8 @@ def test_every_packed_weight_is_what_coremltools_makes_of_it(
             found = made[next(name.removesuffix(end) for end in ENDS if name.endswith(end))]
             assert found.dtype == expected.dtype == np.float16
             assert np.array_equal(found, expected), name
+    with ckptconv.open(tmp_path / "x.safetensors") as checkpoint:
+        assert "packed" not in checkpoint.metadata
     assert not [name for name in made if "ized" in name or "sparsified" in name]
     assert sum(ckptconv.inspect(RUNTIMES / package).quantized.values()) == len(names)
 

@@ -32,6 +32,9 @@ def test_every_way_of_nncfs_gives_what_openvino_computes(
             assert made[name].dtype == np.float16  # in which the graph computes
             assert np.array_equal(made[name].astype(np.float32), computed[name]), name
     assert not [name for name in made if name.endswith(("scale", "zero_point", "idxs"))]
+    assert not [one for one in done.findings if one.code == "read-as"]
+    with ckptconv.open(tmp_path / "x.safetensors") as checkpoint:
+        assert "packed" not in checkpoint.metadata
     assert ckptconv.inspect(NNCF).quantized == {"integers with scales": 9}
 
 
