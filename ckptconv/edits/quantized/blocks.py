@@ -55,7 +55,7 @@ CODES: dict[str, tuple[float, ...]] = {"nf4": NF4, "nf4-f16": unpack("<16e", pac
 def affine(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, Shape]:
     """The weight, and its shape. Raises ValueError, saying what does not fit."""
     values, codes = parts["values"], details.get("codes")
-    shape = sizes_of(details, "size") if "size" in details else values.info.shape
+    shape = sizes_of(details, "size") if codes is not None else values.info.shape
     book = parts.get("codebook")
     if book is not None and len(book.info.shape) > 1 and book.info.shape[-1] != 1:
         raise ValueError(f"a codebook of vectors of {book.info.shape[-1]} numbers is not read")
@@ -103,10 +103,11 @@ def _scales(parts: Parts, by: tuple[int, int], details: Mapping[str, Json]) -> M
 
 def _zeros(zero: LazyTensor, count: int, by: tuple[int, int], codes: Json) -> Matrix:
     need(zero, "zero_point", (*INTEGERS, *SMALL_FLOATS, DType.I64, *SCALES))
-    table = _table(zero, None, codes if zero.info.dtype is DType.U8 else None)
+    packed = codes is not None and zero.info.dtype is DType.U8
+    table = _table(zero, None, codes if packed else None)
     if zero.info.numel == 1 and count > 1:
         return Same(float(elements(zero, (1, 1), table).rectangle(range(1), range(1))[0, 0]), by)
-    if zero.info.numel != count and table is None:
+    if zero.info.numel != count and not packed:
         raise ValueError(f"zero_point has the shape {list(zero.info.shape)}, and there are {count} scales")
     return elements(zero, by, table)
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     Found = tuple[str, dict[str, str], dict[str, Json]]
 
+_AFFINE = "constexpr_affine_dequantize"
 ROLES = {
-    "constexpr_affine_dequantize": {
+    _AFFINE: {
         "quantized_data": "values", "scale": "scale", "zero_point": "zero_point", "axis": "axis",
     },
     "constexpr_blockwise_shift_scale": {"data": "values", "scale": "scale", "offset": "zero_point"},
@@ -58,7 +59,9 @@ def find_quantized(
         if not roles or any(role not in parts for key, role in roles.items() if key not in OPTIONAL):
             continue
         details: dict[str, Json] = {}
-        if "axis" in one.parts and len(tensors[parts["scale"]].info.shape) == 1:
+        if one.operator == _AFFINE and len(tensors[parts["scale"]].info.shape) == 1:
+            if "axis" not in one.parts:
+                continue
             axis = number(one.parts["axis"])
             details = {"axis": axis + len(one.shape) if axis < 0 else axis}
         elif "codebook" in parts:

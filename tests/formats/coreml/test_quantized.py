@@ -130,7 +130,8 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_part_that_is_missing_and_an_axis_that_is_none(tmp_path: Path) -> None:
-    lacking = {key: one for key, one in AFFINE.items() if key != "scale"}
-    assert not ckptconv.inspect(program(tmp_path, "constexpr_affine_dequantize", [3, 2], lacking)).quantized
+    for gone in ("scale", "axis"):
+        lacking = {key: one for key, one in AFFINE.items() if key != gone}
+        assert not ckptconv.inspect(program(tmp_path, "constexpr_affine_dequantize", [3, 2], lacking)).quantized
     with pytest.raises(CorruptFileError, match="not a whole number"):
         ckptconv.open(program(tmp_path, "constexpr_affine_dequantize", [3, 2], AFFINE | {"axis": SCALES}))

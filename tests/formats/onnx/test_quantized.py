@@ -267,6 +267,7 @@ W = integers("w", 3, (3, 5), 0, 9)
         ),
         ([W, scales("s", 3)], {"axis": 7}, "axis 7 is none of 2 dimensions"),
         ([W, scales("s", 3), integers("z", 3, (2,), 0, 9)], {"axis": 0}, "zero_point has"),
+        ([W, scales("s", 3), integers("z", I4, (4,), 0, 8)], {"axis": 0}, "zero_point has"),  # as many bytes
         ([W, scales("s", 3, 1)], {"axis": 1, "block_size": 4}, "in blocks of 4"),
         (
             [integers("w", 3, (4, 6, 8), 0, 9), scales("s", 2, 3, 8)],
