@@ -324,3 +324,10 @@ def test_a_spelling_that_is_not_preferred_hides_nothing_of_a_spec_with_many_swit
     found = {name: solution.params[name] for name in ("prefix", "head", "gate", "bias")}
     assert found == {"prefix": prefix, "head": "four", "gate": True, "bias": False}
     assert errors(solution, tensors) == []
+
+
+def test_the_users_word_on_a_tie_is_not_outvoted_by_an_absent_head() -> None:
+    tensors = {name: value for name, value in llama().items() if name != "lm_head.weight"}
+    solution = solve(spec(), tensors, [from_settings(spec(), ["tie_word_embeddings=false"])])
+    assert solution.params["tie_word_embeddings"] is False
+    assert errors(solution, tensors) == [("missing-tensor", "lm_head.weight")]

@@ -179,6 +179,10 @@ def test_a_glob_takes_what_it_can_and_the_last_that_matches_counts(tmp_path: Pat
     (told,) = [finding for finding in done.findings if finding.code == "not-quantized"]
     assert told.found == "blk.0.attn_norm.weight, blk.0.attn_q_norm.weight, scalar"
     assert not told.hint
+    edits = Edits(dtype=["blk.0.attn_*=Q8_0"])
+    ckptconv.convert(small(tmp_path), tmp_path / "out.gguf", edits=edits, force=True)
+    found = dtypes(tmp_path / "out.gguf")
+    assert (found["blk.0.attn_q.weight"], found["blk.0.attn_norm.weight"]) == ("Q8_0", "F32")
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,13 @@ def test_arrays_of_every_type_are_read(version: str, userblock: int, tmp_path: P
         assert checkpoint["deep/er/>c16"].info.dtype is DType.C128
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS)
-def test_chunks_are_found_however_they_are_indexed(version: str, filters: dict[str, Any], tmp_path: Path) -> None:
+# how chunks are indexed depends on the version, and on whether they went through filters, and not through which
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [(version, name) for version in VERSIONS for name in FILTERS if name in ("plain", "all") or version == "latest"],
+)
+def test_chunks_are_found_however_they_are_indexed(version: str, name: str, tmp_path: Path) -> None:
+    filters = FILTERS[name]
     with h5py.File(tmp_path / "x.h5", "w", libver=version) as file:
         for what, (shape, chunk, largest) in GROWTH.items():
             options = {"chunks": chunk, "maxshape": largest, "fillvalue": 3, **filters}
