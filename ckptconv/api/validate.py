@@ -228,7 +228,8 @@ def _of_another_architecture(
     request: Request, checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
 ) -> list[Finding]:
     """The cause of all the rest where the names are those of another architecture of the library."""
-    from ckptconv.arch.choose import choose, overlap, unwrapped
+    from ckptconv.arch.choose import choose, unwrapped
+    from ckptconv.arch.rating import overlap
     from ckptconv.arch.solver import solve
 
     infos = infos_of(checkpoint)

@@ -31,7 +31,7 @@ none of it:
     bind  statements                    what is said of params outside of the tensors
     match  indices  switches            names before any param is known: their layers, their variant
     votes  equations  solver            params from the tensors
-    shortlist  choose                   which spec a checkpoint is of
+    shortlist  rating  choose           which spec a checkpoint is of
     folding  naming  infer              a new spec from checkpoints
     recipe                              what a sequential network computes
     samples  weights  export            what goes into a network; its state_dict; its graph by torch's exporter

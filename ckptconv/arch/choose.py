@@ -17,13 +17,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ckptconv.arch import shortlist
-from ckptconv.arch.check import BATCHES
 from ckptconv.arch.load import library_names, load_spec
-from ckptconv.arch.match import Pattern, compile_patterns, skeleton_of
+from ckptconv.arch.rating import ENOUGH, Rated, overlap, rate
 from ckptconv.arch.solver import solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
 from ckptconv.core.report import Finding
@@ -45,9 +43,6 @@ WRAPPERS = ("module.", "_orig_mod.")
 MOST_PARTS = 4
 """Of a prefix."""
 
-ENOUGH = 0.5
-"""Share of all names, the checkpoint's and the spec's together, that both must have."""
-
 FEW = 4
 """Tensors. Fewer name a spec only if it has all of their names and no others: many a file has an embedding.weight."""
 
@@ -64,9 +59,6 @@ STRAYS = 3
 
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
-
-CLOSE = 4
-"""Specs that are solved to compare their names exactly; the others have fewer in common already by their patterns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +81,6 @@ class Choice:
     solution: Solution | None = None
 
 
-class Rated(NamedTuple):
-    """A spec, its share of names in common, and the solution that this was counted with."""
-
-    share: float
-    spec: Spec
-    solution: Solution
-
-
 def choose(
     tensors: Mapping[str, TensorInfo],
     *,
@@ -114,7 +98,7 @@ def choose(
         return Choice(noted, "arch note", find_wrapper(noted, tensors), findings=findings)
     for evidence, specs in (("config.json", _by_config(config)), _by_statements(statements, tensors)):
         if specs:
-            spec = specs[0] if len(specs) == 1 else _best(specs, tensors)[0].spec
+            spec = specs[0] if len(specs) == 1 else rate(specs, tensors)[0].spec
             return Choice(spec, evidence, find_wrapper(spec, tensors), findings=findings)
     return _by_names(tensors, findings)
 
@@ -206,10 +190,10 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
 
 def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:
     """The likeliest specs, best first, and the prefix without which they have most names in common, if any."""
-    ranked, wrapper = _best(_likely_specs(tensors), tensors), ""
+    ranked, wrapper = rate(_likely_specs(tensors), tensors), ""
     for prefix in prefixes:
         bare = unwrapped(tensors, prefix)
-        inner = _best(_likely_specs(bare), bare)
+        inner = rate(_likely_specs(bare), bare)
         if inner and (not ranked or inner[0].share > ranked[0].share):
             ranked, wrapper = inner, prefix
     return ranked, wrapper
@@ -247,7 +231,7 @@ def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
 def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
     """The error where nothing names a spec, with what the names say all the same."""
     hint = ARCH_HINT
-    nearest = _best([load_spec(name) for name in shortlist.by_names(tensors, SOME)], tensors)[:1]
+    nearest = rate([load_spec(name) for name in shortlist.by_names(tensors, SOME)], tensors)[:1]
     why = f"the library has none with such names ({quoted(tensors, 2)})"
     if not tensors:
         why = "there are no tensors in the model"
@@ -260,60 +244,6 @@ def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
 
 def _likely_specs(tensors: Mapping[str, TensorInfo]) -> list[Spec]:
     return [load_spec(name) for name in shortlist.by_names(tensors, ENOUGH)]
-
-
-def _best(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated]:
-    """The likeliest specs, best first."""
-    kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in tensors.items())
-    shares = sorted(((_likely(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
-    close = [entry for entry in shares if entry[0] >= ENOUGH][:CLOSE] or shares[:1]
-    found: dict[str, Rated] = {}
-    # An overlap is never larger than the share by patterns: what cannot win any more need not be solved.
-    for share, spec in sorted(close, key=lambda entry: (-entry[0], len(entry[1].yields_to))):
-        most = max((rated.share for rated in found.values()), default=0.0)
-        yields = any(other in found and found[other].share >= share for other in spec.yields_to)
-        if share >= most and not yields:
-            solution = solve(spec, tensors)
-            found[spec.name] = Rated(overlap(solution, tensors), spec, solution)
-    return sorted(found.values(), key=lambda rated: -rated.share)
-
-
-@cache
-def _patterns(name: str) -> list[Pattern]:
-    return compile_patterns(load_spec(name))
-
-
-def _likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
-    """Share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have.
-
-    kinds: how many tensors have each (skeleton of the name, number of dimensions).
-    """
-    patterns = _patterns(spec.name)
-    known = sum(
-        count
-        for (skeleton, rank), count in kinds.items()
-        if any(pattern.rule.rank == rank and pattern.skeleton.fullmatch(skeleton) for pattern in patterns)
-    )
-    return known / max(sum(kinds.values()), 1)
-
-
-def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
-    """Names in common, of all that the checkpoint or the solved spec has; optional and tied ones may be absent.
-
-    So may be the counts of batches, which old files lack. None are in common where the params that the names are read
-    as contradict each other.
-    """
-    table = solution.table
-    if table is None or table.clashes:
-        return 0.0
-    common = sum(
-        name in table.tensors and len(table.tensors[name].shape) == len(info.shape) for name, info in tensors.items()
-    )
-    missing = sum(
-        name not in tensors and not entry.optional and entry.tied_to is None and not name.endswith(BATCHES)
-        for name, entry in table.tensors.items()
-    )
-    return common / (len(tensors) + missing) if tensors else 0.0
 
 
 def find_wrapper(spec: Spec, tensors: Mapping[str, TensorInfo]) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ckptconv.arch import shortlist
-from ckptconv.arch.choose import _likely, choose
+from ckptconv.arch.choose import choose
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.match import skeleton_of
+from ckptconv.arch.rating import known, likely
 from ckptconv.arch.statements import Statement, root_statement
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
@@ -190,10 +191,11 @@ def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
         known[case.spec] |= names
         count += 1
         kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
-        likely = {name: _likely(load_spec(name), kinds) for name in library_names()}
+        shares = {name: likely(load_spec(name), kinds) for name in library_names()}
         for share in (0.5, 1.0):
             kept = shortlist.by_names(found, share)
-            knowing = {name for name in likely if likely[name] >= share}
+            near = [name for name in shares if shares[name] >= share]
+            knowing = {name for name in near if known(load_spec(name), found) >= share}
             assert case.spec in knowing <= set(kept)
             spared += len(library_names()) - len(kept)
     assert spared > count * len(library_names())

@@ -78,6 +78,8 @@ ALL = [
     *timm_models.qwen3_vit(),
     *timm_models.mixer(),
     *detection.rcnn(),
+    *detection.single_stage(),
+    *detection.detr(),
     *detection.segmentation(),
     *more_vision.squeezenet(),
     *more_vision.shufflenet(),
