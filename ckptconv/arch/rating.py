@@ -76,8 +76,8 @@ def likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
 def known(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
     """Share of the tensors that some rule of the spec could be, with the numbers that it has in its names."""
     matches = match_names(_patterns(spec.name), tensors)
-    known = {name for match in matches for name, _, shape in match.found if len(shape) == match.pattern.rule.rank}
-    return len(known) / max(len(tensors), 1)
+    found = {name for match in matches for name, _, shape in match.found if len(shape) == match.pattern.rule.rank}
+    return len(found) / max(len(tensors), 1)
 
 
 def overlap(solution: Solution, tensors: Mapping[str, TensorInfo]) -> float:
