@@ -65,12 +65,12 @@ def likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
     kinds: how many tensors have each (skeleton of the name, number of dimensions).
     """
     patterns = _patterns(spec.name)
-    known = sum(
+    fitting = sum(
         count
         for (skeleton, rank), count in kinds.items()
         if any(pattern.rule.rank == rank and pattern.skeleton.fullmatch(skeleton) for pattern in patterns)
     )
-    return known / max(sum(kinds.values()), 1)
+    return fitting / max(sum(kinds.values()), 1)
 
 
 def known(spec: Spec, tensors: Mapping[str, TensorInfo]) -> float:
