@@ -181,14 +181,14 @@ def test_a_tensor_or_two_are_no_damaged_model(name: str) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
     """The look at words is a bound on what the patterns match; and it spares most specs, which is why it is there."""
-    known: dict[str, set[str]] = {}
+    seen: dict[str, set[str]] = {}
     spared = count = 0
     for case in ALL[part * len(ALL) // 4 : (part + 1) * len(ALL) // 4]:
         found = tensors(str(case))
         names = set(map(skeleton_of, found))
-        if names <= known.setdefault(case.spec, set()):  # another size of a model that was looked at
+        if names <= seen.setdefault(case.spec, set()):  # another size of a model that was looked at
             continue
-        known[case.spec] |= names
+        seen[case.spec] |= names
         count += 1
         kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
         shares = {name: likely(load_spec(name), kinds) for name in library_names()}
