@@ -1,9 +1,14 @@
-"""What runs a file, what goes in, and the recording of what comes out."""
+"""What runs a file, what goes in, and the recording of what comes out.
+
+A network takes as much memory as its model, and twice that in float64. So one is in memory at a time: where another is
+asked for, the one before it is let go of, and loaded again where it is asked for once more.
+"""
 
 from __future__ import annotations
 
-from copy import deepcopy
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from os import fspath
 from typing import TYPE_CHECKING
 
@@ -22,18 +27,19 @@ from ckptconv.checks.runners import machine
 from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
 from ckptconv.checks.verify import Weight
 from ckptconv.core.dtypes import DType
+from ckptconv.core.memory import give_back_freed_memory
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, RunError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from contextlib import ExitStack
 
     import torch
 
     from ckptconv.api.asked import Request
     from ckptconv.api.open import PathText
     from ckptconv.arch.recipe.program import Program
+    from ckptconv.checks.layers import Layers
     from ckptconv.checks.rounding import Bound
     from ckptconv.checks.runners import Runner
     from ckptconv.core.arrays import Arrays
@@ -61,43 +67,111 @@ class Subject:
     evidence: Checkpoint | None = None
 
 
+class Room:
+    """Memory for the network of one side."""
+
+    def __init__(self) -> None:
+        self._inside: Side | None = None
+
+    def make(self, side: Side) -> None:
+        """Let go of the network that is in memory: `side` is about to load one."""
+        if self._inside is not None:
+            self._inside.release()
+        self._inside = side
+        give_back_freed_memory()
+
+
 class Side:
     """One file, open, and what runs it. `stack` closes it."""
 
-    def __init__(self, subject: Subject, stack: ExitStack, progress: Progress | None = None) -> None:
-        """Load it. `progress` is told of what is inflated first. Raises UsageError where nothing says what is computed,
-        RunError where it does not load.
+    def __init__(
+        self, subject: Subject, stack: ExitStack, room: Room | None = None, progress: Progress | None = None
+    ) -> None:
+        """Open it; nothing is loaded yet. `room` is shared with the side that it is compared with. `progress` is told
+        of what is inflated first.
         """
-        self.request, self.stack, self.device = subject.request, stack, subject.device
+        self.request, self.device = subject.request, subject.device
         self.path = self.request.path
         self.findings: list[Finding] = []
-        self.checkpoint = as_floats(self._opened(subject, progress))
+        self.checkpoint = as_floats(self._opened(subject, stack, progress))
         self.evidence = subject.evidence or self.checkpoint
-        self.runner: Runner
-        if self.is_graph:
-            self.runner = OnnxRunner(self.path, self.path.name, self.device)
-        else:
-            module, specs = self.module()
-            self.runner = TorchRunner(self.path.name, module.to(self.device), specs, self.device)
+        self._room = room or Room()
+        self._runner: Runner | None = None
+        self._python = ExitStack()
+        stack.callback(self.release)
 
-    def _opened(self, subject: Subject, progress: Progress | None) -> Checkpoint:
+    def _opened(self, subject: Subject, stack: ExitStack, progress: Progress | None) -> Checkpoint:
         if subject.tensors is not None:
             self.is_graph = subject.tensors.format == "onnx"
             return subject.tensors
-        opened = self.stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
+        opened = stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
         if self.request.arch is not None and is_config(self.request.arch):
             opened, told = in_transformers_names(opened, self.path)
             self.findings += told
         return named_by_architecture(opened, self.request)
 
-    def module(self) -> tuple[torch.nn.Module, list[InputSpec]]:
-        """A torch module with the weights as F32 (F64 where they are), on the CPU, and what it takes."""
+    @property
+    def runner(self) -> Runner:
+        """What runs it, with its network in memory. Raises UsageError where nothing says what is computed, RunError
+        where it does not load.
+        """
+        if self._runner is None:
+            self._room.make(self)
+            if self.is_graph:
+                self._runner = OnnxRunner(self.path, self.path.name, self.device)
+            else:
+                module = self._module()
+                specs = shown_inputs(module) if self._reference else self.inputs
+                self._runner = TorchRunner(self.path.name, module.to(self.device), specs, self.device)
+        return self._runner
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its network is in memory."""
+        return self._runner is not None
+
+    def load(self) -> None:
+        """Load its network, for the errors that this raises: as `runner`."""
+        _ = self.runner.unit
+
+    def release(self) -> None:
+        """Let go of its network."""
+        self._runner = None
+        self._python.close()
+
+    @cached_property
+    def inputs(self) -> Sequence[InputSpec]:
+        """What it takes. Loads the network, but for a recipe's. Raises as `runner`."""
+        if self.is_graph or self._reference:
+            return list(self.runner.inputs)
+        from ckptconv.arch.recipe.module import build_module
+
+        return [_recipe_input(self._program, build_module(self._program, device="meta"))]
+
+    @cached_property
+    def _reference(self) -> str:
+        """The Python or the configuration that a module is made of; "" where it is a recipe."""
+        arch = self.request.arch
+        return arch if arch is not None and is_reference(arch) else ""
+
+    @cached_property
+    def _program(self) -> Program:
+        """What a recipe computes."""
+        result, run = program_of(self.request, self.evidence)
+        for name in result.assumed:
+            if name in run.params:
+                message = f"{name} = {result.params[name]} is assumed: nothing in the file says it"
+                self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))
+        return run
+
+    def _module(self) -> torch.nn.Module:
+        """A torch module with the weights as F32 (F64 where they are), on the CPU."""
         import torch
 
-        arch, label = self.request.arch, self.path.name
-        if arch is not None and is_reference(arch):
-            module, _ = self.stack.enter_context(
+        arch, label = self._reference, self.path.name
+        if arch:
+            module, _ = self._python.enter_context(
                 made(arch, stated(self.evidence, self.path).statements, self.request.settings, device="cpu")
             )
             turned = None
@@ -105,28 +179,31 @@ class Side:
                 refuse_quantized(arch, module, self.checkpoint.keys())
                 turned = as_held
             module = load_weights(module, self.checkpoint, label, "cpu", turned)
-            specs = shown_inputs(module)
         else:
             from ckptconv.arch.recipe.module import build_module
 
-            result, run = program_of(self.request, self.evidence)
-            module = load_weights(build_module(run, device="meta"), self.checkpoint, label, "cpu")
-            specs = [_recipe_input(run, module)]
-            assumed = [name for name in result.assumed if name in run.params]
-            for name in assumed:
-                message = f"{name} = {result.params[name]} is assumed: nothing in the file says it"
-                self.findings.append(Finding("assumed", "info", name, message, hint=f"--set {name}=VALUE"))
+            module = load_weights(build_module(self._program, device="meta"), self.checkpoint, label, "cpu")
         kinds = float_types(module)
-        return module.to(torch.float64 if list(kinds) == [torch.float64] else torch.float32), specs
+        return module.to(torch.float64 if list(kinds) == [torch.float64] else torch.float32)
 
     def reference(self) -> torch.nn.Module | None:
-        """A module of its own on the CPU, for a run in float64; None where nothing says what a graph computes."""
-        if isinstance(self.runner, TorchRunner):
-            return deepcopy(self.runner.module).cpu()
+        """Its module on the CPU, for a run in float64, which may change it: `runner` has another one then. None where
+        nothing says what a graph computes.
+        """
+        if isinstance(runner := self.runner, TorchRunner):
+            self._runner = None
+            return runner.module.cpu()
+        self._room.make(self)
         try:
-            return self.module()[0]
+            return self._module()
         except CkptconvError:
             return None
+
+    def trace(self, feeds: Arrays) -> Layers:
+        """What every layer gives. Raises RunError."""
+        if self.is_graph:
+            self.release()  # a copy of the graph is run
+        return self.runner.trace(feeds)
 
     def weights(self) -> dict[str, Weight]:
         """What tells its tensors apart from another's. Reads all of them, those that are tied once."""
@@ -151,32 +228,45 @@ def _recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:
 
 def record(side: Side, batches: Sequence[Arrays], *, seed: int | None, tell: Callable[[], None]) -> Recording:
     """Run all batches, calling `tell` after each. Raises RunError."""
+    runner = side.runner
     recording = Recording(
-        str(side.path), side.runner.runtime, side.device, machine(side.device, side.runner.runtime), side.runner.unit,
-        [], seed,
-    )  # fmt: skip
+        str(side.path), runner.runtime, side.device, machine(side.device, runner.runtime), runner.unit, [], seed
+    )
     for feeds in batches:
-        recording.batches.append(Batch(dict(feeds), side.runner.run(feeds)))
+        recording.batches.append(Batch(dict(feeds), runner.run(feeds)))
         tell()
     recording.weights = side.weights()
     return recording
 
 
-def refer(recording: Recording, module: torch.nn.Module | None) -> None:
-    """Add the float64 reference and the limits, which are made from `module`; it is changed to float64 for that."""
+def refer(recording: Recording, side: Side, *, layers: bool = False) -> None:
+    """Add the float64 reference and the limits, which are made from the module of `side`; with `layers` those of the
+    layers that are recorded.
+    """
+    module = side.reference()
     if module is None:
         return
     for batch in recording.batches:
         found = _bound(module, batch.inputs, recording.unit)
         batch.reference, batch.limits, recording.reason = found.outputs, found.limits, found.reason
+    if layers:
+        _limit_layers(recording, module)
 
 
-def trace(recording: Recording, side: Side, number: int, module: torch.nn.Module | None) -> None:
-    """Add what each layer gives for one batch, and with `module`, changed to float64, the layers' limits."""
-    feeds = recording.batches[number].inputs
-    recording.traced, recording.layers = number, side.runner.trace(feeds)
-    if module is not None:
-        recording.layer_limits = _bound(module, feeds, recording.unit, layers=True).layers
+def trace(recording: Recording, side: Side, number: int) -> None:
+    """Add what each layer gives for one batch."""
+    recording.traced, recording.layers = number, side.trace(recording.batches[number].inputs)
+
+
+def limit_layers(recording: Recording, side: Side) -> None:
+    """Add the limits of the layers that are recorded, which are made from the module of `side`."""
+    if (module := side.reference()) is not None:
+        _limit_layers(recording, module)
+
+
+def _limit_layers(recording: Recording, module: torch.nn.Module) -> None:
+    feeds = recording.batches[recording.traced].inputs
+    recording.layer_limits = _bound(module, feeds, recording.unit, layers=True).layers
 
 
 def _bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = False) -> Bound:
@@ -196,12 +286,12 @@ def taken(sides: Sequence[Side]) -> list[InputSpec]:
     """What goes in: as a graph names it, with the limits that a module knows. Raises UsageError where nobody says."""
     graphs = [side for side in sides if side.is_graph]
     modules = [side for side in sides if not side.is_graph]
-    specs = list((graphs or modules)[0].runner.inputs)
+    specs = list((graphs or modules)[0].inputs)
     if not specs:
         raise UsageError("nothing says what goes in", hint="describe it, such as --input 'x:F32[N,3,224,224]'")
-    limits = [spec.limit for side in modules for spec in side.runner.inputs if spec.limit]
-    if limits:
-        specs = [replace(spec, limit=min(limits)) if spec.dtype.kind == "int" else spec for spec in specs]
+    if any(spec.dtype.kind == "int" for spec in specs):
+        limits = [spec.limit for side in modules for spec in side.inputs if spec.limit]
+        specs = [replace(spec, limit=min(limits)) if limits and spec.dtype.kind == "int" else spec for spec in specs]
     unknown = [spec for spec in specs if spec.dtype.kind == "int" and not spec.limit]
     if unknown:
         shape = ",".join(map(str, unknown[0].dims))

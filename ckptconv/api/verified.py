@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.graph import program_of
-from ckptconv.api.running import Side, Subject, taken
+from ckptconv.api.running import Room, Side, Subject, taken
 from ckptconv.api.verify import DEFAULT_SAMPLES, batches_for, verify_sides
 from ckptconv.arch.factory import is_reference
 from ckptconv.arch.samples import parse_input
@@ -35,10 +35,11 @@ class Verifier:
         """Load the source. Raises UsageError where it cannot be known what is computed, before anything is written."""
         self.request = request
         self.checkpoint = checkpoint
-        self._stack = ExitStack()
+        self._stack, self._room = ExitStack(), Room()
         check_device("cpu")
         try:
-            self._side = Side(Subject(self.request, tensors=checkpoint), self._stack)
+            self._side = Side(Subject(self.request, tensors=checkpoint), self._stack, self._room)
+            self._side.load()
             self._look(wanted)
         except BaseException:
             self._stack.close()
@@ -67,7 +68,7 @@ class Verifier:
         neighbours = [finding.where for finding in written.findings if finding.code == "external-data"]
         with staged(target, neighbours) as path, ExitStack() as stack:
             request = replace(self.request, source=path, read_as=None)
-            other = Side(Subject(request, evidence=self.checkpoint), stack)
+            other = Side(Subject(request, evidence=self.checkpoint), stack, self._room)
             batches = batches_for([self._side, other], None, DEFAULT_SAMPLES, 0)
             found = verify_sides(self._side, other, batches, seed=0)
             yield replace(found, first=self.request.path, second=target.path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from ckptconv.api.arrays import read_recording
 from ckptconv.api.asked import Request, from_words
 from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
-from ckptconv.api.running import Side, Subject, loaded, made_up, record, refer, taken, trace
+from ckptconv.api.running import Room, Side, Subject, limit_layers, loaded, made_up, record, refer, taken, trace
 from ckptconv.arch.samples import parse_input
 from ckptconv.checks.runners import check_device
 from ckptconv.errors import CkptconvError
@@ -75,7 +75,8 @@ def verify(
         for path, read_as in ((first, first_format), (second, second_format))
     ]
     with ExitStack() as stack:
-        a, b = (Side(subject, stack, progress) for subject in subjects)
+        room = Room()
+        a, b = (Side(subject, stack, room, progress) for subject in subjects)
         batches = batches_for([a, b], arrays, samples, seed)
         return verify_sides(a, b, batches, rtol=rtol, atol=atol, seed=seed, progress=progress)
 
@@ -86,13 +87,15 @@ def verify_sides(
 ) -> Verification:  # fmt: skip
     """As `verify`, of two that are open."""
     tell = _counter(2 * len(batches), progress)
-    ours = record(a, batches, seed=seed, tell=tell)
-    theirs = record(b, batches, seed=seed, tell=tell)
-    exact = must_be_equal(ours, theirs) and rtol is None and atol is None
     source = b if a.is_graph and not b.is_graph else a
+    # what is in memory first; else what the reference is made of last
+    order = sorted((a, b), key=lambda side: (not side.is_loaded, side is source))
+    made = {side: record(side, batches, seed=seed, tell=tell) for side in order}
+    ours, theirs = made[a], made[b]
+    exact = must_be_equal(ours, theirs) and rtol is None and atol is None
     ours.unit = theirs.unit = coarser(ours, theirs)
     if not exact and rtol is None and atol is None:
-        refer(ours, source.reference())
+        refer(ours, source)
     result = compare(ours, theirs, rtol=rtol, atol=atol)
     noticed = [*dict.fromkeys([*a.findings, *b.findings])]
     if not result.equivalent:
@@ -105,9 +108,12 @@ def verify_sides(
 
 def _by_layer(ours: Recording, theirs: Recording, a: Side, b: Side, source: Side, number: int) -> list[Finding]:
     """Which layer differs first, as far as it can be told."""
+    recordings = {a: ours, b: theirs}
     try:
-        trace(ours, a, number, None if ours.machine == theirs.machine and not a.is_graph else source.reference())
-        trace(theirs, b, number, None)
+        for side in sorted(recordings, key=lambda side: side is source):  # what the limits are made of last
+            trace(recordings[side], side, number)
+        if a.is_graph or ours.machine != theirs.machine:
+            limit_layers(ours, source)
     except CkptconvError:  # the outputs were had; a graph whose inner values are not is not worth an error
         return []
     return blame_layer(ours, theirs)
@@ -139,18 +145,18 @@ def run(
     check_device(device)
     with ExitStack() as stack:
         words = ("verify", fspath(path), *from_words(format), "--save-outputs", "FILE.npz")
-        side = Side(Subject(Request(path, arch, settings, inputs, words, format), device), stack, progress)
+        side = Side(Subject(Request(path, arch, settings, inputs, words, format), device), stack, progress=progress)
         if like is not None:
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:
             batches, seed_said = batches_for([side], arrays, samples, seed), None if arrays is not None else seed
         recording = record(side, batches, seed=seed_said, tell=_counter(len(batches), progress))
         recording.findings = side.findings
+        traced = layers and (like is None or bool(like.layers))
+        if traced:
+            trace(recording, side, like.traced if like is not None else min(SAVED_LAYERS, len(batches) - 1))
         if like is None or not like.reason:
-            refer(recording, side.reference())
-        if layers and (like is None or like.layers):
-            number = like.traced if like is not None else min(SAVED_LAYERS, len(batches) - 1)
-            trace(recording, side, number, side.reference() if recording.reason else None)
+            refer(recording, side, layers=traced)
         return recording
 
 
@@ -226,7 +232,7 @@ def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, se
     """What both run on: arrays of a file, or made-up ones."""
     specs = [parse_input(text) for text in sides[0].request.inputs]
     if arrays is not None:
-        described = specs or list((next((side for side in sides if side.is_graph), sides[0])).runner.inputs)
+        described = specs or list((next((side for side in sides if side.is_graph), sides[0])).inputs)
         return loaded(arrays, [spec.name for spec in described])
     return list(made_up(specs or taken(sides), samples, seed))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.samples import InputSpec
@@ -37,7 +38,9 @@ class OnnxRunner:
     runtime = "onnxruntime"
 
     def __init__(self, path: Path, label: str, device: str = "cpu") -> None:
-        """Load the graph. Raises MissingExtraError, UsageError where the device is not there, RunError."""
+        """Take the path; the graph is loaded where it is needed, which raises RunError. Raises MissingExtraError,
+        UsageError where the device is not there.
+        """
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
@@ -48,9 +51,15 @@ class OnnxRunner:
                 f"this onnxruntime has no {self._provider}", hint="--device cpu, or install onnxruntime-gpu"
             )
         self.path, self.label = path, label
-        self._session = self._opened(path)
-        self.inputs = [_spec(value) for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    @cached_property
+    def _session(self) -> Any:
+        return self._opened(self.path)
+
+    @property
+    def inputs(self) -> list[InputSpec]:
+        """As `Runner.inputs`."""
+        return _inputs(self._session)
 
     def _opened(self, model: Path | bytes) -> Any:
         import onnxruntime
@@ -76,7 +85,8 @@ class OnnxRunner:
 
     def run(self, feeds: Mapping[str, Array]) -> Arrays:
         """As `Runner.run`. Raises RunError."""
-        found = zip(self._outputs, self._run(self._session, None, feeds), strict=True)
+        names = [value.name for value in self._session.get_outputs()]
+        found = zip(names, self._run(self._session, names, feeds), strict=True)
         return {name: array for output, value in found for name, array in _as_arrays(output, value)}
 
     def trace(self, feeds: Mapping[str, Array]) -> Layers:
@@ -87,24 +97,28 @@ class OnnxRunner:
         model = onnx.load(self.path, load_external_data=False)
         layers = scope_outputs(model.graph)
         wanted = list(dict.fromkeys(layers.values()))
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in self._outputs)
-        session = self._opened(model.SerializeToString())
+        there = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in there)
+        text = model.SerializeToString()
+        del model  # one copy of the weights less while the session is at work
+        session = self._opened(text)
         found = dict(zip(wanted, self._run(session, wanted, feeds), strict=True)) if wanted else {}
         arrays = {layer: found[name] for layer, name in layers.items()}
         return {
             layer: array for layer, array in arrays.items() if isinstance(array, np.ndarray) and array.dtype.kind == "f"
         }
 
-    def _run(self, session: Any, names: list[str] | None, feeds: Mapping[str, Array]) -> list[Any]:
+    def _run(self, session: Any, names: list[str], feeds: Mapping[str, Array]) -> list[Any]:
         from ckptconv.core.arrays import numpy_dtype
 
-        by_name = set(feeds) == {spec.name for spec in self.inputs}
-        arrays = [feeds[spec.name] for spec in self.inputs] if by_name else list(feeds.values())
-        if len(arrays) != len(self.inputs):
-            raise RunError(self.label, ValueError(f"it takes {len(self.inputs)} inputs, and {len(arrays)} are given"))
+        inputs = _inputs(session)
+        by_name = set(feeds) == {spec.name for spec in inputs}
+        arrays = [feeds[spec.name] for spec in inputs] if by_name else list(feeds.values())
+        if len(arrays) != len(inputs):
+            raise RunError(self.label, ValueError(f"it takes {len(inputs)} inputs, and {len(arrays)} are given"))
         named = {
             spec.name: array.astype(numpy_dtype(spec.dtype), copy=False)
-            for spec, array in zip(self.inputs, arrays, strict=True)
+            for spec, array in zip(inputs, arrays, strict=True)
         }
         try:
             found: list[Any] = session.run(names, named)
@@ -127,6 +141,10 @@ def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, Array]]:
     elif isinstance(value, list):
         for position, inner in enumerate(value):
             yield from _as_arrays(f"{name}_{position}", inner)
+
+
+def _inputs(session: Any) -> list[InputSpec]:
+    return [_spec(value) for value in session.get_inputs()]
 
 
 def _lacking(error: Exception, provider: str) -> str:
