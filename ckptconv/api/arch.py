@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class Resolved:
     """An architecture: a spec whose params are still to be bound, or a table that is known already.
 
-    strays:    names beside those that have the prefix of a wrapper.
-    solution:  what the tensors alone say about the spec's params, where choosing it had to solve for them.
+    wrapper:   a prefix that the names have and the spec does not. strays: names beside those that have it.
+    solution:  what the tensors alone say about the params without these, where choosing the spec had to solve for them.
     quantized: how the weights are, by the config.json beside them; "" where it says nothing of that.
     stranger:  what the file or the config.json says that it is, where the library lacks it and a kin of it was chosen.
     """
@@ -56,6 +56,7 @@ class Resolved:
     solution: Solution | None = None
     quantized: str = ""
     stranger: Named | None = None
+    wrapper: str = ""
     strays: frozenset[str] = frozenset()
 
 
@@ -137,7 +138,7 @@ def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Reso
     sources = _sources(choice.spec, note, said.statements, its_own, settings)
     return Resolved(
         choice.spec.name, choice.evidence, choice.spec, None, sources, (*said.findings, *choice.findings),
-        choice.solution, said.quantized, named, choice.strays,
+        choice.solution, said.quantized, named, choice.wrapper, choice.strays,
     )  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def compare(request: Request, checkpoint: Checkpoint) -> Validation:
         verdict = validate_table(checkpoint, chosen.table)
     else:
         assert chosen.spec is not None
-        verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution)
+        verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution, chosen.wrapper)
     findings = causes_first([*chosen.findings, *verdict.findings])
     if errors_among(findings):
         _refuse_strangers(request, checkpoint, chosen, findings)
@@ -204,7 +204,8 @@ def _causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict:
     quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
     if causes := _of_another_framework(request, checkpoint, chosen.spec, verdict.table):
         return [*causes, *quantized]
-    if request.arch is None and chosen.evidence == "names" and verdict.table is not None:
+    built = any(finding.code != "prefixed" for finding in errors_among(verdict.findings))
+    if request.arch is None and chosen.evidence == "names" and verdict.table is not None and built:
         from ckptconv.api.arch import kin
         from ckptconv.checks.validate import built_otherwise
 

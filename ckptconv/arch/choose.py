@@ -69,7 +69,7 @@ class Choice:
     wrapper:  the prefix that all names have and the spec does not, all but the strays; "" mostly.
     strays:   names beside those with the wrapper's prefix.
     overlap:  share of names in common, where that was the evidence.
-    solution: the params that the tensors alone say, where they had to be solved for and no wrapper is in the way.
+    solution: the params that the tensors alone say, without the wrapper and the strays, where they were solved for.
     """
 
     spec: Spec
@@ -185,7 +185,7 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
             f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
         )
     share, spec, solution = left[0]
-    return Choice(spec, "names", wrapper, strays, share, findings, None if wrapper else solution)
+    return Choice(spec, "names", wrapper, strays, share, findings, solution)
 
 
 def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:

@@ -26,7 +26,7 @@ def spec_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """The names that differ from the spec's by a prefix, with those that the spec has for them.
 
     Empty where most names match as they are, and wherever no prefix makes more of them match. Costs one matching of
-    the names for each prefix that could be, and one alone where all of them match.
+    the names for each prefix that could be, until all of them match.
     """
     patterns = compile_patterns(spec)
     fitting = _matched(patterns, tensors)
@@ -39,6 +39,8 @@ def spec_names(spec: Spec, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
         count = len(_matched(patterns, {names.get(name, name): info for name, info in tensors.items()}))
         if count > most:
             best, most = {name: new for name, new in names.items() if name != new}, count
+        if most == len(tensors):
+            break
     return best
 
 

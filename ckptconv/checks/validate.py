@@ -37,16 +37,18 @@ MAX_PREFIXES = 3
 
 
 def validate_spec(
-    checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source], solved: Solution | None = None
+    checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source], solved: Solution | None = None, wrapper: str = ""
 ) -> Verdict:
     """Bind the spec's params for this checkpoint, and compare. Reads no tensor.
 
-    solved: what the tensors alone say, where that is known already: solving takes half of the time.
+    solved: what the tensors alone say, without the prefix `wrapper`, where that is known already: solving takes half of
+            the time.
 
     Where the params contradict what is stated, or much does not fit, other ways to bind them are tried, and the one
     that leaves fewest errors is told.
     """
     names = spec_names(spec, infos_of(checkpoint))
+    same = names == {name: name.removeprefix(wrapper) for name in checkpoint if wrapper}
     infos = {names.get(name, name): tensor.info for name, tensor in checkpoint.items()}
     aliases = {names.get(name, name): tensor.alias for name, tensor in checkpoint.items()}
 
@@ -54,7 +56,7 @@ def validate_spec(
         tensors = {more.get(name, name): info for name, info in infos.items()}
         shared = {more.get(name, name): alias for name, alias in aliases.items()}
         stated = any(source.values or source.findings for source in sources)
-        known = None if stated or more or names or checkpoint.tied_to else solved
+        known = None if stated or more or not same or checkpoint.tied_to else solved
         solution = known or solve(spec, tensors, sources, aliases=shared)
         if solution.table is not None:
             findings = [*solution.findings, *compare(checkpoint, solution.table)]
