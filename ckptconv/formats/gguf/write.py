@@ -19,10 +19,10 @@ from ckptconv.formats.gguf.metadata import entries, says_it_all
 from ckptconv.formats.gguf.reference import open_with_gguf
 from ckptconv.formats.gguf.stored import accepted, stored_as
 from ckptconv.formats.gguf.values import Typed, code_of, spell, spell_text
+from ckptconv.formats.targets.header_first import write_behind
 from ckptconv.formats.targets.plan import plan
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.limits import MAX_GGUF_HEADER
-from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.base import WriteOptions
+    from ckptconv.formats.targets.header_first import Hashes
     from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
@@ -87,7 +88,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     made = planned(checkpoint, plain=options.plain)
     digest = None
 
-    def values(hashes: dict[str, str] | None) -> dict[str, Typed]:
+    def values(hashes: Hashes | None) -> dict[str, Typed]:
         nonlocal digest
         digest = made.plan.digest(checkpoint, hashes) if made.keeps_record and hashes is not None else None
         return made.values(digest or PLACEHOLDER)
@@ -98,24 +99,21 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 def write_file(
     target: Target, made: Planned, names: Iterable[str],
-    values: Callable[[dict[str, str] | None], dict[str, Typed]], progress: Progress | None,
-) -> tuple[int, dict[str, str]]:  # fmt: skip
+    values: Callable[[Hashes | None], dict[str, Typed]], progress: Progress | None,
+) -> tuple[int, Hashes]:  # fmt: skip
     """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
 
     values: the file's metadata; asked before any byte is written, and with the hashes when all are. Both answers have
             the same length.
     """
     stored = {name: made.plan.stored[name] for name in names}
-    infos, said = {name: made.plan.infos[name] for name in stored}, values(None)
-    offsets, length = _offsets(infos, alignment_of(said))
-    header = _header(infos, said, offsets)
-    size = len(header) + length
-    target.reserve(size)
-    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in stored.items()]
-    sums = Streamer(target, crc=False, content=made.keeps_record, progress=progress).run(jobs)
-    hashes = {job.name: one.content for job, one in zip(jobs, sums, strict=True)}
-    target.write_at(0, _header(infos, values(hashes), offsets) if made.keeps_record else header)
-    return size, hashes
+    infos = {name: made.plan.infos[name] for name in stored}
+    offsets, length = _offsets(infos, alignment_of(values(None)))
+
+    def header(hashes: Hashes | None) -> bytes:
+        return _header(infos, values(hashes), offsets)
+
+    return write_behind(target, header, stored, offsets, length, content=made.keeps_record, progress=progress)
 
 
 def checked(target: Target) -> tuple[Finding, ...]:

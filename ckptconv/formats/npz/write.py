@@ -34,10 +34,18 @@ if TYPE_CHECKING:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
+    heads, result = _written(checkpoint, target, options)
+    _check(target, heads)
+    return result
+
+
+def _written(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> tuple[dict[str, bytes], WriteResult]:
+    """The archive is written: the arrays' headers by name, and what is to be said of it."""
     silent = len(checkpoint) > 0 and (options.plain or _says_it_all(checkpoint))
     made = plan(checkpoint, accepted, stored_as, keeps_metadata=not silent)
     keeps_record = not silent or made.needs_record or bool(made.record.ties)
-    heads = {name: spell_header(info) for name, info in made.infos.items()}
+    spelled = {info: spell_header(info) for info in set(made.infos.values())}
+    heads = {name: spelled[info] for name, info in made.infos.items()}
     sizes = [(name + SUFFIX, len(heads[name]) + info.nbytes) for name, info in made.infos.items()]
     if keeps_record:
         sizes.append((RECORD, len(_record(made, PLACEHOLDER))))
@@ -57,8 +65,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
         target.write_at(entries[-1].data, text)
         crcs[entries[-1].name] = crc32(text)
     size = write_headers(target, entries, crcs)
-    _check(target, heads)
-    return WriteResult(size, digest)
+    return heads, WriteResult(size, digest)
 
 
 def _says_it_all(checkpoint: Checkpoint) -> bool:

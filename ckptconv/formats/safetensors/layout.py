@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -130,7 +131,13 @@ def _slot(name: str, entry: Json, data_start: int) -> Slot:
     bits = prod(shape) * dtype.bits
     if bits > MAX_DIM or bits % 8 or begin > end or (end - begin) * 8 != bits:
         raise _bad(f"{name!r} has {end - begin:,} bytes, and {code} of shape {shape} takes {bits / 8:,.10g}")
-    return Slot(TensorInfo(dtype, tuple(shape), bits // 8), data_start + begin)
+    return Slot(_info(dtype, tuple(shape)), data_start + begin)
+
+
+@lru_cache(maxsize=1000)
+def _info(dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
+    """One for all tensors that are alike: of experts there are many thousands."""
+    return TensorInfo.of(dtype, shape)
 
 
 def _check_coverage(slots: Mapping[str, Slot], data_start: int, size: int) -> None:
@@ -155,19 +162,25 @@ def arrange(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
 
 def spell_header(infos: Mapping[str, TensorInfo], offsets: Mapping[str, int], metadata: Mapping[str, str]) -> bytes:
     """Length and header, padded. Raises LimitError where the header outgrows what the format allows."""
-    document: dict[str, Json] = {METADATA: dict(metadata)} if metadata else {}
-    for name, info in infos.items():
-        begin = offsets[name]
-        document[name] = {
-            "dtype": info.dtype.name,
-            "shape": list(info.shape),
-            "data_offsets": [begin, begin + info.nbytes],
-        }
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-(LENGTH.size + len(text)) % ALIGNMENT)
-    if len(text) > MAX_SAFETENSORS_HEADER:
+    text = bytearray(LENGTH.size)
+    if metadata:
+        text += f'{{"{METADATA}":{_spelled(dict(metadata))}'.encode()
+    for name, info in infos.items():  # one after the other: a document of all takes a kilobyte for each
+        begin, shape = offsets[name], ",".join(map(str, info.shape))
+        end = begin + info.nbytes
+        entry = f'"dtype":"{info.dtype.name}","shape":[{shape}],"data_offsets":[{begin},{end}]'
+        text += f"{',' if len(text) > LENGTH.size else '{'}{_spelled(name)}:{{{entry}}}".encode()
+    text += b"}" if len(text) > LENGTH.size else b"{}"
+    text += b" " * (-len(text) % ALIGNMENT)
+    length = len(text) - LENGTH.size
+    if length > MAX_SAFETENSORS_HEADER:
         raise LimitError(
-            f"the header would have {len(text):,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}",
+            f"the header would have {length:,} bytes; the format allows {MAX_SAFETENSORS_HEADER:,}",
             hint="--bare leaves the metadata out",
         )
-    return LENGTH.pack(len(text)) + text
+    LENGTH.pack_into(text, 0, length)
+    return bytes(text)
+
+
+def _spelled(value: Json) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -15,7 +15,7 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor, in_file
 from ckptconv.formats.safetensors import slice_files
 from ckptconv.formats.safetensors.encodings import stored_as
-from ckptconv.formats.safetensors.layout import Header, Slot, read_header
+from ckptconv.formats.safetensors.layout import Header, read_header
 from ckptconv.formats.sets.shard_names import alone
 from ckptconv.formats.targets.blobs import restore
 
@@ -41,11 +41,11 @@ def read(source: Source) -> Checkpoint:
 
 def tensors_of(source: Source, header: Header) -> dict[str, LazyTensor]:
     """The tensors of a header, by the names under which they are stored."""
-    return {name: _tensor(source, name, slot) for name, slot in header.slots.items()}
-
-
-def _tensor(source: Source, name: str, slot: Slot) -> LazyTensor:
-    return in_file(slot.info, ByteSpan(source, slot.start, slot.info.nbytes), (id(source), name))
+    file = id(source)
+    return {
+        name: in_file(slot.info, ByteSpan(source, slot.start, slot.info.nbytes), (file, name))
+        for name, slot in header.slots.items()
+    }
 
 
 def assemble(

@@ -16,9 +16,9 @@ from ckptconv.errors import RejectedOutputError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.safetensors.encodings import stored_as
 from ckptconv.formats.safetensors.layout import METADATA, arrange, spell_header
+from ckptconv.formats.targets.header_first import write_behind
 from ckptconv.formats.targets.plan import plan
 from ckptconv.io.digest import PLACEHOLDER
-from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
     from ckptconv.formats.base import WriteOptions
+    from ckptconv.formats.targets.header_first import Hashes
     from ckptconv.formats.targets.plan import Plan
     from ckptconv.io.target import Target
 
@@ -64,7 +65,7 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     made = planned(checkpoint, plain=options.plain)
     digest = None
 
-    def strings(hashes: dict[str, str] | None) -> dict[str, str]:
+    def strings(hashes: Hashes | None) -> dict[str, str]:
         nonlocal digest
         digest = made.plan.digest(checkpoint, hashes) if made.keeps_record and hashes is not None else None
         return made.strings(digest or PLACEHOLDER)
@@ -74,9 +75,9 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
 
 
 def write_file(
-    target: Target, made: Planned, names: Iterable[str], strings: Callable[[dict[str, str] | None], dict[str, str]],
+    target: Target, made: Planned, names: Iterable[str], strings: Callable[[Hashes | None], dict[str, str]],
     progress: Progress | None,
-) -> tuple[int, dict[str, str]]:  # fmt: skip
+) -> tuple[int, Hashes]:  # fmt: skip
     """Write the stored tensors of these names as one file. Gives its size, and their content hashes.
 
     strings: the file's ``__metadata__``; asked before any byte is written, and with the hashes when all are. Both
@@ -84,17 +85,14 @@ def write_file(
     """
     stored = {name: made.plan.stored[name] for name in names}
     infos = {name: made.plan.infos[name] for name in stored}
-    offsets = arrange(infos)
-    header = spell_header(infos, offsets, strings(None))
-    size = len(header) + sum(info.nbytes for info in infos.values())
-    target.reserve(size)
-    jobs = [Job(name, tensor, len(header) + offsets[name]) for name, tensor in stored.items()]
-    jobs.sort(key=lambda job: job.offset)
-    sums = Streamer(target, crc=False, content=made.keeps_record, progress=progress).run(jobs)
-    hashes = {job.name: one.content for job, one in zip(jobs, sums, strict=True)}
-    target.write_at(0, spell_header(infos, offsets, strings(hashes)))
+    offsets, length = arrange(infos), sum(info.nbytes for info in infos.values())
+
+    def header(hashes: Hashes | None) -> bytes:
+        return spell_header(infos, offsets, strings(hashes))
+
+    found = write_behind(target, header, stored, offsets, length, content=made.keeps_record, progress=progress)
     _check(target)
-    return size, hashes
+    return found
 
 
 def _check(target: Target) -> None:
