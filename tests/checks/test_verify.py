@@ -8,6 +8,7 @@ import zipfile
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 import onnx
@@ -17,7 +18,9 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import ckptconv
+from ckptconv.api import running
 from ckptconv.checks.rounding import UNIT, bound
+from ckptconv.checks.torch_runner import load_weights
 from ckptconv.checks.verify import Output, compare_outputs
 from ckptconv.errors import CkptconvError, MissingExtraError, RunError, UsageError
 from fixtures.network import Network, digits
@@ -156,6 +159,30 @@ def test_where_no_layer_has_noise_the_last_rounding_is_still_allowed() -> None:
     error, size = np.abs(rounded - found.outputs["output"]), np.abs(found.outputs["output"]).max(1)
     assert (error <= found.limits["output"]).all()
     assert (found.limits["output"][:, 0] <= 4 * UNIT["bfloat16"] * size).all()
+
+
+def test_one_network_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: WeakSet[nn.Module] = WeakSet()
+    counts: list[int] = []
+
+    def counted(*args: Any) -> nn.Module:
+        module = load_weights(*args)
+        alive.add(module)
+        counts.append(len(alive))
+        return module
+
+    monkeypatch.setattr(running, "load_weights", counted)
+    state = network("digits", 0)
+    source = saved(tmp_path / "a.pth", state)
+    other = saved(tmp_path / "b.pth", {**state, "output.weight": state["output.weight"] * 2})
+    ckptconv.convert(source, tmp_path / "a.onnx", arch="mlp")
+    for a, b, equivalent in ((source, source, True), (source, other, False), (tmp_path / "a.onnx", other, False)):
+        counts.clear()
+        result = ckptconv.verify(a, b, arch="mlp")
+        assert result.equivalent is equivalent
+        assert equivalent or "first-difference" in {finding.code for finding in result.findings}
+        assert set(counts) == {1}, (a, b)
+        assert not alive
 
 
 def test_python_runs_beside_its_own_graph(tmp_path: Path) -> None:

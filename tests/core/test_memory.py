@@ -6,8 +6,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,18 @@ def test_a_large_tensor_is_not_held_whole_while_it_is_quantized(tmp_path: Path, 
     whole = torch.zeros(4096, 12288)
     torch.save({"w": whole.t() if turned else whole}, tmp_path / "a.pth")  # 192 MiB
     assert peak(tmp_path / "a.pth", tmp_path / "b.gguf", "Q8_0") < (140 if turned else 80) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("suffix", ["safetensors", "gguf", "npz"])
+def test_a_small_tensor_takes_two_kilobytes(tmp_path: Path, suffix: str) -> None:
+    """Read, planned and written; the other library's check of the file counts as well."""
+    peaks = []
+    for count in (2_000, 22_000):
+        names = [f"model.layers.{i // 1000}.block_sparse_moe.experts.{i % 1000}.w1.weight" for i in range(count)]
+        save_file(dict.fromkeys(names, np.zeros((8, 8), np.float16)), tmp_path / "a.safetensors")
+        peaks.append(peak(tmp_path / "a.safetensors", tmp_path / f"{count}.{suffix}"))
+    assert (peaks[1] - peaks[0]) * 1024 / 20_000 < 2_200
 
 
 def peak(source: Path, target: Path, *dtype: str) -> int:

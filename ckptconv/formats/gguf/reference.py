@@ -48,7 +48,7 @@ def open_with_gguf(path: str | PathLike[str]) -> None:
             size = np.dtype(width).itemsize * number if width is not None else _texts(self.data, start, number)
             return 12 + size, [kind, count], [], [GGUFValueType.ARRAY, items]
 
-        def _build_tensor_info(self, offs: int, count: int) -> tuple[int, Iterator[Any]]:
+        def _build_tensor_info(self, offs: int, count: int) -> tuple[int, Any]:
             return _after_tensors(self.data, offs, int(count)), self._tensor_fields(offs, int(count))
 
         def _tensor_fields(self, offs: int, count: int) -> Iterator[Any]:

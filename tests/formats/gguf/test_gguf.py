@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from gguf.quants import dequantize, quantize
 import ckptconv
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.errors import CkptconvError
+from ckptconv.formats.gguf.reference import open_with_gguf
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,3 +231,17 @@ def test_numbers_without_dimensions_keep_their_types(tmp_path: Path) -> None:
         "c": ("I64", [], state["c"].numpy().tobytes()),
         "d": ("F64", [], state["d"].numpy().tobytes()),
     }
+
+
+def test_what_the_gguf_package_refuses_is_refused_though_it_sees_one_tensor_at_a_time(tmp_path: Path) -> None:
+    torch.save({"one.weight": torch.zeros(4), "two.weight": torch.ones(4)}, tmp_path / "a.pth")
+    ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.gguf", bare=True)
+    data = (tmp_path / "a.gguf").read_bytes()
+    open_with_gguf(tmp_path / "a.gguf")
+    unknown = data.replace(b"two.weight" + pack("<IQI", 1, 4, 0), b"two.weight" + pack("<IQI", 1, 4, 99))
+    for wrong in (data.replace(b"two.weight", b"one.weight"), data[: data.index(b"two.weight")], unknown, data[:-40]):
+        assert wrong != data
+        (tmp_path / "b.gguf").write_bytes(wrong)
+        for reader in (GGUFReader, open_with_gguf):
+            with pytest.raises((ValueError, IndexError)):
+                reader(tmp_path / "b.gguf")
