@@ -2,8 +2,9 @@
 
 Begin with `preflight`, which finds what would be lost.
 
-    preflight  what a target cannot hold
-    plain      …and what becomes there of objects of classes
-    plan       what a file with our record will hold
-    blobs      …and metadata too large for a string in it
+    preflight     what a target cannot hold
+    plain         …and what becomes there of objects of classes
+    plan          what a file with our record will hold
+    blobs         …and metadata too large for a string in it
+    header_first  writing files whose header says where the tensors behind it lie
 """
