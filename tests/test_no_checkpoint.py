@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 from typing import TYPE_CHECKING
 
 import joblib
@@ -132,3 +133,14 @@ def test_where_nothing_is_there_is_no_verdict(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UnknownFormatError, match="this is text"):
         ckptconv.inspect(tmp_path / "notes.txt")
+
+
+def test_an_archive_that_is_called_as_a_checkpoint_is_a_damaged_one(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2)}, tmp_path / "whole.pth")
+    for name in ("half.pth", "half.zip"):
+        with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(tmp_path / name, "w") as half:
+            for member in whole.namelist():
+                if not member.endswith("data.pkl"):
+                    half.writestr(member, whole.read(member))
+    assert run("inspect", tmp_path / "half.pth")[0] == 2
+    assert run("inspect", tmp_path / "half.zip")[0] == 0

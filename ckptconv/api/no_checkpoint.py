@@ -22,6 +22,8 @@ from ckptconv.formats.beside.places import OnDisk
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ckptconv.api.open import PathText
     from ckptconv.api.uses import Beside
     from ckptconv.errors import CkptconvError
@@ -41,8 +43,8 @@ class NoCheckpoint:
 
 
 def look(path: PathText, error: CkptconvError) -> NoCheckpoint | None:
-    """What is in a folder that is no checkpoint for the reason that `error` says; None where it is a single file, or
-    nothing is in it. Raises as `look_beside`.
+    """What is in a folder that is no checkpoint for the reason that `error` says; None where it is a single file, by
+    what it is or by its name, or nothing is in it. Raises as `look_beside`.
     """
     with source_of(path) as source, located(path):
         place, format = _place_of(source)
@@ -67,7 +69,15 @@ def _place_of(source: Source | Folder) -> tuple[Place | None, str]:
         return InArchive(source.archive, source.inner), FOLDER
     assert not isinstance(source, Folder)
     known = registry.claimed(source)
-    return (InArchive(Archive.of(source)), known.name) if known in registry.ARCHIVES else (None, "")
+    if known not in registry.ARCHIVES or _is_called_as_a_checkpoint(source.path):
+        return None, ""
+    return InArchive(Archive.of(source)), known.name
+
+
+def _is_called_as_a_checkpoint(path: Path) -> bool:
+    """A .pth is an archive too: one of which a part is missing is damaged, and has no verdict."""
+    others = (one for one in registry.all_formats() if one not in registry.ARCHIVES)
+    return path.name.lower().endswith(tuple(suffix for one in others for suffix in one.suffixes))
 
 
 def _size_of(place: OnDisk, files: list[str]) -> int:
