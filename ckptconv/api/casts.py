@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural, quoted
-from ckptconv.edits.cast import is_cast, is_quantized, loss_of
+from ckptconv.edits.cast import is_cast, loss_of, quantized_as
 from ckptconv.edits.rounding import Loss
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import chunks
@@ -46,8 +46,8 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
     cast: dict[DType, list[Loss]] = {}
     quantized: dict[str, list[Loss]] = {}
     for name, tensor, loss in _casts(checkpoint):
-        if is_quantized(tensor):
-            quantized.setdefault(tensor.info.dtype.name, []).append(loss)
+        if (kind := quantized_as(tensor)) is not None:
+            quantized.setdefault(kind, []).append(loss)
         elif is_cast(tensor):
             cast.setdefault(tensor.info.dtype, []).append(loss)
         if loss.overflowed:
@@ -55,7 +55,7 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
             message = f"{name}: {many} past the range of {tensor.info.dtype}"
             over.append(Finding("overflow", "error", name, message, tensor.info.dtype.name, str(loss.overflowed)))
     told = [_cast_finding(cast)] if cast else []
-    return over, told + [_quantized_finding(dtype, losses) for dtype, losses in quantized.items()]
+    return over, told + [_quantized_finding(kind, losses) for kind, losses in quantized.items()]
 
 
 def _cast_finding(cast: Mapping[DType, Sequence[Loss]]) -> Finding:
@@ -71,10 +71,10 @@ def _cast_finding(cast: Mapping[DType, Sequence[Loss]]) -> Finding:
     return Finding("cast", "info", "", message, None, f"{total.max_rel:.9g}")
 
 
-def _quantized_finding(dtype: str, losses: Sequence[Loss]) -> Finding:
+def _quantized_finding(kind: str, losses: Sequence[Loss]) -> Finding:
     total = _sum(losses)
     how = f"the RMS error is {100 * total.rms:.3g} % of the values' RMS" if total.error else "exactly"
-    message = f"{_are(losses)} quantized to {dtype}: {how}{_flushed(total)}"
+    message = f"{_are(losses)} quantized to {kind}: {how}{_flushed(total)}"
     return Finding("quantized", "info", "", message, None, f"{total.rms:.9g}")
 
 
@@ -97,11 +97,12 @@ def unheld_blocks(checkpoint: Checkpoint, wanted: Format) -> Iterator[Finding]:
     """The loss of tensors that were asked to be blocks in a format that would keep them as bytes, and record it."""
     names: dict[str, list[str]] = {}
     for name, tensor in checkpoint.items():
-        if is_quantized(tensor) and tensor.info.dtype in wanted.holds.dtypes and not wanted.holds.blocks:
-            names.setdefault(tensor.info.dtype.name, []).append(name)
-    for dtype, which in names.items():
+        dtype, holds = tensor.info.dtype, wanted.holds
+        if quantized_as(tensor) == dtype.name and dtype in holds.dtypes and not holds.blocks:
+            names.setdefault(dtype.name, []).append(name)
+    for kind, which in names.items():
         shown = quoted(which)
-        message = f"{wanted.name} has no {dtype}; its bytes would be kept as U8, which ckptconv alone unpacks: {shown}"
+        message = f"{wanted.name} has no {kind}; its bytes would be kept as U8, which ckptconv alone unpacks: {shown}"
         yield Finding("dtype", "error", which[0], message, hint="a .gguf holds blocks")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.dequantize import retyped, type_name, unclaimed
+from ckptconv.api.quantize import CONFIG_KEY, quantization_config
 from ckptconv.api.uses import uses_of
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
@@ -127,7 +128,8 @@ def companions_of(source: PathText, edits: Edits, opened: Checkpoint, made: Chec
     weights = [name for name in names if name.endswith((SAFE, PICKLED))]
     for name in weights:
         _check_weights(place, name)
-    config = _config(place, edits, made) if (edits.dequantize or edits.dtype) and CONFIG in names else None
+    changed = edits.dequantize or edits.dtype or edits.quantize
+    config = _config(place, edits, made) if changed and CONFIG in names else None
     lost = taken(name for name in folder.others if (folder.path / name).is_symlink())
     tops = {part.path.partition("/")[0] for part in parts}
     stay = [f"{name}/" for name in folder.folders if name not in tops and not name.startswith(".")]
@@ -172,10 +174,12 @@ def _config(place: Place, edits: Edits, checkpoint: Checkpoint) -> bytes | None:
         text = source.read_all(MAX_CONFIG)
         before = strict_json.object_of(text, CONFIG, hint="copy it again from where it came")
         strict_json.check_depth(before, CONFIG)
-    after = unclaimed(before.copy()) if edits.dequantize else before
+    after = unclaimed(before.copy()) if edits.dequantize or edits.quantize else before
     assert isinstance(after, dict)
     if (name := type_name(checkpoint)) is not None:
         after = retyped(after, name)
+    if (quantized := quantization_config(checkpoint)) is not None:
+        after = {**after, CONFIG_KEY: quantized}
     return None if after == before else _written_as(text.decode(), after)
 
 

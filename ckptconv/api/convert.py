@@ -218,7 +218,7 @@ def _foreseen(order: Order, made: Prepared, place: Destination, files: Companion
         [
             *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
             *untranslated(made.edited, wanted, order.edits), *place.findings,
-            *(place.left_behind(source) if files is None else files.findings),
+            *((*place.left_behind(source), *_unsaid(made)) if files is None else files.findings),
         ],
         files=[place.path.parent / name for name in files.names] if files is not None else [],
     )  # fmt: skip
@@ -275,6 +275,15 @@ def _unheld(made: Prepared, wanted: Format) -> Iterable[Finding]:
     from ckptconv.api.casts import unheld_blocks
 
     return unheld_blocks(made.checkpoint, wanted)
+
+
+def _unsaid(made: Prepared) -> Iterable[Finding]:
+    """What a configuration has to say of the tensors that no file beside them says."""
+    if not made.is_edited:
+        return ()
+    from ckptconv.api.quantize import asked_of_config
+
+    return asked_of_config(made.checkpoint)
 
 
 def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:

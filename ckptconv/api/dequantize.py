@@ -11,6 +11,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
+from ckptconv.edits.cast import before_quantizing
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits
@@ -73,10 +74,12 @@ def type_said(said: Mapping[object, MetaNode]) -> DType:
 
 
 def type_name(tensors: Mapping[str, LazyTensor]) -> str | None:
-    """What a configuration calls the type that most of the tensors' bytes are of; None where it is none of its."""
+    """What a configuration calls the type that most of the tensors' bytes are of, or were before they were quantized;
+    None where it is none of its.
+    """
     sizes: Counter[DType] = Counter()
     for tensor in tensors.values():
-        sizes[tensor.info.dtype] += tensor.info.nbytes
+        sizes[before_quantizing(tensor)] += tensor.info.nbytes
     most = sizes.most_common(1)
     return _CALLED.get(most[0][0]) if most else None
 

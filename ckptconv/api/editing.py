@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api import dequantize
+from ckptconv.api import dequantize, quantize
 from ckptconv.api.edits import Moves
 from ckptconv.api.lora import Adapters, Lora
 from ckptconv.api.mixture import model_of
@@ -120,6 +120,10 @@ def edited(
     types = dequantize.wanted_types(state.tensors, state.origins, plain, dequantize.type_said(said), checkpoint)
     left += _make_casts(checkpoint, state, wanted, types, said)
     left += dequantize.left_quantized(state.tensors) if plain else []
+    if wanted.quantize:
+        edit, told = quantize.quantize_edit(state.tensors, wanted.quantize, state.composites)
+        state.make(edit, "--quantize")
+        left += told
     made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
     if plain:
         made.root = dequantize.unclaimed(made.root)

@@ -1,4 +1,4 @@
-"""What people do while converting: select, drop, dequantize, rename, rules, casts, in this order."""
+"""What people do while converting: select, drop, dequantize, rename, rules, casts, quantize, in this order."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Edits:
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
                   ``"Q8_0"`` and other blocks, for the matrices that can be of them, and ``"Q4_K_M"`` and other mixtures
                   of llama.cpp's, for a whole model.
+    quantize:     a scheme, as ``"fp8"``, for the weights of all linear layers, ``"GLOB=fp8"`` for some of these, or
+                  ``"NAME=fp8"`` for a weight whatever it is of.
     """
 
     select: Sequence[str] = ()
@@ -41,9 +43,10 @@ class Edits:
     names: Sequence[Step] | Step = ()
     reverse: bool = False
     dtype: Sequence[str] = ()
+    quantize: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("select", "drop", "dtype"):
+        for name in ("select", "drop", "dtype", "quantize"):
             object.__setattr__(self, name, several(getattr(self, name)))
         names = self.names
         if isinstance(names, str | PathLike) or not isinstance(names, Iterable):
@@ -60,7 +63,8 @@ class Edits:
         """The options of ``ckptconv convert`` that ask for this."""
         names = tuple(part for step in self.steps for part in _words_of_step(step))
         before = {"--select": self.select, "--drop": self.drop, "--dequantize": self.dequantize}
-        return (*words_of(before), *names, *words_of({"--reverse": self.reverse, "--dtype": self.dtype}))
+        after = {"--reverse": self.reverse, "--dtype": self.dtype, "--quantize": self.quantize}
+        return (*words_of(before), *names, *words_of(after))
 
     @property
     def dialects(self) -> tuple[str, ...]:
@@ -83,7 +87,8 @@ class Edits:
         return TO_LDM in self.dialects
 
     def __bool__(self) -> bool:
-        return bool(self.select or self.drop or self.dequantize or self.names or self.reverse or self.dtype)
+        changed = self.names or self.reverse or self.dtype or self.quantize
+        return bool(self.select or self.drop or self.dequantize or changed)
 
 
 def _words_of_step(step: Step) -> tuple[str, str]:

@@ -73,6 +73,13 @@ def dialects() -> Iterable[str]:
     return DIALECTS
 
 
+def schemes() -> Iterable[str]:
+    """What ``--quantize`` takes."""
+    from ckptconv.edits.quantizers.schemes import SCHEMES
+
+    return SCHEMES
+
+
 def dtypes() -> Iterable[str]:
     """What ``--dtype`` casts to."""
     from ckptconv.core.dtypes import PLAIN

@@ -35,7 +35,7 @@ SECTIONS = {
     "What is kept": "--bare --meta --allow-loss",
     "Which tensors": "--select --drop",
     "Their names": "--strip-prefix --add-prefix --rename --translate --rules --reverse",
-    "Their values": "--dtype --dequantize --lora",
+    "Their values": "--dtype --dequantize --quantize --lora",
     "Architecture": "--arch --set --with-params --verify --input",
 }
 
@@ -55,6 +55,7 @@ Examples:
   ckptconv convert training.ckpt weights.safetensors --bare
   ckptconv convert raw.pth with-metadata.pth --arch mlp --with-params
   ckptconv convert model.gguf model.safetensors --translate gguf --dtype BF16 --bare
+  ckptconv convert qwen3/ qwen3-fp8/ --quantize fp8 --with-files
   ckptconv convert base/ merged/ --lora adapter/ --lora style.safetensors=0.8 --with-files
   ckptconv convert model/ model.gguf --translate to-gguf --dtype F16
   ckptconv convert adapter/ adapter.gguf --translate to-gguf --arch base/config.json

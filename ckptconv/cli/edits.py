@@ -95,6 +95,12 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "Q4_K and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices; for a whole model also a mixture of "
         "llama.cpp's, such as Q4_K_M. Repeatable.",
     ),
+    click.option(
+        "--quantize", metavar="[GLOB=]SCHEME", multiple=True, shell_complete=completion.words(completion.schemes),
+        help="Store the weights of linear layers, or those that GLOB matches, as vLLM and transformers load them "
+        "quantized: fp8 (compressed-tensors', a scale for each row), fp8-block (DeepSeek's, for each 128 × 128). "
+        "'qwen3/ qwen3-fp8/ --quantize fp8 --with-files' makes a folder to load. Repeatable.",
+    ),
 )  # fmt: skip
 
 
@@ -112,5 +118,5 @@ def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: 
             names.append(text if name == "rules" else Lora.parse(text) if name == "lora" else NameRule(name, text))
     return Edits(
         select=given["select"], drop=given["drop"], dequantize=dequantize, names=names, reverse=reverse,
-        dtype=given["dtype"],
+        dtype=given["dtype"], quantize=given["quantize"],
     )  # fmt: skip

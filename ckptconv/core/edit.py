@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 Kind = Literal[
-    "rename", "transpose", "permute", "reshape", "cast", "map", "dequantize", "split", "concat", "stack", "unstack",
-    "tie", "untie", "drop", "zeros", "remove-layers", "insert-layers",
+    "rename", "transpose", "permute", "reshape", "cast", "map", "dequantize", "quantize", "split",
+    "concat", "stack", "unstack", "tie", "untie", "drop", "zeros", "remove-layers", "insert-layers",
 ]  # fmt: skip
 """transpose: dimension i of a target is dimension ``details["axes"][i]`` of its source.
 permute: dimension ``details["axis"]`` is taken for several, of lengths ``shape``; these change places as ``axes`` says,
@@ -31,6 +31,7 @@ map: every element x becomes ``details["function"]`` of it, rounded to the tenso
 ``multiply`` x · ``value``, ``neg-exp`` -exp(x), ``log-neg`` log(-x).
 dequantize: the tensors that a weight is stored as become the weight in F32, by ``details["scheme"]``; which of them is
 what, ``parts`` says, and ``block``, ``bits`` and ``zeros`` what the scheme takes besides: edits.quantized.schemes.
+quantize: a weight becomes its codes and their scales, by ``details["scheme"]``: edits.quantizers.schemes.
 split, concat: one source into several targets along ``details["axis"]``, of lengths ``sizes``, and the other way round.
 With ``blocks``, the whole is that many blocks of equal length, and each has a piece of every part, as the heads of an
 interleaved q, k and v. stack, unstack: sources of one shape along a new dimension ``axis``, and the other way round.

@@ -17,5 +17,6 @@ A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes th
     patterns  python                    many changes as few patterns; an edit as a line of Python
     dialects                            names and layouts of other frameworks (``--translate``)
     quantized                           weights that quantizers stored as several tensors (``--dequantize``)
+    quantizers                          …and the other way (``--quantize``)
     adapters                            LoRA and its kin (``--lora``)
 """

@@ -20,6 +20,7 @@ from ckptconv.edits.functions import Function, mapped
 from ckptconv.edits.joined import joined
 from ckptconv.edits.quantize import unfit
 from ckptconv.edits.quantized.schemes import dequantized
+from ckptconv.edits.quantizers.schemes import SCHEMES, coded
 from ckptconv.edits.through import cut, turned
 from ckptconv.edits.views import Zeros, reshaped
 from ckptconv.errors import LIST_NAMES, EditError, UnsupportedError
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 ARITY: dict[Kind, tuple[str, str]] = {
     "rename": ("one", "one"), "transpose": ("one", "one"), "permute": ("one", "one"), "reshape": ("one", "one"),
-    "cast": ("one", "one"), "map": ("one", "one"), "dequantize": ("many", "one"), "split": ("one", "many"),
+    "cast": ("one", "one"), "map": ("one", "one"), "dequantize": ("many", "one"),
+    "quantize": ("one", "many"), "split": ("one", "many"),
     "concat": ("many", "one"), "stack": ("many", "one"), "unstack": ("one", "many"), "tie": ("one", "one"),
     "untie": ("one", "one"), "drop": ("one", "none"), "zeros": ("one", "one"), "remove-layers": ("one", "none"),
     "insert-layers": ("none", "one"),
@@ -52,6 +54,7 @@ _TAKES: dict[Kind, str] = {
     "cast": "dtype is the name of an element type, as BF16, for a GGUF also of a block type, as Q8_0",
     "map": "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before it",
     "dequantize": "sources are the parts of a scheme in their order, or as parts lists them",
+    "quantize": "scheme is fp8 or fp8-block, the source a matrix of floats, the targets its codes and its scales",
     "split": "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
     "concat": "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be equal",
     "stack": "axis counts the dimensions of the result from 0; element types and shapes have to be equal",
@@ -160,6 +163,8 @@ class _Application:
                 return {}
             case "split" | "unstack":
                 return self.split(step, sources[0])
+            case "quantize":
+                return self.quantized(step, sources[0])
             case "dequantize":
                 return {step.targets[0]: self.dequantized(step, tuple(sources))}
             case "concat" | "stack":
@@ -217,6 +222,17 @@ class _Application:
             raise self.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
         known = [tensor.alias for tensor in tensors]
         return replace(made, alias=None if None in known else (self.edit.kind, *known))
+
+    def quantized(self, step: Step, tensor: LazyTensor) -> Tensors:
+        scheme = SCHEMES.get(str(self.edit.details.get("scheme")))
+        if scheme is None or len(step.targets) != 2:
+            raise self.fail(f"it needs one of the schemes {', '.join(SCHEMES)}, and two targets", step.sources)
+        try:
+            made = coded(tensor, scheme)
+        except ValueError as error:
+            raise self.fail(f"{step.sources[0]!r}: {error}", step.sources) from error
+        parts = zip(step.targets, made, ("codes", "scale"), strict=True)
+        return {name: replace(one, alias=self.alias(tensor, scheme.name, part)) for name, one, part in parts}
 
     def integers(self, key: str) -> tuple[int, ...]:
         value = self.edit.details.get(key)

@@ -15,6 +15,7 @@ from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.blocks import unpacked
 from ckptconv.edits.computed import BLOCK, Computed
 from ckptconv.edits.quantize import Quantizer, quantized
+from ckptconv.edits.quantizers.coded import Codes
 from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError
 
@@ -113,11 +114,21 @@ def loss_of(tensor: LazyTensor) -> Loss | None:
 def is_cast(tensor: LazyTensor) -> bool:
     """Whether a tensor gets another element type, of plain elements."""
     reader = tensor.reader
-    if isinstance(reader, Quantizer) or not isinstance(reader, Computed):
+    if isinstance(reader, Quantizer | Codes) or not isinstance(reader, Computed):
         return False
     return reader.dtype is not reader.source.info.dtype
 
 
-def is_quantized(tensor: LazyTensor) -> bool:
-    """Whether a tensor gets a block type."""
-    return isinstance(tensor.reader, Quantizer)
+def quantized_as(tensor: LazyTensor) -> str | None:
+    """The block type that a tensor gets, or the scheme by which it becomes codes; None where it is not quantized."""
+    match tensor.reader:
+        case Quantizer(dtype=dtype):
+            return dtype.name
+        case Codes(scheme=scheme):
+            return scheme
+    return None
+
+
+def before_quantizing(tensor: LazyTensor) -> DType:
+    """The type that a tensor has, or had before it became codes."""
+    return tensor.reader.source.info.dtype if isinstance(tensor.reader, Codes) else tensor.info.dtype

@@ -49,6 +49,8 @@ def _inverse(edit: Edit, number: int) -> Edit:
         raise fail("what it rounded away is not in it", near_inverse(details))
     if edit.kind == "dequantize":
         raise fail("quantizing anew is no edit", "the file that it was made from has the quantized weights")
+    if edit.kind == "quantize":
+        raise fail("what it rounded away is not in it", "--dequantize makes plain weights of what it made")
     if edit.kind not in _OPPOSITE:
         raise fail("the values are not in it")
     match edit.kind:

@@ -109,10 +109,10 @@ def quantized_array(values: Array, dtype: DType) -> tuple[Array, Loss]:
         wide = values.astype(np.float32, copy=False).reshape(1, -1)  # it takes sixteen rows at a time
         blocks = OURS[dtype.name](wide) if dtype.name in OURS else quants.quantize(wide, kind)
         blocks = blocks.reshape(1, -1)
-        return blocks, _loss(wide, quants.dequantize(blocks, kind))
+        return blocks, loss_between(wide, quants.dequantize(blocks, kind))
 
 
-def _loss(wide: Array, back: Array) -> Loss:
+def loss_between(wide: Array, back: Array) -> Loss:
     """NaN, infinities, and what a scale past F16's range took with it count as past the range."""
     import numpy as np
 

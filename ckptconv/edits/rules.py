@@ -40,7 +40,7 @@ DETAILS: dict[str, tuple[str, ...]] = {
     "transpose": ("axes",), "permute": ("axis", "shape", "axes"), "reshape": ("shape", "from"),
     "cast": ("dtype", "from"), "map": ("function", "value"),
     "dequantize": ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis"),
-    "split": ("axis", "sizes", "blocks"),
+    "quantize": ("scheme",), "split": ("axis", "sizes", "blocks"),
     "concat": ("axis", "sizes", "blocks"), "stack": ("axis",), "unstack": ("axis",), "tie": ("new",),
     "remove-layers": ("stack", "layers"), "insert-layers": ("stack", "layers"), "rename": ("stack", "renumbered"),
 }  # fmt: skip
