@@ -9,7 +9,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     edits  lora                             what `convert` can be told to do on the way
     order  prepare                          `convert`, first half: what is to be written, no tensor read
     outside  editing                        …extras that are taken as the model; the edits
-    dequantize  dialects                    …quantized weights; other frameworks' names
+    dequantize  quantize  dialects          …quantized weights, both ways; other frameworks' names
     gguf  ldm  mixture                      …what llama.cpp and single files of diffusion models want besides
     shapes                                  …shapes that a GGUF of such a model says
     fitting  graph  export                  …an architecture that it must fit; the graph around the weights

@@ -51,11 +51,17 @@ def cast_losses(checkpoint: Checkpoint) -> tuple[list[Finding], list[Finding]]:
         elif is_cast(tensor):
             cast.setdefault(tensor.info.dtype, []).append(loss)
         if loss.overflowed:
-            many = "1 value is" if loss.overflowed == 1 else f"{loss.overflowed:,} values are"
-            message = f"{name}: {many} past the range of {tensor.info.dtype}"
-            over.append(Finding("overflow", "error", name, message, tensor.info.dtype.name, str(loss.overflowed)))
+            over.append(_overflow(name, tensor, loss.overflowed))
     told = [_cast_finding(cast)] if cast else []
     return over, told + [_quantized_finding(kind, losses) for kind, losses in quantized.items()]
+
+
+def _overflow(name: str, tensor: LazyTensor, count: int) -> Finding:
+    many, dtype = "1 value is" if count == 1 else f"{count:,} values are", tensor.info.dtype
+    if dtype.kind != "block" and quantized_as(tensor):
+        message = f"{name}: {many} no numbers any more, since they, or others in their blocks, were none, or infinite"
+        return Finding("overflow", "error", name, message, None, str(count))
+    return Finding("overflow", "error", name, f"{name}: {many} past the range of {dtype}", dtype.name, str(count))
 
 
 def _cast_finding(cast: Mapping[DType, Sequence[Loss]]) -> Finding:

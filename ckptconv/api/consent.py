@@ -48,7 +48,7 @@ def refuse(losses: list[Finding], allowed: Collection[str], source: PathText, *,
 def refuse_overflow(losses: list[Finding], allowed: Collection[str]) -> None:
     """Raise if finite values became infinite or NaN, which is known once they have passed, without consent."""
     if losses and not {"overflow", "all"} & set(allowed):
-        narrow = any(loss.expected not in ("F32", "F64") for loss in losses)
+        narrow = any(loss.expected not in (None, "F32", "F64") for loss in losses)
         wider = "; or --dtype 'NAME=F32' for these alone" if narrow else ""
         raise LossError(losses, hint=f"--allow-loss overflow goes on{wider}")
 

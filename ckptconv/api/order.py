@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.edits import Edits
 from ckptconv.core.spelling import to_json
-from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
+from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Order:
         if request.inputs and not self.verify and not (self.format.graph and _is_python(request.arch)):
             hint = "--input goes with --arch FILE.py:CLASS"
             raise UsageError("inputs are for Python that a graph is made of", hint=hint)
+        if self.edits.quantize:
+            self._check_quantize()
         for key, value in self.metadata.items():
             try:
                 to_json(value)
@@ -61,6 +63,23 @@ class Order:
                 said = error if isinstance(error, TypeError) else deep
                 hint = "numbers, texts, lists, dicts, …; .item() or .tolist() of an array, str() of a path"
                 raise UsageError(f"metadata {key!r}: {said}", hint=hint) from error
+
+    def _check_quantize(self) -> None:
+        """Raise UsageError where quantized weights cannot go, and where they would be taken for a model."""
+        from ckptconv.api.quantize import scheme_of
+
+        name, to_ldm = scheme_of(self.edits.quantize).name, f"--translate {TO_LDM}" * self.edits.to_ldm
+        if to_ldm or self.format.graph or self.format.dialect:
+            raise UsageError(
+                f"--quantize {name} is for what transformers and vLLM load, and not for {to_ldm or self.format.name}",
+                hint="a GGUF has types of its own, as --dtype Q8_0" if self.format.dialect else "leave it out",
+            )
+        asked = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}
+        if words := [word for word, one in asked.items() if one]:
+            raise UsageError(
+                f"--{words[0]} goes by an architecture, and none has quantized weights",
+                hint=f"leave --{words[0]} out; ckptconv validate asks it of the source",
+            )
 
 
 def _is_python(arch: str | None) -> bool:

@@ -39,6 +39,7 @@ def offered(line: str) -> list[str]:
         ("ckptconv convert a b --translate to", ["plain,to-gguf", "plain,to-ldm", "plain,to-mmproj"]),
         ("ckptconv convert a b --dtype BF", ["plain,BF16"]),
         ("ckptconv convert a b --dtype Q8", ["plain,Q8_0"]),
+        ("ckptconv convert a b --quantize f", ["plain,fp8", "plain,fp8-block"]),
         ("ckptconv convert a b --rules ed", ["file,ed"]),
         ("ckptconv nonsense x", []),
         ("ckptconv convert a b --to nonsense", []),
