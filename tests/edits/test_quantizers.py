@@ -216,6 +216,17 @@ def test_what_is_tied_to_the_embedding_stays_tied(tmp_path: Path) -> None:
     assert made["head.weight"].data_ptr() == made["wte.weight"].data_ptr()
 
 
+def test_a_weight_that_is_turned_on_its_way_is_quantized_as_it_is_then(tmp_path: Path) -> None:
+    weight = torch.randn(96, 4).bfloat16()
+    torch.save({"a.weight": weight.t()}, tmp_path / "a.pth")
+    torch.save({"a.weight": weight.t().contiguous()}, tmp_path / "b.pth")
+    for name in "ab":
+        ckptconv.convert(
+            tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors", edits=ckptconv.Edits(quantize="fp8")
+        )
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
 def test_infinities_need_consent(tmp_path: Path) -> None:
     weight = torch.ones(2, 4)
     weight[0, 1] = torch.inf

@@ -14,6 +14,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.edits.computed import Computed
 from ckptconv.edits.quantize import loss_between
 from ckptconv.edits.quantized.elements import Plain
+from ckptconv.edits.quantized.matrix import GATHERED
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
@@ -63,7 +64,8 @@ class Blocks:
     @property
     def rows_at_a_time(self) -> int:
         """Rows of elements of which codes are made at a time; of one row of blocks where these are high."""
-        most, many = max(1, PIECE // self.columns), self.height
+        piece = PIECE if self.source.light else GATHERED
+        most, many = max(1, piece // self.columns), self.height
         if many == 1:
             return most
         while many > most:
