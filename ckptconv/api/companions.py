@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.dequantize import retyped, type_name, unclaimed
-from ckptconv.api.quantize import CONFIG_KEY, quantization_config
+from ckptconv.api.quantize import quantization_config
 from ckptconv.api.uses import uses_of
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
@@ -179,7 +179,7 @@ def _config(place: Place, edits: Edits, checkpoint: Checkpoint) -> bytes | None:
     if (name := type_name(checkpoint)) is not None:
         after = retyped(after, name)
     if (quantized := quantization_config(checkpoint)) is not None:
-        after = {**after, CONFIG_KEY: quantized}
+        after = {**after, **quantized}
     return None if after == before else _written_as(text.decode(), after)
 
 

@@ -12,10 +12,9 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.cast import quantized_as
-from ckptconv.edits.quantized.config import KEYS
 from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.edits.quantizers.linear import kept_modules, linear_weights, nothing_to_do, stacked_experts
-from ckptconv.edits.quantizers.schemes import SCHEMES
+from ckptconv.edits.quantizers.schemes import CONFIG_KEY, SCHEMES
 from ckptconv.edits.select import some
 from ckptconv.errors import EditError, UsageError
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from ckptconv.edits.quantizers.schemes import Scheme
 
     Tensors = Mapping[str, LazyTensor]
-
-CONFIG_KEY = KEYS[0]
 
 _NEW_NAMES = "names are those that the target gets: ckptconv convert --dry-run shows them"
 
@@ -59,7 +56,7 @@ def quantize_edit(
         chosen |= dict.fromkeys(_chosen(glob, text, tensors, usual, scheme) if glob else usual)
     if not chosen:
         raise nothing_to_do(scheme, unfit)
-    steps = tuple(Step((name,), (name, name + scheme.scale)) for name in tensors if name in chosen)
+    steps = tuple(Step((name,), scheme.names(name)) for name in tensors if name in chosen)
     first = steps[0]
     unfit = {name: why for name, why in unfit.items() if name not in chosen}
     return Edit("quantize", first.sources, first.targets, {"scheme": scheme.name}, steps), [*_told(tensors, unfit)]
@@ -119,5 +116,5 @@ def asked_of_config(tensors: Tensors) -> Iterator[Finding]:
         yield Finding(
             "quantization-config", "info", "",
             f"loading it takes a config.json with a {CONFIG_KEY}: --with-files writes it, and --json shows it",
-            json.dumps({CONFIG_KEY: config}), None,
+            json.dumps(config), None,
         )  # fmt: skip

@@ -54,7 +54,7 @@ _TAKES: dict[Kind, str] = {
     "cast": "dtype is the name of an element type, as BF16, for a GGUF also of a block type, as Q8_0",
     "map": "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before it",
     "dequantize": "sources are the parts of a scheme in their order, or as parts lists them",
-    "quantize": "scheme is fp8 or fp8-block, the source a matrix of floats, the targets its codes and its scales",
+    "quantize": "the source is a matrix of floats, the targets its codes and what the scheme has besides, as scales",
     "split": "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
     "concat": "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be equal",
     "stack": "axis counts the dimensions of the result from 0; element types and shapes have to be equal",
@@ -225,14 +225,16 @@ class _Application:
 
     def quantized(self, step: Step, tensor: LazyTensor) -> Tensors:
         scheme = SCHEMES.get(str(self.edit.details.get("scheme")))
-        if scheme is None or len(step.targets) != 2:
-            raise self.fail(f"it needs one of the schemes {', '.join(SCHEMES)}, and two targets", step.sources)
+        if scheme is None:
+            raise self.fail(f"it needs one of the schemes {', '.join(SCHEMES)}", step.sources)
+        if len(step.targets) != 1 + len(scheme.parts):
+            raise self.fail(f"{scheme.name} makes {1 + len(scheme.parts)} tensors", step.targets)
         try:
             made = coded(tensor, scheme)
         except ValueError as error:
             raise self.fail(f"{step.sources[0]!r}: {error}", step.sources) from error
-        parts = zip(step.targets, made, ("codes", "scale"), strict=True)
-        return {name: replace(one, alias=self.alias(tensor, scheme.name, part)) for name, one, part in parts}
+        parts = enumerate(zip(step.targets, made, strict=True))
+        return {name: replace(one, alias=self.alias(tensor, scheme.name, part)) for part, (name, one) in parts}
 
     def integers(self, key: str) -> tuple[int, ...]:
         value = self.edit.details.get(key)

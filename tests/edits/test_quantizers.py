@@ -1,4 +1,4 @@
-"""Weights become what compressed-tensors and transformers store of them, bit for bit, in any range of bytes."""
+"""Weights become what compressed-tensors, transformers and MLX store of them, bit for bit, in any range of bytes."""
 
 from __future__ import annotations
 
@@ -129,11 +129,11 @@ KEPT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", ["fp8", "fp8-block"])
 def test_linear_layers_are_quantized_and_the_configuration_says_so(scheme: str, tmp_path: Path) -> None:
     source = model(tmp_path / "a", {name: ones(*shape) for name, shape in MODEL.items()})
     made, config = quantized(source, scheme)
-    end = SCHEMES[scheme].scale
+    end = SCHEMES[scheme].parts[0]
     assert {name.removesuffix(end) for name in made if name.endswith(end)} == set(LINEAR)
     assert {name for name, tensor in made.items() if tensor.dtype == torch.float8_e4m3fn} == set(LINEAR)
     said = config.pop("quantization_config")
@@ -156,6 +156,29 @@ def test_linear_layers_are_quantized_and_the_configuration_says_so(scheme: str, 
     }[scheme]  # fmt: skip
     assert sorted(said.get("ignore") or said["modules_to_not_convert"]) == KEPT
     assert ckptconv.inspect(tmp_path / "made").quantized.popitem()[1] == len(LINEAR)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_mlx_has_scales_and_biases_beside_the_weight(bits: int, tmp_path: Path) -> None:
+    shapes = {**MODEL, "model.layers.1.mlp.down_proj.weight": (8, 64), "odd.weight": (8, 96)}
+    source = model(tmp_path / "a", {name: ones(*shape) for name, shape in shapes.items() if ".experts.0" not in name})
+    made, config = quantized(source, f"mlx-{bits}bit")
+    said = {"group_size": 64, "bits": bits, "mode": "affine"}
+    assert config == {"torch_dtype": "bfloat16", "quantization": said, "quantization_config": said}
+    assert sorted(name for name, tensor in made.items() if tensor.dtype == torch.uint32) == [
+        "model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight"
+    ]  # fmt: skip
+    assert made["model.layers.1.mlp.down_proj.weight"].shape == (8, 64 * bits // 32)
+    assert made["model.layers.1.mlp.down_proj.biases"].shape == (8, 1)
+    edits = ckptconv.Edits(dequantize=True)
+    ckptconv.convert(tmp_path / "made", f"{tmp_path}/back/", edits=edits, with_files=True)
+    assert same(load_file(tmp_path / "back" / "model.safetensors")["model.layers.1.mlp.down_proj.weight"], ones(8, 64))
+    assert (tmp_path / "back" / "config.json").read_text() == (source / "config.json").read_text()
+
+
+def test_experts_that_mlx_stacks_are_refused(tmp_path: Path) -> None:
+    source = model(tmp_path / "a", {name: ones(*shape) for name, shape in MODEL.items()})
+    assert "mlx_lm.convert quantizes such models" in refusal(source, EditError, quantize="mlx-4bit")
 
 
 def test_plain_weights_come_back_with_their_configuration(tmp_path: Path) -> None:

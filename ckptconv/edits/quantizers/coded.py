@@ -1,8 +1,8 @@
-"""The scales and codes of a matrix, neither of them read: both are computed while they are read.
+"""The codes of a matrix and what goes with them (scales), none of it read: all is computed while it is read.
 
-A scale is for a block of `height` × `width` elements, and follows from the largest of them. Codes are made of whole
-rows, some hundred thousand elements at a time; where a block is higher than that, its scale is found first, in a pass
-of its own over its rows.
+What a block of `height` × `width` elements has in common follows from a few measures of it, such as the largest size.
+Codes are made of whole rows, some hundred thousand elements at a time; where a block is higher than a row, it is
+measured first, in a pass of its own over its rows.
 """
 
 from __future__ import annotations
@@ -29,27 +29,36 @@ MOST_COLUMNS = 1 << 20
 
 
 class Rule(Protocol):
-    """How a scheme gets from the largest sizes of blocks to scales, and from these to codes; all arrays are F32."""
+    """How a scheme gets from values to measures of blocks, from these to what is stored, and to codes; in F32."""
 
-    def factors(self, sizes: Array, dtype: DType) -> tuple[Array, Array]:
-        """For each block the scale that is stored, and the factor that `codes` takes. `dtype`: of the weight."""
+    @property
+    def measures(self) -> int:
+        """How many numbers are known of a block."""
 
-    def codes(self, values: Array, factors: Array, dtype: DType) -> tuple[Array, Array]:
-        """The codes of values, and what they stand for, not yet scaled."""
+    def measured(self, values: Array) -> Array:
+        """Those of values in groups, in a last dimension; of groups that make one block the largest counts."""
+
+    def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
+        """For each block what is stored of it, as the types that it is stored in keep it, and then what `codes` takes
+        besides. `dtype`: of the weight.
+        """
+
+    def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
+        """The codes of values in groups, as the bytes that are stored; and what they stand for."""
 
 
 @dataclass
 class Blocks:
     """A matrix, read in rows of blocks, each of which has `height` rows of elements.
 
-    known: the row of blocks whose scales and factors were found last.
+    known: the row of blocks that was measured last, and what it has in common.
     """
 
     source: LazyTensor
     rule: Rule
     height: int
     width: int
-    known: tuple[int, tuple[Array, Array]] | None = field(default=None, init=False)
+    known: tuple[int, tuple[Array, ...]] | None = field(default=None, init=False)
 
     @property
     def columns(self) -> int:
@@ -73,39 +82,33 @@ class Blocks:
         return many
 
     def rows(self, first: int, last: int) -> Array:
-        """Rows of elements, as F32."""
+        """Rows of elements in groups, as F32: what of a row is in one block."""
         rows, columns = self.source.info.shape
-        return Plain(self.source, (rows, columns)).rectangle(range(first, min(last, rows)), range(columns))
+        found = Plain(self.source, (rows, columns)).rectangle(range(first, min(last, rows)), range(columns))
+        return found.reshape(len(found), self.across, self.width)
 
-    def sizes(self, values: Array) -> Array:
-        """The largest size of the elements of each row that are in one block."""
+    def shared(self, line: int, count: int) -> tuple[Array, ...]:
+        """What `count` rows of blocks from `line` on have in common, block by block."""
         import numpy as np
 
-        made: Array = np.abs(values).reshape(len(values), self.across, self.width).max(axis=2)
-        return made
-
-    def factors(self, line: int, count: int) -> tuple[Array, Array]:
-        """The scales and factors of `count` rows of blocks from `line` on."""
-        import numpy as np
-
-        found = np.zeros((count, self.across), np.float32)
+        found = np.full((count, self.across, self.rule.measures), -np.inf, np.float32)
         first, last, step = line * self.height, (line + count) * self.height, self.rows_at_a_time
         for at in range(first, last, step):
-            sizes = self.sizes(self.rows(at, min(at + step, last)))
+            measures = self.rule.measured(self.rows(at, min(at + step, last)))
             if self.height == 1:
-                found[at - first : at - first + len(sizes)] = sizes
+                found[at - first : at - first + len(measures)] = measures
             else:
                 place = (at - first) // self.height
-                found[place] = np.maximum(found[place], sizes.max(axis=0))
-        return self.rule.factors(found, self.source.info.dtype)
+                found[place] = np.maximum(found[place], measures.max(axis=0))
+        return self.rule.shared(found, self.source.info.dtype)
 
-    def factors_of(self, first: int, values: Array) -> tuple[Array, Array]:
-        """The scales and factors of rows of elements from `first` on: a row for each, or one for all of them."""
+    def shared_by(self, first: int, values: Array) -> tuple[Array, ...]:
+        """What rows of elements from `first` on have in common: for each row, or the same for all of them."""
         if self.height == 1:
-            return self.rule.factors(self.sizes(values), self.source.info.dtype)
+            return self.rule.shared(self.rule.measured(values), self.source.info.dtype)
         line, known = first // self.height, self.known
         if known is None or known[0] != line:
-            self.known = known = line, self.factors(line, 1)
+            self.known = known = line, self.shared(line, 1)
         return known[1]
 
 
@@ -113,10 +116,12 @@ class Blocks:
 class Codes(Computed):
     """Reads ranges of the codes' image.
 
-    scheme: what people call how it is done. last: the piece that was made last, for whoever goes on in it.
+    row:    bytes of a row. scheme: what people call how it is done.
+    last:   the piece that was made last, for whoever goes on in it.
     """
 
     matrix: Blocks
+    row: int
     scheme: str
     last: tuple[int, bytes] = field(default=(-1, b""), init=False)
 
@@ -126,7 +131,7 @@ class Codes(Computed):
         return False
 
     def __call__(self, start: int, stop: int) -> memoryview:
-        size = self.matrix.rows_at_a_time * self.dtype.nbytes(self.matrix.columns)
+        size = self.matrix.rows_at_a_time * self.row
         first = start // size
         made = b"".join(self._piece(number) for number in range(first, -(-stop // size)))
         return memoryview(made)[start - first * size : stop - first * size]
@@ -136,32 +141,28 @@ class Codes(Computed):
         known, data = self.last
         if known == number:
             return data
-        from ckptconv.core.arrays import to_bytes
-
         many, columns = self.matrix.rows_at_a_time, self.matrix.columns
         values = self.matrix.rows(number * many, (number + 1) * many)
         codes, loss = self._coded(number * many, values)
         self.note(number * many * columns, number * many * columns + values.size, loss)
-        data = to_bytes(codes, self.dtype)
+        data = codes.tobytes()
         self.last = number, data
         return data
 
     def _coded(self, first: int, values: Array) -> tuple[Array, Loss]:
         import numpy as np
 
-        with np.errstate(all="ignore"):  # an infinity makes NaN, which is told as past the range
-            scales, factors = self.matrix.factors_of(first, values)
-            shape = (len(values), self.matrix.across, self.matrix.width)
-            codes, back = self.matrix.rule.codes(values.reshape(shape), factors[..., None], self.source.info.dtype)
-            back *= scales[..., None]
-            return codes.reshape(values.shape), loss_between(values, back.reshape(values.shape))
+        with np.errstate(all="ignore"):  # an infinity makes NaN, which is told
+            codes, back = self.matrix.rule.codes(values, self.matrix.shared_by(first, values), self.source.info.dtype)
+            return codes, loss_between(values, back)
 
 
 @dataclass(frozen=True, slots=True)
-class Scales:
-    """Reads ranges of the scales' image; `dtype` is theirs."""
+class Shared:
+    """Reads ranges of the image of what is stored of each block: the `index`-th of its rule's, as `dtype`."""
 
-    blocks: Blocks
+    matrix: Blocks
+    index: int
     dtype: DType
 
     def __call__(self, start: int, stop: int) -> memoryview:
@@ -170,9 +171,9 @@ class Scales:
         from ckptconv.core.arrays import to_bytes
         from ckptconv.edits.rounding import cast_array
 
-        line = self.dtype.nbytes(self.blocks.across)
+        line = self.dtype.nbytes(self.matrix.across)
         first, last = start // line, -(-stop // line)
         with np.errstate(all="ignore"):
-            scales, _ = self.blocks.factors(first, last - first)
-        made = to_bytes(cast_array(scales.reshape(-1), DType.F32, self.dtype)[0], self.dtype)
+            found = self.matrix.shared(first, last - first)[self.index]
+        made = to_bytes(cast_array(found.reshape(-1), DType.F32, self.dtype)[0], self.dtype)
         return memoryview(made)[start - first * line : stop - first * line]

@@ -58,6 +58,7 @@ def linear_weights(tensors: Tensors, scheme: Scheme) -> tuple[list[str], dict[st
 
     Raises EditError for weights that lie the other way round.
     """
+    _check_experts(tensors, scheme)
     shared = Counter(tensor.alias for tensor in tensors.values() if tensor.alias is not None)
     found, unfit = [], {}
     for name, tensor in tensors.items():
@@ -83,6 +84,17 @@ def _with(name: str) -> Iterable[str]:
     for several in _TOGETHER:
         if last in several:
             yield from (f"{parent}.{one}{WEIGHT}".removeprefix(".") for one in several if one != last)
+
+
+def _check_experts(tensors: Tensors, scheme: Scheme) -> None:
+    """Raise EditError for experts of which mlx-lm makes stacks, of weights and of nothing else."""
+    experts = [name for name in tensors if re.search(r"\.experts\.\d+\.", name)]
+    if experts and scheme.name.startswith("mlx"):
+        raise EditError(
+            f"--quantize {scheme.name}: {experts[0]!r} is one of experts of which mlx-lm makes a stack as it loads "
+            "them, and it does so with plain weights alone",
+            hint="mlx_lm.convert quantizes such models",
+        )
 
 
 def _check_not_turned(name: str, info: TensorInfo, tensors: Tensors) -> None:
