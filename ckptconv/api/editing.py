@@ -111,7 +111,7 @@ def edited(
     if wanted.for_llama_cpp:
         check_config(checkpoint)
     if said is None:
-        said = said_anywhere(checkpoint) if translates or wanted.dequantize else {}
+        said = said_anywhere(checkpoint) if translates or wanted.dequantize or wanted.quantize else {}
     plain = dequantize.edits_for(state.tensors, said, state.composites, checkpoint.notes) if wanted.dequantize else []
     for edit in plain:
         state.make(edit, "--dequantize")
@@ -121,7 +121,7 @@ def edited(
     left += _make_casts(checkpoint, state, wanted, types, said)
     left += dequantize.left_quantized(state.tensors) if plain else []
     if wanted.quantize:
-        edit, told = quantize.quantize_edit(state.tensors, wanted.quantize, state.composites)
+        edit, told = quantize.quantize_edit(state.tensors, wanted.quantize, state.composites, said)
         state.make(edit, "--quantize")
         left += told
     made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)

@@ -44,12 +44,12 @@ def scheme_of(texts: Sequence[str]) -> Scheme:
 
 
 def quantize_edit(
-    tensors: Tensors, texts: Sequence[str], composites: Mapping[str, Composite]
+    tensors: Tensors, texts: Sequence[str], composites: Mapping[str, Composite], said: Mapping[object, object]
 ) -> tuple[Edit, list[Finding]]:
     """The edit that ``--quantize`` stands for, and what is told of it. Raises EditError, UsageError."""
     scheme = scheme_of(texts)
     _check_plain(tensors, composites)
-    usual, unfit = linear_weights(tensors, scheme)
+    usual, unfit = linear_weights(tensors, scheme, said.get("model_type"))
     chosen: dict[str, None] = {}
     for text in texts:
         glob = text.rpartition("=")[0]

@@ -176,9 +176,12 @@ def test_mlx_has_scales_and_biases_beside_the_weight(bits: int, tmp_path: Path) 
     assert (tmp_path / "back" / "config.json").read_text() == (source / "config.json").read_text()
 
 
-def test_experts_that_mlx_stacks_are_refused(tmp_path: Path) -> None:
+def test_models_that_mlx_changes_as_it_loads_them_are_refused(tmp_path: Path) -> None:
     source = model(tmp_path / "a", {name: ones(*shape) for name, shape in MODEL.items()})
-    assert "mlx_lm.convert quantizes such models" in refusal(source, EditError, quantize="mlx-4bit")
+    assert "mlx-lm changes weights as 'model.layers.0.mlp.experts.0" in refusal(source, EditError, quantize="mlx-4bit")
+    source = model(tmp_path / "b", {"a.weight": ones(8, 64)})
+    (source / "config.json").write_text('{"model_type": "falcon_h1"}')
+    assert "mlx-lm changes weights of a falcon_h1" in refusal(source, EditError, quantize="mlx-4bit")
 
 
 def test_plain_weights_come_back_with_their_configuration(tmp_path: Path) -> None:

@@ -135,6 +135,11 @@ def known(tensors: Tensors, kind: object) -> bool:
     return any(_is_mlxs(name, info, kind) for name, info in tensors.items())
 
 
+def is_changed(kind: object) -> bool:
+    """Whether mlx-lm is known to change the tensors of such a model."""
+    return isinstance(kind, str) and (kind in MODELS or kind in _FOLDED)
+
+
 def refuse(tensors: Tensors, metadata: Mapping[object, object], dialect: str) -> None:
     """Raise EditError for a model of mlx-lm's, of which a dialect that takes transformers' would make another."""
     if known(tensors, metadata.get("model_type")):

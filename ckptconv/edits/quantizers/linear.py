@@ -17,6 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.core.text import plural
+from ckptconv.edits.dialects.mlx import is_changed
 from ckptconv.edits.quantized.parts import FLOATS
 from ckptconv.errors import EditError
 
@@ -53,12 +54,13 @@ def is_kept(name: str) -> bool:
     return module_of(name).rpartition(".")[2] in _HEADS or _KEPT.fullmatch(name) is not None
 
 
-def linear_weights(tensors: Tensors, scheme: Scheme) -> tuple[list[str], dict[str, str]]:
+def linear_weights(tensors: Tensors, scheme: Scheme, kind: object = None) -> tuple[list[str], dict[str, str]]:
     """The weights that are quantized, and those that would be but for their shapes or types, with why they are not.
+    kind: the model_type, if any is said.
 
-    Raises EditError for weights that lie the other way round.
+    Raises EditError for weights that lie the other way round, and for a model that does not load with such weights.
     """
-    _check_experts(tensors, scheme)
+    _check_loaded_as_it_is(tensors, scheme, kind)
     shared = Counter(tensor.alias for tensor in tensors.values() if tensor.alias is not None)
     found, unfit = [], {}
     for name, tensor in tensors.items():
@@ -86,13 +88,15 @@ def _with(name: str) -> Iterable[str]:
             yield from (f"{parent}.{one}{WEIGHT}".removeprefix(".") for one in several if one != last)
 
 
-def _check_experts(tensors: Tensors, scheme: Scheme) -> None:
-    """Raise EditError for experts of which mlx-lm makes stacks, of weights and of nothing else."""
-    experts = [name for name in tensors if re.search(r"\.experts\.\d+\.", name)]
-    if experts and scheme.name.startswith("mlx"):
+def _check_loaded_as_it_is(tensors: Tensors, scheme: Scheme, kind: object) -> None:
+    """Raise EditError for a model of which mlx-lm changes weights as it loads them: those that are plain."""
+    if not scheme.name.startswith("mlx"):
+        return
+    experts = next((name for name in tensors if re.search(r"\.experts\.\d+\.", name)), None)
+    if experts is not None or is_changed(kind):
+        what = f"as {experts!r}" if experts is not None else f"of a {kind}"
         raise EditError(
-            f"--quantize {scheme.name}: {experts[0]!r} is one of experts of which mlx-lm makes a stack as it loads "
-            "them, and it does so with plain weights alone",
+            f"--quantize {scheme.name}: mlx-lm changes weights {what} when it loads them, which takes plain ones",
             hint="mlx_lm.convert quantizes such models",
         )
 
