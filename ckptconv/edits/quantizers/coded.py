@@ -166,14 +166,18 @@ class Shared:
     dtype: DType
 
     def __call__(self, start: int, stop: int) -> memoryview:
+        line = self.dtype.nbytes(self.matrix.across)
+        first, last = start // line, -(-stop // line)
+        step = self.matrix.rows_at_a_time if self.matrix.height == 1 else 1
+        made = b"".join(self._lines(at, min(step, last - at)) for at in range(first, last, step))
+        return memoryview(made)[start - first * line : stop - first * line]
+
+    def _lines(self, line: int, count: int) -> bytes:
         import numpy as np
 
         from ckptconv.core.arrays import to_bytes
         from ckptconv.edits.rounding import cast_array
 
-        line = self.dtype.nbytes(self.matrix.across)
-        first, last = start // line, -(-stop // line)
         with np.errstate(all="ignore"):
-            found = self.matrix.shared(first, last - first)[self.index]
-        made = to_bytes(cast_array(found.reshape(-1), DType.F32, self.dtype)[0], self.dtype)
-        return memoryview(made)[start - first * line : stop - first * line]
+            found = self.matrix.shared(line, count)[self.index]
+        return to_bytes(cast_array(found.reshape(-1), DType.F32, self.dtype)[0], self.dtype)
