@@ -31,14 +31,13 @@ from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.quantized.elements import E2M1, NF4, Folded, Packed, Plain
 from ckptconv.edits.quantized.lookups import Looked
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Same, Scaled
-from ckptconv.edits.quantized.parts import FLOATS, MOST_NUMBERS, need, scalar
+from ckptconv.edits.quantized.parts import FLOATS, MOST_NUMBERS, Parts, need, scalar, sizes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.spelling import Json
 
-    Parts = Mapping[str, LazyTensor]
     Shape = tuple[int, ...]
 
 INTEGERS = (
@@ -131,14 +130,6 @@ def _table(tensor: LazyTensor, codebook: LazyTensor | None, codes: Json) -> tupl
         plain = tuple(float((code ^ half) - half) for code in range(1 << dtype.bits))
         return E2M1 if dtype is DType.F4 else plain
     return table
-
-
-def sizes_of(details: Mapping[str, Json], key: str) -> Shape:
-    """A shape that the details have."""
-    said = details.get(key)
-    if not isinstance(said, list) or any(type(size) is not int or size < 0 for size in said):
-        raise ValueError(f"{key} is a list of sizes, not {said!r}")
-    return tuple(size for size in said if isinstance(size, int))
 
 
 def scaled_along(shape: Shape, scale: Shape, details: Mapping[str, Json]) -> tuple[Shape, Shape]:

@@ -22,6 +22,9 @@ F32_BYTES = 4
 FEW = 4096
 """Elements that are looked up one by one: for more, a table of all pairs is twice as fast."""
 
+E8M0_BIAS = 127
+"""An exponent of OCP's MX formats is so much above that of the power of two (5.4.1)."""
+
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The values of 4-bit floats (OCP Microscaling Formats 1.0, 5.3.3)."""
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import Plain, cut, read
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
-from ckptconv.edits.quantized.parts import FLOATS, need, numbers
+from ckptconv.edits.quantized.parts import FLOATS, Parts, need, numbers
 from ckptconv.io.limits import MAX_DIM
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-
-    Parts = Mapping[str, LazyTensor]
 
 PACKINGS = {
     "8bit_u8": (8, 1, 1), "4bit_u8": (4, 2, 1), "2bit_u8": (2, 4, 1), "1bit_u8": (1, 8, 1), "3bit_32": (3, 10, 4),

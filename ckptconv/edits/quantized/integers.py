@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
-from ckptconv.edits.quantized.parts import FLOATS, need, numbers, transposed
+from ckptconv.edits.quantized.parts import FLOATS, Parts, need, numbers, transposed
 from ckptconv.edits.views import reshaped
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-
-    Parts = Mapping[str, LazyTensor]
 
 WORD = 32
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import cut
-from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
-from ckptconv.edits.quantized.parts import FLOATS, need
+from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, sizes_of
 from ckptconv.errors import CorruptFileError
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ckptconv.core.arrays import Array
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.quantized.matrix import Grid, Matrix
 
 BLOCK = 1 << 16
 """Bytes of a mask between two counts of what is set before."""
@@ -69,7 +69,7 @@ class Looked:
     def rectangle(self, rows: range, columns: range) -> Array:
         """Looked up."""
         made = self.codes.rectangle(rows, columns)
-        Product(self.codes, self.codes, self.grid).each(self._look_up, made, Numbers(self.by), rows, columns)
+        self.grid.each(self._look_up, made, Numbers(self.by), rows, columns)
         return made
 
     def _look_up(self, codes: Array, blocks: Array, out: Array) -> None:
@@ -134,13 +134,11 @@ def _set_in(data: memoryview) -> int:
     return int.from_bytes(data, "little").bit_count()
 
 
-def sparse(parts: Mapping[str, LazyTensor], details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
+def sparse(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, ...]]:
     """Core ML's: elements, and where they are in a weight of the `shape`."""
-    from ckptconv.edits.quantized.blocks import sizes_of
-
     values, mask, shape = parts["values"], parts["mask"], sizes_of(details, "shape")
     need(values, "values", _ELEMENTS)
     need(mask, "mask", (DType.U8,))
     if mask.info.numel != -(-prod(shape) // 8):
         raise ValueError(f"a mask of {mask.info.numel} bytes is not for the shape {list(shape)}")
-    return Scattered(values, mask, (prod(shape[:-1]), (1, *shape)[-1])), shape
+    return Scattered(values, mask, folded(shape)), shape

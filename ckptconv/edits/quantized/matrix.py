@@ -14,14 +14,13 @@ they add to that, each step is rounded as they do it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ckptconv.core.arrays import Array
     from ckptconv.core.dtypes import DType
-
 
 TILE = 1 << 17
 """Elements that are computed at a time where they are read as they lie: half a megabyte of F32."""
@@ -106,6 +105,44 @@ class Grid:
     lines: int
     groups: Array | None = None
 
+    def each(self, operation: Callable[..., object], made: Array, by: Matrix, rows: range, columns: range) -> None:
+        """Every value of a rectangle and its scale: the operation gets some of the first, the second, and where what
+        becomes of them goes.
+        """
+        import numpy as np
+
+        line = self._line(np.arange(rows.start, rows.stop))
+        first = int(line[0])
+        spread = self._spread(by, range(first, int(line[-1]) + 1), columns)
+        if self.rows == 1:
+            operation(made, spread, out=made)
+            return
+        ends = [*(np.flatnonzero(np.diff(line)) + 1).tolist(), len(line)]
+        start = 0
+        for end in ends:
+            operation(made[start:end], spread[line[start] - first], out=made[start:end])
+            start = end
+
+    def _line(self, rows: Array) -> Array:
+        made: Array = rows // self.height * self.lines + rows % self.height // self.rows
+        return made
+
+    def _spread(self, by: Matrix, lines: range, columns: range) -> Array:
+        """Rows of scales, one for each column or one for all."""
+        import numpy as np
+
+        width = by.shape[1]
+        if self.groups is not None:
+            return np.take(by.rectangle(lines, range(width)), self.groups[columns.start : columns.stop], axis=1)
+        if width == 1:
+            return by.rectangle(lines, range(1))
+        first, last = columns.start // self.columns, -(-columns.stop // self.columns)
+        found = by.rectangle(lines, range(first, last))
+        if self.columns == 1:
+            return found
+        at = columns.start - first * self.columns
+        return np.repeat(found, self.columns, axis=1)[:, at : at + len(columns)]
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -141,56 +178,18 @@ class Product:
         with np.errstate(all="ignore"):  # a scale may be infinite, or any NaN
             made = self.values.rectangle(rows, columns)
             if self.zeros is not None:
-                self.each(np.subtract, made, self.zeros, rows, columns)
+                self.grid.each(np.subtract, made, self.zeros, rows, columns)
                 made = _narrowed(made, self.rounded)
-            self.each(np.multiply, made, self.scales, rows, columns)
+            self.grid.each(np.multiply, made, self.scales, rows, columns)
             made = _narrowed(made, self.rounded)
             if self.biases is not None:
-                self.each(np.add, made, self.biases, rows, columns)
+                self.grid.each(np.add, made, self.biases, rows, columns)
                 made = _narrowed(made, self.rounded)
             if self.factor is not None:
                 made *= np.float32(self.factor)
             if self.shift is not None:
                 made += np.float32(self.shift)
         return made
-
-    def each(self, operation: Any, made: Array, by: Matrix, rows: range, columns: range) -> None:
-        """Every value and its scale."""
-        import numpy as np
-
-        grid = self.grid
-        line = self._line(np.arange(rows.start, rows.stop))
-        first = int(line[0])
-        spread = self._spread(by, range(first, int(line[-1]) + 1), columns)
-        if grid.rows == 1:
-            operation(made, spread, out=made)
-            return
-        ends = [*(np.flatnonzero(np.diff(line)) + 1).tolist(), len(line)]
-        start = 0
-        for end in ends:
-            operation(made[start:end], spread[line[start] - first], out=made[start:end])
-            start = end
-
-    def _line(self, rows: Array) -> Array:
-        grid = self.grid
-        made: Array = rows // grid.height * grid.lines + rows % grid.height // grid.rows
-        return made
-
-    def _spread(self, by: Matrix, lines: range, columns: range) -> Array:
-        """Rows of scales, one for each column or one for all."""
-        import numpy as np
-
-        grid, width = self.grid, by.shape[1]
-        if grid.groups is not None:
-            return np.take(by.rectangle(lines, range(width)), grid.groups[columns.start : columns.stop], axis=1)
-        if width == 1:
-            return by.rectangle(lines, range(1))
-        first, last = columns.start // grid.columns, -(-columns.stop // grid.columns)
-        found = by.rectangle(lines, range(first, last))
-        if grid.columns == 1:
-            return found
-        at = columns.start - first * grid.columns
-        return np.repeat(found, grid.columns, axis=1)[:, at : at + len(columns)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,20 +25,16 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
+from ckptconv.edits.quantized.elements import E2M1, E8M0_BIAS, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Scaled
 from ckptconv.edits.quantized.packing import AFFINE, USUAL, Packing, packings
-from ckptconv.edits.quantized.parts import FLOATS, need
+from ckptconv.edits.quantized.parts import FLOATS, Parts, need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-
-    Parts = Mapping[str, LazyTensor]
-
-E8M0_BIAS = 127
 
 NVFP4_RANGE = 448.0 * 6.0
 """The largest scale times the largest code, by which a global scale is divided."""

@@ -1,7 +1,9 @@
-"""Checking the parts of a quantized weight, and the few that are read before the others."""
+"""Checking the parts of a quantized weight and what is said of them, and the few that are read before the others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
@@ -12,7 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ckptconv.core.arrays import Array
+    from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
+
+Parts = Mapping[str, "LazyTensor"]
+"""The tensors that a weight is stored as, by what they are."""
 
 FLOATS = (DType.F32, DType.F16, DType.BF16)
 """Types of scales."""
@@ -41,6 +47,19 @@ def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> Array
     if len(tensor.info.shape) != 1 or tensor.info.numel > most:
         raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and is no row of at most {most:,} numbers")
     return tensor.numpy()
+
+
+def sizes_of(details: Mapping[str, Json], key: str) -> tuple[int, ...]:
+    """A shape that the details have."""
+    said = details.get(key)
+    if not isinstance(said, list) or any(type(size) is not int or size < 0 for size in said):
+        raise ValueError(f"{key} is a list of sizes, not {said!r}")
+    return tuple(size for size in said if isinstance(size, int))
+
+
+def folded(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A tensor as a matrix: the dimensions before its last one are rows."""
+    return prod(shape[:-1]), (1, *shape)[-1]
 
 
 def transposed(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:

@@ -46,16 +46,14 @@ from typing import TYPE_CHECKING, NoReturn
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
 from ckptconv.edits.quantized import blocks, hqq, integers, lookups, mlx, state
-from ckptconv.edits.quantized.elements import E2M1, Packed, Plain
+from ckptconv.edits.quantized.elements import E2M1, E8M0_BIAS, Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, MatrixReader, Product, Scaled
-from ckptconv.edits.quantized.parts import FLOATS, need, scalar, transposed
+from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, scalar, transposed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.spelling import Json
-
-    Parts = Mapping[str, LazyTensor]
 
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "scaled": (("weight", "scale"), ("zero_point",)),
@@ -79,8 +77,6 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """By scheme the parts that it needs, and those that it may have."""
 
 BYTES = (DType.F8_E4M3, DType.F8_E5M2, DType.F8_E4M3FNUZ, DType.F8_E5M2FNUZ)
-
-E8M0_BIAS = 127
 
 GROUP_OF = {DType.F8_E4M3: 16, DType.U8: 32, DType.F8_E8M0: 32}
 """By the type of their scales, columns of 4-bit floats that share one."""
@@ -133,7 +129,7 @@ def _scaled(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[in
             _unfit("zero_point", zero, f"the scale is {list(scale.info.shape)}")
         zeros = Plain(zero, size)
     scales = Plain(scale, size, E8M0_BIAS if scale.info.dtype is DType.U8 else 0)
-    return Product(Plain(weight, _folded(shape)), scales, grid, zeros), shape
+    return Product(Plain(weight, folded(shape)), scales, grid, zeros), shape
 
 
 def _grid(shape: tuple[int, ...], scale: tuple[int, ...], block: Json) -> tuple[Grid, tuple[int, int]]:
@@ -185,7 +181,7 @@ def _fp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int, 
         raise ValueError("scales of F8_E4M3 go with either a global_scale or a scale_2, others with none")
     if more:
         scales = Scaled(scales, scalar(parts[more[0]], more[0]), divides=more[0] == "global_scale")
-    values = Packed(packed, _folded(shape), 4, 1, E2M1)
+    values = Packed(packed, folded(shape), 4, 1, E2M1)
     return Product(values, scales, Grid(rows, 1, group, rows)), shape
 
 
@@ -205,10 +201,6 @@ def _mxfp4(parts: Parts, details: Mapping[str, Json]) -> tuple[Matrix, tuple[int
     # half of each scale, and then twice the product: as ldexp, for which 0 · 2^128 is 0 and half of that is finite
     by = Plain(transposed(scales, shape[:3]), (experts * groups, rows), E8M0_BIAS + 1)
     return Product(values, by, Grid(max(groups * 32, 1), 32, 1, groups), factor=2.0), result
-
-
-def _folded(shape: tuple[int, ...]) -> tuple[int, int]:
-    return prod(shape[:-1]), (1, *shape)[-1]
 
 
 def _unfit(part: str, tensor: LazyTensor, why: str) -> NoReturn:

@@ -18,7 +18,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.quantized.elements import Packed, Plain
 from ckptconv.edits.quantized.matrix import Grid, Matrix, Product
-from ckptconv.edits.quantized.parts import need
+from ckptconv.edits.quantized.parts import Parts, need
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, is_size
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-
-    Parts = Mapping[str, LazyTensor]
 
 MOST_BYTES = 1 << 16
 """Of a quant_state; an honest one has some 200."""
