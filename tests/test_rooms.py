@@ -16,7 +16,7 @@ import ckptconv
 ROOT = Path(ckptconv.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 TOP = {".ci", ".gitignore", "LICENSE", "README.md", "ckptconv", "fixtures", "pyproject.toml", "tests"}
-MANY = 16
+MANY = 12
 """Modules from which on a package is not taken in at a glance."""
 
 
@@ -29,7 +29,7 @@ def modules(package: Path) -> set[str]:
 def named(package: Path) -> list[str]:
     """What the rows of its guide are about: the words before two spaces."""
     guide = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
-    rows = [re.match(r"    (\w+(?:  \w+)*)(?:  |$)", line) for line in guide.splitlines()]
+    rows = [re.match(r"(?:    )?(\w+(?:  \w+)*)(?:  |$)", line) for line in guide.splitlines()]
     return [name for row in rows if row for name in row[1].split("  ")]
 
 

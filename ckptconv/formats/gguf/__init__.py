@@ -1,4 +1,16 @@
-"""GGUF: ggml's file of typed metadata and tensors, quantized ones among them."""
+"""GGUF: ggml's file of typed metadata and tensors, quantized ones among them.
+
+Begin with `layout`, which says what is in a file, and with `read`.
+
+    layout  metadata  values   the header; typed metadata as a tree; its types
+    read  write                one file
+    parts  write_parts         a model in several
+    stored                     tensors that GGUF has no type, no shape or no name for
+    filetype  said  templates  what most matrices are; what a person says; chat templates that would run code
+    reference                  the gguf package's reader, which has to open what was written
+    hub                        what lies beside a model of the hub, as llama.cpp has it in a GGUF
+    legacy                     ggml's files of before
+"""
 
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds

@@ -1,4 +1,12 @@
-"""safetensors: a JSON header and the tensors' bytes."""
+"""safetensors: a JSON header and the tensors' bytes.
+
+Begin with `layout`.
+
+    layout  encodings    the header; element types that it has no code for
+    read  write          one file
+    sharded              shards with an index
+    slices  slice_files  slices of tensors in several files; …one of these read alone
+"""
 
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.formats.base import Format, Holds

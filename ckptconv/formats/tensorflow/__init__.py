@@ -5,7 +5,7 @@
     checkpoint                      text: which prefix is the latest
     saved_model.pb                  a SavedModel's graph (`saved_model`), beside the folder variables with these
 
-A tensor may be stored in slices (`slices`), each under a key of its own. Refused by name: the version of the format
+A tensor may be stored in slices (`bundle`), each under a key of its own. Refused by name: the version of the format
 before (one file of V1), other tables of the same make (LevelDB's), compressed blocks, which TensorFlow has never
 written, four-bit integers, and values that are no tensors (resources, variants).
 

@@ -1,6 +1,5 @@
 """ggml's files of before GGUF, which whisper.cpp still writes.
 
-stream   numbers, texts and arrays, one after the other
 layouts  what stands before the tensors, model by model
 read     the tensors, and which of the layouts it is
 """
