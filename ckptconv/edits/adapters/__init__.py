@@ -9,7 +9,8 @@ Begin with `merge`:
     targets  sgm  translated    which of the base's modules those are, also where their names are another release's
     adapter  merge              all of one, opened, and what merging it made of a base
     kinds                       by which tensor each kind is known
-    products  multiplied        …and what makes its changes
+    products  shared            …and what makes its changes: those that are added, of its own factors or of common ones
+    blockwise  multiplied       …in blocks; those that multiply
     build                       a module: the changes of its weight and bias, checked against their shapes
     factors                     the tensors of a module, as matrices
     matrices                    matrices that are read by blocks, or held

@@ -15,12 +15,14 @@ from ckptconv.edits.adapters import mlx
 from ckptconv.edits.adapters.deltas import Whole
 from ckptconv.edits.adapters.factors import Factors
 from ckptconv.edits.adapters.kinds import HIRA, KINDS, LORA, kind_of
+from ckptconv.edits.adapters.matrices import Turned
 from ckptconv.edits.adapters.merged import Add, Decompose, is_computed_with, sides
 from ckptconv.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from ckptconv.edits.adapters.config import Config
-    from ckptconv.edits.adapters.deltas import Delta
+    from ckptconv.edits.adapters.deltas import Delta, LowRank
+    from ckptconv.edits.adapters.matrices import Left
     from ckptconv.edits.adapters.merged import Change
 
     Shape = tuple[int, ...]
@@ -135,10 +137,14 @@ class Module(Factors):
         scale = KINDS[kind].scale
         return (scale(self) if scale else 1.0) * self.scale
 
+    def product(self, left: Left, right: Left) -> LowRank:
+        """Of outputs × r and r × inputs; what it is in a base whose weights are inputs × outputs."""
+        return self.low_rank(Turned(right), Turned(left)) if self.turned else self.low_rank(left, right)
+
     def check_shape(self, found: tuple[int, int], shape: Shape) -> None:
         """Raise EditError where what it gives is of another shape than the base's weight."""
         if found != sides(shape):
-            raise self.fail(f"the base's weight is of shape {list(shape)}, and the adapter's of {list(found)}")
+            raise self.misfit(shape, f"the adapter's of {list(found)}")
 
     def added(self, delta: Delta, shape: Shape, *, along: int = 0, scale: float | None = None) -> tuple[Change, ...]:
         """The weight and what is added to it, and a DoRA's norms where it has them; these along a dimension."""

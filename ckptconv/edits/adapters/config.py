@@ -64,10 +64,13 @@ class Config:
     """What is said; nothing where there is no configuration.
 
     peft:  the type, as PEFT spells it; "" where the names alone say what the adapter is.
-    rank, alpha: of modules that no pattern is for.
+    rank, alpha: of modules that no pattern is for; ranks, alphas: of those that one is for.
     scaled_by_root: the scale is alpha / √rank (rsLoRA).
     turned: the base's weights are inputs × outputs (fan_in_fan_out).
-    saved: modules that are saved whole.
+    base, bias, init: the base's name; whether biases are trained; how factors began, where that is a word.
+    saved, targets: modules that are saved whole; that are changed.
+    feedforward: modules of which IA3 scales the inputs. tokens: as `_tokens` has them.
+    route: with what its product is not all that is added; "" for nothing.
     mlx:   what mlx-lm trained, "" where it was not mlx-lm; factor: the scale that it says.
     llama_cpp: whether it is llama.cpp's.
     said:  all of it, for what few types have.
@@ -137,10 +140,7 @@ class Config:
 
     def real(self, key: str, otherwise: float) -> float:
         """A setting that is a number. Raises CorruptFileError."""
-        number = finite(self.said.get(key, otherwise))
-        if number is None:
-            raise CorruptFileError(f"the configuration's {key} is no number that is finite")
-        return number
+        return _number(self.said, key) if key in self.said else otherwise
 
     def word(self, key: str, otherwise: str) -> str:
         """A setting that is a word."""
@@ -201,6 +201,10 @@ def _alpha(said: Mapping[str, object], peft: str) -> float | None:
     key = "lora_alpha" if "lora_alpha" in said else "alpha"
     if key not in said:
         return DEFAULT_ALPHA if peft in _SCALED else None
+    return _number(said, key)
+
+
+def _number(said: Mapping[str, object], key: str) -> float:
     number = finite(said[key])
     if number is None:
         raise CorruptFileError(f"the configuration's {key} is no number that is finite")
@@ -212,7 +216,7 @@ def _count(said: Mapping[str, object], key: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < 1 << 31:
-        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no rank")
+        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no count")
     return value
 
 

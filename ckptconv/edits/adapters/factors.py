@@ -39,6 +39,10 @@ class Factors:
     def fail(self, problem: str, hint: str = "the adapter may be for another base, or damaged") -> EditError:
         return EditError(f"{self.name!r}: {problem}", hint=hint)
 
+    def misfit(self, shape: tuple[int, ...], what: str) -> EditError:
+        """The error for parts that do not go with a weight of that shape."""
+        return self.fail(f"the base's weight is of shape {list(shape)}, and {what}")
+
     def tensor(self, part: str) -> LazyTensor:
         """A part. Raises EditError where there is none."""
         if part not in self.parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters import mlx, multiplied, products
+from ckptconv.edits.adapters import blockwise, mlx, multiplied, products, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,23 +79,23 @@ _KINDS = (
     Kind(marks=("tokens",), name="trainable tokens", weight=multiplied.tokens, scaled=False),
     Kind(marks=("lora_a",), name="LoRA", weight=products.of_mlx, needs=mlx.PARTS, takes=("magnitude",),
          ranks=(("lora_a", 1),), scale=products.alpha_over_rank, magnitude="m"),
-    Kind(marks=("vera_lambda_b",), name="VeRA", peft=("VERA",), weight=products.vera, needs=("vera_lambda_d",),
+    Kind(marks=("vera_lambda_b",), name="VeRA", peft=("VERA",), weight=shared.vera, needs=("vera_lambda_d",),
          shared=("vera_A", "vera_B"), ranks=(("vera_lambda_d", 0),)),
-    Kind(marks=("randlora_lambda",), name="RandLora", peft=("RANDLORA",), weight=products.randlora,
+    Kind(marks=("randlora_lambda",), name="RandLora", peft=("RANDLORA",), weight=shared.randlora,
          needs=("randlora_gamma",), shared=("randlora_A", "randlora_B"), ranks=(("randlora_lambda", 0),),
-         scale=products.randlora_scale),
+         scale=shared.randlora_scale),
     Kind(marks=("vblora_logits_A", "vblora_logits_A_topk_indices"), name="VB-LoRA", peft=("VBLORA",),
-         weight=products.vblora, shared=("vblora_vector_bank",), takes=_LOGITS,
+         weight=shared.vblora, shared=("vblora_vector_bank",), takes=_LOGITS,
          ranks=(("vblora_logits_A", 0), ("vblora_logits_A_topk_indices", 0))),
     Kind(marks=("delora_A",), name="DeLoRA", peft=("DELORA",), weight=products.delora, plain=True,
          needs=("delora_B", "delora_lambda", "delora_w_norm"), ranks=(("delora_A", 0),)),
-    Kind(marks=("gralora_A",), name="GraLoRA", peft=("GRALORA",), weight=products.gralora, plain=True,
+    Kind(marks=("gralora_A",), name="GraLoRA", peft=("GRALORA",), weight=blockwise.gralora, plain=True,
          needs=("gralora_B",), takes=("gralora_A_general", "gralora_B_general"), ranks=(("gralora_A", 2),),
-         scale=products.gralora_scale),
-    Kind(marks=("miss_block", "bone_block"), name="MiSS", peft=("MISS", "BONE"), weight=products.tiled, plain=True,
+         scale=blockwise.gralora_scale),
+    Kind(marks=("miss_block", "bone_block"), name="MiSS", peft=("MISS", "BONE"), weight=blockwise.tiled, plain=True,
          ranks=(("miss_block", -2), ("bone_block", -2))),
-    Kind(marks=("c3a_kernel",), name="C3A", peft=("C3A",), weight=products.c3a, plain=True),
-    Kind(marks=("shira_weight",), name="SHiRA", peft=("SHIRA",), weight=products.shira, needs=("shira_indices",)),
+    Kind(marks=("c3a_kernel",), name="C3A", peft=("C3A",), weight=blockwise.c3a, plain=True),
+    Kind(marks=("shira_weight",), name="SHiRA", peft=("SHIRA",), weight=blockwise.shira, needs=("shira_indices",)),
     Kind(marks=("hira_A",), name="HiRA", peft=("HIRA",), weight=multiplied.hira, needs=HIRA,
          ranks=(("hira_A", 0),)),
     Kind(marks=("hira_embedding_A",), name="HiRA of an embedding", peft=("HIRA",), weight=multiplied.hira_of_embedding,

@@ -77,10 +77,7 @@ def product(module: Factors, shape: Shape) -> LowRank | Stacked:
     linear, embedding = _ways(module, shape)
     first, second = (module.parts[part].info.shape for part in PARTS)
     if not linear and not embedding:
-        raise module.fail(
-            f"the base's weight is of shape {list(shape)}, and the adapter has factors of {list(first)} and "
-            f"{list(second)}"
-        )
+        raise module.misfit(shape, f"the adapter has factors of {list(first)} and {list(second)}")
     if len(shape) == 3:
         module.hold(first[1] * first[2])
         left = Factor(module.parts["lora_b"], (second[0] * second[1], second[2]))

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from ckptconv.edits.adapters import orthogonal
 from ckptconv.edits.adapters.merged import TILE, Multiply, Replace, sides
 from ckptconv.edits.adapters.names import plain_module
-from ckptconv.edits.adapters.products import turned
 from ckptconv.edits.adapters.rotations import Rotate, Through, Weigh
 from ckptconv.errors import UnsupportedError
 
@@ -63,9 +62,8 @@ def _along(module: Module, part: str, shape: Shape, *, inputs: bool, plus: float
         along = 1 - along
     spread = kernel if along == 1 else 1
     if tensor.info.numel * spread != size[along]:
-        raise module.fail(
-            f"the base's weight is of shape {list(shape)}, and the adapter has {tensor.info.numel:,} numbers for "
-            f"its {'inputs' if inputs else 'outputs'}"
+        raise module.misfit(
+            shape, f"the adapter has {tensor.info.numel:,} numbers for its {'inputs' if inputs else 'outputs'}"
         )
     return Multiply(
         module.vector(part, tensor.info.numel), along, spread, (tensor,), plus, module.scale if plus else 1.0
@@ -86,7 +84,7 @@ def tokens(module: Module, shape: Shape) -> Changes:
 
 def hira(module: Module, shape: Shape) -> Changes:
     """A LoRA by which the weight's own elements are multiplied."""
-    return _weighed(module, turned(module, module.matrix("hira_B"), module.matrix("hira_A")), shape)
+    return _weighed(module, module.product(module.matrix("hira_B"), module.matrix("hira_A")), shape)
 
 
 def hira_of_embedding(module: Module, shape: Shape) -> Changes:
@@ -109,7 +107,7 @@ def oft(module: Module, shape: Shape) -> Changes:
     count, numbers = stored
     size = (1 + isqrt(1 + 8 * numbers)) // 2
     if size * (size - 1) // 2 != numbers or not count or (count * size != width and (count > 1 or width % size)):
-        raise module.fail(f"the base's weight is of shape {list(shape)}, and {part} of {list(stored)}")
+        raise module.misfit(shape, f"{part} of {list(stored)}")
     if size == 1:
         return ()
     terms = _terms(module)
@@ -160,7 +158,7 @@ def boft(module: Module, shape: Shape) -> Changes:
         or width % wide
         or (stages > 1 and size % 2)
     ):
-        raise module.fail(f"the base's weight is of shape {list(shape)}, and boft_R of {list(stored)}")
+        raise module.misfit(shape, f"boft_R of {list(stored)}")
     _bounded(module, stages * count, size)
     blocks = module.factor_of("boft_R", (stages * count * size, size))
 
@@ -180,7 +178,7 @@ def oft_of_outputs(module: Module, shape: Shape) -> Changes:
     butterfly = len(stored) == 4
     wide = (size << max(stages - 1, 0)) if butterfly else size
     if not rows or not size or stored[-1] != size or count * size != rows or rows % wide or (butterfly and size % 2):
-        raise module.fail(f"the base's weight is of shape {list(shape)}, and oft_blocks of {list(stored)}")
+        raise module.misfit(shape, f"oft_blocks of {list(stored)}")
     _bounded(module, stages * count, size)
     module.hold((rows if butterfly else size) * min(width, TILE))
     blocks = module.factor_of("oft_blocks", (stages * count * size, size))
@@ -203,7 +201,7 @@ def hra(module: Module, shape: Shape) -> Changes:
     vectors, width = module.matrix("hra_u"), sides(shape)[1]
     count, rank = vectors.shape
     if count != width or rank > count:
-        raise module.fail(f"the base's weight is of shape {list(shape)}, and hra_u of {[count, rank]}")
+        raise module.misfit(shape, f"hra_u of {[count, rank]}")
     module.work(rank * rank * count)
     orthonormal = module.config.flag("apply_GS")
 
@@ -221,9 +219,7 @@ def glora(module: Module, shape: Shape) -> Changes:
     kernel = prod(shape[2:])
     inputs = sides(shape)[1] // max(kernel, 1)
     if left.shape[1] != right.shape[0] or (left.shape[0], right.shape[1]) != (inputs, inputs):
-        raise module.fail(
-            f"the base's weight is of shape {list(shape)}, and a1 and a2 of {list(left.shape)} and {list(right.shape)}"
-        )
+        raise module.misfit(shape, f"a1 and a2 of {list(left.shape)} and {list(right.shape)}")
     module.hold(prod(left.shape))
     module.hold(prod(right.shape))
     through = Through(left, right, module.factor("a1"), kernel, tuple(module.parts.values()))
@@ -236,9 +232,7 @@ def road(module: Module, shape: Shape) -> Changes:
     size, variant = module.config.count("group_size", 64), module.config.word("variant", "road_1")
     count = {"road_1": 1, "road_2": 2, "road_4": 4}.get(variant, 0)
     if not count or not size or size % 2 or rows % size or not rows:
-        raise module.fail(
-            f"the base's weight is of shape {list(shape)}, and the adapter of {variant!r} and groups of {size:,}"
-        )
+        raise module.misfit(shape, f"the adapter of {variant!r} and groups of {size:,}")
     theta, alpha = (module.vector(part, rows * count // 2) for part in ("road_theta", "road_alpha"))
     module.hold(rows * size)
     module.hold(size * min(width, TILE))
