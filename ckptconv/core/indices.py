@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.core.arrays import from_bytes
 from ckptconv.core.composite import INDICES, Sparse, compressed
 from ckptconv.errors import CorruptFileError
 
@@ -148,6 +147,4 @@ def _part(tensor: LazyTensor, start: int, stop: int) -> Indices:
     """Elements [start, stop) of the image, as I64 whatever they are stored as: sums of I32 would overflow."""
     import numpy as np
 
-    width = tensor.info.dtype.bits // 8
-    found = from_bytes(tensor.read(start * width, stop * width), tensor.info.dtype, stop - start)
-    return found.astype(np.int64)
+    return tensor.elements(start, stop).astype(np.int64)

@@ -170,6 +170,13 @@ class LazyTensor:
 
         return from_bytes(self.read(), self.info.dtype, self.info.shape)
 
+    def elements(self, start: int, stop: int) -> np.ndarray:
+        """Elements [start, stop) in C order as numpy has them, where each fills whole bytes; maybe read-only."""
+        from ckptconv.core.arrays import from_bytes
+
+        size = self.info.dtype.bits // 8
+        return from_bytes(self.read(start * size, stop * size), self.info.dtype, stop - start)
+
     def to_torch(self, device: str | torch.device = "cpu") -> torch.Tensor:
         """The whole tensor as a torch tensor on `device`. Raises UsageError where that device is not there."""
         from ckptconv.core.device import load_tensor

@@ -109,30 +109,21 @@ class Factor:
         """Some of its rows, as F64."""
         import numpy as np
 
-        from ckptconv.core.arrays import from_bytes
-
-        dtype, width = self.tensor.info.dtype, self.shape[1]
-        unit = dtype.bits // 8
+        high, width = self.shape
         if not self.turned:
-            data = self.tensor.read(rows.start * width * unit, rows.stop * width * unit)
-            return from_bytes(data, dtype, (len(rows), width)).astype(np.float64)
+            found = self.tensor.elements(rows.start * width, rows.stop * width)
+            return found.astype(np.float64).reshape(len(rows), width)
         made = np.empty((len(rows), width), np.float64)
         for column in range(width):
-            start = column * self.shape[0]
-            data = self.tensor.read((start + rows.start) * unit, (start + rows.stop) * unit)
-            made[:, column] = from_bytes(data, dtype, len(rows)).astype(np.float64)
+            made[:, column] = self.tensor.elements(column * high + rows.start, column * high + rows.stop)
         return made
 
     def part(self, row: int, columns: range) -> Array:
         """Some columns of a row of what is not turned, as F64."""
         import numpy as np
 
-        from ckptconv.core.arrays import from_bytes
-
-        dtype, start = self.tensor.info.dtype, row * self.shape[1]
-        unit = dtype.bits // 8
-        data = self.tensor.read((start + columns.start) * unit, (start + columns.stop) * unit)
-        return from_bytes(data, dtype, (1, len(columns))).astype(np.float64)
+        start = row * self.shape[1]
+        return self.tensor.elements(start + columns.start, start + columns.stop).astype(np.float64).reshape(1, -1)
 
     def whole(self) -> Array:
         """All of it, held while it is in use."""

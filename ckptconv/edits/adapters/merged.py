@@ -264,13 +264,9 @@ class MergedReader(Computed):
     def _read(self, rows: range, columns: range) -> Array:
         import numpy as np
 
-        from ckptconv.core.arrays import from_bytes
-
-        dtype, width = self.source.info.dtype, self.shape[1]
-        first = rows.start * width + columns.start
-        last = (rows.stop - 1) * width + columns.stop
-        data = self.source.read(first * dtype.bits // 8, last * dtype.bits // 8)
-        return from_bytes(data, dtype, last - first).astype(np.float64).reshape(len(rows), -1)
+        width = self.shape[1]
+        first, last = rows.start * width + columns.start, (rows.stop - 1) * width + columns.stop
+        return self.source.elements(first, last).astype(np.float64).reshape(len(rows), -1)
 
 
 def sides(shape: tuple[int, ...]) -> tuple[int, int]:

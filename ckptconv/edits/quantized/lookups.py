@@ -102,8 +102,6 @@ class Scattered:
     def _run(self, start: int, stop: int) -> Array:
         import numpy as np
 
-        from ckptconv.core.arrays import from_bytes
-
         self._count()
         first, last = start // 8, -(-stop // 8)
         block = first // BLOCK
@@ -111,9 +109,8 @@ class Scattered:
         skipped = int(np.count_nonzero(bits[: start - 8 * first]))
         at = self.before[block] + _set_in(self.mask.read(block * BLOCK, first)) + skipped
         there = bits[start - 8 * first : stop - 8 * first].astype(bool)
-        many, unit, dtype = int(np.count_nonzero(there)), self.values.info.dtype.bits // 8, self.values.info.dtype
         made = np.zeros(stop - start, np.float32)
-        made[there] = from_bytes(self.values.read(at * unit, (at + many) * unit), dtype, many).astype(np.float32)
+        made[there] = self.values.elements(at, at + int(np.count_nonzero(there)))
         return made
 
     def _count(self) -> None:
