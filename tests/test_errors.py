@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import pickle
@@ -69,6 +70,21 @@ def test_a_damaged_file_and_one_that_claims_too_much_have_a_usual_hint() -> None
     assert errors.LimitError("x").hint == "do not trust it"
     assert errors.LimitError("x", hint="name a file inside it").hint == "name a file inside it"
     assert CkptconvError("x").hint is None
+
+
+REFUSALS = {"EditError", "UnsafeError", "UnsupportedError", "UsageError"}
+"""Errors of which each says what to do in its own words."""
+
+
+def test_every_refusal_has_a_hint() -> None:
+    without = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(ckptconv.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in REFUSALS
+        if not any(keyword.arg == "hint" for keyword in node.keywords)
+    ]
+    assert not without
 
 
 def test_a_hint_that_comes_later_is_shown_as_well_and_so_are_notes(caplog: pytest.LogCaptureFixture) -> None:

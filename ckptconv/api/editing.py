@@ -56,7 +56,10 @@ class _State:
         made, steps = apply_edit({**self.tensors, **outside}, edit, label)
         self.composites = with_types(followed(self.composites, edit, steps, label), {**self.extras, **made})
         if gone := [name for name in outside if name not in made]:
-            raise EditError(f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name")
+            raise EditError(
+                f"{label}: {gone[0]!r} is outside of the state_dict, and stays there under its name",
+                hint="edits may read such a tensor: give what they make of it a name of its own, or leave it out",
+            )
         self.extras.update({name: made.pop(name) for name in outside})
         self.origins = _followed({**{name: (name,) for name in outside}, **self.origins}, steps, made)
         self.merged = {name: found for name, found in _followed(self.merged, steps, made).items() if found}

@@ -108,7 +108,10 @@ class _Loader:
         if not use.endswith(".toml"):
             return self.library(use)
         if self.folder is None or Path(use).name != use or "\\" in use:
-            raise UsageError(f"{use!r} is not a library name nor a file beside the spec")
+            raise UsageError(
+                f"{use!r} is not a library name nor a file beside the spec",
+                hint="put the file into the spec's folder; ckptconv arch list shows the library",
+            )
         return self.file(self.folder / use)
 
 

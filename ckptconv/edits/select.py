@@ -57,7 +57,10 @@ def _rename(rule: NameRule, names: Sequence[str]) -> Edit:
         case "strip-prefix":
             pairs = [(name, name.removeprefix(rule.text)) for name in names if name.startswith(rule.text)]
             if empty := [old for old, new in pairs if not new]:
-                raise EditError(f"--strip-prefix {rule.text!r} leaves nothing of {empty[0]!r}")
+                raise EditError(
+                    f"--strip-prefix {rule.text!r} leaves nothing of {empty[0]!r}",
+                    hint=f"--rename or --drop {empty[0]!r} before, or a shorter prefix",
+                )
         case "add-prefix":
             pairs = [(name, rule.text + name) for name in names]
         case "rename":

@@ -54,11 +54,13 @@ def parse_options(options: type, given: Mapping[str, str]) -> object:
 def _value(row: OptionRow, text: str) -> object:
     if row.type == "bool":
         if text.lower() not in (*_TRUE, *_FALSE):
-            raise UsageError(f"the option {row.name!r} is true or false, not {text!r}")
+            raise UsageError(f"the option {row.name!r} is true or false, not {text!r}", hint=f"-O {row.name}=true")
         return text.lower() in _TRUE
     if row.type == "int":
         try:
             return int(text)
         except ValueError:
-            raise UsageError(f"the option {row.name!r} is a number, not {text!r}") from None
+            raise UsageError(
+                f"the option {row.name!r} is a number, not {text!r}", hint=f"-O {row.name}={row.default}"
+            ) from None
     return text

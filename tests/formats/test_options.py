@@ -32,8 +32,8 @@ def test_a_switch_takes_the_usual_words(text: str, said: bool) -> None:
 @pytest.mark.parametrize(
     ("given", "message", "hint"),
     [
-        ({"packed": "maybe"}, "the option 'packed' is true or false, not 'maybe'", None),
-        ({"level": "high"}, "the option 'level' is a number, not 'high'", None),
+        ({"packed": "maybe"}, "the option 'packed' is true or false, not 'maybe'", "-O packed=true"),
+        ({"level": "high"}, "the option 'level' is a number, not 'high'", "-O level=3"),
         ({"data-fiel": "x"}, "there is no option 'data-fiel'", "did you mean 'data-file'?"),
         ({"zzz": "x"}, "there is no option 'zzz'", "known: data-file, level, packed"),
     ],

@@ -96,7 +96,7 @@ def check(adapter: Adapter) -> None:
         name, what = next(iter(parts.others.items()))
         raise UnsupportedError(f"{name!r} is of {what}: that is not merged", hint=LISTED)
     if not parts.modules and not parts.whole:
-        raise EditError("there is no tensor in it")
+        raise EditError("there is no tensor in it", hint="name the adapter's weights, or the folder that they are in")
     if not parts.modules and not any(config.is_said for config in adapter.configs.values()):
         raise EditError(
             "it holds no tensor of an adapter's",

@@ -49,7 +49,7 @@ def check(tensors: Mapping[str, LazyTensor], said: Mapping[object, object]) -> N
     for name, tensor in tensors.items():
         if _is_of_layer(name, tensor.info):
             if tensor.info.nbytes > MOST_BYTES:
-                raise EditError(f"--dequantize: {name!r} of {tensor.info.nbytes:,} bytes is no text of ComfyUI's")
+                raise _bad(name, f"of {tensor.info.nbytes:,} bytes is no text of ComfyUI's")
             _check_layer(_object(bytes(tensor.read()), name), name)
     for layer, found in _of_metadata(said):
         _check_layer(found, layer)
@@ -76,10 +76,16 @@ def _object(text: bytes | str, name: str) -> dict[str, Any]:
     try:
         found = strict_json.loads(text)
     except ValueError as error:
-        raise EditError(f"--dequantize: {name!r} is no JSON: {error}") from error
+        raise _bad(name, f"is no JSON: {error}") from error
     if not isinstance(found, dict):
-        raise EditError(f"--dequantize: {name!r} is no JSON object")
+        raise _bad(name, "is no JSON object")
     return found
+
+
+def _bad(name: str, what: str) -> EditError:
+    return EditError(
+        f"--dequantize: {name!r} {what}", hint="it says how ComfyUI quantized a layer; the file may be damaged"
+    )
 
 
 def _check_layer(found: object, name: str) -> None:

@@ -47,7 +47,9 @@ class Documents:
         found = self.object(CONFIG)
         if found is None:
             raise EditError(
-                f"--translate {translation}: there is no {CONFIG} beside the weights", path=self.folder.path
+                f"--translate {translation}: there is no {CONFIG} beside the weights",
+                path=self.folder.path,
+                hint=f"copy the model's {CONFIG} and tokenizer into that folder",
             )
         return found
 
