@@ -47,6 +47,12 @@ COPY_AGAIN = "copy the file again from where it came"
 COPY_ALL_AGAIN = "copy the checkpoint again from where it came, all of its files"
 """The same for one of several files."""
 
+COPY_ARCHIVE_AGAIN = "copy the archive again from where it came"
+"""The same for a file in an archive."""
+
+CUT_SHORT = "the file is cut short: copy it again from where it came"
+"""The same for a file that ends before what it says it holds."""
+
 LIST_NAMES = "ckptconv inspect --list shows the names"
 """The hint for a name that no tensor has."""
 

@@ -24,7 +24,15 @@ from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural, quoted
-from ckptconv.errors import CorruptFileError, LimitError, UnsafeError, UsageError, located
+from ckptconv.errors import (
+    COPY_AGAIN,
+    COPY_ARCHIVE_AGAIN,
+    CorruptFileError,
+    LimitError,
+    UnsafeError,
+    UsageError,
+    located,
+)
 from ckptconv.formats import registry
 from ckptconv.formats.beside.belonging import LEFT, PICKLED, QUANTIZERS, SAFE, is_taken, parts_of
 from ckptconv.formats.beside.in_archive import InArchive
@@ -103,7 +111,7 @@ class Companions:
                 if check is not None:
                     check.update(piece)
             if check is not None and not check.holds:
-                raise CorruptFileError("it fails its CRC-32", hint="copy the archive again from where it came")
+                raise CorruptFileError("it fails its CRC-32", hint=COPY_ARCHIVE_AGAIN)
 
 
 def companions_of(source: PathText, edits: Edits, opened: Checkpoint, made: Checkpoint) -> Companions:
@@ -172,7 +180,7 @@ def _config(place: Place, edits: Edits, checkpoint: Checkpoint) -> bytes | None:
     """What config.json says of the tensors as they are now; None where that is what it says already."""
     with located(place.path / CONFIG), place.open(CONFIG) as source:
         text = source.read_all(MAX_CONFIG)
-        before = strict_json.object_of(text, CONFIG, hint="copy it again from where it came")
+        before = strict_json.object_of(text, CONFIG, hint=COPY_AGAIN)
         strict_json.check_depth(before, CONFIG)
     after = unclaimed(before.copy()) if edits.dequantize or edits.quantize else before
     assert isinstance(after, dict)

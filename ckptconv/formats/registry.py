@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ckptconv.core.text import cut, quoted
-from ckptconv.errors import CkptconvError, PluginError, UnknownFormatError, UsageError
+from ckptconv.errors import COPY_AGAIN, CkptconvError, PluginError, UnknownFormatError, UsageError
 from ckptconv.formats import (
     archive,
     caffe,
@@ -245,7 +245,7 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
                 return UnknownFormatError(f"this folder is {what}", hint=hint)
         return _unknown_folder(source)
     if source.size == 0:
-        return UnknownFormatError("the file is empty", hint="copy it again from where it came")
+        return UnknownFormatError("the file is empty", hint=COPY_AGAIN)
     near = min(512, source.size)
     start, end = bytes(source.read_at(0, near)), bytes(source.read_at(source.size - near, near))
     for offset, magic, what, hint in LOOKALIKES:

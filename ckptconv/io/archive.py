@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, FileAccessError, LimitError, located
+from ckptconv.errors import COPY_ARCHIVE_AGAIN, CorruptFileError, FileAccessError, LimitError, located
 from ckptconv.io.archive_kinds import Packed, kind_of, most_inflated, nested, opened
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
@@ -135,7 +135,7 @@ class Archive:
             raise LimitError(f"{path!r} has {span.length:,} bytes; the limit is {limit:,}")
         data = bytes(span.file.read_at(span.offset, span.length))
         if span.recorded_crc32 is not None and crc32(data) != span.recorded_crc32:
-            raise CorruptFileError(f"{path!r} fails its CRC-32", hint="copy the archive again from where it came")
+            raise CorruptFileError(f"{path!r} fails its CRC-32", hint=COPY_ARCHIVE_AGAIN)
         return data
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, MissingExtraError
+from ckptconv.errors import CorruptFileError, LimitError, MissingExtraError
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.limits import MAX_LZMA_MEMORY
 from ckptconv.io.spool import Spooled
@@ -105,7 +105,7 @@ def _inflated(source: Source, name: str) -> Iterator[bytes]:
             except MemoryError as error:
                 raise LimitError(f"the {name} stream asks for too much memory", hint="do not trust it") from error
             except _errors() as error:
-                raise CorruptFileError(f"the {name} stream does not inflate", hint=COPY_AGAIN) from error
+                raise CorruptFileError(f"the {name} stream does not inflate") from error
             yield data
             if stream.eof or (stream.needs_input and len(data) < CHUNK):
                 break
@@ -114,9 +114,9 @@ def _inflated(source: Source, name: str) -> Iterator[bytes]:
         if source.progress is not None:
             source.progress(done, source.size)
         if stream.eof and (stream.unused_data or done < source.size):
-            raise CorruptFileError(f"something follows the {name} stream", hint=COPY_AGAIN)
+            raise CorruptFileError(f"something follows the {name} stream")
     if not stream.eof:
-        raise CorruptFileError(f"the {name} stream ends too early", hint=COPY_AGAIN)
+        raise CorruptFileError(f"the {name} stream ends too early")
 
 
 def _inflater(name: str) -> Inflater:

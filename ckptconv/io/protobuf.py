@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import LimitError
+from ckptconv.errors import CUT_SHORT, LimitError
 from ckptconv.io.varint import varint as plain_varint
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Wire:
         if stop < self.source.size:
             return self.bad(f"a field reaches past its message's end at byte {stop:,}")
         error = self.bad(f"it ends at byte {self.source.size:,}, within a field")
-        error.hint = "the file is cut short: copy it again from where it came"
+        error.hint = CUT_SHORT
         return error
 
     def varint(self, data: bytes | memoryview, at: int) -> tuple[int, int]:

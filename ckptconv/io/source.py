@@ -15,7 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, SourceChangedError, UsageError
+from ckptconv.errors import (
+    CUT_SHORT,
+    CkptconvError,
+    CorruptFileError,
+    FileAccessError,
+    LimitError,
+    SourceChangedError,
+    UsageError,
+)
 from ckptconv.io import positional
 
 if TYPE_CHECKING:
@@ -205,7 +213,7 @@ class Source:
             raise CorruptFileError(
                 f"the file ends at byte {self.size}, and bytes {offset} to {offset + length} are asked for",
                 path=self.path,
-                hint="the file is cut short: copy it again from where it came",
+                hint=CUT_SHORT,
             )
 
     def place(self, offset: int) -> tuple[Source, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError
+from ckptconv.errors import CUT_SHORT, CorruptFileError
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import SpanFile
@@ -30,7 +30,7 @@ class Window:
             raise CorruptFileError(
                 f"the file ends at byte {source.size:,}, and bytes {offset:,} to {offset + size:,} are asked for",
                 path=source.path,
-                hint="the file is cut short: copy it again from where it came",
+                hint=CUT_SHORT,
             )
         return cls(source, offset, size)
 

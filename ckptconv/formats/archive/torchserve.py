@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
-from ckptconv.errors import CorruptFileError, UnsupportedError
+from ckptconv.errors import COPY_ARCHIVE_AGAIN, CorruptFileError, UnsupportedError
 from ckptconv.io.limits import MAX_DOCUMENT
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 
-_COPY_AGAIN = "copy the archive again from where it came"
 _RUN = ("handler", "modelFile", "requirementsFile")
 
 
@@ -47,14 +46,14 @@ class Manifest:
             model = strict_json.loads(text)["model"]
             file = model.get("serializedFile")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorruptFileError(f"{MANIFEST!r} is none of TorchServe's", hint=_COPY_AGAIN) from error
+            raise CorruptFileError(f"{MANIFEST!r} is none of TorchServe's", hint=COPY_ARCHIVE_AGAIN) from error
         if not isinstance(file, str) or not file:
             raise UnsupportedError(
                 f"{MANIFEST!r} names no file of weights: its handler gets them elsewhere",
                 hint=f"name a file in it: {archive.source.path / next(iter(archive.members))}",
             )
         if home + file not in archive.members:
-            raise CorruptFileError(f"{MANIFEST!r} names {file!r}, which is not in the archive", hint=_COPY_AGAIN)
+            raise CorruptFileError(f"{MANIFEST!r} names {file!r}, which is not in the archive", hint=COPY_ARCHIVE_AGAIN)
         return cls(home + file, model, home)
 
     def programs(self, archive: Archive) -> tuple[Program, ...]:

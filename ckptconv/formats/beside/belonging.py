@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
-from ckptconv.errors import CorruptFileError, located
+from ckptconv.errors import COPY_AGAIN, CorruptFileError, located
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ QUANTIZERS = ("quantize_config.json", "quant_config.json")
 
 SAFE, PICKLED = ".safetensors", ".bin"
 """Weights of a module, and those that nobody loads where the first are beside them."""
-
-_COPY_AGAIN = "copy it again from where it came"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +114,13 @@ def _home(path: str) -> str:
 
 def _document(place: Place, name: str) -> object:
     with located(place.path / name), place.open(name) as source:
-        return strict_json.document(source.read_all(MAX_CONFIG), name, hint=_COPY_AGAIN)
+        return strict_json.document(source.read_all(MAX_CONFIG), name, hint=COPY_AGAIN)
 
 
 def _modules(document: object) -> list[str]:
     """The paths of the modules that lie in folders of their own. Raises CorruptFileError."""
     if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
-        raise CorruptFileError(f"{MODULES} is no list of modules", hint=_COPY_AGAIN)
+        raise CorruptFileError(f"{MODULES} is no list of modules")
     found = []
     for one in document:
         path = one.get("path", "")

@@ -26,7 +26,7 @@ from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import StateDict, TensorRef, rebuilt, walk
 from ckptconv.core.names import free_key
 from ckptconv.core.notes import Notes
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats import registry
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -48,8 +48,6 @@ MOST_COMPONENTS = 64
 _WEIGHTLESS = ("Scheduler", "Tokenizer", "Processor", "FeatureExtractor")
 """What is in the names of classes that have no weights."""
 
-_COPY_AGAIN = "copy the pipeline again from where it came"
-
 
 def claims(folder: Folder) -> bool:
     """Whether there is an index that names models."""
@@ -68,7 +66,7 @@ def read(folder: Folder) -> Checkpoint:
     for name in _components(folder):
         if "." in name or name not in folder.folders:
             why = "which is no component's" if "." in name else "and there is no such folder"
-            raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=_COPY_AGAIN)
+            raise CorruptFileError(f"{INDEX} names {name!r}, {why}", path=folder.path, hint=COPY_ALL_AGAIN)
         inside = folder.inside(name)
         with located(inside.path):
             one = registry.claimed(inside)
@@ -77,14 +75,14 @@ def read(folder: Folder) -> Checkpoint:
             if one is not None:
                 whole.add(name, one.read(inside))
             elif CONFIG in inside.names:  # a scheduler's, a tokenizer's and a processor's are called otherwise
-                raise CorruptFileError(f"there are no weights beside its {CONFIG}", hint=_COPY_AGAIN)
+                raise CorruptFileError(f"there are no weights beside its {CONFIG}", hint=COPY_ALL_AGAIN)
     return whole.checkpoint(folder)
 
 
 def _components(folder: Folder) -> list[str]:
     """The names of the models. Raises CorruptFileError where the index is none, and where it has too many."""
     with located(folder.path):
-        said = strict_json.object_of(folder.open(INDEX).read_all(MAX_CONFIG), INDEX, hint=_COPY_AGAIN)
+        said = strict_json.object_of(folder.open(INDEX).read_all(MAX_CONFIG), INDEX, hint=COPY_ALL_AGAIN)
     found = [name for name, value in said.items() if _is_model(name, value)]
     if len(found) > MOST_COMPONENTS:
         raise CorruptFileError(f"{INDEX} names {len(found):,} models", path=folder.path, hint="do not trust it")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
-from ckptconv.errors import CkptconvError, CorruptFileError, UsageError, located
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UsageError, located
 from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.layout import claims as is_gguf
 from ckptconv.formats.gguf.read import assemble, tensors_of
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 NAME = "gguf-split"
 KEYS = ("split.no", "split.count", "split.tensors.count")
-
-_COPY_AGAIN = "copy the parts again from where they came"
 
 
 def claims(source: Source | Folder) -> bool:
@@ -97,14 +95,14 @@ def read(source: Source | Folder) -> Checkpoint:
             if name in tensors:
                 raise CorruptFileError(
                     f"the tensor {name!r} is in two parts, {places[name]!r} and {file!r}", path=first.path,
-                    hint=_COPY_AGAIN,
+                    hint=COPY_ALL_AGAIN,
                 )  # fmt: skip
             tensors[name], places[name] = tensor, file
     said = headers[first.path.name][1].values.get("split.tensors.count", ("", len(tensors)))[1]
     if said != len(tensors):
         raise CorruptFileError(
             f"the parts hold {len(tensors):,} tensors, and the first says that there are {said!r}", path=first.path,
-            hint=_COPY_AGAIN,
+            hint=COPY_ALL_AGAIN,
         )  # fmt: skip
     findings: list[Finding] = []
     return assemble(tensors, _values(headers, findings), findings, format=NAME, file=folder)
@@ -130,7 +128,7 @@ def _headers(folder: Folder, first: Source) -> dict[str, tuple[Source, Header]]:
         if said != (number, count):
             raise CorruptFileError(
                 f"it says that it is part {said[0] + 1} of {said[1]}, and its name that it is part {number + 1} of "
-                f"{count}", path=file.path, hint=_COPY_AGAIN,
+                f"{count}", path=file.path, hint=COPY_ALL_AGAIN,
             )  # fmt: skip
         headers[name] = (file, header)
     return headers

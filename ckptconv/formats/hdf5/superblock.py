@@ -35,7 +35,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CUT_SHORT, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.cursor import Cursor, damaged
 from ckptconv.io.limits import FREE_HDF5_BYTES, MAX_HDF5_METADATA, MAX_INFLATED_RATIO
@@ -98,7 +98,7 @@ class Hdf5File:
         if not base < end <= source.size:
             raise CorruptFileError(
                 f"the file ends at byte {source.size:,}, and its superblock says {end:,}",
-                hint="the file is cut short: copy it again from where it came",
+                hint=CUT_SHORT,
             )
 
     def _superblock(self, data: bytes) -> tuple[int, int | None, int]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from xml.parsers import expat  # whose handlers for document types and entities are ours
 
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CUT_SHORT, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_DEPTH, MAX_OPENVINO_MARKUP, MAX_OPENVINO_XML, MAX_RANK, MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def parse(source: Source, names: GraphNames) -> Net:
     except expat.ExpatError as error:
         if at == source.size and error.code in _CUT:
             message = f"the OpenVINO model is invalid: it ends at byte {at:,}, within an element"
-            raise CorruptFileError(message, hint="the file is cut short: copy it again from where it came") from error
+            raise CorruptFileError(message, hint=CUT_SHORT) from error
         raise bad(f"it is no XML: {error}") from error
     return builder.net
 

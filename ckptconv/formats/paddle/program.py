@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError
 from ckptconv.formats.paddle.variable import DTYPES, NAMED_DTYPES, OPEN, Variable, bad, description
 from ckptconv.io.limits import MAX_INDEX_BYTES, MAX_RANK, MAX_TENSORS
 from ckptconv.io.protobuf import LEN, VARINT, Wire
@@ -30,17 +30,15 @@ DENSE = 7
 MAX_DESC = 11 * (MAX_RANK + 2)
 """Bytes of a TensorDesc: a tag and a varint of ten bytes for each size."""
 
-_HINT = "copy the model again from where it came, all of its files"
-
 
 def variables_in_json(source: Source) -> list[Variable]:
     """The parameters of a program in JSON. Raises CorruptFileError, LimitError."""
-    said = strict_json.object_of(source.read_all(MAX_INDEX_BYTES), "the program", hint=_HINT)
+    said = strict_json.object_of(source.read_all(MAX_INDEX_BYTES), "the program", hint=COPY_ALL_AGAIN)
     try:
         operators = said["program"]["regions"][0]["blocks"][0]["ops"]
         found = [_parameter(one) for one in operators if one["#"] == "p"]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise CorruptFileError("the program is none of PaddlePaddle's", hint=_HINT) from error
+        raise CorruptFileError("the program is none of PaddlePaddle's", hint=COPY_ALL_AGAIN) from error
     return _checked(found)
 
 
@@ -94,7 +92,7 @@ def _checked(found: list[Variable]) -> list[Variable]:
         raise LimitError(f"the program has more than {MAX_TENSORS:,} parameters")
     names = [one.name for one in found if isinstance(one.name, str)]
     if len(names) != len(found) or len(set(names)) != len(names):
-        raise CorruptFileError("the program has a parameter without a name, or two of one", hint=_HINT)
+        raise CorruptFileError("the program has a parameter without a name, or two of one", hint=COPY_ALL_AGAIN)
     for one in found:
         if len(one.shape) > MAX_RANK or min(one.shape, default=0) < OPEN:
             raise bad(f"the variable {one.name!r} has the shape {list(one.shape[:8])}")

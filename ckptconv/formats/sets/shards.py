@@ -23,7 +23,7 @@ from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.record import KEY
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural, quoted
-from ckptconv.errors import CorruptFileError, LimitError, first_of, located
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, LimitError, first_of, located
 from ckptconv.formats.sets.shard_names import SHARD, plain_name, split_suffix
 from ckptconv.io.limits import MAX_FILES, MAX_INDEX_BYTES, MAX_TENSORS
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
 
-_COPY_AGAIN = "copy the set again from where it came"
 
 _OWN_KEYS = ("total_size", "total_parameters", KEY)
 """Keys of the index's metadata that say nothing of the model."""
@@ -98,7 +97,7 @@ def _parse(source: Source) -> Index:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"the index is invalid: {what}", hint=_COPY_AGAIN)
+    return CorruptFileError(f"the index is invalid: {what}", hint=COPY_ALL_AGAIN)
 
 
 def open_shards(folder: Folder, index: Index) -> dict[str, Source]:
@@ -133,7 +132,7 @@ def cross_check(folder: Folder, index: Index, held: Mapping[str, Iterable[str]])
     if wrong:
         raise CorruptFileError(
             f"the index and the shards contradict each other about {plural(len(wrong), 'tensor')}",
-            path=folder.path / index.path, hint=_COPY_AGAIN, details=first_of(wrong),
+            path=folder.path / index.path, hint=COPY_ALL_AGAIN, details=first_of(wrong),
         )  # fmt: skip
     unlisted = [name for name in places if name not in index.weight_map]
     findings = [

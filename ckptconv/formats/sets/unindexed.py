@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
-from ckptconv.errors import CorruptFileError
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError
 from ckptconv.formats.sets.shards import Index
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def index_of(folder: Folder, held: Mapping[str, Iterable[str]]) -> tuple[Index, 
             if name in places:
                 raise CorruptFileError(
                     f"{name!r} is in two shards, {places[name]!r} and {file!r}", path=folder.path,
-                    hint="copy the set again from where it came",
+                    hint=COPY_ALL_AGAIN,
                 )  # fmt: skip
             places[name] = file
     message = f"the {len(held)} shards have no index: all that is in them is read, and nothing says whether that is all"

@@ -24,7 +24,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import CorruptFileError, LimitError
+from ckptconv.errors import CUT_SHORT, CorruptFileError, LimitError
 from ckptconv.io.limits import FREE_FLATBUFFER_BYTES, MAX_FLATBUFFER_TEXT
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class FlatBuffer:
             raise CorruptFileError(
                 f"the TensorFlow Lite model is invalid: it ends at byte {self.size:,}, and bytes {at:,} to "
                 f"{at + count:,} are asked for",
-                hint="the file is cut short or damaged: copy it again from where it came",
+                hint=CUT_SHORT,
             )
         number, start = divmod(at, PAGE)
         page = self._pages.get(number) or self._load(number)

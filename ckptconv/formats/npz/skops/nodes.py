@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptconv.core.metadata import spell_path
-from ckptconv.errors import COPY_AGAIN, CorruptFileError
+from ckptconv.errors import CorruptFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,4 +66,4 @@ def where(path: Path) -> str:
 
 def bad(path: Path, what: str) -> CorruptFileError:
     """The error for a node that is none of skops'."""
-    return CorruptFileError(f"schema.json is damaged: {where(path)} {what}", hint=COPY_AGAIN)
+    return CorruptFileError(f"schema.json is damaged: {where(path)} {what}")

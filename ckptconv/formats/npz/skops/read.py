@@ -100,7 +100,7 @@ def read(source: Source) -> Checkpoint:
 def _protocol(document: dict[str, object]) -> int:
     found = document.get("protocol")
     if type(found) is not int or found < 0:
-        raise CorruptFileError(f"{SCHEMA!r} has no protocol", hint=COPY_AGAIN)
+        raise CorruptFileError(f"{SCHEMA!r} has no protocol")
     if found > NEWEST:
         raise UnsupportedError(
             f"it has protocol {found} of skops; known are 0 to {NEWEST}", hint="save it again with an older skops"
@@ -174,7 +174,7 @@ class _Files:
     def _entry(self, file: str) -> int:
         """Note that the file is used; its size. Raises CorruptFileError where there is none."""
         if file not in self._archive.entries:
-            raise CorruptFileError(f"{SCHEMA!r} names {file!r}, which is not in the archive", hint=COPY_AGAIN)
+            raise CorruptFileError(f"{SCHEMA!r} names {file!r}, which is not in the archive")
         self._used.add(file)
         return self._archive.entries[file].size
 

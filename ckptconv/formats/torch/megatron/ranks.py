@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.torch.containers.slice_files import RANK, rank_file, ranks_in
 from ckptconv.formats.torch.containers.zip_archive import opened, saved_in
 from ckptconv.formats.torch.megatron.slices import Parts, joined
@@ -56,7 +56,6 @@ TENSOR, STAGES = "tensor_model_parallel_size", "pipeline_model_parallel_size"
 
 _LAYER = re.compile(r"(?P<before>(?:.*\.)?layers\.)(?P<layer>\d{1,6})(?P<after>\..+)")
 _EXTRA = "_extra_state"
-_COPY_AGAIN = "copy the checkpoint again from where it came, all of its ranks"
 _ONE_RANK = "name one rank's file for what that has; Megatron-Core's --ckpt-format torch_dist is read whole"
 
 
@@ -75,7 +74,7 @@ class Rank:
     rest: dict[Value, Value] = field(default_factory=dict)
 
     def fail(self, what: str) -> CorruptFileError:
-        return CorruptFileError(f"{self.name}: {what}", hint=_COPY_AGAIN)
+        return CorruptFileError(f"{self.name}: {what}", hint=COPY_ALL_AGAIN)
 
 
 def read(outer: Folder, folder: Folder) -> Checkpoint:
@@ -142,7 +141,7 @@ def _rank(folder: Folder, name: str) -> Rank:
     saved = saved_in(folder.inside(name).open(rank_file(folder, name)))
     value = saved.value
     if not isinstance(value, dict):
-        raise CorruptFileError(f"{name}: it holds no dict, which a file of Megatron's is", hint=_COPY_AGAIN)
+        raise CorruptFileError(f"{name}: it holds no dict, which a file of Megatron's is", hint=COPY_ALL_AGAIN)
     said = _args(value)
     if called[3] or _number(said, "expert_model_parallel_size", 1) > 1 or _number(said, "num_experts", 0):
         raise UnsupportedError(f"{name}: experts are not joined", hint=_ONE_RANK)
@@ -185,7 +184,7 @@ def _grid(ranks: Sequence[Rank]) -> list[list[Rank]]:
 def _missing(found: int, width: int, stages: int) -> CorruptFileError:
     there = "is 1 rank" if found == 1 else f"are {found:,} ranks"
     return CorruptFileError(
-        f"there {there}, of {width:,} for each of {stages:,} pipeline stage{'s' * (stages > 1)}", hint=_COPY_AGAIN
+        f"there {there}, of {width:,} for each of {stages:,} pipeline stage{'s' * (stages > 1)}", hint=COPY_ALL_AGAIN
     )
 
 

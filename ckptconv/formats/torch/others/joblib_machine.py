@@ -20,7 +20,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.torch.containers.bare import BareConstructors, is_wrapper
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Value
 from ckptconv.formats.torch.values.numpy_values import ArrayParts, NumpyDType, NumpyStub, width
@@ -206,7 +206,7 @@ class JoblibMachine(Machine):
             self.globals, self.things = outer.globals, outer.things
 
     def _bad(self, why: str) -> CorruptFileError:
-        return CorruptFileError(f"the pickle cannot be followed at byte {self._place():,}: {why}", hint=COPY_AGAIN)
+        return CorruptFileError(f"the pickle cannot be followed at byte {self._place():,}: {why}")
 
     def _place(self) -> int:
         """Where in the file it is."""
@@ -289,4 +289,4 @@ def _left_out(run: Elided) -> int:
 
 
 def _bad(why: str) -> CorruptFileError:
-    return CorruptFileError(why, hint=COPY_AGAIN)
+    return CorruptFileError(why)

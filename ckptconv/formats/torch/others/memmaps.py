@@ -34,7 +34,7 @@ from ckptconv.core.names import free_name
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
-from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.io.limits import MAX_CONFIG, MAX_DEPTH, MAX_DIM, MAX_FILES, MAX_RANK, MAX_TENSORS, is_size
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ _INNER = "_tensordict"
 _PICKLE = "other.pickle"
 _SUFFIX = ".memmap"
 _VALUES = "<class 'tensordict.tensorclass.NonTensor"
-_HINT = "copy the folder again from where it came, all of its files"
 _DTYPES = {f"torch.{name}": dtype for dtype, name in TORCH_NAMES.items() if dtype.bits % 8 == 0}
 _UNSAFE = {ord(mark): f"%{ord(mark):02X}" for mark in '/<>:"|?*\\ %' + "".join(map(chr, (*range(32), 127)))}
 
@@ -85,7 +84,7 @@ def read(folder: Folder) -> Checkpoint:
 def _document(folder: Folder) -> dict[str, Any]:
     with folder.glance(META) as source:
         text = source.read_all(MAX_CONFIG)
-    return strict_json.object_of(text, META, hint=_HINT)
+    return strict_json.object_of(text, META, hint=COPY_ALL_AGAIN)
 
 
 def _is_value(document: dict[str, Any]) -> bool:
@@ -222,4 +221,4 @@ class _Whole:
         self.beside[kind][_name(path)] = value
 
     def _bad(self, folder: Folder, what: str) -> CorruptFileError:
-        return CorruptFileError(what, path=folder.path, hint=_HINT)
+        return CorruptFileError(what, path=folder.path, hint=COPY_ALL_AGAIN)

@@ -6,7 +6,7 @@ import re
 from struct import unpack_from
 from typing import TYPE_CHECKING
 
-from ckptconv.errors import COPY_AGAIN, CorruptFileError
+from ckptconv.errors import CorruptFileError
 from ckptconv.formats.torch.pickle.values import Budget, Elided, Value, python2_string
 from ckptconv.io.limits import MAX_INT_DIGITS
 
@@ -28,7 +28,7 @@ class Program:
         self._charge = Budget(len(data)).take
 
     def _bad(self, why: str) -> CorruptFileError:
-        return CorruptFileError(f"the pickle cannot be followed at byte {self._pos}: {why}", hint=COPY_AGAIN)
+        return CorruptFileError(f"the pickle cannot be followed at byte {self._pos}: {why}")
 
     def _take(self, count: int) -> bytes:
         end = self._pos + count

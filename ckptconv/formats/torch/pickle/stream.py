@@ -253,4 +253,4 @@ def _after(data: bytes, at: int, width: int) -> int:
 
 
 def _bad(why: str) -> CorruptFileError:
-    return CorruptFileError(why, hint=COPY_AGAIN)
+    return CorruptFileError(why)

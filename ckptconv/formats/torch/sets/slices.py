@@ -33,7 +33,7 @@ from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, TensorInfo, depends_of
-from ckptconv.errors import CorruptFileError, UnsupportedError, located
+from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, UnsupportedError, located
 from ckptconv.formats.sets import folder_file
 from ckptconv.formats.sets.same_values import SameInAll
 from ckptconv.formats.torch.containers import zip_archive as single
@@ -65,7 +65,6 @@ _AXES: dict[str, int | None] = {
 
 _IN_LAYER = re.compile(r"layers\.\d+\.(.+)")
 _SCALES = re.compile(r"fp8_scales_\d+\.pt")
-_COPY_AGAIN = "copy the slices again from where they came, all of them"
 
 
 def claims(folder: Folder) -> bool:
@@ -115,7 +114,7 @@ def _check_numbers(folder: Folder, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if name != file_of(number):
             raise CorruptFileError(
-                f"{file_of(number)} is missing beside {names[-1]}", path=folder.path, hint=_COPY_AGAIN
+                f"{file_of(number)} is missing beside {names[-1]}", path=folder.path, hint=COPY_ALL_AGAIN
             )
 
 
@@ -156,7 +155,7 @@ class _Set:
         return norm.info.shape[0]
 
     def fail(self, file: str, problem: str) -> NoReturn:
-        raise CorruptFileError(problem, path=self.folder.path / file, hint=_COPY_AGAIN)
+        raise CorruptFileError(problem, path=self.folder.path / file, hint=COPY_ALL_AGAIN)
 
     def check(self) -> None:
         """Whether they are slices of one model, and all of them. Raises CorruptFileError, UnsupportedError."""
@@ -184,7 +183,7 @@ class _Set:
         if needed > count:
             missing = file_of(count) + (f" to {file_of(needed - 1)}" if needed - count > 1 else "")
             problem = f"there are {count} slices of {needed}: {missing} missing"
-            raise CorruptFileError(problem, path=self.folder.path, hint=_COPY_AGAIN)
+            raise CorruptFileError(problem, path=self.folder.path, hint=COPY_ALL_AGAIN)
         raise CorruptFileError(
             f"there are {count} slices with {rows:,} rows each of {name!r}, which has {dim:,} in all",
             path=self.folder.path, hint="leave the slices of one model in the folder, and no others",

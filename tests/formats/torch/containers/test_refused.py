@@ -52,7 +52,7 @@ OTHERS = {
     "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
     "a web page": (b"<!DOCTYPE html><html></html>", "download"),
     "a web page in lower case": (b"<!doctype html><html></html>", "download"),
-    "an empty file": (b"", "copy it again"),
+    "an empty file": (b"", "copy the file again"),
     "an empty zip archive": (b"PK\x05\x06" + bytes(18), "save it again"),
     "a zip archive": (zip_bytes([("hello.txt", b"hi")]), "name it"),
     "a bzip2 file": (b"BZh9" + bytes(20), "tar xjf"),
