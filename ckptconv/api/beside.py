@@ -105,7 +105,7 @@ def look(place: Place, own: Collection[_Said] = (), opened: Collection[str] = ()
             look = _of_listed if path.rpartition("/")[2] == files.LISTING else _of_file
             uses, globals_, was_read = look(place, path, found.findings)
         except FileAccessError as error:
-            found.findings.append(_not_looked_at(path, str(error.args[0])))
+            found.findings.append(_not_looked_at(path, error.message))
             continue
         if path in opened:
             found.uses += [use for use in uses if (use.node.name, use.node.how) not in own]
@@ -178,7 +178,7 @@ def _json(place: Place, path: str, findings: list[Finding]) -> MetaNode:
     except LimitError as error:
         if place.is_spent or hub.is_configuration(path) or path.endswith(_TOKENIZER):
             raise
-        findings.append(_not_looked_at(path, str(error.args[0])))
+        findings.append(_not_looked_at(path, error.message))
         return None
     except (ValueError, RecursionError) as error:
         findings.append(Finding("config", "warning", path, f"{path!r} is no JSON, and is passed over: {error}"))
@@ -193,7 +193,7 @@ def _yaml(place: Place, path: str, findings: list[Finding]) -> str:
     except LimitError as error:
         if place.is_spent or path.rpartition("/")[2].lower() == settings.HYPERPARAMETERS:
             raise
-        findings.append(_not_looked_at(path, str(error.args[0])))
+        findings.append(_not_looked_at(path, error.message))
         return ""
 
 
@@ -261,9 +261,9 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
     """What is to be said of a file that could not be read: others may run what is in it, up to where it breaks."""
     source.read_at(max(source.size - 1, 0), min(1, source.size))  # a member that does not inflate is refused
     start = bytes(source.read_at(0, min(len(files.NUMPY), source.size)))
-    node = Opaque("pickle.load", "called", (_UNFOLLOWED + str(error.args[0]),))
+    node = Opaque("pickle.load", "called", (_UNFOLLOWED + error.message,))
     if format == _SKOPS:  # which asks for consent to whatever it would make of it
-        findings.append(_not_looked_at(path, str(error.args[0])))
+        findings.append(_not_looked_at(path, error.message))
     elif format == "npz" or start == files.NUMPY:
         if format == "npz" or b"O" in bytes(source.read_at(0, min(1024, source.size))).partition(b"descr")[2][:16]:
             yield Program(path, replace(node, name="numpy.load"), "numpy", "allow_pickle=True")
@@ -272,7 +272,7 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
         or (isinstance(error, UnknownFormatError) and start.startswith(_OTHERS))
         or files.is_cut_zip(source)
     ):
-        findings.append(_not_looked_at(path, str(error.args[0])))
+        findings.append(_not_looked_at(path, error.message))
     elif format in _QUIET or source.path.name.lower().endswith(_GRAPH):
         return  # what they are is no matter, only what they say
     elif (

@@ -62,6 +62,10 @@ class MemberNote:
     use: str
 
 
+WITH_SCALES = "integers with scales"
+"""What people call most of the schemes by which a graph computes weights."""
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
     """A weight that a graph computes of several tensors.

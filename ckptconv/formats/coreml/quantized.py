@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.notes import QuantizedWeight
+from ckptconv.core.notes import WITH_SCALES, QuantizedWeight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +36,7 @@ ROLES = {
     "constexpr_sparse_to_dense": {"nonzero_data": "values", "mask": "mask", "shape": "shape"},
 }  # fmt: skip
 CALLED = {
-    "constexpr_affine_dequantize": "integers with scales", "constexpr_blockwise_shift_scale": "integers with scales",
+    _AFFINE: WITH_SCALES, "constexpr_blockwise_shift_scale": WITH_SCALES,
     "constexpr_lut_to_dense": "palettes", "constexpr_sparse_to_dense": "sparse",
 }  # fmt: skip
 OPTIONAL = ("offset", "zero_point", "axis", "shape")

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.notes import QuantizedWeight
+from ckptconv.core.notes import WITH_SCALES, QuantizedWeight
 from ckptconv.formats.onnx.graph import TensorHeader, subgraphs
 from ckptconv.formats.onnx.walk import integers
 
@@ -42,7 +42,7 @@ Place = tuple[str, str]
 _Tensors = MutableMapping[str, tuple[Place, TensorHeader]]
 
 AFFINE, NBITS = "affine", "nbits"
-CALLED = {AFFINE: "integers with scales", NBITS: "packed integers with scales"}
+CALLED = {AFFINE: WITH_SCALES, NBITS: f"packed {WITH_SCALES}"}
 
 LAST = -1
 

@@ -41,10 +41,14 @@ _WITH_DIMS = ("Result", "Reshape")
 _ARITHMETIC = ("Convert", "Gather", "Subtract", "Multiply", "Reshape")
 _ABOUT = ("rt_info", "meta_data", "quantization_parameters")
 
-
 _CUT = tuple(
     expat.errors.codes[text] for text in (expat.errors.XML_ERROR_NO_ELEMENTS, expat.errors.XML_ERROR_UNCLOSED_TOKEN)
 )
+
+
+def number_in(text: str) -> int | None:
+    """A size or a place in a file; None for a text that is neither."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS else None
 
 
 def bad(what: str) -> CorruptFileError:

@@ -18,7 +18,8 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from ckptconv.core.notes import QuantizedWeight
+from ckptconv.core.notes import WITH_SCALES, QuantizedWeight
+from ckptconv.formats.openvino.document import number_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 VALUES = frozenset(("i8", "u8", "i4", "u4", "u2", "i16", "u16", "nf4", "f8e4m3", "f8e5m2", "f4e2m1"))
 CODES = frozenset(("u8", "u4", "u2"))
-CALLED = "integers with scales"
-_DIGITS = 19
 
 
 def find_quantized(net: Net, names: Mapping[int, str]) -> tuple[QuantizedWeight, ...]:
@@ -44,11 +43,11 @@ def find_quantized(net: Net, names: Mapping[int, str]) -> tuple[QuantizedWeight,
             continue
         reshape = reshapes.get(layer.number)
         if reshape is not None and layer.feeds == 1:
-            details["shape"] = _sizes(reshape.dims)
+            details["shape"] = [*_sizes(reshape.dims)]
         called = {role: names[part.number] for role, part in parts.items()}
         name = called["values"]
         known = name in found
-        found[name] = None if known else QuantizedWeight(_plain(called), "affine", called, details, CALLED)
+        found[name] = None if known else QuantizedWeight(_plain(called), "affine", called, details, WITH_SCALES)
     used = {part for one in found.values() if one for role, part in one.parts.items() if role != "values"}
     return tuple(one for name, one in found.items() if one is not None and name not in used)
 
@@ -91,7 +90,7 @@ def _values(layer: Layer | None) -> tuple[dict[str, Layer], dict[str, Json]]:
     if _kind(values) != "nf4":
         return {"values": values}, {}
     half = layer.data.get("destination_type", "").lower() == "f16"
-    return {"values": values}, {"codes": "nf4-f16" if half else "nf4", "size": _sizes(_shape(values).split(","))}
+    return {"values": values}, {"codes": "nf4-f16" if half else "nf4", "size": [*_sizes(_shape(values).split(","))]}
 
 
 def _scales(layer: Layer | None) -> dict[str, Layer]:
@@ -103,7 +102,7 @@ def _scales(layer: Layer | None) -> dict[str, Layer]:
     if layer is None or layer.type != "Multiply":
         return {}
     scale, factor = (_constant(layer.inputs.get(port)) for port in ("0", "1"))
-    if scale is None or factor is None or prod(_numbers(_sizes(_shape(factor).split(",")))) != 1:
+    if scale is None or factor is None or prod(_sizes(_shape(factor).split(","))) != 1:
         return {}
     return {"scale": scale, "factor": factor}
 
@@ -123,10 +122,7 @@ def _shape(layer: Layer) -> str:
     return layer.data.get("shape", "")
 
 
-def _sizes(texts: list[str]) -> list[Json]:
-    sizes = [text.strip() for text in texts]
-    return [int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else -1 for text in sizes if text]
-
-
-def _numbers(sizes: list[Json]) -> list[int]:
-    return [size for size in sizes if isinstance(size, int)]
+def _sizes(texts: list[str]) -> list[int]:
+    """Dimensions; what is none is told where they are used."""
+    found = [number_in(text.strip()) for text in texts if text.strip()]
+    return [-1 if size is None else size for size in found]

@@ -36,7 +36,7 @@ from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
 from ckptconv.errors import FileAccessError, LimitError, UnsupportedError, located
 from ckptconv.formats.graphs.names import GraphNames
 from ckptconv.formats.graphs.notes import PACKED_KEY, all_said, counted, read_as_bytes, stays_behind
-from ckptconv.formats.openvino.document import Layer, Net, bad, parse
+from ckptconv.formats.openvino.document import Layer, Net, bad, number_in, parse
 from ckptconv.formats.openvino.quantized import find_quantized
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.formats.tensors.shared_bytes import check_shared
@@ -73,7 +73,6 @@ _TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 
 _START = re.compile(rb"(?:\xef\xbb\xbf)?(?:<\?xml[^>]*+>)?\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+<net[\s>]", re.DOTALL)
 _NEAR = 4096
-_DIGITS = 19
 _HINT = "a model of OpenVINO's is moved together with its .bin"
 
 
@@ -210,9 +209,10 @@ def _shape(name: str, text: str) -> tuple[int, ...]:
 
 
 def _number(name: str, key: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+    number = number_in(text)
+    if number is None:
         raise bad(f"the {key} of {name!r} is {text[:40]!r}, and no number")
-    return int(text)
+    return number
 
 
 def _facts(net: Net) -> dict[str, MetaNode]:
@@ -238,6 +238,5 @@ def _sizes(text: str) -> list[str]:
 def _value(layer: Layer, kind: str, sizes: list[str]) -> dict[str, MetaNode]:
     """Dimensions are sizes, or None where they are open."""
     dtype = DTYPES[kind.lower()].name if kind.lower() in DTYPES else kind.upper().replace("FP", "F")
-    known = [size.strip() for size in sizes if size.strip()]
-    shape = [int(size) if size.isascii() and size.isdigit() and len(size) <= _DIGITS else None for size in known]
+    shape: list[MetaNode] = [number_in(size.strip()) for size in sizes if size.strip()]
     return {"name": layer.names or layer.name, "dtype": dtype, "shape": shape}

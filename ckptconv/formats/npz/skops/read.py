@@ -130,7 +130,7 @@ class _Files:
         try:
             header = self._header(file)
         except UnsupportedError as error:
-            return self.unread("numpy.ndarray", file, path, str(error.message))
+            return self.unread("numpy.ndarray", file, path, error.message)
         if isinstance(header, Text):
             self._spend(header.nbytes)
             return text_in(self._archive, file, file, header)
