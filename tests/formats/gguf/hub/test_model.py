@@ -198,15 +198,6 @@ def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path) -> None:
     assert refused.value.path == source / "config.json"
 
 
-def test_validate_tells_how_names_of_llama_cpp_become_transformers(folder: Path, tmp_path: Path) -> None:
-    path = made(folder, tmp_path / "a.gguf")
-    with pytest.raises(
-        UsageError, match="nothing says which architecture this is: names and layouts are not"
-    ) as refused:
-        ckptconv.validate(path)
-    assert refused.value.hint == f"ckptconv convert {path} translated.pth --translate gguf"
-
-
 def test_blocks_of_gpt_oss_keep_their_values(tmp_path: Path) -> None:
     """Dequantized and quantized again: a block's scale may become another, and no value."""
     transformers = transformers_module()
