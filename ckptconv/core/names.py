@@ -20,6 +20,11 @@ def free_key(key: str, taken: Container[Hashable]) -> str:
     return key
 
 
+def numbered(name: str, *taken: Container[str]) -> str:
+    """The name, with a number behind it where something in one of `taken` has it: ``w#2``."""
+    return free_name(name, lambda one: any(one in names for names in taken), lambda number: f"{name}#{number}")
+
+
 def free_name(name: T, is_taken: Callable[[T], bool], numbered: Callable[[int], T]) -> T:
     """The name, or where something has it the first of `numbered(2)`, `numbered(3)`, … that is free.
 

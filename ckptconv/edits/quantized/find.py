@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.names import free_name
+from ckptconv.core.names import numbered
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import MLX
 from ckptconv.edits.quantized.packing import packings
@@ -123,7 +123,7 @@ def _apart(groups: list[Group], infos: Infos) -> tuple[list[Group], list[Edit]]:
     for one in groups:
         for role, name in one.parts.items():
             if name in seen:
-                free = _free(f"{one.target}.{role}", known)
+                free = numbered(f"{one.target}.{role}", known)
                 again.append(Step((name,), (free,)))
                 known.add(free)
                 one.parts[role] = name = free
@@ -131,10 +131,6 @@ def _apart(groups: list[Group], infos: Infos) -> tuple[list[Group], list[Edit]]:
     if not again:
         return groups, []
     return groups, [Edit("tie", again[0].sources, again[0].targets, {}, tuple(again))]
-
-
-def _free(name: str, known: set[str]) -> str:
-    return free_name(name, known.__contains__, lambda number: f"{name}#{number}")
 
 
 def _edit(alike: list[Group]) -> Edit:

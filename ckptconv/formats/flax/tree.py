@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
-from ckptconv.core.names import free_name
+from ckptconv.core.names import numbered
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.formats.trees.nested import Nested, Path
 
@@ -73,6 +73,6 @@ class _Planter:
 
     def _ref(self, tensor: LazyTensor, path: Path) -> TensorRef:
         name, model, extras = ".".join(map(str, path)) or "tensor", self._tree.model, self._tree.extras
-        free = free_name(name, lambda one: one in model or one in extras, lambda number: f"{name}#{number}")
+        free = numbered(name, model, extras)
         self._others[free] = tensor
         return TensorRef(free)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.names import free_name
+from ckptconv.core.names import numbered
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
@@ -30,4 +30,4 @@ class GraphNames:
 
     def free(self, name: str, taken: Container[str]) -> str:
         """The name, with a number behind it where it is taken: ``w#2``."""
-        return self.joined(free_name(name, taken.__contains__, lambda number: f"{name}#{number}"))
+        return self.joined(numbered(name, taken))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.names import free_name
+from ckptconv.core.names import numbered
 from ckptconv.core.record import Inline
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
@@ -102,7 +102,7 @@ def _added(model: ModelProto, name: str, info: TensorInfo, taken: set[str]) -> s
 def _spelled(name: str, taken: set[str]) -> str:
     """A name that protobuf takes, and that nothing has yet."""
     made = name.encode("utf-8", "backslashreplace").decode("utf-8") or "#"
-    return free_name(made, taken.__contains__, lambda number: f"{made}#{number}")
+    return numbered(made, taken)
 
 
 def stream(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import MetaNode, NumpyArray, Stored, rebuilt
+from ckptconv.core.names import numbered
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import numpy_nbytes
 from ckptconv.core.tensor import LazyTensor, TensorInfo, in_memory
@@ -33,9 +34,7 @@ def move_out(root: MetaNode, taken: Container[str]) -> tuple[MetaNode, dict[str,
         data = node.data if isinstance(node, NumpyArray) else node
         if not isinstance(data, (bytes, bytearray)) or len(data) <= LARGE:
             return node
-        name = f"{NAME}{len(moved)}"
-        while name in taken:
-            name += "#"
+        name = numbered(f"{NAME}{len(moved)}", taken)
         moved[name] = in_memory(TensorInfo.of(DType.U8, (len(data),)), bytes(data))
         if isinstance(node, NumpyArray):
             return Stored(name, replace(node, data=b""))

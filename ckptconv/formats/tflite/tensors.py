@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.composite import PER_CHANNEL, PER_TENSOR, VALUES, Quantized
 from ckptconv.core.dtypes import DType
+from ckptconv.core.names import numbered
 from ckptconv.core.tensor import ByteSpan, LazyTensor, TensorInfo, in_file, in_memory
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.tensors.headers import header_info
@@ -220,9 +221,6 @@ def part_names(name: str, taken: set[str]) -> dict[str, str]:
     """Names for the parts of a quantized tensor, none of which is taken."""
     names = {VALUES: name}
     for role in ("scale", "zero_point"):
-        free = f"{name}.{role}"
-        while free in taken:
-            free += "#"
-        taken.add(free)
-        names[role] = free
+        names[role] = numbered(f"{name}.{role}", taken)
+        taken.add(names[role])
     return names

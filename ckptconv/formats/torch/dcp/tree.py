@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict, TensorRef, TorchSize, walk
-from ckptconv.core.names import free_name
+from ckptconv.core.names import free_name, numbered
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.formats.targets.plain import as_plain
 from ckptconv.formats.torch.dcp.listing import malformed
@@ -204,7 +204,7 @@ class _Flattener:
 
     def leaf(self, node: MetaNode, path: Path) -> TensorRef:
         name = ".".join(map(str, path))
-        free = free_name(name, self._names.__contains__, lambda number: f"{name}#{number}")
+        free = numbered(name, self._names)
         self._names.add(free)
         self.flat.leaves.append(Leaf(free, path, node))
         return TensorRef(free)

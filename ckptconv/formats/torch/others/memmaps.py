@@ -30,7 +30,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, Opaque, StateDict
-from ckptconv.core.names import free_name
+from ckptconv.core.names import numbered
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.tensor import ByteSpan, TensorInfo, in_file
@@ -209,7 +209,7 @@ class _Whole:
         if len(self.tensors) == MAX_TENSORS:
             raise LimitError(f"there are more than {MAX_TENSORS:,} tensors")
         span = ByteSpan(source, 0, info.nbytes)
-        free = free_name(name, self.tensors.__contains__, lambda number: f"{name}#{number}")
+        free = numbered(name, self.tensors)
         self.tensors[free] = in_file(info, span, (id(folder), key))
 
     def _shape(self, folder: Folder, said: object, whose: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.composite import VALUES, problem
 from ckptconv.core.metadata import TensorRef, rebuilt
+from ckptconv.core.names import numbered
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import CorruptFileError
 from ckptconv.formats.torch.values.composites import CompositeStub
@@ -54,9 +55,7 @@ def _free(name: str, role: str, taken: set[str], stub: CompositeStub) -> str:
     """A name for a part that nothing has: the whole's for quantized integers, else ``w.scale``."""
     if stub.named and role == VALUES:
         return name
-    free = f"{name}.{role}"
-    while free in taken:
-        free += "#"
+    free = numbered(f"{name}.{role}", taken)
     taken.add(free)
     return free
 

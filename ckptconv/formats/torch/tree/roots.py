@@ -18,7 +18,7 @@ from ckptconv.core.metadata import (
     nodes_of,
     spell_path,
 )
-from ckptconv.core.names import ALONE, free_name
+from ckptconv.core.names import ALONE, numbered
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.tree.find import Hole, find_state_dicts
@@ -249,7 +249,7 @@ class _Planter:
     def _free(self, name: str) -> str:
         """The name, or the first with a number behind it that no tensor has."""
         model, extras = self._tree.model, self._tree.extras
-        return free_name(name, lambda free: free in model or free in extras, lambda number: f"{name}#{number}")
+        return numbered(name, model, extras)
 
     def _without_plumbing(self, path: Path) -> list[str]:
         """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
