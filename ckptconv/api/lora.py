@@ -18,7 +18,7 @@ from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
 from ckptconv.edits.adapters.names import is_adapter
-from ckptconv.errors import CkptconvError, UnsafeError, UsageError, located
+from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import folder_of
 from ckptconv.io.limits import MAX_CONFIG
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 IN_METADATA = "lora_adapter_metadata"
-
-_DOWNLOAD_AGAIN = "download the adapter again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +162,15 @@ def _configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
 
     beside = None
     if checkpoint.path is not None:
-        beside = read_object(_config_of(checkpoint.path), ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
+        beside = read_object(_config_of(checkpoint.path), ADAPTER_CONFIG, hint=COPY_AGAIN)
     if beside is None and (packed := _packed(checkpoint)) is not None:
-        beside = strict_json.object_of(packed, ADAPTER_CONFIG, hint=_DOWNLOAD_AGAIN)
+        beside = strict_json.object_of(packed, ADAPTER_CONFIG, hint=COPY_AGAIN)
     if beside is not None:
         return {"": Config.of(beside)}
     text = checkpoint.metadata.get(IN_METADATA)
     if not isinstance(text, str):
         return {}
-    said = strict_json.object_of(text, IN_METADATA, hint=_DOWNLOAD_AGAIN)
+    said = strict_json.object_of(text, IN_METADATA, hint=COPY_AGAIN)
     parts: dict[str, dict[str, object]] = {}
     for key, value in said.items():
         start, dot, rest = key.partition(".")
