@@ -150,13 +150,19 @@ class Member(Source):
         identity = (*archive.source.identity, self.whole.offset)
         self._begin(archive.source.path / path, self.whole.length, identity)
         self.beside = MemberFolder(archive, path.rpartition("/")[0])
-        self._archive = archive.source
-        self.spend = archive.spend  # type: ignore[method-assign]
-        self.inflate = archive.inflate  # type: ignore[method-assign]
+        self._archive = archive
+
+    def spend(self, count: int) -> None:
+        """For all of the archive."""
+        self._archive.spend(count)
+
+    def inflate(self, count: int) -> None:
+        """For all of the archive."""
+        self._archive.inflate(count)
 
     def close(self) -> None:
         """Close the archive."""
-        self._archive.close()
+        self._archive.source.close()
 
     def rest(self) -> None:
         """It has no handle of its own."""
@@ -174,11 +180,12 @@ class Member(Source):
 
     def place(self, offset: int) -> tuple[Source, int] | None:
         """As `Source.place`."""
-        return (self._archive, self.whole.offset + offset) if self.whole.file is self._archive else None
+        file = self._archive.source
+        return (file, self.whole.offset + offset) if self.whole.file is file else None
 
     def check_unchanged(self) -> None:
         """As `Source.check_unchanged`, of the archive."""
-        self._archive.check_unchanged()
+        self._archive.source.check_unchanged()
 
 
 class MemberFolder(Folder):
