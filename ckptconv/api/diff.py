@@ -101,7 +101,8 @@ def diff(
     headers:         read no tensor; values are not compared.
     bare:            compare the model's tensors alone, without metadata and extras.
     translate:       read a GGUF beside the model of transformers' that it was made of under transformers' names, and
-                     its blocks as floats; False: as it is.
+                     its blocks as floats, and quantized weights beside plain ones as ``--dequantize`` makes them;
+                     False: as they are.
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
                      representable steps. All 0: bits must be equal, so that -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.

@@ -17,7 +17,7 @@ from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
 from ckptconv.api.stated import stated
-from ckptconv.api.unconverted import as_floats, in_transformers_names
+from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.samples import InputSpec, shown_inputs
@@ -107,8 +107,9 @@ class Side:
         opened = stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
         if self.request.arch is not None and is_config(self.request.arch):
-            opened, told = in_transformers_names(opened, self.path)
-            self.findings += told
+            for reading in (in_transformers_names, as_plain):
+                opened, told = reading(opened, self.path)
+                self.findings += told
         return named_by_architecture(opened, self.request)
 
     @property

@@ -1,4 +1,5 @@
-"""A GGUF as what llama.cpp's converter made it of: under transformers' names, its blocks as the floats they stand for.
+"""Files as what they were made of: a GGUF under transformers' names, with the floats that its blocks stand for;
+quantized weights as plain ones.
 
 So `diff` and `verify` set it beside a model of transformers', and `validate` judges it as one. By shapes and values
 alone tensors of blocks are not told apart: what is quantized, and whose heads are in another order, has no value in
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
+from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
+from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError, located
 from ckptconv.formats import registry
 
@@ -57,6 +60,32 @@ def _as_float(tensor: LazyTensor, *, headers: bool) -> LazyTensor:
     return cast_to(tensor, DType.F32)
 
 
+def as_plain(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
+    """Quantized weights as the plain ones that ``--dequantize`` makes of them, and what is told of that; where there
+    are none, or not all of them are understood, the checkpoint as it is, and nothing. Reads nothing.
+    """
+    kinds = _kinds(checkpoint)
+    if not kinds:
+        return checkpoint, []
+    from ckptconv.api.dialects import is_in_mlxs_layout
+    from ckptconv.api.editing import edited
+    from ckptconv.api.edits import Edits
+
+    if is_in_mlxs_layout(checkpoint):  # plain ones have other names and layouts yet
+        return checkpoint, []
+    try:
+        made, _ = edited(checkpoint, Edits(dequantize=True))
+    except (EditError, UnsupportedError, UsageError):
+        return checkpoint, []
+    message = f"{fspath(path)} is quantized ({listed(sorted(kinds))}): read as the plain weights of --dequantize"
+    return made, [Finding("dequantized", "info", "", message)]
+
+
+def _kinds(checkpoint: Checkpoint) -> set[str]:
+    """How its weights are quantized, in words."""
+    return {one.called for one in checkpoint.notes.quantized} | quantized_in(infos_of(checkpoint)).keys()
+
+
 def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
     """A GGUF with llama.cpp's names under transformers', and what is told of that; any other as it is, and nothing.
 
@@ -84,7 +113,8 @@ def set_beside(
     a: Checkpoint, b: Checkpoint, paths: tuple[Path, Path], *, values: bool
 ) -> tuple[Checkpoint, Checkpoint, list[Finding]]:
     """Both as they are compared, and what is told of that: where one alone is a GGUF with llama.cpp's names, and the
-    other has those that transformers has for its tensors, the first under these; with `values`, blocks as floats.
+    other has those that transformers has for its tensors, the first under these; with `values`, blocks as floats. Where
+    one alone is quantized, its weights as plain ones.
     """
     one, told = _beside(a, b, paths[0], values=values)
     other, more = _beside(b, a, paths[1], values=values)
@@ -92,7 +122,9 @@ def set_beside(
 
 
 def _beside(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
-    """The one under the other's names, where it is their model."""
+    """The one with the other's names and plain weights, where it is of their model."""
+    if not _kinds(other) and (read := as_plain(one, path))[1]:
+        return read
     if _has_llama_cpps_names(other):
         return one, []
     try:

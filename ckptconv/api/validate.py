@@ -86,7 +86,8 @@ def validate(
 ) -> Validation:
     """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is asked for.
 
-    A GGUF with llama.cpp's names is judged under transformers', blocks as the floats that they stand for.
+    A GGUF with llama.cpp's names is judged under transformers', blocks as the floats that they stand for; quantized
+    weights are judged as the plain ones that ``--dequantize`` makes of them.
 
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
               ``config.json`` (its class is built by the transformers that is installed), or Python that you
@@ -101,7 +102,7 @@ def validate(
     request = Request(path, arch, settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
         checkpoint, told = _as_judged(request, opened, values=values)
-        result = compare(request, checkpoint)
+        result = compare(request, checkpoint, made_plain=any(finding.code == "dequantized" for finding in told))
         if values:
             from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
@@ -112,23 +113,27 @@ def validate(
 
 
 def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
-    """The file under the names that the architecture has for its tensors, where that is known, and what is told of
-    that: a graph under those that it lost, a GGUF under transformers'.
+    """The file with the tensors that the architecture has, where that is known, and what is told of that: a graph under
+    the names that it lost, a GGUF under transformers', quantized weights as plain ones.
     """
-    from ckptconv.api.unconverted import as_floats, in_transformers_names
+    from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
         from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
 
         return named_by_architecture(opened, request), []
     made, told = in_transformers_names(opened, request.path)
+    if not told:
+        made, told = as_plain(opened, request.path)
     if not told or _is_of_its_own_names(request, opened, made):
         return opened, []
     return as_floats(made, headers=not values), told
 
 
-def _is_of_its_own_names(request: Request, opened: Checkpoint, translated: Checkpoint) -> bool:
-    """Whether ``--arch`` is an architecture of llama.cpp's names: another GGUF, a spec that was made from one."""
+def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint) -> bool:
+    """Whether ``--arch`` is an architecture of the file's own tensors: another GGUF or quantized checkpoint, a spec
+    that was made from one.
+    """
     from ckptconv.api.arch import table_for
     from ckptconv.arch.huggingface import is_config
     from ckptconv.arch.load import library_names
@@ -140,11 +145,13 @@ def _is_of_its_own_names(request: Request, opened: Checkpoint, translated: Check
         table = table_for(request, checkpoint)
         return 0 if table is None else len(table.tensors.keys() & checkpoint.keys())
 
-    return in_common(opened) > in_common(translated)
+    return in_common(opened) > in_common(other)
 
 
-def compare(request: Request, checkpoint: Checkpoint) -> Validation:
+def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = False) -> Validation:
     """Check a checkpoint that is open, of the file that the request is about: a config.json may lie beside it.
+
+    made_plain: its weights are no longer quantized, whatever that says.
 
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
     lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
@@ -156,6 +163,7 @@ def compare(request: Request, checkpoint: Checkpoint) -> Validation:
     checkpoint = wholes(checkpoint)
     try:
         chosen = resolve(request, checkpoint)
+        chosen = replace(chosen, quantized="") if made_plain else chosen
     except UsageError as error:
         if request.arch is None and (causes := _of_another_framework(request, checkpoint)):
             message = f"nothing says which architecture this is: {causes[0].message}"

@@ -51,7 +51,7 @@ def command(
 
     Without --arch the architecture is chosen by evidence: a note in the file, a config.json beside it, its metadata,
     its tensors' names. SRC fits where load_state_dict(strict=True) would take it. Only headers are read. A GGUF of
-    llama.cpp's is read under transformers' names, which is said.
+    llama.cpp's is read under transformers' names, quantized weights as --dequantize makes them, which is said.
     """
     question = _Question(arch, settings, values, from_format)
     documents: list[Json] = []

@@ -1,4 +1,4 @@
-"""A GGUF set beside the model that it was made of: under transformers' names, its blocks as floats."""
+"""Files set beside what they were made of: a GGUF under transformers' names, quantized weights as plain ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptconv
 from ckptconv.errors import UsageError
@@ -179,3 +179,37 @@ def test_json_and_the_page_say_it(tmp_path: Path) -> None:
     found = ckptconv.diff(model, gguf_of(model, tmp_path / "llama.gguf", "F32"))
     assert any(line.startswith("info: ") and "--translate gguf" in line for line in page(found))
     assert json.loads(json.dumps(found.to_dict()))["findings"][0]["code"] == "translated"
+
+
+def test_quantized_weights_beside_plain_ones_are_read_as_plain(tmp_path: Path) -> None:
+    model, quantized = folder_of(tmp_path / "llama"), tmp_path / "fp8"
+    quantized.mkdir()
+    edits = ckptconv.Edits(quantize=["fp8"])
+    ckptconv.convert(model, quantized / "model.safetensors", edits=edits, with_files=True)
+    plain = load_file(quantized / "model.safetensors")
+    weight = plain[Q_PROJ].float() * plain[f"{Q_PROJ}_scale"].float()
+    before = load_file(model / "model.safetensors")[Q_PROJ]
+    found = ckptconv.diff(model, quantized, bare=True)
+    assert codes(found) == {"dequantized", "value-changed"}
+    (off,) = (values.max_abs for finding, values in found.values.items() if finding.where == Q_PROJ)
+    assert off == pytest.approx((weight - before).abs().max().item(), rel=1e-6)
+    assert ckptconv.diff(model, quantized, bare=True, headers=True).equal
+    assert "tensor-added" in codes(ckptconv.diff(model, quantized, bare=True, translate=False))
+    assert codes(ckptconv.diff(quantized, quantized)) == set()
+
+
+def test_validate_judges_quantized_weights_as_plain_ones_or_by_another_quantized_file(tmp_path: Path) -> None:
+    model, quantized = folder_of(tmp_path / "llama"), tmp_path / "fp8"
+    quantized.mkdir()
+    edits = ckptconv.Edits(quantize=["fp8-block"])
+    ckptconv.convert(model, quantized / "model.safetensors", edits=edits, with_files=True)
+    judged = ckptconv.validate(quantized)
+    assert (judged.valid, judged.arch, [one.code for one in judged.findings]) == (True, "llama", ["dequantized"])
+    assert ckptconv.validate(quantized, arch=str(quantized)).findings == []
+    state = load_file(quantized / "model.safetensors")
+    del state["model.norm.weight"]
+    save_file(state, quantized / "model.safetensors")
+    damaged = ckptconv.validate(quantized)
+    assert [(one.code, one.where) for one in damaged.findings if one.severity == "error"] == [
+        ("missing-tensor", "model.norm.weight")
+    ]

@@ -245,14 +245,27 @@ def quantized(folders: dict[str, Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_quantized_weights_are_said_to_be_that(quantized: Path) -> None:
-    result = ckptconv.validate(quantized, arch=str(quantized / "config.json"))
+def test_quantized_weights_are_judged_and_run_as_the_plain_ones_that_they_stand_for(quantized: Path) -> None:
+    arch = str(quantized / "config.json")
+    result = ckptconv.validate(quantized, arch=arch)
+    assert result.valid
+    assert [finding.code for finding in result.findings] == ["dequantized"]
+    assert ckptconv.verify(quantized, quantized, arch=arch).equivalent
+
+
+def test_quantized_weights_that_are_not_understood_are_said_to_be_that(quantized: Path) -> None:
+    file, arch = quantized / "model.safetensors", str(quantized / "config.json")
+    state = load_file(file)
+    for scale in [name for name in state if name.endswith("_scale_inv")]:
+        state[scale] = torch.ones(2, 2)  # of no block that the weight has
+    save_file(state, file, {"format": "pt"})
+    result = ckptconv.validate(quantized, arch=arch)
     assert not result.valid
     assert result.findings[0].code == "quantized"
     assert "'fp8'" in result.findings[0].message
     assert result.findings[0].hint == f"ckptconv convert {quantized} plain.safetensors --dequantize"
     with pytest.raises(UsageError, match=r"quantized \('fp8'\)"):
-        ckptconv.verify(quantized, quantized, arch=str(quantized / "config.json"))
+        ckptconv.verify(quantized, quantized, arch=arch)
 
 
 def test_dequantized_ones_fit_the_class_that_their_configuration_names(quantized: Path, tmp_path: Path) -> None:
