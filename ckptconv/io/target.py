@@ -52,6 +52,7 @@ class Target:
         self._fd = -1
         self._writeback = Writeback()
         self._temp: Path | None = None
+        self._named: Path | None = None
         self._kept: Path | None = None
         self._made: list[Path] = []
         with translated(self.path):
@@ -84,15 +85,15 @@ class Target:
         return status
 
     def __enter__(self) -> Target:
-        with translated(self.path):
-            try:
+        try:
+            with translated(self.path):
                 self._make_folder()
                 leftovers.sweep(self._real)
                 self._open()
-            except BaseException:
-                self._discard()
-                raise
-        return self
+            return self
+        except BaseException:
+            self._discard()
+            raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._in_place():
@@ -128,8 +129,8 @@ class Target:
         other = Target(self.path.parent / path, replace=self.replace, folders=folders)
         if other._real == self._real:
             raise UsageError(f"{self.path.name!r} cannot be its own data file", hint="give another name")
-        other.__enter__()
         self._beside.append(other)
+        other.__enter__()
         return other
 
     @property
@@ -289,14 +290,14 @@ class Target:
             if self._temp is not None:
                 os.unlink(self._temp)
             return
-        if self._temp is None:
-            named = leftovers.beside(self._real)
-            leftovers.lock(self._fd)
-            try:
-                self._link(named)
-            finally:
-                self._temp = named
-        os.replace(self._temp, self._real)
+        os.replace(self._temp or self._name(), self._real)
+
+    def _name(self) -> Path:
+        """Give the unnamed file a name beside the target."""
+        self._named = leftovers.beside(self._real)
+        leftovers.lock(self._fd)
+        self._link(self._named)
+        return self._named
 
     def _place_without_links(self, temp: Path) -> None:
         """An empty file takes the name, which fails where the target has appeared meanwhile, and is replaced."""
@@ -327,11 +328,11 @@ class Target:
         for other in reversed(self._beside):  # the first has made the folder that the others are in
             other._discard()
         self._close()
-        for name in (self._temp, self._kept):
+        for name in (self._temp, self._named, self._kept):
             if name is not None:
                 with suppress(OSError):
                     os.unlink(name)
-        self._temp = self._kept = None
+        self._temp = self._named = self._kept = None
         while self._made:
             with suppress(OSError):  # something else may have come into it meanwhile
                 os.rmdir(self._made[-1])

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import ckptconv
+from ckptconv.io import target as writing
+from ckptconv.io.target import Target
 from tests.support.craft import saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
+
+    from _typeshed import TraceFunction
 
 STEPS = ("open", "close", "link", "replace", "unlink", "mkdir")
 
@@ -135,3 +141,51 @@ def test_all_is_as_it_was_or_all_is_new(
         assert is_new or not hasattr(stop, "__notes__")
         whole += hasattr(stop, "__notes__")
     assert whole
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_signal_before_any_line_leaves_neither_folder_nor_name(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no step of the system's has just been taken, too: between what makes a folder and what notes its owner."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    folder, lines, at = tmp_path / "out", 0, 0
+
+    def stepping(frame: FrameType, event: str, arg: object) -> TraceFunction | None:
+        nonlocal lines
+        if frame.f_code.co_filename != writing.__file__:
+            return None
+        lines += event == "line"
+        if event == "line" and lines == at:
+            raise KeyboardInterrupt
+        return stepping
+
+    def write() -> None:
+        with Target(folder / "a", replace=replaced, folders=1) as target:
+            target.beside("below/b", folders=1).write_at(0, b"new")
+            target.commit()
+
+    def begin() -> dict[str, bytes]:
+        shutil.rmtree(folder, ignore_errors=True)
+        if replaced:
+            folder.mkdir()
+            (folder / "a").write_bytes(b"old")
+        return files(tmp_path)
+
+    before = begin()
+    write()
+    after = files(tmp_path)
+    stopped, found = True, []
+    while stopped:
+        begin()
+        stopped, lines, at = False, 0, at + 1
+        sys.settrace(stepping)
+        try:
+            write()
+        except KeyboardInterrupt:
+            stopped = True
+        finally:
+            sys.settrace(None)
+        found.append(files(tmp_path))
+    assert found.count(before) > 50
+    assert [one for one in found if one not in (before, after)] == []
