@@ -16,7 +16,7 @@ from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.quantized.marks import quantized_in
-from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError
+from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError, located
 
 if TYPE_CHECKING:
     from ckptconv.api.open import PathText
@@ -192,7 +192,8 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
     from ckptconv.io.digest import digest as digest_of
 
     with opened as checkpoint:
-        uses, beside = uses_of(checkpoint), Beside()
+        with located(path):
+            uses, beside = uses_of(checkpoint), Beside()
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:
             from ckptconv.api.beside import look_beside

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
+from ckptconv.core.names import Names
 from ckptconv.core.spelling import to_json
 from ckptconv.formats.code import evaluated
 
@@ -88,9 +89,9 @@ def of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:
 
 def _uses(root: MetaNode) -> list[OpaqueUse]:
     """Every object in the tree that was not built, in its order."""
-    wholes = {id(node) for _, node in opaque_wholes(root)}
+    wholes, names = {id(node) for _, node in opaque_wholes(root)}, Names()
     return [
-        OpaqueUse(spell_path(path), node, id(node) not in wholes)
+        OpaqueUse(names.made(spell_path(path)), node, id(node) not in wholes)
         for path, node in walk(root)
         if isinstance(node, Opaque) and node.how not in ("enclosing", "unread")
     ]

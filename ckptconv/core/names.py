@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from ckptconv.errors import LimitError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable
 
@@ -11,6 +13,25 @@ T = TypeVar("T")
 
 ALONE = "tensor"
 """What a tensor is called that a file holds alone, without a name."""
+
+MAX_NAMES = 1 << 27
+"""Characters of a file's names: those of 1,000,000 tensors have some 80 each."""
+
+
+class Names:
+    """Counts the characters of names that are made of paths. A key that is long stands in a file once, and in the name
+    of everything below it.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def made(self, name: str) -> str:
+        """The name, which is counted. Raises LimitError."""
+        self._count += len(name)
+        if self._count > MAX_NAMES:
+            raise LimitError(f"the names of what is in it have more than {MAX_NAMES:,} characters")
+        return name
 
 
 def free_key(key: str, taken: Container[Hashable]) -> str:

@@ -6,6 +6,7 @@ from typing import TypeGuard
 
 from ckptconv.core.collisions import MAX_COLLISIONS as MAX_COLLISIONS
 from ckptconv.core.metadata import MAX_DEPTH as MAX_DEPTH
+from ckptconv.core.names import MAX_NAMES as MAX_NAMES
 
 MAX_PICKLE_BYTES = 1 << 30
 """One ``data.pkl``: a checkpoint of 1,000,000 tensors takes 0.2 GB."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 import ckptconv
+from ckptconv.core import names
 from ckptconv.errors import CkptconvError, LimitError
 from ckptconv.formats.caffe import read as caffe
 from ckptconv.formats.flax import arrays as flax
@@ -44,7 +47,7 @@ TABLE = [
     limits.MAX_FILES, limits.MAX_ARCHIVE_RATIO, limits.MAX_LZMA_MEMORY, limits.MAX_PARSED_RATIO,
     limits.MAX_BUILDS, limits.MAX_DOCUMENT, limits.MAX_DOCUMENTS,
     limits.MAX_TENSORS, limits.MAX_RANK, limits.MAX_DEPTH, limits.MAX_NODES, limits.NODES_A_BYTE,
-    limits.MAX_INT_DIGITS, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
+    limits.MAX_INT_DIGITS, limits.MAX_NAMES, limits.MAX_NAME, limits.MAX_COLLISIONS, limits.MAX_SAFETENSORS_HEADER,
     limits.MAX_GGUF_HEADER, limits.MAX_CONFIG_VALUES, limits.MAX_SCHEMA, limits.MAX_SCHEMA_VALUES, limits.MAX_TOKENIZER, limits.MAX_NPY_HEADER, limits.MAX_NPZ_TEXT, limits.MAX_HDF5_METADATA,
     limits.MAX_HDF5_TEXT, limits.MAX_HDF5_PATH, limits.MAX_HDF5_CHUNKS, limits.MAX_HDF5_CHUNK,
     limits.MAX_OCDBT_NODES, limits.MAX_OCDBT_RATIO, limits.MAX_OCDBT_KEYS, limits.MAX_ZARR_CHUNKS,
@@ -153,6 +156,8 @@ LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
     "texts in one": (tflite, "MAX_TFLITE_TEXT", 50, ".tflite", honest("tflite")[0]),
     "tensors of one": (tflite, "MAX_TENSORS", 5, ".tflite", honest("tflite")[0]),
     "values of a sparse tensor": (sparse, "MOST", 5, ".tflite", SPARSE.read_bytes()),
+    "names of a .pth": (names, "MAX_NAMES", 1, ".pth", checkpoint(TWO_TENSORS)),
+    "names of Flax": (names, "MAX_NAMES", 5, ".msgpack", honest("flax")[0]),
     "fields": (protobuf, "MAX_FIELDS", 3, ".onnx", model(weight(RAW), weight(RAW, name=b"v"))),
 }  # fmt: skip
 
@@ -170,6 +175,29 @@ def test_a_limit_too_high_for_a_test_holds_when_it_is_lowered(
     with pytest.raises(LimitError) as refused:
         ckptconv.open(path, format=format)
     assert refused.value.hint
+
+
+class Thing:
+    """What is not built."""
+
+
+BELOW: dict[str, object] = {
+    "tensors": [np.zeros(1, "f4")] * 20,
+    "tensors of a dict": {f"w{i}": np.zeros(1, "f4") for i in range(20)},
+    "what is no tensor that is read": [np.zeros(1, "M8[s]")] * 20,
+    "objects": [Thing() for _ in range(20)],
+}
+
+
+@pytest.mark.parametrize("below", BELOW.values(), ids=BELOW.keys())
+def test_a_long_key_is_not_written_out_for_each_of_what_is_below_it(
+    below: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"k" * 1000: below, "x": {"w": np.zeros(1, "f4")}}))
+    ckptconv.inspect(tmp_path / "x.pkl")
+    monkeypatch.setattr(names, "MAX_NAMES", 10_000)
+    with pytest.raises(LimitError, match=r"x\.pkl: the names of what is in it have more than 10,000 characters"):
+        ckptconv.inspect(tmp_path / "x.pkl")
 
 
 def test_bytes_beside_a_header_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

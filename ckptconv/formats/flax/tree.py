@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, StateDict, TensorRef
-from ckptconv.core.names import numbered
+from ckptconv.core.names import Names, numbered
 from ckptconv.core.tensor import LazyTensor
 from ckptconv.formats.trees.nested import Nested, Path
 
@@ -40,6 +40,7 @@ class _Planter:
 
     def __init__(self, model: Nested | None) -> None:
         self._holes = model.holes if model else {}
+        self._names = Names()
         self._tree = Tree(model=dict(model.tensors) if model else {})
         self._others = self._tree.extras if model else self._tree.model
 
@@ -72,7 +73,7 @@ class _Planter:
         return StateDict(prefix, "dict", plain)
 
     def _ref(self, tensor: LazyTensor, path: Path) -> TensorRef:
-        name, model, extras = ".".join(map(str, path)) or "tensor", self._tree.model, self._tree.extras
-        free = numbered(name, model, extras)
+        name = self._names.made(".".join(map(str, path)) or "tensor")
+        free = numbered(name, self._tree.model, self._tree.extras)
         self._others[free] = tensor
         return TensorRef(free)

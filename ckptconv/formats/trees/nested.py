@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.core.names import Names
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Nested:
         self.tensors: dict[str, Value] = {}
         self.holes: dict[Path, tuple[dict[str, Value], str]] = {}
         self._is_tensor = is_tensor
+        self._names = Names()
         self._holds: dict[int, bool] = {}
         self._seen: set[int] = set()
         self._prefix_of: list[tuple[str, str]] = []
@@ -72,13 +74,7 @@ class Nested:
         """Whether all stand in such dicts, once each, and a name's longest prefix always says in which. Those in lists,
         and keys with dots, may be unclear.
         """
-        prefixes = {prefix for _, prefix in self.holes.values()}
-        if not self._all_in_dicts or len(self._prefix_of) != len(self.tensors) or len(prefixes) != len(self.holes):
-            return False
-        lengths = sorted({len(prefix) for prefix in prefixes}, reverse=True)
-        return all(
-            next(name[:n] for n in lengths if name[:n] in prefixes) == prefix for name, prefix in self._prefix_of
-        )
+        return self._all_in_dicts and are_clear(self._prefix_of, [prefix for _, prefix in self.holes.values()])
 
     def _holds_tensors(self, value: Value, depth: int) -> bool:
         """Whether there are tensors in it; the answer for each container is remembered."""
@@ -126,7 +122,7 @@ class Nested:
         self._seen.add(id(value))
         hole = prefix if isinstance(value, dict) and self._is_hole(value) else None
         if hole is not None:
-            own = {hole + key: child for key, child in value.items() if self._is_tensor(child)}
+            own = {self._names.made(hole + key): child for key, child in value.items() if self._is_tensor(child)}
             self.holes[path] = value, hole
             self.tensors |= own
             self._prefix_of += [(name, hole) for name in own]
@@ -136,6 +132,17 @@ class Nested:
 
     def _is_hole(self, node: dict[Any, Value]) -> bool:
         return any(map(self._is_tensor, node.values())) and all(type(key) is str for key in node)
+
+
+def are_clear(prefix_of: list[tuple[str, str]], prefixes: list[str]) -> bool:
+    """Whether the longest of the prefixes that a name has is always the one that it was made with, and no name and no
+    prefix comes twice.
+    """
+    known = set(prefixes)
+    if len({name for name, _ in prefix_of}) != len(prefix_of) or len(known) != len(prefixes):
+        return False
+    lengths = sorted({len(prefix) for prefix in known}, reverse=True)
+    return all(next(name[:n] for n in lengths if name[:n] in known) == prefix for name, prefix in prefix_of)
 
 
 def _entries(value: Value) -> Iterable[tuple[Any, Value]]:

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import ckptconv
+from ckptconv.core import names
 from ckptconv.core.metadata import NumpyArray, NumpyScalar, Opaque
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.npz.skops import read as reader
@@ -147,6 +148,21 @@ def test_a_file_of_its_own_is_known_by_its_bytes(tmp_path: Path) -> None:
     assert_detected_whatever_its_name(path, "skops")
 
 
+@pytest.mark.parametrize("loader", ["TypeNode", "SparseMatrixNode", "NdArrayNode"])
+def test_a_long_key_is_not_written_out_for_each_of_what_is_below_it(
+    loader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = "numpy.ndarray" if loader == "NdArrayNode" else "a.b"
+    nodes = [node(f"{own}{'' if own != 'a.b' else i}", loader, type="numpy", file="a.npy") for i in range(20)]
+    types, content = these(node("builtins.str", "TypeNode")), {"k" * 1000: these(*nodes)}
+    schema = node("builtins.dict", "DictNode", content=content, key_types=types)
+    path = packed(tmp_path / "x.skops", schema, **{"a.npy": array(np.zeros(1, "f4"))})
+    ckptconv.inspect(path)
+    monkeypatch.setattr(names, "MAX_NAMES", 10_000)
+    with pytest.raises(LimitError, match="more than 10,000 characters"):
+        ckptconv.open(path)
+
+
 DICT = node("builtins.dict", "DictNode", content={"a": plain(1)}, key_types=these())
 REFUSED = {
     "no loader": ({"__class__": "a", "__module__": "b", "protocol": 2, "x": "__loader__"}, "has no '__loader__'"),
@@ -158,6 +174,10 @@ REFUSED = {
     "no node": (these(1), r"'\[0\]' is no node"),
     "no JSON": (node("builtins.str", "JsonNode", content="{"), "its root is no JSON"),
     "keys without types": (DICT, "has 1 entries, and types of 0 keys"),
+    "types of keys in no list": (
+        node("builtins.dict", "DictNode", content={}, key_types=node("builtins.int", "TypeNode", content=5)),
+        "has no list of the types of its keys",
+    ),
     "a file that is not there": (
         node("numpy.ndarray", "NdArrayNode", type="numpy", file="1.npy"), "names '1.npy', which is not in the archive"
     ),

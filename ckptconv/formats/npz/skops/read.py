@@ -26,7 +26,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.metadata import MetaNode, NumpyScalar, Opaque, TensorRef, is_too_deep
-from ckptconv.core.names import ALONE, free_name
+from ckptconv.core.names import ALONE, Names, free_name
 from ckptconv.core.notes import Notes
 from ckptconv.core.report import UNREADABLE, Finding
 from ckptconv.core.text import quoted
@@ -116,6 +116,7 @@ class _Files:
         self._headers: dict[bytes, Npy | Text] = {}
         self._used = {SCHEMA}
         self._bytes = 0
+        self._names = Names()
         self.tensors: dict[str, LazyTensor] = {}
         self.findings: list[Finding] = []
 
@@ -136,7 +137,7 @@ class _Files:
             return text_in(self._archive, file, file, header)
         if len(self.tensors) >= MAX_TENSORS:
             raise LimitError(f"the file has more than {MAX_TENSORS:,} arrays")
-        name = ".".join(map(str, path)) or ALONE
+        name = self._named(path)
         name = free_name(name, self.tensors.__contains__, lambda number: f"{name}_{number}")
         self.tensors[name] = tensor_in(self._archive, file, file, header)
         return TensorRef(name)
@@ -163,9 +164,12 @@ class _Files:
 
     def unread(self, type_: str, file: str, path: Path, why: str) -> MetaNode:
         self._entry(file)
-        where = ".".join(map(str, path)) or ALONE
+        where = self._named(path)
         self.findings.append(Finding(UNREADABLE, "warning", where, f"{where!r} is not read: {why}"))
         return Opaque(type_, "unread", (file,))
+
+    def _named(self, path: Path) -> str:
+        return self._names.made(".".join(map(str, path)) or ALONE)
 
     def _header(self, file: str) -> Npy | Text:
         self._entry(file)

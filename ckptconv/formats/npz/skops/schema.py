@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.collisions import Collisions
 from ckptconv.core.metadata import FACTORIES, MetaNode, Opaque, spell_path
+from ckptconv.core.names import Names
 from ckptconv.core.notes import Program
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.npz.skops.nodes import bad, key_of, text, type_of, where
@@ -57,6 +58,7 @@ class Schema:
         self._known: dict[object, Node] = {}
         self._open: set[object] = set()
         self._depth = 0
+        self._names = Names()
         self.programs: dict[tuple[str, str], Program] = {}
 
     def build(self, given: object, path: Path) -> MetaNode:
@@ -107,11 +109,16 @@ class Schema:
 
     def _asks(self, type_: str, path: Path) -> None:
         """Note that a type is made only if it is trusted."""
-        self.programs.setdefault((type_, TRUST), Program(spell_path(path), Opaque(type_, "called"), BY, TRUST))
+        self._program(type_, BY, TRUST, path)
 
     def _calls(self, name: str, path: Path) -> None:
         """Note what older releases make without asking."""
-        self.programs.setdefault((name, ""), Program(spell_path(path), Opaque(name, "called"), OLD))
+        self._program(name, OLD, "", path)
+
+    def _program(self, name: str, by: str, only_if: str, path: Path) -> None:
+        if (name, only_if) not in self.programs:
+            where = self._names.made(spell_path(path))
+            self.programs[name, only_if] = Program(where, Opaque(name, "called"), by, only_if)
 
     def _items(self, node: Node, path: Path) -> list[MetaNode]:
         content = node.get("content")
@@ -159,8 +166,10 @@ class Schema:
 
     def _key_types(self, node: Node, path: Path) -> list[str]:
         keys = self._first(node.get("key_types"), path)
+        if keys.get("__loader__") != "ListNode":
+            raise bad(path, "has no list of the types of its keys")
         self.build(keys, path)
-        return [type_of(self._first(one, path), path) for one in keys.get("content") or ()]
+        return [type_of(self._first(one, path), path) for one in keys["content"]]
 
     def _defaultdict(self, node: Node, type_: str, path: Path) -> MetaNode:
         content = self._content(node, path)

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ckptconv.core.names import Names
 from ckptconv.formats.torch.pickle import Thing, Value
 from ckptconv.formats.torch.tree.modules import ModuleState, Path, is_module
 from ckptconv.formats.torch.values.stubs import RefusedTensor, TensorStub, WrappedTensor
-from ckptconv.formats.trees.nested import Nested
+from ckptconv.formats.trees.nested import Nested, are_clear
 from ckptconv.io.limits import MAX_DEPTH
 
 if TYPE_CHECKING:
@@ -128,13 +129,11 @@ def _holds_tensors(node: dict[Value, Value]) -> bool:
 
 def _prefixes_are_clear(holes: list[Hole]) -> bool:
     """Whether a name's longest matching prefix always says which mapping it came from, and no name comes twice."""
+    counted = Names()
     names = [
-        (hole.prefix + key, hole.prefix)
+        (counted.made(hole.prefix + key), hole.prefix)
         for hole in holes
         for key, value in hole.mapping.items()
         if isinstance(value, TensorStub)
     ]
-    prefixes = sorted((hole.prefix for hole in holes), key=len, reverse=True)
-    if len({name for name, _ in names}) != len(names) or len(set(prefixes)) != len(prefixes):
-        return False
-    return all(next(p for p in prefixes if name.startswith(p)) == prefix for name, prefix in names)
+    return are_clear(names, [hole.prefix for hole in holes])

@@ -8,6 +8,7 @@ Source: torch/nn/modules/module.py (`_save_to_state_dict`, `state_dict`).
 
 from __future__ import annotations
 
+from ckptconv.core.names import Names
 from ckptconv.errors import LimitError
 from ckptconv.formats.targets import plain
 from ckptconv.formats.torch.pickle import Thing, Value
@@ -33,6 +34,7 @@ class ModuleState(dict[str, Value]):
         super().__init__()
         self.paths: dict[Path, str] = {}
         self.modules: list[Path] = []
+        self._names = Names()
         self._add(module, "", ())
 
     def _add(self, module: Thing, prefix: str, path: Path) -> None:
@@ -40,8 +42,9 @@ class ModuleState(dict[str, Value]):
             raise LimitError("a module has too many modules, or they are nested too deeply")
         self.modules.append(path)
         for holder, key, value in plain.own_tensors(module.state):
-            self[prefix + key] = value
-            self.paths[(*path, "state", holder, key)] = prefix + key
+            name = self._names.made(prefix + key)
+            self[name] = value
+            self.paths[(*path, "state", holder, key)] = name
         for key, child in module.state["_modules"].items():
             if is_module(child):
                 self._add(child, f"{prefix}{key}.", (*path, "state", "_modules", key))

@@ -18,7 +18,7 @@ from ckptconv.core.metadata import (
     nodes_of,
     spell_path,
 )
-from ckptconv.core.names import ALONE, numbered
+from ckptconv.core.names import ALONE, Names, numbered
 from ckptconv.errors import LimitError, UnsupportedError
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, StateOrderedDict, Thing, Value
 from ckptconv.formats.torch.tree.find import Hole, find_state_dicts
@@ -119,6 +119,7 @@ class _Planter:
         self._strays = self._tree.model if all_are_the_models else self._tree.extras
         self._open: dict[int, Path] = {}
         self._spelled: dict[int, str] = {}
+        self._names = Names()
         self._budget = budget
         self._named: dict[Path, str] = {}
         self._modules: set[Path] = set()
@@ -128,7 +129,7 @@ class _Planter:
             places = {name: path for path, name in paths.items()}
             for key, value in hole.mapping.items():
                 if isinstance(value, TensorStub):
-                    self._tree.model[hole.prefix + key] = value
+                    self._tree.model[self._names.made(hole.prefix + key)] = value
                 elif isinstance(value, WrappedTensor) or _is_packed(key, value):
                     self._open_wrapped(hole.prefix + key, (*hole.path, *places.get(key, (key,))), value)
             if isinstance(hole.mapping, ModuleState):
@@ -165,7 +166,7 @@ class _Planter:
         if id(value) in self._open:  # a child that knows its parent, as in OmegaConf's trees
             spelled = self._spelled.get(id(value))
             if spelled is None:
-                spelled = self._spelled[id(value)] = spell_path(self._open[id(value)])
+                spelled = self._spelled[id(value)] = self._names.made(spell_path(self._open[id(value)]))
             return Opaque(_class_of(value), "enclosing", (spelled,))
         if len(path) > MAX_DEPTH:
             raise LimitError(f"the metadata is nested deeper than {MAX_DEPTH} levels")
@@ -248,8 +249,7 @@ class _Planter:
 
     def _free(self, name: str) -> str:
         """The name, or the first with a number behind it that no tensor has."""
-        model, extras = self._tree.model, self._tree.extras
-        return numbered(name, model, extras)
+        return numbered(self._names.made(name), self._tree.model, self._tree.extras)
 
     def _without_plumbing(self, path: Path) -> list[str]:
         """A path as people would name it: a pickled module keeps its tensors in dicts of its ``__dict__``."""
@@ -266,7 +266,7 @@ class _Planter:
     def _other(self, value: Value, path: Path) -> MetaNode:
         match value:
             case RefusedTensor(kind=kind):
-                self._tree.refused[".".join(str(key) for key in path)] = kind
+                self._tree.refused[self._names.made(".".join(str(key) for key in path))] = kind
                 return self._opaque(value, path)
             case Thing():
                 return self._opaque(value, path)
