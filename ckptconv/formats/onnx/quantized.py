@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections import ChainMap, defaultdict
 from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,8 @@ _INPUTS: dict[str, tuple[tuple[int, int, int, int], ...]] = {
 _BIASES = {"QLinearConv": (8, 4, 1), "QGemm": (6, 4, 1)}
 """Which inputs are a bias, and the scales of weight and input."""
 
-_INTEGER = {"MatMulInteger": LAST, "ConvInteger": 0}
+_INTEGER = {"MatMulInteger": (LAST, LAST), "ConvInteger": (0, 1)}
+"""Along which dimension of the weight there are several scales, and along which of what comes out, of as many."""
 
 _FOLLOWED = frozenset((*_INTEGER, "DequantizeLinear"))
 """Operators that are understood together with those around them."""
@@ -103,17 +104,18 @@ class Quantized:
     def named(self, names: Mapping[Place, str]) -> tuple[tuple[QuantizedWeight, ...], tuple[str, ...]]:
         """The weights, and the other numbers, by the names that the tensors have."""
         made: dict[str, QuantizedWeight] = {}
+        others = {names[one.parts["values"]] for one in self.weights.values() if one and one.parts["values"] in names}
         for one in self.weights.values():
             if one is None or any(place not in names for place in one.parts.values()):
                 continue
             parts = {role: names[place] for role, place in one.parts.items()}
             values = parts["values"]
             name = _SUFFIX.sub("", values) or values
-            name = values if name in made else name
+            name = values if name in made or name in others else name
             made[name] = QuantizedWeight(name, one.scheme, parts, one.details, CALLED[one.scheme])
         used = {part for one in made.values() for part in one.parts.values()}
-        others = dict.fromkeys(names[place] for place in self.between if place in names)
-        return tuple(made.values()), tuple(name for name in others if name not in used)
+        between = dict.fromkeys(names[place] for place in self.between if place in names)
+        return tuple(made.values()), tuple(name for name in between if name not in used)
 
 
 def find_quantized(graph: Graph, window: Window) -> Quantized:
@@ -217,7 +219,11 @@ class _Search:
             others = [name for name in product.inputs if name in self.tensors]
         if len(others) == 1:
             names = {"values": _input(node, 1), "scale": others[0], "zero_point": _input(node, 3)}
-            yield from self._with(names, _INTEGER[node.op])
+            for one in self._with(names, LAST):
+                values, scale = (self.tensors[names[role]][1].dims for role in ("values", "scale"))
+                details = _over_channels(values, scale, *_INTEGER[node.op])
+                if details is not None:
+                    yield replace(one, details=details)
 
     def _only_use(self, node: Node, op: str) -> Node | None:
         uses = self.uses[node.outputs[0]] if node.outputs else []
@@ -272,6 +278,16 @@ def _along(values: list[int], scale: list[int], axis: int, block: int) -> dict[s
     if len(scale) == 2 == len(values) - 1:  # of an LSTM, for each direction and gate
         return {"counts": [scale[0], 1, scale[1]]}
     return {}
+
+
+def _over_channels(values: list[int], scale: list[int], axis: int, channels: int) -> dict[str, Json] | None:
+    """The same of a scale that multiplies what comes out; None where it is not one for each of its channels."""
+    count, place = prod(scale), channels - len(values) if channels >= 0 else channels
+    if count == 1:
+        return {}
+    if place >= 0 or len(values) < -place or len(scale) < -place or scale[place] != count:
+        return None
+    return {"axis": axis % len(values), **({"counts": [count]} if len(scale) > 1 else {})}
 
 
 def _input(node: Node, at: int) -> str:

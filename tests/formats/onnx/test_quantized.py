@@ -305,3 +305,46 @@ def test_inspect_says_what_they_are_and_a_part_alone_is_told(tmp_path: Path) -> 
     ckptconv.convert(path, tmp_path / "y.safetensors", edits=renamed)
     with pytest.raises(EditError, match="finds no quantized weight"):  # the graph that said it stayed behind
         plain(tmp_path / "y.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "ours"),
+    [
+        ("ConvInteger", (1, 2, 1, 1), (2, 1, 1, 1)),
+        ("ConvInteger", (2, 1, 1), (2, 1, 1, 1)),
+        ("ConvInteger", (2,), None),
+        ("MatMulInteger", (1, 1, 2), (1, 2)),
+        ("MatMulInteger", (2, 1), None),
+    ],
+)
+def test_a_scale_behind_it_is_for_the_channels_that_come_out(
+    op: str, shape: tuple[int, ...], ours: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    """As many rows as columns: which of them it is for says the shape alone, as it is multiplied with the output."""
+    sides = (2, 2, 1, 1) if op == "ConvInteger" else (2, 2)
+    weights = [
+        array("w", np.arange(1, 5).reshape(sides), np.uint8),
+        array("s", np.array([10, 20]).reshape(shape), np.float32),
+    ]
+    nodes = [
+        helper.make_node(op, ["x", "w"], ["c"]), helper.make_node("Cast", ["c"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]  # fmt: skip
+    path = saved(tmp_path / "x.onnx", nodes, weights, [value("x", TensorProto.UINT8, sides)], ["y"])
+    if ours is None:
+        with pytest.raises(EditError, match="finds no quantized weight"):
+            plain(path)
+        return
+    x = np.ones(sides, np.uint8)
+    (theirs,) = run(path, ["y"], x=x)
+    made = plain(path)["w"]
+    assert np.array_equal(made, np.arange(1, 5).reshape(sides) * np.array([10.0, 20.0]).reshape(ours))
+    summed = made.sum(axis=1).reshape(1, 2, 1, 1) if op == "ConvInteger" else x.astype(np.float32) @ made
+    assert np.array_equal(theirs, np.broadcast_to(summed, theirs.shape))
+
+
+def test_a_name_that_another_weight_has_is_not_taken(tmp_path: Path) -> None:
+    weights = [array("w_quantized", [[1]], np.int8), array("s", 2, np.float32), array("w", [[1]], np.int8)]
+    nodes = [helper.make_node("DequantizeLinear", [name, "s"], [f"{name}_y"]) for name in ("w_quantized", "w")]
+    path = saved(tmp_path / "x.onnx", nodes, weights, [], ["w_y"])
+    assert {name: made.tolist() for name, made in plain(path).items()} == {"w_quantized": [[2.0]], "w": [[2.0]]}
