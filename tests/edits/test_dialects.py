@@ -186,4 +186,7 @@ def test_shapes_that_cost_nothing_are_not_cut_into_a_name_for_each_row() -> None
         for dialect, tensors in (("gguf", experts), ("flax", windows)):
             with pytest.raises(LimitError, match="cut into more than"):
                 changes_in(dialect, tensors, {"general.architecture": "qwen3moe"})
-    changes_in("gguf", dict(list(experts.items())[:7]), {"general.architecture": "qwen3moe"})
+    changes_in("gguf", dict(list(experts.items())[:1]), {"general.architecture": "qwen3moe"})
+    of_a_size = {name: TensorInfo.of(DType.F32, (1 << 14, 1, 1)) for name in list(experts)[:2]}
+    with pytest.raises(LimitError, match="cut into more than 16,384, further than any model's of its size"):
+        changes_in("gguf", of_a_size, {"general.architecture": "qwen3moe"})

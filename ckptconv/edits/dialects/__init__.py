@@ -77,7 +77,7 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
     if dialect not in DIALECTS:
         raise UsageError(f"--translate {dialect!r}: there is no such dialect", hint=f"one of {', '.join(DIALECTS)}")
     changes = DIALECTS[dialect](tensors, metadata)
-    check_parts(count_parts(changes, tensors))
+    check_parts(count_parts(changes, tensors), sum(info.nbytes for info in tensors.values()))
     if all(change in (Change.to(name), Change.to(name.replace("/", "."))) for name, change in changes.items()):
         raise EditError(
             f"--translate {dialect} finds none of its words in these names",

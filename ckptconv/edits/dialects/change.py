@@ -23,6 +23,9 @@ Permutation = tuple[Shape, Shape]
 MOST_PARTS = 1 << 17
 """Tensors that all of a file's are cut into; the largest mixtures of experts have some 70,000."""
 
+FREE_PARTS, BYTES_A_PART = 1 << 14, 1 << 10
+"""What even a small file's may be cut into, and of how many bytes each is past that: those of models have a million."""
+
 _BLOCK = 1 << 22
 """Bytes of two tensors that are compared at a time."""
 
@@ -151,10 +154,13 @@ def outputs_first(rank: int) -> Shape | None:
     return None if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
 
 
-def check_parts(count: int) -> None:
-    """Raise LimitError where so many tensors are more than a model is cut into, for a while or for good."""
-    if count > MOST_PARTS:
-        raise LimitError(f"its tensors would be cut into more than {MOST_PARTS:,}, further than any model's")
+def check_parts(count: int, nbytes: int | None = None) -> None:
+    """Raise LimitError where so many tensors are more than a model is cut into, for a while or for good; one of so many
+    bytes, where these are given.
+    """
+    most = MOST_PARTS if nbytes is None else min(MOST_PARTS, max(FREE_PARTS, nbytes // BYTES_A_PART))
+    if count > most:
+        raise LimitError(f"its tensors would be cut into more than {most:,}, further than any model's of its size")
 
 
 def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> int:
