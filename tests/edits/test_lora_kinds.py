@@ -89,7 +89,8 @@ def test_what_does_not_go_together_is_told(name: str, changes: dict[str, Any], w
         ("vblora", {"topk": 13}, "13 for topk, of 12"), ("vblora", {"topk": "many"}, "'many' for topk"),
         ("road", {"group_size": 5}, "groups of 5"), ("road", {"variant": "road_3"}, "'road_3'"),
         ("oft", {"num_cayley_neumann_terms": 10**8}, "100,000,000 terms"), ("oft-shared", {"eps": "wide"}, "eps is no"),
-        ("adalora", {"init_r": -1}, "-1 for init_r"),
+        ("adalora", {"init_r": -1}, "-1 for init_r"), ("loha", {"r": 9}, "says 9 for the rank of"),
+        ("lora-patterns", {"rank_pattern": {".*": 7}}, "says 7 for the rank of"),
     ],
 )  # fmt: skip
 def test_a_setting_of_no_sense_is_told(name: str, said: dict[str, object], word: str, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ _ROUTES = {
 DEFAULT_ALPHA = 8.0
 """PEFT's own, of the types that multiply factors; it saves it always."""
 
-_SCALED = ("LORA", "LOHA", "LOKR", "ADALORA")
+_OF_A_RANK = ("LORA", "LOHA", "LOKR")
+_SCALED = (*_OF_A_RANK, "ADALORA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +159,20 @@ class Config:
         alpha = self.alphas.number(module, self.alpha)
         if alpha is None:
             return 1.0
-        rank = rank or self._rank(module)
+        said = self._rank(module)
+        if rank and said not in (None, rank) and self.peft in _OF_A_RANK:
+            raise CorruptFileError(
+                f"the configuration says {said} for the rank of {module!r}, and its factors have {rank}",
+                hint="peft loads no such adapter: what it is scaled by is not known",
+            )
+        rank = rank or said or 1
         return alpha / (sqrt(rank) if self.scaled_by_root else rank)
 
-    def _rank(self, module: str) -> int:
-        """The rank of a module whose factors do not say it, as those of a LoKr that are whole."""
+    def _rank(self, module: str) -> int | None:
+        """The rank that is said of a module, which a LoKr has that is whole."""
         found = self.ranks.number(module, self.rank)
         if found is None:
-            return 1
+            return None
         if found < 1 or found != int(found):
             raise CorruptFileError(f"the configuration says {found:g} for the rank of {module!r}")
         return int(found)
