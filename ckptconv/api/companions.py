@@ -168,7 +168,7 @@ def _told(names: tuple[str, ...], weights: list[str], config: bytes | None) -> I
 def _not_copied(lost: Iterable[str], folders: list[str], parts: list[Part]) -> Iterator[Finding]:
     lost = [*lost, *(name for part in parts for name in part.lost)]
     if lost:
-        message = f"not copied, since links lead nowhere, or to where one may not look: {listed(lost, 4)}"
+        message = f"not copied, since links lead nowhere, elsewhere, or to where one may not look: {listed(lost, 4)}"
         yield Finding("not-copied", "warning", lost[0], message)
     stay = [*(name for part in parts for name in part.others), *folders]
     if stay:

@@ -185,7 +185,11 @@ def test_marians_vocabularies_go_along_and_links_to_nowhere_are_told(tmp_path: P
     assert {"source.spm", "target.spm", "bpe.codes"} <= set(os.listdir(tmp_path / "b"))
     told = [(one.severity, one.where, one.message) for one in result.findings if one.code == "not-copied"]
     assert told == [
-        ("warning", "vocab.json", "not copied, since links lead nowhere, or to where one may not look: vocab.json")
+        (
+            "warning",
+            "vocab.json",
+            "not copied, since links lead nowhere, elsewhere, or to where one may not look: vocab.json",
+        )
     ]
 
 

@@ -112,6 +112,18 @@ def test_pickled_weights_of_a_module_go_along_where_they_run_nothing(tmp_path: P
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.parametrize("name", ["2_Dense", "additional_chat_templates"])
+def test_a_part_that_is_a_link_to_elsewhere_is_told_and_not_copied(name: str, tmp_path: Path) -> None:
+    """Of what a stranger packed: whose files would they be?"""
+    source = sentences(tmp_path / "a")
+    (source / name).rename(tmp_path / "elsewhere")
+    (source / name).symlink_to(tmp_path / "elsewhere")
+    told = carried(source, tmp_path / "b")
+    warning = f"not copied, since links lead nowhere, elsewhere, or to where one may not look: {name}"
+    assert ("not-copied", "warning", warning) in told
+    assert not [path for path in contents(tmp_path / "b") if path.startswith(name)]
+
+
 @pytest.mark.parametrize(
     ("modules", "said"),
     [

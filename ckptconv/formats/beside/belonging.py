@@ -18,7 +18,9 @@ diffusers, pipelines/pipeline_utils.py; transformers/utils/hub.py.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
@@ -80,6 +82,8 @@ def parts_of(place: Place) -> list[Part]:
 
 
 def _part(place: Place, path: str) -> Part:
+    if _leads_out(place, path):
+        return Part(path, (), (), (path,))
     listing = place.below(path).listing()
     return Part(
         path, tuple(f"{path}/{file}" for file in listing.paths if is_taken(file)), (), _lost(place, path, listing)
@@ -87,6 +91,8 @@ def _part(place: Place, path: str) -> Part:
 
 
 def _module(place: Place, path: str) -> Part:
+    if _leads_out(place, path):
+        return Part(path, (), (), (path,))
     listing = place.below(path).listing()
     safe = {_home(file) for file in listing.paths if file.endswith(SAFE)}
     files: list[str] = []
@@ -97,6 +103,11 @@ def _module(place: Place, path: str) -> Part:
         if not copy:
             (files if goes else others).append(f"{path}/{file}")
     return Part(path, tuple(files), tuple(others), _lost(place, path, listing))
+
+
+def _leads_out(place: Place, path: str) -> bool:
+    """Whether a folder is a link to elsewhere, where nothing is the model's."""
+    return not PurePath(os.path.realpath(place.path / path)).is_relative_to(os.path.realpath(place.path))
 
 
 def _lost(place: Place, path: str, listing: Listing) -> tuple[str, ...]:
