@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from os import fspath
@@ -19,10 +21,11 @@ from ckptconv.api.order import Order
 from ckptconv.api.plan import plan_of
 from ckptconv.api.prepare import prepare, without_extras
 from ckptconv.core.report import Finding
-from ckptconv.errors import NotEquivalentError, located
+from ckptconv.errors import FileAccessError, NotEquivalentError, located
 from ckptconv.formats import registry
 from ckptconv.formats.base import WriteOptions
 from ckptconv.formats.targets import preflight
+from ckptconv.io.source import CHECK_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -165,7 +168,7 @@ def convert(
     )  # fmt: skip
     order.check()
     with (
-        open(source, format=from_format, progress=progress) as opened,
+        _source(source, target, from_format, progress) as opened,
         Adapters(order.edits.steps) as adapters,
     ):
         made = prepare(order, opened, adapters)
@@ -201,6 +204,18 @@ def convert(
                 if files is not None:
                     files.write(file)
                 return _committed(result, file, written, verifier)
+
+
+def _source(source: PathText, target: PathText, format: str | None, progress: Progress | None) -> Checkpoint:
+    """The source, open. Where there is none, and the target is there, they may have changed places, which is said."""
+    try:
+        return open(source, format=format, progress=progress)
+    except FileAccessError as error:
+        if error.hint == CHECK_PATH and not os.path.lexists(source) and os.path.isfile(target):
+            error.hint = (
+                f"the source comes first: {shlex.join(['ckptconv', 'convert', fspath(target), fspath(source)])}"
+            )
+        raise
 
 
 def _companions(source: PathText, order: Order, opened: Checkpoint, made: Prepared) -> Companions:

@@ -171,12 +171,22 @@ def choose_format(target: PathText, name: str | None, shard_size: int | None) ->
             hint=f"{os.path.join(text, '')} puts model.safetensors into it; else name a file, or use --to FORMAT",
         )
     else:
-        wanted = registry.by_suffix(Path(target))
+        wanted = _by_suffix(target)
     if not wanted.writer:
         raise UsageError(f"the format {wanted.name!r} can be read but not written", hint="'ckptconv formats' lists all")
     if shard_size is not None and not (wanted.sharded or wanted.layout):
         raise UsageError(f"the format {wanted.name!r} has no shards", hint="leave --shard-size out")
     return wanted
+
+
+def _by_suffix(target: PathText) -> Format:
+    """As `registry.by_suffix`; where there is no suffix at all, a folder may be meant."""
+    try:
+        return registry.by_suffix(Path(target))
+    except UsageError as error:
+        if not Path(target).suffix:
+            error.hint = f"{os.fspath(target)}/ makes a folder with model.safetensors in it; else {error.hint}"
+        raise
 
 
 def size_of_shards(text: str | int | None) -> int | None:

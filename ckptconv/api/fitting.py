@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from os import fspath
 from typing import TYPE_CHECKING
@@ -50,8 +51,21 @@ def fitted(request: Request, checkpoint: Checkpoint) -> Validation:
     result = compare(request, checkpoint)
     if not result.valid:
         asks = replace(request, words=("validate", fspath(request.path), *from_words(request.read_as)))
-        raise MisfitError(result.arch, result.findings, path=request.path, hint=f"{asks.command()} says more")
+        hint = f"{asks.command()} says more"
+        if request.words[:1] == ("convert",):
+            hint = "; ".join([*_stripped(result), hint])
+        raise MisfitError(result.arch, result.findings, path=request.path, hint=hint)
     return result
+
+
+def _stripped(result: Validation) -> list[str]:
+    """The option that takes off a prefix which the architecture does not have, or puts on one that it has."""
+    for finding in result.findings:
+        if finding.code == "prefixed" and finding.expected == "no prefix":
+            return [f"{shlex.join(('--strip-prefix', str(finding.found)))} takes it off"]
+        if finding.code == "prefixed" and finding.found == "no prefix":
+            return [f"{shlex.join(('--add-prefix', str(finding.expected)))} puts it on"]
+    return []
 
 
 def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:

@@ -60,6 +60,9 @@ STRAYS = 3
 SOME = 0.1
 """Share of names without which the root's keys, where they are other names of the params, are about another network."""
 
+NEAR = 0.25
+"""Share of names from which on the nearest spec is worth naming where none fits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -230,12 +233,12 @@ def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
 
 def _unknown(tensors: Mapping[str, TensorInfo]) -> UsageError:
     """The error where nothing names a spec, with what the names say all the same."""
-    hint = ARCH_HINT
-    nearest = rate([load_spec(name) for name in shortlist.by_names(tensors, SOME)], tensors)[:1]
-    why = f"the library has none with such names ({quoted(tensors, 2)})"
     if not tensors:
-        why = "there are no tensors in the model"
-    elif nearest and nearest[0].share >= SOME:
+        return UsageError("there are no tensors in the model", hint="ckptconv inspect says what is in the file")
+    hint = ARCH_HINT
+    nearest = rate([load_spec(name) for name in shortlist.by_names(tensors, NEAR)], tensors)[:1]
+    why = f"the library has none with such names ({quoted(tensors, 2)})"
+    if nearest and nearest[0].share >= NEAR:
         share, spec, _ = nearest[0]
         why = f"the nearest in the library, {spec.name}, has {share:.0%} of the names in common"
         hint = f"--arch {spec.name} says what differs; {hint}"

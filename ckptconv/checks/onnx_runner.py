@@ -120,11 +120,28 @@ class OnnxRunner:
             spec.name: array.astype(numpy_dtype(spec.dtype), copy=False)
             for spec, array in zip(inputs, arrays, strict=True)
         }
+        for spec, given in zip(self.inputs, feeds, strict=True):
+            if not _takes(spec, named[spec.name].shape):
+                raise self._misfit(spec, named[spec.name].shape, given)
         try:
             found: list[Any] = session.run(names, named)
         except Exception as error:
             raise RunError(self.label, error, lacks=_lacking(error, self._provider)) from error
         return found
+
+    def _misfit(self, spec: InputSpec, shape: tuple[int, ...], given: str) -> RunError:
+        """The error where the graph takes other sizes, such as a batch that its exporter fixed."""
+        dims = ", ".join(str(dim) if isinstance(dim, int) else f"N{axis}" for axis, dim in enumerate(spec.dims))
+        limit = "<LIMIT" if spec.dtype.kind in ("int", "uint") else ""
+        why = f"its input {spec.name!r} is [{dims}], and {list(shape)} goes in"
+        hint = f"what the graph takes is described by: --input '{given}:{spec.dtype}[{dims}]{limit}'"
+        return RunError(self.label, ValueError(why), hint=hint)
+
+
+def _takes(spec: InputSpec, shape: tuple[int, ...]) -> bool:
+    return len(spec.dims) == len(shape) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(spec.dims, shape, strict=True)
+    )
 
 
 def _as_arrays(name: str, value: Any) -> Iterator[tuple[str, Array]]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 EDGE = 8
 """Values that are shown from either end. Eight elements of any element type are whole bytes."""
 
+_BLOCK_BYTES = 64
+"""Bytes that are shown of blocks, whose values are not unpacked here."""
+
 Value = bool | int | float | complex | str
 """An element; its bytes in hexadecimal where its type is no number."""
 
@@ -56,7 +59,7 @@ def _values(tensor: LazyTensor, start: int, stop: int) -> list[Value]:
     if start == stop:
         return []
     if dtype.kind == "block":
-        return [tensor.read(0, min(64, tensor.info.nbytes)).hex()]
+        return [tensor.read(0, min(_BLOCK_BYTES, tensor.info.nbytes)).hex()]
     data = tensor.read(start * dtype.bits // 8, min(tensor.info.nbytes, dtype.nbytes(stop)))
     return _decoded(data, dtype, stop - start)
 
@@ -108,6 +111,8 @@ def _preview(tensor: LazyTensor) -> list[tuple[str, str]]:
     first, last = ends(tensor)
     if not first:
         return [("values", "none")]
+    if tensor.info.dtype.kind == "block":
+        return [("first bytes" if tensor.info.nbytes > _BLOCK_BYTES else "bytes", _row(first))]
     if not last:
         return [("values", _row(first))]
     return [(f"first {plural(len(first), 'value')}", _row(first)), (f"last {plural(len(last), 'value')}", _row(last))]

@@ -86,7 +86,9 @@ def _together(checkpoint: Checkpoint, holes: list[StateDict], *, bare: bool) -> 
         return hole
     if in_lists or key is None:
         raise EditError(
-            "the new names belong into one state_dict, and this file's metadata leaves it no place",
+            "tensors of the model lie in lists, where they have places and no names, and so can be given none"
+            if in_lists
+            else "the metadata has all the keys already under which the renamed tensors could stand as a state_dict",
             hint="--bare takes the model's tensors alone",
         )
     return {**metadata, key: hole}

@@ -37,6 +37,9 @@ T = TypeVar("T")
 MOST_NEIGHBOURS = 10_000
 """Files of a folder among which a name that was mistyped is looked for."""
 
+CHECK_PATH = "check the path"
+"""The hint where nothing is known of what was meant."""
+
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w-]*(\.\d[\w-]*)*")
@@ -79,7 +82,7 @@ class Source:
         try:
             fd = os.open(self.path, _OPEN_FLAGS)
         except ValueError as error:  # a NUL in the path
-            raise FileAccessError(f"cannot open this path: {error}", path=path, hint="check the path") from error
+            raise FileAccessError(f"cannot open this path: {error}", path=path, hint=CHECK_PATH) from error
         except OSError as error:
             if os.path.isdir(self.path):
                 raise _not_a_file(self.path, "a folder") from error
@@ -248,7 +251,7 @@ def _hint(path: str | os.PathLike[str], error: OSError) -> str:
         return "download it first: nothing is fetched here"
     if os.path.islink(path):  # such as a hub's cache has for its snapshots, copied without its blobs
         return f"it is a link to {os.readlink(path)!r}, which is not there"
-    return _near(Path(path)) or "check the path"
+    return _near(Path(path)) or CHECK_PATH
 
 
 def _near(path: Path) -> str:
@@ -261,7 +264,9 @@ def _near(path: Path) -> str:
         return f"{missing}; a model of the Hugging Face hub is fetched by: hf download {path}" if on_hub else missing
     with suppress(OSError), os.scandir(path.parent) as entries:
         names = [entry.name for entry in islice(entries, MOST_NEIGHBOURS)]
-        if near := get_close_matches(path.name, names, n=1, cutoff=0.8) or _but_for_case(path.name, names):
+        alike = get_close_matches(path.name, names, n=3, cutoff=0.8)
+        near = [one for one in alike if get_close_matches(path.stem, [Path(one).stem])]  # more than a suffix in common
+        if near := near or _but_for_case(path.name, names):
             return f"did you mean {os.fspath(path.with_name(near[0]))!r}?"
     return ""
 

@@ -244,6 +244,21 @@ def test_two_graphs_are_compared_too(tmp_path: Path) -> None:
     assert not ckptconv.verify(tmp_path / "a.onnx", tmp_path / "c.onnx").equivalent
 
 
+@pytest.mark.parametrize(("given", "goes_in"), [("x:F32[N,16]", "[3, 16]"), ("x:F32[16]", "[16]")])
+def test_a_graph_whose_sizes_its_exporter_fixed_says_what_it_takes(tmp_path: Path, given: str, goes_in: str) -> None:
+    source, target = saved(tmp_path / "a.pth", network("digits", 0)), tmp_path / "a.onnx"
+    ckptconv.convert(source, target, arch="mlp")
+    model = onnx.load(target)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, target)
+    with pytest.raises(RunError) as caught:
+        ckptconv.verify(source, target, inputs=[given])
+    name = model.graph.input[0].name
+    assert caught.value.message == f"a.onnx does not run: its input {name!r} is [1, 16], and {goes_in} goes in"
+    assert caught.value.hint == "what the graph takes is described by: --input 'x:F32[1, 16]'"
+    assert ckptconv.verify(source, target, inputs=["x:F32[1, 16]"]).equivalent
+
+
 def test_what_cannot_be_verified_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = saved(tmp_path / "a.pth", network("lenet", 0))
     with pytest.raises(RunError, match="does not run") as caught:

@@ -226,6 +226,22 @@ def test_what_does_not_fit_is_refused_with_its_findings(run: Run, raw: Path, tmp
     assert document["error"]["code"] == "misfit"
 
 
+@pytest.mark.parametrize(
+    ("before", "mends"),
+    [("module.", "--strip-prefix module. takes it off; "), ("", "--add-prefix module. puts it on; ")],
+)
+def test_a_prefix_that_does_not_fit_is_refused_with_the_option_that_mends_it(
+    run: Run, tmp_path: Path, before: str, mends: str
+) -> None:
+    ours, theirs = tmp_path / "ours.pth", tmp_path / "theirs.pth"
+    for path, prefix in ((ours, before), (theirs, "" if before else "module.")):
+        torch.save({f"{prefix}{name}": torch.zeros(2) for name in ("a.weight", "a.bias", "b.weight")}, path)
+    words = ["convert", ours, tmp_path / "out.pth", "--arch", theirs]
+    hint = run(*words).stderr.splitlines()[-1]
+    assert hint == f"hint: {mends}ckptconv validate {ours} --arch {theirs} says more"
+    assert run(*words, *hint.split()[1:3]).exit_code == 0
+
+
 def test_metadata_that_contradicts_the_tensors_is_refused_and_meta_mends(run: Run, raw: Path, tmp_path: Path) -> None:
     wrong, target = tmp_path / "wrong.pth", tmp_path / "out.pth"
     params = ["--meta", "hidden_layers=[6]", "--meta", "output_size=3"]

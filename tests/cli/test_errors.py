@@ -63,6 +63,11 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
          "did you mean 'b.safetensors'?"),
         (["convert", "FILE", "b.foo"], "no format is known for the name 'b.foo'",
          "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .npy"),
+        (["convert", "FILE", "half"], "no format is known for the name 'half'",
+         "half/ makes a folder with model.safetensors in it; else use --to FORMAT, or one of the suffixes "
+         ".pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .npy"),
+        (["convert", "FILE", "b.gguf", "--translate", "to-ggfu"], "--translate 'to-ggfu': there is no such dialect",
+         "did you mean 'to-gguf'?"),
         (["convert", "FILE", "no/such folder/b.pth"], "no/such folder/b.pth: the target's folder does not exist",
          "mkdir -p 'no/such folder'"),
         (["convert", "FILE", "s3://bucket/b.pth"], "s3://bucket/b.pth: this is no file",
@@ -83,6 +88,19 @@ def test_what_is_asked_of_a_file_is_refused_with_what_to_type(
     result = run(*(str(path) if word == "FILE" else word for word in arguments))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"ckptconv: error: {message.replace('FILE', str(path))}\nhint: {hint}\n"
+
+
+def test_a_source_and_a_target_that_changed_places_are_told_apart(run: Run, tmp_path: Path) -> None:
+    path, absent = saved(tmp_path / "m.pth", {"w": torch.ones(2)}), tmp_path / "out.safetensors"
+    result = run("convert", absent, path)
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"\nhint: the source comes first: ckptconv convert {path} {absent}\n")
+    hint = run("convert", absent, tmp_path / "b.pth").stderr.splitlines()[-1]
+    assert hint == "hint: check the path", "neither is there"
+    (tmp_path / "nf.safetensors").touch()
+    assert "did you mean" not in run("inspect", absent).stderr, "a suffix in common is no likeness"
+    (tmp_path / "our.safetensors").touch()
+    assert run("convert", absent, path).stderr.endswith(f"hint: did you mean '{tmp_path / 'our.safetensors'}'?\n")
 
 
 def test_the_weights_of_a_graph_name_the_graph(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
 
 from tests.cli.conftest import strict
 
@@ -39,6 +39,16 @@ def test_inspect_shows_what_that_format_reads(run: Run, first: Path) -> None:
     assert names("--from", "gguf") == ["a.weight", "b.weight"]
     assert names("--from", "gguf", "--tensor", "b.weight") == ["b.weight"]
     assert run("inspect", first, "--from", "gguf", "--tensor", "c.weight").exit_code == 2
+
+
+def test_of_blocks_the_first_bytes_are_shown_as_such(run: Run, tmp_path: Path) -> None:
+    writer, blocks = GGUFWriter(tmp_path / "q.gguf", "llama"), np.arange(3 * 34, dtype=np.uint8).reshape(1, -1)
+    writer.add_tensor("w", blocks, raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert f"first bytes  {bytes(range(64)).hex()}\n" in run("inspect", tmp_path / "q.gguf", "--tensor", "w").stdout
 
 
 def test_diff_takes_one_for_both_and_one_for_each(run: Run, first: Path) -> None:

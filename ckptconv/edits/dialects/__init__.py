@@ -20,6 +20,7 @@ What a module is, names do not say, so that each dialect tells which layers come
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
@@ -75,7 +76,9 @@ def changes_in(dialect: str, tensors: Tensors, metadata: Mapping[object, object]
     cannot do, LimitError where it would be cut into too many tensors.
     """
     if dialect not in DIALECTS:
-        raise UsageError(f"--translate {dialect!r}: there is no such dialect", hint=f"one of {', '.join(DIALECTS)}")
+        near = get_close_matches(dialect, DIALECTS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(DIALECTS)}"
+        raise UsageError(f"--translate {dialect!r}: there is no such dialect", hint=hint)
     changes = DIALECTS[dialect](tensors, metadata)
     check_parts(count_parts(changes, tensors), sum(info.nbytes for info in tensors.values()))
     if all(change in (Change.to(name), Change.to(name.replace("/", "."))) for name, change in changes.items()):
