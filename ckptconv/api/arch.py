@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +84,11 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Resolved:
         return Resolved(table.spec.name, "--arch", table=table, quantized=method)
     if arch.endswith(".py"):
         raise UsageError(f"{arch!r} does not say which class of it is meant", hint=f"name it: {arch}:CLASS")
-    if Path(arch).exists():
+    if os.sep in arch or Path(arch).exists():
+        table = _table_of(arch)
         if settings:
             raise UsageError(f"{arch!r} is a checkpoint, which has no params to set", hint="leave --set out")
-        return Resolved(arch, "--arch", table=_table_of(arch))
+        return Resolved(arch, "--arch", table=table)
     raise unknown(arch, "a library name (ckptconv arch list), spec.toml, a checkpoint, config.json, or FILE.py:CLASS")
 
 

@@ -169,7 +169,7 @@ def from_settings(spec: Spec, settings: Sequence[str] | Mapping[str, object]) ->
     pairs = list(settings.items()) if isinstance(settings, Mapping) else [setting(text) for text in settings]
     for key, value in pairs:
         if key not in spec.params:
-            raise UsageError(f"{spec.name!r} has no param {key!r}", hint=f"it has {', '.join(spec.params) or 'none'}")
+            raise spec.lacks(key)
         try:
             values[key] = _read_value(spec.params[key], value)
         except ValueError as error:

@@ -6,7 +6,10 @@ This module holds the parsed form; the TOML that it comes from is described, and
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
+
+from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -184,6 +187,12 @@ class Spec:
     def required(self) -> list[str]:
         """Names of the params that a model cannot be described without."""
         return [name for name, param in self.params.items() if param.required]
+
+    def lacks(self, name: str) -> UsageError:
+        """The error for a param that it does not have, with the nearest that it has as its hint."""
+        near = get_close_matches(name, self.params, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.params) or 'none'}"
+        return UsageError(f"{self.name!r} has no param {name!r}", hint=hint)
 
     def names_behind(self, formulas: Iterable[Formula]) -> set[str]:
         """Every name that formulas mention, and those behind lets and loops."""

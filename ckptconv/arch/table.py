@@ -92,7 +92,7 @@ def _with_defaults(spec: Spec, params: Mapping[str, ParamValue]) -> dict[str, Pa
     """`params`, and the defaults of those that are missing. Raises UsageError for a name that the spec lacks."""
     unknown = [name for name in params if name not in spec.params]
     if unknown:
-        raise UsageError(f"{spec.name!r} has no param {unknown[0]!r}", hint=f"it has {', '.join(spec.params)}")
+        raise spec.lacks(unknown[0])
     bound = dict(params)
     bound.update(
         {name: param.literal for name, param in spec.params.items() if name not in bound and param.literal is not None}

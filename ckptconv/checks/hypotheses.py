@@ -86,12 +86,16 @@ def _both(best: Verdict, other: Verdict) -> Verdict:
 def _hypotheses(
     spec: Spec, tensors: Mapping[str, TensorInfo], sources: Sequence[Source], findings: Sequence[Finding]
 ) -> Iterator[tuple[Source, Mapping[str, str]]]:
-    """Statements to believe: all with each variant, all, each contested one, all with a prefix on the names."""
+    """Statements to believe: all with each variant, all, each contested one, all with a prefix on the names.
+
+    What the user's own word settles is none of them.
+    """
     stated: dict[str, tuple[str, ParamValue]] = {}
+    settled = {name for source in sources if source.firm for name in source.values}
     for source in sources:
         if not source.firm:
             for name, value in source.values.items():
-                if _bounded(spec, name, value, len(tensors) + MORE_LAYERS):
+                if name not in settled and _bounded(spec, name, value, len(tensors) + MORE_LAYERS):
                     stated.setdefault(name, (source.name, value))
     name = next((name for name, _ in stated.values()), "")
     values = {param: value for param, (_, value) in stated.items()}

@@ -153,9 +153,17 @@ def test_params_may_be_set(run: Run, save: Callable[..., Path]) -> None:
     result = run("validate", path, "--arch", "mlp", "--set", "hidden_layers=[6, 4]")
     assert result.exit_code == 1
     assert "hidden_layers [6, 4]" in result.stdout.splitlines()[0]
-    unknown = run("validate", path, "--arch", "mlp", "--set", "width=1")
-    assert unknown.exit_code == 2
-    assert unknown.stderr.startswith("ckptconv: error: 'mlp' has no param 'width'\nhint: it has input_size, ")
+    for name, hint in (("width", "it has input_size, "), ("hiden_layers", "did you mean 'hidden_layers'?\n")):
+        unknown = run("validate", path, "--arch", "mlp", "--set", f"{name}=1")
+        assert unknown.exit_code == 2
+        assert unknown.stderr.startswith(f"ckptconv: error: 'mlp' has no param {name!r}\nhint: {hint}")
+
+
+def test_what_is_set_outranks_the_metadata(run: Run, save: Callable[..., Path]) -> None:
+    first, *lines = run("validate", save(state(), **PARAMS), "--set", "output_size=4").stdout.splitlines()
+    assert "output_size 4" in first
+    assert "  output_size: metadata says 3; --set says 4" in lines
+    assert "  output.weight: expected shape [4, 5], found [3, 5]" in lines
 
 
 def test_another_checkpoint_is_an_architecture(run: Run, save: Callable[..., Path]) -> None:
@@ -163,6 +171,11 @@ def test_another_checkpoint_is_an_architecture(run: Run, save: Callable[..., Pat
     assert run("validate", mine, "--arch", mine).stdout == f"valid: fits {mine}\n"
     assert run("validate", mine, "--arch", theirs).exit_code == 1
     assert run("validate", mine, "--arch", theirs, "--set", "x=1").exit_code == 2
+    absent = run("validate", mine, "--arch", mine.with_name("thiers.pth"))
+    assert absent.stderr == (
+        f"ckptconv: error: {mine.with_name('thiers.pth')}: cannot open: no such file or directory\n"
+        f"hint: did you mean '{theirs}'?\n"
+    )
 
 
 def test_a_python_class_is_called_with_the_metadata(run: Run, save: Callable[..., Path], tmp_path: Path) -> None:
