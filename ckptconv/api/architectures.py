@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, field
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,6 +158,11 @@ def infer_architecture(
     from ckptconv.arch.infer import infer
     from ckptconv.arch.load import parse_text
 
+    if target is not None and Path(target).suffix != ".toml":
+        raise UsageError(
+            f"a spec is known by its suffix, .toml, which {fspath(target)!r} lacks",
+            hint=f"-o {shlex.quote(fspath(target) + '.toml')}",
+        )
     output = None if target is None else Target(target, replace=force)
     tensors = []
     for path in paths:

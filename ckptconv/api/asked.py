@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -79,6 +79,10 @@ class Request:
     def line(self, command: str, *more: str) -> str:
         """The line of another command on the same file; to be pasted."""
         return shlex.join(["ckptconv", command, str(self.path), *from_words(self.read_as), *more])
+
+    def validation(self) -> str:
+        """The line of `validate` on the same file, with what was said of its architecture; to be pasted."""
+        return replace(self, words=("validate", str(self.path), *from_words(self.read_as))).command()
 
     def command(self, *more: str) -> str:
         """The command line that asked, with more options; to be pasted."""

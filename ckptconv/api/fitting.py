@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
-from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import from_words
 from ckptconv.api.validate import compare
 from ckptconv.arch.bind import from_metadata
 from ckptconv.core.report import Finding
@@ -50,8 +48,7 @@ def fitted(request: Request, checkpoint: Checkpoint) -> Validation:
     """The comparison with an architecture. Raises MisfitError where the checkpoint does not fit it."""
     result = compare(request, checkpoint)
     if not result.valid:
-        asks = replace(request, words=("validate", fspath(request.path), *from_words(request.read_as)))
-        hint = f"{asks.command()} says more"
+        hint = f"{request.validation()} says more"
         if request.words[:1] == ("convert",):
             hint = "; ".join([*_stripped(result), hint])
         raise MisfitError(result.arch, result.findings, path=request.path, hint=hint)

@@ -20,7 +20,7 @@ from ckptconv.api.stated import stated
 from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
-from ckptconv.arch.samples import InputSpec, shown_inputs
+from ckptconv.arch.samples import InputSpec, narrowest, shown_inputs
 from ckptconv.checks.onnx_runner import OnnxRunner
 from ckptconv.checks.recording import Batch, Recording
 from ckptconv.checks.runners import machine
@@ -179,7 +179,8 @@ class Side:
             if is_config(arch):
                 refuse_quantized(arch, module, self.checkpoint.keys())
                 turned = as_held
-            module = load_weights(module, self.checkpoint, label, "cpu", turned)
+            hint = f"{self.request.validation()} says what does not fit"
+            module = load_weights(module, self.checkpoint, label, "cpu", turned, hint=hint)
         else:
             from ckptconv.arch.recipe.module import build_module
 
@@ -287,7 +288,7 @@ def taken(sides: Sequence[Side]) -> list[InputSpec]:
     """What goes in: as a graph names it, with the limits that a module knows. Raises UsageError where nobody says."""
     graphs = [side for side in sides if side.is_graph]
     modules = [side for side in sides if not side.is_graph]
-    specs = list((graphs or modules)[0].inputs)
+    specs = narrowest([side.inputs for side in graphs or modules[:1]])
     if not specs:
         raise UsageError("nothing says what goes in", hint="describe it, such as --input 'x:F32[N,3,224,224]'")
     if any(spec.dtype.kind == "int" for spec in specs):
@@ -295,10 +296,9 @@ def taken(sides: Sequence[Side]) -> list[InputSpec]:
         specs = [replace(spec, limit=min(limits)) if limits and spec.dtype.kind == "int" else spec for spec in specs]
     unknown = [spec for spec in specs if spec.dtype.kind == "int" and not spec.limit]
     if unknown:
-        shape = ",".join(map(str, unknown[0].dims))
         raise UsageError(
             f"nothing says which integers {unknown[0].name!r} takes",
-            hint=f"--input '{unknown[0].name}:{unknown[0].dtype}[{shape}]<LIMIT', or --inputs FILE.npz",
+            hint=f"{unknown[0].option(unknown[0].name)}, or --inputs FILE.npz",
         )
     return specs
 

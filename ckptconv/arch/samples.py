@@ -7,7 +7,7 @@ ids:I64[N,T]<50257      integers from 0 to before a limit
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import DTYPES, DType
@@ -46,6 +46,16 @@ class InputSpec:
             for dim in self.dims
         )
 
+    def option(self, name: str) -> str:
+        """The option that describes it, its limit left to be filled in; without the name where that is no word."""
+        dims = ",".join(
+            str(dim) if isinstance(dim, int) or re.fullmatch(r"[A-Za-z_]\w*", dim) else f"N{axis}"
+            for axis, dim in enumerate(self.dims)
+        )
+        limit = "<LIMIT" if self.dtype.kind in ("int", "uint") else ""
+        start = f"{name}:" if re.fullmatch(r"[A-Za-z_]\w*", name) else ""
+        return f"--input '{start}{self.dtype}[{dims}]{limit}'"
+
 
 def parse_input(text: str) -> InputSpec:
     """Read ``NAME:DTYPE[DIMS]<LIMIT``. Raises UsageError."""
@@ -61,6 +71,20 @@ def parse_input(text: str) -> InputSpec:
         raise UsageError(f"{text!r}: a dimension is a number from 1 on, or a word", hint=hint)
     dims = tuple(int(word) if word.isdigit() else word for word in words)
     return InputSpec(found["name"] or "", dtype, dims, int(found["limit"] or 0))
+
+
+def narrowest(inputs: Sequence[Sequence[InputSpec]]) -> list[InputSpec]:
+    """What all of these networks take: the first one's inputs, its free sizes as another fixes them."""
+    specs = list(inputs[0])
+    for others in inputs[1:]:
+        if [len(spec.dims) for spec in specs] == [len(other.dims) for other in others]:
+            specs = [_within(spec, other) for spec, other in zip(specs, others, strict=True)]
+    return specs
+
+
+def _within(spec: InputSpec, other: InputSpec) -> InputSpec:
+    dims = zip(spec.dims, other.dims, strict=True)
+    return replace(spec, dims=tuple(there if isinstance(here, str) else here for here, there in dims))
 
 
 def sample(spec: InputSpec, sizes: dict[str, int], generator: torch.Generator) -> torch.Tensor:

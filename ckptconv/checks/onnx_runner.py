@@ -131,10 +131,9 @@ class OnnxRunner:
 
     def _misfit(self, spec: InputSpec, shape: tuple[int, ...], given: str) -> RunError:
         """The error where the graph takes other sizes, such as a batch that its exporter fixed."""
-        dims = ", ".join(str(dim) if isinstance(dim, int) else f"N{axis}" for axis, dim in enumerate(spec.dims))
-        limit = "<LIMIT" if spec.dtype.kind in ("int", "uint") else ""
+        dims = ", ".join(map(str, spec.dims))
         why = f"its input {spec.name!r} is [{dims}], and {list(shape)} goes in"
-        hint = f"what the graph takes is described by: --input '{given}:{spec.dtype}[{dims}]{limit}'"
+        hint = f"what the graph takes is described by: {spec.option(given)}"
         return RunError(self.label, ValueError(why), hint=hint)
 
 

@@ -123,15 +123,18 @@ def load_weights(
     label: str,
     device: str,
     turned: Callable[[torch.nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+    *,
+    hint: str = "",
 ) -> torch.nn.Module:
     """The module with the tensors in contiguous parameters of its own, in eval mode. Raises RunError.
 
-    `turned` gives the tensors under the module's own names where the file has others. Tied names keep sharing one
+    `turned` gives the tensors under the module's own names where the file has others; `hint` says what to do where they
+    do not fit. Tied names keep sharing one
     parameter.
     """
     try:
         state = read_state(tensors)
         load_state(module, state if turned is None else turned(module, state))
     except RuntimeError as error:
-        raise RunError(label, error) from error
+        raise RunError(label, error, hint=hint) from error
     return module.to(device).eval().requires_grad_(False)

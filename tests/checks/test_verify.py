@@ -255,8 +255,18 @@ def test_a_graph_whose_sizes_its_exporter_fixed_says_what_it_takes(tmp_path: Pat
         ckptconv.verify(source, target, inputs=[given])
     name = model.graph.input[0].name
     assert caught.value.message == f"a.onnx does not run: its input {name!r} is [1, 16], and {goes_in} goes in"
-    assert caught.value.hint == "what the graph takes is described by: --input 'x:F32[1, 16]'"
+    assert caught.value.hint == "what the graph takes is described by: --input 'x:F32[1,16]'"
     assert ckptconv.verify(source, target, inputs=["x:F32[1, 16]"]).equivalent
+    ckptconv.convert(source, tmp_path / "free.onnx", arch="mlp")
+    assert ckptconv.verify(tmp_path / "free.onnx", target).equivalent, "the sizes are those that both take"
+
+
+def test_weights_that_a_class_does_not_take_name_the_command_that_says_why(tmp_path: Path) -> None:
+    models, path = tmp_path / "models.py", saved(tmp_path / "a.pth", {"module.weight": torch.zeros(2, 2)})
+    models.write_text("from torch import nn\ndef net(): return nn.Linear(2, 2)\n")
+    with pytest.raises(RunError, match="does not run") as caught:
+        ckptconv.verify(path, path, arch=f"{models}:net", inputs=["x:F32[N,2]"])
+    assert caught.value.hint == f"ckptconv validate {path} --arch {models}:net says what does not fit"
 
 
 def test_what_cannot_be_verified_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,14 @@ def test_an_existing_spec_is_replaced_only_by_force(run: Run, family: Callable[.
     assert target.read_text().startswith("spec = 1\n")
 
 
+def test_a_spec_that_nobody_would_know_for_one_is_not_written(
+    run: Run, family: Callable[..., Path], tmp_path: Path
+) -> None:
+    refused = run("arch", "infer", family("a.pth", 8, 6), "-o", tmp_path / "mlp")
+    assert (refused.exit_code, (tmp_path / "mlp").exists()) == (2, False)
+    assert refused.stderr.endswith(f"\nhint: -o {tmp_path / 'mlp.toml'}\n")
+
+
 def test_a_source_that_cannot_be_read_leaves_no_spec(run: Run, family: Callable[..., Path], tmp_path: Path) -> None:
     target = tmp_path / "out.toml"
     result = run("arch", "infer", family("a.pth", 8, 6), tmp_path / "absent.pth", "-o", target, "--json")
