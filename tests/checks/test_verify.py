@@ -19,9 +19,11 @@ from torch import nn
 
 import ckptconv
 from ckptconv.api import running
+from ckptconv.arch.samples import InputSpec, parse_input
 from ckptconv.checks.rounding import UNIT, bound
 from ckptconv.checks.torch_runner import load_weights
 from ckptconv.checks.verify import Output, compare_outputs
+from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, MissingExtraError, RunError, UsageError
 from fixtures.network import Network, digits
 
@@ -259,6 +261,14 @@ def test_a_graph_whose_sizes_its_exporter_fixed_says_what_it_takes(tmp_path: Pat
     assert ckptconv.verify(source, target, inputs=["x:F32[1, 16]"]).equivalent
     ckptconv.convert(source, tmp_path / "free.onnx", arch="mlp")
     assert ckptconv.verify(tmp_path / "free.onnx", target).equivalent, "the sizes are those that both take"
+
+
+def test_the_option_that_describes_an_input_can_be_typed() -> None:
+    for spec in (InputSpec("input.1", DType.I64, (1, "batch size", "N")), InputSpec("x", DType.F32, ())):
+        option = spec.option(spec.name)
+        read = parse_input(option.removeprefix("--input '").removesuffix("'").replace("LIMIT", "9"))
+        assert (read.dtype, len(read.dims), read.name) == (spec.dtype, len(spec.dims), "x" if spec.name == "x" else "")
+        assert read.limit == (9 if spec.dtype.kind == "int" else 0)
 
 
 def test_weights_that_a_class_does_not_take_name_the_command_that_says_why(tmp_path: Path) -> None:
