@@ -28,7 +28,7 @@ Y = np.array([0, 1, 0, 1, 0, 1])
 OBJECTS: dict[str, Any] = {
     "a tree": DecisionTreeClassifier().fit(X, Y),
     "neighbours in a tree": KNeighborsClassifier(2, algorithm="kd_tree").fit(X, Y),
-    "a loss in Cython": SGDClassifier().fit(X, Y),
+    "a loss in Cython": SGDClassifier(random_state=0).fit(X, Y),
     "a loss of one number": TweedieRegressor().fit(X, Y + 1.0),
     "an array with a mask": np.ma.array([1, 2], mask=[False, True]),
     "a polynomial": np.polynomial.Polynomial([1, 2]),
