@@ -145,14 +145,20 @@ def findings_of(edits: Sequence[Edit], said: Mapping[object, MetaNode]) -> list[
 
 
 def left_quantized(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
-    """What is told of small floats that stay, since no scale is there for them: nothing says any more that they are."""
-    small = {name: tensor.info.dtype for name, tensor in tensors.items()}
-    names = [name for name, dtype in small.items() if dtype.kind == "float" and dtype.bits <= 8]
-    if not names:
-        return []
-    stay = plural(len(names), "tensor stays", "tensors stay")
-    message = f"{stay} {small[names[0]].name}, without a scale of its own; --dtype casts: {listed(names, 4)}"
-    return [Finding("left-quantized", "warning", names[0], message)]
+    """What is told of small numbers that stay, since no scale is known for them: nothing says any more that they are
+    quantized. Of integers, matrices and the like alone can be weights.
+    """
+    small = {name: tensor.info for name, tensor in tensors.items() if tensor.info.dtype.bits <= 8}
+    floats = [name for name, info in small.items() if info.dtype.kind == "float"]
+    integers = [name for name, info in small.items() if info.dtype.kind in ("int", "uint") and len(info.shape) > 1]
+    found = []
+    for names, advice in ((floats, "--dtype casts"), (integers, "if they are weights, they are still quantized")):
+        if names:
+            stay = plural(len(names), "tensor stays", "tensors stay")
+            kind = small[names[0]].dtype.name
+            message = f"{stay} {kind}, without a scale that is known; {advice}: {listed(names, 4)}"
+            found.append(Finding("left-quantized", "warning", names[0], message))
+    return found
 
 
 def _kind(edit: Edit) -> str:

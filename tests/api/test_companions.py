@@ -82,18 +82,24 @@ def test_a_plain_model_does_not_say_that_it_is_quantized(tmp_path: Path) -> None
     assert load_file(tmp_path / "b" / "model.safetensors")["w"].dtype == torch.bfloat16
 
 
-def test_floats_that_have_no_scale_are_told_as_the_configuration_no_longer_does(tmp_path: Path) -> None:
+def test_small_numbers_that_have_no_scale_are_told_as_the_configuration_no_longer_does(tmp_path: Path) -> None:
     source = folder(tmp_path / "a", model_type="x", dtype="bfloat16", quantization_config={"quant_method": "fp8"})
     weight = torch.randn(4, 4).to(torch.float8_e4m3fn)
-    save_file({"a": weight, "a_scale_inv": torch.rand(()), "b": weight.clone()}, source / "model.safetensors")
+    codes = {"c": torch.ones(4, 4, dtype=torch.int8), "steps": torch.ones(4, dtype=torch.int8)}
+    tensors = {"a": weight, "a_scale_inv": torch.rand(()), "b": weight.clone(), **codes}
+    save_file(tensors, source / "model.safetensors")
     plain = ckptconv.Edits(dequantize=True)
     result = ckptconv.convert(source, f"{tmp_path}/b/", edits=plain, with_files=True)
     told = [(one.severity, one.message) for one in result.findings if one.code == "left-quantized"]
-    assert told == [("warning", "1 tensor stays F8_E4M3, without a scale of its own; --dtype casts: b")]
+    without = "without a scale that is known"
+    assert told == [
+        ("warning", f"1 tensor stays F8_E4M3, {without}; --dtype casts: b"),
+        ("warning", f"1 tensor stays I8, {without}; if they are weights, they are still quantized: c"),
+    ]
     assert load_file(tmp_path / "b" / "model.safetensors")["b"].dtype == torch.float8_e4m3fn
     cast = ckptconv.Edits(dequantize=True, dtype=["BF16"])
     found = ckptconv.convert(source, f"{tmp_path}/c/", edits=cast, with_files=True).findings
-    assert "left-quantized" not in {one.code for one in found}
+    assert [one.where for one in found if one.code == "left-quantized"] == ["c"]
 
 
 def test_nothing_is_replaced_unasked_and_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
