@@ -244,11 +244,11 @@ def test_inspect_says_so(tmp_path: Path, name: str) -> None:
     assert found.to_dict()["quantized"] == {"MLX's": 1}
 
 
-def test_validate_says_by_name_that_the_weights_are_quantized(tmp_path: Path) -> None:
+def test_validate_judges_what_the_weights_stand_for(tmp_path: Path) -> None:
     source, _ = case("mxfp4")
     tensors = {key.replace("m.", "hidden_layers.0.", 1): tensor for key, tensor in source.items()}
     path = folder_of(tmp_path / "m", {**tensors, "output.weight": torch.ones(2, 8)}, CASES["mxfp4"])
     result = ckptconv.validate(path, arch="mlp")
-    found = {finding.code: finding for finding in result.findings}
-    assert found["quantized"].found == "mlx"
-    assert str(found["quantized"].hint).endswith("plain.safetensors --dequantize")
+    assert result.findings[0].code == "dequantized"
+    assert not {"hidden_layers.0.scales", "hidden_layers.0.biases"} & {finding.where for finding in result.findings}
+    assert "quantized" not in {finding.code for finding in result.findings}

@@ -153,11 +153,17 @@ def test_rules_say_by_hand_what_the_names_do_not(tmp_path: Path) -> None:
         ckptconv.convert(source, tmp_path / "c.pth", edits=ckptconv.Edits(names=[rules]))
 
 
-def test_validate_says_how_to_have_plain_weights(tmp_path: Path) -> None:
+def test_validate_judges_plain_weights_and_says_how_to_have_them_where_it_cannot(tmp_path: Path) -> None:
     weights = {f"model.layers.0.mlp.{name}_proj.weight": fp8(8, 8) for name in ("up", "gate", "down")}
     weights |= {name + "_scale_inv": torch.rand(1, 1) for name in weights}
     source = folder_of(tmp_path / "m", weights)
     config = {"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    found = ckptconv.validate(source, arch="llama").findings
+    assert found[0].code == "dequantized"
+    assert not [one for one in found if one.where.endswith("_scale_inv")]
+    weights |= {name: torch.rand(3, 3) for name in weights if name.endswith("_scale_inv")}  # blocks that are none
+    folder_of(tmp_path / "m", weights)
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     first = ckptconv.validate(source, arch="llama").findings[0]
     assert first.code == "quantized"
