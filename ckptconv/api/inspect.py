@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -14,8 +13,7 @@ from ckptconv.api.open import open
 from ckptconv.api.uses import Beside, OpaqueUse, uses_of
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
-from ckptconv.core.tensor import infos_of
-from ckptconv.edits.quantized.marks import quantized_in
+from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError, located
 
 if TYPE_CHECKING:
@@ -97,7 +95,7 @@ class Inspection:
     @property
     def quantized(self) -> dict[str, int]:
         """How the model's weights are quantized, by names and types of tensors, with the numbers of weights."""
-        return _quantized(self.checkpoint)
+        return kinds_in(self.checkpoint)
 
     @property
     def digest_holds(self) -> bool | None:
@@ -214,18 +212,9 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
         return result
 
 
-def _quantized(checkpoint: Checkpoint) -> dict[str, int]:
-    """What a graph says of them, and what names and types do of the others."""
-    stated = checkpoint.notes.quantized
-    known = {part for one in stated for part in one.parts.values()}.union(checkpoint.notes.between)
-    found = Counter(one.called for one in stated)
-    found.update(quantized_in({name: info for name, info in infos_of(checkpoint).items() if name not in known}))
-    return dict(found.most_common())
-
-
 def _plain_parameters(checkpoint: Checkpoint) -> int | None:
     """Elements of what ``--dequantize`` would make; None where nothing is quantized, or not all of it is understood."""
-    if not _quantized(checkpoint):
+    if not kinds_in(checkpoint):
         return None
     from ckptconv.api.dequantize import edits_for
     from ckptconv.api.stated import said_anywhere

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
-from ckptconv.edits.quantized.marks import quantized_in
+from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError, located
 from ckptconv.formats import registry
 
@@ -64,7 +63,7 @@ def as_plain(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Findi
     """Quantized weights as the plain ones that ``--dequantize`` makes of them, and what is told of that; where there
     are none, or not all of them are understood, the checkpoint as it is, and nothing. Reads nothing.
     """
-    kinds = _kinds(checkpoint)
+    kinds = kinds_in(checkpoint)
     if not kinds:
         return checkpoint, []
     from ckptconv.api.dialects import is_in_mlxs_layout
@@ -79,11 +78,6 @@ def as_plain(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Findi
         return checkpoint, []
     message = f"{fspath(path)} is quantized ({listed(sorted(kinds))}): read as the plain weights of --dequantize"
     return made, [Finding("dequantized", "info", "", message)]
-
-
-def _kinds(checkpoint: Checkpoint) -> set[str]:
-    """How its weights are quantized, in words."""
-    return {one.called for one in checkpoint.notes.quantized} | quantized_in(infos_of(checkpoint)).keys()
 
 
 def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Finding]]:
@@ -123,7 +117,7 @@ def set_beside(
 
 def _beside(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
     """The one with the other's names and plain weights, where it is of their model."""
-    if not _kinds(other) and (read := as_plain(one, path))[1]:
+    if not kinds_in(other) and (read := as_plain(one, path))[1]:
         return read
     if _has_llama_cpps_names(other):
         return one, []

@@ -8,10 +8,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
+from ckptconv.core.tensor import infos_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import TensorInfo
 
 _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
@@ -28,6 +30,17 @@ _MARKS: tuple[tuple[str, str, str, tuple[DType, ...]], ...] = (
     (".absmax", "", "bitsandbytes' of 4 bits", (DType.U8,)),
 )
 """What a name ends in, what that of the weight beside it ends in instead, what such are called, and its types."""
+
+
+def kinds_in(checkpoint: Checkpoint) -> dict[str, int]:
+    """How many of its weights are quantized in each way: what a graph says of them, and what names and types do of the
+    others.
+    """
+    stated = checkpoint.notes.quantized
+    known = {part for one in stated for part in one.parts.values()}.union(checkpoint.notes.between)
+    found = Counter(one.called for one in stated)
+    found.update(quantized_in({name: info for name, info in infos_of(checkpoint).items() if name not in known}))
+    return dict(found.most_common())
 
 
 def quantized_in(infos: Mapping[str, TensorInfo]) -> dict[str, int]:
