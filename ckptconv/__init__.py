@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from ckptconv.api.architectures import Architecture, Inferred, architecture, architectures, infer_architecture
     from ckptconv.api.arrays import read_recording
     from ckptconv.api.comparing import Verification, compare
-    from ckptconv.api.convert import Conversion, convert
+    from ckptconv.api.conversion import Conversion
+    from ckptconv.api.convert import convert
     from ckptconv.api.diff import Difference, diff
     from ckptconv.api.edits import Edits
     from ckptconv.api.inspect import Inspection, inspect
@@ -53,7 +54,7 @@ _HOMES = {
     "Architecture": "ckptconv.api.architectures",
     "Checkpoint": "ckptconv.core.checkpoint",
     "CkptconvError": "ckptconv.errors",
-    "Conversion": "ckptconv.api.convert",
+    "Conversion": "ckptconv.api.conversion",
     "Difference": "ckptconv.api.diff",
     "Edits": "ckptconv.api.edits",
     "Inferred": "ckptconv.api.architectures",

@@ -15,8 +15,9 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     fitting  graph  export                  …an architecture that it must fit; the graph around the weights
     naming  matching                        …names that a graph lost
     destination  plan  companions           `convert`, second half: where to; what becomes of each tensor, and of files
+    conversion                              …what it is said to have done
     consent  casts  verified                …losses that were agreed to; what casting lost; ``--verify``
     asked  stated  arch                     which architecture: what was asked, what the file says, what that means
     unconverted                             `diff`, `verify`, `validate`: a GGUF as the model that it was made of
-    running  comparing  arrays              `verify`: running each side, comparing what they gave; files of arrays
+    running  feeds  comparing  arrays       `verify`: running each side, on what; comparing what came out; .npz files
 """

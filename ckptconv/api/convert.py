@@ -5,22 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import fspath
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptconv.api.asked import Request, pair_words, several, words_of
-from ckptconv.api.consent import agreed, refuse, refuse_dependents, refuse_overflow
+from ckptconv.api.consent import agreed, refuse, refuse_dependents
+from ckptconv.api.conversion import Conversion, completed, foreseen, planned, stored_tensors
 from ckptconv.api.destination import choose_format, settle, size_of_shards
-from ckptconv.api.dialects import untranslated
 from ckptconv.api.edits import Edits
 from ckptconv.api.lora import Adapters
 from ckptconv.api.open import open
 from ckptconv.api.order import Order
-from ckptconv.api.plan import plan_of
 from ckptconv.api.prepare import prepare, without_extras
-from ckptconv.core.report import Finding
 from ckptconv.errors import FileAccessError, NotEquivalentError, located
 from ckptconv.formats import registry
 from ckptconv.formats.base import WriteOptions
@@ -28,67 +25,19 @@ from ckptconv.formats.targets import preflight
 from ckptconv.io.source import CHECK_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ckptconv.api.companions import Companions
-    from ckptconv.api.comparing import Verification
     from ckptconv.api.destination import Destination
     from ckptconv.api.open import PathText
-    from ckptconv.api.plan import Move
     from ckptconv.api.prepare import Prepared
     from ckptconv.api.verified import Verifier
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.progress import Progress
-    from ckptconv.core.spelling import Json
-    from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.quantizing import Quantizing
     from ckptconv.formats.base import Format, WriteResult
     from ckptconv.io.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """What `convert` did, or with `dry_run` would have done.
-
-    losses:   what the target cannot give back; all of it was agreed to, unless this was a dry run.
-    findings: what a person should know besides.
-    digest:   the content digest, where the written file records one.
-    plan:     in a dry run, what becomes of every tensor.
-    verification: what `verify` found, where it was asked for.
-    files:    the files that `with_files` puts beside it.
-    """
-
-    source: Path
-    target: Path
-    source_format: str
-    target_format: str
-    tensors: int
-    nbytes: int
-    losses: list[Finding] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    digest: str | None = None
-    plan: list[Move] = field(default_factory=list)
-    verification: Verification | None = None
-    files: list[Path] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Json]:
-        """The conversion as ``convert --json`` prints it."""
-        document: dict[str, Json] = {
-            "source": str(self.source),
-            "target": str(self.target),
-            "tensors": self.tensors,
-            "nbytes": self.nbytes,
-            "losses": [loss.to_dict() for loss in self.losses],
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
-        if self.files:
-            document["files"] = [str(path) for path in self.files]
-        if self.plan:
-            document["plan"] = [move.to_dict() for move in self.plan]
-        if self.verification:
-            document["verification"] = self.verification.to_dict()
-        return document | ({"digest": self.digest} if self.digest else {})
 
 
 def convert(
@@ -176,7 +125,7 @@ def convert(
         if files is not None:
             made = replace(made, checkpoint=files.left_to(made.checkpoint))
         place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
-        result = _foreseen(order, made, place, files)
+        result = foreseen(order, made, place, files)
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)
         if files is not None:
@@ -191,14 +140,10 @@ def convert(
             _quantizing(made.checkpoint) if made.is_edited else nullcontext(),
         ):
             if dry_run:
-                return _planned(result, made, place, progress)
-            how = WriteOptions(
-                plain=made.plain, progress=progress, own=order.own, graph=made.graph, write_as=_write_as(progress),
-                shard_size=place.shard_size,
-            )  # fmt: skip
+                return planned(result, made, place, progress)
             with located(source), file:
-                written = place.format.write(made.checkpoint, file, how)
-                result = _written(result, made, written, allowed)
+                written = _written(made, place, file, order.own, progress)
+                result = completed(result, made, written, allowed)
                 opened.check_unchanged()
                 adapters.check_unchanged()
                 if files is not None:
@@ -224,21 +169,6 @@ def _companions(source: PathText, order: Order, opened: Checkpoint, made: Prepar
     return companions_of(source, order.edits, opened, made.checkpoint)
 
 
-def _foreseen(order: Order, made: Prepared, place: Destination, files: Companions | None) -> Conversion:
-    """What is known before the first byte is written."""
-    checkpoint, wanted, source = made.checkpoint, place.format, order.request.source
-    return Conversion(
-        Path(source), place.path, made.edited.format, wanted.name, len(checkpoint), 0,
-        [*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
-        [
-            *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
-            *untranslated(made.edited, wanted, order.edits), *place.findings,
-            *((*place.left_behind(source), *_unsaid(made)) if files is None else files.findings),
-        ],
-        files=[place.path.parent / name for name in files.names] if files is not None else [],
-    )  # fmt: skip
-
-
 def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:
     from ckptconv.api.verified import Verifier
 
@@ -248,57 +178,15 @@ def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verif
 def _quantizing(checkpoint: Checkpoint) -> Quantizing:
     from ckptconv.edits.quantizing import Quantizing
 
-    return Quantizing(_stored(checkpoint).values())
+    return Quantizing(stored_tensors(checkpoint).values())
 
 
-def _planned(result: Conversion, made: Prepared, place: Destination, progress: Progress | None) -> Conversion:
-    """What a dry run says; the values of tensors that are cast are looked at for it."""
-    checkpoint = made.checkpoint
-    plan = plan_of(made.source, checkpoint, made.moves, place.file_of(checkpoint))
-    over, cast = _cast(made, progress, read=True)
-    nbytes = sum(tensor.info.nbytes for tensor in _stored(checkpoint).values())
-    losses, findings = [*result.losses, *over], [*result.findings, *cast]
-    return replace(result, nbytes=nbytes, losses=losses, findings=findings, plan=plan)
-
-
-def _written(result: Conversion, made: Prepared, written: WriteResult, allowed: Collection[str]) -> Conversion:
-    """The result with what is known once the values have passed. Raises LossError where that needs consent."""
-    over, cast = _cast(made)
-    refuse_overflow(over, allowed)
-    findings = [*result.findings, *written.findings, *cast, *_renewed(made.checkpoint, written)]
-    return replace(
-        result, nbytes=written.nbytes, digest=written.digest, losses=[*result.losses, *over], findings=findings
-    )
-
-
-def _cast(
-    made: Prepared, progress: Progress | None = None, *, read: bool = False
-) -> tuple[list[Finding], list[Finding]]:
-    """What casting lost, as `cast_losses` has it; `read`: the values are still to be read for it."""
-    if not made.is_edited:  # so that a plain conversion imports none of it
-        return [], []
-    from ckptconv.api.casts import cast_losses, read_casts
-
-    if read:
-        read_casts(made.checkpoint, progress)
-    return cast_losses(made.checkpoint)
-
-
-def _unheld(made: Prepared, wanted: Format) -> Iterable[Finding]:
-    if not made.is_edited:
-        return ()
-    from ckptconv.api.casts import unheld_blocks
-
-    return unheld_blocks(made.checkpoint, wanted)
-
-
-def _unsaid(made: Prepared) -> Iterable[Finding]:
-    """What a configuration has to say of the tensors that no file beside them says."""
-    if not made.is_edited:
-        return ()
-    from ckptconv.api.quantize import asked_of_config
-
-    return asked_of_config(made.checkpoint)
+def _written(made: Prepared, place: Destination, file: Target, own: object, progress: Progress | None) -> WriteResult:
+    how = WriteOptions(
+        plain=made.plain, progress=progress, own=own, graph=made.graph, write_as=_write_as(progress),
+        shard_size=place.shard_size,
+    )  # fmt: skip
+    return place.format.write(made.checkpoint, file, how)
 
 
 def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:
@@ -315,18 +203,6 @@ def _committed(result: Conversion, target: Target, written: WriteResult, verifie
     return result
 
 
-def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
-    """A word where the source records a digest for what was written, and it is another than that of what was."""
-    recorded = checkpoint.notes.digest
-    if recorded is None or written.digest in (None, recorded):
-        return []
-    message = (
-        "the source is not what its recorded digest says: it was changed since by something that does not renew the "
-        "digest, or damaged; the target records that of what it holds"
-    )
-    return [Finding("digest", "warning", "", message, recorded, written.digest)]
-
-
 def _write_as(progress: Progress | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
     """How one format has a file of another written beside its own."""
 
@@ -334,22 +210,3 @@ def _write_as(progress: Progress | None) -> Callable[[str, Checkpoint, Target], 
         return registry.by_name(name).write(checkpoint, target, WriteOptions(progress=progress))
 
     return write
-
-
-def _stored(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    tied = checkpoint.tied_to
-    return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
-
-
-def _findings(checkpoint: Checkpoint, wanted: Format, *, kept: bool) -> list[Finding]:
-    """What is noticed of the checkpoint, and of it in that format. `kept`: a graph is, and does not stay behind."""
-    findings = [one for one in checkpoint.findings if not (kept and one.code == "graph")]
-    findings += wanted.notices_for(checkpoint)
-    if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":
-        count = len(checkpoint.extras)
-        what = ("1 tensor", "is", "it") if count == 1 else (f"{count:,} tensors", "are", "them")
-        message = "{} outside of the state_dict {} carried along; --bare leaves {} out".format(*what)
-        findings.append(Finding("extras", "info", "", message))
-    if not checkpoint.all_tensors:
-        findings.append(Finding("no-tensors", "warning", "", "the source holds no tensor at all"))
-    return findings

@@ -1,4 +1,4 @@
-"""What runs a file, what goes in, and the recording of what comes out.
+"""What runs a file, and the recording of what comes out.
 
 A network takes as much memory as its model, and twice that in float64. So one is in memory at a time: where another is
 asked for, the one before it is let go of, and loaded again where it is asked for once more.
@@ -7,12 +7,11 @@ asked for, the one before it is let go of, and loaded again where it is asked fo
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.arrays import read_arrays
+from ckptconv.api.feeds import recipe_input
 from ckptconv.api.graph import program_of
 from ckptconv.api.naming import named_by_architecture
 from ckptconv.api.open import open
@@ -20,35 +19,30 @@ from ckptconv.api.stated import stated
 from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
-from ckptconv.arch.samples import InputSpec, narrowest, shown_inputs
+from ckptconv.arch.samples import shown_inputs
 from ckptconv.checks.onnx_runner import OnnxRunner
 from ckptconv.checks.recording import Batch, Recording
 from ckptconv.checks.runners import machine
 from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
 from ckptconv.checks.verify import Weight
-from ckptconv.core.dtypes import DType
 from ckptconv.core.memory import give_back_freed_memory
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, CorruptFileError, RunError, UnsupportedError, UsageError
+from ckptconv.errors import CkptconvError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
     from ckptconv.api.asked import Request
-    from ckptconv.api.open import PathText
     from ckptconv.arch.recipe.program import Program
+    from ckptconv.arch.samples import InputSpec
     from ckptconv.checks.layers import Layers
     from ckptconv.checks.rounding import Bound
     from ckptconv.checks.runners import Runner
     from ckptconv.core.arrays import Arrays
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
-
-
-FREE_SIZES = {3: 16, 4: 64}
-"""Of free dimensions behind the first, by the input's rank: sequences and images; others are 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +142,7 @@ class Side:
             return list(self.runner.inputs)
         from ckptconv.arch.recipe.module import build_module
 
-        return [_recipe_input(self._program, build_module(self._program, device="meta"))]
+        return [recipe_input(self._program, build_module(self._program, device="meta"))]
 
     @cached_property
     def _reference(self) -> str:
@@ -221,13 +215,6 @@ class Side:
         return found
 
 
-def _recipe_input(run: Program, module: torch.nn.Module) -> InputSpec:
-    dims = tuple(f"dim_{i}" if dim is None else dim for i, dim in enumerate(run.input.shape))
-    shown = shown_inputs(module)
-    limit = shown[0].limit if shown else 0
-    return InputSpec("", DType.F32 if run.input.dtype is None else DType.I64, dims, limit if run.input.dtype else 0)
-
-
 def record(side: Side, batches: Sequence[Arrays], *, seed: int | None, tell: Callable[[], None]) -> Recording:
     """Run all batches, calling `tell` after each. Raises RunError."""
     runner = side.runner
@@ -282,71 +269,3 @@ def _bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = 
     except Exception as error:
         hint = "without that reference there is no bound: allow for a difference with --rtol and --atol"
         raise RunError("the network in float64", error, hint=hint) from error
-
-
-def taken(sides: Sequence[Side]) -> list[InputSpec]:
-    """What goes in: as a graph names it, with the limits that a module knows. Raises UsageError where nobody says."""
-    graphs = [side for side in sides if side.is_graph]
-    modules = [side for side in sides if not side.is_graph]
-    specs = narrowest([side.inputs for side in graphs or modules[:1]])
-    if not specs:
-        raise UsageError("nothing says what goes in", hint="describe it, such as --input 'x:F32[N,3,224,224]'")
-    if any(spec.dtype.kind == "int" for spec in specs):
-        limits = [spec.limit for side in modules for spec in side.inputs if spec.limit]
-        specs = [replace(spec, limit=min(limits)) if limits and spec.dtype.kind == "int" else spec for spec in specs]
-    unknown = [spec for spec in specs if spec.dtype.kind == "int" and not spec.limit]
-    if unknown:
-        raise UsageError(
-            f"nothing says which integers {unknown[0].name!r} takes",
-            hint=f"{unknown[0].option(unknown[0].name)}, or --inputs FILE.npz",
-        )
-    return specs
-
-
-def made_up(specs: Sequence[InputSpec], samples: int, seed: int) -> Iterator[Arrays]:
-    """Batches of 1, 3 and `samples`; one alone where the first dimension is fixed."""
-    import numpy as np
-
-    from ckptconv.core.arrays import numpy_dtype
-
-    if samples < 1:
-        raise UsageError(f"{samples} samples are none", hint="--samples 32")
-    rng = np.random.default_rng(seed)
-    free = {spec.dims[0] for spec in specs if spec.dims and isinstance(spec.dims[0], str)}
-    for batch in dict.fromkeys((1, 3, samples)) if free else (1,):
-        sizes: dict[str, int] = {}
-        feeds: Arrays = {}
-        for position, spec in enumerate(specs):
-            shape = []
-            for axis, dim in enumerate(spec.dims):
-                size = FREE_SIZES.get(len(spec.dims), 8)
-                shape.append(
-                    dim if isinstance(dim, int) else batch if dim in free and axis == 0 else sizes.setdefault(dim, size)
-                )
-            dtype = numpy_dtype(spec.dtype)
-            if spec.dtype.kind == "float":
-                values = rng.standard_normal(shape).astype(dtype)
-            else:
-                values = rng.integers(0, spec.limit or 2, shape).astype(dtype)
-            feeds[spec.name or f"input_{position}"] = values
-        yield feeds
-
-
-def loaded(path: PathText, names: Sequence[str]) -> list[Arrays]:
-    """The arrays of an .npz by the inputs' names, or in its order. Raises UsageError, LimitError, FileAccessError."""
-    try:
-        arrays, _ = read_arrays(path)
-    except (CorruptFileError, UnsupportedError) as error:
-        raise UsageError(
-            f"{fspath(path)} is no .npz of arrays: {error.message}", hint="numpy.savez(FILE, x=array)"
-        ) from error
-    if words := [name for name, array in arrays.items() if array.dtype.kind == "U"]:
-        raise UsageError(f"{words[0]!r} in {fspath(path)} is text", hint="networks are run on numbers: leave it out")
-    if set(arrays) == set(names):
-        return [{name: arrays[name] for name in names}]
-    if len(arrays) != len(names):
-        wanted = ", ".join(f"{name or 'x'}=array" for name in names)
-        raise UsageError(
-            f"{fspath(path)} holds {len(arrays)} arrays for {len(names)} inputs", hint=f"numpy.savez(FILE, {wanted})"
-        )
-    return [arrays]

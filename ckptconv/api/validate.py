@@ -101,33 +101,45 @@ def validate(
     """
     request = Request(path, arch, settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
-        checkpoint, told = _as_judged(request, opened, values=values)
-        result = compare(request, checkpoint, made_plain=any(finding.code == "dequantized" for finding in told))
+        judged = _as_judged(request, opened, values=values)
+        result = compare(request, judged.checkpoint, made_plain=judged.made_plain)
         if values:
             from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
 
-            found = [*result.findings, *check_values(checkpoint, progress)]
+            found = [*result.findings, *check_values(judged.checkpoint, progress)]
             result = replace(result, findings=causes_first(found))
-        return replace(result, findings=[*told, *result.findings])
+        return replace(result, findings=[*judged.told, *result.findings])
 
 
-def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
-    """The file with the tensors that the architecture has, where that is known, and what is told of that: a graph under
-    the names that it lost, a GGUF under transformers', quantized weights as plain ones.
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A file with the tensors that the architecture has, where that is known, and what is told of that.
+
+    made_plain: its weights are no longer quantized, whatever a configuration says.
     """
+
+    checkpoint: Checkpoint
+    told: Sequence[Finding] = ()
+    made_plain: bool = False
+
+
+def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> _Judged:
+    """A graph under the names that it lost, a GGUF under transformers', quantized weights as plain ones."""
     from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
         from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
 
-        return named_by_architecture(opened, request), []
+        return _Judged(named_by_architecture(opened, request))
     made, told = in_transformers_names(opened, request.path)
+    made_plain = False
     if not told:
         made, told = as_plain(opened, request.path)
+        made_plain = bool(told)
     if not told or _is_of_its_own_names(request, opened, made):
-        return opened, []
-    return as_floats(made, headers=not values), told
+        return _Judged(opened)
+    return _Judged(as_floats(made, headers=not values), told, made_plain)
 
 
 def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint) -> bool:

@@ -6,9 +6,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.api.feeds import batches_for, inputs_of
 from ckptconv.api.graph import program_of
-from ckptconv.api.running import Room, Side, Subject, taken
-from ckptconv.api.verify import DEFAULT_SAMPLES, batches_for, verify_sides
+from ckptconv.api.running import Room, Side, Subject
+from ckptconv.api.verify import DEFAULT_SAMPLES, verify_sides
 from ckptconv.arch.factory import is_reference
 from ckptconv.arch.samples import parse_input
 from ckptconv.checks.runners import check_device
@@ -54,7 +55,7 @@ class Verifier:
             for text in self.request.inputs:
                 parse_input(text)
         elif not wanted.graph:
-            taken([self._side])
+            inputs_of([self._side])
 
     def __enter__(self) -> Verifier:
         return self

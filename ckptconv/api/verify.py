@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from ckptconv.api.arrays import read_recording
 from ckptconv.api.asked import Request, from_words
 from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
-from ckptconv.api.running import Room, Side, Subject, limit_layers, loaded, made_up, record, refer, taken, trace
-from ckptconv.arch.samples import parse_input
+from ckptconv.api.feeds import batches_for
+from ckptconv.api.running import Room, Side, Subject, limit_layers, record, refer, trace
 from ckptconv.checks.runners import check_device
 from ckptconv.errors import CkptconvError
 from ckptconv.io.target import Target
@@ -226,15 +226,6 @@ def verify_outputs(
     )
     result = compare(before, now, rtol=rtol, atol=atol)
     return replace(result, findings=[*now.findings, *result.findings])
-
-
-def batches_for(sides: Sequence[Side], arrays: PathText | None, samples: int, seed: int) -> list[Arrays]:
-    """What both run on: arrays of a file, or made-up ones."""
-    specs = [parse_input(text) for text in sides[0].request.inputs]
-    if arrays is not None:
-        described = specs or list((next((side for side in sides if side.is_graph), sides[0])).inputs)
-        return loaded(arrays, [spec.name for spec in described])
-    return list(made_up(specs or taken(sides), samples, seed))
 
 
 def _counter(total: int, progress: Progress | None) -> Callable[[], None]:

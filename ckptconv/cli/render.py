@@ -14,7 +14,7 @@ from ckptconv.core.text import cut, plural
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ckptconv.api.convert import Conversion
+    from ckptconv.api.conversion import Conversion
     from ckptconv.api.plan import Move
     from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding
