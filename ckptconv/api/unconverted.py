@@ -54,7 +54,7 @@ def _as_float(tensor: LazyTensor, *, headers: bool) -> LazyTensor:
         from ckptconv.edits.blocks import floats_of
 
         return replace(floats_of(tensor), alias=tensor.alias)
-    from ckptconv.edits.apply import cast_to
+    from ckptconv.edits.cast import cast_to
 
     return cast_to(tensor, DType.F32)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from ckptconv.checks.compare_bytes import find_unequal
 from ckptconv.checks.pool import Pool
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.apply import cast_to
-from ckptconv.edits.cast import FLOATS
+from ckptconv.edits.cast import FLOATS, cast_to
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

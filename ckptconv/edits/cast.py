@@ -95,6 +95,14 @@ def cast_tensor(tensor: LazyTensor, dtype: DType) -> LazyTensor:
     return _rounded_once(tensor, dtype) or made
 
 
+def cast_to(tensor: LazyTensor, dtype: DType) -> LazyTensor:
+    """The tensor as another element type; itself where it has that one. Tied tensors stay tied."""
+    if tensor.info.dtype is dtype:
+        return tensor
+    alias = None if tensor.alias is None else ("cast", tensor.alias, dtype.name)
+    return replace(cast_tensor(tensor, dtype), alias=alias)
+
+
 def _rounded_once(tensor: LazyTensor, dtype: DType) -> LazyTensor | None:
     """What is computed in more digits than the tensor's, rounded to `dtype` instead; None where nothing is."""
     once = tensor.reader.cast_to(dtype) if isinstance(tensor.reader, Computed) else None

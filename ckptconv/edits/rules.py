@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 from ckptconv.core import strict_json
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.apply import ARITY
+from ckptconv.edits.kinds.table import KINDS
 from ckptconv.errors import CorruptFileError, located
 from ckptconv.io.source import Source
 
@@ -36,20 +36,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 256 << 20
 """Of a rules file: the diff of two checkpoints of a million tensors, every change with its names, has some 200 MB."""
 
-DETAILS: dict[str, tuple[str, ...]] = {
-    "transpose": ("axes",), "permute": ("axis", "shape", "axes"), "reshape": ("shape", "from"),
-    "cast": ("dtype", "from"), "map": ("function", "value"),
-    "dequantize": ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis"),
-    "quantize": ("scheme",), "split": ("axis", "sizes", "blocks"),
-    "concat": ("axis", "sizes", "blocks"), "stack": ("axis",), "unstack": ("axis",), "tie": ("new",),
-    "remove-layers": ("stack", "layers"), "insert-layers": ("stack", "layers"), "rename": ("stack", "renumbered"),
-}  # fmt: skip
-"""What a kind may say besides names."""
-
 TOP = ("edits", "schema", "equal", "headers", "bare", "expected", "found", "findings")
 """Keys of the document: ``diff`` prints more than the edits."""
-
-_SAME_NAME = ("transpose", "permute", "reshape", "cast", "map")
 
 
 def read_rules(path: str | PathLike[str]) -> list[Edit]:
@@ -93,10 +81,11 @@ class _Row:
 
     def edit(self) -> Edit:
         kind = self.row.get("kind")
-        if not isinstance(kind, str) or kind not in ARITY:
-            near = get_close_matches(str(kind), ARITY, 1)
-            self.fail(f"no kind {kind!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(ARITY)}")
-        known = ("kind", "sources", "targets", "steps", *DETAILS.get(kind, ()))
+        if not isinstance(kind, str) or kind not in KINDS:
+            near = get_close_matches(str(kind), KINDS, 1)
+            self.fail(f"no kind {kind!r}", f"did you mean {near[0]!r}?" if near else f"one of {', '.join(KINDS)}")
+        needs = KINDS[kind]
+        known = ("kind", "sources", "targets", "steps", *needs.details)
         for key in self.row:
             if key not in known:
                 near = get_close_matches(key, known, 1)
@@ -104,12 +93,12 @@ class _Row:
                     f"{kind} has no {key!r}", f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
                 )
         sources = self.names("sources")
-        targets = self.names("targets") if "targets" in self.row else sources if kind in _SAME_NAME else ()
-        details = {key: self.row[key] for key in DETAILS.get(kind, ()) if key in self.row}
+        targets = self.names("targets") if "targets" in self.row else sources if needs.same_names else ()
+        details = {key: self.row[key] for key in needs.details if key in self.row}
         steps = self.steps() if "steps" in self.row else ()
         if not steps and not sources:
             self.fail(f"{kind} needs sources")
-        if not steps and ARITY[kind][1] != "none" and not targets:
+        if not steps and needs.targets != "none" and not targets:
             self.fail(f"{kind} needs targets")
         return Edit(kind, sources, targets, details, steps)
 

@@ -1,0 +1,66 @@
+"""Edits that compute other numbers while they are read: casts, functions, quantized weights both ways."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.edits.cast import cast_to
+from ckptconv.edits.functions import Function, mapped
+from ckptconv.edits.quantize import unfit
+from ckptconv.edits.quantized.schemes import dequantized
+from ckptconv.edits.quantizers.schemes import SCHEMES, coded
+
+if TYPE_CHECKING:
+    from ckptconv.core.edit import Step
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.edits.kinds.change import Change
+
+
+def cast(change: Change, step: Step) -> tuple[LazyTensor]:
+    """The values as another element type, rounded."""
+    tensor, name = change.source(step), change.details.get("dtype")
+    dtype = DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None:
+        raise change.fail(f"there is no element type {name!r}")
+    if tensor.info.dtype.kind in ("complex", "quantized"):
+        raise change.fail(f"{tensor.info.dtype} is not cast", step.sources, "a pattern that leaves these out")
+    if dtype.kind == "block" and dtype is not tensor.info.dtype and (why := unfit(tensor.info, dtype)):
+        raise change.fail(f"a tensor that {why} cannot be {dtype}", step.sources, "a pattern that leaves it out")
+    return (cast_to(tensor, dtype),)
+
+
+def map_values(change: Change, step: Step) -> tuple[LazyTensor]:
+    """A function of every value, of the same element type."""
+    tensor = change.source(step)
+    try:
+        function = Function.of(change.details)
+        made = mapped(tensor, function)
+    except ValueError as error:
+        raise change.fail(str(error), step.sources) from error
+    return (replace(made, alias=change.alias([tensor], function)),)
+
+
+def dequantize(change: Change, step: Step) -> tuple[LazyTensor]:
+    """The weight that several tensors stand for, in F32."""
+    tensors = tuple(change.sources(step))
+    try:
+        made = dequantized(tensors, change.details)
+    except ValueError as error:
+        raise change.fail(f"{step.targets[0]!r}: {error}", step.sources) from error
+    return (replace(made, alias=change.alias(tensors)),)
+
+
+def quantize(change: Change, step: Step) -> list[LazyTensor]:
+    """The codes of a weight, and what the scheme has besides."""
+    tensor, scheme = change.source(step), SCHEMES.get(str(change.details.get("scheme")))
+    if scheme is None:
+        raise change.fail(f"it needs one of the schemes {', '.join(SCHEMES)}", step.sources)
+    if len(step.targets) != 1 + len(scheme.parts):
+        raise change.fail(f"{scheme.name} makes {1 + len(scheme.parts)} tensors", step.targets)
+    try:
+        made = coded(tensor, scheme)
+    except ValueError as error:
+        raise change.fail(f"{step.sources[0]!r}: {error}", step.sources) from error
+    return [replace(one, alias=change.alias([tensor], scheme.name, part)) for part, one in enumerate(made)]
