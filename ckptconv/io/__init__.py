@@ -14,7 +14,7 @@ Begin with `source` to read, and with `target` to write.
                                         them, joined of ranges
     stream  zip_writing                 tensors on their way into a target
     target  writeback                   a file that is not there, the old one, or whole
-    staging  leftovers                  what stands beside it until then
+    unfinished  staging  leftovers      what stands beside it until then
     checksum  crc32c  digest            what tells whether bytes are the right ones
     limits                              the bounds that every number from a file meets
     process                             another process, which computes for this one

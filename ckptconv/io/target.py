@@ -1,12 +1,9 @@
 """Writing a file so that it is either not there, the old one, or whole.
 
-The data goes into an unnamed file in the target's folder (``O_TMPFILE``), which the kernel frees if the process is
-killed. Where a file system has none, it is a named one beside the target, held by a lock; the next run removes those
-that nobody holds. Either way: fsync, then one link or rename, then fsync of the folder. Where there are no links (FAT,
-many network drives), a new file's name is taken by an empty file first, which the whole one then replaces.
+The data goes into an unfinished file in the target's folder, which is synced, and then gets its name (`unfinished`).
 
-A signal may raise KeyboardInterrupt right after any of these steps, before a line here could note that it was taken. So
-names are noted before there is anything under them, and whether a file is in its place is asked of the disk.
+A signal may raise KeyboardInterrupt right after any step, before a line here could note that it was taken. So names are
+noted before there is anything under them, and whether a file is in its place is asked of the disk.
 """
 
 from __future__ import annotations
@@ -22,12 +19,11 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.io import access, leftovers, positional
 from ckptconv.io.access import translated
+from ckptconv.io.unfinished import Unfinished
 from ckptconv.io.writeback import Writeback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Target:
@@ -49,14 +45,12 @@ class Target:
         self._beside: list[Target] = []
         self._superseded: list[Path] = []
         self._placed = False
-        self._fd = -1
         self._writeback = Writeback()
-        self._temp: Path | None = None
-        self._named: Path | None = None
         self._kept: Path | None = None
         self._made: list[Path] = []
         with translated(self.path):
             self._real = Path(os.path.realpath(self.path))
+            self._file = Unfinished(self._real)
             self._old = self._look()
             missing_folders = (one for one in self._real.parents[:folders] if not os.path.lexists(one))
             self._made = [*missing_folders][::-1]
@@ -89,7 +83,7 @@ class Target:
             with translated(self.path):
                 self._make_folder()
                 leftovers.sweep(self._real)
-                self._open()
+                self._file.open()
             return self
         except BaseException:
             self._discard()
@@ -109,18 +103,6 @@ class Target:
             except FileExistsError:  # another run's, which is not ours to remove
                 del self._made[made:]
                 raise
-
-    def _open(self) -> None:
-        folder = self._real.parent
-        if hasattr(os, "O_TMPFILE"):
-            with suppress(OSError):
-                self._fd = os.open(folder, _FLAGS | os.O_TMPFILE, 0o666)
-                if self.readable_path.exists():  # by which it gets its name; not every container has a /proc
-                    return
-                self._close()
-        while self._fd < 0:
-            self._temp = leftovers.beside(self._real)
-            self._fd = leftovers.create(self._temp, _FLAGS)
 
     def beside(self, path: str | os.PathLike[str], *, folders: int = 0) -> Target:
         """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
@@ -149,7 +131,7 @@ class Target:
         self.size = size
         self.check_room(size)
         with translated(self.path):
-            os.ftruncate(self._fd, size)
+            os.ftruncate(self._file.fd, size)
 
     def check_room(self, size: int) -> None:
         """Raise FileAccessError where the disk has less room than `size` bytes."""
@@ -168,8 +150,8 @@ class Target:
         done = 0
         with translated(self.path):
             while done < len(view):
-                done += positional.write(self._fd, view[done:], offset + done)
-        self._writeback.wrote(self._fd, offset, offset + done)
+                done += positional.write(self._file.fd, view[done:], offset + done)
+        self._writeback.wrote(self._file.fd, offset, offset + done)
 
     def write_whole(self, data: bytes) -> None:
         """Write a small file, and give it its name; the target is not to be entered yet."""
@@ -187,12 +169,12 @@ class Target:
         """Give the unfinished file one more name, on the same file system. Keep it until after `commit`: Linux never
         again links a file that has lost its last name. Raises OSError.
         """
-        self._link(name)
+        self._file.link(name)
 
     @property
     def readable_path(self) -> Path:
         """A path under which the unfinished file can be opened for reading by another library."""
-        return self._temp or Path(f"/proc/self/fd/{self._fd}")
+        return self._file.readable_path
 
     def commit(self) -> None:
         """Make the file whole on disk and put it in its place, those beside it first. What takes long is done before
@@ -217,12 +199,7 @@ class Target:
 
     def _in_place(self) -> bool:
         """Whether the file has its name."""
-        if self._placed or self._fd < 0:
-            return self._placed
-        try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._real))
-        except OSError:
-            return False
+        return self._placed or self._file.is_in_place()
 
     def _withdraw(self) -> None:
         """Take a file away again, because the one that points at it could not be placed."""
@@ -250,89 +227,43 @@ class Target:
     def flush(self) -> None:
         """Wait until what has been written so far is on the disk; from any thread."""
         with translated(self.path):
-            os.fsync(self._fd)
+            os.fsync(self._file.fd)
 
     def _finish(self) -> None:
         with translated(self.path):
-            if self._old is not None:
-                os.chmod(
-                    self._fd if os.chmod in os.supports_fd else self.readable_path, stat.S_IMODE(self._old.st_mode)
-                )
-            os.fsync(self._fd)
+            self._file.finish(self._old)
 
     def _commit(self, *, durable: bool = True) -> None:
         with translated(self.path):
             if access.HELD_BY_HANDLES:
-                self._close()
+                self._file.close()
             self._place()
             self._placed = True
             if durable:
                 _sync_folder(self._real.parent)
-        self._temp = None
         if durable:
             self._made.clear()
             self._discard()
         else:  # its old file is kept until the one that points at it is in its place
-            self._close()
+            self._file.close()
 
     def _place(self) -> None:
-        """One atomic step: a link fails where the target has appeared meanwhile, a rename replaces it."""
-        if self._old is None and not self.replace:
-            try:
-                self._link(self._real)
-            except FileExistsError:
-                raise _exists(self.path) from None
-            except OSError:
-                if self._temp is None:
-                    raise
-                self._place_without_links(self._temp)
-                return
-            if self._temp is not None:
-                os.unlink(self._temp)
+        if self._old is not None or self.replace:
+            self._file.place_over()
             return
-        os.replace(self._temp or self._name(), self._real)
-
-    def _name(self) -> Path:
-        """Give the unnamed file a name beside the target."""
-        self._named = leftovers.beside(self._real)
-        leftovers.lock(self._fd)
-        self._link(self._named)
-        return self._named
-
-    def _place_without_links(self, temp: Path) -> None:
-        """An empty file takes the name, which fails where the target has appeared meanwhile, and is replaced."""
         try:
-            os.close(os.open(self._real, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-            os.replace(temp, self._real)
+            self._file.place_new()
         except FileExistsError:
             raise _exists(self.path) from None
-        except BaseException:
-            with suppress(OSError):
-                if not os.stat(self._real).st_size:
-                    os.unlink(self._real)
-            raise
-
-    def _link(self, name: Path) -> None:
-        if self._temp is not None:
-            os.link(self._temp, name)
-        else:  # the unnamed file is reached through a symlink, which link(2) follows only by way of linkat(2)
-            os.link(self.readable_path, name, src_dir_fd=self._fd, follow_symlinks=True)
-
-    def _close(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            with suppress(OSError):  # what it held is synced, or is thrown away
-                os.close(fd)
 
     def _discard(self) -> None:
         for other in reversed(self._beside):  # the first has made the folder that the others are in
             other._discard()
-        self._close()
-        for name in (self._temp, self._named, self._kept):
-            if name is not None:
-                with suppress(OSError):
-                    os.unlink(name)
-        self._temp = self._named = self._kept = None
+        self._file.discard()
+        if self._kept is not None:
+            with suppress(OSError):
+                os.unlink(self._kept)
+            self._kept = None
         while self._made:
             with suppress(OSError):  # something else may have come into it meanwhile
                 os.rmdir(self._made[-1])
