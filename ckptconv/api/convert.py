@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.progress import Progress
-    from ckptconv.edits.quantizing import Quantizing
+    from ckptconv.edits.ggml.processes import Quantizing
     from ckptconv.formats.base import Format, WriteResult
     from ckptconv.io.target import Target
 
@@ -176,7 +176,7 @@ def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verif
 
 
 def _quantizing(checkpoint: Checkpoint) -> Quantizing:
-    from ckptconv.edits.quantizing import Quantizing
+    from ckptconv.edits.ggml.processes import Quantizing
 
     return Quantizing(stored_tensors(checkpoint).values())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.llama_cpp import is_said
 from ckptconv.edits.dialects.gguf_config import GROUPS, HEADS, architecture, text_config, whole_number, written_as
-from ckptconv.edits.mixtures import Model
+from ckptconv.edits.ggml.mixtures import Model
 from ckptconv.errors import EditError, UsageError
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY
 

@@ -51,7 +51,7 @@ def _as_float(tensor: LazyTensor, *, headers: bool) -> LazyTensor:
     if tensor.info.dtype.block == 1:
         return tensor
     if headers:
-        from ckptconv.edits.blocks import floats_of
+        from ckptconv.edits.ggml.unpack import floats_of
 
         return replace(floats_of(tensor), alias=tensor.alias)
     from ckptconv.edits.cast import cast_to

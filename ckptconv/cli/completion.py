@@ -83,7 +83,7 @@ def schemes() -> Iterable[str]:
 def dtypes() -> Iterable[str]:
     """What ``--dtype`` casts to."""
     from ckptconv.core.dtypes import PLAIN
-    from ckptconv.edits.mixtures import MIXTURES
-    from ckptconv.edits.quantize import QUANTIZED
+    from ckptconv.edits.ggml.mixtures import MIXTURES
+    from ckptconv.edits.ggml.quantize import QUANTIZED
 
     return (*PLAIN, *QUANTIZED, *MIXTURES)

@@ -4,12 +4,11 @@ A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes th
 
     name_rule  select  rules  types     what people ask for: rules and patterns of names, files of edits, element types
     expand  invert  apply               which tensors an edit's patterns mean; the edits that undo it; making it
+    kinds                               …what each kind of edit needs, and makes
     views  through  joined              tensors seen otherwise, none of them read: turned, cut, side by side
     cast  rounding  functions           values computed while they are read
     computed                            …and what that lost
-    blocks  quantize  q8  kquants       ggml's blocks, unpacked and made: Q8_0, and types of superblocks
-    quantizing                          …by several processes
-    mixtures                            which of them each tensor of a model gets
+    ggml                                ggml's blocks, unpacked and made; mixtures of them, as Q4_K_M
     gates                               the gates of recurrent layers
     composites  tree                    quantized and sparse tensors, and the metadata tree, after a change
     explain  match  pairing  content    what was done to one set to get another: by names, by a few numbers of each

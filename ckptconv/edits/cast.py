@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
-from ckptconv.edits.blocks import unpacked
 from ckptconv.edits.computed import BLOCK, Computed
-from ckptconv.edits.quantize import Quantizer, quantized
+from ckptconv.edits.ggml.quantize import Quantizer, quantized
+from ckptconv.edits.ggml.unpack import unpacked
 from ckptconv.edits.quantizers.coded import Codes
 from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError

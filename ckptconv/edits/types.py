@@ -1,9 +1,9 @@
 """Which element type each tensor gets: what people type after ``--dtype``.
 
-A type alone is for all floats, ``GLOB=TYPE`` for whatever the glob matches, a mixture of llama.cpp's (`edits.mixtures`)
-for a whole model; the last that matches a tensor counts. What cannot be of a block type (`edits.quantize`) stays as it
-is, and so do, where the type is for all, the tensors that llama.cpp keeps as floats, by their names: norms, gates,
-short convolutions, positions.
+A type alone is for all floats, ``GLOB=TYPE`` for whatever the glob matches, a mixture of llama.cpp's
+(`edits.ggml.mixtures`) for a whole model; the last that matches a tensor counts. What cannot be of a block type
+(`edits.ggml.quantize`) stays as it is, and so do, where the type is for all, the tensors that llama.cpp keeps as
+floats, by their names: norms, gates, short convolutions, positions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural, quoted
 from ckptconv.edits.cast import FLOATS
-from ckptconv.edits.mixtures import MIXTURES, Mixture, is_kept_float, types_in, unfit_for_blocks
-from ckptconv.edits.quantize import QUANTIZED, check_quantizes, unfit
+from ckptconv.edits.ggml.mixtures import MIXTURES, Mixture, is_kept_float, types_in, unfit_for_blocks
+from ckptconv.edits.ggml.quantize import QUANTIZED, check_quantizes, unfit
 from ckptconv.edits.select import some
 from ckptconv.errors import EditError, UsageError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Mapping, Sequence
 
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.mixtures import Model
+    from ckptconv.edits.ggml.mixtures import Model
 
     Tensors = Mapping[str, LazyTensor]
 

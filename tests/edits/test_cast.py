@@ -19,7 +19,7 @@ from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits import computed
 from ckptconv.edits.cast import cast_tensor, loss_of
 from ckptconv.edits.computed import BLOCK, Computed
-from ckptconv.edits.quantize import Quantizer
+from ckptconv.edits.ggml.quantize import Quantizer
 from ckptconv.edits.rounding import LAST, Loss, cast_array, rounded_once
 from ckptconv.errors import EditError, LossError, UsageError
 from tests.support.nodes import load

@@ -15,9 +15,9 @@ import ckptconv
 from ckptconv.api.edits import Edits
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.mixtures import MIXTURES, Model, types_in
+from ckptconv.edits.ggml.mixtures import MIXTURES, Model, types_in
+from ckptconv.edits.ggml.quantize import QUANTIZED
 from ckptconv.edits.name_rule import NameRule
-from ckptconv.edits.quantize import QUANTIZED
 from ckptconv.errors import EditError, LossError, UsageError
 from fixtures.others.ggml.make_mixtures import CASES, Case, write
 from tests.support.hub import small_qwen2

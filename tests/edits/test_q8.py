@@ -9,7 +9,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
-from ckptconv.edits.q8 import BELOW_A_HALF, q8_0
+from ckptconv.edits.ggml.q8 import BELOW_A_HALF, q8_0
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array

@@ -17,8 +17,8 @@ import ckptconv
 from ckptconv.api.editing import edited
 from ckptconv.api.edits import Edits
 from ckptconv.core.dtypes import BLOCKS
-from ckptconv.edits.kquants import KQUANTS
-from ckptconv.edits.quantize import QUANTIZED
+from ckptconv.edits.ggml.kquants import KQUANTS
+from ckptconv.edits.ggml.quantize import QUANTIZED
 from ckptconv.errors import EditError, LossError, MissingExtraError, UnsupportedError, UsageError
 from ckptconv.formats.gguf.filetype import FILE_TYPES
 

@@ -11,7 +11,7 @@ import torch
 
 import ckptconv
 from ckptconv.api.edits import Edits
-from ckptconv.edits import quantizing
+from ckptconv.edits.ggml import processes
 from ckptconv.io.process import Helper
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         return found[-1][1]
 
     monkeypatch.setattr(Helper, "ask", kept)
-    monkeypatch.setattr(quantizing, "SHARE", 1 << 16)
-    monkeypatch.setattr(quantizing, "MOST", 2)
+    monkeypatch.setattr(processes, "SHARE", 1 << 16)
+    monkeypatch.setattr(processes, "MOST", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     return found
 
@@ -63,7 +63,7 @@ def test_blocks_and_losses_are_those_of_one_process(
     assert all(answer is not None for _, answer in asked)
     assert all(helper._process is None for helper, _ in asked)
     asked.clear()
-    monkeypatch.setattr(quantizing, "SHARE", 1 << 40)
+    monkeypatch.setattr(processes, "SHARE", 1 << 40)
     assert converted(source, dtype) == helped
     assert not asked
 

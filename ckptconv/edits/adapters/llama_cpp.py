@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.edits.adapters.config import Config
 from ckptconv.edits.adapters.patterns import finite
-from ckptconv.edits.blocks import unpacked
+from ckptconv.edits.ggml.unpack import unpacked
 from ckptconv.edits.views import permuted
 from ckptconv.errors import CorruptFileError, UnsupportedError
 

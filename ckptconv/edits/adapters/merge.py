@@ -16,8 +16,8 @@ from ckptconv.edits.adapters.merged import is_computed_with, merged
 from ckptconv.edits.adapters.names import plain_module
 from ckptconv.edits.adapters.targets import find
 from ckptconv.edits.adapters.translated import merge_translated, translate
-from ckptconv.edits.blocks import unpacked
 from ckptconv.edits.cast import cast_to
+from ckptconv.edits.ggml.unpack import unpacked
 from ckptconv.errors import EditError, first_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.edits.cast import cast_to
 from ckptconv.edits.functions import Function, mapped
-from ckptconv.edits.quantize import unfit
+from ckptconv.edits.ggml.quantize import unfit
 from ckptconv.edits.quantized.schemes import dequantized
 from ckptconv.edits.quantizers.schemes import SCHEMES, coded
 

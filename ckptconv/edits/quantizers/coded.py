@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.computed import Computed
-from ckptconv.edits.quantize import loss_between
+from ckptconv.edits.ggml.quantize import loss_between
 from ckptconv.edits.quantized.elements import Plain
 from ckptconv.edits.quantized.matrix import GATHERED
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.mixtures import Mixture
+    from ckptconv.edits.ggml.mixtures import Mixture
 
 ARCHITECTURE_KEY = "general.architecture"
 FILE_TYPE_KEY = "general.file_type"

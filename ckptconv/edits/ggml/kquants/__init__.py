@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.kquants.minima import q2, q4, q5
-from ckptconv.edits.kquants.symmetric import q3, q6
-from ckptconv.edits.kquants.uneven import iq4_nl, iq4_xs
+from ckptconv.edits.ggml.kquants.minima import q2, q4, q5
+from ckptconv.edits.ggml.kquants.symmetric import q3, q6
+from ckptconv.edits.ggml.kquants.uneven import iq4_nl, iq4_xs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import BLOCKS, PLAIN
 from ckptconv.edits.computed import Computed
-from ckptconv.edits.kquants import KQUANTS
-from ckptconv.edits.quantize import Quantizer, quantized_bytes, quantized_here
+from ckptconv.edits.ggml.kquants import KQUANTS
+from ckptconv.edits.ggml.quantize import Quantizer, quantized_bytes, quantized_here
 from ckptconv.edits.rounding import Loss
 from ckptconv.io.process import Helper, answer_all, can_help
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptconv.core.dtypes import DType
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.edits.quantize import Part, Quantized
+    from ckptconv.edits.ggml.quantize import Part, Quantized
 
 SHARE = 1 << 24
 """Elements from which on a process more is worth its start, of 0.2 s; of types that take less, `EASY` times as many."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.kquants.parts import TINY, largest, nibbles
+from ckptconv.edits.ggml.kquants.parts import TINY, largest, nibbles
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.kquants.parts import TINY, crumbs, largest
+from ckptconv.edits.ggml.kquants.parts import TINY, crumbs, largest
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array

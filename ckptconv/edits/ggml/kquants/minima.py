@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.kquants.parts import crumbs
+from ckptconv.edits.ggml.kquants.parts import crumbs
 
 if TYPE_CHECKING:
     from ckptconv.core.arrays import Array

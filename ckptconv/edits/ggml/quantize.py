@@ -1,9 +1,9 @@
 """Tensors as ggml's block types, without reading them: they are quantized block by block while they are read.
 
 What a block's bytes are is asked of the `gguf` package, which ggml's authors keep: ``gguf.quants.quantize``; for the
-K-quants, which it unpacks alone, of `edits.kquants`; for Q8_0, for which it takes long, of `edits.q8`. No block knows
-of another, so that pieces give what the whole tensor would, bit for bit. Elements become F32 first, as in llama.cpp's
-converter (``convert_hf_to_gguf.py``).
+K-quants, which it unpacks alone, of `edits.ggml.kquants`; for Q8_0, for which it takes long, of `edits.ggml.q8`. No
+block knows of another, so that pieces give what the whole tensor would, bit for bit. Elements become F32 first, as in
+llama.cpp's converter (``convert_hf_to_gguf.py``).
 
 Refused: all other types (IQ1 to IQ3, and those in which ggml keeps activations); tensors of fewer than two
 dimensions, and rows that are no whole number of blocks, of which ggml has none.
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.core.text import plural
 from ckptconv.edits.computed import Computed
-from ckptconv.edits.kquants import KQUANTS
-from ckptconv.edits.q8 import q8_0
+from ckptconv.edits.ggml.kquants import KQUANTS
+from ckptconv.edits.ggml.q8 import q8_0
 from ckptconv.edits.rounding import Loss
 from ckptconv.errors import MissingExtraError, UnsupportedError
 
@@ -58,7 +58,7 @@ def quantized_here(parts: Iterable[Part], before: DType, after: DType) -> Iterat
 class Quantizer(Computed):
     """Reads ranges of a tensor's image in blocks of `dtype`; memory for the range and a piece more.
 
-    quantize: what makes blocks of parts; other processes may (`edits.quantizing`).
+    quantize: what makes blocks of parts; other processes may (`edits.ggml.processes`).
     last:     the piece that was made last, for whoever goes on in it.
     """
 
