@@ -30,7 +30,7 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
     if (wanted.name == checkpoint.format and not _is_mlxs(checkpoint)) or (edits and edits.names):
         return
     if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
-        from ckptconv.edits.dialects import GIVES
+        from ckptconv.edits.translate import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"
         yield Finding("dialect", "info", "", message, hint=f"--translate {dialect}")
@@ -82,7 +82,7 @@ def _not_undone(checkpoint: Checkpoint) -> str:
     """Why mlx-lm's layouts cannot be undone; "" where they can, or are transformers'."""
     if len(checkpoint) > MOST_TRANSLATED:
         return ""
-    from ckptconv.edits.dialects import changes_in
+    from ckptconv.edits.translate import changes_in
 
     try:
         changes_in(MLX, infos_of(checkpoint), said_anywhere(checkpoint))
@@ -96,7 +96,7 @@ def _not_undone(checkpoint: Checkpoint) -> str:
 def _has_changes(dialect: str, checkpoint: Checkpoint) -> bool:
     if len(checkpoint) > MOST_TRANSLATED:
         return False
-    from ckptconv.edits.dialects import changes_in  # all of them: most formats have none
+    from ckptconv.edits.translate import changes_in  # all of them: most formats have none
 
     with suppress(EditError, LimitError, UnsupportedError, UsageError):
         changes_in(dialect, infos_of(checkpoint), said_anywhere(checkpoint))

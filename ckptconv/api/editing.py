@@ -14,13 +14,13 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import apply_edit, label
 from ckptconv.edits.composites import chosen_whole, fixed_parts, followed, with_types
-from ckptconv.edits.dialects import left_alone
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
 from ckptconv.edits.dialects.to_mmproj import fixed_types
 from ckptconv.edits.invert import inverted
 from ckptconv.edits.name_rule import TO_GGUF, NameRule
 from ckptconv.edits.rules import read_rules
 from ckptconv.edits.select import name_edits
+from ckptconv.edits.translate import left_alone
 from ckptconv.edits.tree import rooted
 from ckptconv.edits.types import asked_mixture, asked_of_all, cast_edits
 from ckptconv.errors import EditError, UsageError, located

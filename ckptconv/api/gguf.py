@@ -22,7 +22,7 @@ from ckptconv.core.metadata import MetaNode, StateDict
 from ckptconv.core.notes import Notes
 from ckptconv.edits.adapters.adapter import Adapter, check
 from ckptconv.edits.adapters.names import is_adapter
-from ckptconv.edits.dialects.to_gguf_adapter import MERGE
+from ckptconv.edits.adapters.to_llama_cpp import MERGE
 from ckptconv.edits.name_rule import TO_GGUF, TO_MMPROJ
 from ckptconv.edits.types import asked_mixture
 from ckptconv.errors import EditError, UnsupportedError, UsageError, located

@@ -128,8 +128,9 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
     """The adapter that a checkpoint is. Raises CorruptFileError, UnsupportedError."""
     from ckptconv.edits.adapters import llama_cpp  # most files are none
     from ckptconv.edits.adapters.adapter import Adapter
+    from ckptconv.edits.dialects.gguf_table import is_gguf_adapter
 
-    if llama_cpp.is_said(checkpoint.metadata):
+    if is_gguf_adapter(checkpoint.metadata):
         config = llama_cpp.config(checkpoint.metadata)
         return Adapter.of(label, llama_cpp.renamed(checkpoint.all_tensors), {"": config})
     return Adapter.of(label, checkpoint.all_tensors, _configs_of(checkpoint))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.llama_cpp import is_said
 from ckptconv.edits.dialects.gguf_config import GROUPS, HEADS, architecture, text_config, whole_number, written_as
+from ckptconv.edits.dialects.gguf_table import is_gguf_adapter
 from ckptconv.edits.ggml.mixtures import Model
 from ckptconv.errors import EditError, UsageError
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY
@@ -25,7 +25,7 @@ def model_of(tensors: Mapping[str, LazyTensor], said: Mapping[object, object], *
     `to_gguf` a configuration of transformers'. Raises EditError where that is no model of llama.cpp's, UsageError
     where it is an adapter.
     """
-    if is_said(said):
+    if is_gguf_adapter(said):
         raise not_of_adapters()
     blocks = [int(found[1]) for name in tensors if (found := _BLOCK.match(name))]
     arch = said.get(ARCHITECTURE_KEY)

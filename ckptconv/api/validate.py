@@ -271,8 +271,8 @@ def _of_another_framework(
 ) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
     from ckptconv.api.dialects import MLX, dialect_of
-    from ckptconv.edits.dialects import GIVES, by_names
     from ckptconv.edits.name_rule import TO_LDM
+    from ckptconv.edits.translate import GIVES, by_names
 
     dialect = dialect_of(checkpoint)
     if spec is not None and spec.config.architectures and dialect in ("", TO_LDM):  # a class of Hugging Face's

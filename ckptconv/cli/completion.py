@@ -68,7 +68,7 @@ def architectures() -> Iterable[str]:
 
 def dialects() -> Iterable[str]:
     """What ``--translate`` takes."""
-    from ckptconv.edits.dialects import DIALECTS
+    from ckptconv.edits.translate import DIALECTS
 
     return DIALECTS
 

@@ -211,7 +211,7 @@ def one_format(one: Format) -> list[str]:
         ("dtypes", " ".join(dtype.name for dtype in holds.dtypes)),
     ]
     if one.dialect:
-        from ckptconv.edits.dialects import DIALECTS, GIVES
+        from ckptconv.edits.translate import DIALECTS, GIVES
 
         whose, back = GIVES.get(one.dialect, "others'"), f"to-{one.dialect}"  # a plug-in may say anything
         again = f", and --translate {back} makes it of {whose}" if back in DIALECTS else ""

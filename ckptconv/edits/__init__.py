@@ -14,7 +14,7 @@ A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes th
     explain  match  pairing  content    what was done to one set to get another: by names, by a few numbers of each
     parts  stacked  stacks  heads       …tensors that became one or several, layers that moved, heads that did
     patterns  python                    many changes as few patterns; an edit as a line of Python
-    dialects                            names and layouts of other frameworks (``--translate``)
+    translate  dialects                 names and layouts of other frameworks (``--translate``)
     quantized                           weights that quantizers stored as several tensors (``--dequantize``)
     quantizers                          …and the other way (``--quantize``)
     adapters                            LoRA and its kin (``--lora``)

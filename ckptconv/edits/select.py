@@ -7,7 +7,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
-from ckptconv.edits.dialects import translation
+from ckptconv.edits.translate import translation
 from ckptconv.errors import LIST_NAMES, EditError, UsageError
 
 if TYPE_CHECKING:

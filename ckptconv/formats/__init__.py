@@ -7,6 +7,7 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     outside                             files that mean nothing without the one beside them
     targets                             what a target cannot hold, and what it will
     sets                                files that are one checkpoint together
+    modules                             …models of sentence-transformers, in a folder for each module
     trees  tensors  graphs              what several families have alike: trees of values, headers of tensors, graphs
     code                                code where data should be: chat templates, Keras' layers
     beside                              what else lies in a folder, and is run by those who load it

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 import ckptconv
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.name_rule import NameRule
+from ckptconv.edits.translate import changes_in
 from ckptconv.errors import CkptconvError, EditError
 from tests.arch.families.diffusion import asked
 

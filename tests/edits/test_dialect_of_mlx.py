@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.dialects.mlx import MODELS
 from ckptconv.edits.name_rule import NameRule
+from ckptconv.edits.translate import changes_in
 from ckptconv.errors import EditError, LimitError, UnsupportedError
 
 if TYPE_CHECKING:

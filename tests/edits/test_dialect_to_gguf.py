@@ -11,9 +11,9 @@ import torch
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.apply import apply
-from ckptconv.edits.dialects import changes_in, left_alone, translation
 from ckptconv.edits.dialects.gguf_table import architectures, by_class
 from ckptconv.edits.dialects.to_gguf import is_kept_f32
+from ckptconv.edits.translate import changes_in, left_alone, translation
 from ckptconv.errors import EditError, UnsupportedError
 from tests.edits.gguf_cases import CASES
 from tests.edits.test_dialect_of_gguf import Case

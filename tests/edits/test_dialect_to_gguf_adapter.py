@@ -15,8 +15,8 @@ import torch
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.apply import apply
-from ckptconv.edits.dialects import changes_in, translation
 from ckptconv.edits.dialects.gguf_table import architectures
+from ckptconv.edits.translate import changes_in, translation
 from ckptconv.errors import EditError, UnsupportedError
 from tests.edits.llama_cpp import converted
 from tests.edits.test_dialect_of_gguf import Case

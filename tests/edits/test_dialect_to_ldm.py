@@ -20,8 +20,8 @@ from ckptconv.api.validate import compare
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.tensor import TensorInfo, in_memory
-from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.name_rule import NameRule
+from ckptconv.edits.translate import changes_in
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from tests.arch.families.diffusion import asked
 from tests.edits.test_dialect_of_ldm import counted, single, summed, translated

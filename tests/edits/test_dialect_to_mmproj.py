@@ -12,8 +12,8 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits.apply import apply
-from ckptconv.edits.dialects import changes_in, left_alone, translation
 from ckptconv.edits.dialects.gguf_projectors import projectors
+from ckptconv.edits.translate import changes_in, left_alone, translation
 from ckptconv.errors import EditError, UnsupportedError
 from tests.support.mmproj import BREAK, CASES, LAYOUTS, state
 

@@ -14,8 +14,8 @@ from torch.nn import functional
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
-from ckptconv.edits.dialects import changes_in
 from ckptconv.edits.name_rule import NameRule
+from ckptconv.edits.translate import changes_in
 from ckptconv.errors import EditError, LimitError, UsageError
 from tests.support.stopwatch import at_most
 

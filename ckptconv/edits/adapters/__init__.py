@@ -5,6 +5,7 @@ Begin with `merge`:
     names                       tensors by module and role, as PEFT, kohya's scripts, LyCORIS and diffusers call them
     config                      what PEFT's adapter_config.json says: alpha, ranks, tokens
     mlx  llama_cpp              those of mlx-lm and llama.cpp, whose factors lie otherwise
+    to_llama_cpp                …and one of PEFT's as one of llama.cpp's
     patterns                    which modules its patterns are for
     targets  sgm  translated    which of the base's modules those are, also where their names are another release's
     adapter  merge              all of one, opened, and what merging it made of a base

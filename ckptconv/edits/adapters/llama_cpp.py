@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.tensor import LazyTensor
 
-TYPE_KEY, TYPE = "general.type", "adapter"
 KIND_KEY, KIND = "adapter.type", "lora"
 ALPHA_KEY = "adapter.lora.alpha"
 BASE_KEY = "general.base_model.0.name"
@@ -38,11 +37,6 @@ FACTORS = ("lora_a", "lora_b")
 _PAIRS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 _EMBEDDING = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
 _TOKENS = "token_embd"
-
-
-def is_said(metadata: Mapping[object, object]) -> bool:
-    """Whether a file says that it is one."""
-    return metadata.get(TYPE_KEY) == TYPE
 
 
 def config(metadata: Mapping[object, object]) -> Config:

@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import apply_edit
-from ckptconv.edits.dialects import by_names, translation
+from ckptconv.edits.dialects import ldm
+from ckptconv.edits.dialects.change import check_parts, count_parts, edits_for
 from ckptconv.edits.invert import inverted
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -29,10 +31,13 @@ LABEL = "--translate ldm"
 
 def translate(base: Mapping[str, LazyTensor]) -> list[Edit] | None:
     """The edits that give diffusers' names to a single file of a diffusion model; None where it is none, or a part."""
-    if by_names(base) != "ldm":
+    if not ldm.known(base):
         return None
+    infos = infos_of(base)
     with suppress(EditError, UnsupportedError):
-        return translation("ldm", base, {})
+        changes = ldm.changes(infos, {})
+        check_parts(count_parts(changes, infos), sum(info.nbytes for info in infos.values()))
+        return edits_for(changes, base) or None
     return None
 
 

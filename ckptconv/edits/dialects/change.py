@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ckptconv.core.edit import Edit, Step
+from ckptconv.core.tensor import infos_of
 from ckptconv.errors import EditError, LimitError
 
 if TYPE_CHECKING:
@@ -196,6 +197,13 @@ def _equal(a: LazyTensor, b: LazyTensor) -> bool:
         a.read(at, min(at + _BLOCK, a.info.nbytes)) == b.read(at, min(at + _BLOCK, a.info.nbytes))
         for at in range(0, a.info.nbytes, _BLOCK)
     )
+
+
+def edits_for(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[Edit]:
+    """The edits that make the changes. Reads nothing but what a file may have twice, of which one is left out."""
+    gone = dropped(changes, tensors)
+    drop = [Edit("drop", (gone[0],), (), {}, tuple(Step((name,), ()) for name in gone))] if gone else []
+    return [*drop, *edits_of({name: change for name, change in changes.items() if name not in gone}, infos_of(tensors))]
 
 
 def edits_of(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]) -> Iterator[Edit]:

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.core.dtypes import DType
-from ckptconv.edits.adapters.llama_cpp import is_said
 from ckptconv.edits.dialects.attention import grouped, halves_of, interleaved
 from ckptconv.edits.dialects.change import Change, Join, check_parts
 from ckptconv.edits.dialects.gguf_delta import Delta
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
-from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures, without_ending
+from ckptconv.edits.dialects.gguf_table import ROOT, Architecture, architectures, is_gguf_adapter, without_ending
 from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
             if there
             else "a GGUF has it in its metadata",
         )
-    if is_said(metadata):
+    if is_gguf_adapter(metadata):
         raise UnsupportedError(
             "--translate gguf: this is an adapter of llama.cpp's, whose names stay as they are",
             hint="ckptconv convert BASE.gguf MERGED.gguf --lora ADAPTER.gguf merges it",

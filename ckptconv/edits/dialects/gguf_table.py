@@ -19,6 +19,14 @@ PREFIXES = ("blk", "enc.blk", "dec.blk")
 EMBEDDINGS, OUTPUT = "token_embd.weight", "output.weight"
 _ENDINGS = (".weight", ".bias")
 
+TYPE_KEY, ADAPTER = "general.type", "adapter"
+"""What the metadata of an adapter say, which llama.cpp loads beside a model (``--lora``)."""
+
+
+def is_gguf_adapter(metadata: Mapping[object, object]) -> bool:
+    """Whether a GGUF says that it is an adapter."""
+    return metadata.get(TYPE_KEY) == ADAPTER
+
 
 def without_ending(name: str) -> str:
     """A tensor's name without what the weight and the bias of one part differ in."""

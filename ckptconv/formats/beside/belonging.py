@@ -3,17 +3,17 @@
 Files are, that end as in `TAKEN`: configuration, tokenizer, chat templates. Of folders those are that the model's
 libraries are told to read:
 
-    modules.json                    sentence-transformers: [{"path": "1_Pooling", …}, …], a module in each, with its
-                                    configuration and, of a Dense layer, a router or another encoder, weights; "" is
-                                    the folder itself. A folder that is not there is of a module without either
+    modules.json                    sentence-transformers (`formats.modules`): a module in each, with its configuration
+                                    and, of a Dense layer, a router or another encoder, weights. A folder that is not
+                                    there is of a module without either
     model_index.json                diffusers: {"unet": [library, class], …}, a component in each
     additional_chat_templates/      transformers: NAME.jinja, each a template
 
 Of those of modules the weights belong to the model as well: no checkpoint is read from there. Not code, what is in
 `LEFT`, and other folders, such as the same weights as ONNX.
 
-Sources: the `VOCAB_FILES_NAMES` of transformers' tokenizers; sentence_transformers/base/model.py (`_load_modules`);
-diffusers, pipelines/pipeline_utils.py; transformers/utils/hub.py.
+Sources: the `VOCAB_FILES_NAMES` of transformers' tokenizers; diffusers, pipelines/pipeline_utils.py;
+transformers/utils/hub.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
-from ckptconv.errors import COPY_AGAIN, CorruptFileError, located
+from ckptconv.errors import COPY_AGAIN, located
+from ckptconv.formats.modules import MODULES, paths_in
 from ckptconv.io.limits import MAX_CONFIG
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ckptconv.formats.beside.places import Place
     from ckptconv.io.folder import Folder
 
-MODULES, PIPELINE, TEMPLATES = "modules.json", "model_index.json", "additional_chat_templates"
+PIPELINE, TEMPLATES = "model_index.json", "additional_chat_templates"
 
 TAKEN = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".codes")
 
@@ -76,7 +77,7 @@ def parts_of(place: Place) -> list[Part]:
         found += [_part(place, name) for name in home.folders if isinstance(index, dict) and name in index]
     if MODULES in home.names:
         with located(place.path / MODULES):
-            paths = dict.fromkeys(_modules(_document(place, MODULES)))
+            paths = dict.fromkeys(paths_in(_document(place, MODULES)))
         found += [_module(place, path) for path in paths if _is_there(home, path)]
     return found
 
@@ -126,25 +127,6 @@ def _home(path: str) -> str:
 def _document(place: Place, name: str) -> object:
     with located(place.path / name), place.open(name) as source:
         return strict_json.document(source.read_all(MAX_CONFIG), name, hint=COPY_AGAIN)
-
-
-def _modules(document: object) -> list[str]:
-    """The paths of the modules that lie in folders of their own. Raises CorruptFileError."""
-    if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
-        raise CorruptFileError(f"{MODULES} is no list of modules")
-    found = []
-    for one in document:
-        path = one.get("path", "")
-        parts = path.rstrip("/").split("/") if isinstance(path, str) else [""]
-        if path == "":
-            continue
-        if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
-            raise CorruptFileError(
-                f"{MODULES} names {path!r}, which is no folder in this one",
-                hint="do not trust this model: it names files elsewhere",
-            )
-        found.append("/".join(parts))
-    return found
 
 
 def _is_there(home: Folder, path: str) -> bool:

@@ -8,7 +8,7 @@
     custom_generate/generate.py transformers: only with custom_generate=… and trust_remote_code=True
     model_index.json            diffusers: "_class_name": [module, class], where module.py is beside it; COMPONENT:
                                 [module, class], where COMPONENT/module.py is there; and None.py, which needs no mention
-    modules.json                sentence-transformers: [{"type": "module.Class", …}, …]
+    modules.json                sentence-transformers: [{"type": "module.Class", …}, …] (`formats.modules`)
     router_config.json          … {"types": {NAME: "module.Class"}}
     config.json                 … {"activation_function": "module.Class"} of a Dense layer, of a cross-encoder
                                 {"sbert_ce_default_activation_function": …} and {"sentence_transformers":
@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import MetaNode, Opaque, objects_in, spell_path
 from ckptconv.core.notes import Program
 from ckptconv.formats.code.jinja import program_in
+from ckptconv.formats.modules import MODULES, classes_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -149,9 +150,8 @@ def _of_pipeline(document: MetaNode, home: str, files: Collection[str]) -> Itera
 
 
 def _of_modules(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
-    for i, one in enumerate(document) if isinstance(document, list) else ():
-        if isinstance(one, dict):
-            yield from _of_classes(one.get("type"), (i, "type"), files)
+    for number, name in classes_in(document):
+        yield from _of_classes(name, (number, "type"), files)
 
 
 def _of_router(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
@@ -202,7 +202,7 @@ def _of_adapter(document: MetaNode, home: str, files: Collection[str]) -> Iterat
 
 
 _OF_FILES = {
-    _INDEX: _of_pipeline, "modular_model_index.json": _of_pipeline, "modules.json": _of_modules,
+    _INDEX: _of_pipeline, "modular_model_index.json": _of_pipeline, MODULES: _of_modules,
     "router_config.json": _of_router,
     "wordembedding_config.json": _of_words, "config.json": _of_layer, "adapter_config.json": _of_adapter,
 }  # fmt: skip

@@ -1,11 +1,4 @@
-"""Folders of sentence-transformers: the weights in it are those of the first module alone.
-
-    modules.json          a list of modules, each with the folder that it lies in; "" is this one
-    model.safetensors     the first, a model of transformers'
-    2_Dense/              another, with a model.safetensors of its own
-
-Source: sentence_transformers/SentenceTransformer.py (`save`).
-"""
+"""Folders of sentence-transformers (`formats.modules`): the weights in them are those of the first module alone."""
 
 from __future__ import annotations
 
@@ -13,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
+from ckptconv.formats.modules import MODULES
 from ckptconv.formats.sets.shard_names import ALONE
 
 if TYPE_CHECKING:
     from ckptconv.io.folder import Folder
 
-MODULES = "modules.json"
 MOST_MODULES = 64
 """Folders in a folder that are looked into; sentence-transformers has a handful."""
 

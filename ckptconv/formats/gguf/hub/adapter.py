@@ -20,11 +20,11 @@ import re
 from array import array
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.adapters.llama_cpp import ALPHA_KEY, BASE_KEY, FACTORS, KIND, KIND_KEY, TYPE, TYPE_KEY
+from ckptconv.edits.adapters.llama_cpp import ALPHA_KEY, BASE_KEY, FACTORS, KIND, KIND_KEY
 from ckptconv.edits.adapters.names import plain_module
+from ckptconv.edits.adapters.to_llama_cpp import MERGE
 from ckptconv.edits.dialects.gguf_config import GROUPS, HEADS, architecture, whole_number, written_as
-from ckptconv.edits.dialects.gguf_table import architectures
-from ckptconv.edits.dialects.to_gguf_adapter import MERGE
+from ckptconv.edits.dialects.gguf_table import ADAPTER, TYPE_KEY, architectures
 from ckptconv.errors import EditError, UnsupportedError
 from ckptconv.formats.gguf.filetype import ARCHITECTURE_KEY, QUANTIZATION_VERSION, VERSION_KEY
 from ckptconv.formats.gguf.hub.config import Config
@@ -60,7 +60,7 @@ def adapter_of(
     base = adapter.config("").base
     entries: dict[str, Typed] = {
         ARCHITECTURE_KEY: ("string", written_as(arch, config.values)),
-        TYPE_KEY: ("string", TYPE),
+        TYPE_KEY: ("string", ADAPTER),
         KIND_KEY: ("string", KIND),
         "general.name": ("string", adapter.label),
         **({_BASES_KEY: ("uint32", 1), BASE_KEY: ("string", base)} if _HUBS.fullmatch(base) else {}),
