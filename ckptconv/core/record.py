@@ -15,6 +15,7 @@ The record's keys, all optional but the first:
     extras         names of those that are extras all the same, beside a pickled module
     ties           [[dropped, kept, position in the state_dict]…]
     names          stored name → name, where the format refuses the name
+    order          the names in their order, where the format keeps another
     encodings      name → {"dtype", "shape"} of tensors stored as another type
     composites     name → what a quantized or sparse tensor is made of (`ckptconv.core.composite`)
     tensors        [[name, position, dtype, shape, bytes in base64]…] of small ones that have no other place
@@ -108,6 +109,7 @@ class Record:
     extras: list[str] = field(default_factory=list)
     ties: list[tuple[str, str, int]] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
     encodings: dict[str, Encoding] = field(default_factory=dict)
     composites: dict[str, composites.Composite] = field(default_factory=dict)
     inline: list[Inline] = field(default_factory=list)
@@ -130,6 +132,7 @@ class Record:
             "extras": self.extras if self.refs_are_model else [],
             "ties": [list(tie) for tie in self.ties],
             "names": self.names,
+            "order": self.order,
             "encodings": {name: {"dtype": e.dtype, "shape": list(e.shape)} for name, e in self.encodings.items()},
             "composites": {name: one.to_dict() for name, one in self.composites.items()},
             "tensors": [
@@ -209,6 +212,7 @@ def _parse(document: dict[str, Any]) -> Record:
             (as_text(dropped), as_text(kept), as_size(position)) for dropped, kept, position in document.get("ties", [])
         ],
         names={as_text(stored): as_text(name) for stored, name in document.get("names", {}).items()},
+        order=[as_text(name) for name in document.get("order", [])],
         encodings={
             name: Encoding(as_text(e["dtype"]), tuple(map(as_size, e["shape"])))
             for name, e in document.get("encodings", {}).items()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, is_too_deep, nodes_of
+from ckptconv.core.names import free_key
 from ckptconv.core.record import FORMAT, KEY, plain_key, readable, visible
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import from_json, without
@@ -40,6 +41,13 @@ def take_edits(record: Record, strings: Mapping[str, str]) -> MetaNode:
         if key not in known or key in strings
     }
     return _like(record.root, {**root, **new})
+
+
+def add_values(root: MetaNode, values: Mapping[str, MetaNode]) -> MetaNode:
+    """`root` with what others have put into the file, under keys that are free."""
+    if not isinstance(root, dict):
+        return add_strings(root, values)
+    return _like(root, {**root, **{free_key(key, root): value for key, value in values.items()}})
 
 
 def add_strings(root: MetaNode, strings: Mapping[str, MetaNode]) -> MetaNode:

@@ -34,7 +34,7 @@ def recorded_checkpoint(
     stored: tensors by their names, tied ones once. Whatever the record says that the file contradicts is ignored,
             with a finding.
     """
-    tensors = _with_ties(stored, record, findings)
+    tensors = _with_ties(_in_order(stored, record), record, findings)
     root = prune(root, tensors, findings)
     refs = {node.name for node in nodes_of(root, TensorRef)}
     composites = _composites(record, tensors, findings)
@@ -51,6 +51,14 @@ def recorded_checkpoint(
         findings=tuple(findings),
         file=file,
     )
+
+
+def _in_order(stored: dict[str, LazyTensor], record: Record) -> dict[str, LazyTensor]:
+    """As the record has them where the format keeps another order; what it does not know comes last."""
+    if not record.order:
+        return stored
+    places = {name: place for place, name in enumerate(record.order)}
+    return dict(sorted(stored.items(), key=lambda item: places.get(item[0], len(places))))
 
 
 def _composites(record: Record, tensors: dict[str, LazyTensor], findings: list[Finding]) -> dict[str, Composite]:

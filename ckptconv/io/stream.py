@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.core.memory import keep_freed_memory
 from ckptconv.errors import DamagedTensorError
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
     from ckptconv.core.progress import Progress
     from ckptconv.core.tensor import ByteSpan, LazyTensor
-    from ckptconv.io.target import Target
 
 GATHER_BLOCK = 8 << 20
 """Bytes of a strided tensor that are gathered at a time: the more, the longer the runs in the file."""
+
+
+class Written(Protocol):
+    """Where jobs are written to: a target, or a part of one."""
+
+    def write_at(self, offset: int, data: memoryview | bytes) -> None:
+        """Write all of `data` at `offset`; from any thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Sums:
 class Streamer:
     """Copies jobs into a target and checks each tensor against the checksum that its file recorded."""
 
-    def __init__(self, target: Target, *, crc: bool, content: bool, progress: Progress | None) -> None:
+    def __init__(self, target: Written, *, crc: bool, content: bool, progress: Progress | None) -> None:
         self._target = target
         self._crc = crc
         self._content = content

@@ -192,11 +192,11 @@ def test_without_arch_the_params_are_those_that_the_evidence_names(run: Run, raw
         assert checkpoint.metadata == {"input_size": 8, "hidden_layers": [6], "output_size": 3}
 
 
-@pytest.mark.parametrize("how", [("x.msgpack",), ("x", "--to", "flax")])
+@pytest.mark.parametrize("how", [("x.tflite",), ("x", "--to", "tflite")])
 def test_a_format_that_is_only_read_is_refused_as_that(run: Run, model: Path, tmp_path: Path, how: tuple[str]) -> None:
     result = run("convert", model, tmp_path / how[0], *how[1:])
     assert result.exit_code == 2
-    assert "the format 'flax' can be read but not written\nhint: " in result.stderr
+    assert "the format 'tflite' can be read but not written\nhint: " in result.stderr
     assert not (tmp_path / how[0]).exists()
 
 

@@ -14,16 +14,18 @@ from gguf import GGUFReader
 from safetensors import deserialize
 
 import ckptconv
-from ckptconv.core.arrays import NUMPY_NAMES, TORCH_NAMES
+from ckptconv.core.arrays import NUMPY_NAMED, NUMPY_NAMES, TORCH_NAMES, to_bytes
 from ckptconv.core.dtypes import DType
 from ckptconv.formats import npz as our_npz
 from ckptconv.formats import safetensors as our_safetensors
 from ckptconv.formats import torch as our_torch
 from ckptconv.formats.registry import BUILTIN, by_name
 from ckptconv.testing import FormatTests, Reading
+from tests.support.flax_files import restore
 from tests.support.nodes import as_node, image, load
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ckptconv.formats.base import Format
@@ -95,6 +97,23 @@ class TestNpy(FormatTests):
         array = np.asarray(np.load(path, allow_pickle=False))
         array = array.astype(array.dtype.newbyteorder("<"))
         return Reading({"tensor": (DTYPE_BY_NUMPY[array.dtype.str[1:]].name, array.shape, array.tobytes())})
+
+
+class TestFlax(FormatTests):
+    format = by_name("flax")
+
+    def reference(self, path: Path) -> Reading:
+        return Reading(dict(of_flax(restore(path.read_bytes()), ())))
+
+
+def of_flax(node: Any, path: tuple[Any, ...]) -> Iterator[tuple[str, tuple[str, tuple[int, ...], bytes]]]:
+    """The arrays of a tree, by the keys to them."""
+    if isinstance(node, np.ndarray):
+        dtype = NUMPY_NAMED[node.dtype.name]
+        yield ".".join(map(str, path)), (dtype.name, node.shape, to_bytes(node, dtype))
+    elif isinstance(node, (dict, list)):
+        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from of_flax(child, (*path, key))
 
 
 @pytest.mark.parametrize("one", [one for one in BUILTIN if not one.writer], ids=lambda one: str(one.name))

@@ -1,6 +1,14 @@
-"""JAX's trees of arrays: Flax's msgpack, and Orbax's folders."""
+"""JAX's trees of arrays: Flax's msgpack, and Orbax's folders.
 
-from ckptconv.formats.base import Format
+msgpack  arrays  packed             a file, walked over; arrays in it; elements under 8 bits
+read  tree                          what becomes of it
+nesting  growing                    names, and a checkpoint's metadata, as such a tree
+stored  packing  write              what is stored as something else; the bytes; the writer
+orbax                               Orbax's folders
+"""
+
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.formats.base import Format, Holds
 
 _MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)
 _EXTENSIONS = (0xC7, 0xC8, 0xC9, 0xD8)
@@ -14,6 +22,11 @@ FORMATS = (
         claims="ckptconv.formats.flax.read:claims",
         dialect="flax",
         reader="ckptconv.formats.flax.read:read",
+        writer="ckptconv.formats.flax.write:write",
+        notices="ckptconv.formats.flax.stored:notices",
+        holds=Holds(
+            dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True
+        ),
     ),
     Format(
         name="orbax",

@@ -51,7 +51,7 @@ ELSEWHERE = ("PLACEHOLDER://", "//GDAPlaceholder:")
 """How strings start that stand for arrays in a folder of Orbax's, and in Flax's own."""
 
 _DESCR = re.compile(r"(?P<order>[<>=|])(?P<word>[a-z]\d+)")
-_TEXT = re.compile(r"(?P<kind>str|bytes)(?P<bits>[1-9]\d{0,9})")
+TEXT = re.compile(r"(?P<kind>str|bytes)(?P<bits>[1-9]\d{0,9})")
 _MAX_NAME = 64
 
 
@@ -119,7 +119,7 @@ class FlaxUnpacker(Unpacker):
 
     def _array_or_scalar(self, code: int) -> Value:
         header = self._header()
-        if text := _TEXT.fullmatch(header.name):
+        if text := TEXT.fullmatch(header.name):
             return self._text(header, text["kind"], int(text["bits"]))
         dtype, swapped = _element(header.name)
         if dtype is None:

@@ -36,3 +36,28 @@ class Packed:
             image += to_bytes(elements, self.dtype)
         begin = first // group * size
         return memoryview(image)[start - begin : stop - begin]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """Reads elements of an image as bytes, one for each: the inverse of `Packed`."""
+
+    packed: RangeReader
+    dtype: DType
+    numel: int
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        import numpy as np
+
+        from ckptconv.core.arrays import from_bytes
+
+        group = lcm(8, self.dtype.bits) // self.dtype.bits
+        size = group * self.dtype.bits // 8
+        first, last = start // group, -(-stop // group)
+        elements = bytearray()
+        for at in range(first, last, STEP // group):
+            end = min(at + STEP // group, last)
+            count = min(end * group, self.numel) - at * group
+            image = self.packed(at * size, at * size + (count * self.dtype.bits + 7) // 8)
+            elements += from_bytes(image, self.dtype, count).view(np.uint8).tobytes()
+        return memoryview(elements)[start - first * group : stop - first * group]

@@ -16,7 +16,7 @@ from ckptconv.errors import LimitError, RejectedOutputError
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.npz.layout import RECORD, SUFFIX, spell_header
 from ckptconv.formats.npz.stored import accepted, stored_as
-from ckptconv.formats.targets.plan import plan
+from ckptconv.formats.targets.plan import is_unnoted, plan
 from ckptconv.io.checksum import crc32, joined_crc32
 from ckptconv.io.digest import PLACEHOLDER
 from ckptconv.io.limits import MAX_SAFETENSORS_HEADER
@@ -70,8 +70,7 @@ def _written(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> t
 
 def _says_it_all(checkpoint: Checkpoint) -> bool:
     """Whether names and arrays are all that there is."""
-    alone = not checkpoint.extras and checkpoint.root == StateDict()
-    return alone and checkpoint.notes.to_dict().keys() <= {"source", "digest", "graph"}
+    return not checkpoint.extras and checkpoint.root == StateDict() and is_unnoted(checkpoint)
 
 
 def _record(made: Plan, digest: str) -> bytes:

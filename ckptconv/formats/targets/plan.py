@@ -84,6 +84,11 @@ def plan(
     return Plan(stored, infos, record, root)
 
 
+def is_unnoted(checkpoint: Checkpoint) -> bool:
+    """Whether there is no bookkeeping that a record would keep: where it came from may as well be forgotten."""
+    return checkpoint.notes.to_dict().keys() <= {"source", "digest", "graph"}
+
+
 def numbered(name: str, taken: Container[str], *, most: int) -> str:
     """Another name for one that a format refuses: what can be spelled of it, without NUL, in at most `most` bytes of
     UTF-8, and then ``#`` and a number.
