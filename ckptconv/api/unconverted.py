@@ -117,7 +117,7 @@ def set_beside(
 
 def _beside(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> tuple[Checkpoint, list[Finding]]:
     """The one with the other's names and plain weights, where it is of their model."""
-    if not kinds_in(other) and (read := as_plain(one, path))[1]:
+    if not kinds_in(other) and (read := as_plain(one, path))[1] and not _has_all_of(other, one, read[0]):
         return read
     if _has_llama_cpps_names(other):
         return one, []
@@ -134,6 +134,14 @@ def _beside(one: Checkpoint, other: Checkpoint, path: Path, *, values: bool) -> 
     if floats is not made:
         told.append(Finding("unpacked", "info", "", "its blocks are compared as the floats that they stand for"))
     return floats, told
+
+
+def _has_all_of(other: Checkpoint, quantized: Checkpoint, plain: Checkpoint) -> bool:
+    """Whether it has every tensor that plain weights do without: it is quantized as well, and nothing in it says so, as
+    in a file that a graph was converted to.
+    """
+    gone = quantized.keys() - plain.keys()
+    return bool(gone) and all(name in other and other[name].info == quantized[name].info for name in gone)
 
 
 def _has_llama_cpps_names(checkpoint: Checkpoint) -> bool:
