@@ -52,6 +52,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
 @pytest.mark.parametrize(
     "framework",
     [
+        "ctranslate2",
         "deepspeed",
         "equinox",
         "ggml",
@@ -63,6 +64,7 @@ def test_the_manifest_of_other_libraries_lists_their_files(folder: str) -> None:
         "skorch",
         "stable-baselines3",
         "tensordict",
+        "tfjs",
         "torch-hf-slices",
     ],
 )

@@ -26,6 +26,7 @@ from ckptconv.formats.beside.places import place_of
 from ckptconv.formats.code import keras
 from ckptconv.formats.code.jinja import program_in
 from ckptconv.formats.tensorflow import saved_model
+from ckptconv.formats.tfjs import read as tfjs
 from ckptconv.formats.torch.pickle.broken import names_something
 from ckptconv.io.limits import MAX_CONFIG_VALUES
 from ckptconv.io.source import Source
@@ -61,8 +62,10 @@ _OTHERS = (b"PK", b"GGUF")
 _LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 
 _KERAS = keras.CONFIGURATIONS[0]
+_SAYS_LAYERS = ("class_name", "modelTopology")
+"""Keys of a document of Keras', and of TensorFlow.js', whose converter to Keras hands it to that."""
 
-_LOOKED_AT = {"tensorflow": saved_model.GRAPH, nemo_config.NAME: nemo_config.CONFIG}
+_LOOKED_AT = {"tensorflow": saved_model.GRAPH, "tfjs": tfjs.USUAL, nemo_config.NAME: nemo_config.CONFIG}
 """Documents at which a format has looked itself."""
 
 _UNFOLLOWED = "cannot be followed: "
@@ -135,7 +138,7 @@ def _of_document(place: Place, path: str, known: frozenset[str], findings: list[
     if name.endswith(".json") and not name.endswith(".index.json") and not _is_passed(place, path, name):
         document = _json(place, path, findings)
         yield from hub.programs_in(path, document, known)
-        if isinstance(document, dict) and "class_name" in document:
+        if isinstance(document, dict) and any(key in document for key in _SAYS_LAYERS):
             for one in keras.programs_in({_KERAS: document}):
                 yield replace(one, where=path + one.where.removeprefix(_KERAS))
     elif name.endswith(".jinja"):

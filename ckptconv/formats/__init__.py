@@ -13,8 +13,8 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     beside                              what else lies in a folder, and is run by those who load it
     torch  safetensors  onnx  gguf      families that are read and written
     npz  flax
-    hdf5  tensorflow  tflite            families that are read
+    hdf5  tensorflow  tfjs  tflite      families that are read
     openvino  coreml  paddle  mxnet
-    caffe
+    caffe  ctranslate2
     diffusers  archive                  folders and archives with checkpoints of other formats in them
 """

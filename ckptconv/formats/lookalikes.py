@@ -8,6 +8,7 @@ MADE_FROM = "convert what it was made from"
 OF_ONNX = "convert the ONNX file that it was made from"
 BESIDE_PROGRAM = "name the .pdiparams beside it"
 OF_TORCHFILE = "numpy.savez what torchfile.load gives: that is read"
+NO_TENSORS = "there are no tensors in it"
 
 LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "git lfs pull"),
@@ -22,7 +23,16 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
       for magic in (b"\4\0\0\0", b"\3\0\0\0")),
     (0, b"4\n1\n3\nV 1", "a file of Lua Torch's (.t7), as text", OF_TORCHFILE),
     (0, b'{"base_code":{"magic":"pir"', "a program of PaddlePaddle's, without weights", BESIDE_PROGRAM),
-    (0, b"{L\0\0\0\0\0\0\0\x07learner", "a model of XGBoost's, of trees", "there are no tensors in it"),
+    (0, b"{L\0\0\0\0\0\0\0\x07learner", "a model of XGBoost's, of trees", NO_TENSORS),
+    (0, b'{"learner":', "a model of XGBoost's, of trees, as JSON", NO_TENSORS),
+    (0, b"tree\nversion=v", "a model of LightGBM's, of trees", NO_TENSORS),
+    (0, b"CBM1", "a model of CatBoost's, of trees", NO_TENSORS),
+    (0, b"\x84\xa5nodes", "a model of spaCy's (Thinc)",
+     "numpy.savez what get_param gives of the layers in nlp.get_pipe(NAME).model.walk(): that is read"),
+    (4, b"loss_", "a network of dlib's (.dat)", MADE_FROM),
+    (0, b"\0B<", "a model of Kaldi's, as of Vosk", MADE_FROM),
+    *((2, b"\n\x05" + first, "a vocabulary of SentencePiece's", "name the file of the weights")
+      for first in (b"<unk>", b"<pad>")),
     (0, b"\xba\x16\x4f\x2f", "a model of fastText's", "numpy.savez what model.get_input_matrix() gives"),
     (0, b"PAR1", "a Parquet file, of data", "name the file of the weights"),
     (0, b"MATLAB 5.0", "a file of MATLAB's", "numpy.savez what scipy.io.loadmat gives: that is read"),
@@ -55,7 +65,6 @@ SUFFIXES: dict[str, tuple[str, str]] = {
     ".t7": ("a file of Lua Torch's", OF_TORCHFILE),
     ".engine": ("an engine of TensorRT's", MADE_FROM), ".plan": ("an engine of TensorRT's", MADE_FROM),
     ".pb": ("a graph of TensorFlow's, its weights frozen into it", MADE_FROM),
-    ".cbm": ("a model of CatBoost's, of trees", "there are no tensors in it"),
     ".mnn": ("a model of MNN's", MADE_FROM), ".rknn": ("a model of RKNN's", MADE_FROM),
     ".pte": ("a program of ExecuTorch's", MADE_FROM), ".dlc": ("a model of Qualcomm's", MADE_FROM),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 X.data-0000N-of-0000M, X.meta       a checkpoint of TensorFlow's: X.index
 X.bin                               a graph of OpenVINO's: X.xml
 X.onnx.data, X.onnx_data            a graph of ONNX: X.onnx
+group1-shard1of2.bin, X-shard1      a model of TensorFlow.js': model.json, X-weights_manifest.json
 """
 
 from __future__ import annotations
@@ -30,7 +31,19 @@ def part_of(path: Path) -> UnknownFormatError | None:
     if graph := _graph_of(path):
         hint = f"name the graph: {graph}"
         return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
+    if model := _document_of(path):
+        hint = f"name the model: {model}"
+        return UnknownFormatError("this is one of the files with weights of TensorFlow.js' model", hint=hint)
     return None
+
+
+def _document_of(path: Path) -> Path | None:
+    """The document beside a file of weights that TensorFlow's converter, or face-api.js, has cut."""
+    shard = re.fullmatch(r"(?:group\d+|(.+))-shard\d+(?:of\d+)?(?:\.bin)?", path.name)
+    if shard is None:
+        return None
+    documents = (f"{shard[1]}-weights_manifest.json",) if shard[1] else ("model.json", "weights_manifest.json")
+    return next((one for one in map(path.with_name, documents) if one.is_file()), None)
 
 
 def _graph_of(path: Path) -> Path | None:

@@ -19,6 +19,7 @@ from ckptconv.formats import (
     archive,
     caffe,
     coreml,
+    ctranslate2,
     diffusers,
     flax,
     gguf,
@@ -30,6 +31,7 @@ from ckptconv.formats import (
     paddle,
     safetensors,
     tensorflow,
+    tfjs,
     tflite,
     torch,
 )
@@ -49,10 +51,10 @@ ARCHIVES: tuple[Format, ...] = (archive.NEMO, torch.STABLE_BASELINES3, archive.A
 """Those in which other formats' files lie."""
 
 BUILTIN: tuple[Format, ...] = (
-    *torch.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS, *npz.FORMATS, *hdf5.FORMATS,
-    *tensorflow.FORMATS, *tflite.FORMATS, *openvino.FORMATS, *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS,
-    *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS, torch.TENSORDICT, npz.SKOPS, *ARCHIVES, npz.EQUINOX, npz.NPY,
-    torch.JOBLIB, torch.PICKLE,
+    *torch.FORMATS, *ctranslate2.FORMATS, *safetensors.FORMATS, torch.DEEPSPEED, *onnx.FORMATS, *gguf.FORMATS,
+    *npz.FORMATS, *hdf5.FORMATS, *tensorflow.FORMATS, *tfjs.FORMATS, *tflite.FORMATS, *openvino.FORMATS,
+    *coreml.FORMATS, *paddle.FORMATS, *mxnet.FORMATS, *caffe.FORMATS, *flax.FORMATS, diffusers.DIFFUSERS,
+    torch.TENSORDICT, npz.SKOPS, *ARCHIVES, npz.EQUINOX, npz.NPY, torch.JOBLIB, torch.PICKLE,
 )  # fmt: skip
 
 PICKLES = ("joblib", "pickle", "torch-legacy")

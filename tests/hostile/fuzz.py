@@ -36,7 +36,7 @@ from ckptconv.testing.damage import limited_memory
 from tests.hostile import mutate
 from tests.hostile.cases import beside, checkpoint
 from tests.hostile.folders import FOLDERS, joined, unpacked
-from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SKOPS, SLICES, honest
+from tests.hostile.honest import INFERENCE, MAPPED, PACKAGE, PROCESSES, RANKS, SKOPS, SLICES, TFJS, honest
 from tests.hostile.make import corpus
 from tests.hostile.mutate import mutant
 from tests.support.craft import repacked
@@ -122,6 +122,14 @@ def graphed(path: Path, data: bytes, chance: random.Random) -> None:
     """The document of a model of OpenVINO's, beside a file of weights."""
     path.with_suffix(".bin").write_bytes(bytes(1 << 13))
     opened(path.with_suffix(".xml"), data, chance)
+
+
+def beside_weights(path: Path, data: bytes, chance: random.Random) -> None:
+    """The document of a model of TensorFlow.js', beside the files of two."""
+    folder = path.with_name("tfjs")
+    if not folder.exists():
+        shutil.copytree(TFJS, folder)
+    opened(folder / "model.json", data, chance)
 
 
 def blobbed(path: Path, data: bytes, chance: random.Random) -> None:
@@ -242,6 +250,7 @@ _CATEGORIES: dict[str, tuple[str, ...]] = {
     "npz": (),
     "mxnet": (),
     "caffe": (),
+    "ctranslate2": (),
     "npy": (),
     "equinox": (),
     "flax": (),
@@ -258,7 +267,7 @@ _SAFETENSORS = [*mutate.JSON, *(b"\\" + token for token in mutate.JSON)]
 _TOKENS = {
     "torch": mutate.ZIP, "torch-legacy": mutate.PICKLE, "torch-tar": mutate.TAR, "onnx": mutate.WIRE,
     "torchscript": [*mutate.ZIP, *mutate.PICKLE], "torch-export": [*mutate.ZIP, *mutate.JSON], "safetensors": _SAFETENSORS,
-    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "npz": mutate.NPZ, "npy": mutate.NPY,
+    "gguf": mutate.GGUF, "ggml": mutate.GGML, "mxnet": mutate.MXNET, "caffe": mutate.WIRE, "ctranslate2": mutate.MXNET, "npz": mutate.NPZ, "npy": mutate.NPY,
     "equinox": [*mutate.NPY, *mutate.JSON], "flax": mutate.MSGPACK, "tflite": mutate.TFLITE, "pickle": mutate.PICKLE,
     "joblib": [*mutate.PICKLE, *mutate.JOBLIB],
     "hdf5": mutate.HDF5, "keras": [*mutate.ZIP, *mutate.HDF5], "nemo": mutate.TAR,
@@ -273,6 +282,7 @@ TARGETS = [
     Target("tensordict", mapped, (), [*mutate.JSON, b"torch.float32", b"stack_dim", b"_is_non_tensor", b"is_nested"]),
     Target("skops", schemed, (), [*mutate.JSON, *(f'"{name}"'.encode() for name in _LOADERS)]),
     Target("openvino", graphed, (), mutate.XML),
+    Target("tfjs", beside_weights, (), mutate.TFJS),
     Target("coreml", blobbed, (), mutate.COREML),
     Target("paddle", programmed, (), mutate.PADDLE),
     Target("orbax", stored, (), mutate.ORBAX),
@@ -291,7 +301,7 @@ def seeds(target: Target) -> list[bytes]:
     if target.run is together:
         return [joined(case) for case in FOLDERS if sum(map(len, case.files.values())) <= SEED_BYTES]
     folders = (stored, ranked, cut_for_ranks, beside_processes, mapped)
-    if target.run in (opened, tabled, graphed, blobbed, programmed, *folders):
+    if target.run in (opened, tabled, graphed, beside_weights, blobbed, programmed, *folders):
         return files + honest(target.name)
     found = []
     for data in files:

@@ -50,6 +50,7 @@ MAPPED = Path(__file__).parents[2] / "fixtures" / "others" / "tensordict" / "mem
 NETS = Path(__file__).parents[2] / "fixtures" / "others" / "skorch"
 """Nets of skorch's, whose pickle has a pickle in it."""
 
+TFJS = Path(__file__).parents[2] / "fixtures" / "others" / "tfjs"
 RUNTIMES = Path(__file__).parents[2] / "fixtures" / "others" / "runtimes"
 """Files of other runtimes."""
 
@@ -193,6 +194,13 @@ def openvino(folder: Path) -> list[bytes]:
     return [data for data in whole if len(data) < 17 << 10]
 
 
+def tfjs(folder: Path) -> list[bytes]:
+    """Documents of a layers model, of a manifest alone, and of a graph."""
+    layers, types = (TFJS / "layers.json").read_bytes(), (TFJS / "types-weights_manifest.json").read_bytes()
+    graph = {"modelTopology": {"node": [{"op": "Const"}]}, "weightsManifest": json.loads(types)}
+    return [layers, types, json.dumps(graph).encode()]
+
+
 def coreml(folder: Path) -> list[bytes]:
     """A program, and neural networks."""
     return [
@@ -223,6 +231,10 @@ def paddle(folder: Path) -> list[bytes]:
 
 def mxnet(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(RUNTIMES.glob("*.params"))]
+
+
+def ctranslate2(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((TFJS.parent / "ctranslate2").glob("*.bin"))]
 
 
 def caffe(folder: Path) -> list[bytes]:
@@ -370,7 +382,7 @@ MAKERS: dict[str, Callable[[Path], list[bytes]]] = {
     "torch-legacy": legacy, "torch-tar": tar, "torchscript": script, "torch-export": export, "gguf": gguf, "npz": npz,
     "npy": npy, "equinox": equinox, "tensordict": mapped,
     "flax": flax, "tensorflow": tensorflow, "tflite": tflite, "orbax": orbax, "pickle": bare, "deepspeed": deepspeed,
-    "onnx": onnx, "openvino": openvino, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "skops": schemas,
+    "onnx": onnx, "openvino": openvino, "tfjs": tfjs, "ggml": ggml, "coreml": coreml, "paddle": paddle, "mxnet": mxnet, "caffe": caffe, "ctranslate2": ctranslate2, "joblib": joblibs, "hdf5": hdf5, "keras": keras, "megatron": megatron, "nemo": nemos, "stable-baselines3": agents, "skops": schemas,
     "archive": archives, "safetensors-slices": torch_slices,
 }  # fmt: skip
 

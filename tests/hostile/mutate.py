@@ -74,6 +74,10 @@ XML = [
     b"shape='", b"offset='", b"size='", b"element_type='", b"'", b'"', b">", b"/>", b"f32", b"i4", b"u3", b"nf4", b"string",
     b"-1", b"9" * 19, b"1,1,1", b"0", b"_compressed", b"type='Convert'", b"decompression", b"<rt_info>", b"</rt_info>",
 ]  # fmt: skip
+TFJS = [
+    *JSON[:18], b'"weightsManifest"', b'"modelTopology"', b'"paths"', b'"weights"', b'"name"', b'"quantization"', b'"scale"', b'"min"',
+    b'"uint8"', b'"float16"', b'"string"', b'"complex64"', b'"int32"', b'"group":"optimizer"', b'"layers.weights.bin"', b'"../x"',
+]  # fmt: skip
 GGML = [
     b"lmgg", b"fmgg", b"tjgg", *(bytes([n, 0, 0, 0]) for n in range(20)), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80",
     b"\xd0\7\0\0", b"d\0\0\0", b"e\0\0\0", b"encoder.w", b"silero-16k",

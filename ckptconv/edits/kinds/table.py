@@ -63,7 +63,7 @@ KINDS: dict[Kind, Needs] = {
         same_names=True,
     ),
     "dequantize": Needs(
-        "many", "one", ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis"),
+        "many", "one", ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis", "inverse"),
         "sources are the parts of a scheme in their order, or as parts lists them",
     ),
     "quantize": Needs(

@@ -8,6 +8,7 @@
                   there are blocks along each: of `block` indices along `axis`, where that is said, else of equal size;
                   seen under the shape `counts`, where there is one
     zero_point?   one, or as the scale, of any type; bytes have the `codes` of the values
+    inverse?      whether what is divided by, the scale, is stored: each is one divided by it
     factor?       one number, for all scales; their product is rounded to the type `computed`, where that is F16
     shape?        under which the values stand in the end
 
@@ -30,7 +31,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.quantized.elements import E2M1, NF4, Folded, Packed, Plain
 from ckptconv.edits.quantized.lookups import Looked
-from ckptconv.edits.quantized.matrix import Grid, Matrix, Product, Same, Scaled
+from ckptconv.edits.quantized.matrix import Grid, Inverse, Matrix, Product, Same, Scaled
 from ckptconv.edits.quantized.parts import FLOATS, MOST_NUMBERS, Parts, need, scalar, sizes_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ def _by_blocks(values: LazyTensor, book: LazyTensor, shape: Shape, codes: Json) 
 
 def _scales(parts: Parts, by: tuple[int, int], details: Mapping[str, Json]) -> Matrix:
     need(parts["scale"], "scale", SCALES)
-    scales = Plain(parts["scale"], by, wide="axis" in details)  # torch multiplies by F64 there
+    inverse = details.get("inverse") is True
+    scales: Matrix = Plain(parts["scale"], by, wide="axis" in details and not inverse)  # torch multiplies by F64 there
+    if inverse:
+        scales = Inverse(scales)
     if "factor" not in parts:
         return scales
     rounded = DType.F16 if details.get("computed") == DType.F16.name else None

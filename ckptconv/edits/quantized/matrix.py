@@ -90,6 +90,31 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
+class Inverse:
+    """One divided by each scale."""
+
+    scales: Matrix
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the scales."""
+        return self.scales.shape
+
+    @property
+    def light(self) -> bool:
+        """As the scales."""
+        return self.scales.light
+
+    def rectangle(self, rows: range, columns: range) -> Array:
+        """The quotients, rounded to F32."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            made: Array = np.float32(1) / self.scales.rectangle(rows, columns)
+            return made
+
+
+@dataclass(frozen=True, slots=True)
 class Grid:
     """Which scale is for which value.
 

@@ -1,0 +1,177 @@
+"""Reader of CTranslate2's model.bin.
+
+    u32            version, 2 to 6
+    text           what it is: WhisperSpec, TransformerSpec, …
+    u32            revision of that
+    u32            number of variables
+    variables      one after the other:
+        text       name
+        u8 u32 …   number of dimensions, and these
+        u8         element type; before version 4 bytes of an element: 4 is F32, 2 I16, 1 I8
+        u32        number of bytes; before version 4 of elements
+        bytes      elements, little-endian
+    u32            number of aliases, since version 3
+    aliases        text of another name, and text of the variable
+
+A text is a u16 of its length, UTF-8, and a NUL, which counts. Aliases are ties; that of a quantized variable is one of
+its scale, too. Settings of the network are variables as well: numbers, and texts as I8.
+
+Integers ``w`` with ``w_scale`` beside them were floats, times the scale: ``--dequantize`` multiplies by its inverse, as
+CTranslate2 does. The scale is called ``w_inverse_scale`` here: by ``w_scale`` other libraries mean what to multiply
+with, and a file that such a model is converted to would be taken for theirs. A folder with a model.bin is that.
+
+Sources: ctranslate2/specs/model_spec.py (`_serialize`), src/models/model.cc (`Model::load`), src/ops/dequantize_cpu.cc.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.dtypes import DType
+from ckptconv.core.metadata import StateDict
+from ckptconv.core.notes import WITH_SCALES, Notes, QuantizedWeight
+from ckptconv.core.tensor import in_file
+from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
+from ckptconv.formats.tensors.headers import header_info
+from ckptconv.io.folder import Folder
+from ckptconv.io.forward import Forward
+from ckptconv.io.limits import MAX_NAME, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+
+if TYPE_CHECKING:
+    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.io.source import Source
+
+VERSIONS = range(2, 7)
+DTYPES = {0: DType.F32, 1: DType.I8, 2: DType.I16, 3: DType.I32, 4: DType.F16, 5: DType.BF16}
+"""include/ctranslate2/types.h, `DataType`."""
+
+BY_SIZE = {4: DType.F32, 2: DType.I16, 1: DType.I8}
+FILE = "model.bin"
+_SCALE, _OURS = "_scale", "_inverse_scale"
+_HEAD = 7
+"""Bytes of the version, and of the first text's length, and one of it."""
+
+
+def bad(what: str) -> CorruptFileError:
+    """The error for a file that contradicts the format."""
+    return CorruptFileError(f"the model of CTranslate2's is invalid: {what}")
+
+
+def claims(source: Source | Folder) -> bool:
+    """Whether it has a version, and a name as those of CTranslate2's classes; or is a folder with such a file."""
+    if isinstance(source, Folder):
+        return FILE in source.names and claims(source.open(FILE))
+    if source.size < _HEAD:
+        return False
+    head = bytes(source.read_at(0, _HEAD - 1))
+    length = int.from_bytes(head[4:], "little")
+    if int.from_bytes(head[:4], "little") not in VERSIONS or not 2 <= length <= min(64, source.size - _HEAD):
+        return False
+    name = bytes(source.read_at(_HEAD - 1, length))
+    return name[-1:] == b"\0" and name[:-1].isalnum() and name[:1].isalpha()
+
+
+def read(source: Source | Folder) -> Checkpoint:
+    """Open the model: the header of each variable. Raises CorruptFileError, LimitError, UnsupportedError."""
+    if not isinstance(source, Folder):
+        return _read(source)
+    if FILE not in source.names:
+        raise UnsupportedError(f"there is no {FILE} in it", hint="name a file inside it")
+    file = source.open(FILE)
+    with located(file.path):
+        return _read(file)
+
+
+def _read(source: Source) -> Checkpoint:
+    if not claims(source):
+        raise bad("it does not begin with a version and a name")
+    file = Forward(source, 0, bad, MAX_SAFETENSORS_HEADER)
+    version = file.number(4)
+    name, revision = _text(file), file.number(4)
+    tensors: dict[str, LazyTensor] = {}
+    for _ in range(_count(file, "variables", 9)):
+        _add(tensors, _text(file), _variable(file, version, len(tensors)))
+    if version >= 3:
+        for _ in range(_count(file, "aliases", 6)):
+            _alias(tensors, _text(file), _text(file))
+    if file.left:
+        raise bad(f"{file.left:,} bytes follow its aliases")
+    tensors = _renamed(tensors)
+    return Checkpoint(
+        tensors, root={"state_dict": StateDict(container="dict"), "spec": name, "revision": revision},
+        format="ctranslate2", notes=Notes(source="ctranslate2", quantized=tuple(_quantized(tensors))), file=source,
+    )  # fmt: skip
+
+
+def _count(file: Forward, what: str, least: int) -> int:
+    count = file.number(4)
+    if count > MAX_TENSORS:
+        raise LimitError(f"it claims {count:,} {what}; the limit is {MAX_TENSORS:,}")
+    if count * least > file.left:
+        raise bad(f"it claims {count:,} {what}, more than fit into it")
+    return count
+
+
+def _text(file: Forward) -> str:
+    length = file.number(2)
+    data = file.take(length) if 1 <= length <= MAX_NAME else b""
+    if data[-1:] != b"\0":
+        raise bad(f"a text of {length:,} bytes does not end in NUL")
+    try:
+        return data[:-1].decode("utf-8")
+    except UnicodeDecodeError:
+        raise bad("a text is no UTF-8") from None
+
+
+def _variable(file: Forward, version: int, index: int) -> LazyTensor:
+    whose = f"the variable {index:,}"
+    rank = file.number(1)
+    if rank > MAX_RANK:
+        raise bad(f"{whose} has {rank:,} dimensions")
+    shape = tuple(file.number(4) for _ in range(rank))
+    code, nbytes = file.number(1), file.number(4)
+    dtypes = DTYPES if version >= 4 else BY_SIZE
+    info = header_info(whose, code, shape, dtypes=dtypes, library="CTranslate2 4.8", bad=bad)
+    if (nbytes if version >= 4 else nbytes * code) != info.nbytes:
+        raise bad(f"{whose} is {info.dtype} of the shape {list(shape)}, and has {nbytes:,} bytes or elements")
+    return in_file(info, file.span(info.nbytes), (id(file.source), index))
+
+
+def _add(tensors: dict[str, LazyTensor], name: str, tensor: LazyTensor) -> None:
+    if name in tensors:
+        raise bad(f"the name {name!r} comes twice")
+    tensors[name] = tensor
+
+
+def _alias(tensors: dict[str, LazyTensor], alias: str, name: str) -> None:
+    if name not in tensors:
+        raise bad(f"{alias!r} is another name for {name!r}, which it has not")
+    _add(tensors, alias, tensors[name])
+    scale = f"{name}{_SCALE}"
+    if scale in tensors and f"{alias}{_SCALE}" not in tensors:
+        tensors[f"{alias}{_SCALE}"] = tensors[scale]
+
+
+def _integers(tensors: dict[str, LazyTensor]) -> list[str]:
+    """The names of those with scales: one for each row of I8, one for all of I16."""
+    found = [name for name, one in tensors.items() if one.info.dtype in (DType.I8, DType.I16)]
+    return [name for name in found if f"{name}{_SCALE}" in tensors]
+
+
+def _renamed(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The same, scales under our name."""
+    ours = {f"{name}{_SCALE}": f"{name}{_OURS}" for name in _integers(tensors)}
+    if taken := [name for name in ours.values() if name in tensors]:
+        raise bad(f"the name {taken[0]!r} is for a scale, and something else has it")
+    return {ours.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def _quantized(tensors: dict[str, LazyTensor]) -> list[QuantizedWeight]:
+    details = {"axis": 0, "inverse": True}
+    names = [name.removesuffix(_OURS) for name in tensors if name.endswith(_OURS)]
+    return [
+        QuantizedWeight(name, "affine", {"values": name, "scale": f"{name}{_OURS}"}, details, WITH_SCALES)
+        for name in names
+        if name in tensors
+    ]
