@@ -11,17 +11,19 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
-from ckptconv.edits.cast import quantized_as
+from ckptconv.edits.cast import before_quantizing, quantized_as
 from ckptconv.edits.quantized.marks import quantized_in
+from ckptconv.edits.quantizers.configs import CONFIG_KEY, EXPERT
 from ckptconv.edits.quantizers.linear import kept_modules, linear_weights, nothing_to_do, stacked_experts
-from ckptconv.edits.quantizers.schemes import CONFIG_KEY, SCHEMES
+from ckptconv.edits.quantizers.schemes import SCHEMES
 from ckptconv.edits.select import some
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ckptconv.core.composite import Composite
+    from ckptconv.core.report import Severity
     from ckptconv.core.spelling import Json
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.quantizers.schemes import Scheme
@@ -59,7 +61,8 @@ def quantize_edit(
     steps = tuple(Step((name,), scheme.names(name)) for name in tensors if name in chosen)
     first = steps[0]
     unfit = {name: why for name, why in unfit.items() if name not in chosen}
-    return Edit("quantize", first.sources, first.targets, {"scheme": scheme.name}, steps), [*_told(tensors, unfit)]
+    told = [*_told(tensors, unfit), *_cautions(scheme, chosen)]
+    return Edit("quantize", first.sources, first.targets, {"scheme": scheme.name}, steps), told
 
 
 def _chosen(glob: str, text: str, tensors: Tensors, usual: Sequence[str], scheme: Scheme) -> list[str]:
@@ -91,14 +94,25 @@ def _check_plain(tensors: Tensors, composites: Mapping[str, Composite]) -> None:
 
 def _told(tensors: Tensors, unfit: Mapping[str, str]) -> Iterator[Finding]:
     """What linear layers stay as they are."""
-    if unfit:
-        name, why = next(iter(unfit.items()))
-        few = plural(len(unfit), "weight of a linear layer is", "weights of linear layers are")
-        yield Finding("not-quantized", "info", name, f"{few} not quantized: {name!r} {why}", None, ", ".join(unfit))
-    if experts := stacked_experts(tensors):
-        few = plural(len(experts), "tensor of stacked experts is", "tensors of stacked experts are")
-        message = f"{few} not quantized, since they are no linear layers: {listed(experts, 2)}"
-        yield Finding("not-quantized", "warning", experts[0], message, None, ", ".join(experts))
+    experts = [name for name in unfit if EXPERT.search(name)]
+    for left in ([name for name in unfit if name not in set(experts)], experts):
+        if left:
+            few = plural(len(left), "weight of a linear layer is", "weights of linear layers are")
+            message = f"{few} not quantized: {left[0]!r} {unfit[left[0]]}"
+            severity: Severity = "warning" if left is experts else "info"
+            yield Finding("not-quantized", severity, left[0], message, None, ", ".join(left))
+    if stacked := stacked_experts(tensors):
+        few = plural(len(stacked), "tensor of stacked experts is", "tensors of stacked experts are")
+        message = f"{few} not quantized, since they are no linear layers: {listed(stacked, 2)}"
+        yield Finding("not-quantized", "warning", stacked[0], message, None, ", ".join(stacked))
+
+
+def _cautions(scheme: Scheme, chosen: Collection[str]) -> Iterator[Finding]:
+    """What is to be known of loading the result."""
+    if scheme.caution:
+        yield Finding("loading", "warning", "", scheme.caution)
+    if scheme.experts_caution and (found := next(filter(EXPERT.search, chosen), None)):
+        yield Finding("loading", "warning", found, scheme.experts_caution)
 
 
 def quantization_config(tensors: Tensors) -> dict[str, Json] | None:
@@ -106,7 +120,8 @@ def quantization_config(tensors: Tensors) -> dict[str, Json] | None:
     done = {name: one for name, tensor in tensors.items() if (one := quantized_as(tensor)) in SCHEMES}
     if not done:
         return None
-    return SCHEMES[next(iter(done.values()))].config(kept_modules(tensors, done))
+    name, scheme = next(iter(done.items()))
+    return SCHEMES[scheme].config(kept_modules(tensors, done), before_quantizing(tensors[name]))
 
 
 def asked_of_config(tensors: Tensors) -> Iterator[Finding]:

@@ -38,6 +38,13 @@ def test_a_large_tensor_is_not_held_whole_while_it_is_quantized(tmp_path: Path, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_weight_is_not_held_whole_for_what_all_of_it_has_in_common(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.zeros(4096, 8192, dtype=torch.float16)}, tmp_path / "a.pth")  # 64 MiB
+    script = PEAK.replace("dtype=sys.argv[3:]", "quantize=sys.argv[3:]")
+    assert peak(tmp_path / "a.pth", tmp_path / "b.safetensors", "nf4-double", script=script) < 80 << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf", "npz"])
 def test_a_small_tensor_takes_two_kilobytes(tmp_path: Path, suffix: str) -> None:
     """Read, planned and written; the other library's check of the file counts as well."""
@@ -49,7 +56,7 @@ def test_a_small_tensor_takes_two_kilobytes(tmp_path: Path, suffix: str) -> None
     assert (peaks[1] - peaks[0]) * 1024 / 20_000 < 2_200
 
 
-def peak(source: Path, target: Path, *dtype: str) -> int:
+def peak(source: Path, target: Path, *dtype: str, script: str = PEAK) -> int:
     """The most memory, in KiB, that converting one into the other takes."""
-    line = [sys.executable, "-c", PEAK, str(source), str(target), *dtype]
+    line = [sys.executable, "-c", script, str(source), str(target), *dtype]
     return int(subprocess.run(line, capture_output=True, text=True, check=True).stdout)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "quantized" / "coded.safetensors"
+STATE = "quant_state.bitsandbytes__nf4"
 CASES = sorted({name.partition("/")[0] for name in load_file(FIXTURE)})
 
 
@@ -65,6 +66,8 @@ def test_what_is_stored_is_what_the_library_stores(name: str, tmp_path: Path) ->
     expected = {key.removeprefix(start): tensor for key, tensor in everything.items() if key.startswith(start)}
     made = load_file(tmp_path / "b.safetensors")
     assert made.keys() == expected.keys()
+    if (state := f"m.weight.{STATE}") in made:  # of one that is not known beforehand, the length has to be
+        made[state] = made[state][: len(bytes(made[state].tolist()).rstrip(b" "))]
     assert [key for key in made if not same(made[key], expected[key])] == []
 
 
@@ -96,6 +99,67 @@ def test_any_range_of_blocks_is_a_part_of_the_whole(
             for _ in range(12):
                 start, stop = sorted(numbers.randrange(tensor.info.nbytes + 1) for _ in range(2))
                 assert bytes(tensor.read(start, stop)) == image[start:stop]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-a16", "int4", "int4-asym", "nf4", "nf4-double"])
+def test_pieces_and_turned_weights_make_the_same_bytes(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    weight = (torch.randn(68, 384) * torch.logspace(-2, 1, 68).unsqueeze(1)).to(torch.float16)
+    torch.save({"a.weight": weight, "b.weight": weight.t().contiguous().t()}, tmp_path / "a.pth")
+    with ckptconv.open(tmp_path / "a.pth") as checkpoint:
+        wanted = [bytes(tensor.read()) for tensor in coded(checkpoint["a.weight"], SCHEMES[scheme])]
+        monkeypatch.setattr(coded_module, "PIECE", 1 << 9)
+        monkeypatch.setattr(coded_module, "GATHERED", 1 << 10)
+        for name in "ab":
+            numbers = random.Random(1)
+            for tensor, image in zip(coded(checkpoint[f"{name}.weight"], SCHEMES[scheme]), wanted, strict=True):
+                assert len(image) == tensor.info.nbytes
+                for _ in range(6):
+                    start, stop = sorted(numbers.randrange(len(image) + 1) for _ in range(2))
+                    assert bytes(tensor.read(start, stop)) == image[start:stop]
+                assert bytes(tensor.read()) == image
+
+
+@pytest.mark.parametrize(("scheme", "most"), [
+    ("int8", 0.02), ("int8-a16", 0.02), ("int4", 0.15), ("int4-asym", 0.15), ("nf4", 0.1), ("nf4-double", 0.1)
+])  # fmt: skip
+def test_what_is_stored_stands_for_weights_nearby_and_is_read_as_these(
+    scheme: str, most: float, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    weight = torch.randn(96, 256).bfloat16()
+    source = model(tmp_path / "a", {"a.weight": weight, "norm.weight": ones(256)})
+    quantized(source, scheme)
+    assert sum(ckptconv.inspect(tmp_path / "made").quantized.values()) == 1
+    found = ckptconv.diff(source, tmp_path / "made", bare=True)
+    assert [finding.where for finding in found.findings if finding.code == "value-changed"] == ["a.weight"]
+    edits = ckptconv.Edits(dequantize=True)
+    ckptconv.convert(tmp_path / "made", f"{tmp_path}/back/", edits=edits, with_files=True)
+    back = load_file(tmp_path / "back" / "model.safetensors")["a.weight"]
+    assert back.dtype == torch.bfloat16
+    assert (back.float() - weight.float()).norm() / weight.float().norm() < most
+    assert (tmp_path / "back" / "config.json").read_text() == (source / "config.json").read_text()
+
+
+def test_experts_are_quantized_where_they_can_be_loaded(tmp_path: Path) -> None:
+    names = [f"model.layers.0.{one}.weight" for one in ("q_proj", "mlp.experts.0.w1", "mlp.experts.1.w1")]
+    source = model(tmp_path / "a", {name: ones(128, 128) for name in names})
+    made, config = quantized(source, "nf4")
+    assert [name for name in names if made[name].dtype == torch.uint8] == names[:1]
+    assert config["quantization_config"]["llm_int8_skip_modules"] == ["model.layers.0.mlp.experts", "lm_head"]
+    for scheme, left, words in (
+        ("int8", set(), "does not load experts of this scheme"), ("int8-a16", set(), None),
+        ("nf4", set(names[1:]), "stacks"),
+        ("int4-asym", set(names[1:]), "takes zero points"),
+    ):  # fmt: skip
+        edits = ckptconv.Edits(quantize=scheme)
+        result = ckptconv.convert(source, tmp_path / "x.safetensors", edits=edits, dry_run=True)
+        warned = " ".join(one.message for one in result.findings if one.severity == "warning")
+        assert words in warned if words else not warned
+        told = [one.found for one in result.findings if one.code == "not-quantized"]
+        assert {name for text in told for name in str(text).split(", ")} == left
 
 
 def test_a_block_below_what_f32_can_invert_is_zeros(tmp_path: Path) -> None:
@@ -133,21 +197,21 @@ KEPT = [
 def test_linear_layers_are_quantized_and_the_configuration_says_so(scheme: str, tmp_path: Path) -> None:
     source = model(tmp_path / "a", {name: ones(*shape) for name, shape in MODEL.items()})
     made, config = quantized(source, scheme)
-    end = SCHEMES[scheme].parts[0]
+    end = SCHEMES[scheme].parts[0].end
     assert {name.removesuffix(end) for name in made if name.endswith(end)} == set(LINEAR)
     assert {name for name, tensor in made.items() if tensor.dtype == torch.float8_e4m3fn} == set(LINEAR)
     said = config.pop("quantization_config")
     assert config == {"torch_dtype": "bfloat16"}
-    eighth = {"num_bits": 8, "type": "float", "symmetric": True}
+    eighth = {"num_bits": 8, "type": "float", "symmetric": True, "group_size": None}
     assert said == {
         "fp8": {
-            "quant_method": "compressed-tensors", "format": "float-quantized", "quantization_status": "compressed",
-            "config_groups": {"group_0": {
+            "quant_method": "compressed-tensors", "version": "0.20.0", "format": "float-quantized",
+            "quantization_status": "compressed", "config_groups": {"group_0": {
                 "targets": ["Linear"], "format": "float-quantized",
                 "weights": {**eighth, "strategy": "channel", "dynamic": False},
                 "input_activations": {**eighth, "strategy": "token", "dynamic": True}, "output_activations": None,
             }},
-            "ignore": said.get("ignore"), "kv_cache_scheme": None,
+            "ignore": said.get("ignore"), "kv_cache_scheme": None, "global_compression_ratio": None,
         },
         "fp8-block": {
             "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
@@ -156,6 +220,43 @@ def test_linear_layers_are_quantized_and_the_configuration_says_so(scheme: str, 
     }[scheme]  # fmt: skip
     assert sorted(said.get("ignore") or said["modules_to_not_convert"]) == KEPT
     assert ckptconv.inspect(tmp_path / "made").quantized.popitem()[1] == len(LINEAR)
+
+
+def numbers(bits: int, strategy: str, group: int | None = None, *, symmetric: bool = True) -> dict[str, Any]:
+    """As `QuantizationConfig.to_dict` of compressed-tensors 0.20 says it of its presets."""
+    return {"num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": strategy, "group_size": group}
+
+
+@pytest.mark.parametrize(("scheme", "form", "weights", "inputs"), [
+    ("int8", "int-quantized", numbers(8, "channel"), numbers(8, "token")),
+    ("int8-a16", "pack-quantized", numbers(8, "group", 128), None),
+    ("int4", "pack-quantized", numbers(4, "group", 128), None),
+    ("int4-asym", "pack-quantized", numbers(4, "group", 128, symmetric=False), None),
+])  # fmt: skip
+def test_the_configuration_is_that_of_the_preset(
+    scheme: str, form: str, weights: dict[str, Any], inputs: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    _, config = quantized(model(tmp_path / "a", {"a.weight": ones(8, 128)}), scheme)
+    assert config["quantization_config"] == {
+        "quant_method": "compressed-tensors", "version": "0.20.0", "format": form, "quantization_status": "compressed",
+        "config_groups": {"group_0": {
+            "targets": ["Linear"], "format": form, "weights": {**weights, "dynamic": False}, "output_activations": None,
+            "input_activations": inputs and {**inputs, "dynamic": True},
+        }},
+        "ignore": ["lm_head"], "kv_cache_scheme": None, "global_compression_ratio": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_configuration_is_that_of_bitsandbytes(double: bool, tmp_path: Path) -> None:
+    source = model(tmp_path / "a", {"a.weight": ones(8, 128).half(), "odd.weight": ones(3, 7).half()})
+    _, config = quantized(source, "nf4-double" if double else "nf4")
+    assert config["quantization_config"] == {
+        "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False,
+        "bnb_4bit_compute_dtype": "float16", "bnb_4bit_quant_storage": "uint8", "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": double, "llm_int8_enable_fp32_cpu_offload": False,
+        "llm_int8_has_fp16_weight": False, "llm_int8_skip_modules": ["odd", "lm_head"], "llm_int8_threshold": 6.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -253,14 +354,21 @@ def test_a_weight_that_is_turned_on_its_way_is_quantized_as_it_is_then(tmp_path:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_infinities_need_consent(tmp_path: Path) -> None:
-    weight = torch.ones(2, 4)
-    weight[0, 1] = torch.inf
+@pytest.mark.parametrize(("scheme", "many"), [
+    ("fp8", 256), ("int8", 256), ("int4", 128), ("int4-asym", 128), ("nf4", 64), ("nf4-double", 64)
+])  # fmt: skip
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_infinities_need_consent(scheme: str, many: int, value: float, tmp_path: Path) -> None:
+    weight = torch.ones(2, 256)
+    weight[0, 1] = value
     save_file({"a.weight": weight}, tmp_path / "a.safetensors")
     with pytest.raises(LossError) as caught:
-        ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", edits=ckptconv.Edits(quantize="fp8"))
-    assert caught.value.details[0].startswith("overflow: a.weight: 4 values are no numbers any more")
+        ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", edits=ckptconv.Edits(quantize=scheme))
+    name = f"a.weight{SCHEMES[scheme].end}"
+    assert caught.value.details[0].startswith(f"overflow: {name}: {many} values are no numbers any more")
     assert caught.value.hint == "--allow-loss overflow goes on"
+    consent = ckptconv.Edits(quantize=scheme)
+    ckptconv.convert(tmp_path / "a.safetensors", tmp_path / "b.pth", edits=consent, allow_loss=["overflow"])
 
 
 @pytest.mark.parametrize(
@@ -286,6 +394,8 @@ def test_what_does_not_go_together_is_refused(
     [
         ({"wte.weight": (4, 4), "norm.weight": (4,)}, "fp8", "finds no weight of a linear layer"),
         ({"a.weight": (4, 4)}, "fp8-block", "'a.weight' is 4 × 4, no whole number of blocks of 128 × 128"),
+        ({"a.weight": (4, 4)}, "int4", "'a.weight' is 4 × 4, no whole number of blocks of 1 × 128"),
+        ({"a.weight": (4, 4)}, "nf4", "'a.weight' has 16 elements, no whole number of blocks of 64"),
         ({"a.weight": (4, 4)}, "b*=fp8", "--quantize 'b*' matches no tensor"),
         ({"a.weight": (4, 4), "b.bias": (4,)}, "b.bias=fp8", "'b.bias' has 1 dimension, and cannot be fp8"),
         ({"h.0.c_attn.weight": (4, 12), "h.0.c_attn.bias": (12,)}, "fp8", "as GPT-2's Conv1D does"),

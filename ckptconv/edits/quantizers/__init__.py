@@ -1,5 +1,9 @@
 """Plain weights as quantizers of the Hugging Face world store them: the other way of `ckptconv.edits.quantized`.
 
-schemes: what each scheme stores, and what a configuration says of it; rules: how it computes that; coded: …while it is
-read; linear: which tensors of a model are quantized.
+Begin with `schemes`, which says what each stores:
+
+    schemes  configs         the table; what a configuration says of it
+    linear                   which tensors of a model are quantized
+    coded  stored  nested    codes, and what is stored beside them, while they are read; sizes that are quantized too
+    rules  integers  normal  how that is computed
 """

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PIECE = 1 << 17
 """Elements that are computed at a time: half a megabyte of F32."""
 
+_IN_A_WORD = 8
+"""Integers of 4 bits."""
+
 MOST_COLUMNS = 1 << 20
 """Columns of a matrix that is quantized, so that whole rows can be held; layers have some ten thousand."""
 
@@ -181,3 +184,32 @@ class Shared:
         with np.errstate(all="ignore"):
             found = self.matrix.shared(line, count)[self.index]
         return to_bytes(cast_array(found.reshape(-1), DType.F32, self.dtype)[0], self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBelow:
+    """Reads ranges of the image of integers of 4 bits that blocks of one row have, those of eight rows in a word, the
+    first in the low bits: the `index`-th of their rule's. They are counted from -8 on; what is missing is 0.
+    """
+
+    matrix: Blocks
+    index: int
+
+    def __call__(self, start: int, stop: int) -> memoryview:
+        line = 4 * self.matrix.across
+        first, last = start // line, -(-stop // line)
+        step = max(1, self.matrix.rows_at_a_time // _IN_A_WORD)
+        made = b"".join(self._lines(at, min(step, last - at)) for at in range(first, last, step))
+        return memoryview(made)[start - first * line : stop - first * line]
+
+    def _lines(self, line: int, count: int) -> bytes:
+        import numpy as np
+
+        first, rows = line * _IN_A_WORD, self.matrix.source.info.shape[0]
+        filled = np.zeros((count * _IN_A_WORD, self.matrix.across), np.uint32)
+        with np.errstate(all="ignore"):
+            found = self.matrix.shared(first, min(len(filled), rows - first))[self.index]
+        filled[: len(found)] = found + 8
+        nibbles = filled.reshape(count, _IN_A_WORD, -1) << np.arange(0, 32, 4, dtype=np.uint32)[:, None]
+        made: bytes = np.bitwise_or.reduce(nibbles, axis=1).astype("<u4").tobytes()
+        return made

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.text import plural
 from ckptconv.edits.dialects.mlx import is_changed
 from ckptconv.edits.quantized.parts import FLOATS
+from ckptconv.edits.quantizers.configs import EXPERT
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def linear_weights(tensors: Tensors, scheme: Scheme, kind: object = None) -> tup
         if is_kept(name) or shared[tensor.alias] > 1:
             continue
         _check_not_turned(name, tensor.info, tensors)
-        if why := scheme.unfit(tensor.info):
+        if why := scheme.unfit(tensor.info) or (f"is an expert's, {scheme.experts}" if _left(name, scheme) else ""):
             unfit[name] = why
         else:
             found.append(name)
@@ -77,6 +78,10 @@ def linear_weights(tensors: Tensors, scheme: Scheme, kind: object = None) -> tup
         if torn := [other for other in _with(name) if other in unfit]:
             unfit.setdefault(name, f"is computed together with {torn[0]!r}")
     return [name for name in found if name not in unfit], unfit
+
+
+def _left(name: str, scheme: Scheme) -> bool:
+    return bool(scheme.experts) and EXPERT.search(module_of(name)) is not None
 
 
 def _with(name: str) -> Iterable[str]:
@@ -92,7 +97,7 @@ def _check_loaded_as_it_is(tensors: Tensors, scheme: Scheme, kind: object) -> No
     """Raise EditError for a model of which mlx-lm changes weights as it loads them: those that are plain."""
     if not scheme.name.startswith("mlx"):
         return
-    experts = next((name for name in tensors if re.search(r"\.experts\.\d+\.", name)), None)
+    experts = next((name for name in tensors if EXPERT.search(name)), None)
     if experts is not None or is_changed(kind):
         what = f"as {experts!r}" if experts is not None else f"of a {kind}"
         raise EditError(

@@ -26,7 +26,7 @@ def _cast(values: Array, dtype: DType) -> Array:
     return cast_array(np.ascontiguousarray(values).reshape(-1), DType.F32, dtype)[0].reshape(values.shape)
 
 
-def _rounded(values: Array, dtype: DType) -> Array:
+def rounded(values: Array, dtype: DType) -> Array:
     """F32 as far as another type keeps it."""
     import numpy as np
 
@@ -42,9 +42,10 @@ def _eighths(values: Array, scales: Array) -> tuple[Array, Array]:
     return codes, back
 
 
-class _BySize:
+class BySize:
     """What goes by the largest size in a block."""
 
+    __slots__ = ()
     measures = 1
 
     def measured(self, values: Array) -> Array:
@@ -54,21 +55,21 @@ class _BySize:
         return made
 
 
-class ByRow(_BySize):
+class ByRow(BySize):
     """A scale in the weight's type, by which values are divided."""
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
-        scales = _rounded(measures[..., 0] / measures.dtype.type(LARGEST), dtype)
+        scales = rounded(measures[..., 0] / measures.dtype.type(LARGEST), dtype)
         scales[scales == 0] = EPSILON[dtype]
         return (scales,)
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
-        made = _rounded(values / shared[0][..., None], dtype)
+        made = rounded(values / shared[0][..., None], dtype)
         made += 0  # a zero point, by which -0 becomes 0
         return _eighths(made, shared[0])
 
 
-class ByBlock(_BySize):
+class ByBlock(BySize):
     """A scale in F32, by whose reciprocal values are multiplied."""
 
     def shared(self, measures: Array, dtype: DType) -> tuple[Array, ...]:
@@ -109,7 +110,7 @@ class Affine:
         some = steps != 0
         scales = np.where(some, edges / steps, scales)
         biases = np.where(some, edges, np.float32(0))
-        return _rounded(scales, dtype), _rounded(biases, dtype), scales, biases
+        return rounded(scales, dtype), rounded(biases, dtype), scales, biases
 
     def codes(self, values: Array, shared: tuple[Array, ...], dtype: DType) -> tuple[Array, Array]:
         """Bytes, of 4 bits two to a byte, the first in the low ones."""

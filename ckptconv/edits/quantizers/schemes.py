@@ -1,15 +1,28 @@
 """What ``--quantize`` makes of a linear layer's weight [R, C], by scheme:
 
-    fp8        weight F8_E4M3 [R, C]; weight_scale [R, 1], of the weight's own type
-    fp8-block  weight F8_E4M3 [R, C]; weight_scale_inv F32 [R / 128, C / 128]
-    mlx-4bit   weight U32 [R, C / 8]; scales and biases [R, C / 64], of the weight's own type
-    mlx-8bit   weight U32 [R, C / 4]; likewise
+    fp8         weight F8_E4M3 [R, C]; weight_scale [R, 1], of the weight's own type
+    fp8-block   weight F8_E4M3 [R, C]; weight_scale_inv F32 [R / 128, C / 128]
+    int8        weight I8 [R, C]; weight_scale [R, 1], of the weight's own type
+    int8-a16    weight_packed I32 [R, C / 4]; weight_scale [R, C / 128], of the weight's own type; weight_shape I64 [2]
+    int4        weight_packed I32 [R, C / 8]; likewise
+    int4-asym   likewise; and weight_zero_point I32 [R / 8, C / 128]
+    nf4         weight U8 [R · C / 2, 1]; weight.absmax F32 [R · C / 64]; weight.quant_map F32 [16]; a state
+    nf4-double  likewise, weight.absmax U8; weight.nested_absmax F32 [R · C / 64 / 256]; .nested_quant_map F32 [256]
+    mlx-4bit    weight U32 [R, C / 8]; scales and biases [R, C / 64], of the weight's own type
+    mlx-8bit    weight U32 [R, C / 4]; likewise
 
-A value is its code times its scale, with MLX plus the bias. The bits are those of the libraries on a CPU:
+A value is its code, less a zero point, times its scale, with MLX plus the bias; NF4's code is looked up first. The bits
+are those of the libraries on a CPU, but for what `nested` says:
 
 fp8: llm-compressor's FP8_DYNAMIC, which compressed-tensors stores as float-quantized: the largest size in a row by 448,
 in the weight's type, or that type's epsilon where that is 0; the quotient of weight and scale is rounded to that type,
 a zero point of 0 added, and the sum rounded to F8_E4M3.
+
+int8: its W8A8, stored as int-quantized; int8-a16, int4, int4-asym: its W8A16, W4A16 and W4A16_ASYM, as pack-quantized
+(`integers`). Zero points are packed along rows, what fills up the last word is 0.
+
+nf4, nf4-double: bitsandbytes' quantize_4bit, blocks of 64, without and with compress_statistics (`normal`, `nested`).
+The state is ``weight.quant_state.bitsandbytes__nf4``, JSON as U8.
 
 fp8-block: transformers' FineGrainedFP8, for the layout of DeepSeek-V3: the reciprocal of the largest size in a block,
 times 448, by which F32 values are multiplied and then rounded; the scale is the reciprocal of that, and 1 for a block
@@ -18,11 +31,13 @@ of zeros. (Where all of a block is below 1.4e-36, transformers makes NaN of it, 
 mlx-4bit, mlx-8bit: mx.quantize in mode affine, groups of 64, the first of several codes in the low bits of a word.
 
 Refused: other than matrices of F32, F16 and BF16; for fp8-block rows or columns that are no multiples of 128, which
-transformers leaves as they are too, and for MLX columns that are none of 64, as mlx-lm does.
+transformers leaves as they are too, for MLX columns that are none of 64, as mlx-lm does, for packed integers columns
+that are none of 128, and for NF4 elements that are none of 64.
 
 Sources: compressed-tensors 0.20, quantization/utils/helpers.py (`calculate_qparams`), quantization/lifecycle/
-forward_helpers.py, quantization/quant_scheme.py; transformers 5.24, integrations/finegrained_fp8.py (`Fp8Quantize`);
-mlx 0.32.4, mlx/backend/cpu/quantized.cpp; mlx-lm 0.32, mlx_lm/utils.py (the configuration).
+forward_helpers.py, quantization/quant_scheme.py, compressors/pack_quantized; transformers 5.24, integrations/
+finegrained_fp8.py (`Fp8Quantize`), utils/quantization_config.py; mlx 0.32.4, mlx/backend/cpu/quantized.cpp;
+mlx-lm 0.32, mlx_lm/utils.py (the configuration).
 """
 
 from __future__ import annotations
@@ -31,47 +46,51 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.core.text import plural
-from ckptconv.edits.quantized.config import KEYS, MLX_KEY
 from ckptconv.edits.quantized.parts import FLOATS
-from ckptconv.edits.quantizers.coded import MOST_COLUMNS, Blocks, Codes, Shared
+from ckptconv.edits.quantizers import configs
+from ckptconv.edits.quantizers.coded import MOST_COLUMNS, Codes
+from ckptconv.edits.quantizers.integers import Even, Uneven
+from ckptconv.edits.quantizers.normal import BLOCK, Normal
 from ckptconv.edits.quantizers.rules import Affine, ByBlock, ByRow
+from ckptconv.edits.quantizers.stored import NESTED_PARTS, NF4_PARTS, SHAPE, Part, Weight, below, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ckptconv.core.spelling import Json
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
     from ckptconv.edits.quantizers.coded import Rule
-
-
-CONFIG_KEY = KEYS[0]
+    from ckptconv.edits.quantizers.configs import Config
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """One way to store a weight.
 
-    codes: the type of its codes, of `bits` bits each. parts: what names of the others have behind the weight's, or
-           behind the module's and a dot; shared_dtype: their type, None for the weight's.
-    height, width: of the elements that share these; 0 is all of a row.
-    config: what a configuration says of it, given the modules that stay as they are.
+    codes: the type of its codes, of `bits` bits each; end: what their name has behind the weight's.
+    parts: what is stored besides.
+    height, width: of the elements that share these; 0 is all of a row. flat: rows are one after another, and codes a
+                   column.
+    config: what a configuration says of it.
+    experts: why experts, each a module of its own, stay as they are; "" where they do not.
+    caution, experts_caution: what is to be known of loading it, and of loading experts.
     """
 
     name: str
     rule: Rule
     codes: DType
     bits: int
-    parts: tuple[str, ...]
-    shared_dtype: DType | None
+    parts: tuple[Part, ...]
     height: int
     width: int
-    config: Callable[[list[str]], dict[str, Json]]
+    config: Config
+    end: str = ""
+    flat: bool = False
+    experts: str = ""
+    caution: str = ""
+    experts_caution: str = ""
 
     def names(self, weight: str) -> tuple[str, ...]:
         """The names of what a weight is stored as."""
-        module = weight.rpartition(".")[0]
-        return weight, *(weight + part if part.startswith("_") else f"{module}.{part}" for part in self.parts)
+        return weight + self.end, *(part.name(weight) for part in self.parts)
 
     def unfit(self, info: TensorInfo) -> str:
         """Why a tensor cannot be stored so: ``has 1 dimension``; "" where it can."""
@@ -82,52 +101,54 @@ class Scheme:
         rows, columns = info.shape
         if not info.numel or columns > MOST_COLUMNS:
             return f"has rows of {columns:,}" if info.numel else "has no elements"
+        if self.flat:
+            whole = info.numel % self.width == 0
+            return "" if whole else f"has {info.numel:,} elements, no whole number of blocks of {self.width}"
         if rows % self.height or (self.width and columns % self.width):
             return f"is {rows:,} × {columns:,}, no whole number of blocks of {self.height} × {self.width}"
         return ""
 
 
-def _fp8_config(ignored: list[str]) -> dict[str, Json]:
-    eighth: dict[str, Json] = {"num_bits": 8, "type": "float", "symmetric": True}
-    group: dict[str, Json] = {
-        "targets": ["Linear"],
-        "weights": {**eighth, "strategy": "channel", "dynamic": False},
-        "input_activations": {**eighth, "strategy": "token", "dynamic": True},
-        "output_activations": None,
-        "format": "float-quantized",
-    }
-    said: dict[str, Json] = {
-        "quant_method": "compressed-tensors", "format": "float-quantized", "quantization_status": "compressed",
-        "config_groups": {"group_0": group}, "ignore": [*ignored], "kv_cache_scheme": None,
-    }  # fmt: skip
-    return {CONFIG_KEY: said}
+def _packed(name: str, bits: int, *zeros: Part) -> Scheme:
+    said = configs.numbers(bits, "group", symmetric=not zeros, group=128)
+    config, parts = configs.compressed("pack-quantized", said, None), (shared("_scale"), SHAPE, *zeros)
+    rule: Rule = Uneven(bits) if zeros else Even(bits)
+    kept, caution = (_NO_ZEROS, _ZEROS) if zeros else ("", "")
+    return Scheme(name, rule, DType.I32, bits, parts, 1, 128, config, "_packed", experts=kept, caution=caution)
 
 
-def _block_config(ignored: list[str]) -> dict[str, Json]:
-    said: dict[str, Json] = {
-        "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
-        "modules_to_not_convert": [*ignored],
-    }  # fmt: skip
-    return {CONFIG_KEY: said}
+def _eight(name: str, rule: Rule, codes: DType, form: str) -> Scheme:
+    floats = codes.kind == "float"
+    weights, inputs = (configs.numbers(8, strategy, floats=floats) for strategy in ("channel", "token"))
+    config, caution = configs.compressed(form, weights, inputs), "" if floats else _EXPERTS
+    return Scheme(name, rule, codes, 8, (shared("_scale"),), 1, 0, config, experts_caution=caution)
 
 
-def _mlx_config(bits: int) -> Callable[[list[str]], dict[str, Json]]:
-    def config(_: list[str]) -> dict[str, Json]:
-        said: dict[str, Json] = {"group_size": 64, "bits": bits, "mode": "affine"}
-        return {MLX_KEY: said, CONFIG_KEY: said}
-
-    return config
+def _nf4(name: str, parts: tuple[Part, ...], *, double: bool) -> Scheme:
+    config = configs.nf4(double=double)
+    return Scheme(name, Normal(), DType.U8, 4, parts, 1, BLOCK, config, flat=True, experts=_STACKED)
 
 
 def _mlx(bits: int) -> Scheme:
-    return Scheme(f"mlx-{bits}bit", Affine(bits), DType.U32, bits, ("scales", "biases"), None, 1, 64, _mlx_config(bits))
+    parts = shared("scales"), shared("biases", 1)
+    return Scheme(f"mlx-{bits}bit", Affine(bits), DType.U32, bits, parts, 1, 64, configs.mlx(bits))
 
+
+_NO_ZEROS = "of which neither transformers nor vLLM takes zero points"
+_STACKED = "which transformers stacks with the others, and bitsandbytes leaves as it is then"
+_ZEROS = "transformers 5.24 loads zero points with CompressedTensorsConfig(dequantize=True) alone"
+_EXPERTS = "transformers 5.24 does not load experts of this scheme, which is vLLM's; those of int8-a16 it does"
+_INVERSE = (shared("_scale_inv", 0, DType.F32),)
 
 SCHEMES = {
     one.name: one
     for one in (
-        Scheme("fp8", ByRow(), DType.F8_E4M3, 8, ("_scale",), None, 1, 0, _fp8_config),
-        Scheme("fp8-block", ByBlock(), DType.F8_E4M3, 8, ("_scale_inv",), DType.F32, 128, 128, _block_config),
+        _eight("fp8", ByRow(), DType.F8_E4M3, "float-quantized"),
+        Scheme("fp8-block", ByBlock(), DType.F8_E4M3, 8, _INVERSE, 128, 128, configs.blocks),
+        _eight("int8", Even(8, signed=True), DType.I8, "int-quantized"),
+        _packed("int8-a16", 8), _packed("int4", 4), _packed("int4-asym", 4, below("_zero_point", 1)),
+        _nf4("nf4", NF4_PARTS, double=False),
+        _nf4("nf4-double", NESTED_PARTS, double=True),
         _mlx(4), _mlx(8),
     )
 }  # fmt: skip
@@ -139,18 +160,8 @@ def coded(tensor: LazyTensor, scheme: Scheme) -> list[LazyTensor]:
     if why := scheme.unfit(tensor.info):
         raise ValueError(f"it {why}, and cannot be {scheme.name}")
     rows, columns = tensor.info.shape
-    dtype, width = scheme.shared_dtype or tensor.info.dtype, scheme.width or columns
-
-    def matrix() -> Blocks:
-        return Blocks(tensor, scheme.rule, scheme.height, width)
-
-    row = columns * scheme.bits // 8
-    codes = TensorInfo.of(scheme.codes, (rows, row * 8 // scheme.codes.bits))
-    shared = TensorInfo.of(dtype, (rows // scheme.height, columns // width))
-    return [
-        LazyTensor(codes, Codes(tensor, scheme.codes, matrix(), row, scheme.name), depends=tensor.depends),
-        *(
-            LazyTensor(shared, Shared(matrix(), index, dtype), depends=tensor.depends)
-            for index in range(len(scheme.parts))
-        ),
-    ]
+    weight = Weight(tensor, scheme.rule, scheme.height, scheme.width or columns, scheme.flat)
+    row = weight.shape[1] * scheme.bits // 8
+    codes = Codes(tensor, scheme.codes, weight.matrix(), row, scheme.name)
+    shape = (weight.shape[0] * row, 1) if scheme.flat else (rows, row * 8 // scheme.codes.bits)
+    return [weight.part(scheme.codes, shape, codes), *(part.made(weight) for part in scheme.parts)]
