@@ -5,7 +5,7 @@
     3. the metadata's keys: a spec all of whose required params it states, at its root; or where the tensors' names are
        that spec's as well, by other names of the params, in settings below it, or in a config.json of no known type
     4. the names: the spec that has most of them in common, if it is the only one and has at least half; all of them
-       where there are very few, which many networks have
+       where there are very few, which many networks have; of specs of the same names, the one that has the shapes too
 
 A checkpoint saved from a wrapper has a prefix on every name (``module.``); names are compared with and without it. So
 they are where nothing else has the names, and all have one first part (``net.``), or all but a few vectors and numbers
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch import shortlist
 from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.rating import ENOUGH, Rated, overlap, rate
-from ckptconv.arch.solver import solve
+from ckptconv.arch.solver import errors, solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
@@ -171,7 +171,7 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
     enough = ENOUGH if len(tensors) >= FEW else 1.0
     if not ranked or ranked[0].share < enough:  # one network of a larger class, all of which was saved
         ranked, wrapper = _ranked(tensors, _first_parts(tensors))
-    strays: frozenset[str] = frozenset()
+    inner, strays = tensors, frozenset[str]()
     if not ranked or ranked[0].share < enough:
         strays, enough = _strays(tensors), 1.0
         inner = {name: info for name, info in tensors.items() if name not in strays}
@@ -187,8 +187,18 @@ def _by_names(tensors: Mapping[str, TensorInfo], findings: tuple[Finding, ...]) 
         raise UsageError(
             f"the names fit several architectures: {', '.join(sorted(names))}", hint="name one with --arch"
         )
-    share, spec, solution = left[0]
+    share, spec, solution = _by_shapes(left[0], unwrapped(inner, wrapper))
     return Choice(spec, "names", wrapper, strays, share, findings, solution)
+
+
+def _by_shapes(likeliest: Rated, tensors: Mapping[str, TensorInfo]) -> Rated:
+    """Of the specs of the same names that yield to the likeliest, the one that has the shapes too, if that has not."""
+    if not errors(likeliest.solution, tensors):
+        return likeliest
+    yielding = [spec for spec in _likely_specs(tensors) if likeliest.spec.name in spec.yields_to]
+    rated = [Rated(overlap(made, tensors), spec, made) for spec in yielding for made in [solve(spec, tensors)]]
+    fitting = [one for one in rated if one.share >= likeliest.share and not errors(one.solution, tensors)]
+    return fitting[0] if len(fitting) == 1 else likeliest
 
 
 def _ranked(tensors: Mapping[str, TensorInfo], prefixes: Sequence[str]) -> tuple[list[Rated], str]:

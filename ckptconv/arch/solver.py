@@ -79,10 +79,11 @@ def solve(
         solutions.append(_solution(spec, solved, sources))
     if len(solutions) == 1:
         return solutions[0]
-    return min(solutions, key=lambda solution: _errors(solution, tensors))
+    return min(solutions, key=lambda solution: errors(solution, tensors))
 
 
-def _errors(solution: Solution, tensors: Mapping[str, TensorInfo]) -> int:
+def errors(solution: Solution, tensors: Mapping[str, TensorInfo]) -> int:
+    """How much of the tensors does not fit; more than there are of them where the spec has no table for them."""
     if solution.table is None:
         return len(tensors) + 1
     return len(solution.findings) + len(errors_among(check(solution.table, tensors)))

@@ -24,7 +24,8 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.text import shape_text
 from ckptconv.edits.content import Content, rounded_type
-from ckptconv.edits.explain import Comparison, Explanation, explain
+from ckptconv.edits.explain import explain
+from ckptconv.edits.explanation import Comparison, Explanation
 from ckptconv.edits.patterns import ANY, edits
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def compare(
     content = None if headers else Content(rounded)
     explained = _explained(a, b, content)
     found = Differences(edits=[edit for edit in explained.edits if edit.kind != "drop"])
+    found.findings += _unrelated(a, b, explained, content)
     found.findings += [_edit_finding(edit) for edit in found.edits]
     found.partners = dict.fromkeys(a.all_tensors) | {one.a_name: one.b_name for one in explained.comparisons}
     found.partners |= explained.unlike
@@ -105,6 +107,14 @@ def _explained(a: Checkpoint, b: Checkpoint, content: Content | None) -> Explana
         [*model.edits, *extras.edits], {**model.names, **extras.names}, [*model.comparisons, *extras.comparisons],
         [*model.unlike, *extras.unlike], [*model.removed, *extras.removed], [*model.added, *extras.added],
     )  # fmt: skip
+
+
+def _unrelated(a: Checkpoint, b: Checkpoint, explained: Explanation, content: Content | None) -> list[Finding]:
+    """What two sides of which no tensor has a partner are told to be; else nothing."""
+    if explained.comparisons or explained.unlike or not (a.all_tensors and b.all_tensors):
+        return []
+    other = "its shape" if content is None else "its values"
+    return [Finding("unrelated", "info", "", f"no tensor of the one was found in the other, by its name or by {other}")]
 
 
 def _edit_finding(edit: Edit) -> Finding:

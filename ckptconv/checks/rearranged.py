@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckptconv.core.edit import Edit
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.edits.content import Content
-    from ckptconv.edits.explain import Comparison
+    from ckptconv.edits.explanation import Comparison
     from ckptconv.edits.heads import RowPermutation
 
     Group = list[Comparison]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ckptconv.checks.compare_values import Values
     from ckptconv.checks.figures import Scalar
     from ckptconv.checks.ties import TieChange
-    from ckptconv.edits.explain import Comparison
+    from ckptconv.edits.explanation import Comparison
 
 
 def scalar(value: Scalar, digits: int = 9) -> str:

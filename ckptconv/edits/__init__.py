@@ -11,7 +11,8 @@ A change is an `Edit` (`ckptconv.core.edit`). Begin with `apply`, which makes th
     ggml                                ggml's blocks, unpacked and made; mixtures of them, as Q4_K_M
     gates                               the gates of recurrent layers
     composites  tree                    quantized and sparse tensors, and the metadata tree, after a change
-    explain  match  pairing  content    what was done to one set to get another: by names, by a few numbers of each
+    explain  explanation                what was done to one set to get another
+    match  pairing  content  kinship    …by names; by a few numbers of each, which are equal, or were before training
     parts  stacked  stacks  heads       …tensors that became one or several, layers that moved, heads that did
     patterns  python                    many changes as few patterns; an edit as a line of Python
     translate  dialects                 names and layouts of other frameworks (``--translate``)

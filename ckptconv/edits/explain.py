@@ -2,16 +2,18 @@
 
 From the most to the least certain: names under another prefix; a numbered stack under another name, with layers
 removed or inserted; tensors found by their content under another name, as parts of a fused tensor, transposed; and
-last, shapes and names that are alike. Without `content` no tensor byte is read, and only names and shapes speak.
+last, shapes and names that are alike: these only where the two sets have something in common, or nearly all of both
+finds a partner. Without `content` no tensor byte is read, and only names and shapes speak.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.edit import Edit, Step
+from ckptconv.edits.explanation import Comparison, Explanation
+from ckptconv.edits.kinship import ALL, Kinship
 from ckptconv.edits.match import find_prefix, pair_renames
 from ckptconv.edits.pairing import equal, is_reshape, likewise, one_to_one, permutation, reversed_shape
 from ckptconv.edits.parts import Parts, find_parts, part_of
@@ -33,41 +35,33 @@ MOST_ROUNDS = 3
 """Prefixes upon prefixes that are looked through."""
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Two views of one shape whose values are to be compared, and the names of the tensors that they are of."""
-
-    a_name: str
-    b_name: str
-    a: LazyTensor
-    b: LazyTensor
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The edits, one after another: each speaks of the names that those before it leave.
-
-    names:          what tensors of the one are called in the other, where one is one.
-    comparisons:    what is left to compare; tensors of unlike shapes are in `unlike` instead.
-    removed, added: names without a partner, in order, but for those of whole layers that edits tell of.
-    """
-
-    edits: list[Edit] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)
-    comparisons: list[Comparison] = field(default_factory=list)
-    unlike: list[tuple[str, str]] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
-
-
 def explain(a: Tensors, b: Tensors, content: Content | None = None) -> Explanation:
-    """How `a` became `b`. With `content`, reads some 200 bytes of each tensor whose name or shape is not the same."""
-    return _Explainer(a, b, content).run()
+    """How `a` became `b`. With `content`, reads some 200 bytes of each tensor whose name or shape is not the same, and
+    2 kB of those that are then left.
+    """
+    found = _Explainer(a, b, content).run()
+    if content is None or _is_likely(found, a, b, Kinship(content)):
+        return found
+    return _Explainer(a, b, content, sure=True).run()
+
+
+def _is_likely(found: Explanation, a: Tensors, b: Tensors, kin: Kinship) -> bool:
+    """Whether what was paired by names and shapes alone may be believed."""
+    if all(edit.kind == "drop" for edit in found.edits):
+        return True
+    pairs = [*((one.a_name, one.b_name) for one in found.comparisons), *found.unlike]
+    if all(len(set(names)) >= ALL * len(side) for names, side in zip(zip(*pairs, strict=True), (a, b), strict=False)):
+        return True
+    return kin.of_all((one.a, one.b) for one in found.comparisons)
 
 
 class _Explainer:
-    def __init__(self, a: Tensors, b: Tensors, content: Content | None) -> None:
+    """With `sure`, tensors that have another name are paired by their values alone."""
+
+    def __init__(self, a: Tensors, b: Tensors, content: Content | None, *, sure: bool = False) -> None:
         self.a, self.b, self.content = dict(a), dict(b), content
+        self.sure = sure
+        self.kin = Kinship(content) if content is not None else None
         self.now: dict[str, str] = {name: name for name in a}  # by the name after the edits so far, that in `a`
         self.gone: set[str] = set()
         self.come: set[str] = set()
@@ -95,8 +89,7 @@ class _Explainer:
         self._parts()
         if self.content is not None:
             self._transposed_content(self.content)
-        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), equal))
-        self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), reversed_shape))
+        self._alike_names()
 
     @property
     def _lost(self) -> dict[str, LazyTensor]:
@@ -109,6 +102,29 @@ class _Explainer:
     @staticmethod
     def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
         return {name: tensor.info.shape for name, tensor in tensors.items()}
+
+    def _telling(self, wholes: Tensors) -> Tensors:
+        """Those that others may be said to be parts of: where one must be sure, none whose values fit anything."""
+        content = self.content
+        return (
+            wholes if not self.sure or content is None else {n: t for n, t in wholes.items() if content.is_telling(t)}
+        )
+
+    def _alike_names(self) -> None:
+        """Names and shapes that are alike; matrices that were transposed, only if their values say so, if they can."""
+        lost, new, kin = self._lost, self._new, self.kin
+        shapes = self._shapes(new), self._shapes(lost)
+        if kin is None:
+            self._rename(pair_renames(*shapes, equal))
+            self._rename(pair_renames(self._shapes(self._new), self._shapes(self._lost), reversed_shape))
+            return
+        pairs = pair_renames(*shapes, equal, lambda old, name: kin(lost[old], new[name]))
+        self._rename([(old, name) for old, name in pairs if not self.sure or kin(lost[old], new[name])])
+        lost, new = self._lost, self._new
+        shapes = self._shapes(new), self._shapes(lost)
+        pairs = pair_renames(*shapes, reversed_shape, lambda old, name: kin.turned(lost[old], new[name]))
+        vague = [pair for pair in pairs if not self.sure and not kin.tells(lost[pair[0]], new[pair[1]])]
+        self._rename([pair for pair in pairs if pair in vague or kin.turned(lost[pair[0]], new[pair[1]])])
 
     def _move(self, pairs: Mapping[str, str]) -> None:
         self.now = {pairs.get(name, name): old for name, old in self.now.items()}
@@ -177,7 +193,7 @@ class _Explainer:
         for here, there in groups.values():
             if here and there and content.is_telling(next(iter(here.values()))):
                 pairs += one_to_one(here, there, _zip=True)
-            elif here and there:
+            elif here and there and not self.sure:
                 vague.append((here, there))
         pairs += likewise(pairs, lost, new)
         done = {name for pair in pairs for name in pair}
@@ -190,14 +206,14 @@ class _Explainer:
     def _stacked(self) -> None:
         """Tensors with a dimension more, which counts others; in the one side, then in the other."""
         taken = {**self.now, **self.b}
-        made = find_stacked(self._new, self._lost, self.content, taken)
+        made = find_stacked(self._telling(self._new), self._lost, self.content, taken, by_names=not self.sure)
         self._say_parts([join for one in made for join in one.joins.values()], [])
         self.found.edits.extend(stack_edits([(one.names, one.whole) for one in made]))
         for one in made:
             self.come.add(one.whole)
             for name, view in zip(one.names, one.views, strict=True):
                 self._compare_stacked(name, view, one, flipped=False)
-        apart = find_stacked(self._lost, self._new, self.content, taken)
+        apart = find_stacked(self._telling(self._lost), self._new, self.content, taken, by_names=not self.sure)
         self.found.edits.extend(stack_edits([(one.names, one.whole) for one in apart], reverse=True))
         self._say_parts([], [join for one in apart for join in one.joins.values()])
         for one in apart:
@@ -223,10 +239,10 @@ class _Explainer:
     def _parts(self) -> None:
         turned = self._turned_wholes()
         lost, new = self._lost, self._new
-        joined = find_parts(new, lost, self.content)
+        joined = find_parts(self._telling(new), lost, self.content, by_sizes=not self.sure)
         used = {name for one in joined for name in (one.whole, *one.parts)}
         lost, new = ({n: t for n, t in side.items() if n not in used} for side in (lost, new))
-        cut = find_parts(lost, new, self.content)
+        cut = find_parts(self._telling(lost), new, self.content, by_sizes=not self.sure)
         self._say_parts(joined, cut)
         self._compare_parts(joined, wholes=self.b, parts=self.a, old=self.now.__getitem__, flipped=False)
         self._compare_parts(cut, wholes=self.a, parts=self.b, old=self.now.__getitem__, flipped=True)

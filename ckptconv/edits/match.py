@@ -25,6 +25,8 @@ _INDEX = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,8})(?=\.)")
 ALIKE = 0.3
 """How alike two names must be, of 0 to 1 (difflib's ratio of their components), to be taken for a rename."""
 
+MOST_ALIKE = 1.2
+
 MANY = 40
 """Candidates of one rank beyond which names are no longer all compared with each other."""
 
@@ -82,16 +84,18 @@ def _stripped(names: Iterable[str], wanted: set[str]) -> dict[str, list[tuple[st
 
 
 def pair_renames(
-    expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]], fits: Callable[[Shape, tuple[int, ...]], bool]
-) -> list[tuple[str, str]]:
+    expected: Mapping[str, Shape], found: Mapping[str, tuple[int, ...]],
+    fits: Callable[[Shape, tuple[int, ...]], bool], kin: Callable[[str, str], bool] | None = None,
+) -> list[tuple[str, str]]:  # fmt: skip
     """Pairs (found, expected) of names without a partner that are likely the same tensor, in the order of `found`.
 
-    Only tensors whose shapes fit are paired, those with the same numbers in their names first, the most alike first,
-    each once. Near linear where numbers or shapes tell the tensors apart; where they do not, nothing is paired.
+    Only tensors whose shapes fit are paired, those with the same numbers in their names first, those that are `kin`
+    (of a name of `found` and one of `expected`) before others, the most alike first, each once. Near linear where
+    numbers or shapes tell the tensors apart; where they do not, nothing is paired.
     """
     pairs: list[tuple[str, str]] = []
     left, right = dict(expected), dict(found)
-    alike = _Likeness()
+    alike = _Likeness(kin)
     for key in (_numbers, lambda name: ()):
         for here, there in _buckets(left, right, key):
             for a, b in _best_pairs(here, there, fits, alike):
@@ -142,12 +146,13 @@ def _best_pairs(
 
 
 class _Likeness:
-    """How alike two names are but for their numbers: by components, and by letters.
+    """How alike two names are but for their numbers: by components, and by letters; more than any if they are kin.
 
     The same last component weighs most. Kept for each pair of skeletons, of which there are few.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kin: Callable[[str, str], bool] | None) -> None:
+        self.kin = kin
         self.known: dict[tuple[str, str], float] = {}
         self.skeletons: dict[str, str] = {}
 
@@ -155,7 +160,7 @@ class _Likeness:
         key = self.skeleton(a), self.skeleton(b)
         if key not in self.known:
             self.known[key] = likeness(*key)
-        return self.known[key]
+        return self.known[key] + (MOST_ALIKE if self.kin is not None and self.kin(a, b) else 0.0)
 
     def skeleton(self, name: str) -> str:
         if name not in self.skeletons:
@@ -164,7 +169,7 @@ class _Likeness:
 
 
 def likeness(a: str, b: str) -> float:
-    """From 0 to 1.2."""
+    """From 0 to MOST_ALIKE."""
     one, two = a[:LONG].split("."), b[:LONG].split(".")
     components = SequenceMatcher(None, one, two, autojunk=False).ratio()
     letters = SequenceMatcher(None, a[:LONG], b[:LONG], autojunk=False).ratio()

@@ -38,17 +38,20 @@ class Stacked:
     joins: Mapping[str, Parts]
 
 
-def find_stacked(wholes: Tensors, parts: Tensors, content: Content | None, taken: Container[str]) -> list[Stacked]:
+def find_stacked(
+    wholes: Tensors, parts: Tensors, content: Content | None, taken: Container[str], *, by_names: bool = True
+) -> list[Stacked]:
     """Which of `wholes` is which of `parts`, stacked: by content, else by names that are counted and shapes that fit.
 
-    Each part is used once, and no name is `taken`. Reads a few bytes of what lies at each index of each whole.
+    Each part is used once, and no name is `taken`. Without `by_names`, content alone decides. Reads a few bytes of what
+    lies at each index of each whole.
     """
     left = dict(parts)
     found: list[Stacked] = []
     if content is not None:
         found += _taken(_ByContent(left, content), wholes, left)
         found += _joined(_without(wholes, found), left, content, taken)
-    return found + _taken(_ByNames(left, content), _without(wholes, found), left)
+    return found + (_taken(_ByNames(left, content), _without(wholes, found), left) if by_names else [])
 
 
 def _without(wholes: Tensors, found: Sequence[Stacked]) -> Tensors:
