@@ -50,7 +50,7 @@ class Difference:
     partners: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
-        said = "equal" if self.equal else f"{len(self.findings)} findings, {len(self.edits)} edits"
+        said = "equal" if self.equal else f"{len(errors_among(self.findings))} findings, {len(self.edits)} edits"
         return f"<Difference {self.expected} → {self.found}: {said}>"
 
     @property
