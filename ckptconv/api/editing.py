@@ -124,9 +124,12 @@ def edited(
     left += _make_casts(checkpoint, state, wanted, types, said)
     left += dequantize.left_quantized(state.tensors) if plain else []
     if wanted.quantize:
+        apart, first = quantize.apart_edits(state.tensors, wanted.quantize, said)
+        for edit in apart:
+            state.make(edit, "--quantize")
         edit, told = quantize.quantize_edit(state.tensors, wanted.quantize, state.composites, said)
         state.make(edit, "--quantize")
-        left += told
+        left += first + told
     made = _rebuilt(checkpoint, state, left, bare=bare, in_one=translates)
     if plain:
         made.root = dequantize.unclaimed(made.root)

@@ -14,9 +14,10 @@ from ckptconv.core.text import listed, plural
 from ckptconv.edits.cast import before_quantizing, quantized_as
 from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.edits.quantizers.configs import CONFIG_KEY, EXPERT
+from ckptconv.edits.quantizers.experts import apart
 from ckptconv.edits.quantizers.linear import kept_modules, linear_weights, nothing_to_do, stacked_experts
 from ckptconv.edits.quantizers.schemes import SCHEMES
-from ckptconv.edits.select import some
+from ckptconv.edits.select import matching, some
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,24 @@ def quantize_edit(
     unfit = {name: why for name, why in unfit.items() if name not in chosen}
     told = [*_told(tensors, unfit), *_cautions(scheme, chosen)]
     return Edit("quantize", first.sources, first.targets, {"scheme": scheme.name}, steps), told
+
+
+def apart_edits(
+    tensors: Tensors, texts: Sequence[str], said: Mapping[object, object]
+) -> tuple[list[Edit], list[Finding]]:
+    """The edits that take stacks of experts apart which are to be quantized, and what is told. Raises UsageError."""
+    globs = [text.rpartition("=")[0] for text in texts]
+
+    def wanted(names: list[str]) -> bool:
+        return any(not glob or matching(glob, names) for glob in globs)
+
+    takes = scheme_of(texts).takes_experts
+    made = apart(infos_of(tensors), said.get("model_type"), wanted) if takes else []
+    if not made:
+        return [], []
+    few = plural(len(made[0].steps), "tensor of stacked experts is", "tensors of stacked experts are")
+    message = f"{few} taken apart, as releases of this model that are quantized have them: {made[0].sources[0]!r}, …"
+    return made, [Finding("experts-apart", "info", made[0].sources[0], message)]
 
 
 def _chosen(glob: str, text: str, tensors: Tensors, usual: Sequence[str], scheme: Scheme) -> list[str]:

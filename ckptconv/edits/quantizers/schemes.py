@@ -88,6 +88,11 @@ class Scheme:
     caution: str = ""
     experts_caution: str = ""
 
+    @property
+    def takes_experts(self) -> bool:
+        """Whether experts that are modules of their own are quantized too."""
+        return not self.experts and not self.name.startswith("mlx")
+
     def names(self, weight: str) -> tuple[str, ...]:
         """The names of what a weight is stored as."""
         return weight + self.end, *(part.name(weight) for part in self.parts)
