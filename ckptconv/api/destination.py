@@ -184,7 +184,7 @@ def _by_suffix(target: PathText) -> Format:
     try:
         return registry.by_suffix(Path(target))
     except UsageError as error:
-        if not Path(target).suffix:
+        if not Path(target).suffix and not os.path.lexists(target):
             error.hint = f"{os.fspath(target)}/ makes a folder with model.safetensors in it; else {error.hint}"
         raise
 

@@ -61,7 +61,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--dequantize", is_flag=True,
         help="Make plain tensors of quantized weights: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes, "
-        "HQQ, MLX, ONNX, OpenVINO, Core ML; of the type that config.json names, or --dtype.",
+        "HQQ, MLX, ONNX, OpenVINO, Core ML, CTranslate2; of the type that config.json names, or --dtype.",
     ),
     click.option("--strip-prefix", metavar="P", multiple=True, help="Cut P off the names that start with it."),
     click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),

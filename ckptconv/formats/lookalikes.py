@@ -4,6 +4,8 @@ what to do instead.
 
 from __future__ import annotations
 
+import re
+
 MADE_FROM = "convert what it was made from"
 OF_ONNX = "convert the ONNX file that it was made from"
 BESIDE_PROGRAM = "name the .pdiparams beside it"
@@ -58,6 +60,12 @@ LOOKALIKES: tuple[tuple[int, bytes, str, str], ...] = (
 """Files that people hand to a checkpoint tool by mistake: (offset, bytes, what it is, what to do). A negative offset
 counts from the end.
 """
+
+STARTS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (re.compile(rb"[1-9]\d{0,8} [1-9]\d{0,4}\n\S+ "), "a file of word vectors, as word2vec and fastText write them",
+     "numpy.savez what gensim's KeyedVectors.load_word2vec_format(FILE).vectors is: that is read"),
+)  # fmt: skip
+"""The same, by an expression for their start: how many words, how many numbers for each, a word."""
 
 SUFFIXES: dict[str, tuple[str, str]] = {
     ".pdmodel": ("a program of PaddlePaddle's, without weights", BESIDE_PROGRAM),

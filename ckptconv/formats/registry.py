@@ -36,7 +36,7 @@ from ckptconv.formats import (
     torch,
 )
 from ckptconv.formats.base import Format
-from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, SUFFIXES
+from ckptconv.formats.lookalikes import FOLDERS, LOOKALIKES, STARTS, SUFFIXES
 from ckptconv.formats.outside import part_of
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
@@ -252,6 +252,9 @@ def _unknown(source: Source | Folder) -> UnknownFormatError:
     start, end = bytes(source.read_at(0, near)), bytes(source.read_at(source.size - near, near))
     for offset, magic, what, hint in LOOKALIKES:
         if (start if offset >= 0 else end)[offset:].startswith(magic):
+            return UnknownFormatError(f"this is {what}", hint=hint)
+    for pattern, what, hint in STARTS:
+        if pattern.match(start):
             return UnknownFormatError(f"this is {what}", hint=hint)
     if outside := part_of(source.path):
         return outside

@@ -159,6 +159,7 @@ CONFIGURATIONS = [
     Folder("an activation", {"2_Dense/config.json": said(activation_function="os.getpid")}, named=("os.getpid",)),
     Folder("an activation of a cross-encoder", {"config.json": said(sentence_transformers={"activation_fn": "os.abort"})},
            named=("os.abort",)),
+    Folder("a model of mlx-lm's", {"config.json": said(model_file="mine.py/."), "mine.py": MODULE}, named=("mine.py/.",)),
     Folder("a pipeline's class", {"model_index.json": said(_class_name=["mine", "C"]), "mine.py": MODULE},
            named=("mine.C",)),
     Folder("a component's class", {"model_index.json": said(_class_name="P", tokenizer=["mine", "MyTokenizer"]),
@@ -244,7 +245,7 @@ HONEST = [
     Folder("a model of sentence-transformers", {
         "modules.json": json.dumps([{"type": "sentence_transformers.models.Transformer"}]).encode(),
         "2_Dense/config.json": said(activation_function="torch.nn.modules.activation.Tanh"),
-        "config.json": said(activation_function="gelu_new", attn_implementation="sdpa"),
+        "config.json": said(activation_function="gelu_new", attn_implementation="sdpa", model_file="model.bin"),
     }, "plain"),
     Folder("hyperparameters of SpeechBrain's", {"hyperparams.yaml": (
         b"__set_seed: !apply:torch.manual_seed [1]\nmodel: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN\n"

@@ -13,6 +13,7 @@
     config.json                 … {"activation_function": "module.Class"} of a Dense layer, of a cross-encoder
                                 {"sbert_ce_default_activation_function": …} and {"sentence_transformers":
                                 {"activation_fn": …}}, each called without arguments
+                                mlx-lm: {"model_file": "module.py"}, which is run
     adapter_config.json         PEFT: "auto_mapping": {"parent_library": module, "base_model_class": Class}, and
                                 "megatron_core": module, which are imported
     pipeline.py                 diffusers: only with custom_pipeline=FOLDER
@@ -21,15 +22,16 @@
 
 A library that asks for consent today may not have asked before: diffusers 0.35 and sentence-transformers before 6.0 run
 the code of a folder that is given as a path, so that this counts as what runs without consent. transformers has always
-asked. Kernels of anyone were fetched by transformers 4.57, of kernels-community alone by 5.24.
+asked, mlx-lm from 0.32 on. Kernels of anyone were fetched by transformers 4.57, of kernels-community alone by 5.24.
 
 Sources: transformers/dynamic_module_utils.py, integrations/hub_kernels.py;
 diffusers/pipelines/pipeline_loading_utils.py; sentence_transformers/util/misc.py, base/modules/dense.py,
-cross_encoder/model.py; peft/auto.py, tuners/lora/model.py.
+cross_encoder/model.py; peft/auto.py, tuners/lora/model.py; mlx_lm/utils.py (`load_model`).
 """
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, objects_in, spell_path
@@ -46,6 +48,8 @@ Object = dict[str, MetaNode]
 TRUST = "trust_remote_code=True"
 
 _TRANSFORMERS, _DIFFUSERS, _SENTENCES, _PEFT = "transformers", "diffusers", "sentence-transformers", "PEFT"
+_MLX, _MODULES = "mlx-lm", (".py", ".pyc", ".so", ".pyd")
+"""…and the files of which Python makes a module."""
 
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 _VERIFIED = "kernels-community/"
@@ -188,6 +192,13 @@ def _of_layer(document: MetaNode, home: str, files: Collection[str]) -> Iterator
             yield where, _called(name, _SENTENCES)
 
 
+def _of_config(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+    yield from _of_layer(document, home, files)
+    file = document.get("model_file") if isinstance(document, dict) else None
+    if isinstance(file, str) and PurePosixPath(file).name.endswith(_MODULES):  # "module.py/." is that file, too
+        yield ("model_file",), _called(file, _MLX)
+
+
 def _of_adapter(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
     if not isinstance(document, dict):
         return
@@ -204,6 +215,6 @@ def _of_adapter(document: MetaNode, home: str, files: Collection[str]) -> Iterat
 _OF_FILES = {
     _INDEX: _of_pipeline, "modular_model_index.json": _of_pipeline, MODULES: _of_modules,
     "router_config.json": _of_router,
-    "wordembedding_config.json": _of_words, "config.json": _of_layer, "adapter_config.json": _of_adapter,
+    "wordembedding_config.json": _of_words, "config.json": _of_config, "adapter_config.json": _of_adapter,
 }  # fmt: skip
 """What a configuration of that name says besides."""

@@ -70,6 +70,17 @@ def test_a_folder_is_the_model_in_it(tmp_path: Path) -> None:
         ckptconv.open(tmp_path)
 
 
+@pytest.mark.parametrize("inside", ["", "model"])
+def test_an_archive_of_a_folder_is_the_model_in_it(inside: str, tmp_path: Path) -> None:
+    """TorchScript of before 1.4 had a model.json as well."""
+    folder = tmp_path / "packed" / inside
+    folder.mkdir(parents=True)
+    shutil.copy(MODELS / "layers.json", folder / "model.json")
+    shutil.copy(MODELS / "layers.weights.bin", folder)
+    path = shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "packed")
+    assert ckptconv.diff(path, MODELS / "layers.json", bare=True).equal
+
+
 WEIGHT: dict[str, object] = {"name": "w", "shape": [2], "dtype": "float32"}
 
 

@@ -57,7 +57,8 @@ def claims(source: Source) -> bool:
         archive = ZipArchive.of(source)
     except CkptconvError:
         return False
-    return root_of(archive, "constants.pkl") is not None or root_of(archive, "model.json") is not None
+    old = root_of(archive, "model.json")  # the folder of a model of TensorFlow.js' has one as well
+    return root_of(archive, "constants.pkl") is not None or (old is not None and f"{old}version" in archive.entries)
 
 
 def read(source: Source) -> Checkpoint:

@@ -79,6 +79,8 @@ OTHERS = {
     "a network of dlib's": (b"\1\1\1\x0dloss_metric_2\3\x0a\xd7", "made from"),
     "a model of Kaldi's": (b"\0B<TransitionModel> " + bytes(20), "made from"),
     "a vocabulary of SentencePiece's": (b"\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2", "file of the weights"),
+    "word vectors, as text": (b"3 2\nc -0.0067 0.0029\n", "gensim"),
+    "word vectors, binary": (b"3 2\nc " + bytes(8) + b"\nd ", "gensim"),
     "a model of fastText's": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
     "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),
     "a file of MATLAB's": (b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", "loadmat"),
