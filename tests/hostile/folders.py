@@ -198,6 +198,10 @@ CONFIGURATIONS = [
            named=("os.system",)),
     Folder("a target of a diffusion model's", {"v1.yaml": b"model:\n  target: subprocess.Popen\n  params: {args: [touch, pwned]}\n"},
            named=("subprocess.Popen",)),
+    Folder("a target by an alias", {"conf.yaml": b"b: &b os.system\na: {_target_: *b}\n"}, named=("os.system",)),
+    Folder("a preprocessor of pyannote.audio's", {"config.yaml": b"pipeline: {name: types.SimpleNamespace}\npreprocessors:\n"
+           b"  audio:\n    name: subprocess.Popen\n    params: {args: [touch, pwned]}\n"},
+           named=("types.SimpleNamespace", "subprocess.Popen")),
     Folder("a target of NeMo's", {"model_config.yaml": b"a:\n  _target_: os.system\n"}, named=("os.system",)),
     Folder("names that YOLOv5 evaluates", {"metadata.yaml": b"names: \"__import__('os').system('touch pwned')\"\n"},
            named=("builtins.eval",)),
@@ -260,7 +264,9 @@ HONEST = [
         b"!!python/object/apply:collections.OrderedDict\n- - - size\n    - !!python/tuple [1, 2]\n"
     ), "conf/model.yaml": b"_target_: src.models.Net\nopt: {_target_: torch.optim.Adam}\npath: {_target_: pathlib.Path}\n",
         "v1.yaml": b"model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n", "yolo.yaml": b"activation: nn.LeakyReLU(0.1)\n",
-        "metadata.yaml": b"names: \"{0: 'person (1)'}\"\n", "data.yaml": b"names:\n  0: person\ntarget: os\n"}, "plain"),
+        "metadata.yaml": b"names: \"{0: 'person (1)'}\"\n", "data.yaml": b"names:\n  0: person\ntarget: os\n",
+        "config.yaml": b"pipeline:\n  name: pyannote.audio.pipelines.SpeakerDiarization\n  params:\n    embedding_batch_size: 32\n"},
+        "plain"),
     Folder("chat templates", {"chat_template.jinja": (
         b"{{ '<tool_call>\\n{\\\"name\\\": ' }}{{ message['__meta__'] }}{% set parts = content.split('__') %}{{ parts[0] }}"
     )}, "plain"),

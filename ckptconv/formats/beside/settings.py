@@ -5,13 +5,14 @@ r"""What libraries run of YAML, which stays text here.
                         YAML spells otherwise (``!<!apply:…>``, ``%41``, ``%TAG``)
     *.yaml, *.yml       PyYAML, where it is not told to be safe: !!python/object/apply:, /new:, /name:, /module:
                         Hydra's _target_, Lightning's class_path, and the target of diffusion models' configurations,
-                        which are imported and called with what stands beside them
+                        which are imported and called with what stands beside them; the name of pyannote.audio's
+                        pipeline, and of its preprocessors
 
 Classes of SpeechBrain's, torch's and sentencepiece's are what such hyperparameters are made of; any other is told. Of
 targets those are told that lead to Python's own library or can run anything: a project names classes of its own.
 
 Sources: hyperpyyaml/core.py; speechbrain/inference/interfaces.py; yaml/constructor.py; hydra/_internal/instantiate;
-ldm/util.py (`instantiate_from_config`).
+ldm/util.py (`instantiate_from_config`); pyannote/audio/core/pipeline.py (`Pipeline.from_pretrained`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
 from ckptconv.formats.code import evaluated
 from ckptconv.formats.code.yaml_escapes import undisguised
+from ckptconv.formats.code.yaml_scalars import HIDDEN, Scalars
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -62,7 +64,8 @@ _BUILT = re.compile(
 )
 """What PyYAML writes of honest objects."""
 
-_TARGET = re.compile(r"""(?<![\w-])["']?(_target_|__target__|target|class_path)["']?\s*+:\s*+["']?([\w.]+)""")
+_KEYS = ("_target_", "__target__", "target", "class_path")
+_PIPELINE = re.compile(r"\b(pipeline|preprocessors)\b")
 _YOLOS = re.compile(
     r"^\s*[\"']?(" + "|".join(sorted(evaluated.YOLO)) + r"|activation)[\"']?\s*+:\s*+(.+)", re.MULTILINE
 )
@@ -88,6 +91,7 @@ def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Progra
     """What a file of YAML says of that; `files` are those of the folder that it is in."""
     text = unquote(undisguised(text))
     home = path[: len(path) - len(path.rpartition("/")[2])]
+    lines = _Lines(path, text)
     for found in _TAG.finditer(text):
         kind, name = found[1], found[2]
         if kind == "include":
@@ -96,27 +100,38 @@ def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Progra
         else:
             node = _of_tag(kind, name)
         if node is not None:
-            yield Program(_line(path, text, found.start()), node, "SpeechBrain")
+            yield Program(lines.at(found.start()), node, "SpeechBrain")
     for found in _RESOLVED.finditer(text):
-        yield Program(_line(path, text, found.start()), Opaque(found[1], "called"), "SpeechBrain")
+        yield Program(lines.at(found.start()), Opaque(found[1], "called"), "SpeechBrain")
     for found in _PYTHON.finditer(text):
         kind, name = found[1], found[2]
         if not _BUILT.fullmatch(name):
             calls = kind in ("object/apply", "object/new") or _is_librarys(name)
-            yield Program(_line(path, text, found.start()), Opaque(name, "called" if calls else "object"), "PyYAML")
-    for found in _TARGET.finditer(text):
-        is_hydras, name = found[1].startswith("_"), found[2]
-        if _RUNNING.fullmatch(name) or (is_hydras and _is_librarys(name)):
+            yield Program(lines.at(found.start()), Opaque(name, "called" if calls else "object"), "PyYAML")
+    yield from _of_targets(text, lines)
+    yield from _evaluated(text, lines)
+
+
+def _of_targets(text: str, lines: _Lines) -> Iterator[Program]:
+    scalars = Scalars(text)
+    for key, name, at in scalars.values_of(*(key for key in _KEYS if key in text)):
+        is_hydras = key.startswith("_")
+        if _RUNNING.fullmatch(name) or (is_hydras and _is_librarys(name)) or name == HIDDEN:
             by = "Hydra" if is_hydras else "who instantiates it"
-            yield Program(_line(path, text, found.start()), Opaque(name, "called"), by)
-    yield from _evaluated(path, text)
+            yield Program(lines.at(at), Opaque(name, "called"), by)
+        elif name.startswith("${") and is_hydras:
+            yield Program(lines.at(at), Opaque(name, "object"), "Hydra")
+    if _PIPELINE.search(text):
+        for _, name, at in scalars.values_of("name"):
+            if _is_librarys(name) or name == HIDDEN:
+                yield Program(lines.at(at), Opaque(name, "called"), "pyannote.audio")
 
 
-def _evaluated(path: str, text: str) -> Iterator[Program]:
+def _evaluated(text: str, lines: _Lines) -> Iterator[Program]:
     for found in _YOLOS.finditer(text):
         said = found[2].strip().strip("\"'")
         if evaluated.runs(said) and not _LAYER.fullmatch(said):
-            yield Program(_line(path, text, found.start()), Opaque("builtins.eval", "called", (said,)), "YOLOv5")
+            yield Program(lines.at(found.start()), Opaque("builtins.eval", "called", (said,)), "YOLOv5")
 
 
 def _of_tag(kind: str, name: str) -> Opaque | None:
@@ -134,6 +149,16 @@ def _is_librarys(name: str) -> bool:
     return _RUNNING.fullmatch(name) is not None or through or first in sys.stdlib_module_names - _PLAIN
 
 
-def _line(path: str, text: str, at: int) -> str:
-    count = text.count("\n", 0, at) + 1
-    return f"{path}: line {count:,}"
+class _Lines:
+    """Where in a file something stands; places that are asked for in their order are counted on from each other."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path, self._text = path, text
+        self._at, self._count = 0, 1
+
+    def at(self, place: int) -> str:
+        if place < self._at:
+            self._at, self._count = 0, 1
+        self._count += self._text.count("\n", self._at, place)
+        self._at = place
+        return f"{self._path}: line {self._count:,}"

@@ -1,0 +1,61 @@
+"""Values of YAML are told however they are written; PyYAML says that they are the same."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from ckptconv.formats.beside.settings import programs_in
+from ckptconv.formats.code.yaml_scalars import HIDDEN, Scalars
+
+SAME = {
+    "plain": "a: {_target_: os.system}",
+    "quoted": 'a: {"_target_" : "os.system"}',
+    "spaces": "a:\n  _target_: ' os.system'",
+    "escaped": 'a:\n  _target_: "os\\\n    .system"',
+    "the next line": "a:\n  _target_:\n    os.system",
+    "behind a comment": "a:\n  _target_: # x: y\n    # z\n    os.system",
+    "folded": "a:\n  _target_: >-\n    os.system",
+    "a block": "a:\n  _target_: |2- # x\n    os.system",
+    "an anchor": "a:\n  _target_: &x os.system",
+    "a tag": "a:\n  _target_: !!str os.system",
+    "a tag in full": "a:\n  _target_: !<tag:yaml.org,2002:str> 'os.system'",
+    "an anchor and a tag": "a:\n  _target_: &x !!str\n    os.system",
+    "an alias": "b: &x !!str os.system\na:\n  _target_: *x",
+    "a key of its own": "a:\n  ? _target_\n  : os.system",
+    "a key with a comment": "a:\n  ? !!str _target_ # x\n  : os.system",
+    "a key by an alias": "k: &k _target_\na:\n  *k : os.system",
+    "merged": "b: &x {_target_: os.system}\na:\n  <<: *x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SAME.values(), ids=SAME)
+def test_a_target_is_told_however_it_is_written(text: str) -> None:
+    assert yaml.safe_load(text)["a"]["_target_"].strip() == "os.system"
+    assert [(one.node.name, one.node.how) for one in programs_in("x.yaml", text, ())] == [("os.system", "called")]
+
+
+def test_what_is_put_together_is_told() -> None:
+    told = [one.node for one in programs_in("x.yaml", "b: os.system\na:\n  _target_: ${b}\n", ())]
+    assert {(one.name, one.how) for one in told} == {("${b}", "object"), ("os.system", "called")}
+    (part,) = programs_in("x.yaml", "b: os\na:\n  _target_: ${b}.system\n", ())
+    assert part.node.how == "object"
+
+
+def test_more_than_yaml_has_before_a_value_is_told() -> None:
+    assert [value for _, value, _ in Scalars("name: &a !b &c !d &e x").values_of("name")] == [HIDDEN]
+    assert [value for _, value, _ in Scalars(f"name: !{'a' * 300} x").values_of("name")] == [HIDDEN]
+
+
+ALIKE = ("name: # ", "&a", "name: &a ", "name: *a ", "&a name ", "#\nname:", "name:!", 'name:"', "target: os.x\n")
+
+
+@pytest.mark.parametrize("part", ALIKE)
+def test_the_time_is_linear(part: str) -> None:
+    text = part * (200_000 // len(part))
+    start = time.process_time()
+    for _ in programs_in("x.yaml", f"pipeline: {text}", ()):
+        pass
+    assert time.process_time() - start < 20  # of quadratic time minutes
