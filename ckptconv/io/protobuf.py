@@ -21,7 +21,7 @@ from ckptconv.errors import CUT_SHORT, LimitError
 from ckptconv.io.varint import varint as plain_varint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from ckptconv.errors import CorruptFileError
     from ckptconv.io.source import Source
@@ -100,6 +100,22 @@ class Wire:
             if self._left < 0:
                 raise LimitError(f"more than {MAX_FIELDS:,} fields", hint="no honest model has so many")
             yield tag >> 3, wire, begin, position
+
+    def known(self, start: int, stop: int, wires: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+        """Number and payload of the fields whose numbers are in `wires`; others are passed over.
+
+        Raises CorruptFileError where one has another wire type than it has there.
+        """
+        for number, wire, begin, end in self.fields(start, stop):
+            if number in wires:
+                self.expect(number, wire, wires[number])
+                yield number, begin, end
+
+    def matching(self, start: int, stop: int, wires: Mapping[int, int]) -> Iterator[tuple[int, int, int]]:
+        """As `known`, but that fields with another wire type are passed over too, as protobuf's own readers do."""
+        for number, wire, begin, end in self.fields(start, stop):
+            if wires.get(number) == wire:
+                yield number, begin, end
 
     def check(self, start: int, stop: int) -> None:
         """Raise CorruptFileError unless the range, which is passed over, is made of fields."""

@@ -112,15 +112,13 @@ def read(source: Source) -> Checkpoint:
     """
     wire, name = Wire(source, bad), ""
     layers: list[_Layer] = []
-    for number, kind, begin, end in wire.fields(0, source.size):
+    for number, begin, end in wire.known(0, source.size, {NAME: LEN, OLD_LAYERS: LEN, LAYERS: LEN}):
         if number == NAME:
-            wire.expect(number, kind, LEN)
             name = wire.text(begin, end)
-        elif number in (OLD_LAYERS, LAYERS):
-            wire.expect(number, kind, LEN)
+        else:
             layers.append(_old_layer(wire, begin, end) if number == OLD_LAYERS else _layer(wire, begin, end))
-            if len(layers) > MAX_LAYERS:
-                raise LimitError(f"it has more than {MAX_LAYERS:,} layers")
+        if len(layers) > MAX_LAYERS:
+            raise LimitError(f"it has more than {MAX_LAYERS:,} layers")
     if not layers:
         raise bad("it has no layers")
     noted: dict[str, MetaNode] = {"name": name, **counted(Counter(layer.type for layer in layers))}
@@ -133,14 +131,12 @@ def read(source: Source) -> Checkpoint:
 
 def _layer(wire: Wire, start: int, stop: int) -> _Layer:
     layer = _Layer()
-    for number, kind, begin, end in wire.fields(start, stop):
-        if number in (1, 2, 7):
-            wire.expect(number, kind, LEN)
+    for number, begin, end in wire.known(start, stop, {1: LEN, 2: LEN, 7: LEN}):
         if number == 1:
             layer.name = wire.text(begin, end)
         elif number == 2:
             layer.type = wire.text(begin, end)
-        elif number == 7:
+        else:
             layer.blobs.append((begin, end))
     return layer
 
@@ -188,17 +184,14 @@ def _blob(wire: Wire, name: str, place: tuple[int, int]) -> LazyTensor:
     sizes, shape = {1: 0, 2: 0, 3: 0, 4: 0}, None
     data: tuple[int, int] | None = None
     dtype = DType.F32
-    for number, kind, begin, end in wire.fields(*place):
+    for number, begin, end in wire.known(*place, dict.fromkeys(sizes, VARINT) | {5: LEN, 7: LEN, 8: LEN}):
         if number in sizes:
-            wire.expect(number, kind, VARINT)
             sizes[number] = signed(begin)
         elif number == 7:
-            wire.expect(number, kind, LEN)
             shape = _shape(wire, name, begin, end)
-        elif number in (5, 8):
-            wire.expect(number, kind, LEN)
-            if data:
-                raise bad(f"the values of {name!r} come in pieces")
+        elif data:
+            raise bad(f"the values of {name!r} come in pieces")
+        else:
             data, dtype = (begin, end), DType.F32 if number == 5 else DType.F64
     sizes_now = tuple(sizes.values()) if shape is None else shape
     start, stop = data or (place[0], place[0])

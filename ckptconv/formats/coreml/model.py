@@ -121,17 +121,13 @@ def _model(wire: Wire, spec: Spec, names: GraphNames, whole: Model, depth: int) 
 def _pipeline(wire: Wire, spec: Spec, names: GraphNames, pipeline: Model, depth: int) -> None:
     place = pipeline.place
     if pipeline.kind != PIPELINES[-1]:  # a classifier or a regressor, which has one in it
-        place = next(
-            ((begin, end) for number, kind, begin, end in wire.fields(*place) if (number, kind) == (1, LEN)), place
-        )
+        place = next(((begin, end) for _, begin, end in wire.matching(*place, {1: LEN})), place)
     models: list[Range] = []
     called: list[str] = []
-    for number, kind, begin, end in wire.fields(*place):
+    for number, begin, end in wire.known(*place, {1: LEN, 2: LEN}):
         if number == 1:
-            wire.expect(number, kind, LEN)
             models.append((begin, end))
-        elif number == 2:
-            wire.expect(number, kind, LEN)
+        else:
             called.append(wire.text(begin, end))
         if max(len(models) + len(spec.models), len(called)) > MAX_MODELS:
             raise LimitError(f"it has more than {MAX_MODELS:,} models")
@@ -142,33 +138,30 @@ def _pipeline(wire: Wire, spec: Spec, names: GraphNames, pipeline: Model, depth:
 
 
 def _description(wire: Wire, spec: Spec, start: int, stop: int) -> None:
-    for number, kind, begin, end in wire.fields(start, stop):
-        if kind == LEN and number in (1, 10):
-            (spec.inputs if number == 1 else spec.outputs).append(first_text(wire, begin, end))
-        elif kind == LEN and number == 100:
+    for number, begin, end in wire.matching(start, stop, {1: LEN, 10: LEN, 100: LEN}):
+        if number == 100:
             _metadata(wire, spec, begin, end)
+        else:
+            (spec.inputs if number == 1 else spec.outputs).append(first_text(wire, begin, end))
         if len(spec.inputs) + len(spec.outputs) > MAX_FEATURES:
             raise LimitError(f"it has more than {MAX_FEATURES:,} inputs and outputs")
 
 
 def first_text(wire: Wire, start: int, stop: int) -> str:
     """The text of a message's first field, such as a name; empty where it has none."""
-    return next(
-        (wire.text(begin, end) for number, kind, begin, end in wire.fields(start, stop) if (number, kind) == (1, LEN)),
-        "",
-    )
+    return next((wire.text(begin, end) for _, begin, end in wire.matching(start, stop, {1: LEN})), "")
 
 
 def _metadata(wire: Wire, spec: Spec, start: int, stop: int) -> None:
     names = {1: "shortDescription", 2: "versionString", 3: "author", 4: "license"}
     own: dict[str, MetaNode] = {}
-    for number, kind, begin, end in wire.fields(start, stop):
-        if kind == LEN and number in names:
+    for number, begin, end in wire.matching(start, stop, dict.fromkeys((*names, 100), LEN)):
+        if number in names:
             spec.said[names[number]] = wire.text(begin, end, MAX_SAID)
-        elif kind == LEN and number == 100:
-            pair = {n: wire.text(b, e, MAX_SAID) for n, k, b, e in wire.fields(begin, end) if k == LEN and n in (1, 2)}
-            own[pair.get(1, "")] = pair.get(2, "")
-            if len(own) > MAX_FEATURES:
-                raise LimitError(f"it has more than {MAX_FEATURES:,} entries of its user's")
+            continue
+        pair = {n: wire.text(first, last, MAX_SAID) for n, first, last in wire.matching(begin, end, {1: LEN, 2: LEN})}
+        own[pair.get(1, "")] = pair.get(2, "")
+        if len(own) > MAX_FEATURES:
+            raise LimitError(f"it has more than {MAX_FEATURES:,} entries of its user's")
     if own:
         spec.said["userDefined"] = own

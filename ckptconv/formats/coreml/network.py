@@ -141,10 +141,8 @@ def read_network(wire: Wire, place: Range, scope: str, names: GraphNames) -> Net
 def _network(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
     if depth > MAX_NESTED:
         raise LimitError(f"its networks are more than {MAX_NESTED} deep")
-    for number, kind, begin, end in wire.fields(*place):
-        if number == 1:
-            wire.expect(number, kind, LEN)
-            _layer(wire, network, (begin, end), scope, depth)
+    for _, begin, end in wire.known(*place, {1: LEN}):
+        _layer(wire, network, (begin, end), scope, depth)
 
 
 def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -> None:
@@ -158,15 +156,9 @@ def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -
             name = wire.text(begin, end)
         elif number in _BRANCHES:
             parts = _BRANCHES[number]
-            for inner, wanted, start, stop in wire.fields(begin, end):
-                if inner in parts and wanted == LEN:
-                    _network(
-                        wire,
-                        network,
-                        (start, stop),
-                        network.names.joined(scope, name, ".", parts[inner], "."),
-                        depth + 1,
-                    )
+            for inner, start, stop in wire.matching(begin, end, dict.fromkeys(parts, LEN)):
+                below = network.names.joined(scope, name, ".", parts[inner], ".")
+                _network(wire, network, (start, stop), below, depth + 1)
         elif number == ACTIVATION:
             _activation(wire, network, (begin, end), network.names.joined(scope, name))
         elif number in LAYERS:
@@ -174,11 +166,10 @@ def _layer(wire: Wire, network: Network, place: Range, scope: str, depth: int) -
 
 
 def _activation(wire: Wire, network: Network, place: Range, name: str) -> None:
-    for number, kind, begin, end in wire.fields(*place):
-        if number in _ACTIVATIONS and kind == LEN:
-            for inner, wanted, start, stop in wire.fields(begin, end):
-                if inner in _ACTIVATIONS[number] and wanted == LEN:
-                    _add(wire, network, (name, ".", _ACTIVATIONS[number][inner]), (), (start, stop))
+    for number, begin, end in wire.matching(*place, dict.fromkeys(_ACTIVATIONS, LEN)):
+        roles = _ACTIVATIONS[number]
+        for inner, start, stop in wire.matching(begin, end, dict.fromkeys(roles, LEN)):
+            _add(wire, network, (name, ".", roles[inner]), (), (start, stop))
 
 
 def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) -> None:
@@ -205,10 +196,9 @@ def _weights(wire: Wire, network: Network, layer: int, place: Range, name: str) 
     parts = _shaped(_LSTM, params, name) if inside else {}
     for index, where in enumerate(inside):
         way = ("forward.", "backward.")[index] if layer == 430 and index < 2 else ""
-        for number, kind, begin, end in wire.fields(*where):
-            if kind == LEN and number in parts:
-                role, shape = parts[number]
-                _add(wire, network, (name, ".", way, role), shape, (begin, end))
+        for number, begin, end in wire.matching(*where, dict.fromkeys(parts, LEN)):
+            role, shape = parts[number]
+            _add(wire, network, (name, ".", way, role), shape, (begin, end))
 
 
 def _shaped(roles: Roles, params: Params, name: str) -> dict[int, tuple[str, tuple[int, ...]]]:
@@ -248,17 +238,13 @@ def _add(wire: Wire, network: Network, parts: tuple[str, ...], shape: tuple[int,
 
 
 def _quantization(wire: Wire, found: Weights, start: int, stop: int) -> None:
-    for number, kind, begin, end in wire.fields(start, stop):
+    for number, begin, end in wire.known(start, stop, {1: VARINT, 101: LEN, 102: LEN}):
         if number == 1:
-            wire.expect(number, kind, VARINT)
             found.bits = begin
-        elif number in (101, 102):
-            wire.expect(number, kind, LEN)
-            roles = {1: "scale", 2: "bias"} if number == 101 else {1: "table"}
-            for inner, wanted, first, last in wire.fields(begin, end):
-                if inner in roles:
-                    wire.expect(inner, wanted, LEN)
-                    found.parts[roles[inner]] = first, last
+            continue
+        roles = {1: "scale", 2: "bias"} if number == 101 else {1: "table"}
+        for inner, first, last in wire.known(begin, end, dict.fromkeys(roles, LEN)):
+            found.parts[roles[inner]] = first, last
 
 
 def fitting(shape: tuple[int, ...], count: int) -> tuple[int, ...]:

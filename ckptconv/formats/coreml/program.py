@@ -97,25 +97,23 @@ def read_program(wire: Wire, place: Range, scope: str, names: GraphNames) -> Pro
 
 def _ranges(wire: Wire, place: Range, wanted: int) -> Iterator[Range]:
     """The messages in a field that may come several times."""
-    for number, kind, begin, end in wire.fields(*place):
-        if number == wanted:
-            wire.expect(number, kind, LEN)
-            yield begin, end
+    for _, begin, end in wire.known(*place, {wanted: LEN}):
+        yield begin, end
 
 
 def _entry(wire: Wire, start: int, stop: int) -> tuple[str, Range | None]:
     """Key and value of an entry of a map."""
     key, value = "", None
-    for number, kind, begin, end in wire.fields(start, stop):
-        if kind == LEN and number == 1:
+    for number, begin, end in wire.matching(start, stop, {1: LEN, 2: LEN}):
+        if number == 1:
             key = wire.text(begin, end)
-        elif kind == LEN and number == 2:
+        else:
             value = begin, end
     return key, value
 
 
 def _function(wire: Wire, program: Program, place: Range, scope: str) -> None:
-    opset = next((wire.text(b, e) for n, k, b, e in wire.fields(*place) if (n, k) == (2, LEN)), "")
+    opset = next((wire.text(begin, end) for _, begin, end in wire.matching(*place, {2: LEN})), "")
     blocks = dict(_entry(wire, begin, end) for begin, end in _ranges(wire, place, 3))
     block = blocks.get(opset)
     if block is None:
@@ -187,17 +185,12 @@ def _bound(wire: Wire, argument: Range) -> Iterator[Range]:
 def _value(wire: Wire, place: Range, name: str) -> Constant | None:
     """A constant that is a tensor of numbers; None of texts, lists and the like."""
     found = Constant(name, STRING, ())
-    for number, kind, begin, end in wire.fields(*place):
-        if number in (2, 3, 5):
-            wire.expect(number, kind, LEN)
-        if number == 2:
-            for tensor in _ranges(wire, (begin, end), 1):
-                _type(wire, tensor, found)
-        elif number == 3:
-            for tensor in _ranges(wire, (begin, end), 1):
-                _immediate(wire, tensor, found)
-        elif number == 5:
+    for number, begin, end in wire.known(*place, {2: LEN, 3: LEN, 5: LEN}):
+        if number == 5:
             _blob(wire, begin, end, found)
+            continue
+        for tensor in _ranges(wire, (begin, end), 1):
+            (_type if number == 2 else _immediate)(wire, tensor, found)
     if found.code == STRING or found.kind == STRINGS or not (found.file or found.place):
         return None
     return found
@@ -205,21 +198,19 @@ def _value(wire: Wire, place: Range, name: str) -> Constant | None:
 
 def _type(wire: Wire, place: Range, found: Constant) -> None:
     sizes: list[int] = []
-    for number, kind, begin, end in wire.fields(*place):
+    for number, begin, end in wire.known(*place, {1: VARINT, 3: LEN}):
         if number == 1:
-            wire.expect(number, kind, VARINT)
             found.code = begin
-        elif number == 3:
-            wire.expect(number, kind, LEN)
+        else:
             sizes.append(_size(wire, (begin, end)))
-            if len(sizes) > MAX_RANK:
-                raise LimitError(f"{found.name!r} has more than {MAX_RANK} dimensions")
+        if len(sizes) > MAX_RANK:
+            raise LimitError(f"{found.name!r} has more than {MAX_RANK} dimensions")
     found.shape = tuple(sizes)
 
 
 def _size(wire: Wire, dimension: Range) -> int:
     for constant in _ranges(wire, dimension, 1):
-        size = next((begin for number, kind, begin, _ in wire.fields(*constant) if (number, kind) == (1, VARINT)), 0)
+        size = next((begin for _, begin, _ in wire.matching(*constant, {1: VARINT})), 0)
         if signed(size) < 0:
             raise bad("a dimension is negative")
         return size
@@ -230,17 +221,15 @@ def _immediate(wire: Wire, place: Range, found: Constant) -> None:
     for number, kind, begin, end in wire.fields(*place):
         wire.expect(number, kind, LEN)
         found.kind, found.place = number, (begin, begin)
-        for field_number, inner, start, stop in wire.fields(begin, end):
-            if field_number == 1 and number != STRINGS:
-                wire.expect(field_number, inner, LEN)
-                if found.place[0] != found.place[1]:
-                    raise bad(f"the values of {found.name!r} come in pieces")
-                found.place = start, stop
+        for _, start, stop in wire.known(begin, end, {} if number == STRINGS else {1: LEN}):
+            if found.place[0] != found.place[1]:
+                raise bad(f"the values of {found.name!r} come in pieces")
+            found.place = start, stop
 
 
 def _blob(wire: Wire, start: int, stop: int, found: Constant) -> None:
-    for number, kind, begin, end in wire.fields(start, stop):
-        if (number, kind) == (1, LEN):
+    for number, begin, end in wire.matching(start, stop, {1: LEN, 2: VARINT}):
+        if number == 1:
             found.file = wire.text(begin, end)
-        elif (number, kind) == (2, VARINT):
+        else:
             found.offset = begin

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _DEEPEST_TYPE = 16
 _MAX_SHOWN_DIMS = 256
-_TENSOR, _SEQUENCE, _MAP, _SPARSE, _OPTIONAL = 1, 4, 5, 8, 9
+_TENSOR, _MAP, _SPARSE = 1, 5, 8
+_HOLDERS = {4: "sequence", _MAP: "map", 9: "optional"}
 
 
 def facts(model: Model, graph: Graph, window: Window) -> dict[str, MetaNode]:
@@ -54,10 +55,10 @@ def _values(ranges: list[Range], window: Window) -> list[dict[str, MetaNode]]:
 def _value(start: int, stop: int, window: Window) -> dict[str, MetaNode]:
     """A ValueInfoProto; dimensions are sizes, names, or None where nothing is said."""
     value: dict[str, MetaNode] = {"name": "", "dtype": None, "shape": None}
-    for number, wire, begin, end in window.fields(start, stop):
-        if number == 1 and wire == LEN:
+    for number, begin, end in window.matching(start, stop, {1: LEN, 2: LEN}):
+        if number == 1:
             value["name"] = window.text(begin, end)
-        elif number == 2 and wire == LEN:
+        else:
             value["dtype"], value["shape"] = _type(begin, end, window, 0)
     return value
 
@@ -65,43 +66,33 @@ def _value(start: int, stop: int, window: Window) -> dict[str, MetaNode]:
 def _type(start: int, stop: int, window: Window, depth: int) -> tuple[str | None, MetaNode]:
     if depth > _DEEPEST_TYPE:
         raise LimitError(f"types within types, more than {_DEEPEST_TYPE} deep")
-    for number, wire, begin, end in window.fields(start, stop):
-        if wire != LEN:
-            continue
+    for number, begin, end in window.matching(start, stop, dict.fromkeys((_TENSOR, _SPARSE, *_HOLDERS), LEN)):
         if number in (_TENSOR, _SPARSE):
             dtype, shape = _tensor_type(begin, end, window)
             return (f"sparse {dtype}" if number == _SPARSE else dtype), shape
-        if number in (_SEQUENCE, _MAP, _OPTIONAL):
-            kind = {_SEQUENCE: "sequence", _MAP: "map", _OPTIONAL: "optional"}[number]
-            inner = [
-                _type(first, last, window, depth + 1)[0]
-                for field, inner_wire, first, last in window.fields(begin, end)
-                if inner_wire == LEN and field == (2 if number == _MAP else 1)
-            ]
-            return f"{kind} of {inner[0] if inner else None}", None
+        place = {2 if number == _MAP else 1: LEN}
+        inner = [_type(first, last, window, depth + 1)[0] for _, first, last in window.matching(begin, end, place)]
+        return f"{_HOLDERS[number]} of {inner[0] if inner else None}", None
     return None, None
 
 
 def _tensor_type(start: int, stop: int, window: Window) -> tuple[str | None, MetaNode]:
     dtype: str | None = None
     shape: list[MetaNode] | None = None
-    for number, wire, begin, end in window.fields(start, stop):
-        if number == 1 and wire == VARINT:
+    for number, begin, end in window.matching(start, stop, {1: VARINT, 2: LEN}):
+        if number == 1:
             known = DTYPE_BY_CODE.get(begin)
             dtype = known.name if known else "STRING" if begin == STRING else f"type {begin}"
-        elif number == 2 and wire == LEN:
-            shape = []
-            for field, field_wire, first, last in window.fields(begin, end):
-                if field == 1 and field_wire == LEN and len(shape) < _MAX_SHOWN_DIMS:
-                    shape.append(_dimension(first, last, window))
+            continue
+        shape = []
+        for _, first, last in window.matching(begin, end, {1: LEN}):
+            if len(shape) < _MAX_SHOWN_DIMS:
+                shape.append(_dimension(first, last, window))
     return dtype, shape
 
 
 def _dimension(start: int, stop: int, window: Window) -> MetaNode:
     size: MetaNode = None
-    for number, wire, begin, end in window.fields(start, stop):
-        if number == 1 and wire == VARINT:
-            size = signed(begin)
-        elif number == 2 and wire == LEN:
-            size = window.text(begin, end)
+    for number, begin, end in window.matching(start, stop, {1: VARINT, 2: LEN}):
+        size = signed(begin) if number == 1 else window.text(begin, end)
     return size

@@ -81,22 +81,20 @@ class Walker:
 
     def _opset(self, start: int, stop: int) -> tuple[str, int]:
         domain, version = "", 0
-        for number, wire, begin, end in self._window.fields(start, stop):
-            if number == 1 and wire == LEN:
+        for number, begin, end in self._window.matching(start, stop, {1: LEN, 2: VARINT}):
+            if number == 1:
                 domain = self._window.text(begin, end)
-            elif number == 2 and wire == VARINT:
+            else:
                 version = signed(begin)
         return domain, version
 
     def pair(self, start: int, stop: int) -> tuple[str, str]:
         """A StringStringEntryProto."""
         texts: dict[int, str] = {}
-        for number, wire, begin, end in self._window.fields(start, stop):
-            if number in (1, 2):
-                self._window.expect(number, wire, LEN)
-                if number in texts:
-                    raise bad("a string pair has two keys or two values")
-                texts[number] = self._window.text(begin, end, MAX_TEXTS)
+        for number, begin, end in self._window.known(start, stop, {1: LEN, 2: LEN}):
+            if number in texts:
+                raise bad("a string pair has two keys or two values")
+            texts[number] = self._window.text(begin, end, MAX_TEXTS)
         return texts.get(1, ""), texts.get(2, "")
 
     def _function(self, start: int, stop: int) -> tuple[str, Graph]:
@@ -291,10 +289,10 @@ def integers(window: Window, node: Node) -> Mapping[str, int]:
     found: dict[str, int] = {}
     for place in node.attributes:
         name, value = "", None
-        for number, wire, begin, end in window.fields(*place):
-            if (number, wire) == (1, LEN):
+        for number, begin, end in window.matching(*place, {1: LEN, 3: VARINT}):
+            if number == 1:
                 name = window.text(begin, end)
-            elif (number, wire) == (3, VARINT):
+            else:
                 value = signed(begin)
         if value is not None:
             found[name] = value

@@ -52,35 +52,33 @@ def _parameter(operator: Any) -> Variable:
 def variables_in_message(source: Source) -> list[Variable]:
     """The persistable tensors of a program in protobuf. Raises CorruptFileError, LimitError."""
     wire, found = Wire(source, bad), list[Variable]()
-    for number, kind, begin, end in wire.fields(0, source.size):
-        if number == 1:
-            wire.expect(number, kind, LEN)
-            for inner, wanted, start, stop in wire.fields(begin, end):
-                if (inner, wanted) == (3, LEN) and (variable := _variable(wire, start, stop)):
-                    found.append(variable)
+    for _, begin, end in wire.known(0, source.size, {1: LEN}):
+        for _, start, stop in wire.matching(begin, end, {3: LEN}):
+            if variable := _variable(wire, start, stop):
+                found.append(variable)
     return _checked(found)
 
 
 def _variable(wire: Wire, start: int, stop: int) -> Variable | None:
     """A variable; None of one that is computed, or no tensor."""
     name, place, kept = "", (0, 0), False
-    for number, kind, begin, end in wire.fields(start, stop):
-        if (number, kind) == (1, LEN):
+    for number, begin, end in wire.matching(start, stop, {1: LEN, 2: LEN, 3: VARINT}):
+        if number == 1:
             name = wire.text(begin, end)
-        elif (number, kind) == (2, LEN):
+        elif number == 2:
             place = begin, end
-        elif (number, kind) == (3, VARINT):
+        else:
             kept = begin == 1
     return _tensor(wire, name, *place) if kept and name else None
 
 
 def _tensor(wire: Wire, name: str, start: int, stop: int) -> Variable | None:
     dense, described = False, (0, 0)
-    for number, kind, begin, end in wire.fields(start, stop):
-        if (number, kind) == (1, VARINT):
+    for number, begin, end in wire.matching(start, stop, {1: VARINT, 3: LEN}):
+        if number == 1:
             dense = begin == DENSE
-        elif (number, kind) == (3, LEN):
-            described = next(((b, e) for n, k, b, e in wire.fields(begin, end) if (n, k) == (1, LEN)), described)
+        else:
+            described = next(((first, last) for _, first, last in wire.matching(begin, end, {1: LEN})), described)
     if not dense:
         return None
     code, shape = description(wire.read(*described, MAX_DESC), f"the variable {name!r}")
