@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.dequantize import retyped, type_name, unclaimed
 from ckptconv.api.quantize import quantization_config
+from ckptconv.api.stated import QUANTIZERS
 from ckptconv.api.uses import uses_of
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
@@ -34,7 +35,7 @@ from ckptconv.errors import (
     located,
 )
 from ckptconv.formats import registry
-from ckptconv.formats.beside.belonging import LEFT, PICKLED, QUANTIZERS, SAFE, is_taken, parts_of
+from ckptconv.formats.beside.belonging import LEFT, PICKLED, SAFE, is_taken, parts_of
 from ckptconv.formats.beside.in_archive import InArchive
 from ckptconv.formats.beside.members import without_copied
 from ckptconv.formats.beside.places import home_of
@@ -121,7 +122,7 @@ def companions_of(source: PathText, edits: Edits, opened: Checkpoint, made: Chec
     path = Path(source)
     place = home_of(path, opened)
     folder = place.folder("")
-    left = LEFT + (QUANTIZERS if edits.dequantize else ())
+    left = LEFT + (tuple(QUANTIZERS) if edits.dequantize else ())
 
     def taken(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if is_taken(name, left) and name != path.name)

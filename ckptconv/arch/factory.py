@@ -86,23 +86,27 @@ def made(
         except CkptconvError:
             raise
         except (Exception, SystemExit) as error:
-            if is_config(reference):
-                hint = "--debug shows where"
-                if isinstance(error, ImportError):
-                    hint += "; a package that it needs is missing, or does not suit the others, as torchvision torch"
-                raise UsageError(f"{reference}: transformers raises {said(_first_cause(error))}", hint=hint) from error
-            called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
-            hint = "check its arguments, or --set NAME=VALUE"
-            if isinstance(error, ImportError):
-                hint = (
-                    "it needs a package that is not there, or is of another version: import it in Python to see which"
-                )
-            raise UsageError(f"{reference}({called}) raises {said(_first_cause(error))}", hint=hint) from error
+            raise _failed(reference, arguments, error) from error
         if not isinstance(module, torch.nn.Module):
             raise UsageError(
                 f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
             )
         yield module, arguments
+
+
+def _failed(reference: str, arguments: Mapping[str, object], error: BaseException) -> UsageError:
+    """The error for what a factory raised."""
+    raised, lacks_a_package = said(_first_cause(error)), isinstance(error, ImportError)
+    if is_config(reference):
+        hint = "--debug shows where"
+        if lacks_a_package:
+            hint += "; a package that it needs is missing, or does not suit the others, as torchvision torch"
+        return UsageError(f"{reference}: transformers raises {raised}", hint=hint)
+    called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
+    hint = "check its arguments, or --set NAME=VALUE"
+    if lacks_a_package:
+        hint = "it needs a package that is not there, or is of another version: import it in Python to see which"
+    return UsageError(f"{reference}({called}) raises {raised}", hint=hint)
 
 
 def _first_cause(error: BaseException) -> BaseException:

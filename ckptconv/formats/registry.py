@@ -184,6 +184,10 @@ def claimed(source: Source | Folder) -> Format | None:
 
 def _unknown_folder(folder: Folder) -> UnknownFormatError:
     """What is wrong with a folder that is no checkpoint itself, with the files in it that look like some."""
+    for file, what, hint in FOLDERS:
+        if file in folder.names:
+            parts = _parts(folder)
+            return _of_parts(folder, what, parts) if parts else UnknownFormatError(f"this folder is {what}", hint=hint)
     suffixes = tuple(suffix for one in all_formats() for suffix in one.suffixes)
     files = [name for name in folder.names if name.lower().endswith(suffixes)]
     if not folder.names and not folder.folders:
@@ -239,13 +243,10 @@ def _text_of(start: bytes) -> str | None:
 
 
 def _unknown(source: Source | Folder) -> UnknownFormatError:
-    if isinstance(source, Folder):
-        for file, what, hint in FOLDERS:
-            if file in source.names:
-                if parts := _parts(source):
-                    return _of_parts(source, what, parts)
-                return UnknownFormatError(f"this folder is {what}", hint=hint)
-        return _unknown_folder(source)
+    return _unknown_folder(source) if isinstance(source, Folder) else _unknown_file(source)
+
+
+def _unknown_file(source: Source) -> UnknownFormatError:
     if source.size == 0:
         return UnknownFormatError("the file is empty", hint=COPY_AGAIN)
     near = min(512, source.size)

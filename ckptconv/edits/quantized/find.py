@@ -35,7 +35,7 @@ from ckptconv.edits.quantized.schemes import BYTES, ROLES
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from ckptconv.core.composite import Composite
     from ckptconv.core.notes import Notes, QuantizedWeight
@@ -166,32 +166,10 @@ def _affine(composites: Mapping[str, Composite]) -> Iterator[Group]:
 
 
 def _groups(infos: Infos, said: Said) -> Iterator[Group]:
-    for name, info in infos.items():
-        if name.endswith("_scale_inv"):
-            yield from _of_scale(infos, name, name.removesuffix("_scale_inv"), said)
-        elif name.endswith("_scale"):
-            yield from _of_scale(infos, name, name.removesuffix("_scale"), said)
-        elif name.endswith(".scale_weight"):
-            yield from _of_scale(infos, name, f"{name.removesuffix('.scale_weight')}.weight", said)
-        elif name.endswith("_packed"):
-            yield _of_packed(infos, name, info, said)
-        elif name.endswith("_blocks") and info.dtype is DType.U8:
-            yield from _of_blocks(infos, name, info)
-        elif name.endswith(".qweight"):
-            yield _of_qweight(infos, name, info, said)
-        elif name.endswith(".SCB"):
-            module = name.removesuffix("SCB")
-            yield _group(infos, "bnb-int8", module + "weight", {
-                "weight": module + "weight", "SCB": name, "weight_format": module + "weight_format",
-            }, 2)  # fmt: skip
-        elif name.endswith(STATES):
-            yield _of_state(infos, name)
-        elif name.endswith(".W_q"):
-            yield _of_hqq(infos, name)
-        elif name.endswith((".scales", ".biases")) or (
-            name.endswith(".weight") and info.dtype is DType.U32 and said.method == MLX
-        ):
-            yield from _of_mlx(infos, name, said)
+    for name in infos:
+        find = next((find for end, find in _FINDERS.items() if name.endswith(end)), None)
+        if find is not None:
+            yield from find(infos, name, said)
 
 
 def _group(infos: Infos, scheme: str, target: str, parts: dict[str, str], needed: int, **details: Json) -> Group:
@@ -206,8 +184,11 @@ def _group(infos: Infos, scheme: str, target: str, parts: dict[str, str], needed
     return Group(scheme, target, {part: name for part, name in parts.items() if name in infos}, details)
 
 
-def _of_scale(infos: Infos, name: str, target: str, said: Said) -> Iterator[Group]:
+def _of_scale(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     """A scale of a tensor that is there under its own name; there are scales of other things."""
+    target = name.removesuffix("_inv").removesuffix("_scale")
+    if name.endswith(_COMFYS):
+        target = f"{name.removesuffix(_COMFYS)}.weight"
     weight = infos.get(target)
     if weight is None:
         if name.endswith("weight_scale_inv"):
@@ -235,31 +216,33 @@ def _block(scale: TensorInfo, weight: TensorInfo, said: Said, name: str) -> dict
     return {"block": [128, 128]} if name.endswith("_scale_inv") else {}
 
 
-def _of_packed(infos: Infos, name: str, info: TensorInfo, said: Said) -> Group:
+def _of_packed(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     stem = name.removesuffix("_packed")
     parts = {"packed": name, "scale": f"{stem}_scale"}
-    if info.dtype is DType.U8:
-        return _group(infos, "fp4", stem, parts | {"global_scale": f"{stem}_global_scale"}, 2)
+    if infos[name].dtype is DType.U8:
+        yield _group(infos, "fp4", stem, parts | {"global_scale": f"{stem}_global_scale"}, 2)
+        return
     parts |= {part: f"{stem}_{part}" for part in ("shape", "zero_point", "g_idx")}
-    return _group(infos, "packed", stem, parts, 2, **({} if said.bits is None else {"bits": said.bits}))
+    yield _group(infos, "packed", stem, parts, 2, **({} if said.bits is None else {"bits": said.bits}))
 
 
-def _of_blocks(infos: Infos, name: str, info: TensorInfo) -> Iterator[Group]:
-    stem = name.removesuffix("_blocks")
+def _of_blocks(infos: Infos, name: str, said: Said) -> Iterator[Group]:
+    stem, info = name.removesuffix("_blocks"), infos[name]
     scales = infos.get(f"{stem}_scales")
-    if scales is not None and info.shape == (*scales.shape, 16):
+    if info.dtype is DType.U8 and scales is not None and info.shape == (*scales.shape, 16):
         yield _group(infos, "mxfp4", stem, {"blocks": name, "scales": f"{stem}_scales"}, 2)
 
 
-def _of_qweight(infos: Infos, name: str, info: TensorInfo, said: Said) -> Group:
+def _of_qweight(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     """GPTQ packs inputs and AWQ outputs, which the scales tell apart."""
-    module = name.removesuffix("qweight")
+    module, info = name.removesuffix("qweight"), infos[name]
     parts = {part: module + part for part in ("qweight", "scales", "qzeros", "g_idx")}
     scales = infos.get(parts["scales"])
     outputs = scales.shape[-1] if scales is not None and scales.shape else 0
     if len(info.shape) == 2 and outputs and info.shape[1] * 8 == outputs and parts["g_idx"] not in infos:
         del parts["g_idx"]
-        return _group(infos, "awq", module + "weight", parts, 3)
+        yield _group(infos, "awq", module + "weight", parts, 3)
+        return
     said.need_gptq()
     order = infos.get(parts["g_idx"])
     bits: int | None = said.bits
@@ -269,17 +252,23 @@ def _of_qweight(infos: Infos, name: str, info: TensorInfo, said: Said) -> Group:
         raise EditError(
             f"--dequantize: nothing says of how many bits {name!r} is", hint="a config.json beside the file does"
         )
-    return _group(infos, "gptq", module + "weight", parts, 3, bits=bits, zeros=said.zeros)
+    yield _group(infos, "gptq", module + "weight", parts, 3, bits=bits, zeros=said.zeros)
 
 
-def _of_state(infos: Infos, name: str) -> Group:
+def _of_bnb_int8(infos: Infos, name: str, said: Said) -> Iterator[Group]:
+    module = name.removesuffix("SCB")
+    parts = {part: module + part for part in ("weight", "SCB", "weight_format")}
+    yield _group(infos, "bnb-int8", module + "weight", parts, 2)
+
+
+def _of_state(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     stem = name[: name.index(".quant_state.")]
     parts = {"weight": stem, "absmax": f"{stem}.absmax", "quant_map": f"{stem}.quant_map", "quant_state": name}
     nested = {part: f"{stem}.{part}" for part in ("nested_absmax", "nested_quant_map")}
-    return _group(infos, "bnb-4bit", stem, parts | nested, 4)
+    yield _group(infos, "bnb-4bit", stem, parts | nested, 4)
 
 
-def _of_hqq(infos: Infos, name: str) -> Group:
+def _of_hqq(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     """All that hqq saves of a layer but its bias. Where that is no tensors, no more is known of the weight."""
     module = name.removesuffix("W_q")
     needed, more = ROLES["hqq"]
@@ -288,7 +277,7 @@ def _of_hqq(infos: Infos, name: str) -> Group:
             f"--dequantize: {name!r} is of hqq's, and no tensor says its shape and how it is packed",
             hint="save it with hqq's encoded_state_dict, as is usual: then tensors do",
         )
-    return _group(infos, "hqq", module + "weight", {part: module + part for part in needed + more}, len(needed))
+    yield _group(infos, "hqq", module + "weight", {part: module + part for part in needed + more}, len(needed))
 
 
 def _of_mlx(infos: Infos, name: str, said: Said) -> Iterator[Group]:
@@ -305,3 +294,25 @@ def _of_mlx(infos: Infos, name: str, said: Said) -> Iterator[Group]:
         way = said.packing_of(module, ways, f"{list(weight.shape)}, scales of {list(scales.shape)}")
         how: dict[str, Json] = {"mode": way.mode, "bits": way.bits, "group_size": way.group}
         yield _group(infos, "mlx", parts["weight"], parts, 2, **how)
+
+
+def _of_mlx_weight(infos: Infos, name: str, said: Said) -> Iterator[Group]:
+    """A weight without its scales, where the configuration says that it was MLX's."""
+    if infos[name].dtype is DType.U32 and said.method == MLX:
+        yield from _of_mlx(infos, name, said)
+
+
+_COMFYS = ".scale_weight"
+
+_FINDERS: dict[str | tuple[str, ...], Callable[[Infos, str, Said], Iterator[Group]]] = {
+    ("_scale_inv", "_scale", _COMFYS): _of_scale,
+    "_packed": _of_packed,
+    "_blocks": _of_blocks,
+    ".qweight": _of_qweight,
+    ".SCB": _of_bnb_int8,
+    STATES: _of_state,
+    ".W_q": _of_hqq,
+    (".scales", ".biases"): _of_mlx,
+    ".weight": _of_mlx_weight,
+}
+"""By what a name ends in: the weight whose part it is, if it is one."""

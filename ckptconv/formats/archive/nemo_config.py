@@ -24,14 +24,8 @@ NAME = "nemo"
 CONFIG = "model_config.yaml"
 
 _OWN = (
-    "nemo.collections.",
-    "nemo.core.",
-    "nemo.lightning.",
-    "torch.nn.",
-    "torch.optim.",
-    "torchaudio.",
-    "torchmetrics.",
-)
+    "nemo.collections.", "nemo.core.", "nemo.lightning.", "torch.nn.", "torch.optim.", "torchaudio.", "torchmetrics.",
+)  # fmt: skip
 _FUNCTIONS = ("torch.nn.functional.", "torch.nn.init.")
 """Modules of which functions are layers."""
 

@@ -40,9 +40,6 @@ TAKEN = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".spm", ".codes")
 LEFT = ("index.json", "trainer_state.json", "adapter_config.json")
 """Of shards, of a trainer's run, of an adapter: nothing of the model that is written."""
 
-QUANTIZERS = ("quantize_config.json", "quant_config.json")
-"""In which AutoGPTQ and AutoAWQ say how weights are quantized."""
-
 SAFE, PICKLED = ".safetensors", ".bin"
 """Weights of a module, and those that nobody loads where the first are beside them."""
 

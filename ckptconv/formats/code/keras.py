@@ -43,19 +43,10 @@ _OWN = ("keras", "tf_keras", "tensorflow", "builtins")
 
 _PARTS = frozenset(
     [
-        "activations",
-        "constraints",
-        "initializers",
-        "losses",
-        "math",
-        "metrics",
-        "nn",
-        "ops",
-        "optimizers",
-        "random",
+        "activations", "constraints", "initializers", "losses", "math", "metrics", "nn", "ops", "optimizers", "random",
         "regularizers",
     ]
-)
+)  # fmt: skip
 """Modules of Keras' and TensorFlow's whose functions a model is made of."""
 
 _BETWEEN = frozenset(["_tf_keras", "api", "compat", "keras", "python", "src", "v1", "v2"])
@@ -72,9 +63,7 @@ _CLASS = re.compile(r"_*[A-Z]")
 _LIBRARY = sys.stdlib_module_names | {"numpy", "torch", "jax"}
 _RUNNING = frozenset(dir(builtins)) - _HARMLESS
 
-_LOADING = {
-    "TorchModuleWrapper": "torch.load", "TFSMLayer": "tensorflow.saved_model.load",
-}  # fmt: skip
+_LOADING = {"TorchModuleWrapper": "torch.load", "TFSMLayer": "tensorflow.saved_model.load"}
 """Layers that load something when they are made."""
 
 _OPERATIONS = re.compile(

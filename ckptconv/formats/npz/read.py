@@ -52,17 +52,18 @@ def read(source: Source) -> Checkpoint:
     headers: dict[bytes, Npy | Text] = {}
     plain: list[tuple[int, str, NumpyArray | NumpyScalar]] = []
     for position, entry in enumerate(archive.entries):
-        if entry != RECORD:
-            if not entry.endswith(SUFFIX):
-                raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
-            name = entry.removesuffix(SUFFIX)
-            header = read_header(partial(archive.start, entry), repr(entry), headers)
-            if isinstance(header, Npy):
-                stored[name] = tensor_in(archive, entry, name, header)
-            else:
-                plain.append((position, name, text_in(archive, entry, name, header)))
-                if sum(len(value.data) for _, _, value in plain) > MAX_NPZ_TEXT:
-                    raise LimitError(f"its texts are more than {MAX_NPZ_TEXT:,} bytes", hint="save it without them")
+        if entry == RECORD:
+            continue
+        if not entry.endswith(SUFFIX):
+            raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
+        name = entry.removesuffix(SUFFIX)
+        header = read_header(partial(archive.start, entry), repr(entry), headers)
+        if isinstance(header, Npy):
+            stored[name] = tensor_in(archive, entry, name, header)
+            continue
+        plain.append((position, name, text_in(archive, entry, name, header)))
+        if sum(len(value.data) for _, _, value in plain) > MAX_NPZ_TEXT:
+            raise LimitError(f"its texts are more than {MAX_NPZ_TEXT:,} bytes", hint="save it without them")
     if RECORD in archive.entries:
         if plain:
             raise UnsupportedError(
