@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural
+from ckptconv.edits.name_rule import GGUF
 from ckptconv.errors import FileAccessError, TargetExistsError, UsageError
 from ckptconv.formats import registry
 from ckptconv.formats.sets.numbered import parse, part_names, sets_of
@@ -73,7 +74,7 @@ class Destination:
         """A word where one folder becomes another and the first has a config.json, which is no part of a checkpoint.
         Nothing asks for one beside a GGUF.
         """
-        asked = self.folder and self.format.dialect != "gguf" and not os.path.isfile(self.path.parent / CONFIG)
+        asked = self.folder and self.format.dialect != GGUF and not os.path.isfile(self.path.parent / CONFIG)
         if not asked or not os.path.isfile(os.path.join(source, CONFIG)):
             return []
         message = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.stated import said_anywhere
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
+from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF
 from ckptconv.errors import EditError, LimitError, UnsupportedError, UsageError
 from ckptconv.formats import registry
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from ckptconv.api.edits import Edits
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
-
-MLX = "mlx"
-"""The dialect, and the word for itself that mlx-lm puts into a file's metadata."""
 
 MOST_TRANSLATED = 20_000
 """Tensors up to which it is found out whether they could be translated."""
@@ -40,10 +38,9 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
 
 def _dialect_for(checkpoint: Checkpoint, wanted: Format) -> str:
     """What makes a model of transformers' one of the format that it is written in, "" where nothing does."""
-    if wanted.dialect != "gguf":
+    if wanted.dialect != GGUF:
         return ""
     from ckptconv.edits.adapters.names import PEFT
-    from ckptconv.edits.name_rule import TO_GGUF
 
     if any(name.startswith(PEFT) for name in checkpoint):  # an adapter, whose base is elsewhere
         return TO_GGUF

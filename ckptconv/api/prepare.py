@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from ckptconv.api.edits import Moves
 from ckptconv.core.record_edits import without_tensors
+from ckptconv.edits.name_rule import GGUF
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
     from ckptconv.formats.onnx.plan import GraphPlan, OnnxOptions
-
-
-GGUF = "gguf"
-"""What its formats' names start with, and the dialect of its names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ def _chosen(named: Checkpoint, order: Order) -> Checkpoint:
 
 def _shaped(made: Checkpoint, named: Checkpoint, order: Order, moves: Moves) -> Checkpoint:
     """The checkpoint with the shapes that a GGUF says its tensors had, where it becomes no GGUF."""
-    if order.format.dialect == GGUF or not named.format.startswith(GGUF):
+    if order.format.dialect == GGUF or not named.format.startswith("gguf"):
         return made
     from ckptconv.api.shapes import with_shapes
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed
+from ckptconv.edits.name_rule import GGUF, NameRule
 from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import CkptconvError, EditError, MissingExtraError, UnsupportedError, UsageError, located
 from ckptconv.formats import registry
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
-
-DIALECT = "gguf"
 
 LITTLE = 2
 """Of so many names of the other one has to be a name of transformers' too, or they are of other models."""
@@ -90,12 +89,11 @@ def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoin
         return checkpoint, []
     from ckptconv.api.editing import edited
     from ckptconv.api.edits import Edits
-    from ckptconv.edits.name_rule import NameRule
 
     computed = [name for name in _COMPUTED if name in checkpoint]
     with located(path):
-        made, _ = edited(checkpoint, Edits(drop=computed, names=[NameRule("translate", DIALECT)]))
-    message = f"{fspath(path)} is read under transformers' names, which --translate {DIALECT} makes of its own"
+        made, _ = edited(checkpoint, Edits(drop=computed, names=[NameRule("translate", GGUF)]))
+    message = f"{fspath(path)} is read under transformers' names, which --translate {GGUF} makes of its own"
     told = [Finding("translated", "info", "", message)]
     if computed:
         message = f"{listed(computed)}: transformers computes it of its configuration, and it is left out"
@@ -146,10 +144,10 @@ def _has_all_of(other: Checkpoint, quantized: Checkpoint, plain: Checkpoint) -> 
 
 def _has_llama_cpps_names(checkpoint: Checkpoint) -> bool:
     try:
-        if registry.by_name(checkpoint.format).dialect != DIALECT:
+        if registry.by_name(checkpoint.format).dialect != GGUF:
             return False
     except CkptconvError:  # of a format that is in no table
         return False
     from ckptconv.api.dialects import dialect_of
 
-    return dialect_of(checkpoint) == DIALECT
+    return dialect_of(checkpoint) == GGUF

@@ -270,8 +270,8 @@ def _of_another_framework(
     request: Request, checkpoint: Checkpoint, spec: Spec | None = None, table: Table | None = None
 ) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
-    from ckptconv.api.dialects import MLX, dialect_of
-    from ckptconv.edits.name_rule import TO_LDM
+    from ckptconv.api.dialects import dialect_of
+    from ckptconv.edits.name_rule import MLX, TO_LDM
     from ckptconv.edits.translate import GIVES, by_names
 
     dialect = dialect_of(checkpoint)
@@ -288,7 +288,8 @@ def _of_another_framework(
 
 def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
     """The cause of all the rest: quantizers store other tensors under other names."""
-    from ckptconv.api.dialects import MLX, is_in_mlxs_layout
+    from ckptconv.api.dialects import is_in_mlxs_layout
+    from ckptconv.edits.name_rule import MLX
     from ckptconv.edits.quantized.config import METHODS
 
     method = chosen.quantized

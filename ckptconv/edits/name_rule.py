@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+GGUF, MLX = "gguf", "mlx"
+"""Dialects of llama.cpp's files and of mlx-lm's, which say themselves whose they are."""
+
 TO_GGUF = "to-gguf"
 TO_MMPROJ = "to-mmproj"
 TO_LDM = "to-ldm"

@@ -10,7 +10,7 @@ from ckptconv.core.tensor import infos_of
 from ckptconv.edits.adapters import to_llama_cpp
 from ckptconv.edits.dialects import flax, gguf, keras, ldm, meta, mlx, to_ldm, to_mmproj, whisper
 from ckptconv.edits.dialects.change import Change, check_parts, count_parts, edits_for
-from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
+from ckptconv.edits.name_rule import GGUF, MLX, TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import EditError, UsageError
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
     Tensors = Mapping[str, TensorInfo]
 
-MLX = "mlx"
-
 DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Change]]] = {
     "flax": flax.changes,
-    "gguf": gguf.changes,
+    GGUF: gguf.changes,
     "keras": keras.changes,
     "ldm": ldm.changes,
     "meta": meta.changes,
@@ -38,7 +36,7 @@ DIALECTS: Mapping[str, Callable[[Tensors, Mapping[object, object]], dict[str, Ch
 
 
 GIVES = {
-    "flax": "torch's", "gguf": "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
+    "flax": "torch's", GGUF: "transformers'", "keras": "torch's", "ldm": "diffusers'", "meta": "transformers'",
     MLX: "transformers'", TO_GGUF: "llama.cpp's", TO_LDM: "a single file's", TO_MMPROJ: "llama.cpp's",
     "whisper": "transformers'",
 }  # fmt: skip

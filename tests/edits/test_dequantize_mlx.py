@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from ckptconv.api.editing import edited
 from ckptconv.edits.quantized import elements, matrix
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from tests.edits.test_functions import same_bits
+from tests.support.reads import expect_any_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,10 +182,7 @@ def test_any_range_is_what_it_is_in_the_whole(
         monkeypatch.setattr(matrix, "TILE", tile)
         monkeypatch.setattr(elements, "FEW", tile % 8)
         assert bytes(tensor.read()) == whole
-        chance = random.Random(0)
-        for _ in range(40):
-            start, stop = sorted(chance.randrange(len(whole) + 1) for _ in range(2))
-            assert bytes(tensor.read(start, stop)) == whole[start:stop]
+        expect_any_range(tensor, whole)
 
 
 def test_it_is_told_how_the_weights_were_packed_and_the_result_does_not_claim_it(tmp_path: Path) -> None:

@@ -48,6 +48,12 @@ def without_links(patch: pytest.MonkeyPatch, number: int = errno.EPERM) -> None:
     patch.setattr(os, "link", refuse)
 
 
+def full(patch: pytest.MonkeyPatch) -> None:
+    """No room on any disk."""
+    real = os.statvfs
+    patch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real(path)[:4], 0, *real(path)[5:])))
+
+
 def without_locks(patch: pytest.MonkeyPatch) -> None:
     """A file system that knows no flock."""
     without_unnamed_files(patch)

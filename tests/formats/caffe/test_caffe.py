@@ -12,9 +12,9 @@ import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.caffe import read
-from ckptconv.io.source import Source
 from ckptconv.testing.damage import limited_memory
 from tests.support.protobuf_files import field, varint
+from tests.support.reads import bytes_read, expect_no_cut_to_open
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
 NET = RUNTIMES / "caffe-net.caffemodel"
@@ -96,18 +96,14 @@ def test_other_messages_are_not_claimed(tmp_path: Path) -> None:
 
 def test_every_cut_is_refused(tmp_path: Path) -> None:
     whole, path = layer("a", "Scale", blob(SHAPE, ONE_TWO)), tmp_path / "x.caffemodel"
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CkptconvError):
-            ckptconv.open(path, format="caffe")
+    expect_no_cut_to_open(path, whole, "caffe")
 
 
 def test_limits_hold_and_opening_reads_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = blob(field(7, field(1, varint(1 << 18))), bytes(1 << 20))
     path = written(tmp_path, layer("a", "Scale", wide, blob(SHAPE, ONE_TWO)))
     with ckptconv.open(path) as checkpoint:
-        assert isinstance(checkpoint.file, Source)
-        assert checkpoint.file.bytes_read < 64 << 10
+        assert bytes_read(checkpoint) < 64 << 10
     monkeypatch.setattr(read, "MAX_BLOBS", 1)
     with pytest.raises(LimitError):
         ckptconv.open(path)

@@ -17,9 +17,9 @@ import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.formats.coreml import network, program, read
-from ckptconv.io.folder import Folder
 from ckptconv.testing.damage import limited_memory
 from tests.support.protobuf_files import field, varint
+from tests.support.reads import bytes_read, expect_no_cut_to_open
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
 PACKAGES = sorted(path.name for path in RUNTIMES.glob("coreml-*.mlpackage"))
@@ -249,10 +249,7 @@ def test_compiled_models_are_told(tmp_path: Path) -> None:
 def test_every_cut_is_refused(tmp_path: Path) -> None:
     whole = functions(("m", const("w", value(11, [2], blob(64))) + const("v", value(23, [1], immediate(2, b"\1")))))
     path = written(tmp_path, whole)
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(CkptconvError):
-            ckptconv.open(path, format="coreml")
+    expect_no_cut_to_open(path, whole, "coreml")
 
 
 def test_limits_hold(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,8 +268,7 @@ def test_opening_it_reads_no_weight(tmp_path: Path) -> None:
     layer = field(1, field(1, b"fc") + field(140, field(20, field(1, bytes(1 << 20)))))
     path = written(tmp_path, field(1, 4) + field(2, b"") + field(500, layer))
     with ckptconv.open(path) as checkpoint:
-        assert isinstance(checkpoint.file, Folder)
-        assert checkpoint.file.bytes_read < 64 << 10
+        assert bytes_read(checkpoint) < 64 << 10
         assert checkpoint["fc.weight"].info.shape == (1 << 18,)
 
 

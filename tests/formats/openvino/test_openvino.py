@@ -18,8 +18,8 @@ import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import CkptconvError, CorruptFileError, FileAccessError, LimitError, UnsupportedError
 from ckptconv.formats.openvino import document, read
-from ckptconv.io.folder import Folder
 from ckptconv.testing.damage import limited_memory
+from tests.support.reads import bytes_read, expect_no_cut_to_open
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
 MODELS = sorted(path.stem for path in RUNTIMES.glob("openvino-*.xml"))
@@ -280,17 +280,13 @@ def test_markup_and_documents_have_bounds(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_no_cut_makes_it_anything_else(tmp_path: Path) -> None:
     whole = written(tmp_path, const("w") + const("v", "i4", "3", 8, 2)).read_bytes()
-    for length in range(len(whole)):
-        (tmp_path / "x.xml").write_bytes(whole[:length])
-        with pytest.raises(CkptconvError):
-            ckptconv.open(tmp_path / "x.xml")
+    expect_no_cut_to_open(tmp_path / "x.xml", whole)
 
 
 def test_opening_it_reads_no_weight(tmp_path: Path) -> None:
     path = written(tmp_path, const("w", shape="262144", size=1 << 20), bytes(1 << 20))
     with ckptconv.open(path) as checkpoint:
-        assert isinstance(checkpoint.file, Folder)
-        assert checkpoint.file.bytes_read < 4096
+        assert bytes_read(checkpoint) < 4096
         assert checkpoint["w"].info.nbytes == 1 << 20
 
 

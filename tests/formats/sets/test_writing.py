@@ -25,6 +25,7 @@ from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
 from ckptconv.testing.samples import samples_for
 from tests.support.kills import is_killed
+from tests.support.systems import full
 
 if TYPE_CHECKING:
     from ckptconv.testing.samples import Sample
@@ -343,8 +344,7 @@ def test_a_new_folder_is_made_and_goes_again_when_nothing_comes_of_it(source: Pa
 def test_a_full_disk_is_told_before_a_byte_is_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.statvfs
-    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((*real(path)[:4], 0, *real(path)[5:])))
+    full(monkeypatch)
     with pytest.raises(CkptconvError, match="no space left"):
         ckptconv.convert(source, f"{tmp_path}/set/", shard_size=16)
     assert not (tmp_path / "set").exists()
