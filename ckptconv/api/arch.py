@@ -73,7 +73,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Resolved:
     if arch in library_names() or arch.endswith(".toml"):
         spec = load_spec(arch if arch in library_names() else Path(arch))
         sources = _sources(spec, checkpoint.notes.arch, said.statements, said.config, settings)
-        return Resolved(spec.name, "--arch", spec, None, sources, said.findings, quantized=said.quantized)
+        return Resolved(spec.name, "--arch", spec, sources=sources, findings=said.findings, quantized=said.quantized)
     from ckptconv.arch.factory import factory_table, is_reference  # few ask for Python
     from ckptconv.arch.huggingface import ConfigFactory, is_config
 
@@ -139,8 +139,9 @@ def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Reso
     its_own = config if choice.evidence != "names" or not _named_by(config) else None
     sources = _sources(choice.spec, note, said.statements, its_own, settings)
     return Resolved(
-        choice.spec.name, choice.evidence, choice.spec, None, sources, (*said.findings, *choice.findings),
-        choice.solution, said.quantized, named, choice.wrapper, choice.strays,
+        choice.spec.name, choice.evidence, choice.spec, sources=sources, findings=(*said.findings, *choice.findings),
+        solution=choice.solution, quantized=said.quantized, stranger=named,
+        wrapper=choice.wrapper, strays=choice.strays,
     )  # fmt: skip
 
 

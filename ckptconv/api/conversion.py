@@ -76,9 +76,9 @@ def foreseen(order: Order, made: Prepared, place: Destination, files: Companions
     """What is known before the first byte is written."""
     checkpoint, wanted, source = made.checkpoint, place.format, order.request.source
     return Conversion(
-        Path(source), place.path, made.edited.format, wanted.name, len(checkpoint), 0,
-        [*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
-        [
+        source=Path(source), target=place.path, source_format=made.edited.format, target_format=wanted.name,
+        tensors=len(checkpoint), nbytes=0, losses=[*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
+        findings=[
             *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
             *untranslated(made.edited, wanted, order.edits), *place.findings,
             *((*place.left_behind(source), *_unsaid(made)) if files is None else files.findings),

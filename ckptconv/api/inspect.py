@@ -17,6 +17,8 @@ from ckptconv.edits.quantized.marks import kinds_in
 from ckptconv.errors import CkptconvError, UnknownFormatError, UsageError, located
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckptconv.api.open import PathText
     from ckptconv.checks.stats import Stats
     from ckptconv.core.checkpoint import Checkpoint
@@ -179,11 +181,13 @@ def _without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | No
     found = look(path, error)
     if found is None:
         return None
-    uses = found.beside.uses
-    return Inspection(
-        Path(path), found.size, found.checkpoint, [use for use in uses if not use.only_if],
-        [use for use in uses if use.only_if], found.beside, error,
-    )  # fmt: skip
+    opaque, runs_if = _by_consent(found.beside.uses)
+    return Inspection(Path(path), found.size, found.checkpoint, opaque, runs_if, found.beside, error)
+
+
+def _by_consent(uses: Sequence[OpaqueUse]) -> tuple[list[OpaqueUse], list[OpaqueUse]]:
+    """What counts, and what others run only if they are told to."""
+    return [use for use in uses if not use.only_if], [use for use in uses if use.only_if]
 
 
 def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, progress: Progress | None) -> Inspection:
@@ -200,9 +204,9 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
             place = place_of(Path(path), checkpoint)
             beside = look_beside(place, checkpoint) if place else beside
             uses += beside.uses
+        opaque, runs_if = _by_consent(uses)
         result = Inspection(
-            Path(path), size, checkpoint, [use for use in uses if not use.only_if],
-            [use for use in uses if use.only_if], beside, adapter=summary_of(checkpoint),
+            Path(path), size, checkpoint, opaque, runs_if, beside, adapter=summary_of(checkpoint),
             plain=_plain_parameters(checkpoint),
         )  # fmt: skip
         if stats:

@@ -61,8 +61,9 @@ def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     values = {**(fitting.params if fitting else {}), **asked, **entries}
     note = graph.note if graph and graph.note else fitting.note if fitting else None
     return Prepared(
-        named, made, moves, _finished(made, values, bare=order.bare, note=note), order.bare and not values, graph,
-        graph.findings if graph else fitting.findings if fitting else (), bool(order.edits),
+        source=named, edited=made, moves=moves, checkpoint=_finished(made, values, bare=order.bare, note=note),
+        plain=order.bare and not values, graph=graph, is_edited=bool(order.edits),
+        findings=graph.findings if graph else fitting.findings if fitting else (),
     )  # fmt: skip
 
 

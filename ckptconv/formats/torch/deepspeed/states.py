@@ -141,15 +141,15 @@ def model_states(file: File) -> ModelStates:
     named = MODEL.fullmatch(file.name)
     return ModelStates(
         file,
-        int(named["part"]) if named else 0,
-        named is not None and named["rank"] is not None,
-        module,
-        None if shapes is None else _groups(file, shapes),
-        frozen_shapes,
-        _frozen(file, entries.get("frozen_param_fragments") or {}, frozen_shapes),
-        _names(file, "shared_params", entries.get("shared_params") or {}),
-        frozenset(buffers),
-        {key: value for key, value in entries.items() if key not in LAYOUT_OF_MODEL},
+        part=int(named["part"]) if named else 0,
+        divided=named is not None and named["rank"] is not None,
+        module=module,
+        shapes=None if shapes is None else _groups(file, shapes),
+        frozen_shapes=frozen_shapes,
+        frozen=_frozen(file, entries.get("frozen_param_fragments") or {}, frozen_shapes),
+        shared=_names(file, "shared_params", entries.get("shared_params") or {}),
+        buffers=frozenset(buffers),
+        rest={key: value for key, value in entries.items() if key not in LAYOUT_OF_MODEL},
     )
 
 
@@ -237,14 +237,14 @@ def optimizer_states(file: File) -> OptimizerStates:
     between = inner.get("param_alignment_paddings")
     return OptimizerStates(
         file,
-        stage,
-        _count(file, inner.get("partition_count")),
-        partitions,
-        _paddings(file, "group_paddings", inner.get("group_paddings"), groups),
-        None if between is None else _between(file, between, groups),
-        _fragments(file, inner.get("param_slice_mappings"), groups),
-        {key: value for key, value in inner.items() if key not in LAYOUT_OF_OPTIMIZER},
-        {key: value for key, value in file.entries.items() if key != "optimizer_state_dict"},
+        stage=stage,
+        ranks=_count(file, inner.get("partition_count")),
+        partitions=partitions,
+        paddings=_paddings(file, "group_paddings", inner.get("group_paddings"), groups),
+        between=None if between is None else _between(file, between, groups),
+        fragments=_fragments(file, inner.get("param_slice_mappings"), groups),
+        inner={key: value for key, value in inner.items() if key not in LAYOUT_OF_OPTIMIZER},
+        rest={key: value for key, value in file.entries.items() if key != "optimizer_state_dict"},
     )
 
 
