@@ -33,6 +33,7 @@ from ckptconv.core.dtypes import BLOCKS, PLAIN, DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
 from ckptconv.formats.gguf.values import FORMAT, TYPES, WIDTH, Typed
+from ckptconv.formats.tensors.headers import Slot
 from ckptconv.io.limits import MAX_DIM, MAX_GGUF_HEADER, MAX_NODES, MAX_TENSORS
 
 if TYPE_CHECKING:
@@ -73,14 +74,6 @@ REMOVED = {
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the format."""
     return CorruptFileError(f"the GGUF header is invalid: {what}")
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One tensor of the header: `start` counts from the file's first byte."""
-
-    info: TensorInfo
-    start: int
 
 
 @dataclass(frozen=True, slots=True)

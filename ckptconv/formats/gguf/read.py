@@ -13,7 +13,7 @@ from ckptconv.core.recorded import recorded_checkpoint
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import UnsupportedError
-from ckptconv.formats.gguf.layout import Header, Slot, read_header
+from ckptconv.formats.gguf.layout import Header, read_header
 from ckptconv.formats.gguf.metadata import SOURCE, foreign_root, recorded_root, types_of
 from ckptconv.formats.gguf.stored import stored_as
 from ckptconv.formats.gguf.templates import programs_in
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.formats.gguf.values import Typed
+    from ckptconv.formats.tensors.headers import Slot
     from ckptconv.io.folder import Folder
     from ckptconv.io.source import Source
 

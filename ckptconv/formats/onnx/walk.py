@@ -1,4 +1,6 @@
-"""From the wire to the parts of a model: messages are walked, payloads passed over, names and numbers checked."""
+"""From the wire to the parts of a model: messages are walked, payloads passed over, names and numbers checked. What the
+numbers of fields mean, `wire` says.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError
+from ckptconv.formats.tensors.headers import Slot
 from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS, is_size
 
 if TYPE_CHECKING:
@@ -46,14 +47,6 @@ DTYPE_BY_CODE: dict[str, DType] = {
     )
 }  # fmt: skip
 """Every element type that the format has a code for; our names are its codes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One tensor of the header: `start` counts from the file's first byte."""
-
-    info: TensorInfo
-    start: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from ckptconv.errors import CorruptFileError
 
 Code = TypeVar("Code", int, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One tensor of a file's header: `start` counts from the file's first byte."""
+
+    info: TensorInfo
+    start: int
 
 
 def header_info(
