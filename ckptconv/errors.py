@@ -189,10 +189,7 @@ class DamagedTensorError(CorruptFileError):
     code = "damaged-tensor"
 
     def __init__(self, name: str, *, path: str | PathLike[str] | None = None) -> None:
-        super().__init__(
-            f"tensor {name!r} is damaged: its bytes fail their recorded checksum",
-            path=path,
-        )
+        super().__init__(f"tensor {name!r} is damaged: its bytes fail their recorded checksum", path=path)
         self.name = name
 
 
@@ -215,11 +212,7 @@ class LossError(CkptconvError):
     code = "loss"
 
     def __init__(
-        self,
-        losses: Sequence[Finding],
-        *,
-        path: str | PathLike[str] | None = None,
-        hint: str | None = None,
+        self, losses: Sequence[Finding], *, path: str | PathLike[str] | None = None, hint: str | None = None
     ) -> None:
         count = len(losses)
         super().__init__(
@@ -316,8 +309,7 @@ class MissingExtraError(CkptconvError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            f"this needs the package {package!r}, which is not installed",
-            hint=f"pip install 'ckptconv[{extra}]'",
+            f"this needs the package {package!r}, which is not installed", hint=f"pip install 'ckptconv[{extra}]'"
         )
         self.package = package
         self.extra = extra

@@ -116,10 +116,7 @@ def convert(
         metadata=metadata or {}, bare=bare, with_params=with_params, verify=verify, shards=size is not None,
     )  # fmt: skip
     order.check()
-    with (
-        _source(source, target, from_format, progress) as opened,
-        Adapters(order.edits.steps) as adapters,
-    ):
+    with _source(source, target, from_format, progress) as opened, Adapters(order.edits.steps) as adapters:
         made = prepare(order, opened, adapters)
         files = _companions(source, order, opened, made) if with_files else None
         if files is not None:

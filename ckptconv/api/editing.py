@@ -155,11 +155,7 @@ def _make_steps(state: _State, wanted: Edits, adapters: Adapters, said: Mapping[
 
 
 def _make_casts(
-    checkpoint: Checkpoint,
-    state: _State,
-    wanted: Edits,
-    types: Mapping[str, DType],
-    said: Mapping[object, MetaNode],
+    checkpoint: Checkpoint, state: _State, wanted: Edits, types: Mapping[str, DType], said: Mapping[object, MetaNode]
 ) -> Sequence[Finding]:
     """The casts that are asked for, and those to `types`; and what is told of them."""
     fixed = fixed_parts(state.composites)

@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.arch.statements import (
-    CONFIG,
-    PARAMS,
-    QUANTIZATION,
-    Statement,
-    method_of,
-    root_statement,
-    settings_in,
-)
+from ckptconv.arch.statements import CONFIG, PARAMS, QUANTIZATION, Statement, method_of, root_statement, settings_in
 from ckptconv.core.report import Finding
 from ckptconv.edits.quantized.config import MLX, mlx_said
 from ckptconv.errors import CkptconvError

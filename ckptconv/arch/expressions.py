@@ -27,19 +27,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
-from ckptconv.arch.tree import (
-    Binary,
-    Call,
-    Choice,
-    Expression,
-    Index,
-    ListDisplay,
-    Literal,
-    Name,
-    Node,
-    Slice,
-    Unary,
-)
+from ckptconv.arch.tree import Binary, Call, Choice, Expression, Index, ListDisplay, Literal, Name, Node, Slice, Unary
 from ckptconv.errors import CorruptFileError, LimitError
 
 if TYPE_CHECKING:

@@ -38,12 +38,7 @@ class Place:
 
 
 def mounted(
-    outer: Spec,
-    alias: str,
-    inner: Spec,
-    place: Place,
-    given: Mapping[str, Formula],
-    fail: Callable[[str], NoReturn],
+    outer: Spec, alias: str, inner: Spec, place: Place, given: Mapping[str, Formula], fail: Callable[[str], NoReturn]
 ) -> Spec:
     """`outer` with all of `inner` in it. `fail` is called with what is wrong; LimitError past the bounds of a spec."""
     unknown = [name for name in given if name not in inner.params]

@@ -31,7 +31,7 @@ HINTS = {
 
 
 MANY = {
-    "convert": 'one SRC and one DST; for many: for f in *.pth; do ckptconv convert "$f" "${f%.pth}.safetensors"; done',
+    "convert": 'one SRC and one DST; for many: for f in *.pth; do ckptconv convert "$f" "${f%.pth}.safetensors"; done'
 }
 """What to type where too many files are given, by the command."""
 

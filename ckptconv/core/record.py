@@ -171,8 +171,7 @@ def parse(text: str) -> Record:
             raise ValueError("its version is no number")
         if version > VERSION:
             raise UnsupportedError(
-                f"its record has version {version}, and this ckptconv knows up to {VERSION}",
-                hint=UPGRADE,
+                f"its record has version {version}, and this ckptconv knows up to {VERSION}", hint=UPGRADE
             )
         record = _parse(document)
         _check_depth(record)

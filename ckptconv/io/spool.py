@@ -46,8 +46,7 @@ class Spool:
                 count = positional.write(self._descriptor(), view, offset)
             except OSError as error:
                 raise FileAccessError(
-                    f"cannot write to a temporary file: {reason(error)}",
-                    hint="set TMPDIR to a folder with more room",
+                    f"cannot write to a temporary file: {reason(error)}", hint="set TMPDIR to a folder with more room"
                 ) from error
             view, offset = view[count:], offset + count
 

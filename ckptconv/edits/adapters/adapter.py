@@ -106,8 +106,7 @@ def check(adapter: Adapter) -> None:
     unsaid = any(name.startswith(PEFT) for name in adapter.tensors)
     if unsaid and not any(config.peft for config in adapter.configs.values()):
         raise EditError(
-            "nothing says its alpha, by which it is scaled",
-            hint="PEFT's adapter_config.json belongs beside the file",
+            "nothing says its alpha, by which it is scaled", hint="PEFT's adapter_config.json belongs beside the file"
         )
     said = adapter.config("")
     if any("lora_a" in one for one in parts.modules.values()) and said.factor is None and not said.llama_cpp:

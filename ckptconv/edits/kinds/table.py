@@ -33,70 +33,41 @@ class Needs:
 
 
 KINDS: dict[Kind, Needs] = {
-    "rename": Needs(
-        "one", "one", ("stack", "renumbered"),
-        "a longer pattern matches fewer names, and a drop before it makes room",
-    ),
-    "transpose": Needs(
-        "one", "one", ("axes",),
-        "axes lists every dimension of the tensor once, as in [1, 0]",
-        same_names=True,
-    ),
-    "permute": Needs(
-        "one", "one", ("axis", "shape", "axes"),
-        "shape divides the dimension axis, and axes lists the dimensions of shape once",
-        same_names=True,
-    ),
-    "reshape": Needs(
-        "one", "one", ("shape", "from"),
-        "the sizes in shape have as many elements as the tensor",
-        same_names=True,
-    ),
-    "cast": Needs(
-        "one", "one", ("dtype", "from"),
-        "dtype is the name of an element type, as BF16, for a GGUF also of a block type, as Q8_0",
-        same_names=True,
-    ),
-    "map": Needs(
-        "one", "one", ("function", "value"),
-        "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before it",
-        same_names=True,
-    ),
-    "dequantize": Needs(
-        "many", "one", ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis", "inverse"),
-        "sources are the parts of a scheme in their order, or as parts lists them",
-    ),
-    "quantize": Needs(
-        "one", "many", ("scheme",),
-        "the source is a matrix of floats, the targets its codes and what the scheme has besides, as scales",
-    ),
-    "split": Needs(
-        "one", "many", ("axis", "sizes", "blocks"),
-        "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal",
-    ),
-    "concat": Needs(
-        "many", "one", ("axis", "sizes", "blocks"),
-        "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be equal",
-    ),
-    "stack": Needs(
-        "many", "one", ("axis",),
-        "axis counts the dimensions of the result from 0; element types and shapes have to be equal",
-    ),
-    "unstack": Needs(
-        "one", "many", ("axis",),
-        "axis counts dimensions from 0, and as many targets as it has indices are listed, as in {0-7}",
-    ),
-    "tie": Needs(
-        "one", "one", ("new",),
-        "the first name keeps its tensor, and the other has one of the same type and shape",
-        beside=True,
-    ),
+    "rename": Needs("one", "one", ("stack", "renumbered"),
+                    "a longer pattern matches fewer names, and a drop before it makes room"),
+    "transpose": Needs("one", "one", ("axes",),
+                       "axes lists every dimension of the tensor once, as in [1, 0]", same_names=True),
+    "permute": Needs("one", "one", ("axis", "shape", "axes"),
+                     "shape divides the dimension axis, and axes lists the dimensions of shape once", same_names=True),
+    "reshape": Needs("one", "one", ("shape", "from"),
+                     "the sizes in shape have as many elements as the tensor", same_names=True),
+    "cast": Needs("one", "one", ("dtype", "from"),
+                  "dtype is the name of an element type, as BF16, for a GGUF also of a block type, as Q8_0",
+                  same_names=True),
+    "map": Needs("one", "one", ("function", "value"),
+                 "function is add or multiply, with a value, or neg-exp or log-neg; blocks are cast to floats before "
+                 "it", same_names=True),
+    "dequantize": Needs("many", "one", ("scheme", "parts", "block", "bits", "group_size", "mode", "zeros", "axis",
+                                        "inverse"),
+                        "sources are the parts of a scheme in their order, or as parts lists them"),
+    "quantize": Needs("one", "many", ("scheme",),
+                      "the source is a matrix of floats, the targets its codes and what the scheme has besides, as "
+                      "scales"),
+    "split": Needs("one", "many", ("axis", "sizes", "blocks"),
+                   "axis counts dimensions from 0, sizes add up to it, and without sizes the parts are equal"),
+    "concat": Needs("many", "one", ("axis", "sizes", "blocks"),
+                    "axis counts dimensions from 0; element types, and sizes of the other dimensions, have to be "
+                    "equal"),
+    "stack": Needs("many", "one", ("axis",),
+                   "axis counts the dimensions of the result from 0; element types and shapes have to be equal"),
+    "unstack": Needs("one", "many", ("axis",),
+                     "axis counts dimensions from 0, and as many targets as it has indices are listed, as in {0-7}"),
+    "tie": Needs("one", "one", ("new",),
+                 "the first name keeps its tensor, and the other has one of the same type and shape", beside=True),
     "untie": Needs("one", "one", (), "both names have to be there", beside=True),
     "drop": Needs("one", "none"),
     "zeros": Needs("one", "one", (), "the target is a new name, and the source of a type that has a 0", beside=True),
     "remove-layers": Needs("one", "none", ("stack", "layers")),
-    "insert-layers": Needs(
-        "none", "one", ("stack", "layers"),
-        "select what is to be kept from the checkpoint that has those layers",
-    ),
+    "insert-layers": Needs("none", "one", ("stack", "layers"),
+                           "select what is to be kept from the checkpoint that has those layers"),
 }  # fmt: skip

@@ -32,15 +32,7 @@ from ckptconv.errors import (
     located,
 )
 from ckptconv.formats.tensorflow import saved_model
-from ckptconv.formats.tensorflow.bundle import (
-    Entry,
-    Extent,
-    Header,
-    read_entry,
-    read_header,
-    slice_key,
-    variable_names,
-)
+from ckptconv.formats.tensorflow.bundle import Entry, Extent, Header, read_entry, read_header, slice_key, variable_names
 from ckptconv.formats.tensorflow.table import FOOTER, MAGIC, bad, entries
 from ckptconv.formats.tensorflow.texts import read_texts
 from ckptconv.formats.tensors.texts import MAX_TEXT_RANK

@@ -83,10 +83,7 @@ FORMATS = (
         name="torch-legacy",
         summary="torch.save before 1.6: stacked pickles, then the storages",
         suffixes=(".pth", ".pt", ".bin", ".ckpt"),
-        magic=(
-            *((offset, _LEGACY_NUMBER) for offset in (2, 11)),
-            (0, b"L119547037146038801333356L\n."),
-        ),
+        magic=(*((offset, _LEGACY_NUMBER) for offset in (2, 11)), (0, b"L119547037146038801333356L\n.")),
         claims="ckptconv.formats.torch.containers.legacy:claims",
         reader="ckptconv.formats.torch.containers.legacy:read",
     ),

@@ -41,8 +41,7 @@ def from_json(document: dict[str, Any], documents: Documents, rows: int, pre: st
         added = {one.text for one in added_tokens(documents).values()}
         return _of_pieces(document, vocab, [pair for pair in merges if "".join(pair) not in added], rows), "default"
     raise UnsupportedError(
-        "llama.cpp has no byte-pair encoding that is neither of bytes nor falls back to them",
-        hint=GO_WITHOUT,
+        "llama.cpp has no byte-pair encoding that is neither of bytes nor falls back to them", hint=GO_WITHOUT
     )
 
 

@@ -31,8 +31,7 @@ def from_model(data: bytes, documents: Documents, rows: int) -> Vocabulary:
     model = sentencepiece.parse(data)
     if model.kind not in (BPE, UNIGRAM):
         raise UnsupportedError(
-            f"tokenizer.model is of type {model.kind}: llama.cpp has SentencePiece's BPE and unigrams",
-            hint=GO_WITHOUT,
+            f"tokenizer.model is of type {model.kind}: llama.cpp has SentencePiece's BPE and unigrams", hint=GO_WITHOUT
         )
     made = Vocabulary.of("llama" if model.kind == BPE else "t5", rows, scores=True)
     for place, (text, score, kind) in enumerate(model.pieces):
@@ -90,8 +89,7 @@ def from_words(document: dict[str, Any], rows: int) -> Vocabulary:
         raise bad(f"{TOKENIZER} has no vocabulary")
     if model.get("continuing_subword_prefix", _CONTINUES) != _CONTINUES:
         raise UnsupportedError(
-            f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words",
-            hint=GO_WITHOUT,
+            f"llama.cpp's WordPiece has no other mark than {_CONTINUES} for pieces within words", hint=GO_WITHOUT
         )
     lower = strip = False
     for step in steps(document.get("normalizer"), "normalizers"):

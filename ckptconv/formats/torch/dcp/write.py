@@ -32,14 +32,7 @@ from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.stream import Job, Streamer
-from ckptconv.io.zip_writing import (
-    RECORD_ALIGNMENT,
-    directory,
-    directory_size,
-    end_of,
-    local_header,
-    plan_entries,
-)
+from ckptconv.io.zip_writing import RECORD_ALIGNMENT, directory, directory_size, end_of, local_header, plan_entries
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
 
-_REFUSED = {
-    frozenset: "frozenset",
-    defaultdict: "defaultdict",
-    NumpyArray: "numpy array",
-    NumpyScalar: "numpy scalar",
-}
+_REFUSED = {frozenset: "frozenset", defaultdict: "defaultdict", NumpyArray: "numpy array", NumpyScalar: "numpy scalar"}
 """Types that torch's `weights_only` unpickler has no constructor for (torch 2.13, _weights_only_unpickler.py)."""
 
 
