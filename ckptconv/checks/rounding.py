@@ -84,7 +84,7 @@ def bound(module: torch.nn.Module, feeds: Mapping[str, Array], unit: float, *, l
                     squares[key] += (value.double() - plain[key].double()).abs() ** 2
     limits = {key: _limit(total, plain[key], unit) for key, total in squares.items()}
     reason = (
-        f"{SIGMAS:g} standard deviations of rounding noise (u = 2^{_log2(unit)}) through {places} layers, "
+        f"{SIGMAS:g} standard deviations of rounding noise (u = 2^{round(log2(unit))}) through {places} layers, "
         f"from {RUNS} runs in float64"
     )
     outputs = {name: value.cpu().numpy() for (kind, name), value in plain.items() if kind == "output"}
@@ -107,7 +107,3 @@ def _limit(squares: torch.Tensor, plain: torch.Tensor, unit: float) -> Array:
     # what the last operation and the storing of its result round, of both runs
     made: Array = (SIGMAS * sqrt(2) * spread + 4 * unit * size).cpu().numpy()
     return made
-
-
-def _log2(unit: float) -> int:
-    return round(log2(unit))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.cli.output import printable, style
 from ckptconv.cli.render import fields, findings, section, table, value
 from ckptconv.cli.render_tree import Columns, tree
-from ckptconv.core.text import listed, plural
+from ckptconv.core.text import listed, plural, shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -76,7 +76,7 @@ def _count(made: Table) -> str:
 def _tensors(made: Table) -> list[str]:
     def cells(name: str) -> list[str]:
         entry = made.tensors[name]
-        return [_shape(entry), ", ".join(_notes(entry))]
+        return [shape_text(entry.shape), ", ".join(_notes(entry))]
 
     def kind(name: str) -> Hashable:
         entry = made.tensors[name]
@@ -84,10 +84,6 @@ def _tensors(made: Table) -> list[str]:
 
     tied = {name: entry.tied_to for name, entry in made.tensors.items() if entry.tied_to is not None}
     return tree(made.tensors, tied, Columns(["SHAPE", "NOTES"], frozenset(), cells), kind, fold=True, heads=False)
-
-
-def _shape(entry: Expected) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in entry.shape)}]"
 
 
 def _notes(entry: Expected) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsafeError, UnsupportedError
 from ckptconv.testing.damage import limited_memory
+from tests.hostile.bombs import doubling
 from tests.support.craft import FOUR_FLOATS, archive, state_dict, tensor, text
 from tests.support.stopwatch import at_most
 
@@ -184,11 +185,6 @@ def test_the_globals_that_a_pickle_names_are_listed(quiet_folder: Path) -> None:
     with ckptconv.open(path) as checkpoint:
         uses = {use.name: use.called for use in checkpoint.notes.globals}
     assert (uses["os.system"], uses["os.unlink"], uses["torch._utils._rebuild_tensor_v2"]) == (True, False, True)
-
-
-def doubling(step: bytes, times: int) -> bytes:
-    """An empty container, then `times` others that hold the one before several times over."""
-    return b"q\x00" + b"".join(b"0" + step.replace(b"?", bytes([104, i])) + b"q" + bytes([i + 1]) for i in range(times))
 
 
 NESTED = 10_000

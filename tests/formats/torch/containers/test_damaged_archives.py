@@ -12,6 +12,7 @@ import torch
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, DamagedTensorError, LimitError, UnsupportedError
+from tests.hostile.zips import central
 from tests.support.craft import FOUR_FLOATS, SMALL_RECORDS, archive, saved, state_dict, tensor, zip_bytes
 
 PICKLE = state_dict(w=tensor())
@@ -84,13 +85,6 @@ def test_a_local_name_that_differs_from_the_central_one_is_refused(tmp_path: Pat
     data = zip_bytes(GOOD)
     for name in (b"a/data/0", b"a/data.pkl"):
         assert "name" in str(refused(data.replace(name, name[:-1] + b"#", 1), tmp_path / "x.pth"))
-
-
-def central(data: bytes, name: bytes, offset: int, value: bytes) -> bytes:
-    """The archive with a field of an entry of its central directory overwritten."""
-    at = data.rindex(name) - 46 + offset
-    assert data[data.rindex(name) - 46 :].startswith(b"PK\1\2")
-    return data[:at] + value + data[at + len(value) :]
 
 
 FIELDS = {
