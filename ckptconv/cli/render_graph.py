@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from ckptconv.cli.output import printable
-from ckptconv.core.text import listed
+from ckptconv.core.text import listed, shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,5 +36,5 @@ def graph_rows(graph: MetaNode) -> list[tuple[str, str]]:
 
 def _value(value: Mapping[str, object]) -> str:
     shape = value.get("shape")
-    sizes = f"[{', '.join('?' if n is None else str(n) for n in shape)}]" if isinstance(shape, list) else ""
+    sizes = shape_text(shape) if isinstance(shape, list) else ""
     return printable(f"{value.get('name')} {value.get('dtype') or ''} {sizes}".strip())

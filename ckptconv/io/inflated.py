@@ -34,7 +34,7 @@ MAGICS = (
 
 
 class Inflater(Protocol):
-    """What bz2's, lzma's and lz4's decompressors are."""
+    """What bz2's, lzma's, lz4's and zstd's decompressors are."""
 
     @property
     def eof(self) -> bool: ...
@@ -45,13 +45,13 @@ class Inflater(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-class _Zlib:
-    """zlib's, with the interface of the others."""
+class Zlib:
+    """zlib's, with the interface of the others; with `any_header` of gzip's streams too."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_header: bool = False) -> None:
         import zlib
 
-        self._stream = zlib.decompressobj()
+        self._stream = zlib.decompressobj(zlib.MAX_WBITS | (32 if any_header else 0))
 
     @property
     def eof(self) -> bool:
@@ -121,7 +121,7 @@ def _inflated(source: Source, name: str) -> Iterator[bytes]:
 
 def _inflater(name: str) -> Inflater:
     if name == "zlib":
-        return _Zlib()
+        return Zlib()
     if name == "bzip2":
         from bz2 import BZ2Decompressor
 

@@ -16,14 +16,16 @@ from __future__ import annotations
 import sys
 import zlib
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.errors import MissingExtraError
 from ckptconv.formats.flax.orbax.damage import bad, too_empty, too_much
+from ckptconv.io.inflated import Zlib
 from ckptconv.io.limits import MAX_ZSTD_WINDOW
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import ByteSpan
+    from ckptconv.io.inflated import Inflater
 
 MAGIC = b"\x28\xb5\x2f\xfd"
 _HEADER = 18
@@ -37,43 +39,6 @@ _OWN_BYTES = 1 << 18
 """What a stream takes beside its window."""
 
 _ZLIB_WINDOW = 1 << 15
-
-
-class Inflater(Protocol):
-    """What Python's own decompressors have."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-class _Zlib:
-    """zlib's, with the interface of the others. Reads what ``zlib`` and ``gzip`` write."""
-
-    def __init__(self) -> None:
-        self._stream = zlib.decompressobj(zlib.MAX_WBITS | 32)
-
-    @property
-    def eof(self) -> bool:
-        return self._stream.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._stream.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._stream.unconsumed_tail
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
 
 
 def zstd() -> Any:
@@ -111,7 +76,7 @@ def window_of(head: bytes, size: int) -> int:
 def _inflater(codec: str, head: bytes, size: int) -> tuple[Inflater, int]:
     """What undoes a codec, and the bytes of its window."""
     if codec != "zstd":
-        return _Zlib(), _ZLIB_WINDOW
+        return Zlib(any_header=True), _ZLIB_WINDOW
     window = window_of(head, size)
     module = zstd()
     return module.ZstdDecompressor(options=options_of(module)), window
