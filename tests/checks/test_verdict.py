@@ -118,42 +118,43 @@ def mutate(state: State, versions: dict[str, Any], step: Step, groups: list[list
     names = list(state)
     name, other = names[a % len(names)], names[b % len(names)]
     tensor = state[name]
-    if what == "resize" and tensor.ndim:
-        shape = list(tensor.shape)
-        shape[b % tensor.ndim] += 1 + b % 3
-        state[name] = tensor.new_empty(shape)
-    elif what == "transpose":
-        state[name] = tensor.flatten().reshape(tensor.shape[::-1])
-    elif what == "rank":
-        state[name] = tensor[None] if b % 2 else tensor.flatten()
-    elif what == "scalar":
-        name = next((n for n, t in state.items() if t.ndim == 0 and not n.endswith("tracked")), name)
-        state[name] = tensor.new_empty([1] * (b % 3))
-    elif what == "drop":
-        del state[name]
-    elif what in ("drop counter", "drop tied"):
-        tied = {n for group in groups for n in group}
-        wanted = [n for n in names if (n.endswith("num_batches_tracked") if what == "drop counter" else n in tied)]
-        if wanted:
-            del state[wanted[a % len(wanted)]]
-    elif what == "add":
-        state[f"{name}_extra" if b % 2 else "extra.0.weight"] = tensor
-    elif what == "rename":
-        return {(n + "x" if n == name else n): t for n, t in state.items()}
-    elif what == "rename as":
-        return {(other if n == name else n): t for n, t in state.items()}
-    elif what == "prefix":
-        return {"module." + n: t for n, t in state.items()}
-    elif what == "strip prefix":
-        return {n.partition(".")[2] or n: t for n, t in state.items()}
-    elif what == "swap":
-        state[name], state[other] = state[other], state[name]
-    elif what == "cast":
-        state[name] = tensor.to(torch.float16)
-    elif what == "no versions":
-        versions.clear()
-    elif what == "old versions":
-        versions.update({key: {"version": 1} for key in versions})
+    match what:
+        case "resize" if tensor.ndim:
+            shape = list(tensor.shape)
+            shape[b % tensor.ndim] += 1 + b % 3
+            state[name] = tensor.new_empty(shape)
+        case "transpose":
+            state[name] = tensor.flatten().reshape(tensor.shape[::-1])
+        case "rank":
+            state[name] = tensor[None] if b % 2 else tensor.flatten()
+        case "scalar":
+            name = next((n for n, t in state.items() if t.ndim == 0 and not n.endswith("tracked")), name)
+            state[name] = tensor.new_empty([1] * (b % 3))
+        case "drop":
+            del state[name]
+        case "drop counter" | "drop tied":
+            tied = {n for group in groups for n in group}
+            wanted = [n for n in names if (n.endswith("num_batches_tracked") if what == "drop counter" else n in tied)]
+            if wanted:
+                del state[wanted[a % len(wanted)]]
+        case "add":
+            state[f"{name}_extra" if b % 2 else "extra.0.weight"] = tensor
+        case "rename":
+            return {(n + "x" if n == name else n): t for n, t in state.items()}
+        case "rename as":
+            return {(other if n == name else n): t for n, t in state.items()}
+        case "prefix":
+            return {"module." + n: t for n, t in state.items()}
+        case "strip prefix":
+            return {n.partition(".")[2] or n: t for n, t in state.items()}
+        case "swap":
+            state[name], state[other] = state[other], state[name]
+        case "cast":
+            state[name] = tensor.to(torch.float16)
+        case "no versions":
+            versions.clear()
+        case "old versions":
+            versions.update({key: {"version": 1} for key in versions})
     return state
 
 

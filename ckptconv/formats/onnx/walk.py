@@ -49,17 +49,18 @@ class Walker:
             if number in (1, 2, 3, 4, 5, 7):
                 self._window.expect(number, wire, VARINT if number in (1, 5) else LEN)
                 _only_once(number, once, "the model")
-            if number == 1:
-                model.ir_version = signed(begin)
-            elif number == 5:
-                model.model_version = signed(begin)
-            elif number in (2, 3, 4):
-                model.texts[number] = window.text(begin, end)
-            elif number == 7:
-                model.graph = self._graph(begin, end, 0)
-            elif number in (8, 14, 20, 25, 26):
-                self._window.expect(number, wire, LEN)
-                self._repeated(model, number, begin, end)
+            match number:
+                case 1:
+                    model.ir_version = signed(begin)
+                case 5:
+                    model.model_version = signed(begin)
+                case 2 | 3 | 4:
+                    model.texts[number] = window.text(begin, end)
+                case 7:
+                    model.graph = self._graph(begin, end, 0)
+                case 8 | 14 | 20 | 25 | 26:
+                    self._window.expect(number, wire, LEN)
+                    self._repeated(model, number, begin, end)
         return model
 
     def _repeated(self, model: Model, number: int, begin: int, end: int) -> None:
@@ -149,22 +150,23 @@ class Walker:
             if number > 10:
                 continue
             self._window.expect(number, wire, LEN)
-            if number == 1:
-                node.inputs += (window.text(begin, end),)
-            elif number == 2:
-                node.outputs += (window.text(begin, end),)
-            elif number == 3:
-                node.name = window.text(begin, end)
-            elif number == 4:
-                node.op = window.text(begin, end)
-            elif number == 5:
-                self._attribute(begin, end, node, depth)
-                node.attributes += ((begin, end),)
-            elif number == 7:
-                node.domain = window.text(begin, end)
-            elif number in (9, 10):
-                window.check(begin, end)
-                node.properties += ((begin, end),) if number == 9 else ()
+            match number:
+                case 1:
+                    node.inputs += (window.text(begin, end),)
+                case 2:
+                    node.outputs += (window.text(begin, end),)
+                case 3:
+                    node.name = window.text(begin, end)
+                case 4:
+                    node.op = window.text(begin, end)
+                case 5:
+                    self._attribute(begin, end, node, depth)
+                    node.attributes += ((begin, end),)
+                case 7:
+                    node.domain = window.text(begin, end)
+                case 9 | 10:
+                    window.check(begin, end)
+                    node.properties += ((begin, end),) if number == 9 else ()
         return node
 
     def _attribute(self, start: int, stop: int, node: Node, depth: int) -> None:
