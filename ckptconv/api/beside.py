@@ -117,7 +117,7 @@ def look(place: Place, own: Collection[_Said] = (), opened: Collection[str] = ()
             looked += [path] if was_read else []
         found.globals += globals_
     found.uses += of_programs(hub.scripts_in(known))
-    found.findings += _told(looked, paths, found.uses)
+    found.findings += _told(looked, paths)
     return found
 
 
@@ -290,7 +290,7 @@ def _joined(path: str, where: str) -> str:
     return f"{path}: {where}" if where else path
 
 
-def _told(looked: list[str], paths: list[str], uses: list[OpaqueUse]) -> Iterator[Finding]:
+def _told(looked: list[str], paths: list[str]) -> Iterator[Finding]:
     if looked:
         message = f"looked at, for what they would run: {quoted(looked)}"
         yield Finding("beside", "info", looked[0], message)

@@ -24,9 +24,9 @@ from ckptconv.formats.base import WriteResult
 from ckptconv.formats.torch.dcp import MAIN
 from ckptconv.formats.torch.dcp.listing import FILESYSTEM, METADATA, parse
 from ckptconv.formats.torch.dcp.tree import Leaf, flattened
-from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
-from ckptconv.formats.torch.writer.emit import DCP_GLOBALS, GLOBALS, Emitter, StorageRef
-from ckptconv.formats.torch.writer.storages import torch_shape, writable
+from ckptconv.formats.torch.writer.emit import DCP_GLOBALS, GLOBALS, Emitter
+from ckptconv.formats.torch.writer.spell import dense_function, spell_dense
+from ckptconv.formats.torch.writer.storages import View, torch_shape, writable
 from ckptconv.formats.torch.writer.write import members_by_prefix
 from ckptconv.io.checksum import crc32
 from ckptconv.io.folder import Folder
@@ -273,23 +273,8 @@ def _pickled(node: MetaNode) -> bytes:
 
 def _pickled_tensor(info: TensorInfo) -> bytes:
     """A contiguous tensor that is the whole of storage 0."""
-    emitter = _emitter()
-    cls = STORAGE_CLASS_BY_DTYPE.get(info.dtype)
-    shape = torch_shape(info)
-    emitter.named("torch._utils", "_rebuild_tensor_v2" if cls else "_rebuild_tensor_v3")
-    emitter.op(b"(")
-    unit = info.dtype.bits // 8
-    emitter.node(
-        StorageRef(("torch", cls), "0", info.nbytes // unit)
-        if cls
-        else StorageRef(("torch.storage", UNTYPED), "0", info.nbytes)
-    )
-    emitter.integer(0)
-    emitter.node(shape)
-    emitter.node(contiguous_strides(shape))
-    emitter.node(False)
-    emitter.call("collections", "OrderedDict")
-    if cls is None:
-        emitter.node(TorchValue("dtype", TORCH_NAMES[info.dtype]))
-    emitter.op(b"tR")
+    emitter, shape = _emitter(), torch_shape(info)
+    emitter.named("torch._utils", dense_function(info.dtype))
+    spell_dense(emitter, View(0, info.dtype, 0, shape, contiguous_strides(shape)), info.nbytes)
+    emitter.op(b"R")
     return emitter.finish()

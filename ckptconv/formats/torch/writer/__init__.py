@@ -5,6 +5,6 @@ Begin with `write`.
     write     the archive
     storages  which storages it gets, and how each tensor views one
     emit      the metadata tree as a pickle
-    spell     …and quantized and sparse tensors in it
+    spell     …and the tensors in it
     notices   what a person should know of what is written
 """

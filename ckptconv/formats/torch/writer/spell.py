@@ -1,17 +1,18 @@
-"""Quantized and sparse tensors as a pickle that torch.load takes; how they look there stands in `values.composites`."""
+"""Tensors as a pickle that torch.load takes; how quantized and sparse ones look there stands in `values.composites`."""
 
 from __future__ import annotations
 
 from struct import unpack
 from typing import TYPE_CHECKING
 
+from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.composite import INDICES, PER_CHANNEL, PER_TENSOR, VALUES, Quantized, Sparse, problem
 from ckptconv.core.indices import check_indices
 from ckptconv.core.metadata import TensorRef, TorchSize, TorchValue, nodes_of
 from ckptconv.core.strided import contiguous_strides
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import CorruptFileError, UnsupportedError
-from ckptconv.formats.torch.dtypes import QUANTIZED_STORAGE_BY_DTYPE
+from ckptconv.formats.torch.dtypes import QUANTIZED_STORAGE_BY_DTYPE, STORAGE_CLASS_BY_DTYPE, UNTYPED
 from ckptconv.formats.torch.writer.emit import StorageRef
 
 if TYPE_CHECKING:
@@ -67,6 +68,31 @@ def in_the_pickle(checkpoint: Checkpoint) -> set[str]:
     if not numbers:
         return numbers
     return numbers - {node.name for node in nodes_of(checkpoint.root, TensorRef)}
+
+
+def dense_function(dtype: DType) -> str:
+    """What in ``torch._utils`` makes a plain tensor of that type."""
+    return "_rebuild_tensor_v2" if dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
+
+
+def spell_dense(emitter: Emitter, view: View, nbytes: int, *, requires_grad: bool = False) -> None:
+    """The arguments of `dense_function`; `view` is on a storage of `nbytes`."""
+    cls = STORAGE_CLASS_BY_DTYPE.get(view.dtype)
+    emitter.op(b"(")
+    if cls is not None:
+        emitter.node(StorageRef(("torch", cls), str(view.key), nbytes * 8 // view.dtype.bits))
+    else:
+        emitter.node(StorageRef(("torch.storage", UNTYPED), str(view.key), nbytes))
+    emitter.integer(view.offset)
+    emitter.node(view.shape)
+    emitter.node(view.strides)
+    emitter.node(requires_grad)
+    emitter.call("collections", "OrderedDict")
+    if cls is None:
+        emitter.node(TorchValue("dtype", TORCH_NAMES[view.dtype]))
+    if view.conj or view.neg:
+        emitter.node({key: True for key, on in (("conj", view.conj), ("neg", view.neg)) if on})
+    emitter.op(b"t")
 
 
 def spell_quantized(

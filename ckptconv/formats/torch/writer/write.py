@@ -12,15 +12,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.core.arrays import TORCH_NAMES
 from ckptconv.core.composite import VALUES, Quantized, Sparse
-from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, TorchValue, nodes_of
+from ckptconv.core.metadata import MetaNode, StateDict, TensorRef, nodes_of
 from ckptconv.core.spelling import dumps, to_json
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.torch.containers.zip_archive import NOTES_RECORD
-from ckptconv.formats.torch.dtypes import STORAGE_CLASS_BY_DTYPE, UNTYPED
-from ckptconv.formats.torch.writer.emit import Emitter, StorageRef
-from ckptconv.formats.torch.writer.spell import check_composites, in_the_pickle, spell_quantized, spell_sparse
+from ckptconv.formats.torch.writer.emit import Emitter
+from ckptconv.formats.torch.writer.spell import (
+    check_composites,
+    dense_function,
+    in_the_pickle,
+    spell_dense,
+    spell_quantized,
+    spell_sparse,
+)
 from ckptconv.formats.torch.writer.storages import Stored, View, plan_storages
 from ckptconv.io.checksum import crc32
 from ckptconv.io.stream import Job, Streamer
@@ -163,7 +168,7 @@ class _Pickler:
             case Sparse():
                 return "_rebuild_sparse_tensor"
             case _:
-                return _dense_function(self._views[name])
+                return dense_function(self._views[name].dtype)
 
     def _arguments(self, emitter: Emitter, name: str, *, requires_grad: bool) -> None:
         match self._composites.get(name):
@@ -174,36 +179,17 @@ class _Pickler:
             case Sparse() as one:
                 spell_sparse(emitter, one, self._part)
             case _:
-                self._dense(emitter, self._views[name], requires_grad=requires_grad)
+                self._dense(emitter, name, requires_grad=requires_grad)
 
     def _part(self, emitter: Emitter, name: str) -> None:
         """A part of another tensor, whole."""
-        emitter.named("torch._utils", _dense_function(self._views[name]))
-        self._dense(emitter, self._views[name], requires_grad=False)
+        emitter.named("torch._utils", dense_function(self._views[name].dtype))
+        self._dense(emitter, name, requires_grad=False)
         emitter.op(b"R")
 
-    def _dense(self, emitter: Emitter, view: View, *, requires_grad: bool) -> None:
-        cls = STORAGE_CLASS_BY_DTYPE.get(view.dtype)
-        nbytes = self._storages[view.key].image.info.nbytes
-        emitter.op(b"(")
-        if cls is not None:
-            emitter.node(StorageRef(("torch", cls), str(view.key), nbytes * 8 // view.dtype.bits))
-        else:
-            emitter.node(StorageRef(("torch.storage", UNTYPED), str(view.key), nbytes))
-        emitter.integer(view.offset)
-        emitter.node(view.shape)
-        emitter.node(view.strides)
-        emitter.node(requires_grad)
-        emitter.call("collections", "OrderedDict")
-        if cls is None:
-            emitter.node(TorchValue("dtype", TORCH_NAMES[view.dtype]))
-        if view.conj or view.neg:
-            emitter.node({key: True for key, on in (("conj", view.conj), ("neg", view.neg)) if on})
-        emitter.op(b"t")
-
-
-def _dense_function(view: View) -> str:
-    return "_rebuild_tensor_v2" if view.dtype in STORAGE_CLASS_BY_DTYPE else "_rebuild_tensor_v3"
+    def _dense(self, emitter: Emitter, name: str, *, requires_grad: bool) -> None:
+        view = self._views[name]
+        spell_dense(emitter, view, self._storages[view.key].image.info.nbytes, requires_grad=requires_grad)
 
 
 def members_by_prefix(checkpoint: Checkpoint, composites: Mapping[str, Composite]) -> dict[str, list[tuple[str, str]]]:
