@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
 from ckptconv.edits.quantized.elements import cut
+from ckptconv.edits.quantized.matrix import Mapped
 from ckptconv.edits.quantized.parts import FLOATS, Parts, folded, need, sizes_of
 from ckptconv.errors import CorruptFileError
 
@@ -48,27 +49,16 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(Mapped):
     """What codes stand for in the tables of their blocks. tables: a row for each block."""
 
-    codes: Matrix
     tables: Array
     grid: Grid
     by: tuple[int, int]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """That of the codes."""
-        return self.codes.shape
-
-    @property
-    def light(self) -> bool:
-        """As the codes."""
-        return self.codes.light
-
     def rectangle(self, rows: range, columns: range) -> Array:
         """Looked up."""
-        made = self.codes.rectangle(rows, columns)
+        made = self.source.rectangle(rows, columns)
         self.grid.each(self._look_up, made, Numbers(self.by), rows, columns)
         return made
 

@@ -62,55 +62,49 @@ class Same:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
-    """Scales that one more number is for. divides: they are divided by it. rounded: to what the result is rounded."""
+class Mapped:
+    """Something of each number of another matrix: of its shape, and as light."""
 
-    scales: Matrix
-    number: float
-    divides: bool
-    rounded: DType | None = None
+    source: Matrix
 
     @property
     def shape(self) -> tuple[int, int]:
-        """That of the scales."""
-        return self.scales.shape
+        """That of the other."""
+        return self.source.shape
 
     @property
     def light(self) -> bool:
-        """As the scales."""
-        return self.scales.light
+        """As the other."""
+        return self.source.light
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(Mapped):
+    """Scales that one more number is for. divides: they are divided by it. rounded: to what the result is rounded."""
+
+    number: float
+    divides: bool
+    rounded: DType | None = None
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """The scales times that number, or divided by it, rounded to F32."""
         import numpy as np
 
-        made, number = self.scales.rectangle(rows, columns), np.float32(self.number)
+        made, number = self.source.rectangle(rows, columns), np.float32(self.number)
         with np.errstate(all="ignore"):
             return _narrowed(made / number if self.divides else made * number, self.rounded)
 
 
 @dataclass(frozen=True, slots=True)
-class Inverse:
+class Inverse(Mapped):
     """One divided by each scale."""
-
-    scales: Matrix
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """That of the scales."""
-        return self.scales.shape
-
-    @property
-    def light(self) -> bool:
-        """As the scales."""
-        return self.scales.light
 
     def rectangle(self, rows: range, columns: range) -> Array:
         """The quotients, rounded to F32."""
         import numpy as np
 
         with np.errstate(all="ignore"):
-            made: Array = np.float32(1) / self.scales.rectangle(rows, columns)
+            made: Array = np.float32(1) / self.source.rectangle(rows, columns)
             return made
 
 
