@@ -184,25 +184,7 @@ def parse(text: str) -> Record:
 
 
 def _parse(document: dict[str, Any]) -> Record:
-    strides = {name: tuple(map(as_size, value)) for name, value in document.get("strides", {}).items()}
-    notes = Notes(
-        source=as_text(document.get("source", "")),
-        strides=strides,
-        attributes={name: without(from_json(node), Stored) for name, node in document.get("attributes", {}).items()},
-        versions={tuple(map(_key, path)): module_versions(node) for path, node in document.get("versions", [])},
-        types={key: as_text(name) for key, name in document.get("types", {}).items()},
-        arch=from_json(document.get("arch")),
-        digest=None if document.get("digest") is None else as_text(document["digest"]),
-    )
-    flags = {key: document.get(key, []) for key in ("parameters", "requires_grad")}
-    devices = {name: as_text(device) for name, device in document.get("devices", {}).items()}
-    named = {name for names in flags.values() for name in (names if names != "*" else ["*"])} | devices.keys()
-    tensors = {
-        as_text(name): TensorNote(
-            _has(flags["parameters"], name), _has(flags["requires_grad"], name), devices.get(name, "cpu")
-        )
-        for name in sorted(named)
-    }
+    notes = _notes(document)
     return Record(
         root=from_json(document["root"]) if "root" in document else _BARE,
         refs_are_model=document.get("refs") == "model",
@@ -221,9 +203,31 @@ def _parse(document: dict[str, Any]) -> Record:
         turned=[as_text(name) for name in document.get("turned", [])],
         constants=[as_text(name) for name in document.get("constants", [])],
         strings=[as_text(key) for key in document.get("strings", [])],
-        notes=replace(notes, tensors=tensors),
+        notes=notes,
         digest=notes.digest,
     )
+
+
+def _notes(document: dict[str, Any]) -> Notes:
+    notes = Notes(
+        source=as_text(document.get("source", "")),
+        strides={name: tuple(map(as_size, value)) for name, value in document.get("strides", {}).items()},
+        attributes={name: without(from_json(node), Stored) for name, node in document.get("attributes", {}).items()},
+        versions={tuple(map(_key, path)): module_versions(node) for path, node in document.get("versions", [])},
+        types={key: as_text(name) for key, name in document.get("types", {}).items()},
+        arch=from_json(document.get("arch")),
+        digest=None if document.get("digest") is None else as_text(document["digest"]),
+    )
+    flags = {key: document.get(key, []) for key in ("parameters", "requires_grad")}
+    devices = {name: as_text(device) for name, device in document.get("devices", {}).items()}
+    named = {name for names in flags.values() for name in (names if names != "*" else ["*"])} | devices.keys()
+    tensors = {
+        as_text(name): TensorNote(
+            _has(flags["parameters"], name), _has(flags["requires_grad"], name), devices.get(name, "cpu")
+        )
+        for name in sorted(named)
+    }
+    return replace(notes, tensors=tensors)
 
 
 def _inline(name: Json, position: Json, dtype: Json, shape: Json, text: Json) -> Inline:
