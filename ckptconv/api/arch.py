@@ -191,9 +191,7 @@ def stranger(named: Named, path: Path, nearest: str = "") -> UsageError:
     less = f"; the nearest, {nearest}, does not fit" if nearest else ""
     more = f"; --arch {nearest} says what differs" if nearest else ""
     where = "the config.json beside it"
-    hint = f"--arch {shlex.quote(str(config_beside(path)))} builds that class, with the transformers that is installed"
-    if named.by == "diffusers":
-        hint = "name another checkpoint of it, or a class or function that makes one: --arch FILE.py:NAME"
+    hint = f"--arch {shlex.quote(str(config_beside(path)))} builds that class, with the {named.by} that is installed"
     if named.by == "llama.cpp":
         where = "its general.architecture"
         hint = "--arch MODEL/config.json, of the model that it was made of, builds its class with transformers"

@@ -7,7 +7,7 @@ from os import fspath
 from typing import TYPE_CHECKING
 
 from ckptconv.api.arrays import read_arrays
-from ckptconv.arch.samples import InputSpec, narrowest, parse_input, shown_inputs
+from ckptconv.arch.samples import InputSpec, how_described, narrowest, parse_input, shown_inputs
 from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import CorruptFileError, UnsupportedError, UsageError
@@ -50,7 +50,8 @@ def inputs_of(sides: Sequence[Side]) -> list[InputSpec]:
     modules = [side for side in sides if not side.is_graph]
     specs = narrowest([side.inputs for side in graphs or modules[:1]])
     if not specs:
-        raise UsageError("nothing says what goes in", hint="describe it, such as --input 'x:F32[N,3,224,224]'")
+        module = getattr(modules[0].runner, "module", None) if modules else None
+        raise UsageError("nothing says what goes in", hint=how_described(module))
     if any(spec.dtype.kind == "int" for spec in specs):
         limits = [spec.limit for side in modules for spec in side.inputs if spec.limit]
         specs = [replace(spec, limit=min(limits)) if limits and spec.dtype.kind == "int" else spec for spec in specs]

@@ -90,8 +90,8 @@ def validate(
     weights are judged as the plain ones that ``--dequantize`` makes of them.
 
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
-              ``config.json`` (its class is built by the transformers that is installed), or Python that you
-              vouch for (``"models.py:Net"``, which is imported and called). None: chosen by evidence
+              ``config.json`` (its class is built by the transformers or diffusers that is installed), or Python that
+              you vouch for (``"models.py:Net"``, which is imported and called). None: chosen by evidence
               (`ckptconv.arch.choose`).
     settings: ``"name=value"`` params, which outrank everything else.
     values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances. Of a GGUF's blocks it

@@ -35,5 +35,6 @@ none of it:
     folding  naming  infer              a new spec from checkpoints
     recipe                              what a sequential network computes
     samples  weights  export            what goes into a network; its state_dict; its graph by torch's exporter
-    arguments  factory  huggingface     Python that the user vouches for, and classes of transformers
+    arguments  factory                  Python that the user vouches for
+    huggingface  diffusers              classes of transformers and of diffusers
 """

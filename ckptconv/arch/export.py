@@ -14,7 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.factory import said
-from ckptconv.arch.samples import EXAMPLE, InputSpec, example_inputs, sample, shown_inputs
+from ckptconv.arch.samples import EXAMPLE, InputSpec, example_inputs, how_described, sample, shown_inputs
 from ckptconv.arch.weights import load_state, read_state, tied_in
 from ckptconv.errors import MissingExtraError, UsageError
 
@@ -151,7 +151,7 @@ def _sampled(
         return tuple(own), {}, None
     chosen = inputs or shown_inputs(module)
     if not chosen:
-        raise UsageError(f"nothing says what {name} takes as input", hint=f"describe it, such as {EXAMPLE}")
+        raise UsageError(f"nothing says what {name} takes as input", hint=how_described(module))
     sizes: dict[str, int] = {}
     floats = {parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()}
     positional: list[torch.Tensor] = []

@@ -1,5 +1,5 @@
 """The table of a torch module that the user vouches for: ``models.py:Net`` or ``package.module:factory``, or the class
-of transformers that a ``config.json`` names.
+of transformers or diffusers that a ``config.json`` names.
 
 This is the one place where code is run that the user names, and it is never named by a checkpoint. The class or
 function is called on torch's meta device, so that nothing is allocated, with the values from metadata and ``--set``
@@ -86,7 +86,7 @@ def made(
         except CkptconvError:
             raise
         except (Exception, SystemExit) as error:
-            raise _failed(reference, arguments, error) from error
+            raise _failed(reference, factory, arguments, error) from error
         if not isinstance(module, torch.nn.Module):
             raise UsageError(
                 f"{reference} makes a {type(module).__name__}, not a torch.nn.Module", hint="name a class or a factory"
@@ -94,14 +94,16 @@ def made(
         yield module, arguments
 
 
-def _failed(reference: str, arguments: Mapping[str, object], error: BaseException) -> UsageError:
+def _failed(
+    reference: str, factory: Callable[..., object], arguments: Mapping[str, object], error: BaseException
+) -> UsageError:
     """The error for what a factory raised."""
     raised, lacks_a_package = said(_first_cause(error)), isinstance(error, ImportError)
-    if is_config(reference):
+    if isinstance(factory, ConfigFactory):
         hint = "--debug shows where"
         if lacks_a_package:
             hint += "; a package that it needs is missing, or does not suit the others, as torchvision torch"
-        return UsageError(f"{reference}: transformers raises {raised}", hint=hint)
+        return UsageError(f"{reference}: {factory.package} raises {raised}", hint=hint)
     called = ", ".join(f"{name}={_short(value)}" for name, value in arguments.items())
     hint = "check its arguments, or --set NAME=VALUE"
     if lacks_a_package:

@@ -1,4 +1,5 @@
-"""The class that a Hugging Face ``config.json`` names, built by the transformers that is installed.
+"""The class that a Hugging Face ``config.json`` names, built by the transformers that is installed; one of diffusers'
+by `ckptconv.arch.diffusers`.
 
 The configuration is data, perhaps a stranger's: it chooses one of transformers' own classes and fills its
 configuration. What would fetch or run something else is left out of it: code of its own (``auto_map``), kernels,
@@ -21,6 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch import diffusers
 from ckptconv.arch.statements import CLASS_NAME, method_of
 from ckptconv.arch.table import Expected, state_table
 from ckptconv.arch.weights import tied_in
@@ -89,19 +91,17 @@ class ConfigFactory:
             said = strict_json.document(data, "it", hint=_MODEL_FILES)
             strict_json.check_depth(said, "it")
             document = _without(said)
-        if isinstance(document, dict) and CLASS_NAME in document:
-            raise UsageError(
-                "it is a configuration of diffusers, whose classes are not built here",
-                path=path,
-                hint="leave --arch out where the library has the class, or name a function that makes it, FILE.py:NAME",
-            )
-        if not isinstance(document, dict) or not {"architectures", "model_type"} & document.keys():
+        if not isinstance(document, dict) or not {"architectures", "model_type", CLASS_NAME} & document.keys():
             raise CorruptFileError("it is no configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
         self.config: dict[str, Any] = document
         self.quantized = method_of(said)
+        self.package = diffusers.PACKAGE if CLASS_NAME in document else "transformers"
 
     def __call__(self, **changes: object) -> torch.nn.Module:
-        """The module, on torch's current device. Raises MissingExtraError, UsageError, and what transformers raises."""
+        """The module, on torch's current device. Raises MissingExtraError, UsageError, and what the package raises."""
+        if self.package == diffusers.PACKAGE:
+            with _offline():
+                return diffusers.built(self.config, changes)
         config = {**self.config, **changes}
         with _offline():
             try:
@@ -128,6 +128,8 @@ class ConfigFactory:
 def disk_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What ``save_pretrained`` would write of it, before tied tensors are left out."""
     state: dict[str, torch.Tensor] = module.state_dict(keep_vars=True)
+    if diffusers.is_built(module):
+        return dict(state)
     loading: Any = importlib.import_module("transformers.core_model_loading")
     return dict(loading.revert_weight_conversion(module, dict(state)))
 
@@ -138,7 +140,8 @@ def table_of(module: torch.nn.Module, found: Mapping[str, TensorInfo]) -> Table:
     """
     states = (module.state_dict(keep_vars=True), disk_state(module))
     nearer = max(states, key=lambda state: len(state.keys() & found.keys()))
-    table = state_table(nearer, f"transformers.{type(module).__name__}", {})
+    package = diffusers.PACKAGE if diffusers.is_built(module) else "transformers"
+    table = state_table(nearer, f"{package}.{type(module).__name__}", {})
     for name in _matching(module, "_keys_to_ignore_on_load_missing", table.tensors):
         table.tensors[name] = replace(table.tensors[name], optional=True)
     for name in _matching(module, "_keys_to_ignore_on_load_unexpected", found.keys() - table.tensors.keys()):
@@ -180,7 +183,7 @@ def as_held(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> dic
 
     Tensors that have these names already are given back as they are. Raises RuntimeError where they do not fit.
     """
-    if _has_own_names(module, tensors.keys()):
+    if _has_own_names(module, tensors.keys()) or diffusers.is_built(module):
         return dict(tensors)
     cls: Any = type(module)
     with _offline():

@@ -6,10 +6,12 @@ ids:I64[N,T]<50257      integers from 0 to before a limit
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ckptconv.arch.diffusers import is_built
 from ckptconv.core.dtypes import DTYPES, DType
 from ckptconv.errors import UsageError
 
@@ -100,11 +102,15 @@ def sample(spec: InputSpec, sizes: dict[str, int], generator: torch.Generator) -
 
 
 def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
-    """What the module shows of its inputs, by its configuration or its first layer; [] where that is not enough."""
+    """What the module shows of its inputs, by its configuration or its first layer; [] where that is not enough, as of
+    a model of diffusers, which takes several, of sizes that its pipeline knows.
+    """
     from torch import nn
 
     if declared := _configured(module):
         return declared
+    if is_built(module):
+        return []
     for layer in module.modules():
         match layer:
             case nn.Embedding():
@@ -114,6 +120,15 @@ def shown_inputs(module: torch.nn.Module) -> list[InputSpec]:
             case _ if any(True for _ in layer.parameters(recurse=False)):
                 return []
     return []
+
+
+def how_described(module: torch.nn.Module | None) -> str:
+    """How people describe what goes in: by the parameters of a model of diffusers, which takes several."""
+    if module is None or not is_built(module):
+        return f"describe it, such as {EXAMPLE}"
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    return f"describe all that its class takes ({', '.join(names)}), each as in --input '{names[0]}:F32[N,16,32,32]'"
 
 
 def _configured(module: torch.nn.Module) -> list[InputSpec]:

@@ -79,7 +79,7 @@ def _read_as(option: str, name: str, help: str) -> Callable[[Command], Command]:
 arch = click.option(
     "--arch", metavar="A", shell_complete=completion.words(completion.architectures, or_files=True),
     help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, a Hugging Face "
-    "config.json (built by transformers), or Python that you vouch for (models.py:Net, pkg.mod:factory).",
+    "config.json (built by transformers or diffusers), or Python that you vouch for (models.py:Net, pkg.mod:factory).",
 )  # fmt: skip
 
 

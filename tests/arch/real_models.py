@@ -100,6 +100,17 @@ def transformers_module() -> Any:
     return transformers
 
 
+def diffusers_module() -> Any:
+    """diffusers, quiet."""
+    torchvision_operators()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+        importlib.import_module("diffusers.models.transformers")
+    diffusers.utils.logging.set_verbosity_error()
+    return diffusers
+
+
 def _transformer(class_name: str, config_name: str, /, **options: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
     def config() -> Any:
         return getattr(transformers_module(), config_name)(**options)
