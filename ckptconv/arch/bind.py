@@ -147,6 +147,8 @@ class _ConfigScope:
             if not isinstance(node, Mapping) or part not in node:
                 raise UndeterminedError
             node = node[part]
+        if isinstance(node, float) and node.is_integer() and abs(node) < 2**53:
+            node = int(node)  # a ratio, 4.0
         if isinstance(node, list) and len(node) <= MAX_ELEMENTS and all(map(_is_plain, node)):
             return node
         if isinstance(node, int) and abs(node) > MAX_INTEGER:

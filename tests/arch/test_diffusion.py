@@ -26,7 +26,7 @@ np = pytest.importorskip("numpy")
 
 NAMES = [name for name in asked() if name not in SMALL]
 PUBLISHED = [name for name in NAMES if not name.startswith("small-")]
-GUESSED = {"time_dim", "variant"}
+GUESSED = {"time_dim", "variant", "prefix"}
 """Params that no configuration states."""
 
 UNSEEN = {"only_cross"}
@@ -66,7 +66,8 @@ def test_its_configuration_says_all_that_decides_which_tensors_there_are(name: s
     model = asked()[name]
     spec = load_spec(model["spec"])
     said = from_config(spec, model["config"]).values
-    silent = {"small-unclip": {"down_depths", "up_depths"}}.get(name, set())
+    unsaid = {"small-unclip": {"down_depths", "up_depths"}, "small-sana": {"ffn"}, "sana-1600m": {"ffn"}}
+    silent = unsaid.get(name, set())
     needed = {key for key, param in spec.params.items() if not param.optional} - GUESSED
     assert needed - said.keys() == silent
 
@@ -99,6 +100,14 @@ WHOLE: dict[str, dict[str, object]] = {
     "flux-whole": {"vae": True, "t5xxl": True},
     "sd3": {"clip_l": True, "clip_g": True, "transformer.dual_layers": 0},
     "sd35": {"vae": False, "clip_l": False, "transformer.dual_layers": 2},
+    "wan": {"image": True, "prefix": ""},
+    "wan-vae": {"base": 6, "latent": 5},
+    "z-image": {"refiners": 2},
+    "flux2": {"guidance": True, "ffn": 72},
+    "hunyuan": {"refiners": 1},
+    "ltx": {"out_channels": 22},
+    "chroma": {"steps": 2},
+    "lumina2": {"kv_heads": 2},
 }  # fmt: skip
 """By the single file: some of what its names and shapes say."""
 
@@ -106,7 +115,9 @@ SPECS = {
     **dict.fromkeys(["sd1", "sd2", "sdxl", "refiner", "unclip"], "stable_diffusion"),
     "flux": "flux_bfl", "controlnet": "controlnet_ldm",
     "flux-vae": "autoencoder_ldm", "flux-whole": "flux_checkpoint", "sd3": "stable_diffusion_3",
-    "sd35": "stable_diffusion_3",
+    "sd35": "stable_diffusion_3", "wan": "wan_release", "wan-vae": "autoencoder_wan_release",
+    "z-image": "z_image_release", "flux2": "flux2_bfl", "hunyuan": "hunyuan_video_release", "ltx": "ltx_video_release",
+    "chroma": "chroma_release", "lumina2": "lumina2_release",
 }  # fmt: skip
 
 
@@ -124,6 +135,18 @@ def test_a_single_file_is_known_by_its_names_and_fits(name: str) -> None:
     assert solution.table is not None
     assert [one for one in check(solution.table, found) if one.severity == "error"] == []
     assert {key: solution.params[key] for key in WHOLE[name]} == WHOLE[name]
+
+
+@pytest.mark.parametrize("name", ["wan", "z-image", "flux2", "hunyuan", "ltx", "chroma", "lumina2"])
+def test_a_transformer_with_comfyuis_prefix_is_known_as_well(name: str) -> None:
+    prefix = "model.diffusion_model."
+    found = {prefix + key: info for key, info in in_one_file(name).items()}
+    choice = choose(found)
+    assert (choice.spec.name, choice.overlap) == (SPECS[name], 1.0)
+    solution = solve(choice.spec, found)
+    assert solution.table is not None
+    assert check(solution.table, found) == []
+    assert solution.params["prefix"] == prefix
 
 
 def test_what_a_whole_checkpoint_lacks_is_a_part_or_an_error() -> None:

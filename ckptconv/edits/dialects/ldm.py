@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion, SDXL, Stable Diffusion 3 and Flux, with diffusers' names.
+"""Single files of Stable Diffusion, Flux, Wan and other diffusion models, with diffusers' names.
 
     model.diffusion_model.*                          the UNet, or the transformer     → unet.*, transformer.*
     control_model.*                                  a ControlNet                     → controlnet.*
@@ -8,7 +8,8 @@
 
 Each is a folder of diffusers' by that name. Of a single one, chosen by ``--select`` or alone in its file, with its
 prefix or without, the names come out as the class has them: ``conv_in.weight``. What belongs to none (schedules, EMA
-copies, a discriminator) keeps its name. How each is taken apart is told in `latent`, `mmdit` and `openclip`.
+copies, a discriminator) keeps its name. How each is taken apart is told in `latent`, `mmdit`, `dit`
+and `openclip`.
 
 Sources: CompVis/stable-diffusion and Stability-AI/generative-models (ldm, sgm); black-forest-labs/flux, model.py;
 Stability-AI/sd3-ref, mmdit.py; diffusers' loaders/single_file_utils.py, which does the same.
@@ -20,9 +21,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptconv.edits.dialects import latent, mmdit, openclip
+from ckptconv.edits.dialects import dit, latent, mmdit, openclip
 from ckptconv.edits.dialects.change import Change, unchanged
-from ckptconv.errors import EditError
+from ckptconv.errors import EditError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,21 +34,29 @@ if TYPE_CHECKING:
     Translator = Callable[[Tensors], dict[str, Change]]
 
 
-_DIFFUSION: Mapping[str, tuple[str, Translator]] = {
-    "input_blocks.": ("unet", latent.unet),
-    "double_blocks.": ("transformer", mmdit.flux),
-    "joint_blocks.": ("transformer", mmdit.sd3),
+_DIFFUSION: Mapping[tuple[str, ...], tuple[str, Translator]] = {
+    ("input_blocks.",): ("unet", latent.unet),
+    ("double_blocks.", "distilled_guidance_layer."): ("transformer", mmdit.CHROMA.translated),
+    ("double_blocks.", "double_stream_modulation_img."): ("transformer", mmdit.FLUX2.translated),
+    ("double_blocks.", "txt_in.individual_token_refiner."): ("transformer", mmdit.HUNYUAN.translated),
+    ("double_blocks.",): ("transformer", mmdit.FLUX.translated),
+    ("joint_blocks.",): ("transformer", mmdit.SD3.translated),
+    ("blocks.", "head.modulation"): ("transformer", dit.WAN.translated),
+    ("transformer_blocks.", "patchify_proj."): ("transformer", dit.LTX.translated),
+    ("layers.", "cap_pad_token", "final_layer."): ("transformer", dit.Z_IMAGE.translated),
+    ("layers.", "cap_embedder.", "final_layer."): ("transformer", dit.LUMINA2.translated),
 }
-"""By what names begin with, behind ``model.diffusion_model.`` or bare."""
+"""By what names begin with, behind ``model.diffusion_model.`` or bare: the first of which there are all."""
 
-_BARE: Mapping[str, tuple[str, Translator]] = {
-    "input_hint_block.": ("controlnet", latent.controlnet),
+_BARE: Mapping[tuple[str, ...], tuple[str, Translator]] = {
+    ("input_hint_block.",): ("controlnet", latent.controlnet),
     **_DIFFUSION,
-    "encoder.down.": ("vae", latent.vae),
-    "decoder.up.": ("vae", latent.vae),
-    "transformer.resblocks.": ("text_encoder", openclip.text),
+    ("encoder.down.",): ("vae", latent.vae),
+    ("decoder.up.",): ("vae", latent.vae),
+    ("decoder.upsamples.",): ("vae", dit.wan_vae),
+    ("transformer.resblocks.",): ("text_encoder", openclip.text),
 }
-"""By what names begin with in a file of one component; the first that is there."""
+"""Likewise in a file of one component."""
 
 _PREFIXES: Mapping[str, tuple[str, Translator]] = {
     "control_model.": ("controlnet", latent.controlnet),
@@ -73,7 +82,9 @@ class _Component:
 
 
 def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Change]:
-    """What becomes of each tensor. Raises EditError where a part is missing by which others are counted."""
+    """What becomes of each tensor. Raises EditError where a part is missing by which others are counted,
+    UnsupportedError for a network that is like a known one.
+    """
     parts = _components(tensors)
     made: dict[str, Change] = {}
     for name, component in parts.items():
@@ -85,8 +96,9 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
 
 def known(names: Iterable[str]) -> bool:
     """Whether these are names of a single file; what diffusers has in a folder may be called vae as well."""
-    words = (MODEL, *(prefix for prefix in _PREFIXES if prefix != "vae."), *_BARE)
-    return any(name.startswith(words) for name in names)
+    words = (MODEL, *(prefix for prefix in _PREFIXES if prefix != "vae."))
+    names = list(names)
+    return any(name.startswith(words) for name in names) or _first(_BARE, names) is not None
 
 
 def _components(tensors: Tensors) -> dict[str, _Component]:
@@ -111,7 +123,23 @@ def _components(tensors: Tensors) -> dict[str, _Component]:
 
 
 def _kind(prefix: str, inside: Tensors) -> tuple[str, Translator] | None:
+    if prefix == "vae." and any(name.startswith("per_channel_statistics.") for name in inside):
+        raise UnsupportedError(
+            "--translate ldm does not take the VAE of LTX-Video apart",
+            hint=f"--select '{MODEL}*' takes the transformer",
+        )
     if prefix in _PREFIXES:
         return _PREFIXES[prefix]
     kinds = _DIFFUSION if prefix else _BARE
-    return next((kind for word, kind in kinds.items() if any(name.startswith(word) for name in inside)), None)
+    found = _first(kinds, inside)
+    # Qwen-Image's transformer has diffusers' names, whatever stands before them
+    return ("transformer", unchanged) if found is None and prefix and "txt_norm.weight" in inside else found
+
+
+def _first(
+    kinds: Mapping[tuple[str, ...], tuple[str, Translator]], names: Iterable[str]
+) -> tuple[str, Translator] | None:
+    """The first kind of which all words are there."""
+    words = {word for kind in kinds for word in kind}
+    there = {word for name in names for word in words if name.startswith(word)}
+    return next((kind for sign, kind in kinds.items() if there.issuperset(sign)), None)

@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion, SDXL, Stable Diffusion 3 and Flux of diffusers' models: `ldm` the other way.
+"""Single files of Stable Diffusion, Flux, Wan and others of diffusers' models: `ldm` the other way.
 
     unet.*           → model.diffusion_model.*
     transformer.*    → model.diffusion_model.*                                  Flux' alone: without a prefix
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.core.text import quoted
-from ckptconv.edits.dialects import latent_back, ldm, mmdit, openclip
+from ckptconv.edits.dialects import dit, latent_back, ldm, mmdit, openclip
 from ckptconv.edits.dialects.change import Change, unchanged
 from ckptconv.errors import EditError, UnsupportedError
 
@@ -46,11 +46,21 @@ if TYPE_CHECKING:
     Shape = tuple[int, ...]
 
 
+_FLUX, _SD3, _WAN_VAE = "single_transformer_blocks.", "pos_embed.", "decoder.mid_block.attentions.0.to_qkv."
 _SIGNS: Mapping[str, tuple[str, Place]] = {
     "controlnet_cond_embedding.": ("controlnet", ("control_model.", latent_back.unet)),
-    "single_transformer_blocks.": ("transformer", ("", mmdit.flux_originals)),
-    "pos_embed.": ("transformer", (ldm.MODEL, mmdit.sd3_originals)),
+    "distilled_guidance_layer.": ("transformer", ("", mmdit.CHROMA.originals)),
+    "double_stream_modulation_img.": ("transformer", ("", mmdit.FLUX2.originals)),
+    "context_embedder.token_refiner.": ("transformer", ("", mmdit.HUNYUAN.originals)),
+    _FLUX: ("transformer", ("", mmdit.FLUX.originals)),
+    _SD3: ("transformer", (ldm.MODEL, mmdit.SD3.originals)),
+    "condition_embedder.": ("transformer", ("", dit.WAN.originals)),
+    "time_embed.emb.": ("transformer", ("", dit.LTX.originals)),
+    "all_x_embedder.": ("transformer", ("", dit.Z_IMAGE.originals)),
+    "time_caption_embed.": ("transformer", ("", dit.LUMINA2.originals)),
+    "txt_norm.": ("transformer", (ldm.MODEL, unchanged)),
     "time_embedding.": ("unet", (ldm.MODEL, latent_back.unet)),
+    _WAN_VAE: ("vae", ("", dit.wan_vae_originals)),
     "decoder.up_blocks.": ("vae", ("", latent_back.vae)),
     "encoder.down_blocks.": ("vae", ("", latent_back.vae)),
     "text_model.": ("text_encoder", ("", unchanged)),
@@ -83,7 +93,7 @@ _CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
 """Names of CLIP's text encoder as transformers writes them since version 5, without ``text_model.`` before them."""
 
 _NETWORKS = ("unet", "transformer")
-_KNOWN = "it knows those of Stable Diffusion 1 to 3, SDXL and Flux"
+_KNOWN = "it knows those of Stable Diffusion, Flux, Wan and others; ckptconv/edits/README.md has a list"
 _CLIP_LAYERS = 12
 _LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
 
@@ -172,9 +182,16 @@ def _places(
 
 
 def _family(parts: Mapping[str, _Component], signs: Mapping[str, str]) -> str:
-    """Whose single file it is, by what makes pictures in it; "" where nothing does."""
+    """Whose single file it is, by what makes pictures in it; "" where nothing does. Raises UnsupportedError where a
+    release has none.
+    """
     if "transformer" in parts:
-        return "Flux" if signs["transformer"] == "single_transformer_blocks." else "Stable Diffusion 3"
+        if signs["transformer"] not in (_FLUX, _SD3):
+            raise UnsupportedError(
+                "--translate to-ldm: the parts of such a pipeline are released as files of their own",
+                hint="--select 'transformer.*' makes one of them, --select 'vae.*' another",
+            )
+        return "Flux" if signs["transformer"] == _FLUX else "Stable Diffusion 3"
     if "unet" not in parts:
         return ""
     unet = parts["unet"].infos

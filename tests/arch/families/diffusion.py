@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 LISTS = Path(__file__).parents[3] / "fixtures" / "diffusers"
 
-SMALL = ("small-lcm", "small-controlnet-xl", "small-flux", "small-plain", "small-dev", "small-sd35")
+SMALL = (
+    "small-lcm", "small-controlnet-xl", "small-flux", "small-plain", "small-dev", "small-sd35", "small-wan",
+    "small-qwen", "small-z", "small-flux2", "small-hunyuan", "small-ltx", "small-chroma", "small-lumina",
+    "small-wan2.2-vae", "small-pixart", "small-sana-plain", "small-cog", "small-aura",
+)  # fmt: skip
 SINGLE = [
     ("unet_ldm", "refiner", "model.diffusion_model."),
     ("autoencoder_ldm", "sd1", "first_stage_model."),
@@ -26,6 +30,14 @@ SINGLE = [
     ("flux_checkpoint", "flux-whole", ""),
     ("mmdit_sd3", "sd35", "model.diffusion_model."),
     ("stable_diffusion_3", "sd35", ""),
+    ("wan_release", "wan", ""),
+    ("autoencoder_wan_release", "wan-vae", ""),
+    ("z_image_release", "z-image", ""),
+    ("flux2_bfl", "flux2", ""),
+    ("hunyuan_video_release", "hunyuan", ""),
+    ("ltx_video_release", "ltx", ""),
+    ("chroma_release", "chroma", ""),
+    ("lumina2_release", "lumina2", ""),
 ]
 """The spec, the single file, and the prefix of what is taken of it."""
 
