@@ -15,7 +15,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.adapters.sgm import released_names
 from ckptconv.edits.dialects import latent
-from ckptconv.errors import UsageError
+from ckptconv.errors import EditError, UsageError
 from tests.arch.families.diffusion import asked
 
 if TYPE_CHECKING:
@@ -183,3 +183,56 @@ def test_validate_tells_that_an_adapter_is_one(words: tuple[str, ...], tmp_path:
     save_file({f"{module}.{word}": randoms(4, 8) for word in words}, tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match="this is an adapter"):
         ckptconv.validate(tmp_path / "a.safetensors")
+
+
+NEWER = ["flux", "flux2", "chroma", "wan", "z-image", "hunyuan", "ltx", "lumina2"]
+
+
+def adapters_of(base: Arrays, start: str) -> dict[str, dict[str, Any]]:
+    """One adapter for all matrices of blocks, as ComfyUI and diffusers spell it, and as kohya's scripts do."""
+    found: dict[str, dict[str, Any]] = {"dots": {}, "kohya": {}}
+    for name, array in base.items():
+        module = name.removesuffix(".weight")
+        if module == name or array.ndim != 2 or not any(word in module for word in ("blocks.", "layers.", "refiner.")):
+            continue
+        down, up = factors(array.shape)
+        flat = f"lora_unet_{module.replace('.', '_')}"
+        found["dots"] |= {f"{start}{module}.lora_A.weight": down, f"{start}{module}.lora_B.weight": up}
+        found["kohya"] |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up}
+        found["kohya"][f"{flat}.alpha"] = np.array(2, np.float16)
+    return found
+
+
+@pytest.mark.parametrize("case", NEWER)
+def test_names_of_the_release_and_diffusers_go_into_either_base(case: str, tmp_path: Path) -> None:
+    """What is merged under the base's own names says what has to come out under the other's."""
+    release = {name: randoms(*shape) for name, shape in asked("translations")[case]["source"].items()}
+
+    def translated(arrays: Arrays) -> Arrays:
+        save_file(arrays, tmp_path / "r.safetensors")
+        edits = ckptconv.Edits(names=[TRANSLATE])
+        ckptconv.convert(tmp_path / "r.safetensors", tmp_path / "t.safetensors", edits=edits, force=True)
+        return load_file(tmp_path / "t.safetensors")
+
+    theirs = translated(release)
+    for own, adapters in (
+        (True, adapters_of(release, "diffusion_model.")),
+        (False, adapters_of(theirs, "transformer.")),
+    ):
+        first, second = (release, theirs) if own else (theirs, release)
+        for adapter in adapters.values():
+            inside, across = merge(first, adapter, tmp_path), merge(second, adapter, tmp_path)
+            changed = {name for name in first if not np.array_equal(inside[name], first[name])}
+            assert len(changed) * 2 == sum(".lora_" in name for name in adapter)
+            wanted, found = (translated(inside), across) if own else (inside, translated(across))
+            assert found.keys() == wanted.keys()
+            assert all(np.array_equal(found[name], array) for name, array in wanted.items())
+
+
+def test_modules_that_neither_names_have_are_told_under_the_bases_own(tmp_path: Path) -> None:
+    base = {name: randoms(*shape) for name, shape in asked()["small-wan"]["tensors"].items()}
+    module = "diffusion_model.blocks.7.self_attn.q"
+    down, up = factors((24, 24))
+    with pytest.raises(EditError, match="a module that the base lacks") as caught:
+        merge(base, {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, tmp_path)
+    assert module in caught.value.details[0]

@@ -39,19 +39,26 @@ _LLAMA_CPPS = ("blk.", "token_embd")
 
 
 def merge(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
-    """The base with the adapter merged. Raises EditError, UnsupportedError, CorruptFileError."""
+    """The base with the adapter merged, whose names may be those of diffusers' where the base has its release's, or the
+    other way round. Raises EditError, UnsupportedError, CorruptFileError.
+    """
     check(adapter)
+    try:
+        return _merged(base, adapter, scale)
+    except MissingModulesError as missing:
+        if (translated := translate(base)) is None:
+            raise
+        try:
+            return merge_translated(base, translated, lambda tensors: _merged(tensors, adapter, scale))
+        except MissingModulesError:
+            raise missing from None  # under the base's own names, which people can look up
+
+
+def _merged(base: Mapping[str, LazyTensor], adapter: Adapter, scale: float) -> Merge:
     modules = {name: adapter.module(name, scale) for name in adapter.parts.modules}
     found = find(modules, list(base), lambda module, name: modules[module].fits_loosely(base[name].info.shape))
     if found.missing:
-        missing = _missing(found.missing, base)
-        translated = translate(base)
-        if translated is None:
-            raise missing
-        try:
-            return merge_translated(base, translated, lambda tensors: merge(tensors, adapter, scale))
-        except MissingModulesError:
-            raise missing from None  # under the base's own names, which people can look up
+        raise _missing(found.missing, base)
     made = Merge(dict(base), absent={what: len(lost) for what, lost in found.absent.items()}, prefix=found.prefix)
     turned = any(
         modules[module].fits(base[name].info.shape) == (False, True)

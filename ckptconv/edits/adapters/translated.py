@@ -1,7 +1,8 @@
-"""Merging an adapter that has diffusers' names into a single file that has its own (ldm).
+"""Merging an adapter that has diffusers' names into a single file that has its own (ldm), and the other way round.
 
-The file is translated, the adapter merged, and what it touched is translated back: in a fused matrix the rows of a
-query alone become others. All else is the base's own, as it lies there.
+The base is translated, the adapter merged, and what it touched is translated back: in a fused matrix the rows of a
+query alone become others, and of a matrix that is apart each part gets its own. All else is the base's, as it lies
+there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import infos_of
 from ckptconv.edits.apply import apply_edit
-from ckptconv.edits.dialects import ldm
+from ckptconv.edits.dialects import ldm, to_ldm
 from ckptconv.edits.dialects.change import check_parts, count_parts, edits_for
 from ckptconv.edits.invert import inverted
 from ckptconv.errors import EditError, UnsupportedError
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, LazyTensor]
 
-LABEL = "--translate ldm"
+LABEL = "--lora"
 
 
 def translate(base: Mapping[str, LazyTensor]) -> list[Edit] | None:
-    """The edits that give diffusers' names to a single file of a diffusion model; None where it is none, or a part."""
-    if not ldm.known(base):
-        return None
+    """The edits that give diffusers' names to a single file of a diffusion model, or its release's to what has
+    diffusers'; None where it is neither, or a part.
+    """
     infos = infos_of(base)
     with suppress(EditError, UnsupportedError):
-        changes = ldm.changes(infos, {})
+        changes = (ldm if ldm.known(base) else to_ldm).changes(infos, {})
         check_parts(count_parts(changes, infos), sum(info.nbytes for info in infos.values()))
         return edits_for(changes, base) or None
     return None

@@ -93,7 +93,9 @@ class Release:
     def _change(self, name: str, info: TensorInfo, tensors: Tensors) -> Change | None:
         stem, _, word = name.rpartition(".")
         if name in self.unused:
-            return Change(names=(name,), gone=True, left=f"{name}: nothing is computed of it, and diffusers has no such")
+            return Change(
+                names=(name,), gone=True, left=f"{name}: nothing is computed of it, and diffusers has no such"
+            )
         if stem in self.swapped:
             return Change.swapped(f"{self.swapped[stem]}.{word}", name, info)
         if new := renamed(name, self.stems):
