@@ -14,6 +14,7 @@ dialects there are, `edits.translate` says.
     gguf_projectors                     …of its files for pictures and sounds
     ldm  to_ldm                         single files of diffusion models with diffusers' names, and the other way
     latent  latent_back                 …their UNet, ControlNet and VAE
-    mmdit  openclip                     …their transformers and text encoders
+    released  mmdit  dit                …their transformers, of two streams and of one; Wan's VAE
+    openclip                            …their text encoders
     meta  mlx  whisper                  Llama's and Mistral's own releases; mlx-lm's models; Whisper's own release
 """
