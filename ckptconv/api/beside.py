@@ -25,6 +25,7 @@ from ckptconv.formats.beside import files, hub, mlflow, settings
 from ckptconv.formats.beside.places import place_of
 from ckptconv.formats.code import keras
 from ckptconv.formats.code.jinja import program_in
+from ckptconv.formats.flax import thinc
 from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.tfjs import read as tfjs
 from ckptconv.formats.torch.pickle.broken import names_something
@@ -203,23 +204,42 @@ def _yaml(place: Place, path: str, findings: list[Finding]) -> str:
 def _of_file(place: Place, path: str, findings: list[Finding]) -> _Looked:
     """What a file would run that may hold a program."""
     with place.open(path) as source:
-        if not files.may_hold_a_program(source):
+        if thinc.is_one(source):
+            return _of_thinc(place, path, source, findings)
+        return _of_opened(place, path, source, findings) if files.may_hold_a_program(source) else ([], (), False)
+
+
+def _of_thinc(place: Place, path: str, source: Source, findings: list[Finding]) -> _Looked:
+    """What the files in a model of Thinc's would run, which it hands to the libraries that they are of."""
+    try:
+        inside = thinc.files_in(source)
+    except CkptconvError as error:
+        if place.is_spent:
+            raise
+        node = Opaque("torch.load", "called", (_UNFOLLOWED + error.message,))
+        told = of_programs([Program(path, node, "Thinc")] if thinc.speaks_of_shims(source) else [])
+        return told, (), bool(told)
+    looked = [_of_opened(place, path, one, findings) for one in inside]
+    globals_ = [one for _, some, _ in looked for one in some]
+    return [use for uses, _, _ in looked for use in uses], globals_, bool(looked)
+
+
+def _of_opened(place: Place, path: str, source: Source, findings: list[Finding]) -> _Looked:
+    format = ""
+    try:
+        one = registry.detect(source)
+        format = one.name
+        if format in _HARMLESS:
             return [], (), False
-        format = ""
-        try:
-            one = registry.detect(source)
-            format = one.name
-            if format in _HARMLESS:
-                return [], (), False
-            with one.read(source) as checkpoint:
-                return _all_of(checkpoint, source, path, findings)
-        except CkptconvError as error:
-            if place.is_spent:
-                raise
-            if format in _OF_MANY:
-                with suppress(CkptconvError):
-                    return _of_archive(source, path, findings), (), True
-            return of_programs(_unread(source, path, format, error, findings)), (), False
+        with one.read(source) as checkpoint:
+            return _all_of(checkpoint, source, path, findings)
+    except CkptconvError as error:
+        if place.is_spent:
+            raise
+        if format in _OF_MANY:
+            with suppress(CkptconvError):
+                return _of_archive(source, path, findings), (), True
+        return of_programs(_unread(source, path, format, error, findings)), (), False
 
 
 def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Finding]) -> _Looked:

@@ -4,7 +4,8 @@ Begin with `source` to read, and with `target` to write.
 
     source  folder  archive             a file in ranges; a folder of files; zip and tar archives as such folders
     handles                             …more files than a process may hold open
-    window  held  spool                 files within files: a range of one, bytes of one, one that has to be inflated
+    window  part  held  spool           files within files: a range of one, as a file too, bytes of one, one that has
+                                        to be inflated
     gzip  inflated                      …by what it was compressed with
     zip  zip_entries  tar               the directories of archives
     archive_kinds                       which of them a file is

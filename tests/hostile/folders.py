@@ -116,7 +116,21 @@ MODULES = [{"idx": 0, "name": "0", "path": "", "type": "mine.C"}]
 WRITES = (Path(__file__).parents[2] / "fixtures" / "others" / "tensorflow-writes.pb").read_bytes()
 LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4w=="}}}}
 
+
+def thincs(state: bytes) -> bytes:
+    """A model of Thinc's, of one layer that is another library's, as spaCy keeps it."""
+    shim = b"\x82\xa6config\x80\xa5state\xc6" + struct.pack(">I", len(state)) + state
+    return b"\x84\xa5nodes\x90\xa5attrs\x90\xa6params\x90\xa5shims\x91\x91\xc6" + struct.pack(">I", len(shim)) + shim
+
+
 PICKLES = [
+    Folder("a layer in a model of spaCy's", {"tok2vec/model": thincs(EVIL)}, named=("os.system",)),
+    Folder(
+        "a layer in a model of spaCy's, in an archive", {"tok2vec/model": thincs(EVIL_ARCHIVE)}, named=("os.system",)
+    ),
+    Folder(
+        "a layer in a model of spaCy's that breaks off", {"tok2vec/model": thincs(EVIL)[:-1]}, named=("torch.load",)
+    ),
     Folder("an optimizer of a trainer's", {"optimizer.pt": EVIL_ARCHIVE}, named=("os.system",), pickle="optimizer.pt"),
     Folder(
         "a copy of the weights", {"pytorch_model.bin": EVIL_ARCHIVE}, named=("os.system",), pickle="pytorch_model.bin"
@@ -239,6 +253,7 @@ CONSENT = [
 ]  # fmt: skip
 
 HONEST = [
+    Folder("a pipeline of spaCy's", {"config.cfg": b"[nlp]\n", "tok2vec/model": thincs(NO_TENSORS)}, "plain"),
     Folder("a trainer's", {"optimizer.pt": checkpoint(beside(number(3))), "scheduler.pt": NO_TENSORS, "rng_state.pth": NO_TENSORS,
                            "trainer_state.json": said(epoch=1.0)}, "plain"),
     Folder("weights of other tools", {"openvino_model.bin": struct.pack("<64f", *range(64)), "ggml.bin": b"lmgg" + bytes(64),

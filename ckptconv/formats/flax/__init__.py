@@ -5,6 +5,7 @@ read  tree                          what becomes of it
 nesting  growing                    names, and a checkpoint's metadata, as such a tree
 stored  packing  write              what is stored as something else; the bytes; the writer
 orbax                               Orbax's folders
+thinc                               the files in models of spaCy's, which are msgpack as well
 """
 
 from ckptconv.core.dtypes import DTYPES

@@ -209,7 +209,7 @@ class Unpacker:
             case "str":
                 return self.string(self._utf8(number))
             case "bytes":
-                return self.cursor.text(number)
+                return self.raw(number)
             case "map":
                 return self.mapping(self._map(number))
             case "array":
@@ -220,6 +220,10 @@ class Unpacker:
     def string(self, text: str) -> Value:
         """What becomes of a string that is a value."""
         return text
+
+    def raw(self, length: int) -> Value:
+        """What becomes of bytes that are a value, which are next; all of them have to be read or passed over."""
+        return self.cursor.text(length)
 
     def mapping(self, made: dict[str | bytes, Value]) -> Value:
         """What becomes of a map."""
