@@ -19,6 +19,7 @@ from ckptconv.api.stated import stated
 from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
+from ckptconv.arch.load import library_names
 from ckptconv.arch.samples import shown_inputs
 from ckptconv.checks.onnx_runner import OnnxRunner
 from ckptconv.checks.recording import Batch, Recording
@@ -31,6 +32,7 @@ from ckptconv.errors import CkptconvError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import torch
 
@@ -100,11 +102,20 @@ class Side:
             return subject.tensors
         opened = stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
-        if self.request.arch is not None and is_config(self.request.arch):
-            for reading in (in_transformers_names, as_plain):
-                opened, told = reading(opened, self.path)
-                self.findings += told
+        for reading in self._readings():
+            opened, told = reading(opened, self.path)
+            self.findings += told
         return named_by_architecture(opened, self.request)
+
+    def _readings(self) -> tuple[Callable[[Checkpoint, Path], tuple[Checkpoint, list[Finding]]], ...]:
+        """As what a file is read that is not stored as what computes with it has it: none where Python says what does,
+        or a graph.
+        """
+        arch = self.request.arch
+        if arch is not None and is_config(arch):
+            return (in_transformers_names, as_plain)
+        is_recipe = arch is None or arch in library_names()
+        return (as_plain,) if is_recipe and not self.is_graph else ()
 
     @property
     def runner(self) -> Runner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +15,7 @@ from ckptconv.errors import UsageError
 from tests.arch.real_models import transformers_module
 from tests.edits.test_dialect_of_gguf import Case
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 48, "max_position_embeddings": 64,
@@ -213,3 +211,24 @@ def test_validate_judges_quantized_weights_as_plain_ones_or_by_another_quantized
     assert [(one.code, one.where) for one in damaged.findings if one.severity == "error"] == [
         ("missing-tensor", "model.norm.weight")
     ]
+
+
+def test_verify_runs_quantized_weights_as_plain_ones_also_by_a_recipe(tmp_path: Path) -> None:
+    source, quantized, plain = FIXTURES / "digits-raw.pth", tmp_path / "q.safetensors", tmp_path / "plain.pth"
+    ckptconv.convert(source, quantized, edits=ckptconv.Edits(quantize=["int8"]))
+    ckptconv.convert(quantized, plain, edits=ckptconv.Edits(dequantize=True))
+    for arch in (None, "mlp"):
+        found = ckptconv.verify(quantized, plain, arch=arch)
+        assert found.equivalent
+        assert "dequantized" in [finding.code for finding in found.findings]
+        assert not ckptconv.verify(source, quantized, arch=arch).equivalent
+
+
+def test_verify_names_the_command_that_runs_a_quantized_model(tmp_path: Path) -> None:
+    model, quantized = folder_of(tmp_path / "llama"), tmp_path / "int8"
+    edits = ckptconv.Edits(quantize=["int8"])
+    ckptconv.convert(model, f"{quantized}/", edits=edits, with_files=True)
+    with pytest.raises(UsageError) as caught:
+        ckptconv.verify(quantized, model)
+    assert f"--arch {quantized}/config.json" in str(caught.value.hint)
+    assert not ckptconv.verify(quantized, model, arch=f"{quantized}/config.json", samples=3).equivalent
