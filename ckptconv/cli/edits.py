@@ -73,7 +73,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
         help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras); transformers' for "
         "llama.cpp's, mlx-lm's, and Llama's and Whisper's own releases (gguf, mlx, meta, whisper); diffusers' for "
-        "single files of Stable Diffusion and Flux (ldm). Or make what others load. For llama.cpp: of a folder of "
+        "single files of diffusion models (ldm). Or make what others load. For llama.cpp: of a folder of "
         "transformers', a GGUF with hyperparameters and tokenizer (to-gguf), and the file for its pictures or "
         "sounds (to-mmproj); of PEFT's LoRA, an adapter (to-gguf, with --arch BASE/config.json). For ComfyUI and "
         "A1111: of a pipeline of diffusers', or of one model of it, a single file (to-ldm).",

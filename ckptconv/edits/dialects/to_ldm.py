@@ -93,7 +93,10 @@ _CLIP = re.compile(r"(?:embeddings|encoder\.layers|final_layer_norm)\..+")
 """Names of CLIP's text encoder as transformers writes them since version 5, without ``text_model.`` before them."""
 
 _NETWORKS = ("unet", "transformer")
-_KNOWN = "it knows those of Stable Diffusion, Flux, Wan and others; ckptconv/edits/README.md has a list"
+_KNOWN = (
+    "it knows those of Stable Diffusion 1 to 3, SDXL, Flux, Flux.2, Chroma, Wan, HunyuanVideo, LTX-Video, Z-Image and "
+    "Lumina 2"
+)
 _CLIP_LAYERS = 12
 _LAYER = re.compile(r"text_model\.encoder\.layers\.([0-9]{1,4})\..+")
 
