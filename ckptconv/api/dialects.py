@@ -27,7 +27,10 @@ def untranslated(checkpoint: Checkpoint, wanted: Format, edits: Edits | None) ->
     """What is told of tensors that go into another format with names and layouts of their framework's."""
     if (wanted.name == checkpoint.format and not _is_mlxs(checkpoint)) or (edits and edits.names):
         return
-    if dialect := dialect_of(checkpoint) or _dialect_for(checkpoint, wanted):
+    dialect = dialect_of(checkpoint) or _dialect_for(checkpoint, wanted)
+    if dialect and dialect == wanted.dialect:
+        return  # such as a .keras as the .weights.h5 of it
+    if dialect:
         from ckptconv.edits.translate import GIVES
 
         message = f"names and layouts stay as they are; --translate {dialect} makes {GIVES[dialect]} of them"

@@ -26,7 +26,7 @@ def recorded_checkpoint(
     findings: list[Finding],
     *,
     format: str,
-    file: OpenFile,
+    file: OpenFile | None,
 ) -> Checkpoint:
     """Put tied names back in their places, and extras out of the model's.
 

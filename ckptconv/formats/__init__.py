@@ -12,8 +12,8 @@ Begin with `base`, which says what a format is, and with `npz`, the smallest fam
     code                                code where data should be: chat templates, Keras' layers
     beside                              what else lies in a folder, and is run by those who load it
     torch  safetensors  onnx  gguf      families that are read and written
-    npz  flax
-    hdf5  tensorflow  tfjs  tflite      families that are read
+    npz  hdf5  flax
+    tensorflow  tfjs  tflite            families that are read
     openvino  coreml  paddle  mxnet
     caffe  ctranslate2
     diffusers  archive                  folders and archives with checkpoints of other formats in them

@@ -80,7 +80,7 @@ def _paths(
 
 def _parts(name: str) -> list[str]:
     path = _NUMBER.sub("", name).replace("_._", "/")
-    return [part.rpartition("___")[2] for part in path.split("/") if part]
+    return [part.rpartition("___")[2] for part in path.split("/") if part] or [name]
 
 
 def _of_keras(path: tuple[str, ...], shape: Shape, shapes: Mapping[tuple[str, ...], Shape]) -> Change:

@@ -8,10 +8,21 @@ From the bytes to the tensors:
     datatype  storage  dataset          a dataset: its elements, its messages, the tensor that it is
     chunks  chunk_index  array_index    …in chunks, and the six ways to say where they lie
     tree  read                          the walk from the root, and what becomes of it
+    recorded                            …where our record says that
     archive                             Keras' archive
+
+From the tensors to the bytes:
+
+    write                               the writer
+    stored  placing                     names and types; which groups, datasets and attributes there will be
+    drafting  messages                  where all of them lie; what their headers say
+    reference                           h5py, which has to open the file
 """
 
-from ckptconv.formats.base import Format
+from ckptconv.core.dtypes import DTYPES
+from ckptconv.formats.base import Format, Holds
+
+_HOLDS = Holds(dtypes=tuple(DTYPES.values()), metadata="record", extras=True, ties=True, opaque=True, composites=True)
 
 FORMATS = (
     Format(
@@ -22,6 +33,9 @@ FORMATS = (
         claims="ckptconv.formats.hdf5.superblock:claims",
         dialect="keras",
         reader="ckptconv.formats.hdf5.read:read",
+        writer="ckptconv.formats.hdf5.write:write",
+        notices="ckptconv.formats.hdf5.stored:notices",
+        holds=_HOLDS,
     ),
     Format(
         name="keras",

@@ -45,12 +45,12 @@ class Class(IntEnum):
 SPACES = 2
 _MOST_NESTED = 16
 
-_INTS = {
+INTS = {
     (size, signed): DType.__dict__[f"{'I' if signed else 'U'}{8 * size}"]
     for size in (1, 2, 4, 8) for signed in (False, True)
 }  # fmt: skip
 
-_FLOATS = {
+FLOATS = {
     # size, sign, exponent's place and width, mantissa's place and width, bias
     (2, 15, 10, 5, 0, 10, 15): DType.F16,
     (2, 15, 7, 8, 0, 7, 127): DType.BF16,
@@ -59,7 +59,7 @@ _FLOATS = {
     (1, 7, 3, 4, 0, 3, 7): DType.F8_E4M3,
     (1, 7, 2, 5, 0, 2, 15): DType.F8_E5M2,
 }
-_NORMALIZED, _HIDDEN_BIT = 7 << 4, 2 << 4
+_NORMALIZED, HIDDEN_BIT = 7 << 4, 2 << 4
 """Bits that say how a mantissa is normalized (IEEE's first bit is not stored), and the one of a VAX's byte order."""
 
 _COMPLEX = {component: dtype for dtype, component in COMPONENT.items()}
@@ -149,16 +149,16 @@ def read_datatype(cursor: Cursor, nested: int = 0) -> Element:
 
 def _integer(cursor: Cursor, bits: int, size: int, *, signed: bool) -> Element:
     place, precision = cursor.uint(2), cursor.uint(2)
-    if place or precision != 8 * size or (size, signed) not in _INTS:
+    if place or precision != 8 * size or (size, signed) not in INTS:
         return Other(size, f"integers of {precision} bits in {size} bytes")
-    return Numbers(_INTS[size, signed], bool(bits & 1) and size > 1)
+    return Numbers(INTS[size, signed], bool(bits & 1) and size > 1)
 
 
 def _float(cursor: Cursor, bits: int, size: int) -> Element:
     place, precision = cursor.uint(2), cursor.uint(2)
     exponent, width, mantissa, digits, bias = (*(cursor.uint(1) for _ in range(4)), cursor.uint(4))
-    dtype = _FLOATS.get((size, bits >> 8 & 0xFF, exponent, width, mantissa, digits, bias))
-    if dtype is None or place or precision != 8 * size or bits & _NORMALIZED != _HIDDEN_BIT:
+    dtype = FLOATS.get((size, bits >> 8 & 0xFF, exponent, width, mantissa, digits, bias))
+    if dtype is None or place or precision != 8 * size or bits & _NORMALIZED != HIDDEN_BIT:
         return Other(size, f"floats of {precision} bits in {size} bytes that are not IEEE's")
     return Numbers(dtype, bool(bits & 1) and size > 1)
 

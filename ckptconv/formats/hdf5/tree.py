@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 _KERAS_DTYPE, _KERAS_BFLOAT16 = "dtype", "bfloat16"
 """How ``saving_lib.H5Entry`` marks what numpy has no type for."""
 
+MODEL = "model_weights/"
+"""Where the weights are in a whole model of legacy Keras'."""
+
+LAYERS, WEIGHTS = "layer_names", "weight_names"
+"""Attributes of Keras' that say in which order what is in a group comes."""
+
 _MOST_HOPS = 32
 """Soft links that may lead to one another; the HDF5 library follows 16."""
 
@@ -88,12 +94,12 @@ class _Walker:
         if path.count("/") > MAX_DEPTH:
             raise LimitError(f"its groups are nested deeper than {MAX_DEPTH} levels")
         attributes = self._attributes(header, path)
-        links = _ordered(links_of(header), _names(attributes, "layer_names"))
+        links = _ordered(links_of(header), _names(attributes, LAYERS))
         self._members[address] = path, {link.name: link for link in links}
         start = len(self._found)
         for link in links:
             self._member(link, address, f"{path}/{link.name}" if path else link.name)
-        weights = _names(attributes, "weight_names")
+        weights = _names(attributes, WEIGHTS)
         if weights:
             skipped, last = len(path) + 1 if path else 0, len(weights)
             self._found[start:] = sorted(self._found[start:], key=lambda one: weights.get(one[0][skipped:], last))

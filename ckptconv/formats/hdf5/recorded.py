@@ -1,0 +1,53 @@
+"""Reading an HDF5 file that has our record, and what others did to its attributes since."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ckptconv.core import record as records
+from ckptconv.core.encodings import own_tensors
+from ckptconv.core.record_edits import add_values, take_edits
+from ckptconv.core.recorded import recorded_checkpoint
+from ckptconv.core.spelling import same
+from ckptconv.formats.code.keras import findings_in, programs_in
+from ckptconv.formats.hdf5.placing import as_text, visible
+from ckptconv.formats.hdf5.stored import stored_as
+from ckptconv.formats.targets.blobs import restore
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ckptconv.core.checkpoint import Checkpoint, OpenFile
+    from ckptconv.core.metadata import MetaNode
+    from ckptconv.core.record import Record
+    from ckptconv.formats.hdf5.tree import Tree
+
+
+def recorded(
+    tree: Tree, record: Record, documents: Mapping[str, MetaNode], format: str, file: OpenFile | None
+) -> Checkpoint:
+    """What the record says of the tree, beside `documents`, which are kept elsewhere."""
+    findings = list(tree.findings)
+    tensors = own_tensors(tree.tensors, record, findings, stored_as)
+    root = add_values(restore(_edited(record, tree), tensors, findings), documents)
+    made = recorded_checkpoint(record, root, tensors, findings, format=format, file=file)
+    metadata = made.metadata
+    notes = replace(made.notes, programs=tuple(programs_in(metadata)))
+    return made.replaced(notes=notes, findings=(*made.findings, *findings_in(metadata)))
+
+
+def _edited(record: Record, tree: Tree) -> MetaNode:
+    """The record's tree, with attributes that others have changed, added or taken away."""
+    found: dict[str, MetaNode] = {**tree.values, **tree.attributes.get("", {})}
+    found |= {path: attributes for path, attributes in tree.attributes.items() if path}
+    found.pop(records.KEY, None)
+    known = dict(visible(record))
+    hidden = {key: records.readable(value) for key, value in records.visible(record) if key not in known}
+    texts = {key: _text(found.pop(key), value) for key, value in known.items() if key in found}
+    return add_values(take_edits(record, {**hidden, **texts}), found)
+
+
+def _text(found: MetaNode, value: MetaNode) -> str:
+    """The readable text of what is there, which is the value's where that is unchanged."""
+    return records.readable(value if same(found, value) or found == as_text(value) else found)
