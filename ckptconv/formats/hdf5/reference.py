@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_with_h5py(path: Path, datasets: Iterable[str]) -> None:
-    """Let h5py open the file, and the header of each dataset. Raises RejectedOutputError."""
+    """Let h5py open the file, and the headers of these datasets. Raises RejectedOutputError."""
     try:
         import h5py
     except ImportError:

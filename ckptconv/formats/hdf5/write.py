@@ -77,7 +77,8 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     sums = Streamer(target, crc=False, content=content, progress=options.progress).run(made.jobs)
     digest = made.digest(checkpoint, sums)
     target.write_at(0, bytes(made.draft.head))
-    open_with_h5py(target.readable_path, made.paths)
+    kinds = {job.tensor.info: path for job, path in zip(made.jobs, made.paths, strict=True)}
+    open_with_h5py(target.readable_path, kinds.values())  # one of each: of 30,000 in a group it looks for each in turn
     return WriteResult(made.draft.size, digest)
 
 
