@@ -15,7 +15,7 @@ From the tensors to the bytes:
 
     write                               the writer
     stored  placing                     names and types; which groups, datasets and attributes there will be
-    drafting  messages                  where all of them lie; what their headers say
+    drafting  dense  messages           where all of them lie, also the links of a large group; what their headers say
     reference                           h5py, which has to open the file
 """
 

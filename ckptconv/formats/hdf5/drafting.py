@@ -1,7 +1,8 @@
 """A tree of groups and datasets as the bytes that stand before the elements of an HDF5 file.
 
     superblock      version 2, which HDF5 1.8 (2008) and later read; the root group is the first object
-    objects         headers of version 2, each with its checksum, every 8 bytes; a group has its links in its header
+    objects         headers of version 2, each with its checksum, every 8 bytes; a group has its links in its header,
+                    a large one in a heap and two B-trees behind all headers
     global heaps    the texts of attributes
     elements        of each dataset as one run, each on a boundary of 64 bytes; empty ones are nowhere
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.hdf5 import headers
+from ckptconv.formats.hdf5 import dense, headers
 from ckptconv.formats.hdf5.checksum import lookup3
 from ckptconv.formats.hdf5.messages import (
     HEADER_ROOM,
@@ -46,6 +47,8 @@ _TRACKED, _INDEXED = 1, 2
 _ORDERED, _UTF8 = 1 << 2, 1 << 4
 _LATE, _IF_SET = 2, 2 << 2
 _CONTIGUOUS = 1
+_LINK_ROOM = 21
+"""Bytes of a link message besides the name, at most."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,8 @@ def draft(root: Group) -> Draft:
     for one in objects:
         drafter.places[id(one)] = at
         at += _padded(HEADER_ROOM + len(drafter.messages(one)), 8)
+    for one in objects:
+        at = drafter.place_links(one, at)
     at = drafter.place_heaps(at)
     head, size = _padded(at, ALIGNMENT), _padded(at, ALIGNMENT)
     for one in objects:
@@ -101,6 +106,7 @@ def draft(root: Group) -> Draft:
     for one in objects:
         spelled, place = spell_header(drafter.messages(one)), drafter.places[id(one)]
         data[place : place + len(spelled)] = spelled
+        drafter.spell_links(one, data)
     return Draft(data, size, drafter.spots, drafter.spell_heaps(data))
 
 
@@ -132,6 +138,7 @@ class _Drafter:
     def __init__(self) -> None:
         self.places: dict[int, int] = {}
         self.spots: dict[int, int] = {}
+        self._links: dict[int, dense.Places] = {}
         self._texts: dict[bytes, int] = {}
         self._heaps: list[int] = []
 
@@ -149,15 +156,39 @@ class _Drafter:
         return own + b"".join(spell_message(headers.ATTRIBUTE, message) for message in said)
 
     def _group(self, group: Group) -> bytes:
-        info = pack("<BBq3Q", 0, _TRACKED | _INDEXED, len(group.members), UNDEFINED, UNDEFINED, UNDEFINED)
-        found = bytearray(spell_message(headers.LINK_INFO, info))
+        apart = self._links.get(id(group))
+        addresses = (apart.heap, apart.names, apart.orders) if apart else (UNDEFINED,) * 3
+        found = spell_message(headers.LINK_INFO, pack("<BBq3Q", 0, _TRACKED | _INDEXED, len(group.members), *addresses))
         found += spell_message(headers.GROUP_INFO, b"\0\0", constant=True)
+        links = [] if self._are_apart(group) else self._link_messages(group)
+        return found + b"".join(spell_message(headers.LINK, link) for link in links)
+
+    def _are_apart(self, group: Group) -> bool:
+        """Whether its links are in a heap of their own."""
+        longest = max(map(len, group.members), default=0) * 4 + _LINK_ROOM
+        return dense.FEWEST <= len(group.members) <= dense.MOST and longest <= dense.MOST_MESSAGE
+
+    def _link_messages(self, group: Group) -> list[bytes]:
+        found = []
         for order, (name, member) in enumerate(group.members.items()):
             raw, place = name.encode("utf-8"), self.places.get(id(member), 0)
             width = 0 if len(raw) < 256 else 1
             link = pack("<BBqB", 1, width | _ORDERED | _UTF8, order, 1) + len(raw).to_bytes(1 << width, "little")
-            found += spell_message(headers.LINK, link + raw + pack("<Q", place))
-        return bytes(found)
+            found.append(link + raw + pack("<Q", place))
+        return found
+
+    def place_links(self, one: Group | Dataset, at: int) -> int:
+        """Give the links of a large group their places, from `at` on; where they end."""
+        if isinstance(one, Dataset) or not self._are_apart(one):
+            return at
+        self._links[id(one)] = found = dense.places(self._link_messages(one), at)
+        return found.end
+
+    def spell_links(self, one: Group | Dataset, data: bytearray) -> None:
+        """Put these links into their places."""
+        if isinstance(one, Group) and id(one) in self._links:
+            names = [name.encode("utf-8") for name in one.members]
+            dense.spell(names, self._link_messages(one), self._links[id(one)], data)
 
     def _dataset(self, dataset: Dataset) -> bytes:
         info = dataset.info

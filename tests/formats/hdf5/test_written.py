@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import StateDict
-from ckptconv.errors import LimitError, RejectedOutputError
-from ckptconv.formats.hdf5 import drafting, messages, write
+from ckptconv.errors import CkptconvError, LimitError, RejectedOutputError
+from ckptconv.formats.hdf5 import dense, drafting, messages, write
 from ckptconv.formats.registry import by_name
 from ckptconv.testing.samples import Plain, Sample
 from ckptconv.testing.worker import write as write_sample
@@ -167,3 +167,37 @@ def test_what_h5py_does_not_open_gets_no_name(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(RejectedOutputError, match="h5py refuses"):
         ckptconv.convert(FIXTURES / "digits-raw.pth", tmp_path / "a.h5")
     assert not list(tmp_path.iterdir())
+
+
+def test_links_of_a_large_group_are_found_by_name_and_come_in_their_order(tmp_path: Path) -> None:
+    names = [f"layers.{i * 7919 % 1000}.weight" for i in range(1000)]
+    tensors = {name: Plain(DType.U16, (1,), i.to_bytes(2, "little")) for i, name in enumerate(names)}
+    write_sample(
+        by_name("hdf5"), Sample("a", {**tensors, **{f"g/{name}": tensors[name] for name in names}}), tmp_path / "a.h5"
+    )
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        assert list(file) == [*names, "g"]
+        assert list(file["g"]) == names
+        assert [int(file[name][0]) for name in names] == list(range(1000))
+        file["g/added"] = np.ones(3)
+        del file[names[5]]
+    with ckptconv.open(tmp_path / "a.h5") as checkpoint:
+        assert len(checkpoint) == 2000
+        assert bytes(checkpoint[f"g/{names[5]}"].read()) == b"\5\0"
+
+
+@pytest.mark.parametrize("fewest", [1, 4])
+def test_a_damaged_heap_of_links_is_refused(fewest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "FEWEST", fewest)
+    ckptconv.convert(FIXTURES / "digits-raw.pth", tmp_path / "a.h5", bare=True)
+    data = (tmp_path / "a.h5").read_bytes()
+    start, end = data.index(b"FRHP"), data.index(b"FHDB") + 512
+    with ckptconv.open(tmp_path / "a.h5") as checkpoint:
+        names = list(checkpoint)
+    for at in range(start, end, 7):
+        (tmp_path / "b.h5").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        try:
+            with ckptconv.open(tmp_path / "b.h5") as checkpoint:
+                assert list(checkpoint) == names  # between two parts
+        except CkptconvError as error:
+            assert error.hint

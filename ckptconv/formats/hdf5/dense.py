@@ -1,0 +1,116 @@
+"""The links of a large group, kept so that one is found without looking at all of them, as the HDF5 library does.
+
+    a fractal heap of one direct block, which has the link messages
+    two B-trees of version 2, each of one leaf: the messages by the hash of their name, and by the order of creation
+
+How these look stands where they are read: `fractal`, `btree`. The library makes blocks of 512 bytes and more of them;
+one that is large enough is as good.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import pack
+from typing import TYPE_CHECKING
+
+from ckptconv.formats.hdf5.checksum import lookup3
+from ckptconv.formats.hdf5.messages import UNDEFINED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FEWEST, MOST = 500, 65_535
+"""Links from which on, and up to which, a group is kept so: a leaf counts its records in 16 bits."""
+
+MOST_MESSAGE = 4096
+"""Bytes of a message that a heap of links takes as they are."""
+
+_HEAP, _TREE, _BLOCK = 146, 38, 21
+"""Bytes of a heap's header, of a tree's, and of what a block starts with."""
+
+_BY_NAME, _BY_ORDER = 5, 6
+_ID = 7
+_NAME_RECORD, _ORDER_RECORD = 4 + _ID, 8 + _ID
+_LEAF_ROOM = 10
+_BITS = 32
+_CHECKSUMMED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Addresses of the parts, one behind the other, each on a boundary of 8 bytes, and where they end."""
+
+    heap: int
+    names: int
+    orders: int
+    name_leaf: int
+    order_leaf: int
+    block: int
+    end: int
+    block_size: int
+
+
+def places(messages: Sequence[bytes], start: int) -> Places:
+    """Where the parts go, from an address on."""
+    count, size = len(messages), _block_size(messages)
+    leaves = [_LEAF_ROOM + count * record for record in (_NAME_RECORD, _ORDER_RECORD)]
+    starts = [start]
+    for length in (_HEAP, _TREE, _TREE, *leaves, size):
+        end = starts[-1] + length
+        starts.append(end + -end % 8)
+    heap, names, orders, name_leaf, order_leaf, block, end = starts
+    return Places(heap, names, orders, name_leaf, order_leaf, block, end, size)
+
+
+def _block_size(messages: Sequence[bytes]) -> int:
+    needed = _BLOCK + sum(map(len, messages))
+    return max(512, 1 << (needed - 1).bit_length())
+
+
+def spell(names: Sequence[bytes], messages: Sequence[bytes], at: Places, data: bytearray) -> None:
+    """Put the parts into their places. `messages` are by order of creation, each with its name in `names`."""
+    ids, offset = [], _BLOCK
+    for message in messages:
+        ids.append(pack("<BIH", 0, offset, len(message)))
+        offset += len(message)
+    block = _block(b"".join(messages), at)
+    hashed = sorted((lookup3(name), name, one) for name, one in zip(names, ids, strict=True))
+    by_name = b"".join(pack("<I", key) + one for key, _, one in hashed)
+    by_order = b"".join(pack("<Q", order) + one for order, one in enumerate(ids))
+    for address, part in (
+        (at.heap, _heap(len(messages), at)),
+        (at.names, _tree(_BY_NAME, _NAME_RECORD, len(messages), at.name_leaf)),
+        (at.orders, _tree(_BY_ORDER, _ORDER_RECORD, len(messages), at.order_leaf)),
+        (at.name_leaf, _leaf(_BY_NAME, by_name)),
+        (at.order_leaf, _leaf(_BY_ORDER, by_order)),
+        (at.block, block),
+    ):
+        data[address : address + len(part)] = part
+
+
+def _with_checksum(part: bytes) -> bytes:
+    return part + pack("<I", lookup3(part))
+
+
+def _heap(count: int, at: Places) -> bytes:
+    """No free space is told of: whoever adds a link gets a further block."""
+    size = at.block_size
+    head = b"FRHP" + pack("<BHHBI", 0, _ID, 0, _CHECKSUMMED, MOST_MESSAGE)
+    head += pack("<4Q", 0, UNDEFINED, 0, UNDEFINED) + pack("<8Q", size, size, size, count, 0, 0, 0, 0)
+    head += pack("<HQQHHQH", 4, size, max(size, 1 << 16), _BITS, 1, at.block, 0)
+    return _with_checksum(head)
+
+
+def _block(objects: bytes, at: Places) -> bytes:
+    head = b"FHDB" + pack("<BQI", 0, at.heap, 0)
+    body = objects.ljust(at.block_size - _BLOCK, b"\0")
+    return head + pack("<I", lookup3(head + bytes(4) + body)) + body
+
+
+def _tree(kind: int, record: int, count: int, leaf: int) -> bytes:
+    node = _LEAF_ROOM + count * record
+    return _with_checksum(b"BTHD" + pack("<BBIHHBBQHQ", 0, kind, node, record, 0, 100, 40, leaf, count, count))
+
+
+def _leaf(kind: int, records: bytes) -> bytes:
+    return _with_checksum(b"BTLF" + pack("<BB", 0, kind) + records)
