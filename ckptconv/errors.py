@@ -3,7 +3,8 @@
     CkptconvError                 what is wrong, the file, a hint
     ├── UsageError                the request makes no sense (an option, a name)
     │   ├── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
-    │   └── ForeignNamesError     nothing says the architecture, since the names are another framework's
+    │   ├── ForeignNamesError     nothing says the architecture, since the names are another framework's
+    │   └── UnknownClassError     a config.json names a class that the library lacks
     ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
     │   ├── TargetExistsError     the target is there and --force was not given
     │   └── SourceChangedError    the source was written to while it was being read
@@ -144,6 +145,26 @@ class NoTensorError(UsageError, KeyError):
 
 class ForeignNamesError(UsageError):
     """Nothing says which architecture it is, and its names are those of another framework, which can be translated."""
+
+
+class UnknownClassError(UsageError):
+    """A config.json names a class of transformers' that the library of architectures lacks.
+
+    name: the class. nearest: a spec that is like it, "" where there is none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str = "",
+        nearest: str = "",
+        path: str | PathLike[str] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, hint=hint)
+        self.name = name
+        self.nearest = nearest
 
 
 class FileAccessError(CkptconvError):

@@ -26,6 +26,7 @@ MADE = [
     errors.RunError("a.pth", ValueError("no such shape")),
     errors.NotEquivalentError({"equivalent": False}, path="a.pth", details=["w differs"]),
     errors.MissingExtraError("torch", "verify"),
+    errors.UnknownClassError("it says 'Net'", name="Net", nearest="mlp", path="a.pth", hint="--arch mlp"),
 ]
 """The errors whose arguments are more than a message."""
 

@@ -18,6 +18,7 @@ package imports none of them: `inspect` does not wait for what only `verify` nee
     conversion                              …what it is said to have done
     consent  casts  verified                …losses that were agreed to; what casting lost; ``--verify``
     asked  stated  arch                     which architecture: what was asked, what the file says, what that means
+    installed                               `validate`: a class that the library lacks, asked of transformers
     unconverted                             `diff`, `verify`, `validate`: a GGUF as the model that it was made of
     running  feeds  comparing  arrays       `verify`: running each side, on what; comparing what came out; .npz files
 """

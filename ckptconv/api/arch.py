@@ -21,7 +21,7 @@ from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed
 from ckptconv.edits.adapters.names import is_adapter
 from ckptconv.edits.dialects.gguf_projectors import is_mmproj
-from ckptconv.errors import UsageError
+from ckptconv.errors import UnknownClassError, UsageError
 from ckptconv.formats.diffusers import DIFFUSERS
 
 if TYPE_CHECKING:
@@ -195,7 +195,10 @@ def stranger(named: Named, path: Path, nearest: str = "") -> UsageError:
     if named.by == "llama.cpp":
         where = "its general.architecture"
         hint = "--arch MODEL/config.json, of the model that it was made of, builds its class with transformers"
-    return UsageError(f"{where} says {named.name!r}, which the library does not have{less}", hint=hint + more)
+    message = f"{where} says {named.name!r}, which the library does not have{less}"
+    if named.by == "transformers":
+        return UnknownClassError(message, name=named.name, nearest=nearest, hint=hint + more)
+    return UsageError(message, hint=hint + more)
 
 
 def kin(nearest: str, found: Differences) -> UsageError:

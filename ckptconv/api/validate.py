@@ -12,7 +12,7 @@ from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding, errors_among
 from ckptconv.core.spelling import to_json
 from ckptconv.core.tensor import infos_of
-from ckptconv.errors import ForeignNamesError, UsageError
+from ckptconv.errors import ForeignNamesError, UnknownClassError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +89,8 @@ def validate(
     A GGUF with llama.cpp's names is judged under transformers', blocks as the floats that they stand for; quantized
     weights are judged as the plain ones that ``--dequantize`` makes of them.
 
+    Of a class that the library lacks the transformers that is installed is asked (torch and it are imported then).
+
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
               ``config.json`` (its class is built by the transformers or diffusers that is installed), or Python that
               you vouch for (``"models.py:Net"``, which is imported and called). None: chosen by evidence
@@ -102,7 +104,7 @@ def validate(
     request = Request(path, arch, settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
         judged = _as_judged(request, opened, values=values)
-        result = compare(request, judged.checkpoint, made_plain=judged.made_plain)
+        result = _compared(request, judged)
         if values:
             from ckptconv.checks.blame import causes_first
             from ckptconv.checks.values import check_values
@@ -158,6 +160,20 @@ def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint
         return 0 if table is None else len(table.tensors.keys() & checkpoint.keys())
 
     return in_common(opened) > in_common(other)
+
+
+def _compared(request: Request, judged: _Judged) -> Validation:
+    """The comparison; with the class that a config.json names, where the library lacks it."""
+
+    def asked(of: Request) -> Validation:
+        return compare(of, judged.checkpoint, made_plain=judged.made_plain)
+
+    try:
+        return asked(request)
+    except UnknownClassError as error:
+        from ckptconv.api.installed import by_its_class
+
+        return by_its_class(request, error, asked)
 
 
 def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = False) -> Validation:

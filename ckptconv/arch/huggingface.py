@@ -34,6 +34,7 @@ from ckptconv.io.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
+    from contextlib import AbstractContextManager
 
     import torch
 
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 
 MAX_LAYERS = 10_000
 
-_LAYERS = re.compile(r"(n|num)_(\w+_)?(layers?|blocks?)|\w+_layers")
+MAX_CALLS = 300_000
+"""Of torch's functions while a class is built; each tensor takes one or a few."""
+
+_LAYERS = re.compile(r"(n|num)_(\w+_)?(layers?|blocks?|experts)|\w+_layers|(\w+_)?depths?")
 
 OLDEST = 5
 """Major version of transformers that can tell which names it writes to disk."""
@@ -121,7 +125,8 @@ class ConfigFactory:
                 hint = f"did you mean {near[0]!r}?" if near else "its keys are those of the config.json"
                 raise UsageError(f"{cls.__name__} has no {name!r} to set", hint=hint)
             made = cls.config_class.from_dict({**config, "use_cache": False})
-            module: torch.nn.Module = cls._from_config(made, **_PLAIN)
+            with _counted():
+                module: torch.nn.Module = cls._from_config(made, **_PLAIN)
             return module
 
 
@@ -213,6 +218,22 @@ def _class_of(transformers: Any, config: Mapping[str, Any]) -> Any:
     return cls
 
 
+def _counted() -> AbstractContextManager[object]:
+    """A context in which torch's functions are counted: one that asks for more tensors than any model has is ended."""
+    from torch.overrides import TorchFunctionMode
+
+    class Counted(TorchFunctionMode):
+        calls = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.calls += 1
+            if self.calls > MAX_CALLS:
+                raise LimitError("its class would have more tensors than any model has")
+            return function(*args, **(kwargs or {}))
+
+    return Counted()
+
+
 def _without(value: Any) -> Any:
     """The configuration, and those inside it, without what is left out; floats that JSON lacks are read as written."""
     if isinstance(value, list):
@@ -222,8 +243,9 @@ def _without(value: Any) -> Any:
     if value.get("__float__") in _FLOATS and len(value) == 1:
         return float(value["__float__"])
     for key, item in value.items():
-        if isinstance(item, int) and item > MAX_LAYERS and _LAYERS.fullmatch(key):
-            raise LimitError(f"it asks for {item:,} of {key}")
+        most = max((each for each in (item if isinstance(item, list) else [item]) if isinstance(each, int)), default=0)
+        if most > MAX_LAYERS and _LAYERS.fullmatch(key):
+            raise LimitError(f"it asks for {most:,} of {key}")
     return {key: _without(item) for key, item in value.items() if not _LEFT_OUT.fullmatch(key)}
 
 

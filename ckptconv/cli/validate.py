@@ -50,8 +50,9 @@ def command(
     """Say whether each SRC fits its architecture: names, shapes, ties, params; and if not, why not.
 
     Without --arch the architecture is chosen by evidence: a note in the file, a config.json beside it, its metadata,
-    its tensors' names. SRC fits where load_state_dict(strict=True) would take it. Only headers are read. A GGUF of
-    llama.cpp's is read under transformers' names, quantized weights as --dequantize makes them, which is said.
+    its tensors' names. A class of a config.json that the library lacks is built by the transformers that is installed.
+    SRC fits where load_state_dict(strict=True) would take it. Only headers are read. A GGUF of llama.cpp's is read
+    under transformers' names, quantized weights as --dequantize makes them, which is said.
     """
     question = _Question(arch, settings, values, from_format)
     documents: list[Json] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -140,25 +141,60 @@ def test_a_graph_of_experts_that_lie_apart_is_refused_and_says_why(folders: dict
     assert not list(tmp_path.iterdir())
 
 
-def test_a_class_that_the_library_lacks_is_named_with_the_way_to_it(folders: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="'LlavaForConditionalGeneration'") as caught:
-        ckptconv.validate(folders["nested"])
-    assert str(folders["nested"] / "config.json") in (caught.value.hint or "")
+@pytest.fixture(scope="module")
+def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a class that the library lacks, whose names are nearly T5's."""
+    folder = tmp_path_factory.mktemp("lacking")
+    transformers.LongT5Model(transformers.LongT5Config(**T5)).save_pretrained(folder)
+    return folder
 
 
-def test_where_the_nearest_by_names_does_not_fit_there_is_no_verdict(folders: dict[str, Path], tmp_path: Path) -> None:
-    """A Llama-like class that the library lacks is no broken Llama; one that has exactly its names is one."""
-    config = transformers.ArceeConfig(**GROUPED)
-    transformers.ArceeForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"'ArceeForCausalLM'.*; the nearest, llama,") as caught:
+def test_a_class_that_the_library_lacks_is_asked_itself(lacking: Path, tmp_path: Path) -> None:
+    result = ckptconv.validate(lacking)
+    assert result.valid
+    assert (result.arch, result.evidence) == ("transformers.LongT5Model", "config.json")
+    assert [(one.code, one.severity) for one in result.findings] == [("class", "info")]
+    assert "'LongT5Model'" in result.findings[0].message
+    assert not ckptconv.validate(lacking, arch="t5").valid
+    shutil.copytree(lacking, tmp_path, dirs_exist_ok=True)
+    altered(tmp_path, lacking, d_ff=25)
+    assert {one.code for one in ckptconv.validate(tmp_path).findings} == {"class", "shape-mismatch"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why", "hint"),
+    [
+        ({"architectures": ["OursModel"]}, "nor can it be built: transformers .* has no model 'OursModel'", "newer"),
+        ({"d_ff": 25, "auto_map": {"AutoModel": "ours.Net"}}, "config.json names code of its own", "models.py:Net"),
+        ({"d_ff": "wide"}, "nor can it be built: .*transformers raises", "--debug"),
+    ],
+)
+def test_where_its_class_cannot_be_asked_there_is_no_verdict(
+    lacking: Path, tmp_path: Path, changes: dict[str, object], why: str, hint: str
+) -> None:
+    shutil.copytree(lacking, tmp_path, dirs_exist_ok=True)
+    altered(tmp_path, lacking, **changes)
+    with pytest.raises(UsageError, match=f"does not have; the nearest, t5, does not fit; {why}") as caught:
         ckptconv.validate(tmp_path)
-    assert str(tmp_path / "config.json") in (caught.value.hint or "")
-    assert not ckptconv.validate(tmp_path, arch="llama").valid
-    transformers.LongT5Model(transformers.LongT5Config(**T5)).save_pretrained(tmp_path / "head")
-    with pytest.raises(UsageError, match=r"'LongT5Model'.*; the nearest, t5,"):
-        ckptconv.validate(tmp_path / "head")
-    assert ckptconv.validate(tmp_path, arch=str(tmp_path / "config.json")).valid
-    changed(folders, tmp_path, architectures=["OursForCausalLM"], model_type="ours")
+    assert hint in (caught.value.hint or "")
+
+
+def test_without_transformers_the_way_to_its_class_is_told(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UsageError, match="'LongT5Model', which the library does not have; the nearest, t5,") as caught:
+        ckptconv.validate(lacking)
+    assert "ckptconv[transformers]" in (caught.value.hint or "")
+    assert "--arch t5 says what differs" in (caught.value.hint or "")
+
+
+def test_convert_says_the_way_to_a_class_that_the_library_lacks(lacking: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'LongT5Model'") as caught:
+        ckptconv.convert(lacking, tmp_path / "m.pth", with_params=True)
+    assert str(lacking / "config.json") in (caught.value.hint or "")
+
+
+def test_a_file_that_has_exactly_a_specs_names_fits_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    altered(tmp_path, folders["tied"], architectures=["OursForCausalLM"], model_type="ours")
     (tmp_path / "model.safetensors").write_bytes((folders["tied"] / "model.safetensors").read_bytes())
     assert (result := ckptconv.validate(tmp_path)).valid
     assert (result.arch, result.evidence) == ("llama", "names")
@@ -186,10 +222,14 @@ def test_settings_outrank_the_configuration(folders: dict[str, Path]) -> None:
 # Strangers' configurations
 
 
+def altered(target: Path, source: Path, **changes: object) -> str:
+    config = json.loads((source / "config.json").read_text()) | changes
+    (target / "config.json").write_text(json.dumps(config))
+    return str(target / "config.json")
+
+
 def changed(folders: dict[str, Path], tmp_path: Path, **changes: object) -> str:
-    config = json.loads((folders["tied"] / "config.json").read_text()) | changes
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return str(tmp_path / "config.json")
+    return altered(tmp_path, folders["tied"], **changes)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +336,7 @@ def test_without_a_class_it_is_the_bare_model_of_its_kind(folders: dict[str, Pat
         ('{"model_type": "llama", "num_hidden_layers": 1000000000}', LimitError),
         ('{"model_type": "llama", "x": ' + "[" * 800 + "]" * 800 + "}", LimitError),
         ('{"model_type": "x", "text_config": {"encoder_layers": 1000000000}}', LimitError),
+        ('{"model_type": "swin", "depths": [2, 1000000000]}', LimitError),
         ('{"model_type": "llama", "hidden_size": "wide"}', UsageError),
         ('{"model_type": "llama", "hidden_size": 4611686018427387904}', UsageError),
         ('{"model_type": "llama", "num_attention_heads": 0}', UsageError),
@@ -311,6 +352,14 @@ def test_a_configuration_that_makes_no_model_is_refused(
         ckptconv.validate(folders["tied"], arch=str(path))
     assert caught.value.hint
     assert "\n" not in caught.value.message
+
+
+def test_a_class_of_more_tensors_than_any_has_is_not_built_to_its_end(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptconv.arch.huggingface.MAX_CALLS", 5)
+    with pytest.raises(LimitError, match="more tensors than any model has"):
+        ckptconv.validate(folders["tied"], arch=str(folders["tied"] / "config.json"))
 
 
 def test_the_index_of_shards_is_a_checkpoint_and_no_configuration(folders: dict[str, Path], tmp_path: Path) -> None:
