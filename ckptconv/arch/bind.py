@@ -89,7 +89,7 @@ def from_config(spec: Spec, config: Mapping[str, object]) -> Source:
 
     A key that is absent or null says nothing, and so does an expression over it; but what the spec says of absent keys.
     """
-    scope = _ConfigScope({**spec.config.defaults, **{key: value for key, value in config.items() if value is not None}})
+    scope = _ConfigScope(_filled(spec.config.defaults, config))
     values: dict[str, ParamValue] = {}
     findings: list[Finding] = []
     for param, stating in spec.config.params.items():
@@ -102,8 +102,14 @@ def from_config(spec: Spec, config: Mapping[str, object]) -> Source:
     return Source(CONFIG, values, tuple(findings))
 
 
+def _filled(defaults: Mapping[str, object], config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration with what is meant by keys that are absent, or null."""
+    return {**defaults, **{key: value for key, value in config.items() if value is not None}}
+
+
 def _stated_by(stating: Stating, scope: _ConfigScope) -> Value:
     """What a configuration says of a param; raises as an expression does that has no value."""
+    scope = scope.part(stating) if stating.parts else scope
     if stating.stop is None:
         return _first(stating.each, scope)
     made: list[Value] = []
@@ -137,6 +143,18 @@ class _ConfigScope:
         """The same in a turn of a loop, whose name hides a key."""
         made = _ConfigScope(self.config)
         made.loops, made.budget = loops, self.budget
+        return made
+
+    def part(self, stating: Stating) -> _ConfigScope:
+        """The part of the configuration that describes a mounted spec. Raises UndeterminedError where it has none."""
+        node = self.config
+        for keys in stating.parts:
+            found = (node if key == "." else node.get(key) for key in keys)
+            node = next((each for each in found if isinstance(each, Mapping)), {})
+        if not node:
+            raise UndeterminedError
+        made = _ConfigScope(_filled(stating.defaults, node))
+        made.budget = self.budget
         return made
 
     def lookup(self, name: str) -> Value:

@@ -6,12 +6,13 @@ gives it by an expression. Mounting is done when a spec is read: what comes out 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from ckptconv.arch.rows import MAX_ROWS
-from ckptconv.arch.spec import Constraint, Loop, Param, Spec, TensorRule, Tie
+from ckptconv.arch.spec import ConfigMap, Constraint, Loop, Param, Spec, TensorRule, Tie
 from ckptconv.arch.template import Template
+from ckptconv.arch.tree import Literal, Name
 from ckptconv.errors import LimitError
 
 if TYPE_CHECKING:
@@ -26,11 +27,27 @@ class Place:
 
     prefix: what its names have before them. when: where it is there at all.
     dots:   whether its names keep theirs: those of a moving average's copies do not.
+    config: keys of a configuration, the first of which that holds one states its params as it does of the spec alone.
+    given:  what its params are set to, by their names.
     """
 
     prefix: Template
     when: Formula | None = None
     dots: bool = True
+    config: tuple[str, ...] = ()
+    given: Mapping[str, Formula] = field(default_factory=dict)
+
+    def part(self, part: str | Formula, rename: Callable[[str], str]) -> str | Formula:
+        """A piece of a name as it is there; a placeholder of a param that is set to a text is that text."""
+        if isinstance(part, str):
+            return self.literal(part)
+        match part.node:
+            case Name(name) if name in self.given:
+                value = self.given[name]
+                return (
+                    value.node.value if isinstance(value.node, Literal) and isinstance(value.node.value, str) else value
+                )
+        return part.renamed(rename)
 
     def literal(self, part: str) -> str:
         """A piece of a name as it is there."""
@@ -44,6 +61,8 @@ def mounted(
     unknown = [name for name in given if name not in inner.params]
     if unknown:
         fail(f"{inner.name!r} has no param {unknown[0]!r}; it has {', '.join(inner.params) or 'none'}")
+
+    place = replace(place, given=given)
 
     def rename(name: str) -> str:
         return f"{alias}.{name}"
@@ -65,10 +84,29 @@ def mounted(
             *outer.constraints,
             *(_constraint(entry, rename, place.when, alias) for entry in inner.constraints),
         ),
+        config=_stating(outer.config, inner.config, rename, place.config, given),
     )
     if max(len(spec.rules), len(spec.params), len(spec.lets), len(spec.loops)) > MAX_ROWS:
         raise LimitError(f"more than {MAX_ROWS} entries once everything is mounted")
     return spec
+
+
+def _stating(
+    outer: ConfigMap,
+    inner: ConfigMap,
+    rename: Callable[[str], str],
+    parts: tuple[str, ...],
+    given: Mapping[str, Formula],
+) -> ConfigMap:
+    """What a configuration says, with the part of it that is about `inner`; what `outer` says itself outranks that."""
+    if not parts:
+        return outer
+    stated = {
+        rename(name): replace(stating, parts=(parts, *stating.parts), defaults=stating.defaults or inner.defaults)
+        for name, stating in inner.params.items()
+        if name not in given
+    }
+    return replace(outer, params={**stated, **outer.params})
 
 
 def _param(param: Param, rename: Callable[[str], str], place: Place) -> Param:
@@ -100,7 +138,7 @@ def _rule(rule: TensorRule, rename: Callable[[str], str], place: Place, alias: s
 
 
 def _template(template: Template, rename: Callable[[str], str], place: Place) -> Template:
-    parts = [place.literal(part) if isinstance(part, str) else part.renamed(rename) for part in template.parts]
+    parts = [place.part(part, rename) for part in template.parts]
     text = "".join(part if isinstance(part, str) else f"{{{part.text}}}" for part in parts)
     return Template(place.prefix.text + text, (*place.prefix.parts, *parts))
 

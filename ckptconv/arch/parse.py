@@ -27,6 +27,8 @@
     set = { width = "hidden" }           params given by expressions of this spec
     when = "…"                           where it is there at all; its params are optional then
     dots = false                         its names lose theirs, as those of a moving average's copies do
+    config = "text_config"               its [config] reads the configuration under this key ("." is the whole), or the
+                                         first of several
     [config]                             how a Hugging Face config.json states the params
     model_type = ["llama"]
     architectures = ["LlamaForCausalLM"]
@@ -277,7 +279,7 @@ class SpecReader(Rows):
     def mounts(self, spec: Spec) -> Spec:
         inner: list[Spec] = []
         for alias, value, path in self.rows("mount"):
-            row = self.table(value, path, ("use", "prefix", "set", "when", "dots"))
+            row = self.table(value, path, ("use", "prefix", "set", "when", "dots", "config"))
             use = self.text(row.get("use"), path)
             if self.resolve is None:
                 self.fail(path, f"cannot find {use!r} from here")
@@ -291,6 +293,7 @@ class SpecReader(Rows):
                     self.template(self.text(row.get("prefix", ""), path), path),
                     self.formula(row["when"], path) if "when" in row else None,
                     self.flag(row.get("dots", True), path),
+                    self.texts(row.get("config", []), path),
                 ),
                 {key: self.formula(item, (*path, "set", key)) for key, item in given.items()},
                 partial(self.fail, path),

@@ -130,11 +130,15 @@ class Stating:
 
     each:  formulas over the configuration's keys; the first that has a value counts.
     loop:  a name that counts from 0 to before `stop` meanwhile: the values, or the items of lists, are the param's.
+    parts: where these keys are, of a mounted spec: at each level the first of some keys that holds a configuration;
+           "." is the configuration itself. defaults: what keys say there that are absent.
     """
 
     each: tuple[Formula, ...]
     loop: str = ""
     stop: Formula | None = None
+    parts: tuple[tuple[str, ...], ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,31 @@ def test_a_mounted_spec_keeps_its_own_params_under_its_alias(tmp_path: Path) -> 
     assert [finding.where for finding in odd.findings] == ["sides: even"]
 
 
+def test_a_mounted_spec_reads_its_own_part_of_a_configuration(tmp_path: Path) -> None:
+    """The first part of several that is there, with its own defaults; what the outer spec says outranks it."""
+    (tmp_path / "inner.toml").write_text(
+        'spec = 1\nname = "inner"\n[params]\na = "int"\nb = "int"\nc = "int"\nd = "ints"\n'
+        '[tensors]\n"w" = "a b c len(d)"\n[config.params]\na = "width"\nb = ["x", "depth"]\nc = "width"\n'
+        'd = { for = "i", to = "depth", each = "width + i" }\n[config.defaults]\ndepth = 2\n'
+    )
+    (tmp_path / "middle.toml").write_text(
+        'spec = 1\nname = "middle"\n[mount.deep]\nuse = "inner.toml"\nprefix = "deep."\nconfig = "deep_config"\n'
+    )
+    (tmp_path / "outer.toml").write_text(
+        HEAD + '[params]\nn = "int"\n[tensors]\n"v" = "n"\n[config.params]\n"far.deep.c" = "n"\n'
+        '[mount.near]\nuse = "inner.toml"\nprefix = "near."\nset = { c = "n" }\nconfig = ["near_config", "."]\n'
+        '[mount.far]\nuse = "middle.toml"\nprefix = "far."\nconfig = "far_config"\n'
+    )
+    spec = load_spec(tmp_path / "outer.toml")
+    flat = {"width": 5, "depth": 1, "n": 9}
+    assert from_config(spec, flat).values == {"near.a": 5, "near.b": 1, "near.d": [5], "far.deep.c": 9}
+    nested = {**flat, "near_config": {"width": 7, "depth": None}, "far_config": {"deep_config": {"width": 3}}}
+    assert from_config(spec, nested).values == {
+        "near.a": 7, "near.b": 2, "near.d": [7, 8], "far.deep.a": 3, "far.deep.b": 2, "far.deep.c": 9,
+        "far.deep.d": [3, 4],
+    }  # fmt: skip
+
+
 def test_loops_take_ranges_strides_and_lists() -> None:
     spec = parse_text(
         HEAD + '[params]\nn = "int"\n[repeat]\ni = "1:n"\nj = "0:2*n:2"\nk = ["q", "v"]\n'
