@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENOUGH = 0.5
 """Share of all names, the checkpoint's and the spec's together, that both must have."""
 
-CLOSE = 4
+CLOSE = 8
 """Specs that are solved to compare their names exactly; the others have fewer in common already by their patterns."""
 
 
@@ -42,16 +42,21 @@ def rate(specs: Sequence[Spec], tensors: Mapping[str, TensorInfo]) -> list[Rated
     shares = sorted(((likely(spec, kinds), spec) for spec in specs), key=lambda entry: -entry[0])
     close = [entry for entry in shares if entry[0] >= ENOUGH] or shares[:1]
     if len(close) > 1:
-        close = sorted(((known(spec, tensors), spec) for _, spec in close), key=lambda entry: -entry[0])[:CLOSE]
+        close = sorted(((known(spec, tensors), spec) for _, spec in close), key=_order)[:CLOSE]
     found: dict[str, Rated] = {}
     # An overlap is never larger than the share by patterns: what cannot win any more need not be solved.
-    for share, spec in sorted(close, key=lambda entry: (-entry[0], len(entry[1].yields_to))):
+    for share, spec in sorted(close, key=_order):
         most = max((rated.share for rated in found.values()), default=0.0)
         yields = any(other in found and found[other].share >= share for other in spec.yields_to)
         if share >= most and not yields:
             solution = solve(spec, tensors)
             found[spec.name] = Rated(overlap(solution, tensors), spec, solution)
     return sorted(found.values(), key=lambda rated: -rated.share)
+
+
+def _order(entry: tuple[float, Spec]) -> tuple[float, int]:
+    """Larger shares first; of equal ones those that yield to fewer others."""
+    return -entry[0], len(entry[1].yields_to)
 
 
 @cache

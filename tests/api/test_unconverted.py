@@ -161,13 +161,19 @@ def test_an_architecture_of_llama_cpps_own_names_is_compared_with_these(tmp_path
 
 
 def test_an_architecture_that_the_library_lacks_is_no_damaged_one_of_another(tmp_path: Path) -> None:
-    """OLMoE's names are Qwen's, and its norms have other shapes."""
-    made = Case("olmoe").write(tmp_path / "a.gguf")
-    with pytest.raises(UsageError, match=r"general\.architecture says 'olmoe', which the library does not have; "):
+    """AFMoE's names are nearly GLM's; MPT's are nobody else's."""
+    made = Case("afmoe").write(tmp_path / "a.gguf")
+    with pytest.raises(UsageError, match=r"general\.architecture says 'afmoe', which the library does not have; "):
         ckptconv.validate(made)
-    assert not ckptconv.validate(made, arch="qwen_moe").valid
-    with pytest.raises(UsageError, match=r"says 'qwen35', which the library does not have\n"):
-        ckptconv.validate(Case("qwen35").write(tmp_path / "b.gguf"))
+    assert not ckptconv.validate(made, arch="glm4_moe").valid
+    with pytest.raises(UsageError, match=r"says 'mpt', which the library does not have\n"):
+        ckptconv.validate(Case("mpt").write(tmp_path / "b.gguf"))
+
+
+def test_a_gguf_without_its_tower_is_judged_as_the_text_model(tmp_path: Path) -> None:
+    for kind, spec in (("qwen3vl", "qwen3_vl"), ("qwen35moe", "qwen3_5")):
+        result = ckptconv.validate(Case(kind).write(tmp_path / "a.gguf"))
+        assert (result.valid, result.arch, result.params["tower"]) == (True, spec, False)
 
 
 def test_json_and_the_page_say_it(tmp_path: Path) -> None:

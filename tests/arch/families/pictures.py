@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.arch.huggingface import disk_state
-from tests.arch.families.modern_decoders import sizes, tree
+from tests.arch.families.modern_decoders import Named, on_disk, sizes, tree
 from tests.arch.real_models import Case, hugging
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 def saved(case: Case) -> Case:
@@ -32,6 +32,11 @@ def described(
 def both(cases: Iterable[Case]) -> list[Case]:
     """In memory, and on disk."""
     return [each for case in cases for each in (case, saved(case))]
+
+
+def inputs_first(name: str, value: Any) -> Iterator[Named]:
+    """Experts as Qwen3-VL is published."""
+    yield name, value.mT if ".experts." in name else value
 
 
 SEEN: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 4, "in_channels": 3}
@@ -71,6 +76,13 @@ def qwen_vl() -> list[Case]:
         described("qwen3_vl", "Qwen3VLModel", "Qwen3VLConfig", small, gated | {"out_hidden_size": 24}),
         described(
             "qwen3_vl", "Qwen3VLMoeForConditionalGeneration", "Qwen3VLMoeConfig", moe, deep | {"out_hidden_size": 24}
+        ),
+        on_disk(
+            described(
+                "qwen3_vl", "Qwen3VLMoeModel", "Qwen3VLMoeConfig", moe | {"mlp_only_layers": []},
+                gated | {"out_hidden_size": 24},
+            ),
+            inputs_first,
         ),
         hugging("qwen3_vision", "Qwen3VLVisionModel", "Qwen3VLVisionConfig", **deep, out_hidden_size=7),
     ]  # fmt: skip
@@ -143,7 +155,7 @@ def projected() -> list[Case]:
                 )
             ]
         ),
-        described("mistral3", "Mistral3Model", "Mistral3Config", {"model_type": "ministral3", **small}, pixtral, **tied),
+        described("mistral3", "Mistral3Model", "Mistral3Config", {"model_type": "ministral3", **small}, pixtral),
         hugging("pixtral", "PixtralVisionModel", "PixtralVisionConfig", **seen),
         saved(described("llava", "LlavaForConditionalGeneration", "LlavaConfig", llama | headed, clip)),
         described("llava", "LlavaForConditionalGeneration", "LlavaConfig", llama, pixtral, label="pixtral", **tied),
