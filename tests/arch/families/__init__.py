@@ -45,6 +45,7 @@ ALL = [
     *pictures.qwen_vl(),
     *pictures.qwen_next(),
     *pictures.projected(),
+    *pictures.gemma4(),
     *recent_decoders.further_llamas(),
     *recent_decoders.further_experts(),
     *recent_decoders.hybrids(),

@@ -174,3 +174,37 @@ def projected() -> list[Case]:
         described("internvl", "InternVLForConditionalGeneration", "InternVLConfig", moe, intern | other, label="moe"),
         described("internvl", "InternVLModel", "InternVLConfig", qwen3, intern | {"use_mean_pooling": False}),
     ]  # fmt: skip
+
+
+def gemma4() -> list[Case]:
+    """Gemma 4: shared keys, keys as values, experts, embeddings for each layer; towers for pictures and sounds."""
+    near, far = "sliding_attention", "full_attention"
+    text: dict[str, Any] = {
+        "vocab_size": 97, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 12, "layer_types": [near, far, near, far],
+        "vocab_size_per_layer_input": 50, "hidden_size_per_layer_input": 6,
+    }  # fmt: skip
+    shared = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+    dense = text | {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
+    moe = {"enable_moe_block": True, "num_experts": 3, "moe_intermediate_size": 10, "top_k_experts": 1}
+    seen: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "patch_size": 4, "position_embedding_size": 30,
+    }  # fmt: skip
+    clipped = {"use_clipped_linears": True, "standardize": True}
+    heard: dict[str, Any] = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "subsampling_conv_channels": [6, 5],
+        "output_proj_dims": 14,
+    }  # fmt: skip
+    return [
+        hugging("gemma4_text", "Gemma4ForCausalLM", "Gemma4TextConfig", **text, **shared, tie_word_embeddings=False),
+        hugging("gemma4_text", "Gemma4TextModel", "Gemma4TextConfig", **dense, **moe, attention_bias=True),
+        hugging("gemma4_vision", "Gemma4VisionModel", "Gemma4VisionConfig", **seen, **clipped),
+        hugging("gemma4_audio", "Gemma4AudioModel", "Gemma4AudioConfig", **heard, use_clipped_linears=False),
+        described(
+            "gemma4", "Gemma4ForConditionalGeneration", "Gemma4Config", text | shared, seen | clipped,
+            audio_config=heard,
+        ),
+        described("gemma4", "Gemma4ForConditionalGeneration", "Gemma4Config", dense | moe, seen, label="moe"),
+        described("gemma4", "Gemma4Model", "Gemma4Config", dense, seen),
+    ]  # fmt: skip
