@@ -184,14 +184,18 @@ def gemma4() -> list[Case]:
         "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 12, "layer_types": [near, far, near, far],
         "vocab_size_per_layer_input": 50, "hidden_size_per_layer_input": 6,
     }  # fmt: skip
-    shared = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
-    dense = text | {"hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
-    moe = {"enable_moe_block": True, "num_experts": 3, "moe_intermediate_size": 10, "top_k_experts": 1}
+    shared: dict[str, Any] = {"num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+    dense: dict[str, Any] = text | {
+        "hidden_size_per_layer_input": 0,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+    }
+    moe: dict[str, Any] = {"enable_moe_block": True, "num_experts": 3, "moe_intermediate_size": 10, "top_k_experts": 1}
     seen: dict[str, Any] = {
         "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 8, "patch_size": 4, "position_embedding_size": 30,
     }  # fmt: skip
-    clipped = {"use_clipped_linears": True, "standardize": True}
+    clipped: dict[str, Any] = {"use_clipped_linears": True, "standardize": True}
     heard: dict[str, Any] = {
         "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "subsampling_conv_channels": [6, 5],
         "output_proj_dims": 14,
