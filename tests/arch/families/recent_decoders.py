@@ -20,8 +20,6 @@ def further_llamas() -> list[Case]:
         ("llama", "HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", {"head_dim": 8, **BIASED}),
         ("llama", "HunYuanDenseV1ForSequenceClassification", "HunYuanDenseV1Config", {"head_dim": 8}),
         ("llama", "BitNetForCausalLM", "BitNetConfig", TIED),
-        ("llama", "OlmoForCausalLM", "OlmoConfig", BIASED),
-        ("llama", "OlmoModel", "OlmoConfig", {}),
         ("glm4", "Glm4ForCausalLM", "Glm4Config", {"head_dim": 8, **BIASED}),
         ("glm4", "GlmForTokenClassification", "GlmConfig", {"head_dim": 8}),
         ("nemotron", "NemotronForCausalLM", "NemotronConfig", {"mlp_bias": True, **TIED}),
