@@ -71,7 +71,7 @@ class Order:
         name, to_ldm = scheme_of(self.edits.quantize).name, f"--translate {TO_LDM}" * self.edits.to_ldm
         if to_ldm or self.format.graph or self.format.dialect:
             raise UsageError(
-                f"--quantize {name} is for what transformers and vLLM load, and not for {to_ldm or self.format.name}",
+                f"--quantize {name} is for what transformers or mlx-lm load, and not for {to_ldm or self.format.name}",
                 hint="a GGUF has types of its own, as --dtype Q8_0" if self.format.dialect else "leave it out",
             )
         asked = {"verify": self.verify, "with-params": self.with_params, "arch": self.request.arch is not None}

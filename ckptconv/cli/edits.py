@@ -97,11 +97,11 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--quantize", metavar="[GLOB=]SCHEME", multiple=True, shell_complete=completion.words(completion.schemes),
-        help="Store the weights of linear layers, or those that GLOB matches, as vLLM and transformers load them "
-        "quantized: fp8, int8 (compressed-tensors', a scale for each row), int8-a16, int4, int4-asym (for 128 columns "
-        "of it), fp8-block (DeepSeek's, for each 128 × 128), nf4, nf4-double (bitsandbytes'); or as "
-        "mlx-lm does: mlx-4bit, mlx-8bit. "
-        "'qwen3/ qwen3-fp8/ --quantize fp8 --with-files' makes a folder to load. Repeatable.",
+        help="Store the weights of linear layers, or those that GLOB matches, as other libraries load them: "
+        "fp8, int8 (compressed-tensors', which transformers and vLLM read: a scale for each row), int8-a16, int4, "
+        "int4-asym (for 128 columns of it), fp8-block (DeepSeek's, for each 128 × 128), nf4, nf4-double "
+        "(bitsandbytes'), mlx-4bit, mlx-8bit (mlx-lm's). 'qwen3/ qwen3-fp8/ --quantize fp8 --with-files' makes a "
+        "folder to load. Repeatable.",
     ),
 )  # fmt: skip
 

@@ -219,6 +219,8 @@ CONFIGURATIONS = [
     Folder("a target of NeMo's", {"model_config.yaml": b"a:\n  _target_: os.system\n"}, named=("os.system",)),
     Folder("names that YOLOv5 evaluates", {"metadata.yaml": b"names: \"__import__('os').system('touch pwned')\"\n"},
            named=("builtins.eval",)),
+    Folder("names that YOLOv5 evaluates, by an alias and over two lines", {"metadata.yaml":
+           b"a: &a >-\n  __import__('os')\n  .system('touch pwned')\nnames: *a\n"}, named=("builtins.eval",)),
     Folder("layers that fairseq evaluates", {"checkpoint.pt": ARGUED}, named=("builtins.eval",)),
     Folder("a loader of MLflow's", {"MLmodel": b"flavors:\n  python_function:\n    loader_module: mine\n    code: code\n",
                                     "code/sklearn.py": MODULE}, named=("mine", "code")),

@@ -66,9 +66,7 @@ _BUILT = re.compile(
 
 _KEYS = ("_target_", "__target__", "target", "class_path")
 _PIPELINE = re.compile(r"\b(pipeline|preprocessors)\b")
-_YOLOS = re.compile(
-    r"^\s*[\"']?(" + "|".join(sorted(evaluated.YOLO)) + r"|activation)[\"']?\s*+:\s*+(.+)", re.MULTILINE
-)
+_YOLOS = (*sorted(evaluated.YOLO), "activation")
 _LAYER = re.compile(r"(torch\.)?nn\.\w+\([\w.=, -]*\)")
 """An activation as Ultralytics writes it."""
 
@@ -128,10 +126,10 @@ def _of_targets(text: str, lines: _Lines) -> Iterator[Program]:
 
 
 def _evaluated(text: str, lines: _Lines) -> Iterator[Program]:
-    for found in _YOLOS.finditer(text):
-        said = found[2].strip().strip("\"'")
-        if evaluated.runs(said) and not _LAYER.fullmatch(said):
-            yield Program(lines.at(found.start()), Opaque("builtins.eval", "called", (said,)), "YOLOv5")
+    for said, at in Scalars(text).texts_of(*_YOLOS):
+        runs = any(map(evaluated.runs, {said, said.rstrip("} ")}))  # the brace of a mapping, or its own
+        if said == HIDDEN or (runs and not _LAYER.fullmatch(said)):
+            yield Program(lines.at(at), Opaque("builtins.eval", "called", (said,)), "YOLOv5")
 
 
 def _of_tag(kind: str, name: str) -> Opaque | None:

@@ -59,3 +59,29 @@ def test_the_time_is_linear(part: str) -> None:
     for _ in programs_in("x.yaml", f"pipeline: {text}", ()):
         pass
     assert time.process_time() - start < 20  # of quadratic time minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: f(x)", 'names: "f(x)"', "names: !!str 'f(x)'", "names: &a f(x)", "names: >-\n  f(x)\n", "'names': f(x)",
+        "other: &a f(x)\nnames: *a\nnext: 1", "names: |\n  f(x)\nnext: 1", "names: # which\n  f(x)",
+        "{names: 'f(x)', next: 1}", "{other: 1, names: &a 'f(x)'}", "  names: f(x)",
+    ],
+)  # fmt: skip
+def test_a_text_behind_a_key_is_found_however_it_is_written(text: str) -> None:
+    assert yaml.safe_load(text)["names"].strip() == "f(x)"
+    assert [said for said, _ in Scalars(text).texts_of("names")] == ["f(x)"]
+
+
+def test_a_text_over_several_lines_is_one_line_and_another_key_ends_it() -> None:
+    assert [said for said, _ in Scalars("names: f(\n  x)\nnext: g(y)").texts_of("names")] == ["f( x)"]
+    assert [said for said, _ in Scalars("said: 'the names: f(x)'").texts_of("names")] == []
+    assert [said for said, _ in Scalars("names: !a !b !c !d !e f(x)").texts_of("names")] == [HIDDEN]
+
+
+@pytest.mark.parametrize("text", ["names: *a\nb: &a f(x)\n", "{names: ", "names: >-\n  f(\n", "names: &a x\n"])
+def test_texts_of_many_keys_take_linear_time(text: str) -> None:
+    started = time.process_time()
+    assert len(list(Scalars(text * 20_000).texts_of("names"))) <= 20_200
+    assert time.process_time() - started < 5
