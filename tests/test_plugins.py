@@ -157,7 +157,7 @@ def test_a_name_that_is_nearly_one_is_suggested() -> None:
         registry.by_name("zzz")
     assert "torch" in str(error.value.hint)
     with pytest.raises(UsageError) as error:
-        registry.by_suffix(Path("model.h5"))
+        registry.by_suffix(Path("model.caffemodel"))
     assert ".safetensors" in str(error.value.hint)
 
 

@@ -36,12 +36,12 @@ GPT = {"vocab_size": 20, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions":
 @pytest.mark.parametrize(
     ("name", "settings", "nearest", "said"),
     [
-        ("Arcee", DECODER, "llama", "lacks model.layers.*.mlp.gate_proj.weight"),
+        ("Olmo", DECODER, "cohere", "lacks model.layers.*.input_layernorm.weight"),
         ("DiffLlama", DECODER, "llama", "has model.layers.*.self_attn.lambda_q*"),
         ("Longformer", {**ENCODER, "attention_window": 4}, "bert", "has encoder.layer.*.attention.self.query_global"),
         ("MegatronBert", ENCODER, "bert", "has bert.encoder.layer.*.attention.ln.weight"),  # its own names of norms
-        ("Glm", {**DECODER, "head_dim": 8}, "llama", "has model.layers.*.mlp.gate_up_proj.weight"),  # two in one
-        ("LayoutLM", ENCODER, "bert", "has embeddings.x_position_embeddings.weight"),  # outside of the layers
+        ("VaultGemma", DECODER, "cohere", "has model.layers.*.pre_feedforward_layernorm.weight"),
+        ("LayoutLM", ENCODER, "layoutlmv3", "has pooler.dense.weight, pooler.dense.bias"),  # outside of the layers
         ("OpenAIGPT", GPT, "gpt2", "lacks ln_f.weight, ln_f.bias"),  # all of a module
         ("Beit", {**TALL, "patch_size": 8}, "vit", "has layers.*.lambda_*"),
     ],
