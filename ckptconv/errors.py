@@ -148,9 +148,10 @@ class ForeignNamesError(UsageError):
 
 
 class UnknownClassError(UsageError):
-    """A config.json names a class of transformers' that the library of architectures lacks.
+    """A config.json names a class that the library of architectures lacks.
 
-    name: the class. nearest: a spec that is like it, "" where there is none.
+    name: the class. by: whose it is, "transformers" or "diffusers". nearest: a spec that is like it, "" where there is
+    none.
     """
 
     def __init__(
@@ -158,12 +159,14 @@ class UnknownClassError(UsageError):
         message: str,
         *,
         name: str = "",
+        by: str = "transformers",
         nearest: str = "",
         path: str | PathLike[str] | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, path=path, hint=hint)
         self.name = name
+        self.by = by
         self.nearest = nearest
 
 

@@ -196,9 +196,9 @@ def stranger(named: Named, path: Path, nearest: str = "") -> UsageError:
         where = "its general.architecture"
         hint = "--arch MODEL/config.json, of the model that it was made of, builds its class with transformers"
     message = f"{where} says {named.name!r}, which the library does not have{less}"
-    if named.by == "transformers":
-        return UnknownClassError(message, name=named.name, nearest=nearest, hint=hint + more)
-    return UsageError(message, hint=hint + more)
+    if named.by == "llama.cpp":
+        return UsageError(message, hint=hint + more)
+    return UnknownClassError(message, name=named.name, by=named.by, nearest=nearest, hint=hint + more)
 
 
 def kin(nearest: str, found: Differences) -> UsageError:

@@ -1,4 +1,4 @@
-"""Validating a model whose class the library lacks: the transformers that is installed is asked for it."""
+"""Validating a model whose class the library lacks: the transformers or diffusers that is installed is asked for it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REMOTE = "auto_map"
 
 
 def by_its_class(request: Request, error: UnknownClassError, compare: Callable[[Request], Validation]) -> Validation:
-    """The comparison with the class that the config.json names, built by the transformers that is installed.
+    """The comparison with the class that the config.json names, built by the library whose class it is.
 
-    error: what was to be said where nobody knows the class; it is raised, with what is in the way, where transformers
+    error: what was to be said where nobody knows the class; it is raised, with what is in the way, where that library
     is not installed, cannot build it, or where it does not fit and the configuration names a class of its own.
     """
     config = config_beside(request.path)
@@ -39,12 +39,14 @@ def by_its_class(request: Request, error: UnknownClassError, compare: Callable[[
         raise _same(
             error, why, "import its class yourself, --arch models.py:Net; or another checkpoint of it as --arch"
         )
-    message = f"the library lacks {error.name!r}; the class was built by the transformers that is installed"
+    message = f"the library lacks {error.name!r}; the class was built by the {error.by} that is installed"
     return replace(result, evidence=CONFIG, findings=[Finding("class", "info", "", message), *result.findings])
 
 
 def _same(error: UnknownClassError, more: str, hint: str | None) -> UnknownClassError:
-    return UnknownClassError(error.message + more, name=error.name, nearest=error.nearest, path=error.path, hint=hint)
+    return UnknownClassError(
+        error.message + more, name=error.name, by=error.by, nearest=error.nearest, path=error.path, hint=hint
+    )
 
 
 def _nearest(error: UnknownClassError) -> list[str]:

@@ -171,3 +171,11 @@ def test_a_file_that_is_no_configuration_is_refused(folders: dict[str, Path], tm
     (tmp_path / "config.json").write_text('["_class_name"]')
     with pytest.raises(CorruptFileError):
         ckptconv.validate(folders["AutoencoderTiny"], arch=str(tmp_path / "config.json"))
+
+
+def test_a_class_that_the_library_lacks_is_asked_without_being_named(folders: dict[str, Path]) -> None:
+    result = ckptconv.validate(folders["HunyuanDiT2DModel"])
+    assert (result.valid, result.arch, result.evidence) == (True, "diffusers.HunyuanDiT2DModel", "config.json")
+    [told] = result.findings
+    assert (told.code, told.severity) == ("class", "info")
+    assert "built by the diffusers that is installed" in told.message

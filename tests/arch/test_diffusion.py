@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -216,8 +217,11 @@ def test_a_vae_with_the_names_of_older_files_fits(tmp_path: Path) -> None:
     assert (found.valid, found.params["variant"]) == (True, "older")
 
 
-def test_a_class_of_diffusers_that_the_library_lacks_is_named(tmp_path: Path) -> None:
+def test_without_diffusers_a_class_that_the_library_lacks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
     strange = folder(tmp_path / "other", {"_class_name": "HunyuanDiT2DModel"}, {"pos_embed.proj.weight": [2, 2]})
     with pytest.raises(UsageError, match="says 'HunyuanDiT2DModel', which the library does not have") as caught:
         ckptconv.validate(strange)
-    assert "config.json builds that class, with the diffusers that is installed" in str(caught.value.hint)
+    assert "pip install 'ckptconv[diffusers]' lets its class be asked" in str(caught.value.hint)
