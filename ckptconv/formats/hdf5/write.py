@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.targets.plan import Plan
@@ -82,13 +81,12 @@ def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> Writ
     return WriteResult(made.draft.size, digest)
 
 
-def drafted(checkpoint: Checkpoint, *, plain: bool, documents: Mapping[str, MetaNode] | None = None) -> Drafted:
-    """Decide names, types, attributes and places. `documents`: metadata that is kept elsewhere. Raises LimitError."""
-    known = documents or {}
-    return _without_record(checkpoint, known, plain=plain) or _with_record(checkpoint, known)
+def drafted(checkpoint: Checkpoint, *, plain: bool) -> Drafted:
+    """Decide names, types, attributes and places. Raises LimitError."""
+    return _without_record(checkpoint, plain=plain) or _with_record(checkpoint)
 
 
-def _without_record(checkpoint: Checkpoint, documents: Mapping[str, MetaNode], *, plain: bool) -> Drafted | None:
+def _without_record(checkpoint: Checkpoint, *, plain: bool) -> Drafted | None:
     """The file whose reader gives the very same back without a record; None where there is none.
 
     `plain`: the model's tensors alone have to be the same.
@@ -101,7 +99,7 @@ def _without_record(checkpoint: Checkpoint, documents: Mapping[str, MetaNode], *
     if not plain and not is_unnoted(checkpoint):
         return None
     try:
-        places, file, found = _attempt(checkpoint, documents, plain=plain)
+        places, file, found = _attempt(checkpoint, plain=plain)
     except (UnsayableError, CkptconvError):
         return None
     if not _is_same(found, checkpoint, plain=plain):
@@ -111,18 +109,16 @@ def _without_record(checkpoint: Checkpoint, documents: Mapping[str, MetaNode], *
     return Drafted(file, _jobs(file, places, stored, paths), paths)
 
 
-def _attempt(
-    checkpoint: Checkpoint, documents: Mapping[str, MetaNode], *, plain: bool
-) -> tuple[Places, Draft, Checkpoint]:
+def _attempt(checkpoint: Checkpoint, *, plain: bool) -> tuple[Places, Draft, Checkpoint]:
     """A file without a record, and what its reader makes of it."""
     tied, tensors = checkpoint.tied_to, checkpoint.all_tensors
     infos = {name: tensor.info for name, tensor in tensors.items() if name not in tied}
     places = placed(infos, tied, {name: path_of(name, checkpoint) for name in tensors})
     if not plain:
-        say_all(places, without(checkpoint.root, documents))
+        say_all(places, checkpoint.root)
     file = draft(places.root)
     tree = walk(Hdf5File(Window(_Unwritten(file), 0, file.size)))
-    return places, file, checkpoint_of(tree, documents, "hdf5", None)
+    return places, file, checkpoint_of(tree, {}, "hdf5", None)
 
 
 def _is_same(found: Checkpoint, wanted: Checkpoint, *, plain: bool) -> bool:
@@ -147,13 +143,8 @@ class _Unwritten:
         buffer[:] = self.read_at(offset, len(buffer))
 
 
-def without(root: MetaNode, documents: Mapping[str, MetaNode]) -> MetaNode:
-    """The tree without those of its keys."""
-    return {key: value for key, value in root.items() if key not in documents} if type(root) is dict else root
-
-
-def _with_record(checkpoint: Checkpoint, documents: Mapping[str, MetaNode]) -> Drafted:
-    made = plan(checkpoint.replaced(root=without(checkpoint.root, documents)), acceptor(checkpoint), stored_as)
+def _with_record(checkpoint: Checkpoint) -> Drafted:
+    made = plan(checkpoint, acceptor(checkpoint), stored_as)
     links, paths = _linked(checkpoint, made)
     places = placed(made.infos, links, paths)
     for path, attributes in shown(replace(made.record, root=made.root), places).items():
