@@ -111,8 +111,23 @@ class _Cause:
         return [head, *(line for text in self.texts for line in text)]
 
 
+_EXPLAINS_THE_REST = frozenset(["architecture", "dialect"])
+"""Codes beside which names that are missing, or too much, and which may be which, say nothing more."""
+
+
 def findings(found: Sequence[Finding]) -> list[str]:
-    """Findings by code, in the order that they come in; every code gets its lines before one gets all of them."""
+    """Findings by code, in the order that they come in; every code gets its lines before one gets all of them.
+
+    Of errors that another explains only the count is told.
+    """
+    if all(finding.code not in _EXPLAINS_THE_REST for finding in found):
+        return _listed(found)
+    told = [one for one in found if one.severity != "error" or one.code in _EXPLAINS_THE_REST]
+    more = len(found) - len(told)
+    return [*_listed(told), *([f"… and {plural(more, 'error')} that it explains; --json has all"] if more else [])]
+
+
+def _listed(found: Sequence[Finding]) -> list[str]:
     causes = _causes(found)
     left, waiting = MOST_LINES, list(causes)
     while waiting:

@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import nn
 
+from ckptconv.cli.render_validate import findings
+from ckptconv.core.report import Finding
+
 from .conftest import Run, strict
 
 if TYPE_CHECKING:
@@ -329,3 +332,17 @@ def test_a_numbered_row_of_other_layers_is_no_mlp_that_does_not_fit(
     assert "nothing says which architecture this is" in done.stderr
     asked = run("validate", tmp_path / "a.pth", "--arch", "mlp")
     assert asked.exit_code == 1, asked.output
+
+
+def test_where_one_error_explains_the_rest_these_are_only_counted() -> None:
+    found = [
+        Finding("unexpected-tensor", "error", "a", "a is not in the architecture"),
+        Finding("architecture", "error", "", "the names are those of llama", hint="--arch llama"),
+        Finding("dtype-mismatch", "warning", "b", "b is F16"),
+        Finding("missing-tensor", "error", "c", "c is missing"),
+    ]
+    lines = findings(found)
+    assert lines[-1] == "… and 2 errors that it explains; --json has all"
+    assert not any("a is not" in line or "c is missing" in line for line in lines)
+    assert any("b is F16" in line for line in lines)
+    assert any("a is not" in line for line in findings([one for one in found if one.code != "architecture"]))
