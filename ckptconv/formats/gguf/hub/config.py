@@ -70,7 +70,7 @@ class Config:
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int or value not in RANGES["uint32"]:
-            raise self._wrong(keys, value, f"a whole number from 0 to {max(RANGES['uint32'])}")
+            raise self._wrong(keys, value, f"a whole number from 0 to {RANGES['uint32'][-1]}")
         return value
 
     def positive(self, *keys: str, default: int | None = None) -> int:
