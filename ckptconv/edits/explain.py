@@ -123,8 +123,8 @@ class _Explainer:
         lost, new = self._lost, self._new
         shapes = self._shapes(new), self._shapes(lost)
         pairs = pair_renames(*shapes, reversed_shape, lambda old, name: kin.turned(lost[old], new[name]))
-        vague = [pair for pair in pairs if not self.sure and not kin.tells(lost[pair[0]], new[pair[1]])]
-        self._rename([pair for pair in pairs if pair in vague or kin.turned(lost[pair[0]], new[pair[1]])])
+        sides = [(old, name, lost[old], new[name]) for old, name in pairs]
+        self._rename([(o, n) for o, n, a, b in sides if kin.turned(a, b) or not (self.sure or kin.tells(a, b))])
 
     def _move(self, pairs: Mapping[str, str]) -> None:
         self.now = {pairs.get(name, name): old for name, old in self.now.items()}

@@ -32,6 +32,9 @@ CORRELATED = 0.3
 DEVIATIONS = 5.0
 """Standard deviations by which it must be more than chance where there are fewer elements."""
 
+KEPT = 256
+"""Tensors whose elements are kept, 4 kB of each: more than are compared with each other at a time."""
+
 ENOUGH = 0.25
 """Share of the pairs that tell something that must be kin, for the others to be believed by their names and shapes."""
 
@@ -44,6 +47,7 @@ class Kinship:
 
     def __init__(self, content: Content) -> None:
         self._content = content
+        self._samples: dict[int, tuple[LazyTensor, Array]] = {}  # of the last ones: each is compared with its likes
 
     def tells(self, a: LazyTensor, b: LazyTensor) -> bool:
         """Whether the values of two tensors can say anything: floats, several, and not all of them one."""
@@ -55,7 +59,15 @@ class Kinship:
         if a.info.shape != b.info.shape or not self.tells(a, b):
             return False
         content = self._content.of_pair(a, b)
-        return (content is not None and content(a) == content(b)) or _correlated(a, b)
+        return (content is not None and content(a) == content(b)) or _correlated(self._sample(a), self._sample(b))
+
+    def _sample(self, tensor: LazyTensor) -> Array:
+        known = self._samples.get(id(tensor))
+        if known is None:
+            if len(self._samples) == KEPT:
+                self._samples.clear()
+            known = self._samples[id(tensor)] = tensor, _sample(tensor)
+        return known[1]
 
     def turned(self, a: LazyTensor, b: LazyTensor) -> bool:
         """Whether two matrices are, as one of them is transposed."""
@@ -73,10 +85,9 @@ class Kinship:
         return wanted == 0
 
 
-def _correlated(a: LazyTensor, b: LazyTensor) -> bool:
+def _correlated(one: Array, other: Array) -> bool:
     import numpy as np
 
-    one, other = _sample(a), _sample(b)
     kept = np.isfinite(one) & np.isfinite(other)
     one, other = one[kept], other[kept]
     if one.size < FEWEST:
