@@ -44,6 +44,7 @@ PAGES = {
         "ckptconv/arch/README.md",
         "ckptconv/edits/README.md",
         "ckptconv/formats/README.md",
+        "ckptconv/checks/README.md",
         "tests/benchmarks/README.md",
         "tests/hostile/README.md",
     )
