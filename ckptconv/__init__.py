@@ -31,15 +31,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ckptconv.api.architectures import Architecture, Inferred, architecture, architectures, infer_architecture
-    from ckptconv.api.arrays import read_recording
-    from ckptconv.api.comparing import Verification, compare
-    from ckptconv.api.conversion import Conversion
     from ckptconv.api.convert import convert
+    from ckptconv.api.converting.conversion import Conversion
     from ckptconv.api.diff import Difference, diff
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.editing.edits import Edits
+    from ckptconv.api.editing.lora import Lora
     from ckptconv.api.inspect import Inspection, inspect
-    from ckptconv.api.lora import Lora
     from ckptconv.api.open import open
+    from ckptconv.api.running.arrays import read_recording
+    from ckptconv.api.running.comparing import Verification, compare
     from ckptconv.api.validate import Validation, validate
     from ckptconv.api.verify import Saved, run, save_outputs, verify, verify_outputs
     from ckptconv.checks.recording import Recording
@@ -54,28 +54,28 @@ _HOMES = {
     "Architecture": "ckptconv.api.architectures",
     "Checkpoint": "ckptconv.core.checkpoint",
     "CkptconvError": "ckptconv.errors",
-    "Conversion": "ckptconv.api.conversion",
+    "Conversion": "ckptconv.api.converting.conversion",
     "Difference": "ckptconv.api.diff",
-    "Edits": "ckptconv.api.edits",
+    "Edits": "ckptconv.api.editing.edits",
     "Inferred": "ckptconv.api.architectures",
     "Inspection": "ckptconv.api.inspect",
     "LazyTensor": "ckptconv.core.tensor",
-    "Lora": "ckptconv.api.lora",
+    "Lora": "ckptconv.api.editing.lora",
     "NameRule": "ckptconv.edits.name_rule",
     "Recording": "ckptconv.checks.recording",
     "Saved": "ckptconv.api.verify",
     "TensorInfo": "ckptconv.core.tensor",
     "Validation": "ckptconv.api.validate",
-    "Verification": "ckptconv.api.comparing",
+    "Verification": "ckptconv.api.running.comparing",
     "architecture": "ckptconv.api.architectures",
     "architectures": "ckptconv.api.architectures",
-    "compare": "ckptconv.api.comparing",
+    "compare": "ckptconv.api.running.comparing",
     "convert": "ckptconv.api.convert",
     "diff": "ckptconv.api.diff",
     "infer_architecture": "ckptconv.api.architectures",
     "inspect": "ckptconv.api.inspect",
     "open": "ckptconv.api.open",
-    "read_recording": "ckptconv.api.arrays",
+    "read_recording": "ckptconv.api.running.arrays",
     "run": "ckptconv.api.verify",
     "save_outputs": "ckptconv.api.verify",
     "validate": "ckptconv.api.validate",

@@ -12,8 +12,8 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import several
 from ckptconv.api.open import open
+from ckptconv.api.request import several
 from ckptconv.core.tensor import infos_of
 from ckptconv.errors import UsageError
 from ckptconv.io.target import Target
@@ -135,7 +135,7 @@ def architecture(name: PathText, *, settings: Sequence[str] = ()) -> Architectur
 
 
 def _located(name: PathText) -> str | Path:
-    from ckptconv.api.arch import unknown
+    from ckptconv.api.fitting.resolve import unknown
     from ckptconv.arch.load import library_names
 
     if isinstance(name, str) and name in library_names():

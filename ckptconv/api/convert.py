@@ -9,15 +9,15 @@ from dataclasses import replace
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import Request, pair_words, several, words_of
-from ckptconv.api.consent import agreed, refuse, refuse_dependents
-from ckptconv.api.conversion import Conversion, completed, foreseen, planned, stored_tensors
-from ckptconv.api.destination import choose_format, settle, size_of_shards
-from ckptconv.api.edits import Edits
-from ckptconv.api.lora import Adapters
+from ckptconv.api.converting.consent import agreed, refuse, refuse_dependents
+from ckptconv.api.converting.conversion import Conversion, completed, foreseen, planned, stored_tensors
+from ckptconv.api.converting.destination import choose_format, settle, size_of_shards
+from ckptconv.api.converting.order import Order
+from ckptconv.api.converting.prepare import prepare, without_extras
+from ckptconv.api.editing.edits import Edits
+from ckptconv.api.editing.lora import Adapters
 from ckptconv.api.open import open
-from ckptconv.api.order import Order
-from ckptconv.api.prepare import prepare, without_extras
+from ckptconv.api.request import Request, pair_words, several, words_of
 from ckptconv.errors import FileAccessError, NotEquivalentError, located
 from ckptconv.formats import registry
 from ckptconv.formats.base import WriteOptions
@@ -27,11 +27,11 @@ from ckptconv.io.source import CHECK_PATH
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from ckptconv.api.companions import Companions
-    from ckptconv.api.destination import Destination
+    from ckptconv.api.converting.companions import Companions
+    from ckptconv.api.converting.destination import Destination
+    from ckptconv.api.converting.prepare import Prepared
+    from ckptconv.api.converting.verified import Verifier
     from ckptconv.api.open import PathText
-    from ckptconv.api.prepare import Prepared
-    from ckptconv.api.verified import Verifier
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.progress import Progress
@@ -161,13 +161,13 @@ def _source(source: PathText, target: PathText, format: str | None, progress: Pr
 
 
 def _companions(source: PathText, order: Order, opened: Checkpoint, made: Prepared) -> Companions:
-    from ckptconv.api.companions import companions_of  # few ask for it
+    from ckptconv.api.converting.companions import companions_of  # few ask for it
 
     return companions_of(source, order.edits, opened, made.checkpoint)
 
 
 def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:
-    from ckptconv.api.verified import Verifier
+    from ckptconv.api.converting.verified import Verifier
 
     return Verifier(request, checkpoint, wanted)
 

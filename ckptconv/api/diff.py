@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import several
+from ckptconv.api.editing.unconverted import set_beside
 from ckptconv.api.open import open
-from ckptconv.api.unconverted import set_beside
+from ckptconv.api.request import several
 from ckptconv.core.report import Finding, errors_among
 
 if TYPE_CHECKING:

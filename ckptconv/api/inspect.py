@@ -8,9 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.api.lora import summary_of
+from ckptconv.api.editing.lora import summary_of
+from ckptconv.api.inspecting.uses import Beside, OpaqueUse, uses_of
 from ckptconv.api.open import open
-from ckptconv.api.uses import Beside, OpaqueUse, uses_of
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.quantized.marks import kinds_in
@@ -176,7 +176,7 @@ def inspect(
 
 def _without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | None:
     """What a folder or an archive has that is no checkpoint; None where there is nothing to be looked at."""
-    from ckptconv.api.no_checkpoint import look
+    from ckptconv.api.inspecting.no_checkpoint import look
 
     found = look(path, error)
     if found is None:
@@ -198,7 +198,7 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
             uses, beside = uses_of(checkpoint), Beside()
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:
-            from ckptconv.api.beside import look_beside
+            from ckptconv.api.inspecting.beside import look_beside
             from ckptconv.formats.beside.places import place_of
 
             place = place_of(Path(path), checkpoint)
@@ -220,7 +220,7 @@ def _plain_parameters(checkpoint: Checkpoint) -> int | None:
     """Elements of what ``--dequantize`` would make; None where nothing is quantized, or not all of it is understood."""
     if not kinds_in(checkpoint):
         return None
-    from ckptconv.api.dequantize import edits_for
+    from ckptconv.api.editing.dequantize import edits_for
     from ckptconv.api.stated import said_anywhere
     from ckptconv.edits.apply import apply_edit
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import Request
 from ckptconv.api.open import open
+from ckptconv.api.request import Request
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core.checkpoint import wholes
 from ckptconv.core.report import Finding, errors_among
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ckptconv.api.arch import Resolved
+    from ckptconv.api.fitting.resolve import Resolved
     from ckptconv.api.open import PathText
     from ckptconv.arch.bind import Source
     from ckptconv.arch.spec import ParamValue, Spec
@@ -128,10 +128,10 @@ class _Judged:
 
 def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> _Judged:
     """A graph under the names that it lost, a GGUF under transformers', quantized weights as plain ones."""
-    from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
+    from ckptconv.api.editing.unconverted import as_floats, as_plain, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
-        from ckptconv.api.naming import named_by_architecture  # it needs all of the ONNX reader
+        from ckptconv.api.fitting.naming import named_by_architecture  # it needs all of the ONNX reader
 
         return _Judged(named_by_architecture(opened, request))
     made, told = in_transformers_names(opened, request.path)
@@ -148,7 +148,7 @@ def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint
     """Whether ``--arch`` is an architecture of the file's own tensors: another GGUF or quantized checkpoint, a spec
     that was made from one.
     """
-    from ckptconv.api.arch import table_for
+    from ckptconv.api.fitting.resolve import table_for
     from ckptconv.arch.huggingface import is_config
     from ckptconv.arch.load import library_names
 
@@ -171,7 +171,7 @@ def _compared(request: Request, judged: _Judged) -> Validation:
     try:
         return asked(request)
     except UnknownClassError as error:
-        from ckptconv.api.installed import by_its_class
+        from ckptconv.api.fitting.installed import by_its_class
 
         return by_its_class(request, error, asked)
 
@@ -184,7 +184,7 @@ def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = Fals
     Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
     lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
     """
-    from ckptconv.api.arch import resolve
+    from ckptconv.api.fitting.resolve import resolve
     from ckptconv.checks.blame import causes_first
     from ckptconv.checks.validate import validate_spec, validate_table
 
@@ -213,7 +213,7 @@ def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = Fals
 
 def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]) -> None:
     """Raise UsageError where the checkpoint is of something else than was chosen: findings would mean nothing."""
-    from ckptconv.api.arch import stranger
+    from ckptconv.api.fitting.resolve import stranger
 
     path = request.path
     if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
@@ -242,7 +242,7 @@ def _causes(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict:
         return [*causes, *quantized]
     built = any(finding.code != "prefixed" for finding in errors_among(verdict.findings))
     if request.arch is None and chosen.evidence == "names" and verdict.table is not None and built:
-        from ckptconv.api.arch import kin
+        from ckptconv.api.fitting.resolve import kin
         from ckptconv.checks.validate import built_otherwise
 
         if any(found := built_otherwise(checkpoint, verdict.table, chosen.strays)):
@@ -286,7 +286,7 @@ def _of_another_framework(
     request: Request, checkpoint: Checkpoint, spec: Spec | None = None, table: Table | None = None
 ) -> list[Finding]:
     """The cause of all the rest where names and layouts are another framework's."""
-    from ckptconv.api.dialects import dialect_of
+    from ckptconv.api.editing.dialects import dialect_of
     from ckptconv.edits.name_rule import MLX, TO_LDM
     from ckptconv.edits.translate import GIVES, by_names
 
@@ -304,7 +304,7 @@ def _of_another_framework(
 
 def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
     """The cause of all the rest: quantizers store other tensors under other names."""
-    from ckptconv.api.dialects import is_in_mlxs_layout
+    from ckptconv.api.editing.dialects import is_in_mlxs_layout
     from ckptconv.edits.name_rule import MLX
     from ckptconv.edits.quantized.config import METHODS
 

@@ -8,11 +8,11 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.api.arrays import read_recording
-from ckptconv.api.asked import Request, from_words
-from ckptconv.api.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
-from ckptconv.api.feeds import batches_for
-from ckptconv.api.running import Room, Side, Subject, limit_layers, record, refer, trace
+from ckptconv.api.request import Request, from_words
+from ckptconv.api.running.arrays import read_recording
+from ckptconv.api.running.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
+from ckptconv.api.running.feeds import batches_for
+from ckptconv.api.running.side import Room, Side, Subject, limit_layers, record, refer, trace
 from ckptconv.checks.runners import check_device
 from ckptconv.errors import CkptconvError
 from ckptconv.io.target import Target

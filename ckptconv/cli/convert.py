@@ -13,7 +13,7 @@ from ckptconv.cli.progress import Bar
 from ckptconv.errors import NotEquivalentError
 
 if TYPE_CHECKING:
-    from ckptconv.api.conversion import Conversion
+    from ckptconv.api.converting.conversion import Conversion
     from ckptconv.core.metadata import MetaNode
 
 LOSSES = {

@@ -12,7 +12,7 @@ from ckptconv.cli.sections import SectionedCommand
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.editing.edits import Edits
     from ckptconv.cli.options import Command
 
 NAME_OPTIONS = ("strip-prefix", "add-prefix", "rename", "translate", "lora", "rules")
@@ -108,8 +108,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 def wanted(context: click.Context, *, reverse: bool, dequantize: bool, **given: tuple[str, ...]) -> Edits:
     """What the options ask for, names in the order in which they were typed."""
-    from ckptconv.api.edits import Edits
-    from ckptconv.api.lora import Lora
+    from ckptconv.api.editing.edits import Edits
+    from ckptconv.api.editing.lora import Lora
     from ckptconv.edits.name_rule import NameRule
 
     left = {name: list(given[name.replace("-", "_")]) for name in NAME_OPTIONS}

@@ -14,8 +14,8 @@ from ckptconv.core.text import cut, plural
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ckptconv.api.conversion import Conversion
-    from ckptconv.api.plan import Move
+    from ckptconv.api.converting.conversion import Conversion
+    from ckptconv.api.converting.plan import Move
     from ckptconv.arch.spec import ParamValue
     from ckptconv.core.report import Finding
     from ckptconv.errors import PluginError

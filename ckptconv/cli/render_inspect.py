@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from ckptconv.api.inspect import Inspection
-    from ckptconv.api.uses import OpaqueUse
+    from ckptconv.api.inspecting.uses import OpaqueUse
     from ckptconv.checks.stats import Stats
     from ckptconv.cli.render_tree import Kind
     from ckptconv.core.checkpoint import Checkpoint

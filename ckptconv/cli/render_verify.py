@@ -9,7 +9,7 @@ from ckptconv.cli.render import findings, table
 from ckptconv.core.text import plural
 
 if TYPE_CHECKING:
-    from ckptconv.api.comparing import Verification
+    from ckptconv.api.running.comparing import Verification
     from ckptconv.api.verify import Saved
 
 

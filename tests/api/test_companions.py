@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptconv
-from ckptconv.api import companions
+from ckptconv.api.converting import companions
 from ckptconv.errors import (
     CkptconvError,
     CorruptFileError,

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import ckptconv
-from ckptconv.api import running
+from ckptconv.api.running import side
 from ckptconv.arch.samples import InputSpec, parse_input
 from ckptconv.checks.rounding import UNIT, bound
 from ckptconv.checks.torch_runner import load_weights
@@ -173,7 +173,7 @@ def test_one_network_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.
         counts.append(len(alive))
         return module
 
-    monkeypatch.setattr(running, "load_weights", counted)
+    monkeypatch.setattr(side, "load_weights", counted)
     state = network("digits", 0)
     source = saved(tmp_path / "a.pth", state)
     other = saved(tmp_path / "b.pth", {**state, "output.weight": state["output.weight"] * 2})

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import ckptconv
-from ckptconv.api.editing import edited
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.edits import Edits
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.edits.rules import parse_rules
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UsageError

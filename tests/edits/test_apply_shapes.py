@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import ckptconv
-from ckptconv.api.editing import edited
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.edits import Edits
 from ckptconv.core.dtypes import BLOCKS, DTYPES
 from ckptconv.core.edit import Edit, Step
 from ckptconv.core.tensor import TensorInfo, in_memory

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.api.editing import edited
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.edits import Edits
 from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.tensor import TensorInfo, in_memory

@@ -198,7 +198,7 @@ def test_any_range_is_what_it_is_in_the_whole(
     """In pieces of parts of rows, and of whole rows."""
     source, _ = case(name)
     with ckptconv.open(folder_of(tmp_path / "m", source, CASES[name])) as checkpoint:
-        from ckptconv.api.editing import edited
+        from ckptconv.api.editing.apply import edited
 
         tensor = edited(checkpoint, ckptconv.Edits(dequantize=True, dtype=["F32"]))[0]["m.weight"]
         whole = bytes(tensor.read())

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptconv
-from ckptconv.api.editing import edited
+from ckptconv.api.editing.apply import edited
 from ckptconv.edits.quantized import elements, matrix
 from ckptconv.errors import CkptconvError, EditError, UnsupportedError
 from tests.edits.test_functions import same_bits

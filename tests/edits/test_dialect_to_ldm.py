@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ckptconv
-from ckptconv.api.asked import Request
-from ckptconv.api.editing import edited
+from ckptconv.api.editing.apply import edited
+from ckptconv.api.request import Request
 from ckptconv.api.validate import compare
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DTYPES

@@ -95,8 +95,8 @@ def test_several_adapters_are_added_before_it_is_rounded(tmp_path: Path) -> None
 
 
 def test_any_range_of_a_merged_tensor_is_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptconv.api.editing import edited
-    from ckptconv.api.lora import Adapters
+    from ckptconv.api.editing.apply import edited
+    from ckptconv.api.editing.lora import Adapters
 
     monkeypatch.setattr(merging, "TILE", 20)
     rng = random.Random(1)

@@ -12,7 +12,7 @@ import torch
 from gguf import GGUFReader, GGUFWriter, LlamaFileType
 
 import ckptconv
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.edits import Edits
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.edits.ggml.mixtures import MIXTURES, Model, types_in

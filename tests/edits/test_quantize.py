@@ -14,8 +14,8 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
 
 import ckptconv
-from ckptconv.api.editing import edited
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.apply import edited
+from ckptconv.api.editing.edits import Edits
 from ckptconv.core.dtypes import BLOCKS
 from ckptconv.edits.ggml.kquants import KQUANTS
 from ckptconv.edits.ggml.quantize import QUANTIZED

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ckptconv
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.edits import Edits
 from ckptconv.edits.ggml import processes
 from ckptconv.io.process import Helper
 

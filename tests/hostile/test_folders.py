@@ -16,7 +16,7 @@ import torch
 import torch.distributed.checkpoint as distributed
 
 import ckptconv
-from ckptconv.api.uses import uses_of
+from ckptconv.api.inspecting.uses import uses_of
 from ckptconv.errors import LimitError
 from tests.hostile.cases import CODES, COMMANDS, MARKER
 from tests.hostile.folders import CONSENT, EVIL_ARCHIVE, FOLDERS, MODULE, PICKLES, Folder, place, said

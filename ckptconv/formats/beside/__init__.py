@@ -9,5 +9,5 @@
     mlflow      MLflow's MLmodel
     belonging   which files of a model's folder, and folders in it, are the model's besides its weights
 
-Nothing here opens a checkpoint: `ckptconv.api.beside` does, of each file that may hold a pickle.
+Nothing here opens a checkpoint: `ckptconv.api.inspecting.beside` does, of each file that may hold a pickle.
 """

@@ -11,8 +11,8 @@ import torch
 from gguf import GGUFReader
 
 import ckptconv
-from ckptconv.api.destination import settle
-from ckptconv.api.edits import Edits
+from ckptconv.api.converting.destination import settle
+from ckptconv.api.editing.edits import Edits
 from ckptconv.errors import CkptconvError, TargetExistsError, UsageError
 from ckptconv.formats.base import WriteOptions
 from ckptconv.formats.registry import by_name, by_suffix

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import ckptconv
-from ckptconv.api.matching import Matches, match
+from ckptconv.api.fitting.matching import Matches, match
 from ckptconv.formats.onnx.lost import Lost
 
 if TYPE_CHECKING:

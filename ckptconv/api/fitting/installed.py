@@ -13,7 +13,7 @@ from ckptconv.errors import CkptconvError, MissingExtraError, UnknownClassError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.api.validate import Validation
 
 REMOTE = "auto_map"

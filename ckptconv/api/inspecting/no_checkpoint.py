@@ -1,7 +1,7 @@
 """Looking at a folder or an archive in which there is no checkpoint, or several: what those who load it would run.
 
-All of its files are looked at, as those beside a checkpoint are (`ckptconv.api.beside`), each by itself: pickles of any
-name, archives, configurations. It has the format "folder", or that of the archive, and no tensor.
+All of its files are looked at, as those beside a checkpoint are (`ckptconv.api.inspecting.beside`), each by itself:
+pickles of any name, archives, configurations. It has the format "folder", or that of the archive, and no tensor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ckptconv.api import beside
+from ckptconv.api.inspecting import beside
 from ckptconv.api.open import source_of
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.report import Finding
@@ -24,8 +24,8 @@ from ckptconv.io.folder import Folder
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ckptconv.api.inspecting.uses import Beside
     from ckptconv.api.open import PathText
-    from ckptconv.api.uses import Beside
     from ckptconv.errors import CkptconvError
     from ckptconv.formats.beside.places import Place
     from ckptconv.io.source import Source

@@ -27,7 +27,7 @@ from ckptconv.formats.diffusers import DIFFUSERS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.api.stated import Stated
     from ckptconv.arch.bind import Source
     from ckptconv.arch.choose import Choice

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api import dequantize, quantize
-from ckptconv.api.edits import Moves
-from ckptconv.api.lora import Adapters, Lora
-from ckptconv.api.mixture import model_of
+from ckptconv.api.editing import dequantize, quantize
+from ckptconv.api.editing.edits import Moves
+from ckptconv.api.editing.lora import Adapters, Lora
+from ckptconv.api.editing.mixture import model_of
 from ckptconv.api.stated import check_config, said_anywhere
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from os import PathLike
 
-    from ckptconv.api.edits import Edits, Origins
+    from ckptconv.api.editing.edits import Edits, Origins
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.composite import Composite
     from ckptconv.core.dtypes import DType

@@ -6,7 +6,7 @@ from dataclasses import replace
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.arrays import read_arrays
+from ckptconv.api.running.arrays import read_arrays
 from ckptconv.arch.samples import InputSpec, how_described, narrowest, parse_input, shown_inputs
 from ckptconv.core.arrays import numpy_dtype
 from ckptconv.core.dtypes import DType
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from ckptconv.api.open import PathText
-    from ckptconv.api.running import Side
+    from ckptconv.api.running.side import Side
     from ckptconv.arch.recipe.program import Program
     from ckptconv.core.arrays import Array, Arrays
 

@@ -6,21 +6,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.consent import refuse_overflow
-from ckptconv.api.dialects import untranslated
-from ckptconv.api.plan import plan_of
+from ckptconv.api.converting.consent import refuse_overflow
+from ckptconv.api.converting.plan import plan_of
+from ckptconv.api.editing.dialects import untranslated
 from ckptconv.core.report import Finding
 from ckptconv.formats.targets import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from ckptconv.api.companions import Companions
-    from ckptconv.api.comparing import Verification
-    from ckptconv.api.destination import Destination
-    from ckptconv.api.order import Order
-    from ckptconv.api.plan import Move
-    from ckptconv.api.prepare import Prepared
+    from ckptconv.api.converting.companions import Companions
+    from ckptconv.api.converting.destination import Destination
+    from ckptconv.api.converting.order import Order
+    from ckptconv.api.converting.plan import Move
+    from ckptconv.api.converting.prepare import Prepared
+    from ckptconv.api.running.comparing import Verification
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.progress import Progress
     from ckptconv.core.spelling import Json
@@ -113,7 +113,7 @@ def _cast(
     """What casting lost, as `cast_losses` has it; `read`: the values are still to be read for it."""
     if not made.is_edited:  # so that a plain conversion imports none of it
         return [], []
-    from ckptconv.api.casts import cast_losses, read_casts
+    from ckptconv.api.converting.casts import cast_losses, read_casts
 
     if read:
         read_casts(made.checkpoint, progress)
@@ -123,7 +123,7 @@ def _cast(
 def _unheld(made: Prepared, wanted: Format) -> Iterable[Finding]:
     if not made.is_edited:
         return ()
-    from ckptconv.api.casts import unheld_blocks
+    from ckptconv.api.converting.casts import unheld_blocks
 
     return unheld_blocks(made.checkpoint, wanted)
 
@@ -132,7 +132,7 @@ def _unsaid(made: Prepared) -> Iterable[Finding]:
     """What a configuration has to say of the tensors that no file beside them says."""
     if not made.is_edited:
         return ()
-    from ckptconv.api.quantize import asked_of_config
+    from ckptconv.api.editing.quantize import asked_of_config
 
     return asked_of_config(made.checkpoint)
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.api.dequantize import retyped, type_name, unclaimed
-from ckptconv.api.quantize import quantization_config
+from ckptconv.api.editing.dequantize import retyped, type_name, unclaimed
+from ckptconv.api.editing.quantize import quantization_config
+from ckptconv.api.inspecting.uses import uses_of
 from ckptconv.api.stated import QUANTIZERS
-from ckptconv.api.uses import uses_of
 from ckptconv.arch.statements import CONFIG
 from ckptconv.core import strict_json
 from ckptconv.core.report import Finding
@@ -47,7 +47,7 @@ from ckptconv.io.target import Target
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.editing.edits import Edits
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.beside.belonging import Part

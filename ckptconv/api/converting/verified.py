@@ -6,9 +6,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.feeds import batches_for, inputs_of
-from ckptconv.api.graph import program_of
-from ckptconv.api.running import Room, Side, Subject
+from ckptconv.api.converting.graph import program_of
+from ckptconv.api.running.feeds import batches_for, inputs_of
+from ckptconv.api.running.side import Room, Side, Subject
 from ckptconv.api.verify import DEFAULT_SAMPLES, verify_sides
 from ckptconv.arch.factory import is_reference
 from ckptconv.arch.samples import parse_input
@@ -18,8 +18,8 @@ from ckptconv.io.staging import staged
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.api.asked import Request
-    from ckptconv.api.comparing import Verification
+    from ckptconv.api.request import Request
+    from ckptconv.api.running.comparing import Verification
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format, WriteResult
     from ckptconv.io.target import Target

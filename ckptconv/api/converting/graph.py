@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ckptconv.api.fitting import fitted
+from ckptconv.api.converting.fitting import fitted
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
@@ -21,7 +21,7 @@ from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.api.validate import Validation
     from ckptconv.arch.recipe.program import Program
     from ckptconv.core.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> Gr
 
         return fill_template(own.template, checkpoint)
     if request.arch is not None and is_reference(request.arch):
-        from ckptconv.api.export import export_python
+        from ckptconv.api.converting.export import export_python
 
         return export_python(request, checkpoint, own)
     return _from_recipe(request, checkpoint, own)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, cast
 
-from ckptconv.api.asked import several, words_of
+from ckptconv.api.request import several, words_of
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ, NameRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ckptconv.api.lora import Lora
+    from ckptconv.api.editing.lora import Lora
 
     Step = NameRule | Lora | str | PathLike[str]
     Origins = dict[str, tuple[str, ...]]

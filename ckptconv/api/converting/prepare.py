@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from ckptconv.api.edits import Moves
+from ckptconv.api.editing.edits import Moves
 from ckptconv.core.record_edits import without_tensors
 from ckptconv.edits.name_rule import GGUF
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptconv.api.asked import Request
-    from ckptconv.api.fitting import Fitting
-    from ckptconv.api.gguf import Adapted
-    from ckptconv.api.lora import Adapters
-    from ckptconv.api.order import Order
+    from ckptconv.api.converting.fitting import Fitting
+    from ckptconv.api.converting.gguf import Adapted
+    from ckptconv.api.converting.order import Order
+    from ckptconv.api.editing.lora import Adapters
+    from ckptconv.api.request import Request
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
@@ -71,7 +71,7 @@ def _chosen(named: Checkpoint, order: Order) -> Checkpoint:
     """The checkpoint, or what is outside of its model as one, where that is selected."""
     if not order.edits.select:
         return named
-    from ckptconv.api.outside import taken_as_model
+    from ckptconv.api.converting.outside import taken_as_model
 
     return taken_as_model(named, order.edits.select)
 
@@ -80,14 +80,14 @@ def _shaped(made: Checkpoint, named: Checkpoint, order: Order, moves: Moves) -> 
     """The checkpoint with the shapes that a GGUF says its tensors had, where it becomes no GGUF."""
     if order.format.dialect == GGUF or not named.format.startswith("gguf"):
         return made
-    from ckptconv.api.shapes import with_shapes
+    from ckptconv.api.converting.shapes import with_shapes
 
     return with_shapes(made, named, moves.origins)
 
 
 def _adapter(named: Checkpoint, order: Order) -> Adapted | None:
     """The adapter that is to become one of llama.cpp's; None for a model, once it is known that it can go there."""
-    from ckptconv.api.gguf import adapted, check_model, check_target
+    from ckptconv.api.converting.gguf import adapted, check_model, check_target
 
     check_target(order.format, order.edits.for_llama_cpp)
     adapter = adapted(named, order)
@@ -102,17 +102,17 @@ def _edited(
     """The checkpoint after all edits, where its tensors come from, and the metadata that these gave it."""
     if not order.edits:
         return named, Moves(), {}
-    from ckptconv.api.editing import edited
+    from ckptconv.api.editing.apply import edited
 
     said = adapter.said if adapter is not None else None
     made, moves = edited(named, order.edits, adapters, bare=order.bare, said=said)
     entries: Mapping[str, MetaNode] = {}
     if order.edits.for_llama_cpp:
-        from ckptconv.api.gguf import completed
+        from ckptconv.api.converting.gguf import completed
 
         made, moves, entries = completed(made, moves, order, adapter)
     if order.edits.to_ldm:
-        from ckptconv.api.ldm import marked
+        from ckptconv.api.converting.ldm import marked
 
         made = marked(made, named, order.request.source)
         moves = replace(moves, origins={name: moves.origins.get(name, ()) for name in made})
@@ -132,7 +132,7 @@ def _fitting(said: Checkpoint, order: Order, adapter: Adapted | None) -> Fitting
     """What an architecture says, where one was named or its params are asked for; of an adapter that is its base's."""
     if not order.with_params and (order.request.arch is None or adapter is not None):
         return None
-    from ckptconv.api.fitting import fit
+    from ckptconv.api.converting.fitting import fit
 
     return fit(order.request, said, params=order.with_params)
 
@@ -140,7 +140,7 @@ def _fitting(said: Checkpoint, order: Order, adapter: Adapted | None) -> Fitting
 def _graph(said: Checkpoint, order: Order) -> GraphPlan | None:
     if not order.format.graph:
         return None
-    from ckptconv.api.graph import plan_graph
+    from ckptconv.api.converting.graph import plan_graph
 
     return plan_graph(order.request, said, cast("OnnxOptions", order.own))
 
@@ -161,7 +161,7 @@ def _named(checkpoint: Checkpoint, request: Request, *, graph: bool) -> Checkpoi
     arch = request.arch
     if arch is None:
         return checkpoint
-    from ckptconv.api.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
+    from ckptconv.api.fitting.naming import named_by_architecture, named_by_class  # it needs all of the ONNX reader
     from ckptconv.arch.huggingface import is_config
 
     named = named_by_architecture(checkpoint, request)
@@ -173,6 +173,6 @@ def _finished(made: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, n
     checkpoint = (made.bare() if bare else made).with_metadata(values)
     if note is None or (bare and not values):
         return checkpoint
-    from ckptconv.api.fitting import noted
+    from ckptconv.api.converting.fitting import noted
 
     return noted(checkpoint, note)

@@ -10,7 +10,7 @@ from ckptconv.errors import UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
 if TYPE_CHECKING:
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.core.checkpoint import Checkpoint
 
 

@@ -62,7 +62,7 @@ class OpaqueUse:
 
 @dataclass(slots=True)
 class Beside:
-    """What was found beside a checkpoint in its folder (`ckptconv.api.beside`).
+    """What was found beside a checkpoint in its folder (`ckptconv.api.inspecting.beside`).
 
     uses:     what is not built here, each with the file that it stands in.
     globals:  what pickles name.

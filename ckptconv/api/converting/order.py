@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.api.edits import Edits
+from ckptconv.api.editing.edits import Edits
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import UsageError
@@ -13,7 +13,7 @@ from ckptconv.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.base import Format
 
@@ -66,7 +66,7 @@ class Order:
 
     def _check_quantize(self) -> None:
         """Raise UsageError where quantized weights cannot go, and where they would be taken for a model."""
-        from ckptconv.api.quantize import scheme_of
+        from ckptconv.api.editing.quantize import scheme_of
 
         name, to_ldm = scheme_of(self.edits.quantize).name, f"--translate {TO_LDM}" * self.edits.to_ldm
         if to_ldm or self.format.graph or self.format.dialect:

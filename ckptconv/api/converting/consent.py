@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.asked import several
+from ckptconv.api.request import several
 from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
 from ckptconv.core.text import plural
 from ckptconv.errors import LossError, UnsafeError, UsageError, first_of

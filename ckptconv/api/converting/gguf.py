@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptconv.api.lora import Lora, adapter_of
-from ckptconv.api.mixture import not_of_adapters
+from ckptconv.api.editing.lora import Lora, adapter_of
+from ckptconv.api.editing.mixture import not_of_adapters
 from ckptconv.api.stated import config_beside
 from ckptconv.arch.huggingface import is_config
 from ckptconv.arch.load import library_names
@@ -35,8 +35,8 @@ from ckptconv.formats.gguf.metadata import SOURCE
 from ckptconv.io.folder import Folder, folder_of
 
 if TYPE_CHECKING:
-    from ckptconv.api.edits import Moves
-    from ckptconv.api.order import Order
+    from ckptconv.api.converting.order import Order
+    from ckptconv.api.editing.edits import Moves
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
     from ckptconv.formats.gguf.hub.model import Made

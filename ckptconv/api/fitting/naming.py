@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ckptconv.api.matching import match
+from ckptconv.api.fitting.matching import match
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed
 from ckptconv.edits.views import permuted
@@ -18,8 +18,8 @@ from ckptconv.formats.onnx.lost import Lost, is_given
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from ckptconv.api.asked import Request
-    from ckptconv.api.matching import Matches
+    from ckptconv.api.fitting.matching import Matches
+    from ckptconv.api.request import Request
     from ckptconv.arch.table import Table
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
@@ -35,7 +35,7 @@ def named_by_architecture(checkpoint: Checkpoint, request: Request) -> Checkpoin
     )  # constants alone, where none is lost
     if request.arch is None or not (lost or made_up):
         return checkpoint
-    from ckptconv.api.arch import table_for
+    from ckptconv.api.fitting.resolve import table_for
 
     table = table_for(request, checkpoint)
     if table is None:

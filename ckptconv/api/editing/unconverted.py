@@ -65,9 +65,9 @@ def as_plain(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, list[Findi
     kinds = kinds_in(checkpoint)
     if not kinds:
         return checkpoint, []
-    from ckptconv.api.dialects import is_in_mlxs_layout
-    from ckptconv.api.editing import edited
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.editing.apply import edited
+    from ckptconv.api.editing.dialects import is_in_mlxs_layout
+    from ckptconv.api.editing.edits import Edits
 
     if is_in_mlxs_layout(checkpoint):  # plain ones have other names and layouts yet
         return checkpoint, []
@@ -87,8 +87,8 @@ def in_transformers_names(checkpoint: Checkpoint, path: Path) -> tuple[Checkpoin
     """
     if not _has_llama_cpps_names(checkpoint):
         return checkpoint, []
-    from ckptconv.api.editing import edited
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.editing.apply import edited
+    from ckptconv.api.editing.edits import Edits
 
     computed = [name for name in _COMPUTED if name in checkpoint]
     with located(path):
@@ -148,6 +148,6 @@ def _has_llama_cpps_names(checkpoint: Checkpoint) -> bool:
             return False
     except CkptconvError:  # of a format that is in no table
         return False
-    from ckptconv.api.dialects import dialect_of
+    from ckptconv.api.editing.dialects import dialect_of
 
     return dialect_of(checkpoint) == GGUF

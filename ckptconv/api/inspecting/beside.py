@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.uses import Beside, of_programs, uses_of
+from ckptconv.api.inspecting.uses import Beside, of_programs, uses_of
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
@@ -35,7 +35,7 @@ from ckptconv.io.source import Source
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from ckptconv.api.uses import OpaqueUse
+    from ckptconv.api.inspecting.uses import OpaqueUse
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.notes import GlobalUse
     from ckptconv.formats.beside.places import Place

@@ -14,7 +14,7 @@ from ckptconv.errors import MisfitError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.api.validate import Validation
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode

@@ -15,7 +15,7 @@ from ckptconv.formats import registry
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ckptconv.api.edits import Edits
+    from ckptconv.api.editing.edits import Edits
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.base import Format
 

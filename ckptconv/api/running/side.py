@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptconv.api.feeds import recipe_input
-from ckptconv.api.graph import program_of
-from ckptconv.api.naming import named_by_architecture
+from ckptconv.api.converting.graph import program_of
+from ckptconv.api.editing.unconverted import as_floats, as_plain, in_transformers_names
+from ckptconv.api.fitting.naming import named_by_architecture
 from ckptconv.api.open import open
+from ckptconv.api.running.feeds import recipe_input
 from ckptconv.api.stated import stated
-from ckptconv.api.unconverted import as_floats, as_plain, in_transformers_names
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.load import library_names
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ckptconv.api.asked import Request
+    from ckptconv.api.request import Request
     from ckptconv.arch.recipe.program import Program
     from ckptconv.arch.samples import InputSpec
     from ckptconv.checks.layers import Layers

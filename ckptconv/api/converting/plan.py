@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ckptconv.api.edits import Moves
+    from ckptconv.api.editing.edits import Moves
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.spelling import Json
 
