@@ -28,7 +28,7 @@ from ckptconv.edits.dialects.mlx import MODELS as MLX_MODELS
 from ckptconv.formats.registry import BUILTIN
 from ckptconv.formats.targets.preflight import CODES
 from tests.arch.families.diffusion import asked
-from tests.edits.lora_cases import case
+from tests.edits.adapters.lora_cases import case
 from tests.support.hub import small_adapter, small_qwen2
 from tests.support.mmproj import folder_of
 from tests.support.pipelines import save_pipeline

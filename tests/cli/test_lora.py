@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.cli.conftest import strict
-from tests.edits.lora_cases import CASES, case, part, write_adapter
+from tests.edits.adapters.lora_cases import CASES, case, part, write_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,7 +19,7 @@ from ckptconv.errors import (
     UnsupportedError,
     UsageError,
 )
-from tests.edits.test_dialect_to_ldm import of_diffusers
+from tests.edits.dialects.test_to_ldm import of_diffusers
 from tests.support.archive_files import zipped
 from tests.support.pipelines import save_pipeline
 

@@ -14,7 +14,7 @@ import ckptconv
 from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, EditError, UnsupportedError
 from tests.cli.conftest import run as run  # the fixture
-from tests.edits.test_dialect_of_meta import SIZES, computed, transformers_model, weights_of_meta
+from tests.edits.dialects.test_of_meta import SIZES, computed, transformers_model, weights_of_meta
 from tests.support.stopwatch import at_most
 
 if TYPE_CHECKING:
