@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from ckptconv.api.diff import Difference, diff
     from ckptconv.api.editing.edits import Edits
     from ckptconv.api.editing.lora import Lora
+    from ckptconv.api.fitting.compare import Validation
     from ckptconv.api.inspect import Inspection, inspect
     from ckptconv.api.open import open
     from ckptconv.api.running.arrays import read_recording
     from ckptconv.api.running.comparing import Verification, compare
-    from ckptconv.api.validate import Validation, validate
+    from ckptconv.api.validate import validate
     from ckptconv.api.verify import Saved, run, save_outputs, verify, verify_outputs
     from ckptconv.checks.recording import Recording
     from ckptconv.core.checkpoint import Checkpoint
@@ -65,7 +66,7 @@ _HOMES = {
     "Recording": "ckptconv.checks.recording",
     "Saved": "ckptconv.api.verify",
     "TensorInfo": "ckptconv.core.tensor",
-    "Validation": "ckptconv.api.validate",
+    "Validation": "ckptconv.api.fitting.compare",
     "Verification": "ckptconv.api.running.comparing",
     "architecture": "ckptconv.api.architectures",
     "architectures": "ckptconv.api.architectures",

@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptconv.api.request import Request, from_words
 from ckptconv.api.running.arrays import read_recording
-from ckptconv.api.running.comparing import Verification, blame_layer, coarser, compare, must_be_equal, shapes_of
+from ckptconv.api.running.comparing import Verification, compare, shapes_of
 from ckptconv.api.running.feeds import batches_for
-from ckptconv.api.running.side import Room, Side, Subject, limit_layers, record, refer, trace
+from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
+from ckptconv.api.running.recording import counter, record, refer, trace
+from ckptconv.api.running.side import Room, Side, Subject
 from ckptconv.checks.runners import check_device
-from ckptconv.errors import CkptconvError
 from ckptconv.io.target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ckptconv.api.open import PathText
     from ckptconv.checks.recording import Recording
-    from ckptconv.core.arrays import Arrays
     from ckptconv.core.progress import Progress
     from ckptconv.core.report import Finding
     from ckptconv.core.spelling import Json
 
-DEFAULT_SAMPLES = 32
 SAVED_LAYERS = 1
 """The batch of which a saved recording has the layers: that of 3 samples, which is small."""
 
@@ -81,44 +80,6 @@ def verify(
         return verify_sides(a, b, batches, rtol=rtol, atol=atol, seed=seed, progress=progress)
 
 
-def verify_sides(
-    a: Side, b: Side, batches: Sequence[Arrays], *, rtol: float | None = None, atol: float | None = None,
-    seed: int | None = None, progress: Progress | None = None,
-) -> Verification:  # fmt: skip
-    """As `verify`, of two that are open."""
-    tell = _counter(2 * len(batches), progress)
-    source = b if a.is_graph and not b.is_graph else a
-    # what is in memory first; else what the reference is made of last
-    order = sorted((a, b), key=lambda side: (not side.is_loaded, side is source))
-    made = {side: record(side, batches, seed=seed, tell=tell) for side in order}
-    ours, theirs = made[a], made[b]
-    exact = must_be_equal(ours, theirs) and rtol is None and atol is None
-    ours.unit = theirs.unit = coarser(ours, theirs)
-    if not exact and rtol is None and atol is None:
-        refer(ours, source)
-    result = compare(ours, theirs, rtol=rtol, atol=atol)
-    noticed = [*dict.fromkeys([*a.findings, *b.findings])]
-    if not result.equivalent:
-        number = max(result.outputs, key=lambda output: output.share).batch
-        noticed += result.findings + _by_layer(ours, theirs, a, b, source, number)
-    else:
-        noticed += result.findings
-    return replace(result, findings=noticed)
-
-
-def _by_layer(ours: Recording, theirs: Recording, a: Side, b: Side, source: Side, number: int) -> list[Finding]:
-    """Which layer differs first, as far as it can be told."""
-    recordings = {a: ours, b: theirs}
-    try:
-        for side in sorted(recordings, key=lambda side: side is source):  # what the limits are made of last
-            trace(recordings[side], side, number)
-        if a.is_graph or ours.machine != theirs.machine:
-            limit_layers(ours, source)
-    except CkptconvError:  # the outputs were had; a graph whose inner values are not is not worth an error
-        return []
-    return blame_layer(ours, theirs)
-
-
 def run(
     path: PathText,
     *,
@@ -150,7 +111,7 @@ def run(
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:
             batches, seed_said = batches_for([side], arrays, samples, seed), None if arrays is not None else seed
-        recording = record(side, batches, seed=seed_said, tell=_counter(len(batches), progress))
+        recording = record(side, batches, seed=seed_said, tell=counter(len(batches), progress))
         recording.findings = side.findings
         traced = layers and (like is None or bool(like.layers))
         if traced:
@@ -226,15 +187,3 @@ def verify_outputs(
     )
     result = compare(before, now, rtol=rtol, atol=atol)
     return replace(result, findings=[*now.findings, *result.findings])
-
-
-def _counter(total: int, progress: Progress | None) -> Callable[[], None]:
-    done = 0
-
-    def tell() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tell

@@ -16,7 +16,7 @@ from ckptconv.edits.match import skeleton
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ckptconv.api.validate import Validation
+    from ckptconv.api.fitting.compare import Validation
     from ckptconv.arch.evaluate import Formula
     from ckptconv.arch.spec import Spec
     from ckptconv.core.report import Finding, Severity

@@ -12,7 +12,7 @@ from ckptconv.cli.progress import Bar
 from ckptconv.errors import CkptconvError, UsageError
 
 if TYPE_CHECKING:
-    from ckptconv.api.validate import Validation
+    from ckptconv.api.fitting.compare import Validation
     from ckptconv.core.spelling import Json
 
 EPILOG = """\b

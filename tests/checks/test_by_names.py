@@ -6,8 +6,8 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
+from ckptconv.api.fitting.compare import compare
 from ckptconv.api.request import Request
-from ckptconv.api.validate import compare
 from ckptconv.arch.load import load_spec
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.tensor import LazyTensor, TensorInfo

@@ -7,23 +7,20 @@ told then which defaults were used.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.fitting import fitted
-from ckptconv.api.stated import config_beside
+from ckptconv.api.fitting.program import or_keep, program_of
 from ckptconv.arch.factory import is_reference
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
-from ckptconv.errors import ForeignNamesError, MisfitError, UnsupportedError, UsageError
+from ckptconv.errors import UnsupportedError, UsageError
 from ckptconv.formats.onnx.plan import GraphPlan, Hole, OnnxOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ckptconv.api.fitting.compare import Validation
     from ckptconv.api.request import Request
-    from ckptconv.api.validate import Validation
-    from ckptconv.arch.recipe.program import Program
     from ckptconv.core.checkpoint import Checkpoint
 
 
@@ -61,7 +58,7 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
         raise UsageError(
             f"the names and shapes are those of {result.arch!r}, and nothing says its {_and(assumed)}",
             path=request.source,
-            hint=_or_keep(request.command("--arch", result.arch, *settings), request, checkpoint),
+            hint=or_keep(request.command("--arch", result.arch, *settings), request, checkpoint),
         )
     infos = infos_of(checkpoint)
     model, findings = build_graph(run, infos, same=checkpoint.tied_to, opset=own.opset or DEFAULT_OPSET)
@@ -73,52 +70,6 @@ def _from_recipe(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> 
         (*result.findings, *(_assumption(name, result) for name in assumed), *findings),
         note,
     )
-
-
-def _or_keep(command: str, request: Request, checkpoint: Checkpoint) -> str:
-    """A hint, with what there is besides where a graph is at hand."""
-    if checkpoint.format != "onnx" or request.words[0] != "convert":
-        return command
-    return f"{request.command('-O', f'template={os.fspath(request.source)}')} keeps its graph; or {command}"
-
-
-def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Program]:
-    """The architecture that is asked for or evident, and what it computes with this checkpoint's params.
-
-    Raises UsageError where there is none, or where it has no forward recipe; MisfitError where it does not fit.
-    """
-    from ckptconv.arch.recipe.program import program
-    from ckptconv.arch.table import expand
-
-    try:
-        result = fitted(request, checkpoint)
-    except (MisfitError, ForeignNamesError):
-        raise
-    except UsageError as error:
-        if request.arch is not None:
-            raise
-        raise UsageError(
-            f"it has to be known what is computed, and {error.message}", path=request.source,
-            hint=_or_keep(
-                request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)", request, checkpoint
-            ),
-        ) from None  # fmt: skip
-    if result.spec is None:
-        raise UsageError(
-            f"{request.arch!r} has names and shapes alone, and a graph says what is computed",
-            hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
-        )
-    if result.spec.forward is None:
-        config = config_beside(request.path)
-        one, why = ("FILE.py:CLASS", "where FILE.py defines the network")
-        if config.is_file():
-            one, why = os.fspath(config), "which has transformers build the network"
-        raise UsageError(
-            f"the architecture {result.spec.name!r} has no forward recipe: it says nothing of what is computed",
-            path=request.source,
-            hint=f"{request.command('--arch', one)}, {why}",
-        )
-    return result, program(expand(result.spec, result.params), checkpoint)
 
 
 def _assumption(name: str, result: Validation) -> Finding:

@@ -12,8 +12,8 @@ from ckptconv.edits.name_rule import GGUF
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ckptconv.api.converting.fitting import Fitting
     from ckptconv.api.converting.gguf import Adapted
+    from ckptconv.api.converting.noted import Fitting
     from ckptconv.api.converting.order import Order
     from ckptconv.api.editing.lora import Adapters
     from ckptconv.api.request import Request
@@ -132,7 +132,7 @@ def _fitting(said: Checkpoint, order: Order, adapter: Adapted | None) -> Fitting
     """What an architecture says, where one was named or its params are asked for; of an adapter that is its base's."""
     if not order.with_params and (order.request.arch is None or adapter is not None):
         return None
-    from ckptconv.api.converting.fitting import fit
+    from ckptconv.api.converting.noted import fit
 
     return fit(order.request, said, params=order.with_params)
 
@@ -173,6 +173,6 @@ def _finished(made: Checkpoint, values: Mapping[str, MetaNode], *, bare: bool, n
     checkpoint = (made.bare() if bare else made).with_metadata(values)
     if note is None or (bare and not values):
         return checkpoint
-    from ckptconv.api.converting.fitting import noted
+    from ckptconv.api.converting.noted import noted
 
     return noted(checkpoint, note)

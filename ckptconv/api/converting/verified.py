@@ -6,10 +6,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.graph import program_of
+from ckptconv.api.fitting.program import program_of
 from ckptconv.api.running.feeds import batches_for, inputs_of
+from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
 from ckptconv.api.running.side import Room, Side, Subject
-from ckptconv.api.verify import DEFAULT_SAMPLES, verify_sides
 from ckptconv.arch.factory import is_reference
 from ckptconv.arch.samples import parse_input
 from ckptconv.checks.runners import check_device

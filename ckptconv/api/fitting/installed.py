@@ -13,8 +13,8 @@ from ckptconv.errors import CkptconvError, MissingExtraError, UnknownClassError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ckptconv.api.fitting.compare import Validation
     from ckptconv.api.request import Request
-    from ckptconv.api.validate import Validation
 
 REMOTE = "auto_map"
 """The key by which a config.json names Python of its own, which may define a class that transformers has otherwise."""

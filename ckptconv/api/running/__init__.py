@@ -1,6 +1,8 @@
 """What `verify` does: both sides are run on the same inputs, and what they gave is compared.
 
-side           what runs a file, and the recording of what comes out
+side           a file and what runs it: a network or a graph
 feeds  arrays  what goes in: made up, or of an .npz file
-comparing      comparing recordings
+recording      what one side gave
+pair           two sides, run and compared
+comparing      two recordings, compared
 """

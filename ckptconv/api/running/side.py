@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.graph import program_of
 from ckptconv.api.editing.unconverted import as_floats, as_plain, in_transformers_names
 from ckptconv.api.fitting.naming import named_by_architecture
+from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
 from ckptconv.api.running.feeds import recipe_input
 from ckptconv.api.stated import stated
@@ -22,13 +22,11 @@ from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.load import library_names
 from ckptconv.arch.samples import shown_inputs
 from ckptconv.checks.onnx_runner import OnnxRunner
-from ckptconv.checks.recording import Batch, Recording
-from ckptconv.checks.runners import machine
 from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
 from ckptconv.checks.verify import Weight
 from ckptconv.core.memory import give_back_freed_memory
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError, RunError
+from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
     from ckptconv.arch.recipe.program import Program
     from ckptconv.arch.samples import InputSpec
     from ckptconv.checks.layers import Layers
-    from ckptconv.checks.rounding import Bound
     from ckptconv.checks.runners import Runner
     from ckptconv.core.arrays import Arrays
     from ckptconv.core.checkpoint import Checkpoint
@@ -224,59 +221,3 @@ class Side:
                 hashes[key] = content_hash(tensor)
             found[name] = Weight(tensor.info.dtype.name, tensor.info.shape, hashes[key])
         return found
-
-
-def record(side: Side, batches: Sequence[Arrays], *, seed: int | None, tell: Callable[[], None]) -> Recording:
-    """Run all batches, calling `tell` after each. Raises RunError."""
-    runner = side.runner
-    recording = Recording(
-        str(side.path), runner.runtime, side.device, machine(side.device, runner.runtime), runner.unit, [], seed
-    )
-    for feeds in batches:
-        recording.batches.append(Batch(dict(feeds), runner.run(feeds)))
-        tell()
-    recording.weights = side.weights()
-    return recording
-
-
-def refer(recording: Recording, side: Side, *, layers: bool = False) -> None:
-    """Add the float64 reference and the limits, which are made from the module of `side`; with `layers` those of the
-    layers that are recorded.
-    """
-    module = side.reference()
-    if module is None:
-        return
-    for batch in recording.batches:
-        found = _bound(module, batch.inputs, recording.unit)
-        batch.reference, batch.limits, recording.reason = found.outputs, found.limits, found.reason
-    if layers:
-        _limit_layers(recording, module)
-
-
-def trace(recording: Recording, side: Side, number: int) -> None:
-    """Add what each layer gives for one batch."""
-    recording.traced, recording.layers = number, side.trace(recording.batches[number].inputs)
-
-
-def limit_layers(recording: Recording, side: Side) -> None:
-    """Add the limits of the layers that are recorded, which are made from the module of `side`."""
-    if (module := side.reference()) is not None:
-        _limit_layers(recording, module)
-
-
-def _limit_layers(recording: Recording, module: torch.nn.Module) -> None:
-    feeds = recording.batches[recording.traced].inputs
-    recording.layer_limits = _bound(module, feeds, recording.unit, layers=True).layers
-
-
-def _bound(module: torch.nn.Module, feeds: Arrays, unit: str, *, layers: bool = False) -> Bound:
-    """Raises RunError where the module does not take float64."""
-    from ckptconv.checks.rounding import UNIT, bound
-
-    try:
-        return bound(module, feeds, UNIT[unit], layers=layers)
-    except CkptconvError:
-        raise
-    except Exception as error:
-        hint = "without that reference there is no bound: allow for a difference with --rtol and --atol"
-        raise RunError("the network in float64", error, hint=hint) from error

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 import ckptconv
 from ckptconv.api.editing.apply import edited
+from ckptconv.api.fitting.compare import compare
 from ckptconv.api.request import Request
-from ckptconv.api.validate import compare
 from ckptconv.core.checkpoint import Checkpoint
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.tensor import TensorInfo, in_memory

@@ -1,21 +1,20 @@
-"""What `convert` does once it knows an architecture: refuse what does not fit, and write down what does."""
+"""What `convert` writes down of an architecture that the source fits."""
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.validate import compare
+from ckptconv.api.fitting.program import fitted
 from ckptconv.arch.bind import from_metadata
 from ckptconv.core.report import Finding
-from ckptconv.errors import MisfitError, UsageError
+from ckptconv.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ckptconv.api.fitting.compare import Validation
     from ckptconv.api.request import Request
-    from ckptconv.api.validate import Validation
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
 
@@ -42,27 +41,6 @@ def fit(request: Request, checkpoint: Checkpoint, *, params: bool) -> Fitting:
         raise UsageError(f"{result.arch!r} has no params to write", hint="name an architecture spec with --arch")
     findings = [*result.findings, *_open(result)]
     return Fitting(_missing(result, checkpoint.metadata), _note(result), findings, result)
-
-
-def fitted(request: Request, checkpoint: Checkpoint) -> Validation:
-    """The comparison with an architecture. Raises MisfitError where the checkpoint does not fit it."""
-    result = compare(request, checkpoint)
-    if not result.valid:
-        hint = f"{request.validation()} says more"
-        if request.words[:1] == ("convert",):
-            hint = "; ".join([*_stripped(result), hint])
-        raise MisfitError(result.arch, result.findings, path=request.path, hint=hint)
-    return result
-
-
-def _stripped(result: Validation) -> list[str]:
-    """The option that takes off a prefix which the architecture does not have, or puts on one that it has."""
-    for finding in result.findings:
-        if finding.code == "prefixed" and finding.expected == "no prefix":
-            return [f"{shlex.join(('--strip-prefix', str(finding.found)))} takes it off"]
-        if finding.code == "prefixed" and finding.found == "no prefix":
-            return [f"{shlex.join(('--add-prefix', str(finding.expected)))} puts it on"]
-    return []
 
 
 def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:

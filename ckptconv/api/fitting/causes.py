@@ -1,0 +1,100 @@
+"""What explains at once that a checkpoint does not fit: another architecture, others' names, quantized weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ckptconv.core.report import Finding, errors_among
+from ckptconv.core.tensor import infos_of
+from ckptconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ckptconv.api.fitting.resolve import Resolved
+    from ckptconv.api.request import Request
+    from ckptconv.arch.bind import Source
+    from ckptconv.arch.spec import Spec
+    from ckptconv.arch.table import Table
+    from ckptconv.checks.verdict import Verdict
+    from ckptconv.core.checkpoint import Checkpoint
+
+LITTLE = 0.1
+"""Share of names in common below which two architectures are strangers."""
+
+
+def causes_of_all(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict) -> list[Finding]:
+    """What explains all errors at once: another framework's names, quantized weights, another architecture.
+
+    Raises UsageError where the network is built otherwise than the nearest by name.
+    """
+    quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
+    if causes := of_another_framework(request, checkpoint, chosen.spec, verdict.table):
+        return [*causes, *quantized]
+    built = any(finding.code != "prefixed" for finding in errors_among(verdict.findings))
+    if request.arch is None and chosen.evidence == "names" and verdict.table is not None and built:
+        from ckptconv.api.fitting.resolve import kin
+        from ckptconv.checks.validate import built_otherwise
+
+        if any(found := built_otherwise(checkpoint, verdict.table, chosen.strays)):
+            raise kin(chosen.name, found).at(request.path)
+    if chosen.spec is not None and chosen.evidence != "names":
+        return [*_of_another_architecture(request, checkpoint, chosen.spec, chosen.sources), *quantized]
+    return quantized
+
+
+def _of_another_architecture(
+    request: Request, checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
+) -> list[Finding]:
+    """The cause of all the rest where the names are those of another architecture of the library."""
+    from ckptconv.arch.choose import choose, unwrapped
+    from ckptconv.arch.rating import overlap
+    from ckptconv.arch.solver import solve
+
+    infos = infos_of(checkpoint)
+    try:
+        other = choose(infos)
+    except UsageError:
+        return []
+    share = overlap(solve(spec, unwrapped(infos, other.wrapper), sources), unwrapped(infos, other.wrapper))
+    if other.spec.name == spec.name or share >= LITTLE:
+        return []
+    message = f"the names of its tensors are those of {other.spec.name}, and not of {spec.name}"
+    line = request.line("validate", "--arch", other.spec.name)
+    return [Finding("architecture", "error", "", message, spec.name, other.spec.name, hint=line)]
+
+
+def of_another_framework(
+    request: Request, checkpoint: Checkpoint, spec: Spec | None = None, table: Table | None = None
+) -> list[Finding]:
+    """The cause of all the rest where names and layouts are another framework's."""
+    from ckptconv.api.editing.dialects import dialect_of
+    from ckptconv.edits.name_rule import MLX, TO_LDM
+    from ckptconv.edits.translate import GIVES, by_names
+
+    dialect = dialect_of(checkpoint)
+    if spec is not None and spec.config.architectures and dialect in ("", TO_LDM):  # a class of Hugging Face's
+        dialect = by_names(checkpoint)
+    if not dialect or (spec is None and dialect == TO_LDM):  # a pipeline's own names, each model's to be checked alone
+        return []
+    if dialect != MLX and table is not None and 2 * len(table.tensors.keys() & checkpoint.keys()) > len(checkpoint):
+        return []  # the architecture has these names too; mlx-lm changes few
+    message = f"names and layouts are not {GIVES[dialect]}, which --translate {dialect} makes of them"
+    line = request.line("convert", "translated.pth", "--translate", dialect)
+    return [Finding("dialect", "error", "", message, hint=line)]
+
+
+def _quantized(request: Request, chosen: Resolved, checkpoint: Checkpoint) -> Finding:
+    """The cause of all the rest: quantizers store other tensors under other names."""
+    from ckptconv.api.editing.dialects import is_in_mlxs_layout
+    from ckptconv.edits.name_rule import MLX
+    from ckptconv.edits.quantized.config import METHODS
+
+    method = chosen.quantized
+    message = (
+        f"the weights are quantized ({method!r}, says a file beside them); {chosen.name} describes them as they were"
+    )
+    more = ["--translate", MLX] if is_in_mlxs_layout(checkpoint) else []
+    line = request.line("convert", "plain.safetensors", "--dequantize", *more)
+    hint = line if method in METHODS else "validate what it was made from"
+    return Finding("quantized", "error", "", message, None, method, hint=hint)

@@ -1,0 +1,131 @@
+"""An open checkpoint beside an architecture: what does not fit, what explains that, what the params are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ckptconv.api.fitting.causes import causes_of_all, of_another_framework
+from ckptconv.arch.statements import CONFIG
+from ckptconv.core.checkpoint import wholes
+from ckptconv.core.report import Finding, errors_among
+from ckptconv.core.spelling import to_json
+from ckptconv.errors import ForeignNamesError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ckptconv.api.fitting.resolve import Resolved
+    from ckptconv.api.request import Request
+    from ckptconv.arch.spec import ParamValue, Spec
+    from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.spelling import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Whether a checkpoint fits an architecture.
+
+    arch:     what it was compared with: a spec's name, another checkpoint's path, a Python reference.
+    evidence: why that one.
+    params:   what was bound, and in `origins` from where.
+    findings: causes before symptoms; valid means that none of them is an error.
+    spec:     the spec, where it was compared with one.
+    """
+
+    path: Path
+    arch: str
+    evidence: str
+    findings: list[Finding]
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    spec: Spec | None = field(default=None, repr=False)
+
+    @property
+    def valid(self) -> bool:
+        """Whether ``load_state_dict(strict=True)`` would take it, and nothing contradicts itself."""
+        return not errors_among(self.findings)
+
+    @property
+    def assumed(self) -> list[str]:
+        """The params that are defaults: nothing in the file or beside it says them."""
+        from ckptconv.arch.equations import DEFAULT
+
+        return [name for name, origin in self.origins.items() if origin == DEFAULT]
+
+    def to_dict(self) -> dict[str, Json]:
+        """The validation as ``validate --json`` prints it."""
+        return {
+            "path": str(self.path),
+            "valid": self.valid,
+            "arch": self.arch,
+            "evidence": self.evidence,
+            "params": {name: to_json(value) for name, value in self.params.items()},
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = False) -> Validation:
+    """Check a checkpoint that is open, of the file that the request is about: a config.json may lie beside it.
+
+    made_plain: its weights are no longer quantized, whatever that says.
+
+    Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
+    lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
+    """
+    from ckptconv.api.fitting.resolve import resolve
+    from ckptconv.checks.blame import causes_first
+    from ckptconv.checks.validate import validate_spec, validate_table
+
+    checkpoint = wholes(checkpoint)
+    try:
+        chosen = resolve(request, checkpoint)
+        chosen = replace(chosen, quantized="") if made_plain else chosen
+    except UsageError as error:
+        if request.arch is None and (causes := of_another_framework(request, checkpoint)):
+            message = f"nothing says which architecture this is: {causes[0].message}"
+            raise ForeignNamesError(message, path=request.path, hint=causes[0].hint) from error
+        raise
+    if chosen.table is not None:
+        verdict = validate_table(checkpoint, chosen.table)
+    else:
+        assert chosen.spec is not None
+        verdict = validate_spec(checkpoint, chosen.spec, chosen.sources, chosen.solution, chosen.wrapper)
+    findings = causes_first([*chosen.findings, *verdict.findings])
+    if errors_among(findings):
+        _refuse_strangers(request, checkpoint, chosen, findings)
+        findings[:0] = causes_of_all(request, checkpoint, chosen, verdict)
+    return Validation(
+        request.path, chosen.name, chosen.evidence, findings, verdict.params, verdict.origins, chosen.spec
+    )
+
+
+def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]) -> None:
+    """Raise UsageError where the checkpoint is of something else than was chosen: findings would mean nothing."""
+    from ckptconv.api.fitting.resolve import stranger
+
+    path = request.path
+    if request.arch is None and any(finding.code == "optimizer" for finding in checkpoint.findings):
+        raise UsageError(
+            "this is the state of an optimizer, which no architecture describes", path=path,
+            hint="validate the model's own file; --arch says what differs",
+        )  # fmt: skip
+    if chosen.stranger is not None:
+        raise stranger(chosen.stranger, path, chosen.name).at(path)
+    if chosen.evidence == CONFIG and _have_nothing_in_common(findings, checkpoint):
+        what = "none of its tensors is" if len(checkpoint) else "it has no tensors, and so not"
+        raise UsageError(
+            f"{what} one of {chosen.name}'s, which the config.json beside it names",
+            path=path,
+            hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
+        )
+
+
+def _have_nothing_in_common(findings: Sequence[Finding], checkpoint: Checkpoint) -> bool:
+    """Whether every tensor of the file is unexpected, all others are missing, and nothing explains it."""
+    errors = errors_among(findings)
+    strangers = {finding.where for finding in errors if finding.code == "unexpected-tensor"}
+    return strangers >= checkpoint.keys() and {finding.code for finding in errors} <= {
+        "missing-tensor", "unexpected-tensor"
+    }  # fmt: skip
