@@ -1,9 +1,9 @@
 """What is done to tensors on their way, and files as what they were made of. No tensor is read for it.
 
-edits                          what can be asked for
-apply                          doing it: a checkpoint becomes another
-lora                           adapters, opened to be merged
-dequantize  quantize  mixture  quantized weights, both ways; what mixtures of llama.cpp's ask of a model
-dialects                       other frameworks' names: whether `--translate` would have something to do
-unconverted                    `diff`, `verify`, `validate`: a GGUF as the model that it was made of, plain weights
+    edits                          what can be asked for
+    apply  state  rebuilt          doing it: the edits; tensors on their way; the checkpoint around them again
+    lora                           adapters, opened to be merged
+    dequantize  quantize  mixture  quantized weights, both ways; what mixtures of llama.cpp's ask of a model
+    dialects                       other frameworks' names: whether ``--translate`` would have something to do
+    unconverted                    `diff`, `verify`, `validate`: a GGUF as the model that it was made of, plain weights
 """
