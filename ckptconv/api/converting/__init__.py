@@ -1,4 +1,6 @@
-"""What `convert` alone does, in this order.
+"""What `convert` alone does.
+
+Begin with `prepare`; the order is that in which things are done:
 
     order  prepare           what was asked for, and what it makes of the source; no tensor is read
     outside                  …extras that are taken as the model

@@ -1,6 +1,8 @@
 """What is done to tensors on their way, and files as what they were made of. No tensor is read for it.
 
-    edits                          what can be asked for
+Begin with `edits`, which says what can be asked for:
+
+    edits                          what people ask for
     apply  state  rebuilt          doing it: the edits; tensors on their way; the checkpoint around them again
     lora                           adapters, opened to be merged
     dequantize  quantize  mixture  quantized weights, both ways; what mixtures of llama.cpp's ask of a model
