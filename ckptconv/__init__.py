@@ -1,4 +1,4 @@
-"""ckptconv: any checkpoint in, any checkpoint out, and no line of code from the file.
+"""ckptconv: any checkpoint in, any checkpoint out, and no line of code from the file is run.
 
     import ckptconv
 
@@ -13,16 +13,16 @@
     ckptconv.diff("a.pth", "b.safetensors").equal      # and if not, .edits and .findings say what changed
     ckptconv.validate("model.pth").valid               # does it fit its architecture, and if not, why not?
     ckptconv.verify("model.pth", "model.onnx").equivalent    # do both compute the same?
-    ckptconv.architecture("mlp").spec.required         # what a model of an architecture is described by
+    ckptconv.architecture("mlp").spec.required         # the params that describe a model of an architecture
 
-What may be several (names, globs, ``"name=value"`` settings) may be one text alone. Results have `to_dict`, which is
-what the program prints with ``--json``.
+Arguments that take several values (names, globs, ``"name=value"`` settings) also accept a single string. Results have a
+`to_dict`, which is what the program prints with ``--json``.
 
 Every error is a `ckptconv.CkptconvError` with `.path`, `.hint` and `.details`. Nothing is printed.
 
-`progress` is a function of two numbers, bytes done and bytes in all, of each stretch of work anew (what has to be
-inflated first is one). It is called from the threads that do them, by one at a time; what it raises ends the work, and
-comes out of the call.
+`progress` is a function that gets two numbers, the bytes done and the bytes in all. They start anew for each stretch of
+work; inflating a file first is one. It is called from the threads that do the work, by one at a time. An exception that
+it raises ends the work and comes out of the call.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Architecture:
 
     @property
     def params(self) -> Mapping[str, ParamValue]:
-        """The values that the table was made with, defaults too."""
+        """The values that the table was made with, including defaults."""
         return self.table.params if self.table else {}
 
     def to_dict(self) -> dict[str, Json]:
@@ -76,7 +76,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """A spec that was written from checkpoints, as TOML; `target` is the file that it went into."""
+    """A spec that was written from checkpoints, as TOML; `target` is the file that it was written to."""
 
     spec: Spec
     text: str
@@ -115,9 +115,9 @@ def architectures() -> list[Architecture]:
 
 
 def architecture(name: PathText, *, settings: Sequence[str] = ()) -> Architecture:
-    """A library spec by its name, or a spec file (``"my.toml"``); with `settings` also every tensor that it asks for.
+    """A library spec by its name, or a spec file (``"my.toml"``); with `settings` also every tensor of the model.
 
-    settings: ``"name=value"`` params. All that are required, or none.
+    settings: ``"name=value"`` params: all that are required, or none.
 
     Raises UsageError for a name, a param or a value that does not exist, and CorruptFileError for a malformed spec.
     """
@@ -148,12 +148,12 @@ def _located(name: PathText) -> str | Path:
 def infer_architecture(
     paths: Sequence[PathText], *, target: PathText | None = None, force: bool = False, format: str | None = None
 ) -> Inferred:
-    """Write a spec that all of these checkpoints fit; give it two or more sizes of one family where you can.
+    """Write a spec that all of these checkpoints fit. Give it two or more sizes of one family if you can.
 
-    target: a file for it, which is written atomically; `force` replaces an existing one. Its stem names the spec.
+    target: a file for the spec, written atomically; `force` replaces an existing one. Its stem becomes the spec's name.
     format: overrides what the bytes of each say.
 
-    Reads headers alone. Raises UsageError, UnsupportedError where no rule says these checkpoints, TargetExistsError.
+    Reads only headers. Raises UsageError, UnsupportedError if no rule describes these checkpoints, TargetExistsError.
     """
     from ckptconv.arch.infer import infer
     from ckptconv.arch.load import parse_text

@@ -62,43 +62,44 @@ def convert(
     with_files: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Convert `source` into a new file `target`, whose format its suffix or `to_format` says; a new folder where the
-    format is one.
+    """Convert `source` into a new file `target` (a new folder, if the format is one). The suffix or `to_format` chooses
+    the format.
 
         ckptconv.convert("model.pth", "model.safetensors")
         ckptconv.convert("training.ckpt", "half.safetensors", bare=True, edits=ckptconv.Edits(dtype="F16"))
         ckptconv.convert("model.pth", "model.gguf", allow_loss="metadata", dry_run=True).losses
 
     force:      replace an existing target.
-    dry_run:    write nothing; list what would be lost. Tensors that are cast are read, for what overflows.
-    bare:       the model's tensors alone, without metadata and extras.
+    dry_run:    write nothing; list what would be lost. Tensors to be cast are read, to find overflows.
+    bare:       write only the model's tensors, without metadata and extras.
     metadata:   top-level keys to set.
-    allow_loss: a code, or codes, of losses that are agreed to: "metadata", "extras" (tensors outside of the model),
-                "opaque" (objects that are not built, calls that are not made), "tie", "composite" (of several tensors
-                one quantized or sparse), "dtype", "overflow", "all".
+    allow_loss: a code, or several codes, of losses that you agree to: "metadata", "extras" (tensors outside of the
+                model), "opaque" (objects that are not built, calls that are not made), "tie", "composite" (several
+                tensors that form one quantized or sparse tensor), "dtype", "overflow", "all".
 
-    arch:        the architecture that the source must fit, as in `validate`; the target remembers it as a note. Of
-                 an adapter that is translated to llama.cpp's, the base's config.json, or the folder that it lies in.
+    arch:        the architecture that the source must fit, as in `validate`; the target keeps it as a note. For an
+                 adapter that is translated to llama.cpp's format, the base's config.json or its folder.
     settings:    ``"name=value"`` params of that architecture, which outrank everything else.
-    with_params: also write the architecture's required params into the metadata, as far as they are not there yet.
-                 Without `arch` it is chosen by evidence.
-    inputs:      ``"x:F32[N,3,224,224]"`` for each input of Python that `arch` names, where a graph is made of it.
+    with_params: also write the architecture's required params into the metadata, unless they are there already.
+                 Without `arch`, the architecture is chosen by evidence.
+    inputs:      ``"x:F32[N,3,224,224]"`` for each input of the Python code that `arch` names, if a graph is made from
+                 it.
     options:     the target format's own options by name, as ``ckptconv formats NAME`` lists them.
-    edits:       what is done to the model's tensors on their way (`Edits`); `arch` is that of the result.
-    shard_size:  ``"5GB"``, ``"2GiB"``, or bytes: more tensors than that are split into several files and an index; a
+    edits:       what is done to the model's tensors on the way (`Edits`); `arch` describes the result.
+    shard_size:  ``"5GB"``, ``"2GiB"``, or bytes: tensors beyond that size are split into several files and an index; a
                  GGUF into files of which the first stands for all.
-    verify:      run source and target before the target gets its name, as `verify` does; what edits change is changed
-                 on purpose, so that the source is run with them. NotEquivalentError where they differ. `inputs` may
-                 be given for any target then.
+    verify:      run source and target before the target gets its name, as `verify` does. Edits are taken as intended:
+                 the source runs with them. Raises NotEquivalentError if the outputs differ. `inputs` can then be given
+                 for any target.
 
-    with_files:  also put what lies beside the source's weights into the target's folder: configuration, tokenizer, chat
-                 templates, modules of sentence-transformers'. A config.json says the new type then, and not that
-                 weights are quantized that no longer are.
+    with_files:  also copy the files beside the source's weights into the target's folder: configuration, tokenizer,
+                 chat templates, sentence-transformers modules. The copied config.json states the new type, and drops
+                 the quantization settings of weights that are no longer quantized.
 
-    Returns what was written, what of it was lost, and what a person should know besides.
+    Returns what was written, what of it was lost, and what else a person should know.
 
     The target is written atomically: on any error it is as it was. Memory is constant in the size of the file.
-    Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and others of CkptconvError.
+    Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and other CkptconvErrors.
     """
     allowed, size = agreed(allow_loss), size_of_shards(shard_size)
     wanted = choose_format(target, to_format, size)
@@ -149,7 +150,7 @@ def convert(
 
 
 def _source(source: PathText, target: PathText, format: str | None, progress: Progress | None) -> Checkpoint:
-    """The source, open. Where there is none, and the target is there, they may have changed places, which is said."""
+    """The open source. If it is missing but the target exists, they may have been swapped, and the error says so."""
     try:
         return open(source, format=format, progress=progress)
     except FileAccessError as error:
@@ -187,7 +188,7 @@ def _written(made: Prepared, place: Destination, file: Target, own: object, prog
 
 
 def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:
-    """Give the target its name, after it was verified where that was asked for."""
+    """Give the target its name, after verifying it if that was asked for."""
     if verifier is None:
         target.commit()
         return result
@@ -201,7 +202,7 @@ def _committed(result: Conversion, target: Target, written: WriteResult, verifie
 
 
 def _write_as(progress: Progress | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
-    """How one format has a file of another written beside its own."""
+    """How one format has a file in another format written beside its own."""
 
     def write(name: str, checkpoint: Checkpoint, target: Target) -> WriteResult:
         return registry.by_name(name).write(checkpoint, target, WriteOptions(progress=progress))

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 class Difference:
     """What differs between two checkpoints, `expected` and `found`.
 
-    findings: how a file was read that was not compared as it is, then everything that differs; of severity "info"
-              where a tolerance covers it.
-    edits:    what would turn the one into the other, one after another: each speaks of the names that those before it
-              leave. What they do not cover is in the findings alone: added tensors, and changed values.
-    values:   the figures behind the findings of values and casts.
-    metadata: the values behind the findings of metadata.
-    partners: by each name of `expected` in its order, the name of what it is compared with; None where nothing is.
-    tensors:  how many each side has. headers: whether headers alone were compared. bare: whether the model's tensors
-              alone were.
+    findings: how a file was read, if not as it is, then everything that differs; of severity "info" if a tolerance
+              covers it.
+    edits:    what would turn one into the other, step by step: each uses the names that the steps before it leave.
+              What they do not cover is only in the findings: added tensors, and changed values.
+    values:   the figures behind the findings about values and casts.
+    metadata: the values behind the findings about metadata.
+    partners: for each name in `expected`, in its order, the name of the tensor that it is compared with, or None.
+    tensors:  how many each side has. headers: whether only headers were compared. bare: whether only the model's
+              tensors were.
     """
 
     expected: Path
@@ -55,12 +55,12 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs that a tolerance does not cover."""
+        """Whether nothing differs beyond the tolerances."""
         return not errors_among(self.findings)
 
     @property
     def told(self) -> list[Finding]:
-        """The findings that are no differences: how a file was read that was not compared as it is."""
+        """The findings that are not differences: how a file was read, if not as it is."""
         return [finding for finding in self.findings if finding.severity != "error" and finding not in self.values]
 
     def to_dict(self) -> dict[str, Json]:
@@ -96,20 +96,20 @@ def diff(
     found_format: str | None = None,
     progress: Progress | None = None,
 ) -> Difference:
-    """Compare two checkpoints of any formats: names, shapes, element types, bits, ties and typed metadata.
+    """Compare two checkpoints in any formats: names, shapes, element types, bits, ties and typed metadata.
 
-    headers:         read no tensor; values are not compared.
-    bare:            compare the model's tensors alone, without metadata and extras.
-    translate:       read a GGUF beside the model of transformers' that it was made of under transformers' names, and
-                     its blocks as floats, and quantized weights beside plain ones as ``--dequantize`` makes them;
-                     False: as they are.
+    headers:         read no tensor bytes; values are not compared.
+    bare:            compare only the model's tensors, without metadata and extras.
+    translate:       read a GGUF beside the transformers model that it was made from under transformers' names, with
+                     its blocks as floats; and quantized weights beside plain ones as ``--dequantize`` makes them.
+                     False: read both as they are.
     rtol, atol, ulp: values may differ by ``|b - a| <= atol + rtol * |a|`` (NaN is close to NaN), or by `ulp`
-                     representable steps. All 0: bits must be equal, so that -0.0 is not 0.0.
+                     representable steps. If all are 0, bits must be equal, so -0.0 is not 0.0.
     tolerances:      ``"GLOB=rtol:1e-3,atol:1e-5,ulp:4"`` for the tensors that match, instead; the last match counts.
-    histograms:      count the relative changes of each tensor by their size as well: `bins` of its values.
+    histograms:      also count the relative changes of each tensor by size: `bins` of its values.
     expected_format, found_format: override what the bytes say.
 
-    Raises CkptconvError, with the file named, where one of them cannot be read.
+    Raises CkptconvError, which names the file, if one of them cannot be read.
     """
     from ckptconv.checks.diff import compare
     from ckptconv.checks.tolerance import Tolerance, Tolerances, parse_tolerances

@@ -36,13 +36,13 @@ Verdict = Literal["plain", "opaque", "would run code"]
 class Inspection:
     """What is in a checkpoint.
 
-    checkpoint: closed: all but its tensors' bytes can be asked of it.
-    opaque:     what is not built here; runs_if: what others run only if they are told to.
-    beside:     what lies in the folder besides, where it is one.
-    absent:     why there is no checkpoint, where a folder or an archive was looked at that has none, or several.
-    stats:      by tensor, where they were asked for; None for a tensor of a type that has none.
-    adapter:    what it is where it is one, and no model.
-    plain:      parameters where quantized weights are counted as what they stand for; None where there are none.
+    checkpoint: closed; everything but its tensors' bytes is still available.
+    opaque:     objects that are not built here. runs_if: what others run only if asked to.
+    beside:     what else lies in the folder, if it is one.
+    absent:     for a folder or an archive with no checkpoint, or with several: why there is none here.
+    stats:      by tensor, if asked for; None for a tensor whose type has none.
+    adapter:    a summary, if it is an adapter and not a model.
+    plain:      parameters if quantized weights are counted as what they stand for; None if there are none.
     """
 
     path: Path
@@ -59,8 +59,9 @@ class Inspection:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether loading the file, with pickle or with its framework, would run code from it, or import what is not
-        known here; of a folder, from any file in it. What a framework asks consent for counts as neither (`runs_if`).
+        """Whether loading the file, with pickle or with its framework, would run code from it or import something that
+        is not known here; for a folder, from any file in it. What a framework asks consent for counts as neither
+        (`runs_if`).
         """
         if any(use.runs for use in self.opaque):
             return "would run code"
@@ -69,18 +70,18 @@ class Inspection:
 
     @property
     def globals(self) -> list[GlobalUse]:
-        """What pickles name, those of the files beside it in the folder included, each once."""
+        """The names that pickles mention, including those in files beside it in the folder, each once."""
         return list(dict.fromkeys((*self.checkpoint.notes.globals, *self.beside.globals)))
 
     @property
     def findings(self) -> list[Finding]:
-        """What was noticed while it was read, and of what lies beside it."""
+        """What was noticed while reading it, and about what lies beside it."""
         return [*self.checkpoint.findings, *self.beside.findings]
 
     @property
     def parameters(self) -> int:
-        """Elements of the model's tensors, a tied one counted once; of a quantized or sparse one those that it stands
-        for, or its values.
+        """Elements of the model's tensors, with tied ones counted once. A quantized or sparse tensor counts the
+        elements that it stands for, or its values.
         """
         if self.plain is not None:
             return self.plain
@@ -96,12 +97,12 @@ class Inspection:
 
     @property
     def quantized(self) -> dict[str, int]:
-        """How the model's weights are quantized, by names and types of tensors, with the numbers of weights."""
+        """How the model's weights are quantized, by names and types of tensors, with the number of weights for each."""
         return kinds_in(self.checkpoint)
 
     @property
     def digest_holds(self) -> bool | None:
-        """Whether the digest that the file records is that of its contents; None where it records none."""
+        """Whether the digest that the file records matches its contents; None if it records none."""
         recorded = self.checkpoint.notes.digest
         return None if recorded is None or self.digest is None else recorded == self.digest
 
@@ -160,9 +161,9 @@ def inspect(
 ) -> Inspection:
     """Say what is in a checkpoint, from its headers alone unless `stats` or `digest` ask for values.
 
-    Nothing of the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up. Of a
-    folder, all files in it count that those who load it would unpickle or run; one without a checkpoint, or with
-    several, has no tensors and is told for that alone (`absent`).
+    Nothing in the file is run: objects of unknown classes are reported in `opaque`, and `verdict` sums them up. For a
+    folder, every file counts that loading it would unpickle or run. A folder without a checkpoint, or with several, has
+    no tensors, and only these files are reported (`absent` says why).
     """
     try:
         opened = open(path, format=format, progress=progress)
@@ -175,7 +176,7 @@ def inspect(
 
 
 def _without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | None:
-    """What a folder or an archive has that is no checkpoint; None where there is nothing to be looked at."""
+    """What a folder or an archive without a checkpoint holds; None if there is nothing to look at."""
     from ckptconv.api.inspecting.no_checkpoint import look
 
     found = look(path, error)
@@ -186,7 +187,7 @@ def _without_checkpoint(path: PathText, error: CkptconvError) -> Inspection | No
 
 
 def _by_consent(uses: Sequence[OpaqueUse]) -> tuple[list[OpaqueUse], list[OpaqueUse]]:
-    """What counts, and what others run only if they are told to."""
+    """What counts, and what others run only if asked to."""
     return [use for use in uses if not use.only_if], [use for use in uses if use.only_if]
 
 
@@ -217,7 +218,7 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
 
 
 def _plain_parameters(checkpoint: Checkpoint) -> int | None:
-    """Elements of what ``--dequantize`` would make; None where nothing is quantized, or not all of it is understood."""
+    """Elements of what ``--dequantize`` would make; None if nothing is quantized, or not all of it is understood."""
     if not kinds_in(checkpoint):
         return None
     from ckptconv.api.editing.dequantize import edits_for

@@ -22,12 +22,13 @@ PathText = str | PathLike[str]
 
 
 def open(path: PathText, *, format: str | None = None, progress: Progress | None = None) -> Checkpoint:
-    """Open a checkpoint: its headers are read, no tensor byte is. Close it, or use it as a context manager.
+    """Open a checkpoint. This reads headers, and no tensor bytes. Close it, or use it as a context manager.
 
-    A path may go on behind an archive's, as if that were a folder: ``archive.zip/policy.pth``. `format` overrides what
-    the bytes say. Where something has to be inflated first, `progress` is told of bytes done and bytes in all.
+    A path may continue inside an archive, as if the archive were a folder: ``archive.zip/policy.pth``. `format`
+                                                                            overrides
+    what the bytes say. If something has to be inflated first, `progress` gets the bytes done and the bytes in all.
 
-    Raises CkptconvError, with the file named, on anything that cannot be read.
+    Raises CkptconvError, which names the file, on anything that cannot be read.
     """
     source = source_of(path, progress)
     with located(path):
@@ -39,7 +40,7 @@ def open(path: PathText, *, format: str | None = None, progress: Progress | None
 
 
 def source_of(path: PathText, progress: Progress | None = None) -> Source | Folder:
-    """What a path names: a file, a folder, or either in an archive. Raises as `open` does of what is not there."""
+    """What a path names: a file, a folder, or either in an archive. Raises as `open` does if there is nothing."""
     archive = _archive_in(path)
     source = Folder(path) if os.path.isdir(path) else _source(archive or path)
     if isinstance(source, Source):
@@ -55,14 +56,14 @@ def source_of(path: PathText, progress: Progress | None = None) -> Source | Fold
 
 
 def _archive_in(path: PathText) -> Path | None:
-    """The file that a path goes on behind; None where it does not."""
+    """The file that a path continues inside; None if there is none."""
     if os.path.lexists(path):
         return None
     return next((parent for parent in Path(path).parents if os.path.isfile(parent)), None)
 
 
 def _inside(source: Source | Folder, rest: Path) -> Source | Folder:
-    """A file or a folder in an archive. Raises FileAccessError where there is none, and where it is no archive."""
+    """A file or a folder in an archive. Raises FileAccessError if it is not there, or if the file is not an archive."""
     from ckptconv.io.archive import Archive
 
     assert isinstance(source, Source)

@@ -29,22 +29,22 @@ def validate(
     format: str | None = None,
     progress: Progress | None = None,
 ) -> Validation:
-    """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is asked for.
+    """Check names, shapes, ties and params against an architecture, from headers alone unless `values` is given.
 
-    A GGUF with llama.cpp's names is judged under transformers', blocks as the floats that they stand for; quantized
-    weights are judged as the plain ones that ``--dequantize`` makes of them.
+    A GGUF with llama.cpp's names is checked under transformers' names, with blocks as the floats that they stand for;
+    quantized weights are checked as the plain ones that ``--dequantize`` makes of them.
 
-    Of a class that the library lacks the transformers that is installed is asked (torch and it are imported then).
+    For a class that the library lacks, the installed transformers is asked (it and torch are imported then).
 
     arch:     a library name (``"mlp"``), a spec file (``"my.toml"``), another checkpoint, a Hugging Face
-              ``config.json`` (its class is built by the transformers or diffusers that is installed), or Python that
-              you vouch for (``"models.py:Net"``, which is imported and called). None: chosen by evidence
+              ``config.json`` (its class is built by the installed transformers or diffusers), or Python code that you
+              trust (``"models.py:Net"``, which is imported and called). None: chosen by evidence
               (`ckptconv.arch.choose`).
     settings: ``"name=value"`` params, which outrank everything else.
-    values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances. Of a GGUF's blocks it
-              takes the `gguf` package: else MissingExtraError.
+    values:   also read every tensor, for NaN, Inf, all-zero weights and negative variances. A GGUF's blocks need the
+              `gguf` package for this; without it, MissingExtraError.
 
-    Raises UsageError where no architecture can be named; a checkpoint that does not fit raises nothing.
+    Raises UsageError if no architecture can be named. A checkpoint that does not fit raises nothing.
     """
     request = Request(path, arch, settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
@@ -61,7 +61,7 @@ def validate(
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A file with the tensors that the architecture has, where that is known, and what is told of that.
+    """A file with the tensors that the architecture has, as far as that is known, and what is reported about that.
 
     made_plain: its weights are no longer quantized, whatever a configuration says.
     """
@@ -72,7 +72,7 @@ class _Judged:
 
 
 def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> _Judged:
-    """A graph under the names that it lost, a GGUF under transformers', quantized weights as plain ones."""
+    """A graph under the names that it lost, a GGUF under transformers' names, quantized weights as plain ones."""
     from ckptconv.api.editing.unconverted import as_floats, as_plain, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
@@ -90,8 +90,8 @@ def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> _Judged
 
 
 def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint) -> bool:
-    """Whether ``--arch`` is an architecture of the file's own tensors: another GGUF or quantized checkpoint, a spec
-    that was made from one.
+    """Whether ``--arch`` is an architecture with the file's own tensors: another GGUF or quantized checkpoint, or a
+    spec that was made from one.
     """
     from ckptconv.api.fitting.resolve import table_for
     from ckptconv.arch.huggingface import is_config
@@ -108,7 +108,7 @@ def _is_of_its_own_names(request: Request, opened: Checkpoint, other: Checkpoint
 
 
 def _compared(request: Request, judged: _Judged) -> Validation:
-    """The comparison; with the class that a config.json names, where the library lacks it."""
+    """The comparison; with the class that a config.json names, if the library lacks it."""
 
     def asked(of: Request) -> Validation:
         return compare(of, judged.checkpoint, made_plain=judged.made_plain)

@@ -1,4 +1,4 @@
-"""Whether two files compute the same outputs: running them, and comparing what they gave, each by itself."""
+"""Whether two files compute the same outputs: running them, and comparing the outputs, each on its own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ckptconv.core.spelling import Json
 
 SAVED_LAYERS = 1
-"""The batch of which a saved recording has the layers: that of 3 samples, which is small."""
+"""The batch whose layers a saved recording has: the one with 3 samples, which is small."""
 
 Device = Literal["cpu", "cuda"]
 
@@ -50,21 +50,21 @@ def verify(
     atol: float | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Run both on the same inputs and compare what they give; layer by layer, where they differ.
+    """Run both on the same inputs and compare their outputs, and layer by layer if these differ.
 
-    A graph runs in onnxruntime; weights run in a torch module, made from the architecture's forward recipe or from
-    Python that `arch` names. Where both hold the same weights and run in torch, bits have to be equal; else the outputs
-    may differ by what rounding explains (`checks.rounding`), or by `atol` + `rtol` × the row's largest magnitude.
-    Where they differ by more, the first layer that does is found.
+    A graph runs in onnxruntime. Weights run in a torch module, made from the architecture's forward recipe or from the
+    Python code that `arch` names. If both hold the same weights and run in torch, bits have to be equal. Otherwise the
+    outputs may differ by what rounding explains (`checks.rounding`), or by `atol` + `rtol` × the row's largest
+    magnitude. If they differ by more, the first layer that does is found.
 
     first_format, second_format: override what the bytes say.
-    inputs:  ``"x:F32[N,3,224,224]"`` for each input, where the network does not show what it takes.
+    inputs:  ``"x:F32[N,3,224,224]"`` for each input, if the network does not show what it takes.
     arrays:  an .npz file of inputs, instead of made-up ones.
     samples: rows of the largest batch; batches of 1 and 3 are run too.
-    seed:    of the made-up inputs: normally distributed floats, uniform token numbers.
+    seed:    for the made-up inputs: normally distributed floats, uniform token numbers.
 
-    Raises MissingExtraError without torch or onnxruntime, UsageError where nothing says what is computed or what goes
-    in, RunError where a network does not load or run.
+    Raises MissingExtraError without torch or onnxruntime, UsageError if nothing says what is computed or what goes
+    in, RunError if a network does not load or run.
     """
     check_device(device)
     formats = (*from_words(first_format, "--from-a"), *from_words(second_format, "--from-b"))
@@ -95,13 +95,13 @@ def run(
     layers: bool = True,
     progress: Progress | None = None,
 ) -> Recording:
-    """Run one file and record what it gives, for `compare`: the outputs, a float64 reference and its limits.
+    """Run one file and record the results for `compare`: the outputs, a float64 reference and its limits.
 
-    like:   a recording whose inputs are taken, instead of made-up ones.
-    layers: also record what each layer gives for one small batch, so that `compare` can name one.
+    like:   a recording whose inputs are used, instead of made-up ones.
+    layers: also record the output of each layer for one small batch, so that `compare` can name one.
 
-    The other arguments, and what is raised, as in `verify`. ``recording.to_bytes()`` is a file that `read_recording`
-    reads and ``ckptconv verify --outputs`` takes.
+    The other arguments, and the exceptions, are those of `verify`. ``recording.to_bytes()`` is a file that
+    `read_recording` reads and ``ckptconv verify --outputs`` accepts.
     """
     check_device(device)
     with ExitStack() as stack:
@@ -123,7 +123,9 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What `save_outputs` kept: of which file, where, and what it ran in. The other fields as in `Verification`."""
+    """What `save_outputs` saved: from which file, where, and what it ran in. The other fields are as in
+    `Verification`.
+    """
 
     source: Path
     target: Path

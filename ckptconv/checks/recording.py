@@ -1,14 +1,14 @@
-"""What a network gave, kept so that it can be compared with another's later: on another machine, in another runtime.
+"""The outputs of a network, kept for comparing them with another's later: on another machine, in another runtime.
 
-It is an .npz file of plain arrays, no pickle in it:
+It is an .npz file of plain arrays, with no pickle in it:
 
     about                    JSON: version, label, runtime, device, machine, seed, unit, weights, why such limits
     BATCH/input/NAME         what went in; BATCH counts from 0
     BATCH/output/NAME        what came out
-    BATCH/reference/NAME     the same in float64, where there was a module to run so
-    BATCH/limit/NAME         how far two correct runs may be apart, for each row of the last axis
-    layer/NAME#TURN          what each layer gave for the batch `traced`, each time that it was used
-    layer-limit/NAME#TURN    limits of those
+    BATCH/reference/NAME     the same in float64, if there was a module that could run in it
+    BATCH/limit/NAME         how far apart two correct runs may be, for each row of the last axis
+    layer/NAME#TURN          the output of each layer for the batch `traced`, each time that it was used
+    layer-limit/NAME#TURN    limits for those
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VERSION = 1
 
 @dataclass(slots=True)
 class Batch:
-    """One run: what went in, what came out; the float64 reference and the limits where there are any, else {}."""
+    """One run: inputs and outputs; the float64 reference and the limits if there are any, else {}."""
 
     inputs: Arrays
     outputs: Arrays
@@ -44,16 +44,16 @@ class Batch:
 
 @dataclass(slots=True)
 class Recording:
-    """What one network gave for some batches.
+    """The outputs of one network for some batches.
 
     label:   the file that was run. machine: what has to be equal for bits to be equal.
-    seed:    of the made-up inputs; None where they came from a file.
+    seed:    of the made-up inputs; None if they came from a file.
     unit:    of the arithmetic, a key of `rounding.UNIT`; the limits are for it.
-    reason:  where the limits come from; "" where there are none.
+    reason:  where the limits come from; "" if there are none.
     weights: the tensors that it ran with, by name.
-    traced:  the number of the batch that the layers are of.
+    traced:  the number of the batch whose layers are recorded.
 
-    What was noticed while it ran, `findings`, is not in the file.
+    `findings`, which were noticed while it ran, are not in the file.
     """
 
     label: str
@@ -97,8 +97,7 @@ class Recording:
 def recording_of(about: str, arrays: Mapping[str, Array]) -> Recording:
     """The recording from the text and the arrays of its file.
 
-    Raises UnsupportedError for one of a newer version, ValueError, KeyError and their like where they do not fit
-    together.
+    Raises UnsupportedError for a newer version, and ValueError, KeyError and the like if they do not fit together.
     """
     said = strict_json.loads(about)
     if said["version"] != VERSION:

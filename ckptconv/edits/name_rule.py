@@ -1,4 +1,4 @@
-"""A rule of names, as people ask for one. Nothing that it stands for is imported for it."""
+"""A naming rule as people ask for it. Nothing that it stands for is imported for it."""
 
 from __future__ import annotations
 

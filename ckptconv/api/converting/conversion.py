@@ -1,4 +1,4 @@
-"""What a conversion is said to have done: before the first byte is written, in a dry run, and after the last."""
+"""What a conversion reports: before the first byte is written, in a dry run, and after the last."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Conversion:
     """What `convert` did, or with `dry_run` would have done.
 
     losses:   what the target cannot give back; all of it was agreed to, unless this was a dry run.
-    findings: what a person should know besides.
-    digest:   the content digest, where the written file records one.
-    plan:     in a dry run, what becomes of every tensor.
-    verification: what `verify` found, where it was asked for.
+    findings: what else a person should know.
+    digest:   the content digest, if the written file records one.
+    plan:     in a dry run, what happens to every tensor.
+    verification: what `verify` found, if it was asked for.
     files:    the files that `with_files` puts beside it.
     """
 
@@ -98,7 +98,7 @@ def planned(result: Conversion, made: Prepared, place: Destination, progress: Pr
 
 
 def completed(result: Conversion, made: Prepared, written: WriteResult, allowed: Collection[str]) -> Conversion:
-    """The result with what is known once the values have passed. Raises LossError where that needs consent."""
+    """The result with what is known once the values have been written. Raises LossError if that needs consent."""
     over, cast = _cast(made)
     refuse_overflow(over, allowed)
     findings = [*result.findings, *written.findings, *cast, *_renewed(made.checkpoint, written)]
@@ -110,7 +110,7 @@ def completed(result: Conversion, made: Prepared, written: WriteResult, allowed:
 def _cast(
     made: Prepared, progress: Progress | None = None, *, read: bool = False
 ) -> tuple[list[Finding], list[Finding]]:
-    """What casting lost, as `cast_losses` has it; `read`: the values are still to be read for it."""
+    """What casting lost, as `cast_losses` reports it; `read`: the values still have to be read for that."""
     if not made.is_edited:  # so that a plain conversion imports none of it
         return [], []
     from ckptconv.api.converting.casts import cast_losses, read_casts
@@ -129,7 +129,7 @@ def _unheld(made: Prepared, wanted: Format) -> Iterable[Finding]:
 
 
 def _unsaid(made: Prepared) -> Iterable[Finding]:
-    """What a configuration has to say of the tensors that no file beside them says."""
+    """What a configuration has to say about the tensors, if no file beside them says it."""
     if not made.is_edited:
         return ()
     from ckptconv.api.editing.quantize import asked_of_config
@@ -138,7 +138,7 @@ def _unsaid(made: Prepared) -> Iterable[Finding]:
 
 
 def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
-    """A word where the source records a digest for what was written, and it is another than that of what was."""
+    """A finding if the source records a digest, and what was written has another."""
     recorded = checkpoint.notes.digest
     if recorded is None or written.digest in (None, recorded):
         return []
@@ -150,13 +150,15 @@ def _renewed(checkpoint: Checkpoint, written: WriteResult) -> list[Finding]:
 
 
 def stored_tensors(checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    """All tensors that are written: of those that are tied, one."""
+    """All tensors that are written: of tied ones, the first."""
     tied = checkpoint.tied_to
     return {name: tensor for name, tensor in checkpoint.all_tensors.items() if name not in tied}
 
 
 def _findings(checkpoint: Checkpoint, wanted: Format, *, kept: bool) -> list[Finding]:
-    """What is noticed of the checkpoint, and of it in that format. `kept`: a graph is, and does not stay behind."""
+    """What is noticed about the checkpoint, and about it in that format. `kept`: a graph is, and does not stay
+    behind.
+    """
     findings = [one for one in checkpoint.findings if not (kept and one.code == "graph")]
     findings += wanted.notices_for(checkpoint)
     if checkpoint.extras and wanted.holds.extras and wanted.holds.metadata == "record":

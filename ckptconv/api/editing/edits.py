@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edits:
-    """What is to be done to the model's tensors on their way. Where several may be given, one may stand alone.
+    """What is done to the model's tensors on the way. Arguments that take several values also accept one alone.
 
-    select, drop: globs over the source's names; ``*`` crosses dots.
-    dequantize:   make plain tensors of quantized weights, of the type that the configuration has for them (F32 where it
-                  says none), or that `dtype` says.
+    select, drop: globs over the source's names; ``*`` also matches dots.
+    dequantize:   make plain tensors of quantized weights, in the type that the configuration states for them (F32 if it
+                  states none), or in that of `dtype`.
     names:        prefixes, substitutions and translations, adapters to merge (`Lora`), and rules files (their paths),
-                  in the order in which they are made. The substitutions are Python's regular expressions, and whoever
-                  writes one vouches for the time that it takes; the patterns of rules files take linear time.
+                  applied in this order. The substitutions are Python's regular expressions, and the time that they take
+                  is up to whoever writes them; the patterns in rules files take linear time.
     reverse:      undo the rules files instead.
     dtype:        ``"BF16"`` for all floats, ``"GLOB=F32"`` for some; the last that matches counts. For a GGUF also
-                  ``"Q8_0"`` and other blocks, for the matrices that can be of them, and ``"Q4_K_M"`` and other mixtures
-                  of llama.cpp's, for a whole model.
-    quantize:     a scheme, as ``"fp8"``, for the weights of all linear layers, ``"GLOB=fp8"`` for some of these, or
-                  ``"NAME=fp8"`` for a weight whatever it is of.
+                  ``"Q8_0"`` and other blocks, for the matrices that can have them, and ``"Q4_K_M"`` and llama.cpp's
+                  other mixtures, for a whole model.
+    quantize:     a scheme such as ``"fp8"`` for the weights of all linear layers, ``"GLOB=fp8"`` for some of these, or
+                  ``"NAME=fp8"`` for one weight, whatever it belongs to.
     """
 
     select: Sequence[str] = ()
@@ -55,7 +55,7 @@ class Edits:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The `names`, which are a tuple by now."""
+        """The `names`, as a tuple."""
         return cast("tuple[Step, ...]", self.names)
 
     @property
@@ -68,22 +68,22 @@ class Edits:
 
     @property
     def dialects(self) -> tuple[str, ...]:
-        """Those of the translations among `names`."""
+        """The dialects of the translations among `names`."""
         return tuple(step.text for step in self.steps if isinstance(step, NameRule) and step.how == "translate")
 
     @property
     def for_llama_cpp(self) -> str:
-        """The dialect of `names` that makes a file for llama.cpp, "" where there is none."""
+        """The dialect among `names` that makes a file for llama.cpp; "" if there is none."""
         return next((one for one in self.dialects if one in (TO_GGUF, TO_MMPROJ)), "")
 
     @property
     def to_mmproj(self) -> bool:
-        """Whether that is what llama.cpp has for pictures or sounds beside a language model."""
+        """Whether the result is llama.cpp's second file, for images or audio."""
         return self.for_llama_cpp == TO_MMPROJ
 
     @property
     def to_ldm(self) -> bool:
-        """Whether what comes out is a single file of a diffusion model."""
+        """Whether the result is a single file of a diffusion model."""
         return TO_LDM in self.dialects
 
     def __bool__(self) -> bool:

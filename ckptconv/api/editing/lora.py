@@ -1,6 +1,6 @@
-"""Adapters: opened for merging, and what is told of them.
+"""Adapters: opened for merging, and what is reported about them.
 
-An adapter is a checkpoint like any other. What its tensors do not say stands in PEFT's ``adapter_config.json`` beside
+An adapter is a checkpoint like any other. What its tensors do not say is in PEFT's ``adapter_config.json`` beside
 them, or in the metadata: ``lora_adapter_metadata`` is what diffusers puts there.
 """
 
@@ -39,7 +39,7 @@ IN_METADATA = "lora_adapter_metadata"
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """An adapter that is merged on the way: its file or folder, and by what its change is multiplied."""
+    """An adapter that is merged on the way: its file or folder, and the scale by which its change is multiplied."""
 
     path: str | os.PathLike[str]
     scale: float = 1.0
@@ -99,7 +99,9 @@ class Adapters:
             checkpoint.check_unchanged()
 
     def merged(self, wanted: Lora, tensors: Mapping[str, LazyTensor]) -> tuple[Merge, list[Finding]]:
-        """The tensors with an adapter merged, and what is told of it. Raises as `merge`, with the adapter named."""
+        """The tensors with an adapter merged, and what is reported about it. Raises as `merge`, with the adapter
+        named.
+        """
         from ckptconv.edits.adapters.merge import merge
 
         _, adapter = self._opened[id(wanted)]
@@ -137,7 +139,7 @@ def adapter_of(checkpoint: Checkpoint, label: str) -> Adapter:
 
 
 def summary_of(checkpoint: Checkpoint) -> Summary | None:
-    """What is said of a checkpoint that is an adapter; None of others."""
+    """A summary of a checkpoint that is an adapter; None for others."""
     if not _is_of_peft(checkpoint.path) and not is_adapter(checkpoint):
         return None
     from ckptconv.edits.adapters.summary import summary, unread
@@ -149,7 +151,7 @@ def summary_of(checkpoint: Checkpoint) -> Summary | None:
 
 
 def _is_of_peft(path: Path | None) -> bool:
-    """Whether a file, or that of a folder, is called as PEFT does it, and its configuration is there."""
+    """Whether a file, or that of a folder, has PEFT's name, and its configuration is there."""
     return path is not None and (path.is_dir() or path.name.startswith("adapter_model")) and _config_of(path).is_file()
 
 
@@ -181,7 +183,7 @@ def _configs_of(checkpoint: Checkpoint) -> dict[str, Config]:
 
 
 def _packed(checkpoint: Checkpoint) -> str | None:
-    """The configuration beside an adapter that lies in an archive; None where there is none."""
+    """The configuration beside an adapter in an archive; None if there is none."""
     from ckptconv.formats.beside.members import MODEL
     from ckptconv.io.archive import MemberFolder
 

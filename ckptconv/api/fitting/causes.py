@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
 
 LITTLE = 0.1
-"""Share of names in common below which two architectures are strangers."""
+"""Share of names in common below which two architectures have nothing to do with each other."""
 
 
 def causes_of_all(request: Request, checkpoint: Checkpoint, chosen: Resolved, verdict: Verdict) -> list[Finding]:
     """What explains all errors at once: another framework's names, quantized weights, another architecture.
 
-    Raises UsageError where the network is built otherwise than the nearest by name.
+    Raises UsageError if the network is built differently from the nearest by name.
     """
     quantized = [_quantized(request, chosen, checkpoint)] if chosen.quantized else []
     if causes := of_another_framework(request, checkpoint, chosen.spec, verdict.table):
@@ -46,7 +46,7 @@ def causes_of_all(request: Request, checkpoint: Checkpoint, chosen: Resolved, ve
 def _of_another_architecture(
     request: Request, checkpoint: Checkpoint, spec: Spec, sources: Sequence[Source]
 ) -> list[Finding]:
-    """The cause of all the rest where the names are those of another architecture of the library."""
+    """The cause of all the rest if the names are those of another architecture in the library."""
     from ckptconv.arch.choose import choose, unwrapped
     from ckptconv.arch.rating import overlap
     from ckptconv.arch.solver import solve
@@ -67,7 +67,7 @@ def _of_another_architecture(
 def of_another_framework(
     request: Request, checkpoint: Checkpoint, spec: Spec | None = None, table: Table | None = None
 ) -> list[Finding]:
-    """The cause of all the rest where names and layouts are another framework's."""
+    """The cause of all the rest if names and layouts are another framework's."""
     from ckptconv.api.editing.dialects import dialect_of
     from ckptconv.edits.name_rule import MLX, TO_LDM
     from ckptconv.edits.translate import GIVES, by_names

@@ -28,10 +28,10 @@ class Validation:
     """Whether a checkpoint fits an architecture.
 
     arch:     what it was compared with: a spec's name, another checkpoint's path, a Python reference.
-    evidence: why that one.
-    params:   what was bound, and in `origins` from where.
+    evidence: why that one was chosen.
+    params:   the values that were bound, and in `origins` where each came from.
     findings: causes before symptoms; valid means that none of them is an error.
-    spec:     the spec, where it was compared with one.
+    spec:     the spec, if it was compared with one.
     """
 
     path: Path
@@ -44,12 +44,12 @@ class Validation:
 
     @property
     def valid(self) -> bool:
-        """Whether ``load_state_dict(strict=True)`` would take it, and nothing contradicts itself."""
+        """Whether ``load_state_dict(strict=True)`` would accept it, and nothing contradicts itself."""
         return not errors_among(self.findings)
 
     @property
     def assumed(self) -> list[str]:
-        """The params that are defaults: nothing in the file or beside it says them."""
+        """The params with default values, which nothing in the file or beside it states."""
         from ckptconv.arch.equations import DEFAULT
 
         return [name for name, origin in self.origins.items() if origin == DEFAULT]
@@ -67,12 +67,12 @@ class Validation:
 
 
 def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = False) -> Validation:
-    """Check a checkpoint that is open, of the file that the request is about: a config.json may lie beside it.
+    """Check an open checkpoint, from the file that the request is about: a config.json may lie beside it.
 
-    made_plain: its weights are no longer quantized, whatever that says.
+    made_plain: its weights are no longer quantized, whatever that config.json says.
 
-    Raises UsageError where nothing says which architecture it is, and where a config.json names one that the library
-    lacks, or the network is built otherwise than the nearest by name: that would be no verdict on the file.
+    Raises UsageError if nothing says which architecture it is, if a config.json names one that the library lacks, or if
+    the network is built differently from the nearest by name: that would be no verdict on the file.
     """
     from ckptconv.api.fitting.resolve import resolve
     from ckptconv.checks.blame import causes_first
@@ -102,7 +102,7 @@ def compare(request: Request, checkpoint: Checkpoint, *, made_plain: bool = Fals
 
 
 def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved, findings: Sequence[Finding]) -> None:
-    """Raise UsageError where the checkpoint is of something else than was chosen: findings would mean nothing."""
+    """Raise UsageError if the checkpoint is of something other than what was chosen: findings would mean nothing."""
     from ckptconv.api.fitting.resolve import stranger
 
     path = request.path

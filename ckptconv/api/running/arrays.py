@@ -1,4 +1,4 @@
-"""An .npz file as arrays: what goes into a network, or the recording of what one gave (`checks.recording`)."""
+"""An .npz file as arrays: the inputs of a network, or the recording of its outputs (`checks.recording`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_arrays(path: PathText) -> tuple[Arrays, dict[str, str]]:
-    """The arrays of an .npz, those of texts last, as numpy and torch take them, and its single texts.
+    """The arrays in an .npz, those of texts last, as numpy and torch accept them, and its single texts.
 
-    Nothing pickled is read. Types that numpy lacks (BF16) become float32. Raises what `open` does, DamagedTensorError.
+    Nothing pickled is read. Types that numpy lacks (BF16) become float32. Raises as `open` does, and
+    DamagedTensorError.
     """
     import numpy as np
 
@@ -42,7 +43,7 @@ def read_arrays(path: PathText) -> tuple[Arrays, dict[str, str]]:
 
 
 def read_recording(path: PathText) -> Recording:
-    """Read what `save_outputs` wrote. Raises FileAccessError, CorruptFileError, UnsupportedError for one of a newer
+    """Read what `save_outputs` wrote. Raises FileAccessError, CorruptFileError, UnsupportedError for a newer
     version.
     """
     hint = f"such a file is written by: ckptconv verify A --save-outputs {fspath(path)}"

@@ -1,4 +1,4 @@
-"""Comparing what two networks gave, once both have run."""
+"""Comparing the outputs of two networks, once both have run."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class Verification:
 
 
 def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: float | None = None) -> Verification:
-    """Compare what two gave for the same inputs. Raises UsageError where inputs or outputs do not correspond.
+    """Compare two recordings with the same inputs. Raises UsageError if inputs or outputs do not correspond.
 
-    Where both hold the same weights and ran in torch of one version on one machine, bits have to be equal; else the
-    limits that either has are taken, or `rtol` and `atol` as in `verify`. The layers, where both have them, say which
+    If both hold the same weights and ran in the same version of torch on one machine, bits have to be equal. Otherwise
+    the limits of either are used, or `rtol` and `atol` as in `verify`. The layers, if both have them, show which
     differs first.
     """
     Tolerance(rtol or 0.0, atol or 0.0)  # raises UsageError for what is none
@@ -86,7 +86,7 @@ def compare(a: Recording, b: Recording, *, rtol: float | None = None, atol: floa
 
 
 def blame_layer(a: Recording, b: Recording) -> list[Finding]:
-    """The first layer whose outputs differ; [] where none that both have does."""
+    """The first layer whose outputs differ; [] if none that both have does."""
     limits = None
     if not (a.machine == b.machine and a.runtime == b.runtime == "torch"):
         limits = a.layer_limits or b.layer_limits
@@ -121,7 +121,7 @@ def must_be_equal(a: Recording, b: Recording) -> bool:
 
 
 def coarser(a: Recording, b: Recording) -> str:
-    """The arithmetic of the two that rounds more."""
+    """The arithmetic of the two that rounds more coarsely."""
     from ckptconv.checks.rounding import UNIT
 
     return max(a.unit, b.unit, key=UNIT.__getitem__)

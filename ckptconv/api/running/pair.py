@@ -25,7 +25,7 @@ def verify_sides(
     a: Side, b: Side, batches: Sequence[Arrays], *, rtol: float | None = None, atol: float | None = None,
     seed: int | None = None, progress: Progress | None = None,
 ) -> Verification:  # fmt: skip
-    """As `verify`, of two that are open."""
+    """As `verify`, for two that are open."""
     tell = counter(2 * len(batches), progress)
     source = b if a.is_graph and not b.is_graph else a
     # what is in memory first; else what the reference is made of last
