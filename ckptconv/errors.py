@@ -3,7 +3,7 @@
     CkptconvError                 what is wrong, the file, a hint
     ├── UsageError                the request makes no sense (an option, a name)
     │   ├── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
-    │   ├── ForeignNamesError     nothing says the architecture, since the names are another framework's
+    │   ├── ForeignNamesError     nothing says which architecture; the names are another framework's
     │   └── UnknownClassError     a config.json names a class that the library lacks
     ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
     │   ├── TargetExistsError     the target is there and --force was not given
@@ -12,22 +12,22 @@
     ├── UnsupportedError          recognized, and refused by name
     ├── CorruptFileError          the bytes contradict their own format
     │   ├── DamagedTensorError    a tensor's bytes fail their recorded checksum
-    │   └── LimitError            a number in the file is past what any honest file needs
+    │   └── LimitError            a number in the file is beyond what any honest file needs
     ├── UnsafeError               reading on would mean running code from the file
     ├── LossError                 the target cannot hold all of the source, and nobody agreed to that
-    ├── EditError                 an edit cannot be made: what it names is missing, or comes twice
-    ├── MisfitError               the checkpoint does not fit the architecture that it is said to have
+    ├── EditError                 an edit cannot be made: what it names is missing, or occurs twice
+    ├── MisfitError               the checkpoint does not fit the architecture that it claims to have
     ├── TemplateError             its tensors and those of a template's graph do not correspond
     ├── RunError                  a network does not load or run
     ├── NotEquivalentError        what was written does not compute what the source does, and was not kept
     ├── RejectedOutputError       the format's reference reader refused what we had written
     ├── PluginError               an installed plug-in does not load
-    └── MissingExtraError         an optional package is needed and absent
+    └── MissingExtraError         an optional package is needed and missing
 
-``str(error)`` is one line: the file's name, as OSError has it, and the message. ``error.message`` is without the name;
-``error.path`` is the file, ``error.hint`` what to do about it (the usual of its kind, where nothing else is said),
-``error.details`` are the lines that stand between the two (a list of losses, of colliding names). A traceback shows
-details and hint below the line, as notes. Every error can be pickled, as it has to be to come out of another process.
+``str(error)`` is one line: the file's name, as in OSError, and the message. ``error.message`` is the message alone,
+``error.path`` the file, ``error.hint`` what to do about it (what is usual for its kind, unless something else is given).
+``error.details`` are lines that stand between message and hint (a list of losses, of colliding names). A traceback shows
+details and hint below the line, as notes. Every error can be pickled, so that it can come out of another process.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 COPY_AGAIN = "copy the file again from where it came"
-"""The hint for a file that is damaged, and not by itself hostile."""
+"""The hint for a file that is damaged, but not in itself hostile."""
 
 COPY_ALL_AGAIN = "copy the checkpoint again from where it came, all of its files"
 """The same for one of several files."""
@@ -108,14 +108,14 @@ class CkptconvError(Exception):
         self._notes = notes
 
     def at(self, path: str | PathLike[str]) -> CkptconvError:
-        """The same error with the file named, where it had none yet."""
+        """The same error, with the file named if it named none yet."""
         if self.path is None:
             self.path = path
         return self
 
 
 class located:
-    """A context: errors of ours that leave it are said to be of `path`, where they name no other file."""
+    """A context: our errors that leave it are attributed to `path`, unless they name another file."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = path
@@ -144,14 +144,13 @@ class NoTensorError(UsageError, KeyError):
 
 
 class ForeignNamesError(UsageError):
-    """Nothing says which architecture it is, and its names are those of another framework, which can be translated."""
+    """Nothing says which architecture it is, and its names are another framework's, which can be translated."""
 
 
 class UnknownClassError(UsageError):
     """A config.json names a class that the library of architectures lacks.
 
-    name: the class. by: whose it is, "transformers" or "diffusers". nearest: a spec that is like it, "" where there is
-    none.
+    name: the class. by: whose it is, "transformers" or "diffusers". nearest: a similar spec, "" if there is none.
     """
 
     def __init__(
@@ -177,13 +176,13 @@ class FileAccessError(CkptconvError):
 
 
 class TargetExistsError(FileAccessError):
-    """The target is there already and replacing it was not asked for."""
+    """The target already exists, and replacing it was not asked for."""
 
     code = "target-exists"
 
 
 class SourceChangedError(FileAccessError):
-    """The source was written to, or cut, while it was being read."""
+    """The source was written to, or truncated, while it was being read."""
 
     code = "source-changed"
 
@@ -195,7 +194,7 @@ class UnknownFormatError(CkptconvError):
 
 
 class UnsupportedError(CkptconvError):
-    """The file is understood so far as to name what is not supported."""
+    """The file is understood well enough to name what is not supported."""
 
     code = "unsupported"
 
@@ -218,7 +217,7 @@ class DamagedTensorError(CorruptFileError):
 
 
 class LimitError(CorruptFileError):
-    """A number in the file is past what any honest file needs."""
+    """A number in the file is beyond what any honest file needs."""
 
     code = "limit"
     usual_hint = "do not trust it"
@@ -249,13 +248,13 @@ class LossError(CkptconvError):
 
 
 class EditError(CkptconvError):
-    """An edit that cannot be made: what it names is missing, or comes twice."""
+    """An edit that cannot be made: what it names is missing, or occurs twice."""
 
     code = "edit"
 
 
 class MisfitError(CkptconvError):
-    """The checkpoint does not fit the architecture that it is said to have."""
+    """The checkpoint does not fit the architecture that it claims to have."""
 
     code = "misfit"
 
@@ -288,7 +287,7 @@ class RunError(CkptconvError):
     code = "run"
 
     def __init__(self, label: str, cause: BaseException, *, lacks: str = "", hint: str = "") -> None:
-        """`lacks` says which operator the runtime does not have, where that is why."""
+        """`lacks` names the operator that the runtime does not have, if that is why."""
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         said = lacks or (lines[-1] if lines else type(cause).__name__)
         hint = hint or "check --arch and --input; --debug shows where it fails"
@@ -300,7 +299,7 @@ class RunError(CkptconvError):
 class NotEquivalentError(CkptconvError):
     """What was written does not compute what its source does; the target is as it was.
 
-    `result` is what `convert` would have given, with the verification in it.
+    `result` is what `convert` would have returned, with the verification in it.
     """
 
     code = "not-equivalent"
@@ -327,7 +326,7 @@ class PluginError(CkptconvError):
 
 
 class MissingExtraError(CkptconvError):
-    """An optional package is needed and absent."""
+    """An optional package is needed and missing."""
 
     code = "missing-extra"
 

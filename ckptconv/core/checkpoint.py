@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class OpenFile(Protocol):
-    """What a checkpoint's tensors are read from, as far as `core` has to know it."""
+    """The file that a checkpoint's tensors are read from, as far as `core` has to know it."""
 
     @property
     def path(self) -> Path:
-        """The file, or the folder that they are in."""
+        """The file, or the folder that holds the files."""
 
     @property
     def size(self) -> int:
-        """Bytes, of all files where there are several."""
+        """Bytes, of all files if there are several."""
 
     def close(self) -> None: ...
 
@@ -42,14 +42,14 @@ class OpenFile(Protocol):
 
 
 MOST_COMPARED = 5000
-"""Names among which one that was mistyped is looked for; it takes some 0.1 s."""
+"""The most names among which a mistyped one is looked for; it takes some 0.1 s."""
 
 MetaDict = dict["Hashable", MetaNode]
-"""Metadata by top-level key: strings nearly always; positions where the file's root was a list or a tuple."""
+"""Metadata by top-level key: nearly always strings; positions if the file's root was a list or a tuple."""
 
 
 class _Parts(TypedDict, total=False):
-    """What `Checkpoint` is made of."""
+    """What a `Checkpoint` consists of."""
 
     tensors: Mapping[str, LazyTensor]
     extras: Mapping[str, LazyTensor]
@@ -65,12 +65,12 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     """The model's own tensors, under the state_dict's names and in its order. A context manager.
 
     extras:     tensors outside the state_dict (an optimizer's), named by their path.
-    composites: quantized and sparse tensors by name, of which the mapping and the extras have the parts. Where such a
-                tensor stood alone in the tree, the reference is to its values.
+    composites: quantized and sparse tensors by name, whose parts are in the mapping and the extras. If such a tensor
+                stood alone in the tree, the reference is to its values.
     root:     the whole file as a metadata tree in which `StateDict` stands for the model's tensors and
               `TensorRef` for single ones. `metadata` is this tree without the model's tensors.
     format:   the reader's name.
-    findings: what the reader noticed and could live with.
+    findings: what the reader noticed without refusing the file.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         return len(self._tensors)
 
     def _ipython_key_completions_(self) -> list[str]:
-        """The names, for Tab in IPython and notebooks."""
+        """The names, for tab completion in IPython and notebooks."""
         return list(self._tensors)
 
     def __enter__(self) -> Checkpoint:
@@ -132,12 +132,12 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
 
     @property
     def file(self) -> OpenFile | None:
-        """What its tensors are read from, where it has to be closed."""
+        """The open file that its tensors are read from, if there is one to close."""
         return self._file
 
     @property
     def path(self) -> Path | None:
-        """The file or folder that it is in; None where it was made in memory."""
+        """Its file or folder; None if it was made in memory."""
         return None if self._file is None else self._file.path
 
     def check_unchanged(self) -> None:
@@ -166,7 +166,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
 
     @cached_property
     def ties(self) -> list[list[str]]:
-        """Groups of two and more names that share one tensor, in the order of their first names."""
+        """Groups of two or more names that share one tensor, in the order of their first names."""
         groups: dict[Hashable, list[str]] = {}
         for name, tensor in self.all_tensors.items():
             if tensor.alias is not None:
@@ -175,7 +175,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
 
     @cached_property
     def tied_to(self) -> dict[str, str]:
-        """Every tied name that is not the first of its group, with that first name."""
+        """Every tied name except the first of its group, with that first name."""
         return {name: names[0] for names in self.ties for name in names[1:]}
 
     def composites_of(self, tensors: Container[str]) -> dict[str, Composite]:
@@ -185,9 +185,9 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         }
 
     def whole(self, name: str, device: str | torch.device = "cpu") -> torch.Tensor:
-        """A tensor, or a whole quantized or sparse one, as torch has it. Reads it.
+        """A tensor as torch has it, also a whole quantized or sparse one. Reads it.
 
-        Raises KeyError, and as `to_torch`; CorruptFileError for indices that point outside.
+        Raises KeyError, and as `to_torch`; CorruptFileError for indices out of range.
         """
         from ckptconv.core.whole import composite_to_torch
 
@@ -196,10 +196,10 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         return composite_to_torch(name, self.composites[name], self.all_tensors, device)
 
     def to_torch(self, device: str | torch.device = "cpu") -> dict[str, torch.Tensor]:
-        """The model's tensors as ``load_state_dict`` takes them, on `device`; tied names share one tensor.
+        """The model's tensors on `device`, as ``load_state_dict`` accepts them; tied names share one tensor.
 
-        To a GPU the file is read while the part before it is being fetched (`core.device`). Raises MissingExtraError
-        without torch, UsageError where that device is not there, UnsupportedError for element types that torch lacks.
+        For a GPU, the file is read while the part before is being copied (`core.device`). Raises MissingExtraError
+        without torch, UsageError if that device is not there, UnsupportedError for element types that torch lacks.
         """
         from ckptconv.core.composite import VALUES
         from ckptconv.core.device import load_tensors
@@ -213,7 +213,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         return {name: self.whole(name, device) if name in composites else found[name] for name in keys}
 
     def replaced(self, **parts: Unpack[_Parts]) -> Checkpoint:
-        """The same checkpoint, of the same file, with some of its parts others: as `dataclasses.replace`."""
+        """The same checkpoint, on the same file, with some of its parts replaced, like `dataclasses.replace`."""
         all_parts: _Parts = {
             "tensors": self._tensors, "extras": self.extras, "composites": self.composites, "root": self.root,
             "format": self.format, "notes": self.notes, "findings": self.findings, "file": self._file,
@@ -222,14 +222,14 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
         return Checkpoint(**all_parts)
 
     def with_tensors(self, tensors: Mapping[str, LazyTensor], findings: Iterable[Finding]) -> Checkpoint:
-        """The same checkpoint with other tensors of the model, and findings."""
+        """The same checkpoint with other tensors for the model, and other findings."""
         return self.replaced(
             tensors=tensors, composites=self.composites_of({**tensors, **self.extras}),
             notes=replace(self.notes, digest=None), findings=tuple(findings),
         )  # fmt: skip
 
     def bare(self) -> Checkpoint:
-        """The model's tensors alone: no metadata, no extras; module versions stay with their state_dict."""
+        """Only the model's tensors: no metadata, no extras; module versions stay with their state_dict."""
         kept = list(nodes_of(self.root, StateDict))
         hole = kept[0] if len(kept) == 1 else StateDict()
         notes = replace(
@@ -248,7 +248,7 @@ class Checkpoint(Mapping[str, "LazyTensor"]):
     def with_metadata(self, values: Mapping[str, MetaNode]) -> Checkpoint:
         """The same checkpoint with top-level metadata keys set; a bare state_dict becomes one with metadata.
 
-        Raises UsageError for a key under which tensors stand.
+        Raises UsageError for a key that holds tensors.
         """
         if not values:
             return self
@@ -274,7 +274,7 @@ def _holds_tensors(node: MetaNode) -> bool:
 
 
 def no_tensor(name: str, names: Iterable[str], *, hint: str = "", otherwise: str) -> NoTensorError:
-    """The error for a name that is none of `names`; its hint are those that are like it, if none is given."""
+    """The error for a name that is none of `names`; unless a hint is given, it suggests similar names."""
     if not hint:
         near = sorted((known for known in names if isinstance(name, str) and name and name in known), key=len)[:3]
         near = near or get_close_matches(str(name), list(islice(names, MOST_COMPARED)), n=3, cutoff=0.5)
@@ -283,7 +283,7 @@ def no_tensor(name: str, names: Iterable[str], *, hint: str = "", otherwise: str
 
 
 def wholes(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as a module sees it: quantized and sparse tensors in the place of their parts, by header alone."""
+    """The checkpoint as a module sees it: quantized and sparse tensors in place of their parts, by header alone."""
     if not checkpoint.composites:
         return checkpoint
     from ckptconv.core.composite import VALUES, header_only

@@ -1,9 +1,9 @@
 """Element types: one table of everything that torch, safetensors, ONNX and ggml can store.
 
-Names follow safetensors where it has one (``F32``, ``BF16``, ``F8_E4M3``); the others are spelled in its manner
+Names are those of safetensors if it has one (``F32``, ``BF16``, ``F8_E4M3``); the others are spelled in the same way
 (``C128``, ``I4``, ``QI8``). Bytes are little-endian; elements under 8 bits are packed, the first in the lowest bits.
-Complex numbers are two floats, real part first. Block types, named as ggml does (``Q4_K``), store a fixed number of
-elements of a row together, with what they share: their bytes are copied, never looked into.
+Complex numbers are two floats, real part first. Block types, named as in ggml (``Q4_K``), store a fixed number of
+elements of a row together with what they share: their bytes are copied, never interpreted.
 
 Sources: the safetensors crate's ``Dtype``; torch's ``c10/core/ScalarType.h``; ONNX's ``TensorProto.DataType``;
 the OCP 8-bit and microscaling float specifications for what ``E4M3``, ``E8M0``, ``E2M1`` mean; ``ggml-common.h`` for
@@ -22,8 +22,8 @@ Kind = Literal["float", "int", "uint", "bool", "complex", "quantized", "block"]
 class DType:
     """An element type: its name, its width in bits and what kind of number it is.
 
-    block: elements that are stored together; `bits` is the width of them all. 1 but for types of kind ``"block"``, of
-           which a plug-in may make further ones.
+    block: the number of elements stored together; `bits` is the width of all of them. 1 except for types of kind
+           ``"block"``, of which a plug-in may add more.
     """
 
     name: str
@@ -67,7 +67,7 @@ class DType:
     QU2: ClassVar[DType]
 
     def nbytes(self, elements: int) -> int:
-        """Bytes that `elements` of this type take, the last byte or block padded."""
+        """Bytes that `elements` of this type take, with the last byte or block padded."""
         if self.block != 1:
             return -(-elements // self.block) * self.bits // 8
         return (elements * self.bits + 7) // 8
@@ -106,7 +106,7 @@ _BLOCKS: dict[int, str] = {
     256: "Q2_K:84 Q3_K:110 Q4_K:144 Q5_K:176 Q6_K:210 Q8_K:292 IQ1_S:50 IQ1_M:56 IQ2_XXS:66 IQ2_XS:74 IQ2_S:82 "
     "IQ3_XXS:98 IQ3_S:110 IQ4_XS:136 TQ1_0:54 TQ2_0:66",
 }
-"""Elements of a block: names of types, and bytes of a block."""
+"""By elements per block: names of types, and bytes per block."""
 
 BLOCKS: dict[str, DType] = {
     name: DType(name, 8 * int(nbytes), "block", block)
@@ -121,4 +121,4 @@ DTYPES: dict[str, DType] = {**PLAIN, **BLOCKS}
 COMPONENT: dict[DType, DType] = {
     DType.C128: DType.F64, DType.C64: DType.F32, DType.C32: DType.F16, DType.BC32: DType.BF16,
 }  # fmt: skip
-"""The float type of a complex type's real and imaginary part."""
+"""The float type of a complex type's real and imaginary parts."""

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "info"]
 
 UNREADABLE = "unreadable-tensor"
-"""The code of a reader's finding that a tensor's values cannot be had; writing the checkpoint would lose them."""
+"""The code of a reader's finding that a tensor's values are unavailable; writing the checkpoint would lose them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was found.
 
-    code:     a stable, lower-case word (``"tie"``, ``"shape-mismatch"``); never worded differently.
+    code:     a stable, lower-case word (``"tie"``, ``"shape-mismatch"``); its spelling never changes.
     where:    the tensor, metadata path or file that it is about; "" for the whole checkpoint.
-    expected: what should be there; None where the code says it all.
+    expected: what should be there; None if the code says it all.
     found:    what is there.
     message:  one line for people.
-    hint:     what would mend it, ready to be pasted; None where that is not known.
+    hint:     what would fix it, ready to be pasted; None if that is not known.
     """
 
     code: str
@@ -48,7 +48,7 @@ class Finding:
 
 
 def errors_among(findings: Iterable[Finding]) -> list[Finding]:
-    """Those by which what was checked is wrong, different, or lost."""
+    """Those that make what was checked wrong, different, or lost."""
     return [finding for finding in findings if finding.severity == "error"]
 
 

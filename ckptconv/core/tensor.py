@@ -3,8 +3,8 @@
 ``tensor.info.shape`` is free; ``tensor.read()`` does I/O. Every tensor, however it lies in its file (transposed,
 expanded, big-endian), reads as *its image*: its elements in C order, little-endian, packed.
 
-Nothing here is changed once it is made. The classes of which a file may have a million objects are not `frozen` all
-the same: that makes their constructors four times as slow.
+Nothing here changes once it is made. The classes of which a file may have a million objects are nevertheless not
+`frozen`, since that would make their constructors four times as slow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class TensorInfo:
     """What a tensor's header says.
 
-    `shape` counts logical elements, also where several are packed into a byte. `nbytes` is the size of the image.
+    `shape` counts logical elements, even if several are packed into a byte. `nbytes` is the size of the image.
     """
 
     dtype: DType
@@ -35,7 +35,7 @@ class TensorInfo:
 
     @classmethod
     def of(cls, dtype: DType, shape: tuple[int, ...]) -> TensorInfo:
-        """The header of a tensor that is stored without gaps."""
+        """The header of a tensor stored without gaps."""
         return cls(dtype, shape, dtype.nbytes(prod(shape)))
 
     @property
@@ -45,7 +45,7 @@ class TensorInfo:
 
 
 class SpanFile(Protocol):
-    """An open file as `core` knows it: something that `io` can read from, equal to itself alone."""
+    """An open file as `core` knows it: something that `io` can read from, equal only to itself."""
 
     def read_at(self, offset: int, length: int) -> memoryview:
         """Exactly `length` bytes at `offset`, in new memory."""
@@ -56,9 +56,9 @@ class SpanFile(Protocol):
 
 @dataclass(slots=True, unsafe_hash=True)
 class ByteSpan:
-    """`length` bytes at `offset` of an open file, and the CRC-32 or CRC-32C recorded for them (None: none was).
+    """`length` bytes at `offset` of an open file, and the CRC-32 or CRC-32C recorded for them (None if there is none).
 
-    `crc32` may be a function where finding it takes a read; `recorded_crc32` is the number either way.
+    `crc32` may be a function if finding it takes a read; `recorded_crc32` is the number either way.
     """
 
     file: SpanFile
@@ -69,13 +69,13 @@ class ByteSpan:
 
     @property
     def recorded_crc32(self) -> int | None:
-        """The CRC-32, read from the file first where it has not been yet."""
+        """The CRC-32; it is read from the file first if it has not been read yet."""
         return self.crc32() if callable(self.crc32) else self.crc32
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class SpanReader:
-    """Reads ranges of an image that lies in its file as one run."""
+    """Reads ranges of an image that is one contiguous run in its file."""
 
     span: ByteSpan
 
@@ -91,7 +91,7 @@ class RangeReader(Protocol):
 
 @dataclass(slots=True, unsafe_hash=True)
 class Storage:
-    """A run of elements that one or several tensors view.
+    """A run of elements that one or more tensors are views of.
 
     `span` holds `numel` units of `unit` bytes, elements of `dtype`. `swapped` units are big-endian in the file.
     """
@@ -108,8 +108,8 @@ class Storage:
 class Placement:
     """How a tensor lies in its storage; `offset` and `strides` count the storage's units.
 
-    `shape` is the stored shape: the logical one but for packed types, whose units hold several elements.
-    `conj` and `neg`: the storage holds the conjugate, the negative of the values (torch's lazy views).
+    `shape` is the stored shape: the logical one, except for packed types, whose units hold several elements.
+    `conj` and `neg`: the storage holds the conjugate, or the negative, of the values (torch's lazy views).
     """
 
     storage: Storage
@@ -125,8 +125,8 @@ class LazyTensor:
     """A tensor that has not been read.
 
     info:      its header.
-    reader:    gives any range of its image.
-    span:      where its image lies in a file, when it lies there as one run; None otherwise.
+    reader:    reads any range of its image.
+    span:      where its image lies in a file, if it is one contiguous run there; otherwise None.
     alias:     equal for tied tensors; None is equal to nothing.
     depends:   the file spans that its values come from, for checking their checksums.
     placement: its view of a storage, for writers that keep strides and shared storage.
@@ -145,7 +145,7 @@ class LazyTensor:
     def read(self, start: int = 0, stop: int | None = None) -> memoryview:
         """Bytes ``[start, stop)`` of the image: C order, little-endian, packed.
 
-        Costs I/O for that range and memory O(stop - start), whatever the strides. Checksums are not looked at.
+        Costs I/O for that range and memory O(stop - start), whatever the strides. Checksums are not checked.
         Raises IndexError outside ``0 <= start <= stop <= nbytes``.
         """
         stop = self.info.nbytes if stop is None else stop
@@ -155,30 +155,33 @@ class LazyTensor:
 
     @property
     def light(self) -> bool:
-        """Whether reading small ranges costs no more than reading large ones: it lies in its file as one run, or its
+        """Whether reading small ranges costs no more than reading large ones: it is one contiguous run in its file, or
+                                                                            its
         reader has an attribute `light` that is true.
         """
         return self.span is not None or getattr(self.reader, "light", False)
 
     def identity(self, name: Hashable) -> Hashable:
-        """Equal for tied tensors; one that is tied to none is told apart by its `name`."""
+        """Equal for tied tensors; an untied one is identified by its `name`."""
         return ("name", name) if self.alias is None else ("alias", self.alias)
 
     def numpy(self) -> np.ndarray:
-        """The whole tensor as a numpy array (ml_dtypes' element types where numpy has none); maybe read-only."""
+        """The whole tensor as a numpy array (with ml_dtypes' element types where numpy has none); it may be read-
+        only.
+        """
         from ckptconv.core.arrays import from_bytes
 
         return from_bytes(self.read(), self.info.dtype, self.info.shape)
 
     def elements(self, start: int, stop: int) -> np.ndarray:
-        """Elements [start, stop) in C order as numpy has them, where each fills whole bytes; maybe read-only."""
+        """Elements [start, stop) in C order as numpy has them, if each fills whole bytes; they may be read-only."""
         from ckptconv.core.arrays import from_bytes
 
         size = self.info.dtype.bits // 8
         return from_bytes(self.read(start * size, stop * size), self.info.dtype, stop - start)
 
     def to_torch(self, device: str | torch.device = "cpu") -> torch.Tensor:
-        """The whole tensor as a torch tensor on `device`. Raises UsageError where that device is not there."""
+        """The whole tensor as a torch tensor on `device`. Raises UsageError if that device is not there."""
         from ckptconv.core.device import load_tensor
 
         return load_tensor(self, device)
@@ -187,7 +190,7 @@ class LazyTensor:
 def in_file(
     info: TensorInfo, span: ByteSpan, alias: Hashable = None, depends: tuple[ByteSpan, ...] | None = None
 ) -> LazyTensor:
-    """A tensor whose image is a span of a file; it depends on that span alone, unless `depends` says otherwise."""
+    """A tensor whose image is a span of a file; it depends only on that span, unless `depends` says otherwise."""
     return LazyTensor(info, SpanReader(span), span, alias, (span,) if depends is None else depends)
 
 
@@ -197,10 +200,10 @@ def in_memory(info: TensorInfo, data: bytes, alias: Hashable = None) -> LazyTens
 
 
 def infos_of(tensors: Mapping[str, LazyTensor]) -> dict[str, TensorInfo]:
-    """Their headers, by the same names."""
+    """Their headers, under the same names."""
     return {name: tensor.info for name, tensor in tensors.items()}
 
 
 def depends_of(tensors: Iterable[LazyTensor]) -> tuple[ByteSpan, ...]:
-    """The file spans that values made of all of them come from, each once."""
+    """The file spans that values computed from all of them come from, each once."""
     return tuple(dict.fromkeys(span for tensor in tensors for span in tensor.depends))

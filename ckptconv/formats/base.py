@@ -1,7 +1,7 @@
-"""What a format is: a passport of plain data, and the two functions that it names.
+"""What a format is: a passport of plain data, and the functions that it names.
 
 Nothing here imports a format. A `Format` names its functions as ``"package.module:function"``, and they are imported
-when they are called for the first time; listing all formats costs nothing.
+when they are first called; listing all formats costs nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MetadataSupport = Literal["typed", "record", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Holds:
-    """What a format can give back, which is what the preflight compares a checkpoint with.
+    """What a format can give back; the preflight compares a checkpoint with this.
 
     dtypes:   element types, natively or by a recorded encoding.
     blocks:   that block types among them are native.
@@ -38,8 +38,8 @@ class Holds:
     extras:   tensors outside of the state_dict.
     ties:     that two names share one tensor.
     opaque:   objects of unknown classes, as data.
-    composites: that several tensors are the parts of one, quantized or sparse.
-    single:   one tensor alone, and no name of it.
+    composites: that several tensors form one quantized or sparse tensor.
+    single:   a single tensor, without its name.
     """
 
     dtypes: Collection[DType] = field(default=(), repr=False)
@@ -53,16 +53,16 @@ class Holds:
 
 
 class Claims(Protocol):
-    """Whether the file's bytes are of this format. Reads little; raises nothing on foreign ones.
+    """Whether the file's bytes are of this format. Reads little, and raises nothing for other formats' files.
 
-    A format is asked about what it `takes` alone, and its reader likewise: a file, a folder, or either.
+    A format is asked only about what it `takes` (a file, a folder, or either), and so is its reader.
     """
 
     def __call__(self, source: Source | Folder) -> bool: ...
 
 
 class Reader(Protocol):
-    """Open a checkpoint: headers only, no tensor byte is read. Raises CkptconvError on anything malformed."""
+    """Open a checkpoint: headers only, no tensor bytes are read. Raises CkptconvError on anything malformed."""
 
     def __call__(self, source: Source | Folder) -> Checkpoint: ...
 
@@ -71,7 +71,7 @@ class Writer(Protocol):
     """Write a checkpoint into a target that is already open; the caller commits it.
 
     What the format cannot hold has been agreed to by then. Before it returns, the format's reference reader has
-    accepted the file, where there is one that is no framework (torch is one: the tests ask it). Equal checkpoints
+    accepted the file, if there is one that is not a framework (torch is one: the tests ask it). Equal checkpoints
     give equal bytes.
     """
 
@@ -85,21 +85,21 @@ class Notices(Protocol):
 
 
 class Layout(Protocol):
-    """Which tensors go into which file, none of them past `limit` bytes but where a single tensor is."""
+    """Which tensors go into which file, with no more than `limit` bytes in a file unless a single tensor is larger."""
 
     def __call__(self, checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriteOptions:
-    """What every writer is told.
+    """What every writer gets.
 
-    plain:    leave out our record, where the format has one (the tensors' own needs excepted).
+    plain:    leave out our record, if the format has one (except what the tensors themselves need).
     progress: called with bytes done and bytes in all.
-    own:      the format's own options, an instance of the class that `Format.options` names; None: it has none.
-    graph:    what the tensors are the weights of, where the format stores that too (`Format.graph`).
-    write_as: writes a checkpoint as another format into another target, for files that stand side by side.
-    shard_size: bytes of tensors in a file, where the format has several; None: as the format likes.
+    own:      the format's own options, an instance of the class that `Format.options` names; None if it has none.
+    graph:    the graph that the tensors are the weights of, if the format stores one too (`Format.graph`).
+    write_as: writes a checkpoint in another format into another target, for files that lie side by side.
+    shard_size: bytes of tensors in a file, if the format can have several; None: as the format likes.
     """
 
     plain: bool = False
@@ -112,7 +112,7 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
-    """What a writer did: bytes written, the digest where it recorded one, and what a person should know of it."""
+    """What a writer did: bytes written, the digest if it recorded one, and what a person should know about it."""
 
     nbytes: int
     digest: str | None = None
@@ -123,23 +123,23 @@ class WriteResult:
 class Format:
     """The passport of a format.
 
-    name:     what ``--from`` and ``--to`` take.
+    name:     what ``--from`` and ``--to`` accept.
     summary:  one line for the table of formats.
-    suffixes: choose a format for a new file; never decide how an existing one is read.
-    magic:    (offset, bytes) pairs, any of which a file must match before `claims` is imported; empty: always asked.
+    suffixes: choose a format for a new file; they never decide how an existing one is read.
+    magic:    (offset, bytes) pairs, one of which a file must match before `claims` is imported; empty: always asked.
     claims:   reader: writer: ``"module:function"``; an empty writer means read-only.
-    notices:  an optional function from a checkpoint to findings that its writer wants said.
+    notices:  an optional function from a checkpoint to findings that its writer wants reported.
     extra:    the pip extra that the functions need, "" for none.
-    options:  ``"module:Class"`` of its own options, a frozen dataclass of strings, integers and booleans that have
+    options:  ``"module:Class"`` of its own options, a frozen dataclass of strings, integers and booleans with
               defaults; `option_table` describes them.
-    graph:    whether it stores what the network computes, not its tensors alone.
+    graph:    whether it stores what the network computes, and not only its tensors.
     takes:    what its reader opens: a file, a folder, or either.
-    main:     where a checkpoint is a folder: the file in it that points at the others. The writer's target is that
+    main:     if a checkpoint is a folder: the file in it that points at the others. The writer's target is that
               file, in a folder that is made for it; the others are written beside it.
-    sharded:  the format that ``--shard-size`` makes of this one.
-    layout:   ``"module:function"`` of a `Layout`, where the writer splits tensors by ``--shard-size``; without `main`
-              the first of the files that it makes stands for all (`formats.sets.numbered`).
-    dialect:  whose names and layouts its tensors have, where ``--translate`` makes torch's of them.
+    sharded:  the format that ``--shard-size`` turns this one into.
+    layout:   ``"module:function"`` of a `Layout`, if the writer splits tensors by ``--shard-size``; without `main`,
+              the first of the files stands for all (`formats.sets.numbered`).
+    dialect:  whose names and layouts its tensors have, if ``--translate`` can turn them into torch's.
     """
 
     name: str
@@ -174,7 +174,9 @@ class Format:
         return bool(self._ask(self.claims, source))
 
     def read(self, source: Source | Folder) -> Checkpoint:
-        """Open `source`, which stays open as long as the checkpoint is. Raises UsageError where it is none of these."""
+        """Open `source`, which stays open as long as the checkpoint is. Raises UsageError if it is something this does
+        not take.
+        """
         if not self._takes(source):
             raise UsageError(
                 f"the format {self.name!r} is a {' or a '.join(self.takes)}, and this is a {_kind(source)}",
@@ -191,13 +193,15 @@ class Format:
         return _kind(source) in self.takes
 
     def write(self, checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
-        """Write into `target`. Raises UsageError where the format cannot be written."""
+        """Write into `target`. Raises UsageError if the format cannot be written."""
         if not self.writer:
             raise UsageError(f"the format {self.name!r} can be read but not written", hint="ckptconv formats")
         return cast("Writer", self._load(self.writer))(checkpoint, target, options)
 
     def layout_of(self, checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
-        """The names of the tensors in each of the files that `checkpoint` is split into, ties under their first."""
+        """The names of the tensors in each of the files that `checkpoint` is split into, with ties under their first
+        name.
+        """
         return cast("Layout", self._load(self.layout))(checkpoint, limit, plain=plain)
 
     def notices_for(self, checkpoint: Checkpoint) -> list[Finding]:
@@ -205,11 +209,11 @@ class Format:
         return cast("Notices", self._load(self.notices))(checkpoint) if self.notices else []
 
     def option_table(self) -> list[OptionRow]:
-        """What ``-O`` takes."""
+        """The options that ``-O`` accepts."""
         return option_rows(cast("type", self._load(self.options))) if self.options else []
 
     def parse_options(self, given: Mapping[str, str]) -> object:
-        """The format's own options from strings. Raises UsageError, with the names that there are."""
+        """The format's own options from strings. Raises UsageError, which lists the names that exist."""
         if not self.options:
             if given:
                 raise UsageError(f"the format {self.name!r} has no options of its own", hint="leave -O out")
@@ -228,7 +232,7 @@ class Format:
             raise self._broken(reference, error) from error
 
     def _ask(self, reference: str, source: Source | Folder) -> object:
-        """What a function makes of `source`; what goes wrong in another package's is said to be of that."""
+        """What a function makes of `source`; an error in another package's function is attributed to that package."""
         function = cast("Claims | Reader", self._load(reference))
         if reference.startswith("ckptconv."):
             return function(source)

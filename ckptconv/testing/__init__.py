@@ -7,12 +7,12 @@
     class TestMyFormat(FormatTests):
         format = FORMAT
 
-That is all: pytest collects the inherited tests. What is asked of the format is what its `Holds` promises.
+That is all: pytest collects the inherited tests. They ask of the format what its `Holds` promises.
 
     def reference(self, path: Path) -> Reading: …     another reader of the format, which ours has to agree with
     def samples(self) -> list[Sample]: …              other checkpoints than `samples_for(format.holds)`
 
-pytest is not imported here. The suite writes into ``tmp_path`` alone.
+pytest is not imported here. The suite writes only into ``tmp_path``.
 """
 
 from ckptconv.testing.damage import Reading

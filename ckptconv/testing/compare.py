@@ -1,4 +1,4 @@
-"""Whether a checkpoint that was read is the one that was written."""
+"""Whether the checkpoint that was read is the one that was written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def differences(found: Checkpoint, expected: Checkpoint, holds: Holds) -> list[str]:
-    """What of `expected` is not in `found`, of all that the format holds; one line each."""
+    """What of `expected` is missing in `found`, as far as the format holds it; one line each."""
     lines = []
     if list(found) != list(expected):
         lines.append(f"the model's names are {list(found)}, not {list(expected)}")
@@ -36,5 +36,5 @@ def differences(found: Checkpoint, expected: Checkpoint, holds: Holds) -> list[s
 
 
 def _said(checkpoint: Checkpoint) -> str:
-    """The whole tree; where there is no tensor, what a state_dict was cannot be told from any other empty dict."""
+    """The whole tree; without tensors, an empty state_dict cannot be told from any other empty dict."""
     return canonical(checkpoint.root if checkpoint.all_tensors else checkpoint.metadata)

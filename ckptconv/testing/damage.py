@@ -31,12 +31,12 @@ SECONDS = 2.0
 BYTES = 256 << 20
 
 Seen = tuple[str, tuple[int, ...], bytes]
-"""A tensor that was read: name of its dtype, shape, image."""
+"""A tensor that was read: the name of its dtype, its shape, its image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a reader makes of a file. `metadata` is None where the reference does not say, and is not compared."""
+    """What a reader makes of a file. If `metadata` is None, the reference does not say, and it is not compared."""
 
     tensors: Mapping[str, Seen]
     metadata: MetaNode = None
@@ -44,14 +44,14 @@ class Reading:
 
 @dataclass(slots=True)
 class Verdicts:
-    """How many damaged files were refused and read; `failures` has a line for each that ended otherwise."""
+    """How many damaged files were refused and how many read; `failures` has a line for each that ended otherwise."""
 
     refused: int = 0
     read: int = 0
     failures: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        """The failures for an assertion's message, the first of them in full."""
+        """The failures for an assertion's message, with the first in full."""
         return f"{len(self.failures)} of {self.refused + self.read} damaged files:\n" + "\n".join(self.failures[:12])
 
 
@@ -68,7 +68,7 @@ class Judge:
         self._outcome(path)  # whatever is imported late is imported now
 
     def header_bytes(self, path: Path) -> list[int]:
-        """Offsets of all bytes of the file that are no tensor's."""
+        """Offsets of all bytes of the file that belong to no tensor."""
         with Source(path) as source, self._format.read(source) as checkpoint:
             spans = [span for tensor in checkpoint.all_tensors.values() for span in tensor.depends]
             data = {at for span in spans if span.file is source for at in range(span.offset, span.offset + span.length)}
@@ -111,7 +111,7 @@ class Judge:
             self.verdicts.failures.append(f"{damage}: {what}")
 
     def _outcome(self, path: Path) -> Reading | None:
-        """What our reader reads, and our writer, where there is one, can write again; None where either refuses."""
+        """What our reader reads, and our writer, if there is one, can write again; None if either refuses."""
         try:
             with Source(path) as source, self._format.read(source) as checkpoint:
                 if any(isinstance(node, Opaque) for _, node in walk(checkpoint.root)):
@@ -125,7 +125,7 @@ class Judge:
 
 
 def reading(checkpoint: Checkpoint) -> Reading:
-    """Everything in the checkpoint. Raises AssertionError where a tensor gives fewer bytes than its header says."""
+    """Everything in the checkpoint. Raises AssertionError if a tensor gives fewer bytes than its header says."""
     tensors = {}
     for name, tensor in checkpoint.all_tensors.items():
         image = bytes(tensor.read())
@@ -135,7 +135,7 @@ def reading(checkpoint: Checkpoint) -> Reading:
 
 
 def disagreement(ours: Reading, path: Path, reference: Callable[[Path], Reading | None]) -> str | None:
-    """How the reference reader's view of the file differs from ours; None where it does not."""
+    """How the reference reader's view of the file differs from ours; None if it does not."""
     try:
         theirs = reference(path)
     except Exception as error:
@@ -154,7 +154,7 @@ def disagreement(ours: Reading, path: Path, reference: Callable[[Path], Reading 
 
 @contextmanager
 def limited_memory(more: int) -> Iterator[None]:
-    """Within the block the process may take `more` bytes than it has; past that comes MemoryError. Linux alone."""
+    """Within the block, the process may use `more` bytes than it has; beyond that it gets a MemoryError. Linux only."""
     if sys.platform != "linux":
         yield
         return

@@ -1,4 +1,4 @@
-"""Making the operating system fail at a chosen call, to see what is left on the disk."""
+"""Making the operating system fail at a chosen call, to see what is left on disk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 CALLS = ("open", "pwrite", "write", "ftruncate", "statvfs", "fchmod", "chmod", "fsync", "link", "rename", "replace")
-"""Functions of `os` with which a file is made; those that clean up are left alone."""
+"""Functions of `os` that a file is made with; those that clean up are left alone."""
 
 
 class Counter:
-    """How many of the calls were made; the one numbered `fail_at` raises `error`, which happens before its effect."""
+    """How many of the calls were made; the one numbered `fail_at` raises `error` before it takes effect."""
 
     def __init__(self, fail_at: int = 0, error: BaseException | None = None) -> None:
         self.calls = 0
@@ -45,7 +45,7 @@ def failing(fail_at: int = 0, error: BaseException | None = None) -> Iterator[Co
 
 @contextmanager
 def short_writes(most: int = 7) -> Iterator[None]:
-    """Within the block, no write takes more than `most` bytes, as a kernel may do."""
+    """Within the block, no write accepts more than `most` bytes, as a kernel may do."""
     write, pwrite = os.write, getattr(os, "pwrite", None)
     functions: dict[str, Callable[..., Any]] = {"write": lambda fd, data: write(fd, memoryview(data)[:most])}
     if pwrite is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints in memory, made to find out what a format gives back."""
+"""Checkpoints in memory, for finding out what a format gives back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Plain:
 
     @classmethod
     def counting(cls, dtype: DType, *shape: int) -> Plain:
-        """A tensor with bytes that show where they belong; booleans are 0 and 1."""
+        """A tensor whose bytes show where they belong; booleans are 0 and 1."""
         top = 2 if dtype.kind == "bool" else 251
         return cls(dtype, shape, bytes(islice(cycle(range(top)), dtype.nbytes(prod(shape)))))
 
@@ -99,12 +99,12 @@ _F32 = DType.F32
 
 
 def _plain(holds: Holds) -> DType:
-    """The usual element type of a format that holds that much."""
+    """The usual element type of a format with these abilities."""
     return next((dtype for dtype in (_F32, DType.U8) if dtype in holds.dtypes), next(iter(holds.dtypes)))
 
 
 def samples_for(holds: Holds) -> list[Sample]:
-    """The samples that a format which holds that much has to give back."""
+    """The samples that a format with these abilities has to give back."""
     plain = _plain(holds)
     if holds.single:
         types = [_alone(dtype.name, Plain.counting(dtype, 3, 8)) for dtype in holds.dtypes]
@@ -148,7 +148,9 @@ def large_sample(holds: Holds) -> Sample:
 
 
 def rich_sample(holds: Holds) -> Sample:
-    """One with a tie, an extra and metadata, whether the format holds them or not; no tie of a tensor that is alone."""
+    """One with a tie, an extra and metadata, whether the format holds them or not; no tie if there is only one
+    tensor.
+    """
     tied = _training(_plain(holds))
     shared = next(iter(tied.tensors.values()))
     if holds.single:
@@ -160,7 +162,7 @@ _SHAPES = ((), (1,), (0,), (3, 0, 4), (1, 1, 1), (2, 3), (2, 3, 4, 6), (1,) * 12
 
 
 def _alone(name: str, tensor: Plain) -> Sample:
-    """A tensor that is all that there is."""
+    """A tensor and nothing else."""
     return Sample(name, {ALONE: tensor}, TensorRef(ALONE))
 
 
@@ -171,7 +173,7 @@ def _tied(dtype: DType) -> Sample:
 
 
 def _composed() -> Sample:
-    """A matrix quantized as a whole, one by its columns, and a sparse one, between plain tensors."""
+    """A matrix quantized as a whole, one by columns, and a sparse one, between plain tensors."""
     table = {
         "first": Plain.counting(_F32, 2),
         "w": Plain.counting(DType.I8, 2, 3),

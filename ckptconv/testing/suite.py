@@ -38,7 +38,7 @@ FOREIGN: dict[str, bytes] = {
     "zip": b"PK\5\6" + bytes(18),
     "half a pickle": b"\x80\x02}q\x00",
 }
-"""Files that are of no format at all."""
+"""Files in no format at all."""
 
 
 class FormatTests:
@@ -47,7 +47,9 @@ class FormatTests:
     format: ClassVar[Format]
 
     def reference(self, path: Path) -> Reading | None:
-        """What another reader of the format makes of the file, raising what it likes; None where there is no other."""
+        """What another reader of the format makes of the file, with any exception it raises; None if there is no
+        other.
+        """
         return None
 
     def samples(self) -> list[Sample]:
@@ -55,7 +57,7 @@ class FormatTests:
         return samples_for(self.format.holds)
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Run each test that takes a `sample` once for each of them."""
+        """Run each test that takes a `sample` once for each sample."""
         if "sample" in metafunc.fixturenames:
             metafunc.parametrize("sample", self.samples(), ids=lambda sample: sample.name)
 

@@ -1,4 +1,4 @@
-"""Writes a sample in a process of its own: ``python -m ckptconv.testing.worker TARGET``, the work on standard input."""
+"""Writes a sample in a process of its own: ``python -m ckptconv.testing.worker TARGET``, with the work on stdin."""
 
 from __future__ import annotations
 
