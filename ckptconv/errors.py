@@ -25,9 +25,9 @@
     └── MissingExtraError         an optional package is needed and missing
 
 ``str(error)`` is one line: the file's name, as in OSError, and the message. ``error.message`` is the message alone,
-``error.path`` the file, ``error.hint`` what to do about it (what is usual for its kind, unless something else is given).
-``error.details`` are lines that stand between message and hint (a list of losses, of colliding names). A traceback shows
-details and hint below the line, as notes. Every error can be pickled, so that it can come out of another process.
+``error.path`` the file, ``error.hint`` what to do about it (what is usual for its kind, unless another is given).
+``error.details`` are lines between message and hint (a list of losses, of colliding names). A traceback shows details
+and hint below the line, as notes. Every error can be pickled, so that it can come out of another process.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from ckptconv.cli.groups import Group
 from ckptconv.core.report import errors_among
 
 COMMANDS = {
-    "list": "List the architectures of the library.",
-    "show": "Say what an architecture is described by, and which tensors it has.",
+    "list": "List the architectures in the library.",
+    "show": "Show the params of an architecture, and its tensors.",
     "infer": "Write a spec from checkpoints of one family.",
 }
 """Every command of the group, with the first line of its help."""
@@ -37,7 +37,7 @@ class _Arch(Group):
 @click.group(cls=_Arch, epilog=EPILOG, context_settings=options.SETTINGS, no_args_is_help=False, add_help_option=False)
 @options.help_
 def command() -> None:
-    """List, show and infer architecture specs: what tensors a family of models has, as data."""
+    """List, show and infer architecture specs: the tensors of a family of models, as data."""
 
 
 @command.command(
@@ -47,7 +47,7 @@ def command() -> None:
 @options.debug
 @options.help_
 def list_(as_json: bool) -> int:
-    """List the architectures of the library, which --arch and 'arch show' take by name."""
+    """List the architectures in the library, which --arch and 'arch show' accept by name."""
     import ckptconv
 
     known = ckptconv.architectures()
@@ -84,12 +84,12 @@ Examples:
     type=options.path_text,
     shell_complete=completion.words(completion.architectures, or_files=True),
 )
-@options.set_("Give a param its value; all that are required together show the tensors.")
+@options.set_("Give a param its value; all required ones together show the tensors.")
 @options.json_
 @options.debug
 @options.help_
 def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
-    """Say what params the architecture NAME is described by, and its variants. NAME may be a SPEC.toml.
+    """Show the params that describe the architecture NAME, and its variants. NAME may be a SPEC.toml.
 
     With a value for every required param: every tensor, with its shape, ties, and whether it may be absent.
     """
@@ -108,7 +108,7 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> int:
 INFER_EPILOG = """\b
 Exit codes:
   0  fine
-  2  trouble: unreadable, no rule says these checkpoints, the target exists
+  2  trouble: unreadable, no rule describes these checkpoints, the target exists
 \b
 Examples:
   ckptconv arch infer small.pth large.pth
@@ -118,17 +118,17 @@ Examples:
 
 @command.command("infer", epilog=INFER_EPILOG, context_settings=options.SETTINGS, add_help_option=False)
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=options.path_text)
-@click.option("-o", "--output", "target", metavar="SPEC.toml", type=options.path_text, help="Write the spec there.")
+@click.option("-o", "--output", "target", metavar="SPEC.toml", type=options.path_text, help="Write the spec to a file.")
 @click.option("--force", is_flag=True, help="Replace SPEC.toml if it exists.")
 @options.from_("each SRC")
 @options.json_
 @options.debug
 @options.help_
 def infer(sources: tuple[str, ...], target: str | None, force: bool, from_format: str | None, as_json: bool) -> int:
-    """Write an architecture spec that every SRC fits, to standard output or with -o to a file.
+    """Write an architecture spec that every SRC fits, to standard output, or to a file with -o.
 
-    Repeated layers become loops, dimensions get names. One SRC says which sizes are equal, two sizes of one family
-    which of them only happened to be: give it two or more where you can. Only headers are read.
+    Repeated layers become loops, and dimensions get names. One SRC shows which sizes are equal; two sizes of one
+    family show which of them are so only by chance: give two or more if you can. Only headers are read.
     """
     import ckptconv
 

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ckptconv.core.metadata import MetaNode
 
 LOSSES = {
-    "metadata": "what is neither tensor nor bookkeeping, such as settings",
+    "metadata": "values that are neither tensors nor bookkeeping, such as settings",
     "extras": "tensors outside of the model, such as an optimizer's",
     "opaque": "objects of classes that are not built here, and calls that are not made",
     "tie": "that several names share one tensor",
-    "composite": "that several tensors are the parts of one, quantized or sparse",
-    "dtype": "an element type: the bytes are kept, as U8",
-    "overflow": "values that the new element type has no room for",
+    "composite": "that several tensors form one quantized or sparse tensor",
+    "dtype": "an element type; its bytes are kept, as U8",
+    "overflow": "finite values that would become infinite or NaN",
     "all": "any of these",
 }
-"""What --allow-loss takes."""
+"""What --allow-loss accepts."""
 
 _LOSSES = "\n".join(f"  {code:9}  {loss}" for code, loss in LOSSES.items())
 
@@ -45,9 +45,9 @@ Losses that --allow-loss agrees to:
 \b
 Exit codes:
   0    converted; with --dry-run, checked
-  1    with --verify: what was written did not compute the same; DST is as it was
+  1    with --verify: the result does not compute the same; DST is as it was
   2    trouble: usage, unreadable, damaged, refused; nothing was written
-  130  interrupted; nothing was written, or it says that DST is whole
+  130  interrupted; nothing was written, unless it says that DST is whole
 \b
 Examples:
   ckptconv convert checkpoint.pth model.safetensors
@@ -90,16 +90,16 @@ def _loss_code(word: str) -> str:
 @click.option("--dry-run", is_flag=True, help="Write nothing; list what would be lost.")
 @click.option(
     "--verify", is_flag=True,
-    help="Run SRC and what was written on the same inputs before DST gets its name; 'ckptconv verify' says how.",
+    help="Before DST gets its name, run SRC and the result on the same inputs; 'ckptconv verify --help' says how.",
 )  # fmt: skip
-@click.option("--bare", is_flag=True, help="Write the model's tensors alone: no metadata, no other tensors.")
+@click.option("--bare", is_flag=True, help="Write only the model's tensors: no metadata, no other tensors.")
 @click.option(
     "--meta", metavar="K=V", type=options.key_value, multiple=True,
-    help="Set a top-level key of the metadata. V is read as JSON if it is, else as a string. Repeatable.",
+    help="Set a top-level key of the metadata. V is read as JSON if possible, else as a string. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--allow-loss", metavar="CODE", type=_loss_code, multiple=True, shell_complete=completion.words(lambda: LOSSES),
-    help="Go on although this is lost: one of the codes below. Repeatable.",
+    help="Agree to this loss: one of the codes below. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--with-params", is_flag=True,
@@ -108,14 +108,14 @@ def _loss_code(word: str) -> str:
 @edits.options
 @click.option(
     "--shard-size", metavar="SIZE",
-    help="Split tensors of more than SIZE (5GB, 500MB, 2GiB, or bytes) into several files: safetensors and torch's "
-    "with an index, as Hugging Face does (a DST that ends in / gets its names), GGUF as llama.cpp does: "
-    "DST-00001-of-0000N.gguf. Up to SIZE it is one plain file.",
+    help="Split tensors of more than SIZE in all (5GB, 500MB, 2GiB, or bytes) into several files: safetensors and "
+    "torch with an index, as Hugging Face does (a DST that ends in / gets its names), GGUF as llama.cpp does: "
+    "DST-00001-of-0000N.gguf. Up to SIZE, it is one plain file.",
 )  # fmt: skip
 @click.option(
     "--with-files", is_flag=True,
-    help="Also copy what lies beside SRC's weights (configuration, tokenizer, chat templates, modules of "
-    "sentence-transformers; no code) beside DST; a config.json is told the new type.",
+    help="Also copy the files beside SRC's weights (configuration, tokenizer, chat templates, sentence-transformers "
+    "modules; no code); config.json gets the new type.",
 )  # fmt: skip
 @click.option(
     "-O", "format_options", metavar="KEY=VALUE", type=options.pair, multiple=True,
@@ -123,7 +123,7 @@ def _loss_code(word: str) -> str:
 )  # fmt: skip
 @click.option(
     "--input", "inputs", metavar="SPEC", multiple=True,
-    help="With --verify, or --arch FILE.py:CLASS and an ONNX target: an input, 'x:F32[N,3,224,224]' or "
+    help="With --verify, or with --arch FILE.py:CLASS and an ONNX target: an input, 'x:F32[N,3,224,224]' or "
     "'ids:I64[N,T]<50257'. Repeatable.",
 )  # fmt: skip
 @options.arch
@@ -139,8 +139,8 @@ def command(
 ) -> int:  # fmt: skip
     """Convert the checkpoint SRC into a new file DST.
 
-    SRC's format is told from its bytes, DST's from its suffix. What DST could not give back is listed and refused,
-    unless you agree with --allow-loss, or ask for the model's tensors alone with --bare. With --arch or --with-params
+    SRC's format is recognised by its bytes, DST's by its suffix. What DST could not give back is listed and refused,
+    unless you agree with --allow-loss, or ask for only the model's tensors with --bare. With --arch or --with-params,
     a SRC that does not fit its architecture is refused too. DST appears whole or not at all; with --verify, only if it
     computes the same.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptconv.io.target import Target
 
 EPILOG = """\b
-A tolerance of its own for some tensors; the last GLOB that matches a name counts:
+Other tolerances for some tensors; the last GLOB that matches a name counts:
   --tol '*.bias=atol:1e-6'
   --tol 'encoder.*=rtol:1e-3,atol:1e-5,ulp:4'
 \b
@@ -41,7 +41,7 @@ Examples:
 @click.argument("a", metavar="A", type=options.path_text)
 @click.argument("b", metavar="B", type=options.path_text)
 @click.option("--headers", is_flag=True, help="Compare names, shapes, types, ties and metadata; read no values.")
-@click.option("--bare", is_flag=True, help="Compare the model's tensors alone: no metadata, no other tensors.")
+@click.option("--bare", is_flag=True, help="Compare only the model's tensors: no metadata, no other tensors.")
 @click.option("--no-translate", is_flag=True, help="Compare a GGUF and quantized weights as they are.")
 @click.option("--rtol", type=float, metavar="X", help="Allow |b - a| <= atol + X * |a|, as numpy.isclose; NaN is NaN.")
 @click.option("--atol", type=float, metavar="X", help="Allow |b - a| <= X + rtol * |a|.")
@@ -52,8 +52,7 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--html", metavar="FILE", type=options.path_text,
-    help="Write one page for a browser as well, whole in itself: verdict, heat-map, histograms, a search. It needs the "
-    "extra 'report'.",
+    help="Also write a self-contained HTML page: verdict, heat-map, histograms, a search. Needs the extra 'report'.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the page if it exists.")
 @options.from_each
@@ -65,12 +64,12 @@ def command(
     ulp: int | None, tolerances: tuple[str, ...], html: str | None, force: bool, from_format: str | None,
     from_a: str | None, from_b: str | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say what changed from A to B: renames and other edits, values, ties, metadata. Any two formats.
+    """Show what changed from A to B: renames and other edits, values, ties, metadata. Any two formats.
 
     Equal means equal names, shapes, element types, bits, ties and typed metadata; the container, the order of tensors
-    and strides do not count. Without tolerances bits must be equal: 0.0 is not -0.0, and a NaN equals one of its bits.
-    A GGUF beside the model of transformers' that it was made of is read under transformers' names, quantized weights
-    beside plain ones as --dequantize makes them, which is said.
+    and strides do not count. Without tolerances, bits must be equal: 0.0 is not -0.0, and NaNs need the same bits.
+    A GGUF beside the transformers model that it was made from is read under transformers' names, and quantized weights
+    beside plain ones as --dequantize makes them; diff says so.
     """
     if headers and (tolerances or any(bound is not None for bound in (rtol, atol, ulp))):
         raise click.UsageError("--headers reads no values: tolerances say nothing", click.get_current_context())

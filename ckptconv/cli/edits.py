@@ -54,54 +54,53 @@ def options(command: Command) -> Command:
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--select", metavar="GLOB", multiple=True,
-        help="Take these tensors alone, by SRC's names; * crosses dots. Extras alone, such as an average of the "
-        "weights, become the model. Repeatable.",
+        help="Take only these tensors, by SRC's names; * matches dots too. If only extras are taken, such as averaged "
+        "weights, they become the model. Repeatable.",
     ),
     click.option("--drop", metavar="GLOB", multiple=True, help="Leave these tensors out. Repeatable."),
     click.option(
         "--dequantize", is_flag=True,
-        help="Make plain tensors of quantized weights: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes, "
-        "HQQ, MLX, ONNX, OpenVINO, Core ML, CTranslate2; of the type that config.json names, or --dtype.",
+        help="Turn quantized weights into plain ones: FP8, MXFP4, NVFP4, compressed-tensors, GPTQ, AWQ, bitsandbytes, "
+        "HQQ, MLX, ONNX, OpenVINO, Core ML, CTranslate2; in the type that config.json names, or --dtype.",
     ),
-    click.option("--strip-prefix", metavar="P", multiple=True, help="Cut P off the names that start with it."),
+    click.option("--strip-prefix", metavar="P", multiple=True, help="Remove P from the names that start with it."),
     click.option("--add-prefix", metavar="P", multiple=True, help="Put P before every name."),
     click.option(
         "--rename", metavar="REGEX=REPL", multiple=True,
-        help="Substitute in every name, as Python's re.sub; split at the last '='. Repeatable.",
+        help="Substitute in every name, like Python's re.sub; split at the last '='. Repeatable.",
     ),
     click.option(
         "--translate", metavar="DIALECT", multiple=True, shell_complete=completion.words(completion.dialects),
-        help="Give tensors other names and layouts: torch's for Flax's and Keras' (flax, keras); transformers' for "
-        "llama.cpp's, mlx-lm's, and Llama's and Whisper's own releases (gguf, mlx, meta, whisper); diffusers' for "
-        "single files of diffusion models (ldm). Or make what others load. For llama.cpp: of a folder of "
-        "transformers', a GGUF with hyperparameters and tokenizer (to-gguf), and the file for its pictures or "
-        "sounds (to-mmproj); of PEFT's LoRA, an adapter (to-gguf, with --arch BASE/config.json). For ComfyUI and "
-        "A1111: of a pipeline of diffusers', or of one model of it, a single file (to-ldm).",
+        help="Give tensors other names and layouts: torch's, from Flax or Keras (flax, keras); transformers', from "
+        "llama.cpp, mlx-lm, or Llama's and Whisper's own releases (gguf, mlx, meta, whisper); diffusers', from "
+        "single files of diffusion models (ldm). Or make what others load. For llama.cpp: from a transformers folder, "
+        "a GGUF with hyperparameters and tokenizer (to-gguf), and the file for its images or audio (to-mmproj); from "
+        "a PEFT LoRA, an adapter (to-gguf, with --arch BASE/config.json). For ComfyUI and A1111: from a diffusers "
+        "pipeline, or one of its models, a single file (to-ldm).",
     ),
     click.option(
         "--lora", metavar="ADAPTER[=SCALE]", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
-        help="Merge an adapter into the weights: a folder of PEFT's or mlx-lm's, a file of kohya's, LyCORIS', "
-        "diffusers' or llama.cpp's; its change times SCALE. Among the options of names it has its place in the order "
-        "typed. Repeatable.",
+        help="Merge an adapter into the weights: a folder from PEFT or mlx-lm, a file from kohya, LyCORIS, diffusers "
+        "or llama.cpp; SCALE multiplies its change. Like the options for names, it is applied in the order typed. "
+        "Repeatable.",
     ),
     click.option(
         "--rules", metavar="FILE", multiple=True, shell_complete=lambda _, __, start: completion.files(start),
-        help="Edits as TOML, or as 'ckptconv diff A B --json' prints them. Repeatable.",
+        help="Make the edits in FILE: TOML, or what 'ckptconv diff A B --json' prints. Repeatable.",
     ),
     click.option("--reverse", is_flag=True, help="Undo the --rules instead."),
     click.option(
         "--dtype", metavar="[GLOB=]DTYPE", multiple=True, shell_complete=completion.words(completion.dtypes),
-        help="Cast floats to DTYPE, or whatever GLOB matches; the last that matches counts. For a GGUF also to Q8_0, "
-        "Q4_K and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices; for a whole model also a mixture of "
-        "llama.cpp's, such as Q4_K_M. Repeatable.",
+        help="Cast floats to DTYPE, or whatever GLOB matches; the last that matches counts. For a GGUF also Q8_0, Q4_K "
+        "and other blocks: 'model.gguf --dtype Q8_0' quantizes its matrices; for a whole model also one of llama.cpp's "
+        "mixtures, such as Q4_K_M. Repeatable.",
     ),
     click.option(
         "--quantize", metavar="[GLOB=]SCHEME", multiple=True, shell_complete=completion.words(completion.schemes),
-        help="Store the weights of linear layers, or those that GLOB matches, as other libraries load them: "
-        "fp8, int8 (compressed-tensors', which transformers and vLLM read: a scale for each row), int8-a16, int4, "
-        "int4-asym (for 128 columns of it), fp8-block (DeepSeek's, for each 128 × 128), nf4, nf4-double "
-        "(bitsandbytes'), mlx-4bit, mlx-8bit (mlx-lm's). 'qwen3/ qwen3-fp8/ --quantize fp8 --with-files' makes a "
-        "folder to load. Repeatable.",
+        help="Quantize the weights of linear layers, or those that GLOB matches, for other libraries to load: fp8, "
+        "int8 (compressed-tensors, for transformers and vLLM: a scale per row), int8-a16, int4, int4-asym (per 128 "
+        "columns of a row), fp8-block (DeepSeek, per 128 × 128), nf4, nf4-double (bitsandbytes), mlx-4bit, mlx-8bit "
+        "(mlx-lm). 'qwen3/ qwen3-fp8/ --quantize fp8 --with-files' makes a folder to load. Repeatable.",
     ),
 )  # fmt: skip
 

@@ -29,7 +29,7 @@ Examples:
 @options.debug
 @options.help_
 def command(name: str | None, as_json: bool) -> int:
-    """List the formats that are read and written, those of plug-ins too.
+    """List the formats that are read and written, including those of plug-ins.
 
     With a NAME: what that format holds. A plug-in that does not load is named below the table.
     """

@@ -19,7 +19,7 @@ EPILOG = """\b
 Exit codes:
   0  fine
   1  with --fail-on-code: a file, or one in a folder, would run code;
-     with --digest: a file is not what its recorded digest says
+     with --digest: a file does not match its recorded digest
   2  trouble: usage, unreadable, refused; other files are still inspected
 \b
 Examples:
@@ -38,7 +38,7 @@ Examples:
 @click.option(
     "--tree", "as_tree", is_flag=True, help="Show the tensors as a tree with repeated layers folded (default)."
 )
-@click.option("--list", "as_list", is_flag=True, help="Show one line for each tensor, full names, and nothing else.")
+@click.option("--list", "as_list", is_flag=True, help="Show one line per tensor, with full names, and nothing else.")
 @click.option("--stats", is_flag=True, help="Add min, max, mean, std, counts of NaN, Inf and zeros. Reads all values.")
 @click.option("--tensor", metavar="NAME", help="Show one tensor: its header and its first and last values.")
 @click.option("--digest", is_flag=True, help="Compute the content digest, and compare it with a recorded one.")
@@ -56,10 +56,10 @@ def command(
     debug: bool, sources: tuple[str, ...], as_tree: bool, as_list: bool, stats: bool, tensor: str | None,
     digest: bool, fail_on_code: bool, from_format: str | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
+    """Show what is in each SRC: format, size, parameters, tensors, metadata, and whether it is safe to load.
 
-    Only headers are read, unless --stats, --tensor or --digest ask for values. Nothing from the file is run. Of a
-    folder, all files count that those who load it would unpickle or run, whether a checkpoint is in it or not.
+    Only headers are read, unless --stats, --tensor or --digest ask for values. Nothing from the file is run. In a
+    folder, every file counts that loading it would unpickle or run, whether or not it holds a checkpoint.
     """
     if as_tree + as_list + (tensor is not None) > 1:
         message = "--tree, --list and --tensor exclude each other"

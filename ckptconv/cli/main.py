@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "convert": "Convert a checkpoint into another format.",
-    "inspect": "Say what is in a checkpoint, and whether it is safe.",
-    "diff": "Say what changed between two checkpoints.",
+    "inspect": "Show what is in a checkpoint, and whether it is safe.",
+    "diff": "Show what changed between two checkpoints.",
     "verify": "Run two checkpoints and compare what they compute.",
-    "validate": "Say whether a checkpoint fits its architecture, and why not.",
+    "validate": "Check whether a checkpoint fits its architecture, and say why not.",
     "arch": "List, show and infer architecture specs.",
-    "formats": "List the formats, or say what one of them holds.",
+    "formats": "List the formats, or show what one of them holds.",
 }
 """Every command, with the first line of its help; its module in this package has the same name."""
 

@@ -56,14 +56,14 @@ debug = click.option("--debug", is_flag=True, expose_value=False, help="Show the
 
 def from_(what: str) -> Callable[[Command], Command]:
     """``--from FORMAT``, for what is read."""
-    return _read_as("--from", "from_format", f"Read {what} as this format, whatever its bytes say.")
+    return _read_as("--from", "from_format", f"Read {what} as this format, whatever the bytes say.")
 
 
 def from_each(command: Command) -> Command:
     """``--from`` for two files together, and one for each of them, which outranks it."""
     for option in (
-        _read_as("--from-b", "from_b", "Read B alone as this format."),
-        _read_as("--from-a", "from_a", "Read A alone as this format."),
+        _read_as("--from-b", "from_b", "Read only B as this format."),
+        _read_as("--from-a", "from_a", "Read only A as this format."),
         from_("A and B"),
     ):
         command = option(command)
@@ -79,7 +79,7 @@ def _read_as(option: str, name: str, help: str) -> Callable[[Command], Command]:
 arch = click.option(
     "--arch", metavar="A", shell_complete=completion.words(completion.architectures, or_files=True),
     help="The architecture: a library name (ckptconv arch list), SPEC.toml, another checkpoint, a Hugging Face "
-    "config.json (built by transformers or diffusers), or Python that you vouch for (models.py:Net, pkg.mod:factory).",
+    "config.json (built by transformers or diffusers), or Python code you trust (models.py:Net, pkg.mod:factory).",
 )  # fmt: skip
 
 

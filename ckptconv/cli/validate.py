@@ -47,12 +47,12 @@ def command(
     debug: bool, sources: tuple[str, ...], arch: str | None, settings: tuple[str, ...], values: bool,
     from_format: str | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Say whether each SRC fits its architecture: names, shapes, ties, params; and if not, why not.
+    """Check whether each SRC fits its architecture: names, shapes, ties, params; and if not, say why.
 
     Without --arch the architecture is chosen by evidence: a note in the file, a config.json beside it, its metadata,
-    its tensors' names. A class of a config.json that the library lacks is built by the transformers that is installed.
-    SRC fits where load_state_dict(strict=True) would take it. Only headers are read. A GGUF of llama.cpp's is read
-    under transformers' names, quantized weights as --dequantize makes them, which is said.
+    its tensors' names. If the library lacks a config.json's class, the installed transformers builds it. SRC fits if
+    load_state_dict(strict=True) would accept it. Only headers are read. A llama.cpp GGUF is read under transformers'
+    names, and quantized weights as --dequantize makes them; validate says so.
     """
     question = _Question(arch, settings, values, from_format)
     documents: list[Json] = []

@@ -52,22 +52,22 @@ Later, or on another machine:
     "--samples", metavar="N", type=click.IntRange(1), default=32, show_default=True, help="Rows of the largest batch."
 )
 @click.option(
-    "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Of the made-up inputs."
+    "--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="For the made-up inputs."
 )
 @click.option("--rtol", metavar="X", type=click.FloatRange(0), help="Allow X times a row's largest magnitude instead.")
 @click.option("--atol", metavar="X", type=click.FloatRange(0), help="Allow differences up to X instead.")
 @click.option(
     "--save-outputs", "saved", metavar="FILE.npz", type=options.path_text,
-    help="Without B: run A, and save what went in and came out, to be compared later.",
+    help="Without B: run A, and save its inputs and outputs for comparing later.",
 )  # fmt: skip
 @click.option(
     "--outputs",
     "recorded",
     metavar="FILE.npz",
     type=options.path_text,
-    help="Without B: run A on the inputs that FILE has, and compare with the outputs saved there.",
+    help="Without B: run A on the inputs in FILE, and compare with the outputs saved there.",
 )
-@click.option("--force", is_flag=True, help="Replace the file of --save-outputs if it exists.")
+@click.option("--force", is_flag=True, help="Replace the --save-outputs file if it exists.")
 @options.from_each
 @options.json_
 @options.debug
@@ -81,10 +81,10 @@ def command(
 
     Both run on the same inputs: an ONNX graph in onnxruntime, weights in a torch module of their architecture. Outputs
     may differ by what rounding explains, which is estimated from runs in float64; the same weights in torch have to
-    give the same bits. Where outputs differ, the first layer that does is named, and tensors that differ or changed
-    places.
+    give the same bits. If outputs differ, verify names the first layer that does, and tensors that differ or were
+    swapped.
 
-    Running and comparing need not be done together: --save-outputs keeps what A gave, --outputs compares with it.
+    Running and comparing can be done separately: --save-outputs saves A's outputs, --outputs compares with them.
     """
     import ckptconv
 
