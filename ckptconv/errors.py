@@ -42,16 +42,16 @@ if TYPE_CHECKING:
     from ckptconv.core.report import Finding
 
 
-COPY_AGAIN = "copy the file again from where it came"
+COPY_AGAIN = "copy the file again from its source"
 """The hint for a file that is damaged, but not in itself hostile."""
 
-COPY_ALL_AGAIN = "copy the checkpoint again from where it came, all of its files"
+COPY_ALL_AGAIN = "copy the checkpoint again from its source, with all of its files"
 """The same for one of several files."""
 
-COPY_ARCHIVE_AGAIN = "copy the archive again from where it came"
+COPY_ARCHIVE_AGAIN = "copy the archive again from its source"
 """The same for a file in an archive."""
 
-CUT_SHORT = "the file is cut short: copy it again from where it came"
+CUT_SHORT = "the file is cut short: copy it again from its source"
 """The same for a file that ends before what it says it holds."""
 
 LIST_NAMES = "ckptconv inspect --list shows the names"

@@ -83,7 +83,7 @@ def _source(path: PathText) -> Source:
         return Source(path)
     except FileAccessError as error:
         if os.path.isfile(f"{os.fspath(path)}.index"):
-            error.hint = f"a checkpoint of TensorFlow's is named by its index: {os.fspath(path)}.index"
+            error.hint = f"a TensorFlow checkpoint is named by its index: {os.fspath(path)}.index"
         raise
 
 

@@ -22,18 +22,20 @@ def part_of(path: Path) -> UnknownFormatError | None:
     """What is wrong with a file that another one beside it points at; None where there is no such."""
     if index := _index_of(path):
         hint = f"name its index: {index}"
-        return UnknownFormatError("this is one of the files of a checkpoint of TensorFlow's", hint=hint)
+        return UnknownFormatError("this is one of the files of a TensorFlow checkpoint", hint=hint)
     if path.suffix == ".bin" and (document := path.with_suffix(".xml")).is_file():
         hint = f"name the graph: {document}"
-        return UnknownFormatError("these are weights that a graph of OpenVINO's keeps outside of itself", hint=hint)
+        return UnknownFormatError(
+            "these are the weights of an OpenVINO graph, which keeps them in this file", hint=hint
+        )
     if path.suffix == ".bin" and path.with_suffix(".param").is_file():
-        return UnknownFormatError("these are weights of ncnn's, whose shapes nothing says", hint=MADE_FROM)
+        return UnknownFormatError("these are ncnn weights, whose shapes nothing states", hint=MADE_FROM)
     if graph := _graph_of(path):
         hint = f"name the graph: {graph}"
         return UnknownFormatError("these are weights that an ONNX graph keeps outside of itself", hint=hint)
     if model := _document_of(path):
         hint = f"name the model: {model}"
-        return UnknownFormatError("this is one of the files with weights of TensorFlow.js' model", hint=hint)
+        return UnknownFormatError("this is one of the weight files of a TensorFlow.js model", hint=hint)
     return None
 
 

@@ -77,7 +77,7 @@ def test_what_diff_prints_is_replayed_and_undone(run: Run, tmp_path: Path, sourc
         (["--dtype", "x*=F16"], "matches no tensor"),
         (["--dtype", "x*=F16"], "hint: names are those that the target gets"),
         (["--dtype", "IQ3_S"], "quantizing to IQ3_S is not supported"),
-        (["--dtype", "Q4_K_M"], "a mixture of types is for a model of llama.cpp"),
+        (["--dtype", "Q4_K_M"], "a mixture of types is for a llama.cpp model"),
         (["--dtype", "Q8_0"], "can be Q8_0, which is for matrices"),
         (["--rules", "missing.toml"], "no such file"),
         (["--reverse"], "no rules to reverse"),
@@ -144,9 +144,7 @@ def test_a_model_of_transformers_becomes_one_of_llama_cpp(run: Run, tmp_path: Pa
     (source / "config.json").unlink()
     refused = run(*typed, "--force")
     assert refused.exit_code == 2
-    assert (
-        "no configuration says which class of transformers' this is\nhint: it is made from a folder" in refused.output
-    )
+    assert "no configuration says which transformers class this is\nhint: it is made from a folder" in refused.output
 
 
 @pytest.mark.parametrize(

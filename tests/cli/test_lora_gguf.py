@@ -105,7 +105,7 @@ def test_the_scale_of_rslora_is_kept(run: Run, tmp_path: Path) -> None:
     [
         ({"alpha_pattern": {"k_proj": 5}}, (), "an alpha of 3 (model.embed_tokens) and 5 (model.layers.0.self_attn.k"),
         ({"lora_alpha": 0}, (), "alpha is 0"),
-        ({"peft_type": "LOHA"}, (), "made of PEFT's LoRA, and this is LOHA"),
+        ({"peft_type": "LOHA"}, (), "made from PEFT's LoRA, and this is LOHA"),
         ({"init_lora_weights": "pissa"}, (), "takes its beginning out of the base's weights"),
         ({"use_dora": True}, (), "says that it is a DoRA"),
         ({"alora_invocation_tokens": [1]}, (), "the adapter is of aLoRA"),
@@ -116,7 +116,7 @@ def test_the_scale_of_rslora_is_kept(run: Run, tmp_path: Path) -> None:
         ({}, ("--shard-size", "1GB"), "--shard-size is for models"),
         ({}, ("--set", "a=1"), "--set is for models"),
         ({}, ("--lora", "a"), "--lora is for models"),
-        ({}, ("--arch", "mlp"), "'mlp' is no configuration of transformers'"),
+        ({}, ("--arch", "mlp"), "'mlp' is not a transformers configuration"),
         ({}, ("--arch", "absent.json"), "there is no absent.json"),
     ],
 )  # fmt: skip
@@ -219,7 +219,7 @@ def test_it_has_no_place_in_a_model_of_transformers(run: Run, tmp_path: Path) ->
     assert run("convert", adapter(tmp_path / "a"), tmp_path / "a.gguf", *TO_GGUF, "--arch", folder).exit_code == 0
     done = run("convert", folder, tmp_path / "out.safetensors", "--lora", tmp_path / "a.gguf")
     assert done.exit_code == 2
-    assert "these are names of llama.cpp's: merge it into a GGUF, before --translate gguf" in done.stderr
+    assert "these are llama.cpp's names: merge it into a GGUF, before --translate gguf" in done.stderr
     again = run("convert", tmp_path / "a.gguf", tmp_path / "b.gguf", *TO_GGUF)
     assert "these are llama.cpp's names already" in again.stderr
 
@@ -248,7 +248,7 @@ def test_others_of_llama_cpp_s_are_refused_by_name(meta: dict[str, Any], words: 
     ("target", "typed", "words"),
     [
         ("b.gguf", ("--dtype", "Q4_K_M"), "a mixture of types is for a whole model, and not for an adapter"),
-        ("b.safetensors", ("--translate", "gguf"), "this is an adapter of llama.cpp's, whose names stay as they are"),
+        ("b.safetensors", ("--translate", "gguf"), "this is a llama.cpp adapter, whose names stay as they are"),
     ],
 )
 def test_what_is_for_models_is_refused_of_the_file_as_well(

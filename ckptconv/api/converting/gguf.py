@@ -125,7 +125,7 @@ def adapted(checkpoint: Checkpoint, order: Order) -> Adapted | None:
     check(adapter)
     if (kind := adapter.config("").peft) != "LORA":
         what = kind or "of another make"
-        message = f"--translate to-gguf: llama.cpp's adapters are made of PEFT's LoRA, and this is {what}"
+        message = f"--translate to-gguf: llama.cpp's adapters are made from PEFT's LoRA, and this is {what}"
         raise UnsupportedError(message, path=source, hint=MERGE)
     path = _base_config(adapter, source, order.request.arch)
     with Folder(path.parent) as folder:
@@ -141,7 +141,7 @@ def _base_config(adapter: Adapter, source: Path, arch: str | None) -> Path:
         named = Path(arch)
         if not named.is_dir() and named.suffix != ".json":
             raise UsageError(
-                f"--arch {arch!r} is no configuration of transformers', which an adapter's translation asks for",
+                f"--arch {arch!r} is not a transformers configuration, which translating an adapter needs",
                 hint="name the base's config.json, or the folder that it lies in",
             )
         return named / CONFIG if named.is_dir() else named

@@ -37,8 +37,8 @@ def model_of(tensors: Mapping[str, LazyTensor], said: Mapping[object, object], *
         heads, groups = (_first(said.get(f"{arch}.attention.head_count{end}")) for end in ("", "_kv"))
     else:
         raise EditError(
-            "a mixture of types is for a model of llama.cpp's, and these are not its names of tensors",
-            hint="--translate to-gguf makes one of a folder of transformers'; else a --dtype that is one type, as Q8_0",
+            "a mixture of types is for a llama.cpp model, and these are not its tensor names",
+            hint="--translate to-gguf makes one from a transformers folder; otherwise give a single type, such as Q8_0",
         )
     layers = said.get(f"{arch}.block_count")
     shapes = [one.info.shape for name, one in tensors.items() if _EXPERTS.fullmatch(name) and len(one.info.shape) > 2]

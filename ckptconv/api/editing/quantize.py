@@ -106,7 +106,7 @@ def _check_plain(tensors: Tensors, composites: Mapping[str, Composite]) -> None:
         )
     if blocks:
         raise EditError(
-            f"--quantize: the weights are blocks of GGUF's, such as {', '.join(blocks)}",
+            f"--quantize: the weights are GGUF blocks, such as {', '.join(blocks)}",
             hint="--dtype BF16 makes floats of them first",
         )
 

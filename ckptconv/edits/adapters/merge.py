@@ -117,7 +117,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
         hint = "its weights are quantized: --dequantize makes plain ones first"
     elif llama_cpps:
         hint = (
-            "these are names of llama.cpp's: merge it into a GGUF, before --translate gguf; or into a model of "
+            "these are llama.cpp's names: merge it into a GGUF, before --translate gguf; or into a model of "
             "transformers' after --translate to-gguf"
         )
     elif any(name.startswith(_LLAMA_CPPS) for name in base):
@@ -128,7 +128,7 @@ def _missing(modules: list[str], base: Mapping[str, LazyTensor]) -> MissingModul
             "and one of kind untie; and tie_word_embeddings = false in the config.json"
         )
     elif any(".switch_mlp." in module for module in modules):
-        hint = "these are names of mlx-lm's: merge it into mlx-lm's model; --translate mlx after it gives transformers'"
+        hint = "these are mlx-lm's names: merge it into mlx-lm's model; --translate mlx after it gives transformers'"
     elif any(block in module for module in modules for block in _RELEASED) and any(
         ".attn.to_q" in name for name in base
     ):

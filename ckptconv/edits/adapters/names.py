@@ -159,7 +159,7 @@ def parts_of(names: Iterable[str]) -> Parts:
             continue
         module, role, adapter = found
         if ".base_layer.out_proj." in name:
-            made.others[name] = "a MultiheadAttention of torch's, to which peft adds it twice"
+            made.others[name] = "a torch MultiheadAttention, to which peft adds it twice"
             continue
         if adapter:
             made.adapters[adapter] = None

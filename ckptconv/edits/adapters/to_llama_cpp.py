@@ -77,7 +77,7 @@ class _Translation:
                 f"--translate to-gguf: {module!r} has no {lost[0]} beside {kind}", hint="the adapter may be damaged"
             )
         if more := sorted(parts.keys() - set(pair)):
-            what = {"magnitude": "a DoRA's", "up_bias": "a bias of LoRA's"}.get(
+            what = {"magnitude": "a DoRA's", "up_bias": "a LoRA bias"}.get(
                 more[0], KINDS[kind].name if kind else more[0]
             )
             raise UnsupportedError(
@@ -127,7 +127,7 @@ class _Translation:
         if name.endswith(_COPY):
             return Change(names=(name,), gone=True, left=_KEPT.format(name))
         raise UnsupportedError(
-            f"--translate to-gguf: {name!r} takes the place of the base's, which no adapter of llama.cpp's does",
+            f"--translate to-gguf: {name!r} replaces the base's, which no llama.cpp adapter does",
             hint=f"{MERGE}; --drop '{name}' leaves it out",
         )
 

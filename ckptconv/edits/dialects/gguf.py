@@ -84,7 +84,7 @@ def changes(tensors: Tensors, metadata: Mapping[object, object]) -> dict[str, Ch
         )
     if is_gguf_adapter(metadata):
         raise UnsupportedError(
-            "--translate gguf: this is an adapter of llama.cpp's, whose names stay as they are",
+            "--translate gguf: this is a llama.cpp adapter, whose names stay as they are",
             hint="ckptconv convert BASE.gguf MERGED.gguf --lora ADAPTER.gguf merges it",
         )
     if is_mmproj(metadata):

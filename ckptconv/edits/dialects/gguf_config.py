@@ -77,7 +77,7 @@ def class_of(config: Mapping[object, object], translation: str) -> str:
     classes = config.get("architectures")
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):
         raise EditError(
-            f"--translate {translation}: no configuration says which class of transformers' this is",
+            f"--translate {translation}: no configuration says which transformers class this is",
             hint="it is made from a folder whose config.json lists its architectures",
         )
     return classes[0]

@@ -102,15 +102,15 @@ def _problem(layer: _Layer, configuration: Configuration) -> str:
     called = layer.path[-1]
     told = {one for one, word in _TELLING.items() if _CELL.fullmatch(called) and word in called.split("_")}
     if not kind or (told and kind not in told):
-        return "its variables or their shapes are those of no layer of torch's"
+        return "its variables or their shapes fit no torch layer"
     columns = layer.gates * layer.units
     if bias == (2 * columns,) and kind != "RNN":
         return f"it is a CuDNN{kind}, whose layout is another"
     if kind != "GRU":
-        return "" if bias in (None, (columns,)) else "its bias is that of no layer of torch's"
+        return "" if bias in (None, (columns,)) else "its bias fits no torch layer"
     resets = configuration.resets_after(reversed(layer.path)) if bias is None else bias == (2, columns)
     if bias not in (None, (columns,), (2, columns)):
-        return "its bias is that of no layer of torch's"
+        return "its bias fits no torch layer"
     if resets is None:
         return "nothing says whether this GRU without a bias has reset_after, as torch's"
     return "" if resets else "it is a GRU with reset_after=False, and torch's computes something else"

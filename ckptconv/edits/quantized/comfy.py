@@ -49,7 +49,7 @@ def check(tensors: Mapping[str, LazyTensor], said: Mapping[object, object]) -> N
     for name, tensor in tensors.items():
         if _is_of_layer(name, tensor.info):
             if tensor.info.nbytes > MOST_BYTES:
-                raise _bad(name, f"of {tensor.info.nbytes:,} bytes is no text of ComfyUI's")
+                raise _bad(name, f"of {tensor.info.nbytes:,} bytes is not a ComfyUI text")
             _check_layer(_object(bytes(tensor.read()), name), name)
     for layer, found in _of_metadata(said):
         _check_layer(found, layer)

@@ -97,7 +97,7 @@ class Said:
             return ways[0]
         allowed = " or ".join(map(str, ways))
         if not ways:
-            problem, hint = f"{module!r} is no weight of MLX's: words of shape {shapes}", "the file may be damaged"
+            problem, hint = f"{module!r} is not an MLX weight: words of shape {shapes}", "the file may be damaged"
         elif said is None and not own:
             problem = f"nothing says whether {module!r} is of {allowed}"
             hint = "a config.json beside the file does, with a quantization"

@@ -274,7 +274,7 @@ def _of_hqq(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     needed, more = ROLES["hqq"]
     if f"{module}shape" not in infos:
         raise EditError(
-            f"--dequantize: {name!r} is of hqq's, and no tensor says its shape and how it is packed",
+            f"--dequantize: {name!r} is hqq's, and no tensor says its shape and how it is packed",
             hint="save it with hqq's encoded_state_dict, as is usual: then tensors do",
         )
     yield _group(infos, "hqq", module + "weight", {part: module + part for part in needed + more}, len(needed))

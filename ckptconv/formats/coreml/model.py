@@ -32,9 +32,9 @@ OTHERS = {
     555: "a custom model, which is code of an app's", 556: "a link to another model", 560: "a threshold",
     600: "an encoder of categories", 601: "an imputer", 602: "a vector of features", 603: "a vectorizer",
     604: "a scaler", 606: "a mapping of categories", 607: "a normalizer", 609: "a choice of features",
-    610: "a non-maximum suppression", 900: "the identity", 2000: "a classifier of Apple's", 2001: "a tagger of Apple's",
-    2002: "a feature print of Apple's", 2003: "a preprocessing of sounds", 2004: "a gazetteer of Apple's",
-    2005: "a word embedding of Apple's", 2006: "a feature print of Apple's", 3000: "a serialized model of Apple's",
+    610: "a non-maximum suppression", 900: "the identity", 2000: "an Apple classifier", 2001: "an Apple tagger",
+    2002: "an Apple feature print", 2003: "a preprocessing of sounds", 2004: "an Apple gazetteer",
+    2005: "an Apple word embedding", 2006: "an Apple feature print", 3000: "a serialized Apple model",
 }  # fmt: skip
 """Kinds of models without tensors that could be weights of a network."""
 

@@ -172,7 +172,7 @@ class _Reader:
                     self._weights(weights)
         others = [OTHERS[model.kind] for model in spec.models if model.kind in OTHERS]
         if others and len(others) == len(spec.models):
-            raise UnsupportedError(f"this model of Core ML's is {others[0]}", hint="there are no tensors in it")
+            raise UnsupportedError(f"this Core ML model is {others[0]}", hint="there are no tensors in it")
         return self._checkpoint(spec, others)
 
     def _checkpoint(self, spec: Spec, others: list[str]) -> Checkpoint:

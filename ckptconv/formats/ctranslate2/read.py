@@ -55,7 +55,7 @@ _HEAD = 7
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the format."""
-    return CorruptFileError(f"the model of CTranslate2's is invalid: {what}")
+    return CorruptFileError(f"the CTranslate2 model is invalid: {what}")
 
 
 def claims(source: Source | Folder) -> bool:

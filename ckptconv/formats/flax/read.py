@@ -61,7 +61,7 @@ def read(source: Source) -> Checkpoint:
         return _recorded(value, text, findings, source)
     if not unpacker.found:
         raise UnsupportedError(
-            "there is no array of flax's in it", hint="flax.serialization.to_bytes(params) writes a file of arrays"
+            "there is no Flax array in it", hint="flax.serialization.to_bytes(params) writes a file of arrays"
         )
     tree = plant(value)
     return Checkpoint(

@@ -63,9 +63,7 @@ def read(source: Source) -> Checkpoint:
             metadata[name] = data = archive.read(name, left)
             left -= len(data)
         elif name != _WEIGHTS and not name.endswith("/"):
-            raise UnsupportedError(
-                f"{name!r} in the archive is no part of a model of Keras'", hint="save the model again"
-            )
+            raise UnsupportedError(f"{name!r} in the archive is not part of a Keras model", hint="save the model again")
     weights = archive.span(_WEIGHTS)
     tree = walk(Hdf5File(Window(weights.file, weights.offset, weights.length), weights))
     whole = replace(weights)

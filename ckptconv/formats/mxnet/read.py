@@ -51,7 +51,7 @@ MAX_NAME = 4096
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the format."""
-    return CorruptFileError(f"the file of MXNet's is invalid: {what}")
+    return CorruptFileError(f"the MXNet file is invalid: {what}")
 
 
 def claims(source: Source) -> bool:

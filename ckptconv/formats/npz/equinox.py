@@ -68,7 +68,7 @@ def read(source: Source) -> Checkpoint:
     offset = _start(source)
     if offset is None:
         raise UnsupportedError(
-            "it does not start with an array of numpy's, or a text before one", hint="leave --from out"
+            "it does not start with a numpy array, or with a text before one", hint="leave --from out"
         )
     root = _around(bytes(source.read_at(0, offset)))
     tensors: dict[str, LazyTensor] = {}

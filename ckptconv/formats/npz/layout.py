@@ -130,7 +130,7 @@ def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
     try:
         header = ast.literal_eval(re.sub(r"(?<=\d)L\b", "", text).strip(_BLANKS))  # Python 2 wrote long integers so
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise _bad(what, "its header is no dict of Python") from error
+        raise _bad(what, "its header is not a Python dict") from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
         raise _bad(what, "its header has other keys than descr, fortran_order and shape")
     shape, fortran = header["shape"], header["fortran_order"]

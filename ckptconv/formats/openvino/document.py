@@ -129,7 +129,7 @@ class _Builder:
 
     def _refuse(self, *_: object) -> None:
         raise UnsupportedError(
-            "the document has a document type, with which entities come", hint="no writer of OpenVINO's makes one"
+            "the document has a document type, with which entities come", hint="no OpenVINO writer makes one"
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:

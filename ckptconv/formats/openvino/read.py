@@ -73,7 +73,7 @@ _TOKENIZERS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 
 _START = re.compile(rb"(?:\xef\xbb\xbf)?(?:<\?xml[^>]*+>)?\s*+(?:<!--(?:(?!-->).)*+-->\s*+)*+<net[\s>]", re.DOTALL)
 _NEAR = 4096
-_HINT = "a model of OpenVINO's is moved together with its .bin"
+_HINT = "an OpenVINO model is moved together with its .bin"
 
 
 def claims(source: Source | Folder) -> bool:

@@ -38,7 +38,7 @@ def variables_in_json(source: Source) -> list[Variable]:
         operators = said["program"]["regions"][0]["blocks"][0]["ops"]
         found = [_parameter(one) for one in operators if one["#"] == "p"]
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise CorruptFileError("the program is none of PaddlePaddle's", hint=COPY_ALL_AGAIN) from error
+        raise CorruptFileError("this is not a PaddlePaddle program", hint=COPY_ALL_AGAIN) from error
     return _checked(found)
 
 

@@ -50,7 +50,7 @@ class Variable:
 
 def bad(what: str) -> CorruptFileError:
     """The error for a file that contradicts the format."""
-    return CorruptFileError(f"the model of PaddlePaddle's is invalid: {what}")
+    return CorruptFileError(f"the PaddlePaddle model is invalid: {what}")
 
 
 def description(data: bytes, whose: str) -> tuple[int, tuple[int, ...]]:

@@ -150,13 +150,13 @@ class _Reader:
         first = next(rows, None)
         if first is None or first[0]:
             raise UnsupportedError(
-                "this is a sorted table, and no checkpoint of TensorFlow's", hint="it may be a database of LevelDB's"
+                "this is a sorted table, but not a TensorFlow checkpoint", hint="it may be a LevelDB database"
             )
         try:
             self.header: Header = read_header(first[1])
         except (CorruptFileError, LimitError) as error:
             raise UnsupportedError(
-                f"the table is no checkpoint of TensorFlow's second version: {error.message}",
+                f"the table is not a checkpoint in TensorFlow's second version: {error.message}",
                 hint="load it with TensorFlow, and save it again",
             ) from error
         self.entries = self._parsed(rows)

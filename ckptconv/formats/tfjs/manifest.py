@@ -62,7 +62,7 @@ class Manifest:
 
 def bad(what: str) -> CorruptFileError:
     """The error for a document that contradicts the format."""
-    return CorruptFileError(f"the model of TensorFlow.js' is invalid: {what}", hint=COPY_ALL_AGAIN)
+    return CorruptFileError(f"the TensorFlow.js model is invalid: {what}", hint=COPY_ALL_AGAIN)
 
 
 def looks_like_one(source: Source) -> bool:

@@ -118,7 +118,7 @@ class _Reader:
         if missing:
             raise CorruptFileError(
                 f"{plural(len(missing), 'file')} of its weights missing: {quoted(missing, 6)}", path=document.path,
-                hint="a model of TensorFlow.js' is moved together with its .bin files",
+                hint="a TensorFlow.js model is moved together with its .bin files",
             )  # fmt: skip
         return opened
 

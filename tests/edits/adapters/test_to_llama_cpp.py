@@ -112,9 +112,9 @@ MIXTRAL = config("MixtralForCausalLM", num_local_experts=2)
     ("tensors", "said", "error", "words"),
     [
         (factors(**{f"{Q}.lora_magnitude_vector": torch.ones(4)}), config(), UnsupportedError, "is a DoRA's"),
-        (factors(**{f"{Q}.lora_B.bias": torch.ones(4)}), config(), UnsupportedError, "is a bias of LoRA's"),
-        (factors(**{f"{Q}.base_layer.bias": torch.ones(4)}), config(), UnsupportedError, "takes the place of the base"),
-        (factors(**{f"{PEFTS}lm_head.weight": torch.ones(4)}), config(), UnsupportedError, "takes the place of the"),
+        (factors(**{f"{Q}.lora_B.bias": torch.ones(4)}), config(), UnsupportedError, "is a LoRA bias"),
+        (factors(**{f"{Q}.base_layer.bias": torch.ones(4)}), config(), UnsupportedError, "replaces the base"),
+        (factors(**{f"{PEFTS}lm_head.weight": torch.ones(4)}), config(), UnsupportedError, "replaces the"),
         ({f"{Q}.hada_w1_a": torch.ones(2, 2)}, config(), UnsupportedError, "is LoHa, which llama.cpp does not load"),
         ({f"{Q}.lora_A.weight": torch.ones(2, 4)}, config(), EditError, "has no up beside down"),
         (
@@ -145,7 +145,7 @@ MIXTRAL = config("MixtralForCausalLM", num_local_experts=2)
             MIXTRAL, UnsupportedError, "has the factors of all experts in one tensor",
         ),
         (factors(), config("RwkvModel"), UnsupportedError, "does not know how llama.cpp has a 'RwkvModel'"),
-        (factors(), {}, EditError, "no configuration says which class"),
+        (factors(), {}, EditError, "no configuration says which transformers class"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_cannot_is_refused_by_name(

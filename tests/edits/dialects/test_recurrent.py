@@ -174,7 +174,7 @@ def configured(**settings: object) -> object:
         (GRU | {"g/gru_cell/bias:0": (18,)}, None, "it is a CuDNNGRU"),
         (lstm("g/gru_cell"), None, "its variables or their shapes"),
         (lstm("g/x", bias=(24,)), None, "it is a CuDNNLSTM"),
-        (lstm("g/x", bias=(2, 12)), None, "its bias is that of no layer"),
+        (lstm("g/x", bias=(2, 12)), None, "its bias fits no torch layer"),
         (lstm("g/x") | {"g/x/input_gate_peephole_weights:0": (3,)}, None, "its variables or their shapes"),
         ({"g/conv/kernel:0": (3, 3, 2, 8), "g/conv/recurrent_kernel:0": (3, 3, 2, 8)}, None, "its variables or"),
         ({"g/x/recurrent_kernel:0": (3, 3)}, None, "its variables or their shapes"),

@@ -155,8 +155,8 @@ EXPERT = "model.layers.0.block_sparse_moe.experts.{}.w1.weight"
     ("more", "said", "error", "words"),
     [
         ({}, {"architectures": ["RwkvModel"]}, UnsupportedError, "does not know how llama.cpp has a 'RwkvModel'"),
-        ({}, {}, EditError, "no configuration says which class"),
-        ({}, {"architectures": []}, EditError, "no configuration says which class"),
+        ({}, {}, EditError, "no configuration says which transformers class"),
+        ({}, {"architectures": []}, EditError, "no configuration says which transformers class"),
         (
             {"score.weight": torch.ones(2, 2)},
             config(),

@@ -173,7 +173,7 @@ def test_of_a_tower_of_clip_the_layers_past_the_one_that_is_looked_at_are_left_o
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({}, EditError, "no configuration says which class"),
+        ({}, EditError, "no configuration says which transformers class"),
         ({"architectures": ["Florence2ForConditionalGeneration"]}, UnsupportedError, "the pictures or sounds of a 'Fl"),
         ({"architectures": ["Gemma3ForConditionalGeneration"]}, EditError, "the configuration has no vision_config"),
         ({**LLAVA, "vision_config": {"model_type": "siglip_vision_model"}}, UnsupportedError,

@@ -132,11 +132,11 @@ def test_numbers_of_each_layer_count_by_the_first(tmp_path: Path) -> None:
 
 def test_what_is_no_model_of_llama_cpps_is_refused(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.ones(2, 256)}, tmp_path / "a.pth")
-    with pytest.raises(EditError, match="not its names of tensors") as caught:
+    with pytest.raises(EditError, match="not its tensor names") as caught:
         ckptconv.convert(tmp_path / "a.pth", tmp_path / "a.gguf", edits=Edits(dtype=["Q4_K_M"]))
     assert "to-gguf" in str(caught.value.hint)
     write(CASES[0], tmp_path / "in.gguf")
-    with pytest.raises(EditError, match="not its names of tensors"):
+    with pytest.raises(EditError, match="not its tensor names"):
         ckptconv.convert(
             tmp_path / "in.gguf", tmp_path / "b.gguf",
             edits=Edits(names=[NameRule("add-prefix", "model.")], dtype=["Q4_K_M"]),

@@ -179,7 +179,7 @@ def test_a_prefix_is_not_a_file(tmp_path: Path) -> None:
 def test_a_saved_model_without_variables_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"")
     (tmp_path / "variables").mkdir()
-    with pytest.raises(CkptconvError, match="SavedModel of TensorFlow's without an"):
+    with pytest.raises(CkptconvError, match="TensorFlow SavedModel without an"):
         ckptconv.open(tmp_path)
 
 
@@ -257,7 +257,7 @@ def test_slots_of_the_first_interface_are_no_part_of_the_model(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("entries", "error", "words"),
     [
-        ({b"a": b""}, UnsupportedError, "no checkpoint of TensorFlow's"),
+        ({b"a": b""}, UnsupportedError, "not a TensorFlow checkpoint"),
         ({b"": field(1, 1) + field(3, field(1, 9) + field(2, 9))}, UnsupportedError, "version 9"),
         ({b"": field(1, 0)}, UnsupportedError, "0 files"),
         ({b"": HEADER + field(2, 2), b"w": F32}, UnsupportedError, "byte order"),

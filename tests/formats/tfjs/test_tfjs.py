@@ -177,7 +177,7 @@ def test_a_file_of_the_weights_names_the_model_beside_it(tmp_path: Path) -> None
         (tmp_path / document).write_text("{}")
     for file, document in (("group1-shard1of2.bin", "model.json"), ("group1-shard2of2", "model.json"),
                            ("face-shard1", "face-weights_manifest.json")):  # fmt: skip
-        with pytest.raises(CkptconvError, match=r"weights of TensorFlow.js' model") as refused:
+        with pytest.raises(CkptconvError, match=r"weight files of a TensorFlow.js model") as refused:
             ckptconv.open(tmp_path / file)
         assert str(refused.value.hint).endswith(document)
 

@@ -164,7 +164,7 @@ class TreeReader:
         if entry.kind == "scalar":
             return self._arrays.number(name, header)
         if name in self._random:
-            message = f"{self._item + name!r} is a random key of JAX's ({self._random[name]}): read as its integers"
+            message = f"{self._item + name!r} is a JAX random key ({self._random[name]}): read as its integers"
             self._findings.append(
                 Finding("read-as", "info", self._item + name, message, self._random[name], header.dtype.name)
             )
@@ -182,7 +182,7 @@ class TreeReader:
         value = self._filled(aggregate)
         if unused := self._arrays.unused():
             raise UnsupportedError(
-                f"the array {unused[0]!r} is in no tree: the file {AGGREGATE!r} is not of Orbax's making",
+                f"the array {unused[0]!r} is in no tree: the file {AGGREGATE!r} was not made by Orbax",
                 hint="T5X's own checkpoints are not read: restore it, and save it with orbax.checkpoint",
             )
         return value

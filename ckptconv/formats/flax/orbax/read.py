@@ -72,7 +72,7 @@ def _chosen(folder: Folder, findings: list[Finding]) -> Folder:
         raise UsageError(
             f"the folder holds {'a checkpoint' if len(others) == 1 else f'{len(others)} checkpoints'}: "
             f"{listed(others, 6)}" if others
-            else "there is no checkpoint of Orbax's in this folder",
+            else "there is no Orbax checkpoint in this folder",
             path=folder.path, hint=f"name one of them, such as {folder.path / others[0]}" if others else COPY_ALL_AGAIN,
         )  # fmt: skip
     if len(found) > 1:
@@ -119,7 +119,7 @@ class _Reader:
         return {one: self._item(folder.inside(one), f"{name}.{one}" if name else one, depth + 1) for one in known}
 
     def _say_unread(self, name: str) -> None:
-        message = f"the item {name!r} is of a kind that is not read: it holds neither arrays of Orbax's nor JSON"
+        message = f"the item {name!r} is of a kind that is not read: it holds neither Orbax arrays nor JSON"
         self._findings.append(Finding("unread-item", "warning", name, message))
 
     def _with_more(self, step: Folder, tree: Tree) -> MetaNode:

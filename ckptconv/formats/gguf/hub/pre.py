@@ -33,7 +33,7 @@ def pre_name(document: dict[str, Any]) -> str:
     if found is None:
         said = " + ".join(steps)[:300] or "none"
         raise UnsupportedError(
-            f"no name of llama.cpp's is known for this pre_tokenizer: {said}{', ignore_merges' if whole else ''}",
+            f"llama.cpp has no known name for this pre_tokenizer: {said}{', ignore_merges' if whole else ''}",
             hint=f"--meta {KEY}=NAME says it; llama.cpp's src/llama-vocab.cpp lists the names",
         )
     return found

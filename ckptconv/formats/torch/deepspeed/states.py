@@ -82,7 +82,7 @@ class File:
     def entries(self) -> dict[Value, Value]:
         """The dict that it holds. Raises CorruptFileError where it holds something else."""
         if not isinstance(self.saved.value, dict):
-            raise self.error("it holds no dict, which a file of DeepSpeed's is")
+            raise self.error("it does not hold a dict, as DeepSpeed's files do")
         return self.saved.value
 
     def error(self, what: str) -> CorruptFileError:

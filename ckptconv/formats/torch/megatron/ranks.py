@@ -141,7 +141,7 @@ def _rank(folder: Folder, name: str) -> Rank:
     saved = saved_in(folder.inside(name).open(rank_file(folder, name)))
     value = saved.value
     if not isinstance(value, dict):
-        raise CorruptFileError(f"{name}: it holds no dict, which a file of Megatron's is", hint=COPY_ALL_AGAIN)
+        raise CorruptFileError(f"{name}: it does not hold a dict, as Megatron's files do", hint=COPY_ALL_AGAIN)
     said = _args(value)
     if called[3] or _number(said, "expert_model_parallel_size", 1) > 1 or _number(said, "num_experts", 0):
         raise UnsupportedError(f"{name}: experts are not joined", hint=_ONE_RANK)

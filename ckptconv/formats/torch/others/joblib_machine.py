@@ -110,7 +110,7 @@ class JoblibConstructors(BareConstructors):
             return False
         if name.name in ("NDArrayWrapper", "ZNDArrayWrapper"):
             raise UnsupportedError(
-                "this is a file of joblib's of before 0.10, whose arrays stand in files beside it",
+                "this is a file from joblib before 0.10, whose arrays are in files beside it",
                 hint="where you trust it, joblib.dump what joblib.load gives: that is read",
             )
         if name.name != _WRAPPER or name.module not in _MODULES or self._module not in ("", name.module):
@@ -135,12 +135,12 @@ class JoblibConstructors(BareConstructors):
 
     def _layout(self, state: Value) -> Layout:
         if type(state) is not dict or not _KEYS <= state.keys() <= _KEYS | {_ALIGNMENT}:
-            raise _bad("the state of a NumpyArrayWrapper is none of joblib's")
+            raise _bad("the state of a NumpyArrayWrapper is not joblib's")
         subclass, dtype, order, alignment = state["subclass"], state["dtype"], state["order"], state.get(_ALIGNMENT)
         if subclass is not self.memmap and not (isinstance(subclass, Global) and str(subclass) in _ARRAYS):
-            raise UnsupportedError("it has an array of a class that is none of numpy's own", hint="save plain arrays")
+            raise UnsupportedError("it has an array of a class that is not numpy's own", hint="save plain arrays")
         if not isinstance(dtype, NumpyDType) or order not in ("C", "F") or type(state["allow_mmap"]) is not bool:
-            raise _bad("the state of a NumpyArrayWrapper is none of joblib's")
+            raise _bad("the state of a NumpyArrayWrapper is not joblib's")
         if alignment is not None and type(alignment) is not int:
             raise _bad("the alignment of an array is no number")
         shape = exact_sizes(state["shape"])
@@ -163,7 +163,7 @@ class JoblibConstructors(BareConstructors):
         inner = [*(fields.values() if isinstance(fields, dict) else ()), *([sub] if sub is not None else ())]
         parts = [pair[0] for pair in inner if isinstance(pair, tuple) and pair and isinstance(pair[0], NumpyDType)]
         if dtype.code[:1] != "V" or len(parts) != len(inner) or depth > MAX_DEPTH:
-            raise _bad("the fields of a dtype are none of numpy's")
+            raise _bad("the fields of a dtype are not numpy's")
         found = any(self._has_objects(part, depth + 1) for part in parts)
         flags = rest[2] if len(rest) >= 3 else None
         if type(flags) is not int or bool(flags & 1) is not found:
@@ -267,7 +267,7 @@ class JoblibMachine(Machine):
         if layout.padded:
             count = self._stream.take(1)[0]
             if not 1 <= count <= _ALIGNED or self._stream.take(count) != b"\xff" * count:
-                raise self._bad("the padding before an array is none of joblib's")
+                raise self._bad("the padding before an array is not joblib's")
         span = ByteSpan(self._file, self._stream.skip(layout.nbytes), layout.nbytes)
         data = Elided(span, ord("B"))
         parts = ArrayParts(layout.dtype, layout.shape, data, layout.fortran) if width(layout.dtype) else None

@@ -232,7 +232,7 @@ class _Export:
         archive = ZipArchive(Window(span.file, span.offset, span.length))
         root = root_of(archive)
         if root is None:
-            raise UnsupportedError(f"the entry {entry!r} is no archive of torch.save", hint="export it again")
+            raise UnsupportedError(f"the entry {entry!r} is not a torch.save archive", hint="export it again")
         followed = follow(archive, root, "data", constructors, machine)
         self.machines.append(followed.machine)
         self.size += followed.size

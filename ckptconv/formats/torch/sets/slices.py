@@ -125,7 +125,7 @@ def _read_slice(source: Source) -> Checkpoint:
     what_it_is = f"ckptconv inspect {source.path} says what it is"
     with located(source.path):
         if source.size < 4 or bytes(source.read_at(0, 2)) != b"PK":
-            raise CorruptFileError("this slice is no archive of torch.save's", hint=what_it_is)
+            raise CorruptFileError("this slice is not a torch.save archive", hint=what_it_is)
         part = single.opened(source)
         if part.extras or part.composites or not isinstance(part.root, StateDict) or part.root.plain or not len(part):
             raise UnsupportedError("this slice is no dict of tensors alone", hint=what_it_is)

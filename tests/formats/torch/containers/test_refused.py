@@ -63,27 +63,27 @@ OTHERS = {
     "an lz4 file": (b"\x04\x22\x4d\x18" + bytes(20), "unlz4"),
     "a zlib stream": (b"\x78\x5e\xb4\xfd" + bytes(20), "pigz"),
     "an array of joblib's of before 0.10": (b"ZF0x12" + bytes(20), "joblib"),
-    "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "the folder that it lies in"),
-    "a model of onnxruntime's": (b"\x38\0\0\0ORTM" + bytes(20), "ONNX"),
-    "a program of ExecuTorch's": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
-    "an engine of TensorRT's": (b"ftrt" + bytes(20), "ONNX"),
-    "a model of RKNN's": (b"RKNN" + bytes(20), "ONNX"),
-    "a graph of ncnn's": (b"7767517\n2 2\n", "no shapes"),
+    "a SavedModel's graph": (b"\x08\x01\x12\xff\x10" + bytes(20), "the folder that it is in"),
+    "a model in onnxruntime's": (b"\x38\0\0\0ORTM" + bytes(20), "ONNX"),
+    "an ExecuTorch program": (b"\x38\0\0\0ET12" + bytes(20), "made from"),
+    "a TensorRT engine": (b"ftrt" + bytes(20), "ONNX"),
+    "an RKNN model": (b"RKNN" + bytes(20), "ONNX"),
+    "an ncnn graph": (b"7767517\n2 2\n", "no shapes"),
     "a file of Lua Torch's": (b"\4\0\0\0\1\0\0\0\3\0\0\0V 1" + bytes(20), "torchfile"),
     "a table of Lua Torch's, as text": (b"4\n1\n3\nV 1\n13\nnn.Sequential\n", "torchfile"),
-    "a model of XGBoost's": (b"{L" + bytes(7) + b"\x07learner{", "no tensors"),
+    "an XGBoost model": (b"{L" + bytes(7) + b"\x07learner{", "no tensors"),
     "trees of XGBoost's in JSON": (b'{"learner":{"attributes":{}}}', "no tensors"),
     "trees of LightGBM's": (b"tree\nversion=v4\nnum_class=1\n", "no tensors"),
     "trees of CatBoost's": (b"CBM1" + bytes(20), "no tensors"),
-    "a model of spaCy's": (b"\x84\xa5nodes\x90\xa5attrs\x90\xa6params\x90\xa5shims\x90", "get_param"),
-    "a network of dlib's": (b"\1\1\1\x0dloss_metric_2\3\x0a\xd7", "made from"),
-    "a model of Kaldi's": (b"\0B<TransitionModel> " + bytes(20), "made from"),
-    "a vocabulary of SentencePiece's": (b"\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2", "file of the weights"),
+    "a spaCy model": (b"\x84\xa5nodes\x90\xa5attrs\x90\xa6params\x90\xa5shims\x90", "get_param"),
+    "a dlib network": (b"\1\1\1\x0dloss_metric_2\3\x0a\xd7", "made from"),
+    "a Kaldi model": (b"\0B<TransitionModel> " + bytes(20), "made from"),
+    "a SentencePiece vocabulary": (b"\n\x0e\n\5<unk>\x15\0\0\0\0\x18\2", "file of the weights"),
     "word vectors, as text": (b"3 2\nc -0.0067 0.0029\n", "gensim"),
     "word vectors, binary": (b"3 2\nc " + bytes(8) + b"\nd ", "gensim"),
-    "a model of fastText's": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
+    "a fastText model": (b"\xba\x16\x4f\x2f\x0c\0\0\0", "get_input_matrix"),
     "a Parquet file": (b"PAR1\x15\x04" + bytes(20), "file of the weights"),
-    "a file of MATLAB's": (b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", "loadmat"),
+    "a MATLAB file": (b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM", "loadmat"),
     "noise": (b"\x17\x23" * 100, "ckptconv formats"),
 }
 
@@ -98,7 +98,8 @@ def test_other_files_are_named_whatever_their_suffix(name: str, data: bytes, hin
 
 
 def test_a_name_says_what_bytes_do_not(tmp_path: Path) -> None:
-    for name, what in {"x.mnn": "MNN's", "x.WEIGHTS": "Darknet's", "x.engine": "TensorRT's"}.items():
+    named = {"x.mnn": "an MNN model", "x.WEIGHTS": "Darknet weights", "x.engine": "a TensorRT engine"}
+    for name, what in named.items():
         (tmp_path / name).write_bytes(bytes(16) + b"\4\0\0\0\x08\5")
         error = error_of(tmp_path / name)
         assert isinstance(error, UnknownFormatError)
