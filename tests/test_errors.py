@@ -69,7 +69,7 @@ def test_a_traceback_shows_details_and_hint_below_the_line() -> None:
 def test_a_damaged_file_and_one_that_claims_too_much_have_a_usual_hint() -> None:
     assert errors.CorruptFileError("x").hint == "copy the file again from its source"
     assert errors.LimitError("x").hint == "do not trust it"
-    assert errors.LimitError("x", hint="name a file inside it").hint == "name a file inside it"
+    assert errors.LimitError("x", hint="name a file in it").hint == "name a file in it"
     assert CkptconvError("x").hint is None
 
 

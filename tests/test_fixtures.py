@@ -184,7 +184,7 @@ def test_every_view_reads_as_its_values_in_c_order() -> None:
 
 
 def load_pth(path: Path) -> dict[str, torch.Tensor]:
-    """What torch finds in a .pth; the values are no tensors where the file is more than a state_dict."""
+    """What torch finds in a .pth; the values are not tensors where the file is more than a state_dict."""
     content = torch.load(path, weights_only=True)
     assert isinstance(content, dict)
     return content

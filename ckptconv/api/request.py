@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def several(given: str | Collection[str]) -> tuple[str, ...]:
-    """What was given where one or several may be; one is no sequence of its letters."""
+    """What was given where one or several may be; one is not a sequence of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -37,7 +37,7 @@ def words_of(given: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def pair_words(given: Mapping[str, object]) -> list[str]:
-    """``K=V`` of each: a string as it is where that is no JSON, anything else as JSON."""
+    """``K=V`` of each: a string as it is where that is not JSON, anything else as JSON."""
     return [f"{key}={_value_word(value)}" for key, value in given.items()]
 
 
@@ -46,7 +46,7 @@ def _value_word(value: object) -> str:
         if isinstance(value, str):
             json.loads(value)
         return json.dumps(value)
-    except (ValueError, TypeError):  # a string that is no JSON; what JSON cannot say
+    except (ValueError, TypeError):  # a string that is not JSON; what JSON cannot say
         return str(value)
     except RecursionError:  # it is refused by `Order.check`
         return "…"

@@ -44,7 +44,7 @@ def check(
     aliases:       equal for names that share a storage; None: not known, ties are not checked.
     recorded_ties: names that the file left out because they are tied, with the name that it kept.
     versions:      the state_dict's ``_metadata``: module path → ``{"version": n}``.
-    plain:         names of entries of the state_dict that are no tensors.
+    plain:         names of entries of the state_dict that are not tensors.
 
     Valid means that no finding is of severity error. Costs O(tensors); reads nothing.
     """

@@ -161,7 +161,7 @@ def _find(reference: str) -> Callable[..., object]:
         raise UsageError(f"{reference} cannot be loaded: {said(error)}", hint=f"{hint} shows why") from error
     if not callable(found):
         raise UsageError(
-            f"{reference} is no class or function", hint="name a torch.nn.Module class or a factory of one"
+            f"{reference} is not a class or function", hint="name a torch.nn.Module class or a factory of one"
         )
     return found
 
@@ -183,7 +183,7 @@ def _load_file(path: Path) -> object:
         raise UsageError(f"there is no file {str(path)!r}", hint="check the path before the colon")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{str(path)!r} is no Python file", hint="name a .py file")
+        raise UsageError(f"{str(path)!r} is not a Python file", hint="name a .py file")
     module = importlib.util.module_from_spec(spec)
     # dataclasses and pickling look a class's module up by name, while it is being defined and when it is called
     sys.modules[spec.name] = module

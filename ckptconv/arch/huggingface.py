@@ -96,7 +96,7 @@ class ConfigFactory:
             strict_json.check_depth(said, "it")
             document = _without(said)
         if not isinstance(document, dict) or not {"architectures", "model_type", CLASS_NAME} & document.keys():
-            raise CorruptFileError("it is no configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
+            raise CorruptFileError("it is not a configuration of a Hugging Face model", path=path, hint=_MODEL_FILES)
         self.config: dict[str, Any] = document
         self.quantized = method_of(said)
         self.package = diffusers.PACKAGE if CLASS_NAME in document else "transformers"

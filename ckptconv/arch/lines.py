@@ -42,7 +42,7 @@ class KeyLines:
 
 
 def _statements(text: str) -> list[tuple[int, str]]:
-    """Each statement's first line with its number: lines inside brackets or long strings are no statements."""
+    """Each statement's first line with its number: lines inside brackets or long strings are not statements."""
     starts, depth, number, begin = [(1, 0)], 0, 1, 0
     for piece in _PIECE.finditer(text):
         found = piece[0]

@@ -44,7 +44,9 @@ def library() -> list[LibraryEntry]:
 def library_text(name: str) -> str:
     """The TOML of a library spec. Raises UsageError for another name."""
     if name not in library_names():
-        raise UsageError(f"no architecture {name!r} in the library", hint=f"there are {', '.join(library_names())}")
+        raise UsageError(
+            f"no architecture {name!r} in the library", hint=f"the library has {', '.join(library_names())}"
+        )
     return (resources.files("ckptconv.arch") / "library" / f"{name}.toml").read_text("utf-8")
 
 

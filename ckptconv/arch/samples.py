@@ -49,7 +49,7 @@ class InputSpec:
         )
 
     def option(self, name: str) -> str:
-        """The option that describes it, its limit left to be filled in; without the name where that is no word."""
+        """The option that describes it, its limit left to be filled in; without the name where that is not a word."""
         dims = ",".join(
             str(dim) if isinstance(dim, int) or re.fullmatch(r"[A-Za-z_]\w*", dim) else f"N{axis}"
             for axis, dim in enumerate(self.dims)
@@ -67,7 +67,7 @@ def parse_input(text: str) -> InputSpec:
         raise UsageError(f"{text!r} describes no input", hint=hint)
     dtype = DTYPES.get(found["dtype"])
     if dtype is None or dtype.kind not in ("float", "int", "uint", "bool"):
-        raise UsageError(f"{text!r}: {found['dtype']!r} is no element type of an input", hint=hint)
+        raise UsageError(f"{text!r}: {found['dtype']!r} is not an element type of an input", hint=hint)
     words = [word.strip() for word in found["dims"].split(",")] if found["dims"].strip() else []
     if not all(re.fullmatch(r"[1-9]\d{0,8}|[A-Za-z_]\w*", word) for word in words):
         raise UsageError(f"{text!r}: a dimension is a number from 1 on, or a word", hint=hint)

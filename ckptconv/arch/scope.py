@@ -164,7 +164,7 @@ class Scope:
             return self.bindings.total(value)
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        raise EvaluationError(f"{formula.text!r} is no integer")
+        raise EvaluationError(f"{formula.text!r} is not an integer")
 
     def truth(self, formula: Formula | None) -> bool | None:
         """Whether a condition holds; None where it is unknown. No condition holds always."""

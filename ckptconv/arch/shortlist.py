@@ -81,7 +81,7 @@ def templates_of(spec: str) -> list[str]:
 
 
 def _parts(name: str) -> frozenset[str]:
-    """The parts of a name between dots that are no numbers."""
+    """The parts of a name between dots that are not numbers."""
     return frozenset(part for part in name.split(".") if not part.isdecimal())
 
 

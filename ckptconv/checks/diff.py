@@ -43,7 +43,7 @@ CODES = {
     "stack": "stacked", "unstack": "unstacked", "permute": "heads-permuted", "remove-layers": "layers-removed",
     "insert-layers": "layers-inserted",
 }  # fmt: skip
-"""The findings of edits that are no findings of single tensors."""
+"""The findings of edits that are not findings of single tensors."""
 
 
 @dataclass(slots=True)

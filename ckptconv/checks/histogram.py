@@ -3,7 +3,7 @@
     bin i    changes ``|b - a| / |a|`` in [2^(i - 54), 2^(i - 53)); what is smaller is in the first, larger in the last
 
 A change of a float is at least 2^-54 of it, half of an F64's last place. The bin of a change is the exponent in its own
-bits: exact, and no logarithm is taken. What was zero, or is no number, is in no bin.
+bits: exact, and no logarithm is taken. What was zero, or is not a number, is in no bin.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Helpers:
 
 
 def _task(work: Work[Any], tensors: Sequence[LazyTensor], start: int, stop: int, options: Mapping[str, float]) -> Json:
-    """As JSON; None where a tensor is no run of bytes in a file that can be opened again."""
+    """As JSON; None where a tensor is not a run of bytes in a file that can be opened again."""
     sides = []
     for tensor in tensors:
         span, dtype = tensor.span, tensor.info.dtype

@@ -139,7 +139,7 @@ def _recording(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Recordi
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 

@@ -60,15 +60,15 @@ def parse_tolerances(texts: Iterable[str]) -> tuple[tuple[str, Tolerance], ...]:
 def _parse(text: str) -> tuple[str, Tolerance]:
     pattern, equals, bounds = text.rpartition("=")
     if not pattern or not equals:
-        raise UsageError(f"{text!r} is no tolerance", hint=_HINT)
+        raise UsageError(f"{text!r} is not a tolerance", hint=_HINT)
     found: dict[str, float] = {}
     for bound in bounds.split(","):
         name, _, number = bound.partition(":")
         name = name.strip()
         if name not in ("rtol", "atol", "ulp") or name in found:
-            raise UsageError(f"{bound!r} in {text!r} is no tolerance", hint=_HINT)
+            raise UsageError(f"{bound!r} in {text!r} is not a tolerance", hint=_HINT)
         try:
             found[name] = int(number) if name == "ulp" else float(number)
         except ValueError:
-            raise UsageError(f"{number!r} in {text!r} is no number", hint=_HINT) from None
+            raise UsageError(f"{number!r} in {text!r} is not a number", hint=_HINT) from None
     return pattern, Tolerance(found.get("rtol", 0.0), found.get("atol", 0.0), int(found.get("ulp", 0)))

@@ -129,7 +129,7 @@ def _through_prefixes(checkpoint: Checkpoint, table: Table) -> _Seen:
         hole.prefix + key
         for hole in holes
         for _, key, value in hole.plain
-        if without_model(value, checkpoint) is not NOTHING  # a dict of more of the model's tensors is no value
+        if without_model(value, checkpoint) is not NOTHING  # a dict of more of the model's tensors is not a value
     ]
     versions = _versions(holes)
     all_names = [*checkpoint, *plain]

@@ -55,7 +55,7 @@ def tie_finding(change: TieChange) -> Finding:
     if change.made:
         message = f"tied: {names} share one tensor" + (", and did not before" if all_apart else f"; before: {apart}")
         return Finding("tie-made", "error", change.names[0], message, apart, names)
-    message = f"untied: {names} shared one tensor" + (", and do not any more" if all_apart else f"; now: {apart}")
+    message = f"untied: {names} shared one tensor" + (", but no longer do" if all_apart else f"; now: {apart}")
     return Finding("tie-broken", "error", change.names[0], message, names, apart)
 
 

@@ -52,13 +52,14 @@ def verdict(inspection: Inspection) -> str:
     asked = listed(list(dict.fromkeys(use.only_if for use in inspection.runs_if)), 2)
     match inspection.verdict:
         case "plain" if inspection.absent is not None:
-            return "nothing was found in it that runs" + (f" but with {asked}" if asked else "")
+            return "nothing in it was found to run" + (f" but with {asked}" if asked else "")
         case "plain":
             return "tensors and plain data, nothing that runs" + (f" but with {asked}" if asked else "")
         case "opaque":
             what = plural(len(uses), "object") if uses else "names"
-            runs = f"nothing was found that runs{f' but with {asked}' if asked else ''}"
-            return f"{what} of unknown classes, shown as data; {runs}"
+            whose = "an unknown class" if len(uses) == 1 else "unknown classes"
+            runs = f"nothing was found to run{f' but with {asked}' if asked else ''}"
+            return f"{what} of {whose}, shown as data; {runs}"
         case _:
             return _runs(calls)
 
@@ -258,7 +259,7 @@ def _objects(inspection: Inspection) -> list[str]:
         rows.append([where, what, _told(use.node)])
     lines = table(rows)
     if (more := len(inspection.opaque) - len(rows)) > 0:
-        rest = f"{plural(more, 'part')} of theirs" if len(uses) <= MOST_OBJECTS else f"{more:,} more"
+        rest = f"{more:,} of their parts" if len(uses) <= MOST_OBJECTS else f"{more:,} more"
         lines.append(f"… and {rest}; --json lists all")
     return lines
 

@@ -27,7 +27,7 @@ _BLOCK_BYTES = 64
 """Bytes that are shown of blocks, whose values are not unpacked here."""
 
 Value = bool | int | float | complex | str
-"""An element; its bytes in hexadecimal where its type is no number."""
+"""An element; its bytes in hexadecimal where its type is not a number."""
 
 
 def find(checkpoint: Checkpoint, name: str, path: Path) -> str:

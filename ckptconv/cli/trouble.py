@@ -23,7 +23,7 @@ HINTS = {
     "unknown-format": "'ckptconv formats' lists what is read",
     "unsupported": "'ckptconv formats' lists what is read and written",
     "would-run-code": "do not load this file with pickle unless you trust whoever made it",
-    "loss": "--allow-loss CODE goes on without; --dry-run lists what would be lost",
+    "loss": "--allow-loss CODE agrees to a loss; --dry-run lists what would be lost",
     "edit": "'ckptconv inspect --list' shows the names; --dry-run, what becomes of them",
     "plugin": "update the plug-in, or remove it",
 }

@@ -183,7 +183,7 @@ def problem(composite: Composite, infos: Mapping[str, TensorInfo]) -> str | None
 def _quantized_problem(one: Quantized, parts: Mapping[str, TensorInfo]) -> str | None:
     carrier = CARRIERS.get(one.dtype)
     if carrier is None:
-        return f"{one.dtype} is no quantized type"
+        return f"{one.dtype} is not a quantized type"
     values, scale, zero_point = parts[VALUES], parts["scale"], parts["zero_point"]
     held = one.shape if one.dtype.bits >= 8 else (packed_bytes(one.dtype, one.shape),)
     if (values.dtype, values.shape) != (carrier, held):

@@ -95,7 +95,7 @@ class StateDict:
     """Stands where the model's tensors stood: those whose names start with `prefix`, in the checkpoint's order.
 
     container: the type of the mapping.
-    plain:     what it held that is no tensor: (position among its entries, key, value).
+    plain:     what it held that is not a tensor: (position among its entries, key, value).
     versions:  its ``_metadata`` attribute (module versions), bookkeeping; None where it had none.
     """
 
@@ -246,7 +246,7 @@ def spell_path(path: tuple[Key, ...]) -> str:
 
 
 def rebuilt(node: MetaNode, replace: Callable[[MetaNode], MetaNode]) -> MetaNode:
-    """A copy of the tree with `replace` applied to every leaf that is no container."""
+    """A copy of the tree with `replace` applied to every leaf that is not a container."""
 
     def again(child: MetaNode) -> MetaNode:
         return rebuilt(child, replace)

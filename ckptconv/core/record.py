@@ -168,7 +168,7 @@ def parse(text: str) -> Record:
         document = strict_json.loads(text)
         version = document["version"]
         if type(version) is not int or version < 1:
-            raise ValueError("its version is no number")
+            raise ValueError("its version is not a number")
         if version > VERSION:
             raise UnsupportedError(
                 f"its record has version {version}, and this ckptconv knows up to {VERSION}", hint=UPGRADE
@@ -233,7 +233,7 @@ def _notes(document: dict[str, Any]) -> Notes:
 def _inline(name: Json, position: Json, dtype: Json, shape: Json, text: Json) -> Inline:
     known = DTYPES.get(as_text(dtype))
     if known is None:
-        raise ValueError(f"{dtype!r} is no element type")
+        raise ValueError(f"{dtype!r} is not an element type")
     info, data = TensorInfo.of(known, tuple(map(as_size, shape))), b64decode(as_text(text), validate=True)
     if len(data) != info.nbytes:
         raise ValueError(f"{name!r} has {len(data)} bytes, and its type and shape ask for {info.nbytes}")
@@ -253,7 +253,7 @@ def _has(names: Json, name: str) -> bool:
 
 def _key(value: Json) -> str | int:
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is no key")
+        raise ValueError(f"{value!r} is not a key")
     return value
 
 

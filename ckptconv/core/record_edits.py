@@ -76,7 +76,7 @@ def _edited(text: str, old: MetaNode) -> MetaNode:
         return text
     try:
         made = _cast(from_json(strict_json.loads(text)), old)
-    except (ValueError, TypeError, RecursionError):  # TypeError: what is no member of a set
+    except (ValueError, TypeError, RecursionError):  # TypeError: what is not a member of a set
         return text
     return text if is_too_deep([made]) else made
 

@@ -6,7 +6,7 @@ What JSON has is spelled as itself. Everything else is an object with one key th
     {"$float": "7ff8000000000000"}   NaN and the infinities: the eight bytes, big-endian, in hexadecimal
     {"$complex": [re, im]}       {"$bytes": base64}          {"$bytearray": base64}
     {"$tuple": […]}              {"$set": […]}               {"$frozenset": […]}
-    {"$dict": [[key, value]…]}   a dict with a key that is no string or starts with "$"
+    {"$dict": [[key, value]…]}   a dict with a key that is not a string or starts with "$"
     {"$OrderedDict": [[k, v]…]}  {"$Counter": [[k, v]…]}     {"$defaultdict": [factory, [[k, v]…]]}
     {"$torch.Size": [int…]}      {"$torch.dtype": "float32"} and so for device, layout, qscheme, memory_format
     {"$numpy.scalar": [dtype, base64]}
@@ -141,7 +141,7 @@ def to_json(node: MetaNode, *, sort: bool = False) -> Json:  # noqa: C901 (one l
         case Opaque():
             return {"$opaque": _opaque_entry(node, again)}
         case _:
-            raise TypeError(f"{type(node).__name__} is no plain data")
+            raise TypeError(f"{type(node).__name__} is not plain data")
 
 
 def _state_dict_entry(node: StateDict, again: Callable[[MetaNode], Json]) -> dict[str, Json]:

@@ -1,6 +1,6 @@
 """JSON of strangers: what Python's own reader lets pass in silence is refused.
 
-NaN and the infinities are taken, which are no JSON: configurations of Mamba's have them.
+NaN and the infinities are taken, which are not JSON: configurations of Mamba's have them.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def document(text: str | bytes, what: str, *, hint: str) -> Any:
     try:
         return loads(text)
     except ValueError as error:
-        raise CorruptFileError(f"{what} is no JSON: {error}", hint=hint) from error
+        raise CorruptFileError(f"{what} is not JSON: {error}", hint=hint) from error
 
 
 def object_of(text: str | bytes, what: str, *, hint: str) -> dict[str, Any]:
     """As `document`, where it is an object. Raises CorruptFileError."""
     found = document(text, what, hint=hint)
     if not isinstance(found, dict):
-        raise CorruptFileError(f"{what} is no JSON object", hint=hint)
+        raise CorruptFileError(f"{what} is not a JSON object", hint=hint)
     return found
 
 
@@ -49,14 +49,14 @@ def check_depth(document: Any, what: str) -> None:
 def as_text(value: Any) -> str:
     """A string. Raises ValueError on anything else."""
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no string")
+        raise ValueError(f"{value!r} is not a string")
     return value
 
 
 def as_size(value: Any) -> int:
     """A whole number that is not negative. Raises ValueError on anything else."""
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no size")
+        raise ValueError(f"{value!r} is not a size")
     return value
 
 

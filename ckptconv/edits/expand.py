@@ -4,7 +4,7 @@
     {0-3,7}    these numbers. In the sources of concat and stack, and the targets of split and unstack: all of them, in
                this order. Elsewhere one after another, the first of the sources with the first of the targets.
 
-A pattern is matched in time linear in the name (it is no regular expression): rules files come from strangers too.
+A pattern is matched in time linear in the name (it is not a regular expression): rules files come from strangers too.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class MapReader(BlockReader):
 
 
 def mapped(tensor: LazyTensor, function: Function) -> LazyTensor:
-    """The tensor with every element computed anew. Raises ValueError where its elements are no floats."""
+    """The tensor with every element computed anew. Raises ValueError where its elements are not floats."""
     dtype = tensor.info.dtype
     if dtype not in FLOATS:
         raise ValueError(f"{dtype} is not computed with")

@@ -48,7 +48,7 @@ def _inverse(edit: Edit, number: int) -> Edit:
     if edit.kind == "map":
         raise fail("what it rounded away is not in it", near_inverse(details))
     if edit.kind == "dequantize":
-        raise fail("quantizing anew is no edit", "the file that it was made from has the quantized weights")
+        raise fail("quantizing anew is not an edit", "the file that it was made from has the quantized weights")
     if edit.kind == "quantize":
         raise fail("what it rounded away is not in it", "--dequantize makes plain weights of what it made")
     if edit.kind not in _OPPOSITE:

@@ -73,7 +73,7 @@ class _Row:
     def __init__(self, row: object, number: int) -> None:
         self.number = number
         if not isinstance(row, dict):
-            self.fail("it is no table")
+            self.fail("it is not a table")
         self.row: Mapping[str, Json] = row
 
     def fail(self, problem: str, hint: str | None = None) -> NoReturn:
@@ -106,13 +106,13 @@ class _Row:
         value = self.row.get(key, [])
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            self.fail(f"{key!r} is no list of names")
+            self.fail(f"{key!r} is not a list of names")
         return tuple(cast("list[str]", names))
 
     def steps(self) -> tuple[Step, ...]:
         value = self.row["steps"]
         if not isinstance(value, list):
-            self.fail("'steps' is no list")
+            self.fail("'steps' is not a list")
         made = []
         for step in value:
             match step:

@@ -101,7 +101,7 @@ def _mixed(mixture: Mixture, tensors: Tensors, left: Container[str], model: Mode
 
 
 def _told_mixture(mixture: Mixture, tensors: Tensors, chosen: Mapping[str, DType]) -> list[Finding]:
-    """How many tensors get which type; and those whose rows are no blocks of the type that they were to have."""
+    """How many tensors get which type; and those whose rows are not blocks of the type that they were to have."""
     counts = Counter(chosen.values())
     shown = ", ".join(f"{dtype} ×{count:,}" for dtype, count in counts.most_common()) or "nothing"
     message = f"{mixture.name}, as llama-quantize makes it without an importance matrix: {shown}"

@@ -24,7 +24,7 @@ MODULES = "modules.json"
 def paths_in(document: object) -> list[str]:
     """The paths of the modules that lie in folders of their own. Raises CorruptFileError."""
     if not isinstance(document, list) or not all(isinstance(one, dict) for one in document):
-        raise CorruptFileError(f"{MODULES} is no list of modules")
+        raise CorruptFileError(f"{MODULES} is not a list of modules")
     found = []
     for one in document:
         path = one.get("path", "")
@@ -33,7 +33,7 @@ def paths_in(document: object) -> list[str]:
             continue
         if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
             raise CorruptFileError(
-                f"{MODULES} names {path!r}, which is no folder in this one",
+                f"{MODULES} names {path!r}, which is not a folder in this one",
                 hint="do not trust this model: it names files elsewhere",
             )
         found.append("/".join(parts))

@@ -91,7 +91,7 @@ def plugins() -> tuple[tuple[Format, ...], tuple[PluginError, ...]]:
             loaded = entry.load()
             found = (loaded,) if isinstance(loaded, Format) else tuple(loaded)
             if not all(isinstance(one, Format) for one in found):
-                raise TypeError("it is no Format")
+                raise TypeError("it is not a Format")
             if taken := known.intersection(one.name for one in found):
                 raise ValueError(f"there is a format {min(taken)!r} already")
         except (Exception, SystemExit) as error:  # whatever someone else's package raises, the others still work
@@ -183,7 +183,7 @@ def claimed(source: Source | Folder) -> Format | None:
 
 
 def _unknown_folder(folder: Folder) -> UnknownFormatError:
-    """What is wrong with a folder that is no checkpoint itself, with the files in it that look like some."""
+    """What is wrong with a folder that is not a checkpoint itself, with the files in it that look like some."""
     for file, what, hint in FOLDERS:
         if file in folder.names:
             parts = _parts(folder)
@@ -195,7 +195,7 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     if SNAPSHOTS in folder.folders and (parts := _parts(cached := folder.inside(SNAPSHOTS))):
         return _of_parts(cached, "the hub's cache of a model", parts)
     if parts := _parts(folder):
-        return _of_parts(folder, "no checkpoint itself", parts, files)
+        return _of_parts(folder, "not a checkpoint itself", parts, files)
     some = files or [*folder.names, *(f"{name}/" for name in folder.folders)]
     return UnknownFormatError(
         f"this is a folder, and no checkpoint of several files; in it: {quoted(some, MOST_NAMES)}",

@@ -222,7 +222,7 @@ class MemberFolder(Folder):
         try:
             return self.archive.text(path, limit).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise CorruptFileError("it is no text in UTF-8", path=self.path / name, hint="pack it again") from error
+            raise CorruptFileError("it is not text in UTF-8", path=self.path / name, hint="pack it again") from error
 
     def inside(self, name: str) -> MemberFolder:
         if name not in self._folders:

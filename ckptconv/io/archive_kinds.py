@@ -83,7 +83,7 @@ def opened(source: Source, *, is_member: bool) -> tuple[str, Iterator[Packed], C
                 return "gzip", *_of_tar(inflated, inflated)
             own = source.path.name.removesuffix(".gz")
             return "gzip", iter([Packed(own, inflated.size, True)]), lambda _: ByteSpan(inflated, 0, inflated.size)
-    raise UnsupportedError("this is no archive", hint="name the file itself")
+    raise UnsupportedError("this is not an archive", hint="name the file itself")
 
 
 def _of_zip(source: Source) -> tuple[Iterator[Packed], Callable[[str], ByteSpan]]:

@@ -64,7 +64,7 @@ class Folder:
                     found[_kind(entry)].append(entry.name)
                     if max(len(found["file"]), len(found["folder"])) > MAX_FILES:
                         message = f"the folder holds more than {MAX_FILES:,} files"
-                        raise LimitError(message, path=self.path, hint="name a file inside it")
+                        raise LimitError(message, path=self.path, hint="name a file in it")
         except OSError as error:
             raise FileAccessError(
                 f"cannot list this folder: {reason(error)}", path=self.path, hint="check its permissions"
@@ -74,7 +74,7 @@ class Folder:
     def open(self, name: str) -> Source:
         """One of its files; closed with the folder.
 
-        Raises CorruptFileError where `name` is no plain file name, FileAccessError where there is no such file.
+        Raises CorruptFileError where `name` is not a plain file name, FileAccessError where there is no such file.
         """
         if name not in self._open:
             self._check_plain(name)
@@ -97,7 +97,7 @@ class Folder:
     def inside(self, name: str) -> Folder:
         """A folder in it, which shares the handles and is closed with this one; touches nothing.
 
-        Raises CorruptFileError where `name` is no plain name.
+        Raises CorruptFileError where `name` is not a plain name.
         """
         if name not in self._inside:
             self._check_plain(name)
@@ -108,7 +108,7 @@ class Folder:
     def _check_plain(self, name: str) -> None:
         if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
             raise CorruptFileError(
-                f"{name!r} is no name of a file in this folder", path=self.path,
+                f"{name!r} is not a name of a file in this folder", path=self.path,
                 hint="do not trust this checkpoint: it names files elsewhere",
             )  # fmt: skip
 

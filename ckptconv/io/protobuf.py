@@ -168,11 +168,11 @@ class Wire:
         return self._data[at : at + stop - start]
 
     def text(self, start: int, stop: int, most: int = MAX_TEXT) -> str:
-        """The text in a range. Raises CorruptFileError where it is no UTF-8."""
+        """The text in a range. Raises CorruptFileError where it is not UTF-8."""
         try:
             return self.read(start, stop, most).decode("utf-8")
         except UnicodeDecodeError:
-            raise self.bad(f"the text at byte {start:,} is no UTF-8") from None
+            raise self.bad(f"the text at byte {start:,} is not UTF-8") from None
 
     def packed(self, start: int, stop: int, most: int) -> list[int]:
         """The signed varints in a range, at most so many. Raises CorruptFileError, LimitError."""

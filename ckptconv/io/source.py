@@ -67,7 +67,7 @@ class Source:
     bytes_read: what has been read so far, for tests.
     parsed:     what a format has made of the file's directory while detecting it, for its reader.
     companions: the folder of files for which it stands, which is closed with it.
-    beside:     the folder that it is in, where that is no folder of the disk.
+    beside:     the folder that it is in, where that is not a folder of the disk.
     progress:   told of bytes done and bytes in all, where opening it takes more than reading headers.
     """
 
@@ -94,7 +94,7 @@ class Source:
         self._begin(self.path, status.st_size, _identity(status), fd)
 
     def _begin(self, path: Path, size: int, identity: tuple[int, ...], fd: int = -1) -> None:
-        """What every source starts with; one that is no file of the disk's own has no handle."""
+        """What every source starts with; one that is not a file of the disk's own has no handle."""
         self.path, self.size, self.identity = path, size, identity
         self._fd = fd
         self._closed = False
@@ -230,7 +230,9 @@ class Source:
 
     def _changed(self, how: str) -> SourceChangedError:
         return SourceChangedError(
-            f"the file {how} while it was being read", path=self.path, hint="wait for its writer to finish, then again"
+            f"the file {how} while it was being read",
+            path=self.path,
+            hint="wait until it is written completely, then try again",
         )
 
 
@@ -285,5 +287,5 @@ def _kind(mode: int) -> str:
 
 
 def _not_a_file(path: Path, what: str) -> FileAccessError:
-    hint = "name a file inside it" if what == "a folder" else "write it to a file first, and give that file's path"
+    hint = "name a file in it" if what == "a folder" else "write it to a file first, and give that file's path"
     return FileAccessError(f"this is {what}, not a file", path=path, hint=hint)

@@ -136,7 +136,7 @@ def _pass_over(kind: bytes, name: str) -> None:
     if kind not in _FOLDERS:
         raise UnsupportedError(
             f"the tar archive has a member {name!r} that is a link, or no plain file (type {kind!r})",
-            hint="do not trust it; checkpoints are packed as plain files",
+            hint="do not trust it: checkpoints are packed as plain files",
         )
 
 
@@ -154,7 +154,7 @@ def _extended(data: bytes) -> Extended:
         at += length
     path, length_text = values.get(b"path"), values.get(b"size")
     if length_text is not None and not (length_text.isdigit() and len(length_text) < 20):
-        raise _bad("a member's extended size is no number")
+        raise _bad("a member's extended size is not a number")
     return Extended(
         None if path is None else path.decode("utf-8", "surrogateescape"),
         None if length_text is None else int(length_text),

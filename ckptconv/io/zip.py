@@ -276,7 +276,7 @@ def _utf8(entry: Entry) -> str:
 
 
 def _check_kind(entry: Entry, made_by: int, needed: int, disk: int, attributes: int) -> None:
-    """Refuse an entry that is no plain file, or that asks for what is not known."""
+    """Refuse an entry that is not a plain file, or that asks for what is not known."""
     if needed & 0xFF > NEWEST:
         what = f"version {(needed & 0xFF) / 10} of the zip format"
         raise UnsupportedError(f"its entry {show(entry)} asks for {what}", hint="pack it stored or deflated")

@@ -213,7 +213,7 @@ def test_metadata_that_is_no_plain_data_is_refused_by_its_key(path: Path, tmp_pa
     for _ in range(100_000):
         deep = [deep]
     for value, said in (
-        (np.float32(1), "float32 is no plain data"), ({"deep": [path]}, f"{type(path).__name__} is no plain data"),
+        (np.float32(1), "float32 is not plain data"), ({"deep": [path]}, f"{type(path).__name__} is not plain data"),
         (ring, "it holds itself"), (defaultdict(lambda: 3), "a factory of its own"),
         (deep, "nested too deeply"),
     ):  # fmt: skip

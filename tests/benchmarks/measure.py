@@ -27,7 +27,7 @@ class Run:
     """One process with those it started.
 
     seconds: from its start to its end. cpu: what all of them computed. peak: the most memory they held, in bytes.
-    anonymous: the most of it that was no page of a file, so that it could not be let go of; on Linux alone.
+    anonymous: the most of it that was not a page of a file, so that it could not be let go of; on Linux alone.
     """
 
     seconds: float

@@ -51,7 +51,7 @@ def _slices(source: str) -> Iterator[tuple[str, Any]]:
     where = json.loads((Path(source) / "model.safetensors.index.json").read_text())["weight_map"]
     for file in sorted(set(where.values())):
         with safe_open(Path(source) / file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+            for name in opened.keys():  # noqa: SIM118 (it is not a mapping)
                 yield name, opened.get_slice(name)
 
 

@@ -1,4 +1,4 @@
-"""A sound model of an architecture that the library lacks is no damaged one of its neighbour's."""
+"""A sound model of an architecture that the library lacks is not a damaged one of its neighbour's."""
 
 from __future__ import annotations
 

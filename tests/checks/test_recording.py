@@ -89,10 +89,10 @@ def test_what_does_not_correspond_is_refused(tmp_path: Path, source: Path) -> No
     with pytest.raises(FileAccessError, match="no such file"):
         ckptconv.verify_outputs(source, tmp_path / "none.npz", arch="mlp")
     (tmp_path / "old.npz").write_bytes(b"x")
-    with pytest.raises(CorruptFileError, match="no saved outputs"):
+    with pytest.raises(CorruptFileError, match="not saved outputs"):
         ckptconv.read_recording(tmp_path / "old.npz")
     np.savez(tmp_path / "x.npz", x=np.zeros(3))
-    with pytest.raises(CorruptFileError, match="no saved outputs"):
+    with pytest.raises(CorruptFileError, match="not saved outputs"):
         ckptconv.read_recording(tmp_path / "x.npz")
     np.savez(tmp_path / "new.npz", about=np.array('{"version": 2}'))
     with pytest.raises(UnsupportedError, match="version 2"):
@@ -126,7 +126,7 @@ def test_arrays_that_are_none_are_refused_by_what_is_wrong(tmp_path: Path, sourc
         (tmp_path / "bad.npz").write_bytes(data)
         with pytest.raises(UsageError, match=r"is no \.npz of arrays"):
             ckptconv.verify(source, source, arch="mlp", arrays=tmp_path / "bad.npz")
-        with pytest.raises(CorruptFileError, match="no saved outputs"):
+        with pytest.raises(CorruptFileError, match="not saved outputs"):
             ckptconv.read_recording(tmp_path / "bad.npz")
     with (tmp_path / "one.npy").open("wb") as file:
         np.save(file, rows)
@@ -176,7 +176,7 @@ def test_a_recording_that_says_something_else_of_itself_is_refused(
 ) -> None:
     about = {**json.loads(str(recorded["about"])), key: value}
     np.savez(tmp_path / "out.npz", **{**recorded, "about": np.array(json.dumps(about))})
-    with pytest.raises(CorruptFileError, match="no saved outputs"):
+    with pytest.raises(CorruptFileError, match="not saved outputs"):
         ckptconv.read_recording(tmp_path / "out.npz")
 
 

@@ -130,7 +130,7 @@ def test_tensors_that_changed_places_are_named_in_every_try(tmp_path: Path) -> N
 
 
 def test_the_spread_is_what_rounding_does() -> None:
-    """The bound holds F32 runs of a deep network in any order of summation, and is no worst case."""
+    """The bound holds F32 runs of a deep network in any order of summation, and is not a worst case."""
     torch.manual_seed(0)
     module = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.Tanh())]).eval()
     x = torch.randn(40, 64)

@@ -40,7 +40,7 @@ def strict(text: str) -> Any:
     """The one strict JSON document that `text` is."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     document = json.loads(text, parse_constant=refuse)
     assert document["schema"] == 1

@@ -305,4 +305,4 @@ def test_shards_are_split_named_told_and_read_as_a_folder(run: Run, model: Path,
     again = run("convert", model, tmp_path / "z.gguf", "--shard-size", "48B")
     assert (again.exit_code, "add --force" in again.stderr) == (2, True)
     wrong = run("convert", model, tmp_path / "y.safetensors", "--shard-size", "5 apples")
-    assert (wrong.exit_code, wrong.stderr.splitlines()[0]) == (2, "ckptconv: error: '5 apples' is no size")
+    assert (wrong.exit_code, wrong.stderr.splitlines()[0]) == (2, "ckptconv: error: '5 apples' is not a size")

@@ -266,7 +266,7 @@ def test_equal_says_what_the_digests_say(
         save(tmp_path / f"{i}.pth", {"state_dict": state, "meta": meta})
     try:
         digests = [ckptconv.inspect(tmp_path / f"{i}.pth", digest=True).digest for i in range(4)]
-    except CkptconvError:  # what torch saves and we refuse: a name that is no text, tensors alone in no state_dict
+    except CkptconvError:  # what torch saves and we refuse: a name that is not text, tensors alone in no state_dict
         return
     for i in range(1, 4):
         assert ckptconv.diff(tmp_path / "0.pth", tmp_path / f"{i}.pth").equal == (digests[0] == digests[i])

@@ -71,7 +71,7 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
          "did you mean 'to-gguf'?"),
         (["convert", "FILE", "no/such folder/b.pth"], "no/such folder/b.pth: the target's folder does not exist",
          "mkdir -p 'no/such folder'"),
-        (["convert", "FILE", "s3://bucket/b.pth"], "s3://bucket/b.pth: this is no file",
+        (["convert", "FILE", "s3://bucket/b.pth"], "s3://bucket/b.pth: this is not a file",
          "write a file first: nothing is uploaded here"),
         (["convert", "FILE", "b" * 300 + ".pth"], "b" * 300 + ".pth: cannot write: file name too long",
          "give it a shorter name"),
@@ -99,7 +99,7 @@ def test_a_source_and_a_target_that_changed_places_are_told_apart(run: Run, tmp_
     hint = run("convert", absent, tmp_path / "b.pth").stderr.splitlines()[-1]
     assert hint == "hint: check the path", "neither is there"
     (tmp_path / "nf.safetensors").touch()
-    assert "did you mean" not in run("inspect", absent).stderr, "a suffix in common is no likeness"
+    assert "did you mean" not in run("inspect", absent).stderr, "a suffix in common is not likeness"
     (tmp_path / "our.safetensors").touch()
     assert run("convert", absent, path).stderr.endswith(f"hint: did you mean '{tmp_path / 'our.safetensors'}'?\n")
 

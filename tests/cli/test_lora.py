@@ -65,7 +65,7 @@ def test_inspect_says_why_an_adapter_is_not_merged(run: Run, tmp_path: Path) -> 
     assert said["adapter"] == "PEFT's type PROMPT_TUNING"
     assert said["merging"].startswith("no: adapters of PEFT's type PROMPT_TUNING are not merged: they put tokens")
     (adapter / "adapter_config.json").write_text("{")
-    assert "no: adapter_config.json is no JSON" in rows(run("inspect", adapter).output)["merging"]
+    assert "no: adapter_config.json is not JSON" in rows(run("inspect", adapter).output)["merging"]
 
 
 def test_inspect_has_nothing_to_say_of_a_model(run: Run, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_scale_that_is_no_number_is_told(scale: str, run: Run, tmp_path: Path)
     base, adapter, _ = case("lora", tmp_path)
     done = run("convert", base, tmp_path / "o.pth", "--lora", f"{adapter}={scale}", "--json")
     assert done.exit_code == 2
-    assert "is no number" in json.loads(done.stdout)["error"]["message"]
+    assert "is not a number" in json.loads(done.stdout)["error"]["message"]
 
 
 def test_a_scale_without_an_adapter_is_told(run: Run, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_it_has_no_place_in_a_model_of_transformers(run: Run, tmp_path: Path) ->
     ("meta", "words"),
     [
         ({"adapter.type": "ia3"}, "adapters of llama.cpp's type 'ia3' are not merged"),
-        ({"adapter.type": "lora", "adapter.lora.alpha": "x"}, "adapter.lora.alpha is no number that is finite"),
+        ({"adapter.type": "lora", "adapter.lora.alpha": "x"}, "adapter.lora.alpha is not a number that is finite"),
         ({"adapter.type": "lora", "adapter.alora.invocation_tokens": [1]}, "the adapter is of aLoRA"),
     ],
 )

@@ -25,7 +25,7 @@ NUMBER = "[" + "1" * 5000 + "]"
 def test_what_is_no_json_or_says_a_thing_twice_is_refused(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         strict_json.loads(text)
-    with pytest.raises(CorruptFileError, match=r"^'x' is no JSON: .") as refused:
+    with pytest.raises(CorruptFileError, match=r"^'x' is not JSON: .") as refused:
         strict_json.document(text, "'x'", hint="copy it again")
     assert refused.value.hint == "copy it again"
 
@@ -36,7 +36,7 @@ def test_infinities_are_read_as_configurations_have_them() -> None:
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"{}"'])
 def test_another_document_than_an_object_is_refused(text: str) -> None:
-    with pytest.raises(CorruptFileError, match="x is no JSON object"):
+    with pytest.raises(CorruptFileError, match="x is not a JSON object"):
         strict_json.object_of(text, "x", hint="")
 
 

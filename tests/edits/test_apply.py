@@ -151,7 +151,7 @@ BAD = [
     ("edits = 3", "no list of edits"),
     ("[[edits]]\nkind = 'renam'", "no kind 'renam'"),
     ("[[edits]]\nkind = 'rename'\nsource = 'a'", "rename has no 'source'"),
-    ("[[edits]]\nkind = 'rename'\nsources = [1]\ntargets = 'b'", "no list of names"),
+    ("[[edits]]\nkind = 'rename'\nsources = [1]\ntargets = 'b'", "not a list of names"),
     ("[[edits]]\nkind = 'rename'\nsources = 'a'", "needs targets"),
     ("[[edits]]\nkind = 'drop'", "needs sources"),
     ("[[edits]]\nkind = 'drop'\nsources = 'a'\nsteps = [1]", "a step is"),

@@ -172,7 +172,7 @@ def test_ties_survive_what_is_done_to_all_and_their_end_is_said(tmp_path: Path) 
         assert found["head"].info.shape == (4, 3)
     broken = ckptconv.convert(tmp_path / "a.pth", tmp_path / "c.pth", edits=Edits(dtype=["embed=BF16"]))
     (finding,) = [finding for finding in broken.findings if finding.code == "tie-broken"]
-    assert finding.message == "embed and head shared one tensor, and do not any more"
+    assert finding.message == "embed and head shared one tensor, but no longer do"
     with ckptconv.open(tmp_path / "c.pth") as found:
         assert found.ties == []
 
@@ -195,7 +195,7 @@ def test_several_dicts_become_one_where_names_leave_them(tmp_path: Path) -> None
 
 
 def test_tensors_in_no_dict_are_dropped_and_renamed(tmp_path: Path) -> None:
-    torch.save({3: torch.zeros(2), "b": torch.ones(2), "n": 5}, tmp_path / "a.pth")  # a key that is no string
+    torch.save({3: torch.zeros(2), "b": torch.ones(2), "n": 5}, tmp_path / "a.pth")  # a key that is not a string
     edits = Edits(drop=["3"], names=[NameRule("add-prefix", "x.")])
     ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=edits)
     with ckptconv.open(tmp_path / "b.pth") as found:

@@ -146,7 +146,7 @@ def test_each_edit_is_said_once_as_a_pattern(tmp_path: Path) -> None:
 
 
 def test_renames_of_names_with_numbers_of_their_own_are_one_pattern(tmp_path: Path) -> None:
-    """The 1 of w1 is no index."""
+    """The 1 of w1 is not an index."""
     state = {f"layers.{i}.experts.{j}.w1.weight": torch.randn(3, 2) for i in range(3) for j in range(2)}
     found = differ(tmp_path, state, {n.replace("experts", "group").replace("w1", "gate"): t for n, t in state.items()})
     assert [(edit.sources, edit.targets, len(edit.steps)) for edit in found.edits] == [

@@ -295,7 +295,7 @@ HONEST = [
     Folder("a copy of the weights that broke off", {"pytorch_model.bin": EVIL_ARCHIVE[:-30]}, "plain"),
     Folder("a log of 17 MB", {"trainer_state.json": b'{"a": "' + b" " * (17 << 20) + b'"}'}, "plain"),
     Folder("what lies in a repository of git", {".git/lfs/objects/x": EVIL}, "plain"),
-    Folder("a configuration that is no JSON", {"config.json": b"{"}, "plain"),
+    Folder("a configuration that is not JSON", {"config.json": b"{"}, "plain"),
 ]  # fmt: skip
 
 OPAQUE = [

@@ -184,7 +184,7 @@ class Thing:
 BELOW: dict[str, object] = {
     "tensors": [np.zeros(1, "f4")] * 20,
     "tensors of a dict": {f"w{i}": np.zeros(1, "f4") for i in range(20)},
-    "what is no tensor that is read": [np.zeros(1, "M8[s]")] * 20,
+    "what is not a tensor that is read": [np.zeros(1, "M8[s]")] * 20,
     "objects": [Thing() for _ in range(20)],
 }
 

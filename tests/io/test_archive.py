@@ -64,7 +64,7 @@ def test_it_is_a_folder_of_folders(kind: str, tmp_path: Path) -> None:
         assert folder.used == ["top/a.bin", "top/b/c.bin"]
         with pytest.raises(FileAccessError, match="no such file"):
             top.open("d.bin")
-        with pytest.raises(CorruptFileError, match="no name of a file"):
+        with pytest.raises(CorruptFileError, match="not a name of a file"):
             top.open("../a.bin")
 
 

@@ -1,4 +1,4 @@
-"""Tar archives: the members that Python's tarfile lists, and nothing that is no plain file."""
+"""Tar archives: the members that Python's tarfile lists, and nothing that is not a plain file."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_very_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("size", ["", "x", "-1", "1" * 20, "1.5", "\u0661"])
 def test_a_size_that_is_no_number_is_refused(size: str, tmp_path: Path) -> None:
     path = tarred(tmp_path / "x.tar", {"a": b"1"}, format=tarfile.PAX_FORMAT, pax_headers={"size": size})
-    with pytest.raises(CorruptFileError, match="extended size is no number"):
+    with pytest.raises(CorruptFileError, match="extended size is not a number"):
         listed(path)
 
 

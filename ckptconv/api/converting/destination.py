@@ -71,7 +71,7 @@ class Destination:
         return [Finding("shards", "info", self.path.name, self.said)] if self.said else []
 
     def left_behind(self, source: PathText) -> list[Finding]:
-        """A word where one folder becomes another and the first has a config.json, which is no part of a checkpoint.
+        """A word where one folder becomes another and the first has a config.json, which is not part of a checkpoint.
         Nothing asks for one beside a GGUF.
         """
         asked = self.folder and self.format.dialect != GGUF and not os.path.isfile(self.path.parent / CONFIG)
@@ -160,7 +160,7 @@ def _stands_in_folder(target: PathText, shard_size: int | None) -> bool:
 def choose_format(target: PathText, name: str | None, shard_size: int | None) -> Format:
     """The format that is asked for, or the one of the target's name; a folder gets safetensors. Raises UsageError."""
     if "://" in os.fspath(target):
-        raise UsageError("this is no file", path=target, hint="write a file first: nothing is uploaded here")
+        raise UsageError("this is not a file", path=target, hint="write a file first: nothing is uploaded here")
     if name is not None:
         wanted = registry.by_name(name)
     elif _stands_in_folder(target, shard_size):

@@ -28,7 +28,7 @@ def export_python(request: Request, checkpoint: Checkpoint, own: OnnxOptions) ->
     with made(request.arch, statements, request.settings, device="cpu") as (module, _):
         if is_config(request.arch) and has_names_of_disk(module, checkpoint.keys()):
             raise UsageError(
-                "tensors that the class holds as one are several on disk; a graph of it has those that it holds",
+                "the class holds as one what are several tensors on disk, and so does its graph",
                 path=request.source,
                 hint="from_pretrained() it, torch.save(model.state_dict(), FILE), and convert that",
             )

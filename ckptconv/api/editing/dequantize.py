@@ -156,7 +156,7 @@ def left_quantized(tensors: Mapping[str, LazyTensor]) -> list[Finding]:
         if names:
             stay = plural(len(names), "tensor stays", "tensors stay")
             kind = small[names[0]].dtype.name
-            message = f"{stay} {kind}, without a scale that is known; {advice}: {listed(names, 4)}"
+            message = f"{stay} {kind}, without a known scale; {advice}: {listed(names, 4)}"
             found.append(Finding("left-quantized", "warning", names[0], message))
     return found
 
@@ -174,7 +174,7 @@ def _kind(edit: Edit) -> str:
 
 def retyped(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     """A configuration that names this type wherever it names one, for itself or for one of its parts, such as a
-    `text_config`; how weights are quantized is no part.
+    `text_config`; how weights are quantized is not part.
     """
     made = dict(document)
     for key, value in document.items():

@@ -57,7 +57,7 @@ class Lora:
         except ValueError:
             if "/" in number or os.sep in number:  # the sign is in the name of a folder that is not there
                 return cls(text)
-            raise UsageError(f"--lora {text!r}: {number!r} is no number", hint="--lora ADAPTER=0.8") from None
+            raise UsageError(f"--lora {text!r}: {number!r} is not a number", hint="--lora ADAPTER=0.8") from None
         return cls(path, scale)
 
     @property
@@ -106,7 +106,7 @@ class Adapters:
 
         _, adapter = self._opened[id(wanted)]
         if wanted.scale != wanted.scale or abs(wanted.scale) == float("inf"):
-            raise UsageError(f"{wanted.label}: {wanted.scale} is no scale", hint="--lora ADAPTER=0.8")
+            raise UsageError(f"{wanted.label}: {wanted.scale} is not a scale", hint="--lora ADAPTER=0.8")
         with located(wanted.path):
             made = merge(tensors, adapter, wanted.scale)
         return made, _findings(wanted, adapter, made)

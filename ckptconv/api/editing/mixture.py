@@ -22,7 +22,7 @@ _EXPERTS = re.compile(r".*_exps\.weight")
 
 def model_of(tensors: Mapping[str, LazyTensor], said: Mapping[object, object], *, to_gguf: bool) -> Model:
     """What the tensors, under llama.cpp's names, and what is `said` of them tell: the metadata of a GGUF, or with
-    `to_gguf` a configuration of transformers'. Raises EditError where that is no model of llama.cpp's, UsageError
+    `to_gguf` a configuration of transformers'. Raises EditError where that is not a model of llama.cpp's, UsageError
     where it is an adapter.
     """
     if is_gguf_adapter(said):

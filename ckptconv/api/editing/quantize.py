@@ -107,7 +107,7 @@ def _check_plain(tensors: Tensors, composites: Mapping[str, Composite]) -> None:
     if blocks:
         raise EditError(
             f"--quantize: the weights are GGUF blocks, such as {', '.join(blocks)}",
-            hint="--dtype BF16 makes floats of them first",
+            hint="--dtype BF16 turns them into floats first",
         )
 
 
@@ -122,7 +122,7 @@ def _told(tensors: Tensors, unfit: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("not-quantized", severity, left[0], message, None, ", ".join(left))
     if stacked := stacked_experts(tensors):
         few = plural(len(stacked), "tensor of stacked experts is", "tensors of stacked experts are")
-        message = f"{few} not quantized, since they are no linear layers: {listed(stacked, 2)}"
+        message = f"{few} not quantized, since they are not linear layers: {listed(stacked, 2)}"
         yield Finding("not-quantized", "warning", stacked[0], message, None, ", ".join(stacked))
 
 

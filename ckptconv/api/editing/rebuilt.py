@@ -64,5 +64,5 @@ def _broken_ties(
     for group in checkpoint.ties:
         left = [moved[name] for name in group if name in moved]
         if len({tensors[name].alias for name in left}) > 1:
-            message = f"{' and '.join(left)} shared one tensor, and do not any more"
+            message = f"{' and '.join(left)} shared one tensor, but no longer do"
             yield Finding("tie-broken", "warning", left[0], message, " = ".join(group))

@@ -69,7 +69,7 @@ class State:
         if torn := [parts[name] for name in made.touched if name in parts]:
             one = self.composites[torn[0]]
             raise EditError(
-                f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize makes floats of it first"
+                f"{wanted.label}: {torn[0]!r} is {one.summary}", hint="--dequantize turns it into floats first"
             )
         self.tensors = made.tensors
         self.origins |= dict.fromkeys(made.added, ())

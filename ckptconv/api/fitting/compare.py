@@ -118,7 +118,7 @@ def _refuse_strangers(request: Request, checkpoint: Checkpoint, chosen: Resolved
         raise UsageError(
             f"{what} one of {chosen.name}'s, which the config.json beside it names",
             path=path,
-            hint=f"an optimizer's state is no model; --arch {chosen.name} says what differs",
+            hint=f"an optimizer's state is not a model; --arch {chosen.name} says what differs",
         )
 
 

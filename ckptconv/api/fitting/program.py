@@ -54,7 +54,7 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
         if request.arch is not None:
             raise
         raise UsageError(
-            f"it has to be known what is computed, and {error.message}", path=request.source,
+            f"what the network computes has to be known, and {error.message}", path=request.source,
             hint=or_keep(
                 request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)", request, checkpoint
             ),

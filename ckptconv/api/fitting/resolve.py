@@ -110,12 +110,12 @@ def _refuse_what_is_no_model(path: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.format == DIFFUSERS.name:
         parts = dict.fromkeys(name.partition(".")[0] for name in checkpoint)
         line = shlex.join(["ckptconv", "validate", *(str(path / part) for part in parts)])
-        raise UsageError("this is a pipeline, of several models", path=path, hint=line)
+        raise UsageError("this is a pipeline of several models", path=path, hint=line)
     if is_mmproj(checkpoint.metadata):
         raise UsageError(
             "this is what llama.cpp has for pictures or sounds beside a language model (mmproj), which no "
             "architecture describes", path=path,
-            hint="inspect says more of it; validate the model that it was made of",
+            hint="ckptconv inspect shows what is in it; validate the model that it was made from",
         )  # fmt: skip
 
 
@@ -129,8 +129,8 @@ def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Reso
     except UsageError as error:
         if is_adapter(infos):
             raise UsageError(
-                "this is an adapter, of changes to another model's weights (LoRA), which no architecture describes",
-                path=path, hint="inspect says more of it; validate the model that it is for",
+                "this is an adapter (LoRA): changes to another model's weights, which no architecture describes",
+                path=path, hint="ckptconv inspect shows what is in it; validate the model that it is for",
             ) from None  # fmt: skip
         named = _named_by(config) or _named_by_llama_cpp(checkpoint)
         raise (stranger(named, path) if named else error).at(path) from None

@@ -185,7 +185,7 @@ def _json(place: Place, path: str, findings: list[Finding]) -> MetaNode:
         findings.append(_not_looked_at(path, error.message))
         return None
     except (ValueError, RecursionError) as error:
-        findings.append(Finding("config", "warning", path, f"{path!r} is no JSON, and is passed over: {error}"))
+        findings.append(Finding("config", "warning", path, f"{path!r} is not JSON, and is passed over: {error}"))
         return None
     return document
 
@@ -316,5 +316,5 @@ def _told(looked: list[str], paths: list[str]) -> Iterator[Finding]:
         yield Finding("beside", "info", looked[0], message)
     scripts = [path for path in paths if path.endswith((".py", *_LIBRARIES))]
     if scripts:
-        message = f"programs lie in the folder, which run where they are asked for: {quoted(scripts)}"
+        message = f"the folder contains programs, which run if something asks for them: {quoted(scripts)}"
         yield Finding("program", "info", scripts[0], message)

@@ -43,7 +43,7 @@ class NoCheckpoint:
 
 
 def look(path: PathText, error: CkptconvError) -> NoCheckpoint | None:
-    """What is in a folder that is no checkpoint for the reason that `error` says; None where it is a single file, by
+    """What is in a folder that is not a checkpoint for the reason that `error` says; None where it is a single file, by
     what it is or by its name, or nothing is in it. Raises as `look_beside`.
     """
     with source_of(path) as source, located(path):

@@ -52,11 +52,11 @@ def read_recording(path: PathText) -> Recording:
     except FileAccessError as error:
         raise FileAccessError(error.message, path=path, hint=hint) from error
     except (CorruptFileError, UnsupportedError) as error:
-        raise CorruptFileError(f"these are no saved outputs: {error.message}", path=path, hint=hint) from error
+        raise CorruptFileError(f"these are not saved outputs: {error.message}", path=path, hint=hint) from error
     try:
         return recording_of(texts["about"], arrays)
     except UnsupportedError as error:
         raise error.at(path) from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         said = f": {error}" if isinstance(error, ValueError) else ""  # ours; the others are Python's words
-        raise CorruptFileError(f"these are no saved outputs{said}", path=path, hint=hint) from error
+        raise CorruptFileError(f"these are not saved outputs{said}", path=path, hint=hint) from error

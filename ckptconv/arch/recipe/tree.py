@@ -1,7 +1,7 @@
 """A forward recipe: what a sequential network computes, as data.
 
     [forward]
-    input = "batch in_channels height width"     dimensions; a name that is no param stays free
+    input = "batch in_channels height width"     dimensions; a name that is not a param stays free
     dtype = "I64"                                of the input, I64 or I32; left out, a float
     steps = [
         "conv2d conv1 stride=2 padding=3",       operation, module, attributes (expressions)

@@ -132,7 +132,7 @@ def _cut(text: str, most: int = 400) -> str:
 
 
 def _ordered(result: Difference) -> list[Finding]:
-    """The findings that are rows. A change of type is no row of its own where the values are one as well."""
+    """The findings that are rows. A change of type is not a row of its own where the values are one as well."""
     changed = {finding.where for finding in result.findings if finding.code == "value-changed"}
     found = [f for f in _of(result, *_SHOWN) if f.code != "dtype-changed" or f.where not in changed]
 

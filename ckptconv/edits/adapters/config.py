@@ -214,7 +214,7 @@ def _alpha(said: Mapping[str, object], peft: str) -> float | None:
 def _number(said: Mapping[str, object], key: str) -> float:
     number = finite(said[key])
     if number is None:
-        raise CorruptFileError(f"the configuration's {key} is no number that is finite")
+        raise CorruptFileError(f"the configuration's {key} is not a number that is finite")
     return number
 
 
@@ -223,14 +223,14 @@ def _count(said: Mapping[str, object], key: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 0 <= value < 1 << 31:
-        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no count")
+        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is not a count")
     return value
 
 
 def _patterns(said: Mapping[str, object], key: str) -> Patterns:
     value = said.get(key) or {}
     if not isinstance(value, dict):
-        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is no mapping")
+        raise CorruptFileError(f"the configuration says {value!r} for {key}, which is not a mapping")
     return Patterns(value)
 
 
@@ -247,5 +247,5 @@ def _tokens(said: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     found = value if isinstance(value, dict) else {"": value} if isinstance(value, list) else {}
     for numbers in found.values():
         if not isinstance(numbers, list) or not all(type(one) is int and one >= 0 for one in numbers):
-            raise CorruptFileError("the configuration's token indices are no list of numbers")
+            raise CorruptFileError("the configuration's token indices are not a list of numbers")
     return {str(name): tuple(numbers) for name, numbers in found.items()}

@@ -80,7 +80,7 @@ class Factors:
         """A part by its first dimension, and all others as one."""
         shape = self.tensor(part).info.shape
         if len(shape) < 2 or not prod(shape):
-            raise self.fail(f"{part} is of shape {list(shape)}, which is no matrix")
+            raise self.fail(f"{part} is of shape {list(shape)}, which is not a matrix")
         return self.factor_of(part, (shape[0], prod(shape[1:])))
 
     def transposed(self, part: str) -> Factor:

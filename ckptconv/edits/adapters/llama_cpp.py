@@ -46,7 +46,7 @@ def config(metadata: Mapping[object, object]) -> Config:
         raise UnsupportedError(f"adapters of llama.cpp's type {kind!r} are not merged", hint="those of lora are")
     alpha = finite(metadata.get(ALPHA_KEY, 0.0))
     if alpha is None:
-        raise CorruptFileError(f"{ALPHA_KEY} is no number that is finite")
+        raise CorruptFileError(f"{ALPHA_KEY} is not a number that is finite")
     route = "aLoRA, which counts from a token on" if _TOKENS_KEY in metadata else ""
     return Config(llama_cpp=True, alpha=alpha, factor=None if alpha else 1.0, route=route)
 

@@ -55,14 +55,14 @@ def kind(said: Mapping[str, object]) -> str:
 
 
 def scale(said: Mapping[str, object]) -> float | None:
-    """By what the product is multiplied; None where nothing says it. Raises CorruptFileError for what is no number."""
+    """By what the product is multiplied; None where nothing says it. CorruptFileError for anything but a number."""
     parameters = said.get("lora_parameters")
     if not isinstance(parameters, dict) or "scale" not in parameters:
         return None
     number = finite(parameters["scale"])
     if number is None:
         raise CorruptFileError(
-            "the configuration's scale is no number that is finite", hint="lora_parameters has it, as in 20.0"
+            "the configuration's scale is not a number that is finite", hint="lora_parameters has it, as in 20.0"
         )
     return number
 

@@ -49,7 +49,7 @@ class _Expression:
             return re.match(rf"(.*\.)?({self.key})$", module) is not None
         except (re.error, OverflowError) as error:
             raise CorruptFileError(
-                f"the pattern {self.key!r} of the configuration is no regular expression: {error}"
+                f"the pattern {self.key!r} of the configuration is not a regular expression: {error}"
             ) from error
 
 
@@ -63,8 +63,8 @@ class Patterns:
     def number(self, module: str, otherwise: float | None) -> float | None:
         """What the first key that matches the module says; `otherwise` where none does.
 
-        Raises CorruptFileError for what is no number or no expression, UnsupportedError for expressions that may take
-        too long.
+        Raises CorruptFileError for what is neither a number nor an expression, UnsupportedError for expressions that
+        may take too long.
         """
         order = min((self._words[tail] for tail in self._tails(module) if tail in self._words), default=len(self.said))
         for one in self._expressions:

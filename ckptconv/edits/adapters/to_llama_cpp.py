@@ -123,7 +123,7 @@ class _Translation:
         return {name: made[name] for name in self.tensors}
 
     def whole(self, name: str) -> Change:
-        """A tensor that is no factor. Raises UnsupportedError unless the base has it too."""
+        """A tensor that is not a factor. Raises UnsupportedError unless the base has it too."""
         if name.endswith(_COPY):
             return Change(names=(name,), gone=True, left=_KEPT.format(name))
         raise UnsupportedError(

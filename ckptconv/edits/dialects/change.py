@@ -120,7 +120,7 @@ class Change:
         rows = info.shape[0] if info.shape else 0
         if not rows or rows % 2:
             raise EditError(
-                f"{name!r} has {rows} rows, which are no two halves", hint="ckptconv inspect shows its shape"
+                f"{name!r} has {rows} rows, which are not two halves", hint="ckptconv inspect shows its shape"
             )
         halves = parts_of(new, 2)
         return cls(names=(new,), unpack=info.dtype.kind == "block", parts=2, joined={new: halves[::-1]})
@@ -178,7 +178,7 @@ def count_parts(changes: Mapping[str, Change], tensors: Mapping[str, TensorInfo]
 def dropped(changes: Mapping[str, Change], tensors: Mapping[str, LazyTensor]) -> list[str]:
     """The tensors that go, and those that are copies of their twins, bit for bit. Reads what could be one.
 
-    Raises EditError where one that is tied is no copy.
+    Raises EditError where one that is tied is not a copy.
     """
     copies = {name for name, one in changes.items() if one.twin and _equal(tensors[name], tensors[one.twin])}
     for name, change in changes.items():

@@ -3,7 +3,7 @@
     kernel [..., in, out] → weight [out, in, ...]    scale, embedding → weight    mean, var → running_mean, running_var
 
 The heads of its attention, kernel [in, heads, width] and [heads, width, out], become one dimension; the collections
-params and batch_stats are no part of a name, nor is the ``.value`` in which all names of NNX's variables end. Recurrent
+params and batch_stats are not part of a name, nor is the ``.value`` in which names of NNX's variables end. Recurrent
 cells: `flax_cells`. A transposed convolution is told by the name that such modules get by themselves:
 
     ConvTranspose_0   kernel [..., in, out] → weight [in, out, ...], its window turned round, as torch's is

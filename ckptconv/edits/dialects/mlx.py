@@ -213,7 +213,7 @@ class _Translation:
             self.cut += count
             check_parts(self.cut)  # now, since a shape costs nothing and a name for each of its rows does
             if not count:
-                raise EditError(f"{name!r} of shape {list(info.shape)} is no stack of experts", hint=_HINT)
+                raise EditError(f"{name!r} of shape {list(info.shape)} is not a stack of experts", hint=_HINT)
             word = _PARTS.get(part, part) if model.experts == "w" else _OWN.get(part, part)
             names = tuple(f"{stem}.{number}.{word}.{end}" for number in range(count))
             return Change(names=names, shape=info.shape[1:] if count == 1 else None)

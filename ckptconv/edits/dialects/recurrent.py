@@ -1,6 +1,6 @@
 """What torch calls the weights of recurrent layers and cells, whatever framework they are from.
 
-    encoder.weight_ih_l0                                   of a layer, whose cell is no module of its own in torch
+    encoder.weight_ih_l0                                   of a layer, whose cell is not a module of its own in torch
     encoder.weight_ih_l0, encoder.weight_ih_l0_reverse     of encoder.forward_…, encoder.backward_…
     cell.weight_ih                                         of a cell by itself, as torch.nn.LSTMCell has it
 

@@ -329,7 +329,7 @@ class Translation:
 
 
 def _outside(name: str) -> str:
-    """A name as it is where the language model is no part of another."""
+    """A name as it is where the language model is not part of another."""
     for part in _LANGUAGE:
         name = name.replace(part, "")
     return name

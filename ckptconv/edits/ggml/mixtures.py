@@ -3,7 +3,7 @@
 A mixture has a type for most matrices, and others for those that suffer most from it: the output, the values and
 outputs of attention, the last matrix of a feed-forward layer, in the first eighth of the layers, the last, and every
 third between. It goes by llama.cpp's names of tensors, counted in its order (those outside of blocks first, then block
-by block, each by name), and by a few numbers of the model. A row that is no whole number of blocks gets a type of
+by block, each by name), and by a few numbers of the model. A row that is not a whole number of blocks gets a type of
 smaller blocks.
 
 Not here: mixtures of types that are not quantized to (IQ1 to IQ3), and Q2_K_S, which llama-quantize makes with an
@@ -80,7 +80,7 @@ _SMALLER = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
     "IQ4_XS": "IQ4_NL",
 }  # fmt: skip
-"""The type, of blocks of 32, for rows that are no whole number of 256."""
+"""The type, of blocks of 32, for rows that are not a whole number of 256."""
 
 _KEPT = re.compile(
     r".*_norm\.weight.*|.*ffn_gate_inp.*|.*ffn_gate_tid2eid\.weight.*|.*altup.*|.*laurel.*|.*per_layer_model_proj.*"
@@ -103,13 +103,13 @@ def is_kept_float(name: str) -> bool:
 
 
 def types_in(mixture: Mixture, model: Model, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """The type of every tensor that gets one: a block type, or F16 where rows are no blocks of any."""
+    """The type of every tensor that gets one: a block type, or F16 where rows are not blocks of any."""
     choice = _Choice(mixture, model, tensors)
     return dict(choice.types())
 
 
 def unfit_for_blocks(info: TensorInfo, kind: str) -> bool:
-    """Whether rows are no whole number of blocks of a type."""
+    """Whether rows are not a whole number of blocks of a type."""
     return info.shape[-1] % BLOCKS[kind].block != 0
 
 

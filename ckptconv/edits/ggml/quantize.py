@@ -6,7 +6,7 @@ block knows of another, so that pieces give what the whole tensor would, bit for
 llama.cpp's converter (``convert_hf_to_gguf.py``).
 
 Refused: all other types (IQ1 to IQ3, and those in which ggml keeps activations); tensors of fewer than two
-dimensions, and rows that are no whole number of blocks, of which ggml has none.
+dimensions, and rows that are not a whole number of blocks, of which ggml has none.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ MARKERS = _MARKER, _LAYER = "scaled_fp8", ".comfy_quant"
 
 
 def markers(infos: Mapping[str, TensorInfo]) -> list[str]:
-    """The tensors that say how others are quantized, and are no weights."""
+    """The tensors that say how others are quantized, and are not weights."""
     return [name for name, info in infos.items() if _is_of_layer(name, info) or _is_marker(name, info)]
 
 
@@ -76,9 +76,9 @@ def _object(text: bytes | str, name: str) -> dict[str, Any]:
     try:
         found = strict_json.loads(text)
     except ValueError as error:
-        raise _bad(name, f"is no JSON: {error}") from error
+        raise _bad(name, f"is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise _bad(name, "is no JSON object")
+        raise _bad(name, "is not a JSON object")
     return found
 
 

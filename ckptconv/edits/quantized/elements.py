@@ -176,7 +176,7 @@ def cut(made: Array, columns: range) -> Array:
 
 @lru_cache(maxsize=8)
 def _table(dtype: DType | None, bias: int) -> Array:
-    """All values of an element type of 8 bits; or 2^(code - bias), as torch has it: 255 is no NaN, as it is of E8M0,
+    """All values of an element type of 8 bits; or 2^(code - bias), as torch has it: 255 is not a NaN, as it is of E8M0,
     but 2^128, which is infinite in F32.
     """
     import numpy as np

@@ -269,7 +269,7 @@ def _of_state(infos: Infos, name: str, said: Said) -> Iterator[Group]:
 
 
 def _of_hqq(infos: Infos, name: str, said: Said) -> Iterator[Group]:
-    """All that hqq saves of a layer but its bias. Where that is no tensors, no more is known of the weight."""
+    """All that hqq saves of a layer but its bias. Where that is not tensors, no more is known of the weight."""
     module = name.removesuffix("W_q")
     needed, more = ROLES["hqq"]
     if f"{module}shape" not in infos:

@@ -1,4 +1,4 @@
-"""HQQ: integers of 1 to 8 bits, whose zero points are no integers (`schemes`).
+"""HQQ: integers of 1 to 8 bits, whose zero points are not integers (`schemes`).
 
 W_q is the weight [O, I] under another shape: [G, I·O/G] of groups of G along the first dimension (axis 0), [I·O/G, G]
 along the second (axis 1), or its own where no groups are. Its rows are packed: of `many` slabs of rows, one below the
@@ -128,12 +128,14 @@ def _slabs(parts: Parts, count: int) -> Slabs:
     viewed = "view_as_float" in parts and _flag(parts["view_as_float"], "view_as_float")
     need(words, "W_q", FLOATS if viewed else (DType.U8 if unit == 1 else DType.I32,))
     if len(words.info.shape) != 2 or not words.info.numel:
-        raise ValueError(f"W_q has the shape {list(words.info.shape)}, and is no matrix")
+        raise ValueError(f"W_q has the shape {list(words.info.shape)}, and is not a matrix")
     step = words.info.shape[0]
     width, left = divmod(words.info.nbytes, step * unit)
     rows, over = divmod(count, width) if width else (0, 1)
     if left or over or -(-rows // many) != step or (rows != step * many and bits != 3):
-        raise ValueError(f"W_q of shape {list(words.info.shape)}, packed as {name}, is no weight of {count:,} elements")
+        raise ValueError(
+            f"W_q of shape {list(words.info.shape)}, packed as {name}, is not a weight of {count:,} elements"
+        )
     return Slabs(words, rows, width, step, bits, many, unit)
 
 

@@ -194,6 +194,6 @@ def _bits(details: Mapping[str, Json], known: tuple[int, ...], default: int | No
 
 def _matrix(tensor: LazyTensor, part: str) -> tuple[int, int]:
     if len(tensor.info.shape) != 2:
-        raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and is no matrix")
+        raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and is not a matrix")
     rows, columns = tensor.info.shape
     return rows, columns

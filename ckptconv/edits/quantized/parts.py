@@ -45,7 +45,9 @@ def numbers(tensor: LazyTensor, part: str, *, most: int = MOST_NUMBERS) -> Array
     """A row of integers, read."""
     need(tensor, part, (DType.I32, DType.I64))
     if len(tensor.info.shape) != 1 or tensor.info.numel > most:
-        raise ValueError(f"{part} has the shape {list(tensor.info.shape)}, and is no row of at most {most:,} numbers")
+        raise ValueError(
+            f"{part} has the shape {list(tensor.info.shape)}, and is not a row of at most {most:,} numbers"
+        )
     return tensor.numpy()
 
 

@@ -92,7 +92,7 @@ def _state(tensor: LazyTensor) -> dict[str, object]:
     try:
         said = strict_json.loads(bytes(tensor.read()))
     except ValueError as error:
-        raise ValueError(f"quant_state is no JSON: {error}") from error
+        raise ValueError(f"quant_state is not JSON: {error}") from error
     if not isinstance(said, dict) or said.get("quant_type") not in ("nf4", "fp4"):
         raise ValueError("quant_state is of neither nf4 nor fp4")
     return said

@@ -30,7 +30,7 @@ of zeros. (Where all of a block is below 1.4e-36, transformers makes NaN of it, 
 
 mlx-4bit, mlx-8bit: mx.quantize in mode affine, groups of 64, the first of several codes in the low bits of a word.
 
-Refused: other than matrices of F32, F16 and BF16; for fp8-block rows or columns that are no multiples of 128, which
+Refused: other than matrices of F32, F16 and BF16; for fp8-block rows or columns that are not multiples of 128, which
 transformers leaves as they are too, for MLX columns that are none of 64, as mlx-lm does, for packed integers columns
 that are none of 128, and for NF4 elements that are none of 64.
 

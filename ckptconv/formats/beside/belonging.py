@@ -65,7 +65,7 @@ def is_taken(name: str, left: tuple[str, ...] = LEFT) -> bool:
 def parts_of(place: Place) -> list[Part]:
     """The folders that are there of those that the model's libraries read.
 
-    Raises CorruptFileError where a list of them is none, or names what is no folder in this one, and LimitError.
+    Raises CorruptFileError where a list of them is none, or names what is not a folder in this one, and LimitError.
     """
     home = place.folder("")
     found = [_part(place, TEMPLATES)] if TEMPLATES in home.folders else []

@@ -89,7 +89,7 @@ def files_in(folder: Path) -> Listing:
         if len(found.paths) + len(waiting) + folders > MAX_FILES or len(home.parts) > MAX_DEPTH:
             raise LimitError(
                 f"there are more than {MAX_FILES:,} files in this folder, or folders more than {MAX_DEPTH} deep",
-                path=folder, hint="name a file inside it",
+                path=folder, hint="name a file in it",
             )  # fmt: skip
     found.paths.sort()
     return found

@@ -56,7 +56,7 @@ def contained(
     programs: tuple[Program, ...] = (),
 ) -> Checkpoint:  # fmt: skip
     """The checkpoint of an archive: `inner`, with the texts as metadata and its members in the notes; `uses` says what
-    those are that are no texts. Closing it closes the archive.
+    those are that are not texts. Closing it closes the archive.
     """
     taken = inner.root if isinstance(inner.root, dict) else {}
     whole = inner.with_metadata({free_key(path, taken): text for path, text in texts.items()})

@@ -11,7 +11,7 @@ called, as an activation for example.
     any       {"class_name": "StringLookup", "config": {"vocabulary": PATH}}: a file that is read, or an address
 
 Keras 3 asks for ``safe_mode=False`` before it does the first, Keras 2 for nothing. A function may stand where a layer
-does, and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are no parts of a
+does, and is called with what its inbound nodes say: so that Python's built-in ones, and Keras' that are not parts of a
 model (``keras.utils.get_file``), are told like anyone's. Up to Keras 3.8 it need not be said to be a function: a
 ``class_name`` that is one's name is enough, whatever `safe_mode`. Some layers load a file or a pickle
 (``TorchModuleWrapper``), or call any function of TensorFlow's (``TFOpLambda``: ``io.write_file``).

@@ -292,7 +292,7 @@ class _Reader:
                 raise FileAccessError(message, hint="a model is moved together with its weights") from error
             _, version = HEADER.unpack(opened.read_at(0, HEADER.size)) if opened.size >= BLOB_BYTES else (0, 0)
             if version != BLOB_VERSION:
-                raise bad(f"{file!r} is no file of weights of version {BLOB_VERSION}")
+                raise bad(f"{file!r} is not a file of weights of version {BLOB_VERSION}")
             self.blobs[said] = opened
         return self.blobs[said]
 

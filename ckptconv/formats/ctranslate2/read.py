@@ -77,7 +77,7 @@ def read(source: Source | Folder) -> Checkpoint:
     if not isinstance(source, Folder):
         return _read(source)
     if FILE not in source.names:
-        raise UnsupportedError(f"there is no {FILE} in it", hint="name a file inside it")
+        raise UnsupportedError(f"there is no {FILE} in it", hint="name a file in it")
     file = source.open(FILE)
     with located(file.path):
         return _read(file)
@@ -121,7 +121,7 @@ def _text(file: Forward) -> str:
     try:
         return data[:-1].decode("utf-8")
     except UnicodeDecodeError:
-        raise bad("a text is no UTF-8") from None
+        raise bad("a text is not UTF-8") from None
 
 
 def _variable(file: Forward, version: int, index: int) -> LazyTensor:

@@ -136,7 +136,7 @@ class FlaxUnpacker(Unpacker):
         """Up to the end of the elements, which are passed over."""
         cursor = self.cursor
         if self._count("array") != 3:
-            raise self._bad("it is no shape, dtype and data")
+            raise self._bad("it is not a shape, dtype and data")
         self.found = True
         rank = self._count("shape")
         if rank > MAX_RANK:
@@ -146,11 +146,11 @@ class FlaxUnpacker(Unpacker):
             raise self._bad("its shape has more elements than a file can")
         kind, length = cursor.head()
         if kind not in ("str", "bytes") or length > _MAX_NAME:
-            raise self._bad("its dtype is no name")
+            raise self._bad("its dtype is not a name")
         name = cursor.text(length).decode("latin-1")
         kind, length = cursor.head()
         if kind not in ("str", "bytes"):
-            raise self._bad("its data is no bytes")
+            raise self._bad("its data is not bytes")
         return _Header(shape, name, cursor.skip(length), length)
 
     def _count(self, what: str) -> int:
@@ -221,7 +221,7 @@ class FlaxUnpacker(Unpacker):
         if any(isinstance(chunk, Opaque) for chunk in chunks):
             return self._unread_chunks(tuple(shape), len(chunks))
         if not chunks or not all(isinstance(chunk, LazyTensor) and len(chunk.info.shape) == 1 for chunk in chunks):
-            raise self._bad("its chunks are no arrays of one dimension")
+            raise self._bad("its chunks are not arrays of one dimension")
         dtypes = {chunk.info.dtype for chunk in chunks}
         if len(dtypes) > 1:
             raise self._bad(f"its chunks are of several types: {', '.join(sorted(map(str, dtypes)))}")

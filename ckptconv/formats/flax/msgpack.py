@@ -156,7 +156,7 @@ class Cursor:
         """Count bytes that are kept."""
         self._text += length
         if self._text > MAX_MSGPACK_TEXT:
-            raise LimitError(f"its strings and bytes that are no arrays are more than {MAX_MSGPACK_TEXT:,} bytes")
+            raise LimitError(f"its strings and bytes that are not arrays are more than {MAX_MSGPACK_TEXT:,} bytes")
 
     def _take(self, count: int) -> bytes:
         if count > len(self._data) - self._at:
@@ -272,7 +272,7 @@ class Unpacker:
             return self.cursor.text(number)
         if kind != "str":
             raise UnsupportedError(
-                f"{self.at()} has a key that is no string, which flax does not read", hint="name things by strings"
+                f"{self.at()} has a key that is not a string, which flax does not read", hint="name things by strings"
             )
         key = self._utf8(number)
         self.begun = True

@@ -133,7 +133,7 @@ def file_bytes(info: TensorInfo) -> int:
 class Packed:
     """A file as it will be.
 
-    heads: where pieces of it go that are no elements. tensors: its arrays, in their order.
+    heads: where pieces of it go that are not elements. tensors: its arrays, in their order.
     runs:  the elements, which count through all arrays: (the first's place in that count, its place in the file).
     """
 

@@ -15,8 +15,8 @@
 All numbers have one byte order: big-endian where the version's upper half is the one that is not zero; the tensors'
 too. Source: ggml's ``docs/gguf.md``, ``gguf.cpp`` and ``ggml-common.h``. Types' numbers are ``ggml_type``'s.
 
-Refused: version 1, types that ggml has removed, names and keys that come twice or are no UTF-8, offsets that are not
-aligned, tensors that overlap or run past the end, rows that are no whole number of blocks, booleans but 0 and 1;
+Refused: version 1, types that ggml has removed, names and keys that come twice or are not UTF-8, offsets that are not
+aligned, tensors that overlap or run past the end, rows that are not a whole number of blocks, booleans but 0 and 1;
 in big-endian files, quantized types whose byte order ggml's own converter does not know.
 """
 
@@ -169,7 +169,7 @@ def _slots(rows: list[_Row], data: int, alignment: int, size: int) -> dict[str, 
             raise bad(f"the tensor {name!r} comes twice")
         info = _info(name, dims, code)
         if offset % alignment:
-            raise bad(f"{name!r} lies at offset {offset:,}, which is no multiple of {alignment}")
+            raise bad(f"{name!r} lies at offset {offset:,}, which is not a multiple of {alignment}")
         if info.nbytes and data + offset + info.nbytes > size:
             more = data + offset + info.nbytes - size
             raise CorruptFileError(f"{name!r} runs {more:,} bytes past the end of the file")
@@ -193,7 +193,7 @@ def _info(name: str, dims: tuple[int, ...], code: int) -> TensorInfo:
     if not all(n <= MAX_DIM for n in dims) or prod(dims) * dtype.bits > MAX_DIM:
         raise bad(f"{name!r} has dimensions out of range")
     if dtype.block > 1 and (not dims or dims[0] % dtype.block):
-        raise bad(f"{name!r} has rows that are no whole number of {dtype} blocks of {dtype.block}")
+        raise bad(f"{name!r} has rows that are not a whole number of {dtype} blocks of {dtype.block}")
     return TensorInfo.of(dtype, dims[::-1])
 
 

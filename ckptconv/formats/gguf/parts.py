@@ -83,7 +83,7 @@ def read(source: Source | Folder) -> Checkpoint:
     if isinstance(source, Folder):
         folder, (name, *_) = source, _models(source) or [""]
         if not name:
-            raise UsageError("the folder has no GGUF file", path=source.path, hint="name a file inside it")
+            raise UsageError("the folder has no GGUF file", path=source.path, hint="name a file in it")
         first = folder.open(name)
     else:
         folder, first = Folder.around(source), source
@@ -146,7 +146,7 @@ def _opened(folder: Folder, names: Sequence[str], first: Source) -> dict[str, So
 
 
 def _values(headers: dict[str, tuple[Source, Header]], findings: list[Finding]) -> dict[str, Typed]:
-    """The metadata of all parts as one, the first of which counts; that it was split is no part of it."""
+    """The metadata of all parts as one, the first of which counts; that it was split is not part of it."""
     values: dict[str, Typed] = {}
     for name, (_, header) in headers.items():
         for key, value in header.values.items():

@@ -41,7 +41,7 @@ def as_asked(key: str, kind: str, value: MetaNode, hint: str) -> MetaNode:
     elif kind == "string" and type(value) in (int, float, bool):
         value = readable(value)
     if key == ALIGNMENT_KEY and not is_alignment(value):
-        raise EditError(f"--meta {key}: {str(value)[:40]!r} is no power of two, which an alignment is", hint=hint)
+        raise EditError(f"--meta {key}: {str(value)[:40]!r} is not a power of two, which an alignment is", hint=hint)
     if not fits(kind, value) and not fits(f"{kind}[]", value):  # one number for all layers, or one for each
         raise EditError(f"--meta {key}: {str(value)[:40]!r} is no {kind}, which llama.cpp takes there", hint=hint)
     return value

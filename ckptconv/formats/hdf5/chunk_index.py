@@ -99,7 +99,7 @@ class _Index:
             for n in self._layout.shape:
                 at, rest = divmod(key.uint(8), n)
                 if rest:
-                    raise damaged("a chunk is no multiple of chunks away from the first")
+                    raise damaged("a chunk is not a multiple of chunks away from the first")
                 place.append(at)
             if key.uint(8):
                 raise damaged("a chunk starts within an element")

@@ -221,7 +221,7 @@ class ChunkReader:
 
 
 def _unshuffled(data: bytes, size: int) -> bytes:
-    """Elements from their first bytes, their second bytes and so on; what is no whole element stands at the end."""
+    """Elements from their first bytes, their second bytes and so on; what is not a whole element stands at the end."""
     import numpy as np
 
     count = len(data) // size if size else 0

@@ -166,5 +166,5 @@ def _name(raw: bytes) -> str:
 
 
 def _text(raw: bytes) -> str:
-    """A name or a path; where it is no UTF-8, each odd byte as h5py gives it."""
+    """A name or a path; where it is not UTF-8, each odd byte as h5py gives it."""
     return raw.decode("utf-8", "surrogateescape")

@@ -24,7 +24,7 @@ Everything else is found by address. Numbers are little-endian; an address of al
 
 Refused by name: files that several others are parts of (the family and multi drivers), shared header messages in a
 heap, a file that its writer still has open. Told, and left out with consent alone: links and data in other files,
-virtual datasets, elements that are no numbers or text, other filters than deflate, shuffle and Fletcher's checksum.
+virtual datasets, elements that are not numbers or text, other filters than deflate, shuffle and Fletcher's checksum.
 
 Source: "HDF5 File Format Specification Version 3.0" (and 4.0 for its complex and small float types), The HDF Group;
 the HDF5 library's ``H5F``, ``H5B2``, ``H5EA``, ``H5FA`` and ``H5HF`` sources where that is silent.
@@ -85,7 +85,7 @@ class Hdf5File:
         """
         base = find(source)
         if base is None:
-            raise CorruptFileError("this is no HDF5 file: its signature is missing")
+            raise CorruptFileError("this is not an HDF5 file: its signature is missing")
         self.source = source
         self._whole = whole or ByteSpan(source, 0, source.size)
         self.base = base

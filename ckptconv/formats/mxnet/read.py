@@ -98,7 +98,7 @@ def _name(file: Forward) -> str:
     try:
         return file.take(file.count("the length of a name", MAX_NAME, 8)).decode("utf-8")
     except UnicodeDecodeError:
-        raise bad("a name is no UTF-8") from None
+        raise bad("a name is not UTF-8") from None
 
 
 def _array(file: Forward, index: int) -> LazyTensor | None:

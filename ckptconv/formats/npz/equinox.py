@@ -9,7 +9,7 @@ order of the tree. Numbers of Python's are leaves as well, arrays without dimens
 entries of the JSON object are metadata; of any other text before the arrays the whole is. numpy.save into an open file,
 again and again, gives the same.
 
-Refused: leaves that are no numbers, and anything between two of them or behind the last.
+Refused: leaves that are not numbers, and anything between two of them or behind the last.
 
 Source: equinox/_serialisation.py (`tree_serialise_leaves`, `default_serialise_filter_spec`).
 """
@@ -43,7 +43,7 @@ _NEAR = 1 << 16
 _NEXT = b"\n" + MAGIC
 _STATE_DICT = "state_dict"
 _TEXT = "header"
-"""The key of a text before the arrays that is no JSON object."""
+"""The key of a text before the arrays that is not JSON object."""
 
 
 def claims(source: Source) -> bool:

@@ -135,7 +135,7 @@ def _parse(what: str, raw: bytes, text: str) -> Npy | Text:
         raise _bad(what, "its header has other keys than descr, fortran_order and shape")
     shape, fortran = header["shape"], header["fortran_order"]
     if type(shape) is not tuple or not all(map(is_size, shape)):
-        raise _bad(what, "its shape is no tuple of sizes")
+        raise _bad(what, "its shape is not a tuple of sizes")
     if type(fortran) is not bool:
         raise _bad(what, "its fortran_order is neither True nor False")
     if len(shape) > MAX_RANK:
@@ -155,7 +155,7 @@ def _dtype(what: str, descr: Any) -> tuple[DType, bool]:
     if isinstance(descr, list):
         raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
     if not isinstance(descr, str) or not 0 < len(descr) <= 32:
-        raise _bad(what, "its descr is no name of a type")
+        raise _bad(what, "its descr is not a name of a type")
     order, word = (descr[0], descr[1:]) if descr[0] in "<>=|" else ("<", descr)
     if word not in _DTYPES:
         order, word = _canonical(what, descr)
@@ -173,7 +173,7 @@ def _canonical(what: str, descr: str) -> tuple[str, str]:
     try:
         found = np.dtype(descr)
     except (TypeError, ValueError, SyntaxError) as error:
-        raise _bad(what, "its descr is no name of a type") from error
+        raise _bad(what, "its descr is not a name of a type") from error
     if found.fields or found.subdtype or not found.str[1:]:
         raise UnsupportedError(f"{what} has records with fields, no numbers", hint="save each field as its own array")
     return found.str[0], found.str[1:]

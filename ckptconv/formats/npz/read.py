@@ -55,7 +55,7 @@ def read(source: Source) -> Checkpoint:
         if entry == RECORD:
             continue
         if not entry.endswith(SUFFIX):
-            raise UnsupportedError(f"{entry!r} in the archive is no array", hint="save it without that file")
+            raise UnsupportedError(f"{entry!r} in the archive is not an array", hint="save it without that file")
         name = entry.removesuffix(SUFFIX)
         header = read_header(partial(archive.start, entry), repr(entry), headers)
         if isinstance(header, Npy):

@@ -97,7 +97,7 @@ class ModelFiles:
 
 def _number(name: str, key: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
-        raise _bad(name, f"its {key} {text[:40]!r} is no size")
+        raise _bad(name, f"its {key} {text[:40]!r} is not a size")
     return int(text)
 
 

@@ -122,7 +122,7 @@ def named(model: Model, graph: Graph, parts: Container[Place] = ()) -> dict[str,
 
 
 def _others(model: Model, graph: Graph, parts: Container[Place]) -> Iterator[tuple[str, str, TensorHeader]]:
-    """Path, name and header of the model's tensors that are no initializers of the main graph."""
+    """Path, name and header of the model's tensors that are not initializers of the main graph."""
     functions = [pair for name, body in model.functions.items() for pair in subgraphs(body, name)]
     for path, one in [*subgraphs(graph), *functions]:
         for header in one.initializers if one is not graph else ():
@@ -191,7 +191,7 @@ def _transposed(tensor: LazyTensor) -> LazyTensor | None:
 def _about(graph: Graph, noted: dict[str, object]) -> list[Finding]:
     findings = [stays_behind(f"the graph of {noted['nodes']} nodes")]
     if strings := [header.name for header in graph.initializers if header.code == STRING]:
-        message = f"strings are no weights, and stay behind with the graph: {quoted(strings)}"
+        message = f"strings are not weights, and stay behind with the graph: {quoted(strings)}"
         findings.append(Finding("strings", "warning", strings[0], message))
     return findings
 

@@ -105,7 +105,7 @@ def parse(source: Source, names: GraphNames) -> Net:
         if at == source.size and error.code in _CUT:
             message = f"the OpenVINO model is invalid: it ends at byte {at:,}, within an element"
             raise CorruptFileError(message, hint=CUT_SHORT) from error
-        raise bad(f"it is no XML: {error}") from error
+        raise bad(f"it is not XML: {error}") from error
     return builder.net
 
 

@@ -93,7 +93,7 @@ def read(source: Source | Folder) -> Checkpoint:
         return _Reader(Folder.around(source), source.path.name).read(source)
     name = _in_folder(source)
     if name is None:
-        raise UnsupportedError("there is no .xml with a .bin of the same name in it", hint="name a file inside it")
+        raise UnsupportedError("there is no .xml with a .bin of the same name in it", hint="name a file in it")
     document = source.open(name)
     with located(document.path):
         return _Reader(source, name).read(document)

@@ -66,7 +66,7 @@ def read(source: Source | Folder) -> Checkpoint:
         return _read(Folder.around(source), source)
     name = _in_folder(source)
     if name is None:
-        raise UnsupportedError(f"there is no {SUFFIX}, or several, in it", hint="name a file inside it")
+        raise UnsupportedError(f"there is no {SUFFIX}, or several, in it", hint="name a file in it")
     weights = source.open(name)
     with located(weights.path):
         return _read(source, weights)

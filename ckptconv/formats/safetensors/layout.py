@@ -98,7 +98,7 @@ def _parse(text: bytes) -> dict[str, Json]:
     except ValueError as error:
         raise _bad(str(error)) from error
     if not isinstance(document, dict):
-        raise _bad("it is no JSON object")
+        raise _bad("it is not a JSON object")
     return document
 
 
@@ -106,7 +106,7 @@ def _metadata(entry: Json) -> dict[str, str]:
     if entry is None:  # MLX writes null where there is none, and the package reads it
         return {}
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise _bad(f"{METADATA} is no map of strings to strings")
+        raise _bad(f"{METADATA} is not a map of strings to strings")
     return entry
 
 

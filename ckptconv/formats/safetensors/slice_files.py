@@ -25,7 +25,7 @@ def opened(source: Source) -> Header:
     """The header of a file of slices. Raises as `layout.read_header`, and UnsupportedError."""
     if source.size >= 4 and bytes(source.read_at(0, 4)) == b"PK\3\4":
         raise UnsupportedError(
-            "torch wrote a value that is no tensor before the header, and neither safetensors nor torch can read that",
+            "torch wrote a value that is not a tensor before the header, which neither safetensors nor torch can read",
             hint="HuggingFaceStorageWriter stores tensors alone: save the others otherwise",
         )
     return read_header(source)
@@ -44,7 +44,7 @@ def begins_of(header: Header) -> dict[str, tuple[int, ...]]:
     except ValueError as error:
         raise _bad(str(error)) from error
     if not isinstance(said, dict):
-        raise _bad("it is no JSON object")
+        raise _bad("it is not a JSON object")
     if strange := next((name for name in said if name not in header.slots), None):
         raise _bad(f"it speaks of {strange!r:.200}, which is not in the file")
     if lacking := next((name for name in header.slots if name not in said), None):

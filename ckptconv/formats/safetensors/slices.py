@@ -14,8 +14,8 @@ slices reach, which is how torch reads it.
 
 Refused: parts without a file, files of several such sets, slices that overlap, leave a gap, are of different types, or
 are the same and have other values (found while they are read). By name: slices of types below a byte; files that begin
-with a value that is no tensor, which torch writes and cannot read. Told: a process without a file, which may have had
-nothing to write. The files do not say how many processes there were, so that the last one's are not missed.
+with a value that is not a tensor, which torch writes and cannot read. Told: a process without a file, which may have
+had nothing to write. The files do not say how many processes there were, so that the last one's are not missed.
 
 Source: torch/distributed/checkpoint/ (hf_storage.py, _hf_utils.py, _consolidate_hf_safetensors.py, filesystem.py) of
 torch 2.13.
@@ -119,7 +119,7 @@ def _files(folder: Folder) -> list[_File]:
     if not files:
         raise UnsupportedError(
             "there is no shard-00001-model-00001-of-0000N.safetensors in this folder", path=folder.path,
-            hint="name a file inside it",
+            hint="name a file in it",
         )  # fmt: skip
     count = files[0].parts
     if other := next((file for file in files if file.parts != count), None):

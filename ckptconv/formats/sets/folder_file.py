@@ -157,7 +157,7 @@ def find(source: Source | Folder, *, binaries: bool) -> tuple[Folder, Index | No
     if len(found) > 1:
         _refuse_several(source, found)
     if not found:
-        raise UsageError("the folder has no index of shards", path=source.path, hint="name a file inside it")
+        raise UsageError("the folder has no index of shards", path=source.path, hint="name a file in it")
     file = source.open(found[0])
     return source, read_index(file) if INDEX.fullmatch(found[0]) else None, file
 

@@ -6,8 +6,8 @@
 A variant has its name in all of them: ``NAME.fp16-00001-of-0000N.SUFFIX``, ``NAME.SUFFIX.index.fp16.json``. Which file
 of a folder is the index, `folder_file` says.
 
-Refused: an index past 100 MB, no JSON object, a name that comes twice, a file that is no plain name in the index's own
-folder, a shard that is missing, a tensor that is missing, elsewhere than the index says, or in two shards. Told: a
+Refused: an index past 100 MB, no JSON object, a name that comes twice, a file that is not a plain name in the index's
+own folder, a shard that is missing, a tensor that is missing, elsewhere than the index says, or in two shards. Told: a
 tensor that the index does not list, a shard that it does not name, a `total_size` that is wrong.
 
 Source: huggingface_hub/serialization/_torch.py and _base.py; transformers/modeling_utils.py (`save_pretrained`).
@@ -82,13 +82,13 @@ def _parse(source: Source) -> Index:
     weight_map, metadata = document["weight_map"], document.get("metadata", {})
     metadata = {} if metadata is None else metadata
     if not isinstance(weight_map, dict) or not isinstance(metadata, dict):
-        raise _bad("its weight_map or its metadata is no object")
+        raise _bad("its weight_map or its metadata is not an object")
     if is_too_deep(metadata):
         raise _bad("its metadata is nested too deeply")
     for name, file in weight_map.items():
         if not isinstance(file, str) or not file or file in (".", "..") or any(mark in file for mark in "/\\\0"):
             raise CorruptFileError(
-                f"the index says that {name!r} is in {file!r}, which is no file in its folder",
+                f"the index says that {name!r} is in {file!r}, which is not a file in its folder",
                 hint="do not trust this checkpoint: it names files elsewhere",
             )
     if len(weight_map) > MAX_TENSORS or len(set(weight_map.values())) > MAX_FILES:

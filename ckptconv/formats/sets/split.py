@@ -46,7 +46,7 @@ def parse_size(text: str) -> int:
     parts = re.fullmatch(r"\s*([0-9]{1,18})(\.[0-9]{1,9})?\s*([A-Za-z]*)\s*", text)
     unit = _UNITS.get(parts[3].upper()) if parts else None
     if parts is None or unit is None:
-        raise UsageError(f"{text!r} is no size", hint="such as 5GB, 500MB, 2GiB, or a number of bytes")
+        raise UsageError(f"{text!r} is not a size", hint="such as 5GB, 500MB, 2GiB, or a number of bytes")
     size = int(parts[1]) * unit + (int(float("0" + parts[2]) * unit) if parts[2] else 0)
     if size < 1:
         raise UsageError("a shard has to have some size", hint="--shard-size 5GB")
@@ -162,7 +162,7 @@ def shard_names(index: str, count: int, avoid: Sequence[str] = ()) -> list[str]:
     """The usual names of the shards of an index; others where the set that it replaces has those."""
     stem, suffix = split_suffix(plain_name(index))
     if not stem:
-        raise UsageError(f"{index!r} is no name of an index", hint="such as model.safetensors.index.json")
+        raise UsageError(f"{index!r} is not a name of an index", hint="such as model.safetensors.index.json")
     old, number = set(avoid), 0
     while True:
         base = f"{stem}.{number}" if number else stem

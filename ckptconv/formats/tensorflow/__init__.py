@@ -7,7 +7,7 @@
 
 A tensor may be stored in slices (`bundle`), each under a key of its own. Refused by name: the version of the format
 before (one file of V1), other tables of the same make (LevelDB's), compressed blocks, which TensorFlow has never
-written, four-bit integers, and values that are no tensors (resources, variants).
+written, four-bit integers, and values that are not tensors (resources, variants).
 
 Sources: tensorflow/core/util/tensor_bundle (tensor_bundle.cc, naming.cc), protobuf/tensor_bundle.proto.
 """

@@ -128,7 +128,7 @@ def _latest(folder: Folder) -> str:
         if named and (latest := named[1].rpartition("/")[2]) in prefixes:
             return latest
     if not prefixes:
-        raise UsageError("the folder has no index of a checkpoint", path=folder.path, hint="name a file inside it")
+        raise UsageError("the folder has no index of a checkpoint", path=folder.path, hint="name a file in it")
     if len(prefixes) > 1:
         shown = listed([prefix + INDEX for prefix in prefixes], 6)
         raise UsageError(

@@ -93,12 +93,12 @@ def read_manifest(source: Source) -> Manifest:
 
 def _group(group: Json) -> Group:
     if not isinstance(group, dict):
-        raise bad("a group of weights is no object")
+        raise bad("a group of weights is not an object")
     files, weights = group.get("paths"), group.get("weights")
     if not isinstance(files, list) or not isinstance(weights, list):
         raise bad("a group of weights has no paths, or no weights")
     if not all(isinstance(file, str) for file in files):
-        raise bad("a path is no text")
+        raise bad("a path is not text")
     return Group(tuple(str(file) for file in files), tuple(_weight(weight) for weight in weights))
 
 
@@ -107,7 +107,7 @@ def _weight(weight: Json) -> Weight:
         raise bad("a weight has no name")
     shape, dtype = weight.get("shape"), weight.get("dtype")
     if not isinstance(shape, list) or not all(type(size) is int and 0 <= size <= MAX_DIM for size in shape):
-        raise bad(f"the shape of {name!r} is no list of sizes")
+        raise bad(f"the shape of {name!r} is not a list of sizes")
     if len(shape) > MAX_RANK:
         raise bad(f"{name!r} has {len(shape):,} dimensions")
     if not isinstance(dtype, str):
@@ -120,7 +120,7 @@ def _weight(weight: Json) -> Weight:
 def _quantization(name: str, dtype: str, said: Json) -> tuple[str, Scale | None]:
     """How a weight is stored in fewer bits: the type, and what makes values of its integers."""
     if not isinstance(said, dict):
-        raise bad(f"the quantization of {name!r} is no object")
+        raise bad(f"the quantization of {name!r} is not an object")
     stored, scale, least = said.get("dtype"), said.get("scale"), said.get("min")
     if stored not in _STORED or dtype not in (("float32",) if stored == "float16" else ("float32", "int32")):
         raise UnsupportedError(
@@ -131,5 +131,5 @@ def _quantization(name: str, dtype: str, said: Json) -> tuple[str, Scale | None]
         return stored, None
     numbers = [float(one) for one in (scale, least) if isinstance(one, int | float) and abs(one) < 2**1023]
     if len(numbers) != 2 or isinstance(scale, bool) or isinstance(least, bool):
-        raise bad(f"the scale or the min of {name!r} is no number")
+        raise bad(f"the scale or the min of {name!r} is not a number")
     return str(stored), Scale(*numbers)

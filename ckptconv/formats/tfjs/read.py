@@ -71,7 +71,7 @@ def read(source: Source | Folder) -> Checkpoint:
         return _Reader(Folder.around(source)).read(source)
     name = _in_folder(source)
     if name is None:
-        raise UnsupportedError(f"there is no {USUAL} or …{MANIFEST} in it, or several", hint="name a file inside it")
+        raise UnsupportedError(f"there is no {USUAL} or …{MANIFEST} in it, or several", hint="name a file in it")
     document = source.open(name)
     with located(document.path):
         return _Reader(source).read(document)

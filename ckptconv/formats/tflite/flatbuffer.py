@@ -176,7 +176,7 @@ class Table:
         return tuple(number for (number,) in I32.iter_unpack(data))
 
     def text(self, field: int) -> str:
-        """A string; empty where it is left out. Raises CorruptFileError where it is no UTF-8, LimitError if long."""
+        """A string; empty where it is left out. Raises CorruptFileError where it is not UTF-8, LimitError if long."""
         found = self.vector(field, 1)
         if found is None:
             return ""
@@ -185,7 +185,7 @@ class Table:
         try:
             return self.buffer.read(found.start, found.count).decode("utf-8")
         except UnicodeDecodeError:
-            raise bad(f"the text at byte {found.start:,} is no UTF-8") from None
+            raise bad(f"the text at byte {found.start:,} is not UTF-8") from None
 
     def _target(self, field: int) -> int | None:
         offset = self.number(field, U32)

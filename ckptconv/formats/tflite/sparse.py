@@ -98,7 +98,7 @@ def _levels(header: Header, table: Table, info: TensorInfo) -> list[Level]:
     found = dict(zip(order, tables, strict=True))
     sizes = {dim: found[rank + i].number(Sparsity.SIZE, I32) for i, dim in enumerate(blocks)}
     if any(size < 1 or info.shape[dim] % size for dim, size in sizes.items()):
-        raise bad(f"{header.name!r} is a sparse tensor that is no whole number of blocks")
+        raise bad(f"{header.name!r} is a sparse tensor that is not a whole number of blocks")
     strides = contiguous_strides(info.shape)
     levels = []
     for dim, level in found.items():

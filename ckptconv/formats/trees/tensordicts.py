@@ -4,7 +4,7 @@
     state          "_tensordict": the dict; "_batch_size", "_device", "_td_dim_names", "_is_locked" and others; of a
                    lazy stack "tensordicts": a list of what is stacked
 
-Values that are no tensors are objects in the dict whose state has them under ["non_tensordict"]["data"]. A tensorclass
+Values that are not tensors are objects in the dict whose state has them under ["non_tensordict"]["data"]. A tensorclass
 and a TensorDictParams are objects whose state has the TensorDict. torch.load(weights_only=True) makes such objects too,
 where tensordict is imported. What was consolidated, tensors in one storage, is not known here.
 

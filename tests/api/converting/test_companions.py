@@ -91,7 +91,7 @@ def test_small_numbers_that_have_no_scale_are_told_as_the_configuration_no_longe
     plain = ckptconv.Edits(dequantize=True)
     result = ckptconv.convert(source, f"{tmp_path}/b/", edits=plain, with_files=True)
     told = [(one.severity, one.message) for one in result.findings if one.code == "left-quantized"]
-    without = "without a scale that is known"
+    without = "without a known scale"
     assert told == [
         ("warning", f"1 tensor stays F8_E4M3, {without}; --dtype casts: b"),
         ("warning", f"1 tensor stays I8, {without}; if they are weights, they are still quantized: c"),
@@ -113,7 +113,7 @@ def test_nothing_is_replaced_unasked_and_nothing_is_left_of_a_failure(tmp_path: 
     ckptconv.convert(source, f"{tmp_path}/b/", with_files=True, force=True)
     assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
     (source / "config.json").write_text("{")
-    with pytest.raises(CorruptFileError, match="is no JSON"):
+    with pytest.raises(CorruptFileError, match="is not JSON"):
         ckptconv.convert(source, f"{tmp_path}/c/", edits=ckptconv.Edits(dtype=["F16"]), with_files=True)
     assert not (tmp_path / "c").exists()
 

@@ -127,12 +127,12 @@ def test_a_part_that_is_a_link_to_elsewhere_is_told_and_not_copied(name: str, tm
 @pytest.mark.parametrize(
     ("modules", "said"),
     [
-        ([{"path": "../b"}], r"names '\.\./b', which is no folder in this one"),
+        ([{"path": "../b"}], r"names '\.\./b', which is not a folder in this one"),
         ([{"path": "/etc"}], "names '/etc'"),
-        ([{"path": "2_Dense\\x"}], "which is no folder"),
+        ([{"path": "2_Dense\\x"}], "which is not a folder"),
         ([{"path": 3}], "names 3"),
-        ({"path": "2_Dense"}, "is no list of modules"),
-        (["2_Dense"], "is no list of modules"),
+        ({"path": "2_Dense"}, "is not a list of modules"),
+        (["2_Dense"], "is not a list of modules"),
     ],
 )
 def test_a_list_of_modules_that_is_none_is_refused(modules: object, said: str, tmp_path: Path) -> None:

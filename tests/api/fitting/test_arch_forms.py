@@ -197,7 +197,7 @@ def test_neighbours_of_the_same_name_in_two_folders_are_two(models: str, network
         ("raises", "raises KeyError: 'no such block'", "--set"),
         ("exits", "raises SystemExit: usage: train.py", "--set"),
         ("no_module", "makes a list, not a torch.nn.Module", "name a class"),
-        ("number", "is no class or function", "name a torch.nn.Module class"),
+        ("number", "is not a class or function", "name a torch.nn.Module class"),
         ("Absent", "there is no 'Absent' in ", "it has "),
         ("Nett", "there is no 'Nett' in ", "did you mean 'Net'?"),
         ("Lazy", "a.weight has no shape before the module has run", "runs it once"),

@@ -55,7 +55,7 @@ def test_a_folder_in_which_nothing_runs_is_plain(tmp_path: Path) -> None:
     assert document["nbytes"] == 19
     assert [one["code"] for one in document["findings"]] == ["no-checkpoint"]
     shown = run("inspect", tmp_path / "en")[1]
-    assert "verdict  plain: nothing was found in it that runs" in shown
+    assert "verdict  plain: nothing in it was found to run" in shown
     assert "parameters" not in shown
 
 

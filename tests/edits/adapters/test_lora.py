@@ -46,7 +46,7 @@ def test_the_values_are_those_of_the_library_that_trained_it(name: str, tmp_path
             assert units(tensor, expected[key]) <= IN_F32.get(name, ULP), key
             assert not torch.equal(tensor, before[key])
         else:
-            assert torch.equal(tensor, before[key]), "what is no target stays as it is"
+            assert torch.equal(tensor, before[key]), "what is not a target stays as it is"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

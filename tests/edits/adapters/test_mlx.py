@@ -60,7 +60,7 @@ def test_the_values_are_those_of_fuse(name: str, tmp_path: Path) -> None:
         if key in expected:
             assert units(tensor, expected[key]) <= ULP, key
         else:
-            assert torch.equal(tensor, before[key]), "what is no target stays as it is"
+            assert torch.equal(tensor, before[key]), "what is not a target stays as it is"
 
 
 def test_a_scale_multiplies_the_change(tmp_path: Path) -> None:
@@ -120,8 +120,8 @@ PARAMETERS = CASES["lora"]["lora_parameters"]
     [
         (None, EditError, "nothing says its scale"),
         ({"fine_tune_type": "lora", "lora_parameters": {"rank": 2}}, EditError, "nothing says its scale"),
-        ({"lora_parameters": {"scale": "much"}}, CorruptFileError, "scale is no number"),
-        ({"lora_parameters": {"scale": float("inf")}}, CorruptFileError, "scale is no number"),
+        ({"lora_parameters": {"scale": "much"}}, CorruptFileError, "scale is not a number"),
+        ({"lora_parameters": {"scale": float("inf")}}, CorruptFileError, "scale is not a number"),
         ({"fine_tune_type": "vera", "lora_parameters": PARAMETERS}, UnsupportedError, "type 'vera' are not merged"),
         ({"fine_tune_type": "dora", "lora_parameters": PARAMETERS}, EditError, "m is missing"),
     ],

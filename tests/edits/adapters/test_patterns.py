@@ -81,5 +81,5 @@ def test_an_alpha_of_zero_takes_the_change_away_and_a_missing_one_is_pefts_own()
     assert Config.of({"peft_type": "LORA", "r": 4, "lora_alpha": 0}).scale("q", 4) == 0
     assert Config.of({"peft_type": "LORA", "r": 4, "lora_alpha": 4, "alpha_pattern": {"q": 0}}).scale("q", 4) == 0
     assert Config.of({"peft_type": "LORA", "r": 4}).scale("q", 4) == 2  # 8 over 4
-    with pytest.raises(CkptconvError, match="lora_alpha is no number"):
+    with pytest.raises(CkptconvError, match="lora_alpha is not a number"):
         Config.of({"peft_type": "LORA", "lora_alpha": None})

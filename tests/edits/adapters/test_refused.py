@@ -95,7 +95,7 @@ def test_a_shape_that_does_not_fit_is_told_with_both(tmp_path: Path) -> None:
     [
         (lambda f: f.pop(f"{MODULE}.lora_B.weight"), "up is missing"),
         (lambda f: f.update({f"{MODULE}.lora_B.weight": torch.ones(8, 2)}), "ranks 2 and 3"),
-        (lambda f: f.update({f"{MODULE}.lora_A.weight": torch.ones(6)}), "no matrix"),
+        (lambda f: f.update({f"{MODULE}.lora_A.weight": torch.ones(6)}), "not a matrix"),
         (lambda f: f.update({f"{MODULE}.lora_A.weight": torch.ones(3, 6, dtype=torch.int8)}), "I8"),
         (lambda f: f.update({f"{MODULE}.lora_magnitude_vector": torch.ones(3)}), "8 elements are due"),
         (lambda f: f.update({f"{MODULE}.lora_B.bias": torch.ones(3)}), "8 elements are due"),
@@ -186,9 +186,9 @@ def test_a_pickle_that_would_run_code_is_not_merged(tmp_path: Path) -> None:
 
 def test_a_scale_that_is_no_number_is_a_mistake_of_usage(tmp_path: Path) -> None:
     base, adapter, _ = case("lora", tmp_path)
-    with pytest.raises(UsageError, match="nan is no scale"):
+    with pytest.raises(UsageError, match="nan is not a scale"):
         merged(base, Lora(adapter, float("nan")))
-    with pytest.raises(UsageError, match="is no number"):
+    with pytest.raises(UsageError, match="is not a number"):
         Lora.parse("adapter=much")
 
 

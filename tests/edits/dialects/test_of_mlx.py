@@ -108,7 +108,7 @@ STACK = {f"l.switch_mlp.{word}_proj.weight": torch.ones(2, 3, 2) for word in ("g
          {"model_type": "deepseek_v3"}, EditError, "is no head's"),
         ({"l.switch_mlp.gate_proj.weight": torch.ones(2, 3, 2)}, {"model_type": "granitemoe"}, EditError,
          "no 'l.switch_mlp.up_proj.weight'"),
-        ({"l.switch_mlp.gate_proj.weight": torch.ones(3)}, {"model_type": "mixtral"}, EditError, "no stack of experts"),
+        ({"l.switch_mlp.gate_proj.weight": torch.ones(3)}, {"model_type": "mixtral"}, EditError, "not a stack of"),
         ({"l.switch_mlp.gate_proj.weight": torch.ones(2, 3, 1).to(torch.uint32), "l.switch_mlp.gate_proj.scales":
           torch.ones(2, 3, 1)}, {"model_type": "mixtral"}, EditError, "weights are quantized"),
     ],

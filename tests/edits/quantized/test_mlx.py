@@ -200,7 +200,7 @@ def test_it_is_told_how_the_weights_were_packed_and_the_result_does_not_claim_it
 
 
 def test_another_quantization_is_left_in_the_metadata(tmp_path: Path) -> None:
-    """The word is no word of MLX's alone."""
+    """The word is not a word of MLX's alone."""
     source, _ = case("mxfp4")
     torch.save({"state_dict": source, "quantization": {"algorithm": "x"}}, tmp_path / "a.pth")
     ckptconv.convert(tmp_path / "a.pth", tmp_path / "b.pth", edits=ckptconv.Edits(dequantize=True))

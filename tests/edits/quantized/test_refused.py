@@ -138,7 +138,7 @@ def test_rules_say_by_hand_what_the_names_do_not(tmp_path: Path) -> None:
     ckptconv.convert(source, tmp_path / "b.pth", edits=ckptconv.Edits(names=[rules]))
     expected = weight.float() * scale.repeat_interleave(2, 0).repeat_interleave(2, 1)
     assert torch.equal(torch.load(tmp_path / "b.pth")["a.weight"], expected)
-    with pytest.raises(EditError, match=r"edit 1, dequantize .* cannot be undone: quantizing anew is no edit"):
+    with pytest.raises(EditError, match=r"edit 1, dequantize .* cannot be undone: quantizing anew is not an edit"):
         inverted(read_rules(rules))
     for line, words in (
         ('parts = ["weight"]', "2 sources are not the parts"), ('parts = ["scale", "scale"]', "are not the parts"),

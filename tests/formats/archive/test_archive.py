@@ -187,7 +187,7 @@ def test_a_name_that_is_not_in_it_is_told_with_those_that_are(tmp_path: Path) ->
         ckptconv.open(path / "b.pth")
     assert error.value.path == path
     (tmp_path / "x.txt").write_text("no archive")
-    with pytest.raises(UnsupportedError, match="no archive"):
+    with pytest.raises(UnsupportedError, match="not an archive"):
         ckptconv.open(tmp_path / "x.txt" / "b.pth")
     with pytest.raises(FileAccessError, match="no such file"):
         ckptconv.open(tmp_path / "none.zip" / "b.pth")

@@ -235,7 +235,7 @@ def test_a_package_that_lacks_a_file(tmp_path: Path) -> None:
         ckptconv.open(tmp_path / "x.mlpackage")
     root = {"itemInfoEntries": {"a": {"path": "../../x"}}, "rootModelIdentifier": "a"}
     (tmp_path / "x.mlpackage" / "Manifest.json").write_text(json.dumps(root))
-    with pytest.raises(CorruptFileError, match="no name of a file"):
+    with pytest.raises(CorruptFileError, match="not a name of a file"):
         ckptconv.open(tmp_path / "x.mlpackage")
 
 

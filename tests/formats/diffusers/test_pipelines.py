@@ -175,7 +175,7 @@ def test_an_index_that_names_no_model_leaves_the_folders_to_choose_from(text: st
     with pytest.raises(UnknownFormatError, match="in it: 'text_encoder', 'unet', 'vae'"):
         ckptconv.open(folder)
     if text in ("{", b"\xff\xfe", "[" * 100_000):
-        with pytest.raises(CorruptFileError, match="is no JSON"):
+        with pytest.raises(CorruptFileError, match="is not JSON"):
             ckptconv.open(folder, format="diffusers")
 
 

@@ -42,8 +42,8 @@ for _ in range(DEEP):
     TUPLES = bytes(msgpack.packb(msgpack.ExtType(4, b"\x91" + TUPLES)))
 BAD: dict[str, tuple[bytes, type[CkptconvError], str]] = {
     "a key twice": (b"\x82" + W + ARRAY + W + ARRAY, CorruptFileError, "comes twice"),
-    "a number as key": (beside(b"\x81\x01\x02"), UnsupportedError, "no string"),
-    "a map as key": (beside(b"\x81\x80\x02"), UnsupportedError, "no string"),
+    "a number as key": (beside(b"\x81\x01\x02"), UnsupportedError, "not a string"),
+    "a map as key": (beside(b"\x81\x80\x02"), UnsupportedError, "not a string"),
     "bytes behind the object": (beside(b"\x01") + b"\x02", CorruptFileError, "1 bytes follow"),
     "the byte that is never used": (beside(b"\xc1"), CorruptFileError, "0xc1"),
     "text that is not UTF-8": (beside(b"\xa2\xff\xfe"), CorruptFileError, "UTF-8"),

@@ -87,7 +87,7 @@ def test_a_folder_without_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("nothing yet")
     with pytest.raises(UsageError, match="the folder has no GGUF file") as refused:
         ckptconv.open(tmp_path, format="gguf-split")
-    assert (refused.value.path, refused.value.hint) == (tmp_path, "name a file inside it")
+    assert (refused.value.path, refused.value.hint) == (tmp_path, "name a file in it")
 
 
 def test_a_missing_part_is_named(parts: list[Path]) -> None:

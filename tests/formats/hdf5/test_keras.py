@@ -138,7 +138,7 @@ REFUSED: dict[str, tuple[bytes, type[CkptconvError], str]] = {
         "npz",
     ),
     "weights that are no HDF5": (made(config=b"{}", about=b"{}", weights=b"x" * 600), CorruptFileError, "signature"),
-    "a configuration that is no JSON": (made(config=b"{", about=b"{}", weights=b""), CorruptFileError, "no JSON"),
+    "a configuration that is not JSON": (made(config=b"{", about=b"{}", weights=b""), CorruptFileError, "not JSON"),
     "a name twice": (made(config=b'{"a":1,"a":2}', about=b"{}", weights=b""), CorruptFileError, "twice"),
     "a deep configuration": (made(config=b"[" * 90 + b"]" * 90, about=b"{}", weights=b""), CkptconvError, "nested"),
     "another file": (made(config=b"{}", about=b"{}", weights=b"", odd=b"x"), UnsupportedError, "'odd'"),

@@ -225,7 +225,7 @@ WRONG = {
     "a size that is huge": npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 9223372036854775808)}\n", FOUR),
     "a product that is huge": npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1 << 62, 1 << 62)}}}\n", FOUR),
     "65 dimensions": npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {(1,) * 65}}}\n", FOUR[:4]),
-    "an order that is no boolean": npy("{'descr': '<f4', 'fortran_order': 1, 'shape': (2, 2)}\n", FOUR),
+    "an order that is not a boolean": npy("{'descr': '<f4', 'fortran_order': 1, 'shape': (2, 2)}\n", FOUR),
     "a type of nothing": npy("{'descr': '', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
     "a type that is a number": npy("{'descr': 4, 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),
     "a type that is none": npy("{'descr': '<q9', 'fortran_order': False, 'shape': (2, 2)}\n", FOUR),

@@ -204,12 +204,12 @@ def test_numbers_that_no_file_can_have_are_refused(name: str, tmp_path: Path) ->
 
 INFOS: dict[str, tuple[Any, str]] = {
     "no JSON": ("{", "malformed"),
-    "a list": ([], "no JSON object"),
+    "a list": ([], "not a JSON object"),
     "deep": ("[" * 200_000, "malformed"),
     "twice": ('{"w": {"saved_offsets": [0, 0]}, "w": {"saved_offsets": [0, 0]}}', "twice"),
     "nothing": ({}, "does not say where 'w' begins"),
     "no offsets": ({"w": {}}, "does not say where 'w' begins"),
-    "no object": ({"w": [0, 0]}, "does not say where 'w' begins"),
+    "not an object": ({"w": [0, 0]}, "does not say where 'w' begins"),
     "another tensor": ({"w": {"saved_offsets": [0, 0]}, "v": {"saved_offsets": []}}, "speaks of 'v'"),
     "one offset": ({"w": {"saved_offsets": [0]}}, "2 dimensions, and it says 1 offsets"),
     "a negative one": ({"w": {"saved_offsets": [-1, 0]}}, "out of range"),
@@ -270,7 +270,7 @@ def test_a_value_that_torch_wrote_before_the_header_is_told(tmp_path: Path) -> N
     path = folder / name_of(1)
     torch.save(3, tmp_path / "value")
     path.write_bytes((tmp_path / "value").read_bytes() + path.read_bytes())
-    with pytest.raises(UnsupportedError, match="a value that is no tensor") as said:
+    with pytest.raises(UnsupportedError, match="a value that is not a tensor") as said:
         ckptconv.open(folder)
     assert said.value.path == path
 

@@ -51,7 +51,7 @@ CASES: dict[str, tuple[Table, type[CkptconvError], str]] = {
     "an external buffer": (one(external=("I", 1)), UnsupportedError, "external buffer"),
     "a buffer past the end": (one(data={1: ("Q", 1 << 40), 2: ("Q", 4)}), CorruptFileError, "the buffer 1 should end"),
     "a buffer that wraps around": (one(data={1: ("Q", 2**64 - 2), 2: ("Q", 4)}), CorruptFileError, "the buffer 1"),
-    "a name that is no text": (model([tensor(b"\xff", (4,), INT8, 1)], FOUR), CorruptFileError, "no UTF-8"),
+    "a name that is not text": (model([tensor(b"\xff", (4,), INT8, 1)], FOUR), CorruptFileError, "not UTF-8"),
     "a name of a book": (model([tensor(b"w" * 70_000, (4,), INT8, 1)], FOUR), LimitError, "name of 70,000"),
     "scales without points": (one(quantization={2: numbers("f", 1)}), CorruptFileError, "1 scales and 0 zero points"),
     "fewer points than scales": (one(quantization=quantized([1, 2], [0])), CorruptFileError, "2 scales and 1 zero"),

@@ -34,7 +34,7 @@ def claims(source: Source) -> bool:
 
 def read(source: Source) -> Checkpoint:
     if source.size < 16 or bytes(source.read_at(0, 8)) != MAGIC:
-        raise CorruptFileError("this is no jsonraw file", hint="copy it again")
+        raise CorruptFileError("this is not a jsonraw file", hint="copy it again")
     length, crc = unpack("<2I", source.read_at(8, 8))
     header = bytes(source.read_at(16, length))
     if crc32(header) != crc:

@@ -32,7 +32,7 @@ ASKS = frozenset(["get", "items", "keys", "values", "index", "find", "rfind", "c
 """Methods that make no text."""
 
 _COMPARES = frozenset(["split", "rsplit", "startswith", "endswith", "strip", "lstrip", "rstrip", *ASKS])
-"""Methods whose arguments are no part of what they give."""
+"""Methods whose arguments are not part of what they give."""
 
 OF_FILES = re.compile(r"\w+_tokens?(_\w+)?")
 """Variables that a file of the model fills, which may be an attacker's: ``bos_token``."""
@@ -119,7 +119,7 @@ def _is_half(word: str) -> bool:
 
 
 def _is_compared(words: list[str], i: int) -> bool:
-    """Whether a text only asks something of another one, or is the key of an item, and is no part of a value."""
+    """Whether a text only asks something of another one, or is the key of an item, and is not part of a value."""
     before, after = words[i - 1 : i], words[i + 1 : i + 2]
     if before in (["="], ["in"]) or after in (["="], ["!"]):
         return words[i - 2 : i - 1] in (["="], ["!"]) or before == ["in"] or words[i + 2 : i + 3] == ["="]

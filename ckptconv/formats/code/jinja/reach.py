@@ -40,7 +40,7 @@ _SPELLED = re.compile(
 _BY_NUMBER = re.compile(r"\{[\w!.]{0,40}:[^{}]{0,20}c\}")
 
 _ASIDE = COUNTS | {"lower", "upper", "trim", "string"}
-"""…and that of an item: what is no name before them is none behind."""
+"""…and that of an item: what is not a name before them is none behind."""
 
 _OF_ATTRIBUTES = frozenset(["map", "selectattr", "rejectattr", "groupby", "sum"])
 """Filters that are given the name of an attribute first; others by the name ``attribute``."""

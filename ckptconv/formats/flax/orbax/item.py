@@ -116,7 +116,7 @@ class TreeReader:
     def _texts(self) -> dict[str, Json]:
         found = read_json(self._folder.open(STRINGS)) if STRINGS in self._folder.names else {}
         if not isinstance(found, dict):
-            raise bad(f"{STRINGS} is no object")
+            raise bad(f"{STRINGS} is not an object")
         return found
 
     def _random_keys(self) -> dict[str, str]:

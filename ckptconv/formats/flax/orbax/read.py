@@ -1,4 +1,4 @@
-"""Reader of Orbax's folders: what is in them, the lists of their trees, and all that is no array.
+"""Reader of Orbax's folders: what is in them, the lists of their trees, and all that is not an array.
 
 Names and roles are those of Flax's trees (`trees.nested`), of the one item that has arrays, or ``params``,
 where there is one alone; other items' arrays are extras. Python's numbers and texts are metadata, and so are documents

@@ -5,7 +5,7 @@
                 "value_metadata_tree": text of JSON, or absent, "custom_metadata": …}
 
 A key's type is 1 in a list or a tuple, else 2. An empty container is an entry of its own, left over where others came
-to be in it. ``value_metadata_tree`` has the entries in their containers: what is no list and no dict there is
+to be in it. ``value_metadata_tree`` has the entries in their containers: what is not a list and no dict there is
 ``{"category": "custom", "clazz": "tuple", "entries": […]}``, or a namedtuple, which becomes a dict of its fields. It is
 left aside where it does not have the shape of the list.
 
@@ -36,7 +36,7 @@ _SEQUENCE, _DICT = 1, 2
 EMPTY: dict[str, Callable[[], Value]] = {
     "None": lambda: None, "Dict": dict, "List": list, "Tuple": tuple, "NamedTuple": dict,
 }  # fmt: skip
-"""Entries that are no values, by their type. The fields of a namedtuple become a dict, also where it has none."""
+"""Entries that are not values, by their type. The fields of a namedtuple become a dict, also where it has none."""
 
 
 @dataclass(frozen=True, slots=True)

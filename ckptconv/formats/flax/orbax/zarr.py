@@ -159,7 +159,7 @@ class _Document:
 
     def __init__(self, name: str, values: Json) -> None:
         if not isinstance(values, dict):
-            raise bad(f"what describes the array {name!r} is no object")
+            raise bad(f"what describes the array {name!r} is not an object")
         self.name, self.values = name, values
 
     def get(self, key: str) -> Json:
@@ -258,7 +258,7 @@ def _axes(configuration: _Document, rank: int) -> tuple[int, ...] | None:
 def _sharding(configuration: _Document, shape: tuple[int, ...]) -> tuple[Codec, Sharding]:
     inner = configuration.sizes("chunk_shape")
     if len(inner) != len(shape) or 0 in inner or any(n % m for n, m in zip(shape, inner, strict=True)):
-        raise bad(f"the shards of {configuration.name!r} are no whole number of chunks")
+        raise bad(f"the shards of {configuration.name!r} are not a whole number of chunks")
     index, _ = _codecs(configuration, configuration.get("index_codecs"), (), within=True)
     where = configuration.values.get("index_location", "end")
     if index.swapped or index.compressor or where not in ("start", "end"):

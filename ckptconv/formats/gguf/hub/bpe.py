@@ -130,9 +130,9 @@ def _pairs(merges: object) -> list[tuple[str, str]]:
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2:
-            raise bad(f"{TOKENIZER}: {str(merge)[:40]!r} is no merge")
+            raise bad(f"{TOKENIZER}: {str(merge)[:40]!r} is not a merge")
         left, right = pair
         if not isinstance(left, str) or not isinstance(right, str) or " " in left + right or not left or not right:
-            raise bad(f"{TOKENIZER}: {str(merge)[:40]!r} is no merge")
+            raise bad(f"{TOKENIZER}: {str(merge)[:40]!r} is not a merge")
         found.append((utf8(left, f"{TOKENIZER}: a merge"), utf8(right, f"{TOKENIZER}: a merge")))
     return found

@@ -89,7 +89,7 @@ def utf8(text: object, what: str) -> str:
         with suppress(UnicodeEncodeError):
             text.encode("utf-8")
             return text
-    raise bad(f"{what} is no text")
+    raise bad(f"{what} is not text")
 
 
 def bad(what: str) -> CorruptFileError:
@@ -101,7 +101,7 @@ def _text(source: Source) -> str:
     try:
         return source.read_all(MAX_TOKENIZER).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise bad(f"{source.path.name} is no UTF-8") from error
+        raise bad(f"{source.path.name} is not UTF-8") from error
 
 
 def _object(source: Source) -> Object:

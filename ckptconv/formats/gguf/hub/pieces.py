@@ -55,7 +55,7 @@ def from_unigrams(document: dict[str, Any], documents: Documents, rows: int) -> 
     made = Vocabulary.of("t5", rows, scores=True)
     for place, piece in enumerate(pieces):
         if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
-            raise bad(f"{TOKENIZER}: {str(piece)[:40]!r} is no piece with its score")
+            raise bad(f"{TOKENIZER}: {str(piece)[:40]!r} is not a piece with its score")
         kind = UNKNOWN if place == model.get("unk_id") else BYTE if falls_back and piece[0] in BYTES else NORMAL
         made.put(place, piece[0], kind, number(piece[1], f"{TOKENIZER}: a score"))
     maps = [step.get("precompiled_charsmap") for step in steps(document.get("normalizer"), "normalizers")]
@@ -63,7 +63,7 @@ def from_unigrams(document: dict[str, Any], documents: Documents, rows: int) -> 
     try:
         charsmap = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error) as error:
-        raise bad(f"{TOKENIZER}: precompiled_charsmap is no base64") from error
+        raise bad(f"{TOKENIZER}: precompiled_charsmap is not base64") from error
     _normalizing(made, charsmap, trims=True)
     made.entries["tokenizer.ggml.add_space_prefix"] = ("bool", True)
     return made

@@ -8,7 +8,7 @@
 
 A field is a varint, number × 8 + wire type, and then a varint (0), 8 bytes (1), 4 bytes (5), or a varint, the length,
 and that many bytes (2). Other fields are passed over. Refused: groups, known fields of other wire types, pieces that
-are no UTF-8 or have no number as their score, and messages that end within a field.
+are not UTF-8 or have no number as their score, and messages that end within a field.
 
 Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
@@ -89,7 +89,7 @@ def _piece(data: bytes, start: int, end: int) -> tuple[str, float, int]:
     try:
         return text.decode("utf-8"), score, kind
     except UnicodeDecodeError as error:
-        raise _bad(f"the piece {text[:40]!r} is no UTF-8") from error
+        raise _bad(f"the piece {text[:40]!r} is not UTF-8") from error
 
 
 def _normalizer(model: Model, data: bytes, start: int, end: int) -> None:
@@ -133,4 +133,4 @@ def _expect(wire: int, wanted: int) -> None:
 
 
 def _bad(what: str) -> CorruptFileError:
-    return CorruptFileError(f"tokenizer.model is no SentencePiece model: {what}", hint=HINT)
+    return CorruptFileError(f"tokenizer.model is not a SentencePiece model: {what}", hint=HINT)

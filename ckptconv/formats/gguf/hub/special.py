@@ -84,7 +84,7 @@ class Special:
             number = self.ids.get(self.texts[role])
             if number is not None:
                 return number
-            message = f"{role}_token {self.texts[role][:40]!r} is no token of the vocabulary, and left out"
+            message = f"{role}_token {self.texts[role][:40]!r} is not a token of the vocabulary, and left out"
             self.documents.findings.append(Finding("special-token", "warning", TOKENIZER_CONFIG, message))
         for values in (self.config.values, self.documents.object("generation_config.json") or {}):
             number = values.get(f"{role}_token_id")
@@ -146,7 +146,7 @@ def chat_templates(documents: Documents) -> dict[str, Typed]:
     if isinstance(said, str):
         return {_TEMPLATE: ("string", utf8(said, "the chat_template"))}
     if not isinstance(said, list):
-        raise bad(f"{TOKENIZER_CONFIG}: chat_template is no text")
+        raise bad(f"{TOKENIZER_CONFIG}: chat_template is not text")
     if len(said) > _MOST:
         message = f"{TOKENIZER_CONFIG} has {len(said):,} chat templates; the limit is {_MOST}"
         raise LimitError(message)

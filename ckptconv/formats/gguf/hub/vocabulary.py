@@ -59,7 +59,7 @@ class Vocabulary:
         return cls(model, [f"[PAD{row}]" for row in range(rows)], [UNUSED] * rows, [_UNUSED_SCORE] * rows, scores)
 
     def put(self, number: int, text: str, kind: int, score: float = 0.0) -> None:
-        """Raises CorruptFileError for a text that is no UTF-8."""
+        """Raises CorruptFileError for a text that is not UTF-8."""
         if number >= len(self.tokens):
             self.past += 1
             return
@@ -135,12 +135,12 @@ def added_tokens(documents: Documents) -> dict[int, Added]:
         found[identity(number, ADDED)] = Added(text, special=False)
     rows = (documents.object(TOKENIZER) or {}).get("added_tokens") or []
     if not isinstance(rows, list):
-        raise bad(f"{TOKENIZER}: added_tokens is no list")
+        raise bad(f"{TOKENIZER}: added_tokens is not a list")
     for row in rows:
         found[identity(row.get("id") if isinstance(row, dict) else None, TOKENIZER)] = _added(row, TOKENIZER)
     decoder = (documents.object(TOKENIZER_CONFIG) or {}).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
-        raise bad(f"{TOKENIZER_CONFIG}: added_tokens_decoder is no object")
+        raise bad(f"{TOKENIZER_CONFIG}: added_tokens_decoder is not an object")
     for key, row in decoder.items():
         number = int(key) if key.isdecimal() and len(key) < 12 else key
         found[identity(number, TOKENIZER_CONFIG)] = _added(row, TOKENIZER_CONFIG)
@@ -150,7 +150,7 @@ def added_tokens(documents: Documents) -> dict[int, Added]:
 def identity(number: object, document: str) -> int:
     """A token's id. Raises CorruptFileError."""
     if type(number) is not int or not 0 <= number < 1 << 31:
-        raise bad(f"{document}: {str(number)[:40]!r} is no id of a token")
+        raise bad(f"{document}: {str(number)[:40]!r} is not an id of a token")
     return number
 
 

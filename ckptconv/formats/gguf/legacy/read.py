@@ -175,7 +175,7 @@ class _Tensors:
         if prod(dims) * dtype.bits > MAX_DIM:
             raise bad(f"{name!r} has dimensions out of range")
         if dtype.block > 1 and (not dims or dims[0] % dtype.block):
-            raise bad(f"{name!r} has rows that are no whole number of {dtype} blocks of {dtype.block}")
+            raise bad(f"{name!r} has rows that are not a whole number of {dtype} blocks of {dtype.block}")
         if self.layout.name == WHISPER and name in COLUMNS and dims[:1] == (1,):
             dims = dims[1:]
         return TensorInfo.of(dtype, dims[::-1])

@@ -90,7 +90,7 @@ class Schema:
     def _first(self, given: object, path: Path) -> Node:
         """The node, or the one before it that has its number."""
         if not isinstance(given, dict):
-            raise bad(path, "is no node")
+            raise bad(path, "is not a node")
         number = given.get("__id__")
         if number is not None and type(number) not in (int, str):
             raise bad(path, "has no number for its __id__")
@@ -144,7 +144,7 @@ class Schema:
         try:
             found: MetaNode = json.loads(content)  # as skops does
         except (ValueError, RecursionError) as error:
-            raise bad(path, f"is no JSON: {error}") from error
+            raise bad(path, f"is not JSON: {error}") from error
         return found
 
     def _dict(self, node: Node, type_: str, path: Path) -> MetaNode:
@@ -206,7 +206,7 @@ class Schema:
         content = self._content(node, path)
         ends = tuple(content.get(key) for key in ("start", "stop", "step"))
         if any(one is not None and type(one) is not int for one in ends):
-            raise bad(path, "is a slice between what are no numbers")
+            raise bad(path, "is a slice between what are not numbers")
         return Opaque("builtins.slice", "constructed", ends)
 
     def _name(self, node: Node, type_: str, path: Path) -> MetaNode:

@@ -5,7 +5,7 @@ and Python's zipfile (Keras, Stable-Baselines3) takes any that ends as an archiv
 those at the start, so that such a file is refused. What simply follows is loaded by whoever calls ``pickle.load``
 again.
 
-The other way round, any file may be pickles as well: torch.load takes what is no archive for them, and the header of a
+The other way round, any file may be pickles too: torch.load takes what is not an archive for them, and the header of a
 safetensors file, an ONNX model or a member's name in a tar archive can be written so that opcodes skip it.
 
 Sources: torch/serialization.py (`_legacy_load`); CPython's Lib/tarfile.py (`calc_chksums`), Lib/zipfile

@@ -112,7 +112,7 @@ def checked_root(archive: ZipArchive) -> str:
             hint="save it again, such as model.state_dict()",
         )
     if root is None:
-        raise UnsupportedError("this zip archive is no torch checkpoint", hint="unpack it, and name a file in it")
+        raise UnsupportedError("this zip archive is not a torch checkpoint", hint="unpack it, and name a file in it")
     check_small_records(archive, root)
     return root
 
@@ -122,7 +122,7 @@ def saved_in(source: Source, constructors: TorchConstructors | None = None) -> S
     with located(source.path):
         if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
             raise UnsupportedError(
-                "this is no archive that torch 1.6 and later save",
+                "this is not an archive that torch 1.6 and later save",
                 hint=f"ckptconv inspect {source.path} says what it is",
             )
         return open_saved(ZipArchive.of(source), constructors)

@@ -2,7 +2,7 @@
 
     .metadata        a pickle of torch.distributed.checkpoint.metadata.Metadata:
         state_dict_metadata   flat name → TensorStorageMetadata(properties, size, chunks: [offsets, sizes]…),
-                              or BytesStorageMetadata for a value that is no tensor
+                              or BytesStorageMetadata for a value that is not a tensor
         planner_data          flat name → its path in the nested state_dict: keys of dicts (str), places in lists (int)
         storage_data          MetadataIndex(flat name, offsets of the chunk) → (file, offset, length)
         storage_meta, version

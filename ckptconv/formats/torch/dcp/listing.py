@@ -148,7 +148,7 @@ class _Parser:
         name, offset = index.get("fqn"), index.get("offset")
         file, start, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if type(name) is not str or type(file) is not str:
-            raise malformed("a blob's name or file is no string")
+            raise malformed("a blob's name or file is not a string")
         if not (is_size(start) and is_size(length)):
             raise malformed(f"the blob of {name!r} is at {start!r:.40}, {length!r:.40} bytes long")
         if how := info.get("transform_descriptors"):
@@ -199,7 +199,7 @@ class _Parser:
         if type(path[0]) is not str or any(
             type(step) is not str and (type(step) is not int or step < 0) for step in path
         ):
-            raise malformed(f"the path of {name!r} has a step that is no key and no place in a list")
+            raise malformed(f"the path of {name!r} has a step that is not a key and no place in a list")
         return tuple(path)
 
 
@@ -227,7 +227,7 @@ def _state(value: Value, kind: str) -> dict[str, Value]:
 
 def _dict(value: Value, name: str) -> dict[Value, Value]:
     if not isinstance(value, dict):
-        raise malformed(f"its {name} is no dict")
+        raise malformed(f"its {name} is not a dict")
     return value
 
 

@@ -50,7 +50,7 @@ def claims(folder: Folder) -> bool:
 
 
 def read(folder: Folder) -> Checkpoint:
-    """Open the folder: the listing, and the values that are no tensors; no byte of a tensor, nor of its archive.
+    """Open the folder: the listing, and the values that are not tensors; no byte of a tensor, nor of its archive.
 
     Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, FileAccessError (a file is missing), which say
     the file or the entry.

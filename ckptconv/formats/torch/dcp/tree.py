@@ -1,7 +1,7 @@
 """Flat names and nested state_dicts, and what torch's flattening leaves out.
 
 torch flattens dicts and lists that hold tensors or dicts, joins the path with dots, and turns every key into a string;
-types of dicts, keys that are no strings and empty dicts are lost on the way. Our record holds the tree with a
+types of dicts, keys that are not strings and empty dicts are lost on the way. Our record holds the tree with a
 `TensorRef` to a flat name in the place of each leaf, and the path in a `StateDict`'s prefix, so that our reader gives
 all of it back. torch passes over the record.
 

@@ -260,7 +260,7 @@ class _Plan:
 
 def _emitter(allowed: frozenset[str] = GLOBALS) -> Emitter:
     def never(*args: object) -> None:
-        raise AssertionError("a value that holds tensors is no leaf")
+        raise AssertionError("a value that holds tensors is not a leaf")
 
     return Emitter(never, never, allowed)
 

@@ -104,7 +104,7 @@ def _read_tag(folder: Folder) -> str:
     tag = data.decode("utf-8", "replace").strip()
     if not tag or not tag.isprintable() or tag in (".", "..") or any(mark in tag for mark in "/\\"):
         raise CorruptFileError(
-            f"{pointer!r} says {tag[:80]!r}, which is no name of a folder beside it", path=folder.path, hint=_NAME
+            f"{pointer!r} says {tag[:80]!r}, which is not a name of a folder beside it", path=folder.path, hint=_NAME
         )
     return tag
 

@@ -68,7 +68,7 @@ class Moments:
                 stubs = {name: adopted(tensor) for name, tensor in group.tensors(parts, lambda name: None).items()}
                 return stubs.__getitem__
             if all(value.shape == () and value.dtype is first.dtype for value in values):  # the count of steps
-                number = replace(parts[0], alias=None)  # each parameter has its own, which are no ties
+                number = replace(parts[0], alias=None)  # each parameter has its own, which are not ties
                 return lambda name: adopted(number)
         elif all(same(first, value, self._budget) for value in values[1:]):
             return lambda name: first

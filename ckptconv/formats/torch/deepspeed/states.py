@@ -127,7 +127,7 @@ def model_states(file: File) -> ModelStates:
             hint="load it with DeepSpeed, and save the module's state_dict()",
         )  # fmt: skip
     if not isinstance(module, dict) or not all(isinstance(name, str) for name in module):
-        raise file.error("its 'module' is no state_dict")
+        raise file.error("its 'module' is not a state_dict")
     for key in ("ds_autoep_layers", "autoep_layers", "num_experts"):
         if entries.get(key):
             raise UnsupportedError(
@@ -136,7 +136,7 @@ def model_states(file: File) -> ModelStates:
             )  # fmt: skip
     shapes, buffers = entries.get("param_shapes"), entries.get("buffer_names") or []
     if not isinstance(buffers, list) or not all(isinstance(name, str) for name in buffers):
-        raise file.error("its buffer_names are no list of names")
+        raise file.error("its buffer_names are not a list of names")
     frozen_shapes = _shapes(file, "frozen_param_shapes", entries.get("frozen_param_shapes") or {})
     named = MODEL.fullmatch(file.name)
     return ModelStates(
@@ -155,7 +155,7 @@ def model_states(file: File) -> ModelStates:
 
 def _groups(file: File, shapes: Value) -> list[Shapes]:
     if not isinstance(shapes, list):
-        raise file.error("its param_shapes are no list of groups")
+        raise file.error("its param_shapes are not a list of groups")
     groups = [_shapes(file, f"param_shapes[{i}]", group) for i, group in enumerate(shapes)]
     seen: set[str] = set()
     for group in groups:
@@ -167,7 +167,7 @@ def _groups(file: File, shapes: Value) -> list[Shapes]:
 
 def _shapes(file: File, what: str, shapes: Value) -> Shapes:
     if not isinstance(shapes, dict) or not all(isinstance(name, str) for name in shapes):
-        raise file.error(f"its {what} are no shapes by name")
+        raise file.error(f"its {what} are not shapes by name")
     for name, shape in shapes.items():
         if not isinstance(shape, (TorchSize, tuple, list)) or not all(type(n) is int for n in shape):
             raise file.error(f"its {what} have no shape for {name!r}")
@@ -180,7 +180,7 @@ def _frozen(file: File, fragments: Value, shapes: Shapes) -> dict[str, TensorStu
     if not isinstance(fragments, dict) or not all(
         isinstance(name, str) and isinstance(stub, TensorStub) for name, stub in fragments.items()
     ):
-        raise file.error("its frozen_param_fragments are no tensors by name")
+        raise file.error("its frozen_param_fragments are not tensors by name")
     if fragments.keys() != shapes.keys():
         odd = min(fragments.keys() ^ shapes.keys())
         raise file.error(f"only one of its frozen_param_shapes and frozen_param_fragments has {odd!r}")
@@ -189,7 +189,7 @@ def _frozen(file: File, fragments: Value, shapes: Shapes) -> dict[str, TensorStu
 
 def _names(file: File, what: str, names: Value) -> dict[str, str]:
     if not isinstance(names, dict) or not all(isinstance(name, str) for pair in names.items() for name in pair):
-        raise file.error(f"its {what} are no names by name")
+        raise file.error(f"its {what} are not names by name")
     return names
 
 
@@ -232,7 +232,7 @@ def optimizer_states(file: File) -> OptimizerStates:
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     partitions = inner.get(key)
     if not isinstance(partitions, list) or not all(isinstance(stub, TensorStub) for stub in partitions):
-        raise file.error(f"its {key} are no list of tensors")
+        raise file.error(f"its {key} are not a list of tensors")
     groups = len(partitions)
     between = inner.get("param_alignment_paddings")
     return OptimizerStates(
@@ -252,7 +252,7 @@ def _count(file: File, count: Value) -> int:
     """How many ranks the groups are partitioned among."""
     counts = count if isinstance(count, list) else [count]
     if not counts or not all(type(n) is int and 0 < n <= MAX_FILES for n in counts):
-        raise file.error("its partition_count is no number of ranks")
+        raise file.error("its partition_count is not a number of ranks")
     if len(set(counts)) > 1:
         raise UnsupportedError(
             f"its groups are partitioned among different numbers of ranks ({', '.join(map(str, counts[:6]))})",
@@ -287,5 +287,5 @@ def _fragments(file: File, mappings: Value, groups: int) -> list[dict[str, Fragm
         if not isinstance(mapping, dict) or not all(
             isinstance(name, str) and isinstance(at, Fragment) for name, at in mapping.items()
         ):
-            raise file.error("its param_slice_mappings are no addresses by name")
+            raise file.error("its param_slice_mappings are not addresses by name")
     return mappings

@@ -81,7 +81,7 @@ def read(outer: Folder, folder: Folder) -> Checkpoint:
     """Open every rank's pickle. Raises CorruptFileError, LimitError, UnsupportedError, UnsafeError, with the path."""
     names = ranks_in(folder)
     if not names:
-        raise UnsupportedError("there is no mp_rank_00/model_optim_rng.pt in this folder", hint="name a file inside it")
+        raise UnsupportedError("there is no mp_rank_00/model_optim_rng.pt in this folder", hint="name a file in it")
     if len(names) > 1:
         return _joined(outer, folder, names)
     source = folder.inside(names[0]).open(rank_file(folder, names[0]))

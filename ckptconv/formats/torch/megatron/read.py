@@ -37,7 +37,7 @@ def read(folder: Folder) -> Checkpoint:
     text = folder.open(LATEST).read_all(_MOST).decode("utf-8", "replace").strip()
     if not _TAG.fullmatch(text):
         raise CorruptFileError(
-            f"{LATEST!r} says {text[:40]!r}, which is no iteration", path=folder.path,
+            f"{LATEST!r} says {text[:40]!r}, which is not an iteration", path=folder.path,
             hint="name the folder of an iteration",
         )  # fmt: skip
     name = text if text == "release" else f"iter_{int(text):07}"

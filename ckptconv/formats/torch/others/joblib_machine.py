@@ -142,7 +142,7 @@ class JoblibConstructors(BareConstructors):
         if not isinstance(dtype, NumpyDType) or order not in ("C", "F") or type(state["allow_mmap"]) is not bool:
             raise _bad("the state of a NumpyArrayWrapper is not joblib's")
         if alignment is not None and type(alignment) is not int:
-            raise _bad("the alignment of an array is no number")
+            raise _bad("the alignment of an array is not a number")
         shape = exact_sizes(state["shape"])
         if min(shape, default=0) < 0 or len(shape) > MAX_RANK:
             raise _bad("an array has a shape that none has")

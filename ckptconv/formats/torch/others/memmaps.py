@@ -5,8 +5,8 @@
     KEY.memmap       the elements of a tensor, in C order, little-endian; none where it has no elements
     KEY/             a folder of the same kind, or of
                      a lazy stack: "stack_dim", and the folders 0, 1, …, each as above
-                     a value that is no tensor: "data", in JSON, or the file other.pickle
-                     a tensorclass: values that are no tensors, and the folder _tensordict
+                     a value that is not a tensor: "data", in JSON, or the file other.pickle
+                     a tensorclass: values that are not tensors, and the folder _tensordict
 
 In names of files what drives refuse is a percent sign and two digits of its code; before that was so, a key was its
 file's name. Tensors are called by the keys that lead to them, with dots between (``flatten_keys``). What is beside them
@@ -136,7 +136,7 @@ class _Whole:
             self._entries(folder, document, path)
 
     def _values(self, folder: Folder, document: dict[str, Any], path: _Path) -> None:
-        """What a tensorclass has that is no tensor."""
+        """What a tensorclass has that is not a tensor."""
         for key, value in document.items():
             if not key.startswith("_"):
                 self._note("values", (*path, key), value)

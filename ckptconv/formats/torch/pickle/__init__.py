@@ -13,7 +13,7 @@ charged for what they copy.
     program     …those that push plain values
     idiom       …those by which torch.save spells a tensor, at once
     memo        what a pickle may fetch again
-    values      what is built where it is no plain data, and who decides that
+    values      what is built where it is not plain data, and who decides that
     stream      where pickles that stand one after another end
     broken      whether one that breaks off has called something by then
 

@@ -1,4 +1,4 @@
-"""Whether a file that is no whole pickle names something to import or call before its unpickler comes to the break.
+"""Whether a file that is not a whole pickle names something to import or call before its unpickler comes to the break.
 
 An unpickler does what the opcodes say as it meets them, so that a pickle which ends in nonsense has run by then. Bytes
 that are no pickle at all, such as those of weights, end at one of the first few opcodes. What is called has to be

@@ -195,7 +195,7 @@ class Machine(Containers):
         name = self._stack.pop()
         module = self._stack.pop()
         if type(module) is not str or type(name) is not str:
-            raise self._bad("a global's name is no string")
+            raise self._bad("a global's name is not a string")
         self._name(module, name)
 
     def _hashed(self, keys: Iterable[Value]) -> None:
@@ -207,7 +207,7 @@ class Machine(Containers):
         args = self._stack.pop()
         function = self._stack.pop()
         if type(args) is not tuple:
-            raise self._bad("the arguments of a call are no tuple")
+            raise self._bad("the arguments of a call are not a tuple")
         self._stack.append(self._call(function, args))
 
     def _call(self, function: Value, args: tuple[Value, ...]) -> Value:
@@ -264,7 +264,7 @@ class Machine(Containers):
 
     def _new(self, cls: Value, args: Value, kwargs: Value) -> None:
         if type(args) is not tuple or type(kwargs) is not dict:
-            raise self._bad("the arguments of a new object are no tuple and dict")
+            raise self._bad("the arguments of a new object are not a tuple and dict")
         if type(cls) is not Global:
             self._stack.append(self._thing(_described(cls), "called", args, kwargs))
             return

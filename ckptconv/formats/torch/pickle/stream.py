@@ -81,7 +81,7 @@ class PickleStream:
         """The next pickle, STOP included, without its runs of `LONG` bytes and more, which are not read. In place of
         each stands the opcode `ELIDED`, which is none of Python's, and its index in the list as four bytes.
 
-        to_build: only as far as its next BUILD, which is included; what follows is no opcode, maybe.
+        to_build: only as far as its next BUILD, which is included; what follows is not an opcode, maybe.
 
         Raises CorruptFileError where the bytes end first or are no pickle, LimitError past `limit` bytes that are kept.
         """
@@ -203,10 +203,10 @@ class _CutShortError(Exception):
 
 
 class _NoOpcodeError(CorruptFileError):
-    """The byte at `place` is no opcode."""
+    """The byte at `place` is not an opcode."""
 
     def __init__(self, place: int, byte: bytes) -> None:
-        super().__init__(f"byte {byte!r} is no opcode of a pickle", hint=COPY_AGAIN)
+        super().__init__(f"byte {byte!r} is not an opcode of a pickle", hint=COPY_AGAIN)
         self.place = place
 
 

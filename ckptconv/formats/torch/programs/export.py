@@ -98,7 +98,7 @@ def read(source: Source) -> Checkpoint:
     elif export.root:
         export.read_models()
     else:
-        raise UnsupportedError("this zip archive is no torch.export archive", hint="leave --from out")
+        raise UnsupportedError("this zip archive is not a torch.export archive", hint="leave --from out")
     beside = {key: part for key, part in (("constants", export.constants), ("other", export.other)) if part}
     budget = Budget(export.size)
     found = assemble(

@@ -3,7 +3,7 @@
     {"config": {NAME: {
         "path_name":   the entry, in the configuration's folder
         "is_param":    bool
-        "use_pickle":  bool; true: the entry is no storage, but a pickle
+        "use_pickle":  bool; true: the entry is not a storage, but a pickle
         "tensor_meta": {"dtype": 7, "sizes": [{"as_int": 2}…], "strides": [{"as_int": 1}…],
                         "storage_offset": {"as_int": 0}, "requires_grad": bool,
                         "device": {"type": "cpu", "index": null}, "layout": 7} or null
@@ -93,7 +93,7 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
         raise CorruptFileError(f"the archive has no {folder + entry!r}")
     nbytes = archive.entries[folder + entry].size
     if nbytes % max(1, dtype.bits // 8):
-        raise ValueError(f"its entry has {nbytes:,} bytes, which is no whole number of elements")
+        raise ValueError(f"its entry has {nbytes:,} bytes, which is not a whole number of elements")
     storage = storages.setdefault(entry, StorageStub(entry, None, _device(meta["device"]), nbytes))
     sizes, strides = (tuple(_int(n) for n in meta[key]) for key in ("sizes", "strides"))
     stub = TensorStub(storage, dtype, _int(meta["storage_offset"]), sizes, strides, exact_flag(meta["requires_grad"]))
@@ -104,7 +104,7 @@ def _payload(archive: ZipArchive, payload: Any, folder: str, storages: dict[str,
 def _int(value: Any) -> int:
     number = value["as_int"]
     if type(number) is not int:
-        raise TypeError("a size is no int")
+        raise TypeError("a size is not an int")
     return number
 
 

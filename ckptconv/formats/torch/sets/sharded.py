@@ -81,12 +81,12 @@ def read(source: Source | Folder) -> Checkpoint:
 
 
 def _read_shard(source: Source) -> Checkpoint:
-    """One shard. Raises UnsupportedError where it is no bare state_dict, and whatever the file itself raises."""
+    """One shard. Raises UnsupportedError where it is not a bare state_dict, and whatever the file itself raises."""
     with located(source.path):
         part = single.opened(source)
         if part.extras or (not isinstance(part.root, StateDict) and (part.all_tensors or part.root)):
             raise UnsupportedError(
-                "this shard is no dict of tensors alone", hint=f"ckptconv inspect {source.path} shows what it is"
+                "this shard is not a dict of tensors alone", hint=f"ckptconv inspect {source.path} shows what it is"
             )
     return part
 

@@ -80,7 +80,7 @@ def read(folder: Folder) -> Checkpoint:
     """
     names = slices_in(folder)
     if not names:
-        raise UnsupportedError("there is no consolidated.00.pth in this folder", hint="name a file inside it")
+        raise UnsupportedError("there is no consolidated.00.pth in this folder", hint="name a file in it")
     _check_numbers(folder, names)
     if len(names) == 1:
         alone = single.read(folder.open(names[0]))
@@ -119,8 +119,8 @@ def _check_numbers(folder: Folder, names: Sequence[str]) -> None:
 
 
 def _read_slice(source: Source) -> Checkpoint:
-    """One slice. Raises CorruptFileError where it is no archive, UnsupportedError where it is no bare state_dict, and
-    whatever the file itself raises.
+    """One slice. Raises CorruptFileError where it is not an archive, UnsupportedError where it is not a bare
+    state_dict, and whatever the file itself raises.
     """
     what_it_is = f"ckptconv inspect {source.path} says what it is"
     with located(source.path):
@@ -128,7 +128,7 @@ def _read_slice(source: Source) -> Checkpoint:
             raise CorruptFileError("this slice is not a torch.save archive", hint=what_it_is)
         part = single.opened(source)
         if part.extras or part.composites or not isinstance(part.root, StateDict) or part.root.plain or not len(part):
-            raise UnsupportedError("this slice is no dict of tensors alone", hint=what_it_is)
+            raise UnsupportedError("this slice is not a dict of tensors alone", hint=what_it_is)
     return part
 
 
@@ -162,9 +162,9 @@ class _Set:
         one = next(iter(self.parts))
         for file, part in self.parts.items():
             if gone := [name for name in self.first if name not in part]:
-                self.fail(file, f"it lacks {gone[0]!r}, which {one} has: they are no slices of one model")
+                self.fail(file, f"it lacks {gone[0]!r}, which {one} has: they are not slices of one model")
             if more := [name for name in part if name not in self.first]:
-                self.fail(file, f"it has {more[0]!r}, which {one} lacks: they are no slices of one model")
+                self.fail(file, f"it has {more[0]!r}, which {one} lacks: they are not slices of one model")
             for name, tensor in part.items():
                 own, other = tensor.info, self.first[name].info
                 if own != other:

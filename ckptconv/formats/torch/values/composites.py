@@ -124,7 +124,7 @@ def rebuild_qtensor(
             scheme, along = PER_TENSOR, None
         case (TorchValue(name="per_channel_affine" | "per_channel_affine_float_qparams" as said), scales, points, axis):
             if type(axis) is not int:
-                raise TypeError("the axis of a quantized tensor is no int")
+                raise TypeError("the axis of a quantized tensor is not an int")
             codes = ("f", "f") if said == FLOAT_QPARAMS else ("d", "q")
             one, other = (_channel(plain, values, code) for values, code in zip((scales, points), codes, strict=True))
             if isinstance(one, RefusedTensor) or isinstance(other, RefusedTensor):
@@ -145,7 +145,7 @@ def _values(beside: TensorStub, code: str, shape: tuple[int, ...], *values: floa
     try:
         data = pack(f"<{len(values)}{code}", *values)
     except StructError as error:
-        raise ValueError("a zero point is no int of 64 bits") from error
+        raise ValueError("a zero point is not an int of 64 bits") from error
     place = (beside.offset, beside.shape, beside.strides)
     return ValueStub(beside.storage, _TYPES[code], 0, shape, contiguous_strides(shape), data=data, beside=place)
 
@@ -159,7 +159,7 @@ def _channel(beside: TensorStub, values: Value, code: str) -> TensorStub | Refus
 
 def _part(value: Value) -> TensorStub | RefusedTensor:
     if isinstance(value, CompositeStub) or not isinstance(value, (TensorStub, RefusedTensor)):
-        raise TypeError("a part of a quantized or sparse tensor is no plain tensor")
+        raise TypeError("a part of a quantized or sparse tensor is not a plain tensor")
     return value
 
 

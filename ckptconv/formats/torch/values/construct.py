@@ -75,7 +75,7 @@ def _bytearray(data: Value = b"", encoding: Value = "latin-1") -> bytearray:
     if isinstance(data, str):
         return bytearray(_encode(data, encoding))
     if not isinstance(data, (bytes, bytearray)):  # bytearray(n) would allocate n bytes
-        raise TypeError("a bytearray is made of something that is no bytes")
+        raise TypeError("a bytearray is made of something that is not bytes")
     return bytearray(data)
 
 
@@ -100,7 +100,7 @@ def _ordered(items: Value = ()) -> Value:
 
 def _counter(items: Value = ()) -> Counter[Value]:
     if not isinstance(items, dict):
-        raise TypeError("a Counter is made of something that is no dict")
+        raise TypeError("a Counter is made of something that is not a dict")
     return Counter(items)
 
 
@@ -146,7 +146,7 @@ def _array(cls: Value, *args: Value) -> Value:
 
 def _complex(real: Value, imag: Value = 0.0) -> complex:
     if not isinstance(real, (int, float)) or not isinstance(imag, (int, float)):
-        raise TypeError("a complex number's parts are no numbers")
+        raise TypeError("a complex number's parts are not numbers")
     return complex(real, imag)
 
 

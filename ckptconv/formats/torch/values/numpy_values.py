@@ -122,7 +122,7 @@ def numpy_dtype(code: Value, align: Value = False, copy: Value = True) -> Value:
     if isinstance(code, Global) or not isinstance(align, int) or not isinstance(copy, int):
         return NotImplemented
     if type(code) is not str:
-        raise TypeError("a numpy dtype's code is no string")
+        raise TypeError("a numpy dtype's code is not a string")
     return NumpyDType(code)
 
 

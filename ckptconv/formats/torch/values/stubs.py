@@ -101,7 +101,7 @@ def exact_sizes(values: Value) -> tuple[int, ...]:
 def exact_flag(value: Value) -> bool:
     """A bool. Raises TypeError."""
     if type(value) is not bool:
-        raise TypeError("a flag is no bool")
+        raise TypeError("a flag is not a bool")
     return value
 
 
@@ -119,7 +119,7 @@ def rebuild_tensor(
     stub = _storage(storage)
     element = dtype or stub.dtype
     if element is None or type(offset) is not int:
-        raise TypeError("a tensor names no element type, or its offset is no int")
+        raise TypeError("a tensor names no element type, or its offset is not an int")
     plain = TensorStub(stub, element, offset, exact_sizes(size), exact_sizes(stride), exact_flag(requires_grad))
     if not metadata:
         return plain

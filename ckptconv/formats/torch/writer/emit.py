@@ -124,7 +124,7 @@ class Emitter:
     def constant(self, name: str, module: str = "torch") -> None:
         """Emit one of torch's dtypes, schemes, formats or storage classes: a plain name, never a call."""
         if name not in CONSTANTS:  # a record that someone else wrote may say anything
-            raise CorruptFileError(f"{name!r} is no constant of torch", hint="do not trust it")
+            raise CorruptFileError(f"{name!r} is not a constant of torch", hint="do not trust it")
         self._memoised(f"c{module}\n{name}\n".encode("ascii"))
 
     def call(self, module: str, name: str, *args: MetaNode) -> None:
@@ -225,7 +225,7 @@ class Emitter:
             case Opaque():
                 self.node(as_plain(node))
             case _:
-                raise TypeError(f"{type(node).__name__} is no metadata node")
+                raise TypeError(f"{type(node).__name__} is not a metadata node")
 
     def _tuple(self, items: tuple[MetaNode, ...]) -> None:
         if len(items) > 3:

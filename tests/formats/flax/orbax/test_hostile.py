@@ -79,8 +79,8 @@ NODES: dict[str, tuple[tuple[bytes, ...], int, str]] = {
     "a child before what its parent says": ((LEAF, inner([(b"z", 0, 0, SIZE)])), 1, "before those"),
     "a child past the end": ((LEAF, inner([(b"", 0, 1 << 40, SIZE)])), 1, "cut short"),
     "a child of 2^62 bytes": ((LEAF, inner([(b"", 0, 0, 1 << 62)])), 1, "cut short"),
-    "a path of another folder": ((leaf({"w/0": (0, 1)}, "../x"),), 0, "no name of a file"),
-    "an absolute path": ((leaf({"w/0": (0, 1)}, "/etc/passwd"),), 0, "no name of a file"),
+    "a path of another folder": ((leaf({"w/0": (0, 1)}, "../x"),), 0, "not a name of a file"),
+    "an absolute path": ((leaf({"w/0": (0, 1)}, "/etc/passwd"),), 0, "not a name of a file"),
     "a path that is not UTF-8": ((b"\0" + varints(1, 1, 0) + b"\xff" + varints(1, 1) + b"a",), 0, "UTF-8"),
     "a path of 2^16 bytes": ((b"\0" + varints(1, 1 << 16, 0),), 0, "at most"),
     "files without end": ((b"\0" + varints((1 << 64) - 1),), 0, "at most"),
@@ -150,8 +150,8 @@ def shards(codecs: Any = (BYTES,), inner: Any = (2,), index: Any = (BYTES, CRC),
 
 
 ARRAYS: dict[str, tuple[bytes, type[CkptconvError], str]] = {
-    "no JSON": (b"{", CorruptFileError, "no JSON"),
-    "no object": (b"[]", CorruptFileError, "no object"),
+    "no JSON": (b"{", CorruptFileError, "not JSON"),
+    "not an object": (b"[]", CorruptFileError, "not an object"),
     "a name twice": (zarray([2])[:-1] + b', "order": "C"}', CorruptFileError, "twice"),
     "of version 7": (zarray([2], zarr_format=7), CorruptFileError, "zarr_format"),
     "a shape of text": (zarray(["a", "b"]), CorruptFileError, "shape"),

@@ -193,7 +193,9 @@ def test_errors_leave_nothing_and_say_where(
 def test_a_damaged_configuration_is_named(folder: Path, tmp_path: Path) -> None:
     source = copied(folder, tmp_path / "model")
     (source / "config.json").write_text("{")
-    with pytest.raises(CorruptFileError, match="the configuration beside the weights is no JSON: Expecting") as refused:
+    with pytest.raises(
+        CorruptFileError, match="the configuration beside the weights is not JSON: Expecting"
+    ) as refused:
         made(source, tmp_path / "a.gguf")
     assert refused.value.path == source / "config.json"
 

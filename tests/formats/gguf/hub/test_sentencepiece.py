@@ -53,7 +53,7 @@ def test_with_any_bit_changed_it_is_read_or_an_error() -> None:
     [
         (b"\x0a\x05\x15\x00\x00\xc0\x7f", "has the score nan"),
         (b"\x0a\x02\x18\x07", "the type 7"),
-        (b"\x0a\x03\x0a\x01\xff", "is no UTF-8"),
+        (b"\x0a\x03\x0a\x01\xff", "is not UTF-8"),
         (b"\x08\x01", "a known field has the wire type 0"),
         (b"\x0b", "wire type 3"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "ends within a field"),

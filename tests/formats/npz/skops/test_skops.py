@@ -126,7 +126,7 @@ def test_a_schema_is_known_in_every_spelling_that_skops_reads(tmp_path: Path) ->
     schema = json.dumps(CRAFTED["a generator"])
     found = ckptconv.inspect(packed(tmp_path / "a.skops", schema.replace("__loader__", "\\u005f_loader_\\u005f")))
     assert found.verdict == "would run code"
-    with pytest.raises(CorruptFileError, match="is no JSON"):
+    with pytest.raises(CorruptFileError, match="is not JSON"):
         ckptconv.inspect(packed(tmp_path / "b.skops", schema.encode("utf-16")))
 
 
@@ -172,8 +172,8 @@ REFUSED = {
     "a newer protocol": ({**plain(1), "protocol": 3}, "protocol 3 of skops; known are 0 to 2"),
     "a part of itself": ({**these({"__id__": 3, "__loader__": "CachedNode"}), "__id__": 3}, "is a part of itself"),
     "a node of nothing": (node("a.b", "CachedNode", __id__=1), "stands for a node that was not there before"),
-    "no node": (these(1), r"'\[0\]' is no node"),
-    "no JSON": (node("builtins.str", "JsonNode", content="{"), "its root is no JSON"),
+    "no node": (these(1), r"'\[0\]' is not a node"),
+    "no JSON": (node("builtins.str", "JsonNode", content="{"), "its root is not JSON"),
     "keys without types": (DICT, "has 1 entries, and types of 0 keys"),
     "types of keys in no list": (
         node("builtins.dict", "DictNode", content={}, key_types=node("builtins.int", "TypeNode", content=5)),
@@ -185,7 +185,7 @@ REFUSED = {
     "an array of no kind": (node("numpy.ndarray", "NdArrayNode", type="x", file="a.npy"), "stored in no known way"),
     "an array that is cut": (node("numpy.ndarray", "NdArrayNode", type="numpy", file="cut.npy"), "ask for 24"),
     "an id of no kind": ({**plain(1), "__id__": [1]}, "has no number for its __id__"),
-    "no object": ([plain(1)], "is no JSON object"),
+    "not an object": ([plain(1)], "is not a JSON object"),
     "a generator of no kind": (
         node("x.y", "RandomGeneratorNode", content={"bit_generator": plain(1)}), "a random generator of no known kind"
     ),

@@ -322,7 +322,7 @@ LONGER = pickle.dumps({"w": np.arange(3.0)}).replace(b"K\x03\x85", b"K\x04\x85")
 STORAGE = storage_file(torch.arange(3.0)._typed_storage())
 DISGUISED = b"\x80\4]Vjoblib.numpy_pickle\nVNumpyArrayWr\\u0061pper\n\x93a."
 REFUSED: dict[str, tuple[bytes, type[CkptconvError]]] = {
-    "a storage that is no file of torch's": (with_storage(b"x" * 50), CorruptFileError),
+    "a storage that is not a file of torch's": (with_storage(b"x" * 50), CorruptFileError),
     "a storage's file that is cut": (with_storage(STORAGE[:-3]), CorruptFileError),
     "a file of another value": (with_storage(storage_file({"x": 1})), CorruptFileError),
     "a file that names a class": (with_storage(CLASS), UnsafeError),

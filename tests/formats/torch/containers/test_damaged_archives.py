@@ -148,10 +148,10 @@ VIEWS = {
     "an absurd stride": {"stride": packed(2**62) + b"\x85"},
     "fewer strides than sizes": {"stride": b")"},
     "65 dimensions": {"size": b"(" + b"K\x01" * 65 + b"t", "stride": b"(" + b"K\x01" * 65 + b"t"},
-    "a size that is no int": {"size": b"G" + struct.pack(">d", 4.0) + b"\x85"},
+    "a size that is not an int": {"size": b"G" + struct.pack(">d", 4.0) + b"\x85"},
     "a size that is a bool": {"size": b"\x88\x85"},
-    "a size that is no tuple": {"size": b"K\x04"},
-    "an offset that is no int": {"offset": b"N"},
+    "a size that is not a tuple": {"size": b"K\x04"},
+    "an offset that is not an int": {"offset": b"N"},
 }
 
 

@@ -313,9 +313,9 @@ BAD_TARS: dict[str, dict[str, bytes]] = {
     "a negative count": {"tensors": pickle.dumps(-1, 2)},
     "a huge count": {"tensors": pickle.dumps(1 << 40, 2)},
     "no views": {"storages": pickle.dumps(0, 2)},
-    "views that are no list": {"storages": pickle.dumps(0, 2) + pickle.dumps(3, 2)},
+    "views that are not a list": {"storages": pickle.dumps(0, 2) + pickle.dumps(3, 2)},
     "a view of nothing": {"storages": pickle.dumps(0, 2) + pickle.dumps([(1, 2, 0, 0)], 2)},
-    "a class that is no storage": {
+    "a class that is not a storage": {
         "storages": pickle.dumps(1, 2) + b"\x80\x02M\x01\x00X\x03\x00\x00\x00cpucos\nsystem\n\x87."
     },
     "a pickle that calls": {"tensors": b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R."},

@@ -185,7 +185,7 @@ def test_a_folder_names_its_checkpoints_before_its_files(tmp_path: Path) -> None
     (tmp_path / "w.npz").rename(tmp_path / "scheduler.bin")
     error = error_of(tmp_path)
     assert error.message == (
-        "this folder is no checkpoint itself; in it: 'model', 'optimizer', and the files 'scheduler.bin'"
+        "this folder is not a checkpoint itself; in it: 'model', 'optimizer', and the files 'scheduler.bin'"
     )
     assert f"such as {tmp_path / 'model'}" in str(error.hint)
 

@@ -226,7 +226,7 @@ BAD: dict[str, dict[str, bytes | None]] = {
     "a sparse layout": {CONFIG: config(layout=1)},
     "an entry that is not there": {CONFIG: config("weight_9")},
     "an entry outside": {CONFIG: config("../../models/model.json")},
-    "an entry that is no name": {CONFIG: config(3)},
+    "an entry that is not a name": {CONFIG: config(3)},
     "a flag that is a string": {CONFIG: config(use_pickle="no")},
     "a pickle that is none": {CONFIG: config(use_pickle=True)},
     "no configuration": {CONFIG: None},
@@ -386,7 +386,7 @@ def test_python_in_a_graph_is_run_by_torch_and_told_here(
     assert {use.node.name for use in found.opaque} == {name}
     monkeypatch.chdir(tmp_path)
     assert not (tmp_path / "pwned").exists()
-    with contextlib.suppress(Exception):  # it is no size
+    with contextlib.suppress(Exception):  # it is not a size
         torch.export.load(path).module()(torch.ones(4, 3), torch.ones(6, 3))
     assert (tmp_path / "pwned").exists()
 

@@ -153,8 +153,8 @@ def changed(change: Callable[[State], Any]) -> list[State]:
         (lambda state: state.update(x=torch.zeros(2)), "it has 'x', which consolidated.00.pth lacks"),
         (lambda state: state.update({WQ: torch.zeros(3, 8)}), r"is F32 \[3, 8\], and in consolidated.00.pth BF16 \[4,"),
         (lambda state: state.update({WQ: torch.zeros(4, 8)}), r"is F32 \[4, 8\], and in consolidated.00.pth BF16"),
-        (lambda state: state.clear(), "no dict of tensors alone"),
-        (lambda state: state.update(epoch=3), "no dict of tensors alone"),
+        (lambda state: state.clear(), "not a dict of tensors alone"),
+        (lambda state: state.update(epoch=3), "not a dict of tensors alone"),
     ],
 )  # fmt: skip
 def test_slices_that_contradict_each_other_are_named(change: Any, message: str, tmp_path: Path) -> None:
