@@ -24,6 +24,7 @@ from ckptconv.arch.load import library_names, load_spec
 from ckptconv.arch.rating import ENOUGH, Rated, overlap, rate
 from ckptconv.arch.solver import errors, solve
 from ckptconv.arch.statements import CLASS_NAME, CONFIG, PARAMS
+from ckptconv.core.names import module_of
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import UsageError
@@ -236,7 +237,7 @@ def _strays(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     if count < SURE or len(tensors) - count > STRAYS:
         return frozenset()
     strays = [name for name in tensors if not name.startswith(f"{first}.")]
-    modules = [name.rpartition(".")[0] for name in strays if "." in name]
+    modules = [module_of(name) for name in strays if "." in name]
     layers = len(modules) > len(set(modules)) or any(len(tensors[name].shape) > 1 for name in strays)
     return frozenset() if layers else frozenset(strays)
 

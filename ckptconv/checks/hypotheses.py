@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ckptconv.arch.bind import Source
 from ckptconv.arch.spec import VARIANT
 from ckptconv.checks.prefixes import with_prefixes
+from ckptconv.core.names import module_of
 from ckptconv.core.report import errors_among
 from ckptconv.errors import CkptconvError
 
@@ -64,9 +65,7 @@ def fewest_causes(
 
 def _causes(verdict: Verdict) -> int:
     """How many things went wrong: a module whose tensors all are missing, or too many, is one."""
-    return len(
-        {(f.code, f.where.rpartition(".")[0] if f.code in WHOLE else f.message) for f in errors_among(verdict.findings)}
-    )
+    return len({(f.code, module_of(f.where) if f.code in WHOLE else f.message) for f in errors_among(verdict.findings)})
 
 
 def _doubtful(verdict: Verdict) -> bool:

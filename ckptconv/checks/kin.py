@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptconv.core.names import module_of
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -71,7 +73,7 @@ def differences(
         alone = {*_named(explained, "unexpected-tensor"), *_whole_modules(unexpected, expected, ())}
         more += [name for name in _outside(unexpected, names, expected) if name in alone and kind_of(name) not in more]
     resized = _named(explained, "shape-mismatch")
-    shapes, enough = Counter(map(kind_of, resized)), 1 if len(set(map(_module, resized))) >= MODULES else SHAPES
+    shapes, enough = Counter(map(kind_of, resized)), 1 if len(set(map(module_of, resized))) >= MODULES else SHAPES
     ranks = Counter(kind_of(one.where) for one in explained if one.code == "shape-mismatch" and _is_of_other_rank(one))
     other = [kind for kind, count in shapes.items() if count >= enough or ranks[kind] >= LAYERS]
     return Differences(more, gone, other)
@@ -87,7 +89,7 @@ def _modules_of_some_layers(missing: Sequence[str], names: Collection[str]) -> l
 
     Of the layers something else is there: one that is gone whole is lost.
     """
-    sizes, there = Counter(map(_module, missing)), set(map(_module, names))
+    sizes, there = Counter(map(module_of, missing)), set(map(module_of, names))
     layers = {name[: number.end()] for name in names for number in _NUMBER.finditer(name)}
     lacking = {
         module
@@ -97,7 +99,7 @@ def _modules_of_some_layers(missing: Sequence[str], names: Collection[str]) -> l
     often = Counter(map(kind_of, lacking))
     lost, known = (
         Counter(map(kind_of, missing)),
-        Counter(kind_of(n) for n in missing if _module(n) in lacking and often[kind_of(_module(n))] >= LAYERS),
+        Counter(kind_of(n) for n in missing if module_of(n) in lacking and often[kind_of(module_of(n))] >= LAYERS),
     )
     return [kind for kind, count in lost.items() if known[kind] == count]
 
@@ -114,11 +116,11 @@ def _outside(unexpected: Iterable[str], names: Collection[str], expected: Collec
     which may be tied.
     """
     stacks = {name[: number.start()] for name in expected for number in _NUMBER.finditer(name)}
-    halves = {_module(name) for name in expected if name.endswith(".weight") or name not in names} - {""}
+    halves = {module_of(name) for name in expected if name.endswith(".weight") or name not in names} - {""}
     return [
         name
         for name in unexpected
-        if _module(name) not in halves and all(name[: n.start()] not in stacks for n in _NUMBER.finditer(name))
+        if module_of(name) not in halves and all(name[: n.start()] not in stacks for n in _NUMBER.finditer(name))
     ]
 
 
@@ -129,10 +131,6 @@ def _named(findings: Iterable[Finding], code: str) -> list[str]:
 def _whole_modules(names: Iterable[str], others: Iterable[str], known: Collection[str]) -> list[str]:
     """The names of modules of several tensors, outside of all layers, of which the others have none."""
     alone = [name for name in names if "." in name and not _NUMBER.search(name) and name not in known]
-    sizes = Counter(map(_module, alone))
-    there = set(map(_module, others))
-    return [name for name in alone if sizes[_module(name)] >= LAYERS and _module(name) not in there]
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
+    sizes = Counter(map(module_of, alone))
+    there = set(map(module_of, others))
+    return [name for name in alone if sizes[module_of(name)] >= LAYERS and module_of(name) not in there]

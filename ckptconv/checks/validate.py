@@ -19,6 +19,7 @@ from ckptconv.checks.kin import differences
 from ckptconv.checks.prefixes import prefixed, spec_names
 from ckptconv.checks.verdict import Verdict
 from ckptconv.core.metadata import NOTHING, StateDict, nodes_of, without_model
+from ckptconv.core.names import module_of
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 
@@ -178,5 +179,5 @@ def _versions(holes: Sequence[StateDict]) -> dict[str, object]:
 
 def _respelled(versions: dict[str, object], names: Mapping[str, str]) -> dict[str, object]:
     """The versions under the paths that modules have once their tensors are renamed."""
-    changed = {old.rpartition(".")[0]: new.rpartition(".")[0] for old, new in names.items() if old != new}
+    changed = {module_of(old): module_of(new) for old, new in names.items() if old != new}
     return {changed.get(path, path): entry for path, entry in versions.items()}

@@ -1,4 +1,4 @@
-"""Names that nothing else has."""
+"""Names of tensors: the module that one is of, names that nothing else has."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ ALONE = "tensor"
 
 MAX_NAMES = 1 << 27
 """Characters of a file's names: those of 1,000,000 tensors have some 80 each."""
+
+
+def module_of(name: str) -> str:
+    """The module that a tensor of this name belongs to, "" for the network itself."""
+    return name.rpartition(".")[0]
 
 
 class Names:

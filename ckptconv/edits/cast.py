@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, TensorInfo
 from ckptconv.edits.computed import BLOCK, Computed
-from ckptconv.edits.ggml.quantize import Quantizer, quantized
+from ckptconv.edits.ggml.quantize import quantized
 from ckptconv.edits.ggml.unpack import unpacked
-from ckptconv.edits.quantizers.coded import Codes
 from ckptconv.edits.rounding import Loss, cast_array
 from ckptconv.errors import UnsupportedError
 
@@ -107,36 +106,3 @@ def _rounded_once(tensor: LazyTensor, dtype: DType) -> LazyTensor | None:
     """What is computed in more digits than the tensor's, rounded to `dtype` instead; None where nothing is."""
     once = tensor.reader.cast_to(dtype) if isinstance(tensor.reader, Computed) else None
     return None if once is None else replace(once, info=TensorInfo.of(dtype, tensor.info.shape))
-
-
-def loss_of(tensor: LazyTensor) -> Loss | None:
-    """What casting this tensor, and computing it anew, has lost so far; None where neither was done."""
-    reader, total = tensor.reader, None
-    while isinstance(reader, Computed):
-        total = total or Loss()
-        total.add(reader.loss)
-        reader = reader.source.reader
-    return total
-
-
-def is_cast(tensor: LazyTensor) -> bool:
-    """Whether a tensor gets another element type, of plain elements."""
-    reader = tensor.reader
-    if isinstance(reader, Quantizer | Codes) or not isinstance(reader, Computed):
-        return False
-    return reader.dtype is not reader.source.info.dtype
-
-
-def quantized_as(tensor: LazyTensor) -> str | None:
-    """The block type that a tensor gets, or the scheme by which it becomes codes; None where it is not quantized."""
-    match tensor.reader:
-        case Quantizer(dtype=dtype):
-            return dtype.name
-        case Codes(scheme=scheme):
-            return scheme
-    return None
-
-
-def before_quantizing(tensor: LazyTensor) -> DType:
-    """The type that a tensor has, or had before it became codes."""
-    return tensor.reader.source.info.dtype if isinstance(tensor.reader, Codes) else tensor.info.dtype

@@ -1,4 +1,4 @@
-"""Readers that compute a tensor's image from another tensor's, and know what that lost."""
+"""Readers that compute a tensor's image from another's and know what that lost, and what to ask of such tensors."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class Computed:
         return BLOCK if self.light else max(BLOCK, HEAVY * 8 // self.source.info.dtype.bits // BLOCK * BLOCK)
 
     @property
+    def quantized_as(self) -> str | None:
+        """The block type that it gets, or the scheme by which it becomes codes; None where it is not quantized."""
+        return None
+
+    @property
     def loss(self) -> Loss:
         """What was lost in all that has been read."""
         with self.lock:
@@ -67,3 +72,34 @@ class Computed:
             for _, (_, one) in sorted(self.blocks.items()):  # sums of floats are the same in any order of threads
                 total.add(one)
         return total
+
+
+def loss_of(tensor: LazyTensor) -> Loss | None:
+    """What casting this tensor, and computing it anew, has lost so far; None where neither was done."""
+    reader, total = tensor.reader, None
+    while isinstance(reader, Computed):
+        total = total or Loss()
+        total.add(reader.loss)
+        reader = reader.source.reader
+    return total
+
+
+def is_cast(tensor: LazyTensor) -> bool:
+    """Whether a tensor gets another element type, of plain elements."""
+    reader = tensor.reader
+    if not isinstance(reader, Computed) or reader.quantized_as is not None:
+        return False
+    return reader.dtype is not reader.source.info.dtype
+
+
+def quantized_as(tensor: LazyTensor) -> str | None:
+    """As `Computed.quantized_as`; None of what is not computed."""
+    return tensor.reader.quantized_as if isinstance(tensor.reader, Computed) else None
+
+
+def before_quantizing(tensor: LazyTensor) -> DType:
+    """The type that a tensor has, or had before it became codes. Blocks are a type."""
+    reader, dtype = tensor.reader, tensor.info.dtype
+    if isinstance(reader, Computed) and reader.quantized_as is not None and dtype.kind != "block":
+        return reader.source.info.dtype
+    return dtype

@@ -6,6 +6,7 @@ import re
 from itertools import permutations
 from typing import TYPE_CHECKING
 
+from ckptconv.core.names import module_of
 from ckptconv.edits.match import pair_renames
 from ckptconv.edits.patterns import open_numbers
 from ckptconv.edits.views import permuted
@@ -52,9 +53,9 @@ def likewise(pairs: list[tuple[str, str]], lost: Tensors, new: Tensors) -> list[
     changes: dict[str, str] = {}
     modules: dict[str, str] = {}
     for a, b in pairs:
-        modules.setdefault(a.rpartition(".")[0], b.rpartition(".")[0])
+        modules.setdefault(module_of(a), module_of(b))
         if _DIGITS.findall(a) == _DIGITS.findall(b):
-            changes.setdefault(open_numbers(a).rpartition(".")[0], open_numbers(b).rpartition(".")[0])
+            changes.setdefault(module_of(open_numbers(a)), module_of(open_numbers(b)))
     used = {name for pair in pairs for name in pair}
     homes = {(open_numbers(name), *_DIGITS.findall(name)): name for name in new if name not in used}
     found = []

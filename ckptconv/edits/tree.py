@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import NOTHING, StateDict, TensorRef, nodes_of, walk, without_model
+from ckptconv.core.names import module_of
 from ckptconv.errors import EditError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _versions(old: MetaNode, moved: Mapping[str, str]) -> MetaNode:
         while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:  # also those that the module lies in
             one, other = one[:-1], other[:-1]
             paths.setdefault(".".join(one), ".".join(other))
-        paths.setdefault(before.rpartition(".")[0], now.rpartition(".")[0])
+        paths.setdefault(module_of(before), module_of(now))
     versions = old.copy()
     versions.clear()
     for path, entry in old.items():

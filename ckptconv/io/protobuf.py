@@ -45,9 +45,37 @@ FIRST_BLOCK, MAX_BLOCK = 4 << 10, 256 << 10
 """After a jump little is read at first: another jump may follow. Blocks that are read in a row double."""
 
 
+PAST = "a field reaches past its message's end, or is none"
+
+
 def signed(value: int) -> int:
     """A varint's value as the int64 that it stands for."""
     return value - (1 << 64) if value >> 63 else value
+
+
+def fields_in(
+    data: bytes | memoryview, start: int, stop: int, bad: Callable[[str], CorruptFileError]
+) -> Iterator[Field]:
+    """The fields of a message that is in memory, in ``data[start:stop]``; `bad` makes the error for what is none."""
+    at = start
+    while at < stop:
+        try:
+            tag, begin = plain_varint(data, at)
+            wire = tag & 7
+            if wire == VARINT:
+                begin, at = plain_varint(data, begin)
+            elif wire == LEN:
+                length, begin = plain_varint(data, begin)
+                at = begin + length
+            elif wire in WIDTH:
+                at = begin + WIDTH[wire]
+            else:
+                raise bad(f"wire type {wire} at byte {at:,}")
+        except (IndexError, OverflowError):
+            raise bad(PAST) from None
+        if at > stop or tag < 8:
+            raise bad(PAST)
+        yield tag >> 3, wire, begin, at
 
 
 class Wire:

@@ -17,8 +17,8 @@ from ckptconv.core.arrays import TORCH_NAMES, numpy_dtype
 from ckptconv.core.dtypes import BLOCKS, DTYPES, DType
 from ckptconv.core.tensor import TensorInfo, in_memory
 from ckptconv.edits import computed
-from ckptconv.edits.cast import cast_tensor, loss_of
-from ckptconv.edits.computed import BLOCK, Computed
+from ckptconv.edits.cast import cast_tensor
+from ckptconv.edits.computed import BLOCK, Computed, loss_of
 from ckptconv.edits.ggml.quantize import Quantizer
 from ckptconv.edits.rounding import LAST, Loss, cast_array, rounded_once
 from ckptconv.errors import EditError, LossError, UsageError

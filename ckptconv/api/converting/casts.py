@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.text import plural, quoted
-from ckptconv.edits.cast import is_cast, loss_of, quantized_as
+from ckptconv.edits.computed import is_cast, loss_of, quantized_as
 from ckptconv.edits.rounding import Loss
 from ckptconv.io.checksum import CHUNK
 from ckptconv.io.stream import chunks

@@ -11,7 +11,7 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
-from ckptconv.edits.cast import before_quantizing
+from ckptconv.edits.computed import before_quantizing
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import HQQ, KEYS, MLX, MLX_KEY, mlx_said, said_in
 from ckptconv.edits.quantized.find import dequantize_edits

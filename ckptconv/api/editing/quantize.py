@@ -11,7 +11,7 @@ from ckptconv.core.edit import Edit, Step
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import infos_of
 from ckptconv.core.text import listed, plural
-from ckptconv.edits.cast import before_quantizing, quantized_as
+from ckptconv.edits.computed import before_quantizing, quantized_as
 from ckptconv.edits.quantized.marks import quantized_in
 from ckptconv.edits.quantizers.configs import CONFIG_KEY, EXPERT
 from ckptconv.edits.quantizers.experts import apart

@@ -17,6 +17,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ckptconv.core.names import module_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -72,7 +74,7 @@ def _candidates(lost: Lost, names: Sequence[str]) -> _Exact:
         if not _may_be(lost.operator, own):
             continue
         if lost.bias is not None:
-            if module == lost.bias.rpartition(".")[0]:
+            if module == module_of(lost.bias):
                 found[name] = True
             continue
         exact = _stands_in(lost.scope, module)

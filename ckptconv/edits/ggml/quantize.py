@@ -65,6 +65,11 @@ class Quantizer(Computed):
     quantize: Callable[[Iterable[Part], DType, DType], Iterator[tuple[int, Quantized]]] = quantized_here
     last: tuple[int, bytes] = field(default=(-1, b""), init=False)
 
+    @property
+    def quantized_as(self) -> str:
+        """The type of the blocks."""
+        return self.dtype.name
+
     def __call__(self, start: int, stop: int) -> memoryview:
         width = self.piece // self.dtype.block * self.dtype.bits // 8
         first, last = start // width, -(-stop // width)

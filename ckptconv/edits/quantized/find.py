@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.composite import Quantized
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Edit, Step
-from ckptconv.core.names import numbered
+from ckptconv.core.names import module_of, numbered
 from ckptconv.edits.quantized import comfy
 from ckptconv.edits.quantized.config import MLX
 from ckptconv.edits.quantized.packing import packings
@@ -142,7 +142,7 @@ def _edit(alike: list[Group]) -> Edit:
 
 def _of_activations(infos: Infos, found: list[Group]) -> Iterator[str]:
     """Scales of the inputs and outputs of quantized modules, and of the attentions that these are in."""
-    modules = {one.target.rpartition(".")[0] for one in found}
+    modules = {module_of(one.target) for one in found}
     near = modules | {module.rpartition(".")[0] for module in modules}
     for name in infos:
         module, _, last = name.rpartition(".")
@@ -282,7 +282,7 @@ def _of_hqq(infos: Infos, name: str, said: Said) -> Iterator[Group]:
 
 def _of_mlx(infos: Infos, name: str, said: Said) -> Iterator[Group]:
     """What shares words of 32 bits; where these are missing, a configuration alone says that it was MLX's."""
-    module = name.rpartition(".")[0]
+    module = module_of(name)
     parts = {part: f"{module}.{part}" for part in ROLES["mlx"][0] + ROLES["mlx"][1]}
     weight, scales = infos.get(parts["weight"]), infos.get(parts["scales"])
     if said.method != MLX if weight is None else weight.dtype is not DType.U32:

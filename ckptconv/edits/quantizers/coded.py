@@ -129,6 +129,11 @@ class Codes(Computed):
     last: tuple[int, bytes] = field(default=(-1, b""), init=False)
 
     @property
+    def quantized_as(self) -> str:
+        """The scheme."""
+        return self.scheme
+
+    @property
     def light(self) -> bool:
         """Whole rows are computed for any range."""
         return False

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ckptconv.core.names import module_of
 from ckptconv.core.text import plural
 from ckptconv.edits.dialects.mlx import is_changed
 from ckptconv.edits.quantized.parts import FLOATS
@@ -43,11 +44,6 @@ _KEPT = re.compile(
     r"|multi_modal_projector|mm_projector|mlp1|connector|aligner)\..*"
 )
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
-
-
-def module_of(name: str) -> str:
-    """The module that a tensor belongs to."""
-    return name.rpartition(".")[0]
 
 
 def is_kept(name: str) -> bool:

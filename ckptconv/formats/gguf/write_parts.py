@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
     """The names of the tensors in each of the files that there would be, those without their ties."""
-    made = planned(checkpoint, plain=plain).plan
-    return [list(map(made.record.own_name, names)) for names in _split(made, limit)]
+    plan = planned(checkpoint, plain=plain).plan
+    return plan.own_names(_split(plan, limit))
 
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:
-    names = list(plan.infos)
-    sizes = [info.nbytes + -info.nbytes % ALIGNMENT for info in plan.infos.values()]
-    return [[names[i] for i in part] for part in split_in_order(sizes, limit)]
+    return plan.named(split_in_order([info.nbytes + -info.nbytes % ALIGNMENT for info in plan.infos.values()], limit))
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:

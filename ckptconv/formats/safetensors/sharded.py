@@ -94,13 +94,12 @@ def _assembled(
 
 def layout(checkpoint: Checkpoint, limit: int, *, plain: bool) -> list[list[str]]:
     """The names of the tensors in each of the shards that there would be, those without their ties."""
-    made = planned(checkpoint, plain=plain).plan
-    return [list(map(made.record.own_name, names)) for names in _split(made, limit)]
+    plan = planned(checkpoint, plain=plain).plan
+    return plan.own_names(_split(plan, limit))
 
 
 def _split(plan: Plan, limit: int) -> list[list[str]]:
-    names = list(plan.infos)
-    return [[names[i] for i in shard] for shard in split([info.nbytes for info in plan.infos.values()], limit)]
+    return plan.named(split([info.nbytes for info in plan.infos.values()], limit))
 
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:

@@ -14,7 +14,7 @@ from ckptconv.formats.targets.blobs import move_out
 from ckptconv.io.digest import combine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
@@ -38,6 +38,15 @@ class Plan:
     def needs_record(self) -> bool:
         """Whether the tensors are not themselves without it; ties are left to the format."""
         return bool(self.record.names or self.record.encodings or self.record.composites)
+
+    def named(self, files: Iterable[Iterable[int]]) -> list[list[str]]:
+        """The stored names in each of several files, by where they stand in the order."""
+        names = list(self.infos)
+        return [[names[position] for position in file] for file in files]
+
+    def own_names(self, files: Iterable[Iterable[str]]) -> list[list[str]]:
+        """The names of the checkpoint's tensors in each of several files, by those that they are stored under."""
+        return [list(map(self.record.own_name, file)) for file in files]
 
     def digest(self, checkpoint: Checkpoint, hashes: Mapping[str, str]) -> str:
         """The content digest, from the content hashes of all stored tensors."""

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from ckptconv.errors import UPGRADE, LimitError, UnsupportedError
-from ckptconv.formats.tensorflow.table import bad, unmasked, varint
+from ckptconv.formats.tensorflow.table import bad, unmasked
 from ckptconv.io.limits import MAX_FILES, MAX_RANK
+from ckptconv.io.protobuf import LEN, VARINT, fields_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,27 +145,12 @@ def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
 
 def fields(data: Data) -> Iterator[tuple[int, int | Data]]:
     """Number and payload of each field of a message, a view of it where that is one. Raises CorruptFileError."""
-    at = 0
-    while at < len(data):
-        tag, at = varint(data, at)
-        match tag & 7:
-            case 0:
-                value, at = varint(data, at)
-                yield tag >> 3, value
-                continue
-            case 1:
-                size = 8
-            case 5:
-                size = 4
-            case 2:
-                size, at = varint(data, at)
-            case wire:
-                raise bad(f"a field has the wire type {wire}")
-        if size > len(data) - at:
-            raise bad("a field is longer than its message")
-        payload = data[at : at + size]
-        yield tag >> 3, payload if tag & 7 == 2 else int.from_bytes(payload, "little")
-        at += size
+    for number, wire, begin, end in fields_in(data, 0, len(data), bad):
+        if wire == VARINT:
+            yield number, begin
+        else:
+            payload = data[begin:end]
+            yield number, payload if wire == LEN else int.from_bytes(payload, "little")
 
 
 # -- Keys of slices: numbers and texts as bytes that sort as they do (tensorflow/core/lib/strings/ordered_code.cc)

@@ -6,9 +6,8 @@
     TrainerSpec     3 model_type: 1 unigram, 2 BPE, 3 word, 4 char; 1 where it is not said
     NormalizerSpec  2 precompiled_charsmap  3 add_dummy_prefix  4 remove_extra_whitespaces; true where they are not said
 
-A field is a varint, number × 8 + wire type, and then a varint (0), 8 bytes (1), 4 bytes (5), or a varint, the length,
-and that many bytes (2). Other fields are passed over. Refused: groups, known fields of other wire types, pieces that
-are not UTF-8 or have no number as their score, and messages that end within a field.
+Other fields are skipped. Refused, besides what `ckptconv.io.protobuf` refuses: known fields of other wire types, and
+pieces that are not UTF-8 or have no number as their score.
 
 Source: github.com/google/sentencepiece, src/sentencepiece_model.proto.
 """
@@ -23,15 +22,16 @@ from typing import TYPE_CHECKING
 from ckptconv.errors import CorruptFileError, LimitError
 from ckptconv.formats.gguf.hub.documents import HINT
 from ckptconv.io.limits import MAX_NODES
-from ckptconv.io.varint import varint
+from ckptconv.io.protobuf import FIXED32, LEN, VARINT, fields_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ckptconv.io.protobuf import Field
+
 UNIGRAM, BPE = 1, 2
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _FLOAT = Struct("<f")
 
 
@@ -56,18 +56,18 @@ def parse(data: bytes) -> Model:
     model = Model()
     for number, wire, start, end in _fields(data, 0, len(data)):
         if number == 1:
-            _expect(wire, _LENGTH)
+            _expect(wire, LEN)
             if len(model.pieces) >= MAX_NODES:
                 raise LimitError(f"tokenizer.model has more than {MAX_NODES:,} pieces")
             model.pieces.append(_piece(data, start, end))
         elif number == 2:
-            _expect(wire, _LENGTH)
+            _expect(wire, LEN)
             for inner, how, value, _ in _fields(data, start, end):
                 if inner == 3:
-                    _expect(how, _VARINT)
+                    _expect(how, VARINT)
                     model.kind = value
         elif number == 3:
-            _expect(wire, _LENGTH)
+            _expect(wire, LEN)
             _normalizer(model, data, start, end)
     return model
 
@@ -76,13 +76,13 @@ def _piece(data: bytes, start: int, end: int) -> tuple[str, float, int]:
     text, score, kind = b"", 0.0, NORMAL
     for number, wire, begin, stop in _fields(data, start, end):
         if number == 1:
-            _expect(wire, _LENGTH)
+            _expect(wire, LEN)
             text = data[begin:stop]
         elif number == 2:
-            _expect(wire, _FIXED32)
+            _expect(wire, FIXED32)
             (score,) = _FLOAT.unpack_from(data, begin)
         elif number == 3:
-            _expect(wire, _VARINT)
+            _expect(wire, VARINT)
             kind = begin
     if not math.isfinite(score) or not NORMAL <= kind <= BYTE:
         raise _bad(f"the piece {text[:40]!r} has the score {score} and the type {kind}")
@@ -95,36 +95,18 @@ def _piece(data: bytes, start: int, end: int) -> tuple[str, float, int]:
 def _normalizer(model: Model, data: bytes, start: int, end: int) -> None:
     for number, wire, value, stop in _fields(data, start, end):
         if number == 2:
-            _expect(wire, _LENGTH)
+            _expect(wire, LEN)
             model.charsmap = data[value:stop]
         elif number == 3:
-            _expect(wire, _VARINT)
+            _expect(wire, VARINT)
             model.prefix = bool(value)
         elif number == 4:
-            _expect(wire, _VARINT)
+            _expect(wire, VARINT)
             model.trims = bool(value)
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, wire type, and the payload's range; of a varint its value, and where it ends."""
-    while at < end:
-        try:
-            tag, at = varint(data, at)
-            wire = tag & 7
-            if wire == _VARINT:
-                start, at = varint(data, at)
-            elif wire == _LENGTH:
-                length, start = varint(data, at)
-                at = start + length
-            elif wire in (_FIXED32, _FIXED64):
-                start, at = at, at + (4 if wire == _FIXED32 else 8)
-            else:
-                raise _bad(f"wire type {wire} at byte {at:,}")
-        except (IndexError, OverflowError) as error:
-            raise _bad("it ends within a field, or is none") from error
-        if at > end or tag < 8:
-            raise _bad("it ends within a field, or is none")
-        yield tag >> 3, wire, start, at
+def _fields(data: bytes, start: int, end: int) -> Iterator[Field]:
+    return fields_in(data, start, end, _bad)
 
 
 def _expect(wire: int, wanted: int) -> None:

@@ -56,9 +56,9 @@ def test_with_any_bit_changed_it_is_read_or_an_error() -> None:
         (b"\x0a\x03\x0a\x01\xff", "is not UTF-8"),
         (b"\x08\x01", "a known field has the wire type 0"),
         (b"\x0b", "wire type 3"),
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "ends within a field"),
-        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "ends within a field"),
-        (b"\x02\x00", "ends within a field, or is none"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "reaches past its message's end"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "reaches past its message's end"),
+        (b"\x02\x00", "reaches past its message's end, or is none"),
     ],
 )
 def test_what_is_no_model_is_said(data: bytes, words: str) -> None:
