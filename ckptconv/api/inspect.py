@@ -200,7 +200,7 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:
             from ckptconv.api.inspecting.beside import look_beside
-            from ckptconv.formats.beside.places import place_of
+            from ckptconv.formats.beside.homes import place_of
 
             place = place_of(Path(path), checkpoint)
             beside = look_beside(place, checkpoint) if place else beside

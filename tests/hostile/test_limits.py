@@ -26,7 +26,7 @@ from ckptconv.formats.safetensors import layout
 from ckptconv.formats.targets import blobs
 from ckptconv.formats.tflite import flatbuffer, sparse
 from ckptconv.formats.tflite import read as tflite
-from ckptconv.formats.torch.containers import zip_archive
+from ckptconv.formats.torch.containers import saved
 from ckptconv.formats.torch.pickle import values
 from ckptconv.formats.torch.tree import assemble
 from ckptconv.io import limits, protobuf, zip
@@ -133,7 +133,7 @@ def test_what_is_at_a_limit_is_read_and_what_is_past_it_is_refused(
 
 TWO_TENSORS = state_dict(w=tensor(), v=tensor())
 LOWERED: dict[str, tuple[ModuleType, str, int, str, bytes]] = {
-    "a pickle": (zip_archive, "MAX_PICKLE_BYTES", 100, ".pth", checkpoint(TWO_TENSORS)),
+    "a pickle": (saved, "MAX_PICKLE_BYTES", 100, ".pth", checkpoint(TWO_TENSORS)),
     "a compressed record": (zip, "MAX_INFLATED_RECORD", 100, ".pth", deflated()),
     "inflated : compressed": (zip, "MAX_INFLATED_RATIO", 900, ".pth", deflated(data_0=(zeros(1), 1 << 20))),
     "entries": (zip, "MAX_ZIP_ENTRIES", 3, ".pth", zip_bytes([*SMALL, ("a/data.pkl", TWO_TENSORS), ("a/data/0", FOUR_FLOATS)])),

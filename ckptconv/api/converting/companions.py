@@ -36,9 +36,9 @@ from ckptconv.errors import (
 )
 from ckptconv.formats import registry
 from ckptconv.formats.beside.belonging import LEFT, PICKLED, SAFE, is_taken, parts_of
+from ckptconv.formats.beside.homes import home_of
 from ckptconv.formats.beside.in_archive import InArchive
 from ckptconv.formats.beside.members import without_copied
-from ckptconv.formats.beside.places import home_of
 from ckptconv.io.archive import Member
 from ckptconv.io.checksum import SpanCheck
 from ckptconv.io.limits import MAX_CONFIG

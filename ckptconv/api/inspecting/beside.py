@@ -22,7 +22,7 @@ from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownF
 from ckptconv.formats import registry
 from ckptconv.formats.archive import nemo_config
 from ckptconv.formats.beside import files, hub, mlflow, settings
-from ckptconv.formats.beside.places import place_of
+from ckptconv.formats.beside.homes import place_of
 from ckptconv.formats.code import keras
 from ckptconv.formats.code.jinja import program_in
 from ckptconv.formats.flax import thinc

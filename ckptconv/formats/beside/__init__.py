@@ -2,6 +2,7 @@
 
     places      where they lie: in a folder of the disk
     in_archive  …or in an archive
+    homes       which of these a checkpoint is, or lies in
     members     what an archive has around a checkpoint in it
     files       the files of a folder and of those in it; which of them may hold a pickle
     hub         configurations of the Hugging Face hub's libraries

@@ -1,18 +1,13 @@
-"""Where the files lie that are looked at: in a folder of the disk, or in an archive, which is not unpacked for it.
-
-Archives are in `ckptconv.formats.beside.in_archive`, which few need.
-"""
+"""Where files lie that are looked at: in a folder of the disk here, in an archive in `in_archive`, which few need."""
 
 from __future__ import annotations
 
-import os
 from json import detect_encoding
-from types import NoneType
 from typing import TYPE_CHECKING, Protocol
 
 from ckptconv.errors import located
 from ckptconv.formats.beside.files import Listing, files_in
-from ckptconv.io.folder import Folder, folder_of
+from ckptconv.io.folder import Folder
 from ckptconv.io.limits import MAX_CONFIG
 from ckptconv.io.source import Source
 
@@ -78,26 +73,6 @@ class OnDisk:
 
     def opened(self, checkpoint: Checkpoint) -> set[str]:
         return opened_below(checkpoint, self.path)
-
-
-def place_of(path: Path, checkpoint: Checkpoint) -> Place | None:
-    """Where the files lie that belong to what was named; None where that is one file."""
-    if path.is_dir():
-        return OnDisk(path)
-    if not checkpoint.notes.members and type(checkpoint.file) in (Source, Folder, NoneType):
-        return None  # said without a module that reads archives
-    from ckptconv.formats.beside.in_archive import archive_of
-
-    return archive_of(path, checkpoint)
-
-
-def home_of(path: Path, checkpoint: Checkpoint) -> Place:
-    """The folder that a checkpoint is, or lies in."""
-    if os.path.lexists(path) and not checkpoint.notes.members:
-        return OnDisk(folder_of(path))
-    from ckptconv.formats.beside.in_archive import home_in_archive
-
-    return home_in_archive(checkpoint)
 
 
 def opened_below(checkpoint: Checkpoint, home: Path) -> set[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
-from ckptconv.formats.torch.containers.zip_archive import open_saved
+from ckptconv.formats.torch.containers.saved import open_saved
 from ckptconv.formats.torch.pickle import Elided, Machine, PickleStream, Thing, Value
 from ckptconv.formats.torch.tree.placing import Places
 from ckptconv.io.held import Held
@@ -64,7 +64,7 @@ class Embedded:
             return saved.value
         if start[:1] != b"\x80":
             return value
-        from ckptconv.formats.torch.containers.bare import follow  # which asks this module for what is in its pickles
+        from ckptconv.formats.torch.containers.pickled import follow  # hardly a file has one
 
         data, elided = PickleStream(span.file, span.offset, span.offset + span.length).elided()
         found, machine, makers = follow(data, elided)

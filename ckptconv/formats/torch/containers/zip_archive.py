@@ -14,44 +14,29 @@ TorchScript archives and torch.export's (`programs`) are formats of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ckptconv.core import strict_json
 from ckptconv.core.metadata import is_too_deep
 from ckptconv.core.spelling import from_json
-from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.errors import CkptconvError, CorruptFileError
 from ckptconv.formats.sets.shard_names import alone
+from ckptconv.formats.torch.containers.embedded import unfold_embedded
+from ckptconv.formats.torch.containers.saved import check_numpys, is_unfinished, open_saved, root_of
 from ckptconv.formats.torch.containers.slice_files import others_beside
-from ckptconv.formats.torch.pickle import Budget, Machine
+from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
-from ckptconv.formats.torch.tree.placing import Placer, ZipRecords
 from ckptconv.formats.torch.tree.roots import plant
-from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.io.limits import MAX_PICKLE_BYTES
 from ckptconv.io.zip import ZipArchive
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.report import Finding
-    from ckptconv.formats.torch.pickle import Value
-    from ckptconv.formats.torch.values.stubs import StorageStub
     from ckptconv.io.source import Source
 
 NOTES_RECORD = "ckptconv/notes.json"
-
-VERSIONS = ("version", ".data/version")
-
-BOOKKEEPING = ("byteorder", ".data/serialization_id", ".format_version", ".storage_alignment", *VERSIONS)
-"""What torch's writer puts beside the object."""
-
-_NUMPY_MAGIC = b"\x93NUMPY"
-
-MAX_VERSION = 10
-"""The newest archive version that torch knows (kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h)."""
 
 
 def claims(source: Source) -> bool:
@@ -61,71 +46,11 @@ def claims(source: Source) -> bool:
     try:
         archive = ZipArchive.of(source)
         root = root_of(archive)
-        return _is_unfinished(archive) if root is None else root + "constants.pkl" not in archive.entries
+        return is_unfinished(archive) if root is None else root + "constants.pkl" not in archive.entries
     except CorruptFileError:
         return True  # it starts as a zip; reading it will say what is wrong
     except CkptconvError:
         return False
-
-
-def _is_unfinished(archive: ZipArchive) -> bool:
-    """Whether torch.save left it before its object, which could not be pickled: it ends the archive all the same."""
-    return bool(archive.entries) and all(entry.partition("/")[2] in BOOKKEEPING for entry in archive.entries)
-
-
-def root_of(archive: ZipArchive, name: str = "data.pkl") -> str | None:
-    """The archive's one top folder that holds a `name`, with its slash."""
-    roots = [
-        entry.removesuffix(name) for entry in archive.entries if entry.endswith("/" + name) and entry.count("/") == 1
-    ]
-    return roots[0] if len(roots) == 1 else None
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """What torch.save put into an archive: the pickled value, and where its tensors' bytes are.
-
-    storages: those that the pickle names; every stub in `value` refers to one of these objects.
-    placer:   gives the tensor of a stub in `value`. Costs one small read a storage.
-    size:     bytes of the pickle.
-    """
-
-    value: Value
-    machine: Machine
-    storages: Collection[StorageStub]
-    placer: Placer
-    size: int
-    root: str
-
-
-def open_saved(archive: ZipArchive, constructors: TorchConstructors | None = None) -> Saved:
-    """Read the archive's small records and its pickle. Raises CorruptFileError, LimitError, UnsupportedError."""
-    return follow(archive, checked_root(archive), constructors=constructors)
-
-
-def checked_root(archive: ZipArchive) -> str:
-    """The folder of what torch.save wrote, whose small records hold. Raises CorruptFileError, UnsupportedError."""
-    root = root_of(archive)
-    if root is None and _is_unfinished(archive):
-        raise CorruptFileError(
-            "torch.save ended before it wrote anything of its object, as where a part of it cannot be pickled",
-            hint="save it again, such as model.state_dict()",
-        )
-    if root is None:
-        raise UnsupportedError("this zip archive is not a torch checkpoint", hint="unpack it, and name a file in it")
-    check_small_records(archive, root)
-    return root
-
-
-def saved_in(source: Source, constructors: TorchConstructors | None = None) -> Saved:
-    """What torch.save put into one of several files. Raises CkptconvError, with the file's path."""
-    with located(source.path):
-        if source.size >= 2 and bytes(source.read_at(0, 2)) != b"PK":
-            raise UnsupportedError(
-                "this is not an archive that torch 1.6 and later save",
-                hint=f"ckptconv inspect {source.path} says what it is",
-            )
-        return open_saved(ZipArchive.of(source), constructors)
 
 
 def read(source: Source) -> Checkpoint:
@@ -138,8 +63,6 @@ def read(source: Source) -> Checkpoint:
 
 def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
     """The archive, whatever lies beside it. Raises as `read`."""
-    from ckptconv.formats.torch.containers.embedded import unfold_embedded  # which reads archives with this module
-
     archive = ZipArchive.of(source)
     check_numpys(archive, source)
     saved = open_saved(archive)
@@ -149,71 +72,6 @@ def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
         plant(saved.value, budget), embedded.place(saved.placer.place), budget, format="torch",
         machines=[saved.machine, *embedded.machines], file=source, arch=_arch(archive, saved.root), findings=findings,
     )  # fmt: skip
-
-
-def follow(
-    archive: ZipArchive, root: str, name: str = "data", constructors: TorchConstructors | None = None,
-    machine: type[Machine] = Machine,
-) -> Saved:  # fmt: skip
-    """Follow ``NAME.pkl``, whose storages are in the folder ``NAME``. Raises CorruptFileError, LimitError."""
-    data = archive.read(f"{root}{name}.pkl", MAX_PICKLE_BYTES)
-    makers = constructors or TorchConstructors()
-    run = machine(data, makers)
-    value = run.run()
-    storages = [*makers.storages.values(), *makers.retyped.values()]
-    return Saved(value, run, storages, placer_of(archive, root, name), len(data), root)
-
-
-def placer_of(archive: ZipArchive, root: str, name: str = "data") -> Placer:
-    """What places the tensors whose storages are in the folder ``NAME``. Raises CorruptFileError."""
-    return Placer(ZipRecords(archive, f"{root}{name}/"), is_big_endian(archive, root))
-
-
-def check_small_records(archive: ZipArchive, root: str) -> None:
-    """What torch asks of an archive besides: entries in one folder, a version that it knows."""
-    if strays := [name for name in archive.entries if not name.startswith(root)]:
-        raise CorruptFileError(f"the archive has an entry {strays[0]!r} outside of {root!r}")
-    _check_cases(archive)
-    if not any(root + name in archive.entries for name in VERSIONS):
-        raise CorruptFileError("the archive has no version record")
-    for name in (".format_version", ".storage_alignment", *VERSIONS):
-        text = archive.read(root + name, 64) if root + name in archive.entries else b"1"
-        if not text.strip().isdigit() or (name in VERSIONS and not 1 <= int(text) <= MAX_VERSION):
-            raise CorruptFileError(f"the record {name} says {text!r}")
-
-
-def check_numpys(archive: ZipArchive, source: Source) -> None:
-    """Refuse an archive that is numpy's as well: numpy.load takes any zip, and unpickles objects of arrays in it."""
-    named = source.path.suffix.lower() == ".npz"
-    for name in archive.entries:
-        if name.endswith(".npy") or (named and archive.start(name, len(_NUMPY_MAGIC)) == _NUMPY_MAGIC):
-            raise CorruptFileError(
-                f"the archive has an entry {name!r}, which numpy.load would read", hint="do not trust it"
-            )
-
-
-def _check_cases(archive: ZipArchive) -> None:
-    """Refuse names that differ by their letters' case alone: torch's reader (miniz) looks names up without regard to
-    it, and takes either.
-    """
-    seen: dict[bytes, str] = {}
-    for name, entry in archive.entries.items():
-        other = seen.setdefault(entry.name.lower(), name)
-        if other != name:
-            raise CorruptFileError(
-                f"the archive has entries {other!r} and {name!r}, and torch takes either for the other",
-                hint="do not trust it",
-            )
-
-
-def is_big_endian(archive: ZipArchive, root: str) -> bool:
-    """Whether the record of the byte order says so."""
-    if root + "byteorder" not in archive.entries:
-        return False
-    order = archive.read(root + "byteorder", 16)
-    if order not in (b"little", b"big"):
-        raise CorruptFileError(f"unknown byte order {order!r}")
-    return order == b"big"
 
 
 def _arch(archive: ZipArchive, root: str) -> MetaNode:

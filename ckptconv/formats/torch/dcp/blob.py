@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan, LazyTensor
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, DamagedTensorError
-from ckptconv.formats.torch.containers.zip_archive import Saved, checked_root, open_saved, placer_of
+from ckptconv.formats.torch.containers.saved import Saved, checked_root, open_saved, placer_of
 from ckptconv.formats.torch.pickle import Machine
 from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.formats.torch.values.stubs import TensorStub

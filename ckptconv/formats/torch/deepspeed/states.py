@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import TorchSize
 from ckptconv.errors import COPY_ALL_AGAIN, CorruptFileError, UnsupportedError
 from ckptconv.formats.torch.calls.harmless import ZERO_STAGE
-from ckptconv.formats.torch.containers.zip_archive import saved_in
+from ckptconv.formats.torch.containers.saved import saved_in
 from ckptconv.formats.torch.deepspeed.files import MODEL
 from ckptconv.formats.torch.values.construct import TorchConstructors
 from ckptconv.formats.torch.values.stubs import TensorStub
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from ckptconv.formats.torch.containers.zip_archive import Saved
+    from ckptconv.formats.torch.containers.saved import Saved
     from ckptconv.formats.torch.pickle import Global, Value
     from ckptconv.io.folder import Folder
 

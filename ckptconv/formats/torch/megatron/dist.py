@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.notes import GlobalUse
 from ckptconv.errors import CorruptFileError, LimitError
-from ckptconv.formats.torch.containers.zip_archive import saved_in
+from ckptconv.formats.torch.containers.saved import saved_in
 from ckptconv.formats.torch.dcp.listing import Chunk, Entry
 from ckptconv.formats.torch.dcp.read import Entries, listed
 from ckptconv.formats.torch.pickle import Budget

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.report import Finding
 from ckptconv.errors import COPY_ALL_AGAIN, CkptconvError, CorruptFileError, UnsupportedError, located
+from ckptconv.formats.torch.containers.saved import saved_in
 from ckptconv.formats.torch.containers.slice_files import RANK, rank_file, ranks_in
-from ckptconv.formats.torch.containers.zip_archive import opened, saved_in
+from ckptconv.formats.torch.containers.zip_archive import opened
 from ckptconv.formats.torch.megatron.slices import Parts, joined
 from ckptconv.formats.torch.pickle import Budget, Thing
 from ckptconv.formats.torch.sets.same import differing
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.tensor import LazyTensor
-    from ckptconv.formats.torch.containers.zip_archive import Saved
+    from ckptconv.formats.torch.containers.saved import Saved
     from ckptconv.formats.torch.pickle import Value
     from ckptconv.io.folder import Folder
 

@@ -25,6 +25,7 @@ from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, MissingExtraError
 from ckptconv.formats.torch.containers import bare, second
 from ckptconv.formats.torch.containers.legacy import LegacyConstructors
+from ckptconv.formats.torch.containers.pickled import settled
 from ckptconv.formats.torch.others.joblib_machine import JoblibConstructors, JoblibMachine
 from ckptconv.formats.torch.pickle import Global, Machine, PickleStream, Thing
 from ckptconv.io import inflated
@@ -102,7 +103,7 @@ def read(source: Source) -> Checkpoint:
     if method is not None:
         message = f"compressed with {method}, it is inflated into a temporary file of {file.size:,} bytes"
         findings = (Finding("inflated", "info", "", message),)
-    value = bare.settled(machine.run(), makers, {}, 0)
+    value = settled(machine.run(), makers, {}, 0)
     if not makers.padded and not any(thing.how in RUNS for thing in machine.things):
         _refuse_as_pickle(file, machine.kept + second.MOST_CUT)
     second.refuse_zip(file, stream)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.torch.containers.bare import BareConstructors, is_wrapper
+from ckptconv.formats.torch.containers.bare import is_wrapper
+from ckptconv.formats.torch.containers.pickled import BareConstructors
 from ckptconv.formats.torch.pickle import Budget, Elided, Global, Machine, PickleStream, Value
 from ckptconv.formats.torch.values.numpy_values import ArrayParts, NumpyDType, NumpyStub, width
 from ckptconv.formats.torch.values.stubs import exact_sizes

@@ -26,8 +26,8 @@ from ckptconv.core.metadata import Opaque, opaque_wholes
 from ckptconv.core.notes import Notes, Program
 from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsupportedError
 from ckptconv.formats.beside.members import EXTRAS, METADATA, MODEL, contained, documents
-from ckptconv.formats.torch.containers.bare import follow
-from ckptconv.formats.torch.containers.zip_archive import Saved, saved_in
+from ckptconv.formats.torch.containers.pickled import follow
+from ckptconv.formats.torch.containers.saved import Saved, saved_in
 from ckptconv.formats.torch.pickle import Budget
 from ckptconv.formats.torch.tree.assemble import assemble
 from ckptconv.formats.torch.tree.names import told_once, with_names

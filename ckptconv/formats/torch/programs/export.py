@@ -37,13 +37,7 @@ from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError
 from ckptconv.formats.graphs.notes import stays_behind
-from ckptconv.formats.torch.containers.zip_archive import (
-    check_numpys,
-    check_small_records,
-    follow,
-    is_big_endian,
-    root_of,
-)
+from ckptconv.formats.torch.containers.saved import check_numpys, check_small_records, follow, is_big_endian, root_of
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
 from ckptconv.formats.torch.programs.payloads import CUSTOM, OPAQUE, Payload, graph_of, payloads, programs_of
 from ckptconv.formats.torch.programs.script import ScriptConstructors, ScriptMachine

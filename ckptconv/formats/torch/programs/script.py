@@ -29,7 +29,7 @@ from ckptconv.core.metadata import Opaque, TorchValue
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.torch.containers.zip_archive import check_numpys, check_small_records, follow, root_of
+from ckptconv.formats.torch.containers.saved import check_numpys, check_small_records, follow, root_of
 from ckptconv.formats.torch.pickle import Budget, Global, Machine, Thing
 from ckptconv.formats.torch.programs.script_classes import ScriptClasses
 from ckptconv.formats.torch.tree.assemble import assemble
