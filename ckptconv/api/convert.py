@@ -4,40 +4,28 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import nullcontext
-from dataclasses import replace
 from os import fspath
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.consent import agreed, refuse, refuse_dependents
-from ckptconv.api.converting.conversion import Conversion, completed, foreseen, planned, stored_tensors
-from ckptconv.api.converting.destination import choose_format, settle, size_of_shards
+from ckptconv.api.converting.consent import agreed
+from ckptconv.api.converting.destination import choose_format, size_of_shards
+from ckptconv.api.converting.job import Job
 from ckptconv.api.converting.order import Order
-from ckptconv.api.converting.prepare import prepare, without_extras
 from ckptconv.api.editing.edits import Edits
 from ckptconv.api.editing.lora import Adapters
 from ckptconv.api.open import open
 from ckptconv.api.request import Request, pair_words, several, words_of
-from ckptconv.errors import FileAccessError, NotEquivalentError, located
-from ckptconv.formats import registry
-from ckptconv.formats.base import WriteOptions
-from ckptconv.formats.targets import preflight
+from ckptconv.errors import FileAccessError
 from ckptconv.io.source import CHECK_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from ckptconv.api.converting.companions import Companions
-    from ckptconv.api.converting.destination import Destination
-    from ckptconv.api.converting.prepare import Prepared
-    from ckptconv.api.converting.verified import Verifier
+    from ckptconv.api.converting.conversion import Conversion
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.progress import Progress
-    from ckptconv.edits.ggml.processes import Quantizing
-    from ckptconv.formats.base import Format, WriteResult
-    from ckptconv.io.target import Target
 
 
 def convert(
@@ -102,8 +90,7 @@ def convert(
     Raises LossError, UnsafeError, TargetExistsError, DamagedTensorError, MisfitError and other CkptconvErrors.
     """
     allowed, size = agreed(allow_loss), size_of_shards(shard_size)
-    wanted = choose_format(target, to_format, size)
-    edits = edits or Edits()
+    wanted, edits = choose_format(target, to_format, size), edits or Edits()
     words = words_of({
         "--from": from_format, "--to": to_format, "--force": force, "--dry-run": dry_run, "--verify": verify,
         "--with-files": with_files, "--bare": bare, "--meta": pair_words(metadata or {}), "--allow-loss": allowed,
@@ -111,42 +98,18 @@ def convert(
         "-O": [f"{key}={text}" for key, text in (options or {}).items()], "--input": several(inputs),
     })  # fmt: skip
     words = ("convert", fspath(source), fspath(target), *words, *edits.words)
-    request = Request(source, arch, settings, inputs, words, from_format)
     order = Order(
-        request=request, format=wanted, own=wanted.parse_options(options or {}), edits=edits,
-        metadata=metadata or {}, bare=bare, with_params=with_params, verify=verify, shards=size is not None,
+        request=Request(source, arch, settings, inputs, words, from_format), format=wanted,
+        own=wanted.parse_options(options or {}), edits=edits, metadata=metadata or {}, bare=bare,
+        with_params=with_params, verify=verify, shards=size is not None,
     )  # fmt: skip
     order.check()
-    with _source(source, target, from_format, progress) as opened, Adapters(order.edits.steps) as adapters:
-        made = prepare(order, opened, adapters)
-        files = _companions(source, order, opened, made) if with_files else None
-        if files is not None:
-            made = replace(made, checkpoint=files.left_to(made.checkpoint))
-        place = settle(wanted, target, made.checkpoint, size, plain=made.plain)
-        result = foreseen(order, made, place, files)
-        if made.checkpoint.extras and not place.format.holds.extras:
-            made = without_extras(made)
-        if files is not None:
-            files.check(place.path, replace=force or dry_run)
-        if not dry_run:
-            refuse(result.losses, allowed, source, bare=bare)
-            refuse_dependents(made.edited, preflight.losses(made.edited, place.format), source)
-            place.check_source(source, opened)
-            file = place.open(replace=force)
-        with (
-            _verifier(request, made.checkpoint, place.format) if verify else nullcontext() as verifier,
-            _quantizing(made.checkpoint) if made.is_edited else nullcontext(),
-        ):
-            if dry_run:
-                return planned(result, made, place, progress)
-            with located(source), file:
-                written = _written(made, place, file, order.own, progress)
-                result = completed(result, made, written, allowed)
-                opened.check_unchanged()
-                adapters.check_unchanged()
-                if files is not None:
-                    files.write(file)
-                return _committed(result, file, written, verifier)
+    job = Job(
+        order=order, target=target, allowed=allowed, shard_size=size, force=force, dry_run=dry_run,
+        with_files=with_files, progress=progress,
+    )  # fmt: skip
+    with _source(source, target, from_format, progress) as opened, Adapters(edits.steps) as adapters:
+        return job.run(opened, adapters)
 
 
 def _source(source: PathText, target: PathText, format: str | None, progress: Progress | None) -> Checkpoint:
@@ -159,52 +122,3 @@ def _source(source: PathText, target: PathText, format: str | None, progress: Pr
                 f"the source comes first: {shlex.join(['ckptconv', 'convert', fspath(target), fspath(source)])}"
             )
         raise
-
-
-def _companions(source: PathText, order: Order, opened: Checkpoint, made: Prepared) -> Companions:
-    from ckptconv.api.converting.companions import companions_of  # few ask for it
-
-    return companions_of(source, order.edits, opened, made.checkpoint)
-
-
-def _verifier(request: Request, checkpoint: Checkpoint, wanted: Format) -> Verifier:
-    from ckptconv.api.converting.verified import Verifier
-
-    return Verifier(request, checkpoint, wanted)
-
-
-def _quantizing(checkpoint: Checkpoint) -> Quantizing:
-    from ckptconv.edits.ggml.processes import Quantizing
-
-    return Quantizing(stored_tensors(checkpoint).values())
-
-
-def _written(made: Prepared, place: Destination, file: Target, own: object, progress: Progress | None) -> WriteResult:
-    how = WriteOptions(
-        plain=made.plain, progress=progress, own=own, graph=made.graph, write_as=_write_as(progress),
-        shard_size=place.shard_size,
-    )  # fmt: skip
-    return place.format.write(made.checkpoint, file, how)
-
-
-def _committed(result: Conversion, target: Target, written: WriteResult, verifier: Verifier | None) -> Conversion:
-    """Give the target its name, after verifying it if that was asked for."""
-    if verifier is None:
-        target.commit()
-        return result
-    with verifier.verified(target, written) as found:
-        result = replace(result, verification=found)
-        if not found.equivalent:
-            errors = [f"{finding.code}: {finding.message}" for finding in found.findings]
-            raise NotEquivalentError(result, path=target.path, details=errors)
-        target.commit()
-    return result
-
-
-def _write_as(progress: Progress | None) -> Callable[[str, Checkpoint, Target], WriteResult]:
-    """How one format has a file in another format written beside its own."""
-
-    def write(name: str, checkpoint: Checkpoint, target: Target) -> WriteResult:
-        return registry.by_name(name).write(checkpoint, target, WriteOptions(progress=progress))
-
-    return write

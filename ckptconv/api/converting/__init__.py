@@ -1,6 +1,6 @@
 """What `convert` alone does.
 
-Begin with `prepare`; the order is that in which things are done:
+Begin with `job`, which does all of it; the order is that in which things are done:
 
     order  prepare           what was asked for, and what it makes of the source; no tensor is read
     outside                  …extras that are taken as the model
@@ -10,5 +10,5 @@ Begin with `prepare`; the order is that in which things are done:
     destination  companions  where to; the files beside the weights that go along
     consent                  losses that were agreed to
     plan  casts  verified    what becomes of each tensor; what casting lost; ``--verify``
-    conversion               what it is said to have done
+    job  conversion          carrying it out; what it is said to have done
 """
