@@ -5,6 +5,7 @@ Begin with `main`; a command is one small module.
     main  groups  sections              finding the command, its help, and every way to end
     options  completion                 options that several have; what Tab offers
     output  progress  trouble           what reaches the terminal: results, a bar, errors
+    each                                a question that is asked of several files
     inspect  convert  diff  validate    the commands
     verify  arch  formats
     edits                               options of `convert` that change tensors

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ckptconv.cli import options, output, trouble
+from ckptconv.cli import options, output
+from ckptconv.cli.each import Answer, ask_each
 from ckptconv.cli.progress import Bar
-from ckptconv.errors import CkptconvError
 
 if TYPE_CHECKING:
     from ckptconv.api.inspect import Inspection
@@ -65,25 +65,14 @@ def command(
         message = "--tree, --list and --tensor exclude each other"
         raise click.UsageError(message, click.get_current_context())
     view = _View(as_list, stats, tensor, digest, fail_on_code, from_format)
-    documents: list[Json] = []
-    worst = 0
-    for i, source in enumerate(sources):
-        try:
-            document, lines, code = view.of(source, as_json=as_json)
-        except (CkptconvError, MemoryError, RecursionError) as error:
-            if len(sources) == 1:
-                raise
-            trouble.report(error, debug=debug)
-            document, lines, code = {"path": source, "error": trouble.as_dict(trouble.understood(error))}, [], 2
-        documents.append(document)
-        worst = max(worst, code)
-        if lines:
-            titled = len(sources) > 1 and (as_list or tensor is not None)  # a page has its path as its first line
-            title = [output.style(f"{output.printable(source)}:", "bold")] if titled else []
-            output.emit_lines([*([""] if i else []), *title, *lines])
-    if as_json:
-        output.emit_json({"files": documents} if len(sources) > 1 else documents[0])
-    return worst
+
+    def ask(source: str) -> Answer:
+        answer = view.of(source, as_json=as_json)
+        titled = len(sources) > 1 and (as_list or tensor is not None)  # a page has its path as its first line
+        title = [output.style(f"{output.printable(source)}:", "bold")] if titled and answer.lines else []
+        return answer._replace(lines=[*title, *answer.lines])
+
+    return ask_each(sources, ask, debug=debug, as_json=as_json, apart=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +86,8 @@ class _View:
     fail_on_code: bool
     from_format: str | None
 
-    def of(self, source: str, *, as_json: bool) -> tuple[dict[str, Json], list[str], int]:
-        """One file: its JSON document (empty where text is wanted), its text, its exit code."""
+    def of(self, source: str, *, as_json: bool) -> Answer:
+        """One file."""
         import ckptconv
 
         with Bar("reading") as bar:
@@ -111,10 +100,10 @@ class _View:
         code = int((self.fail_on_code and found.verdict == "would run code") or found.digest_holds is False)
         if self.tensor is not None:
             document, lines = self._one_tensor(found, self.tensor, as_json=as_json)
-            return document, lines, code
+            return Answer(document, lines, code)
         if as_json:
-            return _document(found), [], code
-        return {}, self._page(found), code
+            return Answer(_document(found), [], code)
+        return Answer({}, self._page(found), code)
 
     def _page(self, found: Inspection) -> list[str]:
         from ckptconv.cli import render, render_inspect

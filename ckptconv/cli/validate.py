@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import click
 
-from ckptconv.cli import options, output, trouble
+from ckptconv.cli import options
+from ckptconv.cli.each import Answer, ask_each
 from ckptconv.cli.progress import Bar
-from ckptconv.errors import CkptconvError, UsageError
-
-if TYPE_CHECKING:
-    from ckptconv.api.fitting.compare import Validation
-    from ckptconv.core.spelling import Json
 
 EPILOG = """\b
 Exit codes:
@@ -54,50 +47,18 @@ def command(
     load_state_dict(strict=True) would accept it. Only headers are read. A llama.cpp GGUF is read under transformers'
     names, and quantized weights as --dequantize makes them; validate says so.
     """
-    question = _Question(arch, settings, values, from_format)
-    documents: list[Json] = []
-    worst = 0
-    for source in sources:
-        try:
-            result = question.ask(source)
-        except (CkptconvError, MemoryError, RecursionError) as error:
-            if len(sources) == 1 or (isinstance(error, UsageError) and error.path is None):
-                raise
-            ours = trouble.understood(error).at(source)
-            trouble.report(ours, debug=debug)
-            documents.append({"path": source, "error": trouble.as_dict(ours)})
-            worst = 2
-            continue
-        worst = max(worst, int(not result.valid))
-        if as_json:
-            documents.append(result.to_dict())
-        else:
-            _show(result, titled=len(sources) > 1)
-    if as_json:
-        output.emit_json({"files": documents} if len(sources) > 1 else documents[0])
-    return worst
+    import ckptconv
 
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What is asked of every file."""
-
-    arch: str | None
-    settings: tuple[str, ...]
-    values: bool
-    from_format: str | None
-
-    def ask(self, source: str) -> Validation:
-        import ckptconv
-
+    def ask(source: str) -> Answer:
         with Bar("reading") as bar:
-            return ckptconv.validate(
-                source, arch=self.arch, settings=self.settings, format=self.from_format, values=self.values,
-                progress=bar,
-            )  # fmt: skip
+            result = ckptconv.validate(
+                source, arch=arch, settings=settings, format=from_format, values=values, progress=bar
+            )
+        code = int(not result.valid)
+        if as_json:
+            return Answer(result.to_dict(), [], code)
+        from ckptconv.cli import render_validate
 
+        return Answer({}, render_validate.page(result, titled=len(sources) > 1), code)
 
-def _show(result: Validation, *, titled: bool) -> None:
-    from ckptconv.cli import render_validate
-
-    output.emit_lines(render_validate.page(result, titled=titled))
+    return ask_each(sources, ask, debug=debug, as_json=as_json, apart=False)
