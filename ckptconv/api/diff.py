@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.unconverted import set_beside
+from ckptconv.api.editing.originals import set_beside
 from ckptconv.api.open import open
 from ckptconv.api.request import several
 from ckptconv.core.report import Finding, errors_among

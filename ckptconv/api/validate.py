@@ -73,7 +73,7 @@ class _Judged:
 
 def _as_judged(request: Request, opened: Checkpoint, *, values: bool) -> _Judged:
     """A graph under the names that it lost, a GGUF under transformers' names, quantized weights as plain ones."""
-    from ckptconv.api.editing.unconverted import as_floats, as_plain, in_transformers_names
+    from ckptconv.api.editing.originals import as_floats, as_plain, in_transformers_names
 
     if request.arch is not None and opened.notes.graph is not None:
         from ckptconv.api.fitting.naming import named_by_architecture  # it needs all of the ONNX reader

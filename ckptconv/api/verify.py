@@ -14,7 +14,7 @@ from ckptconv.api.running.comparing import Verification, compare, shapes_of
 from ckptconv.api.running.feeds import batches_for
 from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
 from ckptconv.api.running.recording import counter, record, refer, trace
-from ckptconv.api.running.side import Room, Side, Subject
+from ckptconv.api.running.side import Memory, Side, Subject
 from ckptconv.checks.runners import check_device
 from ckptconv.io.target import Target
 
@@ -74,8 +74,8 @@ def verify(
         for path, read_as in ((first, first_format), (second, second_format))
     ]
     with ExitStack() as stack:
-        room = Room()
-        a, b = (Side(subject, stack, room, progress) for subject in subjects)
+        memory = Memory()
+        a, b = (Side(subject, stack, memory, progress) for subject in subjects)
         batches = batches_for([a, b], arrays, samples, seed)
         return verify_sides(a, b, batches, rtol=rtol, atol=atol, seed=seed, progress=progress)
 

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     StoredAs = Callable[[TensorInfo], TensorInfo]
 
 
+INTEGERS = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
+"""What torch's quantized types are stored as where a format has arrays: their integers."""
+
+NUMPY_RANK = 32
+"""Dimensions that an array of numpy's before 2.0 may have."""
+
+
 def encoded(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored where its type does not exist: pairs of floats, or bytes."""
     if info.dtype in COMPONENT:

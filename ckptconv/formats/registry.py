@@ -108,7 +108,7 @@ def all_formats() -> tuple[Format, ...]:
     return (*BUILTIN, *plugins()[0])
 
 
-def _cheapest_first() -> Iterator[Format]:
+def _builtin_first() -> Iterator[Format]:
     """The built-in formats, and only then, for those who go on asking, the plug-ins."""
     yield from BUILTIN
     yield from plugins()[0]
@@ -116,7 +116,7 @@ def _cheapest_first() -> Iterator[Format]:
 
 def by_name(name: str) -> Format:
     """The format of that name. Raises UsageError, with the nearest names."""
-    for one in _cheapest_first():
+    for one in _builtin_first():
         if one.name == name:
             return one
     names = [one.name for one in all_formats()]
@@ -128,7 +128,7 @@ def by_name(name: str) -> Format:
 
 def by_suffix(path: Path) -> Format:
     """The format that a new file of this name gets: of several files only where it is an index. Raises UsageError."""
-    for one in _cheapest_first():
+    for one in _builtin_first():
         if one.writer and not one.numbered and path.name.lower().endswith(one.suffixes):
             return one
     suffixes = dict.fromkeys(suffix for one in all_formats() if one.writer for suffix in one.suffixes)
@@ -171,7 +171,7 @@ def refuse_pickles(one: Format, source: Source | Folder) -> None:
 def claimed(source: Source | Folder) -> Format | None:
     """The format that claims it; None where none does. Raises PluginError where none does and a plug-in failed."""
     failed: PluginError | None = None
-    for one in _cheapest_first():
+    for one in _builtin_first():
         try:
             if one.claims_file(source):
                 return one

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.tensor import ByteSpan
 from ckptconv.errors import LimitError
+from ckptconv.io.limits import MAX_TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,15 @@ class Forward:
         if not 0 <= number <= most:
             raise self.bad(f"{what} is {number:,}")
         return number
+
+    def entries(self, what: str, width: int, least: int) -> int:
+        """An unsigned number of tensors or the like, each of which takes at least so many bytes. Raises LimitError."""
+        count = self.number(width)
+        if count > MAX_TENSORS:
+            raise LimitError(f"it claims {count:,} {what}; the limit is {MAX_TENSORS:,}")
+        if count * least > self.left:
+            raise self.bad(f"it claims {count:,} {what}, more than fit into it")
+        return count
 
     def real(self) -> float:
         """A float of four bytes."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.running.feeds import batches_for, inputs_of
 from ckptconv.api.running.pair import DEFAULT_SAMPLES, verify_sides
-from ckptconv.api.running.side import Room, Side, Subject
+from ckptconv.api.running.side import Memory, Side, Subject
 from ckptconv.arch.factory import is_reference
 from ckptconv.arch.samples import parse_input
 from ckptconv.checks.runners import check_device
@@ -36,10 +36,10 @@ class Verifier:
         """Load the source. Raises UsageError where it cannot be known what is computed, before anything is written."""
         self.request = request
         self.checkpoint = checkpoint
-        self._stack, self._room = ExitStack(), Room()
+        self._stack, self._memory = ExitStack(), Memory()
         check_device("cpu")
         try:
-            self._side = Side(Subject(self.request, tensors=checkpoint), self._stack, self._room)
+            self._side = Side(Subject(self.request, tensors=checkpoint), self._stack, self._memory)
             self._side.load()
             self._look(wanted)
         except BaseException:
@@ -69,7 +69,7 @@ class Verifier:
         neighbours = [finding.where for finding in written.findings if finding.code == "external-data"]
         with staged(target, neighbours) as path, ExitStack() as stack:
             request = replace(self.request, source=path, read_as=None)
-            other = Side(Subject(request, evidence=self.checkpoint), stack, self._room)
+            other = Side(Subject(request, evidence=self.checkpoint), stack, self._memory)
             batches = batches_for([self._side, other], None, DEFAULT_SAMPLES, 0)
             found = verify_sides(self._side, other, batches, seed=0)
             yield replace(found, first=self.request.path, second=target.path)

@@ -7,5 +7,5 @@ Begin with `edits`, which says what can be asked for:
     lora                           adapters, opened to be merged
     dequantize  quantize  mixture  quantized weights, both ways; what mixtures of llama.cpp's ask of a model
     dialects                       other frameworks' names: whether ``--translate`` would have something to do
-    unconverted                    `diff`, `verify`, `validate`: a GGUF as the model that it was made of, plain weights
+    originals                      `diff`, `verify`, `validate`: a GGUF as the model that it was made of, plain weights
 """

@@ -1,4 +1,4 @@
-"""What runs a file, and the recording of what comes out.
+"""A file that is to be run, and what runs it: a graph in onnxruntime, a network in torch.
 
 A network takes as much memory as its model, and twice that in float64. So one is in memory at a time: where another is
 asked for, the one before it is let go of, and loaded again where it is asked for once more.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ckptconv.api.editing.unconverted import as_floats, as_plain, in_transformers_names
+from ckptconv.api.editing.originals import as_floats, as_plain, in_transformers_names
 from ckptconv.api.fitting.naming import named_by_architecture
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
@@ -60,13 +60,13 @@ class Subject:
     evidence: Checkpoint | None = None
 
 
-class Room:
+class Memory:
     """Memory for the network of one side."""
 
     def __init__(self) -> None:
         self._inside: Side | None = None
 
-    def make(self, side: Side) -> None:
+    def give_to(self, side: Side) -> None:
         """Let go of the network that is in memory: `side` is about to load one."""
         if self._inside is not None:
             self._inside.release()
@@ -78,9 +78,9 @@ class Side:
     """One file, open, and what runs it. `stack` closes it."""
 
     def __init__(
-        self, subject: Subject, stack: ExitStack, room: Room | None = None, progress: Progress | None = None
+        self, subject: Subject, stack: ExitStack, memory: Memory | None = None, progress: Progress | None = None
     ) -> None:
-        """Open it; nothing is loaded yet. `room` is shared with the side that it is compared with. `progress` is told
+        """Open it; nothing is loaded yet. `memory` is shared with the side that it is compared with. `progress` is told
         of what is inflated first.
         """
         self.request, self.device = subject.request, subject.device
@@ -88,7 +88,7 @@ class Side:
         self.findings: list[Finding] = []
         self.checkpoint = as_floats(self._opened(subject, stack, progress))
         self.evidence = subject.evidence or self.checkpoint
-        self._room = room or Room()
+        self._memory = memory or Memory()
         self._runner: Runner | None = None
         self._python = ExitStack()
         stack.callback(self.release)
@@ -120,7 +120,7 @@ class Side:
         where it does not load.
         """
         if self._runner is None:
-            self._room.make(self)
+            self._memory.give_to(self)
             if self.is_graph:
                 self._runner = OnnxRunner(self.path, self.path.name, self.device)
             else:
@@ -197,7 +197,7 @@ class Side:
         if isinstance(runner := self.runner, TorchRunner):
             self._runner = None
             return runner.module.cpu()
-        self._room.make(self)
+        self._memory.give_to(self)
         try:
             return self._module()
         except CkptconvError:

@@ -32,11 +32,11 @@ from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import StateDict
 from ckptconv.core.notes import WITH_SCALES, Notes, QuantizedWeight
 from ckptconv.core.tensor import in_file
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError, located
+from ckptconv.errors import CorruptFileError, UnsupportedError, located
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.io.folder import Folder
 from ckptconv.io.forward import Forward
-from ckptconv.io.limits import MAX_NAME, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.limits import MAX_NAME, MAX_RANK, MAX_SAFETENSORS_HEADER
 
 if TYPE_CHECKING:
     from ckptconv.core.tensor import LazyTensor
@@ -90,10 +90,10 @@ def _read(source: Source) -> Checkpoint:
     version = file.number(4)
     name, revision = _text(file), file.number(4)
     tensors: dict[str, LazyTensor] = {}
-    for _ in range(_count(file, "variables", 9)):
+    for _ in range(file.entries("variables", 4, 9)):
         _add(tensors, _text(file), _variable(file, version, len(tensors)))
     if version >= 3:
-        for _ in range(_count(file, "aliases", 6)):
+        for _ in range(file.entries("aliases", 4, 6)):
             _alias(tensors, _text(file), _text(file))
     if file.left:
         raise bad(f"{file.left:,} bytes follow its aliases")
@@ -102,15 +102,6 @@ def _read(source: Source) -> Checkpoint:
         tensors, root={"state_dict": StateDict(container="dict"), "spec": name, "revision": revision},
         format="ctranslate2", notes=Notes(source="ctranslate2", quantized=tuple(_quantized(tensors))), file=source,
     )  # fmt: skip
-
-
-def _count(file: Forward, what: str, least: int) -> int:
-    count = file.number(4)
-    if count > MAX_TENSORS:
-        raise LimitError(f"it claims {count:,} {what}; the limit is {MAX_TENSORS:,}")
-    if count * least > file.left:
-        raise bad(f"it claims {count:,} {what}, more than fit into it")
-    return count
 
 
 def _text(file: Forward) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_NAMES
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import encoded
+from ckptconv.core.encodings import INTEGERS, NUMPY_RANK, encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import is_utf8
 from ckptconv.core.tensor import TensorInfo
@@ -25,21 +25,17 @@ if TYPE_CHECKING:
 NAMES = {dtype: name.rpartition(".")[2] for dtype, name in NUMPY_NAMES.items()}
 """What numpy calls an element type, as it stands in a file."""
 
-MAX_RANK = 32
-"""numpy's before 2.0."""
-
-_WHOLE = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
 _MOST = 4096
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where Flax has such arrays."""
-    if len(info.shape) > MAX_RANK:
+    if len(info.shape) > NUMPY_RANK:
         return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
     if info.dtype in NAMES:
         return info
-    if info.dtype in _WHOLE:
-        return TensorInfo(_WHOLE[info.dtype], info.shape, info.nbytes)
+    if info.dtype in INTEGERS:
+        return TensorInfo(INTEGERS[info.dtype], info.shape, info.nbytes)
     return encoded(info)
 
 

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import encoded
+from ckptconv.core.encodings import INTEGERS, encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.hdf5.messages import MOST_RANK, has_datatype
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.formats.targets.plan import Accepted
 
-_WHOLE = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
-
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where HDF5 has such datasets."""
@@ -34,8 +32,8 @@ def stored_as(info: TensorInfo) -> TensorInfo:
         return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
     if has_datatype(info.dtype) and info.dtype is not DType.F8_E4M3:
         return info
-    if info.dtype in _WHOLE:
-        return TensorInfo(_WHOLE[info.dtype], info.shape, info.nbytes)
+    if info.dtype in INTEGERS:
+        return TensorInfo(INTEGERS[info.dtype], info.shape, info.nbytes)
     if info.dtype.bits == 8:
         return TensorInfo(DType.U8, info.shape, info.nbytes)
     return encoded(info)

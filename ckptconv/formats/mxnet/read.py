@@ -29,10 +29,10 @@ from ckptconv.core.notes import Notes
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_file
 from ckptconv.core.text import quoted
-from ckptconv.errors import CorruptFileError, LimitError, UnsupportedError
+from ckptconv.errors import CorruptFileError, UnsupportedError
 from ckptconv.formats.tensors.headers import header_info
 from ckptconv.io.forward import Forward
-from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER, MAX_TENSORS
+from ckptconv.io.limits import MAX_DIM, MAX_RANK, MAX_SAFETENSORS_HEADER
 
 if TYPE_CHECKING:
     from ckptconv.io.source import Source
@@ -65,8 +65,8 @@ def read(source: Source) -> Checkpoint:
         raise bad("its magic is missing")
     file = Forward(source, 8, bad, MAX_SAFETENSORS_HEADER)
     file.take(8)
-    arrays = [_array(file, index) for index in range(_count(file, "arrays", 8))]
-    names = [_name(file) for _ in range(_count(file, "names", 8))] or [str(index) for index in range(len(arrays))]
+    arrays = [_array(file, index) for index in range(file.entries("arrays", 8, 8))]
+    names = [_name(file) for _ in range(file.entries("names", 8, 8))] or [str(index) for index in range(len(arrays))]
     if len(names) != len(arrays):
         raise bad(f"it has {len(arrays):,} arrays, and {len(names):,} names")
     if len(set(names)) != len(names):
@@ -83,15 +83,6 @@ def read(source: Source) -> Checkpoint:
         message = f"arrays that were never given a shape are left out: {quoted(missing)}"
         findings = (Finding("empty", "info", missing[0], message),)
     return Checkpoint(tensors, format="mxnet", notes=Notes(source="mxnet"), findings=findings, file=source)
-
-
-def _count(file: Forward, what: str, least: int) -> int:
-    count = file.number(8)
-    if count > MAX_TENSORS:
-        raise LimitError(f"it claims {count:,} {what}; the limit is {MAX_TENSORS:,}")
-    if count * least > file.left:
-        raise bad(f"it claims {count:,} {what}, more than fit into it")
-    return count
 
 
 def _name(file: Forward) -> str:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
+from ckptconv.core.encodings import NUMPY_RANK
 from ckptconv.core.metadata import TensorRef
 from ckptconv.core.names import ALONE
 from ckptconv.core.notes import Notes
@@ -23,7 +24,7 @@ from ckptconv.errors import COPY_AGAIN, CorruptFileError, LimitError, RejectedOu
 from ckptconv.formats.base import WriteResult
 from ckptconv.formats.npz.layout import MAGIC, Npy, read_header, spell_header
 from ckptconv.formats.npz.placed import placed, read_as_bf16
-from ckptconv.formats.npz.stored import MAX_RANK, as_v2, stored_as
+from ckptconv.formats.npz.stored import as_v2, stored_as
 from ckptconv.io.stream import Job, Streamer
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def _only(checkpoint: Checkpoint) -> tuple[str, LazyTensor]:
         )
         raise UsageError(f"a .npy is one array, and the checkpoint has {of}", hint=hint)
     name, tensor = next(iter(checkpoint.items()))
-    if (rank := len(tensor.info.shape)) > MAX_RANK:
-        raise LimitError(f"{name!r} has {rank} dimensions; numpy's files have at most {MAX_RANK}", hint="reshape it")
+    if (rank := len(tensor.info.shape)) > NUMPY_RANK:
+        raise LimitError(f"{name!r} has {rank} dimensions; numpy's files have at most {NUMPY_RANK}", hint="reshape it")
     return name, tensor
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import encoded
+from ckptconv.core.encodings import INTEGERS, NUMPY_RANK, encoded
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.npz.layout import RECORD, SUFFIX
@@ -25,20 +25,15 @@ if TYPE_CHECKING:
 MAX_NAME = 65_535 - len(SUFFIX)
 """Bytes: a zip archive counts them in 16 bits."""
 
-MAX_RANK = 32
-"""numpy's before 2.0."""
-
-_WHOLE = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
-
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where numpy has such arrays."""
-    if len(info.shape) > MAX_RANK:
+    if len(info.shape) > NUMPY_RANK:
         return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
     if info.dtype in NUMPY_DESCR:
         return info
-    if info.dtype in _WHOLE:
-        return TensorInfo(_WHOLE[info.dtype], info.shape, info.nbytes)
+    if info.dtype in INTEGERS:
+        return TensorInfo(INTEGERS[info.dtype], info.shape, info.nbytes)
     if info.dtype.bits == 8:
         return TensorInfo(DType.U8, info.shape, info.nbytes)
     return encoded(info)
