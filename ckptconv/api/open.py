@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, FileAccessError, located
 from ckptconv.formats import registry
+from ckptconv.formats.detect import claimed, detect, refuse_pickles
 from ckptconv.io.folder import Folder
 from ckptconv.io.source import Source
 
@@ -89,14 +90,14 @@ def _source(path: PathText) -> Source:
 
 def _read(source: Source | Folder, format: str | None) -> Checkpoint:
     if not format:
-        return registry.detect(source).read(source)
+        return detect(source).read(source)
     chosen = registry.by_name(format)
-    registry.refuse_pickles(chosen, source)
+    refuse_pickles(chosen, source)
     try:
         return chosen.read(source)
     except CkptconvError as error:
         with suppress(CkptconvError):
-            claimed = None if chosen.claims_file(source) else registry.claimed(source)
-            if claimed is not None:
-                error.hint = f"it was read as {format!r}, which was asked for; its bytes are those of {claimed.name!r}"
+            other = None if chosen.claims_file(source) else claimed(source)
+            if other is not None:
+                error.hint = f"it was read as {format!r}, which was asked for; its bytes are those of {other.name!r}"
         raise

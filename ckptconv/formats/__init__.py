@@ -2,7 +2,8 @@
 
 Begin with `base`, which says what a format is, and with `npz`, the smallest family that is read and written.
 
-    base  options  registry             what a format is; its own options (``-O``); which formats there are
+    base  options                       what a format is; its own options (``-O``)
+    registry  detect                    which formats there are; which of them a file is of
     lookalikes                          files that are of none of them, and what to do with these
     outside                             files that mean nothing without the one beside them
     targets                             what a target cannot hold, and what it will

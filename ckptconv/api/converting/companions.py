@@ -34,11 +34,11 @@ from ckptconv.errors import (
     UsageError,
     located,
 )
-from ckptconv.formats import registry
 from ckptconv.formats.beside.belonging import LEFT, PICKLED, SAFE, is_taken, parts_of
 from ckptconv.formats.beside.homes import home_of
 from ckptconv.formats.beside.in_archive import InArchive
 from ckptconv.formats.beside.members import without_copied
+from ckptconv.formats.detect import detect
 from ckptconv.io.archive import Member
 from ckptconv.io.checksum import SpanCheck
 from ckptconv.io.limits import MAX_CONFIG
@@ -148,7 +148,7 @@ def companions_of(source: PathText, edits: Edits, opened: Checkpoint, made: Chec
 def _check_weights(place: Place, name: str) -> None:
     """Raise UnsafeError where what is copied as it is would run code, and what its reader raises."""
     with located(place.path / name), place.open(name) as source:
-        with registry.detect(source).read(source) as checkpoint:
+        with detect(source).read(source) as checkpoint:
             calls = [use.node.name for use in uses_of(checkpoint) if use.runs]
         if calls:
             raise UnsafeError(

@@ -25,6 +25,7 @@ from ckptconv.formats.beside import files, hub, mlflow, settings
 from ckptconv.formats.beside.homes import place_of
 from ckptconv.formats.code import keras
 from ckptconv.formats.code.jinja import program_in
+from ckptconv.formats.detect import detect
 from ckptconv.formats.flax import thinc
 from ckptconv.formats.tensorflow import saved_model
 from ckptconv.formats.tfjs import read as tfjs
@@ -227,7 +228,7 @@ def _of_thinc(place: Place, path: str, source: Source, findings: list[Finding]) 
 def _of_opened(place: Place, path: str, source: Source, findings: list[Finding]) -> _Looked:
     format = ""
     try:
-        one = registry.detect(source)
+        one = detect(source)
         format = one.name
         if format in _HARMLESS:
             return [], (), False

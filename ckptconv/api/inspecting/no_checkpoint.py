@@ -19,6 +19,7 @@ from ckptconv.core.text import listed
 from ckptconv.errors import located
 from ckptconv.formats import registry
 from ckptconv.formats.beside.places import OnDisk
+from ckptconv.formats.detect import claimed
 from ckptconv.io.folder import Folder
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _place_of(source: Source | Folder) -> tuple[Place | None, str]:
     if isinstance(source, MemberFolder):
         return InArchive(source.archive, source.inner), FOLDER
     assert not isinstance(source, Folder)
-    known = registry.claimed(source)
+    known = claimed(source)
     if known not in registry.ARCHIVES or _is_called_as_a_checkpoint(source.path):
         return None, ""
     return InArchive(Archive.of(source)), known.name

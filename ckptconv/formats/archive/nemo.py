@@ -15,9 +15,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import CkptconvError, CorruptFileError, UnsupportedError, first_of
-from ckptconv.formats import registry
 from ckptconv.formats.archive.nemo_config import CONFIG, NAME, programs_in
 from ckptconv.formats.archive.read import opened_file, opened_folder
+from ckptconv.formats.detect import detect
 from ckptconv.io.archive import Archive
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -60,4 +60,4 @@ def read(source: Source) -> Checkpoint:
     if archive.level(FOLDER) is None:
         raise CorruptFileError(f"the archive has no {WEIGHTS!r}")
     folder = archive.folder(FOLDER)
-    return opened_folder(archive, folder, registry.detect(folder), NAME, programs)
+    return opened_folder(archive, folder, detect(folder), NAME, programs)

@@ -21,6 +21,7 @@ from ckptconv.errors import UnknownFormatError, UsageError, first_of, located
 from ckptconv.formats import registry
 from ckptconv.formats.archive import torchserve
 from ckptconv.formats.beside.members import MODEL, TEXTS, contained, documents
+from ckptconv.formats.detect import claimed, detect
 from ckptconv.io.archive import Archive
 from ckptconv.io.archive_kinds import is_program
 
@@ -67,7 +68,7 @@ def opened_file(archive: Archive, path: str, format: str, programs: tuple[Progra
     """The checkpoint that is this member. Raises as its reader does, with its path."""
     member = archive.open(path)
     with located(member.path):
-        inner = registry.detect(member).read(member)
+        inner = detect(member).read(member)
     found = contained(inner, archive, format, {path: MODEL}, documents(archive, (path,)), programs)
     packed = archive.members[path].compressed
     how = f", inflated into a temporary file of {archive.members[path].size:,} bytes" if packed else ""
@@ -101,7 +102,7 @@ def _folder(archive: Archive) -> tuple[MemberFolder, Format] | None:
     """The outermost folder that some format claims, of those in which there is nothing but the next."""
     folder = archive.folder("")
     while True:
-        one = registry.claimed(folder)
+        one = claimed(folder)
         if one is not None:
             return folder, one
         if folder.names or len(folder.folders) != 1:
@@ -147,5 +148,5 @@ def _by_bytes(archive: Archive) -> list[str]:
     """
     packed = archive.kind == "zip"
     found = [path for path, one in archive.members.items() if one.size and not (packed and one.compressed)][:MOST_ASKED]
-    claimed = {path: registry.claimed(archive.open(path)) for path in found if not path.endswith(TEXTS)}
-    return [path for path, one in claimed.items() if one is not None and not one.holds.single]
+    known = {path: claimed(archive.open(path)) for path in found if not path.endswith(TEXTS)}
+    return [path for path, one in known.items() if one is not None and not one.holds.single]

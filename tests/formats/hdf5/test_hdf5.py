@@ -14,7 +14,7 @@ import torch
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.errors import LossError
-from ckptconv.formats.registry import detect
+from ckptconv.formats.detect import detect
 from ckptconv.io.source import Source
 from ckptconv.testing.damage import limited_memory
 

@@ -12,8 +12,9 @@ import torch
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
+from ckptconv.formats.detect import detect
 from ckptconv.formats.npz import equinox
-from ckptconv.formats.registry import by_name, detect
+from ckptconv.formats.registry import by_name
 from ckptconv.io.source import Source
 from tests.hostile.honest import NUMBERS, behind_each_other
 

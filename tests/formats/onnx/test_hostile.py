@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import ckptconv
 from ckptconv.errors import CkptconvError, UnknownFormatError
 from ckptconv.formats import onnx as our_onnx
-from ckptconv.formats import registry
+from ckptconv.formats.detect import detect
 from ckptconv.io.source import Source
 from ckptconv.testing.damage import Reading, Verdicts, disagreement, limited_memory, reading
 from ckptconv.testing.suite import FOREIGN
@@ -185,7 +185,7 @@ def test_no_fixture_of_another_format_is_claimed() -> None:
 def test_an_onnx_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     for made in (model(initializers=[tensor("w", 1, (2,))]), model(), model(producer_name="me", doc_string="x" * 9000)):
         with Source(write(tmp_path / "model.bin", made)) as source:
-            assert registry.detect(source).name == "onnx"
+            assert detect(source).name == "onnx"
 
 
 def test_a_model_that_is_cut_short_is_called_so(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_metadata_and_an_optimizer_come_along(format: str, tmp_path: Path) -> No
 def test_opening_reads_no_tensor_byte(format: str, tmp_path: Path) -> None:
     path = WRITERS[format](tmp_path / "x.pth", {f"{i}": torch.full((1 << 20,), float(i)) for i in range(4)})
     with Source(path) as source:
-        from ckptconv.formats.registry import detect
+        from ckptconv.formats.detect import detect
 
         with detect(source).read(source) as checkpoint:
             assert source.bytes_read < 16 << 10
