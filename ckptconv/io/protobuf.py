@@ -46,6 +46,7 @@ FIRST_BLOCK, MAX_BLOCK = 4 << 10, 256 << 10
 
 
 PAST = "a field reaches past its message's end, or is none"
+LONG = "a number has more than 64 bits"
 
 
 def signed(value: int) -> int:
@@ -71,8 +72,10 @@ def fields_in(
                 at = begin + WIDTH[wire]
             else:
                 raise bad(f"wire type {wire} at byte {at:,}")
-        except (IndexError, OverflowError):
+        except IndexError:
             raise bad(PAST) from None
+        except OverflowError:
+            raise bad(LONG) from None
         if at > stop or tag < 8:
             raise bad(PAST)
         yield tag >> 3, wire, begin, at
@@ -162,7 +165,7 @@ class Wire:
         try:
             return plain_varint(data, at)
         except OverflowError:
-            raise self.bad("a number has more than 64 bits") from None
+            raise self.bad(LONG) from None
 
     def expect(self, number: int, wire: int, wanted: int) -> None:
         """Raise CorruptFileError unless a known field has its wire type."""
