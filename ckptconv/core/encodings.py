@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     StoredAs = Callable[[TensorInfo], TensorInfo]
 
 
-INTEGERS = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
-"""What torch's quantized types are stored as where a format has arrays: their integers."""
+_INTEGERS = {DType.QI32: DType.I32, DType.QI8: DType.I8, DType.QU8: DType.U8}
+"""The integers that torch's quantized types are."""
 
 NUMPY_RANK = 32
 """Dimensions that an array of numpy's before 2.0 may have."""
@@ -33,6 +33,21 @@ def encoded(info: TensorInfo) -> TensorInfo:
     if info.dtype in COMPONENT:
         return TensorInfo(COMPONENT[info.dtype], (*info.shape, 2), info.nbytes)
     return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
+
+
+def in_array(info: TensorInfo, is_held: Callable[[DType], bool], most_rank: int = NUMPY_RANK) -> TensorInfo:
+    """The header under which a tensor is stored as an array, in a format that says which types it holds; `info` itself
+    if it holds that type. Numbers of one byte keep their shape.
+    """
+    if len(info.shape) > most_rank:
+        return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
+    if is_held(info.dtype):
+        return info
+    if info.dtype in _INTEGERS:
+        return TensorInfo(_INTEGERS[info.dtype], info.shape, info.nbytes)
+    if info.dtype.bits == 8 and info.dtype.block == 1:
+        return TensorInfo(DType.U8, info.shape, info.nbytes)
+    return encoded(info)
 
 
 def own_tensors(

@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_NAMES
-from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import INTEGERS, NUMPY_RANK, encoded
+from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
 from ckptconv.core.spelling import is_utf8
-from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.flax.nesting import RESERVED
 from ckptconv.formats.targets.plan import many, numbered, other_types
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import TensorInfo
 
 NAMES = {dtype: name.rpartition(".")[2] for dtype, name in NUMPY_NAMES.items()}
 """What numpy calls an element type, as it stands in a file."""
@@ -30,13 +29,7 @@ _MOST = 4096
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where Flax has such arrays."""
-    if len(info.shape) > NUMPY_RANK:
-        return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
-    if info.dtype in NAMES:
-        return info
-    if info.dtype in INTEGERS:
-        return TensorInfo(INTEGERS[info.dtype], info.shape, info.nbytes)
-    return encoded(info)
+    return in_array(info, NAMES.__contains__)
 
 
 def accepted(name: str, taken: Container[str]) -> str:

@@ -11,9 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import INTEGERS, encoded
+from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.hdf5.messages import MOST_RANK, has_datatype
 from ckptconv.formats.hdf5.tree import MODEL
 from ckptconv.formats.targets.plan import is_text, many, numbered, other_types
@@ -23,20 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.tensor import TensorInfo
     from ckptconv.formats.targets.plan import Accepted
 
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where HDF5 has such datasets."""
-    if len(info.shape) > MOST_RANK:
-        return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
-    if has_datatype(info.dtype) and info.dtype is not DType.F8_E4M3:
-        return info
-    if info.dtype in INTEGERS:
-        return TensorInfo(INTEGERS[info.dtype], info.shape, info.nbytes)
-    if info.dtype.bits == 8:
-        return TensorInfo(DType.U8, info.shape, info.nbytes)
-    return encoded(info)
+    return in_array(info, _is_held, MOST_RANK)
+
+
+def _is_held(dtype: DType) -> bool:
+    return has_datatype(dtype) and dtype is not DType.F8_E4M3
 
 
 def groups_of(name: str) -> Iterator[str]:

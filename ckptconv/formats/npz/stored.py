@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.arrays import NUMPY_DESCR
 from ckptconv.core.dtypes import DType
-from ckptconv.core.encodings import INTEGERS, NUMPY_RANK, encoded
+from ckptconv.core.encodings import in_array
 from ckptconv.core.report import Finding
-from ckptconv.core.tensor import TensorInfo
 from ckptconv.formats.npz.layout import RECORD, SUFFIX
 from ckptconv.formats.targets.plan import is_text, many, numbered, other_types
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
-    from ckptconv.core.tensor import LazyTensor
+    from ckptconv.core.tensor import LazyTensor, TensorInfo
 
 MAX_NAME = 65_535 - len(SUFFIX)
 """Bytes: a zip archive counts them in 16 bits."""
@@ -28,15 +27,7 @@ MAX_NAME = 65_535 - len(SUFFIX)
 
 def stored_as(info: TensorInfo) -> TensorInfo:
     """The header under which a tensor is stored; `info` itself where numpy has such arrays."""
-    if len(info.shape) > NUMPY_RANK:
-        return TensorInfo(DType.U8, (info.nbytes,), info.nbytes)
-    if info.dtype in NUMPY_DESCR:
-        return info
-    if info.dtype in INTEGERS:
-        return TensorInfo(INTEGERS[info.dtype], info.shape, info.nbytes)
-    if info.dtype.bits == 8:
-        return TensorInfo(DType.U8, info.shape, info.nbytes)
-    return encoded(info)
+    return in_array(info, NUMPY_DESCR.__contains__)
 
 
 def accepted(name: str, taken: Container[str]) -> str:
