@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import ckptconv
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
-from ckptconv.formats.mxnet import read
+from ckptconv.io import forward
 from tests.support.reads import bytes_read, expect_no_cut_to_open
 
 RUNTIMES = Path(__file__).parents[3] / "fixtures" / "others" / "runtimes"
@@ -115,6 +115,6 @@ def test_limits_hold_and_opening_reads_no_element(tmp_path: Path, monkeypatch: p
     path.write_bytes(file([array(V2, [1 << 18], bytes(1 << 20)), W], ["a", "b"]))
     with ckptconv.open(path) as checkpoint:
         assert bytes_read(checkpoint) < 64 << 10
-    monkeypatch.setattr(read, "MAX_TENSORS", 1)
+    monkeypatch.setattr(forward, "MAX_TENSORS", 1)
     with pytest.raises(LimitError):
         ckptconv.open(path)
