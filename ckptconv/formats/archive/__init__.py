@@ -15,7 +15,7 @@ NEMO = Format(
 
 ARCHIVE = Format(
     name="archive",
-    summary="a zip or tar archive with one checkpoint in it, of any other format; .mar, MediaPipe's .task, a llamafile",
+    summary="a zip or tar archive with one checkpoint of any other format; .mar, MediaPipe's .task, a llamafile",
     suffixes=(".zip", ".tar", ".tar.gz", ".tgz", ".gz", ".mar", ".task", ".llamafile"),
     magic=(*_ARCHIVES, (0, b"MZqFpD=")),
     claims="ckptconv.io.archive_kinds:is_archive",

@@ -4,7 +4,7 @@ from ckptconv.formats.base import Format
 
 DIFFUSERS = Format(
     name="diffusers",
-    summary="diffusers' folder of a pipeline: the models in it as one checkpoint",
+    summary="a diffusers pipeline folder: the models in it as one checkpoint",
     suffixes=(),
     claims="ckptconv.formats.diffusers.read:claims",
     reader="ckptconv.formats.diffusers.read:read",

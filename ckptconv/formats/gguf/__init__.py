@@ -36,7 +36,7 @@ FORMATS = (
     ),
     Format(
         name="gguf",
-        summary="GGUF, the file of ggml and llama.cpp",
+        summary="GGUF, the format of ggml and llama.cpp",
         suffixes=(".gguf",),
         magic=((0, b"GGUF"),),
         claims="ckptconv.formats.gguf.layout:claims",
@@ -49,7 +49,7 @@ FORMATS = (
     ),
     Format(
         name="ggml",
-        summary="ggml's files of before GGUF: whisper.cpp's ggml-….bin, llama.cpp's and ggml's examples of 2023",
+        summary="ggml files that predate GGUF: whisper.cpp's ggml-….bin, llama.cpp's and ggml's examples of 2023",
         suffixes=(".bin",),
         magic=((0, b"lmgg"), (0, b"fmgg"), (0, b"tjgg")),
         claims="ckptconv.formats.gguf.legacy.read:claims",

@@ -5,7 +5,7 @@ from ckptconv.formats.base import Format
 FORMATS = (
     Format(
         name="mxnet",
-        summary="MXNet's .params: arrays by name, of Gluon's models and insightface's",
+        summary="MXNet's .params: named arrays, as used by Gluon and insightface",
         suffixes=(".params",),
         magic=((0, b"\x12\x01\0\0\0\0\0\0"),),
         claims="ckptconv.formats.mxnet.read:claims",

@@ -29,7 +29,7 @@ FORMATS = (
 
 EQUINOX = Format(
     name="equinox",
-    summary="equinox.tree_serialise_leaves' file: arrays of numpy's behind each other, maybe JSON before them",
+    summary="equinox.tree_serialise_leaves' file: numpy arrays one after another, sometimes with JSON before them",
     suffixes=(".eqx",),
     claims="ckptconv.formats.npz.equinox:claims",
     reader="ckptconv.formats.npz.equinox:read",
@@ -38,7 +38,7 @@ EQUINOX = Format(
 
 SKOPS = Format(
     name="skops",
-    summary="skops' zip archive of a model of scikit-learn's: the object as JSON, and its arrays",
+    summary="skops' zip archive of a scikit-learn model: the object as JSON, and its arrays",
     suffixes=(".skops",),
     magic=((0, b"PK\3\4"),),
     claims="ckptconv.formats.npz.skops.read:claims",

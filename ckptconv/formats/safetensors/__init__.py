@@ -39,7 +39,7 @@ FORMATS = (
     ),
     Format(
         name="safetensors-slices",
-        summary="a folder that torch.distributed.checkpoint's HuggingFaceStorageWriter wrote: slices in shard-… files",
+        summary="a folder written by torch.distributed.checkpoint's HuggingFaceStorageWriter: slices in shard-… files",
         suffixes=(),
         claims="ckptconv.formats.safetensors.slices:claims",
         reader="ckptconv.formats.safetensors.slices:read",

@@ -59,7 +59,7 @@ FORMATS = (
     ),
     Format(
         name="torch-sharded",
-        summary="torch.save's archives of a bare state_dict's parts, and their index",
+        summary="torch.save archives of the parts of a bare state_dict, and their index",
         suffixes=(".bin.index.json", ".pth.index.json", ".pt.index.json", ".ckpt.index.json"),
         magic=((0, b"{"),),
         claims="ckptconv.formats.torch.sets.sharded:claims",
@@ -72,7 +72,7 @@ FORMATS = (
     ),
     Format(
         name="torch-slices",
-        summary="a folder of consolidated.00.pth and so on, as Meta releases Llama: a slice of each matrix in each",
+        summary="a folder of consolidated.00.pth and so on, as Meta releases Llama: each has a slice of every matrix",
         suffixes=(),
         claims="ckptconv.formats.torch.sets.slices:claims",
         reader="ckptconv.formats.torch.sets.slices:read",
@@ -115,7 +115,7 @@ FORMATS = (
 
 DEEPSPEED = Format(
     name="deepspeed",
-    summary="DeepSpeed's folder: model_states, and each rank's optim_states, of ZeRO's stages 0 to 3",
+    summary="DeepSpeed's folder: model_states, and each rank's optim_states, of ZeRO stages 0 to 3",
     suffixes=(),
     claims="ckptconv.formats.torch.deepspeed.files:claims",
     reader="ckptconv.formats.torch.deepspeed.read:read",
@@ -143,7 +143,7 @@ STABLE_BASELINES3 = Format(
 
 JOBLIB = Format(
     name="joblib",
-    summary="joblib.dump's pickle with arrays between its opcodes, as of scikit-learn's models, or a compressed pickle",
+    summary="joblib.dump's pickle with arrays between its opcodes, as for scikit-learn models, or a compressed pickle",
     suffixes=(".joblib",),
     claims="ckptconv.formats.torch.others.joblib:claims",
     reader="ckptconv.formats.torch.others.joblib:read",
