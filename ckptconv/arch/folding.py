@@ -14,6 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from ckptconv.core.text import cut
+from ckptconv.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -33,6 +36,11 @@ _NUMBER = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,8})(?![0-9])")
 
 MAX_SITE = 100_000
 """Numbers at one site."""
+
+MAX_NUMBERS = 32
+"""Numbers in a name, each of which may be a loop in the one before; models have up to six."""
+
+HINT = "such a spec is written by hand: ckptconv/arch/README.md says how"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +96,20 @@ class Folded:
 
 
 def fold(checkpoints: Sequence[Mapping[str, TensorInfo]], literal: frozenset[str] = frozenset()) -> Folded:
-    """Fold the names of one or several checkpoints of a family; sites whose text is in `literal` keep their numbers."""
+    """Fold the names of one or several checkpoints of a family; sites whose text is in `literal` keep their numbers.
+
+    Raises UnsupportedError where a name has too many numbers.
+    """
     rows = [
         Row(file, (), tokens(name), info.shape)
         for file, checkpoint in enumerate(checkpoints)
         for name, info in checkpoint.items()
     ]
+    deep = max(rows, key=lambda row: len(row.rest)).rest
+    if len(deep) > 2 * MAX_NUMBERS + 1:
+        raise UnsupportedError(
+            f"a name that begins with {cut(str(deep[0]), 60)!r} has more than {MAX_NUMBERS} numbers", hint=HINT
+        )
     folding = _Folding(len(checkpoints), literal)
     folding.descend(_Way(), rows)
     return folding.folded

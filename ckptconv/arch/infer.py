@@ -13,7 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.arch.check import check
-from ckptconv.arch.folding import Folded, Leaf, fold
+from ckptconv.arch.folding import HINT, Folded, Leaf, fold
 from ckptconv.arch.load import parse_text
 from ckptconv.arch.naming import Namer, loop_names, presence, role
 from ckptconv.arch.solver import solve
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 50
 """Sites that may turn out not to be loops."""
-
-_HINT = "such a spec is written by hand: ckptconv/arch/README.md says how"
 
 SMALL = 4
 """Sizes up to this that no checkpoint changes are written as numbers: kernels, singleton dimensions."""
@@ -62,10 +60,10 @@ def infer(checkpoints: Sequence[Mapping[str, TensorInfo]], *, name: str = "infer
             break
         except _NotALoopError as error:
             if error.site in literal:
-                raise UnsupportedError(f"no rule found for the shapes behind {error.site!r}", hint=_HINT) from None
+                raise UnsupportedError(f"no rule found for the shapes behind {error.site!r}", hint=HINT) from None
             literal |= {error.site}
     else:
-        raise UnsupportedError("no rule found for the shapes of these checkpoints", hint=_HINT)
+        raise UnsupportedError("no rule found for the shapes of these checkpoints", hint=HINT)
     _prove(text, checkpoints)
     return text
 
@@ -80,10 +78,10 @@ def _prove(text: str, checkpoints: Sequence[Mapping[str, TensorInfo]]) -> None:
             if found:
                 break
     except CkptconvError as error:
-        raise UnsupportedError(f"no rule found that says these checkpoints: {error.message}", hint=_HINT) from error
+        raise UnsupportedError(f"no rule found that says these checkpoints: {error.message}", hint=HINT) from error
     if found:
         why = getattr(found[0], "message", found[0])
-        raise UnsupportedError(f"no rule found that says all of these checkpoints: {why}", hint=_HINT)
+        raise UnsupportedError(f"no rule found that says all of these checkpoints: {why}", hint=HINT)
 
 
 class _NotALoopError(Exception):
@@ -333,7 +331,7 @@ class _Writer:
         names = Counter(name for name, _ in self.rows)
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
-            raise UnsupportedError(f"tensors counted as {twice!r} have different numbers of dimensions", hint=_HINT)
+            raise UnsupportedError(f"tensors counted as {twice!r} have different numbers of dimensions", hint=HINT)
         return self.rows
 
 

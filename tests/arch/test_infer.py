@@ -15,6 +15,7 @@ from ckptconv.core.tensor import TensorInfo
 from ckptconv.errors import UnsupportedError, UsageError
 from tests.arch.families import ALL
 from tests.arch.real_models import built, infos
+from tests.support.stopwatch import at_most
 
 if TYPE_CHECKING:
     from ckptconv.arch.spec import Spec
@@ -136,3 +137,10 @@ def test_a_name_with_braces_is_refused_with_the_way_to_another_name() -> None:
     with pytest.raises(UnsupportedError, match="braces") as caught:
         infer([{"{*}.weight": TensorInfo.of(DType.F32, (2,))}])
     assert "--rename" in (caught.value.hint or "")
+
+
+def test_a_name_of_hundreds_of_numbers_is_refused_before_they_become_loops() -> None:
+    names = {f"{'1.' * 2_000}{i}": TensorInfo.of(DType.F32, (1,)) for i in range(200)}
+    with at_most(2), pytest.raises(UnsupportedError, match="more than 32 numbers") as caught:
+        infer([names])
+    assert len(caught.value.message) < 200
