@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ckptconv.arch.evaluate import Formula, formula
 from ckptconv.arch.lines import KeyLines
 from ckptconv.arch.template import Template
+from ckptconv.core import strict_toml
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError
 
 if TYPE_CHECKING:
@@ -22,13 +22,8 @@ MAX_TEXT = 1 << 18
 MAX_ROWS = 5_000
 """Entries of one table: more tensors than that are written with loops."""
 
-MAX_DOTS = 40
-"""Dots of one line outside strings and comments: the standard parser takes quadratic time for the parts of a key."""
-
 WRITTEN = "mend it there; 'ckptconv arch show mlp' shows a spec"
 """The hint for what whoever wrote a spec mistyped."""
-
-_QUOTED = re.compile(r"\"\"\"(?:[^\\]|\\.)*?\"\"\"|'''.*?'''|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|#[^\n]*", re.DOTALL)
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
@@ -116,14 +111,8 @@ def _load_toml(text: str) -> Mapping[str, Toml]:
     """The document. Raises CorruptFileError, or LimitError past a bound."""
     if len(text) > MAX_TEXT:
         raise LimitError(f"a spec of more than {MAX_TEXT} characters")
-    if any(line.count(".") > MAX_DOTS for line in _QUOTED.sub("", text).split("\n")):
-        raise LimitError(f"a key of more than {MAX_DOTS} parts")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise CorruptFileError(f"not TOML: {error}", hint=WRITTEN) from error
-    except RecursionError as error:
-        raise LimitError("nested too deeply") from error
+        return strict_toml.loads(text)
     except ValueError as error:
         raise CorruptFileError(f"not TOML: {error}", hint=WRITTEN) from error
 

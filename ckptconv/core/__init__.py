@@ -11,6 +11,7 @@ Begin with `tensor` and `checkpoint`: what every reader gives, and what every wr
     record  recorded  record_edits      all of that in formats of strings: written, read, read after others' edits
     edit  report  progress              one change to tensors; one thing that was found; how far something has come
     text                                counts, lists, names and shapes in messages
-    collisions  strict_json  names      what JSON and keys from strangers are held against; names that are free
+    collisions  strict_json  strict_toml  what keys, JSON and TOML from strangers are held against
+    names                               names that are free
     memory                              what the C library does with freed memory
 """

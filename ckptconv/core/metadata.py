@@ -213,9 +213,10 @@ def objects_in(document: MetaNode, path: tuple[Key, ...] = ()) -> Iterator[tuple
         where, node = waiting.pop()
         if isinstance(node, dict):
             yield where, node
-            waiting += [((*where, key), child) for key, child in reversed(node.items())]
-        elif isinstance(node, list):
-            waiting += [((*where, i), child) for i, child in reversed([*enumerate(node)])]
+            held: list[tuple[Key, MetaNode]] = [*node.items()]
+        else:
+            held = [*enumerate(node)] if isinstance(node, list) else []
+        waiting += [((*where, key), child) for key, child in reversed(held) if isinstance(child, (dict, list))]
 
 
 def opaque_wholes(root: MetaNode) -> Iterator[tuple[tuple[Key, ...], Opaque]]:

@@ -17,11 +17,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from ckptconv.core import strict_json
+from ckptconv.core import strict_json, strict_toml
 from ckptconv.core.edit import Edit, Step
 from ckptconv.edits.kinds.table import KINDS
 from ckptconv.errors import CorruptFileError, located
@@ -53,8 +52,8 @@ def parse_rules(text: bytes) -> list[Edit]:
     try:
         content = text.decode("utf-8-sig")
         is_json = content.lstrip().startswith("{")
-        document = strict_json.loads(content) if is_json else tomllib.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = strict_json.loads(content) if is_json else strict_toml.loads(content)
+    except ValueError as error:
         raise CorruptFileError(f"neither TOML nor JSON: {error}", hint=_HINT) from error
     if unknown := [key for key in document if key not in TOP]:
         raise CorruptFileError(f"it has a key {unknown[0]!r}, and takes 'edits' alone", hint=_HINT)
