@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ckptconv.errors import FileAccessError
@@ -17,6 +19,22 @@ HELD_BY_HANDLES = sys.platform == "win32"
 """Whether a file that somebody has open can be neither removed nor renamed, which serves as its lock; a folder cannot
 be opened there, nor be locked.
 """
+
+
+_ELSEWHERE = re.compile(
+    r"""(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9\u00b9\u00b2\u00b3])\s*(?:\..*)?"""
+    r"""|.*[<>:"|?*\\\x00-\x1f].*|.*[. ]""",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Names that Windows takes for a device, another drive, a stream of another file or other folders, or shortens.
+
+Source: learn.microsoft.com, Naming Files, Paths, and Namespaces.
+"""
+
+
+def leads_elsewhere(path: str) -> bool:
+    """Whether a path with slashes, which a source gives, is something else here: on Windows, ``C:x`` or ``NUL``."""
+    return HELD_BY_HANDLES and any(_ELSEWHERE.fullmatch(part) for part in PurePosixPath(path).parts)
 
 
 class translated:

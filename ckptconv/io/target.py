@@ -23,7 +23,9 @@ from ckptconv.io.unfinished import Unfinished
 from ckptconv.io.writeback import Writeback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
+
+_RENAME = "give it another name where it lies, or convert on another system"
 
 
 class Target:
@@ -107,7 +109,13 @@ class Target:
     def beside(self, path: str | os.PathLike[str], *, folders: int = 0) -> Target:
         """Another file that is written with this one, `path` relative to this one's folder. It is put in its place
         before this one, which points at it, and stays as it was where this one is not committed.
+
+        Raises FileAccessError where the system takes that name for something else.
         """
+        if access.leads_elsewhere(os.fspath(path)):
+            raise FileAccessError(
+                f"{os.fspath(path)!r} is no name of a file on this system", path=self.path, hint=_RENAME
+            )
         other = Target(self.path.parent / path, replace=self.replace, folders=folders)
         if other._real == self._real:
             raise UsageError(f"{self.path.name!r} cannot be its own data file", hint="give another name")
@@ -183,9 +191,12 @@ class Target:
         try:
             for one in (*self._beside, self):
                 one._finish()
+            placed: set[tuple[int, int]] = set()
             for other in self._beside:
+                other._check_apart(placed)
                 other._keep_old()
                 other._commit(durable=False)
+                placed.add(_identity(other._real))
             for folder in {other._real.parent for other in self._beside}:
                 _sync_folder(folder)
             self._commit()
@@ -210,6 +221,16 @@ class Target:
                 os.unlink(self._real)
             elif self._kept is not None:
                 os.replace(self._kept, self._real)
+
+    def _check_apart(self, placed: Container[tuple[int, int]]) -> None:
+        """Raise FileAccessError where its name is that of one that is in its place: ``A`` and ``a``, on many drives."""
+        try:
+            found = _identity(self._real)
+        except OSError:  # nothing has it yet
+            return
+        if found[1] and found in placed:  # 0 where a file system has no such numbers
+            message = "another one of these files has this name here, where letters have no case"
+            raise FileAccessError(message, path=self.path, hint=_RENAME)
 
     def _keep_old(self) -> None:
         """Give an old file a second name until all are in their places; where there are no links it is not kept."""
@@ -268,6 +289,11 @@ class Target:
             with suppress(OSError):  # something else may have come into it meanwhile
                 os.rmdir(self._made[-1])
             self._made.pop()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _exists(path: Path) -> TargetExistsError:

@@ -171,3 +171,31 @@ def test_threads_share_a_handle_without_pread(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "out.bin").read_bytes() == b"".join(blocks)
     with Source(tmp_path / "out.bin") as source, ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda number: bytes(source.read_at(number * 4096, 4096)), range(256))) == blocks
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["C:x.json", "a:b.json", "con", "NUL.json", "com1.txt", "x.json.", "x.json ", "1_Dense/aux", "a\\..\\x.json", "x?"],
+)
+def test_windows_is_not_given_a_name_that_it_takes_for_something_else(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Target(folder / "out.safetensors") as target:
+        target.beside(name, folders=name.count("/"))  # a name like any other
+    like_windows(monkeypatch)
+    with Target(folder / "out.safetensors") as target, pytest.raises(FileAccessError, match="no name of a file"):
+        target.beside(name, folders=name.count("/"))
+    assert not any(folder.iterdir())
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_two_files_that_have_one_name_on_a_drive_are_not_both_written(replace: bool, folder: Path) -> None:
+    """A link stands for a drive that keeps no case: both names lead to one file."""
+    (folder / "Config.json").symlink_to("config.json")
+    with Target(folder / "out.safetensors", replace=replace) as target:
+        for name in ("config.json", "Config.json"):
+            target.beside(name).write_at(0, b"{}")
+        with pytest.raises((FileAccessError, TargetExistsError)):
+            target.commit()
+    assert [*os.listdir(folder)] == ["Config.json"]
+    assert not (folder / "config.json").exists()
