@@ -7,9 +7,9 @@
     assets/                 vocabularies
 
 A graph is a program of TensorFlow's operators. Loading runs what initializes its resources, and calling it the rest;
-operators that write a file at a path of their own (`_WRITING`) count as calls. Those that read one are a warning.
-Graphs name them by texts, which are looked for in all of the file. Those that call Python (PyFunc) find nothing to call
-in another process. Keras 2 makes its layers anew of the JSON, code of ``Lambda`` layers included
+operators that write a file at a path of their own count as calls (`formats.code.operators`). Those that read one are a
+warning. Graphs name them by texts, which are looked for in all of the file. Those that call Python (PyFunc) find
+nothing to call in another process. Keras 2 makes its layers anew of the JSON, code of ``Lambda`` layers included
 (`ckptconv.formats.code.keras`).
 
 Sources: tensorflow/core/protobuf (saved_model.proto, meta_graph.proto, saved_object_graph.proto),
@@ -18,7 +18,6 @@ tensorflow/python/keras/protobuf/saved_metadata.proto.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
 from ckptconv.core.text import quoted
 from ckptconv.errors import located
-from ckptconv.formats.code import keras
+from ckptconv.formats.code import keras, operators
 from ckptconv.formats.tensorflow.bundle import fields
 from ckptconv.io.limits import MAX_CONFIG
 
@@ -43,25 +42,6 @@ BY = "TensorFlow"
 
 MAX_GRAPH = 1 << 28
 """Bytes of a graph that is looked at: protobuf's own limit is 2 GB, and constants of some megabytes are usual."""
-
-_WRITING = (
-    "WriteFile", "DatasetToTFRecord", "ExperimentalDatasetToTFRecord", "SaveDataset", "SaveDatasetV2",
-    "SnapshotDataset", "SnapshotDatasetV2", "CacheDataset", "CacheDatasetV2", "CreateSummaryFileWriter",
-    "CreateSummaryDbWriter",
-)  # fmt: skip
-"""Operators that write a file at a path that they are given."""
-
-_BY_ADDRESS = ("PrintV2", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3", "DebugNanCount", "DebugNumericSummary")
-"""Those that write to an address, ``file://…`` too, where they have one."""
-
-_READING = ("ReadFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2")
-
-
-def _named(names: tuple[str, ...]) -> re.Pattern[bytes]:
-    return re.compile(rb"(?<![A-Za-z0-9_/])(" + "|".join(names).encode() + rb")(?![A-Za-z0-9_])")
-
-
-_WRITES, _ADDRESSES, _READS = map(_named, (_WRITING, _BY_ADDRESS, _READING))
 
 
 def variables_of(folder: Folder) -> Folder | None:
@@ -88,8 +68,8 @@ def look(folder: Folder) -> tuple[list[Program], list[Finding]]:
             programs.append(Program(GRAPH, Opaque("tensorflow.saved_model.load", "called", (why,)), BY))
         else:
             data = source.read_at(0, source.size)
-            programs += [*_operators(data), *_of_keras(GRAPH, _old_metadata(data))]
-            if read := sorted({found[1].decode() for found in _READS.finditer(data)}):
+            programs += [*_writing(data), *_of_keras(GRAPH, _old_metadata(data))]
+            if read := operators.reading(data):
                 message = f"its graph reads files as it runs: {quoted(read)}"
                 findings.append(Finding("reads-file", "warning", GRAPH, message))
     if METADATA in folder.names:
@@ -98,11 +78,8 @@ def look(folder: Folder) -> tuple[list[Program], list[Finding]]:
     return programs, findings
 
 
-def _operators(data: memoryview) -> Iterator[Program]:
-    found = {found[1].decode() for found in _WRITES.finditer(data)}
-    if re.search(rb"file://", data):
-        found |= {one[1].decode() for one in _ADDRESSES.finditer(data)}
-    for name in sorted(found):
+def _writing(data: memoryview) -> Iterator[Program]:
+    for name in operators.writing(data):
         yield Program(GRAPH, Opaque(f"tensorflow.raw_ops.{name}", "called"), BY)
 
 

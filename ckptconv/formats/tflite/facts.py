@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.formats.graphs.notes import all_said, counted
-from ckptconv.formats.tflite.flatbuffer import I8, I32, U32, Table, Tables, bad
+from ckptconv.formats.tflite.flatbuffer import I8, I32, U32, U64, Table, Tables, Vector, bad
 from ckptconv.formats.tflite.schema import (
     CUSTOM_OPERATOR,
     DTYPES,
@@ -16,6 +16,7 @@ from ckptconv.formats.tflite.schema import (
     VERSION,
     Code,
     Model,
+    Operator,
     Pair,
     Signature,
     SubGraph,
@@ -23,9 +24,12 @@ from ckptconv.formats.tflite.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ckptconv.core.metadata import MetaNode
+
+_FLEX = "Flex"
+"""How the codes of TensorFlow's own operators begin."""
 
 
 def facts(model: Table, graphs: list[Table], tensors: list[Tables]) -> dict[str, MetaNode]:
@@ -43,6 +47,17 @@ def facts(model: Table, graphs: list[Table], tensors: list[Tables]) -> dict[str,
         "signatures": [_signature(one, tensors) for one in model.tables(Model.SIGNATURES)],
     }
     return all_said(found)
+
+
+def custom_options(model: Table, graphs: list[Table]) -> Iterator[Vector]:
+    """What operators of TensorFlow's are told: their own names too, whatever name their code has."""
+    flex = {i for i, code in enumerate(model.tables(Model.CODES)) if code.text(Code.CUSTOM).startswith(_FLEX)}
+    for graph in graphs if flex else ():
+        for operator in graph.tables(SubGraph.OPERATORS):
+            if operator.number(Operator.CODE, U32) in flex:
+                near, size = operator.vector(Operator.OPTIONS, 1), operator.number(Operator.FAR_SIZE, U64)
+                yield from [near] if near else ()
+                yield from [Vector(operator.number(Operator.FAR, U64), size, 1)] if size else ()
 
 
 def _operator(code: Table) -> str:

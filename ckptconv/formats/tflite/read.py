@@ -10,6 +10,9 @@ without one its number. Constants that are shapes or axes are stored as weights 
 those of TensorFlow Lite's operators, which its converter has made already: outputs × inputs of a dense layer, outputs ×
 height × width × inputs of a convolution, 1 × height × width × channels of a depthwise one.
 
+An interpreter that has TensorFlow's operators as well (``Flex…``), as the one in TensorFlow's package had up to 2.17 or
+later, runs what these write to files.
+
 Tensors of strings are metadata, as lists of bytes, and so are the description and the entries of metadata.
 
 Refused by name: versions before 3, external buffers, sparse tensors of fewer than 8 bits. Resources and variants with
@@ -23,13 +26,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ckptconv.core.checkpoint import Checkpoint
-from ckptconv.core.metadata import MetaNode, StateDict
-from ckptconv.core.notes import Notes
+from ckptconv.core.metadata import MetaNode, Opaque, StateDict
+from ckptconv.core.notes import Notes, Program
 from ckptconv.core.report import Finding, unreadable
-from ckptconv.core.text import listed
+from ckptconv.core.text import listed, quoted
 from ckptconv.errors import CkptconvError, LimitError, UnsupportedError
+from ckptconv.formats.code import operators
 from ckptconv.formats.graphs.notes import stays_behind
-from ckptconv.formats.tflite.facts import at, facts
+from ckptconv.formats.tflite.facts import at, custom_options, facts
 from ckptconv.formats.tflite.flatbuffer import U32, FlatBuffer, Table, Vector, bad
 from ckptconv.formats.tflite.schema import OTHERS, STRING, VERSION, Model, Pair, SubGraph, Tensor
 from ckptconv.formats.tflite.sparse import sparse
@@ -118,7 +122,8 @@ class _Reader:
         self._look_for_files()
         return Checkpoint(
             tensors, composites=composites, root=self._root(), format="tflite",
-            notes=Notes(source="tflite", graph=noted), findings=tuple(self.findings), file=self.source,
+            notes=Notes(source="tflite", graph=noted, programs=self._programs()), findings=tuple(self.findings),
+            file=self.source,
         )  # fmt: skip
 
     def _meet(self, key: tuple[int, int], table: Table, prefix: str) -> None:
@@ -177,6 +182,15 @@ class _Reader:
         if self.text_left < 0:
             raise LimitError(f"its texts and metadata have more than {MAX_TFLITE_TEXT:,} bytes")
         return self.buffer.read(data.start, data.nbytes)
+
+    def _programs(self) -> tuple[Program, ...]:
+        """What operators of TensorFlow's write, which an interpreter runs that has these as well."""
+        options = b"\n".join(map(self._text, custom_options(self.model, self.graphs)))
+        if read := operators.reading(options):
+            message = f"its graph reads files as it runs: {quoted(read)}"
+            self.findings.append(Finding("reads-file", "warning", "", message, found=read[0]))
+        names = operators.writing(options)
+        return tuple(Program("graph", Opaque(f"tensorflow.raw_ops.{name}", "called"), "TensorFlow") for name in names)
 
     def _root(self) -> MetaNode:
         found: dict[str, MetaNode] = {

@@ -81,6 +81,12 @@ class Signature:
     SUBGRAPH = 4
 
 
+class Operator:
+    """Fields of an operator: its code's number, and what a custom one is told, here or elsewhere in the file."""
+
+    CODE, OPTIONS, FAR, FAR_SIZE = 0, 5, 9, 10
+
+
 class Code:
     """Fields of an operator code: the number of a builtin operator in one of two fields, or a custom one's name."""
 

@@ -283,3 +283,12 @@ def test_of_many_files_in_an_archive_some_are_named(tmp_path: Path) -> None:
     (told,) = [one for one in ckptconv.inspect(path).checkpoint.findings if one.code == "associated-files"]
     assert " and 99" in told.message
     assert len(told.message) < 300
+
+
+@pytest.mark.parametrize("code", [b"FlexWriteFile", b"FlexAddAddAdd"])
+def test_what_tensorflows_operators_write_is_told_whatever_their_code_is_called(code: bytes, tmp_path: Path) -> None:
+    data = (OTHERS / "tensorflow-writes.tflite").read_bytes().replace(b"FlexWriteFile", code)
+    (tmp_path / "x.tflite").write_bytes(data)
+    found = ckptconv.inspect(tmp_path / "x.tflite")
+    assert found.verdict == "would run code"
+    assert [use.node.name for use in found.opaque] == ["tensorflow.raw_ops.WriteFile"]
