@@ -12,11 +12,12 @@ import struct
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.hostile.cases import RUN, SYSTEM, Verdict, beside, call, checkpoint, number
+from tests.hostile.cases import RUN, SYSTEM, beside, call, checkpoint, number
+from tests.hostile.folder import MODULE, Folder, said
+from tests.hostile.named import HARMLESS, NAMED
 from tests.hostile.others import WHOLE
 from tests.support.craft import text
 
@@ -25,31 +26,6 @@ if TYPE_CHECKING:
 
 TRUST = "trust_remote_code=True"
 ATTACK = "{{ cycler.__init__.__globals__.os.system('touch pwned') }}"
-MODULE = b"open('pwned', 'w').close()\nclass C: pass\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A folder.
-
-    files:   what lies in it beside ``model.safetensors``, by path.
-    verdict: what `inspect` says. named: what it names for that.
-    runs_if: what has to be said before something in it is run, for each.
-    pickle:  the file that Python's own unpickler really runs, if there is one.
-    """
-
-    name: str
-    files: Mapping[str, bytes]
-    verdict: Verdict = "would run code"
-    named: tuple[str, ...] = ()
-    runs_if: tuple[str, ...] = ()
-    pickle: str = ""
-    links: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def slug(self) -> str:
-        """The name as a folder's name."""
-        return "".join(c if c.isascii() and c.isalnum() else "-" for c in f"folder {self.name}")
 
 
 def place(case: Folder, root: Path) -> Path:
@@ -87,10 +63,6 @@ def unpacked(data: bytes, home: Path) -> Path:
     return home
 
 
-def said(**values: object) -> bytes:
-    return json.dumps(values).encode()
-
-
 def zipped(members: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
@@ -113,7 +85,8 @@ ARGUED = zipped({"a/data.pkl": pickle.dumps({"args": {"conv_feature_layers": "__
                  "a/version": b"3\n", "a/byteorder": b"little"})  # fmt: skip
 ARGUMENTS = call("transformers.training_args", "OptimizerNames", text("adamw_torch"))
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "mine.C"}]
-WRITES = (Path(__file__).parents[2] / "fixtures" / "others" / "tensorflow-writes.pb").read_bytes()
+OTHERS = Path(__file__).parents[2] / "fixtures" / "others"
+WRITES, LITE = ((OTHERS / f"tensorflow-writes.{suffix}").read_bytes() for suffix in ("pb", "tflite"))
 LAMBDA = {"class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {"code": "4w=="}}}}
 
 
@@ -193,6 +166,7 @@ CONFIGURATIONS = [
     Folder("a model of Keras'", {"config.json": said(class_name="Sequential", config={"layers": [LAMBDA]})},
            named=("keras.src.utils.python_utils.func_load",)),
     Folder("a SavedModel below", {"tf/saved_model.pb": WRITES}, named=("tensorflow.raw_ops.WriteFile",)),
+    Folder("a graph of TensorFlow Lite's", {"a.tflite": LITE}, named=("tensorflow.raw_ops.WriteFile",)),
     Folder("a SavedModel beside", {"saved_model.pb": WRITES}, named=("tensorflow.raw_ops.WriteFile",)),
     Folder("hyperparameters", {"hyperparams.yaml": b"a: 1\nx: !apply:os.system ['touch pwned']\n"}, named=("os.system",)),
     Folder("hyperparameters in disguise", {"hyperparams.yaml": b"x: !<!new:os.sys%74em> [a]\n"}, named=("os.system",)),
@@ -311,5 +285,5 @@ REFUSED = [
     Folder("a configuration of 17 MB", {"config.json": b'{"a": "' + b" " * (17 << 20) + b'"}'}, "refused"),
 ]
 
-FOLDERS = [*PICKLES, *CONFIGURATIONS, *CONSENT, *HONEST, *OPAQUE, *REFUSED]
+FOLDERS = [*PICKLES, *CONFIGURATIONS, *NAMED, *CONSENT, *HONEST, *HARMLESS, *OPAQUE, *REFUSED]
 assert RUN

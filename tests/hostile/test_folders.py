@@ -19,7 +19,8 @@ import ckptconv
 from ckptconv.api.inspecting.uses import uses_of
 from ckptconv.errors import LimitError
 from tests.hostile.cases import CODES, COMMANDS, MARKER
-from tests.hostile.folders import CONSENT, EVIL_ARCHIVE, FOLDERS, MODULE, PICKLES, Folder, place, said
+from tests.hostile.folder import MODULE, Folder, said
+from tests.hostile.folders import CONSENT, EVIL_ARCHIVE, FOLDERS, PICKLES, place
 from tests.hostile.others import WHOLE
 from tests.hostile.test_corpus import asked
 from tests.hostile.worker import SECONDS

@@ -21,7 +21,7 @@ from ckptconv.core.text import quoted
 from ckptconv.errors import CkptconvError, FileAccessError, LimitError, UnknownFormatError
 from ckptconv.formats import registry
 from ckptconv.formats.archive import nemo_config
-from ckptconv.formats.beside import files, hub, mlflow, settings
+from ckptconv.formats.beside import expressions, files, hub, mlflow, named, served, settings
 from ckptconv.formats.beside.homes import place_of
 from ckptconv.formats.code import keras
 from ckptconv.formats.code.jinja import program_in
@@ -47,7 +47,7 @@ _PASSED = ("vocab.json", "added_tokens.json")
 _TOKENIZER = "tokenizer.json"
 """The same, but that KerasHub has a configuration of Keras' by that name."""
 
-_HARMLESS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "tflite", "openvino", "flax"])
+_HARMLESS = frozenset(["safetensors", "safetensors-sharded", "safetensors-slices", "openvino", "flax"])
 """Formats of files that run nothing; what is wrong with one of them is no matter here."""
 
 _QUIET, _GRAPH = ("onnx",), ".onnx"
@@ -140,10 +140,11 @@ def _of_document(place: Place, path: str, known: frozenset[str], findings: list[
     if name.endswith(".json") and not name.endswith(".index.json") and not _is_passed(place, path, name):
         document = _json(place, path, findings)
         yield from hub.programs_in(path, document, known)
+        yield from named.programs_in(path, document, known)
         if isinstance(document, dict) and any(key in document for key in _SAYS_LAYERS):
             for one in keras.programs_in({_KERAS: document}):
                 yield replace(one, where=path + one.where.removeprefix(_KERAS))
-    elif name.endswith(".jinja"):
+    elif name.endswith((".jinja", ".jinja2", ".j2")):
         template = program_in(path, place.text(path))
         yield from [template] if template else ()
     elif path.rpartition("/")[2] == saved_model.GRAPH:
@@ -154,8 +155,14 @@ def _of_document(place: Place, path: str, known: frozenset[str], findings: list[
         yield from (
             replace(one, where=path[: -len(name)] + one.where) for one in nemo_config.programs_in(place.text(path))
         )
+    elif name in named.ARRAYS:
+        yield from named.programs_in(path, _json(place, path, findings), known)
+    elif name == served.TRITON or name.endswith(served.GIN):
+        yield from served.programs_in(path, place.text(path), known)
     elif name.endswith(settings.SUFFIXES):
-        yield from settings.programs_in(path, _yaml(place, path, findings), known)
+        text = _yaml(place, path, findings)
+        yield from settings.programs_in(path, text, known)
+        yield from expressions.programs_in(path, text)
 
 
 def _is_passed(place: Place, path: str, name: str) -> bool:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from ckptconv.core.metadata import RUNS, Opaque, opaque_wholes, spell_path, walk
 from ckptconv.core.names import Names
 from ckptconv.core.spelling import to_json
-from ckptconv.formats.code import evaluated
+from ckptconv.formats.code import evaluated, kept
+from ckptconv.formats.trees.omegaconf import OMEGACONF, is_settings, plain_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.metadata import MetaNode
@@ -79,7 +80,21 @@ def uses_of(checkpoint: Checkpoint) -> list[OpaqueUse]:
     found = _uses(checkpoint.root)
     for unseen in checkpoint.notes.unseen:
         found += [replace(use, where=ELSEWHERE) for use in _uses(unseen)]
-    return found + of_programs((*checkpoint.notes.programs, *evaluated.programs_in(checkpoint.root)))
+    said = [*evaluated.programs_in(checkpoint.root), *kept.programs_in(checkpoint.root)]
+    if any(use.node.name.startswith(OMEGACONF) for use in found):
+        for path, node in _settings_in(checkpoint.root):
+            said += kept.named_in(node, path)
+    return found + of_programs((*checkpoint.notes.programs, *said))
+
+
+def _settings_in(root: MetaNode) -> Iterator[tuple[tuple[object, ...], MetaNode]]:
+    """OmegaConf's trees, each with the path to it, but for those in others."""
+    inside: tuple[object, ...] | None = None
+    for path, node in walk(root):
+        is_inner = inside is not None and path[: len(inside)] == inside
+        if not is_inner and isinstance(node, Opaque) and is_settings(node):
+            inside = path
+            yield path, plain_settings(node)
 
 
 def of_programs(programs: Iterable[Program]) -> list[OpaqueUse]:

@@ -10,14 +10,17 @@ pickles are, since a pickle of protocol 0 starts with anything.
     89 "HDF", "GGUF"        models of Keras' with layers that are code, and chat templates
     93 "NUMPY"              one array of numpy's
     "ustar" at 257          a tar archive: NeMo, torch.save before 0.1.12
+    "TFL3" at 4             a graph of TensorFlow Lite's
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -55,10 +58,13 @@ _LISTINGS = re.compile(r"(__\d+)?\.metadata")  # not the .metadata files of the 
 NUMPY = b"\x93NUMPY"
 
 _STARTS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04", b"PK\x05\x06", b"\x89HDF", b"GGUF", NUMPY)
-_TAR, _TAR_AT = b"ustar", 257
+_TAR, _TAR_AT, _TFLITE = b"ustar", 257, b"TFL3"
 _FIRST = _TAR_AT + len(_TAR)
 
 PASSED = frozenset([".git"])
+
+MODULES = (".py", ".pyc", ".so", ".pyd", ".zip")
+"""How files end of which Python makes modules; an archive may be full of them."""
 
 
 _CLASS_NAME = re.compile(
@@ -134,7 +140,7 @@ def may_hold_a_program(source: Source) -> bool:
 
 
 def _is_start(start: bytes) -> bool:
-    return start.startswith(_STARTS) or start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR
+    return start.startswith(_STARTS) or start[4:8] == _TFLITE or start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR
 
 
 def _inflated_start(source: Source, start: bytes) -> bytes:
@@ -182,3 +188,34 @@ def _ends_as_zip(source: Source) -> bool:
     tail = _tail(source)
     at = tail.rfind(END_MAGIC, 0, max(0, len(tail) - END.size + len(END_MAGIC)))
     return at >= 0 and at + END.size + END.unpack_from(tail, at)[7] == len(tail)
+
+
+@lru_cache(maxsize=2)
+def names_of(paths: frozenset[str]) -> frozenset[str]:
+    """The names of files, without the folders that they are in. Asked again of the same files, it is known."""
+    return frozenset(path.rpartition("/")[2] for path in paths)
+
+
+@lru_cache(maxsize=2)
+def folders_with_modules(paths: frozenset[str]) -> frozenset[str]:
+    """The folders in which, or below which, are files that Python imports; "" is the one that all are in."""
+    found: set[str] = set()
+    for path in paths:
+        home = path.rpartition("/")[0] if path.endswith(MODULES) else None
+        while home is not None and home not in found:
+            found.add(home)
+            home = home.rpartition("/")[0] if home else None
+    return frozenset(found)
+
+
+@lru_cache(maxsize=2)
+def near(paths: frozenset[str]) -> dict[str, list[str]]:
+    """By folder, the files that are in it, or in a folder in it whose name is a number."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        home = path.rpartition("/")[0]
+        found[home].append(path)
+        outer, _, version = home.rpartition("/")
+        if version.isdecimal():
+            found[outer].append(path)
+    return found

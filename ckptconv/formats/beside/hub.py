@@ -14,6 +14,7 @@
                                 {"sbert_ce_default_activation_function": …} and {"sentence_transformers":
                                 {"activation_fn": …}}, each called without arguments
                                 mlx-lm: {"model_file": "module.py"}, which is run
+                                vLLM before 0.11.1: {"vision_config": {"auto_map": …}} of one type of model
     adapter_config.json         PEFT: "auto_mapping": {"parent_library": module, "base_model_class": Class}, and
                                 "megatron_core": module, which are imported
     pipeline.py                 diffusers: only with custom_pipeline=FOLDER
@@ -36,11 +37,12 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, objects_in, spell_path
 from ckptconv.core.notes import Program
+from ckptconv.formats.beside.files import names_of
 from ckptconv.formats.code.jinja import program_in
 from ckptconv.formats.modules import MODULES, classes_in
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
 Path = tuple[object, ...]
 Object = dict[str, MetaNode]
@@ -54,6 +56,9 @@ _MLX, _MODULES = "mlx-lm", (".py", ".pyc", ".so", ".pyd")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation")
 _VERIFIED = "kernels-community/"
 """The account whose kernels every release of transformers' fetches."""
+
+_NESTS_CODE = "Llama_Nemotron_Nano_VL"
+"""The type of model whose configuration makes vLLM before 0.11.1 fetch and run what the part for pictures names."""
 
 _OWN_PARENTS = ("transformers", "transformers_modules", "diffusers", "peft", "torch", "timm", "sentence_transformers")
 
@@ -76,7 +81,7 @@ def is_configuration(path: str) -> bool:
     return "config" in name or "template" in name or name in _OF_FILES
 
 
-def programs_in(path: str, document: MetaNode, files: Collection[str]) -> Iterator[Program]:
+def programs_in(path: str, document: MetaNode, files: frozenset[str]) -> Iterator[Program]:
     """What a configuration says of that. `path`: where it is in the folder that holds `files`."""
     home, _, name = path.rpartition("/")
     for where, node in objects_in(document):
@@ -86,7 +91,7 @@ def programs_in(path: str, document: MetaNode, files: Collection[str]) -> Iterat
         yield _placed(path, key, found)
 
 
-def scripts_in(files: Collection[str]) -> Iterator[Program]:
+def scripts_in(files: frozenset[str]) -> Iterator[Program]:
     """The Python files that are run by what they are called."""
     for path in files:
         home, _, name = path.rpartition("/")
@@ -138,11 +143,11 @@ def _of_object(node: Object) -> Iterator[tuple[Path, Program]]:
                 yield where, found
 
 
-def _nothing(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _nothing(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     return iter(())
 
 
-def _of_pipeline(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_pipeline(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     for key, value in document.items() if isinstance(document, dict) else ():
         match value:
             case [str() as module, str() as name, *_]:
@@ -153,31 +158,31 @@ def _of_pipeline(document: MetaNode, home: str, files: Collection[str]) -> Itera
                     yield (key,), Program("", Opaque(f"{module}.{name}", "object"), _DIFFUSERS)
 
 
-def _of_modules(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_modules(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     for number, name in classes_in(document):
         yield from _of_classes(name, (number, "type"), files)
 
 
-def _of_router(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_router(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     if isinstance(document, dict):
         yield from _of_classes(document.get("types"), ("types",), files)
 
 
-def _of_words(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_words(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     if isinstance(document, dict):
         yield from _of_classes(document.get("tokenizer_class"), ("tokenizer_class",), files)
 
 
-def _of_classes(node: MetaNode, path: Path, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_classes(node: MetaNode, path: Path, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     """Classes of modules: of a Python file in the folder, of one in another repository, or of an installed package."""
     for where, name in _texts(node, path):
         if not name.startswith("sentence_transformers."):
             file = f"{name.rpartition('.')[0]}.py"
-            runs = "--" in name or ".." in name or any(one == file or one.endswith(f"/{file}") for one in files)
+            runs = "--" in name or ".." in name or file in names_of(files)
             yield where, Program("", Opaque(name, "called" if runs else "object"), _SENTENCES)
 
 
-def _of_layer(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_layer(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     """Activations, by a path to their class; transformers calls its own by a word."""
     if not isinstance(document, dict):
         return
@@ -192,14 +197,18 @@ def _of_layer(document: MetaNode, home: str, files: Collection[str]) -> Iterator
             yield where, _called(name, _SENTENCES)
 
 
-def _of_config(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_config(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     yield from _of_layer(document, home, files)
+    if isinstance(document, dict) and document.get("model_type") == _NESTS_CODE:
+        inner = document.get("vision_config")
+        for where, name in _texts(inner.get("auto_map") if isinstance(inner, dict) else None, ("auto_map",)):
+            yield ("vision_config", *where), _called(name, "vLLM")
     file = document.get("model_file") if isinstance(document, dict) else None
     if isinstance(file, str) and PurePosixPath(file).name.endswith(_MODULES):  # "module.py/." is that file, too
         yield ("model_file",), _called(file, _MLX)
 
 
-def _of_adapter(document: MetaNode, home: str, files: Collection[str]) -> Iterator[tuple[Path, Program]]:
+def _of_adapter(document: MetaNode, home: str, files: frozenset[str]) -> Iterator[tuple[Path, Program]]:
     if not isinstance(document, dict):
         return
     mapping = document.get("auto_mapping")

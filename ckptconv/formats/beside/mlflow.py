@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
+from ckptconv.formats.beside.files import folders_with_modules
 from ckptconv.formats.code.yaml_escapes import undisguised
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
 MODEL, UNPICKLER = "mlmodel", "pickle_module_info.txt"
 
@@ -38,10 +39,9 @@ _LOADER = re.compile(r"mlflow\.\w+(\.\w+)*")
 _TYPES = re.compile(r"[\[\]\s,'\"-]+")
 _HARMLESS = re.compile(r"(sklearn|numpy|scipy|xgboost|lightgbm|catboost)(\.\w+)*\.\w+")
 _UNPICKLERS = ("mlflow.pytorch.pickle_module", "pickle", "cloudpickle", "dill", "torch")
-_MODULES = (".py", ".pyc", ".so", ".pyd", ".zip")
 
 
-def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Program]:
+def programs_in(path: str, text: str, files: frozenset[str]) -> Iterator[Program]:
     """What a file of either says of that; `files` are those of the folder that it is in."""
     home, _, name = path.rpartition("/")
     if name.lower() == UNPICKLER:
@@ -59,7 +59,7 @@ def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Progra
             yield Program(path, Opaque(found[1], "called"), "MLflow")
 
 
-def _is_plain(key: str, said: str, home: str, files: Collection[str]) -> bool:
+def _is_plain(key: str, said: str, home: str, files: frozenset[str]) -> bool:
     """Whether it names MLflow's own, or a folder without a program in it."""
     match key:
         case "loader_module":
@@ -69,6 +69,5 @@ def _is_plain(key: str, said: str, home: str, files: Collection[str]) -> bool:
         case "code":
             folder = posixpath.normpath(posixpath.join("/", home, said)).lstrip("/")
             leads_out = said.startswith(("/", "..", "*", "&", "!")) or "\\" in said or ".." in said
-            start = f"{folder}/" if folder else ""
-            return not leads_out and not any(one.startswith(start) and one.endswith(_MODULES) for one in files)
+            return not leads_out and folder not in folders_with_modules(files)
     return False

@@ -24,7 +24,9 @@ from urllib.parse import unquote
 
 from ckptconv.core.metadata import Opaque
 from ckptconv.core.notes import Program
+from ckptconv.formats.beside.lines import Lines
 from ckptconv.formats.code import evaluated
+from ckptconv.formats.code.targets import is_librarys, runs_anything
 from ckptconv.formats.code.yaml_escapes import undisguised
 from ckptconv.formats.code.yaml_scalars import HIDDEN, Scalars
 
@@ -70,26 +72,12 @@ _YOLOS = (*sorted(evaluated.YOLO), "activation")
 _LAYER = re.compile(r"(torch\.)?nn\.\w+\([\w.=, -]*\)")
 """An activation as Ultralytics writes it."""
 
-_PLAIN = frozenset([
-    "argparse", "builtins", "collections", "dataclasses", "datetime", "enum", "functools", "math", "operator",
-    "pathlib", "random", "re",
-])  # fmt: skip
-"""Modules of Python's library that a configuration may take something of."""
-
-_RUNNING = re.compile(
-    r"builtins\.(?!(abs|bool|bytes|complex|dict|float|frozenset|int|len|list|max|min|range|set|slice|str|tuple)$).*"
-    r"|torch\.(hub|load|jit|package|utils\.cpp_extension|multiprocessing|distributed\.elastic)\b.*"
-    r"|(numpy|np)\.(load|fromfile|save\w*|memmap|f2py\b.*)|(joblib|dill|cloudpickle|pandas)\.(load|read_pickle)\w*"
-    r"|(asyncio|code|ctypes|imp|importlib|marshal|multiprocessing|nt|os|pdb|pickle|platform|posix|pty|runpy|shelve|shutil"
-    r"|socket|subprocess|sys|tempfile|timeit|trace|webbrowser)\.(?!py$)\w.*"
-)
-
 
 def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Program]:
     """What a file of YAML says of that; `files` are those of the folder that it is in."""
     text = unquote(undisguised(text))
     home = path[: len(path) - len(path.rpartition("/")[2])]
-    lines = _Lines(path, text)
+    lines = Lines(path, text)
     for found in _TAG.finditer(text):
         kind, name = found[1], found[2]
         if kind == "include":
@@ -104,28 +92,28 @@ def programs_in(path: str, text: str, files: Collection[str]) -> Iterator[Progra
     for found in _PYTHON.finditer(text):
         kind, name = found[1], found[2]
         if not _BUILT.fullmatch(name):
-            calls = kind in ("object/apply", "object/new") or _is_librarys(name)
+            calls = kind in ("object/apply", "object/new") or is_librarys(name)
             yield Program(lines.at(found.start()), Opaque(name, "called" if calls else "object"), "PyYAML")
     yield from _of_targets(text, lines)
     yield from _evaluated(text, lines)
 
 
-def _of_targets(text: str, lines: _Lines) -> Iterator[Program]:
+def _of_targets(text: str, lines: Lines) -> Iterator[Program]:
     scalars = Scalars(text)
     for key, name, at in scalars.values_of(*(key for key in _KEYS if key in text)):
-        is_hydras = key.startswith("_")
-        if _RUNNING.fullmatch(name) or (is_hydras and _is_librarys(name)) or name == HIDDEN:
-            by = "Hydra" if is_hydras else "who instantiates it"
+        is_hydras = key != "target"
+        if runs_anything(name) or (is_hydras and is_librarys(name)) or name == HIDDEN:
+            by = "Hydra" if key.startswith("_") else "who instantiates it"
             yield Program(lines.at(at), Opaque(name, "called"), by)
-        elif name.startswith("${") and is_hydras:
+        elif name.startswith("${") and key.startswith("_"):
             yield Program(lines.at(at), Opaque(name, "object"), "Hydra")
     if _PIPELINE.search(text):
         for _, name, at in scalars.values_of("name"):
-            if _is_librarys(name) or name == HIDDEN:
+            if is_librarys(name) or name == HIDDEN:
                 yield Program(lines.at(at), Opaque(name, "called"), "pyannote.audio")
 
 
-def _evaluated(text: str, lines: _Lines) -> Iterator[Program]:
+def _evaluated(text: str, lines: Lines) -> Iterator[Program]:
     for said, at in Scalars(text).texts_of(*_YOLOS):
         runs = any(map(evaluated.runs, {said, said.rstrip("} ")}))  # the brace of a mapping, or its own
         if said == HIDDEN or (runs and not _LAYER.fullmatch(said)):
@@ -138,25 +126,3 @@ def _of_tag(kind: str, name: str) -> Opaque | None:
     if known or (kind in ("name", "module") and _NAMED.fullmatch(name) and not foreign):
         return None
     return Opaque(name, "called" if kind in ("apply", "applyref", "new") else "object")
-
-
-def _is_librarys(name: str) -> bool:
-    """Whether a name leads to Python's own library, but for what is data, or to what can run anything."""
-    first, *modules = name.split(".")[:-1] or [""]
-    through = not (sys.stdlib_module_names - _PLAIN).isdisjoint(modules)
-    return _RUNNING.fullmatch(name) is not None or through or first in sys.stdlib_module_names - _PLAIN
-
-
-class _Lines:
-    """Where in a file something stands; places that are asked for in their order are counted on from each other."""
-
-    def __init__(self, path: str, text: str) -> None:
-        self._path, self._text = path, text
-        self._at, self._count = 0, 1
-
-    def at(self, place: int) -> str:
-        if place < self._at:
-            self._at, self._count = 0, 1
-        self._count += self._text.count("\n", self._at, place)
-        self._at = place
-        return f"{self._path}: line {self._count:,}"

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 from ckptconv.core.metadata import MetaNode, Opaque, spell_path, walk
 from ckptconv.core.notes import Program
+from ckptconv.errors import LimitError
+from ckptconv.formats.code.python import tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +34,6 @@ _FAIRSEQ = frozenset([
     "vggblock_enc_config", "wer_args",
 ])  # fmt: skip
 YOLO = frozenset(["imgsz", "kpt_shape", "names"])
-
-MOST_TEXT = 1 << 20
-"""Characters of a text that is looked into: the names of twenty thousand classes take half of that."""
 
 _CALL = re.compile(r"""[\w\])}"']\s*\(""")
 
@@ -52,10 +51,8 @@ def runs(text: str) -> bool:
     """Whether evaluating it calls anything."""
     if not _CALL.search(text):
         return False
-    if len(text) > MOST_TEXT:
-        return True
     try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False  # nobody can evaluate it
-    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
+        tree = tree_of(text.strip())
+    except LimitError:
+        return True
+    return tree is not None and any(isinstance(node, ast.Call) for node in ast.walk(tree))

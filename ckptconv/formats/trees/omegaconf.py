@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from ckptconv.core.metadata import MetaNode, Opaque
 
+OMEGACONF = "omegaconf."
+"""How the names of its classes begin."""
+
 _TUPLE = "omegaconf.tupleconfig.TupleConfig"
 _CONTAINERS = ("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", _TUPLE)
 _LEAVES = "omegaconf.nodes."
