@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from ckptconv.errors import FileAccessError, SourceChangedError
 from ckptconv.io.leftovers import sweep
 from ckptconv.io.target import Target
 from tests.support.craft import saved
+from tests.support.kills import killable
 from tests.support.nodes import load, same_object
 
 if TYPE_CHECKING:
@@ -75,17 +77,15 @@ def test_a_kill_at_any_moment_leaves_the_old_file_whole_and_the_next_run_succeed
     takes = max(time.perf_counter() - start, 0.02)
     new = whole.read_bytes()
     moments = random.Random(7)
-    outcomes = set()
-    for _ in range(25):
-        target.write_bytes(old)
-        process = worker(source, target, setup)
-        begin(process)
-        time.sleep(moments.uniform(0, 2 * takes))
-        process.kill()
-        process.communicate()
-        left = target.read_bytes()
-        assert left in (old, new)
-        outcomes.add(left == new)
+    with killable(source, target, setup=setup) as run:
+        for _ in range(25):
+            target.write_bytes(old)
+            process = run.begin()
+            time.sleep(moments.uniform(0, 2 * takes))
+            with suppress(ProcessLookupError):  # it is done
+                os.kill(process, signal.SIGKILL)
+            was_killed = run.end()
+            assert target.read_bytes() == new or (was_killed and target.read_bytes() == old)
     ckptconv.convert(source, target, force=True)
     assert target.read_bytes() == new
     assert sorted(os.listdir(tmp_path)) == ["out.safetensors", "whole.safetensors"]

@@ -21,7 +21,7 @@ from ckptconv.io.target import Target
 from ckptconv.testing.compare import differences
 from ckptconv.testing.faults import failing, short_writes
 from ckptconv.testing.samples import samples_for
-from tests.support.kills import is_killed
+from tests.support.kills import killable
 from tests.support.systems import full
 
 if TYPE_CHECKING:
@@ -277,16 +277,17 @@ def test_a_run_that_is_killed_at_any_moment_leaves_the_old_set_or_the_new(source
     folder.mkdir()
     old, new = (folder / f"out-00001-of-0000{n}.gguf" for n in (2, 3))
     seen = set()
-    for moment in range(40):
-        for path in folder.iterdir():
-            path.unlink()
-        ckptconv.convert(other, old, shard_size=64)
-        killed = is_killed(source, folder / "out.gguf", moment=moment, shard_size=64)
-        is_new = new.exists()
-        assert ckptconv.diff(source, new).equal if is_new else ckptconv.diff(other, old).equal
-        seen.add((is_new, killed))
-        if not killed:
-            break
+    with killable(source, folder / "out.gguf", shard_size=64) as is_killed:
+        for moment in range(40):
+            for path in folder.iterdir():
+                path.unlink()
+            ckptconv.convert(other, old, shard_size=64)
+            killed = is_killed(moment)
+            is_new = new.exists()
+            assert ckptconv.diff(source, new).equal if is_new else ckptconv.diff(other, old).equal
+            seen.add((is_new, killed))
+            if not killed:
+                break
     assert seen == {(False, True), (True, True), (True, False)}
     assert made(folder) == part_names("out.gguf", 3)
 
