@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -178,7 +179,6 @@ def test_listing_the_built_in_formats_and_using_them_loads_no_plug_in() -> None:
         "import sys, ckptconv.formats.registry as r; r.by_name('torch'); r.by_name('safetensors'); "
         "print([m for m in sys.modules if 'jsonraw' in m or m.startswith('ckptconv.formats.torch.')])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(PACKAGES)}, capture_output=True, text=True, check=True
-    )
+    environment = {"PYTHONPATH": os.pathsep.join([str(PACKAGES), *filter(None, sys.path)])}  # from any folder
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from safetensors.numpy import save_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+READS_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc, as Linux has it")
+
 PEAK = """
 import os, sys
 os.cpu_count = lambda: 4
@@ -23,13 +26,13 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@READS_PROC
 def test_many_transposed_tensors_take_no_more_than_one(tmp_path: Path) -> None:
     torch.save({f"w{i}": torch.zeros(4096, 1024).t() for i in range(8)}, tmp_path / "a.pth")
     assert peak(tmp_path / "a.pth", tmp_path / "b.safetensors") < 64 << 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@READS_PROC
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_large_tensor_is_not_held_whole_while_it_is_quantized(tmp_path: Path, turned: bool) -> None:
     whole = torch.zeros(4096, 12288)
@@ -37,14 +40,14 @@ def test_a_large_tensor_is_not_held_whole_while_it_is_quantized(tmp_path: Path, 
     assert peak(tmp_path / "a.pth", tmp_path / "b.gguf", "Q8_0") < (140 if turned else 80) << 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@READS_PROC
 def test_a_large_weight_is_not_held_whole_for_what_all_of_it_has_in_common(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.zeros(4096, 8192, dtype=torch.float16)}, tmp_path / "a.pth")  # 64 MiB
     script = PEAK.replace("dtype=sys.argv[3:]", "quantize=sys.argv[3:]")
     assert peak(tmp_path / "a.pth", tmp_path / "b.safetensors", "nf4-double", script=script) < 80 << 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@READS_PROC
 @pytest.mark.parametrize("suffix", ["safetensors", "gguf", "npz"])
 def test_a_small_tensor_takes_two_kilobytes(tmp_path: Path, suffix: str) -> None:
     """Read, planned and written; the other library's check of the file counts as well."""
