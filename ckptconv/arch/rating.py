@@ -15,6 +15,7 @@ from ckptconv.arch.match import Pattern, compile_patterns, match_names, skeleton
 from ckptconv.arch.solver import solve
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Mapping, Sequence
 
     from ckptconv.arch.solver import Solution
@@ -64,16 +65,25 @@ def _patterns(name: str) -> list[Pattern]:
     return compile_patterns(load_spec(name))
 
 
+@cache
+def _skeletons(name: str) -> Mapping[int, set[re.Pattern[str]]]:
+    """What the names of a spec's tensors look like, by their number of dimensions."""
+    found: dict[int, set[re.Pattern[str]]] = {}
+    for pattern in _patterns(name):
+        found.setdefault(pattern.rule.rank, set()).add(pattern.skeleton)
+    return found
+
+
 def likely(spec: Spec, kinds: Mapping[tuple[str, int], int]) -> float:
     """Share of the checkpoint's tensors whose name, and number of dimensions, some rule of the spec could have.
 
     kinds: how many tensors have each (skeleton of the name, number of dimensions).
     """
-    patterns = _patterns(spec.name)
+    skeletons = _skeletons(spec.name)
     fitting = sum(
         count
         for (skeleton, rank), count in kinds.items()
-        if any(pattern.rule.rank == rank and pattern.skeleton.fullmatch(skeleton) for pattern in patterns)
+        if any(one.fullmatch(skeleton) for one in skeletons.get(rank, ()))
     )
     return fitting / max(sum(kinds.values()), 1)
 
