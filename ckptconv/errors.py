@@ -4,7 +4,7 @@
     ├── UsageError                the request makes no sense (an option, a name)
     │   ├── NoTensorError         a checkpoint has no tensor of that name; a KeyError as well
     │   ├── ForeignNamesError     nothing says which architecture; the names are another framework's
-    │   └── UnknownClassError     a config.json names a class that the library lacks
+    │   └── UnknownClassError     a config.json names a class that the library lacks, or cannot compute
     ├── FileAccessError           the operating system said no (missing, unreadable, full disk)
     │   ├── TargetExistsError     the target is there and --force was not given
     │   └── SourceChangedError    the source was written to while it was being read
@@ -148,7 +148,7 @@ class ForeignNamesError(UsageError):
 
 
 class UnknownClassError(UsageError):
-    """A config.json names a class that the library of architectures lacks.
+    """A config.json names a class that the library of architectures lacks, or, where that is asked for, cannot compute.
 
     name: the class. by: whose it is, "transformers" or "diffusers". nearest: a similar spec, "" if there is none.
     """

@@ -185,12 +185,33 @@ def test_without_transformers_the_way_to_its_class_is_told(lacking: Path, monkey
         ckptconv.validate(lacking)
     assert "ckptconv[transformers]" in (caught.value.hint or "")
     assert "--arch t5 says what differs" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match=r"what the network computes has to be known, .*'LongT5Model'") as caught:
+        ckptconv.convert(lacking, lacking / "m.onnx")
+    assert "ckptconv[transformers]" in (caught.value.hint or "")
 
 
-def test_convert_says_the_way_to_a_class_that_the_library_lacks(lacking: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'LongT5Model'") as caught:
+def test_where_no_architecture_is_named_the_class_of_the_configuration_computes(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of one that the library knows by names and shapes alone."""
+    found = ckptconv.convert(folders["tied"], tmp_path / "m.pth", verify=True).verification
+    assert found is not None
+    assert found.equivalent
+    assert "the class 'LlamaForCausalLM', built by the transformers" in found.findings[0].message
+
+
+def test_a_graph_is_made_of_a_class_that_the_library_lacks(tmp_path: Path) -> None:
+    config = transformers.CTRLConfig(vocab_size=40, n_positions=16, n_embd=16, dff=24, n_layer=1, n_head=2)
+    transformers.CTRLModel(config).save_pretrained(tmp_path / "ctrl")
+    made = ckptconv.convert(tmp_path / "ctrl", tmp_path / "m.onnx")
+    assert {"class", "exported"} <= {one.code for one in made.findings}
+    assert ckptconv.verify(tmp_path / "ctrl", tmp_path / "m.onnx", samples=2).equivalent
+
+
+def test_a_class_that_the_library_lacks_has_no_params_to_write(lacking: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there are no params to write") as caught:
         ckptconv.convert(lacking, tmp_path / "m.pth", with_params=True)
-    assert str(lacking / "config.json") in (caught.value.hint or "")
+    assert "--with-files" in (caught.value.hint or "")
 
 
 def test_a_file_that_has_exactly_a_specs_names_fits_it(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -291,6 +312,7 @@ def test_quantized_weights_are_judged_and_run_as_the_plain_ones_that_they_stand_
     assert result.valid
     assert [finding.code for finding in result.findings] == ["dequantized"]
     assert ckptconv.verify(quantized, quantized, arch=arch).equivalent
+    assert ckptconv.verify(quantized, quantized, samples=2).equivalent
 
 
 def test_quantized_weights_that_are_not_understood_are_said_to_be_that(quantized: Path) -> None:

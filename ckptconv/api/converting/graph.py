@@ -29,7 +29,8 @@ def plan_graph(request: Request, checkpoint: Checkpoint, own: OnnxOptions) -> Gr
 
     From a template, from Python that `request.arch` names, or from the forward recipe of an architecture. Raises
     UnsupportedError for quantized and sparse tensors without a template (cast as they are, integers would pass for
-    weights); UsageError with the whole command line where nothing says what is computed; MisfitError, TemplateError.
+    weights); UsageError with the whole command line where nothing says what is computed, UnknownClassError where a
+    config.json names a class that does; MisfitError, TemplateError.
     """
     if checkpoint.composites and not own.template:
         name, one = next(iter(checkpoint.composites.items()))

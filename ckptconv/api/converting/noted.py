@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ckptconv.api.fitting.program import fitted
 from ckptconv.arch.bind import from_metadata
 from ckptconv.core.report import Finding
-from ckptconv.errors import UsageError
+from ckptconv.errors import UnknownClassError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,13 +34,22 @@ def fit(request: Request, checkpoint: Checkpoint, *, params: bool) -> Fitting:
 
     Raises MisfitError where it does not fit, UsageError where there is nothing to compare with or to write.
     """
-    result = fitted(request, checkpoint)
+    try:
+        result = fitted(request, checkpoint)
+    except UnknownClassError as error:
+        raise _without_params(error) from None
     if not params:
         return Fitting({}, _note(result), result.findings, result)
     if result.spec is None and not result.params:
         raise UsageError(f"{result.arch!r} has no params to write", hint="name an architecture spec with --arch")
     findings = [*result.findings, *_open(result)]
     return Fitting(_missing(result, checkpoint.metadata), _note(result), findings, result)
+
+
+def _without_params(error: UnknownClassError) -> UsageError:
+    """The error for a class that the library lacks: what a config.json says of it are no params of ours."""
+    hint = "--with-files takes the config.json, which says what they are, into DST's folder; leave --with-params out"
+    return UsageError(f"{error.message}, and so there are no params to write", path=error.path, hint=hint)
 
 
 def noted(checkpoint: Checkpoint, note: MetaNode) -> Checkpoint:

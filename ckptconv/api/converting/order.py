@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ckptconv.api.editing.edits import Edits
+from ckptconv.api.stated import config_beside
 from ckptconv.core.spelling import to_json
 from ckptconv.edits.name_rule import TO_GGUF, TO_LDM, TO_MMPROJ
 from ckptconv.errors import UsageError
@@ -50,9 +51,8 @@ class Order:
             )
         if request.settings and request.arch is None and not self.with_params:
             raise UsageError("params are set for no architecture", hint="name it with --arch, or ask for --with-params")
-        if request.inputs and not self.verify and not (self.format.graph and _is_python(request.arch)):
-            hint = "--input goes with --arch FILE.py:CLASS"
-            raise UsageError("inputs are for Python that a graph is made of", hint=hint)
+        if request.inputs and not self.verify and not (self.format.graph and self._may_be_python()):
+            raise self.odd_inputs()
         if self.edits.quantize:
             self._check_quantize()
         for key, value in self.metadata.items():
@@ -63,6 +63,19 @@ class Order:
                 said = error if isinstance(error, TypeError) else deep
                 hint = "numbers, texts, lists, dicts, …; .item() or .tolist() of an array, str() of a path"
                 raise UsageError(f"metadata {key!r}: {said}", hint=hint) from error
+
+    def odd_inputs(self) -> UsageError:
+        """The error for inputs that nothing asks for."""
+        return UsageError(
+            "inputs are for Python that a graph is made of", hint="--input goes with --arch FILE.py:CLASS"
+        )
+
+    def _may_be_python(self) -> bool:
+        """Whether Python computes: what was named, or, where nothing was, the class of a config.json."""
+        from ckptconv.arch.factory import is_reference  # few ask for Python
+
+        arch = self.request.arch
+        return config_beside(self.request.path).is_file() if arch is None else is_reference(arch)
 
     def _check_quantize(self) -> None:
         """Raise UsageError where quantized weights cannot go, and where they would be taken for a model."""
@@ -80,9 +93,3 @@ class Order:
                 f"--{words[0]} goes by an architecture, and none has quantized weights",
                 hint=f"leave --{words[0]} out; ckptconv validate asks it of the source",
             )
-
-
-def _is_python(arch: str | None) -> bool:
-    from ckptconv.arch.factory import is_reference  # few ask for Python
-
-    return arch is not None and is_reference(arch)

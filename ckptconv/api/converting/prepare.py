@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from ckptconv.api.editing.edits import Moves
 from ckptconv.core.record_edits import without_tensors
 from ckptconv.edits.name_rule import GGUF
+from ckptconv.errors import MisfitError, UnknownClassError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,10 +48,32 @@ class Prepared:
 
 
 def prepare(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
-    """What `order` makes of the source. `adapters` are those of its edits, opened.
+    """What `order` makes of the source. `adapters` are those of its edits, opened. Where a graph is asked for, and a
+    config.json beside the source alone says what is computed, the class that it names does.
 
     Raises EditError, UsageError, MisfitError and what reading rules, configurations and architectures raises.
     """
+    try:
+        return _prepared(order, opened, adapters)
+    except UnknownClassError as error:
+        if not order.format.graph:
+            raise
+        return _with_its_class(order, opened, adapters, error)
+
+
+def _with_its_class(order: Order, opened: Checkpoint, adapters: Adapters, error: UnknownClassError) -> Prepared:
+    from ckptconv.api.fitting.installed import check_is_no_other, computed_by_its_class
+
+    request, told = computed_by_its_class(order.request, error, opened)
+    try:
+        made = _prepared(replace(order, request=request), opened, adapters)
+    except MisfitError:
+        check_is_no_other(request, error)
+        raise
+    return replace(made, findings=[told, *made.findings])
+
+
+def _prepared(order: Order, opened: Checkpoint, adapters: Adapters) -> Prepared:
     named = _chosen(_named(opened, order.request, graph=order.format.graph), order)
     adapter = _adapter(named, order) if order.edits.for_llama_cpp else None
     made, moves, entries = _edited(named, order, adapters, adapter)
@@ -142,7 +165,10 @@ def _graph(said: Checkpoint, order: Order) -> GraphPlan | None:
         return None
     from ckptconv.api.converting.graph import plan_graph
 
-    return plan_graph(order.request, said, cast("OnnxOptions", order.own))
+    made = plan_graph(order.request, said, cast("OnnxOptions", order.own))
+    if order.request.arch is None and order.request.inputs and not order.verify:
+        raise order.odd_inputs()  # it was thought that there might be a class
+    return made
 
 
 def without_extras(made: Prepared) -> Prepared:

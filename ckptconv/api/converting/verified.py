@@ -40,6 +40,7 @@ class Verifier:
         check_device("cpu")
         try:
             self._side = Side(Subject(self.request, tensors=checkpoint), self._stack, self._memory)
+            self.request = self._side.request
             self._side.load()
             self._look(wanted)
         except BaseException:

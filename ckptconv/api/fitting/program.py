@@ -7,8 +7,9 @@ import shlex
 from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting.compare import compare
-from ckptconv.api.stated import config_beside
-from ckptconv.errors import ForeignNamesError, MisfitError, UsageError
+from ckptconv.api.fitting.resolve import named_by
+from ckptconv.api.stated import config_beside, read_json
+from ckptconv.errors import ForeignNamesError, MisfitError, UnknownClassError, UsageError
 
 if TYPE_CHECKING:
     from ckptconv.api.fitting.compare import Validation
@@ -41,7 +42,8 @@ def _stripped(result: Validation) -> list[str]:
 def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Program]:
     """The architecture that is asked for or evident, and what it computes with this checkpoint's params.
 
-    Raises UsageError where there is none, or where it has no forward recipe; MisfitError where it does not fit.
+    Raises UsageError where there is none, or where it has no forward recipe, UnknownClassError where a config.json
+    names a class all the same; MisfitError where it does not fit.
     """
     from ckptconv.arch.recipe.program import program
     from ckptconv.arch.table import expand
@@ -53,28 +55,45 @@ def program_of(request: Request, checkpoint: Checkpoint) -> tuple[Validation, Pr
     except UsageError as error:
         if request.arch is not None:
             raise
-        raise UsageError(
-            f"what the network computes has to be known, and {error.message}", path=request.source,
-            hint=or_keep(
-                request.command("--arch", "NAME") + " (ckptconv arch list; or FILE.py:CLASS)", request, checkpoint
-            ),
-        ) from None  # fmt: skip
+        raise _not_known(request, checkpoint, error) from None
     if result.spec is None:
         raise UsageError(
             f"{request.arch!r} has names and shapes alone, and a graph says what is computed",
             hint="--arch takes an architecture with a forward recipe (ckptconv arch list), or FILE.py:CLASS",
         )
     if result.spec.forward is None:
-        config = config_beside(request.path)
-        one, why = ("FILE.py:CLASS", "where FILE.py defines the network")
-        if config.is_file():
-            one, why = os.fspath(config), "which has transformers build the network"
-        raise UsageError(
-            f"the architecture {result.spec.name!r} has no forward recipe: it says nothing of what is computed",
-            path=request.source,
-            hint=f"{request.command('--arch', one)}, {why}",
-        )
+        raise _without_recipe(request, result.spec.name)
     return result, program(expand(result.spec, result.params), checkpoint)
+
+
+def _not_known(request: Request, checkpoint: Checkpoint, error: UsageError) -> UsageError:
+    """The error where nothing says the architecture, and so not what is computed."""
+    message = f"what the network computes has to be known, and {error.message}"
+    if isinstance(error, UnknownClassError):
+        return UnknownClassError(
+            message, name=error.name, by=error.by, nearest=error.nearest, path=request.source,
+            hint=_of_its_class(request, error.by),
+        )  # fmt: skip
+    line = f"{request.command('--arch', 'NAME')} (ckptconv arch list; or FILE.py:CLASS)"
+    return UsageError(message, path=request.source, hint=or_keep(line, request, checkpoint))
+
+
+def _without_recipe(request: Request, arch: str) -> UsageError:
+    """The error for an architecture that has names and shapes alone, with who else says what is computed."""
+    message = f"the architecture {arch!r} has no forward recipe: it says nothing of what is computed"
+    config = config_beside(request.path)
+    if not config.is_file():
+        hint = f"{request.command('--arch', 'FILE.py:CLASS')}, where FILE.py defines the network"
+        return UsageError(message, path=request.source, hint=hint)
+    named = named_by(read_json(config)[0])
+    hint = _of_its_class(request, named.by if named else "transformers")
+    if named is None or request.arch is not None:
+        return UsageError(message, path=request.source, hint=hint)
+    return UnknownClassError(message, name=named.name, by=named.by, path=request.source, hint=hint)
+
+
+def _of_its_class(request: Request, by: str) -> str:
+    return f"{request.command('--arch', os.fspath(config_beside(request.path)))}, which has {by} build the network"
 
 
 def or_keep(command: str, request: Request, checkpoint: Checkpoint) -> str:

@@ -132,11 +132,11 @@ def _by_evidence(request: Request, said: Stated, checkpoint: Checkpoint) -> Reso
                 "this is an adapter (LoRA): changes to another model's weights, which no architecture describes",
                 path=path, hint="ckptconv inspect shows what is in it; validate the model that it is for",
             ) from None  # fmt: skip
-        named = _named_by(config) or _named_by_llama_cpp(checkpoint)
+        named = named_by(config) or _named_by_llama_cpp(checkpoint)
         raise (stranger(named, path) if named else error).at(path) from None
     named = _stranger(choice, config, checkpoint)
     # by the same words another architecture's configuration means something else
-    its_own = config if choice.evidence != "names" or not _named_by(config) else None
+    its_own = config if choice.evidence != "names" or not named_by(config) else None
     sources = _sources(choice.spec, note, said.statements, its_own, settings)
     return Resolved(
         choice.spec.name, choice.evidence, choice.spec, sources=sources, findings=(*said.findings, *choice.findings),
@@ -152,7 +152,7 @@ class Named(NamedTuple):
     by: Literal["transformers", "diffusers", "llama.cpp"]
 
 
-def _named_by(config: Mapping[str, object] | None) -> Named | None:
+def named_by(config: Mapping[str, object] | None) -> Named | None:
     """The class that a configuration names, or its type; None where it says neither."""
     config = config or {}
     named = config.get("architectures")
@@ -179,7 +179,7 @@ def _named_by_llama_cpp(checkpoint: Checkpoint, spec: Spec | None = None) -> Nam
 
 def _stranger(choice: Choice, config: Mapping[str, object] | None, checkpoint: Checkpoint) -> Named | None:
     """What the checkpoint is said to be, where the chosen spec describes no such."""
-    named = _named_by(config)
+    named = named_by(config)
     if choice.evidence == "names":
         return named or _named_by_llama_cpp(checkpoint, choice.spec)
     stated = choice.evidence == CONFIG and config is not None and config.get("architectures")

@@ -16,7 +16,7 @@ from ckptconv.api.fitting.naming import named_by_architecture
 from ckptconv.api.fitting.program import program_of
 from ckptconv.api.open import open
 from ckptconv.api.running.feeds import recipe_input
-from ckptconv.api.stated import stated
+from ckptconv.api.stated import config_beside, stated
 from ckptconv.arch.factory import is_reference, made
 from ckptconv.arch.huggingface import as_held, is_config, refuse_quantized
 from ckptconv.arch.load import library_names
@@ -26,7 +26,7 @@ from ckptconv.checks.torch_runner import TorchRunner, float_types, load_weights
 from ckptconv.checks.verify import Weight
 from ckptconv.core.memory import give_back_freed_memory
 from ckptconv.core.report import Finding
-from ckptconv.errors import CkptconvError
+from ckptconv.errors import CkptconvError, UnknownClassError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,13 +96,38 @@ class Side:
     def _opened(self, subject: Subject, stack: ExitStack, progress: Progress | None) -> Checkpoint:
         if subject.tensors is not None:
             self.is_graph = subject.tensors.format == "onnx"
+            self._asks_its_class(subject.evidence or subject.tensors)
             return subject.tensors
         opened = stack.enter_context(open(self.path, format=self.request.read_as, progress=progress))
         self.is_graph = opened.format == "onnx"
+        return named_by_architecture(self._read(opened), self.request)
+
+    def _read(self, opened: Checkpoint) -> Checkpoint:
+        """The checkpoint as what computes with it has it."""
+        made, findings = opened, list[Finding]()
         for reading in self._readings():
-            opened, told = reading(opened, self.path)
-            self.findings += told
-        return named_by_architecture(opened, self.request)
+            made, told = reading(made, self.path)
+            findings += told
+        if not self._asks_its_class(made):
+            self.findings += findings
+            return made
+        return self._read(opened)
+
+    def _asks_its_class(self, checkpoint: Checkpoint) -> bool:
+        """Ask for the class that a config.json names, where nothing else says what is computed. Whether that is so."""
+        if self.request.arch is not None or self.is_graph or not config_beside(self.path).is_file():
+            return False
+        try:
+            program_of(self.request, checkpoint)
+        except UnknownClassError as error:
+            from ckptconv.api.fitting.installed import computed_by_its_class
+
+            self.request, told = computed_by_its_class(self.request, error, checkpoint)
+            self.findings.append(told)
+            return True
+        except CkptconvError:  # it comes again where it is to be run
+            pass
+        return False
 
     def _readings(self) -> tuple[Callable[[Checkpoint, Path], tuple[Checkpoint, list[Finding]]], ...]:
         """As what a file is read that is not stored as what computes with it has it: none where Python says what does,
