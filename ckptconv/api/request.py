@@ -84,6 +84,13 @@ class Request:
         """The line of `validate` on the same file, with what was said of its architecture; to be pasted."""
         return replace(self, words=("validate", str(self.path), *from_words(self.read_as))).command()
 
+    def into(self, target: str) -> str:
+        """The command line that asked, with another DST, whose suffix says what it becomes; to be pasted."""
+        command, source, _, *words = self.words
+        for at in [place for place, word in enumerate(words) if word == "--to"]:
+            words[at : at + 2] = []
+        return replace(self, words=(command, source, target, *words)).command()
+
     def command(self, *more: str) -> str:
         """The command line that asked, with more options; to be pasted."""
         given = [part for text in self.settings for part in ("--set", text)]

@@ -84,6 +84,12 @@ class Notices(Protocol):
     def __call__(self, checkpoint: Checkpoint) -> list[Finding]: ...
 
 
+class Needs(Protocol):
+    """What a checkpoint lacks for the format, in words; "" where it lacks nothing. It is asked before any loss."""
+
+    def __call__(self, checkpoint: Checkpoint) -> str: ...
+
+
 class Layout(Protocol):
     """Which tensors go into which file, with no more than `limit` bytes in a file unless a single tensor is larger."""
 
@@ -129,6 +135,9 @@ class Format:
     magic:    (offset, bytes) pairs, one of which a file must match before `claims` is imported; empty: always asked.
     claims:   reader: writer: ``"module:function"``; an empty writer means read-only.
     notices:  an optional function from a checkpoint to findings that its writer wants reported.
+    needs:    an optional function from a checkpoint to what it lacks, without which nothing can be written, whatever is
+              agreed to.
+    instead:  a suffix that can be written of such a checkpoint.
     extra:    the pip extra that the functions need, "" for none.
     options:  ``"module:Class"`` of its own options, a frozen dataclass of strings, integers and booleans with
               defaults; `option_table` describes them.
@@ -151,6 +160,8 @@ class Format:
     magic: tuple[tuple[int, bytes], ...] = ()
     holds: Holds = Holds()
     notices: str = ""
+    needs: str = ""
+    instead: str = ""
     extra: str = ""
     options: str = ""
     graph: bool = False
@@ -207,6 +218,10 @@ class Format:
     def notices_for(self, checkpoint: Checkpoint) -> list[Finding]:
         """What a person should know about the file that would be written, although nothing is lost."""
         return cast("Notices", self._load(self.notices))(checkpoint) if self.notices else []
+
+    def lacking(self, checkpoint: Checkpoint) -> str:
+        """What the checkpoint lacks for this format, in words; "" where it lacks nothing."""
+        return cast("Needs", self._load(self.needs))(checkpoint) if self.needs else ""
 
     def option_table(self) -> list[OptionRow]:
         """The options that ``-O`` accepts."""

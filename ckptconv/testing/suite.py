@@ -56,6 +56,10 @@ class FormatTests:
         """The checkpoints that the format has to give back."""
         return samples_for(self.format.holds)
 
+    def needed(self, sample: Sample) -> Sample:
+        """The sample with what the format cannot be written without (`Format.needs`)."""
+        return sample
+
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Run each test that takes a `sample` once for each sample."""
         if "sample" in metafunc.fixturenames:
@@ -68,7 +72,13 @@ class FormatTests:
     # What it says of itself
 
     def test_its_passport_names_functions_that_load(self) -> None:
-        for function in (self.format.claims, self.format.reader, self.format.writer, self.format.notices):
+        for function in (
+            self.format.claims,
+            self.format.reader,
+            self.format.writer,
+            self.format.notices,
+            self.format.needs,
+        ):
             assert not function or callable(self.format._load(function)), function
 
     def test_its_passport_reads_well(self) -> None:
@@ -115,7 +125,7 @@ class FormatTests:
         assert ours.tensors.keys() - tied <= other.tensors.keys()
 
     def test_what_it_does_not_hold_is_named_before_it_is_lost(self, tmp_path: Path) -> None:
-        sample, holds = rich_sample(self.format.holds), self.format.holds
+        sample, holds = self.needed(rich_sample(self.format.holds)), self.format.holds
         codes = {loss.code for loss in preflight.losses(sample.open(), self.format)}
         held = {"tie": holds.ties or holds.single, "extras": holds.extras, "metadata": holds.metadata != "none"}
         assert codes == {code for code, is_held in held.items() if not is_held}
@@ -127,7 +137,7 @@ class FormatTests:
     # How it reads
 
     def test_opening_reads_no_tensor_byte(self, tmp_path: Path) -> None:
-        path = self._written(large_sample(self.format.holds), tmp_path)
+        path = self._written(self.needed(large_sample(self.format.holds)), tmp_path)
         with Source(path) as source:
             self.format.claims_file(source)
             with self.format.read(source) as checkpoint:
@@ -164,7 +174,9 @@ class FormatTests:
         assert first.read_bytes() == second.read_bytes()
 
     def test_two_processes_write_the_same_bytes(self, tmp_path: Path) -> None:
-        rich = next((one for one in self.samples() if one.name == "metadata"), rich_sample(self.format.holds))
+        rich = next(
+            (one for one in self.samples() if one.name == "metadata"), self.needed(rich_sample(self.format.holds))
+        )
         here = self._written(rich, tmp_path)
         for seed in (0, 1):
             there = tmp_path / f"there-{seed}{self._suffix}"
@@ -179,7 +191,7 @@ class FormatTests:
         self._fail_at_every_call(tmp_path, KeyboardInterrupt(), KeyboardInterrupt)
 
     def test_short_writes_are_gone_on_with(self, tmp_path: Path) -> None:
-        sample = small_sample(self.format.holds)
+        sample = self.needed(small_sample(self.format.holds))
         whole, path = self._written(sample, tmp_path), tmp_path / f"short{self._suffix}"
         with short_writes():
             write(self.format, sample, path)
@@ -199,7 +211,7 @@ class FormatTests:
         assert judge.verdicts.refused
 
     def _judge(self, tmp_path: Path) -> Judge:
-        sample = small_sample(self.format.holds)
+        sample = self.needed(small_sample(self.format.holds))
         path = self._written(sample, tmp_path)
         with Source(path) as source, self.format.read(source) as found:
             assert not (what := disagreement(reading(found), path, self.reference)), what
@@ -211,7 +223,7 @@ class FormatTests:
         return path
 
     def _fail_at_every_call(self, folder: Path, error: BaseException, raised: type[BaseException]) -> None:
-        sample = replace(small_sample(self.format.holds), name="whole")
+        sample = replace(self.needed(small_sample(self.format.holds)), name="whole")
         whole = self._written(sample, folder)
         new = whole.read_bytes()
         whole.unlink()

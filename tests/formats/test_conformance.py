@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
+import zipfile
 from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,12 +19,14 @@ from safetensors import deserialize
 
 import ckptconv
 from ckptconv.core.arrays import NUMPY_NAMED, NUMPY_NAMES, TORCH_NAMES, to_bytes
+from ckptconv.core.composite import renamed
 from ckptconv.core.dtypes import DType
+from ckptconv.core.metadata import StateDict
 from ckptconv.formats import npz as our_npz
 from ckptconv.formats import safetensors as our_safetensors
 from ckptconv.formats import torch as our_torch
 from ckptconv.formats.registry import BUILTIN, by_name
-from ckptconv.testing import FormatTests, Reading
+from ckptconv.testing import FormatTests, Reading, Sample, samples_for
 from tests.support.flax_files import restore
 from tests.support.nodes import as_node, image, load
 
@@ -133,6 +138,40 @@ class TestHdf5(FormatTests):
         judge.bit_flips(
             [at for at in judge.header_bytes(tmp_path / "small.h5")[::9] if data[at : at + 16].strip(b"\0")]
         )
+        assert not judge.verdicts.failures, judge.verdicts.text()
+        assert judge.verdicts.refused
+
+
+class TestKeras(FormatTests):
+    """Of what has a configuration of Keras' and Keras' paths, as all that is written so has."""
+
+    format = by_name("keras")
+
+    def samples(self) -> list[Sample]:
+        return [self.needed(one) for one in samples_for(self.format.holds) if isinstance(one.root, dict | StateDict)]
+
+    def needed(self, sample: Sample) -> Sample:
+        names = {name: f"{name}/vars/0" for name in sample.tensors}
+        root = sample.root if isinstance(sample.root, dict) else {"state_dict": sample.root}
+        return replace(
+            sample, tensors={names[name]: one for name, one in sample.tensors.items()},
+            composites={name: renamed(one, names) for name, one in sample.composites.items()},
+            root={"config.json": {"class_name": "Net", "config": {"units": [1, 0.5, None]}}, "metadata.json": {}, **root},
+        )  # fmt: skip
+
+    def reference(self, path: Path) -> Reading:
+        names: list[str] = []
+        with zipfile.ZipFile(path) as archive:
+            json.loads(archive.read("config.json"))
+            weights = archive.read("model.weights.h5")
+        with h5py.File(io.BytesIO(weights)) as file:
+            file.visit_links(names.append)
+            return Reading({name: of_h5py(file[name]) for name in names if isinstance(file[name], h5py.Dataset)})
+
+    def test_a_flipped_bit_in_the_header_is_refused_or_read_as_the_reference_does(self, tmp_path: Path) -> None:
+        """In every fiftieth byte."""
+        judge = self._judge(tmp_path)
+        judge.bit_flips(judge.header_bytes(tmp_path / "small.keras")[::50])
         assert not judge.verdicts.failures, judge.verdicts.text()
         assert judge.verdicts.refused
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 from ckptconv.api.request import several
 from ckptconv.core.metadata import RUNS, Opaque, TensorRef, nodes_of, walk
 from ckptconv.core.text import plural
-from ckptconv.errors import LossError, UnsafeError, UsageError, first_of
+from ckptconv.errors import LossError, UnsafeError, UnsupportedError, UsageError, first_of
 from ckptconv.formats.targets import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from ckptconv.api.converting.destination import Destination
+    from ckptconv.api.converting.order import Order
+    from ckptconv.api.converting.prepare import Prepared
     from ckptconv.api.open import PathText
     from ckptconv.core.checkpoint import Checkpoint
     from ckptconv.core.report import Finding
@@ -28,6 +31,18 @@ def agreed(allow_loss: str | Collection[str]) -> Collection[str]:
     if unknown := set(codes) - {*preflight.CODES, "all"}:
         raise UsageError(f"there is no loss {min(unknown)!r}", hint=f"known: {', '.join(preflight.CODES)}, all")
     return codes
+
+
+def refuse_lacking(order: Order, made: Prepared, place: Destination) -> None:
+    """Raise UnsupportedError where the checkpoint lacks what the format cannot be written without."""
+    if not (lacking := place.format.lacking(made.checkpoint)):
+        return
+    if order.bare and not place.format.lacking(made.edited):
+        hint = "leave --bare out: it takes the model's tensors alone"
+    else:
+        target = place.path.with_name(place.path.name.removesuffix(place.path.suffix) + place.format.instead)
+        hint = f"{order.request.into(str(target))} writes the weights alone"
+    raise UnsupportedError(f"no {place.format.name} file can be made: {lacking}", path=order.request.source, hint=hint)
 
 
 def refuse(losses: list[Finding], allowed: Collection[str], source: PathText, *, bare: bool = False) -> None:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptconv.api.converting.consent import refuse, refuse_dependents
+from ckptconv.api.converting.consent import refuse, refuse_dependents, refuse_lacking
 from ckptconv.api.converting.conversion import completed, foreseen, planned, stored_tensors
 from ckptconv.api.converting.destination import settle
 from ckptconv.api.converting.prepare import prepare, without_extras
@@ -53,6 +53,7 @@ class Job:
         if files is not None:
             made = replace(made, checkpoint=files.left_to(made.checkpoint))
         place = settle(self.order.format, self.target, made.checkpoint, self.shard_size, plain=made.plain)
+        refuse_lacking(self.order, made, place)
         result = foreseen(self.order, made, place, files)
         if made.checkpoint.extras and not place.format.holds.extras:
             made = without_extras(made)

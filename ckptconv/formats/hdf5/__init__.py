@@ -17,6 +17,7 @@ From the tensors to the bytes:
     stored  placing                     names and types; which groups, datasets and attributes there will be
     drafting  dense  messages           where all of them lie, also the links of a large group; what their headers say
     reference                           h5py, which has to open the file
+    archive_write                       Keras' archive around it
 """
 
 from ckptconv.core.dtypes import DTYPES
@@ -45,5 +46,10 @@ FORMATS = (
         claims="ckptconv.formats.hdf5.archive:claims",
         dialect="keras",
         reader="ckptconv.formats.hdf5.archive:read",
+        writer="ckptconv.formats.hdf5.archive_write:write",
+        notices="ckptconv.formats.hdf5.stored:notices",
+        needs="ckptconv.formats.hdf5.archive_write:lacking",
+        instead=".weights.h5",
+        holds=_HOLDS,
     ),
 )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ckptconv.core.tensor import ByteSpan, LazyTensor
     from ckptconv.io.source import Source
 
-_CONFIG, _ABOUT, _WEIGHTS, _ASSETS = "config.json", "metadata.json", "model.weights.h5", "assets/"
+CONFIG, ABOUT, WEIGHTS, ASSETS = "config.json", "metadata.json", "model.weights.h5", "assets/"
 _OTHER_WEIGHTS = ("model.weights.npz", "model.weights.json")
 
 
@@ -43,7 +43,7 @@ def claims(source: Source) -> bool:
         entries = ZipArchive.of(source).entries
     except CkptconvError:
         return False
-    return _CONFIG in entries and _ABOUT in entries
+    return CONFIG in entries and ABOUT in entries
 
 
 def read(source: Source) -> Checkpoint:
@@ -52,19 +52,19 @@ def read(source: Source) -> Checkpoint:
     Raises CorruptFileError, LimitError, and UnsupportedError for what is refused by name.
     """
     archive = ZipArchive.of(source)
-    if _WEIGHTS not in archive.entries:
+    if WEIGHTS not in archive.entries:
         raise _without_weights(archive)
     metadata: dict[str, MetaNode] = {}
     left = MAX_HDF5_TEXT
     for name in archive.entries:
-        if name in (_CONFIG, _ABOUT):
+        if name in (CONFIG, ABOUT):
             metadata[name] = _document(name, archive.read(name, MAX_CONFIG))
-        elif name.startswith(_ASSETS) and not name.endswith("/"):
+        elif name.startswith(ASSETS) and not name.endswith("/"):
             metadata[name] = data = archive.read(name, left)
             left -= len(data)
-        elif name != _WEIGHTS and not name.endswith("/"):
+        elif name != WEIGHTS and not name.endswith("/"):
             raise UnsupportedError(f"{name!r} in the archive is not part of a Keras model", hint="save the model again")
-    weights = archive.span(_WEIGHTS)
+    weights = archive.span(WEIGHTS)
     tree = walk(Hdf5File(Window(weights.file, weights.offset, weights.length), weights))
     whole = replace(weights)
     known: dict[int, LazyTensor] = {}
@@ -84,7 +84,7 @@ def _without_weights(archive: ZipArchive) -> CkptconvError:
                 f"the archive keeps its weights in {name!r}, which is not supported",
                 hint="model.save it again as .keras",
             )
-    return CorruptFileError(f"the archive has no {_WEIGHTS!r}")
+    return CorruptFileError(f"the archive has no {WEIGHTS!r}")
 
 
 def _document(name: str, text: bytes) -> MetaNode:

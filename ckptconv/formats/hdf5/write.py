@@ -31,9 +31,10 @@ from ckptconv.io.stream import Job, Streamer
 from ckptconv.io.window import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from ckptconv.core.checkpoint import Checkpoint
+    from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
     from ckptconv.formats.base import WriteOptions
     from ckptconv.formats.targets.plan import Plan
@@ -56,6 +57,11 @@ class Drafted:
     paths: list[str]
     plan: Plan | None = None
 
+    def one_of_each(self) -> list[str]:
+        """A path for each kind of header that there is."""
+        kinds = {job.tensor.info: path for job, path in zip(self.jobs, self.paths, strict=True)}
+        return list(kinds.values())
+
     def digest(self, checkpoint: Checkpoint, sums: list[Sums]) -> str | None:
         """The content digest; it goes into the record, where there is one."""
         if self.plan is None:
@@ -70,23 +76,24 @@ class Drafted:
 
 def write(checkpoint: Checkpoint, target: Target, options: WriteOptions) -> WriteResult:
     """Write the checkpoint. Raises LimitError, DamagedTensorError, RejectedOutputError."""
-    made = drafted(checkpoint, plain=options.plain)
+    made = drafted(checkpoint, (), plain=options.plain)
     target.reserve(made.draft.size)
     content = made.plan is not None
     sums = Streamer(target, crc=False, content=content, progress=options.progress).run(made.jobs)
     digest = made.digest(checkpoint, sums)
     target.write_at(0, bytes(made.draft.head))
-    kinds = {job.tensor.info: path for job, path in zip(made.jobs, made.paths, strict=True)}
-    open_with_h5py(target.readable_path, kinds.values())  # one of each: of 30,000 in a group it looks for each in turn
+    open_with_h5py(target.readable_path, made.one_of_each())
     return WriteResult(made.draft.size, digest)
 
 
-def drafted(checkpoint: Checkpoint, *, plain: bool) -> Drafted:
-    """Decide names, types, attributes and places. Raises LimitError."""
-    return _without_record(checkpoint, plain=plain) or _with_record(checkpoint)
+def drafted(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> Drafted:
+    """Decide names, types, attributes and places. `documents`: keys of metadata that is kept elsewhere. Raises
+    LimitError.
+    """
+    return _without_record(checkpoint, documents, plain=plain) or _with_record(checkpoint, documents)
 
 
-def _without_record(checkpoint: Checkpoint, *, plain: bool) -> Drafted | None:
+def _without_record(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> Drafted | None:
     """The file whose reader gives the very same back without a record; None where there is none.
 
     `plain`: the model's tensors alone have to be the same.
@@ -99,7 +106,7 @@ def _without_record(checkpoint: Checkpoint, *, plain: bool) -> Drafted | None:
     if not plain and not is_unnoted(checkpoint):
         return None
     try:
-        places, file, found = _attempt(checkpoint, plain=plain)
+        places, file, found = _attempt(checkpoint, documents, plain=plain)
     except (UnsayableError, CkptconvError):
         return None
     if not _is_same(found, checkpoint, plain=plain):
@@ -109,16 +116,17 @@ def _without_record(checkpoint: Checkpoint, *, plain: bool) -> Drafted | None:
     return Drafted(file, _jobs(file, places, stored, paths), paths)
 
 
-def _attempt(checkpoint: Checkpoint, *, plain: bool) -> tuple[Places, Draft, Checkpoint]:
+def _attempt(checkpoint: Checkpoint, documents: Collection[str], *, plain: bool) -> tuple[Places, Draft, Checkpoint]:
     """A file without a record, and what its reader makes of it."""
     tied, tensors = checkpoint.tied_to, checkpoint.all_tensors
     infos = {name: tensor.info for name, tensor in tensors.items() if name not in tied}
     places = placed(infos, tied, {name: path_of(name, checkpoint) for name in tensors})
     if not plain:
-        say_all(places, checkpoint.root)
+        say_all(places, _without(checkpoint.root, documents))
     file = draft(places.root)
     tree = walk(Hdf5File(Window(_Unwritten(file), 0, file.size)))
-    return places, file, checkpoint_of(tree, {}, "hdf5", None)
+    metadata = checkpoint.metadata
+    return places, file, checkpoint_of(tree, {key: metadata[key] for key in documents}, "hdf5", None)
 
 
 def _is_same(found: Checkpoint, wanted: Checkpoint, *, plain: bool) -> bool:
@@ -143,8 +151,14 @@ class _Unwritten:
         buffer[:] = self.read_at(offset, len(buffer))
 
 
-def _with_record(checkpoint: Checkpoint) -> Drafted:
-    made = plan(checkpoint, acceptor(checkpoint), stored_as)
+def _without(root: MetaNode, documents: Collection[str]) -> MetaNode:
+    """The tree without those of its keys."""
+    return {key: value for key, value in root.items() if key not in documents} if type(root) is dict else root
+
+
+def _with_record(checkpoint: Checkpoint, documents: Collection[str]) -> Drafted:
+    inside = checkpoint.replaced(root=_without(checkpoint.root, documents))
+    made = plan(inside, acceptor(checkpoint), stored_as)
     links, paths = _linked(checkpoint, made)
     places = placed(made.infos, links, paths)
     for path, attributes in shown(replace(made.record, root=made.root), places).items():
