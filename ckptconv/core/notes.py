@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.spelling import to_json
+from ckptconv.core.strict_json import as_size, as_text
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from ckptconv.core.metadata import MetaNode, Opaque
     from ckptconv.core.spelling import Json
@@ -66,6 +67,33 @@ WITH_SCALES = "integers with scales"
 """What people call most of the schemes by which a graph computes weights."""
 
 
+VALUES = "values"
+"""The part of a weight that has its integers, or codes."""
+
+SCHEMES = frozenset(("affine", "nbits", "sparse"))
+PARTS = frozenset((VALUES, "scale", "zero_point", "factor", "codebook", "mask", "axis", "shape"))
+
+
+def _true(value: Json) -> bool:
+    if value is not True:
+        raise ValueError(f"{value!r} is not true")
+    return True
+
+
+def _sizes(value: Json) -> Json:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of sizes")
+    return [as_size(one) for one in value]
+
+
+_DETAILS: Mapping[str, Callable[[Json], Json]] = {
+    **dict.fromkeys(("axis", "block", "bits", "rows", "columns"), as_size),
+    **dict.fromkeys(("shape", "size", "counts"), _sizes), **dict.fromkeys(("codes", "computed"), as_text),
+    "inverse": _true,
+}  # fmt: skip
+"""What a scheme may take besides, and what is read of a record as that."""
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
     """A weight that a graph computes of several tensors.
@@ -88,6 +116,31 @@ class QuantizedWeight:
     def to_dict(self) -> dict[str, Json]:
         """As `inspect --json` shows it."""
         return {"name": self.name, "scheme": self.scheme, "parts": dict(self.parts), **self.details}
+
+    def recorded(self) -> dict[str, Json]:
+        """As the record spells it."""
+        return {**self.to_dict(), "called": self.called}
+
+    @classmethod
+    def of_record(cls, entry: Mapping[str, Json]) -> QuantizedWeight:
+        """The weight that `recorded` spelled. Raises ValueError, TypeError, KeyError, AttributeError elsewhere."""
+        said = dict(entry)
+        name, scheme, called = (as_text(said.pop(key)) for key in ("name", "scheme", "called"))
+        named: Any = said.pop("parts")
+        parts = {as_text(role): as_text(part) for role, part in named.items()}
+        if scheme not in SCHEMES or VALUES not in parts or not parts.keys() <= PARTS:
+            raise ValueError(f"{name!r} is computed of its parts in no way that is known")
+        details = {key: _DETAILS[key](value) for key, value in said.items()}
+        return cls(name, scheme, {VALUES: parts.pop(VALUES), **parts}, details, called)
+
+    def renamed(self, names: Mapping[str, str]) -> QuantizedWeight | None:
+        """The same of parts that go by other names; None where one has none."""
+        parts = {role: names[part] for role, part in self.parts.items() if part in names}
+        if len(parts) < len(self.parts):
+            return None
+        end = self.values.removeprefix(self.name)  # such as "_quantized"
+        made = parts[VALUES].removesuffix(end) if len(end) < len(self.values) else self.name
+        return replace(self, parts=parts, name=self.name if parts == self.parts else made)
 
 
 @dataclass(frozen=True, slots=True)

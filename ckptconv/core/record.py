@@ -25,6 +25,8 @@ The record's keys, all optional but the first:
     devices, strides, attributes    by name
     versions       [[path in the tree, module versions]…] of state_dicts that are not the model's
     types          key → type that a format has for metadata, where Python's does not say that much
+    quantized      [{"name", "scheme", "parts", "called", …}…] of weights that a graph computed (`core.notes`), and
+                   `between`: tensors by which it quantized what goes from layer to layer
     source, arch, digest
 
 What other tools may do to such a file, and how it is read then, stands in `ckptconv.core.record_edits`.
@@ -42,7 +44,7 @@ from ckptconv.core import composite as composites
 from ckptconv.core import strict_json
 from ckptconv.core.dtypes import DTYPES
 from ckptconv.core.metadata import MetaNode, StateDict, Stored, TensorRef, TorchSize, TorchValue, is_too_deep, nodes_of
-from ckptconv.core.notes import Notes, TensorNote
+from ckptconv.core.notes import Notes, QuantizedWeight, TensorNote
 from ckptconv.core.spelling import Json, canonical, dumps, from_json, is_utf8, module_versions, to_json, without
 from ckptconv.core.strict_json import as_size, as_text
 from ckptconv.core.tensor import TensorInfo
@@ -149,6 +151,8 @@ class Record:
             "attributes": {name: to_json(node) for name, node in notes.attributes.items()},
             "versions": [[list(path), to_json(node)] for path, node in notes.versions.items()],
             "types": dict(notes.types),
+            "quantized": [one.recorded() for one in notes.quantized],
+            "between": list(notes.between),
             "source": notes.source,
             "arch": to_json(notes.arch),
             "digest": self.digest,
@@ -216,6 +220,8 @@ def _notes(document: dict[str, Any]) -> Notes:
         versions={tuple(map(_key, path)): module_versions(node) for path, node in document.get("versions", [])},
         types={key: as_text(name) for key, name in document.get("types", {}).items()},
         arch=from_json(document.get("arch")),
+        quantized=tuple(map(QuantizedWeight.of_record, document.get("quantized", []))),
+        between=tuple(as_text(name) for name in document.get("between", [])),
         digest=None if document.get("digest") is None else as_text(document["digest"]),
     )
     flags = {key: document.get(key, []) for key in ("parameters", "requires_grad")}

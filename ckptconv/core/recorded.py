@@ -13,9 +13,11 @@ from ckptconv.core.report import Finding
 from ckptconv.core.tensor import LazyTensor, in_memory, infos_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ckptconv.core.checkpoint import OpenFile
     from ckptconv.core.composite import Composite
-    from ckptconv.core.notes import TensorNote
+    from ckptconv.core.notes import Notes, QuantizedWeight, TensorNote
     from ckptconv.core.record import Inline, Record
 
 
@@ -47,7 +49,7 @@ def recorded_checkpoint(
         composites=composites,
         root=_with_room(root, model, refs),
         format=format,
-        notes=replace(record.notes, tensors=_expand(record, tensors), digest=record.digest),
+        notes=_notes(record, tensors, model, composites),
         findings=tuple(findings),
         file=file,
     )
@@ -77,6 +79,34 @@ def _composites(record: Record, tensors: dict[str, LazyTensor], findings: list[F
         message = f"the record says that {name!r} is made of parts, and {wrong}; they are read as tensors of their own"
         findings.append(Finding("composite", "warning", name, message))
     return good
+
+
+def _notes(
+    record: Record,
+    tensors: dict[str, LazyTensor],
+    model: dict[str, LazyTensor],
+    composites: Mapping[str, Composite],
+) -> Notes:
+    """The bookkeeping, as far as the file has what it speaks of."""
+    return replace(
+        record.notes,
+        tensors=_expand(record, tensors),
+        quantized=_quantized(record, model, composites),
+        between=tuple(name for name in record.notes.between if name in model),
+        digest=record.digest,
+    )
+
+
+def _quantized(
+    record: Record, model: dict[str, LazyTensor], composites: Mapping[str, Composite]
+) -> tuple[QuantizedWeight, ...]:
+    """Weights that a graph computed, as far as their parts are still there; of the same integers, the first."""
+    taken = {part for one in composites.values() for part in one.parts.values()}
+    good: dict[str, QuantizedWeight] = {}
+    for one in record.notes.quantized:
+        if all(part in model and part not in taken for part in one.parts.values()):
+            good.setdefault(one.values, one)
+    return tuple({one.name: one for one in reversed(good.values())}.values())[::-1]
 
 
 def _with_ties(tensors: dict[str, LazyTensor], record: Record, findings: list[Finding]) -> dict[str, LazyTensor]:

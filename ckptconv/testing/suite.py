@@ -72,13 +72,8 @@ class FormatTests:
     # What it says of itself
 
     def test_its_passport_names_functions_that_load(self) -> None:
-        for function in (
-            self.format.claims,
-            self.format.reader,
-            self.format.writer,
-            self.format.notices,
-            self.format.needs,
-        ):
+        one = self.format
+        for function in (one.claims, one.reader, one.writer, one.notices, one.needs):
             assert not function or callable(self.format._load(function)), function
 
     def test_its_passport_reads_well(self) -> None:
@@ -174,9 +169,8 @@ class FormatTests:
         assert first.read_bytes() == second.read_bytes()
 
     def test_two_processes_write_the_same_bytes(self, tmp_path: Path) -> None:
-        rich = next(
-            (one for one in self.samples() if one.name == "metadata"), self.needed(rich_sample(self.format.holds))
-        )
+        rich = self.needed(rich_sample(self.format.holds))
+        rich = next((one for one in self.samples() if one.name == "metadata"), rich)
         here = self._written(rich, tmp_path)
         for seed in (0, 1):
             there = tmp_path / f"there-{seed}{self._suffix}"

@@ -62,11 +62,11 @@ def test_a_usage_error_is_a_line_and_a_hint(run: Run, arguments: list[str], mess
         (["convert", "FILE", "b.safetensor"], "no format is known for the name 'b.safetensor'",
          "did you mean 'b.safetensors'?"),
         (["convert", "FILE", "b.foo"], "no format is known for the name 'b.foo'",
-         "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .h5 .hdf5 "
+         "use --to FORMAT, or one of the suffixes .pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .h5 .hdf5 .keras "
          ".msgpack .npy"),
         (["convert", "FILE", "half"], "no format is known for the name 'half'",
          "half/ makes a folder with model.safetensors in it; else use --to FORMAT, or one of the suffixes "
-         ".pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .h5 .hdf5 .msgpack .npy"),
+         ".pth .pt .bin .ckpt .safetensors .onnx .gguf .npz .h5 .hdf5 .keras .msgpack .npy"),
         (["convert", "FILE", "b.gguf", "--translate", "to-ggfu"], "--translate 'to-ggfu': there is no such dialect",
          "did you mean 'to-gguf'?"),
         (["convert", "FILE", "no/such folder/b.pth"], "no/such folder/b.pth: the target's folder does not exist",

@@ -156,7 +156,7 @@ class TestKeras(FormatTests):
         return replace(
             sample, tensors={names[name]: one for name, one in sample.tensors.items()},
             composites={name: renamed(one, names) for name, one in sample.composites.items()},
-            root={"config.json": {"class_name": "Net", "config": {"units": [1, 0.5, None]}}, "metadata.json": {}, **root},
+            root={"config.json": {"class_name": "Net", "units": [1, 0.5, None]}, "metadata.json": {}, **root},
         )  # fmt: skip
 
     def reference(self, path: Path) -> Reading:

@@ -107,7 +107,8 @@ def looked_at(path: Path, chance: random.Random) -> None:
             assert len(tensor.read(0, size)) == size, "short data"
         edits = ckptconv.Edits(dequantize=bool(found.notes.quantized))
     if not chance.randrange(CONVERTED):
-        target = path.with_name(chance.choice(["out.pth", "out.safetensors", "out.gguf", "out.npz", "out.npy"]))
+        names = ["out.pth", "out.safetensors", "out.gguf", "out.npz", "out.npy"]
+        target = path.with_name(chance.choice(["out.keras"] if found.format == "keras" else names))
         ckptconv.convert(path, target, edits=edits, force=True, allow_loss=["all"])
         ckptconv.open(target).close()
 

@@ -10,6 +10,7 @@ from ckptconv.api.converting.consent import refuse_overflow
 from ckptconv.api.converting.plan import plan_of
 from ckptconv.api.editing.dialects import untranslated
 from ckptconv.core.report import Finding
+from ckptconv.core.text import plural
 from ckptconv.formats.targets import preflight
 
 if TYPE_CHECKING:
@@ -80,11 +81,21 @@ def foreseen(order: Order, made: Prepared, place: Destination, files: Companions
         tensors=len(checkpoint), nbytes=0, losses=[*preflight.losses(checkpoint, wanted), *_unheld(made, wanted)],
         findings=[
             *made.findings, *_findings(checkpoint, wanted, kept="template" in {one.code for one in made.findings}),
-            *untranslated(made.edited, wanted, order.edits), *place.findings,
+            *_left_unsaid(checkpoint, wanted), *untranslated(made.edited, wanted, order.edits), *place.findings,
             *((*place.left_behind(source), *_unsaid(made)) if files is None else files.findings),
         ],
         files=[place.path.parent / name for name in files.names] if files is not None else [],
     )  # fmt: skip
+
+
+def _left_unsaid(checkpoint: Checkpoint, wanted: Format) -> list[Finding]:
+    """A word where no record says which integers a graph made weights of, and their type does not either."""
+    count = len(checkpoint.notes.quantized)
+    if not count or wanted.holds.metadata == "record" or wanted.graph:
+        return []
+    what = plural(count, "weight is", "weights are")
+    message = f"{what} {checkpoint.notes.quantized[0].called}, which {wanted.name} does not say: they stay integers"
+    return [Finding("quantized", "info", "", message, hint="--dequantize makes plain weights of them")]
 
 
 def planned(result: Conversion, made: Prepared, place: Destination, progress: Progress | None) -> Conversion:

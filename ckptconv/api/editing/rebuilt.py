@@ -41,14 +41,16 @@ def _notes(state: State) -> Notes:
     same = {new: old for new, old in firsts.items() if state.tensors[new] is source.get(old)}
     same |= {name: name for name, tensor in extras.items() if tensor is source.extras[name]}
     firsts |= {name: name for name in extras}
+    now = {old: new for new, old in reversed(same.items())}
+    quantized = [one.renamed(now) for one in notes.quantized]
     return replace(
         notes,
         arch=notes.arch if _shapes(state.tensors) == _shapes(source) else None,
         tensors={new: notes.tensors[old] for new, old in firsts.items() if old in notes.tensors},
         strides={new: notes.strides[old] for new, old in same.items() if old in notes.strides},
         attributes={new: notes.attributes[old] for new, old in firsts.items() if old in notes.attributes},
-        quantized=tuple(one for one in notes.quantized if all(same.get(part) == part for part in one.parts.values())),
-        between=tuple(name for name in notes.between if same.get(name) == name),
+        quantized=tuple(one for one in quantized if one is not None),
+        between=tuple(now[name] for name in notes.between if name in now),
         digest=None,
     )
 

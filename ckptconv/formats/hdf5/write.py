@@ -99,7 +99,8 @@ def _without_record(checkpoint: Checkpoint, documents: Collection[str], *, plain
     `plain`: the model's tensors alone have to be the same.
     """
     tensors = checkpoint.all_tensors
-    if not tensors or checkpoint.composites or not all(is_accepted(name, tensors) for name in tensors):
+    parts = checkpoint.composites or checkpoint.notes.quantized
+    if not tensors or parts or not all(is_accepted(name, tensors) for name in tensors):
         return None
     if any(stored_as(tensor.info) != tensor.info for tensor in tensors.values()):
         return None

@@ -36,8 +36,11 @@ class Plan:
 
     @property
     def needs_record(self) -> bool:
-        """Whether the tensors are not themselves without it; ties are left to the format."""
-        return bool(self.record.names or self.record.encodings or self.record.composites)
+        """Whether the tensors are not themselves without it, or not the weights that they stand for; ties are left to
+        the format.
+        """
+        record = self.record
+        return bool(record.names or record.encodings or record.composites or record.notes.quantized)
 
     def named(self, files: Iterable[Iterable[int]]) -> list[list[str]]:
         """The stored names in each of several files, by where they stand in the order."""

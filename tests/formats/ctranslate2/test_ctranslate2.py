@@ -12,6 +12,7 @@ import pytest
 
 import ckptconv
 from ckptconv.core.dtypes import DType
+from ckptconv.edits.name_rule import NameRule
 from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, UnsupportedError
 
 MODELS = Path(__file__).parents[3] / "fixtures" / "others" / "ctranslate2"
@@ -52,10 +53,39 @@ def renamed(name: str) -> str:
     return f"{name.removesuffix('_scale')}_inverse_scale" if name.endswith("_scale") else name
 
 
-def test_integers_in_another_file_are_not_taken_for_those_of_others(tmp_path: Path) -> None:
-    ckptconv.convert(MODELS / "gpt2-int8.bin", tmp_path / "x.safetensors")
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+@pytest.mark.parametrize("way", ["x.safetensors", "x.h5", "x.npz", "x.msgpack", "x.gguf"])
+def test_integers_in_another_file_become_the_same_plain_weights(kind: str, way: str, tmp_path: Path) -> None:
+    plain = ckptconv.Edits(dequantize=True)
+    ckptconv.convert(MODELS / f"gpt2-{kind}.bin", tmp_path / "at-once.safetensors", edits=plain)
+    for bare in (False, True):
+        ckptconv.convert(MODELS / f"gpt2-{kind}.bin", tmp_path / way, bare=bare, force=True)
+        ckptconv.convert(tmp_path / way, tmp_path / "later.safetensors", edits=plain, force=True)
+        assert ckptconv.diff(tmp_path / "at-once.safetensors", tmp_path / "later.safetensors", bare=bare).equal
+
+
+def test_integers_of_which_a_file_says_nothing_are_not_taken_for_those_of_others(tmp_path: Path) -> None:
+    made = ckptconv.convert(MODELS / "gpt2-int8.bin", tmp_path / "x.pth")
+    [told] = [one for one in made.findings if one.code == "quantized"]
+    assert "which torch does not say" in told.message
     with pytest.raises(CkptconvError):
-        ckptconv.convert(tmp_path / "x.safetensors", tmp_path / "y.pth", edits=ckptconv.Edits(dequantize=True))
+        ckptconv.convert(tmp_path / "x.pth", tmp_path / "y.pth", edits=ckptconv.Edits(dequantize=True))
+
+
+def test_renamed_integers_are_still_weights_and_torn_ones_are_not(tmp_path: Path) -> None:
+    ckptconv.convert(
+        MODELS / "gpt2-int8.bin", tmp_path / "x.safetensors", edits=ckptconv.Edits(names=[NameRule("add-prefix", "m/")])
+    )
+    ckptconv.convert(tmp_path / "x.safetensors", tmp_path / "y.pth", edits=ckptconv.Edits(dequantize=True))
+    with ckptconv.open(tmp_path / "y.pth") as made:
+        assert made[f"m/{LINEAR}"].info.dtype is DType.F32
+    ckptconv.convert(
+        MODELS / "gpt2-int8.bin", tmp_path / "z.safetensors", edits=ckptconv.Edits(drop=[f"{LINEAR}_inverse_scale"])
+    )
+    with ckptconv.open(tmp_path / "z.safetensors") as made:
+        assert LINEAR in made
+        assert made.notes.quantized
+        assert LINEAR not in {one.name for one in made.notes.quantized}
 
 
 @pytest.mark.parametrize("kind", ["int8", "int16"])

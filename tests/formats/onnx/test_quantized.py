@@ -64,8 +64,13 @@ def run(path: Path, outputs: list[str], **inputs: np.ndarray) -> list[np.ndarray
 
 
 def plain(path: Path, edits: ckptconv.Edits = DEQUANTIZE) -> dict[str, np.ndarray]:
-    ckptconv.convert(path, path.with_suffix(".safetensors"), edits=edits, bare=True, force=True)
-    return dict(load_file(path.with_suffix(".safetensors")))
+    """At once, and by way of a file whose record says what the graph does."""
+    made, kept = path.with_suffix(".safetensors"), path.with_suffix(".kept.safetensors")
+    ckptconv.convert(path, made, edits=edits, bare=True, force=True)
+    ckptconv.convert(path, kept, force=True)
+    ckptconv.convert(kept, kept, edits=edits, bare=True, force=True)
+    assert ckptconv.diff(made, kept, bare=True).equal
+    return dict(load_file(made))
 
 
 I4, U4, F8 = TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT8E4M3FN
