@@ -7,8 +7,15 @@ the HDF5 library for the order of the bytes in Fletcher's.
 from __future__ import annotations
 
 from struct import iter_unpack
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _ALL = 0xFFFFFFFF
+_FEWEST_AT_ONCE = 500
+"""Pieces from which on it pays to have numpy imported."""
+
 _BLOCK = 1 << 16
 """Words that are summed at once: the sum of so many, each times its place, fits into 64 bits."""
 
@@ -42,6 +49,54 @@ def lookup3(data: bytes) -> int:
     a = (a ^ c) - (c << 4 & _ALL | c >> 28) & _ALL
     b = (b ^ a) - (a << 14 & _ALL | a >> 18) & _ALL
     found: int = (c ^ b) - (b << 24 & _ALL | b >> 8) & _ALL
+    return found
+
+
+def lookup3_of_each(pieces: Sequence[bytes]) -> list[int]:
+    """The checksums of many pieces: those of one length at once, which takes a tenth of the time for each."""
+    if len(pieces) < _FEWEST_AT_ONCE:
+        return list(map(lookup3, pieces))
+    by_length: dict[int, list[int]] = {}
+    for place, piece in enumerate(pieces):
+        by_length.setdefault(len(piece), []).append(place)
+    found = [0] * len(pieces)
+    for places in by_length.values():
+        alike = [pieces[place] for place in places]
+        many = _at_once(alike) if alike[0] and len(alike) > 8 else map(lookup3, alike)
+        for place, one in zip(places, many, strict=True):
+            found[place] = one
+    return found
+
+
+def _at_once(pieces: Sequence[bytes]) -> list[int]:
+    """As `lookup3`, of pieces of one length, each a row."""
+    import numpy as np
+
+    length = len(pieces[0])
+    room = -length % 12
+    words = np.frombuffer(b"".join(piece + bytes(room) for piece in pieces), "<u4").reshape(len(pieces), -1).T
+    a = np.full(len(pieces), (0xDEADBEEF + length) & _ALL, np.uint32)
+    b, c = a.copy(), a.copy()
+
+    def rotated(x: Any, by: int) -> Any:
+        return x << np.uint32(by) | x >> np.uint32(32 - by)
+
+    for x, y, z in zip(words[:-3:3], words[1:-3:3], words[2:-3:3], strict=True):
+        a, b, c = a + x, b + y, c + z
+        a, c = (a - c) ^ rotated(c, 4), c + b
+        b, a = (b - a) ^ rotated(a, 6), a + c
+        c, b = (c - b) ^ rotated(b, 8), b + a
+        a, c = (a - c) ^ rotated(c, 16), c + b
+        b, a = (b - a) ^ rotated(a, 19), a + c
+        c, b = (c - b) ^ rotated(b, 4), b + a
+    a, b, c = a + words[-3], b + words[-2], c + words[-1]
+    c = (c ^ b) - rotated(b, 14)
+    a = (a ^ c) - rotated(c, 11)
+    b = (b ^ a) - rotated(a, 25)
+    c = (c ^ b) - rotated(b, 16)
+    a = (a ^ c) - rotated(c, 4)
+    b = (b ^ a) - rotated(a, 14)
+    found: list[int] = ((c ^ b) - rotated(b, 24)).tolist()
     return found
 
 

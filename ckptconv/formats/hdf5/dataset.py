@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ckptconv.core.dtypes import DType
 from ckptconv.core.tensor import LazyTensor, RangeReader, TensorInfo, in_memory
@@ -30,11 +30,17 @@ from ckptconv.formats.hdf5.storage import (
 from ckptconv.io.gather import laid_out
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.formats.hdf5.headers import Header
     from ckptconv.formats.hdf5.heaps import GlobalHeaps
+
+
+T = TypeVar("T")
+
+_MOST_KEPT = 1024
+"""Messages of datasets that are known: types and shapes, of which a file has few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,7 @@ class Datasets:
     def __init__(self, heaps: GlobalHeaps) -> None:
         self._heaps = heaps
         self._cache = Cache()
+        self._said: dict[tuple[Callable[[Cursor], object], bytes], object] = {}
 
     def read(self, header: Header, name: str, alias: Hashable) -> Array | Words | Unread:
         """The dataset of a header. Raises CorruptFileError, LimitError, UnsupportedError."""
@@ -89,7 +96,7 @@ class Datasets:
         )  # fmt: skip
         if datatype is None or space is None or layout is None:
             raise damaged(f"{name!r} is a dataset without a type, a shape or a place")
-        element, found = read_datatype(datatype), read_space(space)
+        element, found = self._known(read_datatype, datatype), self._known(read_space, space)
         filters = read_filters(header.one(headers.FILTERS, "filters"))
         if found.shape is None:
             return Words(None)
@@ -103,6 +110,17 @@ class Datasets:
             return Words(self._text(header, one, element))
         assert isinstance(element, Numbers)
         return Array(self._tensor(header, one, element, alias), element.was)
+
+    def _known(self, read: Callable[[Cursor], T], cursor: Cursor) -> T:
+        """What a message says: most datasets of a file say the same."""
+        start, text = cursor.at, cursor.take(cursor.left)
+        found = self._said.get((read, text))
+        if found is None:
+            cursor.at = start
+            if len(self._said) >= _MOST_KEPT:
+                self._said.clear()
+            found = self._said[read, text] = read(cursor)
+        return cast("T", found)
 
     def _text(self, header: Header, one: _Described, element: Text) -> MetaNode:
         nbytes = prod(one.shape) * element.size

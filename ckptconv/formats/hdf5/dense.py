@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING
 
-from ckptconv.formats.hdf5.checksum import lookup3
+from ckptconv.formats.hdf5.checksum import lookup3, lookup3_of_each
 from ckptconv.formats.hdf5.messages import UNDEFINED
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def spell(names: Sequence[bytes], messages: Sequence[bytes], at: Places, data: b
         ids.append(pack("<BIH", 0, offset, len(message)))
         offset += len(message)
     block = _block(b"".join(messages), at)
-    hashed = sorted((lookup3(name), name, one) for name, one in zip(names, ids, strict=True))
+    hashed = sorted(zip(lookup3_of_each(names), names, ids, strict=True))
     by_name = b"".join(pack("<I", key) + one for key, _, one in hashed)
     by_order = b"".join(pack("<Q", order) + one for order, one in enumerate(ids))
     for address, part in (

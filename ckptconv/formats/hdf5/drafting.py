@@ -24,7 +24,7 @@ from ckptconv.formats.hdf5.messages import (
     Said,
     spell_attribute,
     spell_datatype,
-    spell_header,
+    spell_headers,
     spell_message,
     spell_space,
 )
@@ -103,8 +103,8 @@ def draft(root: Group) -> Draft:
             drafter.spots[id(one)], size = start, start + one.info.nbytes
     data = bytearray(head)
     data[:_SUPERBLOCK] = _superblock(size)
-    for one in objects:
-        spelled, place = spell_header(drafter.messages(one)), drafter.places[id(one)]
+    for one, spelled in zip(objects, spell_headers([drafter.messages(one) for one in objects]), strict=True):
+        place = drafter.places[id(one)]
         data[place : place + len(spelled)] = spelled
         drafter.spell_links(one, data)
     return Draft(data, size, drafter.spots, drafter.spell_heaps(data))
@@ -127,6 +127,13 @@ def _padded(size: int, boundary: int) -> int:
     return size + -size % boundary
 
 
+def _shape_and_type(info: TensorInfo) -> bytes:
+    """The messages that all datasets of that header have."""
+    found = spell_message(headers.DATASPACE, spell_space(info.shape))
+    found += spell_message(headers.DATATYPE, spell_datatype(info.dtype), constant=True)
+    return found + spell_message(headers.FILL, bytes([3, _LATE | _IF_SET]), constant=True)
+
+
 def _superblock(end: int) -> bytes:
     head = MAGIC + pack("<4B4Q", 2, 8, 8, 0, 0, UNDEFINED, end, _SUPERBLOCK)
     return head + pack("<I", lookup3(head))
@@ -139,6 +146,7 @@ class _Drafter:
         self.places: dict[int, int] = {}
         self.spots: dict[int, int] = {}
         self._links: dict[int, dense.Places] = {}
+        self._fixed: dict[TensorInfo, bytes] = {}
         self._texts: dict[bytes, int] = {}
         self._heaps: list[int] = []
 
@@ -193,10 +201,10 @@ class _Drafter:
     def _dataset(self, dataset: Dataset) -> bytes:
         info = dataset.info
         place = self.spots.get(id(dataset), 0) if info.nbytes else UNDEFINED
-        found = spell_message(headers.DATASPACE, spell_space(info.shape))
-        found += spell_message(headers.DATATYPE, spell_datatype(info.dtype), constant=True)
-        found += spell_message(headers.FILL, bytes([3, _LATE | _IF_SET]), constant=True)
-        found += spell_message(headers.LAYOUT, pack("<BBQQ", 3, _CONTIGUOUS, place, info.nbytes))
+        fixed = self._fixed.get(info)
+        if fixed is None:
+            fixed = self._fixed[info] = _shape_and_type(info)
+        found = fixed + spell_message(headers.LAYOUT, pack("<BBQQ", 3, _CONTIGUOUS, place, info.nbytes))
         if dataset.links > 1:
             found += spell_message(headers.LINK_COUNT, pack("<BI", 0, dataset.links))
         return found

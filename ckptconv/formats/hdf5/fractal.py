@@ -33,6 +33,7 @@ class Kind(IntEnum):
     TINY = 2
 
 
+_OBJECT = "an object in a fractal heap"
 _HUGE_INDIRECT = 1
 _MOST_BITS = 64
 _KEPT_BYTES = 32 << 20
@@ -71,6 +72,11 @@ class FractalHeap:
 
     def object(self, key: bytes) -> Cursor:
         """The object of an id. Raises CorruptFileError."""
+        managed = self._offset_size + 1, self._offset_size + 1 + self._length_size
+        if len(key) >= managed[1] and not key[0] >> 4 & 3:  # nearly all are
+            offset, length = (int.from_bytes(part, "little") for part in (key[1 : managed[0]], key[slice(*managed)]))
+            data = self._managed(offset, length)
+            return Cursor(data, _OBJECT, self._file.offsets, self._file.lengths)
         cursor = Cursor(key, "the id of an object in a fractal heap", self._file.offsets, self._file.lengths)
         flags = cursor.uint(1)
         match flags >> 4 & 3:
@@ -85,7 +91,7 @@ class FractalHeap:
                 data = cursor.take(length)
             case _:
                 raise damaged("an object in a fractal heap is of a kind that is not known")
-        return Cursor(data, "an object in a fractal heap", self._file.offsets, self._file.lengths)
+        return Cursor(data, _OBJECT, self._file.offsets, self._file.lengths)
 
     def _huge_place(self, cursor: Cursor) -> tuple[int, int]:
         file = self._file
@@ -113,7 +119,7 @@ class FractalHeap:
             address, start, size, rows = self._child(address, start, rows, offset)
         if address is None or offset + length > start + size:
             raise damaged("an object is not in its block of a fractal heap")
-        return self._block(address, start, size)[offset - start :][:length]
+        return self._block(address, start, size)[offset - start : offset - start + length]
 
     def _child(self, address: int, start: int, rows: int, offset: int) -> tuple[int | None, int, int, int]:
         """The block that has `offset`, in the indirect block at `address`: its own address, start, size and rows."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ckptconv.core.dtypes import COMPONENT, DType
 from ckptconv.core.spelling import is_utf8
-from ckptconv.formats.hdf5.checksum import lookup3
+from ckptconv.formats.hdf5.checksum import lookup3_of_each
 from ckptconv.formats.hdf5.datatype import FLOATS, HIDDEN_BIT, INTS, Class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ckptconv.core.metadata import MetaNode
 
@@ -148,11 +148,11 @@ def spell_message(kind: int, data: bytes, *, constant: bool = False) -> bytes:
     return pack("<BHB", kind, len(data), constant) + data
 
 
-def spell_header(messages: bytes) -> bytes:
-    """An object header of version 2."""
-    head = b"OHDR" + bytes([2, 2]) + pack("<I", len(messages)) + messages
-    return head + pack("<I", lookup3(head))
+def spell_headers(objects: Sequence[bytes]) -> list[bytes]:
+    """Object headers of version 2, of the messages of each."""
+    heads = [b"OHDR" + bytes([2, 2]) + pack("<I", len(messages)) + messages for messages in objects]
+    return [head + pack("<I", one) for head, one in zip(heads, lookup3_of_each(heads), strict=True)]
 
 
-HEADER_ROOM = len(spell_header(b""))
+HEADER_ROOM = len(spell_headers([b""])[0])
 """Bytes of a header besides its messages."""

@@ -20,14 +20,14 @@ from ckptconv.formats.hdf5 import headers
 from ckptconv.formats.hdf5.attributes import attributes_of
 from ckptconv.formats.hdf5.cursor import damaged
 from ckptconv.formats.hdf5.dataset import Array, Datasets, Unread, Words
-from ckptconv.formats.hdf5.headers import Header, read_header
+from ckptconv.formats.hdf5.headers import Header, read_header, read_headers
 from ckptconv.formats.hdf5.heaps import GlobalHeaps
 from ckptconv.formats.hdf5.links import Link, is_group, links_of
 from ckptconv.formats.hdf5.superblock import in_several_files
 from ckptconv.io.limits import MAX_DEPTH, MAX_HDF5_PATH, MAX_TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ckptconv.core.metadata import MetaNode
     from ckptconv.core.tensor import LazyTensor
@@ -41,6 +41,9 @@ MODEL = "model_weights/"
 
 LAYERS, WEIGHTS = "layer_names", "weight_names"
 """Attributes of Keras' that say in which order what is in a group comes."""
+
+_MANY, _AT_ONCE = 500, 4096
+"""Members of a group from which on their headers are read ahead of what is made of them, and how many at a time."""
 
 _MOST_HOPS = 32
 """Soft links that may lead to one another; the HDF5 library follows 16."""
@@ -97,12 +100,24 @@ class _Walker:
         links = _ordered(links_of(header), _names(attributes, LAYERS))
         self._members[address] = path, {link.name: link for link in links}
         start = len(self._found)
-        for link in links:
-            self._member(link, address, f"{path}/{link.name}" if path else link.name)
+        for first in range(0, len(links), _AT_ONCE):
+            some = links[first : first + _AT_ONCE]
+            ahead = self._ahead(some) if len(links) >= _MANY else {}
+            for link in some:
+                self._member(link, address, f"{path}/{link.name}" if path else link.name, ahead)
         weights = _names(attributes, WEIGHTS)
         if weights:
             skipped, last = len(path) + 1 if path else 0, len(weights)
             self._found[start:] = sorted(self._found[start:], key=lambda one: weights.get(one[0][skipped:], last))
+
+    def _ahead(self, links: Sequence[Link]) -> dict[int, Header]:
+        """The headers of members that were not read yet."""
+        found = {
+            one.address: None
+            for one in links
+            if one.address is not None and one.address not in self._members and one.address not in self._known
+        }
+        return read_headers(self._file, list(found))
 
     def _attributes(self, header: Header, path: str) -> dict[str, MetaNode]:
         attributes = attributes_of(header, self._heaps)
@@ -110,7 +125,7 @@ class _Walker:
             self._tree.attributes[path] = attributes
         return attributes
 
-    def _member(self, link: Link, parent: int, path: str) -> None:
+    def _member(self, link: Link, parent: int, path: str, ahead: Mapping[int, Header]) -> None:
         if len(path) > MAX_HDF5_PATH:
             raise LimitError(f"a path in it has {len(path):,} characters; the limit is {MAX_HDF5_PATH:,}")
         if link.path is not None:
@@ -118,15 +133,15 @@ class _Walker:
         elif link.address is None:
             self._tree.findings.append(unreadable(path, link.other))
         else:
-            self._object(link.address, path)
+            self._object(link.address, path, ahead)
 
-    def _object(self, address: int, path: str) -> None:
+    def _object(self, address: int, path: str, ahead: Mapping[int, Header]) -> None:
         if address in self._members:
             self._tell_again(address, path)
         elif address in self._known:
             self._add(path, self._known[address][1])
         else:
-            header = read_header(self._file, address)
+            header = ahead.get(address) or read_header(self._file, address)
             if header.has(headers.LAYOUT, headers.DATASPACE):
                 self._dataset(header, address, path)
             elif is_group(header):
