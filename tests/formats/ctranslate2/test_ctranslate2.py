@@ -9,6 +9,8 @@ from struct import pack
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import ckptconv
 from ckptconv.core.dtypes import DType
@@ -102,6 +104,33 @@ def test_plain_weights_are_integers_times_the_inverse_of_their_scale(kind: str, 
         assert weight.tobytes() == (stored[LINEAR].numpy().astype("f4") * (np.float32(1) / scale)).tobytes()
         assert np.all(np.abs(weight - file["c_attn"].T) <= 0.51 / scale)
         assert made["decoder/projection/weight"].alias == made["decoder/embeddings/weight"].alias
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"axis": "rows"}, "size"),
+        ({"inverse": 1}, "is not true"),
+        ({"parts": {"scale": "x"}}, "in no way that is known"),
+        ({"scheme": "magic"}, "in no way that is known"),
+        ({"parts": {"values": "gone", "scale": "gone"}}, ""),
+    ],
+)
+def test_what_a_record_says_of_weights_is_checked(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    ckptconv.convert(MODELS / "gpt2-int8.bin", tmp_path / "x.safetensors")
+    with safe_open(tmp_path / "x.safetensors", framework="np") as file:
+        strings = dict(file.metadata())
+    record = json.loads(strings["ckptconv"])
+    record["quantized"][0] |= change
+    save_file(
+        load_file(tmp_path / "x.safetensors"), tmp_path / "y.safetensors", {**strings, "ckptconv": json.dumps(record)}
+    )
+    if said:
+        with pytest.raises(CorruptFileError, match=said):
+            ckptconv.open(tmp_path / "y.safetensors")
+    else:
+        with ckptconv.open(tmp_path / "y.safetensors") as found:
+            assert len(found.notes.quantized) == len(record["quantized"]) - 1
 
 
 def test_a_folder_is_the_model_in_it(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 import ckptconv
 from ckptconv.core.dtypes import DType
 from ckptconv.core.metadata import StateDict
-from ckptconv.errors import CkptconvError, LimitError, RejectedOutputError
-from ckptconv.formats.hdf5 import dense, drafting, messages, write
+from ckptconv.errors import CkptconvError, CorruptFileError, LimitError, RejectedOutputError
+from ckptconv.formats.hdf5 import checksum, dense, drafting, messages, write
 from ckptconv.formats.registry import by_name
 from ckptconv.testing.samples import Plain, Sample
 from ckptconv.testing.worker import write as write_sample
@@ -184,6 +184,26 @@ def test_links_of_a_large_group_are_found_by_name_and_come_in_their_order(tmp_pa
     with ckptconv.open(tmp_path / "a.h5") as checkpoint:
         assert len(checkpoint) == 2000
         assert bytes(checkpoint[f"g/{names[5]}"].read()) == b"\5\0"
+
+
+def test_headers_of_a_large_group_are_checked_each(tmp_path: Path) -> None:
+    tensors = {f"layer {i}": Plain(DType.U16, (1,), b"ab") for i in range(1000)}
+    write_sample(by_name("hdf5"), Sample("a", tensors), tmp_path / "a.h5")
+    data = bytearray((tmp_path / "a.h5").read_bytes())
+    places = [at for at in range(len(data)) if data[at : at + 4] == b"OHDR"]
+    assert len(places) == 1001
+    for place in (places[1], places[500], places[-1]):
+        data[place + 12] ^= 1
+        (tmp_path / "b.h5").write_bytes(data)
+        with pytest.raises(CorruptFileError, match="an object header fails its checksum"):
+            ckptconv.open(tmp_path / "b.h5")
+        data[place + 12] ^= 1
+
+
+def test_checksums_are_the_same_one_by_one_and_together() -> None:
+    pieces = [bytes(range(length)) * times for times in (1, 3) for length in range(50) for _ in range(10)]
+    assert len(pieces) >= checksum._FEWEST_AT_ONCE
+    assert checksum.lookup3_of_each(pieces) == [checksum.lookup3(piece) for piece in pieces]
 
 
 @pytest.mark.parametrize("fewest", [1, 4])
