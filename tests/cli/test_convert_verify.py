@@ -136,7 +136,7 @@ def test_without_anything_to_run_nothing_is_written(run: Run, tmp_path: Path) ->
     torch.save({"w": torch.ones(3)}, tmp_path / "a.pth")
     done = run("convert", tmp_path / "a.pth", tmp_path / "b.safetensors", "--verify")
     assert done.exit_code == 2
-    assert "it has to be known what is computed" in done.output
+    assert "what the network computes has to be known" in done.output
     assert (
         f"hint: ckptconv convert {tmp_path / 'a.pth'} {tmp_path / 'b.safetensors'} --verify --arch NAME" in done.output
     )
