@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache
 from typing import Any
 
 import pytest
@@ -191,22 +190,15 @@ def test_no_spec_that_knows_the_names_is_left_out_unparsed(part: int) -> None:
             continue
         seen[case.spec] |= names
         count += 1
-        fitting: Counter[str] = Counter()
-        for name, info in found.items():
-            fitting.update(having((skeleton_of(name), len(info.shape))))
+        kinds = Counter((skeleton_of(name), len(info.shape)) for name, info in found.items())
+        shares = {name: likely(load_spec(name), kinds) for name in library_names()}
         for share in (0.5, 1.0):
             kept = shortlist.by_names(found, share)
-            near = [name for name, fit in fitting.items() if fit >= share * len(found)]
+            near = [name for name in shares if shares[name] >= share]
             knowing = {name for name in near if known(load_spec(name), found) >= share}
             assert case.spec in knowing <= set(kept)
             spared += len(library_names()) - len(kept)
     assert spared > count * len(library_names())
-
-
-@cache
-def having(kind: tuple[str, int]) -> list[str]:
-    """The specs that could have a tensor of this skeleton and rank; most models have some that others have as well."""
-    return [name for name in library_names() if likely(load_spec(name), {kind: 1}) == 1]
 
 
 @pytest.mark.parametrize("case", [case for case in ALL if case.config], ids=str)
