@@ -133,6 +133,7 @@ PICKLES = [
         {"old.zip": zipped({"a.pth": NO_TENSORS, "b.pth": EVIL_ARCHIVE})},
         named=("os.system",),
     ),
+    Folder("a pickle that pandas inflates", {"a.pkl.zst": b"\x28\xb5\x2f\xfd"}, named=("pandas.read_pickle",)),
     Folder("two pickles", {"a.pkl": EVIL, "b.pkl": EVIL}, named=("os.system", "os.system"), pickle="a.pkl"),
 ]
 

@@ -306,6 +306,8 @@ def _unread(source: Source, path: str, format: str, error: CkptconvError, findin
         findings.append(_not_looked_at(path, error.message))
     elif format in _QUIET or source.path.name.lower().endswith(_GRAPH):
         return  # what they are is no matter, only what they say
+    elif source.path.name.lower().endswith(files.ZSTD):
+        yield Program(path, replace(node, name="pandas.read_pickle"), "pandas")
     elif (
         start.startswith((b"PK", b"\x89HDF", *files.COMPRESSED))
         or (isinstance(error, UnknownFormatError) and files.is_disguised(source))

@@ -47,6 +47,9 @@ PICKLED = (
 _COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".z", ".lz4")
 """What comes behind, where they are compressed; joblib's need not say so."""
 
+ZSTD = tuple(f"{suffix}.zst" for suffix in (".pkl", ".pickle", ".pk", ".p"))
+"""How files end that pandas.read_pickle unpacks by zstd, as it tells by the name."""
+
 COMPRESSED = (*(magic for magic, _ in MAGICS), GZIP_MAGIC)
 """How what joblib.load unpacks by itself begins: zlib, gzip, bzip2, xz, LZMA, LZ4."""
 
@@ -131,6 +134,8 @@ def _folder(entry: os.DirEntry[str], path: PurePosixPath, above: tuple[str, ...]
 def may_hold_a_program(source: Source) -> bool:
     """Whether its first bytes or its name say so, or the first bytes of what is compressed in it."""
     name = source.path.name.lower()
+    if name.endswith(ZSTD):
+        return True
     for suffix in _COMPRESSED:
         name = name.removesuffix(suffix)
     if name.endswith(PICKLED) or _LISTINGS.fullmatch(name) is not None:
