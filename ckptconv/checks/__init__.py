@@ -13,6 +13,7 @@ Begin with `diff`, `validate`, `verify` and `stats`: one for each command.
     pool  works  processes                  all of that on every core, in other processes too
     validate  verdict  blame                does it fit an architecture, and if not, why not
     prefixes  hypotheses  kin               …under another prefix, with other params, of a kindred architecture
+    parametrized                            …weights that were pruned or normalized, in parts
     verify  first_difference                do both compute the same, and if not, from which layer on
     runners  torch_runner  onnx_runner      running a network, in torch or in onnxruntime
     layers  recording                       …its layers too, and keeping what it gave

@@ -15,11 +15,12 @@ from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING
 
+from ckptconv.checks.parametrized import computed_weights
 from ckptconv.core.dtypes import DType
 from ckptconv.core.edit import Step
 from ckptconv.core.report import Finding
 from ckptconv.core.tensor import TensorInfo, in_memory
-from ckptconv.core.text import shape_text
+from ckptconv.core.text import listed, shape_text
 from ckptconv.edits.match import numbered_blocks, numbers_in, pair_renames, substitutions
 from ckptconv.edits.parts import find_parts
 from ckptconv.edits.patterns import bracketed, edits
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 ORDER = (
     "architecture", "quantized", "dialect", "param-conflict", "param-missing", "constraint", "prefixed", "layer-count",
-    "renamed", "fused", "apart", "swapped", "transposed",
+    "parametrized", "renamed", "fused", "apart", "swapped", "transposed",
     "not-a-tensor", "shape-mismatch", "missing-tensor", "unexpected-tensor", "non-finite", "dtype-mismatch",
     "tie-broken", "all-zero", "negative-variance", "assumed",
 )  # fmt: skip
@@ -62,7 +63,7 @@ def explain(findings: Iterable[Finding], expected: Mapping[str, Shape], found: F
     Costs O(tensors) but for the comparison of names without a partner.
     """
     case = _Case(list(findings), expected, found, fits)
-    for step in (_layer_counts, _renamed, _joined, _swapped, _transposed):
+    for step in (_layer_counts, _parametrized, _renamed, _joined, _swapped, _transposed):
         step(case)
     hinted = [finding if finding.hint else _hinted(finding, found, expected) for finding in case.findings]
     return causes_first([*case.causes, *hinted])
@@ -155,6 +156,20 @@ def _layer_count(case: _Case, stack: str, members: Sequence[tuple[int, str]], la
     message = f"{stack.rstrip('.') or 'the stack'} has {there} layers, expected {wanted}: {problem}"
     hint = None if gone else python(drops(name for _, name in members), case.names)
     return Finding("layer-count", "error", f"{stack}{numbers[0]}", message, str(wanted), str(there), hint)
+
+
+def _parametrized(case: _Case) -> None:
+    """A weight that is missing, and the tensors there of which the network would compute it."""
+    there = set(case.named("unexpected-tensor"))
+    found = {name: case.found[name] for name in there}
+    made = computed_weights(
+        case.named("missing-tensor"), found, lambda name, shape: case.fits(case.expected[name], shape)
+    )
+    for one in made:
+        message = f"{one.name} is {one.how}: it is to be computed of {listed([*one.parts])}"
+        case.causes.append(Finding("parametrized", "error", one.name, message, one.name, one.parts[0], one.hint))
+    case.explained("missing-tensor", {one.name for one in made})
+    case.explained("unexpected-tensor", {part for one in made for part in one.parts})
 
 
 def _renamed(case: _Case) -> None:
