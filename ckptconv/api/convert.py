@@ -14,7 +14,7 @@ from ckptconv.api.converting.order import Order
 from ckptconv.api.editing.edits import Edits
 from ckptconv.api.editing.lora import Adapters
 from ckptconv.api.open import open
-from ckptconv.api.request import Request, pair_words, several, words_of
+from ckptconv.api.request import Request, name_of, pair_words, several, words_of
 from ckptconv.errors import FileAccessError
 from ckptconv.io.source import CHECK_PATH
 
@@ -39,7 +39,7 @@ def convert(
     bare: bool = False,
     metadata: Mapping[str, MetaNode] | None = None,
     allow_loss: str | Collection[str] = (),
-    arch: str | None = None,
+    arch: PathText | None = None,
     settings: Sequence[str] = (),
     with_params: bool = False,
     inputs: Sequence[str] = (),
@@ -99,7 +99,7 @@ def convert(
     })  # fmt: skip
     words = ("convert", fspath(source), fspath(target), *words, *edits.words)
     order = Order(
-        request=Request(source, arch, settings, inputs, words, from_format), format=wanted,
+        request=Request(source, name_of(arch), settings, inputs, words, from_format), format=wanted,
         own=wanted.parse_options(options or {}), edits=edits, metadata=metadata or {}, bare=bare,
         with_params=with_params, verify=verify, shards=size is not None,
     )  # fmt: skip

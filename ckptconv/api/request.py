@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, replace
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 def several(given: str | Collection[str]) -> tuple[str, ...]:
     """What was given where one or several may be; one is not a sequence of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
+
+
+def name_of(arch: PathText | None) -> str | None:
+    """An architecture as a command line names it; one that is a file may be given as a path."""
+    return None if arch is None else fspath(arch)
 
 
 def from_words(format: str | None, option: str = "--from") -> tuple[str, ...]:

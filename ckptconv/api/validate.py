@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptconv.api.fitting.compare import compare
 from ckptconv.api.open import open
-from ckptconv.api.request import Request
+from ckptconv.api.request import Request, name_of
 from ckptconv.errors import UnknownClassError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def validate(
     path: PathText,
     *,
-    arch: str | None = None,
+    arch: PathText | None = None,
     settings: Sequence[str] = (),
     values: bool = False,
     format: str | None = None,
@@ -46,7 +46,7 @@ def validate(
 
     Raises UsageError if no architecture can be named. A checkpoint that does not fit raises nothing.
     """
-    request = Request(path, arch, settings, read_as=format)
+    request = Request(path, name_of(arch), settings, read_as=format)
     with open(path, format=format, progress=progress) as opened:
         judged = _as_judged(request, opened, values=values)
         result = _compared(request, judged)

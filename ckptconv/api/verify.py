@@ -8,7 +8,7 @@ from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckptconv.api.request import Request, from_words
+from ckptconv.api.request import Request, from_words, name_of
 from ckptconv.api.running.arrays import read_recording
 from ckptconv.api.running.comparing import Verification, compare, shapes_of
 from ckptconv.api.running.feeds import batches_for
@@ -39,7 +39,7 @@ def verify(
     *,
     first_format: str | None = None,
     second_format: str | None = None,
-    arch: str | None = None,
+    arch: PathText | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
     inputs: Sequence[str] = (),
@@ -70,7 +70,7 @@ def verify(
     formats = (*from_words(first_format, "--from-a"), *from_words(second_format, "--from-b"))
     words = ("verify", fspath(first), fspath(second), *formats)
     subjects = [
-        Subject(Request(path, arch, settings, inputs, words, read_as), device)
+        Subject(Request(path, name_of(arch), settings, inputs, words, read_as), device)
         for path, read_as in ((first, first_format), (second, second_format))
     ]
     with ExitStack() as stack:
@@ -84,7 +84,7 @@ def run(
     path: PathText,
     *,
     format: str | None = None,
-    arch: str | None = None,
+    arch: PathText | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
     inputs: Sequence[str] = (),
@@ -106,7 +106,9 @@ def run(
     check_device(device)
     with ExitStack() as stack:
         words = ("verify", fspath(path), *from_words(format), "--save-outputs", "FILE.npz")
-        side = Side(Subject(Request(path, arch, settings, inputs, words, format), device), stack, progress=progress)
+        side = Side(
+            Subject(Request(path, name_of(arch), settings, inputs, words, format), device), stack, progress=progress
+        )
         if like is not None:
             batches, seed_said = [batch.inputs for batch in like.batches], like.seed
         else:
@@ -149,7 +151,7 @@ def save_outputs(
     target: PathText,
     *,
     format: str | None = None,
-    arch: str | None = None,
+    arch: PathText | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
     inputs: Sequence[str] = (),
@@ -174,7 +176,7 @@ def verify_outputs(
     recorded: PathText,
     *,
     format: str | None = None,
-    arch: str | None = None,
+    arch: PathText | None = None,
     settings: Sequence[str] = (),
     device: Device = "cpu",
     inputs: Sequence[str] = (),
