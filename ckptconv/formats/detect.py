@@ -6,6 +6,8 @@ Every format is asked whether it claims it, in the registry's order; names and s
 from __future__ import annotations
 
 import codecs
+import os
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,9 @@ SNAPSHOTS = "snapshots"
 
 MOST_FOLDERS = 64
 """Folders in a folder that are looked into for what an error lists."""
+
+_BESIDE_MODELS = re.compile(r"optim|sched|scaler|rng|random|args|config|meta|manifest|tokenizer|vocab|history")
+_NUMBER = re.compile(r"\d{1,18}")
 
 MOST_TEXT = 80
 """Characters of a text that an error shows."""
@@ -101,8 +106,25 @@ def _unknown_folder(folder: Folder) -> UnknownFormatError:
     some = files or [*folder.names, *(f"{name}/" for name in folder.folders)]
     return UnknownFormatError(
         f"this is a folder, and no checkpoint of several files; in it: {quoted(some, MOST_NAMES)}",
-        hint=f"name one of them, such as {folder.path / files[0]}" if files else _look_at(folder.path),
+        hint=f"name one of them, such as {folder.path / _likeliest(folder, files)}" if files else _look_at(folder.path),
     )  # fmt: skip
+
+
+def _likeliest(folder: Folder, files: Sequence[str]) -> str:
+    """The file of a folder that is the model's: none of those that trainers call by what else they keep, the largest;
+    of several such the first that is called as the best, or the last by its number.
+    """
+
+    def rank(name: str) -> tuple[bool, bool, int, list[int]]:
+        try:
+            size = os.stat(folder.path / name).st_size
+        except OSError:  # in an archive, or gone
+            size = 0
+        stem = name.lower()
+        # A step more or less changes a file by some bytes.
+        return not _BESIDE_MODELS.search(stem), "best" in stem, size.bit_length(), [*map(int, _NUMBER.findall(stem))]
+
+    return max(files, key=rank)
 
 
 def _look_at(path: Path) -> str:

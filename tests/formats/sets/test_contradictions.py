@@ -333,6 +333,23 @@ def test_a_folder_of_other_files_of_weights_lists_them(tmp_path: Path) -> None:
     assert error.hint == f"name one of them, such as {tmp_path / 'best.pth'}"
 
 
+@pytest.mark.parametrize(
+    ("names", "likeliest"),
+    [
+        ({"ckpt_metadata.pkl": 1, "ckpt_state_dict.pt": 900, "optimizer.pt": 1800}, "ckpt_state_dict.pt"),
+        ({"checkpoint_2.pt": 900, "checkpoint_10.pt": 901, "checkpoint_9.pt": 902}, "checkpoint_10.pt"),
+        ({"best_model.pt": 900, "model_7.pt": 900}, "best_model.pt"),
+        ({"discriminator.pt": 90, "generator.pt": 900}, "generator.pt"),
+    ],
+)
+def test_of_a_folder_of_files_the_one_is_named_that_a_model_is_likely_in(
+    names: dict[str, int], likeliest: str, tmp_path: Path
+) -> None:
+    for name, size in names.items():
+        torch.save({"w": torch.ones(size)}, tmp_path / name)
+    assert error_of(tmp_path).hint == f"name one of them, such as {tmp_path / likeliest}"
+
+
 def test_a_file_of_no_usual_name_is_told_to_be_the_one_that_is_read(tmp_path: Path) -> None:
     only("lora.safetensors", "optimizer.bin")(tmp_path)
     assert findings(tmp_path) == [("file", "lora.safetensors")]
