@@ -8,6 +8,7 @@ from __future__ import annotations
 from ckptconv.formats.torch.calls.capable import could_run
 from ckptconv.formats.torch.calls.makers import makes_its_own
 from ckptconv.formats.torch.calls.new_objects import (
+    ITER,
     holds_objects,
     holds_things,
     is_dunder,
@@ -48,6 +49,9 @@ _KEPT = {
 call would take their items or call their methods, which an object's attributes may be, also where they stand within a
 tuple: ``IPv4Network`` makes a text of the first of two, and numpy's ``scalar`` gave back what it was given.
 """
+
+_ITERATED = (list, tuple, dict, set, frozenset, str, bytes, bytearray)
+"""Containers of Python's own, by which an iterator is pickled, with how far it has come as its state."""
 
 _TIME_ZONES = ("datetime.timezone", "zoneinfo.ZoneInfo", "zoneinfo.ZoneInfo._unpickle")
 """Any other has Python of its own, which a time asks for its offset when it is hashed, and attributes."""
@@ -169,12 +173,18 @@ def _gives_attribute(args: Args) -> bool:
     return not runs_when_named(attribute) and not could_run(attribute)
 
 
+def _is_range(value: Value) -> bool:
+    return isinstance(value, Thing) and (value.name, value.how) == ("builtins.range", "constructed")
+
+
 def is_harmless(name: Global, args: Args) -> bool:
     """Whether a call only makes a plain value."""
     if name == Global("builtins", "getattr"):
         return _gives_attribute(args)
     if name == Global("builtins", "type"):  # of None, of ...: with three arguments it makes a class
         return len(args) == 1 and (args[0] is None or args[0] == Global("builtins", "Ellipsis"))
+    if str(name) == ITER:  # of two arguments it calls the first
+        return len(args) == 1 and (type(args[0]) in _ITERATED or _is_range(args[0]))
     if str(name) in _ENUMS:
         return "." not in name.name and len(args) == 1 and type(args[0]) in (int, str)
     if name in _SUBSCRIPTS:

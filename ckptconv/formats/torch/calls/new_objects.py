@@ -106,6 +106,7 @@ _PACKED = tuple(f"__torch__.torch.classes.{name}." for name in ["mkldnn", "quant
 
 _CONTAINERS = frozenset(f"builtins.{name}" for name in ["dict", "frozenset", "list", "set", "tuple"])
 _VALUES = frozenset(f"builtins.{name}" for name in ["bytes", "float", "int", "str"])
+ITER = "builtins.iter"
 _DICT, _OBJECT = "builtins.dict", "builtins.object"
 
 MOST = 100
@@ -146,6 +147,8 @@ def only_keeps(cls: str, state: Value) -> bool:
     if cls == _HANDLE:  # makes weak references of dicts, which it takes from a list
         parts = state if isinstance(state, tuple) else (state,)
         return not any(isinstance(one, Thing) for part in parts for one in (part, *_listed(part)))
+    if cls == ITER:
+        return type(state) is int
     if cls == _SCRIPTED:
         return isinstance(state, tuple) and isinstance(state[-1:][0], str) and state[-1].startswith(_PACKED)
     if isinstance(state, Thing):

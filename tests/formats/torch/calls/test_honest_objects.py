@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 X = np.arange(12.0).reshape(6, 2)
 Y = np.array([0, 1, 0, 1, 0, 1])
 
+STARTED = iter(["a", "b"])  # as TorchRL's networks have one
+next(STARTED)
+
 OBJECTS: dict[str, Any] = {
     "a tree": DecisionTreeClassifier().fit(X, Y),
     "neighbours in a tree": KNeighborsClassifier(2, algorithm="kd_tree").fit(X, Y),
@@ -39,6 +42,7 @@ OBJECTS: dict[str, Any] = {
         datetime(2026, 1, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")),
         datetime(2026, 1, 1, tzinfo=UTC),
     ],
+    "iterators": [iter([1, 2]), STARTED, iter(()), iter("ab"), iter({1: 2}), iter({3}), iter(range(4)), iter(b"ab")],
     "a logger": getLogger("x"),
     "an error": ValueError("x"),
     "a layer that waits for its width": torch.nn.LazyLinear(3),
