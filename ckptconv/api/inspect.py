@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ckptconv.api.editing.lora import summary_of
 from ckptconv.api.inspecting.uses import Beside, OpaqueUse, uses_of
+from ckptconv.api.inspecting.within import look_within
 from ckptconv.api.open import open
 from ckptconv.core.composite import VALUES, Quantized
 from ckptconv.core.spelling import to_json
@@ -196,15 +197,18 @@ def _inspect(path: PathText, opened: Checkpoint, *, stats: bool, digest: bool, p
 
     with opened as checkpoint:
         with located(path):
-            uses, beside = uses_of(checkpoint), Beside()
+            beside = look_within(checkpoint, Path(path))
+            uses = uses_of(checkpoint) + beside.uses
         size = checkpoint.file.size if checkpoint.file else 0
         if os.path.isdir(path) or not os.path.lexists(path) or checkpoint.notes.members:
             from ckptconv.api.inspecting.beside import look_beside
             from ckptconv.formats.beside.homes import place_of
 
             place = place_of(Path(path), checkpoint)
-            beside = look_beside(place, checkpoint) if place else beside
-            uses += beside.uses
+            if place is not None:
+                around = look_beside(place, checkpoint)
+                uses += around.uses
+                beside = replace(around, globals=beside.globals + around.globals)
         opaque, runs_if = _by_consent(uses)
         result = Inspection(
             Path(path), size, checkpoint, opaque, runs_if, beside, adapter=summary_of(checkpoint),

@@ -3,6 +3,7 @@
 Begin with `uses`, of a single file:
 
     uses           what a checkpoint has that is not built here, and what others would run of it
-    beside         the same of the other files in its folder or archive
+    within         the same of files that stand in its metadata as bytes
+    beside         …of the other files in its folder or archive
     no_checkpoint  a folder or an archive without a checkpoint, or with several
 """

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ckptconv.api.inspecting.uses import Beside, of_programs, uses_of
+from ckptconv.api.inspecting.within import look_within
 from ckptconv.core.metadata import MetaNode, Opaque
 from ckptconv.core.notes import Program
 from ckptconv.core.report import Finding
@@ -84,7 +85,7 @@ def look_beside(place: Place, checkpoint: Checkpoint) -> Beside:
     Raises LimitError (too many files, or a configuration that is too large), and of an archive what opening its members
     raises: what cannot be looked at there is refused, since whoever unpacks it may have it.
     """
-    own = {(use.node.name, use.node.how) for use in uses_of(checkpoint)}
+    own = {(use.node.name, use.node.how) for use in uses_of(checkpoint) + look_within(checkpoint, place.path).uses}
     opened = place.opened(checkpoint)
     done = {_LOOKED_AT.get(checkpoint.format, "")}
     if len(opened) == 1 and isinstance(checkpoint.file, Source):
@@ -252,7 +253,8 @@ def _of_opened(place: Place, path: str, source: Source, findings: list[Finding])
 
 def _all_of(checkpoint: Checkpoint, source: Source, path: str, findings: list[Finding]) -> _Looked:
     """What a checkpoint would run, and what lies in its archive with it."""
-    uses, globals_ = uses_of(checkpoint), [*checkpoint.notes.globals]
+    within = look_within(checkpoint, source.path)
+    uses, globals_ = uses_of(checkpoint) + within.uses, [*checkpoint.notes.globals, *within.globals]
     inner = place_of(source.path, checkpoint)
     if inner is not None:
         beside = look_beside(inner, checkpoint)

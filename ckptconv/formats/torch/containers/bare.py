@@ -96,11 +96,12 @@ def opened(
 ) -> Checkpoint:
     """The checkpoint of what a pickle's machine has left of its `size` bytes of opcodes. Raises as `read` does."""
     embedded = unfold_embedded(value, machine)
-    budget, findings = Budget(size + embedded.size), (*findings, *legacy.trailing(stream, "opcode"))
+    budget = Budget(size + embedded.size)
+    findings = (*findings, *embedded.findings, *legacy.trailing(stream, "opcode"))
     return assemble(
         plant(value, budget), embedded.place(makers.place), budget, format=format,
-        machines=[machine, *embedded.machines, *second.following(stream, legacy.LegacyConstructors)], file=file,
-        findings=findings, own=lambda name: name in makers.answered,
+        machines=[machine, *second.following(stream, legacy.LegacyConstructors)], file=file, findings=findings,
+        own=lambda name: name in makers.answered, within=embedded.machines,
     )  # fmt: skip
 
 

@@ -70,7 +70,8 @@ def opened(source: Source, findings: tuple[Finding, ...] = ()) -> Checkpoint:
     budget = Budget(saved.size + embedded.size)
     return assemble(
         plant(saved.value, budget), embedded.place(saved.placer.place), budget, format="torch",
-        machines=[saved.machine, *embedded.machines], file=source, arch=_arch(archive, saved.root), findings=findings,
+        machines=[saved.machine], within=embedded.machines, file=source, arch=_arch(archive, saved.root),
+        findings=(*findings, *embedded.findings),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from ckptconv.formats.torch.values.dtensor import parts_told
 from ckptconv.io.limits import MAX_TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ckptconv.core.checkpoint import OpenFile
     from ckptconv.core.metadata import MetaNode
@@ -38,9 +38,10 @@ def assemble(
     graph: MetaNode = None,
     findings: tuple[Finding, ...] = (),
     own: Callable[[str], bool] = no_name,
+    within: Sequence[tuple[Machine, Collection[str]]] = (),
 ) -> Checkpoint:
     """Place every tensor of the tree, and write down the bookkeeping, with what the pickles of `machines` name;
-    `own` as in `with_names`.
+    `own` as in `with_names`. `within`: pickles in these, each with the names that are its own.
 
     Raises CorruptFileError and UnsupportedError, which name the tensor, and LimitError.
     """
@@ -55,6 +56,8 @@ def assemble(
     notes = Notes(format, _tensor_notes(stubs), _strides(tensors), attributes, versions, arch=arch, graph=graph)
     for machine in machines:
         notes = with_names(notes, machine, tree, budget, own)
+    for machine, names in within:
+        notes = with_names(notes, machine, tree, budget, names.__contains__)
     return Checkpoint(
         {name: tensors[name] for name in tree.model},
         extras={name: tensors[name] for name in tree.extras},
