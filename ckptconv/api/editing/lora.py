@@ -17,7 +17,7 @@ from ckptconv.core import strict_json
 from ckptconv.core.metadata import RUNS, Opaque, nodes_of
 from ckptconv.core.report import Finding
 from ckptconv.core.text import listed, plural
-from ckptconv.edits.adapters.names import is_adapter
+from ckptconv.edits.adapters.names import are_loralibs, is_adapter
 from ckptconv.errors import COPY_AGAIN, CkptconvError, UnsafeError, UsageError, located
 from ckptconv.io.documents import read_object
 from ckptconv.io.folder import folder_of
@@ -208,6 +208,12 @@ def _findings(wanted: Lora, adapter: Adapter, made: Merge) -> list[Finding]:
         where = f"without {made.prefix[1:]!r}" if made.prefix.startswith("-") else f"behind {made.prefix!r}"
         message += f"; the base has its names {where}"
     found = [Finding("merged", "info", path, message, None, str(count))] if count or not made.replaced else []
+    if are_loralibs(adapter.tensors) and not adapter.configs and wanted.scale == 1:
+        text = (
+            f"{path}: nothing says its alpha, so it is merged with scale 1; loralib scales by lora_alpha / r: "
+            "--lora ADAPTER=SCALE sets that"
+        )
+        found.append(Finding("no-alpha", "warning", path, text))
     for what, names in (("take the place of the base's", made.replaced), ("are new", made.added)):
         if names:
             text = f"{path}: {len(names):,} of its tensors {what}: {listed(names, 3)}"

@@ -6,9 +6,10 @@
     unet.M.lora_A.weight, unet.M.lora.up.weight              diffusers, new and old
     unet.M.processor.to_q_lora.up.weight                     older still
     M.lora_a, M.lora_b, M.m                                  mlx-lm
+    M.lora_A, M.lora_B                                       loralib, which scales by lora_alpha / r and saves neither
 
 Sources: peft's utils/save_and_load.py; kohya-ss/sd-scripts, networks/lora.py; KohakuBlueleaf/LyCORIS, lycoris/modules;
-diffusers' loaders/lora_conversion_utils.py and loaders/unet.py; ComfyUI, comfy/weight_adapter.
+loralib/layers.py; diffusers' loaders/lora_conversion_utils.py and loaders/unet.py; ComfyUI, comfy/weight_adapter.
 """
 
 from __future__ import annotations
@@ -101,6 +102,11 @@ class Parts:
     shared: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, None] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
+
+
+def are_loralibs(names: Iterable[str]) -> bool:
+    """Whether they are as loralib calls the two halves of a change: PEFT and diffusers have more behind them."""
+    return any(name.endswith(".lora_A") for name in names)
 
 
 def is_adapter(names: Iterable[str]) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ckptconv.edits.adapters import llama_cpp
 from ckptconv.edits.adapters.adapter import check
 from ckptconv.edits.adapters.kinds import KINDS, kind_of
-from ckptconv.edits.adapters.names import PEFT, plain_module
+from ckptconv.edits.adapters.names import PEFT, are_loralibs, plain_module
 from ckptconv.edits.adapters.targets import COMPONENTS
 from ckptconv.errors import CkptconvError
 
@@ -40,7 +40,7 @@ _BASES = (llama_cpp.BASE_KEY, "ss_sd_model_name", "ss_base_model_version", "mode
 class Summary:
     """An adapter.
 
-    maker:   whose names it has: "PEFT", "kohya", "diffusers", "mlx-lm", "llama.cpp".
+    maker:   whose names it has: "PEFT", "kohya", "diffusers", "loralib", "mlx-lm", "llama.cpp".
     peft:    the type in PEFT's configuration; "" without one.
     kinds:   "LoRA", "LoHa", …, with the numbers of modules.
     targets: the last words of the modules' names, with their numbers.
@@ -134,6 +134,8 @@ def _maker(adapter: Adapter) -> str:
         return "mlx-lm"
     if "" in adapter.configs or any(name.startswith(PEFT) for name in adapter.tensors):
         return "PEFT"
+    if are_loralibs(adapter.tensors):
+        return "loralib"
     flat = any(module.startswith(("lora_", "lycoris_")) for module in adapter.parts.modules)
     return "kohya" if flat else "diffusers"
 
