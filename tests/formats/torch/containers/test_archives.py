@@ -215,7 +215,7 @@ def test_module_versions_beside_the_models_are_refused_as_tensors_and_ignored_wh
     tmp_path: Path,
 ) -> None:
     for path, node, words in (
-        (["gone", 1], {"": 1}, None), ([-1], {}, None), ([True], {}, "no key"), ("ema", {"$tensor": "w"}, "tensors"),
+        (["gone", 1], {"": 1}, None), ([-1], {}, None), ([True], {}, "not a key"), ("ema", {"$tensor": "w"}, "tensors"),
     ):  # fmt: skip
         record = json.dumps({"version": 1, "versions": [[path, node]]})
         save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors", {"ckptconv": record})
